@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two cores, and the tests start processes of their own: one thread each beats spinning threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """Real photos, long texts, vocabularies and golden vectors, which live beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "fixtures"
+    if not folder.is_dir():
+        pytest.skip("shared/fixtures is not beside this checkout; CI has it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir(fixtures_dir: Path) -> Path:
+    """Numbers computed with the authors' JAX code."""
+    return fixtures_dir / "golden"
