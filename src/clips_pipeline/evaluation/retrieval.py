@@ -1,0 +1,160 @@
+"""Recall at K between images and captions, where an image may have any number of captions.
+
+The rules, for embeddings of length one and scores that are their dot products:
+
+- image to text: every caption of every image is a candidate. The rank of an image is the number of *other images'*
+  captions that score at least as high as the best of its own: the image is found at K if any of its captions is in the
+  top K.
+- text to image: every image is a candidate. The rank of a caption is the number of other images that score at least as
+  high as its own. Each caption counts alone.
+- ties are pessimistic: a competitor with an equal score is ahead. A model that gives every input the same embedding
+  therefore finds nothing, where an optimistic rule (or an index sort) would call it perfect. Scores closer than
+  `TIE_TOLERANCE` are equal, since a float32 matrix product may round two equal dot products differently.
+
+Ranks count from 0. Legend of suffixes: N images, M captions, E embedding width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RECALL_AT = (1, 5, 10)
+TIE_TOLERANCE = 1e-6
+NO_CAPTION = -1
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """How many competitors stand before the right answer.
+
+    Attributes:
+        image_to_text: (N,), per image; `NO_CAPTION` where the image has none (it still competes in the other direction).
+        text_to_image: (M,), per caption.
+    """
+
+    image_to_text: IntArray
+    text_to_image: IntArray
+
+
+def retrieval_ranks(
+    image_NE: npt.NDArray[Any], text_ME: npt.NDArray[Any], owner_M: npt.NDArray[Any], *, score_budget: int = 4_000_000
+) -> RetrievalRanks:
+    """Rank both ways without ever holding the whole (N, M) score matrix.
+
+    Args:
+        image_NE: L2-normalised image embeddings.
+        text_ME: L2-normalised caption embeddings.
+        owner_M: for each caption, the row of its image in `image_NE`; in any order.
+        score_budget: scores held at a time (4 bytes each; at least one row is held).
+
+    Raises:
+        ValueError: empty or mismatching arrays, an owner out of range, or an embedding that is not finite.
+    """
+    image_NE, text_ME, owner_M = _checked(image_NE, text_ME, owner_M)
+    return RetrievalRanks(
+        image_to_text=_image_to_text(image_NE, text_ME, owner_M, max(1, score_budget // len(text_ME))),
+        text_to_image=_text_to_image(image_NE, text_ME, owner_M, max(1, score_budget // len(image_NE))),
+    )
+
+
+def recall(rank_X: npt.NDArray[Any], k: int) -> float:
+    """The share of queries whose right answer is among the first `k`; queries without an answer do not count.
+
+    Raises:
+        ValueError: no query has an answer, or `k` is below 1.
+    """
+    asked = rank_X[rank_X != NO_CAPTION]
+    if k < 1:
+        raise ValueError(f"recall at {k}: give k of 1 or more")
+    if not len(asked):
+        raise ValueError("recall of no queries: no image has a caption")
+    return float(np.count_nonzero(asked < k) / len(asked))
+
+
+def recall_metrics(ranks: RetrievalRanks, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
+    """`image_to_text_recall@K` and `text_to_image_recall@K`, and the two directions' `mean_recall@1`; in [0, 1]."""
+    directions = {"image_to_text": ranks.image_to_text, "text_to_image": ranks.text_to_image}
+    metrics = {f"{name}_recall@{k}": recall(rank_X, k) for name, rank_X in directions.items() for k in at}
+    metrics["mean_recall@1"] = (recall(ranks.image_to_text, 1) + recall(ranks.text_to_image, 1)) / 2
+    return metrics
+
+
+def chance_recall(owner_M: npt.NDArray[Any], images: int, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
+    """What a random order would reach, under the names of `recall_metrics`.
+
+    Image to text, an image with c of M captions: one minus the chance that K draws without replacement miss all c.
+    """
+    captions = len(owner_M)
+    counts_N = np.bincount(np.asarray(owner_M, dtype=np.int64), minlength=images)
+    chance: dict[str, float] = {}
+    for k in at:
+        found = [1.0 - _miss_all(captions, int(count), k) for count in counts_N if count]
+        chance[f"image_to_text_recall@{k}"] = float(np.mean(found))
+        chance[f"text_to_image_recall@{k}"] = min(1.0, k / images)
+    found = [count / captions for count in counts_N if count]
+    chance["mean_recall@1"] = (float(np.mean(found)) + 1.0 / images) / 2
+    return chance
+
+
+def _miss_all(total: int, own: int, draws: int) -> float:
+    miss = 1.0
+    for i in range(min(draws, total)):
+        miss *= max(0, total - own - i) / (total - i)
+    return miss
+
+
+def _image_to_text(image_NE: FloatArray, text_ME: FloatArray, owner_M: IntArray, rows: int) -> IntArray:
+    by_owner_M = np.argsort(owner_M, kind="stable")
+    starts = np.searchsorted(owner_M[by_owner_M], np.arange(len(image_NE) + 1))
+    rank_N = np.full(len(image_NE), NO_CAPTION, dtype=np.int64)
+    for low in range(0, len(image_NE), rows):
+        high = min(low + rows, len(image_NE))
+        score_RM = image_NE[low:high] @ text_ME.T
+        own = by_owner_M[starts[low] : starts[high]]
+        row_of_own = owner_M[own] - low
+        own_score = score_RM[row_of_own, own]
+        best_R = np.full(high - low, -np.inf, dtype=np.float32)
+        np.maximum.at(best_R, row_of_own, own_score)
+        bar_R = best_R - np.float32(TIE_TOLERANCE)
+        # Captions of the image itself are no competitors of its best one.
+        ahead_R = np.count_nonzero(score_RM >= bar_R[:, None], axis=1)
+        own_ahead_R = np.bincount(row_of_own, weights=own_score >= bar_R[row_of_own], minlength=high - low)
+        asked_R = np.isfinite(best_R)
+        rank_N[low:high][asked_R] = (ahead_R - own_ahead_R.astype(np.int64))[asked_R]
+    return rank_N
+
+
+def _text_to_image(image_NE: FloatArray, text_ME: FloatArray, owner_M: IntArray, rows: int) -> IntArray:
+    rank_M = np.empty(len(text_ME), dtype=np.int64)
+    for low in range(0, len(text_ME), rows):
+        owner_R = owner_M[low : low + rows]
+        score_RN = text_ME[low : low + rows] @ image_NE.T
+        bar_R = score_RN[np.arange(len(owner_R)), owner_R] - np.float32(TIE_TOLERANCE)
+        rank_M[low : low + rows] = np.count_nonzero(score_RN >= bar_R[:, None], axis=1) - 1
+    return rank_M
+
+
+def _checked(
+    image_NE: npt.NDArray[Any], text_ME: npt.NDArray[Any], owner_M: npt.NDArray[Any]
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    image_NE = np.asarray(image_NE, dtype=np.float32)
+    text_ME = np.asarray(text_ME, dtype=np.float32)
+    owner_M = np.asarray(owner_M, dtype=np.int64)
+    if image_NE.ndim != 2 or text_ME.ndim != 2 or image_NE.shape[1] != text_ME.shape[1]:
+        raise ValueError(f"embeddings must be (N, E) and (M, E), found {image_NE.shape} and {text_ME.shape}")
+    if not len(image_NE) or not len(text_ME):
+        raise ValueError(f"retrieval needs images and captions, found {len(image_NE)} and {len(text_ME)}")
+    if owner_M.shape != (len(text_ME),):
+        raise ValueError(f"one owner per caption: expected shape ({len(text_ME)},), found {owner_M.shape}")
+    if owner_M.min() < 0 or owner_M.max() >= len(image_NE):
+        raise ValueError(f"owners must be rows of the {len(image_NE)} images, found {owner_M.min()} to {owner_M.max()}")
+    for name, embedding in (("image", image_NE), ("caption", text_ME)):
+        if not np.isfinite(embedding).all():
+            raise ValueError(f"{name} embeddings hold NaN or infinity: the model has diverged")
+    return image_NE, text_ME, owner_M
