@@ -34,7 +34,7 @@ class RetrievalRanks:
     """How many competitors stand before the right answer.
 
     Attributes:
-        image_to_text: (N,), per image; `NO_CAPTION` where the image has none (it still competes in the other direction).
+        image_to_text: (N,), per image; `NO_CAPTION` where the image has none (it still competes).
         text_to_image: (M,), per caption.
     """
 

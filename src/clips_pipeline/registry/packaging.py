@@ -1,0 +1,103 @@
+"""An exported model folder as an MLflow pyfunc model: one artifact that embeds images and texts in any process.
+
+What it holds, and why:
+
+- the exported folder as it is (safetensors, JSON, tokenizer files): no pickle anywhere;
+- `pyfunc_model.py` by models-from-code: a readable script instead of a pickled object tied to module paths;
+- this package's source under `code/`: a version loads with the code that made it, although the package is on no index;
+- pinned requirements, written down rather than inferred (inference would load the model and ask the package index).
+"""
+
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+import clips_pipeline
+from clips_pipeline.config import ConfigError
+
+ARTIFACT = "model"
+"""The name of the exported folder among the pyfunc's artifacts."""
+
+REQUIRED = (
+    "mlflow",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "tokenizers",
+    "ftfy",
+    "regex",
+)
+
+
+def requirements() -> list[str]:
+    """What the packaged model needs, pinned to the versions of this environment (without local build tags)."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIRED]
+
+
+def signature() -> ModelSignature:
+    """Rows of an `image` (a file's bytes, or base64 of them) or a `text`, to rows of an `embedding` of length one."""
+    inputs = Schema(
+        [
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.string, "text", required=False),
+        ]
+    )
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.float), "embedding")]))
+
+
+def log_package(model_folder: Path, *, name: str) -> Any:
+    """Log the model to the active run.
+
+    Args:
+        model_folder: what `train` exported.
+        name: name of the logged model.
+
+    Returns:
+        mlflow's `ModelInfo`, with `model_uri` and `model_id`.
+
+    Raises:
+        ConfigError: the folder lacks weights or configuration.
+    """
+    missing = [file for file in ("model.safetensors", "config.json") if not (model_folder / file).is_file()]
+    if missing:
+        raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
+    package = Path(clips_pipeline.__file__).parent
+    with warnings.catch_warnings():
+        # With an input example mlflow would load the model, and torch, into this process to try it.
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+        return mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(package / "registry" / "pyfunc_model.py"),
+            artifacts={ARTIFACT: str(model_folder.resolve())},
+            code_paths=[str(package)],
+            signature=signature(),
+            pip_requirements=requirements(),
+        )
+
+
+def fetch_model_folder(uri: str) -> Path:
+    """The exported folder inside a registered or logged model, downloaded where it is remote.
+
+    Args:
+        uri: such as `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips` or a folder with an `MLmodel`.
+
+    Raises:
+        ConfigError: the model was not packaged by this project.
+        mlflow.exceptions.MlflowException: there is no such model.
+    """
+    root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    if not (root / "MLmodel").is_file():
+        raise ConfigError(f"{uri}: not an MLflow model (it has no MLmodel file)")
+    artifacts = Model.load(str(root)).flavors.get("python_function", {}).get("artifacts", {})
+    if ARTIFACT not in artifacts:
+        raise ConfigError(f"{uri}: not packaged by clips-pipeline; use mlflow.pyfunc.load_model for it")
+    return root / str(artifacts[ARTIFACT]["path"])
