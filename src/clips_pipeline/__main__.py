@@ -1,0 +1,21 @@
+"""`python -m clips_pipeline` and the `clips-pipeline` command: `kedro run` for this project."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.cli.utils import find_run_command
+from kedro.framework.project import configure_project
+
+
+def main(*arguments: Any, **options: Any) -> Any:
+    """Run the project's `kedro run`."""
+    package = Path(__file__).parent.name
+    configure_project(package)
+    interactive = hasattr(sys, "ps1")
+    options["standalone_mode"] = not interactive
+    return find_run_command(package)(*arguments, **options)
+
+
+if __name__ == "__main__":
+    main()

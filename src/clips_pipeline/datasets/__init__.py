@@ -1,0 +1,1 @@
+"""Catalog types of this project."""

@@ -1,0 +1,16 @@
+"""The pipelines by name. Importing this file loads no torch: nodes import what is heavy when they run."""
+
+from kedro.pipeline import Pipeline
+
+from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evaluate
+from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
+from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
+from clips_pipeline.pipelines.search.pipeline import create_pipeline as search
+from clips_pipeline.pipelines.train.pipeline import create_pipeline as train
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """`pretrain` is the user's one command, and the default."""
+    stages = {"prepare": prepare(), "train": train(), "evaluate": evaluate(), "register": register()}
+    pretrain = stages["prepare"] + stages["train"] + stages["evaluate"] + stages["register"]
+    return {**stages, "pretrain": pretrain, "search": search(), "__default__": pretrain}

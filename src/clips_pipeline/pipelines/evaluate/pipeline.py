@@ -1,0 +1,22 @@
+"""Exported model to metrics and report."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.evaluate import nodes
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """`metrics`, per-item results and the HTML report of `clips_model` on the test split."""
+    return Pipeline(
+        [
+            Node(
+                nodes.evaluate,
+                ["params:evaluate", "clips_model", "shards", "mlflow_run", "evaluation_report_target"],
+                ["metrics", "per_item", "evaluation_report"],
+                name="evaluate_node",
+            )
+        ],
+        tags="evaluate",
+    )

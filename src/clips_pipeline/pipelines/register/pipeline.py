@@ -1,0 +1,22 @@
+"""Model, metrics and lineage to an MLflow model version."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.register import nodes
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """`registered_model`: name, version, alias and the reason for the alias decision."""
+    return Pipeline(
+        [
+            Node(
+                nodes.register,
+                ["params:register", "clips_model", "metrics", "mlflow_run"],
+                "registered_model",
+                name="register_node",
+            )
+        ],
+        tags="register",
+    )

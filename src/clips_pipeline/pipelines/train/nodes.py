@@ -1,0 +1,71 @@
+"""The training node: writes the run spec, starts the workers, follows them. It never trains in this process."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clips_pipeline.config import from_mapping
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+
+def build_spec(
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, runs_folder: Path, model_folder: Path
+) -> RunSpec:
+    """The run spec of these parameters on these shards; its run folder is named by its fingerprint."""
+    from clips_pipeline.shards.index import load_index
+
+    config = from_mapping(TrainConfig, parameters, where="train")
+    spec = RunSpec(
+        train=config,
+        shards=str(shards),
+        tokenizer=str(tokenizer),
+        run_folder="",
+        model_folder=str(model_folder),
+        data_version=load_index(shards).fingerprint,
+    )
+    return spec.in_folder(runs_folder)
+
+
+def train(
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, runs_folder: Path, model_folder: Path
+) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+    """Train, or go on with what was interrupted.
+
+    Returns:
+        the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
+    """
+    from clips_pipeline.registry.tracking import RunTracker
+    from clips_pipeline.text.tokenizer import load_tokenizer
+    from clips_pipeline.training.events import read_all
+    from clips_pipeline.training.history import history
+    from clips_pipeline.training.launch import launch
+    from clips_pipeline.training.progress import Progress
+    from clips_pipeline.training.resolve import check
+
+    spec = build_spec(parameters, shards, tokenizer, runs_folder, model_folder)
+    check(spec.train, shards, load_tokenizer(tokenizer).vocab_size)
+    with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:
+
+        def on_event(event: dict[str, Any]) -> None:
+            progress.show(event)
+            tracker.record(event)
+
+        launch(spec, on_event, tracker.reader(spec.events))
+    for name, count in tracker.skipped.items():
+        log.warning("skipped %d training samples: %s", count, name)
+    return model_folder, {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(read_all(spec.events))
+
+
+def interrupted_run_id(spec: RunSpec) -> str | None:
+    """The MLflow run of an earlier start of this very training, or None."""
+    file = Path(spec.run_folder) / "mlflow_run.json"
+    if not file.is_file():
+        return None
+    found: str = json.loads(file.read_text())["run_id"]
+    return found

@@ -1,0 +1,22 @@
+"""Shards and parameters to an exported model."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.train import nodes
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """`clips_model`, the id of its MLflow run and its training history."""
+    return Pipeline(
+        [
+            Node(
+                nodes.train,
+                ["params:train", "shards", "tokenizer", "training_runs_target", "clips_model_target"],
+                ["clips_model", "mlflow_run", "training_history"],
+                name="train_node",
+            )
+        ],
+        tags="train",
+    )

@@ -1,0 +1,118 @@
+"""From the event log to the MLflow run: batched, each point once, and nothing lost while the server is away."""
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.training.events import Event, EventReader
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+# What one request may carry, set by MLflow.
+MAX_BATCH = 1000
+
+
+class RunTracker:
+    """Sends events to the active MLflow run as metrics.
+
+    What has been sent is written beside the log (`mlflow_run.json`: run id, byte offset, last steps), so that a later
+    start of the same training goes on in the same run without a double point.
+
+    Args:
+        run_folder: the training's folder.
+        run_id: the run to write to; by default the active one, which Kedro opened.
+    """
+
+    def __init__(self, run_folder: Path, run_id: str | None = None):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        self._file = run_folder / "mlflow_run.json"
+        active = mlflow.active_run()
+        self.run_id: str | None = run_id or (active.info.run_id if active else None)
+        self.skipped: Counter[str] = Counter()
+        self._client = MlflowClient()
+        self._pending: list[Metric] = []
+        self._reader: EventReader | None = None
+        self._flushed_at = time.monotonic()
+        self._away = False
+
+    def reader(self, events: Path) -> EventReader:
+        """A reader of `events` placed behind what this MLflow run already holds."""
+        saved = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        if saved.get("run_id") == self.run_id:
+            self._reader = EventReader(events, saved["offset"], saved["last_steps"])
+        else:
+            self._reader = EventReader(events)
+        self._save()
+        return self._reader
+
+    def record(self, event: Event) -> None:
+        """Queue the numbers of one event; sends what is queued every few seconds."""
+        stamp = int(event["time"] * 1000)
+        for name, value in numbers(event).items():
+            # MLflow's run page breaks on NaN; the training stops with an error event in that case anyway.
+            if math.isfinite(value):
+                self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
+        if event["kind"] == "skips":
+            self.skipped = Counter(event["counts"])
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all that is queued; when the server is away, keep it and say so once."""
+        self._flushed_at = time.monotonic()
+        if self.run_id is None:
+            self._pending.clear()
+            return
+        try:
+            while self._pending:
+                self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
+                del self._pending[:MAX_BATCH]
+        except (MlflowException, OSError) as error:
+            if not self._away:
+                log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)
+            self._away = True
+            return
+        self._away = False
+        self._save()
+
+    def _save(self) -> None:
+        if self._reader is None or self.run_id is None:
+            return
+        state = {"run_id": self.run_id, "offset": self._reader.offset, "last_steps": self._reader.last_steps}
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self._file)
+
+    def __enter__(self) -> "RunTracker":
+        """Nothing to open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the rest, also when training failed."""
+        self.flush()
+
+
+def numbers(event: Event) -> dict[str, float]:
+    """The metrics an event holds, by their MLflow names."""
+    if event["kind"] == "step":
+        losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}
+        others = {f"train/{name}": event[name] for name in ("learning_rate", "logit_scale", "samples_per_s")}
+        return {**losses, **others}
+    if event["kind"] == "evaluation":
+        # MLflow allows no @ in the name of a metric.
+        return {f"validation/{name.replace('@', '_at_')}": value for name, value in event["metrics"].items()}
+    if event["kind"] == "skips":
+        return {f"skipped/{reason.replace(' ', '_')}": float(count) for reason, count in event["counts"].items()}
+    return {}

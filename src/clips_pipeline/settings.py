@@ -1,0 +1,20 @@
+"""Kedro's settings for this project."""
+
+import os
+
+# Set before anything imports MLflow; a committed setting, not luck with the environment.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from kedro.config import OmegaConfigLoader
+
+from clips_pipeline.hooks import ProjectHooks
+
+HOOKS = (ProjectHooks(),)
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # With Kedro's default an environment that sets one key of a mapping drops the others.
+    "merge_strategy": {"parameters": "soft", "mlflow": "soft"},
+}

@@ -1,0 +1,1 @@
+"""Training: the only package that imports Composer. `launch` is what the rest of the program calls."""

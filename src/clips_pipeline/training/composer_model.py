@@ -1,0 +1,43 @@
+"""The model as Composer wants it: forward, loss, nothing else. No mathematics here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+from torch import Tensor
+
+from clips_pipeline.losses.total import LossWeights, clips_loss
+from clips_pipeline.models.clips import ClipsModel, ClipsOutput
+from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.transforms import ImageConfig, normalise
+
+
+class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
+    """Wraps `ClipsModel`; images arrive as uint8 and are normalised on the device."""
+
+    def __init__(self, clips: ClipsModel, weights: LossWeights, images: ImageConfig):
+        super().__init__()
+        self.clips = clips
+        self.weights = weights
+        self.images = images
+
+    def forward(self, batch: ClipsBatch) -> ClipsOutput:
+        """Both towers and the captioner on one batch."""
+        images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
+        output: ClipsOutput = self.clips(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
+        return output
+
+    def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
+        """The total and its parts; Composer differentiates `total` and logs all."""
+        group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
+        parts = clips_loss(outputs, self.clips.captioner.head.weight, self.weights, group=group)
+        return dict(parts._asdict())
+
+    def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
+        """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""
+        raise NotImplementedError("evaluation during training runs in training.callbacks.RetrievalProbe")
+
+    def get_metrics(self, is_train: bool = False) -> Mapping[str, Any]:
+        """No torchmetrics: they would keep state in checkpoints."""
+        return {}

@@ -1,0 +1,150 @@
+"""What can be set about a training, as frozen dataclasses. Loads no torch: the Kedro process reads it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.text.captions import CaptionConfig
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless `condition`."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model to train. `None` keeps what the named size says."""
+
+    size: str = "tiny"
+    image_size: int | None = None
+    padding: Literal["attend", "mask"] = "mask"
+    condition: Literal["before_norm", "after_norm"] = "before_norm"
+    # A path to an exported model folder whose weights start this training (the next stage of a schedule); optimiser state is fresh.
+    initial_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images; strength 0 or probability 0 switches one off."""
+
+    crop_area: tuple[float, float] = (0.4, 1.0)
+    crop_aspect: tuple[float, float] = (0.75, 1.3333333333333333)
+    color_jitter: float = 0.0
+    color_jitter_probability: float = 0.8
+    grayscale_probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the two losses in the total (CLIPS: 1 and 2)."""
+
+    contrastive_weight: float = 1.0
+    caption_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.contrastive_weight >= 0 and self.caption_weight >= 0, "loss weights must not be negative")
+        require(self.contrastive_weight + self.caption_weight > 0, "one of the two loss weights must be above 0")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW; decay acts on matmul weights only. `clip_norm`, if set, bounds the global gradient norm."""
+
+    peak_lr: float = 1.024e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.2
+    clip_norm: float | None = None
+    warmup_samples: int = 0
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.peak_lr > 0, f"peak_lr is {self.peak_lr}; it must be above 0")
+        require(0 <= self.final_lr <= self.peak_lr, "final_lr must lie between 0 and peak_lr")
+        require(self.warmup_samples >= 0, "warmup_samples must not be negative")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be above 0, or null for no clipping")
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Exponential moving average of the weights, kept beside them and exported in their place."""
+
+    half_life_batches: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.half_life_batches > 0, "half_life_batches must be above 0")
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Worker processes on this machine. `device: auto` takes the GPUs where there are some."""
+
+    processes: int = 1
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["fp32", "amp_bf16"] = "fp32"
+    loader_workers: int = 1
+    threads: int | None = None  # torch threads per process; None: all cores shared evenly
+
+    def __post_init__(self) -> None:
+        require(self.processes >= 1, f"processes is {self.processes}; at least 1 is needed")
+        require(self.loader_workers >= 0, "loader_workers must not be negative")
+        require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")
+
+
+@dataclass(frozen=True)
+class IntervalConfig:
+    """How often, in optimiser steps. The last step always logs, evaluates and saves."""
+
+    log: int = 10
+    evaluate: int = 200
+    checkpoint: int = 200
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("log", "evaluate", "checkpoint", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run, from shards to an exported model."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig | None = None
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    every: IntervalConfig = field(default_factory=IntervalConfig)
+    samples: int = 120_000
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, f"batch_size is {self.batch_size}; contrast needs at least 2 samples")
+        require(
+            self.samples >= self.batch_size,
+            f"samples ({self.samples}) must be at least one batch_size ({self.batch_size})",
+        )
+        require(
+            self.batch_size % self.launch.processes == 0,
+            f"batch_size ({self.batch_size}) must be divisible by launch.processes ({self.launch.processes})",
+        )
+        require(
+            self.optimizer.warmup_samples <= self.samples,
+            f"optimizer.warmup_samples ({self.optimizer.warmup_samples}) must not exceed samples ({self.samples})",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run; a last partial batch is not trained."""
+        return self.samples // self.batch_size
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimiser steps of linear warm-up."""
+        return self.optimizer.warmup_samples // self.batch_size

@@ -1,0 +1,78 @@
+"""The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
+
+Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates), `evaluation`, `checkpoint`, `skips`, `error`, `end`.
+The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
+checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class EventWriter:
+    """Appends events; every line is flushed, so that a killed process loses none."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab+")
+        # A process killed inside a write leaves half a line; ending it keeps the next event readable.
+        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
+            self._file.write(b"\n")
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append one event with the wall-clock time in seconds."""
+        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, allow_nan=True)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class EventReader:
+    """Reads complete new lines of a log that is being written.
+
+    Args:
+        path: the log; it may not exist yet.
+        offset: bytes already read earlier.
+        last_steps: per kind, the last step already handed out; `step` and `evaluation` events at or before it are dropped.
+    """
+
+    ONCE_PER_STEP = ("step", "evaluation")
+
+    def __init__(self, path: Path, offset: int = 0, last_steps: dict[str, int] | None = None):
+        self.path = path
+        self.offset = offset
+        self.last_steps = dict(last_steps or {})
+
+    def read(self) -> Iterator[Event]:
+        """Yield the events that are complete and new."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                try:
+                    event: Event = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # half a line of a killed process
+                kind, step = event["kind"], event.get("step")
+                if kind in self.ONCE_PER_STEP:
+                    if step <= self.last_steps.get(kind, -1):
+                        continue
+                    self.last_steps[kind] = step
+                yield event
+
+
+def read_all(path: Path) -> list[Event]:
+    """All events of a finished log, each step once."""
+    return list(EventReader(path).read())

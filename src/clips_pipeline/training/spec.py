@@ -1,0 +1,83 @@
+"""The run spec: one resolved JSON file from which a training can be started on any machine, in any number of processes."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything a worker needs; paths are absolute.
+
+    Attributes:
+        train: the typed configuration.
+        shards: folder with `index.json` and one folder of shards per split.
+        tokenizer: folder of the tokenizer.
+        run_folder: holds the spec, event log, stop flag and checkpoints; it survives restarts.
+        model_folder: where the finished model is exported.
+        data_version: fingerprint of the shards, so that a resumed run is known to see the same data.
+    """
+
+    train: TrainConfig
+    shards: str
+    tokenizer: str
+    run_folder: str
+    model_folder: str
+    data_version: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Same fingerprint, same training: a run folder may only be resumed by its own spec.
+
+        Process count, device, threads, loader workers and intervals may differ: they do not change what is trained.
+        """
+        mapping = to_mapping(self)
+        relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
+        relevant["precision"] = mapping["train"]["launch"]["precision"]
+        text = json.dumps([relevant, self.data_version], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def in_folder(self, runs: Path) -> "RunSpec":
+        """The same spec with its run folder under `runs`, named by its fingerprint: another training, another folder."""
+        return dataclasses.replace(self, run_folder=str(runs / self.fingerprint))
+
+    @property
+    def events(self) -> Path:
+        """The event log: one JSON object per line."""
+        return Path(self.run_folder) / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return Path(self.run_folder) / "checkpoints"
+
+    @property
+    def stop_flag(self) -> Path:
+        """While this file exists, the workers stop at their next logged step."""
+        return Path(self.run_folder) / "stop"
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, aside and then renamed."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(to_mapping(self), indent=1))
+        temporary.replace(path)
+
+
+def load_spec(path: Path) -> RunSpec:
+    """Read a run spec.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or holds an unknown key.
+    """
+    try:
+        mapping = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run spec; `kedro run --pipelines train` writes one") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); delete it and run `kedro run --pipelines train`") from None
+    return from_mapping(RunSpec, mapping, where=path.name)

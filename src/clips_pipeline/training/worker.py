@@ -1,0 +1,181 @@
+"""The training process: `composer -n N -m clips_pipeline.training.worker SPEC.json`, also under torchrun or SLURM.
+
+Knows no Kedro, MLflow or Optuna. Reads the run spec, resumes from the newest complete checkpoint if there is one, trains,
+exports the model, and reports through the event log.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import torch
+from composer import Trainer
+from composer.algorithms import EMA, GradientClipping
+from composer.core import DataSpec, State
+from composer.utils import dist, get_device
+from torch.optim.lr_scheduler import LambdaLR
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.quick import quick_retrieval
+from clips_pipeline.interop.folder import save_model
+from clips_pipeline.losses.total import LossWeights
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.loader import train_loader
+from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.text.captions import CaptionReader
+from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.training import callbacks, checkpoints
+from clips_pipeline.training.composer_model import ComposerClips
+from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.optimizer import adamw
+from clips_pipeline.training.resolve import image_config, model_config, start_facts
+from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.spec import RunSpec, load_spec
+
+# Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
+_COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
+    for module in _COMPOSER_NOISE:
+        warnings.filterwarnings("ignore", module=rf"{module}.*")
+    spec = load_spec(Path(arguments[0]))
+    rank = int(os.environ.get("RANK", "0"))
+    writer = EventWriter(spec.events) if rank == 0 else None
+    try:
+        train(spec, writer)
+    except Exception as error:
+        traceback.print_exc()
+        if writer is not None:
+            known = isinstance(error, ConfigError | callbacks.TrainingDivergedError)
+            message = str(error) if known else f"{type(error).__name__}: {error}"
+            writer.write("error", message=message)
+        return 1
+    return 0
+
+
+def train(spec: RunSpec, writer: EventWriter | None) -> None:
+    """Train `spec` to its end (or to a stop request) and export the model.
+
+    Raises:
+        ConfigError: the configuration does not fit the data or the machine.
+        TrainingDivergedError: a loss became NaN or infinite.
+    """
+    config = spec.train
+    on_gpu = _use_gpu(config.launch.device)
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(config.launch.threads or max(1, cores // config.launch.processes))
+    dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"))
+    torch.manual_seed(config.seed)
+
+    tokenizer = load_tokenizer(Path(spec.tokenizer))
+    images = image_config(config)
+    loader = train_loader(
+        Path(spec.shards),
+        "train",
+        CaptionReader(config.captions, tokenizer, config.seed),
+        images,
+        global_batch_size=config.batch_size,
+        rank=dist.get_global_rank(),
+        world_size=dist.get_world_size(),
+        workers=config.launch.loader_workers,
+        seed=config.seed,
+    )
+    clips = ClipsModel(model_config(config, tokenizer.vocab_size))
+    if config.model.initial_weights:
+        _load_initial(clips, Path(config.model.initial_weights))
+    model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
+    optimizer = adamw(clips, config.optimizer)
+    optimizer_schedule = warmup_cosine(config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr)
+
+    resume_from = checkpoints.newest_complete(spec.checkpoints)
+    if writer is not None:
+        facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
+        writer.write("start", **facts, resumed_from=str(resume_from) if resume_from else None)
+
+    algorithms = []
+    if config.optimizer.clip_norm is not None:
+        algorithms.append(GradientClipping(clipping_type="norm", clipping_threshold=config.optimizer.clip_norm))
+    ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
+    if ema is not None:
+        algorithms.append(ema)
+
+    def best_model(state: State) -> ClipsModel:
+        wrapped = state.model if ema is None else ema.get_ema_model(state.model)
+        found: ClipsModel = getattr(wrapped, "module", wrapped).clips
+        return found
+
+    def newest() -> Path | None:
+        return checkpoints.newest_complete(spec.checkpoints)
+
+    def probe(found: ClipsModel) -> dict[str, float]:
+        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images)
+
+    last = f"{config.steps}ba"
+    step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest)
+    trainer = Trainer(
+        model=model,
+        train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, batch_transforms=None),
+        max_duration=last,
+        optimizers=optimizer,
+        schedulers=LambdaLR(optimizer, optimizer_schedule),
+        step_schedulers_every_batch=True,
+        algorithms=algorithms,
+        callbacks=[
+            callbacks.ClampLogitScale(),
+            callbacks.EpochOrder(),
+            step_log,
+            callbacks.RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+        ],
+        device="gpu" if on_gpu else "cpu",
+        precision=config.launch.precision,
+        run_name=f"clips-{spec.fingerprint}",
+        progress_bar=False,
+        save_folder=str(spec.checkpoints),
+        save_filename=checkpoints.FILENAME,
+        save_latest_filename=None,
+        save_overwrite=True,
+        save_interval=f"{config.every.checkpoint}ba",
+        save_num_checkpoints_to_keep=config.every.keep_checkpoints,
+        load_path=str(resume_from) if resume_from else None,
+        load_progress_bar=False,
+        seed=config.seed,
+        dist_timeout=300.0,
+    )
+    trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
+    trainer.fit()
+
+    if writer is not None:
+        step = int(trainer.state.timestamp.batch)
+        finished = step >= config.steps
+        if finished:
+            save_model(best_model(trainer.state), Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
+        writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
+    dist.barrier()
+    trainer.close()
+
+
+def _use_gpu(device: str) -> bool:
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("train.launch.device is 'gpu' but torch finds none; set it to 'auto' or 'cpu'")
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def _load_initial(clips: ClipsModel, folder: Path) -> None:
+    """Weights of an earlier stage; position tables are recomputed for the new resolution, so only weights travel."""
+    from safetensors.torch import load_file
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"train.model.initial_weights: {file} does not exist; give the folder of an exported model")
+    try:
+        clips.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise ConfigError(f"train.model.initial_weights: {file} does not fit train.model.size: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
