@@ -1,0 +1,139 @@
+# The index of everything that can be done here. `make` alone prints it; text after `##` is what it prints.
+#
+# A fresh machine needs Python 3.11, git, make, a C compiler and a package index. Everything else goes into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Settings of the project, not of anybody's shell: no tool sends telemetry, and OpenMP threads sleep instead of spinning
+# while they wait (on a machine with few cores, spinning threads take the time of the loader's workers).
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export KEDRO_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+# Options of the pipeline targets, e.g. `make pretrain ENV=photos PARAMS=train.seed=1`. Taken from the command line only:
+# shells have an ENV variable of their own.
+ifneq ($(origin ENV),command line)
+override ENV :=
+endif
+unexport ENV
+KEDRO_RUN = $(BIN)/kedro run $(if $(ENV),--env $(ENV)) $(if $(PARAMS),--params $(PARAMS)) --pipelines
+
+##@ Start here
+.PHONY: help
+help: ## print this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: install
+install: $(STAMP) ## create .venv and install the locked dependencies (other targets do this by themselves)
+
+.PHONY: pretrain
+pretrain: $(STAMP) ## prepare the data, train CLIPS, evaluate and register it [ENV=smoke|photos|...] [PARAMS=key=value]
+	$(KEDRO_RUN) pretrain
+
+.PHONY: test
+test: $(STAMP) ## run the tests
+	$(BIN)/pytest
+
+##@ Pipelines
+.PHONY: search
+search: $(STAMP) ## search fragments and loss weights with Optuna [ENV=...] [PARAMS=...]
+	$(KEDRO_RUN) search
+
+.PHONY: repro
+repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs changed
+	$(BIN)/dvc repro
+
+##@ Look
+.PHONY: viz
+viz: $(STAMP) ## the graph in a browser (Kedro-Viz)
+	$(BIN)/kedro viz run
+
+.PHONY: mlflow-ui
+mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
+
+.PHONY: dashboard
+dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
+	$(BIN)/optuna-dashboard sqlite:///data/07_model_output/study.db
+
+##@ Checks
+.PHONY: check
+check: lint types layers test drill ## everything that CI runs
+
+.PHONY: lint
+lint: $(STAMP) ## format and style (ruff), changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+.PHONY: format
+format: $(STAMP) ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: $(STAMP) ## types (mypy, strict on src/)
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
+	$(BIN)/lint-imports
+
+# pytest ends with 5 where no test is marked slow; any other status counts.
+.PHONY: drill
+drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
+	$(BIN)/pytest -m slow || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
+
+.PHONY: hooks
+hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
+	$(BIN)/pre-commit install
+
+##@ Upkeep
+.PHONY: lock
+lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+
+.PHONY: clean
+clean: ## remove caches and build products; data, models and runs stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .viz build dist
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: distclean
+distclean: clean ## clean, and remove .venv too
+	rm -rf $(VENV)
+
+# The stamp is touched last, so an installation that was cut short is done again, and one that is complete costs nothing.
+# uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,
+# pip installs the same locked set. Both check every hash of the lock.
+$(STAMP): pyproject.toml requirements.lock
+	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	  for candidate in $$(type -aP python3.11 python3 python); do \
+	    case "$$candidate" in "$(CURDIR)/$(VENV)/"*) continue;; esac; \
+	    "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || continue; \
+	    echo "creating $(VENV) with $$candidate"; \
+	    "$$candidate" -m venv --clear $(VENV) && break || exit 1; \
+	  done; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then \
+	  echo "error: Python 3.11 with its venv module is needed, and neither python3.11, python3 nor python is one." >&2; \
+	  echo "       Install it (on Debian and Ubuntu: python3.11 and python3.11-venv), then run make again." >&2; exit 1; \
+	fi
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.txt
+	@if $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; then :; else \
+	  echo "uv could not install the lock (it does not read pip's configuration); pip does it now, which takes longer"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
