@@ -14,7 +14,7 @@ def create_pipeline(**options: Any) -> Pipeline:
             Node(
                 nodes.search,
                 ["params:search", "params:train", "shards", "tokenizer", "search_folder_target"],
-                ["best_parameters", "search_trials"],
+                ["best_parameters", "best_globals", "search_trials"],
                 name="search_node",
             )
         ],

@@ -1,0 +1,73 @@
+"""Which typed object each `params:` entry becomes, and the check that runs before any node."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+from clips_pipeline.config import ConfigError, from_mapping
+
+
+def _prepare() -> type[Any]:
+    from clips_pipeline.pipelines.prepare.config import PrepareConfig
+
+    return PrepareConfig
+
+
+def _train() -> type[Any]:
+    from clips_pipeline.training.config import TrainConfig
+
+    return TrainConfig
+
+
+def _evaluate() -> type[Any]:
+    from clips_pipeline.evaluation.config import EvaluateConfig
+
+    return EvaluateConfig
+
+
+def _register() -> type[Any]:
+    from clips_pipeline.registry.config import RegistryConfig
+
+    return RegistryConfig
+
+
+def _search() -> type[Any]:
+    from clips_pipeline.tuning.config import SearchConfig
+
+    return SearchConfig
+
+
+# Functions, not classes: reading the registry must load nothing heavy.
+TYPES: dict[str, Callable[[], type[Any]]] = {
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "register": _register,
+    "search": _search,
+}
+
+
+def typed(name: str, mapping: dict[str, Any]) -> Any:
+    """The configuration object of the parameter group `name`.
+
+    Raises:
+        ConfigError: unknown key, wrong type or impossible value, with its dotted path.
+    """
+    return from_mapping(TYPES[name](), mapping, where=name)
+
+
+def check(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
+
+    Raises:
+        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key).
+    """
+    known = set(TYPES)
+    for group in catalog.load("parameters"):
+        if group not in known:
+            raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
+    for name in sorted(pipeline.inputs()):
+        if name.startswith("params:"):
+            typed(name.removeprefix("params:"), catalog.load(name))

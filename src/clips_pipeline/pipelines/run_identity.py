@@ -1,0 +1,72 @@
+"""One MLflow run per model: which run a `kedro run` continues, if any."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+
+def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol) -> str | None:
+    """The id of the run that made, or is making, the model this pipeline works on; None for a new run.
+
+    A training that was interrupted goes on in its run. `evaluate` and `register` continue the run of the model.
+    """
+    names = {node.name for node in pipeline.nodes}
+    if "train_node" in names:
+        run_id = _interrupted(catalog)
+    elif names & {"evaluate_node", "register_node"} and catalog.exists("mlflow_run"):
+        run_id = catalog.load("mlflow_run")["run_id"]
+    else:
+        return None
+    return run_id if run_id and _may_continue(run_id, pipeline, catalog) else None
+
+
+def _interrupted(catalog: CatalogProtocol) -> str | None:
+    from clips_pipeline.pipelines.prepare.nodes import is_current
+    from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
+
+    if not (catalog.exists("shards") and catalog.exists("tokenizer")):
+        return None
+    shards: Path = catalog.load("shards")
+    # If `prepare` is about to make other data, what was trained on the old data is another training.
+    if not is_current(catalog.load("params:prepare"), shards):
+        return None
+    spec = build_spec(
+        catalog.load("params:train"),
+        shards,
+        catalog.load("tokenizer"),
+        catalog.load("training_runs_target"),
+        catalog.load("clips_model_target"),
+    )
+    return interrupted_run_id(spec)
+
+
+def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol) -> bool:
+    """Whether the run still exists and holds no other value of a parameter: MLflow refuses to change one."""
+    try:
+        logged = mlflow.get_run(run_id).data.params
+    except mlflow.exceptions.MlflowException:
+        log.warning("the MLflow run %s of this model is gone; a new run is opened", run_id)
+        return False
+    for name in pipeline.inputs():
+        if not name.startswith("params:"):
+            continue
+        for key, value in _flat(name.removeprefix("params:"), catalog.load(name)).items():
+            if key in logged and logged[key] != str(value):
+                log.warning("%s was %s when run %s began and is %s now; a new run holds it", key, logged[key], run_id, value)
+                return False
+    return True
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(f"{prefix}.{key}", item))
+    return flat

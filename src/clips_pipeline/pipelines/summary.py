@@ -1,0 +1,44 @@
+"""The last lines of a run: what came out, and the commands that show it."""
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show(pipeline: Pipeline, catalog: CatalogProtocol, environment: str, console: Console | None = None) -> None:
+    """Print metrics, registration and next commands, as far as this pipeline made them."""
+    console = console or Console()
+    made = pipeline.all_outputs()
+    if "metrics" in made:
+        console.print(_metrics_table(catalog.load("metrics")))
+    if "registered_model" in made:
+        registered = catalog.load("registered_model")
+        console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
+        console.print(f"open the report:    {catalog.load('evaluation_report')}", soft_wrap=True, highlight=False)
+    if {"clips_model", "search_trials"} & made:
+        import mlflow
+
+        uri = mlflow.get_tracking_uri()
+        console.print(
+            f"open the MLflow UI: .venv/bin/mlflow ui --backend-store-uri {uri} --workers 1   # 127.0.0.1:5000",
+            soft_wrap=True,
+            highlight=False,
+        )
+        folder = catalog.load("search_folder_target")
+        console.print(
+            f"open the Optuna dashboard: .venv/bin/optuna-dashboard sqlite:///{folder}/study.db   # 127.0.0.1:8080"
+            + ("" if "search_trials" in made else ", after `make search`"),
+            soft_wrap=True,
+            highlight=False,
+        )
+    if "search_trials" in made:
+        console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env best")
+
+
+def _metrics_table(metrics: dict[str, float]) -> Table:
+    table = Table("metric", "value", title="held-out metrics", title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(escape(name), f"{value:.4f}")
+    return table
