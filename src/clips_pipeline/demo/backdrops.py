@@ -23,7 +23,7 @@ def backdrop(name: str, image_size: int, draws: Draws) -> Canvas:
 
 
 def blend(canvas_SSC: Canvas, counts: NDArray[np.uint8], rgb: RGB, left: int, top: int, tenths: int = 10) -> None:
-    """Lay `rgb` over the canvas where `counts` covers it, at `tenths` of full strength; what lies outside is cut off."""
+    """Lay `rgb` over the canvas where `counts` covers it, at `tenths` of full strength; the rest is cut off."""
     size = canvas_SSC.shape[0]
     height, width = counts.shape
     y0, x0, y1, x1 = max(0, top), max(0, left), min(size, top + height), min(size, left + width)

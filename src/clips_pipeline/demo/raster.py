@@ -44,8 +44,8 @@ def _inside_ellipse(shape: Ellipse, x_N1: Ints, y_1N: Ints) -> Bools:
 
 
 @lru_cache(maxsize=1024)
-def _roles_NN(kind: str, pixels: int) -> NDArray[np.uint8]:
-    """The role at each sample point of a sprite of `pixels` plus a border of one pixel for the outline."""
+def _role_map(kind: str, pixels: int) -> NDArray[np.uint8]:
+    """(N, N): the role at each sample point of a sprite of `pixels` plus a border of one pixel for the outline."""
     fine = pixels * SAMPLES
     # Sample points sit in the middle of their cells; the border reaches beyond the drawing on every side.
     steps = np.arange(-SAMPLES, fine + SAMPLES, dtype=np.int64)
@@ -66,7 +66,8 @@ def _roles_NN(kind: str, pixels: int) -> NDArray[np.uint8]:
     return roles
 
 
-def _pattern_NN(texture: str, pixels: int, turned: bool) -> Bools:
+def _pattern_map(texture: str, pixels: int, turned: bool) -> Bools:
+    """(N, N): where the pattern is painted, on a sheet as large as the sprite."""
     side = (pixels + 2) * SAMPLES
     # At least four pixels from stripe to stripe, or small things would look plain.
     period = max(4 * SAMPLES, pixels * SAMPLES // 5)
@@ -77,10 +78,12 @@ def _pattern_NN(texture: str, pixels: int, turned: bool) -> Bools:
         along = x if turned else y
         return np.broadcast_to(along % period < half, (side, side))
     if texture == "checked":
-        return (x // half + y // half) % 2 == 0
+        squares: Bools = (x // half + y // half) % 2 == 0
+        return squares
     shift = half * ((y // period) % 2)
     dx, dy = (x + shift) % period - half, y % period - half
-    return dx * dx + dy * dy <= (period * period) // 10
+    dots: Bools = dx * dx + dy * dy <= (period * period) // 10
+    return dots
 
 
 @lru_cache(maxsize=4096)
@@ -93,11 +96,11 @@ def sprite_counts(kind: str, pixels: int, texture: str, flipped: bool) -> NDArra
         texture: plain, striped, dotted or checked; painted as PATTERN over BODY.
         flipped: mirrored left to right; stripes then run up and down.
     """
-    roles = _roles_NN(kind, pixels)
+    roles = _role_map(kind, pixels)
     if flipped:
         roles = roles[:, ::-1]
     if texture != "plain":
-        roles = np.where((roles == BODY) & _pattern_NN(texture, pixels, flipped), np.uint8(PATTERN), roles)
+        roles = np.where((roles == BODY) & _pattern_map(texture, pixels, flipped), np.uint8(PATTERN), roles)
     side = pixels + 2
     blocks = roles.reshape(side, SAMPLES, side, SAMPLES)
     counts = np.zeros((side, side, ROLES), dtype=np.uint8)

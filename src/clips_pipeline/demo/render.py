@@ -52,7 +52,9 @@ _FIXED: dict[int, RGB] = {
     GLASS: (172, 218, 240),
     FLAME: (250, 152, 44),
 }
-_GROUNDED = frozenset({"apple", "ball", "car", "cat", "chair", "clock", "cup", "hat", "house", "lamp", "mushroom", "tree"})
+_GROUNDED = frozenset(
+    {"apple", "ball", "car", "cat", "chair", "clock", "cup", "hat", "house", "lamp", "mushroom", "tree"}
+)
 
 
 def render(scene: Scene, image_size: int, draws: Draws) -> NDArray[np.uint8]:

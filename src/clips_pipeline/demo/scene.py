@@ -78,7 +78,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and two to five things of different kinds, from the back to the front; the last one is the main thing."""
+    """A background and two to five things of different kinds, from back to front; the last is the main thing."""
 
     background: str
     things: tuple[Thing, ...]

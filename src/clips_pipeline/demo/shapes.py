@@ -1,8 +1,8 @@
 """The things that scenes are made of, as drawings on a 100 x 100 square (y points down).
 
-A drawing is a list of parts, painted in order. Each part has a role, which says how it is coloured: the thing's own colour, a
-darker or lighter tone of it, or a fixed colour such as glass. Whole-number coordinates only: no sine or cosine whose last
-bit depends on the machine ever reaches a pixel.
+A drawing is a list of parts, painted in order. Each part has a role, which says how it is coloured: the thing's own
+colour, a darker or lighter tone of it, or a fixed colour such as glass. Whole-number coordinates only: no sine or
+cosine whose last bit depends on the machine ever reaches a pixel.
 """
 
 from dataclasses import dataclass
@@ -222,9 +222,7 @@ DRAWINGS: dict[str, tuple[Part, ...]] = {
         Ellipse(GLASS, 50, 42, 8, 8),
     ),
     "star": (
-        _shape(
-            BODY, (50, 2), (63, 35), (98, 37), (71, 59), (80, 94), (50, 75), (20, 94), (29, 59), (2, 37), (37, 35)
-        ),
+        _shape(BODY, (50, 2), (63, 35), (98, 37), (71, 59), (80, 94), (50, 75), (20, 94), (29, 59), (2, 37), (37, 35)),
     ),
     "tree": (
         _shape(WOOD, (43, 58), (57, 58), (62, 98), (38, 98)),
