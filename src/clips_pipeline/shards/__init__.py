@@ -1,0 +1,1 @@
+"""Sources, tar shards, their index, and the loader that trains from them."""

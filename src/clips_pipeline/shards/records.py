@@ -1,0 +1,54 @@
+"""One sample on its way into a shard, or the reason why there is none."""
+
+from dataclasses import dataclass
+from typing import Final
+
+IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
+"""File name endings of images in a shard; a source renames `jpeg` to `jpg`."""
+
+UNDECODABLE_IMAGE: Final = "undecodable_image"
+MISSING_IMAGE: Final = "missing_image"
+EMPTY_WEB_CAPTION: Final = "empty_web_caption"
+EMPTY_SYNTHETIC_CAPTION: Final = "empty_synthetic_caption"
+NOT_UTF8: Final = "not_utf8"
+DUPLICATE_KEY: Final = "duplicate_key"
+BAD_RECORD: Final = "bad_record"
+"""A row or member of another shape than the format says, such as a JSON text that does not parse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A complete sample, images still encoded.
+
+    Attributes:
+        key: unique within its split; becomes the file name in the tar, so it holds no '.' in its last part.
+        image: the encoded bytes of a JPEG, PNG or WebP file.
+        extension: one of `IMAGE_EXTENSIONS`.
+        web_caption: the short, noisy text found with the image.
+        synthetic_caption: the long text written by a captioning model.
+        captions: all human captions, for retrieval as on MSCOCO; empty where there are none.
+        label: class number for zero-shot classification, counted from 0.
+    """
+
+    key: str
+    image: bytes
+    extension: str
+    web_caption: str
+    synthetic_caption: str
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A sample that cannot be used.
+
+    Attributes:
+        reason: one of the constants above; skips are counted by it.
+        key: of the sample, or where it stands when it has none.
+        detail: for the one who repairs the source, such as a path or a decoder's message.
+    """
+
+    reason: str
+    key: str
+    detail: str
