@@ -1,0 +1,36 @@
+"""What to evaluate on, and how much of it to show."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from clips_pipeline.config import ConfigError
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Settings of `evaluate_model`.
+
+    Attributes:
+        set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; of letters, digits, '-', '_', '.'.
+        split: which shards to read.
+        batch_size: images, or texts, per forward pass; changes speed and memory, not the metrics.
+        device: "auto" takes a GPU where there is one.
+        examples: retrieval examples of each direction in the report; 0 for none.
+    """
+
+    set_name: str = "scenes"
+    split: Literal["train", "validation", "test"] = "test"
+    batch_size: int = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    examples: int = 6
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.set_name):
+            raise ConfigError(
+                f"set_name: {self.set_name!r} may hold letters, digits, '-', '_' and '.', and not be empty"
+            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: {self.batch_size} must be 1 or more")
+        if self.examples < 0:
+            raise ConfigError(f"examples: {self.examples} must be 0 or more")

@@ -1,0 +1,128 @@
+"""Images and texts to embeddings, in batches.
+
+Legend of suffixes: B batch, C H W image, L context length, E embedding width, N all inputs.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clips_pipeline.evaluation.retrieval import FloatArray
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+ImageTransform = Callable[[Image.Image], Tensor]
+"""One picture to the (C, H, W) float tensor that `encode_image` takes."""
+
+
+class Embedder:
+    """A model with all it needs to read files and texts.
+
+    Args:
+        model: moved to `device` and put into evaluation mode; it stays there.
+        image_transform: for evaluation, without randomness.
+        tokenizer: the one the model was trained with.
+        batch_size: inputs per forward pass.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        model: ClipsModel,
+        image_transform: ImageTransform,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.image_transform = image_transform
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+
+    def images(self, images: Iterable[Image.Image]) -> FloatArray:
+        """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
+        return _stack(self.image_batch(self.stack(batch)) for batch in in_batches(images, self.batch_size))
+
+    def image_files(self, files: Sequence[bytes]) -> FloatArray:
+        """(N, E) embeddings of encoded image files.
+
+        Raises:
+            ValueError: a file that is no image; the message says which, counted from 0.
+        """
+        return self.images(_decode(number, data) for number, data in enumerate(files))
+
+    def texts(self, texts: Iterable[str]) -> FloatArray:
+        """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
+        length = self.model.config.text.context_length
+        batches = in_batches(texts, self.batch_size)
+        return _stack(self.text_batch(torch.tensor([self.tokenizer.encode(t, length) for t in b])) for b in batches)
+
+    def stack(self, images: Iterable[Image.Image]) -> Tensor:
+        """(B, C, H, W) on the device."""
+        return torch.stack([self.image_transform(image) for image in images]).to(self.device)
+
+    @torch.no_grad()
+    def image_batch(self, images_BCHW: Tensor) -> FloatArray:
+        """(B, E) embeddings of transformed images."""
+        return _numpy(self.model.encode_image(images_BCHW.to(self.device)))
+
+    @torch.no_grad()
+    def text_batch(self, ids_BL: Tensor) -> FloatArray:
+        """(B, E) embeddings of encoder rows."""
+        return _numpy(self.model.encode_text(ids_BL.to(self.device)))
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the mode from before outside: for a look at a model that is being trained."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU where torch finds one; anything else is taken as it is."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _numpy(embedding_BE: Tensor) -> FloatArray:
+    array: FloatArray = embedding_BE.float().cpu().numpy()
+    return array
+
+
+def _stack(batches: Iterable[Any]) -> FloatArray:
+    found = list(batches)
+    if not found:
+        raise ValueError("nothing to embed: no image or text was given")
+    return np.concatenate(found)
+
+
+def _decode(number: int, data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except OSError as error:
+        raise ValueError(f"image {number} cannot be decoded: {error}") from None
+    return image

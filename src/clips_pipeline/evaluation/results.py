@@ -1,0 +1,91 @@
+"""What an evaluation finds: numbers, one row per image, and the examples its report shows."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import ConfigError
+
+ItemRow = dict[str, Any]
+"""One image: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
+`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`. Ranks count from 0."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image for the report."""
+
+    key: str
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True)
+class ImageExample:
+    """An image and the captions the model puts first: (text, whether it belongs to the image)."""
+
+    picture: Picture
+    rank: int
+    captions: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class CaptionExample:
+    """A caption and the images the model puts first: (picture, whether the caption belongs to it)."""
+
+    caption: str
+    rank: int
+    pictures: tuple[tuple[Picture, bool], ...]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All results of one model on one set.
+
+    Attributes:
+        set_name: of the set, the middle part of the metric keys.
+        metrics: flat, finite numbers by key, as they stand in `metrics.json`.
+        chance: under the same keys, what a model that knows nothing reaches; not every metric has one.
+        per_item: one row per image, in the order of the shards.
+        image_examples, caption_examples: for the report.
+    """
+
+    set_name: str
+    metrics: dict[str, float]
+    chance: dict[str, float]
+    per_item: list[ItemRow]
+    image_examples: tuple[ImageExample, ...] = field(default=(), repr=False)
+    caption_examples: tuple[CaptionExample, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        check_finite(self.metrics)
+
+
+def check_finite(metrics: Mapping[str, float]) -> None:
+    """Refuse what is not a number.
+
+    Raises:
+        ConfigError: a metric is NaN or infinite; the message names all of them. JSON has no such numbers, and MLflow's
+            run page does not open with one.
+    """
+    bad = [f"{name} is {value}" for name, value in sorted(metrics.items()) if not math.isfinite(value)]
+    if bad:
+        raise ConfigError(
+            f"metrics: {', '.join(bad)}; the model has diverged or the set is unusable, so nothing is written"
+        )
+
+
+def write_metrics(metrics: Mapping[str, float], path: Path) -> None:
+    """Write the flat `metrics.json`, keys sorted.
+
+    Raises:
+        ConfigError: a metric is NaN or infinite; an existing file stays as it is.
+    """
+    check_finite(metrics)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(dict(metrics), indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    aside.replace(path)
