@@ -22,13 +22,13 @@ def _train() -> type[Any]:
 
 
 def _evaluate() -> type[Any]:
-    from clips_pipeline.evaluation.config import EvaluateConfig
+    from clips_pipeline.evaluation.config import EvaluationConfig
 
-    return EvaluateConfig
+    return EvaluationConfig
 
 
 def _register() -> type[Any]:
-    from clips_pipeline.registry.config import RegistryConfig
+    from clips_pipeline.registry.register import RegistryConfig
 
     return RegistryConfig
 

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from clips_pipeline.registry.register import mlflow_key
 from clips_pipeline.training.events import Event, EventReader
 
 log = logging.getLogger(__name__)
@@ -115,10 +116,9 @@ def numbers(event: Event) -> dict[str, float]:
         others = {f"train/{name}": event[name] for name in ("learning_rate", "logit_scale", "samples_per_s")}
         return {**losses, **others}
     if event["kind"] == "evaluation":
-        # MLflow allows no @ in the name of a metric.
-        return {f"validation/{name.replace('@', '_at_')}": value for name, value in event["metrics"].items()}
+        return {mlflow_key(f"validation/{name}"): value for name, value in event["metrics"].items()}
     if event["kind"] == "skips":
-        return {f"skipped/{reason.replace(' ', '_')}": float(count) for reason, count in event["counts"].items()}
+        return {mlflow_key(f"skipped/{reason}"): float(count) for reason, count in event["counts"].items()}
     return {}
 
 
@@ -150,5 +150,5 @@ def log_search(metric: str, value: float, best_parameters: dict[str, Any]) -> No
     """Put the outcome of a search on the active run, which is the parent of its trials."""
     if mlflow.active_run() is None:
         return
-    mlflow.log_metric(f"best/{metric.replace('@', '_at_')}", value)
+    mlflow.log_metric(mlflow_key(f"best/{metric}"), value)
     mlflow.log_dict(best_parameters, "best_parameters.yml")

@@ -29,7 +29,7 @@ class ModelConfig:
 class AugmentConfig:
     """Random changes of training images; strength 0 or probability 0 switches one off."""
 
-    crop_area: tuple[float, float] = (0.4, 1.0)
+    crop_area: tuple[float, float] = (0.6, 1.0)
     crop_aspect: tuple[float, float] = (0.75, 1.3333333333333333)
     color_jitter: float = 0.0
     color_jitter_probability: float = 0.8
@@ -52,13 +52,13 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW; decay acts on matmul weights only. `clip_norm`, if set, bounds the global gradient norm."""
 
-    peak_lr: float = 1.024e-3
+    peak_lr: float = 1.0e-3
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     weight_decay: float = 0.2
     clip_norm: float | None = None
-    warmup_samples: int = 0
+    warmup_samples: int = 10_000
     final_lr: float = 0.0
 
     def __post_init__(self) -> None:

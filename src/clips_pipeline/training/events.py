@@ -34,6 +34,14 @@ class EventWriter:
         """Close the file."""
         self._file.close()
 
+    def __enter__(self) -> "EventWriter":
+        """The writer itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file."""
+        self.close()
+
 
 class EventReader:
     """Reads complete new lines of a log that is being written.

@@ -31,7 +31,7 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
     if vocab_size > size.text.vocab_size:
         raise ConfigError(
             f"train.model.size: the tokenizer uses {vocab_size} ids but {model.size} has a table of "
-            f"{size.text.vocab_size}; choose a larger size or lower prepare.vocabulary_size"
+            f"{size.text.vocab_size}; choose a larger size or lower prepare.tokenizer.vocabulary_size"
         )
     try:
         return dataclasses.replace(

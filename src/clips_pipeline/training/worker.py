@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -44,16 +45,15 @@ def main(arguments: list[str]) -> int:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
     spec = load_spec(Path(arguments[0]))
     rank = int(os.environ.get("RANK", "0"))
-    writer = EventWriter(spec.events) if rank == 0 else None
-    try:
-        train(spec, writer)
-    except Exception as error:
-        traceback.print_exc()
-        if writer is not None:
-            known = isinstance(error, ConfigError | callbacks.TrainingDivergedError)
-            message = str(error) if known else f"{type(error).__name__}: {error}"
-            writer.write("error", message=message)
-        return 1
+    with EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
+        try:
+            train(spec, writer)
+        except Exception as error:
+            traceback.print_exc()
+            if writer is not None:
+                known = isinstance(error, ConfigError | callbacks.TrainingDivergedError)
+                writer.write("error", message=str(error) if known else f"{type(error).__name__}: {error}")
+            return 1
     return 0
 
 

@@ -59,7 +59,8 @@ def train(
         launch(spec, on_event, tracker.reader(spec.events))
     for name, count in tracker.skipped.items():
         log.warning("skipped %d training samples: %s", count, name)
-    return model_folder, {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(read_all(spec.events))
+    run = {"run_id": tracker.run_id, "spec": spec.fingerprint, "parameters": {"train": parameters}}
+    return model_folder, run, history(read_all(spec.events))
 
 
 def interrupted_run_id(spec: RunSpec) -> str | None:

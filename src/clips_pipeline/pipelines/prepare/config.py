@@ -1,0 +1,63 @@
+"""What can be set about preparing data."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.demo.source import ScenesConfig
+from clips_pipeline.shards.sources.folder import FolderConfig
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where samples come from: `kind` chooses, the group of that name says the rest."""
+
+    kind: Literal["scenes", "folder"] = "scenes"
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    folder: FolderConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "folder" and self.folder is None:
+            raise ConfigError("kind is 'folder' but the group 'folder' is missing; set source.folder.images and .captions")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The tokenizer: `trained` on the captions of the train split, or made from a vocabulary file.
+
+    Attributes:
+        kind: `trained` and `wordpiece` give BERT-style WordPiece, `clip_bpe` CLIP's byte pairs.
+        vocabulary_size: of `trained`.
+        vocabulary_file: `vocab.txt` of `wordpiece`, merges of `clip_bpe`.
+    """
+
+    kind: Literal["trained", "wordpiece", "clip_bpe"] = "trained"
+    vocabulary_size: int = 1024
+    vocabulary_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind != "trained" and self.vocabulary_file is None:
+            raise ConfigError(f"kind is {self.kind!r} but vocabulary_file is not set; give the path of its file")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Source, shards and tokenizer.
+
+    Attributes:
+        source: where samples come from.
+        tokenizer: how text becomes ids.
+        processes: that make shards side by side; the result does not depend on it.
+        max_skip_share: of samples that cannot be used; more stop the run.
+    """
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    processes: int = 2
+    max_skip_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"processes is {self.processes}; at least 1 is needed")
+        if not 0.0 <= self.max_skip_share <= 1.0:
+            raise ConfigError(f"max_skip_share is {self.max_skip_share}; give a share from 0 to 1")
