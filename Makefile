@@ -36,6 +36,7 @@ help: ## print this list
 
 .PHONY: install
 install: $(STAMP) ## create .venv and install the locked dependencies (other targets do this by themselves)
+	@echo 'ready: $(VENV)'
 
 .PHONY: pretrain
 pretrain: $(STAMP) ## prepare the data, train CLIPS, evaluate and register it [ENV=smoke|photos|...] [PARAMS=key=value]
@@ -65,7 +66,7 @@ mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow)
 
 .PHONY: dashboard
 dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
-	$(BIN)/optuna-dashboard sqlite:///data/07_model_output/study.db
+	$(BIN)/optuna-dashboard sqlite:///data/07_model_output/search/study.db
 
 ##@ Checks
 .PHONY: check

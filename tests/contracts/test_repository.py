@@ -1,0 +1,137 @@
+"""Promises of the repository itself: its documents, its lock and its Makefile agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/method.md")
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict[str, Any]:
+    return tomllib.loads((repository / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def lock(repository: Path) -> str:
+    return (repository / "requirements.lock").read_text()
+
+
+@pytest.fixture(scope="module")
+def targets(repository: Path) -> set[str]:
+    """Every phony target of the Makefile."""
+    return set(re.findall(r"^\.PHONY: (\S+)$", (repository / "Makefile").read_text(), re.MULTILINE))
+
+
+def declared_lines(project: dict[str, Any]) -> list[str]:
+    """Each direct dependency as it is written."""
+    extras = project["project"]["optional-dependencies"].values()
+    return [*project["project"]["dependencies"], *(line for extra in extras for line in extra)]
+
+
+def test_lock_names_no_index_host(lock: str) -> None:
+    assert "://" not in lock
+    assert not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links)\b", lock, re.MULTILINE)
+
+
+def test_lock_satisfies_every_direct_dependency(project: dict[str, Any], lock: str) -> None:
+    pinned = {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.\[\]-]+)==(\S+)", lock, re.MULTILINE)
+    }
+    for requirement in map(Requirement, declared_lines(project)):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not in requirements.lock: run `make lock`"
+        assert requirement.specifier.contains(version), f"the lock has {requirement.name} {version}: run `make lock`"
+
+
+def test_every_pin_has_a_hash(lock: str) -> None:
+    pins = [block for block in re.split(r"\n(?=\S)", lock.strip()) if not block.startswith("#")]
+    assert len(pins) > 100
+    assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+
+
+def test_every_dependency_says_why(repository: Path, project: dict[str, Any]) -> None:
+    text = (repository / "pyproject.toml").read_text()
+    lines = declared_lines(project)
+    assert len(lines) > 20
+    assert [line for line in lines if not re.search(rf'"{re.escape(line)}",\s+# \S.{{7,}}', text)] == []
+
+
+def test_make_alone_lists_every_target(repository: Path, targets: set[str]) -> None:
+    shown = subprocess.run(["make"], cwd=repository, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make ([a-z-]+) ", shown, re.MULTILINE)) == targets
+
+
+def test_documented_make_commands_exist(repository: Path, targets: set[str]) -> None:
+    for document in DOCUMENTS:
+        # Commands stand in code: `make x`, or a line of an indented or fenced block.
+        text = (repository / document).read_text()
+        used = set(re.findall(r"`make ([a-z-]+)", text)) | set(re.findall(r"^\s*make ([a-z-]+)", text, re.MULTILINE))
+        assert used <= targets, f"{document}: {sorted(used - targets)}"
+
+
+def test_readme_shows_the_two_commands(repository: Path) -> None:
+    text = (repository / "README.md").read_text()
+    assert "make pretrain" in text
+    assert "make test" in text
+
+
+def test_documented_paths_exist(repository: Path) -> None:
+    folders = r"(?:src|conf|docs|tests|benchmarks|\.ci|\.github)"
+    for document in DOCUMENTS:
+        text = (repository / document).read_text()
+        paths = {*re.findall(rf"`({folders}/[\w./-]+)`", text), *re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)}
+        base = (repository / document).parent
+        for path in paths:
+            # `conf/best` is written by a search; the rest is in the checkout.
+            if not path.startswith("conf/best"):
+                assert (repository / path).exists() or (base / path).exists(), f"{document} names {path}"
+
+
+def test_tree_of_the_package_is_documented(repository: Path) -> None:
+    """Each part of the package has its place in README's tree and in the layers."""
+    package = repository / "src" / "clips_pipeline"
+    parts = {entry.name for entry in package.iterdir() if (entry / "__init__.py").is_file()}
+    readme = (repository / "README.md").read_text()
+    layers = (repository / "docs" / "architecture.md").read_text()
+    assert [part for part in sorted(parts) if f"{part}/" not in readme] == []
+    assert [part for part in sorted(parts) if f"`{part}`" not in layers] == []
+
+
+def test_no_source_file_grows_past_its_limit(repository: Path) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (repository / "src").rglob("*.py")}
+    assert len(lengths) > 20
+    assert {str(path): lines for path, lines in lengths.items() if lines > 400} == {}
+
+
+def test_telemetry_is_off_in_committed_files(repository: Path) -> None:
+    assert yaml.safe_load((repository / ".telemetry").read_text()) == {"consent": False}
+    dvc = (repository / ".dvc" / "config").read_text()
+    assert "analytics = false" in dvc
+    assert "check_update = false" in dvc
+    make = (repository / "Makefile").read_text()
+    assert "export MLFLOW_DISABLE_TELEMETRY := true" in make
+    assert "export DO_NOT_TRACK := 1" in make
+
+
+def test_ci_runs_what_the_readme_names(repository: Path, targets: set[str]) -> None:
+    script = (repository / ".ci" / "run").read_text()
+    steps = re.search(r"^for target in (.*); do$", script, re.MULTILINE)
+    assert steps is not None
+    assert steps[1].split()[0] == "test"
+    assert {"lint", "types", "layers", "drill"} <= set(steps[1].split()) <= targets
+    assert ".ci/run" in (repository / ".github" / "workflows" / "checks.yml").read_text()
+
+
+def test_hooks_call_local_tools_only(repository: Path) -> None:
+    hooks = yaml.safe_load((repository / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in hooks["repos"]] == ["local"]
+    entries = [hook["entry"] for repo in hooks["repos"] for hook in repo["hooks"]]
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
