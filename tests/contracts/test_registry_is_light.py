@@ -1,0 +1,28 @@
+"""Importing the pipelines and their settings loads nothing heavy, so that every `kedro` command stays quick."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROBE = """
+import sys
+from clips_pipeline.pipeline_registry import register_pipelines
+pipelines = register_pipelines()
+print(sorted(pipelines))
+print([name for name in ("torch", "composer", "optuna", "mlflow", "webdataset", "matplotlib") if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    done = subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def test_all_pipelines_are_there(printed: list[str]) -> None:
+    assert printed[0] == "['__default__', 'evaluate', 'prepare', 'pretrain', 'register', 'search', 'train']"
+
+
+def test_nothing_heavy_is_loaded(printed: list[str]) -> None:
+    assert printed[1] == "[]"

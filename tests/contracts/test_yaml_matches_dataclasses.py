@@ -1,0 +1,42 @@
+"""`conf/base` says what the dataclasses say, key by key; every environment builds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clips_pipeline.config import to_mapping
+from clips_pipeline.pipelines.parameters import TYPES, typed
+
+
+def base(repository: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((repository / "conf" / "base" / f"parameters_{name}.yml").read_text())
+    assert set(found) == {name}
+    return dict(found[name])
+
+
+def soft_merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = soft_merge(merged[key], value) if both else value
+    return merged
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_base_parameters_are_the_defaults_and_name_every_key(repository: Path, name: str) -> None:
+    parameters = base(repository, name)
+    assert typed(name, parameters) == TYPES[name]()()
+    assert to_mapping(typed(name, parameters)) == parameters
+
+
+@pytest.mark.parametrize("environment", ["smoke", "photos"])
+def test_environments_hold_valid_differences_only(repository: Path, environment: str) -> None:
+    overlay = yaml.safe_load((repository / "conf" / environment / "parameters.yml").read_text())
+    assert set(overlay) <= set(TYPES)
+    for name in TYPES:
+        lower = base(repository, name)
+        merged = soft_merge(lower, overlay.get(name, {}))
+        typed(name, merged)
+        assert name not in overlay or merged != lower
