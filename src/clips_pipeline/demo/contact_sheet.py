@@ -16,7 +16,7 @@ from clips_pipeline.shards.records import Record
 
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib
 _WIDTH = 58  # letters per line beside a picture
-_LINE = 0.145  # inches per line of text
+_LINE = 0.13  # inches per line of text
 _PICTURE = 1.7  # inches per side
 _CAPTIONS = 5
 _SHORTENED = 640  # letters of a caption, so that one endless caption does not crowd out the sheet
@@ -41,8 +41,8 @@ def contact_sheet(records: Iterable[Record], out_png: str | PathLike[str], *, co
         raise ValueError("a contact sheet needs at least one record and one column")
     texts = [_text(record) for record in samples]
     rows = [texts[at : at + columns] for at in range(0, len(texts), columns)]
-    heights = [max(_PICTURE, *(_LINE * (text.count("\n") + 2) for text in row)) + 0.25 for row in rows]
-    cell = _PICTURE + 0.3 + _WIDTH * 0.077
+    heights = [max(_PICTURE, *(_LINE * (text.count("\n") + 1) for text in row)) + 0.25 for row in rows]
+    cell = _PICTURE + 0.3 + _WIDTH * 0.065
     width, height = cell * columns, sum(heights)
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)

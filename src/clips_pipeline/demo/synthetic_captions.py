@@ -31,7 +31,7 @@ FILLERS: tuple[str, ...] = (
     "The style suggests an illustration for children",
     "Every item has a neat outline",
     "It looks tidy and bright",
-    "Nothing else is going on",
+    "The result is pleasant to look at",
     "The picture creates a sense of wonder and joy",
     "The lighting is even and soft",
     "It is a charming image with a friendly feeling",
