@@ -127,8 +127,8 @@ class ClipBpeTokenizer(Tokenizer):
         (self._write_config(folder) / MERGES_FILE).write_bytes(packed)
 
     def _merge(self, word: str) -> list[str]:
-        # Lone surrogates have no UTF-8 form; "?" keeps the word instead of stopping a training.
-        parts = [self._byte_signs[byte] for byte in word.encode("utf-8", "replace")]
+        # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
+        parts = [self._byte_signs[byte] for byte in word.encode("utf-8")]
         parts[-1] += _END
         while len(parts) > 1:
             best = min(itertools.pairwise(parts), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
