@@ -8,10 +8,12 @@ IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
 
 UNDECODABLE_IMAGE: Final = "undecodable_image"
 MISSING_IMAGE: Final = "missing_image"
+UNSUPPORTED_IMAGE: Final = "unsupported_image"
 EMPTY_WEB_CAPTION: Final = "empty_web_caption"
 EMPTY_SYNTHETIC_CAPTION: Final = "empty_synthetic_caption"
 NOT_UTF8: Final = "not_utf8"
 DUPLICATE_KEY: Final = "duplicate_key"
+UNREADABLE_SHARD: Final = "unreadable_shard"
 BAD_RECORD: Final = "bad_record"
 """A row or member of another shape than the format says, such as a JSON text that does not parse."""
 

@@ -1,0 +1,54 @@
+"""Whether a record can be used: the same rules for every source, applied before anything is written."""
+
+import io
+import re
+
+from PIL import Image
+
+from clips_pipeline.shards import records
+from clips_pipeline.shards.records import Record, Skip
+
+# webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
+_KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
+
+# What Pillow raises for damaged files: besides OSError, plug-ins let struct and value errors out.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
+
+
+def problem(record: Record) -> Skip | None:
+    """Why `record` cannot be used, or None. Decodes the image, at reduced scale where its format allows."""
+    for text in (record.key, record.web_caption, record.synthetic_caption, *record.captions):
+        if not _is_utf8(text):
+            return Skip(records.NOT_UTF8, record.key.encode("utf-8", "replace").decode(), repr(text)[:120])
+    if not _KEY.fullmatch(record.key):
+        return Skip(records.BAD_RECORD, record.key, "a key may hold no '.', '\\', empty part or control character")
+    if not record.web_caption.strip():
+        return Skip(records.EMPTY_WEB_CAPTION, record.key, "no text beside the image")
+    if not record.synthetic_caption.strip():
+        return Skip(records.EMPTY_SYNTHETIC_CAPTION, record.key, "no long caption")
+    if record.extension not in records.IMAGE_EXTENSIONS:
+        names = ", ".join(records.IMAGE_EXTENSIONS)
+        return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
+    fault = image_fault(record.image)
+    return None if fault is None else Skip(records.UNDECODABLE_IMAGE, record.key, fault)
+
+
+def image_fault(image: bytes) -> str | None:
+    """Why Pillow cannot decode `image` to its end, or None."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            # A JPEG is still read to its end, but most of the arithmetic is saved.
+            opened.draft("RGB", (opened.width // 8, opened.height // 8))
+            opened.load()
+    except DECODE_ERRORS as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    # Text read with `surrogateescape` keeps bytes that are no UTF-8 as lone surrogates.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,31 @@
+"""One digest of everything that prepared shards depend on: parameters, source and the code that makes them."""
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+
+from clips_pipeline.shards import check, index, prepare_task, records, writer
+from clips_pipeline.shards.sources.source import Source
+
+# The loader stands in the same folder, but a change of it must not make all data anew.
+_WRITING = (check, index, prepare_task, records, writer)
+
+
+def fingerprint(source: Source, samples_per_shard: int) -> str:
+    """sha256, hexadecimal. Independent of the number of processes, of paths and of the time."""
+    facts = {
+        "source": source.fingerprint(),
+        "samples_per_shard": samples_per_shard,
+        "code": {
+            f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in _code(source)
+        },
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _code(source: Source) -> list[Path]:
+    """The files that write shards, and the package of the source (`demo` for the embedded data)."""
+    writing = [Path(inspect.getfile(module)) for module in _WRITING]
+    package = Path(inspect.getfile(type(source))).parent
+    return writing + sorted(package.glob("*.py"))

@@ -1,0 +1,160 @@
+"""A folder of images and one file of captions."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.shards import records
+from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """Where images and captions are, and how they are split.
+
+    Attributes:
+        images: the folder.
+        captions: JSON: a list of `{image, captions: [...]}`, with `caption` (web) and `long_caption` (synthetic) where
+            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows.
+        fields: other names of these keys or columns.
+        evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
+            split, to see whether a model can learn a few by heart.
+        validation_share: of the images, with `held_out`; 0 for none.
+        test_share: likewise.
+        split_seed: another number parts them in another way.
+        images_per_task: that one process reads at a time; a task starts a new shard.
+    """
+
+    images: str
+    captions: str
+    fields: Fields = field(default_factory=Fields)
+    evaluate_on: Literal["held_out", "train"] = "held_out"
+    validation_share: float = 0.05
+    test_share: float = 0.05
+    split_seed: int = 0
+    images_per_task: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name in ("validation_share", "test_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}: {getattr(self, name)} is no share; give a number from 0 to below 1")
+        if self.validation_share + self.test_share >= 1.0:
+            raise ConfigError("validation_share and test_share leave nothing to train on; lower them")
+        if self.images_per_task < 1:
+            raise ConfigError(f"images_per_task: {self.images_per_task}; give 1 or more")
+
+
+@dataclass(frozen=True)
+class FolderTask:
+    """Some images of a split, by their rows."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+
+    def records(self) -> Iterator[Record | Skip]:
+        """Read the images in the order of the captions file."""
+        for row in self.rows:
+            yield _record(self.folder, row)
+
+
+class FolderSource:
+    """Images and captions of one's own: `shards.sources.source.Source`.
+
+    Args:
+        config: folder, file and split.
+
+    Raises:
+        ConfigError: the folder or the file is missing or unreadable, or no image of the file is in the folder.
+    """
+
+    def __init__(self, config: FolderConfig) -> None:
+        self.config = config
+        self.folder = Path(config.images).absolute()
+        if not self.folder.is_dir():
+            raise ConfigError(f"source.folder.images: {self.folder} is no folder; give the folder with the images")
+        self.rows = read_captions(Path(config.captions), config.fields)
+        if not any(_is_file(self.folder / row.image) for row in self.rows if row.fault is None):
+            raise ConfigError(
+                f"source.folder.images: none of the {len(self.rows)} images named in {config.captions} is in "
+                f"{self.folder} (the first is {self.rows[0].image!r}); give the folder these names are relative to"
+            )
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Train, and validation and test where their shares are above 0 or all images are in every split."""
+        if self.config.evaluate_on == "train":
+            return ("train", "validation", "test")
+        validation: tuple[Split, ...] = ("validation",) if self.config.validation_share else ()
+        return ("train", *validation, "test") if self.config.test_share else ("train", *validation)
+
+    def tasks(self, split: Split) -> list[ShardTask]:
+        """The images of `split` in the order of the captions file, `images_per_task` at a time."""
+        rows = self._rows_by_split.get(split, [])
+        step = self.config.images_per_task
+        return [FolderTask(self.folder, tuple(rows[at : at + step])) for at in range(0, len(rows), step)]
+
+    def classes(self) -> Classes | None:
+        """None: the captions file names no classes."""
+        return None
+
+    def fingerprint(self) -> str:
+        """sha256 over configuration, captions file and images; paths and times do not count."""
+        total = hashlib.sha256()
+        settings = {key: value for key, value in to_mapping(self.config).items() if key not in ("images", "captions")}
+        total.update(json.dumps(settings, sort_keys=True).encode())
+        total.update(digest(Path(self.config.captions)).encode())
+        for row in self.rows:
+            image = self.folder / row.image
+            content = digest(image) if row.fault is None and _is_file(image) else "missing"
+            total.update(json.dumps([row.image, content]).encode())
+        return total.hexdigest()
+
+    @cached_property
+    def _rows_by_split(self) -> dict[Split, list[Row]]:
+        if self.config.evaluate_on == "train":
+            return dict.fromkeys(self.splits, self.rows)
+        parts: dict[Split, list[Row]] = {split: [] for split in self.splits}
+        for row in self.rows:
+            parts[self._split_of(row)].append(row)
+        return parts
+
+    def _split_of(self, row: Row) -> Split:
+        """By the key alone, so that images that are added later move no other one."""
+        text = f"{self.config.split_seed}/{key_of(row.image)}".encode("utf-8", "surrogatepass")
+        place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+        if place < self.config.test_share:
+            return "test"
+        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+
+
+def key_of(image: str) -> str:
+    """The key of an image: its relative path without the ending; a '.' left over becomes '_', for tar readers."""
+    path = PurePosixPath(image.replace("\\", "/"))
+    return str(path.with_suffix("") if path.suffix else path).replace(".", "_").strip("/")
+
+
+def _record(folder: Path, row: Row) -> Record | Skip:
+    if row.fault is not None:
+        return Skip(records.BAD_RECORD, row.image, row.fault)
+    file = folder / row.image
+    try:
+        image = file.read_bytes()
+    except (OSError, ValueError) as error:
+        return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
+    ending = file.suffix.lower().removeprefix(".")
+    extension = "jpg" if ending == "jpeg" else ending
+    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label)
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False

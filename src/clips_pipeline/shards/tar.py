@@ -1,0 +1,120 @@
+"""Random access into one tar file: where the files of each sample lie, found once, and read by offset.
+
+Any tar in webdataset's layout will do, also one whose samples are interleaved or that webdataset or img2dataset wrote.
+"""
+
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clips_pipeline.shards import records
+from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Skip
+from clips_pipeline.shards.tar_scan import scan
+
+_ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
+_TEXTS = {"txt": 1, "json": 2}
+
+
+class BadSampleError(Exception):
+    """A sample that cannot be read. `skip` says why; the one who meets it goes on with another sample."""
+
+    def __init__(self, skip: Skip) -> None:
+        super().__init__(f"{skip.reason} {skip.key}: {skip.detail}")
+        self.skip = skip
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Bytes of one sample, None where a file is missing."""
+
+    key: str
+    extension: str
+    image: bytes | None
+    text: bytes | None
+    json: bytes | None
+
+
+class TarFile:
+    """One open tar file.
+
+    Attributes:
+        keys: of the samples, in the order of their first files.
+
+    Raises:
+        BadSampleError: the file is no tar or cannot be read; of a damaged one, the samples before the damage are there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.keys, self._places, self._extensions = _table(path)
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except (OSError, tarfile.TarError) as error:
+            fault = f"{type(error).__name__}: {error}"
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, str(path), fault)) from None
+
+    def read(self, row: int) -> Members:
+        """The files of sample number `row`.
+
+        Raises:
+            BadSampleError: the tar ends before the sample does, or the disk fails.
+        """
+        if row >= len(self.keys):
+            raise BadSampleError(
+                Skip(records.UNREADABLE_SHARD, f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
+            )
+        image, text, json = (self._bytes(row, kind) for kind in range(3))
+        return Members(self.keys[row], self._extensions[row], image, text, json)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _bytes(self, row: int, kind: int) -> bytes | None:
+        offset, size = (int(number) for number in self._places[row, kind])
+        if offset < 0:
+            return None
+        try:
+            # `pread` has no position that processes forked from one another could disturb.
+            found = os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, self.keys[row], f"{self.path}: {error}")) from None
+        if len(found) < size:
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, self.keys[row], f"{self.path} ends within it"))
+        return found
+
+
+def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
+    """Keys; (samples, 3, 2) offsets and sizes of image, text and json, -1 for none; endings of the images."""
+    rows: dict[str, int] = {}
+    places: list[list[int]] = []
+    extensions: list[str] = []
+    for name, offset, size in scan(path):
+        folder, _, last = name.rpartition("/")
+        stem, _, ending = last.partition(".")
+        ending = ending.lower()
+        kind = 0 if ending in _ENDINGS else _TEXTS.get(ending)
+        if kind is None or not stem:
+            continue
+        key = f"{folder}/{stem}" if folder else stem
+        row = rows.setdefault(key, len(places))
+        if row == len(places):
+            places.append([-1] * 6)
+            extensions.append("")
+        places[row][2 * kind : 2 * kind + 2] = offset, size
+        if kind == 0:
+            extensions[row] = _ENDINGS[ending]
+    return list(rows), np.array(places, np.int64).reshape(len(places), 3, 2), extensions
