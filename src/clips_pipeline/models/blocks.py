@@ -1,0 +1,142 @@
+"""The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
+
+Shapes: B batch, S sequence, P prefix, Q queries, N chosen positions, D width, H heads, K width of a head.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.sizes import MLP_RATIO
+
+Gelu = Literal["none", "tanh"]
+"""PyTorch's name of the GELU: "none" is exact (vision), "tanh" the approximation (text and captioner)."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x_BSD: Tensor, keep_BS: Tensor | None = None) -> Tensor:
+        """Attend from every position to every position, (B, S, D) -> (B, S, D).
+
+        Args:
+            x_BSD: normalised input.
+            keep_BS: True where a position may be attended; None means everywhere.
+        """
+        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+        mask = None if keep_BS is None else keep_BS[:, None, None, :]
+        return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask))
+
+    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Attend as the captioner does, without a dense (S, S) mask: (B, S, D) -> (B, S, D).
+
+        The first `prefix` positions see each other and nothing else. Each later one (a query) sees the prefix, itself
+        and the queries before it.
+        """
+        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+        mask = None if keep_BP is None else keep_BP[:, None, None, :]
+        prefix_BHPK = functional.scaled_dot_product_attention(
+            q_BHSK[:, :, :prefix], k_BHSK[:, :, :prefix], v_BHSK[:, :, :prefix], attn_mask=mask
+        )
+        queries_BHQK = _causal_tail(q_BHSK[:, :, prefix:], k_BHSK, v_BHSK, keep_BP)
+        return self._join(torch.cat([prefix_BHPK, queries_BHQK], dim=2))
+
+    def queries_only(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """The query rows of `prefix_causal` alone, (B, S, D) -> (B, S - prefix, D)."""
+        width = x_BSD.shape[-1]
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        q_BQD = functional.linear(x_BSD[:, prefix:], weight[:width], bias[:width])
+        kv_BSE = functional.linear(x_BSD, weight[width:], bias[width:])
+        k_BSD, v_BSD = kv_BSE.chunk(2, dim=-1)
+        return self._join(_causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP))
+
+    def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_BSD, k_BSD, v_BSD = qkv_BSE.chunk(3, dim=-1)
+        return self._heads(q_BSD), self._heads(k_BSD), self._heads(v_BSD)
+
+    def _heads(self, x_BSD: Tensor) -> Tensor:
+        batch, positions, width = x_BSD.shape
+        return x_BSD.view(batch, positions, self.heads, width // self.heads).transpose(1, 2)
+
+    def _join(self, x_BHSK: Tensor) -> Tensor:
+        joined: Tensor = self.out_proj(x_BHSK.transpose(1, 2).flatten(2))
+        return joined
+
+
+def _causal_tail(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, keep_BP: Tensor | None) -> Tensor:
+    """Attention of the last Q of S positions:
+
+    query i sees keys up to its own place, less those that `keep_BP` hides.
+    """
+    queries, keys = q_BHQK.shape[2], k_BHSK.shape[2]
+    if keep_BP is None and q_BHQK.is_cuda:
+        # Fused kernels know this pattern; elsewhere PyTorch would build the mask below and warn about it.
+        bias = causal_lower_right(queries, keys)
+        return functional.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSK, attn_mask=bias)  # type: ignore[arg-type, unused-ignore]
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQK.device).tril(keys - queries)
+    if keep_BP is not None:
+        keep_BS = functional.pad(keep_BP, (0, queries), value=True)
+        mask = mask & keep_BS[:, None, None, :]
+    return functional.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSK, attn_mask=mask)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, (..., D) -> (..., D)."""
+
+    def __init__(self, width: int, gelu: Gelu) -> None:
+        super().__init__()
+        self.gelu = gelu
+        self.c_fc = nn.Linear(width, MLP_RATIO * width)
+        self.c_proj = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to each position."""
+        out: Tensor = self.c_proj(functional.gelu(self.c_fc(x), approximate=self.gelu))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, gelu: Gelu) -> None:
+        super().__init__()
+        self.ln_1 = BlockNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = BlockNorm(width)
+        self.mlp = Mlp(width, gelu)
+
+    def forward(self, x_BSD: Tensor, keep_BS: Tensor | None = None) -> Tensor:
+        """Bidirectional block, (B, S, D) -> (B, S, D); see `Attention.forward`."""
+        x_BSD = x_BSD + self.attn(self.ln_1(x_BSD), keep_BS)
+        return self._mlp(x_BSD)
+
+    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Captioner block, (B, S, D) -> (B, S, D); see `Attention.prefix_causal`."""
+        x_BSD = x_BSD + self.attn.prefix_causal(self.ln_1(x_BSD), prefix, keep_BP)
+        return self._mlp(x_BSD)
+
+    def prefix_causal_chosen(self, x_BSD: Tensor, prefix: int, chosen_BQ: Tensor, keep_BP: Tensor | None) -> Tensor:
+        """The captioner block at chosen query positions only, (B, S, D) -> (N, D).
+
+        Args:
+            x_BSD: input of the block.
+            prefix: number of positions that are not queries.
+            chosen_BQ: True at the N query positions wanted; rows come out in row-major order.
+            keep_BP: True where a prefix position may be attended; None means everywhere.
+        """
+        x_BQD = x_BSD[:, prefix:] + self.attn.queries_only(self.ln_1(x_BSD), prefix, keep_BP)
+        return self._mlp(x_BQD[chosen_BQ])
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out

@@ -1,0 +1,65 @@
+"""The captioner predicts the whole synthetic caption at once, from image and web caption. CLIPS paper, section 3.
+
+No earlier word is ever an input: learnable queries stand where the shifted caption would be, and the causal mask lets
+query i see the image, the web caption and the queries up to its own. Hence queries past the longest target of a batch
+can be left out, and the last block need only be computed where there is a target.
+
+Shapes: B batch, P image tokens, S web caption tokens, Q queries, N chosen positions, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.precision import FullLinear, FullNorm
+from clips_pipeline.models.sizes import CaptionerConfig
+
+
+class Captioner(nn.Module):
+    """Projections of both conditions, learnable queries, prefix-causal blocks, norm and an untied head.
+
+    The head is not applied here: the caption loss multiplies by `head.weight` (V, D) in chunks.
+    """
+
+    def __init__(self, config: CaptionerConfig, image_width: int, text_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.image_projection = FullLinear(image_width, config.width)
+        self.text_projection = FullLinear(text_width, config.width)
+        self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.norm = FullNorm(config.width)
+        self.head = FullLinear(config.width, config.vocab_size)
+
+    def forward(
+        self, image_BPD: Tensor, web_BSD: Tensor, chosen_BQ: Tensor, web_keep_BS: Tensor | None = None
+    ) -> Tensor:
+        """The normalised hidden state (N, D) at the chosen query positions, row-major.
+
+        Args:
+            image_BPD: (B, P, image width) image tokens.
+            web_BSD: (B, S, text width) tokens of the web caption.
+            chosen_BQ: (B, Q') bool, Q' <= queries: where a prediction is wanted. Only the first Q' queries are
+                computed.
+            web_keep_BS: (B, S) bool, True where a web token may be attended; None means everywhere.
+
+        Raises:
+            ValueError: more query positions asked for than there are queries.
+        """
+        used = chosen_BQ.shape[1]
+        if used > self.config.queries:
+            raise ValueError(
+                f"{used} target positions for {self.config.queries} queries: shorten targets or raise captioner.queries"
+            )
+        prefix_BSD = torch.cat([self.image_projection(image_BPD), self.text_projection(web_BSD)], dim=1)
+        prefix = prefix_BSD.shape[1]
+        queries_BQD = self.queries_QD[:used].to(prefix_BSD.dtype).expand(prefix_BSD.shape[0], -1, -1)
+        x_BSD = torch.cat([prefix_BSD, queries_BQD], dim=1).to(self.queries_QD.dtype)
+        keep_BP = None if web_keep_BS is None else functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True)
+        for block in self.blocks[:-1]:
+            x_BSD = block.prefix_causal(x_BSD, prefix, keep_BP)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
+        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(x_BSD, prefix, chosen_BQ, keep_BP))
+        return hidden_ND

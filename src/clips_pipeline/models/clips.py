@@ -1,0 +1,132 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
+"""CLIPS: two towers, one temperature, and a captioner that is used in training only. CLIPS paper, section 3.
+
+Shapes: B batch, C colours, H height, W width (pixels), L text context, T target length, Q queries, N valid target
+    positions,
+E embedding, D captioner width, V vocabulary, P image tokens, S web caption tokens.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clips_pipeline.models.captioner import Captioner
+from clips_pipeline.models.initialise import (
+    INITIAL_TEMPERATURE,
+    initialise_captioner,
+    initialise_text,
+    initialise_vision,
+)
+from clips_pipeline.models.precision import unit_rows
+from clips_pipeline.models.sizes import ClipsConfig
+from clips_pipeline.models.text import TextOutput, TextTower, last_true
+from clips_pipeline.models.vision import VisionTower
+
+
+class ClipsOutput(NamedTuple):
+    """All that the losses need. Features are L2-normalised; `logit_scale` is exp(t), a scalar.
+
+    `caption_hidden_ND` holds the captioner's normalised state at valid target positions only, row-major; its logits are
+    `hidden @ model.captioner.head.weight.T`, for the ids `caption_targets_N`.
+    """
+
+    image_BE: Tensor
+    web_BE: Tensor
+    fragment_BE: Tensor
+    logit_scale: Tensor
+    caption_hidden_ND: Tensor
+    caption_targets_N: Tensor
+
+
+class ClipsModel(nn.Module):
+    """The whole model. Construct under `torch.device("meta")` to count parameters without memory.
+
+    `logit_scale` is kept in log space and is not clamped here. The captioner's gradient reaches the text tower
+    through the web caption alone; nothing is detached.
+    """
+
+    def __init__(self, config: ClipsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config.vision, config.embed_dim)
+        self.text = TextTower(config.text, config.embed_dim)
+        self.captioner = Captioner(config.captioner, config.vision.width, config.text.width)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill all parameters with the method's initial values, from PyTorch's default generator."""
+        initialise_vision(self.vision)
+        initialise_text(self.text)
+        initialise_captioner(self.captioner)
+        self.logit_scale.fill_(math.log(1.0 / INITIAL_TEMPERATURE))
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to unit features (B, E)."""
+        return unit_rows(self.vision(images_BCHW).feature_BE)
+
+    def encode_text(self, ids_BL: Tensor) -> Tensor:
+        """Rows of ids (B, L), [CLS] last, to unit features (B, E)."""
+        return unit_rows(self.text(ids_BL).feature_BE)
+
+    def forward(
+        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+    ) -> ClipsOutput:
+        """One training step's forward pass.
+
+        Args:
+            images_BCHW: normalised images.
+            web_ids_BL: encoder rows of the web captions (contrast, and condition of the captioner).
+            fragment_ids_BL: encoder rows of the synthetic captions' fragments (contrast only).
+            target_ids_BT: target rows [BOS] ... [EOS] PAD of the whole synthetic captions; T - 1 <= queries.
+
+        Raises:
+            ValueError: shapes the model was not configured for.
+        """
+        batch = web_ids_BL.shape[0]
+        next_ids_BQ = target_ids_BT[:, 1:]
+        valid_BQ = next_ids_BQ != self.config.text.pad_id
+        texts_BL = torch.cat([web_ids_BL, fragment_ids_BL])
+        # One wait for the device instead of three.
+        web_body, body, longest = torch.stack(
+            [self.text.body_length(web_ids_BL), self.text.body_length(texts_BL), last_true(valid_BQ)]
+        ).tolist()
+        image = self.vision(images_BCHW)
+        texts = self.text(texts_BL, body)
+        web_BSD, web_keep_BS = self._condition(texts, batch, web_body)
+        # At least one query, so that a batch without any target still has a gradient (of zero) for every parameter.
+        used = max(longest, 1)
+        valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
+        hidden_ND = self.captioner(image.tokens_BPD, web_BSD, valid_BQ, web_keep_BS)
+        features_BE = unit_rows(texts.feature_BE)
+        return ClipsOutput(
+            image_BE=unit_rows(image.feature_BE),
+            web_BE=features_BE[:batch],
+            fragment_BE=features_BE[batch:],
+            logit_scale=self.logit_scale.exp(),
+            caption_hidden_ND=hidden_ND,
+            caption_targets_N=next_ids_BQ[valid_BQ],
+        )
+
+    def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
+        """Logits (B, Q, V) of every query, for looking at captions; training never builds this tensor."""
+        image = self.vision(images_BCHW)
+        web_BSD, web_keep_BS = self._condition(self.text(web_ids_BL), web_ids_BL.shape[0], None)
+        queries = self.config.captioner.queries
+        every_BQ = torch.ones(web_ids_BL.shape[0], queries, dtype=torch.bool, device=web_ids_BL.device)
+        hidden_ND = self.captioner(image.tokens_BPD, web_BSD, every_BQ, web_keep_BS)
+        logits_BQV: Tensor = self.captioner.head(hidden_ND).unflatten(0, every_BQ.shape)
+        return logits_BQV
+
+    def _condition(self, texts: TextOutput, batch: int, body: int | None) -> tuple[Tensor, Tensor | None]:
+        """The web captions' tokens, the first `batch` rows, and where they may be attended."""
+        tokens_BSD = texts.tokens_BSD[:batch]
+        keep_BS = None if texts.keep_BS is None else texts.keep_BS[:batch]
+        if keep_BS is not None and body is not None:
+            tokens_BSD, keep_BS = tokens_BSD[:, :body], keep_BS[:, :body]
+        if self.config.captioner.condition == "after_norm":
+            tokens_BSD = self.text.norm(tokens_BSD)
+        return tokens_BSD, keep_BS

@@ -1,0 +1,98 @@
+"""Initial values, as in the authors' JAX code; every bias is zero, every norm's weight one.
+
+One known difference: the authors' text tower and captioner scale the two output layers of a block as if there were
+always 12 blocks (their encoder never hands its depth on). Here the depth is the real one, as their formula intends;
+only H/14 (24) differs.
+
+Shapes: D width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.captioner import Captioner
+from clips_pipeline.models.text import TextTower
+from clips_pipeline.models.vision import VisionTower, sincos_2d
+
+INITIAL_TEMPERATURE = 0.07
+"""The contrastive softmax begins at this temperature: logit_scale = log(1 / 0.07)."""
+
+_TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of a unit normal cut at two deviations; dividing by it restores the variance asked for."""
+
+
+@torch.no_grad()
+def initialise_vision(tower: VisionTower) -> None:
+    """Fill the vision tower."""
+    for block in _blocks(tower.blocks):
+        _plain(block)
+        nn.init.normal_(block.attn.in_proj.weight, std=0.02)
+        nn.init.normal_(block.attn.out_proj.weight, std=0.02)
+        nn.init.normal_(block.mlp.c_fc.weight, std=0.02)
+        _truncated(block.mlp.c_proj.weight, math.sqrt(0.3072 / tower.config.width))
+    _norm(tower.norm)
+    # Kaiming uniform as JAX defines it: gain 2, fan in.
+    bound = math.sqrt(6.0 / (3 * tower.config.patch_size**2))
+    nn.init.uniform_(tower.patches.weight, -bound, bound)
+    nn.init.normal_(tower.cls_D, std=1.0e-6)
+    nn.init.normal_(tower.head.weight, std=0.02)
+    if tower.positions_PD is not None:
+        side = tower.config.image_size // tower.config.patch_size
+        tower.positions_PD.copy_(sincos_2d(side, side, tower.config.width))
+
+
+@torch.no_grad()
+def initialise_text(tower: TextTower) -> None:
+    """Fill the text tower."""
+    config = tower.config
+    nn.init.normal_(tower.token_embedding.weight, std=0.02)
+    nn.init.normal_(tower.positions_LD, std=0.01)
+    _text_blocks(tower.blocks, config.width, config.depth)
+    _norm(tower.norm)
+    nn.init.normal_(tower.head.weight, std=config.width**-0.5)
+
+
+@torch.no_grad()
+def initialise_captioner(captioner: Captioner) -> None:
+    """Fill the captioner."""
+    config = captioner.config
+    for layer in (captioner.image_projection, captioner.text_projection, captioner.head):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    nn.init.normal_(captioner.queries_QD, std=1.0)
+    _text_blocks(captioner.blocks, config.width, config.depth)
+    _norm(captioner.norm)
+
+
+def _text_blocks(blocks: nn.ModuleList, width: int, depth: int) -> None:
+    inside = width**-0.5
+    outside = inside * (2 * depth) ** -0.5
+    for block in _blocks(blocks):
+        _plain(block)
+        nn.init.normal_(block.attn.in_proj.weight, std=inside)
+        nn.init.normal_(block.attn.out_proj.weight, std=outside)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=outside)
+
+
+def _blocks(blocks: nn.ModuleList) -> list[Block]:
+    return [block for block in blocks if isinstance(block, Block)]
+
+
+def _plain(block: Block) -> None:
+    _norm(block.ln_1)
+    _norm(block.ln_2)
+    for layer in (block.attn.in_proj, block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+        nn.init.zeros_(layer.bias)
+
+
+def _norm(norm: nn.LayerNorm) -> None:
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+
+
+def _truncated(weight: Tensor, std: float) -> None:
+    scale = std / _TRUNCATED_STD
+    nn.init.trunc_normal_(weight, std=scale, a=-2 * scale, b=2 * scale)

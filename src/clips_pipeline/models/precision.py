@@ -1,0 +1,81 @@
+"""The parts that stay in float32 while the towers run in a lower precision.
+
+The authors run towers and captioner in bfloat16 but keep patch convolution, token embedding, the captioner's
+projections, the final norms, all heads, the L2 norm and the losses in float32 (docs/method.md). The modules here do
+so under autocast as well as in a model converted to bfloat16 or float16; in float64 they stay in float64.
+
+Shapes: ... any leading sizes, I features in, O features out, D width.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clips_pipeline.models.sizes import EPSILON
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Switch autocast off inside, on any device."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
+def widen(x: Tensor) -> Tensor:
+    """Give `x` in at least float32: bfloat16 and float16 are widened, float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def like_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """Give `x` in the wider of its own and the (widened) weight's precision, so that both can be multiplied."""
+    return x.to(torch.promote_types(widen(x).dtype, widen(weight).dtype))
+
+
+class FullNorm(nn.LayerNorm):
+    """Layer norm (..., D) -> (..., D) computed in at least float32, with the method's epsilon."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        with full_precision(x.device):
+            x = like_weight(x, self.weight)
+            return functional.layer_norm(
+                x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+            )
+
+
+class BlockNorm(FullNorm):
+    """As `FullNorm`, but handed on in the weight's precision, ready for the matrix product that follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return super().forward(x).to(self.weight.dtype)
+
+
+class FullLinear(nn.Linear):
+    """Bias-free linear map (..., I) -> (..., O) computed in at least float32."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by the transposed weight."""
+        with full_precision(x.device):
+            x = like_weight(x, self.weight)
+            return functional.linear(x, self.weight.to(x.dtype))
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """L2-normalise the last dimension as the authors do: x / (|x| + 1e-8), in at least float32."""
+    with full_precision(x.device):
+        x = widen(x)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / (norm + 1.0e-8)

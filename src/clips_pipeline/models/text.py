@@ -1,0 +1,84 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
+"""The text tower: bidirectional, read out at the last position, where [CLS] stands. CLIPS paper, section 3.
+
+Shapes: B batch, L context length, S positions in use (S <= L), D width, E embedding.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.precision import FullLinear, FullNorm, widen
+from clips_pipeline.models.sizes import TextConfig
+
+
+class TextOutput(NamedTuple):
+    """What the tower gives.
+
+    Tokens (B, S - 1, D) come before the final norm and without the last position; `keep_BS` (B, S - 1) is True where
+    a token is not PAD, or None where PAD counts like any other; pooled is (B, D), feature (B, E), not normalised.
+    """
+
+    tokens_BSD: Tensor
+    keep_BS: Tensor | None
+    pooled_BD: Tensor
+    feature_BE: Tensor
+
+
+class TextTower(nn.Module):
+    """Token and position embeddings, blocks without a causal mask, final norm, projection of the last position."""
+
+    def __init__(self, config: TextConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.positions_LD = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.norm = FullNorm(config.width)
+        self.head = FullLinear(config.width, embed_dim)
+
+    def body_length(self, ids_BL: Tensor) -> Tensor:
+        """The scalar number of leading columns that hold every token but [CLS]; all later columns are PAD."""
+        return last_true(ids_BL[:, :-1] != self.config.pad_id)
+
+    def forward(self, ids_BL: Tensor, body: int | None = None) -> TextOutput:
+        """Encode rows of ids.
+
+        Args:
+            ids_BL: (B, L) rows that end in [CLS].
+            body: number of leading columns to compute under `padding: mask`, at least `body_length`; None finds it out.
+
+        Raises:
+            ValueError: rows are not L = `context_length` long.
+        """
+        length = self.config.context_length
+        if ids_BL.shape[1] != length:
+            raise ValueError(
+                f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenise to text.context_length"
+            )
+        keep_BS = None
+        positions_SD: Tensor = self.positions_LD
+        if self.config.padding == "mask":
+            body = int(self.body_length(ids_BL)) if body is None else body
+            # PAD is hidden from every other position, so columns of nothing but PAD change nothing. CLS keeps its
+            # place.
+            if body < length - 1:
+                ids_BL = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
+                positions_SD = torch.cat([positions_SD[:body], positions_SD[-1:]])
+            keep_BS = ids_BL != self.config.pad_id
+        weight = self.token_embedding.weight
+        x_BSD = (widen(functional.embedding(ids_BL, weight)) + widen(positions_SD)).to(weight.dtype)
+        for block in self.blocks:
+            x_BSD = block(x_BSD, keep_BS)
+        pooled_BD = self.norm(x_BSD[:, -1])
+        body_keep = None if keep_BS is None else keep_BS[:, :-1]
+        return TextOutput(x_BSD[:, :-1], body_keep, pooled_BD, self.head(pooled_BD))
+
+
+def last_true(flags_BS: Tensor) -> Tensor:
+    """One more than the last column that is True in any row, as a scalar; 0 where none is."""
+    columns = torch.arange(1, flags_BS.shape[1] + 1, device=flags_BS.device)
+    return torch.where(flags_BS.any(dim=0), columns, 0).amax()

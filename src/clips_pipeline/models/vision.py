@@ -1,0 +1,104 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
+"""The vision tower, for square and other images. CLIPS paper, section 3; positions as in MoCo v3.
+
+Shapes: B batch, C colours, H height and W width in pixels, P patches (row-major), D width, E embedding.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.precision import FullLinear, FullNorm, full_precision, like_weight
+from clips_pipeline.models.sizes import VisionConfig
+
+_LONGEST_WAVE = 10_000.0
+
+
+def sincos_2d(rows: int, columns: int, width: int) -> Tensor:
+    """The fixed position table (1 + rows * columns, width) in float32: row 0 (CLS) zero, then row-major patches.
+
+    Each patch holds sin x, cos x, sin y, cos y, a quarter of the width each, at frequencies 1 / 10000^(k / (width / 4
+    - 1)).
+    """
+    quarter = width // 4
+    step = torch.arange(quarter, dtype=torch.float64) / max(quarter - 1, 1)
+    omega_K = _LONGEST_WAVE**-step
+    y_PK = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)[:, None] * omega_K
+    x_PK = torch.arange(columns, dtype=torch.float64).repeat(rows)[:, None] * omega_K
+    patches_PD = torch.cat([x_PK.sin(), x_PK.cos(), y_PK.sin(), y_PK.cos()], dim=1)
+    return functional.pad(patches_PD, (0, 0, 1, 0)).float()
+
+
+class VisionOutput(NamedTuple):
+    """What the tower gives:
+
+    patch tokens before the final norm (B, P, D), pooled (B, D) and projected (B, E), not normalised.
+    """
+
+    tokens_BPD: Tensor
+    pooled_BD: Tensor
+    feature_BE: Tensor
+
+
+class VisionTower(nn.Module):
+    """ViT with a CLS token that takes part in attention but not in pooling: the feature is the mean of the patches."""
+
+    def __init__(self, config: VisionConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
+        self.cls_D = nn.Parameter(torch.empty(config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "none") for _ in range(config.depth))
+        self.norm = FullNorm(config.width)
+        self.head = FullLinear(config.width, embed_dim)
+        self.positions_PD: Tensor | None
+        stored = torch.empty(1 + config.tokens, config.width) if config.positions == "stored" else None
+        self.register_buffer("positions_PD", stored)
+        self._tables: dict[tuple[object, ...], Tensor] = {}
+
+    def forward(self, images_BCHW: Tensor) -> VisionOutput:
+        """Encode normalised images of any size that is a multiple of the patch in both directions.
+
+        Raises:
+            ValueError: the image cannot be cut into whole patches, or does not fit a stored position table.
+        """
+        tokens_BSD = self.embed(images_BCHW)
+        for block in self.blocks:
+            tokens_BSD = block(tokens_BSD)
+        tokens_BPD = tokens_BSD[:, 1:]
+        pooled_BD = self.norm(tokens_BPD.mean(dim=1))
+        return VisionOutput(tokens_BPD, pooled_BD, self.head(pooled_BD))
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the first block's input (B, 1 + P, D), CLS first."""
+        size = self.config.patch_size
+        height, width = images_BCHW.shape[-2:]
+        if height % size or width % size:
+            raise ValueError(
+                f"image of {height} x {width} pixels is not made of whole {size}-pixel patches; resize or pad it"
+            )
+        with full_precision(images_BCHW.device):
+            images_BCHW = like_weight(images_BCHW, self.patches.weight)
+            grid_BDHW = functional.conv2d(images_BCHW, self.patches.weight.to(images_BCHW.dtype), stride=size)
+        tokens_BPD = grid_BDHW.flatten(2).transpose(1, 2)
+        table_PD = self._table(height // size, width // size, tokens_BPD)
+        cls_BPD = self.cls_D.to(tokens_BPD.dtype).expand(tokens_BPD.shape[0], 1, -1)
+        return (torch.cat([cls_BPD, tokens_BPD], dim=1) + table_PD).to(self.cls_D.dtype)
+
+    def _table(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        if self.positions_PD is not None:
+            side = self.config.image_size // self.config.patch_size
+            if (rows, columns) != (side, side):
+                raise ValueError(
+                    f"the stored position table fits {side} x {side} patches, the image has {rows} x {columns}; "
+                    f"resize it to {self.config.image_size} pixels or set vision.positions to 'computed'"
+                )
+            return self.positions_PD.to(like.dtype)
+        # Not a buffer: a buffer would be lost on the way through the meta device, and one tower serves many grids.
+        key = (rows, columns, like.device, like.dtype)
+        if key not in self._tables:
+            self._tables[key] = sincos_2d(rows, columns, self.config.width).to(like)
+        return self._tables[key]
