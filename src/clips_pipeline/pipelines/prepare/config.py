@@ -32,7 +32,7 @@ class TokenizerConfig:
     """
 
     kind: Literal["trained", "wordpiece", "clip_bpe"] = "trained"
-    vocabulary_size: int = 1024
+    vocabulary_size: int = 1000
     vocabulary_file: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,102 @@
+"""The nodes that prepare data. Each does nothing when what it would make is there and current."""
+
+import logging
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import to_mapping
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.prepare.stamp import is_stamped, stamp
+
+log = logging.getLogger(__name__)
+
+CONTACT_SHEET_RECORDS = 12
+
+
+def source_of(parameters: dict[str, Any]) -> Any:
+    """The source that the parameters choose: `shards.sources.source.Source`.
+
+    Raises:
+        ConfigError: its folder or files are missing or unreadable.
+    """
+    config = typed("prepare", parameters).source
+    if config.kind == "folder":
+        from clips_pipeline.shards.sources.folder import FolderSource
+
+        return FolderSource(config.folder)
+    from clips_pipeline.demo.source import ScenesSource
+
+    return ScenesSource(config.scenes)
+
+
+def is_current(parameters: dict[str, Any], shards: Path) -> bool:
+    """Whether `shards` holds what these parameters would prepare."""
+    from clips_pipeline.shards.prepare import is_current as shards_are_current
+
+    return shards_are_current(source_of(parameters), shards)
+
+
+def prepare_shards(parameters: dict[str, Any], target: Path) -> Path:
+    """Source to validated shards and their index."""
+    from clips_pipeline.shards.prepare import prepare
+
+    config = typed("prepare", parameters)
+    index = prepare(
+        source_of(parameters), target, processes=config.processes, max_skip_share=config.max_skip_share
+    )
+    for split, reasons in index.skips.items():
+        for reason, count in reasons.items():
+            log.warning("%s: skipped %d samples: %s", split, count, reason)
+    return target
+
+
+def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Path:
+    """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
+    from clips_pipeline.shards.index import load_index
+    from clips_pipeline.shards.loader import eval_samples
+    from clips_pipeline.text.bpe import ClipBpeTokenizer
+    from clips_pipeline.text.train_vocabulary import train_wordpiece
+    from clips_pipeline.text.wordpiece import WordPieceTokenizer
+
+    config = typed("prepare", parameters).tokenizer
+    facts = {"tokenizer": to_mapping(config)}
+    if config.kind == "trained":
+        facts["shards"] = load_index(shards).fingerprint
+    if is_stamped(target, facts):
+        log.info("%s: up to date, nothing to do", target)
+        return target
+    aside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    if config.kind == "trained":
+        records = eval_samples(shards, "train")
+        captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
+        tokenizer = train_wordpiece(captions, config.vocabulary_size, aside)
+    else:
+        if config.kind == "wordpiece":
+            tokenizer = WordPieceTokenizer.from_vocab(config.vocabulary_file)
+        else:
+            tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
+        tokenizer.save(aside)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    stamp(target, facts)
+    log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
+    return target
+
+
+def draw_contact_sheet(shards: Path, target: Path) -> Path:
+    """Pictures of the test split with all their captions, to look at."""
+    from clips_pipeline.demo.contact_sheet import contact_sheet
+    from clips_pipeline.shards.index import load_index
+    from clips_pipeline.shards.loader import eval_samples
+
+    facts = {"shards": load_index(shards).fingerprint}
+    if is_stamped(target, facts):
+        return target
+    records = list(islice(eval_samples(shards, "test"), CONTACT_SHEET_RECORDS))
+    contact_sheet(records, target)
+    stamp(target, facts)
+    log.info("%s: drawn", target)
+    return target
