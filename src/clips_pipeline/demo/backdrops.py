@@ -42,7 +42,7 @@ def _gradient(canvas: Canvas, top: int, bottom: int, above: RGB, below: RGB, tin
     step = np.arange(rows, dtype=np.int32)[:, None]
     last = max(1, rows - 1)
     column = (np.array(above, dtype=np.int32) * (last - step) + np.array(below, dtype=np.int32) * step) // last
-    canvas[top:bottom] = np.clip(column + tint, 0, 255)[:, None, :]
+    canvas[top:bottom] = np.minimum(np.maximum(column + tint, 0), 255)[:, None, :]
 
 
 def _at(canvas: Canvas, sixty_fourths: int) -> int:

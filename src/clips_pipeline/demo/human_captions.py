@@ -15,7 +15,7 @@ _SIDES = {
 
 
 def human_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
-    """Five different captions of 4 to about 15 words."""
+    """Five different captions of about 11 words, from 3 to 22."""
     captions: list[str] = []
     while len(captions) < CAPTIONS:
         caption = _caption(scene, draws)

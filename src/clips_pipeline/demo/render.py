@@ -4,6 +4,7 @@ Shape legend: S = pixels per side of the picture, C = 3 colour channels, P = pix
 """
 
 import io
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,7 @@ def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: 
     under[:] = (under * counts[window][:, :, CUT, None] + paint[window] + FULL // 2) // FULL
 
 
+@lru_cache(maxsize=512)
 def _palette(colour: str, tint: int) -> NDArray[np.int32]:
     body, pattern = PAINT[colour]
     palette = np.zeros((ROLES, 3), dtype=np.int32)
@@ -116,4 +118,6 @@ def _palette(colour: str, tint: int) -> NDArray[np.int32]:
         palette[OUTLINE] = (96, 98, 110)
     if colour == "black":
         palette[SHADE] = (78, 78, 88)
-    return np.clip(palette, 0, 255)
+    np.clip(palette, 0, 255, out=palette)
+    palette.flags.writeable = False
+    return palette
