@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from clips_pipeline.models.precision import BlockNorm
 from clips_pipeline.models.sizes import MLP_RATIO
@@ -74,15 +73,11 @@ class Attention(nn.Module):
 
 
 def _causal_tail(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, keep_BP: Tensor | None) -> Tensor:
-    """Attention of the last Q of S positions:
+    """Attention of the last Q of S positions: query i sees keys up to its own place, less those that `keep_BP` hides.
 
-    query i sees keys up to its own place, less those that `keep_BP` hides.
+    The mask is (Q, S), not (S, S). Fused kernels take it; their own causal flag starts from the other corner.
     """
     queries, keys = q_BHQK.shape[2], k_BHSK.shape[2]
-    if keep_BP is None and q_BHQK.is_cuda:
-        # Fused kernels know this pattern; elsewhere PyTorch would build the mask below and warn about it.
-        bias = causal_lower_right(queries, keys)
-        return functional.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSK, attn_mask=bias)  # type: ignore[arg-type, unused-ignore]
     mask = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQK.device).tril(keys - queries)
     if keep_BP is not None:
         keep_BS = functional.pad(keep_BP, (0, queries), value=True)

@@ -1,0 +1,1 @@
+"""The two losses of CLIPS, in PyTorch alone."""

@@ -1,0 +1,103 @@
+"""The generative loss: cross-entropy of the synthetic caption's tokens, without ever holding all logits.
+
+CLIPS paper, section 3: one mean over all valid tokens of the whole batch, so long captions weigh more than short ones.
+
+Shapes: N valid positions of this rank, R positions of a chunk, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from clips_pipeline.losses.gather import world_size
+from clips_pipeline.losses.precision import in_full_precision
+
+_NO_DIVISION_BY_ZERO = 1.0e-8
+
+
+def caption_loss(
+    hidden_ND: Tensor,
+    head_weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    chunk: int = 1024,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Cross-entropy of `hidden @ head_weight.T` with the targets, in nats per token.
+
+    Args:
+        hidden_ND: the captioner's normalised state at this rank's valid positions; N may be 0 and may differ between
+            ranks.
+        head_weight_VD: the vocabulary head.
+        targets_N: ids to predict.
+        chunk: positions whose logits are held at once, 4 * chunk * V bytes in float32, twice.
+        group: the ranks that share one mean over tokens; None is this process alone.
+
+    Returns:
+        A scalar in at least float32: this rank's sum, scaled so that its mean over ranks is the loss of the joint
+        batch; the same holds for gradients that are averaged over ranks. Without any target it is 0, with gradient 0.
+
+    Raises:
+        ValueError: hidden rows and targets differ in number, or `chunk` is below 1.
+    """
+    if hidden_ND.shape[0] != targets_N.shape[0]:
+        raise ValueError(f"{hidden_ND.shape[0]} hidden rows for {targets_N.shape[0]} targets; they must match")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; use 1 or more")
+    with in_full_precision(hidden_ND.device):
+        kind = torch.promote_types(torch.promote_types(hidden_ND.dtype, head_weight_VD.dtype), torch.float32)
+        total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_ND.to(kind), head_weight_VD.to(kind), targets_N, chunk
+        )
+        count = torch.tensor(float(targets_N.shape[0]), dtype=kind, device=hidden_ND.device)
+        ranks = world_size(group)
+        if ranks > 1:
+            dist.all_reduce(count, group=group)
+        return total * ranks / (count + _NO_DIVISION_BY_ZERO)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Sum of cross-entropies whose gradient is made along the way.
+
+    Once a chunk's logits are known their gradient is too, so making both at once saves keeping or recomputing the
+    logits. Kept for the backward pass: one (N, D) and one (V, D).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+        """The sum, a scalar."""
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_ND = torch.zeros_like(hidden_ND) if wants_hidden else None
+        grad_VD = torch.zeros_like(weight_VD) if wants_weight else None
+        total = hidden_ND.new_zeros(())
+        for low in range(0, hidden_ND.shape[0], chunk):
+            rows = slice(low, low + chunk)
+            logits_RV = hidden_ND[rows] @ weight_VD.T
+            log_sum_R = logits_RV.logsumexp(dim=1)
+            target_R1 = targets_N[rows, None]
+            total += (log_sum_R - logits_RV.gather(1, target_R1)[:, 0]).sum()
+            if grad_ND is None and grad_VD is None:
+                continue
+            # Softmax less one at the target, in the logits' own memory.
+            slope_RV = logits_RV.sub_(log_sum_R[:, None]).exp_()
+            slope_RV.scatter_add_(1, target_R1, slope_RV.new_full((1, 1), -1.0).expand(target_R1.shape))
+            if grad_ND is not None:
+                grad_ND[rows] = slope_RV @ weight_VD
+            if grad_VD is not None:
+                grad_VD.addmm_(slope_RV.T, hidden_ND[rows])
+        ctx.save_for_backward(grad_ND, grad_VD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Scale what the forward pass made."""
+        grad_ND, grad_VD = ctx.saved_tensors
+        (gradient,) = gradients
+        return (
+            None if grad_ND is None else grad_ND * gradient,
+            None if grad_VD is None else grad_VD * gradient,
+            None,
+            None,
+        )

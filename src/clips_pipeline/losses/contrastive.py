@@ -1,0 +1,83 @@
+"""The contrastive loss: two separate symmetric InfoNCE terms, image with web caption and image with fragment.
+
+CLIPS paper, section 3. Each softmax sees one kind of caption only: a fragment is never a negative for a web caption.
+Negatives come from the batches of all ranks; each rank computes its own rows against all columns.
+
+Shapes: B rows of this rank, G rows of all ranks, R rows of a chunk, E embedding.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from clips_pipeline.losses.gather import gather_rows, rank_in
+from clips_pipeline.losses.precision import in_full_precision
+
+
+def contrastive_loss(
+    image_BE: Tensor,
+    web_BE: Tensor,
+    fragment_BE: Tensor,
+    logit_scale: Tensor,
+    *,
+    chunk_rows: int | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE of images with web captions, and of images with fragments. The method's loss is the mean of both.
+
+    Args:
+        image_BE: unit rows.
+        web_BE: unit rows; row i belongs to image i.
+        fragment_BE: unit rows; row i belongs to image i.
+        logit_scale: scalar factor of the cosines (not its logarithm).
+        chunk_rows: rows of logits held at once; they are recomputed in the backward pass. None: all, without
+            recomputation.
+        group: the ranks that share negatives, each with as many rows; None is this process alone.
+
+    Returns:
+        Both terms in nats, in at least float32, as means over this rank's rows: their mean over ranks is the loss of
+        the joint batch. After averaging over ranks, so are the gradients.
+
+    Raises:
+        ValueError: the three batches differ in shape, or `chunk_rows` is below 1.
+    """
+    if not image_BE.shape == web_BE.shape == fragment_BE.shape:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (image_BE, web_BE, fragment_BE))
+        raise ValueError(f"image, web and fragment rows must match, found {shapes}")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows is {chunk_rows}; use 1 or more, or None for all rows at once")
+    with in_full_precision(image_BE.device):
+        local_3BE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_BE, web_BE, fragment_BE)]
+        # One message instead of three; both terms read the same gathered images.
+        width = image_BE.shape[1]
+        gathered_GE = torch.split(gather_rows(torch.cat(local_3BE, dim=1), group), width, dim=1)
+        first = rank_in(group) * image_BE.shape[0]
+        image, *texts = zip(local_3BE, gathered_GE, strict=True)
+        terms = []
+        for text in texts:
+            to_text = _cross_entropy(image[0] * logit_scale, text[1], first, chunk_rows)
+            to_image = _cross_entropy(text[0] * logit_scale, image[1], first, chunk_rows)
+            terms.append((to_text + to_image) / 2)
+        return terms[0], terms[1]
+
+
+def _cross_entropy(rows_BE: Tensor, columns_GE: Tensor, first: int, chunk_rows: int | None) -> Tensor:
+    """Mean cross-entropy of picking column `first + i` for row i."""
+    rows = rows_BE.shape[0]
+    target_B = torch.arange(first, first + rows, device=rows_BE.device)
+    if chunk_rows is None or chunk_rows >= rows:
+        return _summed(rows_BE, columns_GE, target_B) / rows
+    total = rows_BE.new_zeros(())
+    for low in range(0, rows, chunk_rows):
+        chunk = slice(low, low + chunk_rows)
+        part: Tensor = checkpoint(
+            _summed, rows_BE[chunk], columns_GE, target_B[chunk], use_reentrant=False, preserve_rng_state=False
+        )
+        total = total + part
+    return total / rows
+
+
+def _summed(rows_RE: Tensor, columns_GE: Tensor, target_R: Tensor) -> Tensor:
+    return functional.cross_entropy(rows_RE @ columns_GE.T, target_R, reduction="sum")

@@ -1,0 +1,98 @@
+"""Both losses of CLIPS together: total = 1 * contrastive + 2 * caption (CLIPS paper, section 3).
+
+Shapes: B batch, N valid target positions, E embedding, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch.distributed as dist
+from torch import Tensor
+
+from clips_pipeline.losses.caption import caption_loss
+from clips_pipeline.losses.contrastive import contrastive_loss
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the two losses in the total."""
+
+    contrastive: float = 1.0
+    caption: float = 2.0
+
+
+class ModelOutput(Protocol):
+    """What the losses read of a model's output; see `models.clips.ClipsOutput`."""
+
+    @property
+    def image_BE(self) -> Tensor:
+        """Unit rows."""
+
+    @property
+    def web_BE(self) -> Tensor:
+        """Unit rows."""
+
+    @property
+    def fragment_BE(self) -> Tensor:
+        """Unit rows."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor of the cosines, a scalar."""
+
+    @property
+    def caption_hidden_ND(self) -> Tensor:
+        """Captioner state at valid positions."""
+
+    @property
+    def caption_targets_N(self) -> Tensor:
+        """Ids to predict there."""
+
+
+class LossParts(NamedTuple):
+    """Scalars in nats, unweighted but for the total; the mean over ranks is the value of the joint batch."""
+
+    total: Tensor
+    contrastive: Tensor
+    contrastive_web: Tensor
+    contrastive_fragment: Tensor
+    caption: Tensor
+
+
+def clips_loss(
+    output: ModelOutput,
+    head_weight_VD: Tensor,
+    weights: LossWeights | None = None,
+    *,
+    contrastive_chunk: int | None = None,
+    caption_chunk: int = 1024,
+    group: dist.ProcessGroup | None = None,
+) -> LossParts:
+    """The method's loss of one batch.
+
+    Args:
+        output: what the model gave for this rank's samples.
+        head_weight_VD: the captioner's vocabulary head.
+        weights: factors; None is the paper's 1 and 2.
+        contrastive_chunk: rows of contrastive logits held at once; None is all.
+        caption_chunk: positions whose caption logits are held at once.
+        group: the ranks of one joint batch; None is this process alone, also where torch.distributed is initialised.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    weights = LossWeights() if weights is None else weights
+    web, fragment = contrastive_loss(
+        output.image_BE,
+        output.web_BE,
+        output.fragment_BE,
+        output.logit_scale,
+        chunk_rows=contrastive_chunk,
+        group=group,
+    )
+    contrastive = (web + fragment) / 2
+    caption = caption_loss(
+        output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk=caption_chunk, group=group
+    )
+    total = weights.contrastive * contrastive + weights.caption * caption
+    return LossParts(total, contrastive, web, fragment, caption)
