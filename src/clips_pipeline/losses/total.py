@@ -1,3 +1,4 @@
+# ruff: noqa: N802  (fields carry shape suffixes in capitals)
 """Both losses of CLIPS together: total = 1 * contrastive + 2 * caption (CLIPS paper, section 3).
 
 Shapes: B batch, N valid target positions, E embedding, D width, V vocabulary.
