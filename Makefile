@@ -99,6 +99,11 @@ drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install
 
+##@ Measure
+.PHONY: startup
+startup: $(STAMP) ## seconds from `kedro run` to the first training step
+	$(BIN)/python -m benchmarks.startup
+
 ##@ Upkeep
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
@@ -116,7 +121,7 @@ distclean: clean ## clean, and remove .venv too
 
 # The stamp is touched last, so an installation that was cut short is done again, and one that is complete costs nothing.
 # uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,
-# pip installs the same locked set. Both check every hash of the lock.
+# pip installs the same locked set (the lock is complete, so pip need not resolve anything). Both check every hash.
 $(STAMP): pyproject.toml requirements.lock
 	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
 	  for candidate in $$(type -aP python3.11 python3 python); do \
@@ -134,7 +139,7 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.txt
 	@if $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; then :; else \
 	  echo "uv could not install the lock (it does not read pip's configuration); pip does it now, which takes longer"; \
-	  $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
