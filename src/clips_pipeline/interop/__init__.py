@@ -1,0 +1,1 @@
+"""Other layouts of the model on disk, in and out."""

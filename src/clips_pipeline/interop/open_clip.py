@@ -1,0 +1,212 @@
+"""open_clip's layout of CLIPS, which is also that of the published checkpoints: read and written with the same keys.
+
+Published checkpoints hold the two towers and the temperature, no captioner. Differences of layout:
+
+- open_clip fuses nothing we split, but names differ and both projections are stored transposed, (width, embed);
+- `visual.positional_embedding` is a parameter there. Here it is the fixed sin-cos table, computed for any image size;
+a table that
+  was trained further is recognised and kept as it is;
+- open_clip knows no PAD mask: a model with `text.padding` "mask" gives other text features there.
+
+Shapes: D width, E embedding, P positions (CLS first), L text context.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.initialise import initialise_captioner
+from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig, VisionConfig
+from clips_pipeline.models.vision import sincos_2d
+
+HEAD_WIDTH = 64
+"""Width of an attention head in all published models, but for one tower:"""
+
+HEAD_WIDTHS_VISION = {1280: 80}
+"""Vision width to head width where it is not 64 (H/14: 16 heads)."""
+
+_TABLE = "visual.positional_embedding"
+_SAME_TABLE = 1.0e-3
+"""A stored table this near to the computed one (absolute) is taken for it; half precision keeps well within."""
+
+_BLOCK_NAMES = {
+    "ln_1.weight": "ln_1.weight",
+    "ln_1.bias": "ln_1.bias",
+    "attn.in_proj_weight": "attn.in_proj.weight",
+    "attn.in_proj_bias": "attn.in_proj.bias",
+    "attn.out_proj.weight": "attn.out_proj.weight",
+    "attn.out_proj.bias": "attn.out_proj.bias",
+    "ln_2.weight": "ln_2.weight",
+    "ln_2.bias": "ln_2.bias",
+    "mlp.c_fc.weight": "mlp.c_fc.weight",
+    "mlp.c_fc.bias": "mlp.c_fc.bias",
+    "mlp.c_proj.weight": "mlp.c_proj.weight",
+    "mlp.c_proj.bias": "mlp.c_proj.bias",
+}
+
+
+def to_state_dict(model: ClipsModel) -> dict[str, Tensor]:
+    """The towers and the temperature under open_clip's keys, as copies in the model's own precision.
+
+    The captioner is left out. The position table is the one for the configured image size.
+    """
+    named = {key: tensor.detach().clone().contiguous() for key, tensor in _named(model).items()}
+    if _TABLE not in named:
+        config = model.config.vision
+        side = config.image_size // config.patch_size
+        named[_TABLE] = sincos_2d(side, side, config.width).to(model.vision.cls_D)
+    return named
+
+
+def from_state_dict(
+    state_dict: Mapping[str, Tensor],
+    image_size: int,
+    *,
+    padding: Literal["attend", "mask"] = "attend",
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> ClipsModel:
+    """A model with the towers of an open_clip `CLIP` checkpoint; every key must be there and none may be over.
+
+    Sizes are read off the tensors. The number of heads is not in them: heads are taken as 64 wide (80 in a vision
+    tower 1280 wide), as in all published models. The captioner, which checkpoints lack, is initialised afresh, as
+    wide and deep as the text tower, from PyTorch's default generator.
+
+    Args:
+        state_dict: open_clip's keys to tensors.
+        image_size: side of square images in pixels. It may differ from the one trained with, unless the table was
+            trained.
+        padding: what the model does with PAD; published weights were trained with "attend".
+        vision_heads: heads of the vision tower, where the rule is wrong.
+        text_heads: likewise for the text tower.
+
+    Raises:
+        ConfigError: missing or unexpected keys, a tensor of another shape, or sizes that no model has.
+    """
+    config = _read_config(state_dict, image_size, padding, vision_heads, text_heads)
+    with torch.device("meta"):
+        model = ClipsModel(config)
+    model.to_empty(device="cpu")
+    initialise_captioner(model.captioner)
+    named = _named(model)
+    expected = {*named, _TABLE}
+    missing, unexpected = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)
+    if missing or unexpected:
+        raise ConfigError(
+            f"open_clip state dict: {_list('missing', missing)}{_list('unexpected', unexpected)}{_REMEDY}"
+        )
+    with torch.no_grad():
+        for key, tensor in named.items():
+            found = tuple(state_dict[key].shape)
+            if found != tuple(tensor.shape):
+                raise ConfigError(f"open_clip state dict: {key} is {found}, expected {tuple(tensor.shape)}{_REMEDY}")
+            tensor.copy_(state_dict[key])
+    return model
+
+
+_REMEDY = "; only CLIPS towers in open_clip's CLIP layout can be read (no ln_pre, no `text.` prefix, no captioner)"
+
+
+def _list(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    return f"{what} {shown}. "
+
+
+def _named(model: ClipsModel) -> dict[str, Tensor]:
+    """open_clip's keys to our own tensors, in open_clip's shapes: writing into them changes the model."""
+    vision, text = model.vision, model.text
+    named: dict[str, Tensor] = {
+        "logit_scale": model.logit_scale,
+        "positional_embedding": text.positions_LD,
+        "text_projection": text.head.weight.T,
+        "token_embedding.weight": text.token_embedding.weight,
+        "ln_final.weight": text.norm.weight,
+        "ln_final.bias": text.norm.bias,
+        "visual.class_embedding": vision.cls_D,
+        "visual.conv1.weight": vision.patches.weight,
+        "visual.proj": vision.head.weight.T,
+        "visual.ln_post.weight": vision.norm.weight,
+        "visual.ln_post.bias": vision.norm.bias,
+    }
+    if vision.positions_PD is not None:
+        named[_TABLE] = vision.positions_PD
+    for prefix, blocks in (("", text.blocks), ("visual.", vision.blocks)):
+        for number, block in enumerate(blocks):
+            named |= _named_block(f"{prefix}transformer.resblocks.{number}.", block)
+    return named
+
+
+def _named_block(prefix: str, block: nn.Module) -> dict[str, Tensor]:
+    parameters = dict(block.named_parameters())
+    return {prefix + theirs: parameters[ours] for theirs, ours in _BLOCK_NAMES.items()}
+
+
+def _read_config(
+    state_dict: Mapping[str, Tensor],
+    image_size: int,
+    padding: Literal["attend", "mask"],
+    vision_heads: int | None,
+    text_heads: int | None,
+) -> ClipsConfig:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, rank in (
+        ("token_embedding.weight", 2),
+        ("positional_embedding", 2),
+        ("visual.conv1.weight", 4),
+        ("visual.proj", 2),
+    ):
+        if key not in state_dict:
+            raise ConfigError(f"open_clip state dict: missing {key}{_REMEDY}")
+        shapes[key] = tuple(state_dict[key].shape)
+        if len(shapes[key]) != rank:
+            raise ConfigError(f"open_clip state dict: {key} is {shapes[key]}, expected {rank} dimensions{_REMEDY}")
+    vocab_size, text_width = shapes["token_embedding.weight"]
+    vision_width, _, patch_size, _ = shapes["visual.conv1.weight"]
+    text = TextConfig(
+        vocab_size=vocab_size,
+        width=text_width,
+        depth=_depth(state_dict, ""),
+        heads=text_heads or _heads("text", text_width, HEAD_WIDTH),
+        context_length=shapes["positional_embedding"][0],
+        padding=padding,
+    )
+    vision = VisionConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=vision_width,
+        depth=_depth(state_dict, "visual."),
+        heads=vision_heads or _heads("vision", vision_width, HEAD_WIDTHS_VISION.get(vision_width, HEAD_WIDTH)),
+    )
+    if _TABLE in state_dict and not _is_computed(state_dict[_TABLE], vision_width):
+        vision = dataclasses.replace(vision, positions="stored")
+    captioner = CaptionerConfig(vocab_size=vocab_size, width=text_width, depth=text.depth, heads=text.heads)
+    return ClipsConfig(vision=vision, text=text, captioner=captioner, embed_dim=shapes["visual.proj"][1])
+
+
+def _depth(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    pattern = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
+    return len({found[1] for key in state_dict if (found := pattern.match(key))})
+
+
+def _heads(part: str, width: int, head_width: int) -> int:
+    if width % head_width:
+        raise ConfigError(
+            f"{part} width {width} is no multiple of the published head width {head_width}; give {part}_heads"
+        )
+    return width // head_width
+
+
+def _is_computed(table_PD: Tensor, width: int) -> bool:
+    side = round(max(table_PD.shape[0] - 1, 0) ** 0.5)
+    computed_PD = sincos_2d(side, side, width)
+    return table_PD.shape == computed_PD.shape and bool(
+        (table_PD.float().cpu() - computed_PD).abs().amax() <= _SAME_TABLE
+    )
