@@ -14,6 +14,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards.sources.source import Classes
+from clips_pipeline.shards.sources.source import Split as Split
 
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"

@@ -1,0 +1,181 @@
+"""The samples of one rank: same samples in the same order for any number of ranks and workers, and exact resumption.
+
+Epoch e is one order of all samples (`order.EpochOrder`). Global batch number b is the positions from b * G, G samples;
+rank r of R takes its r-th part of them, so that the parts of all ranks, in order, are the batch of one process. Worker
+w of W makes batches w, w + W, …, which torch's DataLoader hands out in turn. All of it is arithmetic: nothing has to be
+read to begin in the middle of an epoch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.shards import records
+from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.order import EpochOrder
+from clips_pipeline.shards.reader import ShardSet
+from clips_pipeline.shards.records import Skip
+from clips_pipeline.shards.tar import BadSampleError
+from clips_pipeline.shards.transforms import ImageConfig, Pixels, UndecodableImageError, train_pixels
+
+log = logging.getLogger(__name__)
+
+# So many bad samples one after the other are no accident.
+_MOST_TRIES = 1_000
+
+
+class Rows(Protocol):
+    """Ids of one sample; see `text.captions.CaptionRows`."""
+
+    @property
+    def web(self) -> list[int]:
+        """Row of the text tower."""
+        ...
+
+    @property
+    def fragment(self) -> list[int]:
+        """Row of the text tower."""
+        ...
+
+    @property
+    def target(self) -> list[int]:
+        """Row of the captioner."""
+        ...
+
+
+class Captions(Protocol):
+    """Makes rows of captions; `text.captions.CaptionReader` does."""
+
+    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> Rows:
+        """Rows of one sample, a pure function of the arguments."""
+        ...
+
+
+class TrainDataset(IterableDataset[ClipsBatch]):
+    """Whole batches of one rank, in Composer's protocol for resumption. Made by `train_loader`."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        order: EpochOrder,
+        captions: Captions,
+        images: ImageConfig,
+        *,
+        global_batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+    ) -> None:
+        self.shards, self.order, self.captions, self.images = shards, order, captions, images
+        self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch; samples that do not fill one are left to other epochs, whose order differs."""
+        return self.order.total // self.global_batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration reads, from its beginning. For the present epoch nothing changes."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def state_dict(self, num_samples: int, from_beginning: bool = True) -> dict[str, Any]:
+        """Where to go on.
+
+        Args:
+            num_samples: global count of samples that the training has taken.
+            from_beginning: counted from the beginning of the epoch; otherwise from where the present iteration began.
+        """
+        samples = num_samples if from_beginning else self.start + num_samples
+        return {"epoch": self.epoch, "samples": samples, "seed": self.seed, "shards": self.shards.fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there, with any number of ranks and workers; the next iteration yields the rest of the epoch.
+
+        Raises:
+            ConfigError: the state belongs to other shards or another seed, so the order would be another.
+        """
+        for name, mine in (("shards", self.shards.fingerprint), ("seed", self.seed)):
+            if state[name] != mine:
+                raise ConfigError(
+                    f"the checkpoint was made with {name} {state[name]}, now it is {mine}, which gives another "
+                    "order of samples; restore the former data and parameters, or train anew"
+                )
+        self.epoch, self.start = int(state["epoch"]), int(state["samples"])
+
+    def __iter__(self) -> Iterator[ClipsBatch]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        # Read here and not while batches are made: `set_epoch` may come before the last batch has been asked for.
+        epoch, start, size = self.epoch, self.start, self.global_batch_size
+        batches = (self.order.total - start) // size
+        return (self._batch(epoch, start + number * size) for number in range(first, batches, step))
+
+    def _batch(self, epoch: int, start: int) -> ClipsBatch:
+        """This rank's part of the global batch that begins at position `start`."""
+        count = self.global_batch_size // self.world_size
+        size, skipped = self.images.size, Counter[str]()
+        images_BCHW = _shared_images(count, size)
+        pixels_BCHW = images_BCHW.numpy()
+        keys, rows = [], []
+        for i in range(count):
+            position = start + self.rank * count + i
+            pixels_BCHW[i], row, key = self._sample(epoch, position, skipped)
+            rows.append(row)
+            keys.append(key)
+        return ClipsBatch(
+            images_BCHW,
+            torch.tensor([row.web for row in rows]),
+            torch.tensor([row.fragment for row in rows]),
+            torch.tensor([row.target for row in rows]),
+            keys,
+            dict(skipped),
+        )
+
+    def _sample(self, epoch: int, position: int, skipped: Counter[str]) -> tuple[Pixels, Rows, str]:
+        """The sample at `position`; if it is bad, the one a batch later in the order, or the next good one after that.
+
+        Ranks need not agree on anything: which sample takes the place follows from the order and the data. The batch in
+        between keeps a sample from standing twice in one batch, where it would be its own negative.
+        """
+        total = self.order.total
+        tries = 0
+        for later in (0, *range(self.global_batch_size, self.global_batch_size + min(total, _MOST_TRIES))):
+            if later and later % total == 0:
+                continue
+            tries += 1
+            shard, row = self.order.at(epoch, (position + later) % total)
+            try:
+                return self._read(epoch, shard, row)
+            except BadSampleError as bad:
+                skipped[bad.skip.reason] += 1
+                log.warning("skipped in %s: %s", self.shards.shards[shard].path, bad)
+        raise ConfigError(
+            f"{self.shards.folder}: {tries} samples in a row cannot be used ({dict(skipped)}); "
+            "run `kedro run --pipelines prepare` or restore the data"
+        )
+
+    def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, Rows, str]:
+        record = self.shards.read(shard, row)
+        try:
+            pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=record.key)
+        except UndecodableImageError as error:
+            raise BadSampleError(Skip(records.UNDECODABLE_IMAGE, record.key, str(error))) from None
+        ids = self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=record.key)
+        return pixels, ids, record.key
+
+
+def _shared_images(count: int, size: int) -> Tensor:
+    """Room for (count, 3, size, size) pixels; in a worker it is memory that the trainer sees, so nothing is copied."""
+    shape = (count, 3, size, size)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * 3 * size * size, device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -1,0 +1,113 @@
+"""A torch DataLoader of training batches; `eval_samples` is here too, for those who have torch anyway."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.dataset import Captions, TrainDataset
+from clips_pipeline.shards.order import EpochOrder
+from clips_pipeline.shards.reader import SampleFields, ShardSet
+from clips_pipeline.shards.reader import eval_samples as eval_samples
+from clips_pipeline.shards.transforms import ImageConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """What does not change the meaning of a batch.
+
+    Attributes:
+        fields: where the captions stand in a sample.
+        block_samples: samples are shuffled within blocks of so many, whole shards at a time.
+        prefetch_batches: batches that each worker holds ready.
+    """
+
+    fields: SampleFields = field(default_factory=SampleFields)
+    block_samples: int = 250_000
+    prefetch_batches: int = 2
+
+    def __post_init__(self) -> None:
+        if self.block_samples < 1 or self.prefetch_batches < 1:
+            raise ConfigError("block_samples and prefetch_batches must be at least 1")
+
+
+def train_loader(
+    index_dir: Path,
+    split: str,
+    caption_reader: Captions,
+    image_config: ImageConfig,
+    *,
+    global_batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    config: LoaderConfig | None = None,
+) -> DataLoader[ClipsBatch]:
+    """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
+
+    Call `.dataset.set_epoch(e)` before every epoch: workers are started anew for each one and so learn of it.
+
+    Args:
+        index_dir: folder of `index.json`.
+        split: which shards, usually `train`.
+        caption_reader: makes rows of ids.
+        image_config: resolution and augmentation.
+        global_batch_size: samples of a step over all ranks.
+        rank: of this process, from 0.
+        world_size: number of ranks.
+        workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
+        seed: of order and augmentation.
+        config: block size, names of caption fields, prefetching.
+
+    Raises:
+        ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
+            shards are not what the index says.
+    """
+    config = config if config is not None else LoaderConfig()
+    if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
+        raise ConfigError(
+            f"global_batch_size {global_batch_size}, rank {rank} of {world_size}, workers {workers}: out of range"
+        )
+    if global_batch_size % world_size:
+        raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
+    shards = ShardSet(index_dir, split, config.fields)
+    order = EpochOrder(shards.samples, seed, config.block_samples)
+    if order.total < global_batch_size:
+        raise ConfigError(
+            f"split {split!r} in {index_dir} has {order.total} samples, fewer than one global batch of "
+            f"{global_batch_size}; lower the batch size or give more data"
+        )
+    # Those of the next block are opened while the last samples of this one are read.
+    shards.keep_open = order.widest_block + 8
+    dataset = TrainDataset(
+        shards,
+        order,
+        caption_reader,
+        image_config,
+        global_batch_size=global_batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+    )
+    workers = min(workers, len(dataset))
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=config.prefetch_batches if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        # Of its own: otherwise each epoch would take a number from torch's global generator.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _as_it_is(batch: T) -> T:
+    return batch

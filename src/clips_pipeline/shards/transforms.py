@@ -1,0 +1,222 @@
+"""Encoded images to pixels: random crops and colours for training, one fixed framing for evaluation.
+
+Published (OpenVision, which trains CLIPS; docs/method.md): inception crops of 40 to 100 % of the area, aspect 3/4 to
+4/3, bilinear with antialiasing; colour jitter and grey pictures; no flips. Loads torch only where tensors are made.
+
+Legend of suffixes: B batch, C channels (red, green, blue), H W image.
+"""
+
+import hashlib
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.shards.check import DECODE_ERRORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Box = tuple[float, float, float, float]
+Pixels = NDArray[np.uint8]
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_CROP_TRIES = 100
+
+
+class UndecodableImageError(ValueError):
+    """Bytes that Pillow cannot decode."""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Resolution, framing, augmentation and normalisation. Strength 0 or probability 0 switches a change off.
+
+    Attributes:
+        size: pixels per side of what the model sees.
+        crop_area: share of the area that a random crop takes; (1, 1) switches crops off: framing as in evaluation.
+        crop_aspect: width / height of a random crop before it is made square.
+        color_jitter: strength s: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s of
+            the circle.
+        color_jitter_probability: of a picture being changed so.
+        grayscale_probability: of a picture losing its colours.
+        framing: of evaluation: `crop` keeps the aspect and cuts the middle out, `squash` keeps everything.
+        interpolation: with antialiasing, everywhere.
+        reduced_decoding: training decodes a JPEG at 1/2, 1/4 or 1/8 where the crop still has enough pixels; faster, and
+            almost the same pixels.
+        mean: of red, green and blue, in [0, 1]; those of ImageNet by default.
+        std: likewise.
+    """
+
+    size: int
+    crop_area: tuple[float, float] = (0.4, 1.0)
+    crop_aspect: tuple[float, float] = (0.75, 4 / 3)
+    color_jitter: float = 0.4
+    color_jitter_probability: float = 0.8
+    grayscale_probability: float = 0.2
+    framing: Literal["crop", "squash"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    reduced_decoding: bool = True
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size: {self.size} pixels; give 1 or more")
+        if not 0.0 < self.crop_area[0] <= self.crop_area[1] <= 1.0:
+            raise ConfigError(f"crop_area: {self.crop_area}; give two shares of the area, the smaller first, above 0")
+        if not 0.0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ConfigError(f"crop_aspect: {self.crop_aspect}; give two ratios above 0, the smaller first")
+        if not 0.0 <= self.color_jitter <= 1.0:
+            raise ConfigError(f"color_jitter: {self.color_jitter}; give a strength from 0 (off) to 1")
+        for name in ("color_jitter_probability", "grayscale_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name}: {getattr(self, name)}; give a probability from 0 (off) to 1")
+        if min(self.std) <= 0.0:
+            raise ConfigError(f"std: {self.std}; every number must be above 0")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, for `config.json` of an exported model; `config.from_mapping` reads them."""
+        return to_mapping(self)
+
+
+def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str) -> Pixels:
+    """A random view of an encoded image: a pure function of its arguments.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        UndecodableImageError: the bytes are no whole image.
+    """
+    # "image" keeps these draws apart from those of the fragment, which has the same seed, epoch and key.
+    digest = hashlib.blake2b(f"image/{seed}/{epoch}/{key}".encode(), digest_size=8).digest()
+    draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            if config.crop_area == (1.0, 1.0):
+                picture = _framed(_rgb(opened), config)
+            else:
+                picture = _resized(opened, _random_box(opened.size, config, draws), config, config.reduced_decoding)
+    except DECODE_ERRORS as error:
+        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+    return _channels_first(_random_colours(picture, config, draws))
+
+
+def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
+    """The fixed view of a picture, as (3, size, size) uint8.
+
+    Raises:
+        UndecodableImageError: the picture was opened from bytes that are no whole image.
+    """
+    try:
+        return _channels_first(_framed(_rgb(image), config))
+    except DECODE_ERRORS as error:
+        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+
+
+def eval_image(image: Image.Image, config: ImageConfig) -> "Tensor":
+    """The fixed view of a picture as the model takes it: (3, size, size) float32, normalised.
+
+    Raises:
+        UndecodableImageError: as `eval_pixels`.
+    """
+    import torch
+
+    return normalise(torch.from_numpy(eval_pixels(image, config))[None], config.mean, config.std)[0]
+
+
+def normalise(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """uint8 to float32: (pixel / 255 - mean) / std per channel, on the device of the images."""
+    import torch
+
+    if images_BCHW.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 from 0 to 255, not {images_BCHW.dtype}: normalised twice?")
+    mean_C11 = torch.tensor(mean, device=images_BCHW.device).view(-1, 1, 1)
+    std_C11 = torch.tensor(std, device=images_BCHW.device).view(-1, 1, 1)
+    return (images_BCHW.float() / 255.0 - mean_C11) / std_C11
+
+
+def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random) -> Box:
+    """Left, top, right, bottom of an inception crop in pixels; the whole picture when none fits."""
+    width, height = size
+    for _ in range(_CROP_TRIES):
+        area = draws.uniform(*config.crop_area) * width * height
+        aspect = draws.uniform(*config.crop_aspect)
+        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = draws.randint(0, width - w), draws.randint(0, height - h)
+            return left, top, left + w, top + h
+    return 0, 0, width, height
+
+
+def _resized(picture: Image.Image, box: Box, config: ImageConfig, reduce: bool) -> Image.Image:
+    """The part of `picture` within `box`, made square."""
+    width, height = picture.size
+    if reduce:
+        # A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a smaller picture for less work.
+        enough = min(box[2] - box[0], box[3] - box[1]) / config.size
+        scale = max((scale for scale in (2, 4, 8) if scale <= enough), default=1)
+        if scale > 1:
+            picture.draft("RGB", (width // scale, height // scale))
+    x, y = picture.width / width, picture.height / height
+    scaled = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+    return _rgb(picture).resize((config.size, config.size), _FILTERS[config.interpolation], box=scaled)
+
+
+def _framed(picture: Image.Image, config: ImageConfig) -> Image.Image:
+    width, height = picture.size
+    side = min(width, height)
+    # Resizing the middle square is resizing the shorter side and then cutting, without the rounding in between.
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (0, 0, width, height) if config.framing == "squash" else (left, top, left + side, top + side)
+    return _resized(picture, box, config, reduce=False)
+
+
+def _random_colours(picture: Image.Image, config: ImageConfig, draws: random.Random) -> Image.Image:
+    # Always drawn, so that switching one change off leaves the others as they were.
+    jitter, gray = draws.random(), draws.random()
+    if config.color_jitter > 0.0 and jitter < config.color_jitter_probability:
+        reach, turn = 0.8 * config.color_jitter, 0.2 * config.color_jitter
+        changes = ["brightness", "contrast", "saturation", "hue"]
+        draws.shuffle(changes)
+        for change in changes:
+            if change == "hue":
+                picture = _turn_hue(picture, draws.uniform(-turn, turn))
+            else:
+                picture = _ENHANCERS[change](picture).enhance(draws.uniform(1.0 - reach, 1.0 + reach))
+    if gray < config.grayscale_probability:
+        picture = picture.convert("L").convert("RGB")
+    return picture
+
+
+_ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
+
+
+def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
+    """`turn` is a share of the full circle."""
+    hue, saturation, value = picture.convert("HSV").split()
+    step = round(turn * 256) % 256
+    return Image.merge("HSV", (hue.point([(h + step) % 256 for h in range(256)]), saturation, value)).convert("RGB")
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        picture.load()
+        return picture
+    # Pillow warns when transparency of a palette would get lost without going through RGBA.
+    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
+
+
+def _channels_first(picture: Image.Image) -> Pixels:
+    return np.ascontiguousarray(np.asarray(picture, np.uint8).transpose(2, 0, 1))
