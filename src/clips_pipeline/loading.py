@@ -13,8 +13,8 @@ def load_model(path_or_uri: str | Path) -> LoadedModel:
     """Model, image transform and tokenizer.
 
     Args:
-        path_or_uri: an exported folder (`data/06_models/clips`), the folder of an MLflow model, or an MLflow URI such as
-            `models:/clips@champion`, `models:/clips/3` or `runs:/<run id>/clips`.
+        path_or_uri: an exported folder (`data/06_models/clips`), the folder of an MLflow model, or an MLflow URI:
+            `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips`.
 
     Raises:
         ConfigError: no model there, or one that this project did not make.

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from clips_pipeline.evaluation.retrieval import FloatArray
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.check import DECODE_ERRORS
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -82,6 +85,26 @@ class Embedder:
         return _numpy(self.model.encode_text(ids_BL.to(self.device)))
 
 
+def open_image(data: bytes) -> Image.Image:
+    """A decoded picture.
+
+    Raises:
+        UndecodableImageError: the bytes are no whole image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        # Now, so that a damaged file is an error here and not somewhere in a transform.
+        image.load()
+    except DECODE_ERRORS as error:
+        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+    return image
+
+
+def retrieval_texts(record: Record) -> tuple[str, ...]:
+    """The captions an image is asked for: the human ones, or where there are none the one found on the web."""
+    return record.captions or (record.web_caption,)
+
+
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside, the mode from before outside: for a look at a model that is being trained."""
@@ -121,8 +144,6 @@ def _stack(batches: Iterable[Any]) -> FloatArray:
 
 def _decode(number: int, data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except OSError as error:
+        return open_image(data)
+    except UndecodableImageError as error:
         raise ValueError(f"image {number} cannot be decoded: {error}") from None
-    return image

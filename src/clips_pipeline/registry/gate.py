@@ -31,10 +31,10 @@ def decide(metric: str, candidate: Mapping[str, float], champion: Mapping[str, f
         ConfigError: the candidate has no such metric, or it is not a finite number.
     """
     if metric not in candidate:
-        raise ConfigError(f"registry.metric: {metric!r} was not measured; choose one of {', '.join(sorted(candidate))}")
+        raise ConfigError(f"register.metric: {metric!r} was not measured; choose one of {', '.join(sorted(candidate))}")
     value = candidate[metric]
     if not math.isfinite(value):
-        raise ConfigError(f"registry.metric: {metric!r} is {value}; a model without a score cannot be compared")
+        raise ConfigError(f"register.metric: {metric!r} is {value}; a model without a score cannot be compared")
     if champion is None:
         return Decision(True, f"first champion: {metric} = {value:.4f}")
     if metric not in champion:

@@ -1,0 +1,179 @@
+"""Everything that is measured on one model and one set: retrieval, zero-shot accuracy, caption loss.
+
+Legend of suffixes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.caption_loss import caption_nats
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
+from clips_pipeline.evaluation.examples import choose_examples
+from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
+from clips_pipeline.evaluation.retrieval import (
+    NO_CAPTION,
+    FloatArray,
+    chance_recall,
+    recall_metrics,
+    retrieval_ranks,
+)
+from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.shards.index import load_classes
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.sources.source import Classes
+from clips_pipeline.shards.transforms import UndecodableImageError
+from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+
+Read = Callable[[], Iterable[Record]]
+
+
+@dataclass
+class _Pass:
+    """What one pass over the images leaves behind; pictures are not kept."""
+
+    keys: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    embeddings: list[FloatArray] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+def evaluate_model(model_folder: Path, shards: Path, config: EvaluationConfig | None = None) -> EvaluationResult:
+    """Evaluate an exported model on a split of prepared shards.
+
+    Args:
+        model_folder: what `train` exported.
+        shards: what `prepare` wrote: `index.json`, tar files, and `classes.json` where samples carry labels.
+        config: what to look at.
+
+    Raises:
+        ConfigError: no model, no such split, a picture that cannot be decoded, or a metric that is NaN or infinite.
+    """
+    config = config or EvaluationConfig()
+    loaded = load_model_folder(model_folder)
+    embedder = Embedder(
+        loaded.model,
+        loaded.image_transform,
+        loaded.tokenizer,
+        batch_size=config.batch_size,
+        device=pick_device(config.device),
+    )
+    return evaluate_records(embedder, lambda: eval_samples(shards, config.split), load_classes(shards), config)
+
+
+def evaluate_records(
+    embedder: Embedder, read: Read, classes: Classes | None, config: EvaluationConfig
+) -> EvaluationResult:
+    """Evaluate on samples from anywhere.
+
+    Args:
+        embedder: the model with its transform and tokenizer.
+        read: gives the samples; called twice when examples are wanted, and must give the same ones in the same order.
+        classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
+        config: name of the set and number of examples; its split, batch size and device are not looked at here.
+
+    Raises:
+        ConfigError: no sample, or a metric that is NaN or infinite.
+    """
+    found = _one_pass(embedder, read())
+    if not found.keys:
+        raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
+    image_NE = np.concatenate(found.embeddings)
+    text_ME = embedder.texts(found.texts)
+    owner_M = np.array(found.owners, dtype=np.int64)
+    try:
+        ranks = retrieval_ranks(image_NE, text_ME, owner_M)
+    except ValueError as error:
+        raise ConfigError(f"retrieval/{config.set_name}: {error}") from None
+    metrics = _keyed(f"retrieval/{config.set_name}", recall_metrics(ranks))
+    chance = _keyed(f"retrieval/{config.set_name}", chance_recall(owner_M, len(image_NE)))
+
+    zero_shot: dict[int, int] = {}
+    if classes is not None:
+        zero_shot = _zero_shot(embedder, image_NE, found.labels, classes)
+    if classes is not None and zero_shot:
+        rank_N = np.array(list(zero_shot.values()), dtype=np.int64)
+        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(rank_N, len(classes.names)))
+        chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
+
+    metrics[f"caption/{config.set_name}/loss"] = sum(found.nats) / max(1, sum(found.tokens))
+    # A model that finds every piece equally likely.
+    chance[f"caption/{config.set_name}/loss"] = float(np.log(embedder.tokenizer.vocab_size))
+
+    rows: list[ItemRow] = [
+        {
+            "key": key,
+            "image_to_text_rank": None if rank == NO_CAPTION else int(rank),
+            "text_to_image_ranks": [],
+            "label": label,
+            "zero_shot_rank": zero_shot.get(i),
+            "caption_nats": nats,
+            "caption_tokens": tokens,
+        }
+        for i, (key, rank, label, nats, tokens) in enumerate(
+            zip(found.keys, ranks.image_to_text, found.labels, found.nats, found.tokens, strict=True)
+        )
+    ]
+    for owner, rank in zip(found.owners, ranks.text_to_image, strict=True):
+        rows[owner]["text_to_image_ranks"].append(int(rank))
+    image_examples, caption_examples = choose_examples(
+        image_NE, text_ME, owner_M, found.texts, ranks, config.examples, read
+    )
+    return EvaluationResult(config.set_name, metrics, chance, rows, image_examples, caption_examples)
+
+
+def _one_pass(embedder: Embedder, records: Iterable[Record]) -> _Pass:
+    found = _Pass()
+    model = embedder.model.config
+    lengths = CaptionConfig(context_length=model.text.context_length, target_length=model.captioner.queries)
+    reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
+    for batch in in_batches(records, embedder.batch_size):
+        for record in batch:
+            texts = retrieval_texts(record)
+            found.texts += texts
+            found.owners += [len(found.keys)] * len(texts)
+            found.keys.append(record.key)
+            found.labels.append(record.label)
+        images_BCHW = embedder.stack(_picture(record) for record in batch)
+        found.embeddings.append(embedder.image_batch(images_BCHW))
+        rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
+        web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
+        target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
+        nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
+        found.nats += nats_B.tolist()
+        found.tokens += tokens_B.tolist()
+    return found
+
+
+def _zero_shot(
+    embedder: Embedder, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
+) -> dict[int, int]:
+    """Image number to rank, for the images that have a label."""
+    asked = {i: label for i, label in enumerate(labels) if label is not None}
+    if not asked:
+        return {}
+    class_CE = class_embeddings(embedder.texts, classes.names, classes.templates)
+    rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, np.array(list(asked.values())))
+    return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}
+
+
+def _picture(record: Record) -> Image.Image:
+    try:
+        return open_image(record.image)
+    except UndecodableImageError as error:
+        raise ConfigError(f"evaluate: the image of {record.key} cannot be decoded ({error}); prepare again") from None
+
+
+def _keyed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
