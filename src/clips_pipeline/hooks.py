@@ -20,9 +20,11 @@ class ProjectHooks:
     def __init__(self) -> None:
         self._context: KedroContext | None = None
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Keep the context: it knows the environment and kedro-mlflow's configuration."""
+        # kedro-mlflow sets its own level on import, after logging.yml was read.
+        logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self._context = context
 
     @hook_impl(tryfirst=True)

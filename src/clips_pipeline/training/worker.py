@@ -23,6 +23,7 @@ from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
@@ -118,7 +119,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest)
     trainer = Trainer(
         model=model,
-        train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, batch_transforms=None),
+        train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
+        # Micro-batches would see only their own negatives: the loss would be another one.
+        device_train_microbatch_size=config.batch_size // dist.get_world_size(),
         max_duration=last,
         optimizers=optimizer,
         schedulers=LambdaLR(optimizer, optimizer_schedule),
@@ -156,6 +159,13 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
+
+
+def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
+    """Composer asks how to cut a batch; a contrastive batch is not cut."""
+    if microbatch_size != len(batch):
+        raise ConfigError("micro-batches would shrink the contrastive loss's negatives; lower train.batch_size instead")
+    return [batch]
 
 
 def _use_gpu(device: str) -> bool:
