@@ -1,0 +1,49 @@
+"""A small untrained model and a few rendered scenes, as real shards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.interop.folder import save_model
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.text.train_vocabulary import train_wordpiece
+
+IMAGES = ImageConfig(size=32)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "shards"
+    config = ScenesConfig(train=2, validation=9, test=13, image_size=32, samples_per_shard=8)
+    prepare(ScenesSource(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory, shards) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "tokenizer"
+    texts = [text for r in eval_samples(shards, "test") for text in (r.web_caption, r.synthetic_caption, *r.captions)]
+    train_wordpiece(texts, 300, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
+    torch.manual_seed(0)
+    tiny = SIZES["tiny"]
+    config = replace(
+        tiny,
+        vision=replace(tiny.vision, image_size=32, width=32, depth=1),
+        text=replace(tiny.text, vocab_size=300, width=32, depth=1, context_length=24),
+        captioner=replace(tiny.captioner, vocab_size=300, width=32, depth=1, queries=40),
+        embed_dim=16,
+    )
+    folder = tmp_path_factory.mktemp("evaluation") / "clips"
+    return save_model(ClipsModel(config), tokenizer_folder, IMAGES.to_mapping(), folder)

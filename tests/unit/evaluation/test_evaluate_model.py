@@ -1,0 +1,226 @@
+"""A real model on real shards: keys, numbers recomputed another way, and inputs that cannot be evaluated."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.caption_loss import caption_nats
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, retrieval_texts
+from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
+from clips_pipeline.evaluation.quick import quick_retrieval
+from clips_pipeline.evaluation.report import write_report
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.shards.index import load_classes
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.transforms import ImageConfig
+
+RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+CPU = EvaluationConfig(device="cpu", examples=3)
+
+
+@pytest.fixture
+def loaded(model_folder):
+    return load_model_folder(model_folder)
+
+
+@pytest.fixture
+def embedder(loaded):
+    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=5)
+
+
+@pytest.fixture(scope="module")
+def result(model_folder, shards):
+    return evaluate_model(model_folder, shards, CPU)
+
+
+def png(color="red", size=(8, 8)):
+    stream = io.BytesIO()
+    Image.new("RGB", size, color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_the_keys_are_the_contract(result, shards):
+    expected = {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
+    expected |= {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5", "caption/scenes/loss"}
+    assert len(load_classes(shards).names) > 5
+    assert set(result.metrics) == expected == set(result.chance)
+    assert all(type(value) is float for value in result.metrics.values())
+    assert all(0 <= value <= 1 for name, value in result.metrics.items() if not name.startswith("caption"))
+
+
+def test_a_captioner_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(embedder, shards):
+    embedder.model.captioner.head.weight.data.zero_()
+    result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
+    assert result.metrics["caption/scenes/loss"] == pytest.approx(math.log(300), rel=1e-6)
+    assert result.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
+
+
+def test_rows_and_metrics_tell_the_same_story(result, shards):
+    records = list(eval_samples(shards, "test"))
+    assert [row["key"] for row in result.per_item] == [record.key for record in records]
+    assert [row["label"] for row in result.per_item] == [record.label for record in records]
+    assert [len(row["text_to_image_ranks"]) for row in result.per_item] == [len(r.captions) for r in records]
+    image_ranks = [row["image_to_text_rank"] for row in result.per_item]
+    text_ranks = [rank for row in result.per_item for rank in row["text_to_image_ranks"]]
+    metrics = result.metrics
+    assert metrics["retrieval/scenes/image_to_text_recall@5"] == np.mean([rank < 5 for rank in image_ranks])
+    assert metrics["retrieval/scenes/text_to_image_recall@5"] == np.mean([rank < 5 for rank in text_ranks])
+    assert metrics["zero_shot/scenes/accuracy@5"] == np.mean([row["zero_shot_rank"] < 5 for row in result.per_item])
+    nats, tokens = (sum(row[name] for row in result.per_item) for name in ("caption_nats", "caption_tokens"))
+    assert metrics["caption/scenes/loss"] == pytest.approx(nats / tokens)
+    json.dumps(result.per_item, allow_nan=False)
+
+
+def test_retrieval_is_that_of_the_model_used_by_hand(result, loaded, shards):
+    records = list(eval_samples(shards, "test"))
+    with torch.no_grad():
+        images = torch.stack([loaded.image_transform(Image.open(io.BytesIO(r.image))) for r in records])
+        image_NE = loaded.model.encode_image(images)
+        for i, (record, row) in enumerate(zip(records, result.per_item, strict=True)):
+            for caption, rank in zip(record.captions, row["text_to_image_ranks"], strict=True):
+                text_E = loaded.model.encode_text(torch.tensor([loaded.tokenizer.encode(caption, 24)]))[0]
+                score_N = (image_NE @ text_E).tolist()
+                assert rank == sum(score >= score_N[i] - 1e-6 for score in score_N) - 1
+
+
+def test_the_batch_size_changes_no_metric(result, model_folder, shards):
+    other = evaluate_model(model_folder, shards, EvaluationConfig(device="cpu", batch_size=3, examples=0))
+    assert other.metrics == pytest.approx(result.metrics, abs=1e-5)
+    assert other.image_examples == other.caption_examples == ()
+
+
+def test_another_set_name_and_split(model_folder, shards):
+    other = evaluate_model(model_folder, shards, EvaluationConfig("mine", "validation", device="cpu", examples=0))
+    assert len(other.per_item) == 9
+    assert {name.split("/")[1] for name in other.metrics} == {"mine"}
+
+
+def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
+    records = {record.key: record for record in eval_samples(shards, "test")}
+    assert len(result.image_examples) == len(result.caption_examples) == 3
+    for example in result.image_examples:
+        own = records[example.picture.key]
+        assert example.picture.data == own.image
+        assert [right for _, right in example.captions] == [text in own.captions for text, _ in example.captions]
+        assert (example.rank == 0) == example.captions[0][1]
+    for example in result.caption_examples:
+        assert [right for _, right in example.pictures] == [
+            example.caption in records[picture.key].captions for picture, _ in example.pictures
+        ]
+        assert (example.rank == 0) == example.pictures[0][1]
+    html = write_report(result, tmp_path).read_text()
+    assert html.count("<img") == 1 + 3 + 3 * 5
+
+
+def test_caption_nats_equal_the_logits_of_every_query(loaded, shards):
+    tokenizer, model = loaded.tokenizer, loaded.model
+    records = list(eval_samples(shards, "test"))[:4]
+    images = torch.stack([loaded.image_transform(Image.open(io.BytesIO(r.image))) for r in records])
+    web = torch.tensor([tokenizer.encode(r.web_caption, 24) for r in records])
+    target = torch.tensor([tokenizer.target_row(tokenizer.body(r.synthetic_caption), 40) for r in records])
+    target[1] = torch.tensor(tokenizer.target_row([7, 8], 40))
+    nats_B, tokens_B = caption_nats(model, images, web, target)
+    with torch.no_grad():
+        logits_BQV = model.caption_logits(images, web)
+    for b in range(4):
+        labels = [i for i in target[b, 1:].tolist() if i != tokenizer.pad_id]
+        log_p = logits_BQV[b, : len(labels)].double().log_softmax(-1)
+        expected = -sum(log_p[q, label].item() for q, label in enumerate(labels))
+        assert tokens_B[b] == len(labels)
+        assert nats_B[b].item() == pytest.approx(expected, rel=1e-5)
+    assert tokens_B[1] == 3  # two words and EOS
+
+
+def test_a_model_that_sees_the_same_in_every_picture_finds_nothing(embedder, shards):
+    for parameter in embedder.model.vision.parameters():
+        parameter.data.zero_()
+    result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), load_classes(shards), CPU)
+    assert {value for name, value in result.metrics.items() if "@1" in name and "@10" not in name} == {0.0}
+
+
+def test_a_diverged_model_is_an_error_that_names_the_metric(embedder, shards):
+    embedder.model.captioner.head.weight.data.fill_(math.nan)
+    with pytest.raises(ConfigError, match="caption/scenes/loss is nan"):
+        evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
+    embedder.model.vision.head.weight.data.fill_(math.nan)
+    with pytest.raises(ConfigError, match="retrieval/scenes: image embeddings hold NaN"):
+        evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
+
+
+def test_without_labels_or_classes_there_is_no_accuracy(embedder, shards):
+    records = [Record(f"k{i}", png(c), "png", f"web {c}", f"A {c} square.") for i, c in enumerate(["red", "blue"])]
+    for classes in (None, load_classes(shards)):
+        result = evaluate_records(embedder, lambda: records, classes, CPU)
+        assert not [name for name in result.metrics if name.startswith("zero_shot")]
+        assert [row["zero_shot_rank"] for row in result.per_item] == [None, None]
+
+
+def test_some_labels_are_enough(embedder, shards):
+    records = [Record(f"k{i}", png(), "png", "a", "b.", label=label) for i, label in enumerate([None, 2])]
+    result = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
+    first, second = (row["zero_shot_rank"] for row in result.per_item)
+    assert first is None
+    assert result.metrics["zero_shot/scenes/accuracy@1"] == float(second == 0)
+
+
+def test_the_web_caption_asks_where_there_is_no_human_one():
+    assert retrieval_texts(Record("k", b"", "png", "web", "synthetic", ("a", "b"))) == ("a", "b")
+    assert retrieval_texts(Record("k", b"", "png", "web", "synthetic")) == ("web",)
+
+
+def test_a_damaged_picture_and_an_empty_split_are_named(embedder):
+    broken = Record("bad/one", png()[:40], "png", "a", "b.")
+    with pytest.raises(ConfigError, match="bad/one cannot be decoded"):
+        evaluate_records(embedder, lambda: [broken], None, CPU)
+    with pytest.raises(ConfigError, match="test split is empty"):
+        evaluate_records(embedder, list, None, CPU)
+
+
+def test_files_and_pictures_embed_alike(embedder):
+    files = [png("red"), png("blue", (20, 9)), png("green")]
+    embedding_NE = embedder.image_files(files)
+    assert embedding_NE.shape == (3, 16)
+    assert embedding_NE.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding_NE, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(embedding_NE, embedder.images(Image.open(io.BytesIO(file)) for file in files))
+    with pytest.raises(ValueError, match="image 1 cannot be decoded"):
+        embedder.image_files([png(), b"no image"])
+    with pytest.raises(ValueError, match="nothing to embed"):
+        embedder.texts([])
+
+
+def test_long_texts_are_cut_and_batches_do_not_matter(embedder):
+    texts = ["a cat", "word " * 200, "", "two cats on a mat"]
+    np.testing.assert_allclose(embedder.texts(texts), np.concatenate([embedder.texts([t]) for t in texts]), atol=1e-5)
+
+
+def test_quick_retrieval_equals_the_full_evaluation_and_leaves_the_model_as_it_was(loaded, shards, model_folder):
+    full = evaluate_model(model_folder, shards, EvaluationConfig(split="validation", device="cpu", examples=0)).metrics
+    loaded.model.train()
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    quick = quick_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), batch_size=4)
+    assert loaded.model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
+    assert quick == {name: pytest.approx(full[f"retrieval/scenes/{name}"]) for name in [*RECALLS, "mean_recall@1"]}
+    few = quick_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), limit=2)
+    assert few["text_to_image_recall@5"] == 1.0
+
+
+def test_evaluation_mode_is_left_also_after_an_error(loaded):
+    loaded.model.train()
+    with pytest.raises(ValueError, match="is empty"), evaluation_mode(loaded.model):
+        _raise_in_evaluation_mode(loaded.model)
+    assert loaded.model.training
+
+
+def _raise_in_evaluation_mode(model):
+    assert not model.training
+    raise ValueError("is empty")
