@@ -4,7 +4,7 @@ Legend of suffixes: B batch, C H W image, L context length, E embedding width, N
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -55,14 +55,6 @@ class Embedder:
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
         """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
         return _stack(self.image_batch(self.stack(batch)) for batch in in_batches(images, self.batch_size))
-
-    def image_files(self, files: Sequence[bytes]) -> FloatArray:
-        """(N, E) embeddings of encoded image files.
-
-        Raises:
-            ValueError: a file that is no image; the message says which, counted from 0.
-        """
-        return self.images(_decode(number, data) for number, data in enumerate(files))
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
         """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
@@ -140,10 +132,3 @@ def _stack(batches: Iterable[Any]) -> FloatArray:
     if not found:
         raise ValueError("nothing to embed: no image or text was given")
     return np.concatenate(found)
-
-
-def _decode(number: int, data: bytes) -> Image.Image:
-    try:
-        return open_image(data)
-    except UndecodableImageError as error:
-        raise ValueError(f"image {number} cannot be decoded: {error}") from None

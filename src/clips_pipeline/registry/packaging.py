@@ -24,18 +24,8 @@ from clips_pipeline.config import ConfigError
 ARTIFACT = "model"
 """The name of the exported folder among the pyfunc's artifacts."""
 
-REQUIRED = (
-    "mlflow",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pandas",
-    "pillow",
-    "safetensors",
-    "tokenizers",
-    "ftfy",
-    "regex",
-)
+REQUIRED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex")
+"""What the modules that embed import by name; training needs more."""
 
 
 def requirements() -> list[str]:

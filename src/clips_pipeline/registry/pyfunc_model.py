@@ -1,11 +1,15 @@
-"""The script MLflow runs to load a packaged model (models-from-code). Not for import: running it declares the model."""
+"""The script MLflow runs to load a packaged model (models-from-code): running it declares the model."""
 
 import base64
 import binascii
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE, TEXT = "image", "text"
 
@@ -19,7 +23,8 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from clips_pipeline.evaluation.embed import Embedder
         from clips_pipeline.interop.folder import load_model_folder
 
-        self._embedder = Embedder(load_model_folder(context.artifacts["model"]))
+        loaded = load_model_folder(context.artifacts["model"])
+        self._embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One `embedding` (list of floats) per row.
@@ -30,36 +35,42 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             params: none are known.
 
         Raises:
-            ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row.
+            ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row,
+                counted from 0.
         """
-        images = {row: _image_bytes(row, value) for row, value in _filled(model_input, IMAGE)}
-        texts = {row: str(value) for row, value in _filled(model_input, TEXT)}
+        images, texts = _filled(model_input, IMAGE), _filled(model_input, TEXT)
         for row in range(len(model_input)):
             if (row in images) == (row in texts):
-                raise ValueError(
-                    f"row {row}: give an image or a text, {'not both' if row in images else 'found neither'}"
-                )
+                found = "both" if row in images else "neither"
+                raise ValueError(f"row {row}: give an image or a text; found {found}")
         embeddings: list[list[float]] = [[] for _ in range(len(model_input))]
-        for rows, embed in ((images, self._embedder.image_files), (texts, self._embedder.texts)):
-            if rows:
-                for row, embedding_E in zip(rows, embed(list(rows.values())), strict=True):
-                    embeddings[row] = embedding_E.tolist()
+        if images:
+            for row, embedding_E in zip(images, self._embedder.images(_pictures(images)), strict=True):
+                embeddings[row] = embedding_E.tolist()
+        if texts:
+            for row, embedding_E in zip(texts, self._embedder.texts(texts.values()), strict=True):
+                embeddings[row] = embedding_E.tolist()
         return pd.DataFrame({"embedding": embeddings}, index=model_input.index)
 
 
-def _filled(table: pd.DataFrame, column: str) -> list[tuple[int, Any]]:
+def _filled(table: pd.DataFrame, column: str) -> dict[int, Any]:
+    """Row number to value; an empty place is None or NaN, neither of which is text or bytes."""
     if column not in table.columns:
-        return []
-    return [(row, value) for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)]
+        return {}
+    return {row: value for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)}
 
 
-def _image_bytes(row: int, value: Any) -> bytes:
-    if not isinstance(value, str):
-        return bytes(value)
-    try:
-        return base64.b64decode(value, validate=True)
-    except binascii.Error:
-        raise ValueError(f"row {row}: the image is text, but not base64 of an image file") from None
+def _pictures(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
+    from clips_pipeline.evaluation.embed import open_image
+    from clips_pipeline.shards.transforms import UndecodableImageError
+
+    for row, value in values.items():
+        try:
+            yield open_image(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
+        except binascii.Error:
+            raise ValueError(f"row {row}: the image is text, but not base64 of an image file") from None
+        except UndecodableImageError as error:
+            raise ValueError(f"row {row}: the image cannot be decoded: {error}") from None
 
 
 mlflow.models.set_model(ClipsEmbedder())

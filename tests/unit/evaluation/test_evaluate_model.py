@@ -12,7 +12,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, retrieval_texts
+from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.evaluation.report import write_report
@@ -20,7 +20,7 @@ from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.shards.index import load_classes
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.shards.transforms import ImageConfig, UndecodableImageError
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 CPU = EvaluationConfig(device="cpu", examples=3)
@@ -184,15 +184,14 @@ def test_a_damaged_picture_and_an_empty_split_are_named(embedder):
         evaluate_records(embedder, list, None, CPU)
 
 
-def test_files_and_pictures_embed_alike(embedder):
-    files = [png("red"), png("blue", (20, 9)), png("green")]
-    embedding_NE = embedder.image_files(files)
+def test_embeddings_have_length_one_and_damaged_files_are_refused(embedder):
+    embedding_NE = embedder.images(open_image(file) for file in [png("red"), png("blue", (20, 9)), png("green")])
     assert embedding_NE.shape == (3, 16)
     assert embedding_NE.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embedding_NE, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(embedding_NE, embedder.images(Image.open(io.BytesIO(file)) for file in files))
-    with pytest.raises(ValueError, match="image 1 cannot be decoded"):
-        embedder.image_files([png(), b"no image"])
+    for damaged in (b"no image", png()[:40], b""):
+        with pytest.raises(UndecodableImageError):
+            open_image(damaged)
     with pytest.raises(ValueError, match="nothing to embed"):
         embedder.texts([])
 

@@ -1,5 +1,6 @@
 """A real SQLite tracking store, and a folder that looks like an exported model."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def store(tracking_uri, tmp_path_factory, monkeypatch):
     """Point mlflow to the database, and back afterwards; artifacts go below a temporary folder."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+    # Loading a packaged model puts its code onto the path of this process.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking_uri)
     yield tracking_uri
