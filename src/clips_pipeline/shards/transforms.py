@@ -157,7 +157,7 @@ def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random
 
 
 def _resized(picture: Image.Image, box: Box, config: ImageConfig, reduce: bool) -> Image.Image:
-    """The part of `picture` within `box`, made square."""
+    """The part of `picture` within `box`, made square. At its border, the filter sees the pixels just outside too."""
     width, height = picture.size
     if reduce:
         # A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a smaller picture for less work.

@@ -96,10 +96,11 @@ def _from_json(text: str, file: Path, fields: Fields) -> list[Row]:
         raise ConfigError(
             f"captions: {file} holds a {type(entries).__name__}; a list of entries, one per image, is needed"
         )
-    named = [entry for entry in entries if isinstance(entry, dict)]
-    known: set[str] = set().union(*(entry.keys() for entry in named)) if named else set()
+    if not entries:
+        return []
+    known = {name for entry in entries if isinstance(entry, dict) for name in entry}
     _require(fields.image, known, file, "source.folder.fields.image")
-    if entries and fields.captions not in known:
+    if fields.captions not in known:
         _require(fields.caption, known, file, "source.folder.fields.captions")
     return [_json_row(entry, number, fields) for number, entry in enumerate(entries)]
 
@@ -128,7 +129,7 @@ def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
         for line in reader:
             by_image.setdefault(line[fields.image], []).append(line)
     except csv.Error as error:
-        raise ConfigError(f"captions: {file}, line {reader.line_num}: no valid CSV ({error}); repair it") from None
+        raise ConfigError(f"captions: {file}, after line {reader.line_num}: no valid CSV ({error}); repair it") from None
     return [_csv_row(image, lines, fields) for image, lines in by_image.items()]
 
 
