@@ -100,5 +100,7 @@ class VisionTower(nn.Module):
         # Not a buffer: a buffer would be lost on the way through the meta device, and one tower serves many grids.
         key = (rows, columns, like.device, like.dtype)
         if key not in self._tables:
-            self._tables[key] = sincos_2d(rows, columns, self.config.width).to(like)
+            # A table made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                self._tables[key] = sincos_2d(rows, columns, self.config.width).to(like)
         return self._tables[key]
