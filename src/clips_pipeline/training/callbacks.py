@@ -80,7 +80,8 @@ class StepLog(Callback):  # type: ignore[misc]
     def batch_end(self, state: State, logger: Logger) -> None:
         """One look at the losses per step; Composer has already brought them to the host, summed over ranks."""
         step = int(state.timestamp.batch)
-        losses = {name: float(value) for name, value in (state.total_loss_dict or {}).items()}
+        # Composer names them `loss/train/total` and so on.
+        losses = {name.rsplit("/", 1)[-1]: float(value) for name, value in (state.total_loss_dict or {}).items()}
         if not all(math.isfinite(value) for value in losses.values()):
             self._diverged(step, losses)
         if step % self.every == 0 or step == self.steps:
