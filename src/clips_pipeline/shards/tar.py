@@ -5,6 +5,7 @@ Any tar in webdataset's layout will do, also one whose samples are interleaved o
 
 import os
 import tarfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -53,10 +54,13 @@ class TarFile:
         self.path = path
         try:
             self.keys, self._places, self._extensions = _table(path)
-            self._descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
         except (OSError, tarfile.TarError) as error:
             fault = f"{type(error).__name__}: {error}"
             raise BadSampleError(Skip(records.UNREADABLE_SHARD, str(path), fault)) from None
+        self._descriptor = descriptor
+        # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
+        self._closed = weakref.finalize(self, os.close, descriptor)
 
     def read(self, row: int) -> Members:
         """The files of sample number `row`.
@@ -73,9 +77,7 @@ class TarFile:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._closed()
 
     def __enter__(self) -> Self:
         return self

@@ -129,7 +129,9 @@ def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
         for line in reader:
             by_image.setdefault(line[fields.image], []).append(line)
     except csv.Error as error:
-        raise ConfigError(f"captions: {file}, after line {reader.line_num}: no valid CSV ({error}); repair it") from None
+        raise ConfigError(
+            f"captions: {file}, after line {reader.line_num}: no valid CSV ({error}); repair it"
+        ) from None
     return [_csv_row(image, lines, fields) for image, lines in by_image.items()]
 
 
