@@ -30,7 +30,9 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         ConfigError: an unknown or missing key, a value of another type, or a value that `cls.__post_init__` refuses.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of keys to values, found {type(mapping).__name__} ({mapping!r})")
+        raise ConfigError(
+            f"{where}: expected a mapping of keys to values, found {type(mapping).__name__} ({mapping!r})"
+        )
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
     for key in mapping:

@@ -28,7 +28,9 @@ class ProjectHooks:
         self._context = context
 
     @hook_impl(tryfirst=True)
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+    ) -> None:
         """Refuse bad parameters before any work; let kedro-mlflow, which comes next, continue the right run.
 
         Raises:
@@ -46,7 +48,9 @@ class ProjectHooks:
                 tracking.tracking.run.id = run_id
 
     @hook_impl
-    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+    ) -> None:
         """Record what was made, then say what came out."""
         if self._context is None:
             return

@@ -5,6 +5,7 @@ import os
 # Set before anything imports MLflow; a committed setting, not luck with the environment.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from kedro.config import OmegaConfigLoader
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kedro.io import CatalogProtocol
@@ -23,7 +24,7 @@ def finished_stages(project: Path, pipeline: Pipeline) -> list[str]:
     return [stage for stage in stages if {node.name for node in pipelines[stage].nodes} <= ran]
 
 
-def commit(project: Path, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+def commit(project: Path, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """`dvc commit` the stages that ran. Inside `dvc repro` DVC does that itself. A failure is a warning, never an error."""
     # DVC sets DVC_ROOT for the commands of its stages.
     if "DVC_ROOT" in os.environ or not (project / ".dvc").is_dir() or not (project / "dvc.yaml").is_file():
@@ -40,7 +41,7 @@ def commit(project: Path, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         _tag_version(project, catalog)
 
 
-def _tag_version(project: Path, catalog: CatalogProtocol) -> None:
+def _tag_version(project: Path, catalog: CatalogProtocol[Any, Any]) -> None:
     """The version was registered before its data was committed: give it the hashes that stand in dvc.lock now."""
     from clips_pipeline.registry.lineage import read_lineage
     from clips_pipeline.registry.register import tag_data

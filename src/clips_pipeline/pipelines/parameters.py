@@ -58,7 +58,7 @@ def typed(name: str, mapping: dict[str, Any]) -> Any:
     return from_mapping(TYPES[name](), mapping, where=name)
 
 
-def check(pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
 
     Raises:

@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline
 log = logging.getLogger(__name__)
 
 
-def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol) -> str | None:
+def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> str | None:
     """The id of the run that made, or is making, the model this pipeline works on; None for a new run.
 
     A training that was interrupted goes on in its run. `evaluate` and `register` continue the run of the model.
@@ -26,7 +26,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol) -> str | None:
     return run_id if run_id and _may_continue(run_id, pipeline, catalog) else None
 
 
-def _interrupted(catalog: CatalogProtocol) -> str | None:
+def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     from clips_pipeline.pipelines.prepare.nodes import is_current
     from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
 
@@ -46,7 +46,7 @@ def _interrupted(catalog: CatalogProtocol) -> str | None:
     return interrupted_run_id(spec)
 
 
-def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol) -> bool:
+def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> bool:
     """Whether the run still exists and holds no other value of a parameter: MLflow refuses to change one."""
     try:
         logged = mlflow.get_run(run_id).data.params
@@ -58,7 +58,9 @@ def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol) -> 
             continue
         for key, value in _flat(name.removeprefix("params:"), catalog.load(name)).items():
             if key in logged and logged[key] != str(value):
-                log.warning("%s was %s when run %s began and is %s now; a new run holds it", key, logged[key], run_id, value)
+                log.warning(
+                    "%s was %s when run %s began and is %s now; a new run holds it", key, logged[key], run_id, value
+                )
                 return False
     return True
 

@@ -1,5 +1,7 @@
 """The last lines of a run: what came out, and the commands that show it."""
 
+from typing import Any
+
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from rich.console import Console
@@ -7,7 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def show(pipeline: Pipeline, catalog: CatalogProtocol, environment: str, console: Console | None = None) -> None:
+def show(
+    pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str, console: Console | None = None
+) -> None:
     """Print metrics, registration and next commands, as far as this pipeline made them."""
     console = console or Console()
     made = pipeline.all_outputs()

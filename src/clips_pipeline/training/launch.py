@@ -87,7 +87,9 @@ def launch(spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader
             _end(process)
     if end is None or process.returncode != 0:
         reason = error or f"the workers ended with exit code {process.returncode}:\n{_tail(log_path)}"
-        raise TrainingFailedError(f"{reason}\nThe full output is in {log_path}. The same command resumes from the last checkpoint.")
+        raise TrainingFailedError(
+            f"{reason}\nThe full output is in {log_path}. The same command resumes from the last checkpoint."
+        )
     return Outcome(step=end["step"], finished=end["finished"], metrics=metrics, skipped=end["skipped"])
 
 

@@ -79,6 +79,4 @@ def start_line(event: Event) -> str:
 def step_note(event: Event) -> str:
     """The losses and the speed."""
     losses = event["losses"]
-    return (
-        f"contrastive {losses['contrastive']:.3f}  caption {losses['caption']:.3f}  {event['samples_per_s']:,.0f} samples/s"
-    )
+    return f"contrastive {losses['contrastive']:.3f}  caption {losses['caption']:.3f}  {event['samples_per_s']:,.0f} samples/s"

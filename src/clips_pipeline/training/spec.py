@@ -79,5 +79,7 @@ def load_spec(path: Path) -> RunSpec:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such run spec; `kedro run --pipelines train` writes one") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); delete it and run `kedro run --pipelines train`") from None
+        raise ConfigError(
+            f"{path}: not valid JSON ({error}); delete it and run `kedro run --pipelines train`"
+        ) from None
     return from_mapping(RunSpec, mapping, where=path.name)

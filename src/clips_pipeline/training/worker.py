@@ -25,7 +25,6 @@ from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.loader import train_loader
-from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints
@@ -90,7 +89,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         _load_initial(clips, Path(config.model.initial_weights))
     model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
     optimizer = adamw(clips, config.optimizer)
-    optimizer_schedule = warmup_cosine(config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr)
+    optimizer_schedule = warmup_cosine(
+        config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
+    )
 
     resume_from = checkpoints.newest_complete(spec.checkpoints)
     if writer is not None:

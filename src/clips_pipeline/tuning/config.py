@@ -24,7 +24,9 @@ class Dimension:
                 raise ConfigError("a categorical dimension needs choices, and no low or high")
             return
         if self.choices:
-            raise ConfigError(f"choices belong to kind: categorical; a dimension of kind {self.kind} takes low and high")
+            raise ConfigError(
+                f"choices belong to kind: categorical; a dimension of kind {self.kind} takes low and high"
+            )
         if self.low is None or self.high is None or self.low > self.high:
             raise ConfigError(f"a dimension of kind {self.kind} needs low <= high")
         if self.log and self.low <= 0:

@@ -1,4 +1,4 @@
-"""Which parameters decay, by the kind of their module; the authors' list is checked in tests/unit/models/test_golden_full.py."""
+"""Which parameters decay, by the kind of their module; the authors' own list is in tests/unit/models."""
 
 from tests.golden_weights import GOLDEN_CONFIG
 from torch import nn

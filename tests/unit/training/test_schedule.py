@@ -41,5 +41,5 @@ def test_published_peak():
 
 @pytest.mark.parametrize("case", [(10, 11, 0.0), (0, 0, 0.0), (10, 1, 1.5), (10, -1, 0.0)])
 def test_impossible_schedules_are_refused(case):
-    with pytest.raises(ConfigError, match="warm-up|final learning rate"):
+    with pytest.raises(ConfigError, match=r"warm-up|final learning rate"):
         warmup_cosine(*case)

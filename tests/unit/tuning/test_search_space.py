@@ -31,7 +31,10 @@ def test_paths_become_trees_and_overlay_parameters() -> None:
 
 
 def test_the_first_trial_is_what_one_has() -> None:
-    own = {"loss": {"caption_weight": 2.0, "contrastive_weight": 1.0}, "captions": {"fragment": {"strategy": "block_mask"}}}
+    own = {
+        "loss": {"caption_weight": 2.0, "contrastive_weight": 1.0},
+        "captions": {"fragment": {"strategy": "block_mask"}},
+    }
     values = first_trial(SearchConfig(), own)
     assert values["loss.caption_weight"] == 2.0
     assert values["captions.fragment.strategy"] == "block_mask"

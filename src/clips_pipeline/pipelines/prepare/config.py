@@ -18,7 +18,9 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.kind == "folder" and self.folder is None:
-            raise ConfigError("kind is 'folder' but the group 'folder' is missing; set source.folder.images and .captions")
+            raise ConfigError(
+                "kind is 'folder' but the group 'folder' is missing; set source.folder.images and .captions"
+            )
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def prepare_shards(parameters: dict[str, Any], target: Path) -> Path:
     from clips_pipeline.shards.prepare import prepare
 
     config = typed("prepare", parameters)
-    index = prepare(
-        source_of(parameters), target, processes=config.processes, max_skip_share=config.max_skip_share
-    )
+    index = prepare(source_of(parameters), target, processes=config.processes, max_skip_share=config.max_skip_share)
     for split, reasons in index.skips.items():
         for reason, count in reasons.items():
             log.warning("%s: skipped %d samples: %s", split, count, reason)
@@ -57,11 +55,12 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Pa
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.shards.loader import eval_samples
     from clips_pipeline.text.bpe import ClipBpeTokenizer
+    from clips_pipeline.text.tokenizer import Tokenizer
     from clips_pipeline.text.train_vocabulary import train_wordpiece
     from clips_pipeline.text.wordpiece import WordPieceTokenizer
 
     config = typed("prepare", parameters).tokenizer
-    facts = {"tokenizer": to_mapping(config)}
+    facts: dict[str, Any] = {"tokenizer": to_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).fingerprint
     if is_stamped(target, facts):
@@ -69,6 +68,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Pa
         return target
     aside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
+    tokenizer: Tokenizer
     if config.kind == "trained":
         records = eval_samples(shards, "train")
         captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
