@@ -1,4 +1,4 @@
-"""The same model written the slow, obvious way: dense masks, all positions, all logits. Twin of `models` and `losses` in tests.
+"""The model and losses written the slow, obvious way: dense masks, all positions, all logits.
 
 Shapes: B batch, L context, S whole captioner sequence, P prefix, Q queries, T target length, V vocabulary.
 """

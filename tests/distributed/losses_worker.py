@@ -1,0 +1,49 @@
+"""One rank of test_losses_two_ranks.py: run as `python losses_worker.py RANK RANKS STORE INPUT OUTPUT`."""
+
+import datetime
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tests.golden_weights import GOLDEN_CONFIG
+
+from clips_pipeline.losses.total import clips_loss
+from clips_pipeline.models.clips import ClipsModel
+
+
+def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
+    """Compute every case of the input file and write what came out."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
+    )
+    cases = torch.load(source, weights_only=True)
+    torch.save({name: run_case(rank, ranks, case) for name, case in cases.items()}, target)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
+    """This rank's rows of a joint batch: means over ranks of losses and gradients, as data-parallel training has."""
+    model = ClipsModel(GOLDEN_CONFIG).double()
+    model.load_state_dict(saved["weights"])
+    inputs = [tensor.chunk(ranks)[rank] for tensor in saved["inputs"]]
+    output = model(*inputs)
+    parts = clips_loss(
+        output, model.captioner.head.weight, contrastive_chunk=saved["chunk"], caption_chunk=3, group=dist.group.WORLD
+    )
+    parts.total.backward()
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            raise AssertionError(f"rank {rank}: {name} has no gradient")
+        dist.all_reduce(parameter.grad)
+        gradients[name] = parameter.grad / ranks
+    losses = torch.stack(list(parts)).detach()
+    dist.all_reduce(losses)
+    return {"losses": losses / ranks, "gradients": gradients, "targets": len(output.caption_targets_N)}
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
