@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 IMAGE, TEXT = "image", "text"
 
 
-class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ClipsEmbedder(mlflow.pyfunc.PythonModel):
     """Images and texts to embeddings of length one, in one shared space."""
 
     def load_context(self, context: Any) -> None:

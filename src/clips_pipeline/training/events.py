@@ -73,7 +73,7 @@ class EventReader:
                     event: Event = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # half a line of a killed process
-                kind, step = event["kind"], event.get("step")
+                kind, step = event["kind"], int(event.get("step", 0))
                 if kind in self.ONCE_PER_STEP:
                     if step <= self.last_steps.get(kind, -1):
                         continue
