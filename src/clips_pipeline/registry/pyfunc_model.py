@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 IMAGE, TEXT = "image", "text"
 
 
-class ClipsEmbedder(mlflow.pyfunc.PythonModel):
+class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is not followed by mypy
     """Images and texts to embeddings of length one, in one shared space."""
 
     def load_context(self, context: Any) -> None:

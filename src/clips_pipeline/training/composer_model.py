@@ -24,6 +24,8 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
 
     def forward(self, batch: ClipsBatch) -> ClipsOutput:
         """Both towers and the captioner on one batch."""
+        # Composer moves tensors and collections of them, not a batch with named fields.
+        batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
         output: ClipsOutput = self.clips(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
         return output

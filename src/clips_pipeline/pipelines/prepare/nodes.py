@@ -53,7 +53,7 @@ def prepare_shards(parameters: dict[str, Any], target: Path) -> Path:
 def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Path:
     """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
     from clips_pipeline.shards.index import load_index
-    from clips_pipeline.shards.loader import eval_samples
+    from clips_pipeline.shards.reader import eval_samples
     from clips_pipeline.text.bpe import ClipBpeTokenizer
     from clips_pipeline.text.tokenizer import Tokenizer
     from clips_pipeline.text.train_vocabulary import train_wordpiece
@@ -90,7 +90,7 @@ def draw_contact_sheet(shards: Path, target: Path) -> Path:
     """Pictures of the test split with all their captions, to look at."""
     from clips_pipeline.demo.contact_sheet import contact_sheet
     from clips_pipeline.shards.index import load_index
-    from clips_pipeline.shards.loader import eval_samples
+    from clips_pipeline.shards.reader import eval_samples
 
     facts = {"shards": load_index(shards).fingerprint}
     if is_stamped(target, facts):
