@@ -56,6 +56,8 @@ repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs c
 	$(BIN)/dvc repro
 
 ##@ Look
+STUDY := data/07_model_output/search/study.db
+
 .PHONY: viz
 viz: $(STAMP) ## the graph in a browser (Kedro-Viz)
 	$(BIN)/kedro viz run
@@ -66,7 +68,8 @@ mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow)
 
 .PHONY: dashboard
 dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
-	$(BIN)/optuna-dashboard sqlite:///data/07_model_output/search/study.db
+	@test -f $(STUDY) || { echo "no study at $(STUDY) yet: run \`make search\` first" >&2; exit 1; }
+	$(BIN)/optuna-dashboard sqlite:///$(STUDY)
 
 ##@ Checks
 .PHONY: check
