@@ -4,11 +4,13 @@ Knows no Kedro, MLflow or Optuna. Reads the run spec, resumes from the newest co
 exports the model, and reports through the event log.
 """
 
+import fcntl
 import os
 import sys
 import traceback
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
     spec = load_spec(Path(arguments[0]))
     rank = int(os.environ.get("RANK", "0"))
-    with EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
+    with _only_one(spec, rank), EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
         try:
             train(spec, writer)
         except Exception as error:
@@ -55,6 +57,20 @@ def main(arguments: list[str]) -> int:
                 writer.write("error", message=str(error) if known else f"{type(error).__name__}: {error}")
             return 1
     return 0
+
+
+@contextmanager
+def _only_one(spec: RunSpec, rank: int) -> Iterator[None]:
+    """Rank 0 holds the run folder: workers whose launcher was killed may still be training there."""
+    if rank != 0:
+        yield
+        return
+    with (Path(spec.run_folder) / "worker.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{spec.run_folder}: another worker is training here; wait for it or stop it") from None
+        yield
 
 
 def train(spec: RunSpec, writer: EventWriter | None) -> None:
@@ -150,7 +166,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         dist_timeout=300.0,
     )
     trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
-    trainer.fit()
+    if int(trainer.state.timestamp.batch) < config.steps:
+        trainer.fit()
 
     if writer is not None:
         step = int(trainer.state.timestamp.batch)

@@ -1,0 +1,61 @@
+"""A small prepared data set, made once, and specs of trainings on it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clips_pipeline.config import from_mapping
+from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.spec import RunSpec
+
+SpecOf = Callable[..., RunSpec]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(ScenesSource(ScenesConfig(train=48, validation=8, test=8, samples_per_shard=16)), folder / "shards")
+    captions = [text for r in eval_samples(folder / "shards", "train") for text in (r.web_caption, r.synthetic_caption)]
+    train_wordpiece(captions, 300, folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def spec_of(prepared: Path, tmp_path: Path) -> SpecOf:
+    """A spec by name of its run folder and changes to a training of six steps of eight, three epochs' worth of one."""
+
+    def make(name: str = "run", **changes: Any) -> RunSpec:
+        parameters = {
+            "samples": 72,
+            "batch_size": 8,
+            "optimizer": {"warmup_samples": 16},
+            "every": {"log": 1, "evaluate": 100, "checkpoint": 2},
+            "launch": {"device": "cpu", "loader_workers": 0, "threads": 1},
+        }
+        for key, value in changes.items():
+            merged = {**parameters.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+            parameters[key] = merged
+        return RunSpec(
+            from_mapping(TrainConfig, parameters, "train"),
+            shards=str(prepared / "shards"),
+            tokenizer=str(prepared / "tokenizer"),
+            run_folder=str(tmp_path / name),
+            model_folder=str(tmp_path / f"{name}-model"),
+            data_version=load_index(prepared / "shards").fingerprint,
+        )
+
+    return make
+
+
+def losses(spec: RunSpec) -> dict[int, float]:
+    """Total loss by step, as the event log has it."""
+    events = [json.loads(line) for line in spec.events.read_text().splitlines()]
+    return {event["step"]: event["losses"]["total"] for event in events if event["kind"] == "step"}

@@ -1,0 +1,107 @@
+"""Real workers through Composer's launcher: resume, ranks, failure and stop."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.integration.conftest import SpecOf, losses
+
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.launch import TrainingFailedError, launch
+from clips_pipeline.training.spec import RunSpec
+
+pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in launcher and worker
+
+
+def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
+    return load_file(Path(spec.model_folder) / "model.safetensors")
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """For launches whose events are read afterwards."""
+
+
+def test_one_process_trains_evaluates_and_exports(spec_of: SpecOf) -> None:
+    spec = spec_of()
+    seen: list[dict[str, Any]] = []
+    outcome = launch(spec, seen.append)
+    assert outcome.finished
+    assert outcome.step == 9
+    assert 0.0 <= outcome.metrics["mean_recall@1"] <= 1.0
+    kinds = [event["kind"] for event in seen]
+    assert kinds[0] == "start"
+    assert kinds[-1] == "end"
+    assert kinds.count("step") == 9
+    curve = losses(spec)
+    assert curve[9] < curve[1]
+    assert load_model_folder(Path(spec.model_folder)).model.config.vision.image_size == 64
+
+
+def test_a_killed_training_resumes_to_the_same_weights(spec_of: SpecOf) -> None:
+    whole = spec_of("whole")
+    launch(whole, ignore)
+
+    killed = spec_of("killed")
+
+    def kill_after_step_5(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(killed, kill_after_step_5)
+    assert not Path(killed.model_folder).exists()
+    launch(killed, ignore)
+    starts = [event for event in read_all(killed.events) if event["kind"] == "start"]
+    assert starts[1]["resumed_from"].endswith("-rank0.pt")
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_two_ranks_equal_one_process(spec_of: SpecOf) -> None:
+    one, two = spec_of("one"), spec_of("two", launch={"processes": 2})
+    launch(one, ignore)
+    launch(two, ignore)
+    alone, together = losses(one), losses(two)
+    assert alone.keys() == together.keys()
+    for step, value in alone.items():
+        assert together[step] == pytest.approx(value, rel=2e-4), f"step {step}"
+
+
+def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) -> None:
+    spec = spec_of(optimizer={"peak_lr": 1e30, "warmup_samples": 32})
+    with pytest.raises(TrainingFailedError, match=r"step \d+: not finite: .*last good checkpoint is|no checkpoint yet"):
+        launch(spec, ignore)
+    assert not Path(spec.model_folder).exists()
+
+
+def test_a_stop_request_ends_the_run_and_the_same_spec_goes_on(spec_of: SpecOf) -> None:
+    spec = spec_of()
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 3:
+            spec.stop_flag.touch()
+
+    outcome = launch(spec, stop)
+    assert not outcome.finished
+    assert 3 <= outcome.step < 9
+    assert launch(spec, ignore).finished
+
+
+def test_a_finished_training_is_not_repeated(spec_of: SpecOf) -> None:
+    spec = spec_of()
+    launch(spec, ignore)
+    before = weights(spec)
+    (Path(spec.model_folder) / "model.safetensors").unlink()
+    outcome = launch(spec, ignore)
+    assert outcome.finished
+    assert set(losses(spec)) == set(range(1, 10))
+    assert all(torch.equal(before[name], value) for name, value in weights(spec).items())
+
+
+def test_ema_and_clipping_run(spec_of: SpecOf) -> None:
+    spec = spec_of(ema={"half_life_batches": 2}, optimizer={"clip_norm": 1.0, "warmup_samples": 16})
+    assert launch(spec, ignore).finished
