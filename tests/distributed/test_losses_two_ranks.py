@@ -52,7 +52,8 @@ def found(model: ClipsModel, repository: Path, tmp_path_factory: pytest.TempPath
     }
     torch.save(cases, folder / "input.pt")
     worker = Path(__file__).with_name("losses_worker.py")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(repository), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [

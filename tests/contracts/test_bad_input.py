@@ -1,0 +1,74 @@
+"""Bad parameters end a run before any node, with one message that names the key and the remedy."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.pipeline_registry import register_pipelines
+from clips_pipeline.pipelines.parameters import TYPES, check
+from clips_pipeline.tuning.search_space import merged
+
+
+@pytest.fixture(scope="module")
+def base(repository: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in TYPES:
+        found |= yaml.safe_load((repository / "conf" / "base" / f"parameters_{name}.yml").read_text())
+    return found
+
+
+def catalog_of(parameters: dict[str, Any]) -> DataCatalog:
+    entries = {"parameters": MemoryDataset(parameters)}
+    entries |= {f"params:{name}": MemoryDataset(group) for name, group in parameters.items()}
+    return DataCatalog(entries)
+
+
+@pytest.mark.parametrize("pipeline", ["prepare", "train", "evaluate", "register", "pretrain", "search"])
+def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
+    check(register_pipelines()[pipeline], catalog_of(base))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.model.size", "b17", "train.model.size: 'b17' is unknown; sizes are s16, b16"),
+        ("train.model.image_size", 60, "vision.image_size 60 is not a multiple of vision.patch_size 8; use 56"),
+        ("train.captions.fragment.strategy", "sentence", "train.captions.fragment.strategy: 'sentence' is not one of"),
+        ("train.optimizer.lr", 0.1, "train.optimizer.lr: unknown key"),
+        ("prepare.tokenizer.vocabulary_size", 5000, "table of 1000"),
+        ("prepare.source.kind", "folder", "the group 'folder' is missing"),
+        ("prepare.source.folder", {"images": "nowhere", "captions": "c.json"}, None),
+        ("evaluate.split", "dev", "evaluate.split: 'dev' is not one of"),
+        ("register.alias", "v1", "register: alias"),
+        ("trian.samples", 1, "trian: unknown parameter group"),
+    ],
+)
+def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, message: str | None) -> None:
+    parameters = merged(copy.deepcopy(base), {path: value})
+    if message is None:
+        check(
+            register_pipelines()["pretrain"], catalog_of(parameters)
+        )  # the group of a source not chosen is not looked at
+        parameters = merged(parameters, {"prepare.source.kind": "folder"})
+        message = "nowhere"
+    with pytest.raises(ConfigError) as caught:
+        check(register_pipelines()["pretrain"], catalog_of(parameters))
+    assert message in str(caught.value)
+
+
+def test_a_run_shows_the_message_and_no_traceback(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--params", "train.model.size=b17"]
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    shown = done.stdout + done.stderr
+    assert "train.model.size: 'b17' is unknown" in shown
+    assert "Traceback" not in shown
