@@ -1,0 +1,80 @@
+"""Whole Kedro runs in a copy of the project: what a user types, and what must then be there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files alone, as a clone has them."""
+    copy = tmp_path_factory.mktemp("project")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (repository / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, copy / name)
+    return copy
+
+
+def kedro(project: Path, *arguments: str) -> str:
+    """Run `kedro run` and give back what it showed."""
+    environment = {**os.environ, "COLUMNS": "240", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "kedro", "run", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+
+
+def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> None:
+    first = kedro(project, "--pipelines", "pretrain", "--env", "smoke")
+    metrics = json.loads((project / "data/smoke/08_reporting/metrics.json").read_text())
+    assert "retrieval/scenes/mean_recall@1" in metrics
+    assert "mlflow ui" in first
+    assert "optuna-dashboard" in first
+    second = kedro(project, "--pipeline", "pretrain", "--env", "smoke")
+    assert "shards: up to date" in second
+    assert json.loads((project / "data/smoke/08_reporting/metrics.json").read_text()) == metrics
+    versions = client(project).search_model_versions("name = 'clips-smoke'")
+    assert [version.version for version in versions] == ["1"]
+    run = client(project).get_run(versions[0].run_id)
+    assert {"train/loss/contrastive", "train/loss/caption"} <= set(run.data.metrics)
+    history = client(project).get_metric_history(run.info.run_id, "train/loss/total")
+    assert [point.step for point in history] == sorted({point.step for point in history})
+
+
+def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
+    kedro(project, "--pipelines", "search", "--env", "smoke")
+    best = yaml.safe_load((project / "conf/best/parameters_train.yml").read_text())
+    assert set(best["train"]) == {"captions", "loss"}
+    storage = f"sqlite:///{project / 'data/smoke/07_model_output/search/study.db'}"
+    study = optuna.load_study(study_name="clips", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    for trial in study.trials:
+        run = client(project).get_run(trial.user_attrs["mlflow_run_id"])
+        assert run.data.tags["optuna.trial"] == str(trial.number)
+        assert "mlflow.parentRunId" in run.data.tags
+        assert run.info.status == "FINISHED"
+
+
+def test_real_photos_are_learned_by_heart(project: Path, fixtures_dir: Path) -> None:
+    folder = f"prepare.source.folder.images={fixtures_dir / 'images'}"
+    captions = f"prepare.source.folder.captions={fixtures_dir / 'captions.json'}"
+    kedro(project, "--pipelines", "pretrain", "--env", "photos", "--params", f"{folder},{captions}")
+    metrics = json.loads((project / "data/photos/08_reporting/metrics.json").read_text())
+    assert metrics["retrieval/photos/image_to_text_recall@1"] >= 0.95
+    assert metrics["retrieval/photos/text_to_image_recall@1"] >= 0.95
