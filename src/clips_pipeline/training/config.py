@@ -29,7 +29,7 @@ class ModelConfig:
 class AugmentConfig:
     """Random changes of training images; strength 0 or probability 0 switches one off."""
 
-    crop_area: tuple[float, float] = (0.6, 1.0)
+    crop_area: tuple[float, float] = (0.8, 1.0)
     crop_aspect: tuple[float, float] = (0.75, 1.3333333333333333)
     color_jitter: float = 0.0
     color_jitter_probability: float = 0.8
@@ -58,7 +58,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.2
     clip_norm: float | None = None
-    warmup_samples: int = 10_000
+    warmup_samples: int = 3_000
     final_lr: float = 0.0
 
     def __post_init__(self) -> None:
@@ -120,8 +120,8 @@ class TrainConfig:
     ema: EmaConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 120_000
-    batch_size: int = 128
+    samples: int = 60_000
+    batch_size: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
