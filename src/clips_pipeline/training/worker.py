@@ -122,7 +122,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         algorithms.append(ema)
 
     def best_model(state: State) -> ClipsModel:
-        wrapped = state.model if ema is None else ema.get_ema_model(state.model)
+        # When training ends Composer has put the averaged weights into the model itself.
+        averaged_aside = ema is not None and not ema.ema_weights_active
+        wrapped = ema.get_ema_model(state.model) if averaged_aside else state.model
         found: ClipsModel = getattr(wrapped, "module", wrapped).clips
         return found
 
