@@ -123,8 +123,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
 
     def best_model(state: State) -> ClipsModel:
         # When training ends Composer has put the averaged weights into the model itself.
-        averaged_aside = ema is not None and not ema.ema_weights_active
-        wrapped = ema.get_ema_model(state.model) if averaged_aside else state.model
+        aside = ema if ema is not None and not ema.ema_weights_active else None
+        wrapped = aside.get_ema_model(state.model) if aside is not None else state.model
         found: ClipsModel = getattr(wrapped, "module", wrapped).clips
         return found
 
