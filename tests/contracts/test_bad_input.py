@@ -40,7 +40,7 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
     ("path", "value", "message"),
     [
         ("train.model.size", "b17", "train.model.size: 'b17' is unknown; sizes are s16, b16"),
-        ("train.model.image_size", 60, "vision.image_size 60 is not a multiple of vision.patch_size 8; use 56"),
+        ("train.model.image_size", 60, "vision.image_size 60 is not a multiple of vision.patch_size 16; use 48"),
         ("train.captions.fragment.strategy", "sentence", "train.captions.fragment.strategy: 'sentence' is not one of"),
         ("train.optimizer.lr", 0.1, "train.optimizer.lr: unknown key"),
         ("prepare.tokenizer.vocabulary_size", 5000, "table of 1000"),
