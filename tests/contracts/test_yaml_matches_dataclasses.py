@@ -28,7 +28,11 @@ def soft_merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 def test_base_parameters_are_the_defaults_and_name_every_key(repository: Path, name: str) -> None:
     parameters = base(repository, name)
     assert typed(name, parameters) == TYPES[name]()()
-    assert to_mapping(typed(name, parameters)) == parameters
+    named, known = dict(parameters), to_mapping(typed(name, parameters))
+    if name == "search":
+        # A dimension names only the keys of its kind; the line above has compared them.
+        assert set(named.pop("space")) == set(known.pop("space"))
+    assert known == named
 
 
 @pytest.mark.parametrize("environment", ["smoke", "photos"])
