@@ -54,7 +54,7 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     assert "shards: up to date" in second
     assert json.loads((project / "data/smoke/08_reporting/metrics.json").read_text()) == metrics
     versions = client(project).search_model_versions("name = 'clips-smoke'")
-    assert [version.version for version in versions] == ["1"]
+    assert [int(version.version) for version in versions] == [1]
     run = client(project).get_run(versions[0].run_id)
     assert {"train/loss/contrastive", "train/loss/caption"} <= set(run.data.metrics)
     history = client(project).get_metric_history(run.info.run_id, "train/loss/total")
