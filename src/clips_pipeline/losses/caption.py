@@ -75,13 +75,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
         for low in range(0, hidden_ND.shape[0], chunk):
             rows = slice(low, low + chunk)
             logits_RV = hidden_ND[rows] @ weight_VD.T
-            log_sum_R = logits_RV.logsumexp(dim=1)
             target_R1 = targets_N[rows, None]
-            total += (log_sum_R - logits_RV.gather(1, target_R1)[:, 0]).sum()
+            picked_R1 = logits_RV.gather(1, target_R1)
+            # The softmax comes to stand in the logits' own memory: one pass of exp serves loss and gradient.
+            highest_R1 = logits_RV.amax(dim=1, keepdim=True)
+            slope_RV = logits_RV.sub_(highest_R1).exp_()
+            sum_R1 = slope_RV.sum(dim=1, keepdim=True)
+            total += (sum_R1.log() + highest_R1 - picked_R1).sum()
             if grad_ND is None and grad_VD is None:
                 continue
-            # Softmax less one at the target, in the logits' own memory.
-            slope_RV = logits_RV.sub_(log_sum_R[:, None]).exp_()
+            # Softmax less one at the target.
+            slope_RV.div_(sum_R1)
             slope_RV.scatter_add_(1, target_R1, slope_RV.new_full((1, 1), -1.0).expand(target_R1.shape))
             if grad_ND is not None:
                 grad_ND[rows] = slope_RV @ weight_VD

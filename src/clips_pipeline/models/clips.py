@@ -86,26 +86,23 @@ class ClipsModel(nn.Module):
         Raises:
             ValueError: shapes the model was not configured for.
         """
-        batch = web_ids_BL.shape[0]
         next_ids_BQ = target_ids_BT[:, 1:]
         valid_BQ = next_ids_BQ != self.config.text.pad_id
-        texts_BL = torch.cat([web_ids_BL, fragment_ids_BL])
         # One wait for the device instead of three.
-        web_body, body, longest = torch.stack(
-            [self.text.body_length(web_ids_BL), self.text.body_length(texts_BL), last_true(valid_BQ)]
+        web_body, fragment_body, longest = torch.stack(
+            [self.text.body_length(web_ids_BL), self.text.body_length(fragment_ids_BL), last_true(valid_BQ)]
         ).tolist()
         image = self.vision(images_BCHW)
-        texts = self.text(texts_BL, body)
-        web_BSD, web_keep_BS = self._condition(texts, batch, web_body)
+        # Two passes, because under `padding: mask` each is as long as its own longest row.
+        web, fragment = self.text(web_ids_BL, web_body), self.text(fragment_ids_BL, fragment_body)
         # At least one query, so that a batch without any target still has a gradient (of zero) for every parameter.
         used = max(longest, 1)
         valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
-        hidden_ND = self.captioner(image.tokens_BPD, web_BSD, valid_BQ, web_keep_BS)
-        features_BE = unit_rows(texts.feature_BE)
+        hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
         return ClipsOutput(
             image_BE=unit_rows(image.feature_BE),
-            web_BE=features_BE[:batch],
-            fragment_BE=features_BE[batch:],
+            web_BE=unit_rows(web.feature_BE),
+            fragment_BE=unit_rows(fragment.feature_BE),
             logit_scale=self.logit_scale.exp(),
             caption_hidden_ND=hidden_ND,
             caption_targets_N=next_ids_BQ[valid_BQ],
@@ -113,20 +110,16 @@ class ClipsModel(nn.Module):
 
     def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
         """Logits (B, Q, V) of every query, for looking at captions; training never builds this tensor."""
-        image = self.vision(images_BCHW)
-        web_BSD, web_keep_BS = self._condition(self.text(web_ids_BL), web_ids_BL.shape[0], None)
+        image, web = self.vision(images_BCHW), self.text(web_ids_BL)
         queries = self.config.captioner.queries
         every_BQ = torch.ones(web_ids_BL.shape[0], queries, dtype=torch.bool, device=web_ids_BL.device)
-        hidden_ND = self.captioner(image.tokens_BPD, web_BSD, every_BQ, web_keep_BS)
+        hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), every_BQ, web.keep_BS)
         logits_BQV: Tensor = self.captioner.head(hidden_ND).unflatten(0, every_BQ.shape)
         return logits_BQV
 
-    def _condition(self, texts: TextOutput, batch: int, body: int | None) -> tuple[Tensor, Tensor | None]:
-        """The web captions' tokens, the first `batch` rows, and where they may be attended."""
-        tokens_BSD = texts.tokens_BSD[:batch]
-        keep_BS = None if texts.keep_BS is None else texts.keep_BS[:batch]
-        if keep_BS is not None and body is not None:
-            tokens_BSD, keep_BS = tokens_BSD[:, :body], keep_BS[:, :body]
+    def _condition(self, web: TextOutput) -> Tensor:
+        """The web captions' tokens (B, S, D) as the captioner reads them."""
         if self.config.captioner.condition == "after_norm":
-            tokens_BSD = self.text.norm(tokens_BSD)
-        return tokens_BSD, keep_BS
+            normalised_BSD: Tensor = self.text.norm(web.tokens_BSD)
+            return normalised_BSD
+        return web.tokens_BSD
