@@ -151,8 +151,8 @@ SIZES: dict[str, ClipsConfig] = {
     "l14": _paper(VisionConfig(image_size=224, patch_size=14, width=1024, depth=24, heads=16), 768, 12, 12),
     "h14": _paper(VisionConfig(image_size=224, patch_size=14, width=1280, depth=32, heads=16), 1024, 24, 16),
     "tiny": ClipsConfig(
-        vision=VisionConfig(image_size=64, patch_size=16, width=128, depth=4, heads=2),
-        text=TextConfig(vocab_size=1_000, width=128, depth=2, heads=2),
+        vision=VisionConfig(image_size=64, patch_size=16, width=256, depth=2, heads=4),
+        text=TextConfig(vocab_size=1_000, width=128, depth=1, heads=2),
         captioner=CaptionerConfig(vocab_size=1_000, width=64, depth=1, heads=1),
         embed_dim=128,
     ),

@@ -52,7 +52,7 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW; decay acts on matmul weights only. `clip_norm`, if set, bounds the global gradient norm."""
 
-    peak_lr: float = 1.0e-3
+    peak_lr: float = 7.0e-4
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -85,7 +85,7 @@ class LaunchConfig:
     processes: int = 1
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
-    loader_workers: int = 1
+    loader_workers: int = 0
     threads: int | None = None  # torch threads per process; None: all cores shared evenly
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class IntervalConfig:
     """How often, in optimiser steps. The last step always logs, evaluates and saves."""
 
     log: int = 10
-    evaluate: int = 200
-    checkpoint: int = 200
+    evaluate: int = 400
+    checkpoint: int = 400
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class TrainConfig:
     ema: EmaConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 60_000
+    samples: int = 128_000
     batch_size: int = 64
     seed: int = 0
 

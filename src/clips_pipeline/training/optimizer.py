@@ -66,4 +66,5 @@ def adamw(model: nn.Module, config: AdamConfig) -> torch.optim.AdamW:
         lr=config.peak_lr,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
+        fused=True,
     )
