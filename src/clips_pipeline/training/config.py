@@ -59,7 +59,7 @@ class OptimizerConfig:
     weight_decay: float = 0.2
     clip_norm: float | None = None
     warmup_samples: int = 3_000
-    final_lr: float = 0.0
+    final_lr: float = 2.0e-4
 
     def __post_init__(self) -> None:
         require(self.peak_lr > 0, f"peak_lr is {self.peak_lr}; it must be above 0")
@@ -99,8 +99,8 @@ class IntervalConfig:
     """How often, in optimiser steps. The last step always logs, evaluates and saves."""
 
     log: int = 10
-    evaluate: int = 400
-    checkpoint: int = 400
+    evaluate: int = 500
+    checkpoint: int = 500
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class TrainConfig:
     ema: EmaConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 128_000
+    samples: int = 116_000
     batch_size: int = 64
     seed: int = 0
 
