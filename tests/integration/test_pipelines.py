@@ -62,6 +62,7 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
 
 
 def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
+    kedro(project, "--pipelines", "prepare", "--env", "smoke")
     kedro(project, "--pipelines", "search", "--env", "smoke")
     best = yaml.safe_load((project / "conf/best/parameters_train.yml").read_text())
     assert set(best["train"]) == {"captions", "loss"}
