@@ -1,6 +1,6 @@
 """The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
 
-Shapes: B batch, S sequence, P prefix, Q queries, N chosen positions, D width, H heads, K width of a head.
+Shapes: B batch, S sequence, P prefix, Q queries, N chosen or occupied positions, D width, H heads, K width of a head.
 """
 
 from typing import Literal
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 from clips_pipeline.models.sizes import MLP_RATIO
 
@@ -25,16 +26,18 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BSD: Tensor, keep_BS: Tensor | None = None) -> Tensor:
-        """Attend from every position to every position, (B, S, D) -> (B, S, D).
-
-        Args:
-            x_BSD: normalised input.
-            keep_BS: True where a position may be attended; None means everywhere.
-        """
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Attend from every position to every position, (B, S, D) -> (B, S, D)."""
         q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
-        mask = None if keep_BS is None else keep_BS[:, None, None, :]
-        return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask))
+        return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK))
+
+    def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """Attend within each row from every token to every token, (N, D) -> (N, D)."""
+        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(self.in_proj(x_ND)))
+        mask = packing.keep_BS[:, None, None, :]
+        y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
+        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
+        return y_ND
 
     def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
         """Attend as the captioner does, without a dense (S, S) mask: (B, S, D) -> (B, S, D).
@@ -110,10 +113,15 @@ class Block(nn.Module):
         self.ln_2 = BlockNorm(width)
         self.mlp = Mlp(width, gelu)
 
-    def forward(self, x_BSD: Tensor, keep_BS: Tensor | None = None) -> Tensor:
-        """Bidirectional block, (B, S, D) -> (B, S, D); see `Attention.forward`."""
-        x_BSD = x_BSD + self.attn(self.ln_1(x_BSD), keep_BS)
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Bidirectional block, (B, S, D) -> (B, S, D)."""
+        x_BSD = x_BSD + self.attn(self.ln_1(x_BSD))
         return self._mlp(x_BSD)
+
+    def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """The same on rows without their padding, (N, D) -> (N, D)."""
+        x_ND = x_ND + self.attn.packed(self.ln_1(x_ND), packing)
+        return self._mlp(x_ND)
 
     def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
         """Captioner block, (B, S, D) -> (B, S, D); see `Attention.prefix_causal`."""

@@ -1,7 +1,7 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
 """The text tower: bidirectional, read out at the last position, where [CLS] stands. CLIPS paper, section 3.
 
-Shapes: B batch, L context length, S positions in use (S <= L), D width, E embedding.
+Shapes: B batch, L context length, S positions in use (S <= L), N tokens that are not PAD, D width, E embedding.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import FullLinear, FullNorm, widen
 from clips_pipeline.models.sizes import TextConfig
 
@@ -19,7 +20,8 @@ class TextOutput(NamedTuple):
     """What the tower gives.
 
     Tokens (B, S - 1, D) come before the final norm and without the last position; `keep_BS` (B, S - 1) is True where
-    a token is not PAD, or None where PAD counts like any other; pooled is (B, D), feature (B, E), not normalised.
+    a token is not PAD (tokens are 0 elsewhere), or None where PAD counts like any other; pooled is (B, D), feature
+    (B, E), not normalised.
     """
 
     tokens_BSD: Tensor
@@ -59,23 +61,33 @@ class TextTower(nn.Module):
             raise ValueError(
                 f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenise to text.context_length"
             )
-        keep_BS = None
-        positions_SD: Tensor = self.positions_LD
         if self.config.padding == "mask":
-            body = int(self.body_length(ids_BL)) if body is None else body
-            # PAD is hidden from every other position, so columns of nothing but PAD change nothing. CLS keeps its
-            # place.
-            if body < length - 1:
-                ids_BL = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
-                positions_SD = torch.cat([positions_SD[:body], positions_SD[-1:]])
-            keep_BS = ids_BL != self.config.pad_id
-        weight = self.token_embedding.weight
-        x_BSD = (widen(functional.embedding(ids_BL, weight)) + widen(positions_SD)).to(weight.dtype)
+            return self._packed(ids_BL, int(self.body_length(ids_BL)) if body is None else body)
+        x_BSD = self._embed(ids_BL, self.positions_LD)
         for block in self.blocks:
-            x_BSD = block(x_BSD, keep_BS)
+            x_BSD = block(x_BSD)
         pooled_BD = self.norm(x_BSD[:, -1])
-        body_keep = None if keep_BS is None else keep_BS[:, :-1]
-        return TextOutput(x_BSD[:, :-1], body_keep, pooled_BD, self.head(pooled_BD))
+        return TextOutput(x_BSD[:, :-1], None, pooled_BD, self.head(pooled_BD))
+
+    def _packed(self, ids_BL: Tensor, body: int) -> TextOutput:
+        """PAD is hidden from every other position, so it need not be computed. [CLS] keeps its place, the last."""
+        positions_LD: Tensor = self.positions_LD
+        if body < ids_BL.shape[1] - 1:
+            ids_BL = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
+            positions_LD = torch.cat([positions_LD[:body], positions_LD[-1:]])
+        packing = Packing.of(ids_BL != self.config.pad_id)
+        position_N = packing.place_N % ids_BL.shape[1]
+        x_ND = self._embed(ids_BL.flatten()[packing.place_N], functional.embedding(position_N, positions_LD))
+        for block in self.blocks:
+            assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
+            x_ND = block.packed(x_ND, packing)
+        pooled_BD = self.norm(x_ND[packing.last_token()])
+        tokens_BSD = packing.unpack(x_ND)[:, :-1]
+        return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], pooled_BD, self.head(pooled_BD))
+
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        weight = self.token_embedding.weight
+        return (widen(functional.embedding(ids, weight)) + widen(positions)).to(weight.dtype)
 
 
 def last_true(flags_BS: Tensor) -> Tensor:

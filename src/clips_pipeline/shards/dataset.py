@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -132,9 +133,9 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             keys.append(key)
         return ClipsBatch(
             images_BCHW,
-            torch.tensor([row.web for row in rows]),
-            torch.tensor([row.fragment for row in rows]),
-            torch.tensor([row.target for row in rows]),
+            _ids([row.web for row in rows]),
+            _ids([row.fragment for row in rows]),
+            _ids([row.target for row in rows]),
             keys,
             dict(skipped),
         )
@@ -170,6 +171,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             raise BadSampleError(Skip(records.UNDECODABLE_IMAGE, record.key, str(error))) from None
         ids = self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=record.key)
         return pixels, ids, record.key
+
+
+def _ids(rows: list[list[int]]) -> Tensor:
+    # By way of NumPy, which reads nested lists four times as fast as torch does.
+    return torch.from_numpy(np.array(rows, np.int64))
 
 
 def _shared_images(count: int, size: int) -> Tensor:

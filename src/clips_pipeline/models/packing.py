@@ -1,0 +1,72 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
+"""Rows of unequal length without their padding: everything but attention works on the tokens alone.
+
+Shapes: B rows, S places of a row, N places that hold a token, D features.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Packing(NamedTuple):
+    """Which places of (B, S) hold a token: as flags, and as their N flat numbers in ascending order."""
+
+    keep_BS: Tensor
+    place_N: Tensor
+
+    @classmethod
+    def of(cls, keep_BS: Tensor) -> "Packing":
+        """Find the places; waits for the device once."""
+        return cls(keep_BS, keep_BS.flatten().nonzero().squeeze(1))
+
+    def pack(self, x_BSD: Tensor) -> Tensor:
+        """(B, S, D) to (N, D), row-major."""
+        packed: Tensor = _Pack.apply(x_BSD, self)  # type: ignore[no-untyped-call]
+        return packed
+
+    def unpack(self, x_ND: Tensor) -> Tensor:
+        """(N, D) to (B, S, D), zero where there is no token."""
+        unpacked: Tensor = _Unpack.apply(x_ND, self)  # type: ignore[no-untyped-call]
+        return unpacked
+
+    def last_token(self) -> Tensor:
+        """The number within N of each row's last token, (B,); every row has one."""
+        return self.keep_BS.sum(dim=1).cumsum(dim=0) - 1
+
+
+def _take(x_BSD: Tensor, packing: Packing) -> Tensor:
+    return x_BSD.flatten(0, 1).index_select(0, packing.place_N)
+
+
+def _put(x_ND: Tensor, packing: Packing) -> Tensor:
+    batch, places = packing.keep_BS.shape
+    x_MD = x_ND.new_zeros(batch * places, x_ND.shape[1])
+    return x_MD.index_copy_(0, packing.place_N, x_ND).view(batch, places, -1)
+
+
+# Each is the other's gradient. PyTorch's own gradient of indexing adds, because an index may come twice; no place does.
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BSD: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return _take(x_BSD, packing)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, None]:
+        return _put(gradient_ND, ctx.packing), None
+
+
+class _Unpack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return _put(x_ND, packing)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_BSD: Tensor) -> tuple[Tensor, None]:
+        return _take(gradient_BSD, ctx.packing), None
