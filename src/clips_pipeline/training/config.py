@@ -52,7 +52,7 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW; decay acts on matmul weights only. `clip_norm`, if set, bounds the global gradient norm."""
 
-    peak_lr: float = 7.0e-4
+    peak_lr: float = 6.0e-4
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -120,7 +120,7 @@ class TrainConfig:
     ema: EmaConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 116_000
+    samples: int = 130_000
     batch_size: int = 64
     seed: int = 0
 
