@@ -120,7 +120,7 @@ class TrainConfig:
     ema: EmaConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 130_000
+    samples: int = 140_000
     batch_size: int = 64
     seed: int = 0
 
