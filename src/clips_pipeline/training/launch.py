@@ -17,7 +17,7 @@ from clips_pipeline.training.events import Event, EventReader
 from clips_pipeline.training.spec import RunSpec, load_spec
 
 POLL_SECONDS = 0.2
-WORKER = "clips_pipeline.training.worker"
+WORKER = "clips_pipeline.training.start"
 STOP_GRACE_SECONDS = 20.0
 
 

@@ -1,4 +1,4 @@
-"""The training process: `composer -n N -m clips_pipeline.training.worker SPEC.json`, also under torchrun or SLURM.
+"""The training process, begun by `training.start`.
 
 Knows no Kedro, MLflow or Optuna. Reads the run spec, resumes from the newest complete checkpoint if there is one, trains,
 exports the model, and reports through the event log.
@@ -6,7 +6,6 @@ exports the model, and reports through the event log.
 
 import fcntl
 import os
-import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -205,7 +204,3 @@ def _load_initial(clips: ClipsModel, folder: Path) -> None:
         clips.load_state_dict(load_file(file))
     except RuntimeError as error:
         raise ConfigError(f"train.model.initial_weights: {file} does not fit train.model.size: {error}") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
