@@ -125,6 +125,7 @@ distclean: clean ## clean, and remove .venv too
 # The stamp is touched last, so an installation that was cut short is done again, and one that is complete costs nothing.
 # uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,
 # pip installs the same locked set (the lock is complete, so pip need not resolve anything). Both check every hash.
+# Compiled now, because containers often forbid Python to do so later, and then every start compiles 5,000 modules anew.
 $(STAMP): pyproject.toml requirements.lock
 	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
 	  for candidate in $$(type -aP python3.11 python3 python); do \
@@ -140,7 +141,7 @@ $(STAMP): pyproject.toml requirements.lock
 	fi
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.txt
-	@if $(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; then :; else \
+	@if $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock; then :; else \
 	  echo "uv could not install the lock (it does not read pip's configuration); pip does it now, which takes longer"; \
 	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; \
 	fi
