@@ -24,12 +24,12 @@ class Packing(NamedTuple):
 
     def pack(self, x_BSD: Tensor) -> Tensor:
         """(B, S, D) to (N, D), row-major."""
-        packed: Tensor = _Pack.apply(x_BSD, self)  # type: ignore[no-untyped-call]
+        packed: Tensor = _Move.apply(x_BSD, self, True)  # type: ignore[no-untyped-call]
         return packed
 
     def unpack(self, x_ND: Tensor) -> Tensor:
         """(N, D) to (B, S, D), zero where there is no token."""
-        unpacked: Tensor = _Unpack.apply(x_ND, self)  # type: ignore[no-untyped-call]
+        unpacked: Tensor = _Move.apply(x_ND, self, False)  # type: ignore[no-untyped-call]
         return unpacked
 
     def last_token(self) -> Tensor:
@@ -47,26 +47,18 @@ def _put(x_ND: Tensor, packing: Packing) -> Tensor:
     return x_MD.index_copy_(0, packing.place_N, x_ND).view(batch, places, -1)
 
 
-# Each is the other's gradient. PyTorch's own gradient of indexing adds, because an index may come twice; no place does.
-class _Pack(torch.autograd.Function):
+class _Move(torch.autograd.Function):
+    """`_take` or `_put`; each is the other's gradient.
+
+    PyTorch's own gradient of indexing adds, because an index may come twice; no place does.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x_BSD: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return _take(x_BSD, packing)
+    def forward(ctx: Any, x: Tensor, packing: Packing, pack: bool) -> Tensor:
+        ctx.packing, ctx.back = packing, _put if pack else _take
+        return _take(x, packing) if pack else _put(x, packing)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, None]:
-        return _put(gradient_ND, ctx.packing), None
-
-
-class _Unpack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, packing: Packing) -> Tensor:
-        ctx.packing = packing
-        return _put(x_ND, packing)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient_BSD: Tensor) -> tuple[Tensor, None]:
-        return _take(gradient_BSD, ctx.packing), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient, ctx.packing), None, None

@@ -71,13 +71,14 @@ class TextTower(nn.Module):
 
     def _packed(self, ids_BL: Tensor, body: int) -> TextOutput:
         """PAD is hidden from every other position, so it need not be computed. [CLS] keeps its place, the last."""
-        positions_LD: Tensor = self.positions_LD
+        ids_BS = ids_BL
+        positions_SD: Tensor = self.positions_LD
         if body < ids_BL.shape[1] - 1:
-            ids_BL = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
-            positions_LD = torch.cat([positions_LD[:body], positions_LD[-1:]])
-        packing = Packing.of(ids_BL != self.config.pad_id)
-        position_N = packing.place_N % ids_BL.shape[1]
-        x_ND = self._embed(ids_BL.flatten()[packing.place_N], functional.embedding(position_N, positions_LD))
+            ids_BS = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
+            positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
+        packing = Packing.of(ids_BS != self.config.pad_id)
+        position_N = packing.place_N % ids_BS.shape[1]
+        x_ND = self._embed(ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD))
         for block in self.blocks:
             assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
             x_ND = block.packed(x_ND, packing)
