@@ -1,9 +1,10 @@
 """The samples of one rank: same samples in the same order for any number of ranks and workers, and exact resumption.
 
-Epoch e is one order of all samples (`order.EpochOrder`). Global batch number b is the positions from b * G, G samples;
-rank r of R takes its r-th part of them, so that the parts of all ranks, in order, are the batch of one process. Worker
-w of W makes batches w, w + W, …, which torch's DataLoader hands out in turn. All of it is arithmetic: nothing has to be
-read to begin in the middle of an epoch.
+Epoch e is one order of all samples in C streams (`order.EpochOrder`). Global batch number b of G samples is the next
+G / C samples of every stream, stream after stream; rank r of R takes its r-th part of it, so that the parts of all
+ranks, in order, are the batch of one process, and a rank reads few streams. Worker w of W makes batches w, w + W, …,
+which torch's DataLoader hands out in turn. All of it is arithmetic: nothing has to be read to begin in the middle of an
+epoch.
 """
 
 import logging
@@ -77,10 +78,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
         self.epoch = 0
         self.start = 0
+        self._asked: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """Batches of a whole epoch; samples that do not fill one are left to other epochs, whose order differs."""
-        return self.order.total // self.global_batch_size
+        return self.order.length // (self.global_batch_size // self.order.streams)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration reads, from its beginning. For the present epoch nothing changes."""
@@ -95,19 +97,28 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             from_beginning: counted from the beginning of the epoch; otherwise from where the present iteration began.
         """
         samples = num_samples if from_beginning else self.start + num_samples
-        return {"epoch": self.epoch, "samples": samples, "seed": self.seed, "shards": self.shards.fingerprint}
+        return {
+            "epoch": self.epoch,
+            "samples": samples,
+            "seed": self.seed,
+            "shards": self.shards.fingerprint,
+            "streams": self.order.streams,
+            "window": self.order.window,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on there, with any number of ranks and workers; the next iteration yields the rest of the epoch.
 
         Raises:
-            ConfigError: the state belongs to other shards or another seed, so the order would be another.
+            ConfigError: the state belongs to other shards, another seed or other streams, so the order would be another.
         """
-        for name, mine in (("shards", self.shards.fingerprint), ("seed", self.seed)):
-            if state[name] != mine:
+        mine = self.state_dict(0)
+        for name in ("shards", "seed", "streams", "window"):
+            if state[name] != mine[name]:
                 raise ConfigError(
-                    f"the checkpoint was made with {name} {state[name]}, now it is {mine}, which gives another "
-                    "order of samples; restore the former data and parameters, or train anew"
+                    f"the checkpoint was made with {name} {state[name]}, now it is {mine[name]}, which gives another "
+                    "order of samples; restore the former data and parameters (streams follow from the batch size), or "
+                    "train anew"
                 )
         self.epoch, self.start = int(state["epoch"]), int(state["samples"])
 
@@ -115,20 +126,23 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         # Read here and not while batches are made: `set_epoch` may come before the last batch has been asked for.
-        epoch, start, size = self.epoch, self.start, self.global_batch_size
-        batches = (self.order.total - start) // size
-        return (self._batch(epoch, start + number * size) for number in range(first, batches, step))
+        epoch, start, each = self.epoch, self.start // self.order.streams, self.global_batch_size // self.order.streams
+        batches = (self.order.length - start) // each
+        return (self._batch(epoch, start + number * each) for number in range(first, batches, step))
 
     def _batch(self, epoch: int, start: int) -> ClipsBatch:
-        """This rank's part of the global batch that begins at position `start`."""
+        """This rank's part of the global batch that begins at place `start` of every stream."""
         count = self.global_batch_size // self.world_size
+        each = self.global_batch_size // self.order.streams
         size, skipped = self.images.size, Counter[str]()
+        if self.shards.remote is not None:
+            self._look_ahead(epoch, start, range(self.rank * count // each, -(-(self.rank + 1) * count // each)))
         images_BCHW = _shared_images(count, size)
         pixels_BCHW = images_BCHW.numpy()
         keys, rows = [], []
         for i in range(count):
-            position = start + self.rank * count + i
-            pixels_BCHW[i], row, key = self._sample(epoch, position, skipped)
+            stream, place = divmod(self.rank * count + i, each)
+            pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, skipped)
             rows.append(row)
             keys.append(key)
         return ClipsBatch(
@@ -140,19 +154,31 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             dict(skipped),
         )
 
-    def _sample(self, epoch: int, position: int, skipped: Counter[str]) -> tuple[Pixels, Rows, str]:
-        """The sample at `position`; if it is bad, the one a batch later in the order, or the next good one after that.
+    def _look_ahead(self, epoch: int, start: int, streams: range) -> None:
+        """Let the shards of the next window come while this one is read."""
+        for stream in streams:
+            window = epoch, start // self.order.window
+            if self._asked.get(stream) != window:
+                self._asked[stream] = window
+                self.shards.soon(self.order.shards_at(epoch, stream, start + self.order.window))
+
+    def _sample(self, epoch: int, stream: int, place: int, skipped: Counter[str]) -> tuple[Pixels, Rows, str]:
+        """The sample at `place` of `stream`; if it is bad, one that stands a batch later, or the next good one after it.
 
         Ranks need not agree on anything: which sample takes the place follows from the order and the data. The batch in
-        between keeps a sample from standing twice in one batch, where it would be its own negative.
+        between keeps a sample from standing twice in one batch, where it would be its own negative. Each further try goes
+        to another stream, since a shard that cannot be read takes a whole window of its stream with it.
         """
-        total = self.order.total
+        order, each = self.order, self.global_batch_size // self.order.streams
         tries = 0
-        for later in (0, *range(self.global_batch_size, self.global_batch_size + min(total, _MOST_TRIES))):
-            if later and later % total == 0:
-                continue
+        for later in range(-1, min(order.length * order.streams, _MOST_TRIES)):
+            at = (stream, place)
+            if later >= 0:
+                at = (stream + later) % order.streams, (place + each + later // order.streams) % order.length
+                if at == (stream, place):
+                    continue
             tries += 1
-            shard, row = self.order.at(epoch, (position + later) % total)
+            shard, row = order.at(epoch, *at)
             try:
                 return self._read(epoch, shard, row)
             except BadSampleError as bad:

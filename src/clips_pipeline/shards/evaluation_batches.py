@@ -18,8 +18,8 @@ from torch import Tensor
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.check import DECODE_ERRORS
-from clips_pipeline.shards.reader import SampleFields, eval_samples
-from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.records import Record, SampleFields
 from clips_pipeline.shards.transforms import ImageConfig, Pixels, UndecodableImageError, eval_pixels
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A torch DataLoader of training batches; `eval_samples` is here too, for those who have torch anyway."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import Captions, TrainDataset
-from clips_pipeline.shards.order import EpochOrder
-from clips_pipeline.shards.reader import SampleFields, ShardSet
+from clips_pipeline.shards.order import EpochOrder, streams_for
+from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
+from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.transforms import ImageConfig
 
 T = TypeVar("T")
@@ -23,18 +24,18 @@ class LoaderConfig:
     """What does not change the meaning of a batch.
 
     Attributes:
-        fields: where the captions stand in a sample.
-        block_samples: samples are shuffled within blocks of so many, whole shards at a time.
+        fields: where the captions stand in a sample; None for what the index says.
+        window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
         prefetch_batches: batches that each worker holds ready.
     """
 
-    fields: SampleFields = field(default_factory=SampleFields)
-    block_samples: int = 250_000
+    fields: SampleFields | None = None
+    window_samples: int = 250_000
     prefetch_batches: int = 2
 
     def __post_init__(self) -> None:
-        if self.block_samples < 1 or self.prefetch_batches < 1:
-            raise ConfigError("block_samples and prefetch_batches must be at least 1")
+        if self.window_samples < 1 or self.prefetch_batches < 1:
+            raise ConfigError("window_samples and prefetch_batches must be at least 1")
 
 
 def train_loader(
@@ -64,7 +65,7 @@ def train_loader(
         world_size: number of ranks.
         workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
         seed: of order and augmentation.
-        config: block size, names of caption fields, prefetching.
+        config: window size, names of caption fields, prefetching.
 
     Raises:
         ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
@@ -78,14 +79,17 @@ def train_loader(
     if global_batch_size % world_size:
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
     shards = ShardSet(index_dir, split, config.fields)
-    order = EpochOrder(shards.samples, seed, config.block_samples)
-    if order.total < global_batch_size:
+    total = sum(shards.samples)
+    order = EpochOrder(
+        shards.samples, seed, config.window_samples, streams_for(total, global_batch_size, config.window_samples)
+    )
+    if total < global_batch_size:
         raise ConfigError(
-            f"split {split!r} in {index_dir} has {order.total} samples, fewer than one global batch of "
+            f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "
             f"{global_batch_size}; lower the batch size or give more data"
         )
-    # Those of the next block are opened while the last samples of this one are read.
-    shards.keep_open = order.widest_block + 8
+    # Those of the next window are opened while the last samples of this one are read.
+    shards.keep_open = order.widest + 8
     dataset = TrainDataset(
         shards,
         order,

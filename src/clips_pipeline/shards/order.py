@@ -1,8 +1,11 @@
 """The order of samples in an epoch: a pure function of (seed, epoch), whatever reads them.
 
-Shards are put into a random order and cut into blocks; the samples of a block are put into a random order. So reads
-stay within a few files at a time, while a sample may meet any of some hundred thousand others (OpenVision, the running
-reference, shuffles within 250,000). Places come from a hash, not from a generator: no library version changes them.
+Shards are put into a random order; all their samples, one after the other, make a line. The line is cut into streams of
+equal length, each stream into windows, and the samples of a window are put into a random order. A global batch takes an
+equal part of every stream. So reads stay within one window of each stream, and a rank that owns some streams reads few
+shards, while a batch mixes samples of at least as many shards as there are streams (OpenVision, the running reference,
+shuffles within 250,000 samples; so do all windows together). Places come from a hash, not from a generator: no library
+version changes them.
 """
 
 import hashlib
@@ -14,66 +17,90 @@ from numpy.typing import NDArray
 
 # More open files than this per worker would meet the usual limit of 1024.
 _MOST_SHARDS = 512
+_MOST_STREAMS = 64
 
 
 class EpochOrder:
-    """Position in the epoch → (shard, row), for any epoch, without counting up to it.
+    """Stream and place in it → (shard, row), for any epoch, without counting up to it.
 
     Args:
         samples: number of samples of each shard.
         seed: another seed gives another order.
-        block_samples: a block takes shards until it has so many samples.
+        window_samples: that the windows of all streams hold together.
+        streams: parts of the line.
+
+    Attributes:
+        total: number of samples.
+        length: of each stream; what is left over at the end of the line waits for another epoch.
     """
 
-    def __init__(self, samples: Sequence[int], seed: int, block_samples: int = 250_000) -> None:
+    def __init__(self, samples: Sequence[int], seed: int, window_samples: int = 250_000, streams: int = 1) -> None:
         self.samples = np.asarray(samples, np.int64)
         self.total = int(self.samples.sum())
-        self.seed = seed
-        self.block_samples = block_samples
+        self.seed, self.window_samples, self.streams = seed, window_samples, streams
+        self.length = self.total // streams
+        # Many small shards: a window of them all would be more files than can be open.
+        many = self.total // max(len(self.samples), 1) * _MOST_SHARDS
+        self.window = max(1, min(window_samples, many) // streams)
         self._first = np.concatenate([[0], np.cumsum(self.samples)])
-        # Two: a batch may lie across the border of two blocks.
-        self._epoch = lru_cache(2)(self._blocks)
-        self._block = lru_cache(2)(self._ids)
+        # The last two: of the present window and the next one for every stream, of this epoch and the next.
+        self._line = lru_cache(2)(self._shards_in_line)
+        self._ids = lru_cache(2 * streams)(self._window_ids)
 
     @property
-    def widest_block(self) -> int:
-        """An upper bound of the number of shards in a block, for the number of files to keep open."""
-        sizes = np.sort(self.samples)
-        shards = int(np.searchsorted(np.cumsum(sizes), self.block_samples)) + 1
-        return min(shards, len(self.samples), _MOST_SHARDS)
+    def widest(self) -> int:
+        """An upper bound, but for very uneven shards, of the files that the windows touch at a time."""
+        sizes = np.sort(self.samples[self.samples > 0])
+        # A window that begins within one shard ends within another.
+        per_window = int(np.searchsorted(np.cumsum(sizes), self.window)) + 2
+        return min(per_window * self.streams, len(self.samples), _MOST_SHARDS)
 
-    def at(self, epoch: int, position: int) -> tuple[int, int]:
-        """Shard and row of the sample at `position` (0 to `total`, excluded) of `epoch`."""
-        _, starts = self._epoch(epoch)
-        number = int(np.searchsorted(starts, position, side="right")) - 1
-        sample = self._block(epoch, number)[position - starts[number]]
+    def at(self, epoch: int, stream: int, place: int) -> tuple[int, int]:
+        """Shard and row of the sample at `place` (0 to `length`, excluded) of a stream."""
+        number, within = divmod(place, self.window)
+        sample = self._ids(epoch, stream, number)[within]
         shard = int(np.searchsorted(self._first, sample, side="right")) - 1
         return shard, int(sample - self._first[shard])
 
+    def shards_at(self, epoch: int, stream: int, place: int) -> list[int]:
+        """The shards that the window with this place reads, in the order of the line; none beyond the stream's end."""
+        begin = place // self.window * self.window
+        if begin >= self.length:
+            return []
+        shards, ends = self._line(epoch)
+        first, last = stream * self.length + begin, stream * self.length + min(begin + self.window, self.length) - 1
+        a, b = np.searchsorted(ends, [first, last], side="right")
+        return [int(shard) for shard in shards[a : b + 1] if self.samples[shard]]
+
     def __getstate__(self) -> dict[str, object]:
-        return {"samples": self.samples, "seed": self.seed, "block_samples": self.block_samples}
+        names = ("samples", "seed", "window_samples", "streams")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def _blocks(self, epoch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-        """Shards of each block, and the position at which each block begins."""
+    def _shards_in_line(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All shards in the order of the line, and the place in the line where each one ends."""
         order = np.argsort(_hash(self.seed, epoch, "shards", np.arange(len(self.samples))), kind="stable")
-        blocks: list[NDArray[np.int64]] = []
-        begin, filled = 0, 0
-        for end, shard in enumerate(order, start=1):
-            filled += int(self.samples[shard])
-            if filled >= self.block_samples or end - begin == _MOST_SHARDS or end == len(order):
-                blocks.append(order[begin:end])
-                begin, filled = end, 0
-        sizes = [int(self.samples[block].sum()) for block in blocks]
-        return blocks, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        return order, np.cumsum(self.samples[order])
 
-    def _ids(self, epoch: int, number: int) -> NDArray[np.int64]:
-        """The samples of a block in their order, counted through all shards."""
-        shards = self._epoch(epoch)[0][number]
-        ids = np.concatenate([np.arange(self._first[shard], self._first[shard + 1]) for shard in shards])
+    def _window_ids(self, epoch: int, stream: int, number: int) -> NDArray[np.int64]:
+        """The samples of a window in their order, counted through all shards as the index has them."""
+        shards, ends = self._line(epoch)
+        begin = number * self.window
+        line = stream * self.length + np.arange(begin, min(begin + self.window, self.length))
+        at = np.searchsorted(ends, line, side="right")
+        ids: NDArray[np.int64] = self._first[shards[at]] + line - (ends[at] - self.samples[shards[at]])
         return ids[np.argsort(_hash(self.seed, epoch, "samples", ids), kind="stable")]
+
+
+def streams_for(samples: int, global_batch_size: int, window_samples: int) -> int:
+    """How many streams: one where all samples fit into one window, else up to 64; a divisor of the global batch.
+
+    Ranks and workers play no part, so that the order is the same for any number of them.
+    """
+    most = max(1, min(_MOST_STREAMS, samples // window_samples))
+    return max(count for count in range(1, most + 1) if global_batch_size % count == 0)
 
 
 def _hash(seed: int, epoch: int, use: str, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -24,7 +24,7 @@ from clips_pipeline.shards.index import (
     save_classes,
 )
 from clips_pipeline.shards.prepare_task import Job, JobResult, end_with_parent, run_job
-from clips_pipeline.shards.sources.source import Source, Split
+from clips_pipeline.shards.sources.source import InPlaceTask, Source, Split
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def _current(out_dir: Path, wanted: str) -> Index | None:
         index = load_index(out_dir)
     except ConfigError:
         return None
-    return index if index.fingerprint == wanted and not missing_or_changed(index, out_dir) else None
+    shards = (shard for split in index.splits.values() for shard in split)
+    return index if index.fingerprint == wanted and not missing_or_changed(shards, out_dir) else None
 
 
 def _write(source: Source, folder: Path, processes: int, samples_per_shard: int, wanted: str) -> Index:
@@ -105,7 +106,7 @@ def _write(source: Source, folder: Path, processes: int, samples_per_shard: int,
     examples: list[str] = []
     for split in source.splits:
         (folder / split).mkdir(parents=True)
-        tasks = source.tasks(split)
+        tasks = [task for task in source.tasks(split) if not isinstance(task, InPlaceTask)]
         jobs = [Job(task, split, i, folder / split, samples_per_shard) for i, task in enumerate(tasks)]
         results = _without_duplicates(jobs, _run(jobs, processes))
         splits[split] = _number(split, folder, [shard for result in results for shard in result.shards])

@@ -3,38 +3,39 @@
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
-from clips_pipeline.shards.index import ShardEntry, load_index, shard_problem
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed, used_rows
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
-from clips_pipeline.shards.writer import SYNTHETIC_FIELD, WEB_FIELD
+from clips_pipeline.shards.writer import WEB_FIELD
 
 log = logging.getLogger(__name__)
 
 FALLBACK_WEB_FIELD = "org_caption"
 
 
-@dataclass(frozen=True)
-class SampleFields:
-    """Where the captions of a sample stand: `txt` is the file KEY.txt, any other name a field of KEY.json.
+class RemoteShards(Protocol):
+    """Makes shards that are not on this machine readable; `shards.cache.ShardCache` does. Must pickle."""
 
-    Attributes:
-        web: where there is no KEY.txt, `org_caption` of KEY.json stands in for it, as in Recap-DataComp-1B.
-        synthetic: the long caption.
-    """
+    def local(self, shard: ShardEntry) -> Path:
+        """A local copy, whole; waits for it. It stays readable for whoever has opened it.
 
-    web: str = WEB_FIELD
-    synthetic: str = SYNTHETIC_FIELD
+        Raises:
+            StorageError: it cannot be had.
+        """
+        ...
 
-    def __post_init__(self) -> None:
-        if not self.web or not self.synthetic or self.web == self.synthetic:
-            raise ConfigError(f"fields: web {self.web!r} and synthetic {self.synthetic!r} must be two names")
+    def soon(self, shards: Sequence[ShardEntry]) -> None:
+        """These will be asked for next; returns at once."""
+        ...
 
 
 class ShardSet:
@@ -43,25 +44,39 @@ class ShardSet:
     Args:
         folder: of `index.json`.
         split: which shards.
-        fields: where the captions stand.
+        fields: where the captions stand; None for what the index says.
         keep_open: files open at the same time; the one used longest ago is closed first.
+        remote: where shards with a URL are copied to.
 
     Raises:
-        ConfigError: no index, no such split, or a shard that is missing or of another size than the index says.
+        ConfigError: no index, no such split, a shard that is missing or of another size than the index says, or a remote
+            shard without a place for copies.
     """
 
-    def __init__(self, folder: Path, split: str, fields: SampleFields | None = None, *, keep_open: int = 16) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        fields: SampleFields | None = None,
+        *,
+        keep_open: int = 16,
+        remote: RemoteShards | None = None,
+    ) -> None:
         index = load_index(folder)
         self.shards: tuple[ShardEntry, ...] = index.split(split)
-        problems = [problem for shard in self.shards if (problem := shard_problem(shard, folder)) is not None]
+        problems = missing_or_changed(self.shards, folder)
         if problems:
             raise ConfigError(
                 f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
             )
+        if remote is None and (far := next((shard for shard in self.shards if "://" in shard.path), None)) is not None:
+            raise ConfigError(
+                f"{far.path} is not on this machine; set `storage.cache` to a folder for copies of shards"
+            )
         self.folder, self.fingerprint = folder, index.fingerprint
-        self.fields = fields if fields is not None else SampleFields()
-        self.keep_open = keep_open
-        self._open: OrderedDict[int, TarFile] = OrderedDict()
+        self.fields = fields if fields is not None else index.fields
+        self.keep_open, self.remote = keep_open, remote
+        self._open: OrderedDict[int, tuple[TarFile, NDArray[np.int64] | None]] = OrderedDict()
 
     @property
     def samples(self) -> list[int]:
@@ -74,21 +89,31 @@ class ShardSet:
         Raises:
             BadSampleError: it is incomplete or damaged.
         """
-        return parse(self._tar(shard).read(row), self.fields)
+        tar, used = self._opened(shard)
+        return parse(tar.read(row if used is None else int(used[row])), self.fields)
+
+    def soon(self, shards: Iterable[int]) -> None:
+        """These shards will be read next: those that are not on this machine begin to come; returns at once."""
+        if self.remote is not None:
+            self.remote.soon([self.shards[shard] for shard in shards if "://" in self.shards[shard].path])
 
     def close(self) -> None:
         """Close all files; the next `read` opens them again."""
         while self._open:
-            self._open.popitem()[1].close()
+            self._open.popitem()[1][0].close()
 
-    def _tar(self, shard: int) -> TarFile:
-        tar = self._open.pop(shard, None)
-        if tar is None:
+    def _opened(self, shard: int) -> tuple[TarFile, NDArray[np.int64] | None]:
+        found = self._open.pop(shard, None)
+        if found is None:
             while len(self._open) >= self.keep_open:
-                self._open.popitem(last=False)[1].close()
-            tar = TarFile(self.folder / self.shards[shard].path)
-        self._open[shard] = tar
-        return tar
+                self._open.popitem(last=False)[1][0].close()
+            entry = self.shards[shard]
+            file = self.folder / entry.path
+            if self.remote is not None and "://" in entry.path:
+                file = self.remote.local(entry)
+            found = TarFile(file), used_rows(entry, self.folder)
+        self._open[shard] = found
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}

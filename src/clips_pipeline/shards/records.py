@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from clips_pipeline.config import ConfigError
+
 IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
 """File name endings of images in a shard; a source renames `jpeg` to `jpg`."""
 
@@ -30,6 +32,7 @@ class Record:
         synthetic_caption: the long text written by a captioning model.
         captions: all human captions, for retrieval as on MSCOCO; empty where there are none.
         label: class number for zero-shot classification, counted from 0.
+        score: of the pair, such as the similarity that another model gives it; what a filter may ask for.
     """
 
     key: str
@@ -39,6 +42,26 @@ class Record:
     synthetic_caption: str
     captions: tuple[str, ...] = ()
     label: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleFields:
+    """Where captions and score of a sample stand: `txt` is the file KEY.txt, any other name a field of KEY.json.
+
+    Attributes:
+        web: where there is no KEY.txt, `org_caption` of KEY.json stands in for it, as in Recap-DataComp-1B.
+        synthetic: the long caption.
+        score: a number in KEY.json; None where nothing is to be read.
+    """
+
+    web: str = "txt"
+    synthetic: str = "re_caption"
+    score: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.web or not self.synthetic or self.web == self.synthetic:
+            raise ConfigError(f"fields: web {self.web!r} and synthetic {self.synthetic!r} must be two names")
 
 
 @dataclass(frozen=True, slots=True)

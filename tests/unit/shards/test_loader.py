@@ -38,7 +38,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _loader(folder: Path, **changes: Any) -> Any:
-    options: dict[str, Any] = {"global_batch_size": BATCH, "seed": 3, "config": LoaderConfig(block_samples=15)}
+    options: dict[str, Any] = {"global_batch_size": BATCH, "seed": 3, "config": LoaderConfig(window_samples=15)}
     return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
 
 
@@ -126,10 +126,23 @@ def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_siz
 
 
 def test_resuming_with_another_batch_size_goes_on_at_the_same_sample(shards: Path) -> None:
-    keys = [key for batch in _epoch(_loader(shards)) for key in batch.keys]
-    loader = _loader(shards, global_batch_size=5)
-    loader.dataset.load_state_dict(_loader(shards).dataset.state_dict(16, True))
+    whole = LoaderConfig()
+    keys = [key for batch in _epoch(_loader(shards, config=whole)) for key in batch.keys]
+    loader = _loader(shards, config=whole, global_batch_size=5)
+    loader.dataset.load_state_dict(_loader(shards, config=whole).dataset.state_dict(16, True))
     assert [key for batch in loader for key in batch.keys][:20] == keys[16:36]
+
+
+def test_two_streams_resume_with_another_batch_size_that_has_two_streams(shards: Path) -> None:
+    state = _loader(shards).dataset.state_dict(16, True)
+    assert state["streams"] == 2
+    keys = [batch.keys for batch in _epoch(_loader(shards))]
+    loader = _loader(shards, global_batch_size=4)
+    loader.dataset.load_state_dict(state)
+    found = [batch.keys for batch in loader]
+    assert [a[:2] + b[:2] + a[2:] + b[2:] for a, b in zip(found[::2], found[1::2], strict=False)] == keys[2:]
+    with pytest.raises(ConfigError, match="streams 2, now it is 1"):
+        _loader(shards, global_batch_size=5).dataset.load_state_dict(state)
 
 
 def test_a_state_of_other_data_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -201,7 +214,8 @@ def test_a_replacement_that_is_bad_too_is_replaced(tmp_path: Path) -> None:
     whole = _epoch(_loader(folder))
     _damage(folder, [whole[0].keys[1], whole[1].keys[1]])
     first = _epoch(_loader(folder))[0]
-    assert first.keys[1] == whole[1].keys[2]
+    # In the other stream, whose part of the batch begins in its middle.
+    assert first.keys[1] == whole[1].keys[1 + BATCH // 2]
     assert sum(first.skipped.values()) == 2
 
 

@@ -10,7 +10,8 @@ import pytest
 from tests.unit.shards.samples import picture, record
 
 from clips_pipeline.shards import records
-from clips_pipeline.shards.reader import SampleFields, parse
+from clips_pipeline.shards.reader import parse
+from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
 from clips_pipeline.shards.writer import write_shard
 

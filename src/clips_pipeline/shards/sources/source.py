@@ -1,11 +1,13 @@
 """What every source of samples offers to `shards.prepare`."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 
 Split = Literal["train", "validation", "test"]
 
@@ -41,6 +43,31 @@ class ShardTask(Protocol):
         ...
 
 
+@runtime_checkable
+class InPlaceTask(Protocol):
+    """A tar file that is read as it is: the index names it, and nothing is written. Must pickle.
+
+    Attributes:
+        address: absolute path or URL.
+        fields: where the captions stand in it.
+    """
+
+    address: str
+    fields: SampleFields
+
+    def local(self) -> AbstractContextManager[Path]:
+        """The file, while its samples are read: itself, or a copy that is deleted afterwards.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        ...
+
+    def rows(self, file: Path) -> Iterator[Record | Skip]:
+        """Exactly one item for every row of the tar file (`shards.tar.TarFile`), in order."""
+        ...
+
+
 class Source(Protocol):
     """Samples by split. All methods are pure: the same source gives the same samples in the same order."""
 
@@ -49,8 +76,8 @@ class Source(Protocol):
         """The splits this source has, in the order in which they are written."""
         ...
 
-    def tasks(self, split: Split) -> list[ShardTask]:
-        """The pieces of `split`, in order; each is written by one process into shards of its own."""
+    def tasks(self, split: Split) -> "list[ShardTask] | list[InPlaceTask]":
+        """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
         ...
 
     def classes(self) -> Classes | None:
