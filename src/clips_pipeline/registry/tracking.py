@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.registry.register import mlflow_key
-from clips_pipeline.training.events import Event, EventReader
+from clips_pipeline.training.events import STEP_NUMBERS, Event, EventReader
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,10 @@ def numbers(event: Event) -> dict[str, float]:
     """The metrics an event holds, by their MLflow names."""
     if event["kind"] == "step":
         losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}
-        others = {f"train/{name}": event[name] for name in ("learning_rate", "logit_scale", "samples_per_s")}
+        others = {
+            f"train/{name}": event[name]
+            for name in ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")
+        }
         return {**losses, **others}
     if event["kind"] == "evaluation":
         return {mlflow_key(f"validation/{name}"): value for name, value in event["metrics"].items()}

@@ -23,6 +23,7 @@ from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.order import EpochOrder
 from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.records import Skip
+from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.tar import BadSampleError
 from clips_pipeline.shards.transforms import ImageConfig, Pixels, UndecodableImageError, train_pixels
 
@@ -73,9 +74,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         rank: int,
         world_size: int,
         seed: int,
+        clock: ReadClock,
     ) -> None:
         self.shards, self.order, self.captions, self.images = shards, order, captions, images
         self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
+        self.clock = clock
         self.epoch = 0
         self.start = 0
         self._asked: dict[int, tuple[int, int]] = {}
@@ -190,7 +193,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         )
 
     def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, Rows, str]:
-        record = self.shards.read(shard, row)
+        self.clock.begin(shard)
+        try:
+            record = self.shards.read(shard, row)
+        finally:
+            self.clock.end()
         try:
             pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=record.key)
         except UndecodableImageError as error:

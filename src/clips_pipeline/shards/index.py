@@ -9,7 +9,9 @@ shards/train/00000.tar 00001.tar …   likewise validation/, test/; none for sha
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from clips_pipeline.shards.sources.source import Split as Split
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"
 MASKS_FILE = "masks.bin"
+
+_STATS_AT_A_TIME = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +144,22 @@ def load_classes(folder: Path) -> Classes | None:
 
 def missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
     """Those that are not there or have another size than the index says, as lines for a message."""
-    return [problem for shard in shards if (problem := _problem(shard, folder)) is not None]
+    shards = list(shards)
+    parts = [shards[at : at + _STATS_AT_A_TIME] for at in range(0, len(shards), _STATS_AT_A_TIME)]
+    # Side by side, because on a network file system each question takes its time and there may be a hundred thousand.
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: [_problem(shard, folder) for shard in part], parts)
+        return [problem for part in found for problem in part if problem is not None]
 
 
 def _problem(shard: ShardEntry, folder: Path) -> str | None:
     """Why the file of `shard` is not the one in the index, judged by presence and size; remote ones are not asked."""
     if "://" in shard.path:
         return None
-    # Joined to an absolute path, the folder plays no part.
-    file = folder / shard.path
+    # Joined to an absolute path, the folder plays no part. `os` and not Path, which takes ten times as long.
+    file = os.path.join(folder, shard.path)
     try:
-        size = file.stat().st_size
+        size = os.stat(file).st_size
     except FileNotFoundError:
         return f"{file} is missing"
     return None if size == shard.bytes else f"{file} has {size} bytes, the index says {shard.bytes}"

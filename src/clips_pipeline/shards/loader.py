@@ -14,6 +14,7 @@ from clips_pipeline.shards.order import EpochOrder, streams_for
 from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
 from clips_pipeline.shards.records import SampleFields
+from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.transforms import ImageConfig
 
 T = TypeVar("T")
@@ -99,6 +100,7 @@ def train_loader(
         rank=rank,
         world_size=world_size,
         seed=seed,
+        clock=ReadClock(workers),
     )
     workers = min(workers, len(dataset))
     return DataLoader(

@@ -53,7 +53,7 @@ class StepLog(Callback):  # type: ignore[misc]
         steps: the last step of the run.
         stop_flag: the file whose existence asks for a stop.
         last_checkpoint: gives the path to name in the message when training diverges.
-        evaluate: whether a step ends with an evaluation; there too the log must stand.
+        data_wait: share of the time that went into waiting for batches, since it was last asked.
     """
 
     def __init__(
@@ -63,9 +63,10 @@ class StepLog(Callback):  # type: ignore[misc]
         steps: int,
         stop_flag: Path,
         last_checkpoint: Callable[[], Path | None],
+        data_wait: Callable[[], float],
     ):
         self.writer, self.every, self.steps = writer, every, steps
-        self.stop_flag, self.last_checkpoint = stop_flag, last_checkpoint
+        self.stop_flag, self.last_checkpoint, self.data_wait = stop_flag, last_checkpoint, data_wait
         self.skipped: Counter[str] = Counter()
         self._since = (time.perf_counter(), 0)
 
@@ -94,7 +95,7 @@ class StepLog(Callback):  # type: ignore[misc]
         per_step = samples / max(step, 1)
         rate = (step - step_then) * per_step / max(now - then, 1e-9)
         self._since = (now, step)
-        counts = self._global_skips()
+        counts, data_wait = self._global_skips(), self.data_wait()
         if self.writer is not None:
             self.writer.write(
                 "step",
@@ -104,6 +105,7 @@ class StepLog(Callback):  # type: ignore[misc]
                 logit_scale=float(_clips(state).logit_scale.detach().exp()),
                 learning_rate=state.schedulers[0].get_last_lr()[0],
                 samples_per_s=rate,
+                data_wait_share=data_wait,
             )
             if counts:
                 self.writer.write("skips", step=step, counts=dict(counts))

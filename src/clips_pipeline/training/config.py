@@ -87,8 +87,10 @@ class LaunchConfig:
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     loader_workers: int = 0
     threads: int | None = None  # torch threads per process; None: all cores shared evenly
+    stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
 
     def __post_init__(self) -> None:
+        require(self.stall_warning_s > 0, f"stall_warning_s is {self.stall_warning_s}; it must be above 0")
         require(self.processes >= 1, f"processes is {self.processes}; at least 1 is needed")
         require(self.loader_workers >= 0, "loader_workers must not be negative")
         require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")

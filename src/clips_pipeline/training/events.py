@@ -1,6 +1,7 @@
 """The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
 
-Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates), `evaluation`, `checkpoint`, `skips`, `error`, `end`.
+Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates, share of time spent waiting for data), `evaluation`,
+`checkpoint`, `skips`, `stall` (a batch is overdue), `stop`, `error`, `end`.
 The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
 checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
 """
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+
+STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")
+"""What a `step` event holds beside its losses."""
 
 
 class EventWriter:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clips_pipeline.training.events import Event
+from clips_pipeline.training.events import STEP_NUMBERS, Event
 
 
 def history(events: list[Event]) -> pd.DataFrame:
@@ -12,7 +12,9 @@ def history(events: list[Event]) -> pd.DataFrame:
         if event["kind"] == "step":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})
             row.update({f"loss_{name}": value for name, value in event["losses"].items()})
-            row.update({name: event[name] for name in ("learning_rate", "logit_scale", "samples_per_s")})
+            row.update(
+                {name: event[name] for name in ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")}
+            )
         elif event["kind"] == "evaluation":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})
             row.update({f"validation_{name}": value for name, value in event["metrics"].items()})

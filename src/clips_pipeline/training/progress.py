@@ -50,6 +50,9 @@ class Progress:
         elif kind == "evaluation":
             shown = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "mean" in name)
             self._console.print(f"step {event['step']}: held-out {shown}", highlight=False)
+        elif kind == "stall":
+            names = ("rank", "seconds", "worker", "shard")
+            self._console.print(stall_line(*(event[name] for name in names)), style="yellow", highlight=False)
         elif kind == "stop":
             self._console.print(f"stopped on request at step {event['step']}", highlight=False)
 
@@ -74,6 +77,12 @@ def start_line(event: Event) -> str:
         f"({event['epochs']:.1f} epochs of {event['train_samples']:,}) in {event['steps']:,} steps of {event['batch_size']}; "
         f"chance: contrastive ln(N) = {event['chance_contrastive_loss']:.3f}, caption ln(V) = {event['chance_caption_loss']:.3f}"
     )
+
+
+def stall_line(rank: int, seconds: float, worker: int | None, shard: str | None) -> str:
+    """Which rank waits for data, how long, and what its slowest reader reads."""
+    who = f"worker {worker} is reading {shard}" if shard is not None else "no worker is reading a shard"
+    return f"rank {rank} has waited {seconds:.0f} s for a batch: {who}"
 
 
 def step_note(event: Event) -> str:

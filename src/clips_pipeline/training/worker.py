@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from composer import Trainer
@@ -25,11 +26,13 @@ from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints
 from clips_pipeline.training.composer_model import ComposerClips
+from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
@@ -134,7 +137,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images)
 
     last = f"{config.steps}ba"
-    step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest)
+    dataset = cast(TrainDataset, loader.dataset)
+    data_wait = DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s)
+    step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest, data_wait.share)
     trainer = Trainer(
         model=model,
         train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
@@ -148,6 +153,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         callbacks=[
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
+            data_wait,
             step_log,
             callbacks.RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
         ],
