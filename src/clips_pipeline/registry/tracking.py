@@ -113,10 +113,7 @@ def numbers(event: Event) -> dict[str, float]:
     """The metrics an event holds, by their MLflow names."""
     if event["kind"] == "step":
         losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}
-        others = {
-            f"train/{name}": event[name]
-            for name in ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")
-        }
+        others = {f"train/{name}": event[name] for name in STEP_NUMBERS if name in event}
         return {**losses, **others}
     if event["kind"] == "evaluation":
         return {mlflow_key(f"validation/{name}"): value for name, value in event["metrics"].items()}

@@ -12,9 +12,8 @@ def history(events: list[Event]) -> pd.DataFrame:
         if event["kind"] == "step":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})
             row.update({f"loss_{name}": value for name, value in event["losses"].items()})
-            row.update(
-                {name: event[name] for name in ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")}
-            )
+            # A log begun by an earlier version may lack some.
+            row.update({name: event[name] for name in STEP_NUMBERS if name in event})
         elif event["kind"] == "evaluation":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})
             row.update({f"validation_{name}": value for name, value in event["metrics"].items()})
