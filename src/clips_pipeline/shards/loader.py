@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import Captions, TrainDataset
-from clips_pipeline.shards.order import EpochOrder, streams_for
+from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
 from clips_pipeline.shards.records import SampleFields
@@ -27,16 +27,18 @@ class LoaderConfig:
     Attributes:
         fields: where the captions stand in a sample; None for what the index says.
         window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
+        most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
         prefetch_batches: batches that each worker holds ready.
     """
 
     fields: SampleFields | None = None
-    window_samples: int = 250_000
+    window_samples: int = WINDOW_SAMPLES
+    most_streams: int = MOST_STREAMS
     prefetch_batches: int = 2
 
     def __post_init__(self) -> None:
-        if self.window_samples < 1 or self.prefetch_batches < 1:
-            raise ConfigError("window_samples and prefetch_batches must be at least 1")
+        if min(self.window_samples, self.most_streams, self.prefetch_batches) < 1:
+            raise ConfigError("window_samples, most_streams and prefetch_batches must be at least 1")
 
 
 def train_loader(
@@ -81,9 +83,8 @@ def train_loader(
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
     shards = ShardSet(index_dir, split, config.fields)
     total = sum(shards.samples)
-    order = EpochOrder(
-        shards.samples, seed, config.window_samples, streams_for(total, global_batch_size, config.window_samples)
-    )
+    streams = streams_for(total, global_batch_size, config.window_samples, config.most_streams)
+    order = EpochOrder(shards.samples, seed, config.window_samples, streams)
     if total < global_batch_size:
         raise ConfigError(
             f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "

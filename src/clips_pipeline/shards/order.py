@@ -4,7 +4,7 @@ Shards are put into a random order; all their samples, one after the other, make
 equal length, each stream into windows, and the samples of a window are put into a random order. A global batch takes an
 equal part of every stream. So reads stay within one window of each stream, and a rank that owns some streams reads few
 shards, while a batch mixes samples of at least as many shards as there are streams (OpenVision, the running reference,
-shuffles within 250,000 samples; so do all windows together). Places come from a hash, not from a generator: no library
+shuffles within 250,000 samples). Places come from a hash, not from a generator: no library
 version changes them.
 """
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 # More open files than this per worker would meet the usual limit of 1024.
 _MOST_SHARDS = 512
-_MOST_STREAMS = 64
+MOST_STREAMS = 64
+WINDOW_SAMPLES = 500_000
+"""Samples of all windows together. `python -m benchmarks.shuffle` says how well that mixes."""
 
 
 class EpochOrder:
@@ -34,7 +36,9 @@ class EpochOrder:
         length: of each stream; what is left over at the end of the line waits for another epoch.
     """
 
-    def __init__(self, samples: Sequence[int], seed: int, window_samples: int = 250_000, streams: int = 1) -> None:
+    def __init__(
+        self, samples: Sequence[int], seed: int, window_samples: int = WINDOW_SAMPLES, streams: int = 1
+    ) -> None:
         self.samples = np.asarray(samples, np.int64)
         self.total = int(self.samples.sum())
         self.seed, self.window_samples, self.streams = seed, window_samples, streams
@@ -94,12 +98,13 @@ class EpochOrder:
         return ids[np.argsort(_hash(self.seed, epoch, "samples", ids), kind="stable")]
 
 
-def streams_for(samples: int, global_batch_size: int, window_samples: int) -> int:
-    """How many streams: one where all samples fit into one window, else up to 64; a divisor of the global batch.
+def streams_for(samples: int, global_batch_size: int, window_samples: int, most: int = MOST_STREAMS) -> int:
+    """How many streams: one where a window holds all samples, else the largest divisor of the global batch up to `most`.
 
     Ranks and workers play no part, so that the order is the same for any number of them.
     """
-    most = max(1, min(_MOST_STREAMS, samples // window_samples))
+    if samples <= window_samples:
+        return 1
     return max(count for count in range(1, most + 1) if global_batch_size % count == 0)
 
 

@@ -38,7 +38,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _loader(folder: Path, **changes: Any) -> Any:
-    options: dict[str, Any] = {"global_batch_size": BATCH, "seed": 3, "config": LoaderConfig(window_samples=15)}
+    options: dict[str, Any] = {
+        "global_batch_size": BATCH,
+        "seed": 3,
+        "config": LoaderConfig(window_samples=15, most_streams=2),
+    }
     return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
 
 
