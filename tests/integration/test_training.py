@@ -62,6 +62,54 @@ def test_a_killed_training_resumes_to_the_same_weights(spec_of: SpecOf) -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
+    from clips_pipeline.shards.reader import ShardSet
+    from clips_pipeline.training.events import EventWriter
+    from clips_pipeline.training.worker import train
+
+    spec = spec_of(every={"checkpoint": 1})
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 3:
+            spec.stop_flag.touch()
+
+    done = launch(spec, stop).step
+    spec.stop_flag.unlink()
+    read: list[tuple[int, int]] = []
+    plain = ShardSet.read
+
+    def counting(self: ShardSet, shard: int, row: int) -> Any:
+        if self.shards[shard].path.startswith("train/"):
+            read.append((shard, row))
+        return plain(self, shard, row)
+
+    monkeypatch.setattr(ShardSet, "read", counting)
+    with EventWriter(spec.events) as writer:
+        train(spec, writer)
+    assert 3 <= done < 9
+    # An epoch of 48 samples is six batches of eight; the run is nine.
+    assert len(read) == (9 - done) * 8
+
+
+def test_one_rank_goes_on_as_two_and_two_as_one(spec_of: SpecOf) -> None:
+    whole = spec_of("whole")
+    launch(whole, ignore)
+    for name, first, then in (("grows", 1, 2), ("shrinks", 2, 1)):
+        spec = spec_of(name, launch={"processes": first})
+
+        def stop(event: dict[str, Any], flag: Path = spec.stop_flag) -> None:
+            if event["kind"] == "step" and event["step"] == 4:
+                flag.touch()
+
+        assert not launch(spec, stop).finished
+        assert launch(spec_of(name, launch={"processes": then}), ignore).finished
+        alone, changed = losses(whole), losses(spec)
+        assert changed.keys() == alone.keys()
+        for step, value in alone.items():
+            assert changed[step] == pytest.approx(value, rel=2e-4), f"{name}, step {step}"
+
+
 def test_two_ranks_equal_one_process(spec_of: SpecOf) -> None:
     one, two = spec_of("one"), spec_of("two", launch={"processes": 2})
     launch(one, ignore)

@@ -58,7 +58,7 @@ class TarFile:
         except (OSError, tarfile.TarError) as error:
             fault = f"{type(error).__name__}: {error}"
             raise BadSampleError(Skip(records.UNREADABLE_SHARD, str(path), fault)) from None
-        self._descriptor = descriptor
+        self._descriptor, self._length = descriptor, os.fstat(descriptor).st_size
         # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
         self._closed = weakref.finalize(self, os.close, descriptor)
 
@@ -89,6 +89,9 @@ class TarFile:
         offset, size = (int(number) for number in self._places[row, kind])
         if offset < 0:
             return None
+        # Asked first, because `pread` takes memory for all that is asked for, and a damaged header may say anything.
+        if offset + size > self._length:
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, self.keys[row], f"{self.path} ends within it"))
         try:
             # `pread` has no position that processes forked from one another could disturb.
             found = os.pread(self._descriptor, size, offset)

@@ -1,24 +1,35 @@
-"""Where the files in a tar lie. Plain headers are read here, ten times faster than by `tarfile`.
+"""The files in a tar: names, offsets and sizes, without reading their contents.
 
-Every worker of a loader looks into every shard, so this time counts. Anything but plain ustar files (long names, names
-that are not ASCII, links, sparse files) is left to `tarfile`.
+`tarfile` does this too, at a tenth of the speed: it makes an object for each file, and a shard has tens of thousands. Here
+plain ustar headers are read directly; a tar with anything else in it (long names, foreign letters, sizes beyond eight GB)
+is left to `tarfile`.
 """
 
 import mmap
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+Member = tuple[str, int, int]
+
 _BLOCK = 512
-_FILE_TYPES = (0x30, 0x00)  # '0' and the old form of it
 _FOLDER_TYPE = 0x35
+_PLAIN_TYPES = np.array([0x30, 0x00, _FOLDER_TYPE], np.uint8)  # '0' and the old form of it
+_CHECKSUM = slice(148, 156)
+_PREFIX = slice(345, 500)
+# More than any file has, and small enough for offsets to be added to it.
+_MOST_BYTES = 1 << 60
+
+# What `tarfile` lets out besides its own errors when sizes, numbers or texts in a header are absurd.
+_DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
 
 
 class _NotPlainError(Exception):
     """A header that only `tarfile` understands."""
 
 
-def scan(path: Path) -> list[tuple[str, int, int]]:
+def scan(path: Path) -> list[Member]:
     """Name, offset and size of every regular file, in order; of a damaged tar, those before the damage.
 
     Raises:
@@ -30,38 +41,55 @@ def scan(path: Path) -> list[tuple[str, int, int]]:
             raise tarfile.ReadError("empty file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
-                return list(_plain(content))
+                return _plain(content)
             except _NotPlainError:
                 pass
     return _any(path)
 
 
-def _plain(content: mmap.mmap) -> Iterator[tuple[str, int, int]]:
-    at = 0
-    while at + _BLOCK <= len(content):
+def _plain(content: mmap.mmap) -> list[Member]:
+    """All headers first, then what has to be checked of them at once."""
+    headers, places = [], []
+    at, end = 0, len(content)
+    while at + _BLOCK <= end:
         header = content[at : at + _BLOCK]
         if header[0] == 0:
-            return
-        kind = header[156]
-        # The sum counts its own field as blanks.
-        if sum(header) - sum(header[148:156]) + 8 * 0x20 != _octal(header[148:156]):
-            raise _NotPlainError
-        if kind not in _FILE_TYPES and kind != _FOLDER_TYPE:
-            raise _NotPlainError
+            break
         size = _octal(header[124:136])
-        if kind != _FOLDER_TYPE:
-            name = _text(header[:100])
-            # GNU's own format keeps other things where ustar has the first part of long names.
-            prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
-            yield f"{prefix}/{name}" if prefix else name, at + _BLOCK, size
+        headers.append(header)
+        places.append((at + _BLOCK, size))
         at += _BLOCK + -(-size // _BLOCK) * _BLOCK
+    if not headers:
+        return []
+    bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), _BLOCK)
+    # The sum counts its own field as blanks.
+    sums_H = bytes_HB.sum(1, np.int64) - bytes_HB[:, _CHECKSUM].sum(1, np.int64) + 8 * 0x20
+    kinds_H = bytes_HB[:, 156]
+    if sums_H.tolist() != [_octal(header[_CHECKSUM]) for header in headers] or not np.isin(kinds_H, _PLAIN_TYPES).all():
+        raise _NotPlainError
+    found = []
+    prefixed = bytes_HB[:, _PREFIX.start] != 0
+    for header, (offset, size), kind, long in zip(headers, places, kinds_H.tolist(), prefixed.tolist(), strict=True):
+        if kind == _FOLDER_TYPE:
+            if size:
+                raise _NotPlainError
+            continue
+        name = _text(header[:100])
+        # GNU's own format keeps other things where ustar has the first part of long names.
+        if long and header[257:263] == b"ustar\0":
+            name = f"{_text(header[_PREFIX])}/{name}"
+        found.append((name, offset, size))
+    return found
 
 
 def _octal(field: bytes) -> int:
     try:
-        return int(field.strip(b" \0") or b"0", 8)
+        number = int(field.strip(b" \0") or b"0", 8)
     except ValueError:
         raise _NotPlainError from None
+    if number < 0:
+        raise _NotPlainError
+    return number
 
 
 def _text(field: bytes) -> str:
@@ -71,14 +99,17 @@ def _text(field: bytes) -> str:
         raise _NotPlainError from None
 
 
-def _any(path: Path) -> list[tuple[str, int, int]]:
-    found = []
-    with tarfile.open(path, "r:") as tar:
-        try:
+def _any(path: Path) -> list[Member]:
+    found: list[Member] = []
+    try:
+        with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                if member.isreg():
-                    found.append((member.name, member.offset_data, member.size))
-        except (tarfile.TarError, OSError):
-            if not found:
-                raise
+                # The bytes of a sparse file do not lie in one piece.
+                if member.isreg() and not member.issparse():
+                    if member.size < 0:
+                        raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
+                    found.append((member.name, member.offset_data, min(member.size, _MOST_BYTES)))
+    except _DAMAGE as error:
+        if not found:
+            raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
     return found

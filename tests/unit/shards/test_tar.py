@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import resource
 import tarfile
 import warnings
 from pathlib import Path
@@ -109,6 +111,33 @@ def test_a_tar_cut_short_gives_what_stands_before_the_cut(tmp_path: Path) -> Non
         with pytest.raises(BadSampleError) as bad:
             tar.read(3)
     assert bad.value.skip.reason == records.UNREADABLE_SHARD
+
+
+def _with_size(path: Path, number: int, size: bytes, target: Path) -> None:
+    """The same tar, with another size in the header of file `number`, and a checksum that fits."""
+    content = bytearray(path.read_bytes())
+    at = [match.start() - 257 for match in re.finditer(b"ustar", content)][number]
+    content[at + 124 : at + 136] = size.ljust(12, b"\0")
+    content[at + 148 : at + 156] = b" " * 8
+    content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+    target.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [b"77777777777", b"-0000000001", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"\x80\0\0\0\x7f" + b"\xff" * 7, b"zzz"],
+    ids=["eight GB", "minus one", "beyond any number", "negative, base 256", "many GB, base 256", "no number"],
+)
+def test_absurd_sizes_end_the_shard_and_take_no_memory(tmp_path: Path, size: bytes) -> None:
+    _tar(tmp_path / "good.tar", [(f"k{n}.txt", b"text") for n in range(4)])
+    _with_size(tmp_path / "good.tar", 2, size, tmp_path / "bad.tar")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with TarFile(tmp_path / "bad.tar") as tar:
+        assert [tar.read(row).text for row in range(2)] == [b"text", b"text"]
+        for row in range(2, len(tar.keys)):
+            with pytest.raises(BadSampleError, match="unreadable_shard"):
+                tar.read(row)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar " * 200])
