@@ -160,7 +160,7 @@ def _facts(members: Members) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(_text(members.json, members.key))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"its JSON does not parse: {error}")) from None
     if not isinstance(facts, dict):
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is no object"))
@@ -175,6 +175,11 @@ def _caption(members: Members, facts: dict[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is no text"))
+    try:
+        # JSON can spell halves of a character, which no tokenizer takes.
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadSampleError(Skip(records.NOT_UTF8, members.key, f"{name!r}: {error}")) from None
     return value
 
 
