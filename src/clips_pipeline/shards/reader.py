@@ -30,6 +30,7 @@ class RemoteShards(Protocol):
 
         Raises:
             StorageError: it cannot be had.
+            BadSampleError: it cannot be had, and its samples are to be left out.
         """
         ...
 
@@ -108,30 +109,42 @@ class ShardSet:
             while len(self._open) >= self.keep_open:
                 self._open.popitem(last=False)[1][0].close()
             entry = self.shards[shard]
-            file = self.folder / entry.path
-            if self.remote is not None and "://" in entry.path:
-                file = self.remote.local(entry)
-            found = TarFile(file), used_rows(entry, self.folder)
+            found = self._tar(entry), used_rows(entry, self.folder)
         self._open[shard] = found
         return found
+
+    def _tar(self, entry: ShardEntry) -> TarFile:
+        if self.remote is None or "://" not in entry.path:
+            return TarFile(self.folder / entry.path)
+        copy = self.remote.local(entry)
+        try:
+            return TarFile(copy)
+        except BadSampleError:
+            if copy.exists():
+                raise
+            # Removed in between, to make room for another.
+            return TarFile(self.remote.local(entry))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-def eval_samples(folder: Path, split: str, fields: SampleFields | None = None) -> Iterator[Record]:
+def eval_samples(
+    folder: Path, split: str, fields: SampleFields | None = None, *, remote: RemoteShards | None = None
+) -> Iterator[Record]:
     """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
 
     Args:
         folder: of `index.json`.
         split: which shards.
-        fields: where the captions stand.
+        fields: where the captions stand; None for what the index says.
+        remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: as `ShardSet`.
     """
     # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
-    return _in_order(ShardSet(folder, split, fields, keep_open=1))
+    return _in_order(ShardSet(folder, split, fields, keep_open=1, remote=remote))
 
 
 def parse(members: Members, fields: SampleFields) -> Record:
