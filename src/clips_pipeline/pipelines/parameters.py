@@ -15,6 +15,12 @@ def _prepare() -> type[Any]:
     return PrepareConfig
 
 
+def _storage() -> type[Any]:
+    from clips_pipeline.shards.storage import StorageConfig
+
+    return StorageConfig
+
+
 def _train() -> type[Any]:
     from clips_pipeline.training.config import TrainConfig
 
@@ -42,6 +48,7 @@ def _search() -> type[Any]:
 # Functions, not classes: reading the registry must load nothing heavy.
 TYPES: dict[str, Callable[[], type[Any]]] = {
     "prepare": _prepare,
+    "storage": _storage,
     "train": _train,
     "evaluate": _evaluate,
     "register": _register,
@@ -72,11 +79,12 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     groups = {
         name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
     }
+    remote = catalog.load("remote_shards")
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
 
-        source_of(groups["prepare"])
+        source_of(groups["prepare"], remote.storage)
     if "train" in configs:
         from clips_pipeline.training.resolve import model_config
 
