@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError, from_mapping
@@ -69,7 +69,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
 
     Raises:
-        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), a source that
+        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage settings, a source that
             is not there, a model that cannot be built, or a search space that does not fit the training.
     """
     known = set(TYPES)
@@ -79,7 +79,11 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     groups = {
         name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
     }
-    remote = catalog.load("remote_shards")
+    try:
+        remote = catalog.load("remote_shards")
+    except DatasetError as error:
+        # Kedro wraps what a dataset raises.
+        raise (error.__cause__ if isinstance(error.__cause__, ConfigError) else error) from None
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
