@@ -69,8 +69,9 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
 
     Raises:
-        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage settings, a source that
-            is not there, a model that cannot be built, or a search space that does not fit the training.
+        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage
+            settings or credentials of another shape, a source that is not there, a model that cannot be built, or a
+            search space that does not fit the training.
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):
@@ -82,8 +83,11 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     try:
         remote = catalog.load("remote_shards")
     except DatasetError as error:
-        # Kedro wraps what a dataset raises.
-        raise (error.__cause__ if isinstance(error.__cause__, ConfigError) else error) from None
+        # Kedro wraps what a dataset raises, more than once.
+        cause: BaseException | None = error
+        while isinstance(cause, DatasetError):
+            cause = cause.__cause__
+        raise (cause if isinstance(cause, ConfigError) else error) from None
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
