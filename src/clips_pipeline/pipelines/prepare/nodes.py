@@ -63,7 +63,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target
     config = typed("prepare", parameters).tokenizer
     facts: dict[str, Any] = {"tokenizer": to_mapping(config)}
     if config.kind == "trained":
-        facts["shards"] = load_index(shards).fingerprint
+        facts["shards"] = load_index(shards).version
     if is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
@@ -93,7 +93,7 @@ def draw_contact_sheet(shards: Path, remote: Any, target: Path) -> Path:
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.shards.reader import eval_samples
 
-    facts = {"shards": load_index(shards).fingerprint}
+    facts = {"shards": load_index(shards).version}
     if is_stamped(target, facts):
         return target
     records = list(islice(eval_samples(shards, "test", remote=remote), CONTACT_SHEET_RECORDS))
