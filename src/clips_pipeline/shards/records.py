@@ -16,6 +16,8 @@ EMPTY_SYNTHETIC_CAPTION: Final = "empty_synthetic_caption"
 NOT_UTF8: Final = "not_utf8"
 DUPLICATE_KEY: Final = "duplicate_key"
 UNREADABLE_SHARD: Final = "unreadable_shard"
+NO_TABLE_ROW: Final = "no_table_row"
+"""No synthetic caption in the tables of `recaption`."""
 BAD_RECORD: Final = "bad_record"
 """A row or member of another shape than the format says, such as a JSON text that does not parse."""
 
