@@ -23,7 +23,7 @@ _PLAIN = ("YCbCr", "Gray")
 
 
 class Encoded:
-    """The bytes of an image file. Its size is known at once; pixels are decoded on demand.
+    """The bytes of an image file. Its size is known at once; its pixels are decoded on demand.
 
     Attributes:
         width: in pixels.
@@ -31,7 +31,7 @@ class Encoded:
         scales: of `SCALES`, those at which it can be decoded.
 
     Raises:
-        OSError, ValueError, …: what Pillow raises for bytes that are no image (`check.DECODE_ERRORS`); likewise `pixels`.
+        OSError, ValueError, …: what Pillow raises for bytes that are no image (`check.DECODE_ERRORS`); likewise `decode`.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -50,20 +50,24 @@ class Encoded:
         self.width, self.height = self._opened.size
         self.scales = SCALES if isinstance(self._opened, JpegImageFile) else SCALES[:1]
 
-    def pixels(self, scale: int = 1) -> Pixels:
-        """(height / scale, width / scale, 3) uint8, rounded up. `scale` is one of `scales`."""
+    def decode(self, scale: int = 1) -> Pixels | Image.Image:
+        """The picture in red, green and blue, its sides divided by `scale`, one of `scales`, and rounded up.
+
+        Returns:
+            What the decoder makes: an array (height, width, 3) of simplejpeg or a picture of Pillow.
+        """
         if self._opened is None:
             # The smallest picture of at least this size is what it makes.
             least = {"min_height": -(-self.height // scale), "min_width": -(-self.width // scale)} if scale > 1 else {}
             try:
-                found: Pixels = simplejpeg.decode_jpeg(self._content, **least)
-                return found
+                pixels_HWC: Pixels = simplejpeg.decode_jpeg(self._content, **least)
+                return pixels_HWC
             except ValueError:
                 self._opened = Image.open(io.BytesIO(self._content))
         with self._opened as opened:
             if scale > 1:
                 opened.draft("RGB", (self.width // scale, self.height // scale))
-            return np.array(rgb(opened))
+            return rgb(opened)
 
 
 def rgb(picture: Image.Image) -> Image.Image:
