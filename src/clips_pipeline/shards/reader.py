@@ -166,9 +166,9 @@ def parse(members: Members, fields: SampleFields, *, synthetic: str | None = Non
     facts = facts_of(members)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
-    if not web.strip():
+    if fields.needed and not web.strip():
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
-    if not synthetic.strip():
+    if fields.needed and not synthetic.strip():
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
     captions, label = facts.get("captions"), facts.get("label")
     people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()

@@ -55,11 +55,13 @@ class SampleFields:
         web: where there is no KEY.txt, `org_caption` of KEY.json stands in for it, as in Recap-DataComp-1B.
         synthetic: the long caption.
         score: a number in KEY.json; None where nothing is to be read.
+        needed: whether a sample without the two captions is bad; not so in sets that serve evaluation alone.
     """
 
     web: str = "txt"
     synthetic: str = "re_caption"
     score: str | None = None
+    needed: bool = True
 
     def __post_init__(self) -> None:
         if not self.web or not self.synthetic or self.web == self.synthetic:
