@@ -1,8 +1,9 @@
-"""Random colours of training pictures: brightness, contrast, saturation, hue, and grey pictures.
+"""Colours of pictures: any kind to red, green and blue, and the random changes of training.
 
-The four changes are those of Pillow and torchvision, with their coefficients, but a picture stays in float32 from the
-first change to the last and is rounded once; after each change it is brought back into 0 to 255. So every value is
-within 1 of the same steps in exact arithmetic; Pillow, which rounds after each step and keeps hue in 8 bits, strays further.
+The four changes (brightness, contrast, saturation, hue) are Pillow's and torchvision's, with their coefficients, but a
+picture stays in float32 from the first to the last and is rounded once; after each it is brought back into 0 to 255. So
+every value is within 1 of the same steps in exact arithmetic; Pillow, which rounds after each step and keeps hue in 8
+bits, strays further.
 
 Legend of suffixes: C channels (red, green, blue), H W image, N = H W.
 """
@@ -11,13 +12,22 @@ import random
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from clips_pipeline.shards.decode import Pixels
-
+Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Shares of red, green and blue in the brightness that people see (ITU-R 601)."""
+
+
+def rgb(picture: Image.Image) -> Image.Image:
+    """The picture in red, green and blue, decoded."""
+    if picture.mode == "RGB":
+        picture.load()
+        return picture
+    # Pillow warns when transparency of a palette would get lost without going through RGBA.
+    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 
 def random_colours(

@@ -7,13 +7,11 @@ alone decides what is too damaged to be used.
 
 import io
 
-import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-Pixels = NDArray[np.uint8]
+from clips_pipeline.shards.colours import Pixels, rgb
 
 SCALES = (1, 2, 4, 8)
 """A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a picture so many times smaller for less work."""
@@ -68,12 +66,3 @@ class Encoded:
             if scale > 1:
                 opened.draft("RGB", (self.width // scale, self.height // scale))
             return rgb(opened)
-
-
-def rgb(picture: Image.Image) -> Image.Image:
-    """The picture in red, green and blue, decoded."""
-    if picture.mode == "RGB":
-        picture.load()
-        return picture
-    # Pillow warns when transparency of a palette would get lost without going through RGBA.
-    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")

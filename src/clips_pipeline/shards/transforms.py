@@ -18,9 +18,8 @@ from PIL import Image
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards.check import DECODE_ERRORS
-from clips_pipeline.shards.colours import random_colours
-from clips_pipeline.shards.decode import Encoded, rgb
-from clips_pipeline.shards.decode import Pixels as Pixels
+from clips_pipeline.shards.colours import Pixels as Pixels
+from clips_pipeline.shards.colours import random_colours, rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +151,9 @@ def normalise(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]
 
 def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pixels:
     """An inception crop, made square: (3, size, size)."""
+    # Not at the top: a registered model takes this file along, trains nothing, and need not have simplejpeg.
+    from clips_pipeline.shards.decode import Encoded
+
     encoded = Encoded(image)
     left, top, right, bottom = _random_box((encoded.width, encoded.height), config, draws)
     enough = min(right - left, bottom - top) / config.size

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.unit.shards.samples import picture
 
 from clips_pipeline.shards.check import DECODE_ERRORS
-from clips_pipeline.shards.decode import SCALES, Encoded, Pixels, rgb
+from clips_pipeline.shards.colours import Pixels, rgb
+from clips_pipeline.shards.decode import SCALES, Encoded
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:
