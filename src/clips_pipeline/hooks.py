@@ -27,6 +27,20 @@ class ProjectHooks:
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self._context = context
 
+    @hook_impl
+    def after_catalog_created(
+        self,
+        catalog: CatalogProtocol[Any, Any],
+        conf_creds: dict[str, Any],
+        parameters: dict[str, Any],
+    ) -> None:
+        """Add the entry `remote_shards`: credentials reach the nodes that need them without being a parameter."""
+        from clips_pipeline.datasets.remote import RemoteDataset
+
+        catalog["remote_shards"] = RemoteDataset(
+            parameters.get("storage", {}), conf_creds.get("storage") or {}, lambda: catalog.load("shard_cache_target")
+        )
+
     @hook_impl(tryfirst=True)
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines.parameters import TYPES, check
 from clips_pipeline.tuning.search_space import merged
@@ -25,8 +26,9 @@ def base(repository: Path) -> dict[str, Any]:
     return found
 
 
-def catalog_of(parameters: dict[str, Any]) -> DataCatalog:
-    entries = {"parameters": MemoryDataset(parameters)}
+def catalog_of(parameters: dict[str, Any], credentials: dict[str, Any] | None = None) -> DataCatalog:
+    remote = RemoteDataset(parameters.get("storage", {}), credentials or {}, lambda: Path("copies"))
+    entries: dict[str, AbstractDataset[Any, Any]] = {"parameters": MemoryDataset(parameters), "remote_shards": remote}
     entries |= {f"params:{name}": MemoryDataset(group) for name, group in parameters.items()}
     return DataCatalog(entries)
 
@@ -48,6 +50,8 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
         ("prepare.source.folder", {"images": "nowhere", "captions": "c.json"}, None),
         ("evaluate.split", "dev", "evaluate.split: 'dev' is not one of"),
         ("register.alias", "v1", "register: alias"),
+        ("storage.unreachable", "retry", "storage.unreachable: 'retry' is not one of"),
+        ("storage.retires", 3, "storage.retires: unknown key; did you mean 'retries'?"),
         ("trian.samples", 1, "trian: unknown parameter group"),
     ],
 )
@@ -62,6 +66,12 @@ def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, me
     with pytest.raises(ConfigError) as caught:
         check(register_pipelines()["pretrain"], catalog_of(parameters))
     assert message in str(caught.value)
+
+
+def test_credentials_of_another_shape_are_refused_and_not_shown(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"credentials\.storage\.s3: fsspec's options") as caught:
+        check(register_pipelines()["pretrain"], catalog_of(base, {"s3": "hush"}))
+    assert "hush" not in str(caught.value)
 
 
 def test_a_run_shows_the_message_and_no_traceback(repository: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from clips_pipeline.evaluation.retrieval import (
 from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.shards.index import load_classes
-from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import Classes
 from clips_pipeline.shards.transforms import UndecodableImageError
@@ -49,7 +49,9 @@ class _Pass:
     tokens: list[int] = field(default_factory=list)
 
 
-def evaluate_model(model_folder: Path, shards: Path, config: EvaluationConfig | None = None) -> EvaluationResult:
+def evaluate_model(
+    model_folder: Path, shards: Path, config: EvaluationConfig | None = None, remote: RemoteShards | None = None
+) -> EvaluationResult:
     """Evaluate an exported model on a split of prepared shards.
 
     Args:
@@ -69,7 +71,9 @@ def evaluate_model(model_folder: Path, shards: Path, config: EvaluationConfig | 
         batch_size=config.batch_size,
         device=pick_device(config.device),
     )
-    return evaluate_records(embedder, lambda: eval_samples(shards, config.split), load_classes(shards), config)
+    return evaluate_records(
+        embedder, lambda: eval_samples(shards, config.split, remote=remote), load_classes(shards), config
+    )
 
 
 def evaluate_records(

@@ -9,7 +9,7 @@ import numpy as np
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, in_batches, open_image, retrieval_texts
 from clips_pipeline.evaluation.retrieval import recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
 
@@ -23,6 +23,7 @@ def quick_retrieval(
     *,
     batch_size: int = 128,
     limit: int | None = None,
+    remote: RemoteShards | None = None,
 ) -> dict[str, float]:
     """Recall of human captions (web captions where there are none), which no choice of fragments can favour.
 
@@ -34,6 +35,7 @@ def quick_retrieval(
         images: resolution and normalisation.
         batch_size: images, or texts, per forward pass.
         limit: use only the first samples; recall is higher among fewer.
+        remote: where shards that are not on this machine are copied to.
 
     Returns:
         As `recall_metrics`: `mean_recall@1`, and recall at 1, 5 and 10 both ways.
@@ -49,7 +51,7 @@ def quick_retrieval(
     transform = partial(eval_image, config=images)
     with evaluation_mode(model):
         embedder = Embedder(model, transform, tokenizer, batch_size=batch_size, device=device)
-        for batch in in_batches(islice(eval_samples(shards_dir, split), limit), batch_size):
+        for batch in in_batches(islice(eval_samples(shards_dir, split, remote=remote), limit), batch_size):
             embeddings.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in batch)))
             for record in batch:
                 found = retrieval_texts(record)

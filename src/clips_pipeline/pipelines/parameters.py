@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError, from_mapping
@@ -13,6 +13,12 @@ def _prepare() -> type[Any]:
     from clips_pipeline.pipelines.prepare.config import PrepareConfig
 
     return PrepareConfig
+
+
+def _storage() -> type[Any]:
+    from clips_pipeline.shards.storage import StorageConfig
+
+    return StorageConfig
 
 
 def _train() -> type[Any]:
@@ -42,6 +48,7 @@ def _search() -> type[Any]:
 # Functions, not classes: reading the registry must load nothing heavy.
 TYPES: dict[str, Callable[[], type[Any]]] = {
     "prepare": _prepare,
+    "storage": _storage,
     "train": _train,
     "evaluate": _evaluate,
     "register": _register,
@@ -62,8 +69,9 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
 
     Raises:
-        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), a source that
-            is not there, a model that cannot be built, or a search space that does not fit the training.
+        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage
+            settings or credentials of another shape, a source that is not there, a model that cannot be built, or a
+            search space that does not fit the training.
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):
@@ -72,11 +80,19 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     groups = {
         name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
     }
+    try:
+        remote = catalog.load("remote_shards")
+    except DatasetError as error:
+        # Kedro wraps what a dataset raises, more than once.
+        cause: BaseException | None = error
+        while isinstance(cause, DatasetError):
+            cause = cause.__cause__
+        raise (cause if isinstance(cause, ConfigError) else error) from None
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
 
-        source_of(groups["prepare"])
+        source_of(groups["prepare"], remote.storage)
     if "train" in configs:
         from clips_pipeline.training.resolve import model_config
 

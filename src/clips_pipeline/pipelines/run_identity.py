@@ -34,12 +34,14 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
         return None
     shards: Path = catalog.load("shards")
     # If `prepare` is about to make other data, what was trained on the old data is another training.
-    if not is_current(catalog.load("params:prepare"), shards):
+    remote = catalog.load("remote_shards")
+    if not is_current(catalog.load("params:prepare"), remote.storage, shards):
         return None
     spec = build_spec(
         catalog.load("params:train"),
         shards,
         catalog.load("tokenizer"),
+        remote,
         catalog.load("training_runs_target"),
         catalog.load("clips_model_target"),
     )

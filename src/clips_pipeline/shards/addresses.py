@@ -24,7 +24,7 @@ def expand(addresses: str | Sequence[str]) -> list[str]:
         for part in parts:
             try:
                 found += braceexpand.braceexpand(part)
-            except braceexpand.UnbalancedBracesError:
+            except braceexpand.UnbalancedBracesError:  # type: ignore[attr-defined]
                 raise ConfigError(f"{part!r}: the braces do not fit; write ranges like {{000..123}}") from None
     found = [address.strip() for address in found if address.strip()]
     if not found:

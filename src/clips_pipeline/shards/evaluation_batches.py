@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.check import DECODE_ERRORS
-from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record, SampleFields
 from clips_pipeline.shards.transforms import ImageConfig, Pixels, UndecodableImageError, eval_pixels
 
@@ -59,6 +59,7 @@ def eval_batches(
     *,
     fields: SampleFields | None = None,
     limit: int | None = None,
+    remote: RemoteShards | None = None,
 ) -> Iterator[EvalBatch]:
     """Batches in the order of the index; the last one may be smaller.
 
@@ -69,11 +70,12 @@ def eval_batches(
         batch_size: samples per batch.
         fields: where the captions stand.
         limit: only the first so many samples.
+        remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: no index, no such split, or a shard that is missing or of another size than the index says.
     """
-    return _batches(islice(eval_samples(index_dir, split, fields), limit), image_config, batch_size)
+    return _batches(islice(eval_samples(index_dir, split, fields, remote=remote), limit), image_config, batch_size)
 
 
 def _batches(samples: Iterator[Record], config: ImageConfig, batch_size: int) -> Iterator[EvalBatch]:

@@ -11,7 +11,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import Captions, TrainDataset
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
-from clips_pipeline.shards.reader import ShardSet
+from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.stall import ReadClock
@@ -53,6 +53,7 @@ def train_loader(
     workers: int = 0,
     seed: int = 0,
     config: LoaderConfig | None = None,
+    remote: RemoteShards | None = None,
 ) -> DataLoader[ClipsBatch]:
     """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
 
@@ -69,6 +70,7 @@ def train_loader(
         workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
         seed: of order and augmentation.
         config: window size, names of caption fields, prefetching.
+        remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
@@ -81,7 +83,7 @@ def train_loader(
         )
     if global_batch_size % world_size:
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
-    shards = ShardSet(index_dir, split, config.fields)
+    shards = ShardSet(index_dir, split, config.fields, remote=remote)
     total = sum(shards.samples)
     streams = streams_for(total, global_batch_size, config.window_samples, config.most_streams)
     order = EpochOrder(shards.samples, seed, config.window_samples, streams)

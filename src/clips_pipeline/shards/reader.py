@@ -16,6 +16,7 @@ from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_chang
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
 from clips_pipeline.shards.writer import WEB_FIELD
+from clips_pipeline.text.escapes import decode_byte_escapes
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class RemoteShards(Protocol):
 
         Raises:
             StorageError: it cannot be had.
+            BadSampleError: it cannot be had, and its samples are to be left out.
         """
         ...
 
@@ -73,7 +75,7 @@ class ShardSet:
             raise ConfigError(
                 f"{far.path} is not on this machine; set `storage.cache` to a folder for copies of shards"
             )
-        self.folder, self.fingerprint = folder, index.fingerprint
+        self.folder, self.version = folder, index.version
         self.fields = fields if fields is not None else index.fields
         self.keep_open, self.remote = keep_open, remote
         self._open: OrderedDict[int, tuple[TarFile, NDArray[np.int64] | None]] = OrderedDict()
@@ -108,30 +110,42 @@ class ShardSet:
             while len(self._open) >= self.keep_open:
                 self._open.popitem(last=False)[1][0].close()
             entry = self.shards[shard]
-            file = self.folder / entry.path
-            if self.remote is not None and "://" in entry.path:
-                file = self.remote.local(entry)
-            found = TarFile(file), used_rows(entry, self.folder)
+            found = self._tar(entry), used_rows(entry, self.folder)
         self._open[shard] = found
         return found
+
+    def _tar(self, entry: ShardEntry) -> TarFile:
+        if self.remote is None or "://" not in entry.path:
+            return TarFile(self.folder / entry.path)
+        copy = self.remote.local(entry)
+        try:
+            return TarFile(copy)
+        except BadSampleError:
+            if copy.exists():
+                raise
+            # Removed in between, to make room for another.
+            return TarFile(self.remote.local(entry))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-def eval_samples(folder: Path, split: str, fields: SampleFields | None = None) -> Iterator[Record]:
+def eval_samples(
+    folder: Path, split: str, fields: SampleFields | None = None, *, remote: RemoteShards | None = None
+) -> Iterator[Record]:
     """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
 
     Args:
         folder: of `index.json`.
         split: which shards.
-        fields: where the captions stand.
+        fields: where the captions stand; None for what the index says.
+        remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: as `ShardSet`.
     """
     # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
-    return _in_order(ShardSet(folder, split, fields, keep_open=1))
+    return _in_order(ShardSet(folder, split, fields, keep_open=1, remote=remote))
 
 
 def parse(members: Members, fields: SampleFields) -> Record:
@@ -145,6 +159,7 @@ def parse(members: Members, fields: SampleFields) -> Record:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
     facts = _facts(members)
     web, synthetic = (_caption(members, facts, name) for name in (fields.web, fields.synthetic))
+    web = decode_byte_escapes(web)
     if not web.strip():
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
     if not synthetic.strip():
@@ -152,7 +167,12 @@ def parse(members: Members, fields: SampleFields) -> Record:
     captions, label = facts.get("captions"), facts.get("label")
     people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
     number = label if isinstance(label, int) and not isinstance(label, bool) else None
-    return Record(key, members.image, members.extension, web, synthetic, people, number)
+    score = None if fields.score is None else _number(facts.get(fields.score))
+    return Record(key, members.image, members.extension, web, synthetic, people, number, score)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _facts(members: Members) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Loads no torch. The caller gets every event through a function, may ask the workers to stop, and learns the outcome.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.events import Event, EventReader
-from clips_pipeline.training.spec import RunSpec, load_spec
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
 
 POLL_SECONDS = 0.2
 WORKER = "clips_pipeline.training.start"
@@ -42,13 +44,20 @@ class Outcome:
     skipped: dict[str, int]
 
 
-def launch(spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader | None = None) -> Outcome:
+def launch(
+    spec: RunSpec,
+    on_event: Callable[[Event], None],
+    reader: EventReader | None = None,
+    storage_options: Options | None = None,
+) -> Outcome:
     """Train `spec` in `spec.train.launch.processes` workers and wait; the same call resumes what was interrupted.
 
     Args:
         spec: what to train.
         on_event: called in this process for every event, in order, while the workers train.
         reader: where in the log to begin; by default only events of this launch are handed out.
+        storage_options: credentials for shards elsewhere (fsspec's options by protocol); they reach the workers through
+            their environment and stand in no file.
 
     Raises:
         ConfigError: the run folder holds another training.
@@ -67,7 +76,7 @@ def launch(spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader
             _command(spec, path),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(),
+            env=_environment(storage_options or {}),
             start_new_session=True,
         )
         try:
@@ -117,11 +126,12 @@ def _command(spec: RunSpec, path: Path) -> list[str]:
     return [sys.executable, "-m", "composer.cli.launcher", "-n", str(processes), "--module_mode", WORKER, str(path)]
 
 
-def _environment() -> dict[str, str]:
+def _environment(storage_options: Options) -> dict[str, str]:
     # Idle OpenMP threads that spin steal the cores from loader workers and from each other's ranks. A spin of microseconds
     # steals nothing and bridges the gaps between a small model's operations, where falling asleep costs a fifth of a step.
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "PYTHONUNBUFFERED": "1"}
-    return {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    found = {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**found, STORAGE_OPTIONS: json.dumps(storage_options)} if storage_options else found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -3,11 +3,15 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.shards.storage import StorageConfig
 from clips_pipeline.training.config import TrainConfig
+
+STORAGE_OPTIONS = "CLIPS_STORAGE_OPTIONS"
+"""Environment variable of the workers: fsspec's options by protocol, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,9 @@ class RunSpec:
         tokenizer: folder of the tokenizer.
         run_folder: holds the spec, event log, stop flag and checkpoints; it survives restarts.
         model_folder: where the finished model is exported.
-        data_version: fingerprint of the shards, so that a resumed run is known to see the same data.
+        data_version: of the shards (`Index.version`), so that a resumed run is known to see the same data.
+        storage: how shards elsewhere are reached; credentials come by another way and stand in no file.
+        shard_cache: folder for copies of such shards.
     """
 
     train: TrainConfig
@@ -29,6 +35,8 @@ class RunSpec:
     run_folder: str
     model_folder: str
     data_version: str
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    shard_cache: str = "shard_cache"
 
     @property
     def fingerprint(self) -> str:

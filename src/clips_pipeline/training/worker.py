@@ -5,6 +5,7 @@ exports the model, and reports through the event log.
 """
 
 import fcntl
+import json
 import os
 import traceback
 import warnings
@@ -26,8 +27,10 @@ from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.loader import train_loader
+from clips_pipeline.shards.storage import Storage, StorageError
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints
@@ -37,7 +40,7 @@ from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.schedule import warmup_cosine
-from clips_pipeline.training.spec import RunSpec, load_spec
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
 
 # Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
 _COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
@@ -55,10 +58,17 @@ def main(arguments: list[str]) -> int:
         except Exception as error:
             traceback.print_exc()
             if writer is not None:
-                known = isinstance(error, ConfigError | callbacks.TrainingDivergedError)
-                writer.write("error", message=str(error) if known else f"{type(error).__name__}: {error}")
+                known = isinstance(error, ConfigError | StorageError | callbacks.TrainingDivergedError)
+                message = _of_loader(error)
+                writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
             return 1
     return 0
+
+
+def _of_loader(error: Exception) -> str:
+    """The message; torch puts the traceback of a loader's process before it, which is in the worker's log anyway."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text
 
 
 @contextmanager
@@ -91,6 +101,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
 
     tokenizer = load_tokenizer(Path(spec.tokenizer))
     images = image_config(config)
+    remote = ShardCache(
+        Path(spec.shard_cache), Storage(spec.storage, json.loads(os.environ.get(STORAGE_OPTIONS, "{}")))
+    )
     loader = train_loader(
         Path(spec.shards),
         "train",
@@ -101,6 +114,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         world_size=dist.get_world_size(),
         workers=config.launch.loader_workers,
         seed=config.seed,
+        remote=remote,
     )
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
     if config.model.initial_weights:
@@ -134,7 +148,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         return checkpoints.newest_complete(spec.checkpoints)
 
     def probe(found: ClipsModel) -> dict[str, float]:
-        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images)
+        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images, remote=remote)
 
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)

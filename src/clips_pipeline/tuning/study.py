@@ -12,6 +12,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.events import Event
 from clips_pipeline.training.launch import TrainingFailedError, launch
@@ -49,6 +50,7 @@ def search(
     spec_of: Callable[[dict[str, Any], Path], RunSpec],
     folder: Path,
     record_trial: RecordTrial,
+    storage_options: Options | None = None,
 ) -> SearchResult:
     """Run trials until the study has `config.trials` finished ones.
 
@@ -58,6 +60,7 @@ def search(
         spec_of: parameters and a folder for runs and model to a run spec.
         folder: keeps `study.db` and the trials' run folders.
         record_trial: opens the record of one trial (number, suggested values, run folder).
+        storage_options: credentials for shards elsewhere, as in `launch`.
 
     Raises:
         ConfigError: a path of the space is no parameter; raised before the first trial.
@@ -91,7 +94,7 @@ def search(
                 if event["kind"] == "evaluation":
                     trial.report(event["metrics"][config.metric], event["step"])
 
-            outcome = launch(spec, on_event)
+            outcome = launch(spec, on_event, storage_options=storage_options)
         score = outcome.metrics[config.metric]
         log.info("trial %d: %s %.4f", trial.number + 1, config.metric, score)
         return score

@@ -7,7 +7,12 @@ import pandas as pd
 
 
 def evaluate(
-    parameters: dict[str, Any], model_folder: Path, shards: Path, mlflow_run: dict[str, Any], report: Path
+    parameters: dict[str, Any],
+    model_folder: Path,
+    shards: Path,
+    remote: Any,
+    mlflow_run: dict[str, Any],
+    report: Path,
 ) -> tuple[dict[str, float], pd.DataFrame, Path]:
     """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
 
@@ -19,7 +24,7 @@ def evaluate(
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.tracking import log_evaluation
 
-    result = evaluate_model(model_folder, shards, typed("evaluate", parameters))
+    result = evaluate_model(model_folder, shards, typed("evaluate", parameters), remote)
     path = write_report(result, report.parent)
     log_evaluation(mlflow_run["run_id"], result.metrics, path)
     return result.metrics, pd.DataFrame(result.per_item), path

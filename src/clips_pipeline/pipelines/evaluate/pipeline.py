@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.evaluate,
-                ["params:evaluate", "clips_model", "shards", "mlflow_run", "evaluation_report_target"],
+                ["params:evaluate", "clips_model", "shards", "remote_shards", "mlflow_run", "evaluation_report_target"],
                 ["metrics", "per_item", "evaluation_report"],
                 name="evaluate_node",
             )

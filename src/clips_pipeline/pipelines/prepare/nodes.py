@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 CONTACT_SHEET_RECORDS = 12
 
 
-def source_of(parameters: dict[str, Any]) -> Any:
+def source_of(parameters: dict[str, Any], storage: Any) -> Any:
     """The source that the parameters choose: `shards.sources.source.Source`.
 
     Raises:
@@ -31,26 +31,27 @@ def source_of(parameters: dict[str, Any]) -> Any:
     return ScenesSource(config.scenes)
 
 
-def is_current(parameters: dict[str, Any], shards: Path) -> bool:
+def is_current(parameters: dict[str, Any], storage: Any, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
     from clips_pipeline.shards.prepare import is_current as shards_are_current
 
-    return shards_are_current(source_of(parameters), shards)
+    return shards_are_current(source_of(parameters, storage), shards)
 
 
-def prepare_shards(parameters: dict[str, Any], target: Path) -> Path:
+def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Path:
     """Source to validated shards and their index."""
     from clips_pipeline.shards.prepare import prepare
 
     config = typed("prepare", parameters)
-    index = prepare(source_of(parameters), target, processes=config.processes, max_skip_share=config.max_skip_share)
+    source = source_of(parameters, remote.storage)
+    index = prepare(source, target, processes=config.processes, max_skip_share=config.max_skip_share)
     for split, reasons in index.skips.items():
         for reason, count in reasons.items():
             log.warning("%s: skipped %d samples: %s", split, count, reason)
     return target
 
 
-def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Path:
+def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target: Path) -> Path:
     """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.shards.reader import eval_samples
@@ -62,7 +63,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Pa
     config = typed("prepare", parameters).tokenizer
     facts: dict[str, Any] = {"tokenizer": to_mapping(config)}
     if config.kind == "trained":
-        facts["shards"] = load_index(shards).fingerprint
+        facts["shards"] = load_index(shards).version
     if is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
@@ -70,7 +71,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Pa
     shutil.rmtree(aside, ignore_errors=True)
     tokenizer: Tokenizer
     if config.kind == "trained":
-        records = eval_samples(shards, "train")
+        records = eval_samples(shards, "train", remote=remote)
         captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
         tokenizer = train_wordpiece(captions, config.vocabulary_size, aside)
     else:
@@ -86,16 +87,16 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, target: Path) -> Pa
     return target
 
 
-def draw_contact_sheet(shards: Path, target: Path) -> Path:
+def draw_contact_sheet(shards: Path, remote: Any, target: Path) -> Path:
     """Pictures of the test split with all their captions, to look at."""
     from clips_pipeline.demo.contact_sheet import contact_sheet
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.shards.reader import eval_samples
 
-    facts = {"shards": load_index(shards).fingerprint}
+    facts = {"shards": load_index(shards).version}
     if is_stamped(target, facts):
         return target
-    records = list(islice(eval_samples(shards, "test"), CONTACT_SHEET_RECORDS))
+    records = list(islice(eval_samples(shards, "test", remote=remote), CONTACT_SHEET_RECORDS))
     contact_sheet(records, target)
     stamp(target, facts)
     log.info("%s: drawn", target)

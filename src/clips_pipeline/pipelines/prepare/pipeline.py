@@ -11,16 +11,21 @@ def create_pipeline(**options: Any) -> Pipeline:
     """`shards`, `tokenizer` and the contact sheet from `params:prepare`."""
     return Pipeline(
         [
-            Node(nodes.prepare_shards, ["params:prepare", "shards_target"], "shards", name="prepare_shards_node"),
+            Node(
+                nodes.prepare_shards,
+                ["params:prepare", "remote_shards", "shards_target"],
+                "shards",
+                name="prepare_shards_node",
+            ),
             Node(
                 nodes.make_tokenizer,
-                ["params:prepare", "shards", "tokenizer_target"],
+                ["params:prepare", "shards", "remote_shards", "tokenizer_target"],
                 "tokenizer",
                 name="make_tokenizer_node",
             ),
             Node(
                 nodes.draw_contact_sheet,
-                ["shards", "contact_sheet_target"],
+                ["shards", "remote_shards", "contact_sheet_target"],
                 "contact_sheet",
                 name="draw_contact_sheet_node",
             ),

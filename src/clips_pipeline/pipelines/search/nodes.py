@@ -7,7 +7,12 @@ import pandas as pd
 
 
 def search(
-    parameters: dict[str, Any], train_parameters: dict[str, Any], shards: Path, tokenizer: Path, folder: Path
+    parameters: dict[str, Any],
+    train_parameters: dict[str, Any],
+    shards: Path,
+    tokenizer: Path,
+    remote: Any,
+    folder: Path,
 ) -> tuple[dict[str, Any], dict[str, str], pd.DataFrame]:
     """Search, then hand the best parameters on as the environment `best`.
 
@@ -20,10 +25,10 @@ def search(
     from clips_pipeline.tuning import study
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
-        return build_spec(trial_parameters, shards, tokenizer, trial_folder / "runs", trial_folder / "model")
+        return build_spec(trial_parameters, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
 
     config = typed("search", parameters)
-    result = study.search(config, train_parameters, spec_of, folder, child_run)
+    result = study.search(config, train_parameters, spec_of, folder, child_run, remote.storage.options)
     log_search(config.metric, result.best_value, result.best_parameters)
     # Best goes last on the screen and first in the file: the environment keeps its results apart from the default's.
     return result.best_parameters, {"results_root": "data/best"}, result.trials

@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.search,
-                ["params:search", "params:train", "shards", "tokenizer", "search_folder_target"],
+                ["params:search", "params:train", "shards", "tokenizer", "remote_shards", "search_folder_target"],
                 ["best_parameters", "best_globals", "search_trials"],
                 name="search_node",
             )

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def build_spec(
-    parameters: dict[str, Any], shards: Path, tokenizer: Path, runs_folder: Path, model_folder: Path
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
     """The run spec of these parameters on these shards; its run folder is named by its fingerprint."""
     from clips_pipeline.shards.index import load_index
@@ -27,13 +27,15 @@ def build_spec(
         tokenizer=str(tokenizer),
         run_folder="",
         model_folder=str(model_folder),
-        data_version=load_index(shards).fingerprint,
+        data_version=load_index(shards).version,
+        storage=remote.storage.config,
+        shard_cache=str(remote.folder),
     )
     return spec.in_folder(runs_folder)
 
 
 def train(
-    parameters: dict[str, Any], shards: Path, tokenizer: Path, runs_folder: Path, model_folder: Path
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     """Train, or go on with what was interrupted.
 
@@ -48,7 +50,7 @@ def train(
     from clips_pipeline.training.progress import Progress
     from clips_pipeline.training.resolve import check
 
-    spec = build_spec(parameters, shards, tokenizer, runs_folder, model_folder)
+    spec = build_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder)
     check(spec.train, shards, load_tokenizer(tokenizer).vocab_size)
     with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:
 
@@ -56,7 +58,7 @@ def train(
             progress.show(event)
             tracker.record(event)
 
-        launch(spec, on_event, tracker.reader(spec.events))
+        launch(spec, on_event, tracker.reader(spec.events), remote.storage.options)
     for name, count in tracker.skipped.items():
         log.warning("skipped %d training samples: %s", count, name)
     run = {"run_id": tracker.run_id, "spec": spec.fingerprint, "parameters": {"train": parameters}}

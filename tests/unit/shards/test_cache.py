@@ -1,0 +1,188 @@
+"""Copies of remote shards: one download for all, checked, bounded; and training batches from them."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.servers import Http, Trouble, http_server, wait_for
+from tests.unit.shards.samples import Lengths, record
+
+from clips_pipeline.shards import records
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.index import Index, ShardEntry
+from clips_pipeline.shards.loader import LoaderConfig, train_loader
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
+from clips_pipeline.shards.tar import BadSampleError
+from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.shards.writer import write_shard
+
+QUICK = StorageConfig(retries=1, back_off_s=0.01, timeout_s=2.0)
+COUNT = 6
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Http, list[ShardEntry]]]:
+    """Six shards of four samples on an HTTP server, and an index of them under `index`."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (tmp_path / "index").mkdir()
+    with http_server(folder) as http:
+        entries = [
+            write_shard(folder / f"{n}.tar", [record(4 * n + i) for i in range(4)], f"{http.url}/{n}.tar")
+            for n in range(COUNT)
+        ]
+        Index("f", {"train": tuple(entries)}, {"train": {}}).save(tmp_path / "index")
+        yield http, entries
+
+
+def _cache(tmp_path: Path, **changes: Any) -> ShardCache:
+    return ShardCache(tmp_path / "cache", Storage(replace(QUICK, **changes)))
+
+
+def test_a_shard_is_copied_once(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    cache = pickle.loads(pickle.dumps(_cache(tmp_path)))  # noqa: S301
+    for _ in range(3):
+        assert cache.local(entries[0]).read_bytes() == (http.folder / "0.tar").read_bytes()
+    assert _cache(tmp_path).local(entries[0]).exists()
+    assert http.gets("0.tar") == 1
+
+
+def _local(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
+    barrier.wait()
+    assert cache.local(shard).stat().st_size == shard.bytes
+
+
+def test_many_processes_download_a_shard_once(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    workers = [context.Process(target=_local, args=(_cache(tmp_path), entries[1], barrier)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60.0)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert http.gets("1.tar") == 1
+
+
+def test_what_comes_ahead_is_there_when_it_is_needed(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    cache = _cache(tmp_path)
+    cache.soon(entries[:3])
+    cache.soon(entries[:3])
+    wait_for(lambda: not cache._coming)
+    assert [cache.local(shard).exists() for shard in entries[:3]] == [True] * 3
+    assert [http.gets(f"{n}.tar") for n in range(4)] == [1, 1, 1, 0]
+
+
+def test_those_used_longest_ago_make_room(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    cache = _cache(tmp_path, cache_gib=2.5 * entries[0].bytes / 2**30)
+    first = cache.local(entries[0])
+    with first.open("rb") as still_open:
+        cache.local(entries[1])
+        time.sleep(0.01)
+        cache.local(entries[0])
+        cache.local(entries[2])
+        assert [cache._copy(shard).exists() for shard in entries[:3]] == [True, False, True]
+        cache.local(entries[3])
+        cache.local(entries[4])
+        assert not first.exists()
+        assert still_open.read() == (http.folder / "0.tar").read_bytes()
+
+
+def test_another_file_than_the_index_names_is_refused(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    content = bytearray((http.folder / "0.tar").read_bytes())
+    content[1000] ^= 1
+    (http.folder / "0.tar").write_bytes(content)
+    (http.folder / "1.tar").write_bytes(content[:-512])
+    for number, problem in ((0, "sha256"), (1, "bytes, the index says")):
+        with pytest.raises(StorageError, match=rf"{number}\.tar: is not the shard of the index .*{problem}"):
+            _cache(tmp_path).local(entries[number])
+        assert http.gets(f"{number}.tar") == 2
+    assert list((tmp_path / "cache").glob("*/*.tar")) == []
+
+
+def _hang(cache: ShardCache, shard: ShardEntry) -> None:
+    cache.local(shard)
+
+
+def test_killed_in_a_download_the_next_process_begins_anew(
+    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+) -> None:
+    http, entries = served
+    http.trouble["2.tar"] = Trouble("hang", times=1)
+    worker = multiprocessing.get_context("fork").Process(
+        target=_hang, args=(_cache(tmp_path, timeout_s=60.0), entries[2])
+    )
+    worker.start()
+    wait_for(lambda: http.gets("2.tar") == 1)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    left = tmp_path / "cache" / entries[2].sha256[:2] / f".{entries[2].sha256}.new"
+    left.write_bytes(b"half")
+    assert _cache(tmp_path).local(entries[2]).stat().st_size == entries[2].bytes
+    assert not left.exists()
+
+
+def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
+    config = LoaderConfig(window_samples=8, most_streams=2)
+    loader = train_loader(
+        tmp_path / "index",
+        "train",
+        Lengths(),
+        ImageConfig(8),
+        global_batch_size=4,
+        workers=workers,
+        config=config,
+        remote=cache,
+    )
+    return list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_from_remote_shards_equals_training_from_local_ones(
+    served: tuple[Http, list[ShardEntry]], tmp_path: Path, workers: int
+) -> None:
+    http, entries = served
+    found = _batches(tmp_path, _cache(tmp_path), workers)
+    local = [replace(shard, path=str(http.folder / f"{n}.tar")) for n, shard in enumerate(entries)]
+    Index("f", {"train": tuple(local)}, {"train": {}}).save(tmp_path / "index")
+    wanted = _batches(tmp_path, _cache(tmp_path), 0)
+    assert [batch.keys for batch in found] == [batch.keys for batch in wanted]
+    assert all(torch.equal(a.images_BCHW, b.images_BCHW) for a, b in zip(found, wanted, strict=True))
+    assert [http.gets(f"{n}.tar") for n in range(COUNT)] == [1] * COUNT
+
+
+def test_evaluation_reads_remote_shards(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    found = list(eval_samples(tmp_path / "index", "train", remote=_cache(tmp_path)))
+    assert found == [record(number) for number in range(4 * COUNT)]
+
+
+def test_a_shard_that_is_gone_stops_or_is_left_out(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    (http.folder / "3.tar").unlink()
+    with pytest.raises(StorageError, match=r"3\.tar: one attempt"):
+        _batches(tmp_path, _cache(tmp_path), 0)
+    asked = http.gets("3.tar")
+    cache = _cache(tmp_path, unreachable="skip")
+    batches = _batches(tmp_path, cache, 0)
+    assert all(len(set(batch.keys)) == 4 for batch in batches)
+    counts = [batch.skipped.get(records.UNREADABLE_SHARD, 0) for batch in batches]
+    assert sum(counts) >= 1
+    # Once ahead and once in need, and then never again.
+    assert http.gets("3.tar") - asked <= 2
+    with pytest.raises(BadSampleError, match="unreadable_shard"):
+        cache.local(entries[3])
