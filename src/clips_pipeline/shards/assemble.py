@@ -15,10 +15,11 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import filters, records
 from clips_pipeline.shards.drop_task import DropJob, run_drop_job
 from clips_pipeline.shards.duplicates import Found, repeated
+from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.index import MASKS_FILE, Index, ShardEntry, Split, save_classes
 from clips_pipeline.shards.job_files import JobFiles, write_whole
 from clips_pipeline.shards.mapping import MappedJob
-from clips_pipeline.shards.prepare_task import Job, Rules, run_job
+from clips_pipeline.shards.prepare_task import Job, name_of, run_job
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask, Source
 from clips_pipeline.shards.statistics import Example, SplitStatistics, Statistics, first_of_each
@@ -178,7 +179,7 @@ def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set
             places = {reason: found.of(number) for reason, found in drops.items()}
             if any(map(len, places.values())):
                 numbers.add(number)
-                shard = str(getattr(job.task, "address", number))
+                shard = name_of(job.task, number)
                 in_place = isinstance(job.task, InPlaceTask)
                 again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
     map_jobs(run_drop_job, again)

@@ -6,6 +6,7 @@ import re
 from PIL import Image
 
 from clips_pipeline.shards import records
+from clips_pipeline.shards.filters import MOST_PIXELS
 from clips_pipeline.shards.records import Record, Skip
 
 # webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
@@ -13,9 +14,6 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 
 # What Pillow raises for damaged files: besides OSError, plug-ins let struct and value errors out.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
-
-# Pillow warns above this, and refuses above twice as many. Training decodes with Pillow, so more cannot be allowed.
-MOST_PIXELS = 89_478_485
 
 
 def examine(record: Record, max_pixels: int = MOST_PIXELS) -> tuple[int, int] | Skip:

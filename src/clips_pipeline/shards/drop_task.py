@@ -11,10 +11,10 @@ from clips_pipeline.shards import filters, records
 from clips_pipeline.shards.index import ShardEntry, digest_keys
 from clips_pipeline.shards.job_files import JobFiles, JobResult
 from clips_pipeline.shards.prepare_task import example, histograms, write_shards
-from clips_pipeline.shards.reader import parse
-from clips_pipeline.shards.records import Record, SampleFields, Skip
+from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.statistics import EXAMPLES_PER_REASON, added
 from clips_pipeline.shards.tar import TarFile
+from clips_pipeline.shards.writer import WEB_FIELD, Files
 
 _DETAILS = {
     records.DUPLICATE_KEY: "an earlier sample of this split has this key",
@@ -92,9 +92,15 @@ def _masked(entry: ShardEntry, rows: NDArray[Any], keys: list[str]) -> tuple[Sha
     return masked, np.packbits(used).tobytes().hex()
 
 
-def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Record]:
+def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Files]:
+    """As they were written, without reading what is in them."""
     for shard in shards:
         with TarFile(files.shard_file(shard.path)) as tar:
             for row in range(shard.samples):
                 if next(keep):
-                    yield parse(tar.read(row), SampleFields())
+                    found = tar.read(row)
+                    three = ((found.extension, found.image), (WEB_FIELD, found.text), ("json", found.json))
+                    yield (
+                        found.key,
+                        [(f"{found.key}.{ending}", content) for ending, content in three if content is not None],
+                    )

@@ -1,4 +1,4 @@
-"""Samples that could be used but are not wanted. Every filter is off until it is set, and counts what it drops by its reason.
+"""Which samples are taken: what could be used but is not wanted. Every filter is off until it is set, and counts what it drops by its reason.
 
 None of them knows a language: they look at sizes, lengths, characters and at what is the same.
 """
@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final
+from typing import Final, Literal
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.records import Record
@@ -23,6 +23,9 @@ DUPLICATE_IMAGE: Final = "duplicate_image"
 DUPLICATE_CAPTION: Final = "duplicate_caption"
 LOW_SCORE: Final = "low_score"
 NO_SCORE: Final = "no_score"
+
+MOST_PIXELS: Final = 89_478_485
+"""Pillow warns above this, and refuses above twice as many. Training decodes with Pillow, so no more can be allowed."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,28 @@ class FilterConfig:
         if self.identical_captions and identical(record):
             return IDENTICAL_CAPTIONS, repr(record.web_caption[:80])
         return None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which samples are taken. What is made depends on it.
+
+    Attributes:
+        max_pixels: of an image; more count as a decompression bomb, by the header, before anything is decoded.
+        interleaved: samples of shards in place whose files do not stand side by side: `leave_out`, because other readers
+            see pieces of them, or `keep`, because this project reads them whole. Shards that are written anew mend them.
+        filters: which usable samples are wanted.
+    """
+
+    max_pixels: int = MOST_PIXELS
+    interleaved: Literal["leave_out", "keep"] = "leave_out"
+    filters: FilterConfig = field(default_factory=FilterConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ConfigError(
+                f"max_pixels is {self.max_pixels}; give 1 to {MOST_PIXELS}, above which Pillow warns of decompression bombs"
+            )
 
 
 def identical(record: Record) -> bool:

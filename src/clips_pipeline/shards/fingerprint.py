@@ -21,7 +21,7 @@ from clips_pipeline.shards import (
     tar_scan,
     writer,
 )
-from clips_pipeline.shards.prepare_task import Rules
+from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.sources.source import Source
 
 # The loader stands in the same folder, but a change of it must not make all data anew.

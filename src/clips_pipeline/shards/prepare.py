@@ -11,10 +11,10 @@ from pathlib import Path
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.assemble import assemble, finish, open_folder
+from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.fingerprint import fingerprint
 from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, MASKS_FILE, Index, load_index, missing_or_changed
 from clips_pipeline.shards.mapping import RunOn, map_jobs
-from clips_pipeline.shards.prepare_task import Rules
 from clips_pipeline.shards.sources.source import Source
 from clips_pipeline.shards.statistics import STATISTICS_FILE, Statistics, load_statistics
 

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
-from clips_pipeline.shards.check import MOST_PIXELS, examine
-from clips_pipeline.shards.filters import FilterConfig, identical
+from clips_pipeline.shards.check import examine
+from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
 from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of
 from clips_pipeline.shards.records import Record, Skip
@@ -26,35 +25,11 @@ from clips_pipeline.shards.statistics import (
     Histogram,
     SplitStatistics,
 )
-from clips_pipeline.shards.storage import StorageError
+from clips_pipeline.shards.storage import shown
 from clips_pipeline.shards.tar import BadSampleError, TarFile
-from clips_pipeline.shards.writer import write_shard
+from clips_pipeline.shards.writer import Files, members, write_files
 
 _DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Which samples are taken. What is made depends on it.
-
-    Attributes:
-        max_pixels: of an image; more count as a decompression bomb, by the header, before anything is decoded.
-        interleaved: samples of shards in place whose files do not stand side by side: `leave_out`, because other readers
-            see pieces of them, or `keep`, because this project reads them whole. Shards that are written anew mend them.
-        unreachable: a shard that cannot be had ends the run (`stop`) or is left out and counted (`skip`).
-        filters: which usable samples are wanted.
-    """
-
-    max_pixels: int = MOST_PIXELS
-    interleaved: Literal["leave_out", "keep"] = "leave_out"
-    unreachable: Literal["stop", "skip"] = "stop"
-    filters: FilterConfig = field(default_factory=FilterConfig)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ConfigError(
-                f"max_pixels is {self.max_pixels}; give 1 to {MOST_PIXELS}, above which Pillow warns of decompression bombs"
-            )
 
 
 # Without a `__weakref__`: joblib would send such a job to one worker of a cluster only, and lose it with that worker.
@@ -85,7 +60,7 @@ def run_job(job: Job) -> None:
 
     Raises:
         ConfigError: the folder is not there.
-        StorageError: a shard cannot be reached, and the rules say stop.
+        StorageError: a shard cannot be reached, and its task says stop.
     """
     if not job.files.rows.parent.is_dir():
         raise ConfigError(
@@ -106,12 +81,13 @@ def run_job(job: Job) -> None:
 
 
 def _written(task: ShardTask, job: Job, sieve: "Sieve") -> list[ShardEntry]:
-    good = (record for row, item in enumerate(task.records()) if (record := sieve.passes(item, row)) is not None)
+    taken = (sieve.passes(item, row) for row, item in enumerate(task.records()))
+    good = ((record.key, members(record)) for record in taken if record is not None)
     return write_shards(good, job.files, job.samples_per_shard)
 
 
 def write_shards(
-    good: Iterator[Record], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
+    good: Iterator[Files], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
 ) -> list[ShardEntry]:
     """All samples, into as many shards as they need."""
     shards: list[ShardEntry] = []
@@ -119,7 +95,7 @@ def write_shards(
         name = files.shard(len(shards), dropped=dropped)
         file = files.shard_file(name)
         aside = aside_of(file)
-        shards.append(write_shard(aside, chain([first], islice(good, samples_per_shard - 1)), name))
+        shards.append(write_files(aside, chain([first], islice(good, samples_per_shard - 1)), name))
         aside.rename(file)
     return shards
 
@@ -128,10 +104,6 @@ def _in_place(task: InPlaceTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEn
     try:
         with task.local() as file:
             return _read_in_place(task, file, job, sieve)
-    except StorageError as error:
-        if job.rules.unreachable == "stop":
-            raise
-        sieve.skip(Skip(records.UNREADABLE_SHARD, task.address, str(error)))
     except BadSampleError as bad:
         sieve.skip(bad.skip)
     return [], None
@@ -155,7 +127,7 @@ def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> t
             raise RuntimeError(f"{type(task).__name__} gave {row + 1} items for the {len(used)} rows of {task.address}")
         damage = tar.damage()
         if damage is not None:
-            sieve.skip(Skip(records.TRUNCATED_SHARD, task.address, damage))
+            sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
     if not used.any():
         return [], None
     with file.open("rb") as opened:
@@ -180,7 +152,7 @@ class Sieve:
         self.keys: list[str] = []
         self.examples: list[Example] = []
         self._rules, self._split = job.rules, job.files.split
-        self._shard = str(getattr(job.task, "address", job.files.number))
+        self._shard = name_of(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
         self._filtered: Counter[str] = Counter()
@@ -236,6 +208,11 @@ class Sieve:
         counts[skip.reason] += 1
         if counts[skip.reason] <= EXAMPLES_PER_REASON:
             self.examples.append(example(self._split, self._shard, skip))
+
+
+def name_of(task: ShardTask | InPlaceTask, number: int) -> str:
+    """What examples call the shard of a task: its address, without secrets, or its number."""
+    return shown(task.address) if isinstance(task, InPlaceTask) else str(number)
 
 
 def histograms(rows: Rows) -> dict[str, Histogram]:
