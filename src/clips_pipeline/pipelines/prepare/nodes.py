@@ -35,7 +35,7 @@ def is_current(parameters: dict[str, Any], storage: Any, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
     from clips_pipeline.shards.prepare import is_current as shards_are_current
 
-    return shards_are_current(source_of(parameters, storage), shards)
+    return shards_are_current(source_of(parameters, storage), shards, rules=typed("prepare", parameters).rules)
 
 
 def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Path:
@@ -44,10 +44,14 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Pat
 
     config = typed("prepare", parameters)
     source = source_of(parameters, remote.storage)
-    index = prepare(source, target, processes=config.processes, max_skip_share=config.max_skip_share)
-    for split, reasons in index.skips.items():
-        for reason, count in reasons.items():
-            log.warning("%s: skipped %d samples: %s", split, count, reason)
+    prepare(
+        source,
+        target,
+        processes=config.processes,
+        max_skip_share=config.max_skip_share,
+        rules=config.rules,
+        run_on=config.run_on,
+    )
     return target
 
 

@@ -1,7 +1,7 @@
 """Tar files that are there already: read row by row as they are, or copied into new shards."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,22 @@ class TarTask:
     fields: SampleFields
     storage: Storage
 
-    def local(self) -> AbstractContextManager[Path]:
-        """The file, or a copy while it is read."""
-        return self.storage.local(self.address)
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """The file, or a copy while it is read.
+
+        Raises:
+            StorageError: it cannot be had, and the storage says `unreachable: stop`.
+            BadSampleError: likewise where it says `skip`.
+        """
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self.storage.local(self.address))
+            except StorageError as error:
+                if self.storage.config.unreachable == "stop":
+                    raise
+                raise BadSampleError(Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))) from None
+            yield file
 
     def rows(self, file: Path) -> Iterator[Record | Skip]:
         """One item per row; a file that is no tar raises `BadSampleError`, which has no rows."""
@@ -57,7 +70,3 @@ class CopyTask:
                 yield from self.tar.rows(file)
         except BadSampleError as bad:
             yield bad.skip
-        except StorageError as error:
-            if self.tar.storage.config.unreachable == "stop":
-                raise
-            yield Skip(records.UNREADABLE_SHARD, shown(self.tar.address), str(error))

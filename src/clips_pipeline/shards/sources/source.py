@@ -61,7 +61,8 @@ class InPlaceTask(Protocol):
         """The file, while its samples are read: itself, or a copy that is deleted afterwards.
 
         Raises:
-            StorageError: it cannot be reached.
+            StorageError: it cannot be reached, which ends the run.
+            BadSampleError: it cannot be reached, and is to be left out and counted.
         """
         ...
 
