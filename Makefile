@@ -107,6 +107,10 @@ hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
 
+.PHONY: bench-loader
+bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
+	$(BIN)/python -m benchmarks.loader --peer open_clip --json
+
 ##@ Upkeep
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit

@@ -22,7 +22,8 @@ class FolderConfig:
     Attributes:
         images: the folder.
         captions: JSON: a list of `{image, captions: [...]}`, with `caption` (web) and `long_caption` (synthetic) where
-            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows.
+            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows;
+            Parquet: columns as the keys of JSON.
         fields: other names of these keys or columns.
         evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
             split, to see whether a model can learn a few by heart.
@@ -150,7 +151,7 @@ def _record(folder: Path, row: Row) -> Record | Skip:
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")
     extension = "jpg" if ending == "jpeg" else ending
-    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label)
+    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
 
 
 def _is_file(file: Path) -> bool:
