@@ -118,8 +118,8 @@ class TarFile:
 
 
 def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str], frozenset[int], int]:
-    """Keys; (samples, 4, 2) offsets and sizes of image, text, json and class, -1 for none; endings of the images; rows
-    whose files do not stand side by side; where the files end."""
+    """Keys; (samples, 4, 2) offsets and sizes of image, text, json and class, -1 for none; endings of the images; rows whose
+    files do not stand side by side; where the files end."""
     rows: dict[str, int] = {}
     places: list[list[int]] = []
     extensions: list[str] = []
