@@ -184,11 +184,13 @@ class Statistics:
         fingerprint: of the index it belongs to.
         splits: by name.
         examples: the first few of every split and reason.
+        notes: counts of the source's own, such as rows of a table that no sample has.
     """
 
     fingerprint: str
     splits: dict[str, SplitStatistics]
     examples: tuple[Example, ...] = ()
+    notes: dict[str, int] = field(default_factory=dict)
 
     def lost_share(self) -> float:
         """Samples that cannot be used (`SplitStatistics.lost`), as a share of all; those that filters drop can be."""

@@ -72,7 +72,11 @@ class InPlaceTask(Protocol):
 
 
 class Source(Protocol):
-    """Samples by split. All methods are pure: the same source gives the same samples in the same order."""
+    """Samples by split. All methods are pure: the same source gives the same samples in the same order.
+
+    A source may also have `needs_captions = False`, for a set that only serves evaluation, and `notes() -> dict[str, int]`,
+    counts that are asked for when all tasks are done and go into the statistics.
+    """
 
     @property
     def splits(self) -> tuple[Split, ...]:
