@@ -115,6 +115,10 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
+.PHONY: bench-prepare
+bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/data.md)
+	$(BIN)/python -m benchmarks.prepare --json
+
 ##@ Upkeep
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit

@@ -182,4 +182,4 @@ class Rules:
 
 def identical(record: Record) -> bool:
     """Whether web and synthetic caption are the same, but for white space at the ends."""
-    return record.web_caption.strip() == record.synthetic_caption.strip()
+    return record.web_caption.strip() == record.synthetic_caption.strip() != ""

@@ -113,6 +113,8 @@ def _check_skips(index: Index, statistics: Statistics, max_skip_share: float) ->
         for what, counts in (("left out", found.skipped), ("filtered", found.filtered), ("noted", found.noted)):
             for reason, count in counts.items():
                 log.warning("%s: %s %d samples: %s", split, what, count, reason)
+    for what, count in statistics.notes.items():
+        log.info("%s: %d", what, count)
     share = statistics.lost_share()
     if share <= max_skip_share:
         return

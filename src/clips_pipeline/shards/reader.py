@@ -163,9 +163,13 @@ def parse(members: Members, fields: SampleFields, *, synthetic: str | None = Non
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
+    if not members.image:
+        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{members.extension} has 0 bytes"))
     facts = facts_of(members)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
+    if fields.needed and not web and members.text == b"":
+        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{WEB_FIELD} has 0 bytes"))
     if fields.needed and not web.strip():
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
     if fields.needed and not synthetic.strip():
@@ -189,6 +193,8 @@ def facts_of(members: Members) -> dict[str, Any]:
     """
     if members.json is None:
         return {}
+    if not members.json:
+        raise BadSampleError(Skip(records.EMPTY_FILE, members.key, f"{members.key}.json has 0 bytes"))
     try:
         facts = json.loads(_text(members.json, members.key))
     except (ValueError, RecursionError) as error:

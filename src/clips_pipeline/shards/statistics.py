@@ -145,7 +145,8 @@ class SplitStatistics:
     @property
     def lost(self) -> int:
         """Samples that cannot be used. A damaged shard counts as if it lacked as many as the others hold on average."""
-        bad = sum(self.skipped.values())
+        # What stands for a damaged shard among the skips is no sample.
+        bad = sum(self.skipped.values()) - self.damaged_shards
         if not self.damaged_shards:
             return bad
         seen = self.kept + sum(self.filtered.values()) + bad
@@ -171,7 +172,8 @@ class Example:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.split} {self.reason} {self.key} (shard {self.shard}): {self.detail}"
+        shard = "" if self.shard == self.key else f" (shard {self.shard})"
+        return f"{self.split} {self.reason} {self.key}{shard}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class Statistics:
         fingerprint: of the index it belongs to.
         splits: by name.
         examples: the first few of every split and reason.
-        notes: counts that only the source knows (`Source.notes`), by name.
+        notes: counts of the source's own, such as rows of a table that no sample has.
     """
 
     fingerprint: str

@@ -78,10 +78,6 @@ class TarFile:
         image, text, json, cls = (self._bytes(row, kind) for kind in range(_KINDS))
         return Members(self.keys[row], self._extensions[row], image, text, json, cls)
 
-    def hollow(self, row: int) -> bool:
-        """Whether a file of this sample has no bytes."""
-        return bool((self._places[row, :, 1] == 0).any())
-
     def damage(self) -> str | None:
         """Why the tar is not whole, so that samples may be missing at its end, or None. Reads what follows the last file.
 

@@ -152,6 +152,8 @@ class BenchmarkTask:
                         yield self._caption(members, prefix) if self.classes is None else self._class(members, prefix)
                     except BadSampleError as bad:
                         yield bad.skip
+                if (damage := tar.damage()) is not None:
+                    yield Skip(records.TRUNCATED_SHARD, shown(self.address), damage)
         except BadSampleError as bad:
             yield bad.skip
         except StorageError as error:

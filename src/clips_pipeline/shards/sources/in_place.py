@@ -68,5 +68,9 @@ class CopyTask:
         try:
             with self.tar.local() as file:
                 yield from self.tar.rows(file)
+                with TarFile(file) as tar:
+                    damage = tar.damage()
+                if damage is not None:
+                    yield Skip(records.TRUNCATED_SHARD, shown(self.tar.address), damage)
         except BadSampleError as bad:
             yield bad.skip

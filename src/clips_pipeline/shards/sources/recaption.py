@@ -163,6 +163,8 @@ class JoinTask:
                         yield self._joined(tar, row, matched)
                     except BadSampleError as bad:
                         yield bad.skip
+                if (damage := tar.damage()) is not None:
+                    yield Skip(records.TRUNCATED_SHARD, shown(self.address), damage)
         except BadSampleError as bad:
             yield bad.skip
         except StorageError as error:

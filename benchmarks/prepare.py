@@ -1,0 +1,140 @@
+"""Preparing shards: samples and megabytes per second, memory, and what a second process brings.
+
+    python -m benchmarks.prepare [--repeats N] [--json]
+    python -m benchmarks.prepare --duplicates [--jobs N] [--json]
+
+4,096 samples with JPEGs of 512 pixels and about 83 kB in 16 shards (those of `benchmarks.loader`), checked, hashed and
+counted: `rewritten` copies what passes into new shards, `in_place` writes an index of the shards as they are. With 1 and with
+2 processes, each in a fresh Python, starting of processes included; runs alternate, the best of each is given.
+`--duplicates` measures what the parent does alone: joining the results of many jobs of 10,000 samples each, and finding
+those that repeat earlier ones.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(".cache")
+SHARDS = CACHE / "bench-loader"
+PICTURES, SAMPLES, PER_SHARD = 256, 4096, 256
+KINDS = {"rewritten": True, "in_place": False}
+ROWS_PER_JOB = 10_000
+REPEATED = 0.1
+
+
+def measure(kind: str, processes: int) -> dict[str, float]:
+    """One run of `prepare` on shards that are there."""
+    from clips_pipeline.shards.prepare import prepare
+    from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+    from clips_pipeline.shards.storage import Storage
+
+    files = sorted(SHARDS.absolute().glob("train/*.tar"))
+    source = Img2datasetSource(Img2datasetConfig(tuple(map(str, files)), rewrite=KINDS[kind]), Storage())
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        begun = time.perf_counter()
+        index = prepare(source, Path(folder, "shards"), processes=processes)
+        seconds = time.perf_counter() - begun
+    assert sum(index.split_samples(split) for split in index.splits) == SAMPLES
+    return {
+        "samples_per_s": SAMPLES / seconds,
+        "mb_per_s": sum(file.stat().st_size for file in files) / seconds / 1e6,
+        "parent_peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "worker_peak_rss_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+def duplicates(jobs: int) -> dict[str, float]:
+    """Results of `jobs` jobs, a tenth of whose images repeat earlier ones, put together."""
+    import numpy as np
+
+    from clips_pipeline.shards.duplicates import repeated
+    from clips_pipeline.shards.index import ShardEntry
+    from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult
+    from clips_pipeline.shards.prepare_task import histograms
+    from clips_pipeline.shards.statistics import SplitStatistics
+
+    draws = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        folder = Path(name)
+        (folder / "jobs" / "train").mkdir(parents=True)
+        files = [JobFiles(folder, "train", number) for number in range(jobs)]
+        values = int(jobs * ROWS_PER_JOB / (2 * REPEATED))
+        for file in files:
+            rows = np.zeros(ROWS_PER_JOB, ROW)
+            rows["image"] = draws.integers(0, values, ROWS_PER_JOB, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            for column in ("image_width", "image_height", "image_bytes", "web_characters", "synthetic_characters"):
+                rows[column] = draws.lognormal(6, 0.5, ROWS_PER_JOB)
+            file.save_rows(rows, ["000000000"] * ROWS_PER_JOB)
+            entry = ShardEntry(f"s3://bucket/{file.number:08d}.tar", ROWS_PER_JOB, 10**9, "0" * 64, "0" * 64)
+            file.save(JobResult((entry,), SplitStatistics(ROWS_PER_JOB, shards=1, histograms=histograms(rows))))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        begun = time.perf_counter()
+        found = repeated(files, "image", folder / "work", without=lambda job: np.zeros(0, np.int64))
+        searched = time.perf_counter()
+        total = SplitStatistics()
+        for file in files:
+            total = total.plus(file.load().statistics)
+        joined = time.perf_counter()
+    return {
+        "jobs": jobs,
+        "samples": total.kept,
+        "repeated": found.total,
+        "search_s": searched - begun,
+        "samples_searched_per_s": total.kept / (searched - begun),
+        "join_ms_per_job": 1000 * (joined - searched) / jobs,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_before_mib": before / 1024,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--duplicates", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1400, help="of --duplicates")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(measure(options.measure[0], int(options.measure[1]))))
+        return
+    CACHE.mkdir(exist_ok=True)
+    figures: dict[str, Any] = duplicates(options.jobs) if options.duplicates else _both(options.repeats)
+    figures = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in figures.items()}
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:36} {value:,}")
+
+
+def _both(repeats: int) -> dict[str, float]:
+    from benchmarks.photos import make_shards
+
+    make_shards(SHARDS, None, PICTURES, SAMPLES, PER_SHARD)
+    best: dict[tuple[str, int], dict[str, float]] = {}
+    for _ in range(repeats):
+        for kind in KINDS:
+            for processes in (1, 2):
+                command = [sys.executable, "-m", "benchmarks.prepare", "--measure", kind, str(processes)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found = json.loads(done.stdout)
+                former = best.get((kind, processes), found)
+                best[kind, processes] = max(found, former, key=lambda run: run["samples_per_s"])
+    figures = {
+        f"{kind}_{processes}_{name}": value for (kind, processes), run in best.items() for name, value in run.items()
+    }
+    for kind in KINDS:
+        figures[f"{kind}_speed_up"] = best[kind, 2]["samples_per_s"] / best[kind, 1]["samples_per_s"]
+    return figures
+
+
+if __name__ == "__main__":
+    main()
