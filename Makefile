@@ -98,6 +98,10 @@ layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
 	$(BIN)/pytest -m slow || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
 
+.PHONY: drill-data
+drill-data: $(STAMP) ## 2,000 damaged and hostile shards through preparing and training
+	$(BIN)/pytest -m slow tests/drills/test_mutated_shards.py
+
 .PHONY: hooks
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install

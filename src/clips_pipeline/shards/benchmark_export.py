@@ -1,9 +1,6 @@
 """A prepared split as an evaluation set of CLIP_benchmark, whose layout `sources.clip_benchmark` describes and reads."""
 
-import io
 import shutil
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -23,6 +20,7 @@ from clips_pipeline.shards.sources.clip_benchmark import (
 )
 from clips_pipeline.shards.sources.source import Split
 from clips_pipeline.shards.storage import Storage
+from clips_pipeline.shards.writer import Files, write_files
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,9 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: R
         records = (record for record in eval_samples(shards, config.split, remote=remote) if _fits(record, config))
         samples = shard_count = 0
         while (first := next(records, None)) is not None:
-            part = chain([first], islice(records, config.samples_per_shard - 1))
-            samples += _write(aside / config.split / f"{shard_count}.tar", part, config)
+            part = (_files(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1)))
+            name = f"{config.split}/{shard_count}.tar"
+            samples += write_files(aside / name, part, name).samples
             shard_count += 1
         if not samples:
             raise ConfigError(f"export_benchmark: the {config.split} split of {shards} has no sample for {config.task}")
@@ -106,18 +105,12 @@ def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
     (folder / TEMPLATES).write_text("".join(f"{template}\n" for template in templates), encoding="utf-8")
 
 
-def _write(file: Path, records: Iterator[Record], config: ExportConfig) -> int:
-    count = 0
-    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
-        for record in records:
-            count += 1
-            # A caption is a line, so a line end within one becomes a blank.
-            captions = [" ".join(text.split()) for text in record.captions or (record.web_caption,)]
-            content = str(record.label) if config.task == "classification" else "\n".join(captions)
-            key = record.key.replace("/", "_")
-            ending = "cls" if config.task == "classification" else "txt"
-            for name, body in ((f"{key}.{record.extension}", record.image), (f"{key}.{ending}", content.encode())):
-                member = tarfile.TarInfo(name)
-                member.size = len(body)
-                tar.addfile(member, io.BytesIO(body))
-    return count
+def _files(record: Record, config: ExportConfig) -> Files:
+    key = record.key.replace("/", "_")
+    if config.task == "classification":
+        text, ending = str(record.label), "cls"
+    else:
+        # A caption is a line, so a line end within one becomes a blank.
+        text = "\n".join(" ".join(caption.split()) for caption in record.captions or (record.web_caption,))
+        ending = "txt"
+    return key, ((f"{key}.{record.extension}", record.image), (f"{key}.{ending}", text.encode()))

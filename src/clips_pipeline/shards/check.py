@@ -16,7 +16,7 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
-def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: bool = True) -> tuple[int, int] | Skip:
+def examine(record: Record, max_pixels: int = MOST_PIXELS, captions_needed: bool = True) -> tuple[int, int] | Skip:
     """Width and height of the image, or why `record` cannot be used.
 
     Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.

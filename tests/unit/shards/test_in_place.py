@@ -32,6 +32,7 @@ class Tars:
     fields: SampleFields = SampleFields()  # noqa: RUF009 - immutable
     storage: Storage = field(default_factory=Storage)
     rewrite: bool = False
+    needs_captions: bool = True
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -40,6 +41,9 @@ class Tars:
     def tasks(self, split: Split) -> Sequence[InPlaceTask] | Sequence[ShardTask]:
         tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
         return [CopyTask(one) for one in tars] if self.rewrite else tars
+
+    def notes(self) -> dict[str, int]:
+        return {}
 
     def classes(self) -> None:
         return None
@@ -259,13 +263,11 @@ def test_a_file_without_bytes_is_one_whichever_it_is(tmp_path: Path, ending: str
 
 def test_a_set_that_only_serves_evaluation_needs_no_captions_and_sources_add_counts(tmp_path: Path) -> None:
     class Evaluation(ListSource):
-        needs_captions = False
-
         def notes(self) -> dict[str, int]:
             return {"rows_without_sample": 7}
 
     made = [record(1, web_caption="", synthetic_caption="", label=3), record(2, web_caption="", synthetic_caption="")]
-    index = prepare(Evaluation({"test": [list(made)]}), tmp_path / "shards")
+    index = prepare(Evaluation({"test": [list(made)]}, needs_captions=False), tmp_path / "shards")
     assert index.fields == SampleFields(needed=False)
     assert list(eval_samples(tmp_path / "shards", "test")) == made
     found = load_statistics(tmp_path / "shards")

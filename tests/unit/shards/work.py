@@ -47,6 +47,10 @@ class WorkSource:
     folder: Path
     count: int = 6
     splits: tuple[Split, ...] = ("train",)
+    needs_captions: bool = True
+
+    def notes(self) -> dict[str, int]:
+        return {}
 
     def tasks(self, split: Split) -> list[ShardTask]:
         return [WorkTask(number, str(self.folder)) for number in range(self.count)]

@@ -78,6 +78,10 @@ class ClipBenchmarkSource:
         count = None if self._classes is None else len(self._classes.names)
         return [BenchmarkTask(address, count, self.storage) for address in self.addresses] if split == "test" else []
 
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     def classes(self) -> Classes | None:
         """Of a classification set."""
         return self._classes

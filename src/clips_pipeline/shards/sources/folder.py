@@ -75,6 +75,8 @@ class FolderSource:
         ConfigError: the folder or the file is missing or unreadable, or no image of the file is in the folder.
     """
 
+    needs_captions = True
+
     def __init__(self, config: FolderConfig) -> None:
         self.config = config
         self.folder = Path(config.images).absolute()
@@ -100,6 +102,10 @@ class FolderSource:
         rows = self._rows_by_split.get(split, [])
         step = self.config.images_per_task
         return [FolderTask(self.folder, tuple(rows[at : at + step])) for at in range(0, len(rows), step)]
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def classes(self) -> Classes | None:
         """None: the captions file names no classes."""

@@ -52,6 +52,8 @@ class Img2datasetSource:
             first shard of a split cannot be reached.
     """
 
+    needs_captions = True
+
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self._addresses = self._parted()
@@ -83,6 +85,10 @@ class Img2datasetSource:
     def addresses(self, split: Split) -> list[str]:
         """The shards of a split."""
         return self._addresses.get(split, [])
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def classes(self) -> Classes | None:
         """None: such shards name no classes."""

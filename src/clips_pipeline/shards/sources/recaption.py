@@ -65,6 +65,8 @@ class RecaptionSource:
         ConfigError: as `Img2datasetSource`; a table that cannot be reached.
     """
 
+    needs_captions = True
+
     def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
         self.config, self.storage, self.work = config, storage, work
         try:

@@ -72,11 +72,12 @@ class InPlaceTask(Protocol):
 
 
 class Source(Protocol):
-    """Samples by split. All methods are pure: the same source gives the same samples in the same order.
+    """Samples by split. All methods are pure: the same source gives the same samples in the same order."""
 
-    A source may also have `needs_captions = False`, for a set that only serves evaluation, and `notes() -> dict[str, int]`,
-    counts that are asked for when all tasks are done and go into the statistics.
-    """
+    @property
+    def needs_captions(self) -> bool:
+        """Whether a sample without web and synthetic caption is bad; false for sets that only serve evaluation."""
+        ...
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -85,6 +86,10 @@ class Source(Protocol):
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
         """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
+        ...
+
+    def notes(self) -> dict[str, int]:
+        """Counts that only the source knows, such as rows of a table without a sample; asked when all tasks are done."""
         ...
 
     def classes(self) -> Classes | None:
