@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.unit.shards.samples import bomb, picture
+from tests.unit.shards.samples import ListSource, bomb, picture, record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import filters, records
@@ -18,8 +18,8 @@ from clips_pipeline.shards.index import Index, digest_keys, load_index
 from clips_pipeline.shards.prepare import is_current, prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import SampleFields
-from clips_pipeline.shards.sources.in_place import TarTask
-from clips_pipeline.shards.sources.source import InPlaceTask, Split
+from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
+from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask, Split
 from clips_pipeline.shards.statistics import load_statistics
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
 
@@ -31,13 +31,19 @@ class Tars:
     parts: dict[Split, list[Path]]
     fields: SampleFields = SampleFields()  # noqa: RUF009 - immutable
     storage: Storage = field(default_factory=Storage)
+    rewrite: bool = False
+    needs_captions: bool = True
 
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self.parts)
 
-    def tasks(self, split: Split) -> Sequence[InPlaceTask]:
-        return [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
+    def tasks(self, split: Split) -> Sequence[InPlaceTask] | Sequence[ShardTask]:
+        tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
+        return [CopyTask(one) for one in tars] if self.rewrite else tars
+
+    def notes(self) -> dict[str, int]:
+        return {}
 
     def classes(self) -> None:
         return None
@@ -230,3 +236,43 @@ def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
     assert index.fields == fields
     # Filtered samples are no bad ones.
     assert (index.skips, load_statistics(tmp_path / "shards").lost_share()) == ({"train": {}}, 0.0)
+
+
+def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_path: Path) -> None:
+    one, two = sample(1), sample(2)
+    made = tar(tmp_path / "a.tar", [one[0], two[0], *one[1:], *two[1:]], sample(3), BAD[records.EMPTY_FILE], sample(4))
+    made.write_bytes(made.read_bytes()[: 27 * 512])
+    index = prepare(Tars({"train": [made]}, rewrite=True), tmp_path / "shards", max_skip_share=0.8)
+    assert index.skips["train"] == {
+        records.EMPTY_FILE: 1,
+        records.EMPTY_SYNTHETIC_CAPTION: 1,
+        records.TRUNCATED_SHARD: 1,
+    }
+    with tarfile.open(tmp_path / "shards" / "train" / "00000.tar") as found:
+        names = found.getnames()
+    assert names == [f"k000{number}.{ending}" for number in (1, 2, 3) for ending in ("png", "txt", "json")]
+
+
+@pytest.mark.parametrize("ending", ["png", "txt", "json"])
+def test_a_file_without_bytes_is_one_whichever_it_is(tmp_path: Path, ending: str) -> None:
+    made = tar(tmp_path / "a.tar", sample(1), sample(2, **{ending: b""}))
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
+    assert index.skips == {"train": {records.EMPTY_FILE: 1}}
+    assert f"k0002.{ending} has 0 bytes" in index.examples[0]
+
+
+def test_a_set_that_only_serves_evaluation_needs_no_captions_and_sources_add_counts(tmp_path: Path) -> None:
+    class Evaluation(ListSource):
+        def notes(self) -> dict[str, int]:
+            return {"rows_without_sample": 7}
+
+    made = [record(1, web_caption="", synthetic_caption="", label=3), record(2, web_caption="", synthetic_caption="")]
+    index = prepare(Evaluation({"test": [list(made)]}, needs_captions=False), tmp_path / "shards")
+    assert index.fields == SampleFields(needed=False)
+    assert list(eval_samples(tmp_path / "shards", "test")) == made
+    found = load_statistics(tmp_path / "shards")
+    assert found.notes == {"rows_without_sample": 7}
+    # Having none is not having the same.
+    assert (found.splits["test"].duplicate_captions, found.splits["test"].identical_captions) == (0, 0)
+    with pytest.raises(ConfigError, match="no sample"):
+        prepare(ListSource({"test": [list(made)]}), tmp_path / "needed")
