@@ -62,8 +62,12 @@ class TarFile:
         # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
         self._closed = weakref.finalize(self, os.close, descriptor)
 
-    def read(self, row: int) -> Members:
+    def read(self, row: int, *, image: bool = True) -> Members:
         """The files of sample number `row`.
+
+        Args:
+            row: from 0.
+            image: False leaves its bytes on the disk and gives none of them.
 
         Raises:
             BadSampleError: the tar ends before the sample does, or the disk fails.
@@ -72,8 +76,9 @@ class TarFile:
             raise BadSampleError(
                 Skip(records.UNREADABLE_SHARD, f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
             )
-        image, text, json = (self._bytes(row, kind) for kind in range(3))
-        return Members(self.keys[row], self._extensions[row], image, text, json)
+        text, json = self._bytes(row, 1), self._bytes(row, 2)
+        encoded = self._bytes(row, 0) if image or self._places[row, 0, 0] < 0 else b""
+        return Members(self.keys[row], self._extensions[row], encoded, text, json)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.demo.source import ScenesConfig
+from clips_pipeline.reports.data_health import HealthConfig
 from clips_pipeline.shards.sources.folder import FolderConfig
 
 
@@ -44,19 +45,21 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Source, shards and tokenizer.
+    """Source, shards, tokenizer and report.
 
     Attributes:
         source: where samples come from.
         tokenizer: how text becomes ids.
         processes: that make shards side by side; the result does not depend on it.
         max_skip_share: of samples that cannot be used; more stop the run.
+        health: what the data health report reads.
     """
 
     source: SourceConfig = field(default_factory=SourceConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     processes: int = 2
     max_skip_share: float = 0.05
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
         if self.processes < 1:
