@@ -49,7 +49,7 @@ def spec_of(prepared: Path, tmp_path: Path) -> SpecOf:
             tokenizer=str(prepared / "tokenizer"),
             run_folder=str(tmp_path / name),
             model_folder=str(tmp_path / f"{name}-model"),
-            data_version=load_index(prepared / "shards").fingerprint,
+            data_version=load_index(prepared / "shards").version,
         )
 
     return make

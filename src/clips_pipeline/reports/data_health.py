@@ -113,7 +113,7 @@ def _summary(index: Index, statistics: Statistics, texts: Mapping[str, SplitText
     head = ["split", "samples", "unusable", "bytes", "web ids", "synthetic ids", "web cut", "synthetic cut"]
     caption = f"Lengths are medians; cut: longer than a context of {CONTEXT} (web) or a target of {TARGET} (synthetic)"
     return (
-        f"{verdict}\n{table(head, rows, caption)}\n<p>Data version <code>{text(index.fingerprint[:16])}</code>; "
+        f"{verdict}\n{table(head, rows, caption)}\n<p>Data version <code>{text(index.version[:16])}</code>; "
         f"{share(statistics.lost_share(), 1)} of what the source offered cannot be used.</p>"
     )
 
@@ -285,15 +285,16 @@ def _shards(index: Index) -> str:
     head = ["split", "shards", "samples", "bytes", "fewest", "median", "most", "smallest", "median", "largest"]
     head += ["elsewhere", "in part"]
     facts = [
-        ["data version", f"<code>{text(index.fingerprint)}</code>"],
+        ["data version", f"<code>{text(index.version)}</code>"],
+        ["fingerprint", f"<code>{text(index.fingerprint)}</code>"],
         ["web caption", f"<code>{text(index.fields.web)}</code>"],
         ["synthetic caption", f"<code>{text(index.fields.synthetic)}</code>"],
         ["score", f"<code>{text(index.fields.score)}</code>" if index.fields.score else "not read"],
     ]
     intro = (
         "<p>Even sizes make for even loading; shards of very few samples cost a file each. Elsewhere: read from another machine; "
-        "in part: some samples of a shard in place are left out. The data version changes whenever source, parameters or code "
-        "could give other samples; models carry it.</p>"
+        "in part: some samples of a shard in place are left out. The data version is a digest of the samples' bytes, the same on "
+        "every machine, and travels with each model; the fingerprint is one of source, parameters and code.</p>"
     )
     return (
         intro

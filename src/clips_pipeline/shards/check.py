@@ -6,6 +6,7 @@ import re
 from PIL import Image
 
 from clips_pipeline.shards import records
+from clips_pipeline.shards.filters import MOST_PIXELS
 from clips_pipeline.shards.records import Record, Skip
 
 # webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
@@ -15,8 +16,11 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
-def problem(record: Record) -> Skip | None:
-    """Why `record` cannot be used, or None. Decodes the image, at reduced scale where its format allows."""
+def examine(record: Record, max_pixels: int = MOST_PIXELS) -> tuple[int, int] | Skip:
+    """Width and height of the image, or why `record` cannot be used.
+
+    Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.
+    """
     for text in (record.key, record.web_caption, record.synthetic_caption, *record.captions):
         if not _is_utf8(text):
             return Skip(records.NOT_UTF8, record.key.encode("utf-8", "replace").decode(), repr(text)[:120])
@@ -29,20 +33,21 @@ def problem(record: Record) -> Skip | None:
     if record.extension not in records.IMAGE_EXTENSIONS:
         names = ", ".join(records.IMAGE_EXTENSIONS)
         return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
-    fault = image_fault(record.image)
-    return None if fault is None else Skip(records.UNDECODABLE_IMAGE, record.key, fault)
-
-
-def image_fault(image: bytes) -> str | None:
-    """Why Pillow cannot decode `image` to its end, or None."""
+    if not record.image:
+        return Skip(records.EMPTY_FILE, record.key, "the image has 0 bytes")
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(record.image)) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                return Skip(records.TOO_MANY_PIXELS, record.key, f"{width} x {height}, max_pixels is {max_pixels}")
             # A JPEG is still read to its end, but most of the arithmetic is saved.
-            opened.draft("RGB", (opened.width // 8, opened.height // 8))
+            opened.draft("RGB", (width // 8, height // 8))
             opened.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return Skip(records.TOO_MANY_PIXELS, record.key, str(error))
     except DECODE_ERRORS as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        return Skip(records.UNDECODABLE_IMAGE, record.key, f"{type(error).__name__}: {error}")
+    return width, height
 
 
 def _is_utf8(text: str) -> bool:

@@ -104,7 +104,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             "epoch": self.epoch,
             "samples": samples,
             "seed": self.seed,
-            "shards": self.shards.fingerprint,
+            "shards": self.shards.version,
             "streams": self.order.streams,
             "window": self.order.window,
         }

@@ -5,18 +5,49 @@ import inspect
 import json
 from pathlib import Path
 
-from clips_pipeline.shards import check, index, prepare_task, records, writer
+from clips_pipeline.config import to_mapping
+from clips_pipeline.shards import (
+    check,
+    drop_task,
+    duplicates,
+    filters,
+    index,
+    job_files,
+    prepare_task,
+    reader,
+    records,
+    statistics,
+    tar,
+    tar_scan,
+    writer,
+)
+from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.sources.source import Source
 
 # The loader stands in the same folder, but a change of it must not make all data anew.
-_WRITING = (check, index, prepare_task, records, writer)
+_WRITING = (
+    check,
+    drop_task,
+    duplicates,
+    filters,
+    index,
+    job_files,
+    prepare_task,
+    reader,
+    records,
+    statistics,
+    tar,
+    tar_scan,
+    writer,
+)
 
 
-def fingerprint(source: Source, samples_per_shard: int) -> str:
-    """sha256, hexadecimal. Independent of the number of processes, of paths and of the time."""
+def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
+    """sha256, hexadecimal. Independent of the number of processes, of the engine, of paths and of the time."""
     facts = {
         "source": source.fingerprint(),
         "samples_per_shard": samples_per_shard,
+        "rules": to_mapping(rules),
         "code": {
             f"{file.parent.name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in _code(source)
         },

@@ -90,6 +90,15 @@ class Index:
         """
         return sum(shard.samples for shard in self.split(name))
 
+    @property
+    def version(self) -> str:
+        """A digest of the bytes of all shards and of which samples are used: the same on every machine, wherever they lie."""
+        digest = hashlib.sha256()
+        for name, shards in self.splits.items():
+            for shard in shards:
+                digest.update(f"{name} {shard.sha256} {shard.keys_digest}\n".encode())
+        return digest.hexdigest()
+
     def skip_share(self) -> float:
         """Samples left out, as a share of all samples that the source offered."""
         skipped = sum(count for reasons in self.skips.values() for count in reasons.values())

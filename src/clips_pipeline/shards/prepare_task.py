@@ -1,99 +1,241 @@
-"""One piece of a split to tar files, in a process of its own."""
+"""One piece of a split: to tar files, or to the facts about a tar file that is read in place. A pure function of its job."""
 
+import hashlib
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from multiprocessing import parent_process
 from pathlib import Path
 
-from clips_pipeline.shards import check, records
-from clips_pipeline.shards.index import ShardEntry
+import numpy as np
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.shards import records
+from clips_pipeline.shards.check import examine
+from clips_pipeline.shards.filters import Rules, identical
+from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
+from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of
 from clips_pipeline.shards.records import Record, Skip
-from clips_pipeline.shards.sources.source import ShardTask, Split
-from clips_pipeline.shards.writer import write_shard
+from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
+from clips_pipeline.shards.statistics import (
+    EXAMPLES_PER_REASON,
+    MEASURES,
+    Example,
+    Histogram,
+    SplitStatistics,
+)
+from clips_pipeline.shards.storage import shown
+from clips_pipeline.shards.tar import BadSampleError, TarFile
+from clips_pipeline.shards.writer import Files, members, write_files
 
-EXAMPLES_PER_TASK = 20
+_DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 
 
+# Without a `__weakref__`: joblib would send such a job to one worker of a cluster only, and lose it with that worker.
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task and where its shards go.
+    """A task and where its result goes.
 
     Attributes:
         task: gives the samples.
-        split: the split they belong to.
-        number: of the task within its split, from 0.
-        folder: of the shards of this split, while they are being made.
+        files: where shards, rows and result go.
         samples_per_shard: a shard that is full is followed by another.
-        exclude: keys that earlier tasks of the split have used.
+        rules: which samples are taken.
     """
 
-    task: ShardTask
-    split: Split
-    number: int
-    folder: Path
+    task: ShardTask | InPlaceTask
+    files: JobFiles
     samples_per_shard: int
-    exclude: frozenset[str] = frozenset()
+    rules: Rules = field(default_factory=Rules)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.files.is_done()
 
 
-@dataclass(slots=True)
-class JobResult:
-    """What came of a job: shards (with file names as they are for now), keys, and what was skipped."""
+def run_job(job: Job) -> None:
+    """Do what `job` says and keep the result beside the shards; files of an earlier attempt are replaced.
 
-    shards: list[ShardEntry] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    skips: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
-
-
-def run_job(job: Job) -> JobResult:
-    """Write the shards of `job`; files of an earlier attempt are replaced."""
-    result = JobResult()
-    good = _good_records(job, result)
-    while (first := next(good, None)) is not None:
-        name = f"{job.number:06d}-{len(result.shards):06d}.tar"
-        shard = chain([first], islice(good, job.samples_per_shard - 1))
-        result.shards.append(write_shard(job.folder / name, shard, name))
-    return result
-
-
-def _good_records(job: Job, result: JobResult) -> Iterator[Record]:
-    seen: set[str] = set()
-    for item in job.task.records():
-        skip = item if isinstance(item, Skip) else _refuse(item, seen, job.exclude)
-        if skip is not None:
-            result.skips[skip.reason] += 1
-            if len(result.examples) < EXAMPLES_PER_TASK:
-                example = f"{job.split} {skip.reason} {skip.key}: {skip.detail}"
-                # A name may hold bytes that are no UTF-8, which neither a log nor the index could take.
-                result.examples.append(example.encode("utf-8", "backslashreplace").decode())
-            continue
-        assert isinstance(item, Record)  # noqa: S101 - for mypy: a Skip never gets here
-        seen.add(item.key)
-        result.keys.append(item.key)
-        yield item
-
-
-def _refuse(record: Record, seen: set[str], exclude: frozenset[str]) -> Skip | None:
-    if record.key in seen or record.key in exclude:
-        return Skip(records.DUPLICATE_KEY, record.key, "an earlier sample of this split has this key")
-    return check.problem(record)
-
-
-def end_with_parent() -> None:
-    """Make this process end when the one that started it does, however that one was killed.
-
-    A pool's processes would otherwise wait for work for ever, or go on writing into a folder that another run owns.
+    Raises:
+        ConfigError: the folder is not there.
+        StorageError: a shard cannot be reached, and its task says stop.
     """
-    parent = parent_process()
-    if parent is None:
+    if not job.files.rows.parent.is_dir():
+        raise ConfigError(
+            f"{job.files.rows.parent}: no such folder on {os.uname().nodename}; all workers need the folder of shards on a "
+            "file system that they share"
+        )
+    if job.is_done:
         return
+    sieve = Sieve(job)
+    mask = None
+    if isinstance(job.task, InPlaceTask):
+        shards, mask = _in_place(job.task, job, sieve)
+    else:
+        shards = _written(job.task, job, sieve)
+    rows = np.array(sieve.rows, ROW)
+    job.files.save_rows(rows, sieve.keys)
+    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples), mask))
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+def _written(task: ShardTask, job: Job, sieve: "Sieve") -> list[ShardEntry]:
+    taken = (sieve.passes(item, row) for row, item in enumerate(task.records()))
+    good = ((record.key, members(record)) for record in taken if record is not None)
+    return write_shards(good, job.files, job.samples_per_shard)
+
+
+def write_shards(
+    good: Iterator[Files], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
+) -> list[ShardEntry]:
+    """All samples, into as many shards as they need."""
+    shards: list[ShardEntry] = []
+    while (first := next(good, None)) is not None:
+        name = files.shard(len(shards), dropped=dropped)
+        file = files.shard_file(name)
+        aside = aside_of(file)
+        shards.append(write_files(aside, chain([first], islice(good, samples_per_shard - 1)), name))
+        aside.rename(file)
+    return shards
+
+
+def _in_place(task: InPlaceTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], str | None]:
+    try:
+        with task.local() as file:
+            return _read_in_place(task, file, job, sieve)
+    except BadSampleError as bad:
+        sieve.skip(bad.skip)
+    return [], None
+
+
+def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], str | None]:
+    with TarFile(file) as tar:
+        used = np.zeros(len(tar.keys), np.bool_)
+        row = -1
+        for row, item in enumerate(task.rows(file)):
+            if row in tar.interleaved:
+                odd = Skip(records.INTERLEAVED, tar.keys[row], "other samples' files stand between its own")
+                if job.rules.interleaved == "leave_out":
+                    sieve.skip(odd)
+                    continue
+                sieve.note(odd)
+            if isinstance(item, Skip) and item.reason not in _DAMAGED and tar.hollow(row):
+                item = Skip(records.EMPTY_FILE, item.key, f"a file of 0 bytes; {item.detail}")
+            used[row] = sieve.passes(item, row) is not None
+        if row + 1 != len(used):
+            raise RuntimeError(f"{type(task).__name__} gave {row + 1} items for the {len(used)} rows of {task.address}")
+        damage = tar.damage()
+        if damage is not None:
+            sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
+    if not used.any():
+        return [], None
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    rows = None if used.all() else len(used)
+    kept = len(sieve.keys)
+    entry = ShardEntry(task.address, kept, file.stat().st_size, digest, digest_keys(sieve.keys), rows)
+    return [entry], None if rows is None else np.packbits(used).tobytes().hex()
+
+
+class Sieve:
+    """Checks, filters, counts and measures the samples of one job.
+
+    Attributes:
+        rows: of the samples that pass, in the order of `ROW`.
+        keys: of the same.
+        examples: of those that do not.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self.keys: list[str] = []
+        self.examples: list[Example] = []
+        self._rules, self._split = job.rules, job.files.split
+        self._shard = name_of(job.task, job.files.number)
+        self._seen: set[str] = set()
+        self._skipped: Counter[str] = Counter()
+        self._filtered: Counter[str] = Counter()
+        self._noted: Counter[str] = Counter()
+        self._identical = 0
+
+    def passes(self, item: Record | Skip, row: int) -> Record | None:
+        """The sample if it is taken; else it is counted. `row` says where it stands in the task."""
+        if isinstance(item, Skip):
+            self.skip(item)
+            return None
+        if item.key in self._seen:
+            self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
+            return None
+        size = examine(item, self._rules.max_pixels)
+        if isinstance(size, Skip):
+            self.skip(size)
+            return None
+        self._identical += identical(item)
+        # A filtered sample does not use its key up, as if the source had never given it.
+        fault = self._rules.filters.fault(item, size)
+        if fault is not None:
+            self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
+            return None
+        self._seen.add(item.key)
+        self.keys.append(item.key)
+        self.rows.append((row, *_hashes(item), *size, len(item.image), *_lengths(item)))
+        return item
+
+    def skip(self, skip: Skip) -> None:
+        """Count a sample that cannot be used."""
+        self._count(self._skipped, skip)
+
+    def note(self, skip: Skip) -> None:
+        """Count a sample that is used, though something is odd."""
+        self._count(self._noted, skip)
+
+    def statistics(self, rows: Rows) -> SplitStatistics:
+        """Of all samples so far."""
+        damaged = any(reason in self._skipped for reason in _DAMAGED)
+        return SplitStatistics(
+            len(rows),
+            dict(sorted(self._skipped.items())),
+            dict(sorted(self._filtered.items())),
+            dict(sorted(self._noted.items())),
+            shards=1,
+            damaged_shards=int(damaged),
+            identical_captions=self._identical,
+            histograms=histograms(rows),
+        )
+
+    def _count(self, counts: Counter[str], skip: Skip) -> None:
+        counts[skip.reason] += 1
+        if counts[skip.reason] <= EXAMPLES_PER_REASON:
+            self.examples.append(example(self._split, self._shard, skip))
+
+
+def name_of(task: ShardTask | InPlaceTask, number: int) -> str:
+    """What examples call the shard of a task: its address, without secrets, or its number."""
+    return shown(task.address) if isinstance(task, InPlaceTask) else str(number)
+
+
+def histograms(rows: Rows) -> dict[str, Histogram]:
+    """What rows of the type `ROW` say about their samples."""
+    # 64 bits, because a width times a thousand may need more than 32.
+    columns = {name: rows[name].astype(np.int64) for name in MEASURES if name in ROW.names}  # type: ignore[operator]
+    columns["image_aspect"] = columns["image_width"] * 1000 // np.maximum(columns["image_height"], 1)
+    return {name: Histogram.of(columns[name]) for name in MEASURES}
+
+
+def example(split: Split, shard: str, skip: Skip) -> Example:
+    """For the statistics. A name may hold bytes that are no UTF-8, which neither a log nor a JSON file could take."""
+    texts = (text.encode("utf-8", "backslashreplace").decode() for text in (shard, skip.key, skip.detail[:300]))
+    return Example(split, skip.reason, *texts)
+
+
+def _hashes(record: Record) -> Iterator[int]:
+    for content in (record.key.encode(), record.image, record.web_caption.strip().encode()):
+        # 64 bits: among a billion values, one pair in twenty such sets is taken for equal by chance.
+        yield int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _lengths(record: Record) -> Iterator[int]:
+    for caption in (record.web_caption, record.synthetic_caption):
+        yield len(caption)
+        yield len(caption.split())

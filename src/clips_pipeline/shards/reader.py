@@ -16,6 +16,7 @@ from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_chang
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
 from clips_pipeline.shards.writer import WEB_FIELD
+from clips_pipeline.text.escapes import decode_byte_escapes
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class ShardSet:
             raise ConfigError(
                 f"{far.path} is not on this machine; set `storage.cache` to a folder for copies of shards"
             )
-        self.folder, self.fingerprint = folder, index.fingerprint
+        self.folder, self.version = folder, index.version
         self.fields = fields if fields is not None else index.fields
         self.keep_open, self.remote = keep_open, remote
         self._open: OrderedDict[int, tuple[TarFile, NDArray[np.int64] | None]] = OrderedDict()
@@ -163,6 +164,7 @@ def parse(members: Members, fields: SampleFields) -> Record:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
     facts = _facts(members)
     web, synthetic = (_caption(members, facts, name) for name in (fields.web, fields.synthetic))
+    web = decode_byte_escapes(web)
     if not web.strip():
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
     if not synthetic.strip():
@@ -170,7 +172,12 @@ def parse(members: Members, fields: SampleFields) -> Record:
     captions, label = facts.get("captions"), facts.get("label")
     people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
     number = label if isinstance(label, int) and not isinstance(label, bool) else None
-    return Record(key, members.image, members.extension, web, synthetic, people, number)
+    score = None if fields.score is None else _number(facts.get(fields.score))
+    return Record(key, members.image, members.extension, web, synthetic, people, number, score)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _facts(members: Members) -> dict[str, Any]:

@@ -104,6 +104,8 @@ class SplitStatistics:
         skipped: samples that cannot be used, by reason (`shards.records`); a shard that cannot be read at all counts as one.
         filtered: samples that can be used but are not wanted, by reason (`shards.filters`).
         noted: samples in the index that are odd, by reason: such as `interleaved`, of shards that are read in place.
+        shards: tasks of the source: shards in place, or parts that are written into shards of their own.
+        damaged_shards: of these, those that cannot be read, or not to their end.
         duplicate_images: samples with the image of an earlier one, byte for byte, whether a filter drops them or not.
         duplicate_captions: likewise samples with the web caption of an earlier one.
         identical_captions: likewise samples whose web and synthetic caption are the same.
@@ -114,6 +116,8 @@ class SplitStatistics:
     skipped: dict[str, int] = field(default_factory=dict)
     filtered: dict[str, int] = field(default_factory=dict)
     noted: dict[str, int] = field(default_factory=dict)
+    shards: int = 0
+    damaged_shards: int = 0
     duplicate_images: int = 0
     duplicate_captions: int = 0
     identical_captions: int = 0
@@ -127,6 +131,8 @@ class SplitStatistics:
             added(self.skipped, other.skipped),
             added(self.filtered, other.filtered),
             added(self.noted, other.noted),
+            self.shards + other.shards,
+            self.damaged_shards + other.damaged_shards,
             self.duplicate_images + other.duplicate_images,
             self.duplicate_captions + other.duplicate_captions,
             self.identical_captions + other.identical_captions,
@@ -135,6 +141,15 @@ class SplitStatistics:
                 for name in names
             },
         )
+
+    @property
+    def lost(self) -> int:
+        """Samples that cannot be used. A damaged shard counts as if it lacked as many as the others hold on average."""
+        bad = sum(self.skipped.values())
+        if not self.damaged_shards:
+            return bad
+        seen = self.kept + sum(self.filtered.values()) + bad
+        return bad + self.damaged_shards * max(round(seen / max(self.shards - self.damaged_shards, 1)), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +187,12 @@ class Statistics:
     fingerprint: str
     splits: dict[str, SplitStatistics]
     examples: tuple[Example, ...] = ()
+
+    def lost_share(self) -> float:
+        """Samples that cannot be used (`SplitStatistics.lost`), as a share of all; those that filters drop can be."""
+        lost = sum(split.lost for split in self.splits.values())
+        good = sum(split.kept + sum(split.filtered.values()) for split in self.splits.values())
+        return lost / max(lost + good, 1)
 
     def save(self, folder: Path) -> None:
         """Write `statistics.json`; the same statistics give the same bytes."""

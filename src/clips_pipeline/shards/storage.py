@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]
 
+_LISTED = ("s3", "gs", "gcs")
+_WORTH_A_LISTING = 8
+_ASKED_AT_A_TIME = 16
 _LONGEST_PAUSE_S = 60.0
 # Asking again may help: the server is busy, or asks to be asked later.
 _BUSY = (408, 425, 429)
@@ -93,9 +97,36 @@ class Storage:
             return f"{stat.st_size} {stat.st_mtime_ns}"
         if address.startswith("pipe:"):
             return address
-        info = self._info(address)
-        mark = next((info[name] for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(name)), "")
-        return f"{info['size']} {mark}"
+        return _identity(self._info(address))
+
+    def identities(self, addresses: Sequence[str]) -> list[str]:
+        """`identity` of many: folders of an object store are listed once, others asked side by side.
+
+        Raises:
+            StorageError: one cannot be reached.
+        """
+        folders: dict[str, list[str]] = {}
+        for address in addresses:
+            if address.split("://", 1)[0] in _LISTED:
+                folders.setdefault(address.rpartition("/")[0], []).append(address)
+        known: dict[str, str] = {}
+        for folder, inside in folders.items():
+            if len(inside) >= _WORTH_A_LISTING:
+                known |= self._listed(folder)
+        with ThreadPoolExecutor(_ASKED_AT_A_TIME) as pool:
+            rest = [address for address in addresses if address not in known]
+            known |= dict(zip(rest, pool.map(self.identity, rest), strict=True))
+        return [known[address] for address in addresses]
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        def listed() -> dict[str, str]:
+            fs, path = self._fs(folder)
+            return {
+                str(fs.unstrip_protocol(info["name"])): _identity(info)
+                for info in fs.ls(path, detail=True, refresh=True)
+            }
+
+        return self._try(folder, listed)
 
     @contextmanager
     def local(self, address: str) -> Iterator[Path]:
@@ -247,6 +278,11 @@ class Storage:
 def shown(text: str) -> str:
     """Without user names, passwords and signatures that URLs may hold."""
     return re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
+
+
+def _identity(info: Mapping[str, Any]) -> str:
+    mark = next((info[name] for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(name)), "")
+    return f"{info['size']} {mark}"
 
 
 def _path(address: str) -> Path:

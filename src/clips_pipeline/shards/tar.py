@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Skip
-from clips_pipeline.shards.tar_scan import scan
+from clips_pipeline.shards.tar_scan import damage, scan
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 _TEXTS = {"txt": 1, "json": 2}
@@ -45,6 +45,7 @@ class TarFile:
 
     Attributes:
         keys: of the samples, in the order of their first files.
+        interleaved: rows whose files do not stand side by side.
 
     Raises:
         BadSampleError: the file is no tar or cannot be read; of a damaged one, the samples before the damage are there.
@@ -53,7 +54,7 @@ class TarFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.keys, self._places, self._extensions = _table(path)
+            self.keys, self._places, self._extensions, self.interleaved, self._end = _table(path)
             descriptor = os.open(path, os.O_RDONLY)
         except (OSError, tarfile.TarError) as error:
             fault = f"{type(error).__name__}: {error}"
@@ -79,6 +80,18 @@ class TarFile:
         text, json = self._bytes(row, 1), self._bytes(row, 2)
         encoded = self._bytes(row, 0) if image or self._places[row, 0, 0] < 0 else b""
         return Members(self.keys[row], self._extensions[row], encoded, text, json)
+
+    def hollow(self, row: int) -> bool:
+        """Whether a file of this sample has no bytes."""
+        return bool((self._places[row, :, 1] == 0).any())
+
+    def damage(self) -> str | None:
+        """Why the tar is not whole, so that samples may be missing at its end, or None. Reads what follows the last file.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        return damage(self.path, self._end)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -107,24 +120,32 @@ class TarFile:
         return found
 
 
-def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str]]:
-    """Keys; (samples, 3, 2) offsets and sizes of image, text and json, -1 for none; endings of the images."""
+def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str], frozenset[int], int]:
+    """Keys; (samples, 3, 2) offsets and sizes of image, text and json, -1 for none; endings of the images; rows whose files
+    do not stand side by side; where the files end."""
     rows: dict[str, int] = {}
     places: list[list[int]] = []
     extensions: list[str] = []
-    for name, offset, size in scan(path):
+    parted: set[int] = set()
+    found = scan(path)
+    before = ""
+    for name, offset, size in found.members:
         folder, _, last = name.rpartition("/")
         stem, _, ending = last.partition(".")
         ending = ending.lower()
         kind = 0 if ending in _ENDINGS else _TEXTS.get(ending)
+        key = f"{folder}/{stem}" if folder else stem
+        followed, before = key == before, key
         if kind is None or not stem:
             continue
-        key = f"{folder}/{stem}" if folder else stem
         row = rows.setdefault(key, len(places))
         if row == len(places):
             places.append([-1] * 6)
             extensions.append("")
+        elif not followed:
+            parted.add(row)
         places[row][2 * kind : 2 * kind + 2] = offset, size
         if kind == 0:
             extensions[row] = _ENDINGS[ending]
-    return list(rows), np.array(places, np.int64).reshape(len(places), 3, 2), extensions
+    table = np.array(places, np.int64).reshape(len(places), 3, 2)
+    return list(rows), table, extensions, frozenset(parted), found.end

@@ -7,6 +7,7 @@ is left to `tarfile`.
 
 import mmap
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,25 @@ _MOST_BYTES = 1 << 60
 _DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What is in a tar file.
+
+    Attributes:
+        members: name, offset and size of every regular file, in order; of a damaged tar, those before the damage.
+        end: where the members end: the mark of the end should stand there.
+    """
+
+    members: list[Member]
+    end: int
+
+
 class _NotPlainError(Exception):
     """A header that only `tarfile` understands."""
 
 
-def scan(path: Path) -> list[Member]:
-    """Name, offset and size of every regular file, in order; of a damaged tar, those before the damage.
+def scan(path: Path) -> Scan:
+    """All files of a tar, as far as it is whole.
 
     Raises:
         OSError: the file cannot be read.
@@ -47,7 +61,25 @@ def scan(path: Path) -> list[Member]:
     return _any(path)
 
 
-def _plain(content: mmap.mmap) -> list[Member]:
+def damage(path: Path, end: int) -> str | None:
+    """Why the tar at `path` is not whole, or None. `end` is what `scan` has found.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if end >= size:
+            return f"ends after {size} bytes without the mark of its end; it has been cut"
+        file.seek(end)
+        # Two blocks of zeros, and zeros to the end. A writer that was stopped leaves none; a damaged header is none.
+        while block := file.read(1 << 20):
+            if block.count(0) != len(block):
+                return f"is damaged after byte {end} of {size}, or two tars stand in one file"
+    return None
+
+
+def _plain(content: mmap.mmap) -> Scan:
     """All headers first, then what has to be checked of them at once."""
     headers, places = [], []
     at, end = 0, len(content)
@@ -60,7 +92,7 @@ def _plain(content: mmap.mmap) -> list[Member]:
         places.append((at + _BLOCK, size))
         at += _BLOCK + -(-size // _BLOCK) * _BLOCK
     if not headers:
-        return []
+        return Scan([], at)
     bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), _BLOCK)
     # The sum counts its own field as blanks.
     sums_H = bytes_HB.sum(1, np.int64) - bytes_HB[:, _CHECKSUM].sum(1, np.int64) + 8 * 0x20
@@ -79,7 +111,7 @@ def _plain(content: mmap.mmap) -> list[Member]:
         if long and header[257:263] == b"ustar\0":
             name = f"{_text(header[_PREFIX])}/{name}"
         found.append((name, offset, size))
-    return found
+    return Scan(found, at)
 
 
 def _octal(field: bytes) -> int:
@@ -99,8 +131,9 @@ def _text(field: bytes) -> str:
         raise _NotPlainError from None
 
 
-def _any(path: Path) -> list[Member]:
+def _any(path: Path) -> Scan:
     found: list[Member] = []
+    end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -109,7 +142,10 @@ def _any(path: Path) -> list[Member]:
                     if member.size < 0:
                         raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
                     found.append((member.name, member.offset_data, min(member.size, _MOST_BYTES)))
+                end = tar.offset
     except _DAMAGE as error:
         if not found:
             raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
-    return found
+        _, offset, size = found[-1]
+        end = offset + size
+    return Scan(found, end)

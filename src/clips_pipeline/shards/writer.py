@@ -20,10 +20,14 @@ WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
 
 
+Files = tuple[str, Iterable[tuple[str, bytes]]]
+"""Key of a sample; names and contents of its files."""
+
+
 def members(record: Record) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of one sample, image first."""
     yield f"{record.key}.{record.extension}", record.image
-    yield f"{record.key}.txt", record.web_caption.encode()
+    yield f"{record.key}.{WEB_FIELD}", record.web_caption.encode()
     facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
     if record.captions:
         facts["captions"] = list(record.captions)
@@ -40,12 +44,17 @@ def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> Sh
         records: complete and checked samples with keys that differ.
         path_in_index: what the entry calls the file.
     """
+    return write_files(file, ((record.key, members(record)) for record in records), path_in_index)
+
+
+def write_files(file: Path, samples: Iterable[Files], path_in_index: str) -> ShardEntry:
+    """The same, of samples whose files are made already."""
     keys = []
     # PAX only where a name needs it (long, or not ASCII); else plain ustar, which everything reads.
     with file.open("wb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for record in records:
-            keys.append(record.key)
-            for name, content in members(record):
+        for key, files in samples:
+            keys.append(key)
+            for name, content in files:
                 # TarInfo's own owner (0) and time (0) make the bytes a function of the records alone.
                 member = tarfile.TarInfo(name)
                 member.size = len(content)

@@ -24,7 +24,7 @@ class RunSpec:
         tokenizer: folder of the tokenizer.
         run_folder: holds the spec, event log, stop flag and checkpoints; it survives restarts.
         model_folder: where the finished model is exported.
-        data_version: fingerprint of the shards, so that a resumed run is known to see the same data.
+        data_version: of the shards (`Index.version`), so that a resumed run is known to see the same data.
         storage: how shards elsewhere are reached; credentials come by another way and stand in no file.
         shard_cache: folder for copies of such shards.
     """

@@ -2,7 +2,9 @@
 
 import io
 import os
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,13 @@ def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mo
     buffer = io.BytesIO()
     image.convert(mode).save(buffer, kind)
     return buffer.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header promises more pixels than anybody wants to decode."""
+    whole = picture(0)
+    header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
 
 def record(number: int, key: str | None = None, **changes: object) -> Record:

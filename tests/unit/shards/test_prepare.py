@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.shards.samples import ListSource, picture, record, source, tree
+from tests.unit.shards.samples import ListSource, ListTask, bomb, picture, record, source, tree
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
@@ -90,6 +90,8 @@ BAD = {
     records.DUPLICATE_KEY: record(5, key="k0100"),
     records.BAD_RECORD: record(6, key="a.b"),
     records.UNSUPPORTED_IMAGE: record(7, extension="bmp"),
+    records.EMPTY_FILE: record(8, image=b""),
+    records.TOO_MANY_PIXELS: record(9, image=bomb(30_000, 30_000)),
     records.MISSING_IMAGE: Skip(records.MISSING_IMAGE, "gone\udcff", "no such file"),
 }
 
@@ -97,27 +99,42 @@ BAD = {
 def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
     good = [record(100 + number) for number in range(4)]
     made = ListSource({"train": [[*good, *BAD.values()]]})
-    index = prepare(made, tmp_path / "shards", max_skip_share=0.7)
+    index = prepare(made, tmp_path / "shards", max_skip_share=0.75)
     assert index.skips == {"train": dict.fromkeys(sorted(BAD), 1)}
     assert index.skip_share() == len(BAD) / (len(BAD) + 4)
     assert list(eval_samples(tmp_path / "shards", "train")) == good
     assert load_index(tmp_path / "shards") == index
 
 
-@pytest.mark.parametrize("image", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+@pytest.mark.parametrize("image", [b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_any_damage_to_an_image_is_a_skip(tmp_path: Path, image: bytes) -> None:
     index = prepare(ListSource({"train": [[record(1), record(2, image=image)]]}), tmp_path / "s", max_skip_share=0.5)
     assert index.skips == {"train": {records.UNDECODABLE_IMAGE: 1}}
 
 
-def test_too_many_bad_samples_stop_with_counts_and_examples_and_keep_the_old(tmp_path: Path) -> None:
+def test_too_many_bad_samples_stop_with_counts_and_examples_and_keep_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "shards"
     prepare(source(), out)
     before = tree(out)
     made = ListSource({"train": [[record(100), *BAD.values()]]}, name="spoiled")
-    with pytest.raises(ConfigError, match=r"(?s)88\.9%.*10\.0%.*train undecodable_image 1.*empty_web_caption k0001"):
+    with pytest.raises(ConfigError, match=r"(?s)90\.9%.*10\.0%.*train undecodable_image 1.*empty_web_caption k0001"):
         prepare(made, out, max_skip_share=0.1)
     assert tree(out) == before
+    # What has been done is kept: a higher limit needs no sample read again.
+    monkeypatch.setattr(ListTask, "records", None)
+    assert prepare(made, out, max_skip_share=0.95).splits["train"][0].samples == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
+
+
+def test_work_towards_other_data_is_thrown_away(tmp_path: Path) -> None:
+    bad = ListSource({"train": [[record(100), *BAD.values()]]}, name="spoiled")
+    with pytest.raises(ConfigError, match=r"90\.9%"):
+        prepare(bad, tmp_path / "shards")
+    mended = ListSource({"train": [[record(200)]]}, name="mended")
+    prepare(mended, tmp_path / "shards")
+    assert [found.key for found in eval_samples(tmp_path / "shards", "train")] == ["k0200"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
 
 
@@ -177,7 +194,7 @@ def test_killed_in_the_middle_the_old_shards_stay_and_the_next_run_succeeds(
     prepare(source(12, tasks=4, name="old"), out)
     before = tree(out)
     command = [sys.executable, str(script), str(out), str(flags), str(processes)]
-    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(repository)})
+    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{repository / 'src'}:{repository}"})
     try:
         _wait(lambda: any(flags.iterdir()))
         with pytest.raises(ConfigError, match="another process"):

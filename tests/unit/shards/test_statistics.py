@@ -49,11 +49,13 @@ def test_of_nothing() -> None:
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    one = SplitStatistics(3, {"not_utf8": 1}, {"too_small": 2}, {}, 1, 0, 1, {"image_width": Histogram.of(VALUES)})
+    one = SplitStatistics(
+        3, {"not_utf8": 1}, {"too_small": 2}, {}, 1, 0, 1, 0, 1, {"image_width": Histogram.of(VALUES)}
+    )
     two = SplitStatistics(1, {"bad_record": 1, "not_utf8": 4}, noted={"interleaved": 1})
     both = one.plus(two)
     assert both == SplitStatistics(
-        4, {"bad_record": 1, "not_utf8": 5}, {"too_small": 2}, {"interleaved": 1}, 1, 0, 1, one.histograms
+        4, {"bad_record": 1, "not_utf8": 5}, {"too_small": 2}, {"interleaved": 1}, 1, 0, 1, 0, 1, one.histograms
     )
     made = Statistics("f" * 64, {"train": both}, (Example("train", "not_utf8", "a.tar", "k\u00e9", "<script>"),))
     made.save(tmp_path)

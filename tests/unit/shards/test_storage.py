@@ -79,6 +79,19 @@ def test_s3_there_and_back(s3: S3, tmp_path: Path) -> None:
     assert storage.identity("s3://data/some/where.tar") != before
 
 
+def test_many_identities_come_from_few_questions(s3: S3, http: Http, tmp_path: Path) -> None:
+    storage = Storage(QUICK, s3.options)
+    (tmp_path / "a").write_bytes(CONTENT)
+    addresses = [f"s3://data/many/{number}.tar" for number in range(9)]
+    for address in addresses:
+        storage.put(tmp_path / "a", address)
+    others = [f"{http.url}/a.tar", str(tmp_path / "a"), "s3://data/many/3.tar"]
+    wanted = [storage.identity(address) for address in [*addresses, *others]]
+    assert storage.identities([*addresses, *others]) == wanted
+    with pytest.raises(StorageError, match=r"many/gone\.tar: one attempt"):
+        storage.identities([*addresses, "s3://data/many/gone.tar"])
+
+
 def test_s3_what_is_not_there_is_not_asked_for_again(s3: S3, tmp_path: Path) -> None:
     storage = Storage(QUICK, s3.options)
     with pytest.raises(

@@ -6,6 +6,8 @@ from typing import Literal
 from clips_pipeline.config import ConfigError
 from clips_pipeline.demo.source import ScenesConfig
 from clips_pipeline.reports.data_health import HealthConfig
+from clips_pipeline.shards.filters import MOST_PIXELS, FilterConfig, Rules
+from clips_pipeline.shards.mapping import RunOn
 from clips_pipeline.shards.sources.folder import FolderConfig
 
 
@@ -51,14 +53,22 @@ class PrepareConfig:
         source: where samples come from.
         tokenizer: how text becomes ids.
         processes: that make shards side by side; the result does not depend on it.
-        max_skip_share: of samples that cannot be used; more stop the run.
+        run_on: these processes, or a cluster; the result does not depend on it.
+        max_skip_share: of samples that cannot be used; more stop the run. A damaged shard counts as many as others hold.
+        max_pixels: of an image; more count as a decompression bomb.
+        interleaved: samples of shards in place whose files do not stand side by side: other readers would see pieces.
+        filters: of usable samples, those that are wanted.
         health: what the data health report reads.
     """
 
     source: SourceConfig = field(default_factory=SourceConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     processes: int = 2
+    run_on: RunOn = field(default_factory=RunOn)
     max_skip_share: float = 0.05
+    max_pixels: int = MOST_PIXELS
+    interleaved: Literal["leave_out", "keep"] = "leave_out"
+    filters: FilterConfig = field(default_factory=FilterConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
@@ -66,3 +76,9 @@ class PrepareConfig:
             raise ConfigError(f"processes is {self.processes}; at least 1 is needed")
         if not 0.0 <= self.max_skip_share <= 1.0:
             raise ConfigError(f"max_skip_share is {self.max_skip_share}; give a share from 0 to 1")
+        _ = self.rules
+
+    @property
+    def rules(self) -> Rules:
+        """Which samples are taken."""
+        return Rules(self.max_pixels, self.interleaved, self.filters)

@@ -32,7 +32,7 @@ def is_current(parameters: dict[str, Any], storage: Any, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
     from clips_pipeline.shards.prepare import is_current as shards_are_current
 
-    return shards_are_current(source_of(parameters, storage), shards)
+    return shards_are_current(source_of(parameters, storage), shards, rules=typed("prepare", parameters).rules)
 
 
 def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Path:
@@ -41,10 +41,14 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Pat
 
     config = typed("prepare", parameters)
     source = source_of(parameters, remote.storage)
-    index = prepare(source, target, processes=config.processes, max_skip_share=config.max_skip_share)
-    for split, reasons in index.skips.items():
-        for reason, count in reasons.items():
-            log.warning("%s: skipped %d samples: %s", split, count, reason)
+    prepare(
+        source,
+        target,
+        processes=config.processes,
+        max_skip_share=config.max_skip_share,
+        rules=config.rules,
+        run_on=config.run_on,
+    )
     return target
 
 
@@ -60,7 +64,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target
     config = typed("prepare", parameters).tokenizer
     facts: dict[str, Any] = {"tokenizer": to_mapping(config)}
     if config.kind == "trained":
-        facts["shards"] = load_index(shards).fingerprint
+        facts["shards"] = load_index(shards).version
     if is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
@@ -91,9 +95,11 @@ def report_health(parameters: dict[str, Any], shards: Path, tokenizer: Path, rem
     from clips_pipeline.text.tokenizer import load_tokenizer
 
     config = typed("prepare", parameters).health
+    index = load_index(shards)
+    # The fingerprint too: another filter or source may leave the same samples and other counts.
     facts = {
         "health": to_mapping(config),
-        "shards": load_index(shards).fingerprint,
+        "shards": [index.version, index.fingerprint],
         "tokenizer": contents(tokenizer),
     }
     if is_stamped(target, facts):

@@ -27,7 +27,7 @@ def build_spec(
         tokenizer=str(tokenizer),
         run_folder="",
         model_folder=str(model_folder),
-        data_version=load_index(shards).fingerprint,
+        data_version=load_index(shards).version,
         storage=remote.storage.config,
         shard_cache=str(remote.folder),
     )

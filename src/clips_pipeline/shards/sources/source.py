@@ -1,6 +1,6 @@
 """What every source of samples offers to `shards.prepare`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,21 +45,24 @@ class ShardTask(Protocol):
 
 @runtime_checkable
 class InPlaceTask(Protocol):
-    """A tar file that is read as it is: the index names it, and nothing is written. Must pickle.
+    """A tar file that is read as it is: the index names it, and nothing is written. Must pickle."""
 
-    Attributes:
-        address: absolute path or URL.
-        fields: where the captions stand in it.
-    """
+    @property
+    def address(self) -> str:
+        """Absolute path or URL."""
+        ...
 
-    address: str
-    fields: SampleFields
+    @property
+    def fields(self) -> SampleFields:
+        """Where the captions stand in it."""
+        ...
 
     def local(self) -> AbstractContextManager[Path]:
         """The file, while its samples are read: itself, or a copy that is deleted afterwards.
 
         Raises:
-            StorageError: it cannot be reached.
+            StorageError: it cannot be reached, which ends the run.
+            BadSampleError: it cannot be reached, and is to be left out and counted.
         """
         ...
 
@@ -76,7 +79,7 @@ class Source(Protocol):
         """The splits this source has, in the order in which they are written."""
         ...
 
-    def tasks(self, split: Split) -> "list[ShardTask] | list[InPlaceTask]":
+    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
         """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
         ...
 

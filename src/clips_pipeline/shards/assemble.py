@@ -1,0 +1,208 @@
+"""From a source to everything that `prepare` puts into place, in a folder aside, where an interrupted run can go on."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.shards import filters, records
+from clips_pipeline.shards.drop_task import DropJob, run_drop_job
+from clips_pipeline.shards.duplicates import Found, repeated
+from clips_pipeline.shards.filters import Rules
+from clips_pipeline.shards.index import MASKS_FILE, Index, ShardEntry, Split, save_classes
+from clips_pipeline.shards.job_files import JobFiles, write_whole
+from clips_pipeline.shards.mapping import MappedJob
+from clips_pipeline.shards.prepare_task import Job, name_of, run_job
+from clips_pipeline.shards.records import SampleFields
+from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask, Source
+from clips_pipeline.shards.statistics import Example, SplitStatistics, Statistics, first_of_each
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 20
+
+_FINGERPRINT_FILE = "fingerprint"
+_JOBS = "jobs"
+
+Map = Callable[[Callable[[Any], None], Sequence[MappedJob]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What is in the folder, before its files have their last names.
+
+    Attributes:
+        index: of it.
+        statistics: of it.
+        moves: shards by their path in the index: their path for now.
+    """
+
+    index: Index
+    statistics: Statistics
+    moves: dict[str, str]
+
+
+def open_folder(folder: Path, wanted: str) -> None:
+    """Make `folder` ready for work towards the fingerprint `wanted`: what is there goes on, or is thrown away."""
+    file = folder / _FINGERPRINT_FILE
+    if folder.exists() and not (file.is_file() and file.read_text() == wanted):
+        log.info("%s: begun for other data, removed", folder)
+        shutil.rmtree(folder)
+    if not folder.exists():
+        folder.mkdir()
+        write_whole(file, wanted)
+
+
+def assemble(
+    source: Source, folder: Path, map_jobs: Map, *, samples_per_shard: int, rules: Rules, wanted: str
+) -> Assembled:
+    """Run all jobs that are not done, and put their results together.
+
+    Args:
+        source: gives the tasks.
+        folder: from `open_folder`.
+        map_jobs: runs a function on jobs, `mapping.map_jobs`.
+        samples_per_shard: of shards that are written.
+        rules: which samples are taken.
+        wanted: the fingerprint.
+
+    Raises:
+        ConfigError: a split has no sample, or shards in place have their captions in different places.
+    """
+    splits: dict[str, tuple[ShardEntry, ...]] = {}
+    totals: dict[str, SplitStatistics] = {}
+    examples: list[Example] = []
+    moves: dict[str, str] = {}
+    masks = bytearray()
+    fields = None
+    for split in source.splits:
+        for name in (split, f"{_JOBS}/{split}"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        tasks: Sequence[ShardTask | InPlaceTask] = source.tasks(split)
+        jobs = [
+            Job(task, JobFiles(folder, split, number), samples_per_shard, rules) for number, task in enumerate(tasks)
+        ]
+        fields = _same_fields(fields, jobs, split)
+        map_jobs(run_job, jobs)
+        dropped, duplicates = _without_repeated(jobs, map_jobs, folder / _JOBS / f"{split}.duplicates")
+        total = duplicates
+        entries: list[ShardEntry] = []
+        for number, job in enumerate(jobs):
+            result = job.files.load(dropped=number in dropped)
+            total = total.plus(result.statistics)
+            examples += result.examples
+            for shard in result.shards:
+                if isinstance(job.task, InPlaceTask):
+                    if result.mask is not None:
+                        shard = replace(shard, mask=len(masks))
+                        masks += bytes.fromhex(result.mask)
+                else:
+                    path = f"{split}/{len(entries):05d}.tar"
+                    moves[path] = f"{split}/{shard.path}"
+                    shard = replace(shard, path=path)
+                entries.append(shard)
+            # A few of each reason are kept; a hundred thousand jobs have more.
+            if len(examples) > 1000:
+                examples = list(first_of_each(examples))
+        splits[split], totals[split] = tuple(entries), total
+        if not entries:
+            raise ConfigError(_no_sample(split, total, first_of_each(examples)))
+    classes = source.classes()
+    if classes is not None:
+        save_classes(classes, folder)
+    if masks:
+        (folder / MASKS_FILE).write_bytes(masks)
+    few = first_of_each(examples)
+    skips = {split: total.skipped for split, total in totals.items()}
+    bad = [str(example) for example in few if example.reason in skips[example.split]]
+    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields or SampleFields())
+    return Assembled(index, Statistics(wanted, totals, few), moves)
+
+
+def finish(made: Assembled, folder: Path, work: Path) -> None:
+    """Give shards their last names, write index and statistics, and take everything else out, to `work`.
+
+    Killed in the middle, `assemble` finds all jobs done and this goes on.
+    """
+    for path, now in made.moves.items():
+        if (folder / now).exists():
+            (folder / now).rename(folder / path)
+    for split in made.index.splits:
+        for name in os.listdir(folder / split):
+            if f"{split}/{name}" not in made.moves:
+                (folder / split / name).unlink()
+        if not any(path.startswith(f"{split}/") for path in made.moves):
+            (folder / split).rmdir()
+    made.index.save(folder)
+    made.statistics.save(folder)
+    (folder / _JOBS).rename(work)
+    (folder / _FINGERPRINT_FILE).unlink()
+
+
+def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:
+    """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
+
+    Returns:
+        Numbers of jobs that have a second result, and how many duplicates there are.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    files = [job.files for job in jobs]
+    drops: dict[str, Found] = {}
+
+    def without(job: int) -> NDArray[np.int64]:
+        places = [found.of(job) for found in drops.values()]
+        return np.concatenate(places) if places else np.zeros(0, np.int64)
+
+    counts = {}
+    # In this order: an image is only repeated by a sample whose own key was not.
+    drops[records.DUPLICATE_KEY] = repeated(files, "key", folder / "key", without=without)
+    rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
+    for column, wanted, reason in (
+        ("image", rules.duplicate_images, filters.DUPLICATE_IMAGE),
+        ("caption", rules.duplicate_captions, filters.DUPLICATE_CAPTION),
+    ):
+        found = repeated(files, column, folder / column, without=without)
+        counts[column] = found.total
+        if wanted:
+            drops[reason] = found
+    again = []
+    numbers = set()
+    if any(found.total for found in drops.values()):
+        for number, job in enumerate(jobs):
+            places = {reason: found.of(number) for reason, found in drops.items()}
+            if any(map(len, places.values())):
+                numbers.add(number)
+                shard = name_of(job.task, number)
+                in_place = isinstance(job.task, InPlaceTask)
+                again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
+    map_jobs(run_drop_job, again)
+    shutil.rmtree(folder)
+    return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
+
+
+def _same_fields(fields: SampleFields | None, jobs: list[Job], split: Split) -> SampleFields | None:
+    for job in jobs:
+        found = job.task.fields if isinstance(job.task, InPlaceTask) else SampleFields()
+        if fields is not None and found != fields:
+            raise ConfigError(
+                f"split {split!r}: captions stand under {found.web!r} and {found.synthetic!r} in some shards, under "
+                f"{fields.web!r} and {fields.synthetic!r} in others; all shards of an index need the same fields"
+            )
+        fields = found
+    return fields
+
+
+def _no_sample(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:
+    first = next((f"; first left out: {example}" for example in examples if example.split == split), "")
+    return (
+        f"split {split!r} has no sample ({sum(total.skipped.values())} skipped, {sum(total.filtered.values())} filtered"
+        f"{first}); give more data, or change how the source is split (source.folder: test_share, validation_share, "
+        "evaluate_on)"
+    )

@@ -1,0 +1,150 @@
+"""What a job leaves in the folder where shards are made, so that nobody needs to do it again.
+
+.shards.partial/fingerprint           what is being made; work towards something else is thrown away
+.shards.partial/train/000003-000000.tar …   its shards, where it writes any
+.shards.partial/jobs/train/000003.rows      what is to be compared with other jobs: a row of numbers per sample, and its key
+.shards.partial/jobs/train/000003.json      its result: it is done when this is there
+.shards.partial/jobs/train/000003.dropped.json   likewise, without the samples that earlier jobs have
+"""
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clips_pipeline.config import from_mapping, to_mapping
+from clips_pipeline.shards.index import ShardEntry, Split
+from clips_pipeline.shards.statistics import Example, SplitStatistics
+
+ROW = np.dtype(
+    [
+        ("row", "<u4"),
+        ("key", "<u8"),
+        ("image", "<u8"),
+        ("caption", "<u8"),
+        ("image_width", "<u4"),
+        ("image_height", "<u4"),
+        ("image_bytes", "<u4"),
+        ("web_characters", "<u4"),
+        ("web_words", "<u4"),
+        ("synthetic_characters", "<u4"),
+        ("synthetic_words", "<u4"),
+    ]
+)
+"""A sample that is used: its row in the tar file (of a shard in place), 64-bit hashes, and what the histograms count."""
+
+Rows = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What came of a job.
+
+    Attributes:
+        shards: with file names as they are for now; one of a shard in place.
+        statistics: of its samples.
+        examples: of samples left out.
+        mask: of a shard in place of which some rows are left out: 1 for use, as hexadecimal digits of whole bytes.
+    """
+
+    shards: tuple[ShardEntry, ...]
+    statistics: SplitStatistics
+    examples: tuple[Example, ...] = ()
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """The files of one job.
+
+    Attributes:
+        folder: where all is made.
+        split: the job belongs to.
+        number: of the job within its split, from 0.
+    """
+
+    folder: Path
+    split: Split
+    number: int
+
+    def shard(self, number: int, *, dropped: bool = False) -> str:
+        """Name of a tar file in the folder of its split."""
+        return f"{self.number:06d}-{'d' if dropped else ''}{number:06d}.tar"
+
+    def shard_file(self, name: str) -> Path:
+        """Where it stands."""
+        return self.folder / self.split / name
+
+    @property
+    def rows(self) -> Path:
+        """The numbers and keys."""
+        return self._jobs / f"{self.number:06d}.rows"
+
+    def save_rows(self, rows: Rows, keys: list[str]) -> None:
+        """Keep them; `rows` has the type `ROW`."""
+        aside = aside_of(self.rows)
+        with aside.open("wb") as file:
+            np.save(file, rows)
+            file.write("\n".join(keys).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(self.rows)
+
+    def load_rows(self) -> Rows:
+        """Read the numbers alone."""
+        with self.rows.open("rb") as file:
+            return np.asarray(np.load(file, allow_pickle=False))
+
+    def count_rows(self) -> int:
+        """How many there are."""
+        with self.rows.open("rb") as file:
+            np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            (count,), _, _ = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        return int(count)
+
+    def load_rows_and_keys(self) -> tuple[Rows, list[str]]:
+        """Read both."""
+        with self.rows.open("rb") as file:
+            rows = np.asarray(np.load(file, allow_pickle=False))
+            return rows, file.read().decode().split("\n") if len(rows) else []
+
+    def save(self, result: JobResult, *, dropped: bool = False) -> None:
+        """Keep the result. Called last: from now on the job counts as done."""
+        write_whole(self._result(dropped), json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":")))
+
+    def load(self, *, dropped: bool = False) -> JobResult:
+        """Read the result of a job that is done."""
+        file = self._result(dropped)
+        return from_mapping(JobResult, json.loads(file.read_text(encoding="utf-8")), str(file))
+
+    def is_done(self, *, dropped: bool = False) -> bool:
+        """Whether the job need not be done again."""
+        # It is renamed into place after everything else has reached the disk, so one look is enough.
+        return self._result(dropped).is_file()
+
+    @property
+    def _jobs(self) -> Path:
+        return self.folder / "jobs" / self.split
+
+    def _result(self, dropped: bool) -> Path:
+        return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.json"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is whole or not there, whatever happens."""
+    aside = aside_of(file)
+    with aside.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    aside.rename(file)
+
+
+def aside_of(file: Path) -> Path:
+    """Where a file is written before it is renamed."""
+    # A cluster may run a job a second time while the first run still writes: each has a file of its own.
+    return file.with_name(f".{file.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")

@@ -1,0 +1,182 @@
+"""Jobs that do not depend on each other, by joblib: in this process, in processes beside it, or on a Dask cluster.
+
+A job leaves its result in a file and is done when that is there. So nothing has to come back, a job may be done twice, and
+after a crash only what is missing is done again.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from clips_pipeline.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Processes that end in a row without one job done in between.
+_MOST_BREAKS = 3
+_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class MappedJob(Protocol):
+    """What can be mapped. Must pickle."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        ...
+
+
+J = TypeVar("J", bound=MappedJob)
+
+
+@dataclass(frozen=True)
+class RunOn:
+    """Where jobs are run.
+
+    Attributes:
+        engine: `processes` of this machine, or a `dask` cluster that is there already, with this project installed on every
+            worker and the folder of shards on a file system that all of them share.
+        address: of Dask's scheduler, such as `tcp://10.0.0.1:8786`.
+    """
+
+    engine: Literal["processes", "dask"] = "processes"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.engine == "dask") != (self.address is not None):
+            raise ConfigError(
+                f"engine is {self.engine!r} and address is {self.address!r}; `dask` needs the address of its scheduler, "
+                "`processes` has none"
+            )
+
+
+def map_jobs(function: Callable[[J], None], jobs: Sequence[J], *, processes: int = 1, run_on: RunOn = RunOn()) -> None:
+    """Run `function` on every job that is not done.
+
+    Args:
+        function: at the top of a module, for other processes to find it.
+        jobs: in any order.
+        processes: working side by side on this machine; 1 works in this process. A cluster uses all that it has.
+        run_on: which engine.
+
+    Raises:
+        ConfigError: processes end again and again before they finish a job, or there is no cluster at the address.
+        Exception: what `function` raises. Jobs done until then stay done.
+    """
+    waiting = [job for job in jobs if not job.is_done]
+    if len(waiting) < len(jobs):
+        log.info("%d of %d jobs are done already", len(jobs) - len(waiting), len(jobs))
+    if not waiting:
+        return
+    if run_on.engine == "dask":
+        _on_cluster(function, waiting, run_on)
+    elif processes == 1 or len(waiting) == 1:
+        for job in waiting:
+            function(job)
+    else:
+        _in_processes(function, waiting, processes)
+
+
+def _in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
+    breaks = 0
+    while waiting:
+        try:
+            with _no_processes_left():
+                _run(function, waiting, "loky", n_jobs=min(processes, len(waiting)), parent=os.getpid())
+            return
+        except BrokenProcessPool as error:
+            left = [job for job in waiting if not job.is_done]
+            breaks = 1 if len(left) < len(waiting) else breaks + 1
+            if breaks == _MOST_BREAKS:
+                raise ConfigError(
+                    f"a process was killed {breaks} times before it finished a job, probably because memory was short; give "
+                    "fewer `processes`, or make shards smaller. What is done is kept: the same command goes on from there"
+                ) from error
+            log.warning("a process was killed; %d jobs are left, trying them again", len(left))
+            waiting = left
+
+
+def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) -> None:
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError:
+        raise ConfigError(
+            "run_on.engine: `dask` needs the package `distributed`; install clips-pipeline[cluster]"
+        ) from None
+    try:
+        client = Client(run_on.address, set_as_default=False)
+    except OSError as error:
+        raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
+    with client:
+        try:
+            _run(function, waiting, "dask", client=client)
+        except TimeoutError as error:
+            raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
+        except KilledWorker as error:
+            raise ConfigError(
+                f"workers of the cluster were killed again and again by one job, probably because memory was short ({error}). "
+                "What is done is kept: the same command goes on from there"
+            ) from None
+
+
+def _run(
+    function: Callable[[J], None], jobs: list[J], backend: str, *, parent: int | None = None, **options: Any
+) -> None:
+    """The one place where joblib is asked; all engines get the same calls."""
+    from joblib import Parallel, delayed, parallel_config
+
+    n_jobs = options.pop("n_jobs", -1)
+    with parallel_config(backend, **options):
+        # Of the results, which are None, none is kept; one job at a time is sent, because each takes long.
+        done = Parallel(n_jobs, batch_size=1, return_as="generator_unordered")(
+            delayed(_one)(function, job, parent) for job in jobs
+        )
+        said = time.monotonic()
+        for number, _ in enumerate(done, 1):
+            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log.info("%d of %d jobs done", number, len(jobs))
+
+
+def _one(function: Callable[[J], None], job: J, parent: int | None) -> None:
+    if parent is not None:
+        _end_with(parent)
+    function(job)
+
+
+@contextmanager
+def _no_processes_left() -> Iterator[None]:
+    """joblib keeps its processes for later calls; here they end with the work."""
+    from joblib.externals.loky import get_reusable_executor
+
+    try:
+        yield
+    finally:
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+
+_watched: set[int] = set()
+
+
+def _end_with(parent: int) -> None:
+    """Make this process end when its parent does, however that one was killed.
+
+    It would otherwise finish its job and wait for more, in a folder that another run may own by then.
+    """
+    if parent in _watched:
+        return
+    _watched.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -1,0 +1,124 @@
+"""Shards that img2dataset has made, or anything in webdataset's layout, read where they are."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.shards.addresses import expand, is_remote
+from clips_pipeline.shards.records import SampleFields
+from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
+from clips_pipeline.shards.sources.source import Classes, InPlaceTask, ShardTask, Split
+from clips_pipeline.shards.storage import Storage, StorageError
+
+
+@dataclass(frozen=True)
+class Img2datasetConfig:
+    """Where the shards are. Addresses are paths or URLs, with `{00000..00123}`, `one::two` and lists.
+
+    Attributes:
+        train: shards to train on.
+        validation: shards to look at while training; None takes the last `held_out` ones of `train`.
+        test: shards to evaluate on at the end; None takes the `held_out` ones before those.
+        held_out: number of shards, for each split without addresses of its own.
+        fields: where the captions stand; the defaults are the names of Recap-DataComp-1B.
+        rewrite: copy what passes the checks and filters into new shards; otherwise nothing is copied, and the index says
+            which samples are used.
+    """
+
+    train: str | tuple[str, ...]
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
+    held_out: int = 1
+    fields: SampleFields = field(default_factory=SampleFields)
+    rewrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.held_out < 1:
+            raise ConfigError(f"held_out: {self.held_out} shards; give 1 or more")
+
+
+class Img2datasetSource:
+    """Shards in place: `shards.sources.source.Source`.
+
+    Args:
+        config: addresses and names of fields.
+        storage: reaches them.
+
+    Raises:
+        ConfigError: an address that cannot be used, a shard that is in two splits, fewer shards than are held out, or the
+            first shard of a split cannot be reached.
+    """
+
+    def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
+        self.config, self.storage = config, storage
+        self._addresses = self._parted()
+        seen: dict[str, Split] = {}
+        for split, addresses in self._addresses.items():
+            for address in addresses:
+                if address in seen:
+                    where = f"in {seen[address]} and in {split}" if seen[address] != split else f"twice in {split}"
+                    raise ConfigError(
+                        f"source.img2dataset: {address} is {where}; what is trained on must not be tested on"
+                    )
+                seen[address] = split
+        for split, addresses in self._addresses.items():
+            try:
+                storage.size(addresses[0])
+            except StorageError as error:
+                raise ConfigError(f"source.img2dataset.{split}: {error}") from None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All three."""
+        return tuple(self._addresses)
+
+    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
+        """One task per shard, in the order of the addresses."""
+        tars = [TarTask(address, self.config.fields, self.storage) for address in self._addresses.get(split, [])]
+        return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
+
+    def classes(self) -> Classes | None:
+        """None: such shards name no classes."""
+        return None
+
+    def fingerprint(self) -> str:
+        """sha256 over names of fields, addresses, sizes and entity tags or times of change; no content is read.
+
+        Raises:
+            StorageError: a shard cannot be reached.
+        """
+        facts = {"fields": to_mapping(self.config.fields), "rewrite": self.config.rewrite}
+        total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for split, addresses in self._addresses.items():
+            for address, identity in zip(addresses, self.storage.identities(addresses), strict=True):
+                total.update(f"{split} {address} {identity}\n".encode())
+        return total.hexdigest()
+
+    def _parted(self) -> dict[Split, list[str]]:
+        train = _absolute(self.config.train)
+        missing = [split for split in ("validation", "test") if getattr(self.config, split) is None]
+        held = self.config.held_out * len(missing)
+        if held >= len(train):
+            raise ConfigError(
+                f"source.img2dataset.train: {len(train)} shards, of which {held} are held out for {' and '.join(missing)}; "
+                f"name more, or give {' and '.join(f'source.img2dataset.{split}' for split in missing)}"
+            )
+        last, count = len(train), self.config.held_out
+        parts: dict[Split, list[str]] = {"train": train[: last - held]}
+        for split in ("validation", "test"):
+            own = getattr(self.config, split)
+            if own is not None:
+                parts[split] = _absolute(own)
+            else:
+                parts[split], last = train[last - count : last], last - count
+        return parts
+
+
+def _absolute(addresses: str | tuple[str, ...]) -> list[str]:
+    return [
+        address if is_remote(address) else str(Path(address.removeprefix("file://")).absolute())
+        for address in expand(addresses)
+    ]
