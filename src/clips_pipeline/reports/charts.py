@@ -22,28 +22,33 @@ _FEWEST_OCTAVES = 2
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Values from `start` (included) to `end` (excluded) and how many there are."""
+    """Values from `start` (included) to `end` (excluded), of the last bar sometimes also all beyond, and how many there are."""
 
     start: int
     end: int
     count: int
+    beyond: bool = False
 
 
-def bars(values: NDArray[np.int64], limit: int | None = None) -> list[Bar]:
+def bars(values: NDArray[np.int64], limit: int | None = None, most: int | None = None) -> list[Bar]:
     """Of integers from 0, all bars of one width, so that at most about forty are needed.
 
     Args:
         values: in any order, at least one.
         limit: no bar holds values on both sides of it: those up to the limit, and those above.
+        most: the last bar begins here at the latest and holds all values beyond, so that one that is absurdly large does not
+            press the others into a corner.
     """
     high = int(values.max())
-    width = max(1, -(-(max(high, limit or 0) + 1) // _MOST_BARS))
+    end = high if most is None else min(high, most)
+    width = max(1, -(-(max(end, limit or 0) + 1) // _MOST_BARS))
     # The first bar is the narrower one where the limit asks for it.
     first = 0 if limit is None else (limit + 1) % width - width
-    places, counts = np.unique((values - first) // width, return_counts=True)
-    starts = places * width + first
+    places, counts = np.unique((np.minimum(values, end) - first) // width, return_counts=True)
+    starts = (places * width + first).tolist()
     return [
-        Bar(max(int(start), 0), int(start) + width, int(count)) for start, count in zip(starts, counts, strict=True)
+        Bar(max(start, 0), start + width, count, start == starts[-1] and high >= start + width)
+        for start, count in zip(starts, counts.tolist(), strict=True)
     ]
 
 
@@ -97,10 +102,9 @@ def histogram_chart(
         # A bar that is there is seen: at least one unit high.
         height = max((_BOTTOM - _TOP) * bar.count / most, 1.0)
         name = "cut" if limit is not None and bar.start > limit else "bar"
-        reach = show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
         parts.append(
             f'<rect class="{name}" x="{left:.1f}" y="{_BOTTOM - height:.1f}" width="{max(right - left - 0.5, 1):.1f}" '
-            f'height="{height:.1f}"><title>{text(reach)}: {number(bar.count)}</title></rect>'
+            f'height="{height:.1f}"><title>{text(_reach(bar, show))}: {number(bar.count)}</title></rect>'
         )
     parts.append(f'<path class="axis" d="M{_LEFT} {_BOTTOM}H{_RIGHT}"/>')
     # A bar of one value has its name below its middle.
@@ -123,10 +127,16 @@ def histogram_chart(
         )
     fullest = max(drawn, key=lambda bar: bar.count)
     described = (
-        f"{title}: histogram of {number(total)} values from {show(drawn[0].start)} to {show(drawn[-1].end - 1)} {unit}; "
-        f"most lie from {show(fullest.start)} to {show(fullest.end - 1)}"
+        f"{title}: histogram of {number(total)} values, the smallest {_reach(drawn[0], show)}, the largest "
+        f"{_reach(drawn[-1], show)} {unit}; most frequent: {_reach(fullest, show)}"
     )
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(described)}">{"".join(parts)}</svg>'
+
+
+def _reach(bar: Bar, show: Callable[[float], str]) -> str:
+    if bar.beyond:
+        return f"{show(bar.start)} and more"
+    return show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
 
 
 def _rounds(end: int) -> range:

@@ -20,6 +20,7 @@ from clips_pipeline.shards.statistics import Histogram, SplitStatistics, Statist
 from clips_pipeline.text.tokenizer import Tokenizer
 
 _DETAIL_CHARACTERS = 300
+_MOST_SENTENCES = 30
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def _lengths(texts: Mapping[str, SplitTexts]) -> str:
         f"(context {CONTEXT}), the captioner {TARGET_ROOM} (target {TARGET}): the defaults of training, whose own settings may "
         "differ. Fragments are made with each strategy's default: sub_caption takes one whole sentence; the others, given "
         f"no budget, take {CONTEXT_ROOM} ids, so their lengths are alike and only the places differ. Look for bars in the colour "
-        "of the mark: what lies beyond it is lost. A pile right before the mark is what a strategy has cut to fit.</p>"
+        "of the mark: what lies beyond it is lost; the last bar holds all that is longer. A pile right before the mark is what a "
+        "strategy has cut to fit.</p>"
         f'<p class="soft">Read for this section: {read}.</p>'
     )
     name, first = next((name, t) for name, t in texts.items())
@@ -182,7 +184,11 @@ def _length_chart(label: str, lengths: caption_lengths.Lengths) -> str:
         return ""
     limit_name = f"{lengths.room} ids"
     svg = histogram_chart(
-        bars(lengths.values, lengths.room), label, limit=lengths.room, limit_name=limit_name, unit="ids"
+        bars(lengths.values, lengths.room, 2 * lengths.room),
+        label,
+        limit=lengths.room,
+        limit_name=limit_name,
+        unit="ids",
     )
     told = (
         f"median {number(lengths.quantile(0.5))}, 95 % up to {number(lengths.quantile(0.95))}, "
@@ -212,7 +218,9 @@ def _sentences(texts: Mapping[str, SplitTexts]) -> str:
     first = next(iter(texts.values()))
     chart = ""
     if first.samples:
-        svg = histogram_chart(bars(first.sentences), "sentences per synthetic caption", unit="sentences")
+        svg = histogram_chart(
+            bars(first.sentences, most=_MOST_SENTENCES), "sentences per synthetic caption", unit="sentences"
+        )
         chart = (
             f'<div class="charts"><figure>{svg}<figcaption>sentences per synthetic caption</figcaption></figure></div>'
         )

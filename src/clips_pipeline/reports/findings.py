@@ -78,8 +78,8 @@ def _of_images(name: str, split: SplitStatistics) -> list[str]:
         long = sum(count for start, count in aspect.bins if start >= 1000 * LONG_ASPECT or start * LONG_ASPECT < 1000)
         if long > MOST_LONG * aspect.count:
             found.append(
-                f"{name}: {share(long, aspect.count)} of the images are more than {LONG_ASPECT} times as long as wide, or "
-                "as wide as long; a square crop shows little of them."
+                f"{name}: {share(long, aspect.count)} of the images have one side more than {LONG_ASPECT} times the other; a "
+                "square crop shows little of them."
             )
     return found
 

@@ -35,6 +35,7 @@ h1 { line-height: 1.2; margin: 1rem 0 .5rem; } h2 { margin: 2.5rem 0 .5rem; bord
 h3 { margin: 1.5rem 0 .5rem; } a { color: var(--bar); } nav a { margin-right: 1rem; } small, .soft { color: var(--soft); }
 .wide { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; overflow-wrap: normal; } caption { text-align: left; color: var(--soft); padding: .25rem 0; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } tbody th { font-weight: 400; } td.foreign { overflow-wrap: anywhere; min-width: 8rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -48,7 +49,7 @@ svg .axis { stroke: var(--line); } svg .mark { stroke: var(--cut); stroke-dashar
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; display: flex; gap: .75rem;
   overflow: clip; font-size: .9rem; min-width: 0; }
-article > div { min-width: 0; flex: 1; } article img { width: 8rem; height: 8rem; object-fit: contain; flex: none; }
+article > div { min-width: 0; flex: 1; } article img { width: 8rem; height: 8rem; object-fit: contain; object-position: top left; flex: none; }
 article p, article ul { margin: 0 0 .5rem; } article ul { padding-left: 1.25rem; } summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 30rem) { article { flex-direction: column; } }
 .example { display: flex; gap: 1rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap; }
@@ -168,8 +169,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, fore
             if i
         )
         body.append(f'<tr><th scope="row">{row[0]}</th>{cells}</tr>')
+    told = text(caption)
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}"><table><caption>{text(caption)}</caption>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{told}"><table><caption><span>{told}</span></caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

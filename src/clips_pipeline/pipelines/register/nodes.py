@@ -29,5 +29,5 @@ def register(
         parameters=mlflow_run["parameters"],
         lineage=read_lineage(Path.cwd()),
     )
-    log_report(mlflow_run["run_id"], data_health)
+    log_report(registration.run_id, data_health)
     return to_mapping(registration)
