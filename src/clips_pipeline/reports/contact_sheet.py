@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from clips_pipeline.reports.page import bdi, number, picture, text
+from clips_pipeline.reports.page import bdi, number, picture
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.records import Record
 
@@ -56,7 +56,7 @@ def _thumbnail(record: Record) -> str:
             opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
             small = opened.convert("RGB")
     except DECODE_ERRORS as error:
-        return f"<p><small>no picture: {text(error, _KEY_CHARACTERS)}</small></p>"
+        return f"<p><small>no picture: {type(error).__name__}</small></p>"
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     stream = io.BytesIO()
     small.save(stream, "WEBP", quality=85)

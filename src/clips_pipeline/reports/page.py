@@ -49,7 +49,8 @@ svg .axis { stroke: var(--line); } svg .mark { stroke: var(--cut); stroke-dashar
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; display: flex; gap: .75rem;
   overflow: clip; font-size: .9rem; min-width: 0; }
-article > div { min-width: 0; flex: 1; } article img { width: 8rem; height: 8rem; object-fit: contain; object-position: top left; flex: none; }
+article > div { min-width: 0; flex: 1; }
+article img { width: 8rem; height: 8rem; object-fit: contain; object-position: top left; flex: none; }
 article p, article ul { margin: 0 0 .5rem; } article ul { padding-left: 1.25rem; } summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 30rem) { article { flex-direction: column; } }
 .example { display: flex; gap: 1rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap; }
