@@ -98,6 +98,10 @@ layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
 	$(BIN)/pytest -m slow || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
 
+.PHONY: drill-data
+drill-data: $(STAMP) ## 2,000 damaged and hostile shards through preparing and training
+	$(BIN)/pytest -m slow tests/drills/test_mutated_shards.py
+
 .PHONY: hooks
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install
@@ -106,6 +110,10 @@ hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 .PHONY: startup
 startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
+
+.PHONY: bench-loader
+bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
+	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
 ##@ Upkeep
 .PHONY: lock

@@ -29,6 +29,7 @@ def base(repository: Path) -> dict[str, Any]:
 def catalog_of(parameters: dict[str, Any], credentials: dict[str, Any] | None = None) -> DataCatalog:
     remote = RemoteDataset(parameters.get("storage", {}), credentials or {}, lambda: Path("copies"))
     entries: dict[str, AbstractDataset[Any, Any]] = {"parameters": MemoryDataset(parameters), "remote_shards": remote}
+    entries["caption_tables_target"] = MemoryDataset(Path("tables"))
     entries |= {f"params:{name}": MemoryDataset(group) for name, group in parameters.items()}
     return DataCatalog(entries)
 
@@ -47,6 +48,7 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
         ("train.optimizer.lr", 0.1, "train.optimizer.lr: unknown key"),
         ("prepare.tokenizer.vocabulary_size", 5000, "table of 1000"),
         ("prepare.source.kind", "folder", "the group 'folder' is missing"),
+        ("prepare.source.kind", "recaption", "set source.recaption.train and .tables"),
         ("prepare.source.folder", {"images": "nowhere", "captions": "c.json"}, None),
         ("evaluate.split", "dev", "evaluate.split: 'dev' is not one of"),
         ("register.alias", "v1", "register: alias"),

@@ -21,7 +21,19 @@ def printed() -> list[str]:
 
 
 def test_all_pipelines_are_there(printed: list[str]) -> None:
-    assert printed[0] == "['__default__', 'evaluate', 'prepare', 'pretrain', 'register', 'search', 'train']"
+    assert printed[0] == str(
+        [
+            "__default__",
+            "benchmark",
+            "evaluate",
+            "export_benchmark",
+            "prepare",
+            "pretrain",
+            "register",
+            "search",
+            "train",
+        ]
+    )
 
 
 def test_nothing_heavy_is_loaded(printed: list[str]) -> None:

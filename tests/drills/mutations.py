@@ -30,15 +30,15 @@ HOSTILE_NAMES = (
 )
 
 
-def whole(draws: random.Random) -> bytearray:
-    """A good shard, in one of the formats that tar writers use."""
+def whole(draws: random.Random, prefix: str) -> bytearray:
+    """A good shard, in one of the formats that tar writers use; its keys begin with `prefix`."""
     buffer = io.BytesIO()
     form = draws.choice([tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
     kind = draws.choice(["PNG", "JPEG", "WEBP"])
     folder = draws.choice(["", "", "é" * 30 + "/"])
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for number in range(6):
-            made = record(number, key=f"{folder}k{number:04d}", image=picture(number, (64, 48), kind))
+            made = record(number, key=f"{folder}{prefix}{number:04d}", image=picture(number, (64, 48), kind))
             files = list(members(made))
             if draws.random() < 0.02:
                 files.append((f"{made.key}.other", b"more"))
@@ -52,7 +52,7 @@ def whole(draws: random.Random) -> bytearray:
 def mutated(seed: int) -> bytes:
     """A shard with one to three mutations; the same seed gives the same bytes."""
     draws = random.Random(seed)  # noqa: S311 - no secret depends on it
-    content = whole(draws)
+    content = whole(draws, f"s{seed:06d}")
     for _ in range(draws.choice([1, 1, 2, 3])):
         if len(content) > 2 * _BLOCK:
             draws.choice(MUTATIONS)(content, draws)

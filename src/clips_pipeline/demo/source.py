@@ -118,6 +118,8 @@ class ScenesTask:
 class ScenesSource:
     """The embedded data: `shards.sources.Source` over rendered scenes."""
 
+    needs_captions = True
+
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
 
@@ -136,6 +138,10 @@ class ScenesSource:
             raise ConfigError(f"split '{split}': the embedded data has {', '.join(self.splits) or 'no pictures'}")
         total, step = getattr(self.config, split), self.config.samples_per_shard
         return [ScenesTask(self.config, split, at, min(at + step, total)) for at in range(0, total, step)]
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def classes(self) -> Classes:
         """The 22 kinds of thing; a record's label is the index of its main thing's kind."""

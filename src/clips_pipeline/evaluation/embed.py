@@ -93,8 +93,8 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def retrieval_texts(record: Record) -> tuple[str, ...]:
-    """The captions an image is asked for: the human ones, or where there are none the one found on the web."""
-    return record.captions or (record.web_caption,)
+    """The captions an image is asked for: the human ones, or where there are none the one found on the web, if any."""
+    return record.captions or ((record.web_caption,) if record.web_caption.strip() else ())
 
 
 @contextmanager

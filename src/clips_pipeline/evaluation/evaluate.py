@@ -16,7 +16,7 @@ from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.examples import choose_examples
-from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
+from clips_pipeline.evaluation.results import CaptionExample, EvaluationResult, ImageExample, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
     FloatArray,
@@ -34,6 +34,7 @@ from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
 Read = Callable[[], Iterable[Record]]
+Examples = tuple[tuple[ImageExample, ...], tuple[CaptionExample, ...]]
 
 
 @dataclass
@@ -79,7 +80,7 @@ def evaluate_model(
 def evaluate_records(
     embedder: Embedder, read: Read, classes: Classes | None, config: EvaluationConfig
 ) -> EvaluationResult:
-    """Evaluate on samples from anywhere.
+    """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
     Args:
         embedder: the model with its transform and tokenizer.
@@ -88,37 +89,50 @@ def evaluate_records(
         config: name of the set and number of examples; its split, batch size and device are not looked at here.
 
     Raises:
-        ConfigError: no sample, or a metric that is NaN or infinite.
+        ConfigError: no sample, nothing that could be measured on them, or a metric that is NaN or infinite.
     """
     found = _one_pass(embedder, read())
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     image_NE = np.concatenate(found.embeddings)
-    text_ME = embedder.texts(found.texts)
-    owner_M = np.array(found.owners, dtype=np.int64)
-    try:
-        ranks = retrieval_ranks(image_NE, text_ME, owner_M)
-    except ValueError as error:
-        raise ConfigError(f"retrieval/{config.set_name}: {error}") from None
-    metrics = _keyed(f"retrieval/{config.set_name}", recall_metrics(ranks))
-    chance = _keyed(f"retrieval/{config.set_name}", chance_recall(owner_M, len(image_NE)))
+    metrics: dict[str, float] = {}
+    chance: dict[str, float] = {}
+    rank_N: Sequence[int] = [NO_CAPTION] * len(image_NE)
+    rank_M: Sequence[int] = []
+    examples: Examples = ((), ())
+    if found.texts:
+        text_ME = embedder.texts(found.texts)
+        owner_M = np.array(found.owners, dtype=np.int64)
+        try:
+            ranks = retrieval_ranks(image_NE, text_ME, owner_M)
+        except ValueError as error:
+            raise ConfigError(f"retrieval/{config.set_name}: {error}") from None
+        rank_N, rank_M = ranks.image_to_text.tolist(), ranks.text_to_image.tolist()
+        metrics |= _keyed(f"retrieval/{config.set_name}", recall_metrics(ranks))
+        chance |= _keyed(f"retrieval/{config.set_name}", chance_recall(owner_M, len(image_NE)))
+        examples = choose_examples(image_NE, text_ME, owner_M, found.texts, ranks, config.examples, read)
 
     zero_shot: dict[int, int] = {}
     if classes is not None:
         zero_shot = _zero_shot(embedder, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
-        rank_N = np.array(list(zero_shot.values()), dtype=np.int64)
-        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(rank_N, len(classes.names)))
+        found_N = np.array(list(zero_shot.values()), dtype=np.int64)
+        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
-    metrics[f"caption/{config.set_name}/loss"] = sum(found.nats) / max(1, sum(found.tokens))
-    # A model that finds every piece equally likely.
-    chance[f"caption/{config.set_name}/loss"] = float(np.log(embedder.tokenizer.vocab_size))
+    if sum(found.tokens):
+        metrics[f"caption/{config.set_name}/loss"] = sum(found.nats) / sum(found.tokens)
+        # A model that finds every piece equally likely.
+        chance[f"caption/{config.set_name}/loss"] = float(np.log(embedder.tokenizer.vocab_size))
+    if not metrics:
+        raise ConfigError(
+            f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
+        )
 
     rows: list[ItemRow] = [
         {
             "key": key,
-            "image_to_text_rank": None if rank == NO_CAPTION else int(rank),
+            "image_to_text_rank": None if rank == NO_CAPTION else rank,
             "text_to_image_ranks": [],
             "label": label,
             "zero_shot_rank": zero_shot.get(i),
@@ -126,15 +140,12 @@ def evaluate_records(
             "caption_tokens": tokens,
         }
         for i, (key, rank, label, nats, tokens) in enumerate(
-            zip(found.keys, ranks.image_to_text, found.labels, found.nats, found.tokens, strict=True)
+            zip(found.keys, rank_N, found.labels, found.nats, found.tokens, strict=True)
         )
     ]
-    for owner, rank in zip(found.owners, ranks.text_to_image, strict=True):
-        rows[owner]["text_to_image_ranks"].append(int(rank))
-    image_examples, caption_examples = choose_examples(
-        image_NE, text_ME, owner_M, found.texts, ranks, config.examples, read
-    )
-    return EvaluationResult(config.set_name, metrics, chance, rows, image_examples, caption_examples)
+    for owner, rank in zip(found.owners, rank_M, strict=True):
+        rows[owner]["text_to_image_ranks"].append(rank)
+    return EvaluationResult(config.set_name, metrics, chance, rows, *examples)
 
 
 def _one_pass(embedder: Embedder, records: Iterable[Record]) -> _Pass:
@@ -155,8 +166,10 @@ def _one_pass(embedder: Embedder, records: Iterable[Record]) -> _Pass:
         web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
         target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
         nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
-        found.nats += nats_B.tolist()
-        found.tokens += tokens_B.tolist()
+        # An image without a long caption has no text that the captioner could be measured on.
+        has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
+        found.nats += (nats_B * has_B).tolist()
+        found.tokens += (tokens_B * has_B).tolist()
     return found
 
 

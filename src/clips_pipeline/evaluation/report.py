@@ -46,8 +46,10 @@ def rank_figure(result: EvaluationResult) -> bytes:
     # The object interface and not pyplot: no global state, no display, and nothing imported before a report is wanted.
     from matplotlib.figure import Figure
 
-    image_rank = np.array([r["image_to_text_rank"] for r in result.per_item if r["image_to_text_rank"] is not None])
-    text_rank = np.array([rank for r in result.per_item for rank in r["text_to_image_ranks"]])
+    image_rank = np.array(
+        [r["image_to_text_rank"] for r in result.per_item if r["image_to_text_rank"] is not None], np.int64
+    )
+    text_rank = np.array([rank for r in result.per_item for rank in r["text_to_image_ranks"]], np.int64)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     curves = [("image to text", image_rank, len(text_rank)), ("text to image", text_rank, len(result.per_item))]

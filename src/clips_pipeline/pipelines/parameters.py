@@ -39,6 +39,12 @@ def _register() -> type[Any]:
     return RegistryConfig
 
 
+def _export_benchmark() -> type[Any]:
+    from clips_pipeline.shards.benchmark_export import ExportConfig
+
+    return ExportConfig
+
+
 def _search() -> type[Any]:
     from clips_pipeline.tuning.config import SearchConfig
 
@@ -53,6 +59,7 @@ TYPES: dict[str, Callable[[], type[Any]]] = {
     "evaluate": _evaluate,
     "register": _register,
     "search": _search,
+    "export_benchmark": _export_benchmark,
 }
 
 
@@ -92,7 +99,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
 
-        source_of(groups["prepare"], remote.storage)
+        source_of(groups["prepare"], remote.storage, catalog.load("caption_tables_target"))
     if "train" in configs:
         from clips_pipeline.training.resolve import model_config
 

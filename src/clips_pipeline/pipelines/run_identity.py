@@ -35,7 +35,7 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     shards: Path = catalog.load("shards")
     # If `prepare` is about to make other data, what was trained on the old data is another training.
     remote = catalog.load("remote_shards")
-    if not is_current(catalog.load("params:prepare"), remote.storage, shards):
+    if not is_current(catalog.load("params:prepare"), remote.storage, catalog.load("caption_tables_target"), shards):
         return None
     spec = build_spec(
         catalog.load("params:train"),

@@ -87,7 +87,8 @@ def assemble(
             (folder / name).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | InPlaceTask] = source.tasks(split)
         jobs = [
-            Job(task, JobFiles(folder, split, number), samples_per_shard, rules) for number, task in enumerate(tasks)
+            Job(task, JobFiles(folder, split, number), samples_per_shard, rules, source.needs_captions)
+            for number, task in enumerate(tasks)
         ]
         fields = _same_fields(fields, jobs, split)
         map_jobs(run_job, jobs)
@@ -122,8 +123,9 @@ def assemble(
     few = first_of_each(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]
-    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields or SampleFields())
-    return Assembled(index, Statistics(wanted, totals, few), moves)
+    fields = replace(fields or SampleFields(), needed=source.needs_captions)
+    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields)
+    return Assembled(index, Statistics(wanted, totals, few, source.notes()), moves)
 
 
 def finish(made: Assembled, folder: Path, work: Path) -> None:

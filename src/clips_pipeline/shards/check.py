@@ -16,7 +16,7 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
-def examine(record: Record, max_pixels: int = MOST_PIXELS) -> tuple[int, int] | Skip:
+def examine(record: Record, max_pixels: int = MOST_PIXELS, captions_needed: bool = True) -> tuple[int, int] | Skip:
     """Width and height of the image, or why `record` cannot be used.
 
     Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.
@@ -26,9 +26,9 @@ def examine(record: Record, max_pixels: int = MOST_PIXELS) -> tuple[int, int] | 
             return Skip(records.NOT_UTF8, record.key.encode("utf-8", "replace").decode(), repr(text)[:120])
     if not _KEY.fullmatch(record.key):
         return Skip(records.BAD_RECORD, record.key, "a key may hold no '.', '\\', empty part or control character")
-    if not record.web_caption.strip():
+    if captions_needed and not record.web_caption.strip():
         return Skip(records.EMPTY_WEB_CAPTION, record.key, "no text beside the image")
-    if not record.synthetic_caption.strip():
+    if captions_needed and not record.synthetic_caption.strip():
         return Skip(records.EMPTY_SYNTHETIC_CAPTION, record.key, "no long caption")
     if record.extension not in records.IMAGE_EXTENSIONS:
         names = ", ".join(records.IMAGE_EXTENSIONS)

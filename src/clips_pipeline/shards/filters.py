@@ -1,4 +1,4 @@
-"""Which samples are taken: what could be used but is not wanted. Every filter is off until it is set, and counts what it drops by its reason.
+"""Which samples are taken: those that can be used and are wanted. Every filter is off until set, and counts what it drops.
 
 None of them knows a language: they look at sizes, lengths, characters and at what is the same.
 """

@@ -77,7 +77,7 @@ def map_jobs(function: Callable[[J], None], jobs: Sequence[J], *, processes: int
         return
     if run_on.engine == "dask":
         _on_cluster(function, waiting, run_on)
-    elif processes == 1 or len(waiting) == 1:
+    elif processes == 1 or len(jobs) == 1:
         for job in waiting:
             function(job)
     else:
@@ -89,7 +89,8 @@ def _in_processes(function: Callable[[J], None], waiting: list[J], processes: in
     while waiting:
         try:
             with _no_processes_left():
-                _run(function, waiting, "loky", n_jobs=min(processes, len(waiting)), parent=os.getpid())
+                # Two at least: with one, joblib would work in this process, and what kills a process would kill it.
+                _run(function, waiting, "loky", n_jobs=max(min(processes, len(waiting)), 2), parent=os.getpid())
             return
         except BrokenProcessPool as error:
             left = [job for job in waiting if not job.is_done]
@@ -116,7 +117,7 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
         raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
     with client:
         try:
-            _run(function, waiting, "dask", client=client)
+            _run(function, waiting, _backend(client))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except KilledWorker as error:
@@ -126,8 +127,31 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
             ) from None
 
 
+def _backend(client: Any) -> Any:
+    """joblib's own backend, but for jobs that the cluster gives up: of those it tells nobody, and the caller would wait."""
+    from joblib._dask import DaskDistributedBackend
+
+    class Backend(DaskDistributedBackend):  # type: ignore[misc]
+        def submit(self, func: Any, callback: Any = None) -> Any:
+            future = super().submit(func, callback)
+            future.add_done_callback(lambda done: done.exception() and callback(_GivenUp(done.exception())))
+            return future
+
+        def retrieve_result_callback(self, out: Any) -> Any:
+            if isinstance(out, _GivenUp):
+                raise out.error
+            return super().retrieve_result_callback(out)
+
+    return Backend(client=client)
+
+
+@dataclass(frozen=True)
+class _GivenUp:
+    error: BaseException
+
+
 def _run(
-    function: Callable[[J], None], jobs: list[J], backend: str, *, parent: int | None = None, **options: Any
+    function: Callable[[J], None], jobs: list[J], backend: Any, *, parent: int | None = None, **options: Any
 ) -> None:
     """The one place where joblib is asked; all engines get the same calls."""
     from joblib import Parallel, delayed, parallel_config

@@ -42,12 +42,14 @@ class Job:
         files: where shards, rows and result go.
         samples_per_shard: a shard that is full is followed by another.
         rules: which samples are taken.
+        captions_needed: whether a sample without web and synthetic caption is bad.
     """
 
     task: ShardTask | InPlaceTask
     files: JobFiles
     samples_per_shard: int
     rules: Rules = field(default_factory=Rules)
+    captions_needed: bool = True
 
     @property
     def is_done(self) -> bool:
@@ -151,7 +153,7 @@ class Sieve:
         self.rows: list[tuple[int, ...]] = []
         self.keys: list[str] = []
         self.examples: list[Example] = []
-        self._rules, self._split = job.rules, job.files.split
+        self._rules, self._split, self._captions_needed = job.rules, job.files.split, job.captions_needed
         self._shard = name_of(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
@@ -162,12 +164,13 @@ class Sieve:
     def passes(self, item: Record | Skip, row: int) -> Record | None:
         """The sample if it is taken; else it is counted. `row` says where it stands in the task."""
         if isinstance(item, Skip):
-            self.skip(item)
+            # A sample that the tables do not know is whole; that many are missing there is no damage.
+            self._count(self._filtered if item.reason == records.NO_TABLE_ROW else self._skipped, item)
             return None
         if item.key in self._seen:
             self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
             return None
-        size = examine(item, self._rules.max_pixels)
+        size = examine(item, self._rules.max_pixels, self._captions_needed)
         if isinstance(size, Skip):
             self.skip(size)
             return None

@@ -153,8 +153,14 @@ def eval_samples(
     return _in_order(ShardSet(folder, split, fields, keep_open=1, remote=remote))
 
 
-def parse(members: Members, fields: SampleFields) -> Record:
+def parse(members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None) -> Record:
     """Files of a sample to a record.
+
+    Args:
+        members: the files.
+        fields: where the captions stand.
+        synthetic: used instead of what the sample holds; likewise `web`.
+        web: see there.
 
     Raises:
         BadSampleError: the image or a caption is missing or empty, or a text is not UTF-8 or not JSON.
@@ -162,12 +168,12 @@ def parse(members: Members, fields: SampleFields) -> Record:
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
-    facts = _facts(members)
-    web, synthetic = (_caption(members, facts, name) for name in (fields.web, fields.synthetic))
-    web = decode_byte_escapes(web)
-    if not web.strip():
+    facts = facts_of(members)
+    web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
+    synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
+    if fields.needed and not web.strip():
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
-    if not synthetic.strip():
+    if fields.needed and not synthetic.strip():
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
     captions, label = facts.get("captions"), facts.get("label")
     people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
@@ -180,7 +186,12 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _facts(members: Members) -> dict[str, Any]:
+def facts_of(members: Members) -> dict[str, Any]:
+    """The JSON of a sample; empty where there is none.
+
+    Raises:
+        BadSampleError: it is no JSON object.
+    """
     if members.json is None:
         return {}
     try:

@@ -24,6 +24,8 @@ INTERLEAVED: Final = "interleaved"
 UNREADABLE_SHARD: Final = "unreadable_shard"
 TRUNCATED_SHARD: Final = "truncated_shard"
 """A tar file without its end, or with damage in it: what comes after cannot be found."""
+NO_TABLE_ROW: Final = "no_table_row"
+"""No synthetic caption in the tables of `recaption`."""
 BAD_RECORD: Final = "bad_record"
 """A row or member of another shape than the format says, such as a JSON text that does not parse."""
 
@@ -61,11 +63,13 @@ class SampleFields:
         web: where there is no KEY.txt, `org_caption` of KEY.json stands in for it, as in Recap-DataComp-1B.
         synthetic: the long caption.
         score: a number in KEY.json; None where nothing is to be read.
+        needed: whether a sample without the two captions is bad; not so in sets that serve evaluation alone.
     """
 
     web: str = "txt"
     synthetic: str = "re_caption"
     score: str | None = None
+    needed: bool = True
 
     def __post_init__(self) -> None:
         if not self.web or not self.synthetic or self.web == self.synthetic:

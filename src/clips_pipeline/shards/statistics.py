@@ -182,11 +182,13 @@ class Statistics:
         fingerprint: of the index it belongs to.
         splits: by name.
         examples: the first few of every split and reason.
+        notes: counts that only the source knows (`Source.notes`), by name.
     """
 
     fingerprint: str
     splits: dict[str, SplitStatistics]
     examples: tuple[Example, ...] = ()
+    notes: dict[str, int] = field(default_factory=dict)
 
     def lost_share(self) -> float:
         """Samples that cannot be used (`SplitStatistics.lost`), as a share of all; those that filters drop can be."""

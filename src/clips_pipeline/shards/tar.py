@@ -18,7 +18,8 @@ from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Skip
 from clips_pipeline.shards.tar_scan import damage, scan
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
-_TEXTS = {"txt": 1, "json": 2}
+_TEXTS = {"txt": 1, "json": 2, "cls": 3}
+_KINDS = 4
 
 
 class BadSampleError(Exception):
@@ -38,6 +39,7 @@ class Members:
     image: bytes | None
     text: bytes | None
     json: bytes | None
+    cls: bytes | None = None
 
 
 class TarFile:
@@ -77,9 +79,9 @@ class TarFile:
             raise BadSampleError(
                 Skip(records.UNREADABLE_SHARD, f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
             )
-        text, json = self._bytes(row, 1), self._bytes(row, 2)
         encoded = self._bytes(row, 0) if image or self._places[row, 0, 0] < 0 else b""
-        return Members(self.keys[row], self._extensions[row], encoded, text, json)
+        text, json, cls = (self._bytes(row, kind) for kind in range(1, _KINDS))
+        return Members(self.keys[row], self._extensions[row], encoded, text, json, cls)
 
     def hollow(self, row: int) -> bool:
         """Whether a file of this sample has no bytes."""
@@ -121,8 +123,8 @@ class TarFile:
 
 
 def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str], frozenset[int], int]:
-    """Keys; (samples, 3, 2) offsets and sizes of image, text and json, -1 for none; endings of the images; rows whose files
-    do not stand side by side; where the files end."""
+    """Keys; (samples, 4, 2) offsets and sizes of image, text, json and class, -1 for none; endings of the images; rows whose
+    files do not stand side by side; where the files end."""
     rows: dict[str, int] = {}
     places: list[list[int]] = []
     extensions: list[str] = []
@@ -140,12 +142,12 @@ def _table(path: Path) -> tuple[list[str], NDArray[np.int64], list[str], frozens
             continue
         row = rows.setdefault(key, len(places))
         if row == len(places):
-            places.append([-1] * 6)
+            places.append([-1] * 2 * _KINDS)
             extensions.append("")
         elif not followed:
             parted.add(row)
         places[row][2 * kind : 2 * kind + 2] = offset, size
         if kind == 0:
             extensions[row] = _ENDINGS[ending]
-    table = np.array(places, np.int64).reshape(len(places), 3, 2)
+    table = np.array(places, np.int64).reshape(len(places), _KINDS, 2)
     return list(rows), table, extensions, frozenset(parted), found.end

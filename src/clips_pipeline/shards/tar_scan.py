@@ -51,8 +51,8 @@ def scan(path: Path) -> Scan:
         tarfile.TarError: it is no tar at all.
     """
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            raise tarfile.ReadError("empty file")
+        if file.seek(0, 2) < _BLOCK:
+            raise tarfile.ReadError("empty file" if file.tell() == 0 else "shorter than one block of a tar")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 return _plain(content)

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards.check import DECODE_ERRORS
+from clips_pipeline.shards.colours import Pixels as Pixels
+from clips_pipeline.shards.colours import random_colours, rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Box = tuple[float, float, float, float]
-Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _CROP_TRIES = 100
@@ -99,14 +99,20 @@ def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, ke
     digest = hashlib.blake2b(f"image/{seed}/{epoch}/{key}".encode(), digest_size=8).digest()
     draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if config.crop_area == (1.0, 1.0):
-                picture = _framed(_rgb(opened), config)
-            else:
-                picture = _resized(opened, _random_box(opened.size, config, draws), config, config.reduced_decoding)
+        if config.crop_area == (1.0, 1.0):
+            with Image.open(io.BytesIO(image)) as opened:
+                pixels_CHW = _channels_first(_framed(rgb(opened), config))
+        else:
+            pixels_CHW = _random_crop(image, config, draws)
     except DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
-    return _channels_first(_random_colours(picture, config, draws))
+    return random_colours(
+        pixels_CHW,
+        strength=config.color_jitter,
+        jitter=config.color_jitter_probability,
+        grayscale=config.grayscale_probability,
+        draws=draws,
+    )
 
 
 def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
@@ -116,7 +122,7 @@ def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
         UndecodableImageError: the picture was opened from bytes that are no whole image.
     """
     try:
-        return _channels_first(_framed(_rgb(image), config))
+        return _channels_first(_framed(rgb(image), config))
     except DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
 
@@ -143,6 +149,38 @@ def normalise(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]
     return (images_BCHW.float() / 255.0 - mean_C11) / std_C11
 
 
+def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pixels:
+    """An inception crop, made square: (3, size, size)."""
+    # Not at the top: a registered model takes this file along, trains nothing, and need not have simplejpeg.
+    from clips_pipeline.shards.decode import Encoded
+
+    encoded = Encoded(image)
+    left, top, right, bottom = _random_box((encoded.width, encoded.height), config, draws)
+    enough = min(right - left, bottom - top) / config.size
+    scale = max((scale for scale in encoded.scales if scale <= enough), default=1)
+    # To whole pixels of the smaller picture; also where that is not used, so that the same part is seen with and without.
+    left, top, right, bottom = (round(side / scale) for side in (left, top, right, bottom))
+    if not config.reduced_decoding:
+        left, top = left * scale, top * scale
+        right, bottom = min(right * scale, encoded.width), min(bottom * scale, encoded.height)
+        scale = 1
+    decoded = encoded.decode(scale)
+    if isinstance(decoded, Image.Image):
+        part = decoded.crop((left, top, right, bottom))
+        return _channels_first(part.resize((config.size, config.size), _FILTERS[config.interpolation]))
+    return _resized(decoded[top:bottom, left:right], config)
+
+
+def _resized(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
+    """(3, size, size): as Pillow does it, and at most 1 off, but by vector instructions in a third of the time."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
+    resized_1CHW = interpolate(pixels_1CHW, (config.size, config.size), mode=config.interpolation, antialias=True)
+    return np.ascontiguousarray(resized_1CHW[0].numpy())
+
+
 def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random) -> Box:
     """Left, top, right, bottom of an inception crop in pixels; the whole picture when none fits."""
     width, height = size
@@ -156,66 +194,13 @@ def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random
     return 0, 0, width, height
 
 
-def _resized(picture: Image.Image, box: Box, config: ImageConfig, reduce: bool) -> Image.Image:
-    """The part of `picture` within `box`, made square. At its border, the filter sees the pixels just outside too."""
-    width, height = picture.size
-    if reduce:
-        # A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a smaller picture for less work.
-        enough = min(box[2] - box[0], box[3] - box[1]) / config.size
-        scale = max((scale for scale in (2, 4, 8) if scale <= enough), default=1)
-        if scale > 1:
-            picture.draft("RGB", (width // scale, height // scale))
-    x, y = picture.width / width, picture.height / height
-    scaled = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-    return _rgb(picture).resize((config.size, config.size), _FILTERS[config.interpolation], box=scaled)
-
-
 def _framed(picture: Image.Image, config: ImageConfig) -> Image.Image:
     width, height = picture.size
     side = min(width, height)
     # Resizing the middle square is resizing the shorter side and then cutting, without the rounding in between.
     left, top = (width - side) / 2, (height - side) / 2
     box = (0, 0, width, height) if config.framing == "squash" else (left, top, left + side, top + side)
-    return _resized(picture, box, config, reduce=False)
-
-
-def _random_colours(picture: Image.Image, config: ImageConfig, draws: random.Random) -> Image.Image:
-    # Always drawn, so that switching one change off leaves the others as they were.
-    jitter, gray = draws.random(), draws.random()
-    if config.color_jitter > 0.0 and jitter < config.color_jitter_probability:
-        reach, turn = 0.8 * config.color_jitter, 0.2 * config.color_jitter
-        changes = ["brightness", "contrast", "saturation", "hue"]
-        draws.shuffle(changes)
-        for change in changes:
-            if change == "hue":
-                picture = _turn_hue(picture, draws.uniform(-turn, turn))
-            else:
-                picture = _ENHANCERS[change](picture).enhance(draws.uniform(1.0 - reach, 1.0 + reach))
-    if gray < config.grayscale_probability:
-        picture = picture.convert("L").convert("RGB")
-    return picture
-
-
-_ENHANCERS = {
-    "brightness": ImageEnhance.Brightness,
-    "contrast": ImageEnhance.Contrast,
-    "saturation": ImageEnhance.Color,
-}
-
-
-def _turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    """`turn` is a share of the full circle."""
-    hue, saturation, value = picture.convert("HSV").split()
-    step = round(turn * 256) % 256
-    return Image.merge("HSV", (hue.point([(h + step) % 256 for h in range(256)]), saturation, value)).convert("RGB")
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        picture.load()
-        return picture
-    # Pillow warns when transparency of a palette would get lost without going through RGBA.
-    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
+    return picture.resize((config.size, config.size), _FILTERS[config.interpolation], box=box)
 
 
 def _channels_first(picture: Image.Image) -> Pixels:

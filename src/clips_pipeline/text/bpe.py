@@ -96,14 +96,16 @@ class ClipBpeTokenizer(Tokenizer):
         """Ids of `text` without specials."""
         cache = self._cache
         ids: list[int] = []
-        for word in _WORDS.findall(clean(text)):
-            found = cache.get(word)
+        # No word holds a blank, so each stretch between blanks can be cut into words alone, and most are known already.
+        for stretch in clean(text).split():
+            found = cache.get(stretch)
             if found is None:
-                found = tuple(self._ids[piece] for piece in self._merge(word))
+                words = _WORDS.findall(stretch)
+                found = tuple(self._ids[piece] for word in words for piece in self._merge(word))
                 if len(cache) >= _CACHE_ENTRIES:
                     cache.clear()
-                if len(word) <= 100:
-                    cache[word] = found
+                if len(stretch) <= 100:
+                    cache[stretch] = found
             ids += found
         return ids
 

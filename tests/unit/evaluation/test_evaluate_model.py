@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,28 @@ def test_without_labels_or_classes_there_is_no_accuracy(embedder, shards):
         result = evaluate_records(embedder, lambda: records, classes, CPU)
         assert not [name for name in result.metrics if name.startswith("zero_shot")]
         assert [row["zero_shot_rank"] for row in result.per_item] == [None, None]
+
+
+def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_path):
+    records = [replace(r, synthetic_caption="") for r in eval_samples(shards, "test")]
+    found = evaluate_records(embedder, lambda: records, None, CPU)
+    assert set(found.metrics) == {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
+    write_report(found, tmp_path)
+    # Some long captions are enough, and the others do not count.
+    some = [r if i % 2 else replace(r, synthetic_caption=" ") for i, r in enumerate(eval_samples(shards, "test"))]
+    alone = [r for i, r in enumerate(eval_samples(shards, "test")) if i % 2]
+    wanted = evaluate_records(embedder, lambda: alone, None, CPU).metrics["caption/scenes/loss"]
+    assert evaluate_records(embedder, lambda: some, None, CPU).metrics["caption/scenes/loss"] == pytest.approx(wanted)
+
+
+def test_labels_alone_give_accuracy_alone(embedder, shards, tmp_path):
+    records = [replace(r, web_caption="", synthetic_caption="", captions=()) for r in eval_samples(shards, "test")]
+    found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
+    assert set(found.metrics) == {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5"}
+    assert found.per_item[0]["image_to_text_rank"] is None
+    write_report(found, tmp_path)
+    with pytest.raises(ConfigError, match="neither captions nor labelled classes"):
+        evaluate_records(embedder, lambda: records, None, CPU)
 
 
 def test_some_labels_are_enough(embedder, shards):

@@ -66,6 +66,7 @@ class ListSource:
     flag: str | None = None
     wait: float = 0.0
     opened: list[Split] = field(default_factory=list)
+    needs_captions: bool = True
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -74,6 +75,9 @@ class ListSource:
     def tasks(self, split: Split) -> list[ShardTask]:
         self.opened.append(split)
         return [ListTask(tuple(items), self.flag, self.wait) for items in self.parts[split]]
+
+    def notes(self) -> dict[str, int]:
+        return {}
 
     def classes(self) -> Classes | None:
         return self.found

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.unit.shards.samples import picture
 
@@ -85,6 +87,37 @@ def test_repeated_rows_of_a_csv_are_several_captions(images: Path) -> None:
     assert (first.web_caption, first.synthetic_caption) == ("one, two", "second. third.")
     assert first.captions == ("one, two", "second", "third")
     assert (second.web_caption, second.synthetic_caption, second.captions) == ("b", "Long b.", ("b",))
+
+
+def test_parquet_is_read_as_json_is(images: Path) -> None:
+    rows = {
+        "image": ["a.png", "b.png", "d.jpeg"],
+        "caption": ["web", None, "other"],
+        "long_caption": ["Long. Longer.", "Long.", None],
+        "captions": [["one", "two"], None, ["Three.", "Four."]],
+        "label": [3, None, -1],
+        "score": [0.5, None, 1.0],
+    }
+    file = images.parent / "captions.parquet"
+    pq.write_table(pa.table(rows), file)
+    found = _items(FolderSource(FolderConfig(str(images), str(file), evaluate_on="train")))
+    entries = [{k: v[i] for k, v in rows.items() if v[i] is not None} for i in range(3)]
+    assert found == _items(_source(images, entries))
+    first, second, third = found
+    assert isinstance(first, Record)
+    assert (first.web_caption, first.synthetic_caption, first.label, first.score) == ("web", "Long. Longer.", 3, 0.5)
+    assert isinstance(second, Record)
+    assert (second.web_caption, second.label, second.score) == ("", None, None)
+    assert isinstance(third, Skip)
+
+
+def test_scores(images: Path) -> None:
+    found = _items(_csv(images, "image,caption,score\na.png,x,0.25\nb.png,y,\nd.jpeg,z,high\n"))
+    assert [item.score for item in found[:2] if isinstance(item, Record)] == [0.25, None]
+    assert isinstance(found[2], Skip)
+    assert "'score' is 'high'; a number is needed" in found[2].detail
+    entries = [{"image": "a.png", "captions": ["x"], "score": True}, {"image": "b.png", "captions": ["x"]}]
+    assert isinstance(_items(_source(images, entries))[0], Skip)
 
 
 def test_other_names_of_fields(images: Path) -> None:
@@ -183,6 +216,7 @@ def test_fingerprint_follows_content_and_not_place_or_time(images: Path, tmp_pat
         ("a.json", "[]", "holds no entry"),
         ("a.json", '[{"file": "a.png", "captions": []}]', r"fields\.image.*no field 'image'.*captions, file"),
         ("a.json", '[{"image": "a.png", "texts": []}]', r"fields\.captions.*no field 'caption'"),
+        ("a.parquet", "PAR1", "not valid Parquet"),
         ("a.csv", "", "has no field 'image'"),
         ("a.csv", "image,text\na.png,x\n", r"fields\.caption.*no field 'caption'"),
         ("a.csv", "image,caption\n", "holds no entry"),

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.photos import photo
 from PIL import Image
 from tests.unit.shards.samples import picture
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards.transforms import (
+    _FILTERS,
     ImageConfig,
     Pixels,
     UndecodableImageError,
@@ -40,6 +42,12 @@ def noisy() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((slope + grain).astype(np.uint8)).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photo_like() -> bytes:
+    """A JPEG of 683 x 512 whose amplitudes fall with frequency as in photos."""
+    return photo(1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1"])
@@ -114,15 +122,37 @@ def test_strength_of_the_jitter_is_as_published() -> None:
     assert 154 < max(found) <= 159
 
 
-def test_reduced_decoding_changes_pixels_little(noisy: bytes) -> None:
-    big = io.BytesIO()
-    Image.open(io.BytesIO(noisy)).resize((800, 480), Image.Resampling.BICUBIC).save(big, "JPEG", quality=95)
-    config = replace(PLAIN, size=48, crop_area=(0.4, 1.0))
-    for epoch in range(5):
-        whole = _train(big.getvalue(), replace(config, reduced_decoding=False), epoch=epoch).astype(float)
-        reduced = _train(big.getvalue(), config, epoch=epoch).astype(float)
-        assert not np.array_equal(whole, reduced)
-        assert np.abs(whole - reduced).mean() < 2.0
+def test_a_crop_is_cut_and_then_resized(noisy: bytes) -> None:
+    # Big enough for no crop to be decoded at reduced scale; the box comes back from the ends of two slopes.
+    slopes = np.zeros((120, 200, 3), np.uint8)
+    slopes[..., 0], slopes[..., 1] = np.arange(200)[None, :], np.arange(120)[:, None]
+    buffer = io.BytesIO()
+    Image.fromarray(slopes).save(buffer, "PNG")
+    for interpolation in ("bilinear", "bicubic"):
+        config = replace(PLAIN, size=150, crop_area=(0.3, 0.9), interpolation=interpolation)  # type: ignore[arg-type]
+        for epoch in range(5):
+            found = _train(buffer.getvalue(), config, epoch=epoch)
+            left, right, top, bottom = found[0].min(), found[0].max(), found[1].min(), found[1].max()
+            part = Image.fromarray(slopes[top : bottom + 1, left : right + 1])
+            wanted = np.asarray(part.resize((150, 150), _FILTERS[interpolation])).transpose(2, 0, 1)
+            assert 0.3 * 0.95 < part.width * part.height / (200 * 120) < 0.9 * 1.05
+            assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
+def test_reduced_decoding_changes_pixels_little(photo_like: bytes) -> None:
+    with Image.open(io.BytesIO(photo_like)) as opened:
+        assert opened.size == (683, 512)
+    config = ImageConfig(64, color_jitter=0.0, grayscale_probability=0.0)
+    for epoch in range(12):
+        for size in (24, 60, 112):
+            whole, reduced = (
+                _train(photo_like, replace(config, size=size, reduced_decoding=switch), epoch=epoch).astype(int)
+                for switch in (False, True)
+            )
+            off = np.abs(whole - reduced)
+            assert off.any()
+            assert off.mean() < 2.0
+            assert off.max() < 20
 
 
 def test_damaged_images_raise_one_error(noisy: bytes) -> None:

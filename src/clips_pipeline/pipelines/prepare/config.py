@@ -8,22 +8,36 @@ from clips_pipeline.demo.source import ScenesConfig
 from clips_pipeline.reports.data_health import HealthConfig
 from clips_pipeline.shards.filters import MOST_PIXELS, FilterConfig, Rules
 from clips_pipeline.shards.mapping import RunOn
+from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.shards.sources.folder import FolderConfig
+from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig
+from clips_pipeline.shards.sources.recaption import RecaptionConfig
 
 
 @dataclass(frozen=True)
 class SourceConfig:
     """Where samples come from: `kind` chooses, the group of that name says the rest."""
 
-    kind: Literal["scenes", "folder"] = "scenes"
+    kind: Literal["scenes", "folder", "img2dataset", "recaption", "clip_benchmark"] = "scenes"
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     folder: FolderConfig | None = None
+    img2dataset: Img2datasetConfig | None = None
+    recaption: RecaptionConfig | None = None
+    clip_benchmark: ClipBenchmarkConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.kind == "folder" and self.folder is None:
+        if getattr(self, self.kind) is None:
             raise ConfigError(
-                "kind is 'folder' but the group 'folder' is missing; set source.folder.images and .captions"
+                f"kind is {self.kind!r} but the group {self.kind!r} is missing; set {_LEAST[self.kind]}, see docs/data.md"
             )
+
+
+_LEAST = {
+    "folder": "source.folder.images and .captions",
+    "img2dataset": "source.img2dataset.train",
+    "recaption": "source.recaption.train and .tables",
+    "clip_benchmark": "source.clip_benchmark.root",
+}
 
 
 @dataclass(frozen=True)

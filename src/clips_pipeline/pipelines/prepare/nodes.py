@@ -12,7 +12,7 @@ from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
 log = logging.getLogger(__name__)
 
 
-def source_of(parameters: dict[str, Any], storage: Any) -> Any:
+def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
     """The source that the parameters choose: `shards.sources.source.Source`.
 
     Raises:
@@ -23,24 +23,36 @@ def source_of(parameters: dict[str, Any], storage: Any) -> Any:
         from clips_pipeline.shards.sources.folder import FolderSource
 
         return FolderSource(config.folder)
+    if config.kind == "img2dataset":
+        from clips_pipeline.shards.sources.img2dataset import Img2datasetSource
+
+        return Img2datasetSource(config.img2dataset, storage)
+    if config.kind == "recaption":
+        from clips_pipeline.shards.sources.recaption import RecaptionSource
+
+        return RecaptionSource(config.recaption, storage, tables)
+    if config.kind == "clip_benchmark":
+        from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkSource
+
+        return ClipBenchmarkSource(config.clip_benchmark, storage)
     from clips_pipeline.demo.source import ScenesSource
 
     return ScenesSource(config.scenes)
 
 
-def is_current(parameters: dict[str, Any], storage: Any, shards: Path) -> bool:
+def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
     from clips_pipeline.shards.prepare import is_current as shards_are_current
 
-    return shards_are_current(source_of(parameters, storage), shards, rules=typed("prepare", parameters).rules)
+    return shards_are_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
 
 
-def prepare_shards(parameters: dict[str, Any], remote: Any, target: Path) -> Path:
+def prepare_shards(parameters: dict[str, Any], remote: Any, tables: Path, target: Path) -> Path:
     """Source to validated shards and their index."""
     from clips_pipeline.shards.prepare import prepare
 
     config = typed("prepare", parameters)
-    source = source_of(parameters, remote.storage)
+    source = source_of(parameters, remote.storage, tables)
     prepare(
         source,
         target,

@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.prepare_shards,
-                ["params:prepare", "remote_shards", "shards_target"],
+                ["params:prepare", "remote_shards", "caption_tables_target", "shards_target"],
                 "shards",
                 name="prepare_shards_node",
             ),

@@ -1,4 +1,4 @@
-"""A JSON or CSV file that says which captions belong to which image."""
+"""A JSON, CSV or Parquet file that says which captions belong to which image."""
 
 import csv
 import hashlib
@@ -15,7 +15,7 @@ from clips_pipeline.config import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Names of the keys (JSON) or columns (CSV).
+    """Names of the keys (JSON) or columns (CSV, Parquet). A Parquet file is read as JSON would be, row by row.
 
     Attributes:
         image: path of the image, relative to the folder of images.
@@ -23,6 +23,7 @@ class Fields:
         caption: CSV: one caption by a person, repeated rows give several; JSON: the web caption, optional.
         long_caption: the synthetic caption; optional.
         label: class number; optional.
+        score: number of the pair, for a filter; optional.
     """
 
     image: str = "image"
@@ -30,6 +31,7 @@ class Fields:
     caption: str = "caption"
     long_caption: str = "long_caption"
     label: str = "label"
+    score: str = "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Row:
         synthetic: the long caption; may be empty.
         captions: all captions by people.
         label: class number, or None.
+        score: for a filter, or None.
         fault: why the entry cannot be read, or None.
     """
 
@@ -50,6 +53,7 @@ class Row:
     synthetic: str = ""
     captions: tuple[str, ...] = ()
     label: int | None = None
+    score: float | None = None
     fault: str | None = None
 
 
@@ -57,19 +61,24 @@ def read_captions(file: Path, fields: Fields) -> list[Row]:
     """All entries in the order of the file, one per image in a CSV file.
 
     Raises:
-        ConfigError: the file is missing, is neither JSON nor CSV, lacks the field of the image or any caption field, or
-            holds no entry.
+        ConfigError: the file is missing, is neither JSON nor CSV nor Parquet, lacks the field of the image or any caption
+            field, or holds no entry.
     """
-    if file.suffix.lower() not in (".json", ".csv"):
-        raise ConfigError(f"captions: {file} ends neither in .json nor in .csv; give one of these")
+    ending = file.suffix.lower()
+    if ending not in (".json", ".csv", ".parquet"):
+        raise ConfigError(f"captions: {file} ends neither in .json nor in .csv nor in .parquet; give one of these")
+    # Bytes that are no UTF-8 must cost their own sample, not the whole file; hence `surrogateescape` below.
     try:
-        # Bytes that are no UTF-8 must cost their own sample, not the whole file.
-        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
+        content = file.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"captions: {file} does not exist; give the path of a JSON or CSV file") from None
+        raise ConfigError(f"captions: {file} does not exist; give the path of a JSON, CSV or Parquet file") from None
     except OSError as error:
-        raise ConfigError(f"captions: {file} cannot be read ({error.strerror}); give a JSON or CSV file") from None
-    rows = _from_json(text, file, fields) if file.suffix.lower() == ".json" else _from_csv(text, file, fields)
+        raise ConfigError(f"captions: {file} cannot be read ({error.strerror}); give a file that can be") from None
+    if ending == ".parquet":
+        rows = _rows(_parquet_entries(content, file), file, fields)
+    else:
+        text = content.decode("utf-8-sig", "surrogateescape")
+        rows = _from_json(text, file, fields) if ending == ".json" else _from_csv(text, file, fields)
     if not rows:
         raise ConfigError(f"captions: {file} holds no entry; add at least one image with captions")
     return rows
@@ -96,6 +105,22 @@ def _from_json(text: str, file: Path, fields: Fields) -> list[Row]:
         raise ConfigError(
             f"captions: {file} holds a {type(entries).__name__}; a list of entries, one per image, is needed"
         )
+    return _rows(entries, file, fields)
+
+
+def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise ConfigError(f"captions: {file} is not valid Parquet ({error}); write it anew") from None
+    # What JSON leaves out, a table holds as null.
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _rows(entries: list[Any], file: Path, fields: Fields) -> list[Row]:
     if not entries:
         return []
     known = {name for entry in entries if isinstance(entry, dict) for name in entry}
@@ -117,7 +142,10 @@ def _json_row(entry: Any, number: int, fields: Fields) -> Row:
         return Row(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is no text")
     if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
         return Row(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
-    return _row(image, web, synthetic, tuple(captions), label)
+    score = entry.get(fields.score)
+    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
+        return Row(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
+    return _row(image, web, synthetic, tuple(captions), label, None if score is None else float(score))
 
 
 def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
@@ -143,16 +171,28 @@ def _csv_row(image: str, lines: list[dict[str, str]], fields: Fields) -> Row:
     written = next((line[fields.label] for line in lines if line.get(fields.label, "").strip()), None)
     if written is not None and not re.fullmatch(r"[0-9]+", written.strip()):
         return Row(image, fault=f"{fields.label!r} is {written!r}; a class number from 0 is needed")
-    return _row(image, None, synthetic, captions, None if written is None else int(written))
+    scored = next((line[fields.score] for line in lines if line.get(fields.score, "").strip()), None)
+    try:
+        score = None if scored is None else float(scored)
+    except ValueError:
+        return Row(image, fault=f"{fields.score!r} is {scored!r}; a number is needed")
+    return _row(image, None, synthetic, captions, None if written is None else int(written), score)
 
 
-def _row(image: str, web: str | None, synthetic: str | None, captions: tuple[str, ...], label: int | None) -> Row:
+def _row(
+    image: str,
+    web: str | None,
+    synthetic: str | None,
+    captions: tuple[str, ...],
+    label: int | None,
+    score: float | None,
+) -> Row:
     """Without a web caption the first one by a person stands in for it; without a long caption, the others joined."""
     if web is None:
         web, others = (captions[0], captions[1:]) if captions else ("", ())
     else:
         others = tuple(caption for caption in captions if caption != web)
-    return Row(image, web, sentences(others) if synthetic is None else synthetic, captions, label)
+    return Row(image, web, sentences(others) if synthetic is None else synthetic, captions, label, score)
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

@@ -22,7 +22,8 @@ class FolderConfig:
     Attributes:
         images: the folder.
         captions: JSON: a list of `{image, captions: [...]}`, with `caption` (web) and `long_caption` (synthetic) where
-            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows.
+            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows;
+            Parquet: columns as the keys of JSON.
         fields: other names of these keys or columns.
         evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
             split, to see whether a model can learn a few by heart.
@@ -74,6 +75,8 @@ class FolderSource:
         ConfigError: the folder or the file is missing or unreadable, or no image of the file is in the folder.
     """
 
+    needs_captions = True
+
     def __init__(self, config: FolderConfig) -> None:
         self.config = config
         self.folder = Path(config.images).absolute()
@@ -99,6 +102,10 @@ class FolderSource:
         rows = self._rows_by_split.get(split, [])
         step = self.config.images_per_task
         return [FolderTask(self.folder, tuple(rows[at : at + step])) for at in range(0, len(rows), step)]
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def classes(self) -> Classes | None:
         """None: the captions file names no classes."""
@@ -150,7 +157,7 @@ def _record(folder: Path, row: Row) -> Record | Skip:
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")
     extension = "jpg" if ending == "jpeg" else ending
-    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label)
+    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
 
 
 def _is_file(file: Path) -> bool:

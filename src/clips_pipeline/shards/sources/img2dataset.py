@@ -52,6 +52,8 @@ class Img2datasetSource:
             first shard of a split cannot be reached.
     """
 
+    needs_captions = True
+
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self._addresses = self._parted()
@@ -77,8 +79,16 @@ class Img2datasetSource:
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
         """One task per shard, in the order of the addresses."""
-        tars = [TarTask(address, self.config.fields, self.storage) for address in self._addresses.get(split, [])]
+        tars = [TarTask(address, self.config.fields, self.storage) for address in self.addresses(split)]
         return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
+
+    def addresses(self, split: Split) -> list[str]:
+        """The shards of a split."""
+        return self._addresses.get(split, [])
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def classes(self) -> Classes | None:
         """None: such shards name no classes."""

@@ -75,12 +75,21 @@ class Source(Protocol):
     """Samples by split. All methods are pure: the same source gives the same samples in the same order."""
 
     @property
+    def needs_captions(self) -> bool:
+        """Whether a sample without web and synthetic caption is bad; false for sets that only serve evaluation."""
+        ...
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         """The splits this source has, in the order in which they are written."""
         ...
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
         """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
+        ...
+
+    def notes(self) -> dict[str, int]:
+        """Counts that only the source knows, such as rows of a table without a sample; asked when all tasks are done."""
         ...
 
     def classes(self) -> Classes | None:

@@ -1,0 +1,286 @@
+"""Samples per second of the training loader, beside open_clip's loader and beside bare JPEG decoding.
+
+    python -m benchmarks.loader [--peer open_clip] [--sizes 112 224] [--photos FOLDER] [--json]
+    python -m benchmarks.loader --first-batch [--json]
+
+JPEGs of 512 pixels and about 83 kB, one worker process for each loader, the same files and the published augmentation on
+both sides: crops of 40 to 100 % of the area, colour jitter 0.4 on 80 % and grey on 20 % of the pictures. Ours does all that
+training needs: three rows of ids per sample; open_clip's one row. Both use CLIP's byte pairs. `decode` is Pillow alone,
+from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate; medians are given.
+`--first-batch` measures how long an index of 140,000 shards takes to give its first batch; its files are links to one shard.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(".cache")
+SHARDS = CACHE / "bench-loader"
+PEER = CACHE / "peer"
+PEER_WEBDATASET = "webdataset==0.2.86"  # open_clip's loader stops under 1.0
+PICTURES, SAMPLES, PER_SHARD = 256, 4096, 256
+BATCH = 64
+WARM_UP_BATCHES = 6  # the first ones fill queues and the tables of the tokenizers
+LISTED_SHARDS, LISTED_SAMPLES = 140_000, 10_000
+FIRST_BATCH = 256
+
+
+def ours(size: int, batches: int) -> dict[str, float]:
+    """The loader of this project with one worker."""
+    from clips_pipeline.shards.loader import train_loader
+    from clips_pipeline.shards.transforms import ImageConfig
+
+    loader = train_loader(SHARDS, "train", _caption_reader(), ImageConfig(size), global_batch_size=BATCH, workers=1)
+    return _timed(_for_ever(lambda epoch: (loader.dataset.set_epoch(epoch), iter(loader))[1]), batches)  # type: ignore[attr-defined]
+
+
+def open_clip(size: int, batches: int) -> dict[str, float]:
+    """open_clip's own pipeline with one worker."""
+    import open_clip
+    from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+    from open_clip_train.data import get_wds_dataset
+
+    jitter = (0.32, 0.32, 0.32, 0.08)
+    augmentation = AugmentationCfg(scale=(0.4, 1.0), color_jitter=jitter, color_jitter_prob=0.8, gray_scale_prob=0.2)
+    last = SAMPLES // PER_SHARD - 1
+    arguments = argparse.Namespace(
+        train_data=f"{SHARDS}/train/{{00000..{last:05d}}}.tar",
+        train_num_samples=SAMPLES,
+        train_data_upsampling_factors=None,
+        seed=0,
+        workers=1,
+        world_size=1,
+        batch_size=BATCH,
+    )
+    transform = image_transform_v2(PreprocessCfg(size=size), is_train=True, aug_cfg=augmentation)
+    data = get_wds_dataset(arguments, transform, True, tokenizer=open_clip.get_tokenizer("ViT-B-16"))
+    return _timed(_for_ever(lambda _: iter(data.dataloader)), batches)
+
+
+def decode(size: int, batches: int) -> dict[str, float]:
+    """Pillow decodes JPEGs in memory at reduced scale, and nothing else happens."""
+    import io
+
+    from PIL import Image
+
+    from clips_pipeline.shards.reader import ShardSet
+
+    shards = ShardSet(SHARDS, "train")
+    images = [shards.read(0, row).image for row in range(PER_SHARD)]
+
+    def work() -> Iterator[None]:
+        number = 0
+        while True:
+            for _ in range(BATCH):
+                with Image.open(io.BytesIO(images[number % PER_SHARD])) as opened:
+                    opened.draft("RGB", (size, size))
+                    opened.load()
+                number += 1
+            yield
+
+    return _timed(work(), batches)
+
+
+def first_batch() -> dict[str, float]:
+    """Seconds and memory until an index of the real size gives its first batch."""
+    import torch  # noqa: F401 - its own import time is no matter of the loader
+
+    from clips_pipeline.shards.loader import train_loader
+    from clips_pipeline.shards.transforms import ImageConfig
+
+    captions = _caption_reader()
+    before, started = _peak_gib(), time.perf_counter()
+    loader = train_loader(
+        SHARDS / "listed", "train", captions, ImageConfig(112), global_batch_size=FIRST_BATCH, workers=1
+    )
+    made = time.perf_counter() - started
+    batches = iter(loader)
+    next(batches)
+    seconds = time.perf_counter() - started
+    del batches, loader
+    return {
+        "first_batch_s": seconds,
+        "loader_made_s": made,
+        "peak_rss_before_gib": before,
+        "peak_rss_gib": _peak_gib(),
+        "peak_rss_worker_gib": _peak_gib(resource.RUSAGE_CHILDREN),
+    }
+
+
+MEASUREMENTS: dict[str, Callable[[int, int], dict[str, float]]] = {
+    "ours": ours,
+    "open_clip": open_clip,
+    "decode": decode,
+    "first_batch": lambda *_: first_batch(),
+}
+
+
+def _timed(batches: Iterator[Any], count: int) -> dict[str, float]:
+    for _ in range(WARM_UP_BATCHES):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    seconds = time.perf_counter() - started
+    batches.close()  # type: ignore[attr-defined]
+    peak = _peak_gib() + _peak_gib(resource.RUSAGE_CHILDREN)
+    return {"samples_per_s": count * BATCH / seconds, "peak_rss_gib": peak}
+
+
+def _for_ever(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
+    number = 0
+    while True:
+        yield from epoch(number)
+        number += 1
+
+
+def _peak_gib(who: int = resource.RUSAGE_SELF) -> float:
+    return resource.getrusage(who).ru_maxrss / 2**20
+
+
+def _caption_reader() -> Any:
+    from clips_pipeline.text.bpe import ClipBpeTokenizer
+    from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+
+    # Not imported: that would load torchvision and timm into our side too.
+    package = find_spec("open_clip")
+    assert package is not None and package.submodule_search_locations is not None  # noqa: PT018
+    merges = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    return CaptionReader(CaptionConfig(), ClipBpeTokenizer.from_merges(merges), seed=0)
+
+
+def _in_a_process(name: str, size: int = 0, batches: int = 0) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    if name == "open_clip":
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PEER), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "benchmarks.loader", "--measure", name, str(size), str(batches)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _install_peer() -> None:
+    if not (PEER / "webdataset").is_dir():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(PEER),
+            PEER_WEBDATASET,
+        ]
+        subprocess.run(command, check=True)
+
+
+def _list_shards() -> None:
+    """An index of 140,000 shards: links to one tar file of 10,000 small samples."""
+    from PIL import Image
+
+    from benchmarks.photos import photo
+    from clips_pipeline.shards.index import Index, ShardEntry
+    from clips_pipeline.shards.records import Record
+    from clips_pipeline.shards.writer import write_shard
+
+    folder = SHARDS / "listed"
+    if (folder / "index.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "train").mkdir(parents=True)
+    import io
+
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(photo(0))) as opened:
+        opened.resize((160, 120)).save(small, "JPEG")
+    records = (
+        Record(f"{number:09d}", small.getvalue(), "jpg", "a picture", "It is a picture. It is small.")
+        for number in range(LISTED_SAMPLES)
+    )
+    real = write_shard(folder / "one.tar", records, "one.tar")
+    entries = []
+    for number in range(LISTED_SHARDS):
+        name = f"train/{number:06d}.tar"
+        (folder / name).symlink_to("../one.tar")
+        entries.append(ShardEntry(name, real.samples, real.bytes, real.sha256, real.keys_digest))
+    Index("benchmark", {"train": tuple(entries)}, {}).save(folder)
+
+
+def _speed(options: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.photos import make_shards
+
+    index = make_shards(SHARDS, options.photos, PICTURES, SAMPLES, PER_SHARD)
+    kilobytes = sum(shard.bytes for shard in index.split("train")) / SAMPLES / 1e3
+    names = ["ours", "decode"]
+    if options.peer:
+        _install_peer()
+        names.insert(1, options.peer)
+    rates: dict[tuple[str, int], list[float]] = {}
+    peaks: dict[tuple[str, int], float] = {}
+    for _ in range(options.repeats):
+        for size in options.sizes:
+            for name in names:
+                found = _in_a_process(name, size, options.batches)
+                rates.setdefault((name, size), []).append(found["samples_per_s"])
+                peaks[name, size] = max(peaks.get((name, size), 0.0), found["peak_rss_gib"])
+    middle = {at: statistics.median(values) for at, values in rates.items()}
+    figures: dict[str, Any] = {
+        "files": f"{'seeded' if options.photos is None else options.photos}, {kilobytes:.0f} kB per sample",
+        "samples_per_s": {size: round(middle["ours", size], 1) for size in options.sizes},
+        "peak_rss_gib": {size: round(peaks["ours", size], 2) for size in options.sizes},
+        "decode_samples_per_s": {size: round(middle["decode", size], 1) for size in options.sizes},
+        "share_of_decode": {size: round(middle["ours", size] / middle["decode", size], 3) for size in options.sizes},
+    }
+    if options.peer:
+        peer = options.peer
+        figures |= {
+            f"{peer}_samples_per_s": {size: round(middle[peer, size], 1) for size in options.sizes},
+            f"{peer}_peak_rss_gib": {size: round(peaks[peer, size], 2) for size in options.sizes},
+            f"times_{peer}": {size: round(middle["ours", size] / middle[peer, size], 2) for size in options.sizes},
+        }
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", choices=["open_clip"], help="measure this loader too")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[112, 224], help="pixels per side of what the model sees"
+    )
+    parser.add_argument("--photos", type=Path, help="folder of JPEGs to use; made from seeds where it is not given")
+    parser.add_argument("--batches", type=int, default=24, help=f"of {BATCH} samples, timed in each run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first-batch", action="store_true", help="only the start from an index of 140,000 shards")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--measure", nargs=3, metavar=("NAME", "SIZE", "BATCHES"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    figures: dict[str, Any]
+    if options.measure:
+        name, size, batches = options.measure
+        figures = MEASUREMENTS[name](int(size), int(batches))
+    elif options.first_batch:
+        _list_shards()
+        figures = {name: round(value, 2) for name, value in _in_a_process("first_batch").items()}
+    else:
+        figures = _speed(options)
+    if options.json or options.measure:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Shards of photo-like JPEGs for the benchmarks: made from seeds, or from photos of one's own, once."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clips_pipeline.demo.source import ScenesConfig, scene_sample
+from clips_pipeline.shards.index import Index, load_index
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.writer import write_shard
+
+SHORT_SIDE = 512
+QUALITY = 85
+_CAPTIONS = ScenesConfig()
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of 683 x 512 pixels, every third one upright, of about 83 kB.
+
+    Like a photo in what a decoder notices: amplitudes fall with frequency as in pictures of nature, colours less
+    detailed than brightness, chroma stored at half the resolution.
+    """
+    draws = np.random.default_rng(seed)
+    width, height = (SHORT_SIDE, 683) if seed % 3 == 0 else (683, SHORT_SIDE)
+    gray, warm, green = (_field(draws, slope) for slope in (1.4, 1.7, 1.7))
+    pixels_HWC = (
+        draws.uniform(90, 150)
+        + 56 * gray[..., None] * np.ones(3)
+        + 60 * warm[..., None] * np.array([0.35, 0.0, -0.35])
+        + 60 * green[..., None] * np.array([-0.15, 0.2, -0.15])
+    )[:height, :width]
+    return _jpeg(Image.fromarray(np.clip(pixels_HWC, 0, 255).astype(np.uint8)))
+
+
+def enlarged(file: Path) -> bytes:
+    """A photo as a JPEG with a short side of 512 pixels; grain stands for the detail that a small photo lacks."""
+    with Image.open(file) as opened:
+        picture = opened.convert("RGB")
+    scale = SHORT_SIDE / min(picture.size)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    pixels_HWC = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float32)
+    if scale > 1.0:
+        pixels_HWC = pixels_HWC + np.random.default_rng(0).normal(0, 8, pixels_HWC.shape)
+    return _jpeg(Image.fromarray(np.clip(pixels_HWC, 0, 255).astype(np.uint8)))
+
+
+def make_shards(folder: Path, photos: Path | None, pictures: int, samples: int, per_shard: int) -> Index:
+    """Write `samples` samples into the split `train` under `folder`, unless just these stand there already.
+
+    Args:
+        folder: of the index.
+        photos: a folder of JPEGs to take; None makes them from seeds.
+        pictures: how many different ones; samples share them, each with captions of its own.
+        samples: number of samples.
+        per_shard: samples of one tar file.
+    """
+    wanted = json.dumps([str(photos), pictures, samples, per_shard, QUALITY])
+    mark = folder / "made.json"
+    if not mark.is_file() or mark.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "train").mkdir(parents=True)
+        if photos is None:
+            images = [photo(seed) for seed in range(pictures)]
+        else:
+            images = [enlarged(file) for file in sorted(photos.glob("*.jpg"))[:pictures]]
+        names = [f"train/{number:05d}.tar" for number in range(samples // per_shard)]
+        shards = [
+            write_shard(folder / name, _records(images, number * per_shard, per_shard), name)
+            for number, name in enumerate(names)
+        ]
+        Index("benchmark", {"train": tuple(shards)}, {}).save(folder)
+        mark.write_text(wanted)
+    return load_index(folder)
+
+
+def _records(images: list[bytes], start: int, count: int) -> Iterator[Record]:
+    for number in range(start, start + count):
+        said = scene_sample(_CAPTIONS, "train", number)
+        yield Record(f"{number:09d}", images[number % len(images)], "jpg", said.web.text, said.synthetic.text)
+
+
+def _field(draws: np.random.Generator, slope: float) -> NDArray[np.float64]:
+    """768 x 768 values of mean 0 and deviation 1 whose amplitudes fall as frequency ** -slope."""
+    side = 768
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    frequency[0, 0] = np.inf
+    waves = (draws.normal(size=frequency.shape) + 1j * draws.normal(size=frequency.shape)) * frequency**-slope
+    values = np.fft.irfft2(waves, (side, side))
+    return np.asarray(values / values.std())
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,186 @@
+"""Evaluation sets in the layout of CLIP_benchmark, local or remote.
+
+ROOT/SPLIT/nshards.txt  0.tar 1.tar …           pictures with KEY.txt (captions, one a line) or KEY.cls (class number)
+ROOT/classnames.txt                             one class a line, in the order of the numbers
+ROOT/zeroshot_classification_templates.txt      one prompt a line, with {c} where the class goes
+ROOT/dataset_type.txt                           `retrieval` for sets of captions
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.shards import records
+from clips_pipeline.shards.addresses import is_remote
+from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.storage import Storage, StorageError, shown
+from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
+
+SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
+TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
+RETRIEVAL = "retrieval"
+CLASS_PLACE = "{c}"
+
+
+@dataclass(frozen=True)
+class ClipBenchmarkConfig:
+    """One set.
+
+    Attributes:
+        root: its folder, or the URL of it.
+        split: of the set, to read as this project's `test`.
+    """
+
+    root: str
+    split: str = "test"
+
+
+class ClipBenchmarkSource:
+    """A set to evaluate on: `shards.sources.source.Source`. Its samples need no long captions; nothing is trained on it.
+
+    Args:
+        config: where it is.
+        storage: reaches it.
+
+    Raises:
+        ConfigError: it is not there, has no number of shards, or is of no type that can be evaluated.
+    """
+
+    needs_captions = False
+
+    def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
+        self.config, self.storage = config, storage
+        self.root = config.root.rstrip("/")
+        count = self._text(f"{config.split}/{SHARD_COUNT}")
+        if count is None:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)} has no {config.split}/{SHARD_COUNT}; give the folder that holds "
+                f"{config.split}/ (source.clip_benchmark.root), or another split"
+            )
+        if not count.strip().isdigit() or int(count) < 1:
+            raise ConfigError(
+                f"source.clip_benchmark: {config.split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
+            )
+        self.addresses = [f"{self.root}/{config.split}/{number}.tar" for number in range(int(count))]
+        self.is_retrieval = (self._text(SET_TYPE) or "").strip() == RETRIEVAL
+        self._classes = None if self.is_retrieval else self._read_classes()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Only `test`."""
+        return ("test",)
+
+    def tasks(self, split: Split) -> Sequence[ShardTask]:
+        """One task per shard of the set."""
+        count = None if self._classes is None else len(self._classes.names)
+        return [BenchmarkTask(address, count, self.storage) for address in self.addresses] if split == "test" else []
+
+    def notes(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def classes(self) -> Classes | None:
+        """Of a classification set."""
+        return self._classes
+
+    def fingerprint(self) -> str:
+        """sha256 over classes, addresses, and sizes and times or entity tags of the shards.
+
+        Raises:
+            StorageError: a shard cannot be reached.
+        """
+        classes = None if self._classes is None else to_mapping(self._classes)
+        facts = [classes, self.addresses, self.storage.identities(self.addresses)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _read_classes(self) -> Classes:
+        names, templates = self._lines(CLASS_NAMES), self._lines(TEMPLATES)
+        try:
+            return Classes(tuple(names), tuple(template.replace(CLASS_PLACE, "{}") for template in templates))
+        except ConfigError as error:
+            raise ConfigError(f"source.clip_benchmark: {shown(self.root)}: {error}") from None
+
+    def _lines(self, name: str) -> list[str]:
+        text = self._text(name)
+        if text is None:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
+                "add the one or the other"
+            )
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def _text(self, name: str) -> str | None:
+        """A small text file of the set; None where there is none."""
+        try:
+            with self.storage.local(f"{self.root}/{name}") as file:
+                return file.read_text(encoding="utf-8")
+        except StorageError as error:
+            if is_remote(self.root) and "FileNotFoundError" not in str(error):
+                raise ConfigError(f"source.clip_benchmark: {error}") from None
+            return None
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """One shard of a set: `sources.source.ShardTask`.
+
+    Attributes:
+        address: of the shard.
+        classes: number of classes; None for a set of captions.
+        storage: reaches it.
+    """
+
+    address: str
+    classes: int | None
+    storage: Storage
+
+    def records(self) -> Iterator[Record | Skip]:
+        """The samples in order; keys get the number of the shard before them, since sets repeat them.
+
+        Raises:
+            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+        """
+        prefix = self.address.rpartition("/")[2].removesuffix(".tar")
+        try:
+            with self.storage.local(self.address) as file, TarFile(file) as tar:
+                for row in range(len(tar.keys)):
+                    try:
+                        members = tar.read(row)
+                        yield self._caption(members, prefix) if self.classes is None else self._class(members, prefix)
+                    except BadSampleError as bad:
+                        yield bad.skip
+        except BadSampleError as bad:
+            yield bad.skip
+        except StorageError as error:
+            if self.storage.config.unreachable == "stop":
+                raise
+            yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
+
+    def _caption(self, members: Members, prefix: str) -> Record | Skip:
+        if members.image is None:
+            return Skip(records.MISSING_IMAGE, members.key, "no image in the shard")
+        try:
+            lines = (members.text or b"").decode().splitlines()
+        except UnicodeDecodeError as error:
+            return Skip(records.NOT_UTF8, members.key, str(error))
+        captions = tuple(line.strip() for line in lines if line.strip())
+        if not captions:
+            return Skip(records.EMPTY_WEB_CAPTION, members.key, "no caption in its .txt")
+        return Record(_key(prefix, members.key), members.image, members.extension, captions[0], "", captions)
+
+    def _class(self, members: Members, prefix: str) -> Record | Skip:
+        if members.image is None:
+            return Skip(records.MISSING_IMAGE, members.key, "no image in the shard")
+        text = (members.cls or b"").strip()
+        if not text.isdigit() or int(text) >= (self.classes or 0):
+            return Skip(
+                records.BAD_RECORD, members.key, f"its .cls holds {text[:20]!r}, there are {self.classes} classes"
+            )
+        return Record(_key(prefix, members.key), members.image, members.extension, "", "", (), int(text))
+
+
+def _key(prefix: str, key: str) -> str:
+    return f"{prefix}/{key.replace('.', '_')}"

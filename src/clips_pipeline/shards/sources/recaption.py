@@ -1,0 +1,214 @@
+"""Shards with web captions alone, joined with tables of synthetic ones."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.shards import records
+from clips_pipeline.shards.addresses import expand
+from clips_pipeline.shards.reader import facts_of, parse
+from clips_pipeline.shards.records import Record, SampleFields, Skip
+from clips_pipeline.shards.sources.caption_table import CaptionTable, Columns, build
+from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.storage import Storage, StorageError, shown
+from clips_pipeline.shards.tar import BadSampleError, TarFile
+
+
+@dataclass(frozen=True)
+class RecaptionConfig:
+    """Shards, tables, and what joins them.
+
+    Attributes:
+        train: shards to train on, as in `img2dataset`; so are the next three.
+        validation: shards to look at while training.
+        test: shards to evaluate on.
+        held_out: number of shards for each of the two without addresses.
+        tables: Parquet files of synthetic captions, with `{…}`, `::`, lists and `*`.
+        on: `key` finds a row by the sample's key, `sha256` by the field of that name in its JSON.
+        columns: names of columns of the tables.
+        web: where the web caption stands in a sample, as `web` of `SampleFields`.
+        memory_mib: for the join; more rows than fit take more passes over files, not more memory.
+    """
+
+    train: str | tuple[str, ...]
+    tables: str | tuple[str, ...]
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
+    held_out: int = 1
+    on: Literal["key", "sha256"] = "key"
+    columns: Columns = field(default_factory=Columns)
+    web: str = records.SampleFields.web
+    memory_mib: int = 512
+
+    def __post_init__(self) -> None:
+        if self.memory_mib < 16:
+            raise ConfigError(f"memory_mib: {self.memory_mib}; give 16 or more")
+
+
+class RecaptionSource:
+    """The join as a source: `shards.sources.source.Source`. The table is built when the first samples are asked for.
+
+    Args:
+        config: shards and tables.
+        storage: reaches both.
+        work: folder for the table; kept, so that it is built once.
+
+    Raises:
+        ConfigError: as `Img2datasetSource`; a table that cannot be reached.
+    """
+
+    needs_captions = True
+
+    def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
+        self.config, self.storage, self.work = config, storage, work
+        try:
+            shards = Img2datasetConfig(config.train, config.validation, config.test, config.held_out, rewrite=True)
+            self._shards = Img2datasetSource(shards, storage)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("source.img2dataset", "source.recaption")) from None
+        try:
+            self.tables = [table for pattern in expand(config.tables) for table in _matches(pattern, storage)]
+        except StorageError as error:
+            raise ConfigError(f"source.recaption.tables: {error}") from None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All three."""
+        return self._shards.splits
+
+    def tasks(self, split: Split) -> Sequence[ShardTask]:
+        """One task per shard.
+
+        Raises:
+            ConfigError: a table is no Parquet file or lacks a column.
+            StorageError: a table cannot be had.
+        """
+        table = self._table()
+        addresses = self._shards.addresses(split)
+        return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
+
+    def classes(self) -> Classes | None:
+        """None: such shards name no classes."""
+        return None
+
+    def fingerprint(self) -> str:
+        """sha256 over names of fields and columns, and identities of shards and tables.
+
+        Raises:
+            StorageError: a shard or a table cannot be reached.
+        """
+        facts = [self._shards.fingerprint(), self._table_fingerprint(), self.config.on, self.config.web]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def notes(self) -> dict[str, int]:
+        """Rows of the tables by what became of them; call it when all tasks are done."""
+        table = self._table()
+        seen = np.zeros(-(-table.counts.rows // 8), np.uint8)
+        for file in sorted(_matched_folder(table).glob("*.npy")):
+            numbers = np.load(file, allow_pickle=False)
+            np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
+        matched = int(np.bitwise_count(seen).sum())
+        counts = table.counts
+        return {
+            "table_rows_used": matched,
+            "table_rows_without_sample": counts.rows - matched,
+            "table_rows_repeated": counts.repeated,
+            "table_rows_empty": counts.empty,
+        }
+
+    def _table(self) -> CaptionTable:
+        folder = self.work / self._table_fingerprint()[:16]
+        if (folder / "table.json").is_file():
+            return CaptionTable(folder)
+        config = self.config
+        return build(
+            self.tables, self.storage, folder, key=config.on, columns=config.columns, memory_mib=config.memory_mib
+        )
+
+    def _table_fingerprint(self) -> str:
+        identities = list(zip(self.tables, self.storage.identities(self.tables), strict=True))
+        facts = [identities, self.config.on, to_mapping(self.config.columns)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class JoinTask:
+    """The samples of one shard with captions of the table: `sources.source.ShardTask`."""
+
+    address: str
+    web: str
+    on: str
+    storage: Storage
+    table: CaptionTable
+
+    def records(self) -> Iterator[Record | Skip]:
+        """The samples in order; one that the table does not know is a `Skip`.
+
+        Raises:
+            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+        """
+        matched: list[int] = []
+        try:
+            with self._opened() as tar:
+                for row in range(len(tar.keys)):
+                    try:
+                        yield self._joined(tar, row, matched)
+                    except BadSampleError as bad:
+                        yield bad.skip
+        except BadSampleError as bad:
+            yield bad.skip
+        except StorageError as error:
+            if self.storage.config.unreachable == "stop":
+                raise
+            yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
+        self._remember(matched)
+
+    @contextmanager
+    def _opened(self) -> Iterator[TarFile]:
+        with self.storage.local(self.address) as file, TarFile(file) as tar:
+            yield tar
+
+    def _joined(self, tar: TarFile, row: int, matched: list[int]) -> Record | Skip:
+        members = tar.read(row)
+        key = members.key.rpartition("/")[2]
+        if self.on != "key":
+            value = facts_of(members).get(self.on)
+            if not isinstance(value, str):
+                return Skip(records.BAD_RECORD, members.key, f"its JSON has no text under {self.on!r}")
+            key = value
+        found = self.table.find(key)
+        if found is None:
+            return Skip(records.NO_TABLE_ROW, members.key, f"no row of the tables has this {self.on}")
+        matched.append(found.number)
+        record = parse(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
+        return replace(record, score=found.score)
+
+    def _remember(self, matched: list[int]) -> None:
+        """Which rows were used, so that those without a sample can be counted at the end."""
+        folder = _matched_folder(self.table)
+        folder.mkdir(exist_ok=True)
+        name = hashlib.sha256(self.address.encode()).hexdigest()[:32]
+        aside = folder / f".{name}.npy"
+        np.save(aside, np.array(matched, np.int64))
+        aside.replace(folder / f"{name}.npy")
+
+
+def _matched_folder(table: CaptionTable) -> Path:
+    return table.folder / "matched"
+
+
+def _matches(pattern: str, storage: Storage) -> list[str]:
+    if "*" not in pattern:
+        return [pattern]
+    found = storage.list(pattern)
+    if not found:
+        raise ConfigError(f"source.recaption.tables: nothing matches {pattern}; name Parquet files")
+    return found
