@@ -63,13 +63,14 @@ class SplitTexts:
     """What was read of one split.
 
     Attributes:
-        samples: whose texts were read.
+        samples: whose texts were read. Sets that serve evaluation alone may lack captions, which are not counted then.
         of_samples: that the split has.
         shards: they came from.
         of_shards: that the split has.
         unreadable: samples left out, because they are damaged or cannot be had.
         web: web captions in a row of the text tower.
         synthetic: synthetic captions, whole, in the captioner's row.
+        human: human captions in a row of the text tower, all of each sample.
         fragments: by strategy, in a row of the text tower.
         sentences: (N,) sub-captions of each synthetic caption, by the published rule.
     """
@@ -81,6 +82,7 @@ class SplitTexts:
     unreadable: int
     web: Lengths
     synthetic: Lengths
+    human: Lengths
     fragments: dict[str, Lengths]
     sentences: NDArray[np.int64]
 
@@ -134,14 +136,21 @@ class DrawnSamples:
 
 def measure(drawn: DrawnSamples, tokenizer: Tokenizer) -> SplitTexts:
     """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does."""
-    web, synthetic, sentences = _Counter(tokenizer), _Counter(tokenizer), []
+    web, synthetic, human = (_Counter(tokenizer) for _ in range(3))
+    samples, sentences = 0, []
     configs = {
         name: FragmentConfig(strategy=name, tokens=None if name == "sub_caption" else CONTEXT_ROOM)
         for name in STRATEGIES
     }
     fragments = {name: _Counter(tokenizer) for name in STRATEGIES}
     for record in drawn.texts():
-        web.add(tokenizer.body(record.web_caption), CONTEXT_ROOM)
+        samples += 1
+        for caption in record.captions:
+            human.add(tokenizer.body(caption), CONTEXT_ROOM)
+        if record.web_caption:
+            web.add(tokenizer.body(record.web_caption), CONTEXT_ROOM)
+        if not record.synthetic_caption:
+            continue
         body = tokenizer.body(record.synthetic_caption)
         synthetic.add(body, TARGET_ROOM)
         sentences.append(len(sub_captions(record.synthetic_caption)))
@@ -155,13 +164,14 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer) -> SplitTexts:
             fragments[name].cut += config.tokens is not None and len(body) > config.tokens
     shards = drawn.set.samples
     return SplitTexts(
-        samples=len(sentences),
+        samples=samples,
         of_samples=sum(shards),
         shards=len({shard for shard, _ in drawn.places}),
         of_shards=len(shards),
         unreadable=drawn.unreadable,
         web=web.lengths(CONTEXT_ROOM),
         synthetic=synthetic.lengths(TARGET_ROOM),
+        human=human.lengths(CONTEXT_ROOM),
         fragments={name: counter.lengths(CONTEXT_ROOM) for name, counter in fragments.items()},
         sentences=np.array(sentences, np.int64),
     )

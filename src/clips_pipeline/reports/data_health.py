@@ -107,8 +107,8 @@ def _summary(index: Index, statistics: Statistics, texts: Mapping[str, SplitText
                 size(sum(shard.bytes for shard in shards)),
                 number(read.web.quantile(0.5)),
                 number(read.synthetic.quantile(0.5)),
-                share(read.web.cut, read.samples),
-                share(read.synthetic.cut, read.samples),
+                share(read.web.cut, len(read.web.values)),
+                share(read.synthetic.cut, len(read.synthetic.values)),
             ]
         )
     head = ["split", "samples", "unusable", "bytes", "web ids", "synthetic ids", "web cut", "synthetic cut"]
@@ -176,12 +176,16 @@ def _length_cells(lengths: caption_lengths.Lengths) -> list[str]:
 
 def _kinds(read: SplitTexts) -> list[tuple[str, caption_lengths.Lengths]]:
     fragments = [(f"fragment: {name}", lengths) for name, lengths in read.fragments.items()]
-    return [("web caption", read.web), ("synthetic caption", read.synthetic), *fragments]
+    kinds = [
+        ("web caption", read.web),
+        ("synthetic caption", read.synthetic),
+        *fragments,
+        ("human captions", read.human),
+    ]
+    return [(label, lengths) for label, lengths in kinds if len(lengths.values)]
 
 
 def _length_chart(label: str, lengths: caption_lengths.Lengths) -> str:
-    if not len(lengths.values):
-        return ""
     limit_name = f"{lengths.room} ids"
     svg = histogram_chart(
         bars(lengths.values, lengths.room, 2 * lengths.room),
@@ -205,10 +209,10 @@ def _sentences(texts: Mapping[str, SplitTexts]) -> str:
             number(int(np.median(t.sentences))),
             number(int(t.sentences.max())),
         ]
-        + [share(int((t.sentences == count).sum()), t.samples) for count in range(4)]
-        + [share(int((t.sentences >= 4).sum()), t.samples)]
+        + [share(int((t.sentences == count).sum()), len(t.sentences)) for count in range(4)]
+        + [share(int((t.sentences >= 4).sum()), len(t.sentences))]
         for name, t in texts.items()
-        if t.samples
+        if len(t.sentences)
     ]
     head = ["split", "mean", "median", "most", "none", "1", "2", "3", "4 and more"]
     intro = (
@@ -217,7 +221,7 @@ def _sentences(texts: Mapping[str, SplitTexts]) -> str:
     )
     first = next(iter(texts.values()))
     chart = ""
-    if first.samples:
+    if len(first.sentences):
         svg = histogram_chart(
             bars(first.sentences, most=_MOST_SENTENCES), "sentences per synthetic caption", unit="sentences"
         )

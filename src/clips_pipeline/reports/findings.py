@@ -25,7 +25,7 @@ def findings(index: Index, statistics: Statistics, texts: Mapping[str, SplitText
     """Plain sentences, the gravest kind first; none where nothing stands out."""
     found = []
     for name, split in statistics.splits.items():
-        found += _of_samples(name, split)
+        found += _of_samples(name, split, index.fields.needed)
     for name, read in texts.items():
         found += _of_texts(name, read)
     for name, split in statistics.splits.items():
@@ -38,7 +38,7 @@ def findings(index: Index, statistics: Statistics, texts: Mapping[str, SplitText
     return found
 
 
-def _of_samples(name: str, split: SplitStatistics) -> list[str]:
+def _of_samples(name: str, split: SplitStatistics, captions_needed: bool) -> list[str]:
     found = []
     seen = split.kept + sum(split.filtered.values()) + split.lost
     if split.damaged_shards:
@@ -52,6 +52,9 @@ def _of_samples(name: str, split: SplitStatistics) -> list[str]:
         )
     for reason, count in split.noted.items():
         found.append(f"{name}: {number(count)} samples in use are odd: {reason}.")
+    if not captions_needed:
+        # All that lack one would count as repeating one another.
+        return found
     whole = split.kept + sum(split.filtered.values())
     if split.duplicate_captions > MOST_DUPLICATE_CAPTIONS * whole:
         found.append(
@@ -88,30 +91,29 @@ def _of_texts(name: str, read: SplitTexts) -> list[str]:
     found = []
     if read.unreadable:
         found.append(f"{name}: {number(read.unreadable)} samples of the index could not be read for this report.")
-    if not read.samples:
-        return found
-    if read.web.cut > MOST_CUT * read.samples:
+    webs, synthetics = len(read.web.values), len(read.synthetic.values)
+    if read.web.cut > MOST_CUT * webs:
         found.append(
-            f"{name}: {share(read.web.cut, read.samples)} of the web captions are longer than the {CONTEXT_ROOM} ids that a "
+            f"{name}: {share(read.web.cut, webs)} of the web captions are longer than the {CONTEXT_ROOM} ids that a "
             f"context of {CONTEXT} holds, and are cut."
         )
-    if read.synthetic.cut > MOST_CUT * read.samples:
+    if read.synthetic.cut > MOST_CUT * synthetics:
         found.append(
-            f"{name}: {share(read.synthetic.cut, read.samples)} of the synthetic captions are longer than the {TARGET_ROOM} "
+            f"{name}: {share(read.synthetic.cut, synthetics)} of the synthetic captions are longer than the {TARGET_ROOM} "
             f"ids that a target of {TARGET} holds; the captioner never learns their ends."
         )
-    if read.synthetic.quantile(0.5) < 2 * read.web.quantile(0.5):
+    if synthetics and read.synthetic.quantile(0.5) < 2 * read.web.quantile(0.5):
         found.append(
             f"{name}: synthetic captions are short: {number(read.synthetic.quantile(0.5))} ids (median), web captions "
             f"{number(read.web.quantile(0.5))}. CLIPS lives on synthetic captions that are long."
         )
     few = int((read.sentences < LEAST_SENTENCES).sum())
-    if 2 * few > read.samples:
+    if 2 * few > synthetics:
         found.append(
-            f"{name}: {share(few, read.samples)} of the synthetic captions have fewer than {LEAST_SENTENCES} sentences, so that "
+            f"{name}: {share(few, synthetics)} of the synthetic captions have fewer than {LEAST_SENTENCES} sentences, so that "
             "sub_caption reads them whole, without chance."
         )
-    for label, lengths in (("web", read.web), ("synthetic", read.synthetic)):
+    for label, lengths in (("web", read.web), ("synthetic", read.synthetic), ("human", read.human)):
         ids = int(lengths.values.sum())
         if lengths.unknown > MOST_UNKNOWN * ids:
             found.append(
@@ -120,9 +122,9 @@ def _of_texts(name: str, read: SplitTexts) -> list[str]:
             )
     sub_caption = read.fragments["sub_caption"]
     blank = sub_caption.empty + sub_caption.replaced
-    if blank > MOST_EMPTY * read.samples:
+    if blank > MOST_EMPTY * synthetics:
         found.append(
-            f"{name}: {share(blank, read.samples)} of the sub_caption fragments are empty or replaced by the web caption; "
+            f"{name}: {share(blank, synthetics)} of the sub_caption fragments are empty or replaced by the web caption; "
             "see train.captions.fragment.blank_pieces."
         )
     return found

@@ -72,6 +72,19 @@ def test_a_caption_without_a_piece_is_replaced(tmp_path: Path) -> None:
     assert found.fragments["truncation"].replaced == 0
 
 
+def test_human_captions_count_one_by_one_and_captions_that_a_set_lacks_do_not(tmp_path: Path) -> None:
+    records = [record(0, web_caption="", synthetic_caption="", captions=("a b", "c d e")), record(1)]
+    source = ListSource({"train": [records]}, needs_captions=False)
+    prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
+    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words())
+    assert found.samples == 2
+    assert found.human.values.tolist() == [2, 3]
+    assert found.web.values.tolist() == [2]
+    assert found.synthetic.values.tolist() == [4]
+    assert [len(lengths.values) for lengths in found.fragments.values()] == [1] * 4
+    assert len(found.sentences) == 1
+
+
 def test_whole_shards_are_drawn_until_there_are_enough(tmp_path: Path) -> None:
     records = [record(i) for i in range(50)]
     prepare(ListSource({"train": [records]}), tmp_path / "shards", samples_per_shard=5)  # type: ignore[arg-type]

@@ -68,7 +68,9 @@ def test_caption_lengths(report: str) -> None:
     assert found["train", "web caption"] == ["4", "3", "100", "100", "25.0 %", "0.0 %", "0", "0.0 %"]
     assert found["train", "synthetic caption"] == ["4", "3", "5", "5", "0.0 %", "0.0 %", "0", "0.0 %"]
     assert found["train", "fragment: truncation"] == ["4", "3", "5", "5", "0.0 %", "0.0 %", "0", "0.0 %"]
-    assert len(found) == 12
+    assert found["test", "human captions"][:3] == ["1", "3", "3"]
+    # Only the test split has human captions.
+    assert len(found) == 13
     assert rows(report, "Sentences per synthetic caption")[0] == [
         *("train", "2", "2", "2", "0.0 %", "0.0 %", "100.0 %", "0.0 %", "0.0 %")
     ]
@@ -145,6 +147,16 @@ def test_the_same_data_gives_the_same_page(tmp_path: Path) -> None:
     assert text.count("<article>") == 4
     write_data_health(tmp_path / "shards", Words(), HealthConfig(examples=0), files[0])
     assert "<article>" not in files[0].read_text(encoding="utf-8")
+
+
+def test_a_set_without_captions_has_a_report_too(tmp_path: Path) -> None:
+    records = [record(i, web_caption="", synthetic_caption="", label=i) for i in range(3)]
+    prepare(ListSource({"test": [records]}, needs_captions=False), tmp_path / "shards")  # type: ignore[arg-type]
+    file = write_data_health(tmp_path / "shards", Words(), HealthConfig(), tmp_path / "report.html")
+    html = file.read_text(encoding="utf-8")
+    assert rows(html, "Lengths in ids") == rows(html, "Sentences per synthetic caption") == []
+    assert rows(html, "Lengths are medians")[0] == ["test", "3", "0", rows(html, "Shards")[0][3], "0", "0", "–", "–"]
+    assert [item for item in re.findall(r"<li>(.*?)</li>", summary_of(html)) if "only 3 samples" not in item] == []
 
 
 def test_missing_statistics_are_one_clear_error(tmp_path: Path) -> None:

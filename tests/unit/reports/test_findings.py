@@ -10,6 +10,7 @@ import pytest
 from clips_pipeline.reports.caption_lengths import STRATEGIES, Lengths, SplitTexts
 from clips_pipeline.reports.findings import findings
 from clips_pipeline.shards.index import Index, ShardEntry
+from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.statistics import Histogram, SplitStatistics, Statistics
 
 GOOD_LENGTHS = Lengths(np.full(100, 10), 77, 20, unknown=50)
@@ -21,6 +22,7 @@ GOOD_TEXTS = SplitTexts(
     unreadable=0,
     web=GOOD_LENGTHS,
     synthetic=replace(GOOD_LENGTHS, values=np.full(100, 20), room=126),
+    human=replace(GOOD_LENGTHS, values=np.zeros(0, np.int64), unknown=0),
     fragments={name: replace(GOOD_LENGTHS, values=np.array([0] * 5 + [9] * 95)) for name in STRATEGIES},
     sentences=np.array([1] * 50 + [2] * 50),
 )
@@ -84,6 +86,7 @@ def test_of_samples_and_images(statistics: dict[str, Any], message: str) -> None
         ),
         ({"sentences": np.array([1] * 51 + [2] * 49)}, "51.0 % of the synthetic captions have fewer than 2 sentences"),
         ({"web": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of web captions stand for words"),
+        ({"human": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of human captions stand for words"),
         ({"synthetic": replace(GOOD_TEXTS.synthetic, unknown=110)}, "5.5 % of the ids of synthetic captions"),
         (
             {"fragments": {"sub_caption": replace(GOOD_TEXTS.fragments["sub_caption"], replaced=1)}},
@@ -97,6 +100,12 @@ def test_of_texts(texts: dict[str, Any], message: str) -> None:
     assert len(warnings) == 1
     assert warnings[0].startswith("some: ")
     assert re.search(message, warnings[0])
+
+
+def test_captions_that_a_set_may_lack_are_not_missed() -> None:
+    index = Index("f", {"some": (ShardEntry("a.tar", 1000, 1, "", ""),)}, {}, fields=SampleFields(needed=False))
+    made = Statistics("f", {"some": replace(GOOD, duplicate_captions=979, identical_captions=980)})
+    assert findings(index, made, {"some": GOOD_TEXTS}) == []
 
 
 def test_few_samples() -> None:
