@@ -20,7 +20,20 @@ import time
 from pathlib import Path
 
 SAMPLES_PER_SHARD = 10_000
-WORDS = ("a", "of", "the", "wooden", "bright", "person", "standing", "beside", "window", "table", "shadow", "photograph")
+WORDS = (
+    "a",
+    "of",
+    "the",
+    "wooden",
+    "bright",
+    "person",
+    "standing",
+    "beside",
+    "window",
+    "table",
+    "shadow",
+    "photograph",
+)
 
 
 def make(folder: Path, rows: int, samples: int) -> None:

@@ -9,7 +9,8 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.pipelines import dvc_stages, parameters, run_identity, summary
+from clips_pipeline.pipelines import dvc_stages, run_identity, summary
+from clips_pipeline.pipelines.check import check
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class ProjectHooks:
             SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it.
         """
         try:
-            parameters.check(pipeline, catalog)
+            check(pipeline, catalog)
         except ConfigError as error:
             log.error("%s", error)
             raise SystemExit(2) from None

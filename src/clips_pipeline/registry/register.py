@@ -19,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.gate import Decision, decide
 from clips_pipeline.registry.lineage import Lineage, folder_digest
+from clips_pipeline.registry.names import flatten, mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ GATE_DECISION = "gate.decision"
 GATE_REASON = "gate.reason"
 _METRIC = "metric."
 _LONGEST_PARAMETER = 6000
-_LONGEST_KEY = 250
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ class Registration:
     promoted: bool
     reason: str
     champion_uri: str | None
-
-
-def mlflow_key(name: str) -> str:
-    """A name as MLflow accepts it in metrics, parameters and tags: `recall@1` becomes `recall_at_1`, the rest `_`."""
-    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))[:_LONGEST_KEY]
 
 
 def register_model(
@@ -176,17 +171,6 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
             client.log_param(run_id, name, text)
         elif known[name] != text:
             log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, known[name], text)
-
-
-def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one level, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 @contextmanager
