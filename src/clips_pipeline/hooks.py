@@ -9,7 +9,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.pipelines import dvc_stages, run_identity, summary
+from clips_pipeline.pipelines import run_identity, summary
 from clips_pipeline.pipelines.check import check
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,6 @@ class ProjectHooks:
         if self._context is None:
             return
         environment = self._context.env or "local"
-        if environment in ("base", "local"):
-            dvc_stages.commit(self._context.project_path, pipeline, catalog)
         summary.show(pipeline, catalog, environment)
 
     @hook_impl

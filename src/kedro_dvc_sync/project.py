@@ -4,6 +4,7 @@ No dataset is built and no credential is read: paths are text in the catalog.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 from kedro.config import MissingConfigException
+from kedro.framework import project as kedro_project
 from kedro.framework.project import pipelines, settings
 from kedro.framework.startup import bootstrap_project
 from kedro.io import CatalogConfigResolver
@@ -46,7 +48,10 @@ class Project:
 
     def __init__(self, root: Path, environment: str | None = None):
         self.root = root.resolve()
-        self.metadata = bootstrap_project(self.root)
+        kedro = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["kedro"]
+        # Within a run the project is set up already, and must not be set up twice.
+        if kedro["package_name"] != kedro_project.PACKAGE_NAME:
+            bootstrap_project(self.root)
         arguments = settings.CONFIG_LOADER_ARGS
         self.base: str = arguments.get("base_env") or "base"
         self.environment = None if environment in (None, self.base) else environment
@@ -54,7 +59,7 @@ class Project:
         if self.environment is not None and not (self.conf / self.environment).is_dir():
             raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment")
         self.settings: Settings = read_settings(self.root)
-        self.sources = SourceTree(Path(self.metadata.source_dir))
+        self.sources = SourceTree((self.root / kedro.get("source_dir", "src")).resolve())
         self._loader = settings.CONFIG_LOADER_CLASS(str(self.conf), env=self.environment or self.base, **arguments)
 
     @property
@@ -62,6 +67,11 @@ class Project:
         """Where the stages of this environment stand: an environment's own file, so that a plain `dvc repro` leaves it alone."""
         folder = self.root if self.environment is None else self.conf / self.environment
         return folder / "dvc.yaml"
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's record of this environment's stages."""
+        return self.stage_file.with_name("dvc.lock")
 
     def relative(self, path: Path) -> str:
         """`path` as DVC writes it; outside the project, absolute."""
