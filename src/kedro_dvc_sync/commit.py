@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.lock import changed_leaves, note_parameters
-from kedro_dvc_sync.project import Project, has, value_at
+from kedro_dvc_sync.lock import changed_leaves, read_lock, with_parameters, write_lock
+from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.stages import parameter_keys
+from kedro_dvc_sync.yaml_text import has, value_at
 
 
 def within_dvc() -> bool:
@@ -73,9 +74,11 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise StageError(f"`dvc commit` failed, so `dvc status` will show changes: {done.stderr.strip()[-500:]}")
-    order = [file.path for layer in project.parameter_layers() for file in layer]
-    for stage in stages:
-        changed = other_parameters(project, stage, used)
-        if changed:
-            note_parameters(project.lock_file, stage, changed, order)
+    lock = read_lock(project.lock_file)
+    told = {
+        stage: with_parameters(lock[stage], other_parameters(project, stage, used), project.parameter_order)
+        for stage in stages
+    }
+    if any(told[stage] != lock[stage] for stage in stages):
+        write_lock(project.lock_file, {**lock, **told})
     return stages

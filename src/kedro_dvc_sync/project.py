@@ -22,6 +22,7 @@ from kedro.pipeline import Pipeline
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.settings import Entry, Settings, read_entry, read_settings
 from kedro_dvc_sync.sources import SourceTree
+from kedro_dvc_sync.yaml_text import has, value_at
 
 _GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
 _PATTERNS = {"parameters": ["parameters*", "parameters*/**", "**/parameters*"], "globals": ["globals.yml"]}
@@ -129,6 +130,11 @@ class Project:
                 yield ParameterFile(self.relative(path), yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
     @property
+    def parameter_order(self) -> list[str]:
+        """The parameter files, later ones over earlier ones."""
+        return [file.path for layer in self.parameter_layers() for file in layer]
+
+    @property
     def merges_softly(self) -> bool:
         """Whether an environment changes single keys of a group; Kedro's default replaces the group."""
         strategies = settings.CONFIG_LOADER_ARGS.get("merge_strategy") or {}
@@ -158,28 +164,6 @@ class Project:
             )
             raise StageError(f"{kind} {key}: in no {kind} file of {where}")
         return found
-
-
-def has(tree: Any, key: str) -> bool:
-    """Whether the nested mapping has the dotted key."""
-    try:
-        value_at(tree, key)
-    except (KeyError, TypeError):
-        return False
-    return True
-
-
-def value_at(tree: Any, key: str) -> Any:
-    """The value of a dotted key.
-
-    Raises:
-        KeyError: it is not there.
-    """
-    for part in key.split("."):
-        if not isinstance(tree, Mapping):
-            raise KeyError(key)
-        tree = tree[part]
-    return tree
 
 
 def _is_made_of_others(name: str, registered: Mapping[str, Pipeline]) -> bool:
