@@ -10,7 +10,6 @@ def register(
     """Register the model as a new version of the registry, in the MLflow run that trained it."""
     from clips_pipeline.config import to_mapping
     from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.registry.lineage import read_lineage
     from clips_pipeline.registry.register import register_model
 
     registration = register_model(
@@ -19,6 +18,5 @@ def register(
         run_id=mlflow_run["run_id"],
         config=typed("register", parameters),
         parameters=mlflow_run["parameters"],
-        lineage=read_lineage(Path.cwd()),
     )
     return to_mapping(registration)
