@@ -1,29 +1,16 @@
 """The evaluation report: one HTML file that needs nothing else, and the figure of ranks as PNG."""
 
-import base64
 import io
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from clips_pipeline.evaluation.results import CaptionExample, EvaluationResult, ImageExample, Picture
+from clips_pipeline.reports.page import page, picture, table, text, write_page
 
 FIGURE_FILE = "retrieval_ranks.png"
 REPORT_FILE = "evaluation.html"
-
-_MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2433; }
-table { border-collapse: collapse; } th, td { padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #dde; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.example { display: flex; gap: 1rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap; }
-.example img { height: 7rem; border: 4px solid transparent; border-radius: 4px; image-rendering: auto; }
-.right { color: #00682f; font-weight: 600; } img.right { border-color: #00a34a !important; }
-figure img { max-width: 100%; }
-"""
 
 
 def write_report(result: EvaluationResult, folder: Path) -> Path:
@@ -35,29 +22,23 @@ def write_report(result: EvaluationResult, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figure = rank_figure(result)
     (folder / FIGURE_FILE).write_bytes(figure)
-    path = folder / REPORT_FILE
-    path.write_text(report_html(result, figure), encoding="utf-8")
-    return path
+    return write_page(report_html(result, figure), folder / REPORT_FILE)
 
 
 def report_html(result: EvaluationResult, figure: bytes) -> str:
     """The whole page. All text from data is escaped: captions and keys are foreign text."""
-    title = f"Evaluation on {result.set_name}"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{len(result.per_item)} images. Recall and accuracy lie in [0, 1]; ties count against the model.</p>",
-        _metrics_table(result),
-        f'<figure><img alt="Recall at K in both directions" src="{_data_uri(figure, "png")}"></figure>',
-    ]
+    summary = (
+        f"<p>{len(result.per_item)} images. Recall and accuracy lie in [0, 1]; ties count against the model.</p>"
+        f"{_metrics_table(result)}"
+    )
+    parts = [f"<figure>{picture(figure, 'png', 'Recall at K in both directions')}</figure>"]
     if result.image_examples:
         parts += ["<h2>Image to text</h2>", "<p>What the model finds for an image; its own captions are green.</p>"]
         parts += [_image_example(example) for example in result.image_examples]
     if result.caption_examples:
         parts += ["<h2>Text to image</h2>", "<p>What the model finds for a caption; the right image is framed.</p>"]
         parts += [_caption_example(example) for example in result.caption_examples]
-    body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+    return page(f"Evaluation on {result.set_name}", summary, "\n".join(parts))
 
 
 def rank_figure(result: EvaluationResult) -> bytes:
@@ -95,23 +76,21 @@ def _cumulative(rank_X: npt.NDArray[np.int64], candidates: int) -> npt.NDArray[n
 
 
 def _metrics_table(result: EvaluationResult) -> str:
-    rows = []
-    for name, value in sorted(result.metrics.items()):
-        chance = f"{result.chance[name]:.4f}" if name in result.chance else ""
-        rows.append(
-            f'<tr><td>{escape(name)}</td><td class="number">{value:.4f}</td><td class="number">{chance}</td></tr>'
-        )
-    return f"<table><tr><th>metric</th><th>value</th><th>chance</th></tr>{''.join(rows)}</table>"
+    rows = [
+        [text(name), f"{value:.4f}", f"{result.chance[name]:.4f}" if name in result.chance else ""]
+        for name, value in sorted(result.metrics.items())
+    ]
+    return table(["metric", "value", "chance"], rows, "Metrics, and what a model that knows nothing reaches")
 
 
 def _image_example(example: ImageExample) -> str:
-    items = "".join(f"<li{_right(own)}>{escape(text)}</li>" for text, own in example.captions)
+    items = "".join(f"<li{_right(own)}>{text(caption)}</li>" for caption, own in example.captions)
     return _row(_picture(example.picture), f"<div>{_rank(example.rank)}<ol>{items}</ol></div>")
 
 
 def _caption_example(example: CaptionExample) -> str:
-    pictures = [_picture(picture, own) for picture, own in example.pictures]
-    return f"<p>“{escape(example.caption)}” {_rank(example.rank)}</p>{_row(*pictures)}"
+    pictures = [_picture(shown, own) for shown, own in example.pictures]
+    return f"<p>“{text(example.caption)}” {_rank(example.rank)}</p>{_row(*pictures)}"
 
 
 def _row(*parts: str) -> str:
@@ -126,9 +105,5 @@ def _right(own: bool) -> str:
     return ' class="right"' if own else ""
 
 
-def _picture(picture: Picture, own: bool = False) -> str:
-    return f'<img{_right(own)} alt="{escape(picture.key)}" src="{_data_uri(picture.data, picture.extension)}">'
-
-
-def _data_uri(data: bytes, extension: str) -> str:
-    return f"data:{_MEDIA[extension]};base64,{base64.b64encode(data).decode()}"
+def _picture(shown: Picture, own: bool = False) -> str:
+    return picture(shown.data, shown.extension, shown.key, "right" if own else "")

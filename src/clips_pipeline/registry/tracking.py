@@ -161,4 +161,10 @@ def log_evaluation(run_id: str | None, metrics: dict[str, float], report: Path) 
     client = MlflowClient()
     for name, value in metrics.items():
         client.log_metric(run_id, mlflow_key(name), value)
-    client.log_artifact(run_id, str(report))
+    log_report(run_id, report)
+
+
+def log_report(run_id: str | None, report: Path) -> None:
+    """Put a report on a run as an artifact; None: training was not tracked."""
+    if run_id is not None:
+        MlflowClient().log_artifact(run_id, str(report))

@@ -94,7 +94,7 @@ def assemble(
             (folder / name).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | InPlaceTask] = source.tasks(split)
         jobs = [
-            Job(task, JobFiles(folder, split, number), samples_per_shard, rules, source.needs_captions)
+            Job(task, _fields_of(task, source), JobFiles(folder, split, number), samples_per_shard, rules)
             for number, task in enumerate(tasks)
         ]
         fields = _same_fields(fields, jobs, split)
@@ -130,9 +130,9 @@ def assemble(
     few = first_of_each(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]
-    fields = replace(fields or SampleFields(), needed=source.needs_captions)
-    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields)
-    return Assembled(index, Statistics(wanted, totals, few, source.notes()), moves)
+    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields or SampleFields())
+    notes = source.notes()
+    return Assembled(index, Statistics(wanted, totals, few, notes), moves)
 
 
 def finish(made: Assembled, folder: Path, work: Path) -> None:
@@ -195,9 +195,15 @@ def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set
     return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
+def _fields_of(task: ShardTask | InPlaceTask, source: Source) -> SampleFields:
+    if isinstance(task, InPlaceTask):
+        return task.fields
+    return SampleFields(needed=source.needs_captions)
+
+
 def _same_fields(fields: SampleFields | None, jobs: list[Job], split: Split) -> SampleFields | None:
     for job in jobs:
-        found = job.task.fields if isinstance(job.task, InPlaceTask) else SampleFields()
+        found = job.fields
         if fields is not None and found != fields:
             raise ConfigError(
                 f"split {split!r}: captions stand under {found.web!r} and {found.synthetic!r} in some shards, under "

@@ -16,7 +16,7 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
-def examine(record: Record, max_pixels: int = MOST_PIXELS, captions_needed: bool = True) -> tuple[int, int] | Skip:
+def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: bool = True) -> tuple[int, int] | Skip:
     """Width and height of the image, or why `record` cannot be used.
 
     Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.
@@ -34,7 +34,7 @@ def examine(record: Record, max_pixels: int = MOST_PIXELS, captions_needed: bool
         names = ", ".join(records.IMAGE_EXTENSIONS)
         return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
     if not record.image:
-        return Skip(records.EMPTY_FILE, record.key, "the image has 0 bytes")
+        return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
     try:
         with Image.open(io.BytesIO(record.image)) as opened:
             width, height = opened.size

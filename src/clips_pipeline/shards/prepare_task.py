@@ -16,7 +16,7 @@ from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
 from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
 from clips_pipeline.shards.statistics import (
     EXAMPLES_PER_REASON,
@@ -39,17 +39,17 @@ class Job:
 
     Attributes:
         task: gives the samples.
+        fields: where captions stand in what is read later, and whether they are needed.
         files: where shards, rows and result go.
         samples_per_shard: a shard that is full is followed by another.
         rules: which samples are taken.
-        captions_needed: whether a sample without web and synthetic caption is bad.
     """
 
     task: ShardTask | InPlaceTask
+    fields: SampleFields
     files: JobFiles
     samples_per_shard: int
     rules: Rules = field(default_factory=Rules)
-    captions_needed: bool = True
 
     @property
     def is_done(self) -> bool:
@@ -151,7 +151,7 @@ class Sieve:
         self.rows: list[tuple[int, ...]] = []
         self.keys: list[str] = []
         self.examples: list[Example] = []
-        self._rules, self._split, self._captions_needed = job.rules, job.files.split, job.captions_needed
+        self._rules, self._needed, self._split = job.rules, job.fields.needed, job.files.split
         self._shard = name_of(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
@@ -168,7 +168,7 @@ class Sieve:
         if item.key in self._seen:
             self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
             return None
-        size = examine(item, self._rules.max_pixels, self._captions_needed)
+        size = examine(item, self._rules.max_pixels, captions_needed=self._needed)
         if isinstance(size, Skip):
             self.skip(size)
             return None

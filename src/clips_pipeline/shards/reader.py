@@ -85,14 +85,19 @@ class ShardSet:
         """Number of samples of each shard."""
         return [shard.samples for shard in self.shards]
 
-    def read(self, shard: int, row: int) -> Record:
+    def read(self, shard: int, row: int, *, image: bool = True) -> Record:
         """Sample number `row` of a shard; its image is not decoded.
+
+        Args:
+            shard: number of it.
+            row: from 0.
+            image: False reads the texts only and gives an image of no bytes.
 
         Raises:
             BadSampleError: it is incomplete or damaged.
         """
         tar, used = self._opened(shard)
-        return parse(tar.read(row if used is None else int(used[row])), self.fields)
+        return parse(tar.read(row if used is None else int(used[row]), image=image), self.fields)
 
     def soon(self, shards: Iterable[int]) -> None:
         """These shards will be read next: those that are not on this machine begin to come; returns at once."""
@@ -163,8 +168,6 @@ def parse(members: Members, fields: SampleFields, *, synthetic: str | None = Non
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
-    if not members.image:
-        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{members.extension} has 0 bytes"))
     facts = facts_of(members)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic

@@ -184,7 +184,7 @@ class Statistics:
         fingerprint: of the index it belongs to.
         splits: by name.
         examples: the first few of every split and reason.
-        notes: counts that only the source knows (`Source.notes`), by name.
+        notes: counts of the source's own, such as rows of a table that no sample has.
     """
 
     fingerprint: str

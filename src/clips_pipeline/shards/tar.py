@@ -65,8 +65,12 @@ class TarFile:
         # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
         self._closed = weakref.finalize(self, os.close, descriptor)
 
-    def read(self, row: int) -> Members:
+    def read(self, row: int, *, image: bool = True) -> Members:
         """The files of sample number `row`.
+
+        Args:
+            row: from 0.
+            image: False leaves its bytes on the disk and gives none of them.
 
         Raises:
             BadSampleError: the tar ends before the sample does, or the disk fails.
@@ -75,8 +79,9 @@ class TarFile:
             raise BadSampleError(
                 Skip(records.UNREADABLE_SHARD, f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
             )
-        image, text, json, cls = (self._bytes(row, kind) for kind in range(_KINDS))
-        return Members(self.keys[row], self._extensions[row], image, text, json, cls)
+        encoded = self._bytes(row, 0) if image or self._places[row, 0, 0] < 0 else b""
+        text, json, cls = (self._bytes(row, kind) for kind in range(1, _KINDS))
+        return Members(self.keys[row], self._extensions[row], encoded, text, json, cls)
 
     def damage(self) -> str | None:
         """Why the tar is not whole, so that samples may be missing at its end, or None. Reads what follows the last file.

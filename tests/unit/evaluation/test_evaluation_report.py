@@ -93,7 +93,7 @@ def test_the_report_is_one_file_without_foreign_markup(tmp_path):
 
 def test_the_report_shows_values_chance_and_which_answer_is_right():
     html = report_html(result(), b"")
-    row = re.search(r"<tr><td>retrieval/scenes/mean_recall@1</td>(.*?)</tr>", html).group(1)
+    row = re.search(r"<tr><th scope=\"row\">retrieval/scenes/mean_recall@1</th>(.*?)</tr>", html).group(1)
     assert re.findall(r">([\d.]+)<", row) == ["0.2500", "0.0625"]
     page = Page(html)
     assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]

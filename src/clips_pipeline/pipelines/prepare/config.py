@@ -5,6 +5,7 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.demo.source import ScenesConfig
+from clips_pipeline.reports.data_health import HealthConfig
 from clips_pipeline.shards.filters import MOST_PIXELS, FilterConfig, Rules
 from clips_pipeline.shards.mapping import RunOn
 from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkConfig
@@ -60,7 +61,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Source, shards and tokenizer.
+    """Source, shards, tokenizer and report.
 
     Attributes:
         source: where samples come from.
@@ -71,6 +72,7 @@ class PrepareConfig:
         max_pixels: of an image; more count as a decompression bomb.
         interleaved: samples of shards in place whose files do not stand side by side: other readers would see pieces.
         filters: of usable samples, those that are wanted.
+        health: what the data health report reads.
     """
 
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -81,6 +83,7 @@ class PrepareConfig:
     max_pixels: int = MOST_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
         if self.processes < 1:

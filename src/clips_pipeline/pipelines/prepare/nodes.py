@@ -2,17 +2,14 @@
 
 import logging
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import to_mapping
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.prepare.stamp import is_stamped, stamp
+from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
 
 log = logging.getLogger(__name__)
-
-CONTACT_SHEET_RECORDS = 12
 
 
 def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
@@ -103,17 +100,24 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target
     return target
 
 
-def draw_contact_sheet(shards: Path, remote: Any, target: Path) -> Path:
-    """Pictures of the test split with all their captions, to look at."""
-    from clips_pipeline.demo.contact_sheet import contact_sheet
+def report_health(parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, target: Path) -> Path:
+    """What the data consists of, what was left out and what the model will read of it, as one HTML file."""
+    from clips_pipeline.reports.data_health import write_data_health
     from clips_pipeline.shards.index import load_index
-    from clips_pipeline.shards.reader import eval_samples
+    from clips_pipeline.text.tokenizer import load_tokenizer
 
-    facts = {"shards": load_index(shards).version}
+    config = typed("prepare", parameters).health
+    index = load_index(shards)
+    # The fingerprint too: another filter or source may leave the same samples and other counts.
+    facts = {
+        "health": to_mapping(config),
+        "shards": [index.version, index.fingerprint],
+        "tokenizer": contents(tokenizer),
+    }
     if is_stamped(target, facts):
+        log.info("%s: up to date, nothing to do", target)
         return target
-    records = list(islice(eval_samples(shards, "test", remote=remote), CONTACT_SHEET_RECORDS))
-    contact_sheet(records, target)
+    write_data_health(shards, load_tokenizer(tokenizer), config, target, remote)
     stamp(target, facts)
-    log.info("%s: drawn", target)
+    log.info("%s: written", target)
     return target

@@ -1,4 +1,4 @@
-"""Source to shards to tokenizer."""
+"""Source to shards to tokenizer, and a report on them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.prepare import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`shards`, `tokenizer` and the contact sheet from `params:prepare`."""
+    """`shards`, `tokenizer` and the data health report from `params:prepare`."""
     return Pipeline(
         [
             Node(
@@ -24,10 +24,10 @@ def create_pipeline(**options: Any) -> Pipeline:
                 name="make_tokenizer_node",
             ),
             Node(
-                nodes.draw_contact_sheet,
-                ["shards", "remote_shards", "contact_sheet_target"],
-                "contact_sheet",
-                name="draw_contact_sheet_node",
+                nodes.report_health,
+                ["params:prepare", "shards", "tokenizer", "remote_shards", "data_health_target"],
+                "data_health",
+                name="report_health_node",
             ),
         ],
         tags="prepare",

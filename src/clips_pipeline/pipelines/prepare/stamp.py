@@ -16,7 +16,7 @@ def stamp_file(made: Path) -> Path:
 
 def stamp(made: Path, facts: dict[str, Any]) -> None:
     """Remember the facts. Call it last: what has no stamp is made again."""
-    stamp_file(made).write_text(json.dumps({"facts": facts, "contents": _contents(made)}, indent=1, sort_keys=True))
+    stamp_file(made).write_text(json.dumps({"facts": facts, "contents": contents(made)}, indent=1, sort_keys=True))
 
 
 def is_stamped(made: Path, facts: dict[str, Any]) -> bool:
@@ -25,9 +25,10 @@ def is_stamped(made: Path, facts: dict[str, Any]) -> bool:
         found = json.loads(stamp_file(made).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    return made.exists() and found == {"facts": facts, "contents": _contents(made)}
+    return made.exists() and found == {"facts": facts, "contents": contents(made)}
 
 
-def _contents(made: Path) -> dict[str, str]:
+def contents(made: Path) -> dict[str, str]:
+    """sha256 of a file, or of every file of a folder, by name."""
     files = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()}

@@ -5,13 +5,21 @@ from typing import Any
 
 
 def register(
-    parameters: dict[str, Any], model_folder: Path, metrics: dict[str, float], mlflow_run: dict[str, Any]
+    parameters: dict[str, Any],
+    model_folder: Path,
+    metrics: dict[str, float],
+    mlflow_run: dict[str, Any],
+    data_health: Path,
 ) -> dict[str, Any]:
-    """Register the model as a new version of the registry, in the MLflow run that trained it."""
+    """Register the model as a new version of the registry, in the MLflow run that trained it.
+
+    The run gets the data health report here and not in training, which no change of a report should start anew.
+    """
     from clips_pipeline.config import to_mapping
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.lineage import read_lineage
     from clips_pipeline.registry.register import register_model
+    from clips_pipeline.registry.tracking import log_report
 
     registration = register_model(
         model_folder,
@@ -21,4 +29,5 @@ def register(
         parameters=mlflow_run["parameters"],
         lineage=read_lineage(Path.cwd()),
     )
+    log_report(registration.run_id, data_health)
     return to_mapping(registration)

@@ -1,0 +1,194 @@
+"""How long captions and fragments are in ids of the tokenizer, and what of them the model's rows cut off."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.tar import BadSampleError
+from clips_pipeline.text.captions import CaptionConfig, generator
+from clips_pipeline.text.fragments import FragmentConfig, Strategy, fragment
+from clips_pipeline.text.sentences import sub_captions
+from clips_pipeline.text.tokenizer import Tokenizer
+
+STRATEGIES: Final = get_args(Strategy)
+
+CONTEXT: Final = CaptionConfig().context_length
+CONTEXT_ROOM: Final = CONTEXT - 3
+"""Ids of a text that the text tower reads, at the default length."""
+
+TARGET: Final = CaptionConfig().target_length
+TARGET_ROOM: Final = TARGET - 2
+"""Ids of the synthetic caption that the captioner writes, at the default length."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Ids of one kind of text.
+
+    Attributes:
+        values: (N,) ids of each text, specials not counted; of a fragment with a budget what the budget left.
+        room: ids that fit into the row it goes to.
+        cut: texts of which ids are lost to the row, or to a budget that is the row's room.
+        unknown: ids that stand for a word which the vocabulary cannot spell, of all texts together.
+        replaced: fragments that have no usable piece, so that the web caption stands in.
+    """
+
+    values: NDArray[np.int64]
+    room: int
+    cut: int
+    unknown: int = 0
+    replaced: int = 0
+
+    def quantile(self, part: float) -> int:
+        """The smallest length that `part` of the texts, from 0 to 1, do not exceed; 0 where there is none."""
+        return int(np.quantile(self.values, part, method="inverted_cdf")) if len(self.values) else 0
+
+    @property
+    def empty(self) -> int:
+        """Texts without any id."""
+        return int((self.values == 0).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTexts:
+    """What was read of one split.
+
+    Attributes:
+        samples: whose texts were read. Sets that serve evaluation alone may lack captions, which are not counted then.
+        of_samples: that the split has.
+        shards: they came from.
+        of_shards: that the split has.
+        unreadable: samples left out, because they are damaged or cannot be had.
+        web: web captions in a row of the text tower.
+        synthetic: synthetic captions, whole, in the captioner's row.
+        human: human captions in a row of the text tower, all of each sample.
+        fragments: by strategy, in a row of the text tower.
+        sentences: (N,) sub-captions of each synthetic caption, by the published rule.
+    """
+
+    samples: int
+    of_samples: int
+    shards: int
+    of_shards: int
+    unreadable: int
+    web: Lengths
+    synthetic: Lengths
+    human: Lengths
+    fragments: dict[str, Lengths]
+    sentences: NDArray[np.int64]
+
+
+class DrawnSamples:
+    """Samples of a split: whole shards drawn at random, by a fixed seed, until there are enough.
+
+    Shards and not single samples, because each shard that is touched may have to be fetched.
+
+    Args:
+        folder: of the index.
+        split: of it.
+        most: samples.
+        remote: where shards that are not on this machine are copied to.
+    """
+
+    def __init__(self, folder: Path, split: str, most: int, remote: RemoteShards | None) -> None:
+        self.set = ShardSet(folder, split, keep_open=1, remote=remote)
+        self.split, self.unreadable = split, 0
+        shards = list(range(len(self.set.samples)))
+        random.Random(f"{_SEED}/{split}").shuffle(shards)  # noqa: S311 - no secret depends on it
+        self.places: list[tuple[int, int]] = []
+        for shard in shards:
+            if len(self.places) >= most:
+                break
+            count = min(self.set.samples[shard], most - len(self.places))
+            self.places += [(shard, row) for row in range(count)]
+
+    def texts(self) -> Iterator[Record]:
+        """All of them without their images; those that cannot be read are counted."""
+        self.unreadable = 0
+        for shard, row in self.places:
+            try:
+                yield self.set.read(shard, row, image=False)
+            except BadSampleError:
+                self.unreadable += 1
+        self.set.close()
+
+    def some(self, count: int) -> Iterator[Record]:
+        """At random `count` of them, with their images, in the order of the shards; fewer where some cannot be read."""
+        chosen = random.Random(f"{_SEED}/{self.split}/some").sample(  # noqa: S311 - as above
+            range(len(self.places)), min(count, len(self.places))
+        )
+        for shard, row in sorted(self.places[i] for i in chosen):
+            try:
+                yield self.set.read(shard, row)
+            except BadSampleError:
+                continue
+        self.set.close()
+
+
+def measure(drawn: DrawnSamples, tokenizer: Tokenizer) -> SplitTexts:
+    """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does."""
+    web, synthetic, human = (_Counter(tokenizer) for _ in range(3))
+    samples, sentences = 0, []
+    configs = {
+        name: FragmentConfig(strategy=name, tokens=None if name == "sub_caption" else CONTEXT_ROOM)
+        for name in STRATEGIES
+    }
+    fragments = {name: _Counter(tokenizer) for name in STRATEGIES}
+    for record in drawn.texts():
+        samples += 1
+        for caption in record.captions:
+            human.add(tokenizer.body(caption), CONTEXT_ROOM)
+        if record.web_caption:
+            web.add(tokenizer.body(record.web_caption), CONTEXT_ROOM)
+        if not record.synthetic_caption:
+            continue
+        body = tokenizer.body(record.synthetic_caption)
+        synthetic.add(body, TARGET_ROOM)
+        sentences.append(len(sub_captions(record.synthetic_caption)))
+        for name, config in configs.items():
+            made = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
+            if made is None:
+                fragments[name].replaced += 1
+                continue
+            fragments[name].add(made, CONTEXT_ROOM)
+            # A budget has cut it already.
+            fragments[name].cut += config.tokens is not None and len(body) > config.tokens
+    shards = drawn.set.samples
+    return SplitTexts(
+        samples=samples,
+        of_samples=sum(shards),
+        shards=len({shard for shard, _ in drawn.places}),
+        of_shards=len(shards),
+        unreadable=drawn.unreadable,
+        web=web.lengths(CONTEXT_ROOM),
+        synthetic=synthetic.lengths(TARGET_ROOM),
+        human=human.lengths(CONTEXT_ROOM),
+        fragments={name: counter.lengths(CONTEXT_ROOM) for name, counter in fragments.items()},
+        sentences=np.array(sentences, np.int64),
+    )
+
+
+class _Counter:
+    """Lengths in the making."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.unknown_id = tokenizer.unk_id
+        self.values: list[int] = []
+        self.cut = self.unknown = self.replaced = 0
+
+    def add(self, body: Sequence[int], room: int) -> None:
+        self.values.append(len(body))
+        self.cut += len(body) > room
+        self.unknown += body.count(self.unknown_id)
+
+    def lengths(self, room: int) -> Lengths:
+        return Lengths(np.array(self.values, np.int64), room, self.cut, self.unknown, self.replaced)

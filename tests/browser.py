@@ -1,0 +1,107 @@
+"""A real browser without a window, by WebDriver over HTTP: pages are opened, looked at and measured."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+
+_OPTIONS = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
+
+
+class Browser:
+    """One session of chromedriver."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        wanted = {
+            "unhandledPromptBehavior": "ignore",
+            "goog:chromeOptions": _OPTIONS,
+            "goog:loggingPrefs": {"performance": "ALL"},
+        }
+        found = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self._session = f"/session/{found['sessionId']}"
+
+    def open(self, url: str, width: int, height: int = 800) -> None:
+        """Load a page in a window of this many pixels; below 600 it is a phone's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        self._call("POST", f"{self._session}/goog/cdp/execute", body)
+        self._call("POST", f"{self._session}/url", {"url": url})
+
+    def run(self, script: str) -> Any:
+        """What a script of the tests gives back; the page's own policy does not bind it."""
+        return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
+
+    def dialog(self) -> str | None:
+        """The text of an open alert, or None."""
+        found = self._call("GET", f"{self._session}/alert/text", expected="no such alert")
+        return None if found is None else str(found)
+
+    def dismiss(self) -> None:
+        """Close the open alert."""
+        self._call("POST", f"{self._session}/alert/dismiss", {})
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the last call, without those that hold their own content."""
+        entries = self._call("POST", f"{self._session}/se/log", {"type": "performance"})
+        events = [json.loads(entry["message"])["message"] for entry in entries]
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [url for url in urls if not url.startswith("data:")]
+
+    def close(self) -> None:
+        """End the browser."""
+        self._call("DELETE", self._session)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, expected: str | None = None) -> Any:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            connection.request(method, path, json.dumps(body) if method == "POST" else None)
+            found = json.load(connection.getresponse())["value"]
+        finally:
+            connection.close()
+        if not isinstance(found, dict) or "error" not in found:
+            return found
+        if found["error"] != expected:
+            raise RuntimeError(f"{method} {path}: {found['error']}: {found['message']}")
+        return None
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A browser for as long as the block lasts; the test is skipped where none is installed."""
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip("chromedriver is not installed; CI has it")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(port)
+        opened = Browser(port)
+        try:
+            yield opened
+        finally:
+            opened.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(port: int) -> None:
+    until = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)

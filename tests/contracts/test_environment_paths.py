@@ -1,0 +1,42 @@
+"""Environments keep to folders of their own: what one makes, no other overwrites."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from kedro.config import OmegaConfigLoader
+
+from clips_pipeline.settings import CONFIG_LOADER_ARGS
+
+
+def paths(source: Path, environment: str) -> dict[str, str]:
+    """File paths of the catalog by entry, as a run in `environment` finds them."""
+    loader = OmegaConfigLoader(conf_source=str(source), env=environment, **CONFIG_LOADER_ARGS)
+    return {name: entry["filepath"] for name, entry in loader["catalog"].items() if "filepath" in entry}
+
+
+def inside(path: str, roots: set[str]) -> bool:
+    return any(Path(path).is_relative_to(root) for root in roots)
+
+
+@pytest.mark.parametrize("environment", ["smoke", "photos"])
+def test_whatever_an_environment_writes_lies_below_its_roots(repository: Path, environment: str) -> None:
+    conf = repository / "conf"
+    roots = yaml.safe_load((conf / environment / "globals.yml").read_text())
+    found = paths(conf, environment)
+    assert set(found) == set(paths(conf, "local"))
+    # What a search finds becomes an environment, wherever it searched.
+    outside = {name for name, path in found.items() if not inside(path, set(roots.values()))}
+    assert outside == {"best_parameters", "best_globals"}
+
+
+def test_an_environment_may_read_the_model_of_another(repository: Path, tmp_path: Path) -> None:
+    base, mine = paths(repository / "conf", "local"), tmp_path / "mine"
+    mine.mkdir()
+    os.symlink(repository / "conf" / "base", tmp_path / "base")
+    (mine / "globals.yml").write_text("data_root: data/mine\nresults_root: data/mine\nmodel_root: data\n")
+    found = paths(tmp_path, "mine")
+    assert {name for name in found if found[name] == base[name]} == {
+        "clips_model", "clips_model_target", "mlflow_run", "best_parameters", "best_globals",
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+"""The node of the data health report: it works when something has changed, and only then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.shards.samples import ListSource, record
+
+from clips_pipeline.pipelines.prepare.nodes import report_health
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.records import Skip
+from clips_pipeline.text.train_vocabulary import SMALLEST, train_wordpiece
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    make_shards(tmp_path, [record(i) for i in range(5)])
+    train_wordpiece(["web 1", "Long 2. And more."], SMALLEST, tmp_path / "tokenizer")
+    return tmp_path
+
+
+def make_shards(folder: Path, records: list[Any], name: str = "list") -> None:
+    prepare(ListSource({"train": [records]}, name), folder / "shards", max_skip_share=0.5)  # type: ignore[arg-type]
+
+
+def made(folder: Path, **health: int) -> tuple[int, str]:
+    """When the report was written, in nanoseconds, and what it says."""
+    target = folder / "data_health.html"
+    file = report_health({"health": health}, folder / "shards", folder / "tokenizer", None, target)
+    assert file == target
+    return file.stat().st_mtime_ns, file.read_text(encoding="utf-8")
+
+
+def test_current_is_left_alone(prepared: Path) -> None:
+    first = made(prepared)
+    assert "5 of 5 samples" in first[1]
+    assert made(prepared) == first
+
+
+def test_made_anew_when_settings_data_tokenizer_or_the_file_change(prepared: Path) -> None:
+    seen = [made(prepared), made(prepared, samples=2)]
+    assert "2 of 5 samples" in seen[-1][1]
+    # The same samples, but another one was offered and left out.
+    make_shards(prepared, [*(record(i) for i in range(5)), Skip("bad_record", "odd", "why")], "other")
+    seen.append(made(prepared, samples=2))
+    assert "bad_record" in seen[-1][1]
+    train_wordpiece(["web 1 2 3 4", "Long 2. And more."], SMALLEST, prepared / "tokenizer")
+    seen.append(made(prepared, samples=2))
+    assert len({written for written, _ in seen}) == 4
+    (prepared / "data_health.html").write_text("edited")
+    assert made(prepared, samples=2)[1] == seen[-1][1]

@@ -1,0 +1,114 @@
+"""Lengths against captions whose words can be counted by eye."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.reports.hostile import Words
+from tests.unit.shards.samples import ListSource, record
+
+from clips_pipeline.reports.caption_lengths import CONTEXT_ROOM, STRATEGIES, TARGET_ROOM, DrawnSamples, measure
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.text.captions import CaptionConfig, CaptionReader, FragmentConfig
+
+CAPTIONS = [
+    ("one two three", "A b. C d e! F"),
+    ("w " * 78, "w " * 127),
+    ("xyz xyz", "xyz " * 77),
+    ("w " * 77, "w " * 126),
+    ("one", "!!! ..."),
+]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    records = [record(i, web_caption=web, synthetic_caption=long) for i, (web, long) in enumerate(CAPTIONS)]
+    prepare(ListSource({"train": [records]}), tmp_path / "shards")  # type: ignore[arg-type]
+    return tmp_path / "shards"
+
+
+def test_counts_can_be_checked_by_hand(shards: Path) -> None:
+    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+    assert (found.samples, found.of_samples, found.shards, found.of_shards, found.unreadable) == (5, 5, 1, 1, 0)
+    assert found.web.values.tolist() == [3, 78, 2, 77, 1]
+    assert (found.web.cut, found.web.unknown, found.web.quantile(0.5), found.web.quantile(1)) == (1, 2, 3, 78)
+    assert found.synthetic.values.tolist() == [6, 127, 77, 126, 2]
+    assert (found.synthetic.cut, found.synthetic.room, found.synthetic.unknown) == (1, 126, 77)
+    # The blank after the last word of the others is no stop, so they are one sentence.
+    assert found.sentences.tolist() == [3, 1, 1, 1, 1]
+    assert set(found.fragments) == set(STRATEGIES) == {"sub_caption", "truncation", "random_mask", "block_mask"}
+    sub_caption = found.fragments["sub_caption"]
+    assert sub_caption.values.tolist()[1:] == [127, 77, 126, 0]
+    assert sub_caption.values.tolist()[0] in (1, 2, 3)
+    assert (sub_caption.cut, sub_caption.empty, sub_caption.replaced) == (2, 1, 0)
+    for name in ("truncation", "random_mask", "block_mask"):
+        assert found.fragments[name].values.tolist() == [6, 77, 77, 77, 2]
+        assert found.fragments[name].cut == 2
+
+
+def test_rows_of_training_hold_what_the_report_says(shards: Path) -> None:
+    """The text tower's rows, made by the reader that training uses, with each strategy's default."""
+    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+    for name in STRATEGIES:
+        reader = CaptionReader(CaptionConfig(fragment=FragmentConfig(strategy=name)), Words(), seed=0)
+        rows = [
+            reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in eval_samples(shards, "train")
+        ]
+        read = [len([i for i in row.fragment if i in (4, 5)]) for row in rows]
+        assert read == np.minimum(found.fragments[name].values, CONTEXT_ROOM).tolist()
+    assert [sum(i in (4, 5) for i in row.web) for row in rows] == np.minimum(found.web.values, CONTEXT_ROOM).tolist()
+    targets = [sum(i in (4, 5) for i in row.target) for row in rows]
+    assert targets == np.minimum(found.synthetic.values, TARGET_ROOM).tolist()
+
+
+def test_a_caption_without_a_piece_is_replaced(tmp_path: Path) -> None:
+    source = ListSource({"train": [[record(0, synthetic_caption="..."), record(1)]]})
+    prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
+    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words())
+    assert found.fragments["sub_caption"].replaced == 1
+    assert len(found.fragments["sub_caption"].values) == 1
+    assert found.fragments["truncation"].replaced == 0
+
+
+def test_human_captions_count_one_by_one_and_captions_that_a_set_lacks_do_not(tmp_path: Path) -> None:
+    records = [record(0, web_caption="", synthetic_caption="", captions=("a b", "c d e")), record(1)]
+    source = ListSource({"train": [records]}, needs_captions=False)
+    prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
+    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words())
+    assert found.samples == 2
+    assert found.human.values.tolist() == [2, 3]
+    assert found.web.values.tolist() == [2]
+    assert found.synthetic.values.tolist() == [4]
+    assert [len(lengths.values) for lengths in found.fragments.values()] == [1] * 4
+    assert len(found.sentences) == 1
+
+
+def test_whole_shards_are_drawn_until_there_are_enough(tmp_path: Path) -> None:
+    records = [record(i) for i in range(50)]
+    prepare(ListSource({"train": [records]}), tmp_path / "shards", samples_per_shard=5)  # type: ignore[arg-type]
+    drawn = DrawnSamples(tmp_path / "shards", "train", 12, None)
+    shards = [shard for shard, _ in drawn.places]
+    assert len(drawn.places) == 12
+    assert [shards.count(shard) for shard in dict.fromkeys(shards)] == [5, 5, 2]
+    assert sorted(set(shards)) != [0, 1, 2]
+    assert drawn.places == DrawnSamples(tmp_path / "shards", "train", 12, None).places
+    keys = [r.key for r in drawn.texts()]
+    some = list(drawn.some(4))
+    assert len({r.key for r in some}) == 4
+    assert {r.key for r in some} <= set(keys)
+    assert all(r.image for r in some)
+    assert not any(r.image for r in drawn.texts())
+    assert len(list(drawn.some(100))) == 12
+    found = measure(drawn, Words())
+    assert (found.samples, found.of_samples, found.shards, found.of_shards) == (12, 50, 3, 10)
+
+
+def test_samples_that_have_become_unreadable_are_counted(shards: Path) -> None:
+    entry = load_index(shards).split("train")[0]
+    content = (shards / entry.path).read_bytes()
+    at = content.index(b"re_caption")
+    (shards / entry.path).write_bytes(content[:at] + b"xx_caption" + content[at + 10 :])
+    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+    assert (found.samples, found.unreadable) == (4, 1)
