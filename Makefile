@@ -73,7 +73,7 @@ dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
 
 ##@ Checks
 .PHONY: check
-check: lint types layers test drill ## everything that CI runs
+check: lint types layers stages test drill ## everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP) ## format and style (ruff), changing nothing
@@ -92,6 +92,10 @@ types: $(STAMP) ## types (mypy, strict on src/)
 .PHONY: layers
 layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 	$(BIN)/lint-imports
+
+.PHONY: stages
+stages: $(STAMP) ## whether dvc.yaml is what the graph says (`kedro dvc sync` makes it so)
+	$(BIN)/kedro dvc check
 
 # pytest ends with 5 where no test is marked slow; any other status counts.
 .PHONY: drill

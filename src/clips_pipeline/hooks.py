@@ -1,4 +1,4 @@
-"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, outputs committed to DVC, a summary."""
+"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary."""
 
 import logging
 from typing import Any
@@ -9,7 +9,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.pipelines import dvc_stages, parameters, run_identity, summary
+from clips_pipeline.pipelines import lineage, run_identity, summary
+from clips_pipeline.pipelines.check import check
+from kedro_dvc_sync.project import Project
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,8 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._context: KedroContext | None = None
+        self._code: lineage.Code | None = None
+        self._run_id: str | None = None
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -51,15 +55,31 @@ class ProjectHooks:
             SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it.
         """
         try:
-            parameters.check(pipeline, catalog)
+            check(pipeline, catalog)
         except ConfigError as error:
             log.error("%s", error)
             raise SystemExit(2) from None
+        self._run_id = None
+        if self._context is not None:
+            self._code = lineage.code_of(self._context.project_path)
         tracking = getattr(self._context, "mlflow", None)
         if tracking is not None:
-            run_id = run_identity.run_to_continue(pipeline, catalog)
-            if run_id is not None:
-                tracking.tracking.run.id = run_id
+            found = run_identity.run_to_continue(pipeline, catalog)
+            if found is not None:
+                # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
+                tracking.tracking.run.id, tracking.tracking.run.name = found
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        """The run is open now: say which code it begins with."""
+        import mlflow
+
+        active = mlflow.active_run()
+        if self._run_id is None and self._code is not None and active is not None:
+            from clips_pipeline.registry.lineage_store import tag_run
+
+            self._run_id = active.info.run_id
+            tag_run(self._run_id, self._code.git)
 
     @hook_impl
     def after_pipeline_run(
@@ -69,9 +89,22 @@ class ProjectHooks:
         if self._context is None:
             return
         environment = self._context.env or "local"
-        if environment in ("base", "local"):
-            dvc_stages.commit(self._context.project_path, pipeline, catalog)
+        self._record(pipeline, catalog, None if environment == "local" else environment)
         summary.show(pipeline, catalog, environment)
+
+    def _record(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str | None) -> None:
+        """The lineage, on the run and on the version that was registered."""
+        if self._context is None or self._code is None or self._run_id is None:
+            return
+        from clips_pipeline.registry import lineage_store
+
+        project = Project(self._context.project_path, environment)
+        names = {node.name for node in pipeline.nodes}
+        found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
+        lineage_store.record_run(self._run_id, found.only(ran), self._code.patch)
+        if "registered_model" in pipeline.all_outputs():
+            registered = catalog.load("registered_model")
+            lineage_store.attach(registered["name"], registered["version"], found, self._code.patch)
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:

@@ -10,8 +10,10 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from kedro.config import OmegaConfigLoader
 
 from clips_pipeline.hooks import ProjectHooks
+from kedro_dvc_sync.hooks import DvcHooks
 
-HOOKS = (ProjectHooks(),)
+# Called last to first: results are committed to DVC before the others' lineage is read from its lock.
+HOOKS = (ProjectHooks(), DvcHooks())
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

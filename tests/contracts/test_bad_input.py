@@ -14,7 +14,8 @@ from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.pipeline_registry import register_pipelines
-from clips_pipeline.pipelines.parameters import TYPES, check
+from clips_pipeline.pipelines.check import check
+from clips_pipeline.pipelines.parameters import TYPES
 from clips_pipeline.tuning.search_space import merged
 
 

@@ -1,66 +1,28 @@
-"""Which typed object each `params:` entry becomes, and the check that runs before any node."""
+"""Which typed object each `params:` entry becomes."""
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from kedro.io import CatalogProtocol, DatasetError
-from kedro.pipeline import Pipeline
+from clips_pipeline.config import from_mapping
 
-from clips_pipeline.config import ConfigError, from_mapping
-
-
-def _prepare() -> type[Any]:
-    from clips_pipeline.pipelines.prepare.config import PrepareConfig
-
-    return PrepareConfig
-
-
-def _storage() -> type[Any]:
-    from clips_pipeline.shards.storage import StorageConfig
-
-    return StorageConfig
-
-
-def _train() -> type[Any]:
-    from clips_pipeline.training.config import TrainConfig
-
-    return TrainConfig
-
-
-def _evaluate() -> type[Any]:
-    from clips_pipeline.evaluation.config import EvaluationConfig
-
-    return EvaluationConfig
-
-
-def _register() -> type[Any]:
-    from clips_pipeline.registry.register import RegistryConfig
-
-    return RegistryConfig
-
-
-def _export_benchmark() -> type[Any]:
-    from clips_pipeline.shards.benchmark_export import ExportConfig
-
-    return ExportConfig
-
-
-def _search() -> type[Any]:
-    from clips_pipeline.tuning.config import SearchConfig
-
-    return SearchConfig
-
-
-# Functions, not classes: reading the registry must load nothing heavy.
-TYPES: dict[str, Callable[[], type[Any]]] = {
-    "prepare": _prepare,
-    "storage": _storage,
-    "train": _train,
-    "evaluate": _evaluate,
-    "register": _register,
-    "search": _search,
-    "export_benchmark": _export_benchmark,
+# Named, not imported: every node reads its parameters through this file, and what a node's file imports is what DVC takes for
+# its code. A stage is not to run again because the settings of another have a new field.
+TYPES = {
+    "prepare": "clips_pipeline.pipelines.prepare.config:PrepareConfig",
+    "storage": "clips_pipeline.shards.storage:StorageConfig",
+    "train": "clips_pipeline.training.config:TrainConfig",
+    "evaluate": "clips_pipeline.evaluation.config:EvaluationConfig",
+    "register": "clips_pipeline.registry.register:RegistryConfig",
+    "search": "clips_pipeline.tuning.config:SearchConfig",
+    "export_benchmark": "clips_pipeline.shards.benchmark_export:ExportConfig",
 }
+
+
+def type_of(name: str) -> type[Any]:
+    """The dataclass of the parameter group `name`."""
+    module, _, cls = TYPES[name].partition(":")
+    found: type[Any] = getattr(import_module(module), cls)
+    return found
 
 
 def typed(name: str, mapping: dict[str, Any]) -> Any:
@@ -69,44 +31,4 @@ def typed(name: str, mapping: dict[str, Any]) -> Any:
     Raises:
         ConfigError: unknown key, wrong type or impossible value, with its dotted path.
     """
-    return from_mapping(TYPES[name](), mapping, where=name)
-
-
-def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
-    """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
-
-    Raises:
-        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage
-            settings or credentials of another shape, a source that is not there, a model that cannot be built, or a
-            search space that does not fit the training.
-    """
-    known = set(TYPES)
-    for group in catalog.load("parameters"):
-        if group not in known:
-            raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
-    groups = {
-        name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
-    }
-    try:
-        remote = catalog.load("remote_shards")
-    except DatasetError as error:
-        # Kedro wraps what a dataset raises, more than once.
-        cause: BaseException | None = error
-        while isinstance(cause, DatasetError):
-            cause = cause.__cause__
-        raise (cause if isinstance(cause, ConfigError) else error) from None
-    configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
-    if "prepare" in configs:
-        from clips_pipeline.pipelines.prepare.nodes import source_of
-
-        source_of(groups["prepare"], remote.storage, catalog.load("caption_tables_target"))
-    if "train" in configs:
-        from clips_pipeline.training.resolve import model_config
-
-        # Only a vocabulary that is about to be trained has a size already.
-        tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
-        model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
-    if "search" in configs:
-        from clips_pipeline.tuning.study import check_space
-
-        check_space(configs["search"], groups["train"])
+    return from_mapping(type_of(name), mapping, where=name)

@@ -11,8 +11,8 @@ from kedro.pipeline import Pipeline
 log = logging.getLogger(__name__)
 
 
-def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> str | None:
-    """The id of the run that made, or is making, the model this pipeline works on; None for a new run.
+def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> tuple[str, str] | None:
+    """Id and name of the run that made, or is making, the model this pipeline works on; None for a new run.
 
     A training that was interrupted goes on in its run. `evaluate` and `register` continue the run of the model.
     """
@@ -23,7 +23,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> s
         run_id = catalog.load("mlflow_run")["run_id"]
     else:
         return None
-    return run_id if run_id and _may_continue(run_id, pipeline, catalog) else None
+    return (
+        (run_id, mlflow.get_run(run_id).info.run_name) if run_id and _may_continue(run_id, pipeline, catalog) else None
+    )
 
 
 def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:

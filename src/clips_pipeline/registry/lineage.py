@@ -1,21 +1,24 @@
-"""Which code and which data made a model: the git commit and the hashes in `dvc.lock`.
+"""Which code, data and parameters made a model: the checkout, and what DVC's lock says of every stage.
 
-No mlflow here: this file reads the project, `register` writes what it found on the model version.
+No mlflow here: this file reads the project, `lineage_store` keeps what it found.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.names import flatten
 
 LOCK_FILE = "dvc.lock"
+# A larger difference is data that forgot to be ignored.
+PATCH_LIMIT_BYTES = 10 * 2**20
 _HASHES = ("md5", "etag", "checksum")
 
 
@@ -36,49 +39,62 @@ class GitState:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Code and data of one model.
+    """Code, data and parameters of one model.
 
     Attributes:
-        git: the checkout.
-        data: path of every DVC output to its hash (`.dir` at its end marks a folder).
+        git: the checkout when the run began.
+        environment: Kedro's; None for the base.
+        lock: DVC's lock entry of every stage, by name; its parameters are those that were used.
+        parameters: of every stage, nested, all files merged.
     """
 
     git: GitState = field(default_factory=GitState)
-    data: Mapping[str, str] = field(default_factory=dict)
+    environment: str | None = None
+    lock: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Every output with its hash (`.dir` at its end marks a folder), by path."""
+        return dict(sorted(pair for entry in self.lock.values() for pair in _hashes(entry, "outs").items()))
+
+    def inputs(self, stage: str) -> dict[str, str]:
+        """Every file and folder that `stage` read, code included, with its hash."""
+        return _hashes(self.lock[stage], "deps")
+
+    def only(self, stages: Iterable[str]) -> "Lineage":
+        """The same with these stages alone."""
+        kept = {name: entry for name, entry in self.lock.items() if name in set(stages)}
+        return replace(self, lock=kept)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON; `lock` is kept as a file of its own."""
+        stages = {
+            name: {"command": entry.get("cmd"), "inputs": self.inputs(name), "outputs": _hashes(entry, "outs")}
+            for name, entry in self.lock.items()
+        }
+        git = {"commit": self.git.commit, "dirty": self.git.dirty, "branch": self.git.branch}
+        return {"git": git, "environment": self.environment, "parameters": dict(self.parameters), "stages": stages}
 
 
-def read_lineage(project: Path) -> Lineage:
-    """Read the checkout and the `dvc.lock` at `project`, the root of the Kedro project.
-
-    Raises:
-        ConfigError: `dvc.lock` is not what DVC writes. A missing one is no error: nothing was versioned yet.
-    """
-    data = data_hashes(project / LOCK_FILE)
-    return Lineage(git=git_state(project, outputs=data), data=data)
-
-
-def data_hashes(lock_file: Path) -> dict[str, str]:
-    """Every output path in `dvc.lock` with its hash, by path; empty where there is no such file.
-
-    Raises:
-        ConfigError: the file cannot be read as a DVC lock.
-    """
-    try:
-        text = lock_file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    try:
-        lock = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"{lock_file}: not YAML ({detail}); restore it with `git checkout -- {LOCK_FILE}`") from None
-    try:
-        outs = [out for stage in ((lock or {}).get("stages") or {}).values() for out in stage.get("outs") or []]
-        return dict(sorted((str(out["path"]), _hash_of(out)) for out in outs))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{lock_file}: not a DVC lock ({error!r}); restore it with `git checkout -- {LOCK_FILE}`"
-        ) from None
+def described(lineage: Lineage) -> str:
+    """The lineage for people: one line per fact."""
+    git = lineage.git
+    lines = [
+        f"commit       {git.commit or 'unknown'}{' with uncommitted changes' if git.dirty else ''}",
+        f"branch       {git.branch or '-'}",
+        f"environment  {lineage.environment or 'base'}",
+    ]
+    for stage in lineage.lock:
+        lines += ["", f"{stage}: {lineage.lock[stage].get('cmd')}"]
+        inputs = lineage.inputs(stage)
+        outputs = lineage.only([stage]).data
+        width = max((len(path) for path in (*inputs, *outputs)), default=0)
+        for title, hashes in (("read", inputs), ("made", outputs)):
+            lines += [f"  {title}  {path:<{width}}  {value}" for path, value in sorted(hashes.items())]
+    lines += ["", "parameters"]
+    lines += [f"  {path} = {value}" for path, value in flatten(lineage.parameters).items()]
+    return "\n".join(lines)
 
 
 def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
@@ -87,18 +103,41 @@ def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
     Args:
         project: a folder in the checkout.
         outputs: paths, relative to `project`, that do not count as changes. A run rewrites `dvc.lock` (always left out)
-            and committed metrics; they would make every run look dirty.
+            and may rewrite committed metrics; they would make every run look dirty.
     """
     commit = _git(project, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return GitState()
-    status = _git(project, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", ".") or ""
-    prefix = (_git(project, "rev-parse", "--show-prefix") or "").strip()
-    ignored = [PurePosixPath(prefix, path) for path in (LOCK_FILE, *outputs)]
-    changed = [PurePosixPath(entry[3:]) for entry in status.split("\0") if entry]
-    dirty = any(not any(path.is_relative_to(out) for out in ignored) for path in changed)
     branch = _git(project, "symbolic-ref", "--short", "-q", "HEAD")
-    return GitState(commit=commit.strip(), dirty=dirty, branch=branch.strip() if branch else None)
+    return GitState(commit.strip(), bool(_changed(project, outputs)), branch.strip() if branch else None)
+
+
+def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | None:
+    """What `git apply` needs to make the commit into this checkout, new files included; `outputs` as for `git_state`.
+
+    Returns:
+        empty where nothing differs; None where the changed files are larger than `PATCH_LIMIT_BYTES`.
+    """
+    changed = _changed(project, outputs)
+    top = Path((_git(project, "rev-parse", "--show-toplevel") or ".").strip())
+    sizes = [(top / path).stat().st_size for path in changed if (top / path).is_file()]
+    if sum(sizes) > PATCH_LIMIT_BYTES:
+        return None
+    if not changed:
+        return b""
+    objects = Path((_git(top, "rev-parse", "--git-path", "objects") or "").strip())
+    with tempfile.TemporaryDirectory() as aside:
+        # An index and an object store of our own: the user's stay as they are.
+        (Path(aside) / "objects").mkdir()
+        own = {
+            "GIT_INDEX_FILE": str(Path(aside) / "index"),
+            "GIT_OBJECT_DIRECTORY": str(Path(aside) / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / objects).resolve()),
+        }
+        paths = "\0".join(str(path) for path in changed).encode()
+        _checked(top, own, "read-tree", "HEAD")
+        _checked(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths)
+        return _checked(top, own, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
 
 
 def folder_digest(folder: Path) -> str:
@@ -109,7 +148,7 @@ def folder_digest(folder: Path) -> str:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
-        raise ConfigError(f"{folder}: no exported model here; run `kedro run --pipeline train` first")
+        raise ConfigError(f"{folder}: no exported model here; run `kedro run --pipelines train` first")
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as stream:
@@ -119,9 +158,21 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _hash_of(out: Mapping[str, Any]) -> str:
-    # Remote outputs carry an etag or a checksum instead; an output of zero files may carry none.
-    return next((str(out[name]) for name in _HASHES if name in out), "none")
+def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
+    # Remote outputs carry an etag or a checksum instead; what was too large to read, or empty, carries none.
+    return {
+        str(item["path"]): next((str(item[name]) for name in _HASHES if name in item), "none")
+        for item in entry.get(kind) or []
+    }
+
+
+def _changed(project: Path, outputs: Iterable[str]) -> list[PurePosixPath]:
+    """Changed and new files, relative to the repository."""
+    status = _git(project, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", ".") or ""
+    prefix = (_git(project, "rev-parse", "--show-prefix") or "").strip()
+    made = [PurePosixPath(prefix, path) for path in outputs]
+    changed = [PurePosixPath(entry[3:]) for entry in status.split("\0") if entry]
+    return [p for p in changed if p.name != LOCK_FILE and not any(p.is_relative_to(out) for out in made)]
 
 
 def _git(project: Path, *arguments: str) -> str | None:
@@ -133,3 +184,13 @@ def _git(project: Path, *arguments: str) -> str | None:
         [program, "--no-optional-locks", *arguments], cwd=project, capture_output=True, text=True, check=False
     )
     return done.stdout if done.returncode == 0 else None
+
+
+def _checked(folder: Path, environment: dict[str, str], *arguments: str, given: bytes = b"") -> bytes:
+    command = [shutil.which("git") or "git", *arguments]
+    done = subprocess.run(  # noqa: S603
+        command, cwd=folder, env={**os.environ, **environment}, input=given, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise ConfigError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    return done.stdout

@@ -18,7 +18,6 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
-import clips_pipeline
 from clips_pipeline.config import ConfigError
 
 ARTIFACT = "model"
@@ -60,7 +59,7 @@ def log_package(model_folder: Path, *, name: str) -> Any:
     missing = [file for file in ("model.safetensors", "config.json") if not (model_folder / file).is_file()]
     if missing:
         raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
-    package = Path(clips_pipeline.__file__).parent
+    package = Path(__file__).resolve().parents[1]
     with warnings.catch_warnings():
         # With an input example mlflow would load the model, and torch, into this process to try it.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)

@@ -1,4 +1,4 @@
-"""One model, one run, one version: metrics, parameters, code and data joined, and the alias moved if the gate agrees.
+"""One model, one run, one version: metrics and parameters joined, and the alias moved if the gate agrees.
 
 All goes to the tracking and registry URIs that mlflow is set to (kedro-mlflow sets them from `conf/*/mlflow.yml`).
 """
@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.gate import Decision, decide
-from clips_pipeline.registry.lineage import Lineage, folder_digest
+from clips_pipeline.registry.lineage import folder_digest
+from clips_pipeline.registry.names import flatten, mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ GATE_DECISION = "gate.decision"
 GATE_REASON = "gate.reason"
 _METRIC = "metric."
 _LONGEST_PARAMETER = 6000
-_LONGEST_KEY = 250
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,6 @@ class Registration:
     champion_uri: str | None
 
 
-def mlflow_key(name: str) -> str:
-    """A name as MLflow accepts it in metrics, parameters and tags: `recall@1` becomes `recall_at_1`, the rest `_`."""
-    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))[:_LONGEST_KEY]
-
-
 def register_model(
     model_folder: Path,
     metrics: Mapping[str, float],
@@ -85,7 +80,6 @@ def register_model(
     run_id: str | None = None,
     config: RegistryConfig | None = None,
     parameters: Mapping[str, Any] | None = None,
-    lineage: Lineage | None = None,
 ) -> Registration:
     """Register the exported model as a new version, and give it the alias if the gate lets it.
 
@@ -97,13 +91,11 @@ def register_model(
         run_id: the run that trained the model, which is continued; None means the active run, or a new one.
         config: names and the deciding metric.
         parameters: nested parameters; logged to the run flat, where it does not have them yet.
-        lineage: code and data, from `read_lineage`.
 
     Raises:
         ConfigError: no model in the folder, a metric that is not finite, or an unknown run.
     """
     config = config or RegistryConfig()
-    lineage = lineage or Lineage()
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
         raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
@@ -112,12 +104,13 @@ def register_model(
     digest = folder_digest(model_folder)
     with _run(client, run_id) as active:
         log_parameters(client, active, parameters or {})
-        tags = version_tags(metrics, lineage) | {MODEL_DIGEST: digest}
+        tags = {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()} | {
+            MODEL_DIGEST: digest
+        }
         version = _same_version(client, config.name, active, digest)
         if version is None:
             info = log_package(model_folder, name=config.name)
             mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()}, model_id=info.model_id)
-            mlflow.log_dict(_plain(lineage), "lineage.json")
             version = int(mlflow.register_model(info.model_uri, config.name, tags=tags).version)
         else:
             mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()})
@@ -136,34 +129,6 @@ def register_model(
     )
 
 
-def version_tags(metrics: Mapping[str, float], lineage: Lineage) -> dict[str, str]:
-    """Tags of a version: `git.commit`, `git.dirty`, `git.branch`, `data.<path>` and `metric.<name>`, all text."""
-    git = lineage.git
-    tags = {
-        "git.commit": git.commit or "unknown",
-        "git.dirty": "unknown" if git.dirty is None else str(git.dirty).lower(),
-        "git.branch": git.branch or "unknown",
-    }
-    tags |= data_tags(lineage.data)
-    return tags | {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()}
-
-
-def data_tags(data: Mapping[str, str]) -> dict[str, str]:
-    """One tag per DVC output, `data.<path>`, with its hash."""
-    return {mlflow_key(f"data.{path}"): value for path, value in data.items()}
-
-
-def tag_data(name: str, version: int, data: Mapping[str, str]) -> None:
-    """Write data hashes onto a version again.
-
-    A plain `kedro run` commits its outputs to `dvc.lock` after its last node, so the hashes a `register` node reads may
-    be those of the run before; the hook that commits calls this afterwards.
-    """
-    client = MlflowClient()
-    for key, value in data_tags(data).items():
-        client.set_model_version_tag(name, str(version), key, value)
-
-
 def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
     """Log nested parameters as `a.b.c`; those the run has already stay, and a different value is only warned about.
 
@@ -176,17 +141,6 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
             client.log_param(run_id, name, text)
         elif known[name] != text:
             log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, known[name], text)
-
-
-def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one level, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 @contextmanager
@@ -243,7 +197,3 @@ def _metrics_of(client: MlflowClient, config: RegistryConfig, version: int | Non
         return None
     value = client.get_model_version(config.name, str(version)).tags.get(mlflow_key(_METRIC + config.metric))
     return {} if value is None else {config.metric: float(value)}
-
-
-def _plain(lineage: Lineage) -> dict[str, Any]:
-    return {"git": asdict(lineage.git), "data": dict(lineage.data)}

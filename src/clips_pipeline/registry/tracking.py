@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from clips_pipeline.registry.register import mlflow_key
+from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.training.events import STEP_NUMBERS, Event, EventReader
 
 log = logging.getLogger(__name__)
@@ -152,19 +152,3 @@ def log_search(metric: str, value: float, best_parameters: dict[str, Any]) -> No
         return
     mlflow.log_metric(mlflow_key(f"best/{metric}"), value)
     mlflow.log_dict(best_parameters, "best_parameters.yml")
-
-
-def log_evaluation(run_id: str | None, metrics: dict[str, float], report: Path) -> None:
-    """Put the final metrics and the report on the run that trained the model; None: training was not tracked."""
-    if run_id is None:
-        return
-    client = MlflowClient()
-    for name, value in metrics.items():
-        client.log_metric(run_id, mlflow_key(name), value)
-    log_report(run_id, report)
-
-
-def log_report(run_id: str | None, report: Path) -> None:
-    """Put a report on a run as an artifact; None: training was not tracked."""
-    if run_id is not None:
-        MlflowClient().log_artifact(run_id, str(report))

@@ -9,8 +9,9 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage import GitState, Lineage
+from clips_pipeline.registry.names import flatten, mlflow_key
 from clips_pipeline.registry.packaging import fetch_model_folder, requirements
-from clips_pipeline.registry.register import RegistryConfig, flatten, mlflow_key, register_model, tag_data
+from clips_pipeline.registry.register import RegistryConfig, register_model, tag_data
 
 METRIC = "retrieval/scenes/mean_recall@1"
 LINEAGE = Lineage(

@@ -22,7 +22,7 @@ def evaluate(
     from clips_pipeline.evaluation.evaluate import evaluate_model
     from clips_pipeline.evaluation.report import write_report
     from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.registry.tracking import log_evaluation
+    from clips_pipeline.registry.evaluation_log import log_evaluation
 
     result = evaluate_model(model_folder, shards, typed("evaluate", parameters), remote)
     path = write_report(result, report.parent)

@@ -17,9 +17,8 @@ def register(
     """
     from clips_pipeline.config import to_mapping
     from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.registry.lineage import read_lineage
+    from clips_pipeline.registry.evaluation_log import log_report
     from clips_pipeline.registry.register import register_model
-    from clips_pipeline.registry.tracking import log_report
 
     registration = register_model(
         model_folder,
@@ -27,7 +26,6 @@ def register(
         run_id=mlflow_run["run_id"],
         config=typed("register", parameters),
         parameters=mlflow_run["parameters"],
-        lineage=read_lineage(Path.cwd()),
     )
     log_report(registration.run_id, data_health)
     return to_mapping(registration)

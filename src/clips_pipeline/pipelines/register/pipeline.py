@@ -1,4 +1,4 @@
-"""Model, metrics and lineage to an MLflow model version."""
+"""Model and metrics to an MLflow model version."""
 
 from typing import Any
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.tracking import log_report
+from clips_pipeline.registry.evaluation_log import log_report
 
 
 def test_a_report_becomes_an_artifact_of_the_run(store: str, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""The check of all parameters before any node runs."""
+
+from typing import Any
+
+from kedro.io import CatalogProtocol, DatasetError
+from kedro.pipeline import Pipeline
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.pipelines.parameters import TYPES, typed
+
+
+def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+    """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
+
+    Raises:
+        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage
+            settings or credentials of another shape, a source that is not there, a model that cannot be built, or a
+            search space that does not fit the training.
+    """
+    known = set(TYPES)
+    for group in catalog.load("parameters"):
+        if group not in known:
+            raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
+    groups = {
+        name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
+    }
+    try:
+        remote = catalog.load("remote_shards")
+    except DatasetError as error:
+        # Kedro wraps what a dataset raises, more than once.
+        cause: BaseException | None = error
+        while isinstance(cause, DatasetError):
+            cause = cause.__cause__
+        raise (cause if isinstance(cause, ConfigError) else error) from None
+    configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
+    if "prepare" in configs:
+        from clips_pipeline.pipelines.prepare.nodes import source_of
+
+        source_of(groups["prepare"], remote.storage, catalog.load("caption_tables_target"))
+    if "train" in configs:
+        from clips_pipeline.training.resolve import model_config
+
+        # Only a vocabulary that is about to be trained has a size already.
+        tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
+        model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
+    if "search" in configs:
+        from clips_pipeline.tuning.study import check_space
+
+        check_space(configs["search"], groups["train"])

@@ -1,0 +1,64 @@
+"""What a run was made of: git at its beginning, DVC's lock at its end."""
+
+import logging
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.lineage import GitState, Lineage, git_state, uncommitted_patch
+from kedro_dvc_sync.commit import other_parameters, within_dvc
+from kedro_dvc_sync.lock import read_lock, resolved_parameters, with_parameters
+from kedro_dvc_sync.project import Project
+from kedro_dvc_sync.record import entries
+from kedro_dvc_sync.stages import stages_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Code:
+    """The checkout when a run began: files may be edited while it trains."""
+
+    git: GitState
+    patch: bytes | None
+
+
+def code_of(root: Path) -> Code:
+    """The state of git, and what is not committed."""
+    project = Project(root)
+    made = [out["path"] for entry in read_lock(project.lock_file).values() for out in entry.get("outs") or []]
+    git = git_state(root, outputs=made)
+    try:
+        return Code(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
+    except ConfigError as error:
+        log.warning("what is not committed could not be kept, so a version of this run cannot be restored: %s", error)
+        return Code(git, None)
+
+
+def gather(project: Project, nodes: Set[str], used: Mapping[str, Any], code: Code) -> tuple[Lineage, set[str]]:
+    """The lineage as it stands after a run, and the stages that ran whole.
+
+    Stages that DVC has not committed yet (within `dvc repro` it does so afterwards), or does not know, are read from the files.
+
+    Args:
+        project: in the environment of the run.
+        nodes: names of the nodes that ran.
+        used: the parameters of the run.
+        code: from its beginning.
+    """
+    lock = {
+        **(read_lock(Project(project.root).lock_file) if project.environment else {}),
+        **read_lock(project.lock_file),
+    }
+    pipelines = project.stages.items()
+    ran = {name for name, pipeline in pipelines if {node.name for node in pipeline.nodes} <= nodes}
+    by_dvc = project.stage_file.is_file() and not within_dvc()
+    own = [stage for stage in stages_of(project) if stage.name in ran and not (by_dvc and stage.name in lock)]
+    for name, entry in entries(project, own, lock).items():
+        lock[name] = with_parameters(entry, other_parameters(project, name, used), project.parameter_order)
+    parameters: dict[str, Any] = {}
+    for entry in lock.values():
+        parameters.update(resolved_parameters(entry, project.parameter_order))
+    return Lineage(code.git, project.environment, lock, parameters), ran

@@ -1,0 +1,87 @@
+"""Kedro hooks: finished stages are committed to DVC. A project adds them in its settings: `HOOKS = (DvcHooks(),)`."""
+
+import logging
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import settings
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from kedro_dvc_sync import commit
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.project import Project
+
+log = logging.getLogger(__name__)
+
+
+class DvcHooks:
+    """A plain `kedro run` ends with `dvc commit`; within `dvc repro` the hooks stay out of DVC's way."""
+
+    def __init__(self) -> None:
+        self._context: KedroContext | None = None
+        self._finished: set[str] = set()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep the context: it knows the project and the environment."""
+        self._context = context
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+    ) -> None:
+        """Within `dvc repro`, refuse parameters that DVC does not see: it would record others than were used.
+
+        Raises:
+            SystemExit: there are such; the message has been shown.
+        """
+        self._finished = set()
+        project = self._project()
+        if project is None or not commit.within_dvc():
+            return
+        for stage in commit.finished_stages(project, {node.name for node in pipeline.nodes}):
+            other = commit.other_parameters(project, stage, catalog.load("parameters"))
+            if other:
+                log.error(
+                    "stage %s: %s set by conf/local, which DVC does not watch; move it to a committed environment, or use "
+                    "`kedro run` in place of `dvc repro`",
+                    stage,
+                    ", ".join(sorted(other)),
+                )
+                raise SystemExit(2)
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Remember it, for a run that fails later."""
+        self._finished.add(node.name)
+
+    @hook_impl
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+    ) -> None:
+        """Commit what was made."""
+        self._commit({node.name for node in pipeline.nodes}, catalog)
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception, catalog: CatalogProtocol[Any, Any]) -> None:
+        """What was finished before the error counts."""
+        self._commit(self._finished, catalog)
+
+    def _commit(self, nodes: set[str], catalog: CatalogProtocol[Any, Any]) -> None:
+        """A failure is a warning, never an error: the run's results are there."""
+        try:
+            project = self._project()
+            if project is not None and not commit.within_dvc():
+                commit.commit(project, nodes, catalog.load("parameters"))
+        except StageError as error:
+            log.warning("%s", error)
+
+    def _project(self) -> Project | None:
+        if self._context is None or not commit.uses_dvc(self._context.project_path):
+            return None
+        name = self._context.env
+        default = settings.CONFIG_LOADER_ARGS.get("default_run_env") or "local"
+        return Project(self._context.project_path, None if name == default else name)

@@ -1,0 +1,105 @@
+"""`dvc.lock`: of which parameters a stage's results were made, and putting such parameters back into their files."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.yaml_text import has, set_value, text_with_value, value_at
+
+
+def read_lock(file: Path) -> dict[str, Any]:
+    """The stages of a lock file by name; empty where there is none.
+
+    Raises:
+        StageError: it is not a lock file.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        stages = {} if content is None else content["stages"]
+        return {str(name): dict(stage) for name, stage in stages.items()}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        raise StageError(f"{file}: not a DVC lock; restore it with `git checkout`, or delete it") from None
+
+
+def changed_leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and new value of all that differs; what lost a key differs as a whole."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) <= set(new):
+        for key, value in new.items():
+            inner = f"{path}.{key}" if path else str(key)
+            if key in old:
+                yield from changed_leaves(old[key], value, inner)
+            else:
+                yield inner, value
+    elif old != new:
+        yield path, new
+
+
+def with_parameters(entry: dict[str, Any], changed: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """A lock entry that says which values a stage ran with, where they are not those of its parameter files.
+
+    So `dvc status` names these parameters, and `dvc repro` runs the stage again with what the files say.
+
+    Args:
+        entry: of the stage.
+        changed: dotted path to the value that was used.
+        order: the parameter files; of those that hold a group, the last one wins and takes the value.
+    """
+    params = copy.deepcopy(entry.get("params") or {})
+    for path, value in changed.items():
+        keys = [(name, key) for name in order for key in params.get(name, {}) if f"{path}.".startswith(f"{key}.")]
+        if keys:
+            name, key = keys[-1]
+            # A key may hold dots itself, so it is no path here.
+            held = {"": params[name][key]}
+            set_value(held, path.replace(key, "", 1), value)
+            params[name][key] = held[""]
+    return {**entry, "params": params} if params else entry
+
+
+def resolved_parameters(entry: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """The nested parameters of a stage by its lock entry: those of all files, later ones over earlier ones."""
+    merged: dict[str, Any] = {}
+    params = entry.get("params") or {}
+    for name in sorted(params, key=lambda name: order.index(name) if name in order else -1):
+        for key, value in params[name].items():
+            for path, leaf in _leaves(value, key):
+                set_value(merged, path, leaf)
+    return merged
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}")
+    else:
+        yield path, value
+
+
+def write_lock(file: Path, stages: Mapping[str, Any]) -> None:
+    """Write a lock file."""
+    text = yaml.safe_dump({"schema": "2.0", "stages": dict(stages)}, sort_keys=False, allow_unicode=True, width=4096)
+    file.write_text(text, encoding="utf-8")
+
+
+def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
+    """Write the parameters of lock entries into their files below `root`, where they differ; comments stay.
+
+    Returns:
+        dotted paths that were changed.
+    """
+    changed = []
+    for entry in stages.values():
+        for name, keys in (entry.get("params") or {}).items():
+            file = root / name
+            text = file.read_text(encoding="utf-8")
+            content = yaml.safe_load(text) or {}
+            for key, wanted in keys.items():
+                for path, value in changed_leaves(value_at(content, key) if has(content, key) else None, wanted, key):
+                    text = text_with_value(text, path, value)
+                    changed.append(path)
+            file.write_text(text, encoding="utf-8")
+    return changed

@@ -1,0 +1,178 @@
+"""A Kedro project as the generator sees it: pipelines, catalog entries and parameter files of one environment.
+
+No dataset is built and no credential is read: paths are text in the catalog.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kedro.config import MissingConfigException
+from kedro.framework import project as kedro_project
+from kedro.framework.project import pipelines, settings
+from kedro.framework.startup import bootstrap_project
+from kedro.io import CatalogConfigResolver
+from kedro.pipeline import Pipeline
+
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.settings import Entry, Settings, read_entry, read_settings
+from kedro_dvc_sync.sources import SourceTree
+from kedro_dvc_sync.yaml_text import has, value_at
+
+_GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
+_PATTERNS = {"parameters": ["parameters*", "parameters*/**", "**/parameters*"], "globals": ["globals.yml"]}
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """A parameter file and what is in it; `path` is relative to the project."""
+
+    path: str
+    content: Mapping[str, Any]
+
+
+class Project:
+    """The Kedro project at `root`, in one environment.
+
+    Args:
+        root: the folder with pyproject.toml.
+        environment: None for the base environment.
+
+    Raises:
+        StageError: no such environment.
+    """
+
+    def __init__(self, root: Path, environment: str | None = None):
+        self.root = root.resolve()
+        kedro = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["kedro"]
+        # Within a run the project is set up already, and must not be set up twice.
+        if kedro["package_name"] != kedro_project.PACKAGE_NAME:
+            bootstrap_project(self.root)
+        arguments = settings.CONFIG_LOADER_ARGS
+        self.base: str = arguments.get("base_env") or "base"
+        self.environment = None if environment in (None, self.base) else environment
+        self.conf = self.root / settings.CONF_SOURCE
+        if self.environment is not None and not (self.conf / self.environment).is_dir():
+            raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment")
+        self.settings: Settings = read_settings(self.root)
+        self.sources = SourceTree((self.root / kedro.get("source_dir", "src")).resolve())
+        self._loader = settings.CONFIG_LOADER_CLASS(str(self.conf), env=self.environment or self.base, **arguments)
+
+    @property
+    def stage_file(self) -> Path:
+        """Where the stages of this environment stand: an environment's own file, so that a plain `dvc repro` leaves it alone."""
+        folder = self.root if self.environment is None else self.conf / self.environment
+        return folder / "dvc.yaml"
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's record of this environment's stages."""
+        return self.stage_file.with_name("dvc.lock")
+
+    def relative(self, path: Path) -> str:
+        """`path` as DVC writes it; outside the project, absolute."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+    @cached_property
+    def stages(self) -> dict[str, Pipeline]:
+        """The pipelines that are stages, by name.
+
+        Raises:
+            StageError: the settings name a pipeline that is not registered.
+        """
+        registered = dict(pipelines)
+        wanted = self.settings.stages or tuple(name for name in registered if not _is_made_of_others(name, registered))
+        for name in wanted:
+            if name not in registered:
+                raise StageError(
+                    f"pyproject.toml, [tool.kedro-dvc] stages: no pipeline {name!r}; registered: {', '.join(registered)}"
+                )
+        return {name: registered[name] for name in wanted}
+
+    @cached_property
+    def _resolver(self) -> Any:
+        try:
+            catalog = self._loader["catalog"]
+        except MissingConfigException:
+            catalog = {}
+        return CatalogConfigResolver(_without_credentials(catalog), {}, {"{default}": {"type": "MemoryDataset"}})
+
+    def entry(self, name: str) -> Entry | None:
+        """The catalog entry of a dataset, also by a pattern; None for what stays in memory."""
+        resolver = self._resolver
+        config = resolver.config.get(name)
+        if config is None and (resolver.match_dataset_pattern(name) or resolver.match_user_catch_all_pattern(name)):
+            config = resolver.resolve_pattern(name)
+        return None if config is None else read_entry(name, config)
+
+    def values(self) -> dict[str, Any]:
+        """The parameters of this environment, as files alone give them."""
+        try:
+            return dict(self._loader["parameters"])
+        except MissingConfigException:
+            return {}
+
+    def parameter_layers(self, kind: str = "parameters") -> list[list[ParameterFile]]:
+        """The parameter (or globals) files of the base, then those of the environment: what stands later wins."""
+        layers = [self.base] if self.environment is None else [self.base, self.environment]
+        return [list(self._files(kind, layer)) for layer in layers]
+
+    def _files(self, kind: str, layer: str) -> Iterator[ParameterFile]:
+        patterns = self._loader.config_patterns.get(kind, _PATTERNS[kind])
+        found = {path for pattern in patterns for path in (self.conf / layer).glob(pattern) if path.is_file()}
+        for path in sorted(found):
+            if path.suffix in (".yml", ".yaml", ".json"):
+                yield ParameterFile(self.relative(path), yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+
+    @property
+    def parameter_order(self) -> list[str]:
+        """The parameter files, later ones over earlier ones."""
+        return [file.path for layer in self.parameter_layers() for file in layer]
+
+    @property
+    def merges_softly(self) -> bool:
+        """Whether an environment changes single keys of a group; Kedro's default replaces the group."""
+        strategies = settings.CONFIG_LOADER_ARGS.get("merge_strategy") or {}
+        return strategies.get("parameters") == "soft"
+
+    def keys_by_file(self, key: str, kind: str = "parameters") -> dict[str, list[str]]:
+        """Which files give the dotted `key`, and which keys of globals it is made of.
+
+        Raises:
+            StageError: none does.
+        """
+        found: dict[str, list[str]] = {}
+        layers = self.parameter_layers(kind)
+        top = key.split(".")[0]
+        if kind == "parameters" and not self.merges_softly:
+            layers = [layer for layer in layers if any(top in file.content for file in layer)][-1:]
+        for file in (file for layer in layers for file in layer):
+            if not has(file.content, key):
+                continue
+            found.setdefault(file.path, []).append(key)
+            for used in sorted(set(_GLOBALS.findall(yaml.safe_dump(value_at(file.content, key))))):
+                for path, keys in self.keys_by_file(used, "globals").items():
+                    found[path] = sorted({*found.get(path, []), *keys})
+        if not found:
+            where = " or ".join(
+                f"{self.relative(self.conf)}/{name}" for name in filter(None, (self.base, self.environment))
+            )
+            raise StageError(f"{kind} {key}: in no {kind} file of {where}")
+        return found
+
+
+def _is_made_of_others(name: str, registered: Mapping[str, Pipeline]) -> bool:
+    nodes = set(registered[name].nodes)
+    parts = [set(other.nodes) for key, other in registered.items() if key != name and set(other.nodes) < nodes]
+    return name == "__default__" or not nodes or (bool(parts) and nodes == set().union(*parts))
+
+
+def _without_credentials(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        return {key: _without_credentials(value) for key, value in config.items() if key != "credentials"}
+    return config

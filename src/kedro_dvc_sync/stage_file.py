@@ -1,0 +1,128 @@
+"""`dvc.yaml` as text: the lines of the graph's stages replaced, every other line left as it is."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.stages import MANAGED_KEYS, Stage, command
+from kedro_dvc_sync.yaml_text import last_line
+
+HEADER = "# Stages written by `kedro dvc sync` from the pipelines and the catalog. What else stands here is kept.\n"
+
+Edit = tuple[int, int, list[str]]
+"""First line, line after the last, and what comes in their place."""
+
+
+def merged(text: str | None, stages: Iterable[Stage], environment: str | None, name: str = "dvc.yaml") -> str:
+    """`text` with the managed keys of `stages` brought up to date.
+
+    Comments outside these keys, top-level keys, hand-made stages, and keys of a stage that the graph does not give (`desc`,
+    `frozen`, `meta`, `always_changed`) stay. A stage is hand-made if its command is not the one written here; one with that
+    command whose pipeline is no stage any more is removed.
+
+    Args:
+        text: the file as it is; None where there is none.
+        stages: what the graph says.
+        environment: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        StageError: the text is not a DVC file.
+    """
+    lines = (text or HEADER).splitlines()
+    content, root = _parse(text or "", name)
+    old: dict[str, Any] = content.get("stages") or {}
+    wanted = {stage.name: stage.written() for stage in stages}
+    gone = {key for key, stage in old.items() if key not in wanted and _is_ours(key, stage, environment)}
+    new = {key: _joined(old.get(key), wanted[key]) for key in wanted if key not in old}
+    found = [pair for pair in (root.value if root is not None else []) if pair[0].value == "stages"]
+    if not old or found[0][1].flow_style:
+        # There is no line of a stage to keep: all of `stages` is written anew.
+        start = found[0][0].start_mark.line if found else len(lines)
+        end = last_line(found[0][1]) + 1 if found else len(lines)
+        kept = {key: _joined(stage, wanted.get(key)) for key, stage in old.items() if key not in gone}
+        return _spliced(lines, [(start, end, _block({"stages": {**kept, **new}}, 0))])
+    edits: list[Edit] = []
+    for key_node, node in found[0][1].value:
+        key, whole = key_node.value, (key_node.start_mark.line, last_line(node) + 1)
+        if key in gone:
+            edits.append((*whole, []))
+        elif key in wanted and isinstance(node, yaml.MappingNode) and not node.flow_style:
+            edits += _key_edits(node, old[key], wanted[key])
+        elif key in wanted and _joined(old[key], wanted[key]) != old[key]:
+            edits.append((*whole, _block({key: _joined(old[key], wanted[key])}, key_node.start_mark.column)))
+    end, indent = last_line(found[0][1]) + 1, found[0][1].start_mark.column
+    return _spliced(lines, [*edits, (end, end, _block(new, indent) if new else [])])
+
+
+def difference(old: str | None, new: str, name: str = "dvc.yaml") -> str:
+    """Empty where both mean the same, however they write it; else a unified diff."""
+    if old is not None and _parse(old, name)[0] == _parse(new, name)[0]:
+        return ""
+    before = [] if old is None else old.splitlines(keepends=True)
+    return "".join(
+        difflib.unified_diff(before, new.splitlines(keepends=True), f"{name} (now)", f"{name} (from the graph)")
+    )
+
+
+def _is_ours(name: str, stage: Any, environment: str | None) -> bool:
+    return isinstance(stage, dict) and stage.get("cmd") == command(name, environment)
+
+
+def _joined(old: Any, written: dict[str, Any] | None) -> Any:
+    """A stage with its managed keys as `written`; None leaves it as it is."""
+    if written is None:
+        return old
+    rest = {key: value for key, value in old.items() if key not in MANAGED_KEYS} if isinstance(old, dict) else {}
+    return {**written, **rest}
+
+
+def _key_edits(node: yaml.MappingNode, old: dict[str, Any], written: dict[str, Any]) -> list[Edit]:
+    """Changes to the managed keys of one stage; a new key comes behind the managed one before it."""
+    edits: list[Edit] = []
+    places = {key.value: (key.start_mark.line, last_line(value) + 1) for key, value in node.value}
+    indent, at = node.start_mark.column, node.start_mark.line
+    for key in MANAGED_KEYS:
+        block = _block({key: written[key]}, indent) if key in written else []
+        if key not in old:
+            edits.append((at, at, block))
+            continue
+        if old[key] != written.get(key):
+            edits.append((*places[key], block))
+        at = places[key][1]
+    return edits
+
+
+def _spliced(lines: list[str], edits: list[Edit]) -> str:
+    """`lines` with the lines of each edit replaced; blocks for the same place keep their order."""
+    result: list[str] = []
+    done = 0
+    for start, end, block in sorted(edits, key=lambda edit: edit[:2]):
+        result += [*lines[done:start], *block]
+        done = end
+    return "\n".join([*result, *lines[done:], ""])
+
+
+def _parse(text: str, name: str) -> tuple[dict[str, Any], Any]:
+    try:
+        content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise StageError(f"{name}: not YAML ({' '.join(str(error).split())})") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not isinstance(content.get("stages") or {}, dict):
+        raise StageError(f"{name}: not a DVC file; `stages` must be a mapping")
+    return content, root
+
+
+class _Dumper(yaml.SafeDumper):
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Lists are indented below their key, as DVC writes them."""
+        super().increase_indent(flow, False)
+
+
+def _block(content: dict[str, Any], indent: int) -> list[str]:
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=4096, allow_unicode=True)
+    return [" " * indent + line for line in text.splitlines()]

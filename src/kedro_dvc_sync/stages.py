@@ -1,0 +1,206 @@
+"""From a project's graph to its DVC stages."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline
+
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.project import Project
+from kedro_dvc_sync.settings import Entry
+from kedro_dvc_sync.yaml_text import has, value_at
+
+MANAGED_KEYS = ("cmd", "wdir", "deps", "params", "outs", "metrics", "plots")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as it stands in `dvc.yaml`; paths are relative to the project.
+
+    Attributes:
+        params: file to its keys; no key means the whole file.
+        outs, metrics, plots: path to the options that differ from DVC's defaults.
+    """
+
+    name: str
+    cmd: str
+    wdir: str | None = None
+    deps: tuple[str, ...] = ()
+    params: dict[str, list[str]] = field(default_factory=dict)
+    outs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    plots: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def made(self) -> dict[str, dict[str, Any]]:
+        """All it writes."""
+        return {**self.outs, **self.metrics, **self.plots}
+
+    def written(self) -> dict[str, Any]:
+        """The managed keys as DVC's schema has them, in order; empty ones are left out."""
+        outs = {
+            key: [{path: options} if options else path for path, options in sorted(getattr(self, key).items())]
+            for key in ("outs", "metrics", "plots")
+        }
+        params = [{path: sorted(keys) or None} for path, keys in sorted(self.params.items())]
+        found = {"cmd": self.cmd, "wdir": self.wdir, "deps": sorted(self.deps), "params": params, **outs}
+        return {key: found[key] for key in MANAGED_KEYS if found[key]}
+
+
+def command(stage: str, environment: str | None) -> str:
+    """What DVC runs for a stage. A stage with another command was made by hand."""
+    return f"kedro run {f'--env {environment} ' if environment else ''}--pipelines {stage}"
+
+
+def stages_of(project: Project) -> list[Stage]:
+    """The stages of the project's environment, in order.
+
+    An environment may share results of the base, such as data. A stage that would make the same paths of the same parameters
+    then is the base's, and is left out.
+
+    Raises:
+        StageError: two stages make the same path, or one hands data to another in memory.
+    """
+    stages = _all_stages(project)
+    if project.environment is None:
+        return stages
+    base = Project(project.root)
+    shared = {stage.name: stage for stage in _all_stages(base)}
+    kept = []
+    for stage in stages:
+        twin = shared.get(stage.name)
+        common = sorted(set(stage.made) & {path for other in shared.values() for path in other.made})
+        if not common:
+            kept.append(stage)
+        elif twin is None or set(twin.made) != set(stage.made) or _values(project, stage) != _values(base, stage):
+            raise StageError(
+                f"stage {stage.name} of environment {project.environment} writes {common[0]}, which is also a result of "
+                f"the base environment, made with other parameters; give the environment a path of its own"
+            )
+    return kept
+
+
+def _all_stages(project: Project) -> list[Stage]:
+    stages = [_stage(project, name, pipeline) for name, pipeline in project.stages.items()]
+    makers: dict[str, str] = {}
+    for stage in stages:
+        for path in stage.made:
+            if path in makers:
+                raise StageError(
+                    f"stages {makers[path]} and {stage.name} both make {path}; choose the pipelines that are stages in "
+                    "pyproject.toml, [tool.kedro-dvc] stages"
+                )
+            makers[path] = stage.name
+    for name, pipeline in project.stages.items():
+        _refuse_memory_between_stages(project, name, pipeline)
+    return stages
+
+
+def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
+    made = [(path, entry) for path, entry in _entries(project, pipeline.all_outputs())]
+    for path, entry in made:
+        if "://" in path:
+            raise StageError(
+                f"catalog entry {entry.name}: DVC versions files of this machine only, not {path}; set "
+                "`metadata: {dvc: {track: false}}` there"
+            )
+    outs = {path for path, _ in made}
+    read = _entries(project, pipeline.inputs())
+    # A path that the stage makes itself is no dependency: some nodes are told where to write by an input.
+    deps = {path for path, _ in read} - outs
+    modules = {module for node in pipeline.nodes for module in project.sources.own_modules(node.func)}
+    modules |= {entry.type.rpartition(".")[0] for _, entry in [*made, *read]}
+    files = project.sources.used_files(modules)
+    deps |= {project.relative(path) for path in project.sources.as_paths(files)}
+    keys = parameter_keys(pipeline)
+    deps |= set(_path_parameters(project, keys))
+
+    def chosen(metrics: bool, plots: bool) -> dict[str, dict[str, Any]]:
+        return {path: e.options.written for path, e in made if (e.options.metrics, e.options.plots) == (metrics, plots)}
+
+    depth = len(project.stage_file.parent.relative_to(project.root).parts)
+    return Stage(
+        name=name,
+        cmd=command(name, project.environment),
+        wdir="/".join([".."] * depth) or None,
+        deps=tuple(deps),
+        params=_params(project, keys),
+        outs=chosen(False, False),
+        metrics=chosen(True, False),
+        plots=chosen(False, True),
+    )
+
+
+def parameter_keys(pipeline: Pipeline) -> set[str] | None:
+    """The dotted keys that its nodes read as `params:`, without those inside another; None for all parameters."""
+    if "parameters" in pipeline.inputs():
+        return None
+    keys = {name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:")}
+    return {key for key in keys if not any(key.startswith(f"{other}.") for other in keys)}
+
+
+def _params(project: Project, keys: set[str] | None) -> dict[str, list[str]]:
+    if keys is None:
+        return {file.path: [] for layer in project.parameter_layers() for file in layer}
+    params: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        for path, found in project.keys_by_file(key).items():
+            params[path] = sorted({*params.get(path, []), *found})
+    return params
+
+
+def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:
+    """Path and entry of every dataset that the catalog keeps in files."""
+    found = []
+    for name in sorted(names):
+        entry = project.entry(name)
+        if entry is not None and entry.filepath is not None:
+            path = entry.filepath.removeprefix("file://")
+            found.append((path if "://" in path else project.relative(_normal(project.root, path)), entry))
+    return found
+
+
+def _normal(root: Path, path: str) -> Path:
+    # Not `resolve`, which would follow the links that DVC itself may put in place of data.
+    parts: list[str] = []
+    for part in (root / path).parts:
+        if part == ".." and parts:
+            parts.pop()
+        else:
+            parts.append(part)
+    return Path(*parts)
+
+
+def _path_parameters(project: Project, keys: set[str] | None) -> list[str]:
+    values = project.values()
+    paths = []
+    for name in project.settings.path_parameters:
+        read = keys is None or any(name == key or name.startswith(f"{key}.") for key in keys)
+        if not read or not has(values, name):
+            continue
+        value = value_at(values, name)
+        for item in value if isinstance(value, list) else [value]:
+            # Addresses elsewhere and lists in brace notation are not files that DVC can hash here.
+            if isinstance(item, str) and "://" not in item and "{" not in item:
+                paths.append(project.relative(_normal(project.root, item)))
+    return paths
+
+
+def _values(project: Project, stage: Stage) -> Any:
+    keys = parameter_keys(project.stages[stage.name])
+    values = project.values()
+    return values if keys is None else {key: value_at(values, key) for key in keys}
+
+
+def _refuse_memory_between_stages(project: Project, name: str, pipeline: Pipeline) -> None:
+    for dataset in sorted(pipeline.inputs()):
+        entry = project.entry(dataset)
+        if entry is not None and (entry.filepath is not None or not entry.options.track):
+            continue
+        for other, maker in project.stages.items():
+            if other != name and dataset in maker.all_outputs():
+                raise StageError(
+                    f"stage {name} reads {dataset!r}, which {other} makes, but the catalog keeps it in no file; give it an entry"
+                )

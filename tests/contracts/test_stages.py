@@ -1,0 +1,124 @@
+"""`dvc.yaml` of this repository is what its graph says, and a changed parameter touches the stages that read it, no other."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# Which stages read a group of parameters; `storage` says how bytes are fetched, `search` belongs to no stage.
+READERS: dict[str, set[str]] = {
+    "prepare": {"prepare"},
+    "train": {"train"},
+    "evaluate": {"evaluate"},
+    "register": {"register"},
+    "search": set(),
+    "storage": set(),
+}
+
+
+def test_our_stages_are_what_the_graph_says(repository: Path) -> None:
+    command = [sys.executable, "-m", "kedro", "dvc", "check"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, with something at every out, committed to DVC: as after a run, which would take minutes."""
+    copy = tmp_path_factory.mktemp("project")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (repository / name).is_file() and name.split("/")[0] in (".dvc", ".dvcignore", "conf", "dvc.yaml", "src"):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, copy / name)
+    for stage in yaml.safe_load((copy / "dvc.yaml").read_text())["stages"].values():
+        for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
+            path = copy / (next(iter(out)) if isinstance(out, dict) else out)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(path.name))
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "commit", "-fq"], cwd=copy, check=True)
+    return copy
+
+
+@pytest.fixture
+def repo(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.chdir(finished)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from dvc.repo import Repo
+
+        with Repo(finished) as repo:
+            yield repo
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not isinstance(tree, dict) or not tree:
+        yield path
+        return
+    for key, value in tree.items():
+        yield from leaves(value, (*path, key))
+
+
+def parameters_of(stage: Any) -> list[Any]:
+    from dvc.dependency import ParamsDependency
+
+    return [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+
+
+def test_a_parameter_touches_the_stages_that_read_it_and_no_other(finished: Path, repo: Any) -> None:
+    assert repo.status() == {}
+    stages = list(repo.index.stages)
+    matrix: dict[tuple[str, ...], set[str]] = {}
+    in_full: dict[str, set[str]] = {}
+    for file in sorted((finished / "conf" / "base").glob("parameters*.yml")):
+        text = file.read_text()
+        content = yaml.safe_load(text)
+        for path in leaves(content):
+            changed = yaml.safe_load(text)
+            parent = changed
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = ["another value"]
+            file.write_text(yaml.safe_dump(changed))
+            matrix[path] = {stage.name for stage in stages if any(dep.status() for dep in parameters_of(stage))}
+            if path[0] not in in_full:
+                in_full[path[0]] = set(repo.status())
+        file.write_text(text)
+    assert repo.status() == {}
+    assert {path[0] for path in matrix} == set(READERS)
+    assert len(matrix) > 60
+    # The whole `dvc status`, which also looks at files, for one parameter of each group; the rest by its parameters alone.
+    assert in_full == READERS
+    assert {path: stages for path, stages in matrix.items() if stages != READERS[path[0]]} == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "readers"),
+    [
+        ("demo/render.py", {"prepare"}),
+        ("models/clips.py", {"train", "evaluate"}),
+        ("losses/caption.py", {"train"}),
+        ("training/worker.py", {"train"}),
+        ("evaluation/retrieval.py", {"train", "evaluate"}),
+        ("registry/gate.py", {"register"}),
+        ("pipelines/train/nodes.py", {"train"}),
+        ("tuning/study.py", set()),
+        ("hooks.py", set()),
+    ],
+)
+def test_a_source_file_touches_the_stages_that_run_it(finished: Path, repo: Any, file: str, readers: set[str]) -> None:
+    path = finished / "src" / "clips_pipeline" / file
+    before = path.read_text()
+    path.write_text(before + "\n# changed\n")
+    try:
+        assert {stage.name for stage in repo.index.stages if any(dep.status() for dep in stage.deps)} == readers
+    finally:
+        path.write_text(before)

@@ -1,0 +1,173 @@
+"""From a registered version back to its checkout, from a remote to a fresh clone: whole runs on the smoke environment."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from tests.servers import s3_server
+
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+STAGES = "conf/smoke/dvc.yaml"
+METRICS = "data/smoke/08_reporting/metrics.json"
+SECRETS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+
+
+def run(folder: Path, *command: str, status: int = 0) -> str:
+    """A command in a checkout, with the checkout's own sources."""
+    environment = {**os.environ, **SECRETS, "COLUMNS": "240", "PYTHONPATH": str(folder / "src")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    whole = [sys.executable, "-m", *command] if command[0] in ("kedro", "dvc") else list(command)
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def commit(folder: Path, message: str) -> str:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", *IDENTITY, "commit", "-q", "-m", message)
+    return run(folder, "git", "rev-parse", "HEAD").strip()
+
+
+def is_clean(folder: Path) -> bool:
+    return "up to date" in run(folder, "dvc", "status", STAGES)
+
+
+def versions(project: Path) -> dict[int, Any]:
+    found = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}").search_model_versions("name = 'clips-smoke'")
+    return {int(version.version): version for version in found}
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of its own with stages for the smoke environment, and three versions:
+
+    1 of a commit; 2 with a parameter of the command line and changes that are not committed; 3 by `dvc repro`.
+    """
+    copy = tmp_path_factory.mktemp("project")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (repository / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, copy / name)
+    run(copy, "git", "init", "-q", "-b", "main")
+    run(copy, "kedro", "dvc", "sync", "--env", "smoke")
+    run(copy, "kedro", "dvc", "check")
+    commit(copy, "stages for smoke")
+
+    run(copy, "kedro", "run", "--env", "smoke")
+    assert is_clean(copy)
+    shutil.copy2(copy / METRICS, copy.parent / "metrics-1.json")
+
+    evaluate = copy / "src/clips_pipeline/pipelines/evaluate/nodes.py"
+    before = evaluate.read_text()
+    evaluate.write_text(before + "\n# not committed\n")
+    (copy / "src/clips_pipeline/pipelines/evaluate/new.py").write_text("X = 1\n")
+    run(copy, "kedro", "dvc", "sync", "--env", "smoke")
+    run(copy, "kedro", "run", "--env", "smoke", "--params", "train.seed=7,train.ema.half_life_batches=3")
+    assert "train" in run(copy, "dvc", "status", STAGES)
+    shutil.copy2(copy / METRICS, copy.parent / "metrics-2.json")
+
+    evaluate.write_text(before)
+    (copy / "src/clips_pipeline/pipelines/evaluate/new.py").unlink()
+    parameters = copy / "conf/smoke/parameters.yml"
+    parameters.write_text(parameters.read_text().replace("samples: 192", "samples: 128"))
+    commit(copy, "fewer samples")
+    told = run(copy, "dvc", "repro", STAGES)
+    assert "Stage 'conf/smoke/dvc.yaml:prepare' didn't change" in told
+    assert "Running stage 'conf/smoke/dvc.yaml:train'" in told
+    assert is_clean(copy)
+    shutil.copy2(copy / METRICS, copy.parent / "metrics-3.json")
+    return copy
+
+
+def test_versions_carry_their_lineage(project: Path) -> None:
+    found = versions(project)
+    assert set(found) == {1, 2, 3}
+    assert [found[n].tags["git.dirty"] for n in (1, 2, 3)] == ["false", "true", "false"]
+    shown = json.loads(
+        run(project, "kedro", "lineage", "show", "2", "--env", "smoke", "--json").partition("{")[2].join(["{", ""])
+    )
+    assert shown["parameters"]["train"]["seed"] == 7
+    assert shown["parameters"]["train"]["samples"] == 192
+    assert set(shown["stages"]) == {"prepare", "train", "evaluate", "register"}
+    shards = shown["stages"]["prepare"]["outputs"]["data/smoke/03_primary/shards"]
+    assert shown["stages"]["train"]["inputs"]["data/smoke/03_primary/shards"] == shards
+    assert found[2].tags["data.data/smoke/03_primary/shards"] == shards
+    assert "src/clips_pipeline/pipelines/train" in shown["stages"]["train"]["inputs"]
+    text = run(project, "kedro", "lineage", "show", "3", "--env", "smoke")
+    assert f"commit       {found[3].tags['git.commit']}" in text
+    assert "train.samples = 128" in text
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    for version in found.values():
+        model_run = client.get_run(version.run_id)
+        assert model_run.data.tags["git.commit"] == version.tags["git.commit"]
+        assert model_run.data.tags["data.data/smoke/03_primary/shards"].endswith(".dir")
+        assert model_run.data.params["train.seed"] == ("7" if version.version == 2 else "0")
+    # By `dvc repro` too, a run has the name of the pipeline that began it.
+    assert client.get_run(found[3].run_id).info.run_name == "train"
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_version_comes_back_with_code_data_and_parameters(project: Path, tmp_path: Path, version: int) -> None:
+    folder = tmp_path / "restored"
+    run(project, "kedro", "lineage", "restore", str(version), str(folder), "--env", "smoke")
+    assert is_clean(folder)
+    assert run(folder, "git", "rev-parse", "HEAD").strip() == versions(project)[version].tags["git.commit"]
+    parameters = (folder / "conf/smoke/parameters.yml").read_text()
+    assert "# The whole graph in seconds" in parameters
+    assert yaml.safe_load(parameters)["train"].get("seed") == (7 if version == 2 else None)
+    assert (folder / "src/clips_pipeline/pipelines/evaluate/new.py").exists() == (version == 2)
+    (folder / METRICS).unlink()
+    # The clone's MLflow has never heard of the model's run.
+    assert "is not on" in run(folder, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
+    assert (folder / METRICS).read_bytes() == (project.parent / f"metrics-{version}.json").read_bytes()
+    assert is_clean(folder)
+
+
+def test_what_cannot_be_restored_says_why_and_leaves_nothing(project: Path, tmp_path: Path) -> None:
+    def refused(version: str, folder: Path) -> str:
+        return run(project, "kedro", "lineage", "restore", version, str(folder), "--env", "smoke", status=1)
+
+    assert "no version or alias '9'" in refused("9", tmp_path / "a")
+    assert "it has 1, 2, 3" in refused("nobody", tmp_path / "a")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    assert "not an empty folder" in refused("1", tmp_path / "full")
+    cache = project / ".dvc" / "cache"
+    cache.rename(project / ".dvc" / "elsewhere")
+    try:
+        assert "data is neither in the DVC cache" in refused("1", tmp_path / "b")
+    finally:
+        (project / ".dvc" / "elsewhere").rename(cache)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_a_fresh_clone_pulls_from_s3_and_evaluates_to_the_same_bytes(project: Path, tmp_path: Path) -> None:
+    with s3_server() as s3:
+        for command in (
+            ("remote", "add", "-d", "store", f"s3://{s3.bucket}/dvc"),
+            ("remote", "modify", "store", "endpointurl", s3.endpoint),
+        ):
+            run(project, "dvc", *command)
+        commit(project, "the remote, and the lock")
+        run(project, "dvc", "push", STAGES)
+        clone = tmp_path / "clone"
+        run(tmp_path, "git", "clone", "-q", str(project), str(clone))
+        run(clone, "dvc", "pull", STAGES)
+        assert is_clean(clone)
+        (clone / METRICS).unlink()
+        assert "is not on" in run(clone, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
+        assert (clone / METRICS).read_bytes() == (project.parent / "metrics-3.json").read_bytes()
+        assert is_clean(clone)

@@ -1,0 +1,216 @@
+"""Another project adopts the generator: its stages, its odd cases, and its life under DVC."""
+
+import subprocess
+
+import pytest
+import yaml
+from tests.unit.kedro_dvc_sync.conftest import Tiny
+
+from kedro_dvc_sync.errors import StageError
+from kedro_dvc_sync.project import Project
+from kedro_dvc_sync.stages import stages_of
+
+
+def written(tiny: Tiny, environment: str | None = None) -> dict[str, object]:
+    return {stage.name: stage.written() for stage in stages_of(Project(tiny.root, environment))}
+
+
+def test_stages_say_what_the_graph_says(tiny: Tiny) -> None:
+    source = f"src/{tiny.package}"
+    assert written(tiny) == {
+        "clean": {
+            "cmd": "kedro run --pipelines clean",
+            "deps": ["data/01_raw/raw.json", f"{source}/pipelines/cleaning"],
+            "params": [{"conf/base/parameters.yml": ["clean.drop"]}],
+            "outs": ["data/02_intermediate/clean.json"],
+        },
+        "model": {
+            "cmd": "kedro run --pipelines model",
+            "deps": [
+                "data/02_intermediate/clean.json",
+                f"{source}/pipelines/modelling",
+                f"{source}/powers.py",
+                f"{source}/tables.py",
+                f"{source}/words.py",
+            ],
+            "params": [
+                {"conf/base/globals.yml": ["factor"]},
+                {"conf/base/parameters.yml": ["model.more", "model.scale"]},
+            ],
+            "metrics": [{"data/08_reporting/final.json": {"cache": False}}],
+            "plots": [{"data/08_reporting/table.csv": {"desc": "one line"}}],
+        },
+    }
+
+
+def test_an_environment_has_its_own_file_and_shares_what_is_the_same(tiny: Tiny) -> None:
+    tiny.edit("conf/base/catalog.yml", "data/08_reporting/table.csv", "${globals:reports}/table.csv")
+    assert Project(tiny.root, "twice").stage_file == tiny.root / "conf/twice/dvc.yaml"
+    stages = written(tiny, "twice")
+    # `clean` makes the same file of the same parameters: it is the base's stage.
+    assert set(stages) == {"model"}
+    model = stages["model"]
+    assert isinstance(model, dict)
+    assert model["cmd"] == "kedro run --env twice --pipelines model"
+    assert model["wdir"] == "../.."
+    assert model["metrics"] == [{"data/twice/final.json": {"cache": False}}]
+    assert {"conf/twice/parameters.yml": ["model.more"]} in model["params"]
+    assert {"conf/twice/globals.yml": ["factor"]} in model["params"]
+
+
+def test_an_environment_that_would_overwrite_the_base_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(
+        StageError, match=r"stage model of environment twice writes data/08_reporting/table\.csv, which"
+    ):
+        written(tiny, "twice")
+
+
+def test_without_soft_merge_an_environment_replaces_the_group(tiny: Tiny) -> None:
+    tiny.edit("src/PACKAGE/settings.py", ', "merge_strategy": {"parameters": "soft"}', "")
+    tiny.edit("conf/base/catalog.yml", "data/08_reporting/table.csv", "${globals:reports}/table.csv")
+    tiny.write("conf/twice/parameters.yml", "model: {scale: 2, more: {power: 3}}\n")
+    model = written(tiny, "twice")["model"]
+    assert isinstance(model, dict)
+    assert model["params"] == [{"conf/twice/parameters.yml": ["model.more", "model.scale"]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "conf/base/catalog.yml",
+            "metrics: true",
+            "metric: true",
+            "final_metrics, metadata.dvc.metric: unknown key; known",
+        ),
+        ("conf/base/catalog.yml", "cache: false", "cache: never", "metadata.dvc.cache: 'never' is not true or false"),
+        ("conf/base/catalog.yml", "plots: true", "plots: true, metrics: true", "choose one of metrics and plots"),
+        ("conf/base/catalog.yml", "{dvc: {plots: true, desc: one line}}", "{dvc: 3}", "a mapping is needed, found 3"),
+        ("conf/base/catalog.yml", "table.csv\n", "table.csv\n  versioned: true\n", "table: `versioned: true` keeps"),
+        (
+            "conf/base/catalog.yml",
+            "data/08_reporting/table.csv",
+            "s3://a/table.csv",
+            "table: DVC versions files of this machine",
+        ),
+        (
+            "conf/base/catalog.yml",
+            "clean: {type",
+            "elsewhere: {type",
+            "stage model reads 'clean', which clean makes, but",
+        ),
+        ("conf/base/parameters.yml", "scale:", "scala:", "parameters model.scale: in no parameters file of conf/base"),
+        (
+            "pyproject.toml",
+            "[tool.kedro]",
+            "[tool.kedro-dvc]\nstage = []\n[tool.kedro]",
+            "kedro-dvc] stage: unknown key",
+        ),
+        ("pyproject.toml", "[tool.kedro]", "[tool.kedro-dvc]\nstages = 'a'\n[tool.kedro]", "a list of texts is needed"),
+        (
+            "pyproject.toml",
+            "[tool.kedro]",
+            "[tool.kedro-dvc]\nstages = ['cleen']\n[tool.kedro]",
+            "no pipeline 'cleen'; reg",
+        ),
+        (
+            "pyproject.toml",
+            "[tool.kedro]",
+            "[tool.kedro-dvc]\nstages = ['both', 'clean']\n[tool.kedro]",
+            "both make data/02",
+        ),
+    ],
+)
+def test_one_mistake_one_message(tiny: Tiny, name: str, old: str, new: str, message: str) -> None:
+    tiny.edit(name, old, new)
+    with pytest.raises(StageError) as caught:
+        written(tiny)
+    assert message in str(caught.value)
+
+
+def test_untracked_entries_and_paths_in_parameters(tiny: Tiny) -> None:
+    tiny.edit("conf/base/catalog.yml", "{plots: true, desc: one line}", "{track: false}")
+    tiny.edit(
+        "pyproject.toml", "[tool.kedro]", "[tool.kedro-dvc]\npath_parameters = ['model.more.words']\n[tool.kedro]"
+    )
+    stages = written(tiny)
+    assert "plots" not in stages["model"]  # type: ignore[operator]
+    assert "zero" in stages["model"]["deps"]  # type: ignore[index]
+    tiny.edit("conf/base/parameters.yml", "words: zero", "words: [a.txt, ../b.txt, 's3://c/d', 'e{0..3}']")
+    deps = stages_of(Project(tiny.root))[1].deps
+    assert {dep for dep in deps if "src" not in dep} == {
+        "a.txt",
+        (tiny.root.parent / "b.txt").as_posix(),
+        "data/02_intermediate/clean.json",
+    }
+
+
+def test_all_parameters_at_once(tiny: Tiny) -> None:
+    tiny.edit("src/PACKAGE/pipelines/cleaning/pipeline.py", "params:clean.drop", "parameters")
+    assert stages_of(Project(tiny.root))[0].written()["params"] == [{"conf/base/parameters.yml": None}]
+
+
+@pytest.fixture
+def under_dvc(tiny: Tiny) -> Tiny:
+    subprocess.run(["git", "init", "-q"], cwd=tiny.root, check=True)
+    tiny.run("dvc", "init", "-q")
+    tiny.run("dvc", "config", "core.analytics", "false")
+    return tiny
+
+
+def test_check_sync_check_repro(under_dvc: Tiny) -> None:
+    tiny = under_dvc
+    stale = tiny.run("kedro", "dvc", "check", status=1)
+    assert "+    cmd: kedro run --pipelines clean" in stale
+    assert "`kedro dvc sync`" in stale
+    tiny.run("kedro", "dvc", "sync")
+    assert "is what the graph says" in tiny.run("kedro", "dvc", "check")
+    assert "__pycache__/" in (tiny.root / ".dvcignore").read_text()
+    assert "Running stage 'model'" in tiny.run("dvc", "repro")
+    assert (tiny.root / "data/08_reporting/table.csv").read_text() == f"total,{3 * (2**2 + 3**2)}"
+    assert "up to date" in tiny.run("dvc", "status")
+
+
+@pytest.mark.slow
+def test_only_what_is_used_counts_and_both_entrances_end_clean(under_dvc: Tiny) -> None:
+    tiny = under_dvc
+    tiny.run("kedro", "dvc", "sync")
+    tiny.run("kedro", "run")
+    assert "up to date" in tiny.run("dvc", "status")
+    tiny.write("src/PACKAGE/idle.py", "x = 1\n")
+    tiny.edit("conf/base/parameters.yml", "unused: 2", "unused: 3")
+    assert "up to date" in tiny.run("dvc", "status")
+    tiny.edit("src/PACKAGE/words.py", "[]", "['one']")
+    changed = tiny.run("dvc", "status")
+    assert "words.py" in changed
+    assert "clean:" not in changed
+    tiny.run("kedro", "run")
+    assert "up to date" in tiny.run("dvc", "status")
+    assert (tiny.root / "data/08_reporting/table.csv").read_text() == f"total,{3 * (2**2 + 1 + 3**2 + 1)}"
+
+
+@pytest.mark.slow
+def test_parameters_that_stand_in_no_watched_file(under_dvc: Tiny) -> None:
+    """The lock tells the truth, `dvc repro` goes back to the files, and DVC records nothing it cannot see."""
+    tiny = under_dvc
+    tiny.run("kedro", "dvc", "sync")
+    tiny.run("kedro", "run", "--params", "model.more.power=1")
+    lock = yaml.safe_load((tiny.root / "dvc.lock").read_text())
+    assert lock["stages"]["model"]["params"]["conf/base/parameters.yml"]["model.more"] == {"power": 1, "words": "zero"}
+    told = tiny.run("dvc", "status")
+    assert "model.more" in told
+    assert "clean:" not in told
+    assert "Stage 'clean' didn't change" in tiny.run("dvc", "repro")
+    assert "up to date" in tiny.run("dvc", "status")
+    tiny.write("conf/local/parameters.yml", "model: {more: {power: 7}}\n")
+    tiny.edit("conf/base/parameters.yml", "power: 2", "power: 4")
+    assert "model.more.power set by conf/local" in tiny.run("dvc", "repro", status=255)
+
+
+@pytest.mark.slow
+def test_what_was_finished_before_an_error_is_committed(under_dvc: Tiny) -> None:
+    tiny = under_dvc
+    tiny.run("kedro", "dvc", "sync")
+    tiny.edit("src/PACKAGE/pipelines/modelling/nodes.py", "return sum(", "raise ValueError(")
+    tiny.run("kedro", "run", status=1)
+    assert set(yaml.safe_load((tiny.root / "dvc.lock").read_text())["stages"]) == {"clean"}
