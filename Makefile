@@ -120,7 +120,7 @@ bench-loader: $(STAMP) ## samples per second of the training loader, beside open
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
 .PHONY: bench-prepare
-bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/data.md)
+bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/data-prepare.md)
 	$(BIN)/python -m benchmarks.prepare --json
 
 ##@ Upkeep

@@ -49,14 +49,21 @@ class Assembled:
     moves: dict[str, str]
 
 
+def take_back(folder: Path, work: Path) -> None:
+    """After a kill behind `finish`: what it took out goes back, if the folder has not come into place."""
+    if work.exists() and folder.exists():
+        work.rename(folder / _JOBS)
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def open_folder(folder: Path, wanted: str) -> None:
     """Make `folder` ready for work towards the fingerprint `wanted`: what is there goes on, or is thrown away."""
-    file = folder / _FINGERPRINT_FILE
+    file = folder / _JOBS / _FINGERPRINT_FILE
     if folder.exists() and not (file.is_file() and file.read_text() == wanted):
         log.info("%s: begun for other data, removed", folder)
         shutil.rmtree(folder)
     if not folder.exists():
-        folder.mkdir()
+        file.parent.mkdir(parents=True)
         write_whole(file, wanted)
 
 
@@ -131,7 +138,7 @@ def assemble(
 def finish(made: Assembled, folder: Path, work: Path) -> None:
     """Give shards their last names, write index and statistics, and take everything else out, to `work`.
 
-    Killed in the middle, `assemble` finds all jobs done and this goes on.
+    Killed in the middle or soon after, `assemble` finds all jobs done and this goes on.
     """
     for path, now in made.moves.items():
         if (folder / now).exists():
@@ -145,7 +152,6 @@ def finish(made: Assembled, folder: Path, work: Path) -> None:
     made.index.save(folder)
     made.statistics.save(folder)
     (folder / _JOBS).rename(work)
-    (folder / _FINGERPRINT_FILE).unlink()
 
 
 def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:

@@ -34,7 +34,7 @@ def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: b
         names = ", ".join(records.IMAGE_EXTENSIONS)
         return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
     if not record.image:
-        return Skip(records.EMPTY_FILE, record.key, "the image has 0 bytes")
+        return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
     try:
         with Image.open(io.BytesIO(record.image)) as opened:
             width, height = opened.size

@@ -1,6 +1,6 @@
 """What a job leaves in the folder where shards are made, so that nobody needs to do it again.
 
-.shards.partial/fingerprint           what is being made; work towards something else is thrown away
+.shards.partial/jobs/fingerprint            what is being made; work towards something else is thrown away
 .shards.partial/train/000003-000000.tar …   its shards, where it writes any
 .shards.partial/jobs/train/000003.rows      what is to be compared with other jobs: a row of numbers per sample, and its key
 .shards.partial/jobs/train/000003.json      its result: it is done when this is there

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards.assemble import assemble, finish, open_folder
+from clips_pipeline.shards.assemble import assemble, finish, open_folder, take_back
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.fingerprint import fingerprint
 from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, MASKS_FILE, Index, load_index, missing_or_changed
@@ -61,7 +61,7 @@ def prepare(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     aside, before, work = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before", "jobs"))
     with _only_one(out_dir):
-        shutil.rmtree(work, ignore_errors=True)
+        take_back(aside, work)
         _recover(out_dir, before)
         _refuse_foreign(out_dir)
         wanted = fingerprint(source, samples_per_shard, rules)

@@ -234,7 +234,7 @@ def _hashes(record: Record) -> Iterator[int]:
     # No caption is not the same caption as another one.
     caption = record.web_caption.strip() or f"\n{record.key}"
     for content in (record.key.encode(), record.image, caption.encode()):
-        # 64 bits: among a billion values, one pair in twenty such sets is taken for equal by chance.
+        # 64 bits: among a billion values, one pair is equal by chance in about forty such sets.
         yield int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 

@@ -168,8 +168,6 @@ def parse(members: Members, fields: SampleFields, *, synthetic: str | None = Non
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
-    if not members.image:
-        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{members.extension} has 0 bytes"))
     facts = facts_of(members)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from tests.unit.shards.samples import tree
 from tests.unit.shards.work import WorkSource, until
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.shards import prepare as prepare_module
+from clips_pipeline.shards.assemble import finish
 from clips_pipeline.shards.filters import FilterConfig, Rules
 from clips_pipeline.shards.mapping import RunOn
 from clips_pipeline.shards.prepare import prepare
@@ -98,6 +100,47 @@ def test_killed_in_mid_run_the_next_run_does_what_is_missing(
     assert [len(work.begun(number)) for number in range(work.count)] == [1, 1, 1, 2, processes, 1]
     assert tree(tmp_path / "shards") == expected
     assert not (tmp_path / ".shards.partial").exists()
+
+
+@pytest.mark.parametrize("steps", range(14))
+def test_stopped_at_any_step_of_the_end_nothing_is_done_again(
+    tmp_path: Path, work: WorkSource, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Every change of a file's name or presence, from the first shard that gets its last name to the whole folder."""
+    (tmp_path / "old").mkdir()
+    prepare(WorkSource(tmp_path / "old", count=1), tmp_path / "shards")
+    before = tree(tmp_path / "shards")
+    left = steps
+
+    class StopError(BaseException):
+        pass
+
+    def limited(change: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise StopError
+            left -= 1
+            return change(*arguments)
+
+        return run
+
+    def stopping(*arguments: object) -> None:
+        for name in ("rename", "unlink"):
+            monkeypatch.setattr(Path, name, limited(getattr(Path, name)))
+        finish(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepare_module, "finish", stopping)
+    try:
+        prepare(work, tmp_path / "shards", rules=RULES)
+    except StopError:
+        # The old ones, unless it was stopped between them and the new ones.
+        assert not (tmp_path / "shards").exists() or tree(tmp_path / "shards") == before
+    monkeypatch.undo()
+    prepare(work, tmp_path / "shards", rules=RULES)
+    assert tree(tmp_path / "shards") == expected
+    assert sorted(path.name for path in tmp_path.iterdir() if "shards" in path.name) == [".shards.lock", "shards"]
+    assert [len(work.begun(number)) for number in range(work.count)] == [1] * work.count
 
 
 @pytest.fixture
