@@ -20,6 +20,7 @@ READERS: dict[str, set[str]] = {
     "register": {"register"},
     "search": set(),
     "storage": set(),
+    "export_benchmark": set(),
 }
 
 

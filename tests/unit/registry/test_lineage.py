@@ -5,34 +5,14 @@ import subprocess
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.registry.lineage import GitState, data_hashes, folder_digest, git_state, read_lineage
-
-LOCK = """\
-schema: '2.0'
-stages:
-  train:
-    cmd: kedro run --pipelines train
-    deps:
-    - path: src/a.py
-      hash: md5
-      md5: 00000000000000000000000000000000
-    outs:
-    - path: data/06_models/clips
-      hash: md5
-      md5: 22222222222222222222222222222222.dir
-      size: 10
-      nfiles: 3
-    - path: data/08_reporting/metrics.json
-      hash: md5
-      md5: 33333333333333333333333333333333
-  prepare:
-    cmd: kedro run --pipelines prepare
-    outs:
-    - path: data/05_model_input/shards
-      md5: 11111111111111111111111111111111.dir
-  register:
-    cmd: kedro run --pipelines register
-"""
+from clips_pipeline.registry.lineage import (
+    GitState,
+    Lineage,
+    described,
+    folder_digest,
+    git_state,
+    uncommitted_patch,
+)
 
 
 def git(folder, *arguments):
@@ -49,54 +29,80 @@ def project(tmp_path):
     (project / "data/08_reporting").mkdir(parents=True)
     (project / "code.py").write_text("x = 1\n")
     (project / "data/08_reporting/metrics.json").write_text("{}")
-    (project / "dvc.lock").write_text(LOCK)
+    (project / "dvc.lock").write_text("stages: {}")
     git(project.parent, "init", "-q", "-b", "main")
     git(project.parent, "add", "-A")
     git(project.parent, "commit", "-q", "-m", "first")
     return project
 
 
-def test_every_output_has_its_hash_and_nothing_else(project):
-    assert data_hashes(project / "dvc.lock") == {
-        "data/05_model_input/shards": "11111111111111111111111111111111.dir",
-        "data/06_models/clips": "22222222222222222222222222222222.dir",
-        "data/08_reporting/metrics.json": "33333333333333333333333333333333",
+def test_every_output_has_its_hash_and_nothing_else():
+    lock = {
+        "train": {
+            "cmd": "kedro run --pipelines train",
+            "deps": [{"path": "src/a.py", "hash": "md5", "md5": "0" * 32}],
+            "outs": [
+                {"path": "data/06_models/clips", "md5": "2" * 32 + ".dir", "size": 10, "nfiles": 3},
+                {"path": "data/remote", "etag": "tag"},
+            ],
+        },
+        "register": {"cmd": "kedro run --pipelines register"},
     }
-
-
-def test_no_lock_is_no_data(tmp_path):
-    assert data_hashes(tmp_path / "dvc.lock") == {}
-    (tmp_path / "dvc.lock").write_text("")
-    assert data_hashes(tmp_path / "dvc.lock") == {}
-
-
-@pytest.mark.parametrize("text", ["stages: [1, 2]", "a: [", "just text", "stages: {train: {outs: [{size: 1}]}}"])
-def test_a_broken_lock_names_the_file_and_the_remedy(tmp_path, text):
-    (tmp_path / "dvc.lock").write_text(text)
-    with pytest.raises(ConfigError, match=r"dvc\.lock.*git checkout"):
-        data_hashes(tmp_path / "dvc.lock")
+    lineage = Lineage(lock=lock, parameters={"train": {"seed": 3}})
+    assert lineage.data == {"data/06_models/clips": "2" * 32 + ".dir", "data/remote": "tag"}
+    assert lineage.inputs("train") == {"src/a.py": "0" * 32}
+    assert lineage.only(["register"]).data == {}
+    shown = described(lineage)
+    assert "train.seed = 3" in shown
+    assert "2" * 32 + ".dir" in shown
 
 
 def test_a_clean_checkout(project):
-    lineage = read_lineage(project)
-    assert lineage.git == GitState(commit=git(project, "rev-parse", "HEAD"), dirty=False, branch="main")
-    assert len(lineage.data) == 3
+    assert git_state(project) == GitState(commit=git(project, "rev-parse", "HEAD"), dirty=False, branch="main")
+    assert uncommitted_patch(project) == b""
+
+
+@pytest.mark.parametrize("own_index", [False, True])
+def test_the_patch_makes_the_commit_into_the_checkout(project, tmp_path, own_index):
+    (project / "code.py").write_text("x = 2\n")
+    (project / "new.bin").write_bytes(bytes(range(256)))
+    (project / "data/08_reporting/metrics.json").unlink()
+    if own_index:
+        git(project, "add", "code.py")
+    before = git(project, "status", "--porcelain")
+    patch = uncommitted_patch(project)
+    assert git(project, "status", "--porcelain") == before
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(project.parent), str(clone))
+    (tmp_path / "patch").write_bytes(patch)
+    git(clone, "apply", "--binary", str(tmp_path / "patch"))
+    assert (clone / "project/code.py").read_text() == "x = 2\n"
+    assert (clone / "project/new.bin").read_bytes() == bytes(range(256))
+    assert not (clone / "project/data/08_reporting/metrics.json").exists()
+
+
+def test_what_is_too_large_is_not_kept(project, monkeypatch):
+    monkeypatch.setattr("clips_pipeline.registry.lineage.PATCH_LIMIT_BYTES", 100)
+    (project / "data.bin").write_bytes(b"x" * 101)
+    assert uncommitted_patch(project) is None
 
 
 @pytest.mark.parametrize("name", ["code.py", "new file.py", "data/new.csv"])
 def test_changed_and_new_files_are_dirty(project, name):
     (project / name).write_text("x = 2\n")
-    assert read_lineage(project).git.dirty is True
+    assert git_state(project).dirty is True
 
 
 def test_outputs_of_the_run_itself_are_not_dirt(project):
     (project / "data/08_reporting/metrics.json").write_text('{"a": 1}')
     (project / "data/06_models/clips").mkdir(parents=True)
     (project / "data/06_models/clips/config.json").write_text("{}")
-    (project / "dvc.lock").write_text(LOCK.replace("3333", "4444"))
-    assert read_lineage(project).git.dirty is False
+    (project / "dvc.lock").write_text("stages: {train: {}}")
+    outputs = ["data/08_reporting/metrics.json", "data/06_models/clips"]
+    assert git_state(project, outputs=outputs).dirty is False
+    assert git_state(project).dirty is True
     (project / "data/06_models/clips_by_hand.json").write_text("{}")
-    assert read_lineage(project).git.dirty is True
+    assert git_state(project, outputs=outputs).dirty is True
 
 
 def test_a_detached_head_has_no_branch(project):
@@ -111,7 +117,7 @@ def test_no_repository_no_commit_and_no_git_are_tolerated(tmp_path, monkeypatch)
     git(tmp_path, "init", "-q")
     assert git_state(tmp_path) == GitState()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert read_lineage(tmp_path).git == GitState()
+    assert git_state(tmp_path) == GitState()
 
 
 def test_the_digest_of_a_folder_follows_names_and_bytes(tmp_path):

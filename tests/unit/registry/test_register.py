@@ -9,14 +9,25 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage import GitState, Lineage
+from clips_pipeline.registry.lineage_store import attach, fetch, record_run, tag_run
 from clips_pipeline.registry.names import flatten, mlflow_key
 from clips_pipeline.registry.packaging import fetch_model_folder, requirements
-from clips_pipeline.registry.register import RegistryConfig, register_model, tag_data
+from clips_pipeline.registry.register import RegistryConfig, register_model
 
 METRIC = "retrieval/scenes/mean_recall@1"
 LINEAGE = Lineage(
     git=GitState(commit="a" * 40, dirty=True, branch="main"),
-    data={"data/05_model_input/shards": "1" * 32 + ".dir", "data/08_reporting/metrics.json": "2" * 32},
+    lock={
+        "evaluate": {
+            "cmd": "kedro run --pipelines evaluate",
+            "deps": [
+                {"path": "data/05_model_input/shards", "md5": "1" * 32 + ".dir"},
+                {"path": "src/clips_pipeline/models", "md5": "9" * 32 + ".dir"},
+            ],
+            "outs": [{"path": "data/08_reporting/metrics.json", "md5": "2" * 32}],
+        }
+    },
+    parameters={"evaluate": {"split": "test"}},
 )
 
 
@@ -32,14 +43,14 @@ def test_a_version_joins_run_metrics_parameters_code_and_data(store, model_folde
     with mlflow.start_run() as run:
         mlflow.log_param("train.seed", 3)
     parameters = {"train": {"seed": 3, "model": {"size": "tiny"}}, "long": "x" * 9000, "empty": {}}
-    result = register(model_folder, 0.25, "joined", run_id=run.info.run_id, parameters=parameters, lineage=LINEAGE)
+    result = register(model_folder, 0.25, "joined", run_id=run.info.run_id, parameters=parameters)
+    attach("joined", result.version, LINEAGE, b"a patch")
     assert (result.version, result.run_id, result.promoted) == (1, run.info.run_id, True)
     assert result.uri == result.champion_uri == "models:/joined/1"
     version = version_of(result)
     assert version.run_id == run.info.run_id
     assert version.tags["git.commit"] == "a" * 40
     assert version.tags["git.dirty"] == "true"
-    assert version.tags["data.data/05_model_input/shards"] == "1" * 32 + ".dir"
     assert version.tags["data.data/08_reporting/metrics.json"] == "2" * 32
     assert float(version.tags["metric.retrieval/scenes/mean_recall_at_1"]) == 0.25
     assert version.tags["gate.decision"] == "promoted"
@@ -50,7 +61,9 @@ def test_a_version_joins_run_metrics_parameters_code_and_data(store, model_folde
     assert logged.data.params["train.model.size"] == "tiny"
     assert logged.data.params["train.seed"] == "3"
     assert len(logged.data.params["long"]) == 6000
-    assert mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/lineage.json")["git"]["commit"] == "a" * 40
+    for asked in ("1", "champion"):
+        record = fetch("joined", asked)
+        assert (record.name, record.version, record.lineage, record.patch) == ("joined", 1, LINEAGE, b"a patch")
 
 
 def test_the_alias_moves_only_for_a_better_model(store, model_folder):
@@ -69,11 +82,10 @@ def test_the_alias_moves_only_for_a_better_model(store, model_folder):
 
 def test_the_same_model_of_the_same_run_is_one_version(store, model_folder):
     first = register(model_folder, 0.5, "again")
-    second = register(model_folder, 0.5, "again", run_id=first.run_id, lineage=LINEAGE)
+    second = register(model_folder, 0.5, "again", run_id=first.run_id)
     assert second.version == first.version
     assert second.promoted
     assert second.reason == first.reason
-    assert version_of(second).tags["git.commit"] == "a" * 40
     assert len(MlflowClient().search_model_versions("name='again'")) == 1
     other_weights = model_folder / "model.safetensors"
     other_weights.write_bytes(b"other")
@@ -139,10 +151,29 @@ def test_nothing_is_registered_from_bad_metrics_or_an_empty_folder(store, model_
     assert MlflowClient().search_registered_models("name='none'") == []
 
 
-def test_data_hashes_can_follow_later(store, model_folder):
-    result = register(model_folder, 0.5, "later", lineage=LINEAGE)
-    tag_data("later", result.version, {"data/08_reporting/metrics.json": "3" * 32})
-    assert version_of(result).tags["data.data/08_reporting/metrics.json"] == "3" * 32
+def test_a_run_says_which_code_it_began_with_and_what_each_stage_read(store):
+    with mlflow.start_run() as run:
+        tag_run(run.info.run_id, LINEAGE.git)
+        tag_run(run.info.run_id, GitState("b" * 40, False, "other"))
+        record_run(run.info.run_id, LINEAGE, b"")
+    tags = MlflowClient().get_run(run.info.run_id).data.tags
+    assert (tags["git.commit"], tags["git.dirty"], tags["git.branch"]) == ("a" * 40, "true", "main")
+    assert tags["data.data/05_model_input/shards"] == "1" * 32 + ".dir"
+    assert tags["data.data/08_reporting/metrics.json"] == "2" * 32
+    assert not any(name.startswith("data.src") for name in tags)
+    facts = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/lineage/evaluate/lineage.json")
+    assert facts["stages"]["evaluate"]["inputs"]["src/clips_pipeline/models"] == "9" * 32 + ".dir"
+    assert facts["parameters"] == {"evaluate": {"split": "test"}}
+
+
+def test_lineage_that_is_not_there_is_named(store, model_folder):
+    with pytest.raises(ConfigError, match="no model of this name is registered"):
+        fetch("nobody", "1")
+    register(model_folder, 0.5, "bare")
+    with pytest.raises(ConfigError, match=r"no version or alias '7'.*it has 1"):
+        fetch("bare", "7")
+    with pytest.raises(ConfigError, match="no lineage was kept"):
+        fetch("bare", "1")
 
 
 def test_the_exported_folder_comes_back_whole(store, model_folder):
