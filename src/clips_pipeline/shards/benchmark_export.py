@@ -13,6 +13,7 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.clip_benchmark import (
     CLASS_NAMES,
     CLASS_PLACE,
+    CLASSIFICATION,
     RETRIEVAL,
     SET_TYPE,
     SHARD_COUNT,
@@ -89,7 +90,13 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: R
 def _fits(record: Record, config: ExportConfig) -> bool:
     if config.task == "classification":
         return record.label is not None
-    return bool(record.captions or record.web_caption.strip())
+    return bool(_captions(record))
+
+
+def _captions(record: Record) -> list[str]:
+    """Those by people, or else the one of the web. A caption is a line, so a line end within one becomes a blank."""
+    people = [" ".join(caption.split()) for caption in record.captions]
+    return [caption for caption in people or [" ".join(record.web_caption.split())] if caption]
 
 
 def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
@@ -99,18 +106,18 @@ def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
     classes = load_classes(shards)
     if classes is None:
         raise ConfigError(f"export_benchmark: {shards} names no classes; only a source with classes can be exported so")
-    (folder / SET_TYPE).write_text("classification\n")
-    (folder / CLASS_NAMES).write_text("".join(f"{name}\n" for name in classes.names), encoding="utf-8")
+    (folder / SET_TYPE).write_text(f"{CLASSIFICATION}\n")
+    (folder / CLASS_NAMES).write_text(
+        "".join(f"{' '.join(name.split())}\n" for name in classes.names), encoding="utf-8"
+    )
     templates = (template.replace("{}", CLASS_PLACE) for template in classes.templates)
     (folder / TEMPLATES).write_text("".join(f"{template}\n" for template in templates), encoding="utf-8")
 
 
 def _files(record: Record, config: ExportConfig) -> Files:
-    key = record.key.replace("/", "_")
     if config.task == "classification":
         text, ending = str(record.label), "cls"
     else:
-        # A caption is a line, so a line end within one becomes a blank.
-        text = "\n".join(" ".join(caption.split()) for caption in record.captions or (record.web_caption,))
-        ending = "txt"
-    return key, ((f"{key}.{record.extension}", record.image), (f"{key}.{ending}", text.encode()))
+        text, ending = "\n".join(_captions(record)), "txt"
+    # Keys stay as they are, '/' included: readers of webdataset's layout take it, and no two become one.
+    return record.key, ((f"{record.key}.{record.extension}", record.image), (f"{record.key}.{ending}", text.encode()))

@@ -1,6 +1,10 @@
 """Sets of CLIP_benchmark: read as that project writes them, and written as it reads them."""
 
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
 import warnings
 from pathlib import Path
@@ -110,6 +114,9 @@ def test_remote_sets(captions: Path, classes: Path) -> None:
         (lambda root: (root / "test" / "nshards.txt").write_text("many"), "holds 'many', no number of shards"),
         (lambda root: (root / "classnames.txt").unlink(), r"has no classnames\.txt, and its dataset_type\.txt"),
         (lambda root: (root / "classnames.txt").write_text("\n"), "at least one name"),
+        (lambda root: (root / "classnames.txt").write_text("cat\n \ndog\n"), r"classnames\.txt: line 2 is empty"),
+        (lambda root: (root / "classnames.txt").write_bytes(b"caf\xe9\n"), r"classnames\.txt is not UTF-8"),
+        (lambda root: (root / "dataset_type.txt").write_text("multilabel"), "says 'multilabel'; only retrieval and"),
         (lambda root: (root / "zeroshot_classification_templates.txt").write_text("a photo\n"), "has no {} for"),
     ],
 )
@@ -117,6 +124,14 @@ def test_what_is_no_set_is_refused_before_work(classes: Path, damage: Any, messa
     damage(classes)
     with pytest.raises(ConfigError, match=message):
         _source(classes)
+
+
+def test_the_type_is_read_as_that_project_reads_it(captions: Path, classes: Path) -> None:
+    (captions / "dataset_type.txt").write_text(" Retrieval \n")
+    assert _source(captions).is_retrieval
+    (classes / "dataset_type.txt").write_text("classification\n")
+    (classes / "classnames.txt").write_text("cat\ndog\n\n")
+    assert _source(classes).classes() == Classes(("cat", "dog"), ("a photo of a {}.", "a {}."))
 
 
 @pytest.fixture
@@ -161,6 +176,56 @@ def test_what_is_written_is_read_as_that_project_reads_it(
     wanted = list(eval_samples(prepared, "test"))
     assert [item.image for item in again] == [item.image for item in wanted[:count]]
     assert _source(out).classes() == (load_classes(prepared) if task == "classification" else None)
+
+
+def test_no_two_keys_become_one_and_no_caption_is_empty(tmp_path: Path) -> None:
+    made = [record(0, key="a/b", captions=("x",)), record(1, key="a_b", captions=("y", " \n", "z\u2028z"))]
+    prepare(ListSource({"test": [made]}), tmp_path / "shards")
+    assert _export(tmp_path / "shards", tmp_path / "out") == 2
+    found = {item.key: item.captions for item in _items(_source(tmp_path / "out")) if isinstance(item, Record)}
+    assert found == {"0/a/b": ("x",), "0/a_b": ("y", "z z")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["retrieval", "classification"])
+def test_that_projects_own_loader_reads_what_is_written(prepared: Path, tmp_path: Path, task: str) -> None:
+    """Its package, without what it would install beside it, in a folder and a process of its own."""
+    peer = tmp_path / "peer"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(peer),
+        "clip_benchmark==1.6.2",
+    ]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
+        pytest.skip("clip_benchmark cannot be installed here")
+    out = tmp_path / "out"
+    _export(prepared, out, task=task, samples_per_shard=3)
+    environment = {**os.environ, "PYTHONPATH": str(peer)}
+    command = [sys.executable, "-W", "ignore", "-c", READ_AS_PEER, str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    if task == "retrieval":
+        wanted: list[Any] = [[f"one {n}", "two"] for n in range(7)] + [["web 7"]]
+        assert found == {"targets": wanted, "sizes": [[24, 20]] * 8, "classes": None, "templates": None}
+    else:
+        names = {"classes": ["x", "y", "z"], "templates": ["a {c}", "{c}"]}
+        assert found == {"targets": [n % 3 for n in range(7)], "sizes": [[24, 20]] * 7} | names
+
+
+READ_AS_PEER = """
+import json, sys
+from clip_benchmark.datasets.builder import build_wds_dataset
+found = build_wds_dataset("wds/mine", lambda image: image.size, split="test", data_dir=sys.argv[1])
+pairs = list(found)
+facts = {"targets": [p[1] for p in pairs], "sizes": [p[0] for p in pairs]}
+print(json.dumps(facts | {"classes": found.classes, "templates": found.templates}))
+"""
 
 
 def test_an_export_is_replaced_as_a_whole_and_uploaded(prepared: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,36 @@ def test_the_join(source: RecaptionSource) -> None:
     assert _all(again) == found
     assert again.notes() == wanted
     assert (source._table().folder / "captions.bin").stat().st_mtime_ns == stamp
+
+
+def test_only_the_shards_of_the_source_count(source: RecaptionSource, tmp_path: Path) -> None:
+    _all(source)
+    fewer = replace(source.config, train=f"{tmp_path}/shards/{{00000..00002}}.tar")
+    other = RecaptionSource(fewer, HERE, tmp_path / "work")
+    _all(other)
+    # The three rows of the fourth shard were used by the other source, and have no sample in this one.
+    assert other.notes() == source.notes() | {"table_rows_used": 8, "table_rows_without_sample": 4}
+
+
+def test_counts_do_not_depend_on_what_earlier_runs_left(source: RecaptionSource, tmp_path: Path) -> None:
+    _all(source)
+    wanted = source.notes()
+    shutil.rmtree(tmp_path / "work")
+    assert source.notes() == wanted
+
+
+def test_a_key_that_repeats_very_often_is_read_once_per_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 300
+    captions = [f"caption {number}" for number in range(rows)]
+    file = _table(tmp_path / "a.parquet", {"key": ["placeholder"] * rows, "re_caption": captions})
+    read, plain = [], caption_table._row
+    monkeypatch.setattr(caption_table, "_row", lambda content, place: read.append(place) or plain(content, place))
+    table = _build(tmp_path, [file])
+    assert (table.counts.rows, table.counts.repeated) == (1, rows - 1)
+    assert len(read) == rows
+    found = table.find("placeholder")
+    assert found is not None
+    assert found.synthetic == "caption 0"
 
 
 def test_by_hash_with_another_web_caption_and_a_score(tmp_path: Path) -> None:

@@ -263,16 +263,15 @@ def _sort(folder: Path, parts: int) -> tuple[int, int]:
         entries = np.fromfile(_part_file(folder, part), _ENTRY)
         entries = entries[np.lexsort((entries["place"], entries["hash"]))]
         use = np.ones(len(entries), bool)
-        same = entries["hash"][1:] == entries["hash"][:-1]
-        for at in np.flatnonzero(same):
-            # Those of the same hash that stand before it; nearly always one.
-            first = at
-            while first > 0 and entries["hash"][first - 1] == entries["hash"][at]:
-                first -= 1
-            mine = _row(content, int(entries["place"][at + 1]))[0]
-            use[at + 1] = all(
-                _row(content, int(entries["place"][i]))[0] != mine for i in range(first, at + 1) if use[i]
-            )
+        changes = np.flatnonzero(entries["hash"][1:] != entries["hash"][:-1]) + 1
+        begins, ends = np.append(0, changes), np.append(changes, len(entries))
+        for run in np.flatnonzero(ends - begins > 1):
+            # Nearly always one key, though perhaps thousands of times: tables by hash repeat the picture of a broken link.
+            seen: set[str] = set()
+            for at in range(begins[run], ends[run]):
+                key = _row(content, int(entries["place"][at]))[0]
+                use[at] = key not in seen
+                seen.add(key)
         repeated += int(len(use) - use.sum())
         kept += int(use.sum())
         entries[use].tofile(_part_file(folder, part))

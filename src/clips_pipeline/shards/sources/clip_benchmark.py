@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
-from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 from clips_pipeline.shards.storage import Storage, StorageError, shown
@@ -21,7 +20,7 @@ from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
 
 SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
 TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
-RETRIEVAL = "retrieval"
+RETRIEVAL, CLASSIFICATION = "retrieval", "classification"
 CLASS_PLACE = "{c}"
 
 
@@ -65,7 +64,13 @@ class ClipBenchmarkSource:
                 f"source.clip_benchmark: {config.split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
             )
         self.addresses = [f"{self.root}/{config.split}/{number}.tar" for number in range(int(count))]
-        self.is_retrieval = (self._text(SET_TYPE) or "").strip() == RETRIEVAL
+        kind = (self._text(SET_TYPE) or CLASSIFICATION).strip().lower()
+        if kind not in (RETRIEVAL, CLASSIFICATION):
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
+                "sets can be evaluated here"
+            )
+        self.is_retrieval = kind == RETRIEVAL
         self._classes = None if self.is_retrieval else self._read_classes()
 
     @property
@@ -110,7 +115,14 @@ class ClipBenchmarkSource:
                 f"source.clip_benchmark: {shown(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
                 "add the one or the other"
             )
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        # Labels are numbers of lines, so none within the file may be passed over; line ends after the last one are none.
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        if "" in lines:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{name}: line {lines.index('') + 1} is empty; write what belongs "
+                "there, since labels count the lines"
+            )
+        return lines
 
     def _text(self, name: str) -> str | None:
         """A small text file of the set; None where there is none."""
@@ -118,9 +130,13 @@ class ClipBenchmarkSource:
             with self.storage.local(f"{self.root}/{name}") as file:
                 return file.read_text(encoding="utf-8")
         except StorageError as error:
-            if is_remote(self.root) and "FileNotFoundError" not in str(error):
+            if "FileNotFoundError" not in str(error):
                 raise ConfigError(f"source.clip_benchmark: {error}") from None
             return None
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{name} is not UTF-8 ({error}); convert it"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import expand
+from clips_pipeline.shards.job_files import aside_of
 from clips_pipeline.shards.reader import facts_of, parse
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.caption_table import CaptionTable, Columns, build
@@ -91,9 +93,7 @@ class RecaptionSource:
             ConfigError: a table is no Parquet file or lacks a column.
             StorageError: a table cannot be had.
         """
-        table = self._table()
-        addresses = self._shards.addresses(split)
-        return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
+        return self._joins(split, self._table())
 
     def classes(self) -> Classes | None:
         """None: such shards name no classes."""
@@ -109,11 +109,15 @@ class RecaptionSource:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def notes(self) -> dict[str, int]:
-        """Rows of the tables by what became of them; call it when all tasks are done."""
+        """Rows of the tables by what became of them; call it when all tasks are done.
+
+        Raises:
+            StorageError: what a task has left is gone, and its shard cannot be had to find it again.
+        """
         table = self._table()
         seen = np.zeros(-(-table.counts.rows // 8), np.uint8)
-        for file in sorted(_matched_folder(table).glob("*.npy")):
-            numbers = np.load(file, allow_pickle=False)
+        for task in (task for split in self.splits for task in self._joins(split, table)):
+            numbers = task.matched()
             np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
         matched = int(np.bitwise_count(seen).sum())
         counts = table.counts
@@ -123,6 +127,10 @@ class RecaptionSource:
             "table_rows_repeated": counts.repeated,
             "table_rows_empty": counts.empty,
         }
+
+    def _joins(self, split: Split, table: CaptionTable) -> "list[JoinTask]":
+        addresses = self._shards.addresses(split)
+        return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
 
     def _table(self) -> CaptionTable:
         folder = self.work / self._table_fingerprint()[:16]
@@ -193,18 +201,30 @@ class JoinTask:
         record = parse(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
         return replace(record, score=found.score)
 
+    def matched(self) -> NDArray[np.int64]:
+        """Numbers of the table's rows that have a sample here; the task is run where it has not left them.
+
+        Raises:
+            StorageError: as `records`.
+        """
+        if not self._matched_file.is_file():
+            # Done in an earlier run, and the folder of tables, which is safe to delete, was deleted since.
+            for _ in self.records():
+                pass
+        return np.asarray(np.load(self._matched_file, allow_pickle=False), np.int64)
+
     def _remember(self, matched: list[int]) -> None:
         """Which rows were used, so that those without a sample can be counted at the end."""
-        folder = _matched_folder(self.table)
-        folder.mkdir(exist_ok=True)
-        name = hashlib.sha256(self.address.encode()).hexdigest()[:32]
-        aside = folder / f".{name}.npy"
-        np.save(aside, np.array(matched, np.int64))
-        aside.replace(folder / f"{name}.npy")
+        file = self._matched_file
+        file.parent.mkdir(exist_ok=True)
+        aside = aside_of(file)
+        with aside.open("wb") as opened:
+            np.save(opened, np.array(matched, np.int64))
+        aside.replace(file)
 
-
-def _matched_folder(table: CaptionTable) -> Path:
-    return table.folder / "matched"
+    @property
+    def _matched_file(self) -> Path:
+        return self.table.folder / "matched" / f"{hashlib.sha256(self.address.encode()).hexdigest()[:32]}.npy"
 
 
 def _matches(pattern: str, storage: Storage) -> list[str]:
