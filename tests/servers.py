@@ -15,41 +15,56 @@ from typing import Any
 import pytest
 
 
-@dataclass
 class S3:
-    """A running S3 server; `options` are fsspec's for it."""
+    """An S3 server in this process; what it holds stays when it stops and starts again.
 
-    endpoint: str
-    bucket: str
+    Attributes:
+        endpoint: its URL, the same after a new start.
+        bucket: there from the beginning.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket, self._port = bucket, 0
+        self.start()
+        self.endpoint = f"http://127.0.0.1:{self._port}"
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
+        """fsspec's for this server."""
         client = {"endpoint_url": self.endpoint, "region_name": "us-east-1"}
         return {"s3": {"key": "testing", "secret": "testing", "client_kwargs": client}}
 
+    def start(self) -> None:
+        moto_server = pytest.importorskip("moto.server")
+        self._server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+        self._port = self._server.get_host_and_port()[1]
+
+    def stop(self) -> None:
+        """From now on connections are refused."""
+        listening = self._server._server
+        self._server.stop()
+        listening.server_close()
+
 
 @contextlib.contextmanager
-def s3_server(bucket: str = "data", port: int = 0) -> Iterator[S3]:
+def s3_server(bucket: str = "data") -> Iterator[S3]:
     """A moto server in a thread, with one empty bucket."""
-    moto_server = pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
+    s3 = S3(bucket)
     try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
         client = boto3.client(
             "s3",
-            endpoint_url=endpoint,
+            endpoint_url=s3.endpoint,
             aws_access_key_id="testing",
             aws_secret_access_key="testing",  # noqa: S106
             region_name="us-east-1",
         )
         client.create_bucket(Bucket=bucket)
         client.close()
-        yield S3(endpoint, bucket)
+        yield s3
     finally:
-        server.stop()
+        s3.stop()
 
 
 @dataclass

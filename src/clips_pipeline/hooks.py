@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.config import ConfigError
 from clips_pipeline.pipelines import lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
+from clips_pipeline.pipelines.credentials import local_credentials
 from kedro_dvc_sync.project import Project
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,11 @@ class ProjectHooks:
         """Add the entry `remote_shards`: credentials reach the nodes that need them without being a parameter."""
         from clips_pipeline.datasets.remote import RemoteDataset
 
+        credentials = [conf_creds.get("storage")]
+        if self._context is not None:
+            credentials.insert(0, local_credentials(self._context.config_loader).get("storage"))
         catalog["remote_shards"] = RemoteDataset(
-            parameters.get("storage", {}), conf_creds.get("storage") or {}, lambda: catalog.load("shard_cache_target")
+            parameters.get("storage", {}), credentials, lambda: catalog.load("shard_cache_target")
         )
 
     @hook_impl(tryfirst=True)

@@ -27,8 +27,8 @@ def base(repository: Path) -> dict[str, Any]:
     return found
 
 
-def catalog_of(parameters: dict[str, Any], credentials: dict[str, Any] | None = None) -> DataCatalog:
-    remote = RemoteDataset(parameters.get("storage", {}), credentials or {}, lambda: Path("copies"))
+def catalog_of(parameters: dict[str, Any], *credentials: Any) -> DataCatalog:
+    remote = RemoteDataset(parameters.get("storage", {}), credentials, lambda: Path("copies"))
     entries: dict[str, AbstractDataset[Any, Any]] = {"parameters": MemoryDataset(parameters), "remote_shards": remote}
     entries["caption_tables_target"] = MemoryDataset(Path("tables"))
     entries |= {f"params:{name}": MemoryDataset(group) for name, group in parameters.items()}
@@ -71,10 +71,22 @@ def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, me
     assert message in str(caught.value)
 
 
-def test_credentials_of_another_shape_are_refused_and_not_shown(base: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"credentials\.storage\.s3: fsspec's options") as caught:
-        check(register_pipelines()["pretrain"], catalog_of(base, {"s3": "hush"}))
+@pytest.mark.parametrize(
+    ("credentials", "message"),
+    [({"s3": "hush"}, r"credentials\.storage\.s3: fsspec's options"), ("hush", r"credentials\.storage: a mapping")],
+)
+def test_credentials_of_another_shape_are_refused_and_not_shown(
+    base: dict[str, Any], credentials: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check(register_pipelines()["pretrain"], catalog_of(base, credentials))
     assert "hush" not in str(caught.value)
+
+
+def test_credentials_of_an_environment_stand_before_those_of_the_machine(base: dict[str, Any]) -> None:
+    local, own = {"s3": {"key": "a", "secret": "b"}, "gs": {"token": "c"}}, {"s3": {"key": "d"}}
+    found = catalog_of(base, local, None, own).load("remote_shards").storage.options
+    assert found == {"s3": {"key": "d"}, "gs": {"token": "c"}}
 
 
 def test_a_run_shows_the_message_and_no_traceback(repository: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The way to files elsewhere, as a catalog entry: nodes name it as an input and know neither settings nor credentials."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ class RemoteDataset(AbstractDataset[None, ShardCache]):
 
     Args:
         settings: the parameter group `storage`.
-        credentials: the entry `storage` of Kedro's credentials: fsspec's options by protocol.
+        credentials: entries `storage` of Kedro's credentials, None where there is none: fsspec's options by protocol. Those of a
+            later one take the place of an earlier one's, protocol by protocol.
         cache: gives the folder for copies.
     """
 
-    def __init__(self, settings: Mapping[str, Any], credentials: Mapping[str, Any], cache: Callable[[], Path]) -> None:
+    def __init__(self, settings: Mapping[str, Any], credentials: Sequence[Any], cache: Callable[[], Path]) -> None:
         self._settings, self._credentials, self._cache = settings, credentials, cache
 
     def load(self) -> ShardCache:
@@ -46,12 +47,17 @@ class RemoteDataset(AbstractDataset[None, ShardCache]):
         return {"settings": dict(self._settings)}
 
 
-def _by_protocol(credentials: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    for protocol, options in credentials.items():
-        if not isinstance(options, Mapping):
-            # The value may be a secret, so it is not shown.
-            raise ConfigError(
-                f"credentials.storage.{protocol}: fsspec's options for {protocol}:// are needed, as a mapping such as "
-                "{key: …, secret: …}"
-            )
-    return {protocol: dict(options) for protocol, options in credentials.items()}
+def _by_protocol(credentials: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for entry in credentials:
+        # Values may be secrets, so they are not shown.
+        if not isinstance(entry, Mapping | None):
+            raise ConfigError("credentials.storage: a mapping is needed, such as s3: {key: …, secret: …}")
+        for protocol, options in (entry or {}).items():
+            if not isinstance(options, Mapping):
+                raise ConfigError(
+                    f"credentials.storage.{protocol}: fsspec's options for {protocol}:// are needed, as a mapping such as "
+                    "{key: …, secret: …}"
+                )
+            found[protocol] = dict(options)
+    return found

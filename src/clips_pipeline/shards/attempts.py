@@ -17,6 +17,7 @@ T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _LONGEST_PAUSE_S = 60.0
+_RANDOM = 0.25
 # Asking again may help: the server is busy, or asks to be asked later.
 _BUSY = (408, 425, 429)
 # Missing, forbidden, or an address or option that cannot be used (`ValueError`, `TypeError`).
@@ -69,11 +70,20 @@ def attempt(
                 failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {cause}")
                 failed.errno = error.errno if isinstance(error, OSError) else None
                 raise failed from None
-            pause = min(back_off_s * 2 ** (tried - 1), _LONGEST_PAUSE_S)
-            pause *= random.uniform(0.75, 1.25)  # noqa: S311 - so that workers do not ask in step
+            # Random, so that workers do not ask in step.
+            pause = _pause(tried, back_off_s) * random.uniform(1 - _RANDOM, 1 + _RANDOM)  # noqa: S311
             log.warning("%s: %s; trying again in %.1f s", shown(address), cause, pause)
             time.sleep(pause)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def longest_pauses(retries: int, back_off_s: float) -> float:
+    """Seconds of all pauses together, at most."""
+    return sum(_pause(tried, back_off_s) for tried in range(1, retries + 1)) * (1 + _RANDOM)
+
+
+def _pause(tried: int, back_off_s: float) -> float:
+    return min(back_off_s * 2.0 ** (tried - 1), _LONGEST_PAUSE_S)
 
 
 def shown(text: str, secrets: tuple[str, ...] = ()) -> str:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.addresses import is_remote
-from clips_pipeline.shards.attempts import DISK_FULL, attempt, secrets_of
+from clips_pipeline.shards.attempts import DISK_FULL, attempt, longest_pauses, secrets_of
 from clips_pipeline.shards.attempts import StorageError as StorageError
 from clips_pipeline.shards.attempts import shown as shown
 from clips_pipeline.shards.filesystems import RangeFile, file_system, run_into
@@ -57,6 +57,11 @@ class StorageConfig:
     def __post_init__(self) -> None:
         if self.retries < 0 or self.back_off_s < 0 or self.timeout_s <= 0 or self.cache_gib <= 0:
             raise ConfigError("retries and back_off_s must not be negative, timeout_s and cache_gib must be above 0")
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds until a server that never answers has been given up."""
+        return self.timeout_s * (self.retries + 1) + longest_pauses(self.retries, self.back_off_s)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
 
 # Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
 _COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
+_DIST_TIMEOUT_S = 300.0
 
 
 def main(arguments: list[str]) -> int:
@@ -96,7 +97,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     on_gpu = _use_gpu(config.launch.device)
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.launch.threads or max(1, cores // config.launch.processes))
-    dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"))
+    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
+    patience_s = _DIST_TIMEOUT_S + spec.storage.patience_s
+    dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"), patience_s)
     torch.manual_seed(config.seed)
 
     tokenizer = load_tokenizer(Path(spec.tokenizer))
@@ -184,7 +187,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         load_path=str(resume_from) if resume_from else None,
         load_progress_bar=False,
         seed=config.seed,
-        dist_timeout=300.0,
+        dist_timeout=patience_s,
     )
     trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
     if int(trainer.state.timestamp.batch) < config.steps:
