@@ -6,7 +6,8 @@
 JPEGs of 512 pixels and about 83 kB, one worker process for each loader, the same files and the published augmentation on
 both sides: crops of 40 to 100 % of the area, colour jitter 0.4 on 80 % and grey on 20 % of the pictures. Ours does all that
 training needs: three rows of ids per sample; open_clip's one row. Both use CLIP's byte pairs. `decode` is Pillow alone,
-from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate; medians are given.
+from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate; medians are
+given, also of the ratios of neighbouring runs.
 `--first-batch` measures how long an index of 140,000 shards takes to give its first batch; its files are links to one shard.
 """
 
@@ -234,21 +235,27 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
                 found = _in_a_process(name, size, options.batches)
                 rates.setdefault((name, size), []).append(found["samples_per_s"])
                 peaks[name, size] = max(peaks.get((name, size), 0.0), found["peak_rss_gib"])
-    middle = {at: statistics.median(values) for at, values in rates.items()}
+
+    def rate(name: str) -> dict[int, float]:
+        return {size: round(statistics.median(rates[name, size]), 1) for size in options.sizes}
+
+    def times(other: str) -> dict[int, float]:
+        # Of neighbours in time, so that another job on the machine disturbs both sides alike.
+        pairs = {size: zip(rates["ours", size], rates[other, size], strict=True) for size in options.sizes}
+        return {size: round(statistics.median(mine / its for mine, its in pairs[size]), 2) for size in options.sizes}
+
     figures: dict[str, Any] = {
         "files": f"{'seeded' if options.photos is None else options.photos}, {kilobytes:.0f} kB per sample",
-        "samples_per_s": {size: round(middle["ours", size], 1) for size in options.sizes},
+        "samples_per_s": rate("ours"),
         "peak_rss_gib": {size: round(peaks["ours", size], 2) for size in options.sizes},
-        "decode_samples_per_s": {size: round(middle["decode", size], 1) for size in options.sizes},
-        "share_of_decode": {size: round(middle["ours", size] / middle["decode", size], 3) for size in options.sizes},
+        "decode_samples_per_s": rate("decode"),
+        "share_of_decode": times("decode"),
     }
     if options.peer:
         peer = options.peer
-        figures |= {
-            f"{peer}_samples_per_s": {size: round(middle[peer, size], 1) for size in options.sizes},
-            f"{peer}_peak_rss_gib": {size: round(peaks[peer, size], 2) for size in options.sizes},
-            f"times_{peer}": {size: round(middle["ours", size] / middle[peer, size], 2) for size in options.sizes},
-        }
+        figures[f"{peer}_samples_per_s"] = rate(peer)
+        figures[f"{peer}_peak_rss_gib"] = {size: round(peaks[peer, size], 2) for size in options.sizes}
+        figures[f"times_{peer}"] = times(peer)
     return figures
 
 

@@ -1,10 +1,13 @@
 """Servers on loopback that tests talk to: a real S3 server, and an HTTP server that can misbehave."""
 
 import contextlib
+import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -54,9 +57,10 @@ class Trouble:
     """What the HTTP server does wrong, for so many requests; then it behaves.
 
     Attributes:
-        kind: `503`, `404`, `drop` (the connection ends in the middle of the body) or `hang`.
+        kind: a status such as `503`; `drop` (the connection ends in the middle of the body); `short` (it ends there as
+            if that were all); or `hang`.
         times: requests that meet it; -1 for all.
-        after: bytes of the body that come before it drops.
+        after: bytes of the body that come before it drops or ends.
     """
 
     kind: str
@@ -66,10 +70,19 @@ class Trouble:
 
 @dataclass
 class Http:
-    """A running HTTP server of the files of a folder."""
+    """A running HTTP server of the files of a folder. To `s3://FOLDER/FILE` it is an S3 server that can only read.
+
+    Attributes:
+        url: without a slash at its end.
+        folder: what it serves.
+        ranges: whether it gives parts of files.
+        trouble: what is wrong with a file, by its path.
+        requests: method and path of every request so far.
+    """
 
     url: str
     folder: Path
+    ranges: bool = True
     trouble: dict[str, Trouble] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
 
@@ -96,35 +109,41 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[Http]:
             name = self.path.lstrip("/")
             state.requests.append((self.command, self.path))
             trouble = state.trouble.get(name)
+            kind = ""
             if trouble is not None and trouble.times != 0 and with_body:
                 trouble.times -= 1
-                self._misbehave(trouble, name)
-                return
-            file = folder / name
-            if not file.is_file():
-                self.send_error(404)
-                return
-            content = file.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if with_body:
-                self.wfile.write(content)
-
-        def _misbehave(self, trouble: Trouble, name: str) -> None:
-            if trouble.kind == "hang":
+                kind = trouble.kind
+            if kind == "hang":
                 closing.wait(hang_s)
                 self.close_connection = True
-            elif trouble.kind == "drop":
-                content = (folder / name).read_bytes()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[: trouble.after])
-                self.wfile.flush()
-                self.close_connection = True
+            elif kind.isdigit() or not (folder / name).is_file():
+                self.send_error(int(kind or 404))
             else:
-                self.send_error(int(trouble.kind))
+                content = self._head(name, trouble.after if trouble is not None and kind == "short" else None)
+                if kind == "drop" and trouble is not None:
+                    content = content[: trouble.after]
+                    self.close_connection = True
+                if with_body:
+                    self.wfile.write(content)
+                    self.wfile.flush()
+
+        def _head(self, name: str, length: int | None) -> bytes:
+            """Status and headers; returns the bytes that belong to them."""
+            content = (folder / name).read_bytes()
+            part = content[:length]
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked and state.ranges:
+                begin, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+                part = content[begin : end + 1]
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {begin}-{end}/{len(content)}")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("ETag", f'"{zlib.crc32(content)}"')
+            self.send_header("Last-Modified", formatdate((folder / name).stat().st_mtime, usegmt=True))
+            self.end_headers()
+            return part
 
         def log_message(self, *arguments: Any) -> None:
             pass

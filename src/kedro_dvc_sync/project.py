@@ -61,7 +61,6 @@ class Project:
             raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment")
         self.settings: Settings = read_settings(self.root)
         self.sources = SourceTree((self.root / kedro.get("source_dir", "src")).resolve())
-        self._loader = settings.CONFIG_LOADER_CLASS(str(self.conf), env=self.environment or self.base, **arguments)
 
     @property
     def stage_file(self) -> Path:
@@ -95,11 +94,24 @@ class Project:
         return {name: registered[name] for name in wanted}
 
     @cached_property
+    def _configuration(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[str]]]:
+        """Catalog, parameters, and the loader's patterns.
+
+        All at once: `${globals:...}` is resolved by whichever loader was made last in this process.
+        """
+        arguments = settings.CONFIG_LOADER_ARGS
+        loader = settings.CONFIG_LOADER_CLASS(str(self.conf), env=self.environment or self.base, **arguments)
+        found: list[dict[str, Any]] = []
+        for kind in ("catalog", "parameters"):
+            try:
+                found.append(dict(loader[kind]))
+            except MissingConfigException:
+                found.append({})
+        return found[0], found[1], loader.config_patterns
+
+    @cached_property
     def _resolver(self) -> Any:
-        try:
-            catalog = self._loader["catalog"]
-        except MissingConfigException:
-            catalog = {}
+        catalog = self._configuration[0]
         return CatalogConfigResolver(_without_credentials(catalog), {}, {"{default}": {"type": "MemoryDataset"}})
 
     def entry(self, name: str) -> Entry | None:
@@ -112,10 +124,7 @@ class Project:
 
     def values(self) -> dict[str, Any]:
         """The parameters of this environment, as files alone give them."""
-        try:
-            return dict(self._loader["parameters"])
-        except MissingConfigException:
-            return {}
+        return self._configuration[1]
 
     def parameter_layers(self, kind: str = "parameters") -> list[list[ParameterFile]]:
         """The parameter (or globals) files of the base, then those of the environment: what stands later wins."""
@@ -123,7 +132,7 @@ class Project:
         return [list(self._files(kind, layer)) for layer in layers]
 
     def _files(self, kind: str, layer: str) -> Iterator[ParameterFile]:
-        patterns = self._loader.config_patterns.get(kind, _PATTERNS[kind])
+        patterns = self._configuration[2].get(kind, _PATTERNS[kind])
         found = {path for pattern in patterns for path in (self.conf / layer).glob(pattern) if path.is_file()}
         for path in sorted(found):
             if path.suffix in (".yml", ".yaml", ".json"):

@@ -9,13 +9,16 @@ import hashlib
 import logging
 import os
 import queue
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.shards import records
+from clips_pipeline.shards.attempts import DISK_FULL
 from clips_pipeline.shards.index import ShardEntry
 from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.storage import Storage, StorageError, shown
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 _GIB = 1 << 30
 # Per process. More would take the bandwidth from the shard that is waited for.
 _THREADS_AHEAD = 2
+# Locks are files; a billion samples have a hundred thousand shards, which share some thousand locks.
+_LOCK_DIGITS = 3
 
 
 class ShardCache:
@@ -45,7 +50,7 @@ class ShardCache:
 
         Raises:
             StorageError: it cannot be had, is not the one in the index, or the disk is full.
-            BadSampleError: likewise where the storage says `unreachable: skip`; this process does not try again.
+            BadSampleError: it cannot be had, and the storage says `unreachable: skip`; this process does not try again.
         """
         if shard.path in self._failed:
             raise BadSampleError(self._failed[shard.path])
@@ -54,7 +59,7 @@ class ShardCache:
             try:
                 self._get(shard, copy)
             except StorageError as error:
-                if self.storage.config.unreachable == "stop":
+                if not self.storage.leaves_out(error):
                     raise
                 log.warning("left out: %s", error)
                 self._failed[shard.path] = Skip(records.UNREADABLE_SHARD, shown(shard.path), str(error))
@@ -63,6 +68,9 @@ class ShardCache:
 
     def soon(self, shards: Sequence[ShardEntry]) -> None:
         """Download in the background; what fails now is tried again when it is needed."""
+        if self._process != os.getpid():
+            # Forked: the threads stayed behind.
+            self._start()
         for shard in shards:
             if shard.path in self._coming or shard.path in self._failed or self._copy(shard).exists():
                 continue
@@ -77,13 +85,15 @@ class ShardCache:
         while True:
             shard = self._ahead.get()
             try:
-                self._get(shard, self._copy(shard))
-            except StorageError as error:
+                self._get(shard, self._copy(shard), wait=False)
+            except Exception as error:
+                # Not the end of the thread; whoever needs the shard meets the error again.
                 log.warning("%s", error)
             finally:
                 self._coming.discard(shard.path)
 
     def _start(self) -> None:
+        self._process = os.getpid()
         self._ahead: queue.SimpleQueue[ShardEntry] = queue.SimpleQueue()
         self._threads = 0
         self._coming: set[str] = set()
@@ -99,43 +109,67 @@ class ShardCache:
     def _copy(self, shard: ShardEntry) -> Path:
         return self.folder / shard.sha256[:2] / f"{shard.sha256}.tar"
 
-    def _get(self, shard: ShardEntry, copy: Path) -> None:
+    def _get(self, shard: ShardEntry, copy: Path, *, wait: bool = True) -> None:
+        """Make the copy; without `wait` not where somebody else does."""
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with self._only_one(copy):
-            if _touch(copy):
+        asked = time.time_ns()
+        with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as mine:
+            if not mine or _touch(copy):
                 return
-            # The lock is ours: what lies about is of a process that was killed.
-            for left in copy.parent.glob(f".{copy.stem}.*"):
-                left.unlink(missing_ok=True)
-            self._make_room(shard.bytes)
-            aside = copy.with_name(f".{copy.stem}.new")
+            failure = copy.with_suffix(".failed")
+            if _changed(failure) >= asked:
+                # It failed for another process while this one waited, after as many attempts.
+                raise StorageError(failure.read_text(encoding="utf-8"))
+            aside = copy.with_suffix(".new")
             try:
-                for last in (False, True):
-                    self.storage.fetch(shard.path, aside)
-                    problem = _problem(aside, shard)
-                    if problem is None:
-                        break
-                    if last:
-                        raise StorageError(
-                            f"{shown(shard.path)}: is not the shard of the index ({problem}); "
-                            "run `kedro run --pipelines prepare`, or restore the shard"
-                        )
-                    log.warning("%s: %s; copied once more", shown(shard.path), problem)
+                self._make_room(shard.bytes)
+                self._fetch(shard, aside)
                 aside.rename(copy)
+                failure.unlink(missing_ok=True)
+            except StorageError as error:
+                if error.errno not in DISK_FULL:
+                    failure.write_text(str(error), encoding="utf-8")
+                raise
             finally:
                 aside.unlink(missing_ok=True)
+            # Others may have come at the same time.
+            self._make_room(0, keep=copy)
+
+    def _fetch(self, shard: ShardEntry, aside: Path) -> None:
+        for last in (False, True):
+            try:
+                self.storage.download(shard.path, aside)
+            except StorageError as error:
+                if error.errno in DISK_FULL:
+                    error.args = (f"{self.folder}: the disk is full; make room, or lower storage.cache_gib ({error})",)
+                raise
+            problem = _problem(aside, shard)
+            if problem is None:
+                return
+            if last:
+                raise StorageError(
+                    f"{shown(shard.path)}: is not the shard of the index ({problem}); "
+                    "run `kedro run --pipelines prepare`, or restore the shard"
+                )
+            log.warning("%s: %s; copied once more", shown(shard.path), problem)
 
     @contextmanager
-    def _only_one(self, copy: Path) -> Iterator[None]:
-        """One download of a shard at a time over all processes and threads; the system drops the lock with the process."""
-        with copy.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """One at a time over all processes and threads; the system drops the lock with the process. False: it is taken."""
+        file = self.folder / "locks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
-    def _make_room(self, needed: int) -> None:
-        """Remove copies used longest ago until `needed` bytes fit."""
-        with (self.folder / "room.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def _make_room(self, needed: int, keep: Path | None = None) -> None:
+        """Remove copies used longest ago until `needed` bytes fit, into the cache and onto the disk."""
+        with self._lock("room"):
+            self._remove_halves()
             found = []
             for copy in self.folder.glob("??/*.tar"):
                 try:
@@ -143,12 +177,21 @@ class ShardCache:
                 except FileNotFoundError:
                     continue
                 found.append((stat.st_mtime_ns, stat.st_size, copy))
-            room = self.storage.config.cache_gib * _GIB - needed - sum(size for _, size, _ in found)
+            bound = self.storage.config.cache_gib * _GIB - sum(size for _, size, _ in found)
+            room = min(bound, _free_bytes(self.folder)) - needed
             for _, size, copy in sorted(found):
                 if room >= 0:
                     return
-                copy.unlink(missing_ok=True)
-                room += size
+                if copy != keep:
+                    copy.unlink(missing_ok=True)
+                    room += size
+
+    def _remove_halves(self) -> None:
+        """What processes left behind that were killed while they wrote it: nobody has its lock any more."""
+        for aside in self.folder.glob("??/*.new"):
+            with self._lock(aside.name[:_LOCK_DIGITS], wait=False) as mine:
+                if mine:
+                    aside.unlink(missing_ok=True)
 
 
 def _touch(copy: Path) -> bool:
@@ -158,6 +201,18 @@ def _touch(copy: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _changed(file: Path) -> int:
+    """Nanoseconds, as `time.time_ns`; 0 where there is no such file."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _problem(file: Path, shard: ShardEntry) -> str | None:

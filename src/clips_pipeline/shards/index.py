@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.source import Classes
 from clips_pipeline.shards.sources.source import Split as Split
@@ -163,7 +164,7 @@ def missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
 
 def _problem(shard: ShardEntry, folder: Path) -> str | None:
     """Why the file of `shard` is not the one in the index, judged by presence and size; remote ones are not asked."""
-    if "://" in shard.path:
+    if is_remote(shard.path):
         return None
     # Joined to an absolute path, the folder plays no part. `os` and not Path, which takes ten times as long.
     file = os.path.join(folder, shard.path)

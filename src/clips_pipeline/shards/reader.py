@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
+from clips_pipeline.shards.addresses import is_remote
+from clips_pipeline.shards.attempts import shown
 from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed, used_rows
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
@@ -21,6 +23,8 @@ from clips_pipeline.text.escapes import decode_byte_escapes
 log = logging.getLogger(__name__)
 
 FALLBACK_WEB_FIELD = "org_caption"
+
+_COPIES_TRIED = 8
 
 
 class RemoteShards(Protocol):
@@ -71,10 +75,11 @@ class ShardSet:
             raise ConfigError(
                 f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
             )
-        if remote is None and (far := next((shard for shard in self.shards if "://" in shard.path), None)) is not None:
-            raise ConfigError(
-                f"{far.path} is not on this machine; set `storage.cache` to a folder for copies of shards"
-            )
+        if (
+            remote is None
+            and (far := next((shard for shard in self.shards if is_remote(shard.path)), None)) is not None
+        ):
+            raise ConfigError(f"{shown(far.path)} is not on this machine; give `remote`, which copies such shards")
         self.folder, self.version = folder, index.version
         self.fields = fields if fields is not None else index.fields
         self.keep_open, self.remote = keep_open, remote
@@ -102,7 +107,7 @@ class ShardSet:
     def soon(self, shards: Iterable[int]) -> None:
         """These shards will be read next: those that are not on this machine begin to come; returns at once."""
         if self.remote is not None:
-            self.remote.soon([self.shards[shard] for shard in shards if "://" in self.shards[shard].path])
+            self.remote.soon([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
 
     def close(self) -> None:
         """Close all files; the next `read` opens them again."""
@@ -120,16 +125,21 @@ class ShardSet:
         return found
 
     def _tar(self, entry: ShardEntry) -> TarFile:
-        if self.remote is None or "://" not in entry.path:
+        if self.remote is None or not is_remote(entry.path):
             return TarFile(self.folder / entry.path)
-        copy = self.remote.local(entry)
-        try:
-            return TarFile(copy)
-        except BadSampleError:
-            if copy.exists():
-                raise
-            # Removed in between, to make room for another.
-            return TarFile(self.remote.local(entry))
+        for _ in range(_COPIES_TRIED):
+            copy = self.remote.local(entry)
+            try:
+                return TarFile(copy)
+            except BadSampleError as bad:
+                # Perhaps removed in between, to make room for another; a sample must not be lost by that.
+                fault = bad
+        if copy.exists():
+            raise fault
+        raise ConfigError(
+            "copies of shards are removed before they can be read, because so many are read side by side; raise "
+            "storage.cache_gib"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}

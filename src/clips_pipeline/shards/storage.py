@@ -3,40 +3,35 @@
 fsspec is imported where it is used: the Kedro process starts without it, and a forked worker makes connections of its own.
 """
 
-import logging
+import io
 import os
-import random
-import re
 import shlex
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.addresses import is_remote
-
-log = logging.getLogger(__name__)
+from clips_pipeline.shards.attempts import DISK_FULL, attempt, secrets_of
+from clips_pipeline.shards.attempts import StorageError as StorageError
+from clips_pipeline.shards.attempts import shown as shown
+from clips_pipeline.shards.filesystems import RangeFile, file_system, run_into
 
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]
 
+# Their folders are only parts of names; making one may even make a bucket.
+_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
 _LISTED = ("s3", "gs", "gcs")
 _WORTH_A_LISTING = 8
 _ASKED_AT_A_TIME = 16
-_LONGEST_PAUSE_S = 60.0
-# Asking again may help: the server is busy, or asks to be asked later.
-_BUSY = (408, 425, 429)
-
-
-class StorageError(OSError):
-    """A file that cannot be had or written; the message names address, attempts and cause."""
+_READ_AHEAD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -153,10 +148,22 @@ class Storage:
         """
         aside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            self._try(address, lambda: self._copy(address, aside))
+            self.download(address, aside)
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
+
+    def download(self, address: str, file: Path) -> None:
+        """Copy a whole file into `file` and bring it to the disk; after an error anything may stand there.
+
+        Raises:
+            StorageError: it cannot be had, or the disk is full.
+        """
+        self._try(address, lambda: self._copy(address, file))
+
+    def leaves_out(self, error: StorageError) -> bool:
+        """Whether the file of `error` is to be left out and counted. A full disk here says nothing about a file there."""
+        return self.config.unreachable == "skip" and error.errno not in DISK_FULL
 
     def put(self, file: Path, address: str) -> None:
         """Copy a file of this machine to `address`; folders on the way are made.
@@ -169,7 +176,8 @@ class Storage:
 
         def write() -> None:
             fs, path = self._fs(address)
-            fs.makedirs(fs._parent(path), exist_ok=True)
+            if address.split("://", 1)[0] not in _WITHOUT_FOLDERS:
+                fs.makedirs(fs._parent(path), exist_ok=True)
             fs.put_file(str(file), path)
 
         if is_remote(address):
@@ -182,21 +190,46 @@ class Storage:
         aside.replace(target)
 
     def open(self, address: str) -> BinaryIO:
-        """Open for reading at any place, for formats such as Parquet; what is read later is not retried here.
+        """Open for reading at any place, for formats such as Parquet. What is read later is tried again like all else.
+
+        Of a server that only gives whole files this one is fetched at once, into a temporary file.
 
         Raises:
-            StorageError: it cannot be opened.
+            StorageError: it cannot be had; also while reading.
         """
         if not is_remote(address):
             return self._try(address, lambda: _path(address).open("rb"))
-        if address.startswith("pipe:"):
-            raise ConfigError(f"{shown(address)}: the output of a command cannot be read at any place; name a file")
+        if not address.startswith("pipe:") and (size := self.size(address)):
+            file = self._try(address, lambda: self._opened(address, size))
+            try:
+                # Not the first byte: that one any server can give.
+                self._range(address, file, size - 1, size)
+            except _WholeFileError:
+                file.close()
+            else:
+                return cast(
+                    BinaryIO, io.BufferedReader(RangeFile(size, partial(self._range, address, file)), _READ_AHEAD)
+                )
+        with self.local(address) as path:
+            # Open, it outlives its name.
+            return path.open("rb")
 
-        def opened() -> BinaryIO:
-            fs, path = self._fs(address)
-            return cast(BinaryIO, fs.open(path, "rb"))
+    def _opened(self, address: str, size: int) -> Any:
+        fs, path = self._fs(address)
+        return fs.open(path, "rb", size=size, cache_type="none")
 
-        return self._try(address, opened)
+    def _range(self, address: str, file: Any, begin: int, end: int) -> bytes:
+        def read() -> bytes:
+            try:
+                file.seek(begin)
+                found: bytes = file.read(end - begin)
+            except ValueError as error:
+                raise _WholeFileError(f"{shown(address)}: no part of it can be read ({error})") from None
+            if len(found) != end - begin:
+                raise OSError(f"{len(found)} bytes came, {end - begin} were asked for")
+            return found
+
+        return self._try(address, read)
 
     def list(self, pattern: str) -> list[str]:
         """Addresses that match a pattern with `*`, sorted.
@@ -224,17 +257,12 @@ class Storage:
         return self._try(address, info)
 
     def _fs(self, address: str) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
-
-        protocol = address.split("://", 1)[0] if "://" in address else "file"
-        options = _with_timeout(protocol, self.config.timeout_s, dict(self.options.get(protocol, {})))
-        fs, path = url_to_fs(address, **options)
-        return fs, path
+        return file_system(address, self.options, self.config.timeout_s)
 
     def _copy(self, address: str, target: Path) -> None:
         if address.startswith("pipe:"):
             with target.open("wb") as out:
-                self._run(address, out)
+                run_into(address.removeprefix("pipe:"), out, self.config.timeout_s)
         elif is_remote(address):
             fs, path = self._fs(address)
             # One request for the whole; the libraries notice when fewer bytes come than were announced.
@@ -244,71 +272,30 @@ class Storage:
         with target.open("rb") as written:
             os.fsync(written.fileno())
 
-    def _run(self, address: str, out: BinaryIO) -> None:
-        """The command's output. It runs in a shell, as webdataset runs it, which is why it has to be allowed."""
-        command = address.removeprefix("pipe:")
-        done = subprocess.run(command, shell=True, stdout=out, stderr=subprocess.PIPE, check=False)  # noqa: S602
-        if done.returncode:
-            tail = done.stderr.decode("utf-8", "replace").strip()[-300:]
-            raise OSError(f"the command ended with {done.returncode}: {tail}")
-
     def _try(self, address: str, work: Callable[[], T]) -> T:
         if address.startswith("pipe:") and not self.config.allow_pipe:
             raise ConfigError(
                 f"{shlex.quote(shown(address))} would run a command in a shell, and whoever writes a list of shards could "
                 "run anything; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
             )
-        for attempt in range(self.config.retries + 1):
-            try:
-                return work()
-            except ConfigError:
-                raise
-            except Exception as error:
-                cause = f"{type(error).__name__}: {shown(str(error))}"
-                if attempt == self.config.retries or not _may_pass(error):
-                    attempts = "one attempt" if attempt == 0 else f"{attempt + 1} attempts"
-                    raise StorageError(f"{shown(address)}: {attempts}, the last one failed with {cause}") from None
-                pause = min(self.config.back_off_s * 2**attempt, _LONGEST_PAUSE_S)
-                pause *= random.uniform(0.75, 1.25)  # noqa: S311 - so that workers do not ask in step
-                log.warning("%s: %s; trying again in %.1f s", shown(address), cause, pause)
-                time.sleep(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return attempt(
+            work,
+            address,
+            retries=self.config.retries,
+            back_off_s=self.config.back_off_s,
+            secrets=secrets_of(self.options),
+        )
 
 
-def shown(text: str) -> str:
-    """Without user names, passwords and signatures that URLs may hold."""
-    return re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
+class _WholeFileError(StorageError):
+    """The server does not give parts of a file."""
 
 
 def _identity(info: Mapping[str, Any]) -> str:
-    mark = next((info[name] for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(name)), "")
+    names = ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "mtime")
+    mark = next((info[name] for name in names if info.get(name)), "")
     return f"{info['size']} {mark}"
 
 
 def _path(address: str) -> Path:
     return Path(address.removeprefix("file://"))
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may go better: not so where the file is missing, forbidden, or the disk is full."""
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ImportError):
-        return False
-    if isinstance(error, OSError) and error.errno in (28, 122):  # no space, quota
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return status >= 500 or status in _BUSY
-    # A protocol that nobody knows, or an address that cannot be taken apart.
-    return not (isinstance(error, ValueError) and "rotocol" in str(error))
-
-
-def _with_timeout(protocol: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
-    if protocol in ("http", "https"):
-        from aiohttp import ClientTimeout
-
-        timeout = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
-        options["client_kwargs"] = {"timeout": timeout, **options.get("client_kwargs", {})}
-    elif protocol == "s3":
-        timeouts = {"connect_timeout": seconds, "read_timeout": seconds}
-        options["config_kwargs"] = {**timeouts, **options.get("config_kwargs", {})}
-    return options

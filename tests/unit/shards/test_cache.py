@@ -15,6 +15,7 @@ import torch
 from tests.servers import Http, Trouble, http_server, wait_for
 from tests.unit.shards.samples import Lengths, record
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import Index, ShardEntry
@@ -106,12 +107,112 @@ def test_another_file_than_the_index_names_is_refused(served: tuple[Http, list[S
     content = bytearray((http.folder / "0.tar").read_bytes())
     content[1000] ^= 1
     (http.folder / "0.tar").write_bytes(content)
-    (http.folder / "1.tar").write_bytes(content[:-512])
-    for number, problem in ((0, "sha256"), (1, "bytes, the index says")):
+    # A server that ends too early and says that this was all.
+    http.trouble["1.tar"] = Trouble("short", after=1024)
+    for number, problem in ((0, "sha256"), (1, "1024 bytes, the index says")):
         with pytest.raises(StorageError, match=rf"{number}\.tar: is not the shard of the index .*{problem}"):
             _cache(tmp_path).local(entries[number])
         assert http.gets(f"{number}.tar") == 2
-    assert list((tmp_path / "cache").glob("*/*.tar")) == []
+    http.trouble["1.tar"] = Trouble("short", after=1024, times=1)
+    assert _cache(tmp_path).local(entries[1]).stat().st_size == entries[1].bytes
+    assert http.gets("1.tar") == 4
+    assert [file.name for file in (tmp_path / "cache").glob("??/*.tar")] == [f"{entries[1].sha256}.tar"]
+
+
+def test_other_copies_make_room_on_a_disk_that_fills_up(
+    served: tuple[Http, list[ShardEntry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, entries = served
+    cache = _cache(tmp_path)
+    for shard in entries[:3]:
+        cache.local(shard)
+        time.sleep(0.01)
+    monkeypatch.setattr("clips_pipeline.shards.cache._free_bytes", lambda folder: entries[0].bytes // 2)
+    cache.local(entries[3])
+    assert [cache._copy(shard).exists() for shard in entries[:4]] == [False, True, True, True]
+
+
+class OntoFullDisk(Storage):
+    """Downloads to a device that is always full."""
+
+    def download(self, address: str, file: Path) -> None:
+        super().download(address, Path("/dev/full"))
+
+
+def test_a_full_disk_ends_the_run_also_where_shards_may_be_left_out(
+    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+) -> None:
+    _, entries = served
+    cache = ShardCache(tmp_path / "cache", OntoFullDisk(replace(QUICK, unreachable="skip")))
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"cache: the disk is full; make room, or lower storage\.cache_gib"):
+            cache.local(entries[0])
+    assert _cache(tmp_path).local(entries[0]).exists()
+
+
+def _fail(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
+    barrier.wait()
+    with pytest.raises(BadSampleError, match="503"):
+        cache.local(shard)
+
+
+def test_processes_that_wait_share_a_failure(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    http, entries = served
+    http.trouble["4.tar"] = Trouble("503")
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    cache = _cache(tmp_path, unreachable="skip", retries=3, back_off_s=0.3)
+    workers = [context.Process(target=_fail, args=(cache, entries[4], barrier)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60.0)
+    assert [worker.exitcode for worker in workers] == [0] * 3
+    assert http.gets("4.tar") == 4
+    http.trouble.clear()
+    assert _cache(tmp_path).local(entries[4]).exists()
+    assert not list((tmp_path / "cache").glob("??/*.failed"))
+
+
+def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
+    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+) -> None:
+    class Hasty(ShardCache):
+        """As if another process needed the room at once, so many times."""
+
+        left = 3
+
+        def local(self, shard: ShardEntry) -> Path:
+            copy = super().local(shard)
+            if self.left:
+                self.left -= 1
+                copy.unlink()
+            return copy
+
+    cache = Hasty(tmp_path / "cache", Storage(QUICK))
+    assert list(eval_samples(tmp_path / "index", "train", remote=cache)) == [record(n) for n in range(4 * COUNT)]
+    cache.left = 1000
+    for copy in (tmp_path / "cache").glob("??/*.tar"):
+        copy.unlink()
+    with pytest.raises(ConfigError, match=r"raise storage\.cache_gib"):
+        list(eval_samples(tmp_path / "index", "train", remote=cache))
+
+
+def test_a_fork_has_threads_of_its_own(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+    _, entries = served
+    cache = _cache(tmp_path)
+    cache.soon(entries[:2])
+    wait_for(lambda: not cache._coming)
+    worker = multiprocessing.get_context("fork").Process(target=_soon, args=(cache, entries[2:4]))
+    worker.start()
+    worker.join(60.0)
+    assert worker.exitcode == 0
+    assert all(cache._copy(shard).exists() for shard in entries[:4])
+
+
+def _soon(cache: ShardCache, shards: list[ShardEntry]) -> None:
+    cache.soon(shards)
+    wait_for(lambda: not cache._coming)
 
 
 def _hang(cache: ShardCache, shard: ShardEntry) -> None:
@@ -127,13 +228,16 @@ def test_killed_in_a_download_the_next_process_begins_anew(
         target=_hang, args=(_cache(tmp_path, timeout_s=60.0), entries[2])
     )
     worker.start()
+    left = tmp_path / "cache" / entries[2].sha256[:2] / f"{entries[2].sha256}.new"
     wait_for(lambda: http.gets("2.tar") == 1)
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
-    left = tmp_path / "cache" / entries[2].sha256[:2] / f".{entries[2].sha256}.new"
     left.write_bytes(b"half")
     assert _cache(tmp_path).local(entries[2]).stat().st_size == entries[2].bytes
+    assert not left.exists()
+    left.write_bytes(b"half of a shard that nobody needs again")
+    _cache(tmp_path).local(entries[3])
     assert not left.exists()
 
 

@@ -1,9 +1,12 @@
 """Files elsewhere: a real S3 server and a real HTTP server, well-behaved and not."""
 
+import importlib.util
 import multiprocessing
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.servers import S3, Http, Trouble, http_server, s3_server
@@ -107,6 +110,10 @@ def test_no_secret_is_shown(s3: S3) -> None:
     with pytest.raises(StorageError) as error:
         storage.size("s3://data/a.tar")
     assert "hush" not in str(error.value) + repr(storage)
+    wrong = {"http": {"headers": {"Authorization": "Bearer hush\n"}}}
+    with pytest.raises(StorageError) as error:
+        Storage(QUICK, wrong).size("http://127.0.0.1:9/a.tar")
+    assert "hush" not in str(error.value)
     assert shown("http://me:pw@host/f?X-Amz-Signature=abc failed") == "http://…@host/f?… failed"
 
 
@@ -146,17 +153,110 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         Storage(QUICK).fetch("http://127.0.0.1:9/a.tar", tmp_path / "b")
 
 
-def _fetch(url: str, target: Path) -> None:
-    Storage(QUICK).fetch(url, target)
+def _like_s3(http: Http) -> dict[str, dict[str, Any]]:
+    return {"s3": {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": http.url}}}
 
 
-def test_a_forked_process_makes_connections_of_its_own(http: Http, tmp_path: Path) -> None:
-    _fetch(f"{http.url}/a.tar", tmp_path / "parent")
-    worker = multiprocessing.get_context("fork").Process(target=_fetch, args=(f"{http.url}/a.tar", tmp_path / "child"))
-    worker.start()
-    worker.join(30.0)
-    assert worker.exitcode == 0
-    assert (tmp_path / "child").read_bytes() == CONTENT
+@pytest.fixture
+def bucket(http: Http) -> Http:
+    (http.folder / "bucket").mkdir()
+    (http.folder / "bucket" / "a.tar").write_bytes(CONTENT)
+    return http
+
+
+@pytest.mark.parametrize("kind", ["503", "drop", "hang"])
+def test_s3_trouble_that_passes_is_waited_out(bucket: Http, tmp_path: Path, kind: str) -> None:
+    bucket.trouble["bucket/a.tar"] = Trouble(kind, times=2)
+    quick = StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5)
+    Storage(quick, _like_s3(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == CONTENT
+    # The client's own retries would multiply ours.
+    assert bucket.gets("bucket/a.tar") == 3
+
+
+@pytest.mark.parametrize(("kind", "attempts"), [("503", 3), ("drop", 3), ("404", 1), ("403", 1)])
+def test_s3_trouble_that_stays(bucket: Http, tmp_path: Path, kind: str, attempts: int) -> None:
+    bucket.trouble["bucket/a.tar"] = Trouble(kind)
+    times = "one attempt" if attempts == 1 else f"{attempts} attempts"
+    with pytest.raises(StorageError, match=rf"^s3://bucket/a\.tar: {times}, the last one failed with"):
+        Storage(QUICK, _like_s3(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
+    assert bucket.gets("bucket/a.tar") == attempts
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("protocol", ["s3", "http"])
+def test_parts_of_a_file_are_tried_again(bucket: Http, protocol: str) -> None:
+    address = "s3://bucket/a.tar" if protocol == "s3" else f"{bucket.url}/bucket/a.tar"
+    storage = Storage(StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5), _like_s3(bucket))
+    with storage.open(address) as file:
+        assert file.seek(0, 2) == len(CONTENT)
+        for number, kind in enumerate(("503", "hang", "drop")):
+            bucket.trouble["bucket/a.tar"] = Trouble(kind, times=2)
+            file.seek(-1000 * (number + 1), 2)
+            assert file.read(10) == CONTENT[-1000 * (number + 1) :][:10]
+        file.seek(0)
+        assert file.read() == CONTENT
+        bucket.trouble["bucket/a.tar"] = Trouble("503")
+        file.seek(0)
+        with pytest.raises(StorageError, match=r"a\.tar: 3 attempts"):
+            file.read(2000)
+
+
+def test_a_server_that_gives_whole_files_gives_one_once(http: Http) -> None:
+    http.ranges = False
+    with Storage(QUICK).open(f"{http.url}/a.tar") as file:
+        file.seek(-20, 2)
+        assert file.read() == CONTENT[-20:]
+        file.seek(5)
+        assert file.read(5) == CONTENT[5:10]
+    # One was for the part that did not come.
+    assert http.gets("a.tar") == 2
+
+
+def _fetch(storage: Storage, address: str, target: Path) -> None:
+    storage.fetch(address, target)
+
+
+def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_path: Path) -> None:
+    storage = Storage(QUICK, s3.options)
+    (tmp_path / "a").write_bytes(CONTENT)
+    storage.put(tmp_path / "a", "s3://data/forked.tar")
+    for number, address in enumerate((f"{http.url}/a.tar", "s3://data/forked.tar")):
+        parent, child = tmp_path / f"parent-{number}", tmp_path / f"child-{number}"
+        storage.fetch(address, parent)
+        worker = multiprocessing.get_context("fork").Process(target=_fetch, args=(storage, address, child))
+        worker.start()
+        worker.join(30.0)
+        assert worker.exitcode == 0
+        assert child.read_bytes() == parent.read_bytes() == CONTENT
+
+
+def test_a_disk_that_is_full(http: Http, tmp_path: Path) -> None:
+    (tmp_path / f".b.{os.getpid()}.part").symlink_to("/dev/full")
+    storage = Storage(StorageConfig(retries=2, back_off_s=0.01, unreachable="skip"))
+    with pytest.raises(StorageError, match=r"one attempt.*No space left on device") as error:
+        storage.fetch(f"{http.url}/a.tar", tmp_path / "b")
+    assert http.gets("a.tar") == 1
+    assert not storage.leaves_out(error.value)
+    with pytest.raises(StorageError) as error:
+        storage.fetch(f"{http.url}/gone.tar", tmp_path / "b")
+    assert storage.leaves_out(error.value)
+
+
+def test_google_needs_its_package(tmp_path: Path) -> None:
+    if importlib.util.find_spec("gcsfs") is not None:
+        pytest.skip("gcsfs is installed here")
+    with pytest.raises(StorageError, match=r"gs://bucket/a\.tar: one attempt.*gcsfs"):
+        Storage(QUICK).fetch("gs://bucket/a.tar", tmp_path / "b")
+
+
+def test_a_bucket_is_not_made_by_a_misspelt_name(s3: S3, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(CONTENT)
+    storage = Storage(QUICK, s3.options)
+    with pytest.raises(StorageError, match=r"^s3://dtaa/a: one attempt"):
+        storage.put(tmp_path / "a", "s3://dtaa/a")
+    with pytest.raises(StorageError):
+        storage.size("s3://dtaa/a")
 
 
 def test_files_of_this_machine(tmp_path: Path) -> None:
@@ -184,6 +284,9 @@ def test_commands_run_only_where_they_are_allowed(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="ended with 3: oh no"):
         allowed.fetch("pipe:echo oh no >&2; exit 3", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    hasty = Storage(StorageConfig(retries=0, allow_pipe=True, timeout_s=0.2))
+    with pytest.raises(StorageError, match="gave nothing for"):
+        hasty.fetch("pipe:sleep 60 | cat", tmp_path / "other")
 
 
 def test_an_unknown_protocol_is_not_tried_again(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class BenchmarkTask:
         except BadSampleError as bad:
             yield bad.skip
         except StorageError as error:
-            if self.storage.config.unreachable == "stop":
+            if not self.storage.leaves_out(error):
                 raise
             yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
 

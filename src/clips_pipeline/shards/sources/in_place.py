@@ -38,7 +38,7 @@ class TarTask:
             try:
                 file = stack.enter_context(self.storage.local(self.address))
             except StorageError as error:
-                if self.storage.config.unreachable == "stop":
+                if not self.storage.leaves_out(error):
                     raise
                 raise BadSampleError(Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))) from None
             yield file

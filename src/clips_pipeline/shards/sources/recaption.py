@@ -176,7 +176,7 @@ class JoinTask:
         except BadSampleError as bad:
             yield bad.skip
         except StorageError as error:
-            if self.storage.config.unreachable == "stop":
+            if not self.storage.leaves_out(error):
                 raise
             yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
         self._remember(matched)

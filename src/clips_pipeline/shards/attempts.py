@@ -1,0 +1,110 @@
+"""Trying again what may go better the next time, a bounded number of times, and errors that show no credential."""
+
+import errno
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from clips_pipeline.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_LONGEST_PAUSE_S = 60.0
+# Asking again may help: the server is busy, or asks to be asked later.
+_BUSY = (408, 425, 429)
+# Missing, forbidden, or an address or option that cannot be used (`ValueError`, `TypeError`).
+_FINAL = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    ValueError,
+)
+# Botocore's, by name, so that nothing has to be imported.
+_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
+_SECRET = re.compile("key|secret|token|pass|auth|sign|account", re.IGNORECASE)
+# Shorter ones would stand in every second word.
+_SHORTEST_SECRET = 4
+
+
+class StorageError(OSError):
+    """A file that cannot be had or written; the message names address, attempts and cause, `errno` is the cause's."""
+
+
+def attempt(
+    work: Callable[[], T], address: str, *, retries: int, back_off_s: float, secrets: tuple[str, ...] = ()
+) -> T:
+    """What `work` returns, called again where that may help, after pauses that double and are a little random.
+
+    Args:
+        work: begins anew with each call.
+        address: for messages.
+        retries: further calls after one that failed.
+        back_off_s: seconds before the first of them.
+        secrets: texts that no message may hold.
+
+    Raises:
+        StorageError: the last call failed too, or one failed in a way that no further one can mend.
+        ConfigError: raised by `work`.
+    """
+    for tried in range(1, retries + 2):
+        try:
+            return work()
+        except (ConfigError, StorageError):
+            raise
+        except Exception as error:
+            cause = shown(f"{type(error).__name__}: {error}", secrets)
+            if tried > retries or not _may_pass(error):
+                attempts = "one attempt" if tried == 1 else f"{tried} attempts"
+                failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {cause}")
+                failed.errno = error.errno if isinstance(error, OSError) else None
+                raise failed from None
+            pause = min(back_off_s * 2 ** (tried - 1), _LONGEST_PAUSE_S)
+            pause *= random.uniform(0.75, 1.25)  # noqa: S311 - so that workers do not ask in step
+            log.warning("%s: %s; trying again in %.1f s", shown(address), cause, pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def shown(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """Without user names, passwords and signatures that URLs may hold, and without `secrets`."""
+    text = re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
+    for secret in secrets:
+        text = text.replace(secret, "…")
+    return text
+
+
+def secrets_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of fsspec's options that are credentials, judged by their names; the longest first."""
+    return tuple(sorted(set(_secrets(options, False)), key=len, reverse=True))
+
+
+def _secrets(value: Any, secret: bool) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _secrets(inner, secret or _SECRET.search(str(name)) is not None)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _secrets(inner, secret)
+    elif secret and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
+        yield value
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may go better: not so where the file is missing, forbidden, or the disk is full."""
+    if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+        return False
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return False
+    status = getattr(error, "status", None)
+    return not isinstance(status, int) or status >= 500 or status in _BUSY
