@@ -16,22 +16,30 @@ REPORT_FILE = "evaluation.html"
 def write_report(result: EvaluationResult, folder: Path) -> Path:
     """Write `evaluation.html` and `retrieval_ranks.png` into `folder`, which is made where missing.
 
+    Without captions there is no retrieval and no figure; one of an earlier evaluation is removed.
+
     Returns:
         The path of the HTML file. Pictures and the figure are inside it as data URIs; it can be sent as one file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figure = rank_figure(result)
-    (folder / FIGURE_FILE).write_bytes(figure)
+    figure = None
+    if any(row["text_to_image_ranks"] for row in result.per_item):
+        figure = rank_figure(result)
+        (folder / FIGURE_FILE).write_bytes(figure)
+    else:
+        (folder / FIGURE_FILE).unlink(missing_ok=True)
     return write_page(report_html(result, figure), folder / REPORT_FILE)
 
 
-def report_html(result: EvaluationResult, figure: bytes) -> str:
+def report_html(result: EvaluationResult, figure: bytes | None) -> str:
     """The whole page. All text from data is escaped: captions and keys are foreign text."""
     summary = (
         f"<p>{len(result.per_item)} images. Recall and accuracy lie in [0, 1]; ties count against the model.</p>"
         f"{_metrics_table(result)}"
     )
-    parts = [f"<figure>{picture(figure, 'png', 'Recall at K in both directions')}</figure>"]
+    parts = []
+    if figure is not None:
+        parts.append(f"<figure>{picture(figure, 'png', 'Recall at K in both directions')}</figure>")
     if result.image_examples:
         parts += ["<h2>Image to text</h2>", "<p>What the model finds for an image; its own captions are green.</p>"]
         parts += [_image_example(example) for example in result.image_examples]

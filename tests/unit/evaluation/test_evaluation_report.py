@@ -107,6 +107,18 @@ def test_no_examples_no_sections():
     assert "<h2>" not in page
 
 
+def test_a_set_without_captions_has_no_figure_of_recall(tmp_path):
+    write_report(result(), tmp_path)
+    rows = [{"key": "a", "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": 0}]
+    only_classes = result(
+        metrics={"zero_shot/set/accuracy@1": 1.0}, chance={}, per_item=rows, image_examples=(), caption_examples=()
+    )
+    text = write_report(only_classes, tmp_path).read_text()
+    assert "<img" not in text
+    assert "zero_shot/set/accuracy@1" in text
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.html"]
+
+
 def test_the_figure_is_a_png_and_the_same_for_the_same_result(tmp_path):
     write_report(result(), tmp_path)
     data = (tmp_path / "retrieval_ranks.png").read_bytes()

@@ -18,7 +18,7 @@ from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.captions_file import Fields, sentences
 from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource, key_of
-from clips_pipeline.shards.sources.source import Split
+from clips_pipeline.shards.sources.source import Classes, Split
 
 
 @pytest.fixture
@@ -268,3 +268,43 @@ def test_the_photos(fixtures_dir: Path, tmp_path: Path) -> None:
     found = list(eval_samples(tmp_path / "shards", "test"))
     assert all(len(sample.captions) == 5 and sample.web_caption == sample.captions[0] for sample in found)
     assert all(len(re.findall("[.!]", sample.synthetic_caption)) >= 4 for sample in found)
+
+
+def test_class_names_come_from_a_file_of_their_own(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({"names": ["cat", "dog"], "templates": ["a {}."]}))
+    entries = [
+        {"image": name, "captions": ["A.", "B."], "label": label} for name, label in (("a.png", 1), ("b.png", 2))
+    ]
+    source = _source(images, [*entries, {"image": "d.jpeg", "captions": ["A.", "B."]}], classes=str(file))
+    good, bad, unlabelled = _items(source)
+    assert source.classes() == Classes(("cat", "dog"), ("a {}.",))
+    assert isinstance(good, Record)
+    assert good.label == 1
+    assert isinstance(bad, Skip)
+    assert (bad.reason, bad.detail) == (records.BAD_RECORD, "label 2, but source.folder.classes names 2, from 0")
+    assert isinstance(unlabelled, Record)
+    assert unlabelled.label is None
+    before = source.fingerprint()
+    other = FolderSource(replace(source.config, classes=str(file.rename(tmp_path / "moved.json"))))
+    assert other.fingerprint() == before
+    (tmp_path / "moved.json").write_text(json.dumps({"names": ["cat", "bird"], "templates": ["a {}."]}))
+    assert FolderSource(other.config).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"source\.folder\.classes: .*classes\.json cannot be read"),
+        ("{", "is not valid JSON"),
+        ('{"names": ["cat"]}', r"classes\.json\.templates: missing"),
+        ('{"names": ["cat"], "templates": ["a"]}', "has no {} for the class name"),
+    ],
+)
+def test_a_file_of_classes_that_cannot_be_used_is_refused(
+    images: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        _source(images, [{"image": "a.png", "captions": ["A.", "B."]}], classes=str(tmp_path / "classes.json"))

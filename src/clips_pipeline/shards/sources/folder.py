@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
@@ -25,6 +25,8 @@ class FolderConfig:
             there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows;
             Parquet: columns as the keys of JSON.
         fields: other names of these keys or columns.
+        classes: JSON: `{names: [...], templates: [...]}`, for zero-shot evaluation by the labels of the captions file;
+            templates have `{}` where the name goes.
         evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
             split, to see whether a model can learn a few by heart.
         validation_share: of the images, with `held_out`; 0 for none.
@@ -36,6 +38,7 @@ class FolderConfig:
     images: str
     captions: str
     fields: Fields = field(default_factory=Fields)
+    classes: str | None = None
     evaluate_on: Literal["held_out", "train"] = "held_out"
     validation_share: float = 0.05
     test_share: float = 0.05
@@ -54,15 +57,16 @@ class FolderConfig:
 
 @dataclass(frozen=True)
 class FolderTask:
-    """Some images of a split, by their rows."""
+    """Some images of a split, by their rows. A label that names none of the `classes` is a fault; None allows any."""
 
     folder: Path
     rows: tuple[Row, ...]
+    classes: int | None = None
 
     def records(self) -> Iterator[Record | Skip]:
         """Read the images in the order of the captions file."""
         for row in self.rows:
-            yield _record(self.folder, row)
+            yield _record(self.folder, row, self.classes)
 
 
 class FolderSource:
@@ -72,7 +76,8 @@ class FolderSource:
         config: folder, file and split.
 
     Raises:
-        ConfigError: the folder or the file is missing or unreadable, or no image of the file is in the folder.
+        ConfigError: the folder, the file or that of the classes is missing or unreadable, or no image of the file is in the
+            folder.
     """
 
     needs_captions = True
@@ -83,6 +88,7 @@ class FolderSource:
         if not self.folder.is_dir():
             raise ConfigError(f"source.folder.images: {self.folder} is no folder; give the folder with the images")
         self.rows = read_captions(Path(config.captions), config.fields)
+        self._classes = None if config.classes is None else _read_classes(Path(config.classes))
         if not any(_is_file(self.folder / row.image) for row in self.rows if row.fault is None):
             raise ConfigError(
                 f"source.folder.images: none of the {len(self.rows)} images named in {config.captions} is in "
@@ -101,20 +107,23 @@ class FolderSource:
         """The images of `split` in the order of the captions file, `images_per_task` at a time."""
         rows = self._rows_by_split.get(split, [])
         step = self.config.images_per_task
-        return [FolderTask(self.folder, tuple(rows[at : at + step])) for at in range(0, len(rows), step)]
+        count = None if self._classes is None else len(self._classes.names)
+        return [FolderTask(self.folder, tuple(rows[at : at + step]), count) for at in range(0, len(rows), step)]
 
     def notes(self) -> dict[str, int]:
         """None."""
         return {}
 
     def classes(self) -> Classes | None:
-        """None: the captions file names no classes."""
-        return None
+        """Of the file that names them."""
+        return self._classes
 
     def fingerprint(self) -> str:
         """sha256 over configuration, captions file and images; paths and times do not count."""
         total = hashlib.sha256()
-        settings = {key: value for key, value in to_mapping(self.config).items() if key not in ("images", "captions")}
+        paths = ("images", "captions", "classes")
+        settings = {key: value for key, value in to_mapping(self.config).items() if key not in paths}
+        settings["classes"] = None if self._classes is None else to_mapping(self._classes)
         total.update(json.dumps(settings, sort_keys=True).encode())
         total.update(digest(Path(self.config.captions)).encode())
         for row in self.rows:
@@ -147,9 +156,25 @@ def key_of(image: str) -> str:
     return str(path.with_suffix("") if path.suffix else path).replace(".", "_").strip("/")
 
 
-def _record(folder: Path, row: Row) -> Record | Skip:
+def _read_classes(file: Path) -> Classes:
+    where = f"source.folder.classes: {file}"
+    try:
+        return from_mapping(Classes, json.loads(file.read_text(encoding="utf-8")), where)
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read ({error.strerror}); give the path of a JSON file") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where} is not valid JSON ({error}); repair it") from None
+
+
+def _record(folder: Path, row: Row, classes: int | None) -> Record | Skip:
     if row.fault is not None:
         return Skip(records.BAD_RECORD, row.image, row.fault)
+    if classes is not None and row.label is not None and row.label >= classes:
+        return Skip(
+            records.BAD_RECORD, row.image, f"label {row.label}, but source.folder.classes names {classes}, from 0"
+        )
     file = folder / row.image
     try:
         image = file.read_bytes()
