@@ -292,10 +292,10 @@ def _shards(index: Index) -> str:
             [bdi(name), number(len(shards)), number(sum(samples)), size(sum(sizes))]
             + [number(v) for v in (min(samples), float(np.median(samples)), max(samples))]
             + [size(v) for v in (min(sizes), float(np.median(sizes)), max(sizes))]
-            + [number(sum("://" in s.path for s in shards)), number(sum(s.mask is not None for s in shards))]
+            + [number(sum("://" in s.path for s in shards))]
         )
     head = ["split", "shards", "samples", "bytes", "fewest", "median", "most", "smallest", "median", "largest"]
-    head += ["elsewhere", "in part"]
+    head += ["elsewhere"]
     facts = [
         ["data version", f"<code>{text(index.version)}</code>"],
         ["fingerprint", f"<code>{text(index.fingerprint)}</code>"],
@@ -304,9 +304,9 @@ def _shards(index: Index) -> str:
         ["score", f"<code>{text(index.fields.score)}</code>" if index.fields.score else "not read"],
     ]
     intro = (
-        "<p>Even sizes make for even loading; shards of very few samples cost a file each. Elsewhere: read from another machine; "
-        "in part: some samples of a shard in place are left out. The data version is a digest of the samples' bytes, the same on "
-        "every machine, and travels with each model; the fingerprint is one of source, parameters and code.</p>"
+        "<p>Even sizes make for even loading; shards of very few samples cost a file each. Elsewhere: read from another machine. "
+        "The data version is a digest of the samples' bytes, the same on every machine, and travels with each model; the "
+        "fingerprint is one of source, parameters and code.</p>"
     )
     return (
         intro

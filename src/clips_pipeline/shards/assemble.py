@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards import filters, records
+from clips_pipeline.shards import filters, records, spans
 from clips_pipeline.shards.drop_task import DropJob, run_drop_job
 from clips_pipeline.shards.duplicates import Found, repeated
 from clips_pipeline.shards.filters import Rules
-from clips_pipeline.shards.index import MASKS_FILE, Index, ShardEntry, Split, save_classes
+from clips_pipeline.shards.index import Index, ShardEntry, Split, save_classes
 from clips_pipeline.shards.job_files import JobFiles, write_whole
 from clips_pipeline.shards.mapping import MappedJob
 from clips_pipeline.shards.prepare_task import Job, name_of, run_job
@@ -87,7 +87,7 @@ def assemble(
     totals: dict[str, SplitStatistics] = {}
     examples: list[Example] = []
     moves: dict[str, str] = {}
-    masks = bytearray()
+    places: list[Path] = []
     fields = None
     for split in source.splits:
         for name in (split, f"{_JOBS}/{split}"):
@@ -104,14 +104,11 @@ def assemble(
         entries: list[ShardEntry] = []
         for number, job in enumerate(jobs):
             result = job.files.load(dropped=number in dropped)
+            places.append(job.files.spans(dropped=number in dropped))
             total = total.plus(result.statistics)
             examples += result.examples
             for shard in result.shards:
-                if isinstance(job.task, InPlaceTask):
-                    if result.mask is not None:
-                        shard = replace(shard, mask=len(masks))
-                        masks += bytes.fromhex(result.mask)
-                else:
+                if not isinstance(job.task, InPlaceTask):
                     path = f"{split}/{len(entries):05d}.tar"
                     moves[path] = f"{split}/{shard.path}"
                     shard = replace(shard, path=path)
@@ -125,8 +122,7 @@ def assemble(
     classes = source.classes()
     if classes is not None:
         save_classes(classes, folder)
-    if masks:
-        (folder / MASKS_FILE).write_bytes(masks)
+    spans.save(folder, (file.read_bytes() for file in places))
     few = first_of_each(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]

@@ -1,15 +1,14 @@
-"""A job's result without the samples that earlier jobs have: its shards copied without them, or left out by the mask."""
+"""A job's result without the samples that earlier jobs have: its shards copied without them, or their spans left out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.shards import filters, records
+from clips_pipeline.shards import filters, records, spans
 from clips_pipeline.shards.index import ShardEntry, digest_keys
-from clips_pipeline.shards.job_files import JobFiles, JobResult
+from clips_pipeline.shards.job_files import JobFiles, JobResult, write_whole
 from clips_pipeline.shards.prepare_task import example, histograms, write_shards
 from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.statistics import EXAMPLES_PER_REASON, added
@@ -63,15 +62,13 @@ def run_drop_job(job: DropJob) -> None:
         for place in places[:EXAMPLES_PER_REASON].tolist():
             examples.append(example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
     kept = [key for key, use in zip(keys, keep.tolist(), strict=True) if use]
-    mask: str | None = None
-    shards: list[ShardEntry] = []
     if job.in_place:
-        if kept:
-            entry, mask = _masked(result.shards[0], rows["row"][keep], kept)
-            shards = [entry]
+        places = spans.from_bytes(job.files.spans().read_bytes())[keep]
+        shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
     else:
         good = _remaining(job.files, result.shards, iter(keep.tolist()))
-        shards = write_shards(good, job.files, job.samples_per_shard, dropped=True)
+        shards, places = write_shards(good, job.files, job.samples_per_shard, dropped=True)
+    write_whole(job.files.spans(dropped=True), spans.to_bytes(places))
     found = result.statistics
     bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
     statistics = replace(
@@ -81,15 +78,7 @@ def run_drop_job(job: DropJob) -> None:
         filtered=added(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
         histograms=histograms(rows[keep]),
     )
-    job.files.save(JobResult(tuple(shards), statistics, tuple(examples), mask), dropped=True)
-
-
-def _masked(entry: ShardEntry, rows: NDArray[Any], keys: list[str]) -> tuple[ShardEntry, str]:
-    total = entry.samples if entry.rows is None else entry.rows
-    used = np.zeros(total, np.bool_)
-    used[rows] = True
-    masked = replace(entry, samples=len(keys), keys_digest=digest_keys(keys), rows=total)
-    return masked, np.packbits(used).tobytes().hex()
+    job.files.save(JobResult(tuple(shards), statistics, tuple(examples)), dropped=True)
 
 
 def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Files]:

@@ -2,7 +2,7 @@
 
 shards/index.json
 shards/classes.json                  where samples carry labels
-shards/masks.bin                     where some samples of shards in place are left out
+shards/spans.bin                     where each sample stands in its tar file (`spans`)
 shards/train/00000.tar 00001.tar …   likewise validation/, test/; none for shards in place, local or remote
 """
 
@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.records import SampleFields
@@ -27,7 +24,6 @@ from clips_pipeline.shards.sources.source import Split as Split
 
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"
-MASKS_FILE = "masks.bin"
 
 _STATS_AT_A_TIME = 2_000
 
@@ -42,8 +38,6 @@ class ShardEntry:
         bytes: size of the file.
         sha256: of the file, hexadecimal.
         keys_digest: sha256 of the keys in order, so that two shards can be compared without their bytes.
-        rows: of a shard in place of which some samples are left out: number of all rows.
-        mask: likewise: where in `masks.bin` its bits begin, one per row from the highest of each byte, 1 for use.
     """
 
     path: str
@@ -51,8 +45,6 @@ class ShardEntry:
     bytes: int
     sha256: str
     keys_digest: str
-    rows: int | None = None
-    mask: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,27 +167,6 @@ def _problem(shard: ShardEntry, folder: Path) -> str | None:
     return None if size == shard.bytes else f"{file} has {size} bytes, the index says {shard.bytes}"
 
 
-def used_rows(shard: ShardEntry, folder: Path) -> NDArray[np.int64] | None:
-    """Rows of the tar file that are samples of the index, in order; None where all are.
-
-    Raises:
-        ConfigError: `masks.bin` is missing or too short.
-    """
-    if shard.mask is None or shard.rows is None:
-        return None
-    file = folder / MASKS_FILE
-    try:
-        with file.open("rb") as masks:
-            masks.seek(shard.mask)
-            bits = np.frombuffer(masks.read(-(-shard.rows // 8)), np.uint8)
-    except FileNotFoundError:
-        bits = np.zeros(0, np.uint8)
-    rows = np.flatnonzero(np.unpackbits(bits)[: shard.rows])
-    if len(rows) != shard.samples:
-        raise ConfigError(f"{file}: does not fit {INDEX_FILE}; run `kedro run --pipelines prepare` to make both anew")
-    return rows
-
-
 def digest_keys(keys: Iterable[str]) -> str:
     """sha256 over keys in order."""
     digest = hashlib.sha256()
@@ -207,19 +178,10 @@ def digest_keys(keys: Iterable[str]) -> str:
 
 
 def _entry_line(shard: ShardEntry) -> str:
-    found = {name: getattr(shard, name) for name in _ENTRY_TYPES}
-    return "   " + json.dumps({name: value for name, value in found.items() if value is not None}, ensure_ascii=False)
+    return "   " + json.dumps({name: getattr(shard, name) for name in _ENTRY_TYPES}, ensure_ascii=False)
 
 
-_ENTRY_TYPES: dict[str, tuple[type, ...]] = {
-    "path": (str,),
-    "samples": (int,),
-    "bytes": (int,),
-    "sha256": (str,),
-    "keys_digest": (str,),
-    "rows": (int, type(None)),
-    "mask": (int, type(None)),
-}
+_ENTRY_TYPES: dict[str, type] = {"path": str, "samples": int, "bytes": int, "sha256": str, "keys_digest": str}
 
 
 def _entries(shards: Any, where: str) -> tuple[ShardEntry, ...]:
@@ -230,10 +192,10 @@ def _entries(shards: Any, where: str) -> tuple[ShardEntry, ...]:
         found = tuple(ShardEntry(**shard) for shard in shards)
     except TypeError:
         return tuple(from_mapping(ShardEntry, shard, f"{where}[{number}]") for number, shard in enumerate(shards))
-    for name, types in _ENTRY_TYPES.items():
-        wrong = next((number for number, shard in enumerate(found) if type(getattr(shard, name)) not in types), None)
+    for name, wanted in _ENTRY_TYPES.items():
+        wrong = next((number for number, shard in enumerate(found) if type(getattr(shard, name)) is not wanted), None)
         if wrong is not None:
-            raise ConfigError(f"{where}[{wrong}].{name}: {getattr(found[wrong], name)!r} is no {types[0].__name__}")
+            raise ConfigError(f"{where}[{wrong}].{name}: {getattr(found[wrong], name)!r} is no {wanted.__name__}")
     return found
 
 

@@ -3,6 +3,7 @@
 .shards.partial/jobs/fingerprint            what is being made; work towards something else is thrown away
 .shards.partial/train/000003-000000.tar …   its shards, where it writes any
 .shards.partial/jobs/train/000003.rows      what is to be compared with other jobs: a row of numbers per sample, and its key
+.shards.partial/jobs/train/000003.spans     where its samples stand in their tar files, as in `spans.bin`
 .shards.partial/jobs/train/000003.json      its result: it is done when this is there
 .shards.partial/jobs/train/000003.dropped.json   likewise, without the samples that earlier jobs have
 """
@@ -22,7 +23,6 @@ from clips_pipeline.shards.statistics import Example, Histogram, SplitStatistics
 
 ROW = np.dtype(
     [
-        ("row", "<u4"),
         ("key", "<u8"),
         ("image", "<u8"),
         ("caption", "<u8"),
@@ -35,7 +35,7 @@ ROW = np.dtype(
         ("synthetic_words", "<u4"),
     ]
 )
-"""A sample that is used: its row in the tar file (of a shard in place), 64-bit hashes, and what the histograms count."""
+"""A sample that is used: 64-bit hashes, and what the histograms count."""
 
 Rows = NDArray[np.void]
 
@@ -48,13 +48,11 @@ class JobResult:
         shards: with file names as they are for now; one of a shard in place.
         statistics: of its samples.
         examples: of samples left out.
-        mask: of a shard in place of which some rows are left out: 1 for use, as hexadecimal digits of whole bytes.
     """
 
     shards: tuple[ShardEntry, ...]
     statistics: SplitStatistics
     examples: tuple[Example, ...] = ()
-    mask: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,10 @@ class JobFiles:
             rows = np.asarray(np.load(file, allow_pickle=False))
             return rows, file.read().decode().split("\n") if len(rows) else []
 
+    def spans(self, *, dropped: bool = False) -> Path:
+        """Of the samples of its shards; a result with other samples has other ones."""
+        return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.spans"
+
     def save(self, result: JobResult, *, dropped: bool = False) -> None:
         """Keep the result. Called last: from now on the job counts as done."""
         write_whole(self._result(dropped), json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":")))
@@ -129,7 +131,6 @@ class JobFiles:
             tuple(ShardEntry(**shard) for shard in found["shards"]),
             SplitStatistics(**(numbers | {"histograms": histograms})),
             tuple(Example(**example) for example in found["examples"]),
-            found["mask"],
         )
 
     def is_done(self, *, dropped: bool = False) -> bool:
@@ -145,11 +146,11 @@ class JobFiles:
         return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.json"
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, content: str | bytes) -> None:
     """Write a file so that it is whole or not there, whatever happens."""
     aside = aside_of(file)
-    with aside.open("w", encoding="utf-8") as opened:
-        opened.write(text)
+    with aside.open("wb") as opened:
+        opened.write(content.encode() if isinstance(content, str) else content)
         opened.flush()
         os.fsync(opened.fileno())
     aside.rename(file)

@@ -13,9 +13,10 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.assemble import assemble, finish, open_folder, take_back
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.fingerprint import fingerprint
-from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, MASKS_FILE, Index, load_index, missing_or_changed
+from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, Index, load_index, missing_or_changed
 from clips_pipeline.shards.mapping import RunOn, map_jobs
 from clips_pipeline.shards.sources.source import Source
+from clips_pipeline.shards.spans import SPANS_FILE, fits
 from clips_pipeline.shards.statistics import STATISTICS_FILE, Statistics, load_statistics
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def prepare(
 
     Args:
         source: gives the samples.
-        out_dir: index, statistics, classes, masks and a folder of tar files per split. What it held before is replaced.
+        out_dir: index, spans, statistics, classes and a folder of tar files per split. What it held before is replaced.
         processes: working side by side; the shards do not depend on it. 1 works in this process.
         max_skip_share: of samples that cannot be used, from 0 to 1; those that filters drop do not count.
         samples_per_shard: at most so many per tar file; a task of the source starts a new one.
@@ -103,7 +104,9 @@ def _current(out_dir: Path, wanted: str) -> tuple[Index, Statistics] | None:
     except ConfigError:
         return None
     shards = (shard for split in index.splits.values() for shard in split)
-    if {index.fingerprint, statistics.fingerprint} != {wanted} or missing_or_changed(shards, out_dir):
+    if {index.fingerprint, statistics.fingerprint} != {wanted} or not fits(out_dir, index):
+        return None
+    if missing_or_changed(shards, out_dir):
         return None
     return index, statistics
 
@@ -157,7 +160,7 @@ def _refuse_foreign(out_dir: Path) -> None:
         INDEX_FILE,
         STATISTICS_FILE,
         CLASSES_FILE,
-        MASKS_FILE,
+        SPANS_FILE,
         "train",
         "validation",
         "test",

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards import records
+from clips_pipeline.shards import records, spans
 from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
-from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of
+from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of, write_whole
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
 from clips_pipeline.shards.statistics import (
@@ -26,7 +26,7 @@ from clips_pipeline.shards.statistics import (
     SplitStatistics,
 )
 from clips_pipeline.shards.storage import shown
-from clips_pipeline.shards.tar import BadSampleError, TarFile
+from clips_pipeline.shards.tar import BadSampleError, Spans, TarFile
 from clips_pipeline.shards.writer import Files, members, write_files
 
 _DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
@@ -72,46 +72,49 @@ def run_job(job: Job) -> None:
     if job.is_done:
         return
     sieve = Sieve(job)
-    mask = None
     if isinstance(job.task, InPlaceTask):
-        shards, mask = _in_place(job.task, job, sieve)
+        shards, places = _in_place(job.task, job, sieve)
     else:
-        shards = _written(job.task, job, sieve)
+        shards, places = _written(job.task, job, sieve)
     rows = np.array(sieve.rows, ROW)
     job.files.save_rows(rows, sieve.keys)
-    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples), mask))
+    write_whole(job.files.spans(), spans.to_bytes(places))
+    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)))
 
 
-def _written(task: ShardTask, job: Job, sieve: "Sieve") -> list[ShardEntry]:
-    taken = (sieve.passes(item, row) for row, item in enumerate(task.records()))
+def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+    taken = (sieve.passes(item) for item in task.records())
     good = ((record.key, members(record)) for record in taken if record is not None)
     return write_shards(good, job.files, job.samples_per_shard)
 
 
 def write_shards(
     good: Iterator[Files], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
-) -> list[ShardEntry]:
-    """All samples, into as many shards as they need."""
+) -> tuple[list[ShardEntry], Spans]:
+    """All samples, into as many shards as they need; and where they stand in them."""
     shards: list[ShardEntry] = []
+    places: list[Spans] = [np.zeros((0, 2), np.int64)]
     while (first := next(good, None)) is not None:
         name = files.shard(len(shards), dropped=dropped)
         file = files.shard_file(name)
         aside = aside_of(file)
         shards.append(write_files(aside, chain([first], islice(good, samples_per_shard - 1)), name))
         aside.rename(file)
-    return shards
+        with TarFile(file) as tar:
+            places.append(tar.spans)
+    return shards, np.concatenate(places)
 
 
-def _in_place(task: InPlaceTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], str | None]:
+def _in_place(task: InPlaceTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
     try:
         with task.local() as file:
             return _read_in_place(task, file, job, sieve)
     except BadSampleError as bad:
         sieve.skip(bad.skip)
-    return [], None
+    return [], np.zeros((0, 2), np.int64)
 
 
-def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], str | None]:
+def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
     with TarFile(file) as tar:
         used = np.zeros(len(tar.keys), np.bool_)
         row = -1
@@ -122,20 +125,19 @@ def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> t
                     sieve.skip(odd)
                     continue
                 sieve.note(odd)
-            used[row] = sieve.passes(item, row) is not None
+            used[row] = sieve.passes(item) is not None
         if row + 1 != len(used):
             raise RuntimeError(f"{type(task).__name__} gave {row + 1} items for the {len(used)} rows of {task.address}")
         damage = tar.damage()
         if damage is not None:
             sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
+        places = tar.spans[used]
     if not used.any():
-        return [], None
+        return [], places
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    rows = None if used.all() else len(used)
-    kept = len(sieve.keys)
-    entry = ShardEntry(task.address, kept, file.stat().st_size, digest, digest_keys(sieve.keys), rows)
-    return [entry], None if rows is None else np.packbits(used).tobytes().hex()
+    entry = ShardEntry(task.address, len(sieve.keys), file.stat().st_size, digest, digest_keys(sieve.keys))
+    return [entry], places
 
 
 class Sieve:
@@ -159,8 +161,8 @@ class Sieve:
         self._noted: Counter[str] = Counter()
         self._identical = 0
 
-    def passes(self, item: Record | Skip, row: int) -> Record | None:
-        """The sample if it is taken; else it is counted. `row` says where it stands in the task."""
+    def passes(self, item: Record | Skip) -> Record | None:
+        """The sample if it is taken; else it is counted."""
         if isinstance(item, Skip):
             # A sample that the tables do not know is whole; that many are missing there is no damage.
             self._count(self._filtered if item.reason == records.NO_TABLE_ROW else self._skipped, item)
@@ -180,7 +182,7 @@ class Sieve:
             return None
         self._seen.add(item.key)
         self.keys.append(item.key)
-        self.rows.append((row, *_hashes(item), *size, len(item.image), *_lengths(item)))
+        self.rows.append((*_hashes(item), *size, len(item.image), *_lengths(item)))
         return item
 
     def skip(self, skip: Skip) -> None:

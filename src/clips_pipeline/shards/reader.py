@@ -7,16 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import shown
-from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed, used_rows
+from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed
 from clips_pipeline.shards.records import Record, SampleFields, Skip
-from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
+from clips_pipeline.shards.spans import SplitSpans
+from clips_pipeline.shards.tar import BadSampleError, Members, SpanReader, Spans
 from clips_pipeline.shards.writer import WEB_FIELD
 from clips_pipeline.text.escapes import decode_byte_escapes
 
@@ -55,8 +53,8 @@ class ShardSet:
         remote: where shards with a URL are copied to.
 
     Raises:
-        ConfigError: no index, no such split, a shard that is missing or of another size than the index says, or a remote
-            shard without a place for copies.
+        ConfigError: no index, no such split, no `spans.bin` that fits, a shard that is missing or of another size than the
+            index says, or a remote shard without a place for copies.
     """
 
     def __init__(
@@ -81,9 +79,10 @@ class ShardSet:
         ):
             raise ConfigError(f"{shown(far.path)} is not on this machine; give `remote`, which copies such shards")
         self.folder, self.version = folder, index.version
+        self._spans = SplitSpans(folder, index, split)
         self.fields = fields if fields is not None else index.fields
         self.keep_open, self.remote = keep_open, remote
-        self._open: OrderedDict[int, tuple[TarFile, NDArray[np.int64] | None]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[SpanReader, Spans]] = OrderedDict()
 
     @property
     def samples(self) -> list[int]:
@@ -101,8 +100,9 @@ class ShardSet:
         Raises:
             BadSampleError: it is incomplete or damaged.
         """
-        tar, used = self._opened(shard)
-        return parse(tar.read(row if used is None else int(used[row]), image=image), self.fields)
+        tar, spans = self._opened(shard)
+        begin, end = spans[row].tolist()
+        return parse(tar.members((begin, end), image=image), self.fields)
 
     def soon(self, shards: Iterable[int]) -> None:
         """These shards will be read next: those that are not on this machine begin to come; returns at once."""
@@ -114,23 +114,22 @@ class ShardSet:
         while self._open:
             self._open.popitem()[1][0].close()
 
-    def _opened(self, shard: int) -> tuple[TarFile, NDArray[np.int64] | None]:
+    def _opened(self, shard: int) -> tuple[SpanReader, Spans]:
         found = self._open.pop(shard, None)
         if found is None:
             while len(self._open) >= self.keep_open:
                 self._open.popitem(last=False)[1][0].close()
-            entry = self.shards[shard]
-            found = self._tar(entry), used_rows(entry, self.folder)
+            found = self._tar(self.shards[shard]), self._spans.of(shard)
         self._open[shard] = found
         return found
 
-    def _tar(self, entry: ShardEntry) -> TarFile:
+    def _tar(self, entry: ShardEntry) -> SpanReader:
         if self.remote is None or not is_remote(entry.path):
-            return TarFile(self.folder / entry.path)
+            return SpanReader(self.folder / entry.path)
         for _ in range(_COPIES_TRIED):
             copy = self.remote.local(entry)
             try:
-                return TarFile(copy)
+                return SpanReader(copy)
             except BadSampleError as bad:
                 # Perhaps removed in between, to make room for another; a sample must not be lost by that.
                 fault = bad

@@ -16,13 +16,13 @@ from tests.servers import Http, Trouble, http_server, wait_for
 from tests.unit.shards.samples import Lengths, record
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards import records
+from clips_pipeline.shards import records, spans
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import Index, ShardEntry
 from clips_pipeline.shards.loader import LoaderConfig, train_loader
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
-from clips_pipeline.shards.tar import BadSampleError
+from clips_pipeline.shards.tar import BadSampleError, TarFile
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.shards.writer import write_shard
 
@@ -42,6 +42,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Http, list[ShardEntry]]]:
             for n in range(COUNT)
         ]
         Index("f", {"train": tuple(entries)}, {"train": {}}).save(tmp_path / "index")
+        spans.save(tmp_path / "index", (spans.to_bytes(TarFile(folder / f"{n}.tar").spans) for n in range(COUNT)))
         yield http, entries
 
 

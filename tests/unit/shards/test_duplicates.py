@@ -92,7 +92,8 @@ def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: 
     assert set(left.filtered) == {filters.DUPLICATE_IMAGE, filters.DUPLICATE_CAPTION}
     assert set(left.skipped) == {records.DUPLICATE_KEY}
     shards = {f"train/{number:05d}.tar" for number in range(len(made.split("train")))}
-    assert set(tree(tmp_path / "made")) == {"index.json", "statistics.json"} | shards
+    assert set(tree(tmp_path / "made")) == {"index.json", "spans.bin", "statistics.json"} | shards
+    assert (tmp_path / "made" / "spans.bin").read_bytes() == (tmp_path / "expected" / "spans.bin").read_bytes()
 
 
 def test_histograms_are_those_of_the_samples_in_the_index(tmp_path: Path) -> None:

@@ -79,9 +79,13 @@ def test_whole_shards_are_named_and_nothing_is_copied(tmp_path: Path) -> None:
     one = tar(tmp_path / "one.tar", *map(sample, range(4)))
     two = tar(tmp_path / "two.tar", *map(sample, range(4, 6)))
     index = prepare(Tars({"train": [one, two]}), tmp_path / "shards")
-    assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == ["index.json", "statistics.json"]
+    assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == [
+        "index.json",
+        "spans.bin",
+        "statistics.json",
+    ]
     first = index.split("train")[0]
-    assert (first.path, first.samples, first.rows, first.mask) == (str(one), 4, None, None)
+    assert (first.path, first.samples) == (str(one), 4)
     assert first.bytes == one.stat().st_size
     assert first.sha256 == hashlib.sha256(one.read_bytes()).hexdigest()
     assert first.keys_digest == digest_keys(["k0000", "k0001", "k0002", "k0003"])
@@ -111,7 +115,7 @@ def one_of(index: Index, folder: Path, reason: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_bad_samples_are_masked_and_counted_with_shard_and_key(tmp_path: Path, reason: str) -> None:
+def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path, reason: str) -> None:
     made = tar(tmp_path / "a.tar", sample(100), BAD[reason], sample(101))
     index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
     assert index.skips == {"train": {reason: 1}}
@@ -119,9 +123,9 @@ def test_bad_samples_are_masked_and_counted_with_shard_and_key(tmp_path: Path, r
     assert one_of(index, tmp_path / "shards", reason) == (str(made), key)
     assert f"{reason} {key}" in index.examples[0]
     entry = index.split("train")[0]
-    assert (entry.samples, entry.rows, entry.mask) == (2, 3, 0)
+    assert entry.samples == 2
     assert entry.keys_digest == digest_keys(["k0100", "k0101"])
-    assert (tmp_path / "shards" / "masks.bin").read_bytes() == b"\xa0"
+    assert (tmp_path / "shards" / "spans.bin").stat().st_size == 2 * 8
     assert keys(tmp_path / "shards") == ["k0100", "k0101"]
 
 
@@ -206,7 +210,7 @@ def test_a_shard_that_cannot_be_had_stops_the_run_or_is_counted(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_earlier_shards_have_is_masked(tmp_path: Path, processes: int) -> None:
+def test_what_earlier_shards_have_is_left_out(tmp_path: Path, processes: int) -> None:
     same = picture(1)
     tars = [
         tar(tmp_path / "0.tar", sample(0), sample(1), sample(2, image=same)),
@@ -216,7 +220,7 @@ def test_what_earlier_shards_have_is_masked(tmp_path: Path, processes: int) -> N
     rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
     index = prepare(Tars({"train": tars}), tmp_path / "shards", processes=processes, max_skip_share=0.5, rules=rules)
     assert keys(tmp_path / "shards") == ["k0000", "k0001", "k0003"]
-    assert [(entry.samples, entry.rows, entry.mask) for entry in index.split("train")] == [(2, 3, 0), (1, 4, 1)]
+    assert [entry.samples for entry in index.split("train")] == [2, 1]
     assert index.split("train")[1].keys_digest == digest_keys(["k0003"])
     assert index.skips == {"train": {records.DUPLICATE_KEY: 2}}
     found = load_statistics(tmp_path / "shards")

@@ -10,9 +10,11 @@ from tests.unit.shards.samples import record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import index as index_module
-from clips_pipeline.shards.index import Index, ShardEntry, load_index, missing_or_changed, used_rows
+from clips_pipeline.shards import spans
+from clips_pipeline.shards.index import Index, ShardEntry, load_index, missing_or_changed
 from clips_pipeline.shards.reader import ShardSet, eval_samples
 from clips_pipeline.shards.records import SampleFields
+from clips_pipeline.shards.tar import TarFile
 from clips_pipeline.shards.writer import write_shard
 
 ENTRY = ShardEntry("train/00000.tar", 3, 4096, "a" * 64, "b" * 64)
@@ -24,9 +26,9 @@ def _index(**changes: Any) -> Index:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    masked = ShardEntry("s3://bucket/ü.tar", 2, 10, "c" * 64, "d" * 64, rows=9, mask=128)
+    far = ShardEntry("s3://bucket/ü.tar", 2, 10, "c" * 64, "d" * 64)
     made = _index(
-        splits={"train": (ENTRY, masked), "test": (ENTRY,)},
+        splits={"train": (ENTRY, far), "test": (ENTRY,)},
         examples=("train bad k: <&\n",),
         fields=SampleFields("org_caption", "llava", "score"),
     )
@@ -76,9 +78,12 @@ def in_place(tmp_path: Path) -> tuple[Path, list[Any]]:
     use = np.array([number not in (0, 5, 11) for number in range(12)])
     folder = tmp_path / "index"
     folder.mkdir()
-    (folder / "masks.bin").write_bytes(b"other shards' bits" + np.packbits(use).tobytes())
-    entry = ShardEntry(entry.path, 9, entry.bytes, entry.sha256, "-", rows=12, mask=len(b"other shards' bits"))
-    _index(splits={"train": (entry,)}).save(folder)
+    before = ShardEntry("elsewhere", 2, 1, "-", "-")
+    _index(splits={"test": (before,), "train": (ShardEntry(entry.path, 9, entry.bytes, entry.sha256, "-"),)}).save(
+        folder
+    )
+    with TarFile(Path(entry.path)) as tar:
+        spans.save(folder, [bytes(2 * 8), spans.to_bytes(tar.spans[use])])
     return folder, [made[number] for number in range(12) if use[number]]
 
 
@@ -91,16 +96,22 @@ def test_samples_left_out_of_a_shard_in_place_are_not_read(in_place: tuple[Path,
     assert list(eval_samples(folder, "train")) == wanted
 
 
-@pytest.mark.parametrize("damage", [b"", b"other shards' bits", b"other shards' bits\xff\xff"])
-def test_masks_that_do_not_fit_are_refused(in_place: tuple[Path, list[Any]], damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [None, b"", bytes(10 * 8), bytes(12 * 8)])
+def test_spans_that_do_not_fit_are_refused(in_place: tuple[Path, list[Any]], damage: bytes | None) -> None:
     folder, _ = in_place
-    (folder / "masks.bin").write_bytes(damage)
-    (entry,) = load_index(folder).split("train")
-    with pytest.raises(ConfigError, match=r"masks\.bin: does not fit"):
-        used_rows(entry, folder)
-    (folder / "masks.bin").unlink()
-    with pytest.raises(ConfigError, match=r"masks\.bin: does not fit"):
-        used_rows(entry, folder)
+    if damage is None:
+        (folder / "spans.bin").unlink()
+    else:
+        (folder / "spans.bin").write_bytes(damage)
+    with pytest.raises(ConfigError, match=r"spans\.bin: missing, or does not fit"):
+        ShardSet(folder, "train")
+
+
+def test_spans_beyond_two_terabytes_are_refused() -> None:
+    found = np.array([[0, 2**32 - 1]])
+    assert spans.from_bytes(spans.to_bytes(found)).tolist() == found.tolist()
+    with pytest.raises(ConfigError, match="more than two TiB"):
+        spans.to_bytes(found + 1)
 
 
 def test_missing_and_changed_shards_among_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

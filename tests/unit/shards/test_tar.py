@@ -1,11 +1,13 @@
 """The tar files: ours for webdataset, webdataset's for us, and damaged ones."""
 
+import dataclasses
 import io
 import json
 import re
 import resource
 import tarfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from tests.unit.shards.samples import picture, record
 from clips_pipeline.shards import records
 from clips_pipeline.shards.reader import parse
 from clips_pipeline.shards.records import SampleFields
-from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
+from clips_pipeline.shards.tar import BadSampleError, Members, SpanReader, TarFile
+from clips_pipeline.shards.tar_scan import any_kind, plain, scan
 from clips_pipeline.shards.writer import write_shard
 
 with warnings.catch_warnings():
@@ -81,12 +84,66 @@ def test_every_kind_of_name(tmp_path: Path, key: str, form: int) -> None:
         assert tar.read(0) == Members(key, "jpg", b"1" * 700, b"2", b"{}")
 
 
-def test_plain_headers_are_read_as_tarfile_reads_them(tmp_path: Path) -> None:
-    from clips_pipeline.shards.tar_scan import _any, scan
+def _by_webdataset(path: Path) -> None:
+    # Times with fractions, as it takes them: an extended header before each file.
+    with webdataset.TarWriter(str(path)) as writer:
+        for number in range(20):
+            writer.write({"__key__": f"{number:09d}", "jpg": b"1" * (600 * number), "txt": "ü", "json": {"a": 1}})
 
-    write_shard(tmp_path / "a.tar", [record(number) for number in range(20)], "a.tar")
-    assert scan(tmp_path / "a.tar") == _any(tmp_path / "a.tar")
-    assert len(scan(tmp_path / "a.tar").members) == 60
+
+def _by_us(path: Path) -> None:
+    write_shard(path, [record(number) for number in range(20)], "a.tar")
+
+
+def _with_long_names(path: Path) -> None:
+    _tar(path, [(f"{'d' * 150}/{'é' if n % 2 else 'e'}{n}.{kind}", b"1" * n) for n in range(20) for kind in KINDS])
+
+
+KINDS = ("jpg", "txt", "json")
+
+
+@pytest.mark.parametrize("write", [_by_us, _by_webdataset, _with_long_names])
+def test_headers_are_read_as_tarfile_reads_them(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    file = tmp_path / "a.tar"
+    write(file)
+    content = file.read_bytes()
+    ours = plain(lambda at, size: content[at : at + size], 0, len(content))
+    with file.open("rb") as opened:
+        assert ours == any_kind(opened) == scan(file)
+    assert len(ours.members) == 60
+
+
+@pytest.mark.parametrize("write", [_by_us, _by_webdataset, _with_long_names])
+def test_a_span_is_enough_to_read_a_sample(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "a.tar")
+    with TarFile(tmp_path / "a.tar") as tar, SpanReader(tmp_path / "a.tar") as reader, tarfile.open(tar.path) as naive:
+        assert len(tar.keys) == 20
+        for key, span in zip(tar.keys, tar.spans.tolist(), strict=True):
+            image, text, facts = (naive.extractfile(f"{key}.{kind}") for kind in _kinds(naive, key))
+            found = reader.members(tuple(span))
+            assert found.key == key
+            assert image is not None
+            assert found.image == image.read()
+            assert text is not None
+            assert found.text == text.read()
+            assert facts is not None
+            assert found.json == facts.read()
+            without = reader.members(tuple(span), image=False)
+            assert without == dataclasses.replace(found, image=b"")
+
+
+def _kinds(tar: tarfile.TarFile, key: str) -> tuple[str, str, str]:
+    return ("png" if f"{key}.png" in tar.getnames() else "jpg"), "txt", "json"
+
+
+def test_a_span_of_a_file_that_has_changed_is_a_bad_sample(tmp_path: Path) -> None:
+    _by_us(tmp_path / "a.tar")
+    with TarFile(tmp_path / "a.tar") as tar:
+        begin, end = tar.spans[3].tolist()
+    for content in (b"", b"\0" * 100_000, b"x" * 100_000):
+        (tmp_path / "a.tar").write_bytes(content)
+        with SpanReader(tmp_path / "a.tar") as reader, pytest.raises(BadSampleError, match="unreadable_shard"):
+            reader.members((begin, end))
 
 
 def test_interleaved_samples_are_whole(tmp_path: Path) -> None:
