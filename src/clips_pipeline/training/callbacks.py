@@ -171,18 +171,3 @@ class RetrievalProbe(Callback):  # type: ignore[misc]
             model.train()
             self.writer.write("evaluation", step=step, samples=int(state.timestamp.sample), metrics=metrics)
         dist.barrier()
-
-
-class CheckpointLog(Callback):  # type: ignore[misc]
-    """Writes a `checkpoint` event after Composer has saved one."""
-
-    def __init__(self, writer: EventWriter | None, last_checkpoint: Callable[[], Path | None]):
-        self.writer, self.last_checkpoint = writer, last_checkpoint
-        self._last: Path | None = None
-
-    def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Composer's saver is a callback too and runs before this one, which is added later."""
-        newest = self.last_checkpoint() if self.writer is not None else None
-        if newest is not None and newest != self._last and self.writer is not None:
-            self.writer.write("checkpoint", step=int(state.timestamp.batch), path=str(newest))
-        self._last = newest

@@ -11,6 +11,7 @@ from pathlib import Path
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
 from clips_pipeline.training.callbacks import TrainingDivergedError
+from clips_pipeline.training.disk import CannotWriteError
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.spec import RunSpec, load_spec
 from clips_pipeline.training.worker import train
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
         except Exception as error:
             traceback.print_exc()
             if writer is not None:
-                known = isinstance(error, ConfigError | StorageError | TrainingDivergedError)
+                known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
                 message = _of_loader(error)
                 writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
             return 1
