@@ -9,13 +9,13 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Load the worker and run it on the spec that the one argument names; returns its exit code."""
+    """Load the rank and run it on the spec that the one argument names; returns its exit code."""
     gc.disable()
-    from clips_pipeline.training import worker
+    from clips_pipeline.training import rank
 
     gc.freeze()
     gc.enable()
-    return worker.main(arguments)
+    return rank.main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,11 @@
-"""The training process, begun by `training.start`.
+"""The training itself, in the process that `training.rank` is.
 
-Knows no Kedro, MLflow or Optuna. Reads the run spec, resumes from the newest complete checkpoint if there is one, trains,
-exports the model, and reports through the event log.
+Knows no Kedro, MLflow or Optuna. Resumes from the newest complete checkpoint if there is one, trains, exports the model, and
+reports through the event log.
 """
 
-import fcntl
 import json
 import os
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +25,7 @@ from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.loader import train_loader
-from clips_pipeline.shards.storage import Storage, StorageError
+from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints
@@ -40,50 +35,9 @@ from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.schedule import warmup_cosine
-from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
-# Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
-_COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 _DIST_TIMEOUT_S = 300.0
-
-
-def main(arguments: list[str]) -> int:
-    """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
-    for module in _COMPOSER_NOISE:
-        warnings.filterwarnings("ignore", module=rf"{module}.*")
-    spec = load_spec(Path(arguments[0]))
-    rank = int(os.environ.get("RANK", "0"))
-    with _only_one(spec, rank), EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
-        try:
-            train(spec, writer)
-        except Exception as error:
-            traceback.print_exc()
-            if writer is not None:
-                known = isinstance(error, ConfigError | StorageError | callbacks.TrainingDivergedError)
-                message = _of_loader(error)
-                writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
-            return 1
-    return 0
-
-
-def _of_loader(error: Exception) -> str:
-    """The message; torch puts the traceback of a loader's process before it, which is in the worker's log anyway."""
-    text = str(error)
-    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text
-
-
-@contextmanager
-def _only_one(spec: RunSpec, rank: int) -> Iterator[None]:
-    """Rank 0 holds the run folder: workers whose launcher was killed may still be training there."""
-    if rank != 0:
-        yield
-        return
-    with (Path(spec.run_folder) / "worker.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(f"{spec.run_folder}: another worker is training here; wait for it or stop it") from None
-        yield
 
 
 def train(spec: RunSpec, writer: EventWriter | None) -> None:
