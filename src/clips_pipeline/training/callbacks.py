@@ -137,42 +137,6 @@ class StepLog(Callback):  # type: ignore[misc]
         )
 
 
-class RetrievalProbe(Callback):  # type: ignore[misc]
-    """Held-out retrieval on rank 0 every so often, written as `evaluation` events; other ranks wait.
-
-    Args:
-        writer: the event log on rank 0, None on other ranks.
-        every: steps between two evaluations; the last step always evaluates.
-        steps: the last step of the run.
-        probe: evaluates a ClipsModel and returns named numbers.
-        model_of: the model to look at (the moving average where there is one).
-    """
-
-    def __init__(
-        self,
-        writer: EventWriter | None,
-        every: int,
-        steps: int,
-        probe: Callable[[Any], dict[str, float]],
-        model_of: Callable[[State], Any] = _clips,
-    ):
-        self.writer, self.every, self.steps, self.probe, self.model_of = writer, every, steps, probe, model_of
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        """Evaluate when due."""
-        step = int(state.timestamp.batch)
-        if step % self.every and step != self.steps:
-            return
-        if self.writer is not None:
-            model = self.model_of(state)
-            model.eval()
-            with torch.no_grad():
-                metrics = self.probe(model)
-            model.train()
-            self.writer.write("evaluation", step=step, samples=int(state.timestamp.sample), metrics=metrics)
-        dist.barrier()
-
-
 class CheckpointLog(Callback):  # type: ignore[misc]
     """Writes a `checkpoint` event after Composer has saved one."""
 

@@ -38,7 +38,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
         """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""
-        raise NotImplementedError("evaluation during training runs in training.callbacks.RetrievalProbe")
+        raise NotImplementedError("evaluation during training runs in training.retrieval_probe")
 
     def get_metrics(self, is_train: bool = False) -> Mapping[str, Any]:
         """No torchmetrics: they would keep state in checkpoints."""

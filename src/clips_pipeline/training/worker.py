@@ -34,6 +34,7 @@ from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
+from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import warmup_cosine
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
@@ -105,7 +106,15 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         return checkpoints.newest_complete(spec.checkpoints)
 
     def probe(found: ClipsModel) -> dict[str, float]:
-        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images, remote=remote)
+        return quick_retrieval(
+            found,
+            Path(spec.shards),
+            "validation",
+            tokenizer,
+            images,
+            remote=remote,
+            group=torch.distributed.group.WORLD,
+        )
 
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)
@@ -126,7 +135,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
             callbacks.EpochOrder(),
             data_wait,
             step_log,
-            callbacks.RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
         ],
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
