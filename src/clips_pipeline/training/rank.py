@@ -12,6 +12,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
 from clips_pipeline.training.callbacks import TrainingDivergedError
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.signs import LifeSign, interval_s
 from clips_pipeline.training.spec import RunSpec, load_spec
 from clips_pipeline.training.worker import train
 
@@ -25,17 +26,27 @@ def main(arguments: list[str]) -> int:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
     spec = load_spec(Path(arguments[0]))
     rank = int(os.environ.get("RANK", "0"))
-    with _only_one(spec, rank), EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
+    with (
+        _only_one(spec, rank),
+        _life_sign(spec, rank) as life,
+        EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
+    ):
         try:
-            train(spec, writer)
+            train(spec, writer, life)
         except Exception as error:
             traceback.print_exc()
+            known = isinstance(error, ConfigError | StorageError | TrainingDivergedError)
+            message = _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
+            life.failed(message)
             if writer is not None:
-                known = isinstance(error, ConfigError | StorageError | TrainingDivergedError)
-                message = _of_loader(error)
-                writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
+                writer.write("error", message=message)
             return 1
     return 0
+
+
+def _life_sign(spec: RunSpec, rank: int) -> LifeSign:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return LifeSign(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
 
 
 def _of_loader(error: Exception) -> str:

@@ -21,9 +21,11 @@ from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
+from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
@@ -32,17 +34,22 @@ from clips_pipeline.training import callbacks, checkpoints
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
-_DIST_TIMEOUT_S = 300.0
 
-
-def train(spec: RunSpec, writer: EventWriter | None) -> None:
+def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     """Train `spec` to its end (or to a stop request) and export the model.
+
+    Args:
+        spec: what to train.
+        writer: the event log on rank 0, None on other ranks.
+        life: told of every part of a step.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
@@ -51,9 +58,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     config = spec.train
     on_gpu = _use_gpu(config.launch.device)
     cores = os.cpu_count() or 1
-    torch.set_num_threads(config.launch.threads or max(1, cores // config.launch.processes))
-    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
-    patience_s = _DIST_TIMEOUT_S + spec.storage.patience_s
+    torch.set_num_threads(config.launch.threads or max(1, cores // dist.get_local_world_size()))
+    patience_s = _patience_s(spec)
     dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"), patience_s)
     torch.manual_seed(config.seed)
 
@@ -131,6 +137,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         step_schedulers_every_batch=True,
         algorithms=algorithms,
         callbacks=[
+            TellLife(life),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
             data_wait,
@@ -164,6 +171,13 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
+
+
+def _patience_s(spec: RunSpec) -> float:
+    """Seconds that ranks wait for each other in one operation."""
+    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
+    far = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    return spec.train.launch.rank_timeout_s + (spec.storage.patience_s if far else 0.0)
 
 
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
