@@ -83,6 +83,8 @@ class LaunchConfig:
     """Worker processes on this machine. `device: auto` takes the GPUs where there are some."""
 
     processes: int = 1
+    # False: the run spec is written and followed, and torchrun, SLURM or Kubernetes starts the ranks (docs/cluster.md).
+    start: bool = True
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     loader_workers: int = 0

@@ -7,41 +7,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.events import Event, EventReader
 from clips_pipeline.training.failure import explain, silent
+from clips_pipeline.training.follow import follow, show
+from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, Outcome
+from clips_pipeline.training.outcome import TrainingFailedError as TrainingFailedError
 from clips_pipeline.training.ranks import Ranks
 from clips_pipeline.training.signs import Silence, forget, silent_after_s
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
-
-POLL_SECONDS = 0.2
-WORKER = "clips_pipeline.training.start"
-
-
-class TrainingFailedError(RuntimeError):
-    """The workers ended without finishing; the message says why and where the log is."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        step: optimiser steps done.
-        finished: False when it stopped on request.
-        metrics: the last held-out metrics.
-        skipped: samples skipped by reason.
-    """
-
-    step: int
-    finished: bool
-    metrics: dict[str, float]
-    skipped: dict[str, int]
 
 
 def launch(
@@ -50,7 +28,9 @@ def launch(
     reader: EventReader | None = None,
     storage_options: Options | None = None,
 ) -> Outcome:
-    """Train `spec` in `spec.train.launch.processes` workers and wait; the same call resumes what was interrupted.
+    """Train `spec` in `spec.train.launch.processes` ranks and wait; the same call resumes what was interrupted.
+
+    With `spec.train.launch.start` false the ranks are started elsewhere, and this follows them.
 
     Args:
         spec: what to train.
@@ -61,7 +41,7 @@ def launch(
 
     Raises:
         ConfigError: the run folder holds another training.
-        TrainingFailedError: a rank failed, died or hung; the others have been ended.
+        TrainingFailedError: a rank failed, died or hung; those that were started here have been ended.
     """
     path = prepare_run_folder(spec)
     spec.stop_flag.unlink(missing_ok=True)
@@ -69,62 +49,37 @@ def launch(
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
     run_folder = Path(spec.run_folder)
     forget(run_folder)
-    command = [sys.executable, "-m", WORKER, str(path)]
     followed = Followed(on_event)
-    silence, timeout_s = Silence(run_folder), spec.train.launch.rank_timeout_s
-    count = spec.train.launch.processes
-    with Ranks(command, count, run_folder, _environment(storage_options or {})) as ranks:
-        running, quiet = True, None
-        while running and quiet is None:
-            running = ranks.running()
+    if spec.train.launch.start:
+        _run(spec, path, followed, reader, _environment(storage_options or {}))
+    else:
+        follow(spec, path, followed, reader, show)
+    return followed.outcome()
+
+
+def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, environment: dict[str, str]) -> None:
+    run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
+    forget(run_folder)
+    silence, quiet = Silence(run_folder), None
+    command = [sys.executable, "-m", WORKER, str(path)]
+    with Ranks(command, spec.train.launch.processes, run_folder, environment) as ranks:
+        while ranks.running() and quiet is None:
             followed.take(reader.read())
-            heard = silence.look()
-            if running:
-                quiet = silent(heard, timeout_s)
-                time.sleep(POLL_SECONDS)
-        ended = ranks.failed()
-        heard = silence.look()
+            quiet = silent(silence.look(), timeout_s)
+            time.sleep(POLL_SECONDS)
+        ended, heard = ranks.failed(), silence.look()
         if ended is not None:
             quiet = silent(heard, silent_after_s(timeout_s))
-        logs = dict(enumerate(ranks.logs))
     followed.take(reader.read())
     if followed.end is None or ended is not None or quiet is not None:
-        late = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
-        reason = explain(late, quiet, ended, followed.error, logs)
+        # Read again, for what a rank may have told since; but that it was silent until it was ended still holds.
+        last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
+        reason = explain(last, quiet, ended, followed.error, dict(enumerate(ranks.logs)))
+        beside = " and those beside it" if len(ranks.logs) > 1 else ""
         raise TrainingFailedError(
-            f"{reason}\nThe full output is in {ranks.logs[0]}{' and those beside it' if count > 1 else ''}. "
+            f"{reason}\nThe full output is in {ranks.logs[0]}{beside}. "
             "The same command resumes from the last checkpoint."
         )
-    return followed.outcome(followed.end)
-
-
-class Followed:
-    """What has been learned of a run from its events.
-
-    Args:
-        on_event: called for each of them.
-    """
-
-    def __init__(self, on_event: Callable[[Event], None]) -> None:
-        self._on_event = on_event
-        self.end: Event | None = None
-        self.error: str | None = None
-        self._metrics: dict[str, float] = {}
-
-    def take(self, events: Iterable[Event]) -> None:
-        """Take note of new events and pass them on."""
-        for event in events:
-            if event["kind"] == "end":
-                self.end = event
-            elif event["kind"] == "error":
-                self.error = event["message"]
-            elif event["kind"] == "evaluation":
-                self._metrics = event["metrics"]
-            self._on_event(event)
-
-    def outcome(self, end: Event) -> Outcome:
-        """How it ended."""
-        return Outcome(end["step"], end["finished"], self._metrics, end["skipped"])
 
 
 def prepare_run_folder(spec: RunSpec) -> Path:

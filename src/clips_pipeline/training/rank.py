@@ -24,6 +24,8 @@ def main(arguments: list[str]) -> int:
     """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
     for module in _COMPOSER_NOISE:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
+    # torchrun has another name for it than Composer.
+    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     spec = load_spec(Path(arguments[0]))
     rank = int(os.environ.get("RANK", "0"))
     with (

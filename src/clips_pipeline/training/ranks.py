@@ -35,7 +35,7 @@ class Ranks:
 
     def __enter__(self) -> "Ranks":
         """Start them; each leads a session of its own, so that an interrupt of the terminal does not reach it."""
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
         count = str(len(self.logs))
         try:
             for rank, log in enumerate(self.logs):
@@ -102,7 +102,8 @@ def log_name(rank: int) -> str:
     return "worker.log" if rank == 0 else f"worker-{rank}.log"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
