@@ -13,6 +13,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.sharding import whole
 
 # exp(t) is kept at 100 or below, as in CLIP: beyond it the softmax is so sharp that training turns unstable.
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -96,13 +97,14 @@ class StepLog(Callback):  # type: ignore[misc]
         rate = (step - step_then) * per_step / max(now - then, 1e-9)
         self._since = (now, step)
         counts, data_wait = self._global_skips(), self.data_wait()
+        logit_scale = float(whole(_clips(state).logit_scale.detach()).exp())
         if self.writer is not None:
             self.writer.write(
                 "step",
                 step=step,
                 samples=samples,
                 losses=losses,
-                logit_scale=float(_clips(state).logit_scale.detach().exp()),
+                logit_scale=logit_scale,
                 learning_rate=state.schedulers[0].get_last_lr()[0],
                 samples_per_s=rate,
                 data_wait_share=data_wait,

@@ -28,7 +28,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
         output: ClipsOutput = self.clips(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
-        return output
+        return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
         """The total and its parts; Composer differentiates `total` and logs all."""

@@ -85,6 +85,8 @@ class LaunchConfig:
     processes: int = 1
     # False: the run spec is written and followed, and torchrun, SLURM or Kubernetes starts the ranks (docs/cluster.md).
     start: bool = True
+    # fsdp2: parameters, gradients and optimiser state are shared out over the ranks, for models too large for one GPU.
+    sharding: Literal["none", "fsdp2"] = "none"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     loader_workers: int = 0

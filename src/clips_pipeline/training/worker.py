@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from composer import Trainer
-from composer.algorithms import EMA, GradientClipping
+from composer.algorithms import EMA
 from composer.core import DataSpec, State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
@@ -30,7 +30,7 @@ from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints
+from clips_pipeline.training import callbacks, checkpoints, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
@@ -83,6 +83,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
     if config.model.initial_weights:
         _load_initial(clips, Path(config.model.initial_weights))
+    clips = sharding.without_scalars(clips)
     model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
@@ -94,9 +95,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from) if resume_from else None)
 
+    clip_norm = config.optimizer.clip_norm
     algorithms = []
-    if config.optimizer.clip_norm is not None:
-        algorithms.append(GradientClipping(clipping_type="norm", clipping_threshold=config.optimizer.clip_norm))
     ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
     if ema is not None:
         algorithms.append(ema)
@@ -113,7 +113,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
 
     def probe(found: ClipsModel) -> dict[str, float]:
         return quick_retrieval(
-            found,
+            sharding.whole_model(found),
             Path(spec.shards),
             "validation",
             tokenizer,
@@ -138,12 +138,14 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         algorithms=algorithms,
         callbacks=[
             TellLife(life),
+            *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
         ],
+        parallelism_config=sharding.parallelism(config.launch.sharding, clips),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
@@ -160,14 +162,16 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         dist_timeout=patience_s,
     )
     trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
+    sharding.check(config.launch.sharding, clips)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
+    step = int(trainer.state.timestamp.batch)
+    finished = step >= config.steps
+    exported = sharding.whole_model(best_model(trainer.state)) if finished else None
     if writer is not None:
-        step = int(trainer.state.timestamp.batch)
-        finished = step >= config.steps
-        if finished:
-            save_model(best_model(trainer.state), Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
+        if exported is not None:
+            save_model(exported, Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
