@@ -28,7 +28,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
         output: ClipsOutput = self.clips(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
-        return output
+        return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
         """The total and its parts; Composer differentiates `total` and logs all."""
@@ -38,7 +38,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
         """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""
-        raise NotImplementedError("evaluation during training runs in training.callbacks.RetrievalProbe")
+        raise NotImplementedError("evaluation during training runs in training.retrieval_probe")
 
     def get_metrics(self, is_train: bool = False) -> Mapping[str, Any]:
         """No torchmetrics: they would keep state in checkpoints."""

@@ -1,4 +1,4 @@
-"""Where a training process begins: `composer -n N -m clips_pipeline.training.start SPEC.json`, also under torchrun or SLURM.
+"""Where a training process begins: `python -m clips_pipeline.training.start SPEC.json`, one for each rank, whoever starts it.
 
 Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
 collector rests meanwhile, and afterwards never looks at them again.
@@ -9,13 +9,13 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Load the worker and run it on the spec that the one argument names; returns its exit code."""
+    """Load the rank and run it on the spec that the one argument names; returns its exit code."""
     gc.disable()
-    from clips_pipeline.training import worker
+    from clips_pipeline.training import rank
 
     gc.freeze()
     gc.enable()
-    return worker.main(arguments)
+    return rank.main(arguments)
 
 
 if __name__ == "__main__":

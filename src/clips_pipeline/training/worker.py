@@ -1,22 +1,17 @@
-"""The training process, begun by `training.start`.
+"""The training itself, in the process that `training.rank` is.
 
-Knows no Kedro, MLflow or Optuna. Reads the run spec, resumes from the newest complete checkpoint if there is one, trains,
-exports the model, and reports through the event log.
+Knows no Kedro, MLflow or Optuna. Resumes from the newest complete checkpoint if there is one, trains, exports the model, and
+reports through the event log.
 """
 
-import fcntl
 import json
 import os
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
 import torch
 from composer import Trainer
-from composer.algorithms import EMA, GradientClipping
+from composer.algorithms import EMA
 from composer.core import DataSpec, State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,68 +21,35 @@ from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
+from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.loader import train_loader
-from clips_pipeline.shards.storage import Storage, StorageError
+from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints
+from clips_pipeline.training import callbacks, checkpoints, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
+from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import warmup_cosine
-from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
-
-# Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
-_COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
-_DIST_TIMEOUT_S = 300.0
+from clips_pipeline.training.signs import LifeSign
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
-def main(arguments: list[str]) -> int:
-    """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
-    for module in _COMPOSER_NOISE:
-        warnings.filterwarnings("ignore", module=rf"{module}.*")
-    spec = load_spec(Path(arguments[0]))
-    rank = int(os.environ.get("RANK", "0"))
-    with _only_one(spec, rank), EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
-        try:
-            train(spec, writer)
-        except Exception as error:
-            traceback.print_exc()
-            if writer is not None:
-                known = isinstance(error, ConfigError | StorageError | callbacks.TrainingDivergedError)
-                message = _of_loader(error)
-                writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
-            return 1
-    return 0
-
-
-def _of_loader(error: Exception) -> str:
-    """The message; torch puts the traceback of a loader's process before it, which is in the worker's log anyway."""
-    text = str(error)
-    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text
-
-
-@contextmanager
-def _only_one(spec: RunSpec, rank: int) -> Iterator[None]:
-    """Rank 0 holds the run folder: workers whose launcher was killed may still be training there."""
-    if rank != 0:
-        yield
-        return
-    with (Path(spec.run_folder) / "worker.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(f"{spec.run_folder}: another worker is training here; wait for it or stop it") from None
-        yield
-
-
-def train(spec: RunSpec, writer: EventWriter | None) -> None:
+def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     """Train `spec` to its end (or to a stop request) and export the model.
+
+    Args:
+        spec: what to train.
+        writer: the event log on rank 0, None on other ranks.
+        life: told of every part of a step.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
@@ -96,9 +58,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     config = spec.train
     on_gpu = _use_gpu(config.launch.device)
     cores = os.cpu_count() or 1
-    torch.set_num_threads(config.launch.threads or max(1, cores // config.launch.processes))
-    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
-    patience_s = _DIST_TIMEOUT_S + spec.storage.patience_s
+    torch.set_num_threads(config.launch.threads or max(1, cores // dist.get_local_world_size()))
+    patience_s = _patience_s(spec)
     dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"), patience_s)
     torch.manual_seed(config.seed)
 
@@ -122,6 +83,7 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
     if config.model.initial_weights:
         _load_initial(clips, Path(config.model.initial_weights))
+    clips = sharding.without_scalars(clips)
     model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
@@ -133,9 +95,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from) if resume_from else None)
 
+    clip_norm = config.optimizer.clip_norm
     algorithms = []
-    if config.optimizer.clip_norm is not None:
-        algorithms.append(GradientClipping(clipping_type="norm", clipping_threshold=config.optimizer.clip_norm))
     ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
     if ema is not None:
         algorithms.append(ema)
@@ -151,7 +112,15 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         return checkpoints.newest_complete(spec.checkpoints)
 
     def probe(found: ClipsModel) -> dict[str, float]:
-        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images, remote=remote)
+        return quick_retrieval(
+            sharding.whole_model(found),
+            Path(spec.shards),
+            "validation",
+            tokenizer,
+            images,
+            remote=remote,
+            group=torch.distributed.group.WORLD,
+        )
 
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)
@@ -168,12 +137,15 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         step_schedulers_every_batch=True,
         algorithms=algorithms,
         callbacks=[
+            TellLife(life),
+            *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
             data_wait,
             step_log,
-            callbacks.RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
         ],
+        parallelism_config=sharding.parallelism(config.launch.sharding, clips),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
@@ -190,17 +162,26 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         dist_timeout=patience_s,
     )
     trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
+    sharding.check(config.launch.sharding, clips)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
+    step = int(trainer.state.timestamp.batch)
+    finished = step >= config.steps
+    exported = sharding.whole_model(best_model(trainer.state)) if finished else None
     if writer is not None:
-        step = int(trainer.state.timestamp.batch)
-        finished = step >= config.steps
-        if finished:
-            save_model(best_model(trainer.state), Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
+        if exported is not None:
+            save_model(exported, Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
+
+
+def _patience_s(spec: RunSpec) -> float:
+    """Seconds that ranks wait for each other in one operation."""
+    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
+    far = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    return spec.train.launch.rank_timeout_s + (spec.storage.patience_s if far else 0.0)
 
 
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
