@@ -66,7 +66,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = 1024,
+    caption_chunk: int = 256,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """The method's loss of one batch.
