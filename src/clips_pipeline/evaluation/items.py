@@ -87,9 +87,8 @@ def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
         to_image = {
             k: (np.array([np.count_nonzero(ranks < k) for ranks in texts], np.float64), asked) for k in RECALL_AT
         }
-        for k in RECALL_AT:
-            ratios[f"retrieval/image_to_text_recall@{k}"] = (to_text[k],)
-            ratios[f"retrieval/text_to_image_recall@{k}"] = (to_image[k],)
+        ratios |= {f"retrieval/image_to_text_recall@{k}": (to_text[k],) for k in RECALL_AT}
+        ratios |= {f"retrieval/text_to_image_recall@{k}": (to_image[k],) for k in RECALL_AT}
         ratios["retrieval/mean_recall@1"] = (to_text[1], to_image[1])
     if (shot >= 0).any():
         for k in _ACCURACY_AT:
