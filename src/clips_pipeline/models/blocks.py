@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.recompute import linear_of
 from clips_pipeline.models.sizes import MLP_RATIO
 
 Gelu = Literal["none", "tanh"]
@@ -18,7 +19,10 @@ Gelu = Literal["none", "tanh"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts."""
+    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts.
+
+    The methods take what `in_proj` gives: queries, keys and values side by side, E = 3 D.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -26,26 +30,26 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Attend from every position to every position, (B, S, D) -> (B, S, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+    def forward(self, qkv_BSE: Tensor) -> Tensor:
+        """Attend from every position to every position, (B, S, E) -> (B, S, D)."""
+        q_BHSK, k_BHSK, v_BHSK = self._split(qkv_BSE)
         return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK))
 
-    def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """Attend within each row from every token to every token, (N, D) -> (N, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(self.in_proj(x_ND)))
+    def packed(self, qkv_NE: Tensor, packing: Packing) -> Tensor:
+        """Attend within each row from every token to every token, (N, E) -> (N, D)."""
+        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
         mask = packing.keep_BS[:, None, None, :]
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
         y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
         return y_ND
 
-    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Attend as the captioner does, without a dense (S, S) mask: (B, S, D) -> (B, S, D).
+    def prefix_causal(self, qkv_BSE: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Attend as the captioner does, without a dense (S, S) mask: (B, S, E) -> (B, S, D).
 
         The first `prefix` positions see each other and nothing else. Each later one (a query) sees the prefix, itself
         and the queries before it.
         """
-        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+        q_BHSK, k_BHSK, v_BHSK = self._split(qkv_BSE)
         mask = None if keep_BP is None else keep_BP[:, None, None, :]
         prefix_BHPK = functional.scaled_dot_product_attention(
             q_BHSK[:, :, :prefix], k_BHSK[:, :, :prefix], v_BHSK[:, :, :prefix], attn_mask=mask
@@ -54,12 +58,11 @@ class Attention(nn.Module):
         return self._join(torch.cat([prefix_BHPK, queries_BHQK], dim=2))
 
     def queries_only(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """The query rows of `prefix_causal` alone, (B, S, D) -> (B, S - prefix, D)."""
+        """The query rows of `prefix_causal` alone, from the input of `in_proj`: (B, S, D) -> (B, S - prefix, D)."""
         width = x_BSD.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
         q_BQD = functional.linear(x_BSD[:, prefix:], weight[:width], bias[:width])
-        kv_BSE = functional.linear(x_BSD, weight[width:], bias[width:])
-        k_BSD, v_BSD = kv_BSE.chunk(2, dim=-1)
+        k_BSD, v_BSD = functional.linear(x_BSD, weight[width:], bias[width:]).chunk(2, dim=-1)
         return self._join(_causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP))
 
     def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,8 +102,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to each position."""
-        out: Tensor = self.c_proj(functional.gelu(self.c_fc(x), approximate=self.gelu))
-        return out
+        return self.narrow(self.c_fc(x))
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        """GELU and second layer, (..., 4 D) -> (..., D)."""
+        return linear_of(lambda h: functional.gelu(h, approximate=self.gelu), hidden, self.c_proj)
 
 
 class Block(nn.Module):
@@ -115,17 +121,17 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Bidirectional block, (B, S, D) -> (B, S, D)."""
-        x_BSD = x_BSD + self.attn(self.ln_1(x_BSD))
+        x_BSD = x_BSD + self.attn(self._qkv(x_BSD))
         return self._mlp(x_BSD)
 
     def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """The same on rows without their padding, (N, D) -> (N, D)."""
-        x_ND = x_ND + self.attn.packed(self.ln_1(x_ND), packing)
+        x_ND = x_ND + self.attn.packed(self._qkv(x_ND), packing)
         return self._mlp(x_ND)
 
     def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
         """Captioner block, (B, S, D) -> (B, S, D); see `Attention.prefix_causal`."""
-        x_BSD = x_BSD + self.attn.prefix_causal(self.ln_1(x_BSD), prefix, keep_BP)
+        x_BSD = x_BSD + self.attn.prefix_causal(self._qkv(x_BSD), prefix, keep_BP)
         return self._mlp(x_BSD)
 
     def prefix_causal_chosen(self, x_BSD: Tensor, prefix: int, chosen_BQ: Tensor, keep_BP: Tensor | None) -> Tensor:
@@ -140,6 +146,8 @@ class Block(nn.Module):
         x_BQD = x_BSD[:, prefix:] + self.attn.queries_only(self.ln_1(x_BSD), prefix, keep_BP)
         return self._mlp(x_BQD[chosen_BQ])
 
+    def _qkv(self, x: Tensor) -> Tensor:
+        return linear_of(self.ln_1, x, self.attn.in_proj)
+
     def _mlp(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
+        return x + self.mlp.narrow(linear_of(self.ln_2, x, self.mlp.c_fc))

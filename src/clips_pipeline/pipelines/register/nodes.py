@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 
 def register(
     parameters: dict[str, Any],
     model_folder: Path,
     metrics: dict[str, float],
+    per_item: pd.DataFrame,
     mlflow_run: dict[str, Any],
     data_health: Path,
 ) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def register(
         metrics,
         run_id=mlflow_run["run_id"],
         config=typed("register", parameters),
+        items=per_item,
         parameters=mlflow_run["parameters"],
     )
     log_report(registration.run_id, data_health)

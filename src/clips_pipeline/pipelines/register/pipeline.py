@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.register,
-                ["params:register", "clips_model", "metrics", "mlflow_run", "data_health"],
+                ["params:register", "clips_model", "metrics", "per_item", "mlflow_run", "data_health"],
                 "registered_model",
                 name="register_node",
             )
