@@ -1,6 +1,7 @@
 """The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
 
-Shapes: B batch, S sequence, P prefix, Q queries, N chosen or occupied positions, D width, H heads, K width of a head.
+Shapes: B batch, S sequence, P prefix, Q queries, N occupied and M chosen positions, D width, E three widths, H heads,
+K width of a head.
 """
 
 from typing import Literal
@@ -40,30 +41,40 @@ class Attention(nn.Module):
         q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
         mask = packing.keep_BS[:, None, None, :]
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
-        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
-        return y_ND
+        return self._packed_out(y_BHSK, packing)
 
-    def prefix_causal(self, qkv_BSE: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Attend as the captioner does, without a dense (S, S) mask: (B, S, E) -> (B, S, D).
+    def prefix_causal(self, qkv_NE: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Attend as the captioner does, without a dense (S, S) mask: (N, E) -> (N, D).
 
         The first `prefix` positions see each other and nothing else. Each later one (a query) sees the prefix, itself
         and the queries before it.
         """
-        q_BHSK, k_BHSK, v_BHSK = self._split(qkv_BSE)
+        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
         mask = None if keep_BP is None else keep_BP[:, None, None, :]
         prefix_BHPK = functional.scaled_dot_product_attention(
             q_BHSK[:, :, :prefix], k_BHSK[:, :, :prefix], v_BHSK[:, :, :prefix], attn_mask=mask
         )
         queries_BHQK = _causal_tail(q_BHSK[:, :, prefix:], k_BHSK, v_BHSK, keep_BP)
-        return self._join(torch.cat([prefix_BHPK, queries_BHQK], dim=2))
+        return self._packed_out(torch.cat([prefix_BHPK, queries_BHQK], dim=2), packing)
 
-    def queries_only(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """The query rows of `prefix_causal` alone, from the input of `in_proj`: (B, S, D) -> (B, S - prefix, D)."""
-        width = x_BSD.shape[-1]
+    def chosen(
+        self, x_ND: Tensor, packing: Packing, chosen_M: Tensor, chosen: Packing, keep_BP: Tensor | None = None
+    ) -> Tensor:
+        """The rows of `prefix_causal` at chosen queries alone, from the input of `in_proj`: (N, D) -> (M, D).
+
+        Args:
+            x_ND: all tokens.
+            packing: of them in (B, S).
+            chosen_M: their numbers within N.
+            chosen: their places in (B, Q).
+            keep_BP: as in `prefix_causal`.
+        """
+        width = x_ND.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        q_BQD = functional.linear(x_BSD[:, prefix:], weight[:width], bias[:width])
-        k_BSD, v_BSD = functional.linear(x_BSD, weight[width:], bias[width:]).chunk(2, dim=-1)
-        return self._join(_causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP))
+        q_BQD = chosen.unpack(functional.linear(x_ND.index_select(0, chosen_M), weight[:width], bias[:width]))
+        k_BSD, v_BSD = packing.unpack(functional.linear(x_ND, weight[width:], bias[width:])).chunk(2, dim=-1)
+        y_BHQK = _causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP)
+        return self._packed_out(y_BHQK, chosen)
 
     def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_BSD, k_BSD, v_BSD = qkv_BSE.chunk(3, dim=-1)
@@ -72,6 +83,10 @@ class Attention(nn.Module):
     def _heads(self, x_BSD: Tensor) -> Tensor:
         batch, positions, width = x_BSD.shape
         return x_BSD.view(batch, positions, self.heads, width // self.heads).transpose(1, 2)
+
+    def _packed_out(self, y_BHSK: Tensor, packing: Packing) -> Tensor:
+        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
+        return y_ND
 
     def _join(self, x_BHSK: Tensor) -> Tensor:
         joined: Tensor = self.out_proj(x_BHSK.transpose(1, 2).flatten(2))
@@ -129,22 +144,27 @@ class Block(nn.Module):
         x_ND = x_ND + self.attn.packed(self._qkv(x_ND), packing)
         return self._mlp(x_ND)
 
-    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Captioner block, (B, S, D) -> (B, S, D); see `Attention.prefix_causal`."""
-        x_BSD = x_BSD + self.attn.prefix_causal(self._qkv(x_BSD), prefix, keep_BP)
-        return self._mlp(x_BSD)
+    def prefix_causal(self, x_ND: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Captioner block, (N, D) -> (N, D); see `Attention.prefix_causal`."""
+        x_ND = x_ND + self.attn.prefix_causal(self._qkv(x_ND), packing, prefix, keep_BP)
+        return self._mlp(x_ND)
 
-    def prefix_causal_chosen(self, x_BSD: Tensor, prefix: int, chosen_BQ: Tensor, keep_BP: Tensor | None) -> Tensor:
-        """The captioner block at chosen query positions only, (B, S, D) -> (N, D).
+    def prefix_causal_chosen(
+        self, x_ND: Tensor, packing: Packing, chosen_BQ: Tensor, keep_BP: Tensor | None = None
+    ) -> Tensor:
+        """The captioner block at chosen query positions only, (N, D) -> (M, D).
 
         Args:
-            x_BSD: input of the block.
-            prefix: number of positions that are not queries.
-            chosen_BQ: True at the N query positions wanted; rows come out in row-major order.
+            x_ND: input of the block.
+            packing: of it; the last places of each row are the queries.
+            chosen_BQ: True at the M query positions wanted, which must be in `packing`; rows come out in row-major order.
             keep_BP: True where a prefix position may be attended; None means everywhere.
         """
-        x_BQD = x_BSD[:, prefix:] + self.attn.queries_only(self.ln_1(x_BSD), prefix, keep_BP)
-        return self._mlp(x_BQD[chosen_BQ])
+        chosen = Packing.of(chosen_BQ)
+        numbers_BS = packing.numbers()
+        chosen_M = numbers_BS[:, -chosen_BQ.shape[1] :].flatten().index_select(0, chosen.place_N)
+        y_MD = self.attn.chosen(self.ln_1(x_ND), packing, chosen_M, chosen, keep_BP)
+        return self._mlp(x_ND.index_select(0, chosen_M) + y_MD)
 
     def _qkv(self, x: Tensor) -> Tensor:
         return linear_of(self.ln_1, x, self.attn.in_proj)
