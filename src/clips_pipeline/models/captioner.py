@@ -29,7 +29,11 @@ class Captioner(nn.Module):
         self.image_projection = FullLinear(image_width, config.width)
         self.text_projection = FullLinear(text_width, config.width)
         self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            # Its sequences are the longest, and half of all activations are in them.
+            Block(config.width, config.heads, "tanh", remake_hidden=True)
+            for _ in range(config.depth)
+        )
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, config.vocab_size)
 
