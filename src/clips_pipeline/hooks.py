@@ -5,10 +5,11 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.datasets.folder import MissingPathError
 from clips_pipeline.pipelines import lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.credentials import local_credentials
@@ -119,6 +120,7 @@ class ProjectHooks:
         """
         from clips_pipeline.training.launch import TrainingFailedError
 
-        if isinstance(error, ConfigError | TrainingFailedError):
+        missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
+        if missing or isinstance(error, ConfigError | TrainingFailedError):
             log.error("%s", error)
-            raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+            raise SystemExit(1 if isinstance(error, TrainingFailedError) else 2) from None

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
+from kedro.io import AbstractDataset, DataCatalog, DatasetError, MemoryDataset
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.datasets.remote import RemoteDataset
+from clips_pipeline.hooks import ProjectHooks
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.parameters import TYPES
@@ -97,3 +99,17 @@ def test_a_run_shows_the_message_and_no_traceback(repository: Path, tmp_path: Pa
     shown = done.stdout + done.stderr
     assert "train.model.size: 'b17' is unknown" in shown
     assert "Traceback" not in shown
+
+
+def test_what_an_earlier_pipeline_should_have_made_is_named_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = DataCatalog({"shards": PathDataset(filepath=str(tmp_path / "shards"), made_by="prepare")})
+    with pytest.raises(DatasetError) as caught:
+        catalog.load("shards")
+    with pytest.raises(SystemExit) as ended:
+        ProjectHooks().on_pipeline_error(caught.value)
+    assert ended.value.code == 2
+    assert "shards does not exist; `kedro run --pipelines prepare` makes it" in caplog.text
+    # What is no missing file keeps its traceback.
+    ProjectHooks().on_pipeline_error(DatasetError("odd"))

@@ -1,11 +1,11 @@
 """One rank of test_losses_two_ranks.py: run as `python losses_worker.py RANK RANKS STORE INPUT OUTPUT`."""
 
-import datetime
 import sys
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.distributed.ranks import join
 from tests.golden_weights import GOLDEN_CONFIG
 
 from clips_pipeline.losses.total import clips_loss
@@ -14,10 +14,7 @@ from clips_pipeline.models.clips import ClipsModel
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
     """Compute every case of the input file and write what came out."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
-    )
+    join(rank, ranks, store)
     cases = torch.load(source, weights_only=True)
     torch.save({name: run_case(rank, ranks, case) for name, case in cases.items()}, target)
     dist.barrier()

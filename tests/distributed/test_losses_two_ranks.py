@@ -1,13 +1,11 @@
 """Two gloo ranks give the loss and every gradient of one process on the joint batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tests import naive
+from tests.distributed.ranks import run_ranks
 from tests.golden_weights import GOLDEN_CONFIG
 
 from clips_pipeline.losses.total import clips_loss
@@ -43,7 +41,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def found(model: ClipsModel, repository: Path, tmp_path_factory: pytest.TempPathFactory):
+def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
     """What each rank found, for all cases: starting processes takes longer than the cases do."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = {
@@ -52,34 +50,7 @@ def found(model: ClipsModel, repository: Path, tmp_path_factory: pytest.TempPath
     }
     torch.save(cases, folder / "input.pt")
     worker = Path(__file__).with_name("losses_worker.py")
-    path = os.pathsep.join(filter(None, [str(repository), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                worker,
-                str(rank),
-                str(RANKS),
-                folder / "store",
-                folder / "input.pt",
-                folder / f"{rank}.pt",
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=180)
-            assert process.returncode == 0, printed
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    run_ranks(worker, RANKS, folder / "store", folder / "input.pt", folder / "{rank}.pt")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 

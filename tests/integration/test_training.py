@@ -1,4 +1,4 @@
-"""Real workers through Composer's launcher: resume, ranks, failure and stop."""
+"""Real workers: resume, ranks, failure and stop."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
 from clips_pipeline.training.spec import RunSpec
 
-pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in launcher and worker
+pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in every worker
 
 
 def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
@@ -66,6 +66,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
     """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
     from clips_pipeline.shards.reader import ShardSet
     from clips_pipeline.training.events import EventWriter
+    from clips_pipeline.training.signs import LifeSign
     from clips_pipeline.training.worker import train
 
     spec = spec_of(every={"checkpoint": 1})
@@ -85,8 +86,8 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
         return plain(self, shard, row)
 
     monkeypatch.setattr(ShardSet, "read", counting)
-    with EventWriter(spec.events) as writer:
-        train(spec, writer)
+    with EventWriter(spec.events) as writer, LifeSign(Path(spec.run_folder), 0, 1, 1.0) as life:
+        train(spec, writer, life)
     assert 3 <= done < 9
     # An epoch of 48 samples is six batches of eight; the run is nine.
     assert len(read) == (9 - done) * 8

@@ -10,6 +10,10 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 
 
+class MissingPathError(DatasetError):
+    """What an earlier pipeline makes is not there yet."""
+
+
 class PathDataset(AbstractDataset[Path, Path]):
     """An existing file or folder, handed on as its absolute path.
 
@@ -28,10 +32,10 @@ class PathDataset(AbstractDataset[Path, Path]):
         """The path.
 
         Raises:
-            DatasetError: nothing is there yet.
+            MissingPathError: nothing is there yet.
         """
         if not self.filepath.exists():
-            raise DatasetError(f"{self.filepath} does not exist; `kedro run --pipelines {self.made_by}` makes it")
+            raise MissingPathError(f"{self.filepath} does not exist; `kedro run --pipelines {self.made_by}` makes it")
         return self.filepath.absolute()
 
     def save(self, data: Path) -> None:

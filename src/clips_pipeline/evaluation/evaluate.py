@@ -16,7 +16,7 @@ from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.examples import choose_examples
-from clips_pipeline.evaluation.results import CaptionExample, EvaluationResult, ImageExample, ItemRow
+from clips_pipeline.evaluation.results import SET_VERSION, CaptionExample, EvaluationResult, ImageExample, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
     FloatArray,
@@ -26,7 +26,7 @@ from clips_pipeline.evaluation.retrieval import (
 )
 from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
 from clips_pipeline.interop.folder import load_model_folder
-from clips_pipeline.shards.index import load_classes
+from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import Classes
@@ -72,9 +72,13 @@ def evaluate_model(
         batch_size=config.batch_size,
         device=pick_device(config.device),
     )
-    return evaluate_records(
+    result = evaluate_records(
         embedder, lambda: eval_samples(shards, config.split, remote=remote), load_classes(shards), config
     )
+    set_version = load_index(shards).split_version(config.split)
+    for row in result.per_item:
+        row[SET_VERSION] = set_version
+    return result
 
 
 def evaluate_records(

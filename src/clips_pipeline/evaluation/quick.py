@@ -1,15 +1,19 @@
-"""Retrieval on a few hundred samples while a model trains."""
+"""Retrieval on a few hundred samples while a model trains, shared by all ranks.
+
+Legend of suffixes: E embedding width; N images, M captions, of all ranks; R of one rank.
+"""
 
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch.distributed as dist
 
-from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, in_batches, open_image, retrieval_texts
-from clips_pipeline.evaluation.retrieval import recall_metrics, retrieval_ranks
+from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
+from clips_pipeline.evaluation.gather import gathered, same_on_all
+from clips_pipeline.evaluation.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
 
@@ -24,41 +28,74 @@ def quick_retrieval(
     batch_size: int = 128,
     limit: int | None = None,
     remote: RemoteShards | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
     """Recall of human captions (web captions where there are none), which no choice of fragments can favour.
 
+    Each rank embeds a run of whole batches; rank 0 ranks all rows, once. A batch is the same whichever rank has it, so the
+    numbers are those of one process.
+
     Args:
-        model: stays where it is, and in the mode it is in.
+        model: stays where it is, and in the mode it is in; the same on all ranks.
         shards_dir: of `prepare`.
         split: which samples.
         tokenizer: the model's.
         images: resolution and normalisation.
-        batch_size: images, or texts, per forward pass.
-        limit: use only the first samples; recall is higher among fewer.
+        batch_size: places of samples in a batch of images; texts per forward pass.
+        limit: use only the first places; recall is higher among fewer.
         remote: where shards that are not on this machine are copied to.
+        group: ranks that share the work, each of which calls this; None is this process alone.
 
     Returns:
-        As `recall_metrics`: `mean_recall@1`, and recall at 1, 5 and 10 both ways.
+        As `recall_metrics`, on every rank: `mean_recall@1`, and recall at 1, 5 and 10 both ways.
 
     Raises:
-        ValueError: the split is empty, or the model gives NaN.
+        ValueError: on all ranks alike, the split is empty, or the model gives NaN.
     """
     device = next(model.parameters()).device
-    texts: list[str] = []
-    owners: list[int] = []
-    embeddings = []
-    images_seen = 0
-    transform = partial(eval_image, config=images)
+    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
     with evaluation_mode(model):
-        embedder = Embedder(model, transform, tokenizer, batch_size=batch_size, device=device)
-        for batch in in_batches(islice(eval_samples(shards_dir, split, remote=remote), limit), batch_size):
-            embeddings.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in batch)))
-            for record in batch:
-                found = retrieval_texts(record)
-                owners += [images_seen] * len(found)
-                texts += found
-                images_seen += 1
-        if not texts:
+        embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
+        image_RE, text_RE, owner_R = _embed(embedder, shards, _share(places, batch_size, group))
+    images_of = gathered(image_RE, group, device)
+    texts_of, owners_of = gathered(text_RE, group, device), gathered(owner_R, group, device)
+
+    def metrics() -> dict[str, float]:
+        text_ME = np.concatenate(texts_of)
+        if not len(text_ME):
             raise ValueError(f"the {split} split of {shards_dir} is empty")
-        text_ME = embedder.texts(texts)
-    return recall_metrics(retrieval_ranks(np.concatenate(embeddings), text_ME, np.array(owners)))
+        # Owners are rows of their rank's images.
+        before = np.cumsum([0, *(len(rows) for rows in images_of)])
+        owner_M = np.concatenate([owner + first for owner, first in zip(owners_of, before, strict=False)])
+        return recall_metrics(retrieval_ranks(np.concatenate(images_of), text_ME, owner_M))
+
+    return same_on_all(metrics, group)
+
+
+def _share(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
+    """The batches of this rank: neighbours, so that it reads few shards, and before those of the next rank."""
+    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    if group is None:
+        return batches
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    return batches[rank * len(batches) // ranks : (rank + 1) * len(batches) // ranks]
+
+
+def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[FloatArray, FloatArray, IntArray]:
+    width = embedder.model.config.embed_dim
+    image_RE: list[FloatArray] = [np.empty((0, width), np.float32)]
+    text_RE: list[FloatArray] = [np.empty((0, width), np.float32)]
+    owner_R: list[int] = []
+    images = 0
+    for places in batches:
+        records = list(shards.in_order(places))
+        if not records:
+            continue
+        image_RE.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in records)))
+        texts = [(images + i, text) for i, record in enumerate(records) for text in retrieval_texts(record)]
+        images += len(records)
+        if texts:
+            text_RE.append(embedder.texts(text for _, text in texts))
+            owner_R += [owner for owner, _ in texts]
+    return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)

@@ -11,7 +11,11 @@ from clips_pipeline.config import ConfigError
 
 ItemRow = dict[str, Any]
 """One image: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
-`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`. Ranks count from 0."""
+`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`; `set_version` where the samples
+come from prepared shards. Ranks count from 0."""
+
+SET_VERSION = "set_version"
+"""Key of a row: digest of the samples that were evaluated. Results on other samples are not compared."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
 
-Shapes: B batch, S sequence, P prefix, Q queries, N chosen or occupied positions, D width, H heads, K width of a head.
+Shapes: B batch, S sequence, P prefix, Q queries, N occupied and M chosen positions, D width, E three widths, H heads,
+K width of a head.
 """
 
 from typing import Literal
@@ -8,9 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.recompute import linear_of
 from clips_pipeline.models.sizes import MLP_RATIO
 
 Gelu = Literal["none", "tanh"]
@@ -18,7 +21,10 @@ Gelu = Literal["none", "tanh"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts."""
+    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts.
+
+    The methods take what `in_proj` gives: queries, keys and values side by side, E = 3 D.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -26,41 +32,50 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Attend from every position to every position, (B, S, D) -> (B, S, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+    def forward(self, qkv_BSE: Tensor) -> Tensor:
+        """Attend from every position to every position, (B, S, E) -> (B, S, D)."""
+        q_BHSK, k_BHSK, v_BHSK = self._split(qkv_BSE)
         return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK))
 
-    def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """Attend within each row from every token to every token, (N, D) -> (N, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(self.in_proj(x_ND)))
+    def packed(self, qkv_NE: Tensor, packing: Packing) -> Tensor:
+        """Attend within each row from every token to every token, (N, E) -> (N, D)."""
+        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
         mask = packing.keep_BS[:, None, None, :]
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
-        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
-        return y_ND
+        return self._packed_out(y_BHSK, packing)
 
-    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Attend as the captioner does, without a dense (S, S) mask: (B, S, D) -> (B, S, D).
+    def prefix_causal(self, qkv_NE: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Attend as the captioner does, without a dense (S, S) mask: (N, E) -> (N, D).
 
         The first `prefix` positions see each other and nothing else. Each later one (a query) sees the prefix, itself
         and the queries before it.
         """
-        q_BHSK, k_BHSK, v_BHSK = self._split(self.in_proj(x_BSD))
+        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
         mask = None if keep_BP is None else keep_BP[:, None, None, :]
         prefix_BHPK = functional.scaled_dot_product_attention(
             q_BHSK[:, :, :prefix], k_BHSK[:, :, :prefix], v_BHSK[:, :, :prefix], attn_mask=mask
         )
         queries_BHQK = _causal_tail(q_BHSK[:, :, prefix:], k_BHSK, v_BHSK, keep_BP)
-        return self._join(torch.cat([prefix_BHPK, queries_BHQK], dim=2))
+        return self._packed_out(torch.cat([prefix_BHPK, queries_BHQK], dim=2), packing)
 
-    def queries_only(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """The query rows of `prefix_causal` alone, (B, S, D) -> (B, S - prefix, D)."""
-        width = x_BSD.shape[-1]
+    def chosen(
+        self, x_ND: Tensor, packing: Packing, chosen_M: Tensor, chosen: Packing, keep_BP: Tensor | None = None
+    ) -> Tensor:
+        """The rows of `prefix_causal` at chosen queries alone, from the input of `in_proj`: (N, D) -> (M, D).
+
+        Args:
+            x_ND: all tokens.
+            packing: of them in (B, S).
+            chosen_M: their numbers within N.
+            chosen: their places in (B, Q).
+            keep_BP: as in `prefix_causal`.
+        """
+        width = x_ND.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        q_BQD = functional.linear(x_BSD[:, prefix:], weight[:width], bias[:width])
-        kv_BSE = functional.linear(x_BSD, weight[width:], bias[width:])
-        k_BSD, v_BSD = kv_BSE.chunk(2, dim=-1)
-        return self._join(_causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP))
+        q_BQD = chosen.unpack(functional.linear(x_ND.index_select(0, chosen_M), weight[:width], bias[:width]))
+        k_BSD, v_BSD = packing.unpack(functional.linear(x_ND, weight[width:], bias[width:])).chunk(2, dim=-1)
+        y_BHQK = _causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP)
+        return self._packed_out(y_BHQK, chosen)
 
     def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_BSD, k_BSD, v_BSD = qkv_BSE.chunk(3, dim=-1)
@@ -69,6 +84,10 @@ class Attention(nn.Module):
     def _heads(self, x_BSD: Tensor) -> Tensor:
         batch, positions, width = x_BSD.shape
         return x_BSD.view(batch, positions, self.heads, width // self.heads).transpose(1, 2)
+
+    def _packed_out(self, y_BHSK: Tensor, packing: Packing) -> Tensor:
+        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
+        return y_ND
 
     def _join(self, x_BHSK: Tensor) -> Tensor:
         joined: Tensor = self.out_proj(x_BHSK.transpose(1, 2).flatten(2))
@@ -99,15 +118,31 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to each position."""
-        out: Tensor = self.c_proj(functional.gelu(self.c_fc(x), approximate=self.gelu))
-        return out
+        return self.narrow(self.c_fc(x))
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        """GELU and second layer, (..., 4 D) -> (..., D)."""
+        return linear_of(self.activate, hidden, self.c_proj)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """GELU alone."""
+        return functional.gelu(hidden, approximate=self.gelu)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
 
-    def __init__(self, width: int, heads: int, gelu: Gelu) -> None:
+    Args:
+        width: D.
+        heads: H.
+        gelu: of the MLP.
+        remake_hidden: the MLP's hidden layer is not kept for the backward pass but made again: a third less memory, one
+            matrix product in nine more.
+    """
+
+    def __init__(self, width: int, heads: int, gelu: Gelu, *, remake_hidden: bool = False) -> None:
         super().__init__()
+        self.remake_hidden = remake_hidden
         self.ln_1 = BlockNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = BlockNorm(width)
@@ -115,31 +150,47 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """Bidirectional block, (B, S, D) -> (B, S, D)."""
-        x_BSD = x_BSD + self.attn(self.ln_1(x_BSD))
+        x_BSD = x_BSD + self.attn(self._qkv(x_BSD))
         return self._mlp(x_BSD)
 
     def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
         """The same on rows without their padding, (N, D) -> (N, D)."""
-        x_ND = x_ND + self.attn.packed(self.ln_1(x_ND), packing)
+        x_ND = x_ND + self.attn.packed(self._qkv(x_ND), packing)
         return self._mlp(x_ND)
 
-    def prefix_causal(self, x_BSD: Tensor, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Captioner block, (B, S, D) -> (B, S, D); see `Attention.prefix_causal`."""
-        x_BSD = x_BSD + self.attn.prefix_causal(self.ln_1(x_BSD), prefix, keep_BP)
-        return self._mlp(x_BSD)
+    def prefix_causal(self, x_ND: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
+        """Captioner block, (N, D) -> (N, D); see `Attention.prefix_causal`."""
+        x_ND = x_ND + self.attn.prefix_causal(self._qkv(x_ND), packing, prefix, keep_BP)
+        return self._mlp(x_ND)
 
-    def prefix_causal_chosen(self, x_BSD: Tensor, prefix: int, chosen_BQ: Tensor, keep_BP: Tensor | None) -> Tensor:
-        """The captioner block at chosen query positions only, (B, S, D) -> (N, D).
+    def prefix_causal_chosen(
+        self, x_ND: Tensor, packing: Packing, chosen_BQ: Tensor, keep_BP: Tensor | None = None
+    ) -> Tensor:
+        """The captioner block at chosen query positions only, (N, D) -> (M, D).
 
         Args:
-            x_BSD: input of the block.
-            prefix: number of positions that are not queries.
-            chosen_BQ: True at the N query positions wanted; rows come out in row-major order.
+            x_ND: input of the block.
+            packing: of it; the last places of each row are the queries.
+            chosen_BQ: True at the M query positions wanted, which must be in `packing`; rows come out in row-major order.
             keep_BP: True where a prefix position may be attended; None means everywhere.
         """
-        x_BQD = x_BSD[:, prefix:] + self.attn.queries_only(self.ln_1(x_BSD), prefix, keep_BP)
-        return self._mlp(x_BQD[chosen_BQ])
+        chosen = Packing.of(chosen_BQ)
+        numbers_BS = packing.numbers()
+        chosen_M = numbers_BS[:, -chosen_BQ.shape[1] :].flatten().index_select(0, chosen.place_N)
+        y_MD = self.attn.chosen(self.ln_1(x_ND), packing, chosen_M, chosen, keep_BP)
+        return self._mlp(x_ND.index_select(0, chosen_M) + y_MD)
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        return linear_of(self.ln_1, x, self.attn.in_proj)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
+        if self.remake_hidden and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Not `linear_of`, whose closures would keep what is to go.
+            made: Tensor = checkpoint(
+                lambda x: self.mlp.c_proj(self.mlp.activate(self.mlp.c_fc(self.ln_2(x)))),
+                x,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            return x + made
+        return x + self.mlp.narrow(linear_of(self.ln_2, x, self.mlp.c_fc))

@@ -1,8 +1,8 @@
 """The captioner predicts the whole synthetic caption at once, from image and web caption. CLIPS paper, section 3.
 
 No earlier word is ever an input: learnable queries stand where the shifted caption would be, and the causal mask lets
-query i see the image, the web caption and the queries up to its own. Hence queries past the longest target of a batch
-can be left out, and the last block need only be computed where there is a target.
+query i see the image, the web caption and the queries up to its own. Hence queries past the target of a row are left
+out, and the last block is computed only where there is a target. PAD of web captions that is hidden is left out too.
 
 Shapes: B batch, P image tokens, S web caption tokens, Q queries, N chosen positions, D width, V vocabulary.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import FullLinear, FullNorm
 from clips_pipeline.models.sizes import CaptionerConfig
 
@@ -28,7 +29,11 @@ class Captioner(nn.Module):
         self.image_projection = FullLinear(image_width, config.width)
         self.text_projection = FullLinear(text_width, config.width)
         self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            # Its sequences are the longest, and half of all activations are in them.
+            Block(config.width, config.heads, "tanh", remake_hidden=True)
+            for _ in range(config.depth)
+        )
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, config.vocab_size)
 
@@ -40,8 +45,8 @@ class Captioner(nn.Module):
         Args:
             image_BPD: (B, P, image width) image tokens.
             web_BSD: (B, S, text width) tokens of the web caption.
-            chosen_BQ: (B, Q') bool, Q' <= queries: where a prediction is wanted. Only the first Q' queries are
-                computed.
+            chosen_BQ: (B, Q') bool, Q' <= queries: where a prediction is wanted. In each row, the queries up to the last
+                such one are computed.
             web_keep_BS: (B, S) bool, True where a web token may be attended; None means everywhere.
 
         Raises:
@@ -57,9 +62,20 @@ class Captioner(nn.Module):
         queries_BQD = self.queries_QD[:used].to(prefix_BSD.dtype).expand(prefix_BSD.shape[0], -1, -1)
         x_BSD = torch.cat([prefix_BSD, queries_BQD], dim=1).to(self.queries_QD.dtype)
         keep_BP = None if web_keep_BS is None else functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True)
+        packing = Packing.of(torch.cat([_kept(keep_BP, prefix_BSD), _up_to_last(chosen_BQ)], dim=1))
+        x_ND = packing.pack(x_BSD)
         for block in self.blocks[:-1]:
-            x_BSD = block.prefix_causal(x_BSD, prefix, keep_BP)
+            x_ND = block.prefix_causal(x_ND, packing, prefix, keep_BP)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
-        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(x_BSD, prefix, chosen_BQ, keep_BP))
+        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(x_ND, packing, chosen_BQ, keep_BP))
         return hidden_ND
+
+
+def _kept(keep_BP: Tensor | None, prefix_BPD: Tensor) -> Tensor:
+    return torch.ones_like(prefix_BPD[..., 0], dtype=torch.bool) if keep_BP is None else keep_BP
+
+
+def _up_to_last(chosen_BQ: Tensor) -> Tensor:
+    """True up to the last chosen place of each row."""
+    return chosen_BQ.flip(1).cumsum(dim=1).flip(1) > 0

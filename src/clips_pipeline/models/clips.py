@@ -86,6 +86,15 @@ class ClipsModel(nn.Module):
         Raises:
             ValueError: shapes the model was not configured for.
         """
+        image_BE, web_BE, fragment_BE, hidden_ND, targets_N = self.encode_all(
+            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT
+        )
+        return ClipsOutput(image_BE, web_BE, fragment_BE, self.logit_scale.exp(), hidden_ND, targets_N)
+
+    def encode_all(
+        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The fields of `ClipsOutput` but for the temperature: what rows give that know nothing of each other."""
         next_ids_BQ = target_ids_BT[:, 1:]
         valid_BQ = next_ids_BQ != self.config.text.pad_id
         # One wait for the device instead of three.
@@ -99,13 +108,12 @@ class ClipsModel(nn.Module):
         used = max(longest, 1)
         valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
         hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
-        return ClipsOutput(
-            image_BE=unit_rows(image.feature_BE),
-            web_BE=unit_rows(web.feature_BE),
-            fragment_BE=unit_rows(fragment.feature_BE),
-            logit_scale=self.logit_scale.exp(),
-            caption_hidden_ND=hidden_ND,
-            caption_targets_N=next_ids_BQ[valid_BQ],
+        return (
+            unit_rows(image.feature_BE),
+            unit_rows(web.feature_BE),
+            unit_rows(fragment.feature_BE),
+            hidden_ND,
+            next_ids_BQ[valid_BQ],
         )
 
     def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ class Packing(NamedTuple):
         """The number within N of each row's last token, (B,); every row has one."""
         return self.keep_BS.sum(dim=1).cumsum(dim=0) - 1
 
+    def numbers(self) -> Tensor:
+        """The number within N of each token, (B, S); elsewhere that of the token before."""
+        return (self.keep_BS.flatten().cumsum(dim=0) - 1).view_as(self.keep_BS)
+
 
 def _take(x_BSD: Tensor, packing: Packing) -> Tensor:
     return x_BSD.flatten(0, 1).index_select(0, packing.place_N)

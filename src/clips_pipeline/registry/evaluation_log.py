@@ -4,16 +4,20 @@ import logging
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from clips_pipeline.registry.items_log import log_items
 from clips_pipeline.registry.names import mlflow_key
 
 log = logging.getLogger(__name__)
 
 
-def log_evaluation(run_id: str | None, metrics: dict[str, float], report: Path) -> None:
-    """Put the final metrics and the report on the run that trained the model.
+def log_evaluation(
+    run_id: str | None, set_name: str, metrics: dict[str, float], report: Path, items: pd.DataFrame
+) -> None:
+    """Put the final metrics, the per-item results and the report on the run that trained the model.
 
     A model may come from elsewhere (`dvc pull`) and this tracking server not know its run: then the active run takes them.
     `run_id` is None where training was not tracked; then, or without an active run, nothing is logged.
@@ -28,6 +32,7 @@ def log_evaluation(run_id: str | None, metrics: dict[str, float], report: Path) 
     for name, value in metrics.items():
         client.log_metric(run_id, mlflow_key(name), value)
     client.log_artifact(run_id, str(report))
+    log_items(client, run_id, set_name, items)
 
 
 def _is_known(client: MlflowClient, run_id: str) -> bool:

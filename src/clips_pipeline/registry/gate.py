@@ -1,45 +1,154 @@
-"""Whether a new model takes over the champion's alias.
+"""Whether a new model takes over the champion's alias: a pure function of two models' results.
 
-The rule today: it does when there is no champion, or when its metric is greater than the champion's. A difference that
-chance alone could explain still promotes; docs/registry.md says what a stricter rule needs.
+It does when it wins the deciding metric by more than `minimum_win`, so surely that no more than one resampling in twenty
+says otherwise (`confidence`), and falls on no other metric by more than that metric's floor allows.
 """
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.evaluation.comparison import Difference, compare
+from clips_pipeline.evaluation.items import Items, higher_is_better
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a new model must show.
+
+    Attributes:
+        minimum_win: of the deciding metric, in its own unit; the difference must be greater.
+        confidence: share of the bootstrap's resamplings in which it must be; None looks at the two numbers alone.
+        floors: by key of another metric, how much the new model may be worse there.
+        resamples: of the bootstrap.
+    """
+
+    minimum_win: float = 0.0
+    confidence: float | None = 0.95
+    floors: dict[str, float] = field(default_factory=dict)
+    resamples: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.minimum_win < 0:
+            raise ConfigError(f"minimum_win: {self.minimum_win} must be 0 or more")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise ConfigError(
+                f"confidence: {self.confidence} must be from 0.5 to below 1, or null to compare numbers alone"
+            )
+        for name, allowed in self.floors.items():
+            if allowed < 0:
+                raise ConfigError(f"floors.{name}: {allowed} must be 0 or more: how much worse the metric may become")
+        if self.resamples < 1:
+            raise ConfigError(f"resamples: {self.resamples} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a model.
+
+    Attributes:
+        metrics: flat numbers, as in `metrics.json`.
+        items: per-image results on the deciding metric's set; None where they are not at hand.
+    """
+
+    metrics: Mapping[str, float]
+    items: Items | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome, with a sentence that explains it to a reader of the registry."""
+    """The outcome.
+
+    Attributes:
+        promote: whether the new model takes the alias.
+        reason: a sentence for a reader of the registry.
+        difference: the comparison on the deciding metric (A the champion, B the new model), where one was made.
+    """
 
     promote: bool
     reason: str
+    difference: Difference | None = None
+
+    @property
+    def figures(self) -> str:
+        """The comparison as JSON, for a tag of the version."""
+        return json.dumps({} if self.difference is None else to_mapping(self.difference))
 
 
-def decide(metric: str, candidate: Mapping[str, float], champion: Mapping[str, float] | None) -> Decision:
-    """Compare two models by one metric, of which more is better.
-
-    Args:
-        metric: a key of the metrics.
-        candidate: metrics of the new model.
-        champion: metrics of the present champion; None where there is none.
+def check(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
+    """Refuse a gate that these metrics cannot pass through.
 
     Raises:
-        ConfigError: the candidate has no such metric, or it is not a finite number.
+        ConfigError: the deciding metric or one with a floor was not measured, or is not a finite number.
     """
-    if metric not in candidate:
-        raise ConfigError(f"register.metric: {metric!r} was not measured; choose one of {', '.join(sorted(candidate))}")
-    value = candidate[metric]
-    if not math.isfinite(value):
-        raise ConfigError(f"register.metric: {metric!r} is {value}; a model without a score cannot be compared")
+    for key, name in (("register.metric", metric), *(("register.gate.floors", name) for name in gate.floors)):
+        if name not in metrics:
+            raise ConfigError(f"{key}: {name!r} was not measured; choose one of {', '.join(sorted(metrics))}")
+        if not math.isfinite(metrics[name]):
+            raise ConfigError(f"{key}: {name!r} is {metrics[name]}; a model without a score cannot be compared")
+
+
+def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measured | None) -> Decision:
+    """Compare two models.
+
+    Args:
+        metric: the key of the deciding metric.
+        gate: the conditions.
+        candidate: the new model.
+        champion: the present champion; None where there is none.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    check(metric, gate, candidate.metrics)
+    value = candidate.metrics[metric]
     if champion is None:
         return Decision(True, f"first champion: {metric} = {value:.4f}")
-    if metric not in champion:
-        # Two models measured on different sets say nothing about each other; a person has to choose.
-        return Decision(False, f"not comparable: the champion has no {metric}; set the alias by hand to change it")
-    held = champion[metric]
+    for name in (metric, *gate.floors):
+        if name not in champion.metrics:
+            # Two models measured on different sets say nothing about each other; a person has to choose.
+            return _unknown(f"the champion has no {name}")
+    held = champion.metrics[metric]
     comparison = f"{metric} = {value:.4f}, the champion's is {held:.4f}"
-    return Decision(True, f"better: {comparison}") if value > held else Decision(False, f"not better: {comparison}")
+    if not _win(metric, value, held) > gate.minimum_win:
+        wanted = f"; a win of more than {gate.minimum_win:g} is wanted" if gate.minimum_win else ""
+        return Decision(False, f"not better: {comparison}{wanted}")
+    difference = None
+    if gate.confidence is not None:
+        if candidate.items is None or champion.items is None:
+            who = "new model" if candidate.items is None else "champion"
+            return _unknown(f"no per-item results of the {who} on this set are in MLflow; evaluate it again")
+        try:
+            difference = compare(
+                champion.items,
+                candidate.items,
+                [metric],
+                confidence=gate.confidence,
+                resamples=gate.resamples,
+                margin=gate.minimum_win,
+            )[0]
+        except ConfigError as error:
+            return _unknown(str(error))
+        comparison += (
+            f" (difference {difference.difference:+.4f}, {gate.confidence:.0%} interval {difference.low:+.4f} to "
+            f"{difference.high:+.4f}; better in {difference.share_better:.1%} of resamplings, {difference.wins} images "
+            f"won and {difference.losses} lost)"
+        )
+        if difference.share_better < gate.confidence:
+            return Decision(False, f"not surely better: {comparison}", difference)
+    for name, allowed in gate.floors.items():
+        fall = -_win(name, candidate.metrics[name], champion.metrics[name])
+        if fall > allowed:
+            floor = f"{name} = {candidate.metrics[name]:.4f} is worse than {champion.metrics[name]:.4f} by {fall:.4f}"
+            return Decision(False, f"below a floor: {floor}, {allowed:g} is allowed; {comparison}", difference)
+    return Decision(True, f"better: {comparison}", difference)
+
+
+def _win(metric: str, value: float, held: float) -> float:
+    return value - held if higher_is_better(metric) else held - value
+
+
+def _unknown(why: str) -> Decision:
+    return Decision(False, f"not comparable: {why}; or set the alias by hand with `kedro champion set`")

@@ -8,16 +8,19 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.registry.gate import Decision, decide
+from clips_pipeline.registry.champion import Aliases, holder, settle
+from clips_pipeline.registry.gate import Decision, GateConfig, Measured, check, decide
+from clips_pipeline.registry.items_log import fetch_items, log_items, set_of
 from clips_pipeline.registry.lineage import folder_digest
 from clips_pipeline.registry.names import flatten, mlflow_key
 from clips_pipeline.registry.packaging import log_package
@@ -25,8 +28,6 @@ from clips_pipeline.registry.packaging import log_package
 log = logging.getLogger(__name__)
 
 MODEL_DIGEST = "model.sha256"
-GATE_DECISION = "gate.decision"
-GATE_REASON = "gate.reason"
 _METRIC = "metric."
 _LONGEST_PARAMETER = 6000
 
@@ -38,18 +39,30 @@ class RegistryConfig:
     Attributes:
         name: the registered model; no '/' and no ':'.
         alias: what production loads (`models:/<name>@<alias>`).
-        metric: the key of `metrics.json` by which models are compared; more is better.
+        challenger: the alias of the loser of the last comparison.
+        metric: the key of `metrics.json` by which models are compared.
+        gate: what a new model must show to get `alias`.
     """
 
     name: str = "clips"
     alias: str = "champion"
+    challenger: str = "challenger"
     metric: str = "retrieval/scenes/mean_recall@1"
+    gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
         if not self.name.strip() or re.search(r"[/:]", self.name):
             raise ConfigError(f"name: {self.name!r} must not be empty or contain '/' or ':'")
-        if not re.fullmatch(r"[A-Za-z][\w-]*", self.alias) or re.fullmatch(r"(?i)latest|v\d+", self.alias):
-            raise ConfigError(f"alias: {self.alias!r} must start with a letter and be neither 'latest' nor like 'v1'")
+        for key in ("alias", "challenger"):
+            value = getattr(self, key)
+            if not re.fullmatch(r"[A-Za-z][\w-]*", value) or re.fullmatch(r"(?i)latest|v\d+", value):
+                raise ConfigError(f"{key}: {value!r} must start with a letter and be neither 'latest' nor like 'v1'")
+        if self.alias == self.challenger:
+            raise ConfigError(f"challenger: {self.challenger!r} is the alias of the champion too; name another one")
+        if self.metric.count("/") != 2:
+            raise ConfigError(
+                f"metric: {self.metric!r} is no key of metrics.json, such as retrieval/scenes/mean_recall@1"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def register_model(
     *,
     run_id: str | None = None,
     config: RegistryConfig | None = None,
+    items: pd.DataFrame | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Registration:
     """Register the exported model as a new version, and give it the alias if the gate lets it.
@@ -89,7 +103,8 @@ def register_model(
         model_folder: what `train` exported.
         metrics: flat numbers, as in `metrics.json`.
         run_id: the run that trained the model, which is continued; None means the active run, or a new one.
-        config: names and the deciding metric.
+        config: names, the deciding metric and the gate.
+        items: per-item results on the set of the deciding metric, for this comparison and later ones.
         parameters: nested parameters; logged to the run flat, where it does not have them yet.
 
     Raises:
@@ -99,7 +114,7 @@ def register_model(
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
         raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
-    decide(config.metric, metrics, None)
+    check(config.metric, config.gate, metrics)
     client = MlflowClient()
     digest = folder_digest(model_folder)
     with _run(client, run_id) as active:
@@ -116,8 +131,18 @@ def register_model(
             mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()})
             for key, value in tags.items():
                 client.set_model_version_tag(config.name, str(version), key, value)
-    decision = _promote(client, config, version, metrics)
-    champion = _champion(client, config)
+        if items is not None:
+            log_items(client, active, set_of(config.metric), items)
+    aliases = Aliases(config.name, config.alias, config.challenger)
+
+    def by_version(one: int, other: int | None) -> Decision:
+        def known(version: int) -> Measured:
+            return measured(client, config.name, version, set_of(config.metric))
+
+        return decide(config.metric, config.gate, known(one), None if other is None else known(other))
+
+    decision = settle(client, aliases, version, by_version)
+    champion = holder(client, config.name, config.alias)
     return Registration(
         name=config.name,
         version=version,
@@ -173,27 +198,14 @@ def _same_version(client: MlflowClient, name: str, run_id: str, digest: str) -> 
     return None
 
 
-def _promote(client: MlflowClient, config: RegistryConfig, version: int, metrics: Mapping[str, float]) -> Decision:
-    champion = _champion(client, config)
-    if champion == version:
-        # Registered twice: it must not have to beat itself, and its first reason stays.
-        tags = client.get_model_version(config.name, str(version)).tags
-        return Decision(True, tags.get(GATE_REASON, "is the champion"))
-    decision = decide(config.metric, metrics, _metrics_of(client, config, champion))
-    client.set_model_version_tag(config.name, str(version), GATE_REASON, decision.reason)
-    client.set_model_version_tag(config.name, str(version), GATE_DECISION, "promoted" if decision.promote else "kept")
-    if decision.promote:
-        client.set_registered_model_alias(config.name, config.alias, str(version))
-    return decision
+def measured(client: MlflowClient, name: str, version: int, set_name: str) -> Measured:
+    """What the registry knows of a version: its metrics, and per-item results on a set where its run has them."""
+    found = client.get_model_version(name, str(version))
+    tagged = {key: value for key, value in found.tags.items() if key.startswith(_METRIC)}
+    metrics = {_metric_of(key): float(value) for key, value in tagged.items()}
+    return Measured(metrics, fetch_items(client, found.run_id, set_name))
 
 
-def _champion(client: MlflowClient, config: RegistryConfig) -> int | None:
-    version = client.get_registered_model(config.name).aliases.get(config.alias)
-    return None if version is None else int(version)
-
-
-def _metrics_of(client: MlflowClient, config: RegistryConfig, version: int | None) -> dict[str, float] | None:
-    if version is None:
-        return None
-    value = client.get_model_version(config.name, str(version)).tags.get(mlflow_key(_METRIC + config.metric))
-    return {} if value is None else {config.metric: float(value)}
+def _metric_of(tag: str) -> str:
+    # MLflow takes no '@' in names of tags.
+    return tag.removeprefix(_METRIC).replace("_at_", "@")

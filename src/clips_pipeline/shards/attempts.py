@@ -39,7 +39,13 @@ _SHORTEST_SECRET = 4
 
 
 class StorageError(OSError):
-    """A file that cannot be had or written; the message names address, attempts and cause, `errno` is the cause's."""
+    """A file that cannot be had or written; the message names address, attempts and cause, `errno` is the cause's.
+
+    Attributes:
+        missing: there is no such file, and asking again will not change that.
+    """
+
+    missing = False
 
 
 def attempt(
@@ -69,6 +75,7 @@ def attempt(
                 attempts = "one attempt" if tried == 1 else f"{tried} attempts"
                 failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {cause}")
                 failed.errno = error.errno if isinstance(error, OSError) else None
+                failed.missing = isinstance(error, FileNotFoundError)
                 raise failed from None
             # Random, so that workers do not ask in step.
             pause = _pause(tried, back_off_s) * random.uniform(1 - _RANDOM, 1 + _RANDOM)  # noqa: S311

@@ -24,12 +24,14 @@ from clips_pipeline.shards import (
 )
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.sources.source import Source
+from clips_pipeline.text import escapes
 
 # The loader stands in the same folder, but a change of it must not make all data anew.
 _WRITING = (
     check,
     drop_task,
     duplicates,
+    escapes,
     filters,
     index,
     job_files,

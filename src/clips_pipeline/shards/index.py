@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,8 +86,20 @@ class Index:
     @property
     def version(self) -> str:
         """A digest of the bytes of all shards and of which samples are used: the same on every machine, wherever they lie."""
+        return self._digest(self.splits)
+
+    def split_version(self, name: str) -> str:
+        """The same of one split.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        return self._digest({name: self.split(name)})
+
+    @staticmethod
+    def _digest(splits: Mapping[str, Sequence[ShardEntry]]) -> str:
         digest = hashlib.sha256()
-        for name, shards in self.splits.items():
+        for name, shards in splits.items():
             for shard in shards:
                 digest.update(f"{name} {shard.sha256} {shard.keys_digest}\n".encode())
         return digest.hexdigest()

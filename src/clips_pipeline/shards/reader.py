@@ -2,8 +2,10 @@
 
 import json
 import logging
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +106,23 @@ class ShardSet:
         begin, end = spans[row].tolist()
         return parse(tar.members((begin, end), image=image), self.fields)
 
+    def in_order(self, places: range | None = None) -> Iterator[Record]:
+        """Samples in the order of the index; bad ones are left out and logged.
+
+        Args:
+            places: which, counted over all shards; None is all of them. A bad sample has a place too.
+        """
+        ends = list(accumulate(self.samples))
+        for place in range(ends[-1] if ends else 0) if places is None else places:
+            shard = bisect_right(ends, place)
+            try:
+                record = self.read(shard, place - ends[shard] + self.samples[shard])
+            except BadSampleError as bad:
+                log.warning("left out: %s", bad)
+                continue
+            yield record
+        self.close()
+
     def soon(self, shards: Iterable[int]) -> None:
         """These shards will be read next: those that are not on this machine begin to come; returns at once."""
         if self.remote is not None:
@@ -159,7 +178,7 @@ def eval_samples(
         ConfigError: as `ShardSet`.
     """
     # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
-    return _in_order(ShardSet(folder, split, fields, keep_open=1, remote=remote))
+    return ShardSet(folder, split, fields, keep_open=1, remote=remote).in_order()
 
 
 def parse(members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None) -> Record:
@@ -237,15 +256,3 @@ def _text(content: bytes, key: str) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise BadSampleError(Skip(records.NOT_UTF8, key, str(error))) from None
-
-
-def _in_order(shards: ShardSet) -> Iterator[Record]:
-    for shard, count in enumerate(shards.samples):
-        for row in range(count):
-            try:
-                record = shards.read(shard, row)
-            except BadSampleError as bad:
-                log.warning("left out: %s", bad)
-                continue
-            yield record
-    shards.close()

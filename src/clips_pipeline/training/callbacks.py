@@ -13,6 +13,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.sharding import whole
 
 # exp(t) is kept at 100 or below, as in CLIP: beyond it the softmax is so sharp that training turns unstable.
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -96,13 +97,14 @@ class StepLog(Callback):  # type: ignore[misc]
         rate = (step - step_then) * per_step / max(now - then, 1e-9)
         self._since = (now, step)
         counts, data_wait = self._global_skips(), self.data_wait()
+        logit_scale = float(whole(_clips(state).logit_scale.detach()).exp())
         if self.writer is not None:
             self.writer.write(
                 "step",
                 step=step,
                 samples=samples,
                 losses=losses,
-                logit_scale=float(_clips(state).logit_scale.detach().exp()),
+                logit_scale=logit_scale,
                 learning_rate=state.schedulers[0].get_last_lr()[0],
                 samples_per_s=rate,
                 data_wait_share=data_wait,
@@ -135,39 +137,3 @@ class StepLog(Callback):  # type: ignore[misc]
             f"step {step}: not finite: {bad}; training stopped before saving; {where}. "
             "Lower train.optimizer.peak_lr, lengthen train.optimizer.warmup_samples or set train.optimizer.clip_norm."
         )
-
-
-class RetrievalProbe(Callback):  # type: ignore[misc]
-    """Held-out retrieval on rank 0 every so often, written as `evaluation` events; other ranks wait.
-
-    Args:
-        writer: the event log on rank 0, None on other ranks.
-        every: steps between two evaluations; the last step always evaluates.
-        steps: the last step of the run.
-        probe: evaluates a ClipsModel and returns named numbers.
-        model_of: the model to look at (the moving average where there is one).
-    """
-
-    def __init__(
-        self,
-        writer: EventWriter | None,
-        every: int,
-        steps: int,
-        probe: Callable[[Any], dict[str, float]],
-        model_of: Callable[[State], Any] = _clips,
-    ):
-        self.writer, self.every, self.steps, self.probe, self.model_of = writer, every, steps, probe, model_of
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        """Evaluate when due."""
-        step = int(state.timestamp.batch)
-        if step % self.every and step != self.steps:
-            return
-        if self.writer is not None:
-            model = self.model_of(state)
-            model.eval()
-            with torch.no_grad():
-                metrics = self.probe(model)
-            model.train()
-            self.writer.write("evaluation", step=step, samples=int(state.timestamp.sample), metrics=metrics)
-        dist.barrier()

@@ -5,43 +5,21 @@ Loads no torch. The caller gets every event through a function, may ask the work
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.events import Event, EventReader
+from clips_pipeline.training.failure import explain, silent
+from clips_pipeline.training.follow import follow, show
+from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, Outcome
+from clips_pipeline.training.outcome import TrainingFailedError as TrainingFailedError
+from clips_pipeline.training.ranks import Ranks
+from clips_pipeline.training.signs import Silence, forget, silent_after_s
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
-
-POLL_SECONDS = 0.2
-WORKER = "clips_pipeline.training.start"
-STOP_GRACE_SECONDS = 20.0
-
-
-class TrainingFailedError(RuntimeError):
-    """The workers ended without finishing; the message says why and where the log is."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        step: optimiser steps done.
-        finished: False when it stopped on request.
-        metrics: the last held-out metrics.
-        skipped: samples skipped by reason.
-    """
-
-    step: int
-    finished: bool
-    metrics: dict[str, float]
-    skipped: dict[str, int]
 
 
 def launch(
@@ -50,7 +28,9 @@ def launch(
     reader: EventReader | None = None,
     storage_options: Options | None = None,
 ) -> Outcome:
-    """Train `spec` in `spec.train.launch.processes` workers and wait; the same call resumes what was interrupted.
+    """Train `spec` in `spec.train.launch.processes` ranks and wait; the same call resumes what was interrupted.
+
+    With `spec.train.launch.start` false the ranks are started elsewhere, and this follows them.
 
     Args:
         spec: what to train.
@@ -61,46 +41,45 @@ def launch(
 
     Raises:
         ConfigError: the run folder holds another training.
-        TrainingFailedError: a worker failed.
+        TrainingFailedError: a rank failed, died or hung; those that were started here have been ended.
     """
     path = prepare_run_folder(spec)
     spec.stop_flag.unlink(missing_ok=True)
     if reader is None:
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
-    log_path = Path(spec.run_folder) / "worker.log"
-    end: Event | None = None
-    error: str | None = None
-    metrics: dict[str, float] = {}
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603  # our own interpreter and module, no shell
-            _command(spec, path),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(storage_options or {}),
-            start_new_session=True,
-        )
-        try:
-            running = True
-            while running:
-                running = process.poll() is None
-                for event in reader.read():
-                    if event["kind"] == "end":
-                        end = event
-                    elif event["kind"] == "error":
-                        error = event["message"]
-                    elif event["kind"] == "evaluation":
-                        metrics = event["metrics"]
-                    on_event(event)
-                if running:
-                    time.sleep(POLL_SECONDS)
-        finally:
-            _end(process)
-    if end is None or process.returncode != 0:
-        reason = error or f"the workers ended with exit code {process.returncode}:\n{_tail(log_path)}"
+    run_folder = Path(spec.run_folder)
+    forget(run_folder)
+    followed = Followed(on_event)
+    if spec.train.launch.start:
+        _run(spec, path, followed, reader, environment_of_ranks(storage_options or {}))
+    else:
+        follow(spec, path, followed, reader, show)
+    return followed.outcome()
+
+
+def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, environment: dict[str, str]) -> None:
+    run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
+    forget(run_folder)
+    silence, quiet = Silence(run_folder), None
+    command = [sys.executable, "-m", WORKER, str(path)]
+    with Ranks(command, spec.train.launch.processes, run_folder, environment) as ranks:
+        while ranks.running() and quiet is None:
+            followed.take(reader.read())
+            quiet = silent(silence.look(), timeout_s)
+            time.sleep(POLL_SECONDS)
+        ended, heard = ranks.failed(), silence.look()
+        if ended is not None:
+            quiet = silent(heard, silent_after_s(timeout_s))
+    followed.take(reader.read())
+    if followed.end is None or ended is not None or quiet is not None:
+        # Read again, for what a rank may have told since; but that it was silent until it was ended still holds.
+        last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
+        reason = explain(last, quiet, ended, followed.error, dict(enumerate(ranks.logs)))
+        beside = " and those beside it" if len(ranks.logs) > 1 else ""
         raise TrainingFailedError(
-            f"{reason}\nThe full output is in {log_path}. The same command resumes from the last checkpoint."
+            f"{reason}\nThe full output is in {ranks.logs[0]}{beside}. "
+            "The same command resumes from the last checkpoint."
         )
-    return Outcome(step=end["step"], finished=end["finished"], metrics=metrics, skipped=end["skipped"])
 
 
 def prepare_run_folder(spec: RunSpec) -> Path:
@@ -118,37 +97,12 @@ def prepare_run_folder(spec: RunSpec) -> Path:
     return path
 
 
-def _command(spec: RunSpec, path: Path) -> list[str]:
-    processes = spec.train.launch.processes
-    if processes == 1:
-        # Composer's launcher only tells several workers of each other; for one it would just load Composer a second time.
-        return [sys.executable, "-m", WORKER, str(path)]
-    return [sys.executable, "-m", "composer.cli.launcher", "-n", str(processes), "--module_mode", WORKER, str(path)]
-
-
-def _environment(storage_options: Options) -> dict[str, str]:
+def environment_of_ranks(storage_options: Options) -> dict[str, str]:
+    """This process's own, with what ranks need."""
     # Idle OpenMP threads that spin steal the cores from loader workers and from each other's ranks. A spin of microseconds
     # steals nothing and bridges the gaps between a small model's operations, where falling asleep costs a fifth of a step.
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "PYTHONUNBUFFERED": "1"}
+    # An operation among GPUs that cannot end because of a dead rank ends the process.
+    defaults["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "1"
     found = {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     return {**found, STORAGE_OPTIONS: json.dumps(storage_options)} if storage_options else found
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave no worker behind, whatever ended the wait (an interrupt, a broken event, a normal end)."""
-    if process.poll() is not None:
-        return
-    for sign, seconds in ((signal.SIGTERM, STOP_GRACE_SECONDS), (signal.SIGKILL, STOP_GRACE_SECONDS)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            return
-        return
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    text = path.read_text(errors="replace").splitlines()
-    return "\n".join(text[-lines:])

@@ -13,6 +13,7 @@ from clips_pipeline.shards.storage import StorageError
 from clips_pipeline.training.callbacks import TrainingDivergedError
 from clips_pipeline.training.disk import CannotWriteError
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.signs import LifeSign, interval_s
 from clips_pipeline.training.spec import RunSpec, load_spec
 from clips_pipeline.training.worker import train
 
@@ -24,19 +25,31 @@ def main(arguments: list[str]) -> int:
     """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
     for module in _COMPOSER_NOISE:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
+    # torchrun has another name for it than Composer.
+    os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     spec = load_spec(Path(arguments[0]))
     rank = int(os.environ.get("RANK", "0"))
-    with _only_one(spec, rank), EventWriter(spec.events) if rank == 0 else nullcontext() as writer:
+    with (
+        _only_one(spec, rank),
+        _life_sign(spec, rank) as life,
+        EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
+    ):
         try:
-            train(spec, writer)
+            train(spec, writer, life)
         except Exception as error:
             traceback.print_exc()
+            known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
+            message = _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
+            life.failed(message)
             if writer is not None:
-                known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
-                message = _of_loader(error)
-                writer.write("error", message=message if known else f"{type(error).__name__}: {message}")
+                writer.write("error", message=message)
             return 1
     return 0
+
+
+def _life_sign(spec: RunSpec, rank: int) -> LifeSign:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return LifeSign(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
 
 
 def _of_loader(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Where a training process begins: `composer -n N -m clips_pipeline.training.start SPEC.json`, also under torchrun or SLURM.
+"""Where a training process begins: `python -m clips_pipeline.training.start SPEC.json`, one for each rank, whoever starts it.
 
 Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
 collector rests meanwhile, and afterwards never looks at them again.

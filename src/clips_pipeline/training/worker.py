@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from composer import Trainer
-from composer.algorithms import EMA, GradientClipping
+from composer.algorithms import EMA
 from composer.core import DataSpec, State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,27 +21,35 @@ from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
+from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints, saving
+from clips_pipeline.training import callbacks, checkpoints, saving, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
+from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
-_DIST_TIMEOUT_S = 300.0
 
-
-def train(spec: RunSpec, writer: EventWriter | None) -> None:
+def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     """Train `spec` to its end (or to a stop request) and export the model.
+
+    Args:
+        spec: what to train.
+        writer: the event log on rank 0, None on other ranks.
+        life: told of every part of a step.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
@@ -50,9 +58,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     config = spec.train
     on_gpu = _use_gpu(config.launch.device)
     cores = os.cpu_count() or 1
-    torch.set_num_threads(config.launch.threads or max(1, cores // config.launch.processes))
-    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
-    patience_s = _DIST_TIMEOUT_S + spec.storage.patience_s
+    torch.set_num_threads(config.launch.threads or max(1, cores // dist.get_local_world_size()))
+    patience_s = _patience_s(spec)
     dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"), patience_s)
     torch.manual_seed(config.seed)
 
@@ -76,7 +83,9 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
     if config.model.initial_weights:
         _load_initial(clips, Path(config.model.initial_weights))
-    model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
+    clips = sharding.without_scalars(clips)
+    weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
+    model = ComposerClips(clips, weights, images, config.launch.chunk_size)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
         config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
@@ -90,9 +99,8 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from.folder) if resume_from else None)
 
+    clip_norm = config.optimizer.clip_norm
     algorithms = []
-    if config.optimizer.clip_norm is not None:
-        algorithms.append(GradientClipping(clipping_type="norm", clipping_threshold=config.optimizer.clip_norm))
     ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
     if ema is not None:
         algorithms.append(ema)
@@ -108,7 +116,15 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         return checkpoints.newest(spec.checkpoints)
 
     def probe(found: ClipsModel) -> dict[str, float]:
-        return quick_retrieval(found, Path(spec.shards), "validation", tokenizer, images, remote=remote)
+        return quick_retrieval(
+            sharding.whole_model(found),
+            Path(spec.shards),
+            "validation",
+            tokenizer,
+            images,
+            remote=remote,
+            group=torch.distributed.group.WORLD,
+        )
 
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)
@@ -125,15 +141,18 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         step_schedulers_every_batch=True,
         algorithms=algorithms,
         callbacks=[
+            TellLife(life),
+            *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
             data_wait,
             step_log,
-            callbacks.RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
             saving.SaveCheckpoints(
                 writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
             ),
         ],
+        parallelism_config=sharding.parallelism(config.launch.sharding, clips),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
@@ -143,23 +162,35 @@ def train(spec: RunSpec, writer: EventWriter | None) -> None:
         seed=config.seed,
         dist_timeout=patience_s,
     )
+    sharding.check(config.launch.sharding, clips)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
+    step = int(trainer.state.timestamp.batch)
+    finished = step >= config.steps
+    exported = sharding.whole_model(best_model(trainer.state)) if finished else None
     if writer is not None:
-        step = int(trainer.state.timestamp.batch)
-        finished = step >= config.steps
-        if finished:
-            save_model(best_model(trainer.state), Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
+        if exported is not None:
+            save_model(exported, Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
 
 
+def _patience_s(spec: RunSpec) -> float:
+    """Seconds that ranks wait for each other in one operation."""
+    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
+    far = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    return spec.train.launch.rank_timeout_s + (spec.storage.patience_s if far else 0.0)
+
+
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
     """Composer asks how to cut a batch; a contrastive batch is not cut."""
     if microbatch_size != len(batch):
-        raise ConfigError("micro-batches would shrink the contrastive loss's negatives; lower train.batch_size instead")
+        raise ConfigError(
+            "micro-batches would shrink the contrastive loss's negatives; set train.launch.chunk_size, which saves the memory "
+            "and keeps them"
+        )
     return [batch]
 
 

@@ -132,9 +132,13 @@ def first_trial(config: SearchConfig, train_parameters: dict[str, Any]) -> dict[
 def check_space(config: SearchConfig, train_parameters: dict[str, Any]) -> None:
     """Every path must be a parameter of `train`, and an example of every dimension must make a valid training.
 
+    Trials are started one after the other, so they cannot be left to somebody else.
+
     Raises:
         ConfigError: names the path.
     """
+    if not from_mapping(TrainConfig, train_parameters, where="train").launch.start:
+        raise ConfigError("train.launch.start is false, and a search starts its trials itself; set it to true")
     for path, dimension in config.space.items():
         examples = dimension.choices if dimension.kind == "categorical" else (dimension.low, dimension.high)
         for example in examples:

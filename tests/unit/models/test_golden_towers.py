@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.golden_weights import golden, golden_model, images
 
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.vision import sincos_2d
 
@@ -88,6 +89,11 @@ def test_captioner_logits(golden_dir, prefix):
     close(logits, arrays[f"{prefix}out/logits"], OUT)
 
 
+def whole(batch, places):
+    """Rows without padding."""
+    return Packing.of(torch.ones(batch, places, dtype=torch.bool))
+
+
 def test_captioner_inside(golden_dir):
     arrays = golden(golden_dir, "captioner")
     captioner = golden_model(arrays).captioner
@@ -97,7 +103,7 @@ def test_captioner_inside(golden_dir):
     close(text_BSD, arrays["mid/text_projection_layer"], MID)
     x_BSD = torch.cat([image_BPD, text_BSD, captioner.queries_QD.expand(4, -1, -1)], dim=1)
     for number, block in enumerate(captioner.blocks):
-        x_BSD = block.prefix_causal(x_BSD, 27)
+        x_BSD = block.prefix_causal(x_BSD.flatten(0, 1), whole(4, 36), 27).unflatten(0, (4, 36))
         close(x_BSD, arrays[f"mid/Transformer/encoderblock_{number}"], MID)
     every = torch.ones(4, 9, dtype=torch.bool)
     close(captioner(image, text, every).unflatten(0, (4, 9)), arrays["mid/decoder_norm"], MID)
@@ -110,7 +116,7 @@ def test_captioner_attends_exactly_where_the_authors_mask_allows(golden_dir):
     mask = arrays["out/mask"].astype(bool)
     with torch.enable_grad():
         x_BSD = torch.randn(1, 36, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-        out = block.prefix_causal(x_BSD, 27)
+        out = block.prefix_causal(x_BSD.flatten(0, 1), whole(1, 36), 27).unflatten(0, (1, 36))
         reads = []
         for row in range(36):
             (gradient,) = torch.autograd.grad(out[0, row].square().sum(), x_BSD, retain_graph=True)

@@ -77,7 +77,7 @@ def pictures() -> list[bytes]:
 @pytest.fixture
 def champion(store, trained) -> str:
     """The URI of a registered model, from a store that all tests here share."""
-    register_model(trained, {"m": 0.5}, config=RegistryConfig("embedder", metric="m"))
+    register_model(trained, {"a/set/m": 0.5}, config=RegistryConfig("embedder", metric="a/set/m"))
     return "models:/embedder@champion"
 
 

@@ -8,6 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.gate import GateConfig
 from clips_pipeline.registry.lineage import GitState, Lineage
 from clips_pipeline.registry.lineage_store import attach, fetch, record_run, tag_run
 from clips_pipeline.registry.names import flatten, mlflow_key
@@ -32,7 +33,8 @@ LINEAGE = Lineage(
 
 
 def register(folder, score, name, **options):
-    return register_model(folder, {METRIC: score, "caption/scenes/loss": 2.5}, config=RegistryConfig(name), **options)
+    config = RegistryConfig(name, gate=GateConfig(confidence=None))
+    return register_model(folder, {METRIC: score, "caption/scenes/loss": 2.5}, config=config, **options)
 
 
 def version_of(registration):

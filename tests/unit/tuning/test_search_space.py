@@ -73,3 +73,8 @@ def test_contradictory_dimensions_are_refused(dimension: dict[str, object]) -> N
 def test_paper_space_fits_the_defaults() -> None:
     check_space(SearchConfig(), {})
     assert TrainConfig() == from_mapping(TrainConfig, {}, "train")
+
+
+def test_a_search_starts_its_trials_itself() -> None:
+    with pytest.raises(ConfigError, match=r"train\.launch\.start is false"):
+        check_space(SearchConfig(), {"launch": {"start": False}})

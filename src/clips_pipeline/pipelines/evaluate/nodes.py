@@ -26,5 +26,6 @@ def evaluate(
 
     result = evaluate_model(model_folder, shards, typed("evaluate", parameters), remote)
     path = write_report(result, report.parent)
-    log_evaluation(mlflow_run["run_id"], result.metrics, path)
-    return result.metrics, pd.DataFrame(result.per_item), path
+    items = pd.DataFrame(result.per_item)
+    log_evaluation(mlflow_run["run_id"], result.set_name, result.metrics, path, items)
+    return result.metrics, items, path

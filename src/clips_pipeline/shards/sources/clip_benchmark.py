@@ -130,9 +130,9 @@ class ClipBenchmarkSource:
             with self.storage.local(f"{self.root}/{name}") as file:
                 return file.read_text(encoding="utf-8")
         except StorageError as error:
-            if "FileNotFoundError" not in str(error):
-                raise ConfigError(f"source.clip_benchmark: {error}") from None
-            return None
+            if error.missing:
+                return None
+            raise ConfigError(f"source.clip_benchmark: {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"source.clip_benchmark: {shown(self.root)}/{name} is not UTF-8 ({error}); convert it"

@@ -1,0 +1,280 @@
+"""A whole optimiser step (forward, backward, AdamW), beside the published layout assembled from open_clip's parts.
+
+    python -m benchmarks.step [--peer open_clip] [--sizes s16 b16] [--steps 5] [--json]
+    python -m benchmarks.step --profile [--sizes s16]
+    python -m benchmarks.step --sizes s16 --batch 512 --chunk 32 --steps 1
+
+S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
+Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
+Each side runs in a process of its own, so that its peak memory is its own, and sides alternate. `samples_per_s` is the median over
+steps after one to warm up. Memory is the peak above what the process had before it made the model, less parameters, gradients
+and AdamW's two moments. `share_of_peak` sets the operations that ours needs (matrix products of the tokens that are there, three
+times the forward pass) against a large matrix product measured in the same run. With a peer, the losses of the first batch, from
+the same weights, must agree.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+PIXELS = 112
+BATCHES = {"s16": 32, "b16": 16, "l16": 8, "tiny": 64}
+SIDES = ("mask", "attend")
+# Mean and standard deviation of the logarithm of lengths, in tokens.
+LENGTHS = {"web": (2.15, 0.55), "fragment": (2.62, 0.45), "target": (4.06, 0.27)}
+_BYTES_OF_STATE = 4 * 4  # parameter, gradient, two moments, in float32
+_SAME_LOSS = 1e-4
+
+
+def config_of(size: str, padding: str = "attend") -> Any:
+    """A named size at the benchmark's resolution."""
+    import dataclasses
+
+    from clips_pipeline.models.sizes import SIZES
+
+    found = SIZES[size]
+    return dataclasses.replace(
+        found,
+        vision=dataclasses.replace(found.vision, image_size=PIXELS),
+        text=dataclasses.replace(found.text, padding=padding),
+    )
+
+
+def batches(size: str, batch: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Images and rows of ids, the same for every side: a function of the number of the batch."""
+    import torch
+
+    config = config_of(size)
+    places = {"web": config.text.context_length, "fragment": config.text.context_length, "target": 128}
+    number = 0
+    while True:
+        draws = torch.Generator().manual_seed(number)
+        images = torch.randn(batch, 3, PIXELS, PIXELS, generator=draws)
+        rows = []
+        for kind, room in places.items():
+            mean, deviation = LENGTHS[kind]
+            lengths = torch.exp(mean + deviation * torch.randn(batch, generator=draws)).round().long()
+            lengths = lengths.clamp(1, room - (2 if kind == "target" else 3))
+            place = torch.arange(room)[None, :]
+            body = torch.randint(103, config.text.vocab_size, (batch, room), generator=draws)
+            ids = torch.where(place <= lengths[:, None], body, 0)
+            ids[:, 0] = 1
+            ids.scatter_(1, lengths[:, None] + 1, 2)
+            if kind != "target":
+                ids[:, -1] = 101
+            rows.append(ids)
+        yield images, rows[0], rows[1], rows[2]
+        number += 1
+
+
+def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
+    """One side in this process."""
+    import torch
+
+    torch.manual_seed(0)
+    config = config_of(size, "attend" if side == "open_clip" else side)
+    loss_of: Any
+    if side == "open_clip":
+        from benchmarks.step_peer import PublishedLayout, copy_weights
+        from clips_pipeline.models.clips import ClipsModel
+
+        before = _now_bytes()
+        weights = ClipsModel(config)
+        model: Any = PublishedLayout(config)
+        copy_weights(weights, model)
+        del weights
+        loss_of = model
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
+    else:
+        from clips_pipeline.losses.total import clips_loss
+        from clips_pipeline.models.chunks import forward_in_chunks
+        from clips_pipeline.models.clips import ClipsModel
+        from clips_pipeline.training.config import OptimizerConfig
+        from clips_pipeline.training.optimizer import adamw
+
+        before = _now_bytes()
+        model = ClipsModel(config)
+        optimizer = adamw(model, OptimizerConfig(peak_lr=1e-4, final_lr=0.0))
+
+        def loss_of(*inputs: Any) -> Any:
+            output = model(*inputs) if chunk is None else forward_in_chunks(model, *inputs, chunk)
+            return clips_loss(output, model.captioner.head.weight).total
+
+    parameters = sum(p.numel() for p in model.parameters())
+    seconds, first = [], math.nan
+    for number, inputs in enumerate(batches(size, batch)):
+        started = time.perf_counter()
+        loss = loss_of(*inputs)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        seconds.append(time.perf_counter() - started)
+        first = float(loss.detach()) if number == 0 else first
+        del loss
+        if number == steps:
+            break
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": statistics.median(seconds[1:] or seconds),
+        "first_loss": first,
+        "parameters": parameters,
+        "activation_gib": max(0, peak - before - _BYTES_OF_STATE * parameters) / 2**30,
+        "peak_rss_gib": peak / 2**30,
+    }
+
+
+def matrix_peak() -> float:
+    """Floating-point operations a second of a large matrix product in float32."""
+    import torch
+
+    n = 4096
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    a @ b
+    rates = []
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ b
+        rates.append(2 * n**3 / (time.perf_counter() - started))
+    return max(rates)
+
+
+def needed(size: str, batch: int, steps: int, padding: str) -> float:
+    """Operations of an average step: of all tokens under `attend`, of those that are there under `mask`."""
+    from clips_pipeline.models.flops import training_flops
+
+    config, total = config_of(size, padding), 0
+    for number, (_, web, fragment, target) in enumerate(batches(size, batch)):
+        if number:
+            for w, f, t in zip((web > 0).sum(1), (fragment > 0).sum(1), (target > 0).sum(1), strict=True):
+                lengths = (int(w), int(f)) if padding == "mask" else (web.shape[1], fragment.shape[1])
+                total += training_flops(config, *lengths, int(t) - 1)
+        if number == steps:
+            break
+    return total / steps
+
+
+def profile(size: str, batch: int, padding: str) -> list[tuple[str, float]]:
+    """Milliseconds of one step by kind of work, the largest first."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    from clips_pipeline.losses.total import clips_loss
+    from clips_pipeline.models.clips import ClipsModel
+    from clips_pipeline.training.config import OptimizerConfig
+    from clips_pipeline.training.optimizer import adamw
+
+    model = ClipsModel(config_of(size, padding))
+    optimizer = adamw(model, OptimizerConfig(peak_lr=1e-4, final_lr=0.0))
+    source = batches(size, batch)
+
+    def step() -> None:
+        clips_loss(model(*next(source)), model.captioner.head.weight).total.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    step()
+    inputs = next(source)
+    source = iter([inputs])
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    times: dict[str, float] = {}
+    for event in found.key_averages():
+        if event.self_cpu_time_total:
+            times[event.key] = times.get(event.key, 0.0) + event.self_cpu_time_total / 1000
+    return sorted(times.items(), key=lambda item: -item[1])
+
+
+def _now_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _in_a_process(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
+    asked = json.dumps([side, size, batch, steps, chunk])
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", asked]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All sides of one size."""
+    batch = options.batch or BATCHES[size]
+    sides = [*options.padding, *([options.peer] if options.peer else [])]
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(options.repeats):
+        for side in sides:
+            runs[side].append(_in_a_process(side, size, batch, options.steps, options.chunk))
+    peak = matrix_peak()
+    found: dict[str, Any] = {"size": size, "batch": batch, "matrix_product_gflops": round(peak / 1e9, 1)}
+    for side in sides:
+        seconds = statistics.median(run["seconds"] for run in runs[side])
+        facts = {
+            "samples_per_s": round(batch / seconds, 2),
+            "activation_gib": round(max(run["activation_gib"] for run in runs[side]), 2),
+            "peak_rss_gib": round(max(run["peak_rss_gib"] for run in runs[side]), 2),
+            "first_loss": runs[side][0]["first_loss"],
+        }
+        if side in SIDES:
+            facts["share_of_peak"] = round(needed(size, batch, options.steps, side) / seconds / peak, 3)
+        found[side] = facts
+    if options.peer:
+        peer = found[options.peer]
+        for side in options.padding:
+            found[side]["times_peer"] = round(found[side]["samples_per_s"] / peer["samples_per_s"], 2)
+            found[side]["memory_of_peer"] = round(found[side]["activation_gib"] / peer["activation_gib"], 3)
+        if "attend" in options.padding:
+            difference = abs(found["attend"]["first_loss"] - peer["first_loss"])
+            if difference > _SAME_LOSS:
+                raise SystemExit(
+                    f"{size}: the first loss differs from the peer's by {difference:.2g}; not the same model"
+                )
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", choices=["open_clip"])
+    parser.add_argument("--sizes", nargs="+", default=["s16", "b16"], choices=sorted(BATCHES))
+    parser.add_argument("--padding", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--batch", type=int, help="samples; by default 32 of S/16, 16 of B/16")
+    parser.add_argument("--chunk", type=int, help="samples whose activations are held at a time")
+    parser.add_argument("--steps", type=int, default=5, help="timed in each run")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="where the time of one step goes")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per size")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*json.loads(options.measure))))
+        return
+    for size in options.sizes:
+        if options.profile:
+            for padding in options.padding:
+                rows = profile(size, options.batch or BATCHES[size], padding)
+                total = sum(ms for _, ms in rows)
+                print(f"{size} {padding}: {total:.0f} ms")
+                for name, ms in rows[:16]:
+                    print(f"  {name:48} {ms:9.1f} ms {100 * ms / total:5.1f} %")
+            continue
+        found = compared(size, options)
+        if options.json:
+            print(json.dumps(found))
+            continue
+        print(f"{size}, batch {found['batch']}, matrix product {found['matrix_product_gflops']} GFLOP/s")
+        for side in [*options.padding, *([options.peer] if options.peer else [])]:
+            print(f"  {side:10} " + "  ".join(f"{name} {value}" for name, value in found[side].items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What becomes of a training, learned from its events, however its ranks were started. Loads no torch."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from clips_pipeline.training.events import Event
+
+POLL_SECONDS = 0.2
+WORKER = "clips_pipeline.training.start"
+"""The module that is one rank."""
+
+
+class TrainingFailedError(RuntimeError):
+    """The workers ended without finishing; the message says why and where the log is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        step: optimiser steps done.
+        finished: False when it stopped on request.
+        metrics: the last held-out metrics.
+        skipped: samples skipped by reason.
+    """
+
+    step: int
+    finished: bool
+    metrics: dict[str, float]
+    skipped: dict[str, int]
+
+
+class Followed:
+    """What has been learned of a run from its events.
+
+    Args:
+        on_event: called for each of them.
+    """
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+        self.end: Event | None = None
+        self.error: str | None = None
+        self._metrics: dict[str, float] = {}
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Take note of new events and pass them on."""
+        for event in events:
+            if event["kind"] == "end":
+                self.end = event
+            elif event["kind"] == "error":
+                self.error = event["message"]
+            elif event["kind"] == "evaluation":
+                self._metrics = event["metrics"]
+            self._on_event(event)
+
+    def outcome(self) -> Outcome:
+        """How it ended.
+
+        Raises:
+            TrainingFailedError: it has not ended.
+        """
+        if self.end is None:
+            raise TrainingFailedError("the event log has no end")
+        return Outcome(self.end["step"], self.end["finished"], self._metrics, self.end["skipped"])

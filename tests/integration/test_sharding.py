@@ -1,0 +1,101 @@
+"""FSDP2 on two gloo ranks: the losses of plain data parallelism, whole checkpoints, and a whole exported model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.integration.conftest import SpecOf, losses
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.training.events import Event, read_all
+from clips_pipeline.training.launch import launch
+from clips_pipeline.training.spec import RunSpec
+
+pytestmark = pytest.mark.slow
+
+PLAIN, SHARDED = {"processes": 2}, {"processes": 2, "sharding": "fsdp2"}
+# Gradients beyond their bound, which Composer's own clipping would leave as they are under FSDP2.
+CHANGES: dict[str, Any] = {"optimizer": {"clip_norm": 0.5, "warmup_samples": 16}, "every": {"evaluate": 3}}
+
+
+def ignore(event: Event) -> None:
+    """For launches whose events are read afterwards."""
+
+
+def stopping(spec: RunSpec) -> RunSpec:
+    """The run, stopped at about step 4."""
+
+    def stop(event: Event) -> None:
+        if event["kind"] == "step" and event["step"] == 4:
+            spec.stop_flag.touch()
+
+    assert not launch(spec, stop).finished
+    return spec
+
+
+def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
+    return load_file(Path(spec.model_folder) / "model.safetensors")
+
+
+def metrics(spec: RunSpec) -> list[dict[str, float]]:
+    return [event["metrics"] for event in read_all(spec.events) if event["kind"] == "evaluation"]
+
+
+def test_sharded_training_is_the_same_training(spec_of: SpecOf) -> None:
+    plain, whole = spec_of("plain", launch=PLAIN, **CHANGES), spec_of("whole", launch=SHARDED, **CHANGES)
+    assert launch(plain, ignore).finished
+    assert launch(whole, ignore).finished
+    assert list(losses(whole)) == list(losses(plain)) == list(range(1, 10))
+    assert losses(whole) == pytest.approx(losses(plain), rel=1e-6)
+    assert metrics(whole) == metrics(plain)
+    assert len(metrics(whole)) == 3
+    expected, found = weights(plain), weights(whole)
+    assert {name: value.shape for name, value in found.items()} == {n: value.shape for n, value in expected.items()}
+    # Not each by itself: where a gradient is nothing but rounding, as that of a key's bias, Adam makes whole steps of it.
+    difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    assert difference < 1e-8 * sum(float(value.square().sum()) for value in expected.values())
+    load_model_folder(Path(whole.model_folder))
+
+    # The same call goes on to the same bits.
+    again = stopping(spec_of("again", launch=SHARDED, **CHANGES))
+    assert launch(again, ignore).finished
+    assert losses(again) == losses(whole)
+    assert all(torch.equal(value, found[name]) for name, value in weights(again).items())
+
+    # Checkpoints are whole: sharding, and the number of ranks, may change on the way.
+    for name, first, then in (("gathered", SHARDED, {"processes": 1}), ("shared out", PLAIN, SHARDED)):
+        stopping(spec_of(name, launch=first, **CHANGES))
+        changed = spec_of(name, launch=then, **CHANGES)
+        assert launch(changed, ignore).finished
+        assert losses(changed) == pytest.approx(losses(plain), rel=1e-5), name
+
+
+def test_a_model_that_composer_has_not_sharded_is_refused() -> None:
+    from clips_pipeline.training import sharding
+
+    with pytest.raises(
+        ConfigError, match=r"sharding is fsdp2, but \d+ parameters are whole on every rank \(logit_scale"
+    ):
+        sharding.check("fsdp2", sharding.without_scalars(ClipsModel(SIZES["tiny"])))
+
+
+def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes() -> None:
+    from clips_pipeline.training import sharding
+
+    usual = ClipsModel(SIZES["tiny"])
+    shapes = {name: value.shape for name, value in usual.state_dict().items()}
+    trained = sharding.without_scalars(usual)
+    trained.vision.register_buffer("made_once", torch.arange(3), persistent=False)
+    found = sharding.whole_model(trained.eval())
+    assert {name: value.shape for name, value in found.state_dict().items()} == shapes
+    assert all(tensor.device.type == "cpu" for tensor in (*found.parameters(), *found.buffers()))
+    assert found.vision.made_once is trained.vision.made_once
+    assert not found.training
+    with torch.no_grad():
+        trained.captioner.head.weight.zero_()
+    assert not found.captioner.head.weight.any()

@@ -1,0 +1,185 @@
+"""Who has the alias, in a real store: also when two register at the same time, and after going back."""
+
+import multiprocessing
+import re
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.champion import (
+    BEFORE,
+    GATE_DECISION,
+    GATE_REASON,
+    Aliases,
+    crown,
+    holder,
+    roll_back,
+    settle,
+)
+from clips_pipeline.registry.comparing import compare_references
+from clips_pipeline.registry.gate import Decision, GateConfig
+from clips_pipeline.registry.register import RegistryConfig, register_model
+
+METRIC = "retrieval/scenes/mean_recall@1"
+
+
+def rows(found: int, of: int = 60) -> pd.DataFrame:
+    """Per-item results with so many images found both ways."""
+    return pd.DataFrame(
+        {
+            "key": str(number),
+            "image_to_text_rank": int(number >= found),
+            "text_to_image_ranks": [int(number >= found)],
+            "label": None,
+            "zero_shot_rank": None,
+            "caption_nats": 0.0,
+            "caption_tokens": 0,
+            "set_version": "v",
+        }
+        for number in range(of)
+    )
+
+
+def register(folder, found, name, **config):
+    (folder / "model.safetensors").write_bytes(bytes([found]))
+    return register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name, **config), items=rows(found))
+
+
+def aliases(name):
+    return {alias: int(version) for alias, version in MlflowClient().get_registered_model(name).aliases.items()}
+
+
+def tags(name, version):
+    return MlflowClient().get_model_version(name, str(version)).tags
+
+
+def test_luck_does_not_promote_and_the_loser_is_the_challenger(store, model_folder):
+    assert register(model_folder, 30, "sure").promoted
+    assert aliases("sure") == {"champion": 1}
+    close = register(model_folder, 31, "sure")
+    assert (close.promoted, close.champion_uri) == (False, "models:/sure/1")
+    assert close.reason.startswith("not surely better")
+    assert aliases("sure") == {"champion": 1, "challenger": 2}
+    far = register(model_folder, 45, "sure")
+    assert far.promoted
+    # The loser of the last comparison.
+    assert aliases("sure") == {"champion": 3, "challenger": 1}
+    assert tags("sure", 3)[BEFORE] == "1"
+    assert '"wins": 15' in tags("sure", 3)["gate.figures"]
+
+
+def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
+    for found in (20, 40):
+        register(model_folder, found, "back")
+    names = Aliases("back")
+    assert roll_back(names, "answers nonsense") == (2, 1)
+    assert aliases("back") == {"champion": 1, "challenger": 2}
+    assert tags("back", 2)[GATE_DECISION] == "rolled back"
+    assert tags("back", 2)[GATE_REASON] == "rolled back to version 1: answers nonsense"
+    with pytest.raises(ConfigError, match="1 is the first champion"):
+        roll_back(names, "again")
+    # A version that was rolled back is no rival of what is registered afterwards.
+    assert register(model_folder, 35, "back").promoted
+    assert aliases("back")["champion"] == 3
+    assert crown(names, 1, "a person says so") == 3
+    assert aliases("back")["champion"] == 1
+    assert tags("back", 1)[GATE_REASON] == "set by hand: a person says so"
+    assert crown(names, 1, "twice") == 1
+    assert roll_back(names, "no") == (1, 3)
+
+
+def test_what_is_not_there_is_named(store, model_folder):
+    with pytest.raises(ConfigError, match="no registered model 'nobody'"):
+        roll_back(Aliases("nobody"), "why")
+    register(model_folder, 20, "someone")
+    with pytest.raises(ConfigError, match="someone has no version 9"):
+        crown(Aliases("someone"), 9, "why")
+    with pytest.raises(ConfigError, match="no version with the alias 'best'"):
+        roll_back(Aliases("someone", "best"), "why")
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, order):
+    """Each has looked at the champion before the other moved the alias, and moves it all the same."""
+    name = f"race-{order[0]}"
+    for found in (10, 30, 50):
+        register(model_folder, found, name, gate=GateConfig(confidence=None))
+    client, names = MlflowClient(), Aliases(name)
+    score = {1: 10, 2: 30, 3: 50}
+    client.set_registered_model_alias(name, "champion", "1")
+    contenders = {2: 2, 3: 3}
+    fast, slow = (contenders[number + 1] for number in order)
+
+    def decide(one, other):
+        if (one, other) == (slow, 1) and holder(client, name, "champion") == 1 and not raced:
+            raced.append(True)
+            # In between, the other one does all of its own.
+            settle(client, names, fast, lambda a, b: Decision(score[a] > score.get(b, 0), f"{a} against {b}"))
+            # As if this one had looked a moment before: the alias is what it was when it looked.
+            client.set_registered_model_alias(name, "champion", "1")
+        return Decision(score[one] > score.get(other, 0), f"{one} against {other}")
+
+    raced: list[bool] = []
+    decision = settle(client, names, slow, decide)
+    assert raced
+    assert aliases(name)["champion"] == 3
+    assert decision.promote is (slow == 3)
+    assert {version: tags(name, version)[GATE_DECISION] for version in (2, 3)} == {2: "kept", 3: "promoted"}
+
+
+def _register_at(barrier, uri, folder, found, name):
+    mlflow.set_tracking_uri(uri)
+    (folder / "model.safetensors").write_bytes(bytes([found]))
+    barrier.wait()
+    register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name), items=rows(found))
+
+
+@pytest.mark.slow
+def test_processes_that_register_at_the_same_time_end_in_one_state(store, model_folder, tmp_path):
+    register(model_folder, 10, "crowd")
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    processes = []
+    for found in (50, 30, 58, 20):
+        folder = tmp_path / str(found)
+        folder.mkdir()
+        for file in model_folder.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        processes.append(context.Process(target=_register_at, args=(barrier, store, folder, found, "crowd")))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    versions = {v.version: v for v in MlflowClient().search_model_versions("name='crowd'")}
+    assert sorted(map(int, versions)) == [1, 2, 3, 4, 5]
+    best = max(versions.values(), key=lambda v: float(v.tags["metric.retrieval/scenes/mean_recall_at_1"]))
+    assert aliases("crowd")["champion"] == int(best.version)
+    promoted = [int(v.version) for v in versions.values() if v.tags[GATE_DECISION] == "promoted"]
+    assert int(best.version) in promoted
+    # Whoever lost to a rival says so.
+    assert all(v.tags[GATE_REASON] for v in versions.values())
+
+
+def test_versions_are_compared_item_by_item(store, model_folder, tmp_path):
+    first, second = register(model_folder, 20, "pair"), register(model_folder, 40, "pair")
+    found, images = compare_references("models:/pair/1", "models:/pair@champion")
+    assert images == 60
+    by_name = {difference.metric: difference for difference in found}
+    assert (by_name[METRIC].a, by_name[METRIC].b, by_name[METRIC].wins) == (1 / 3, 2 / 3, 20)
+    rows(40).to_csv(tmp_path / "b.csv", index=False)
+    assert compare_references(first.uri, str(tmp_path / "b.csv"))[0] == found
+    assert compare_references(f"runs:/{first.run_id}", f"runs:/{second.run_id}", "scenes")[0] == found
+    for wrong, message in (
+        ("models:/pair/9", "models:/pair/9: .*not found"),
+        ("models:/pair@best", "best"),
+        ("runs:/0123", "0123"),
+        ("nowhere.csv", "nowhere.csv: no file, and no name in MLflow"),
+    ):
+        with pytest.raises(ConfigError, match=re.compile(message, re.IGNORECASE)):
+            compare_references("models:/pair/1", wrong)
+    with pytest.raises(ConfigError, match=r"pair/1: scenes; .*pair/2: scenes; evaluate both on the same set"):
+        compare_references("models:/pair/1", "models:/pair/2", "flickr")
