@@ -118,9 +118,14 @@ class ProjectHooks:
         Raises:
             SystemExit: the error is one of ours, with a message made for people.
         """
-        from clips_pipeline.training.launch import TrainingFailedError
+        from clips_pipeline.training.disk import CannotWriteError
+        from clips_pipeline.training.interrupt import INTERRUPTED
+        from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 
+        if isinstance(error, TrainingInterruptedError):
+            log.warning("%s", error)
+            raise SystemExit(INTERRUPTED) from None
         missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
-        if missing or isinstance(error, ConfigError | TrainingFailedError):
+        if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
             log.error("%s", error)
-            raise SystemExit(1 if isinstance(error, TrainingFailedError) else 2) from None
+            raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None

@@ -1,4 +1,4 @@
-"""What happens around the steps: events, clamp, NaN stop, stop flag, validation."""
+"""What happens around the steps: events, clamp, NaN stop, stop flag, interruption."""
 
 import math
 import time
@@ -13,6 +13,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.interrupt import Interrupt
 from clips_pipeline.training.sharding import whole
 
 # exp(t) is kept at 100 or below, as in CLIP: beyond it the softmax is so sharp that training turns unstable.
@@ -137,3 +138,28 @@ class StepLog(Callback):  # type: ignore[misc]
             f"step {step}: not finite: {bad}; training stopped before saving; {where}. "
             "Lower train.optimizer.peak_lr, lengthen train.optimizer.warmup_samples or set train.optimizer.clip_norm."
         )
+
+
+class StopWhenInterrupted(Callback):  # type: ignore[misc]
+    """Ends the training after the step in which any rank was asked to end; a checkpoint follows, as at every end.
+
+    Args:
+        writer: the event log on rank 0, None on other ranks.
+        interrupt: of this rank.
+    """
+
+    def __init__(self, writer: EventWriter | None, interrupt: Interrupt):
+        self.writer, self.interrupt = writer, interrupt
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Agree, since ranks that part never meet again. It costs one number per step, beside those that Composer sums."""
+        asked = state.device.tensor_to_device(torch.tensor([int(self.interrupt.reason is not None)]))
+        dist.all_reduce(asked, reduce_operation="MAX")
+        if not int(asked):
+            return
+        reasons = dist.all_gather_object(self.interrupt.reason)
+        reason = next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason is not None)
+        self.interrupt.ask(reason)
+        if self.writer is not None:
+            self.writer.write("interrupted", step=int(state.timestamp.batch), reason=reason)
+        state.stop_training()

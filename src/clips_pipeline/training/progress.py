@@ -56,6 +56,8 @@ class Progress:
         elif kind == "damaged":
             line = damaged_line(event["path"], event["reason"], event["instead"])
             self._console.print(line, style="yellow", highlight=False)
+        elif kind == "interrupted":
+            self._console.print(f"interrupted at step {event['step']}: {event['reason']}", highlight=False)
         elif kind == "stop":
             self._console.print(f"stopped on request at step {event['step']}", highlight=False)
 

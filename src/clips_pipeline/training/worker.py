@@ -34,6 +34,7 @@ from clips_pipeline.training import callbacks, checkpoints, saving, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.interrupt import Interrupt
 from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
@@ -43,17 +44,22 @@ from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
-def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
-    """Train `spec` to its end (or to a stop request) and export the model.
+def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: Interrupt) -> bool:
+    """Train `spec` to its end (or until it is asked to stop) and export the model.
 
     Args:
         spec: what to train.
         writer: the event log on rank 0, None on other ranks.
         life: told of every part of a step.
+        interrupt: looked at after every step.
+
+    Returns:
+        whether it came to its end.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
         TrainingDivergedError: a loss became NaN or infinite.
+        CannotWriteError: a disk is full, or the like.
     """
     config = spec.train
     on_gpu = _use_gpu(config.launch.device)
@@ -148,6 +154,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            callbacks.StopWhenInterrupted(writer, interrupt),
             saving.SaveCheckpoints(
                 writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
             ),
@@ -175,6 +182,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
+    return finished
 
 
 def _patience_s(spec: RunSpec) -> float:
