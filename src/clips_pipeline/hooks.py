@@ -69,7 +69,11 @@ class ProjectHooks:
             self._code = lineage.code_of(self._context.project_path)
         tracking = getattr(self._context, "mlflow", None)
         if tracking is not None:
-            found = run_identity.run_to_continue(pipeline, catalog)
+            try:
+                found = run_identity.run_to_continue(pipeline, catalog)
+            except ConfigError as error:
+                log.error("%s", error)
+                raise SystemExit(2) from None
             if found is not None:
                 # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
                 tracking.tracking.run.id, tracking.tracking.run.name = found

@@ -1,4 +1,4 @@
-"""Starts a training in a process of its own, as `kedro run` is one: `python -m tests.drills.starting SPEC.json`."""
+"""Starts a training in a process of its own, as `kedro run` is one: `python -m tests.drills.starting SPEC.json [MLFLOW]`."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from clips_pipeline.training.disk import CannotWriteError
 from clips_pipeline.training.events import Event, read_all
 from clips_pipeline.training.interrupt import INTERRUPTED
 from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.outcome import TrainingInterruptedError
+from clips_pipeline.training.outcome import Outcome, TrainingInterruptedError
 from clips_pipeline.training.signs import read_signs
 from clips_pipeline.training.spec import RunSpec, load_spec
 
@@ -24,14 +24,14 @@ from clips_pipeline.training.spec import RunSpec, load_spec
 class Started:
     """The process that follows a training, and what can be seen of it from outside."""
 
-    def __init__(self, spec: RunSpec, name: str = "spec.json") -> None:
+    def __init__(self, spec: RunSpec, name: str = "spec.json", tracking: str | None = None) -> None:
         self.spec = spec
         folder = Path(spec.run_folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         spec.save(path)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.drills.starting", str(path)],
+            [sys.executable, "-m", "tests.drills.starting", str(path), *([tracking] if tracking else [])],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -83,12 +83,10 @@ def send(process: int, sign: signal.Signals) -> None:
         os.kill(process, sign)
 
 
-def main(path: str) -> int:
-    def ignore(event: Event) -> None:
-        """What there is to see stands in the event log."""
-
+def main(path: str, tracking: str | None = None) -> int:
+    spec = load_spec(Path(path))
     try:
-        return 0 if launch(load_spec(Path(path)), ignore).finished else 3
+        return 0 if (tracked(spec, tracking) if tracking else launch(spec, ignore)).finished else 3
     except TrainingInterruptedError as error:
         print(error)
         return INTERRUPTED
@@ -97,5 +95,21 @@ def main(path: str) -> int:
         return 1
 
 
+def ignore(event: Event) -> None:
+    """What there is to see stands in the event log."""
+
+
+def tracked(spec: RunSpec, tracking: str) -> Outcome:
+    """With the numbers in MLflow, as the training node has them: in the run of an earlier start, if there is one."""
+    import mlflow
+
+    from clips_pipeline.pipelines.train.nodes import interrupted_run_id
+    from clips_pipeline.registry.tracking import RunTracker
+
+    mlflow.set_tracking_uri(tracking)
+    with mlflow.start_run(run_id=interrupted_run_id(spec)), RunTracker(Path(spec.run_folder)) as tracker:
+        return launch(spec, tracker.record, tracker.reader(spec.events))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

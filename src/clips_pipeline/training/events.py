@@ -1,6 +1,7 @@
 """The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
 
-Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates, share of time spent waiting for data), `evaluation`,
+Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, share of time
+spent waiting for data, a trace of the samples so far), `evaluation`,
 `checkpoint`, `damaged` (a checkpoint refused by its checksum), `skips`, `stall` (a batch is overdue), `stop` (on
 request), `interrupted` (by a signal), `error`, `end`.
 The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
@@ -73,10 +74,10 @@ class EventReader:
     Args:
         path: the log; it may not exist yet.
         offset: bytes already read earlier.
-        last_steps: per kind, the last step already handed out; `step` and `evaluation` events at or before it are dropped.
+        last_steps: per kind, the last step already handed out; `ONCE_PER_STEP` events at or before it are dropped.
     """
 
-    ONCE_PER_STEP = ("step", "evaluation")
+    ONCE_PER_STEP = ("step", "evaluation", "skips")
 
     def __init__(self, path: Path, offset: int = 0, last_steps: dict[str, int] | None = None):
         self.path = path

@@ -30,7 +30,7 @@ from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints, saving, sharding
+from clips_pipeline.training import callbacks, checkpoints, run_folder, saving, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
@@ -39,7 +39,7 @@ from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.retrieval_probe import RetrievalProbe
-from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
@@ -98,12 +98,18 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     )
 
     saving.load_weights_only()
+    schedule = LambdaLR(optimizer, optimizer_schedule)
     resume_from = saving.to_resume(spec.checkpoints, writer)
+    changed: list[run_folder.Change] = []
     if resume_from is not None:
+        changed = run_folder.resumed_with(resume_from, spec)
         saving.check_fits(resume_from, model)
     if writer is not None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from.folder) if resume_from else None)
+        if resume_from is not None and changed:
+            values = {change.key: [change.before, change.now] for change in changed}
+            writer.write("changed", step=resume_from.step, values=values)
 
     clip_norm = config.optimizer.clip_norm
     algorithms = []
@@ -143,7 +149,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         device_train_microbatch_size=config.batch_size // dist.get_world_size(),
         max_duration=last,
         optimizers=optimizer,
-        schedulers=LambdaLR(optimizer, optimizer_schedule),
+        schedulers=schedule,
         step_schedulers_every_batch=True,
         algorithms=algorithms,
         callbacks=[
@@ -170,6 +176,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         dist_timeout=patience_s,
     )
     sharding.check(config.launch.sharding, clips)
+    # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
+    at_present(schedule)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
