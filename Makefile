@@ -106,6 +106,14 @@ drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
 drill-data: $(STAMP) ## 2,000 damaged and hostile shards through preparing and training
 	$(BIN)/pytest -m slow tests/drills/test_mutated_shards.py
 
+.PHONY: drill-resume
+drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same weights [CLIPS_DRILL_KILLS=20]
+	$(BIN)/pytest -s -m slow tests/drills/test_kill_resume.py
+
+.PHONY: golden-curve
+golden-curve: $(STAMP) ## write the golden loss curve anew, where it changes on purpose
+	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
+
 .PHONY: hooks
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install

@@ -32,7 +32,7 @@ pytestmark = [
 KILLS = int(os.environ.get("CLIPS_DRILL_KILLS", "20"))
 INSIDE = min(3, KILLS)
 """Kills within the writing of a checkpoint that there must be."""
-STEPS = 20 + 7 * KILLS
+STEPS = 20 + 10 * KILLS
 
 
 def writing(spec: RunSpec) -> bool:
@@ -50,6 +50,7 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
         began = {path.name for path in run.spec.checkpoints.glob(".ba*")}
         run.wait_for_step(run.trained() + luck.randint(0, 3))
         while not (writing(run.spec) and {p.name for p in run.spec.checkpoints.glob(".ba*.writing")} - began):
+            time.sleep(0.0005)
             if run.process.poll() is not None:
                 return "over"
         kill_tree(run.process.pid)

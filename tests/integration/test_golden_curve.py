@@ -1,0 +1,37 @@
+"""The losses of a tiny training, step by step, which change only on purpose.
+
+`make golden-curve` writes them anew: do so with a commit that says why they had to change.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.integration.conftest import SpecOf
+
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.launch import launch
+
+pytestmark = pytest.mark.slow
+
+CURVE = Path(__file__).with_name("golden_curve.json")
+# Another processor rounds otherwise; what is wrong in the mathematics moves a loss by more, as a change of the data does.
+TOLERANCE = 1e-4
+
+
+def test_the_losses_are_those_of_before(spec_of: SpecOf) -> None:
+    spec = spec_of("golden", samples=20 * 8)
+    assert launch(spec, lambda event: None).finished
+    steps = [event for event in read_all(spec.events) if event["kind"] == "step"]
+    found = {
+        "losses": {str(event["step"]): event["losses"] for event in steps},
+        "trace": steps[-1]["trace"],
+    }
+    if os.environ.get("CLIPS_WRITE_GOLDEN") == "1":
+        CURVE.write_text(json.dumps(found, indent=1) + "\n")
+    expected = json.loads(CURVE.read_text())
+    assert found["trace"] == expected["trace"], "other samples, or in another order"
+    assert found["losses"].keys() == expected["losses"].keys()
+    for step, losses in expected["losses"].items():
+        assert found["losses"][step] == pytest.approx(losses, rel=TOLERANCE), f"step {step}"
