@@ -1,6 +1,5 @@
 """Checkpoints that the disk, or somebody, has changed."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from tests.drills.conftest import assert_same_weights
 from tests.integration.conftest import SpecOf
 
+from clips_pipeline.training import checkpoints
 from clips_pipeline.training.checkpoints import STATE
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
@@ -48,7 +48,10 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
 def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_of: SpecOf) -> None:
     other, spec = spec_of("other", captions={"target_length": 64}), spec_of("spec")
     stopped_at_4(other)
-    shutil.copytree(other.checkpoints, spec.checkpoints)
+    (state, *_) = (found.state.read_bytes() for found in checkpoints.found_in(other.checkpoints))
+    # With its own spec it is refused for that already.
+    files = {STATE: lambda file: file.write(state), checkpoints.SPEC: checkpoints.content(spec.text)}
+    checkpoints.save(spec.checkpoints, 4, files, keep=2)
     with pytest.raises(
         TrainingFailedError, match=r"captioner\.queries_QD is \(64, \d+\) there and \(128, \d+\) here"
     ) as error:
@@ -66,8 +69,6 @@ class Harm:
 
 def test_a_checkpoint_is_never_unpickled(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Even where its checksums are right, as of a file that somebody made on purpose."""
-    from clips_pipeline.training import checkpoints
-
     monkeypatch.chdir(tmp_path)
     spec = spec_of("foreign")
     files: dict[str, checkpoints.Fill] = {

@@ -1,0 +1,79 @@
+"""`kedro run` itself, interrupted: exit codes, messages, and one MLflow run."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from tests.integration.test_pipelines import kedro
+from tests.integration.test_pipelines import project as project
+from tests.servers import wait_for
+
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.interrupt import INTERRUPTED
+
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+
+ARGUMENTS = ("--pipelines", "train", "--env", "smoke", "--params")
+STEPS = 100
+PARAMETERS = f"train.samples={16 * STEPS},train.every.log=1,train.every.evaluate=50,train.every.checkpoint=1000"
+
+
+def start(project: Path, parameters: str = PARAMETERS) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kedro", "run", *ARGUMENTS, parameters]
+    environment = {**os.environ, "COLUMNS": "300", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    printed, _ = process.communicate(timeout=300)
+    return process.returncode, " ".join(printed.split())
+
+
+def trained(project: Path) -> int:
+    logs = list((project / "data/smoke/06_models/runs").glob("*/events.jsonl"))
+    assert len(logs) <= 1
+    return max((event["step"] for log in logs for event in read_all(log) if event["kind"] == "step"), default=0)
+
+
+def test_interrupted_refused_and_gone_on_with(project: Path) -> None:
+    kedro(project, "--pipelines", "prepare", "--env", "smoke")
+    first = start(project)
+    wait_for(lambda: trained(project) >= 3 or first.poll() is not None, 180.0)
+    # A second one meanwhile.
+    code, shown = end(start(project))
+    assert code == 2, shown
+    assert f"a training runs here already: process {first.pid} on host" in shown
+    assert "Traceback" not in shown
+    first.send_signal(signal.SIGTERM)
+    code, shown = end(first)
+    assert code == INTERRUPTED, shown
+    assert "interrupted at step" in shown
+    assert "the same command goes on from there" in shown
+    assert "Traceback" not in shown
+    done = trained(project)
+    assert 3 <= done < STEPS
+
+    code, shown = end(start(project, f"{PARAMETERS},train.seed=7"))
+    assert code == 2, shown
+    assert "train.seed was 0 and is now 7" in shown
+    assert "Traceback" not in shown
+
+    code, shown = end(start(project))
+    assert code == 0, shown
+    assert trained(project) == STEPS
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = [run for run in client.search_runs(experiments) if "train/loss/total" in run.data.metrics]
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    points = client.get_metric_history(runs[0].info.run_id, "train/loss/total")
+    assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
