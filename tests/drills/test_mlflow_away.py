@@ -78,15 +78,19 @@ def test_a_server_that_comes_back_has_every_point_once(
     with RunTracker(Path(spec.run_folder), run.info.run_id) as tracker:
 
         def on_event(event: Event) -> None:
-            if event["kind"] == "step" and event["step"] == 10:
+            step = event["step"] if event["kind"] == "step" else None
+            if step == 10 or step == 50:
                 server.stop()
-            if event["kind"] == "step" and event["step"] == 40:
+            if step == 40:
                 server.start()
-            if event["kind"] == "step" and event["step"] == 50:
-                server.stop()
+                tracker.flush()
+                assert not tracker._pending
             tracker.record(event)
 
         assert launch(spec, on_event, tracker.reader(spec.events)).finished
+        tracker.flush()
+        assert tracker._pending
+        # Once for each outage.
         assert caplog.text.count("MLflow does not answer") == 2
         server.start()
     assert_all_there_once(server, run.info.run_id, read_all(spec.events))
