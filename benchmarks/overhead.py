@@ -1,31 +1,34 @@
 """What the worker, its event log and MLflow cost beside a bare PyTorch loop over the same model and data.
 
-    python -m benchmarks.overhead [--rounds N] [--steps N] [--batch-size N] [--json]
+    python -m benchmarks.overhead [--windows N] [--batch-size N] [--threads N] [--json]
 
-Both train the embedded model on the same rendered scenes, in turn, with the same threads. The bare loop is what one would
-write by hand: loader, forward, losses, backward, AdamW, schedule, clamp; it looks at no loss. Ours is the whole of
-`kedro run`'s training: the worker under Composer with a `step` event every 10 steps, followed by this process, which sends
-them to an MLflow run in SQLite. Neither evaluates nor saves while it is timed.
+Both train the embedded model on the same rendered scenes with the same threads. The bare loop is what one would write by
+hand: loader, forward, losses, backward, AdamW, schedule, clamp; it looks at no loss. Ours is the whole of `kedro run`'s
+training: the worker under Composer with a `step` event every 10 steps, followed by this process, which sends them to an
+MLflow run in SQLite. Neither evaluates nor saves.
 
-Times are of 10 steps each, without the first 30 steps; a round's figure is their median, and the overhead that of neighbouring
-runs. `cpu` is the processor time of a step, of our worker and this process together: it says what is added to the machine's
-work, and holds where other programs take the cores from one run and not from the next.
+They take turns of two seconds: while one runs the other is stopped (SIGSTOP), so that whatever else the machine does, it does
+to both. A figure is the median over spans of 10 steps, less the time for which the process stood still. What this process
+itself takes of the processor is reported apart, per step.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 INTERVAL = 10
-WARM_UP = 2  # intervals
+WARM_UP = 3  # intervals
+WINDOW_S = 2.0
+STEPS = 1_000_000  # more than are run
 
 
 def prepared(folder: Path, samples: int) -> None:
@@ -67,7 +70,7 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
 
 
 def bare(path: Path) -> None:
-    """The loop by hand; prints wall-clock and processor time after every interval."""
+    """The loop by hand; prints the time after every interval."""
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -118,29 +121,43 @@ def bare(path: Path) -> None:
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             step += 1
             if step % INTERVAL == 0:
-                print(time.time(), time.process_time(), flush=True)
+                print(time.time(), flush=True)
             if step == config.steps:
                 break
         epoch += 1
 
 
-class Cost(NamedTuple):
-    """Of a step, in seconds."""
+class Turns:
+    """When a process stood still."""
 
-    wall: float
-    cpu: float
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.stopped: list[tuple[float, float]] = []
+        self._since = 0.0
+
+    def stop(self) -> None:
+        """From now on."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._since = time.time()
+
+    def go(self) -> None:
+        """And on it goes."""
+        self.stopped.append((self._since, time.time()))
+        os.kill(self.pid, signal.SIGCONT)
+
+    def per_step(self, marks: list[float]) -> float:
+        """Median seconds of a step, between marks that are INTERVAL steps apart, since the first stop."""
+        first = self.stopped[0][0]
+        spans = [
+            late - early - sum(max(0.0, min(end, late) - max(begin, early)) for begin, end in self.stopped)
+            for early, late in pairwise(marks)
+            if early > first
+        ]
+        return median(spans) / INTERVAL
 
 
-def bare_cost(path: Path, environment: dict[str, str]) -> Cost:
-    """In a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    marks = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
-    return cost([wall for wall, _ in marks], [cpu for _, cpu in marks])
-
-
-def our_cost(path: Path) -> Cost:
-    """Wall-clock times are from the event log; processor times are looked up when an event arrives here."""
+def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, float]:
+    """Both in turn; `path` is the run spec of ours and the configuration of the other."""
     import mlflow
 
     from clips_pipeline.registry.tracking import RunTracker
@@ -150,38 +167,55 @@ def our_cost(path: Path) -> Cost:
     from clips_pipeline.training.spec import load_spec
 
     spec = load_spec(path)
-    wall: list[float] = []
-    cpu: list[float] = []
-    with mlflow.start_run(), RunTracker(Path(spec.run_folder)) as tracker:
+    command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
+    bare_marks: list[float] = []
+    our_marks: list[float] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as by_hand:
+        reading = threading.Thread(target=lambda: bare_marks.extend(map(float, by_hand.stdout or [])))
+        reading.start()
+        with mlflow.start_run(), RunTracker(Path(spec.run_folder)) as tracker:
 
-        def on_event(event: Event) -> None:
-            tracker.record(event)
-            if event["kind"] == "step":
-                wall.append(event["time"])
-                cpu.append(time.process_time() + cpu_of(read_signs(Path(spec.run_folder))[0].pid))
+            def on_event(event: Event) -> None:
+                tracker.record(event)
+                if event["kind"] == "step":
+                    our_marks.append(event["time"])
 
-        launch(spec, on_event, tracker.reader(spec.events))
-    return cost(wall, cpu)
+            def ours() -> None:
+                launch(spec, on_event, tracker.reader(spec.events))
 
-
-def cpu_of(pid: int) -> float:
-    """Processor seconds of a process until now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def cost(wall: list[float], cpu: list[float]) -> Cost:
-    """Median of the intervals' wall-clock times and mean of their processor times, without the warm-up."""
-    spans = [later - earlier for earlier, later in pairwise(wall)]
-    steps = INTERVAL * (len(cpu) - 1 - WARM_UP)
-    return Cost(median(spans[WARM_UP:]) / INTERVAL, (cpu[-1] - cpu[WARM_UP]) / steps)
+            following = threading.Thread(target=ours)
+            following.start()
+            while min(len(bare_marks), len(our_marks)) < WARM_UP:
+                time.sleep(0.1)
+            hand, worker = Turns(by_hand.pid), Turns(read_signs(Path(spec.run_folder))[0].pid)
+            hand.stop()
+            worker.stop()
+            cpu, steps = time.process_time(), len(our_marks)
+            for _ in range(windows):
+                for turn in (hand, worker):
+                    turn.go()
+                    time.sleep(WINDOW_S)
+                    turn.stop()
+            cpu, steps = time.process_time() - cpu, (len(our_marks) - steps) * INTERVAL
+            spec.stop_flag.touch()
+            worker.go()
+            following.join()
+        by_hand.kill()
+        reading.join()
+    bare_s, ours_s = hand.per_step(bare_marks), worker.per_step(our_marks)
+    return {
+        "bare_ms": round(1000 * bare_s, 2),
+        "ours_ms": round(1000 * ours_s, 2),
+        "overhead_share": round(ours_s / bare_s - 1, 4),
+        "following_cpu_ms": round(1000 * cpu / steps, 2),
+        "steps": steps,
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--windows", type=int, default=45, help="turns of each")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1, help="of torch; the other cores are for everything else")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
@@ -195,39 +229,20 @@ def main() -> None:
 
     from clips_pipeline.training.launch import environment_of_ranks
 
-    ours: list[Cost] = []
-    by_hand: list[Cost] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.create_experiment("overhead", artifact_location=str(folder / "artifacts"))
         mlflow.set_experiment("overhead")
         prepared(folder, 20 * options.batch_size)
-        for number in range(options.rounds):
-            spec = spec_in(folder, f"run-{number}", options.steps, options.batch_size, options.threads)
-            # In turn within the rounds too, so that a machine that slows down favours neither.
-            for mine in (number % 2 == 0, number % 2 == 1):
-                if mine:
-                    ours.append(our_cost(spec))
-                else:
-                    by_hand.append(bare_cost(spec, environment_of_ranks({})))
-    pairs = list(zip(ours, by_hand, strict=True))
-    wall, cpu = ([getattr(our, name) / getattr(hand, name) - 1 for our, hand in pairs] for name in Cost._fields)
-    figures = {
-        "bare_ms": round(1000 * median(hand.wall for hand in by_hand), 2),
-        "ours_ms": round(1000 * median(our.wall for our in ours), 2),
-        "overhead_share": round(median(wall), 4),
-        "overhead_share_cpu": round(median(cpu), 4),
-        "rounds": [round(share, 4) for share in wall],
-        "rounds_cpu": [round(share, 4) for share in cpu],
-        "batch_size": options.batch_size,
-        "threads": options.threads,
-    }
+        spec = spec_in(folder, "run", STEPS, options.batch_size, options.threads)
+        figures = measure(spec, environment_of_ranks({}), options.windows)
+    figures |= {"batch_size": options.batch_size, "threads": options.threads}
     if options.json:
         print(json.dumps(figures))
     else:
         for key, value in figures.items():
-            print(f"{key:26} {value}")
+            print(f"{key:20} {value}")
 
 
 if __name__ == "__main__":

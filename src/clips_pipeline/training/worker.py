@@ -96,6 +96,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from) if resume_from else None)
 
+    chunk = config.launch.chunk_size
+    in_chunks = chunk is not None and chunk < config.batch_size // dist.get_world_size()
     clip_norm = config.optimizer.clip_norm
     algorithms = []
     ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
@@ -139,6 +141,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         algorithms=algorithms,
         callbacks=[
             TellLife(life),
+            *([sharding.GatheredSteps()] if in_chunks else []),
             *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
@@ -146,7 +149,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
         ],
-        parallelism_config=sharding.parallelism(config.launch.sharding, clips),
+        parallelism_config=sharding.parallelism(config.launch.sharding, clips, in_chunks=in_chunks),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
@@ -163,7 +166,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         dist_timeout=patience_s,
     )
     trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
-    sharding.check(config.launch.sharding, clips)
+    sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
