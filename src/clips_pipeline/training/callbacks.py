@@ -137,18 +137,3 @@ class StepLog(Callback):  # type: ignore[misc]
             f"step {step}: not finite: {bad}; training stopped before saving; {where}. "
             "Lower train.optimizer.peak_lr, lengthen train.optimizer.warmup_samples or set train.optimizer.clip_norm."
         )
-
-
-class CheckpointLog(Callback):  # type: ignore[misc]
-    """Writes a `checkpoint` event after Composer has saved one."""
-
-    def __init__(self, writer: EventWriter | None, last_checkpoint: Callable[[], Path | None]):
-        self.writer, self.last_checkpoint = writer, last_checkpoint
-        self._last: Path | None = None
-
-    def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Composer's saver is a callback too and runs before this one, which is added later."""
-        newest = self.last_checkpoint() if self.writer is not None else None
-        if newest is not None and newest != self._last and self.writer is not None:
-            self.writer.write("checkpoint", step=int(state.timestamp.batch), path=str(newest))
-        self._last = newest

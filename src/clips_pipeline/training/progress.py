@@ -53,6 +53,9 @@ class Progress:
         elif kind == "stall":
             names = ("rank", "seconds", "worker", "shard")
             self._console.print(stall_line(*(event[name] for name in names)), style="yellow", highlight=False)
+        elif kind == "damaged":
+            line = damaged_line(event["path"], event["reason"], event["instead"])
+            self._console.print(line, style="yellow", highlight=False)
         elif kind == "stop":
             self._console.print(f"stopped on request at step {event['step']}", highlight=False)
 
@@ -83,6 +86,11 @@ def stall_line(rank: int, seconds: float, worker: int | None, shard: str | None)
     """Which rank waits for data, how long, and what its slowest reader reads."""
     who = f"worker {worker} is reading {shard}" if shard is not None else "no worker is reading a shard"
     return f"rank {rank} has waited {seconds:.0f} s for a batch: {who}"
+
+
+def damaged_line(path: str, reason: str, instead: str | None) -> str:
+    """Which checkpoint is refused, why, and what is used in its place."""
+    return f"damaged checkpoint, now {path}: {reason}; going on from {instead}"
 
 
 def step_note(event: Event) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
 from clips_pipeline.training.callbacks import TrainingDivergedError
+from clips_pipeline.training.disk import CannotWriteError
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.signs import LifeSign, interval_s
 from clips_pipeline.training.spec import RunSpec, load_spec
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
             train(spec, writer, life)
         except Exception as error:
             traceback.print_exc()
-            known = isinstance(error, ConfigError | StorageError | TrainingDivergedError)
+            known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
             message = _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
             life.failed(message)
             if writer is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards.storage import StorageConfig
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.disk import write_text
 
 STORAGE_OPTIONS = "CLIPS_STORAGE_OPTIONS"
 """Environment variable of the workers: fsspec's options by protocol, as JSON."""
@@ -69,11 +70,18 @@ class RunSpec:
         """While this file exists, the workers stop at their next logged step."""
         return Path(self.run_folder) / "stop"
 
+    @property
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(to_mapping(self), indent=1)
+
     def save(self, path: Path) -> None:
-        """Write as JSON, aside and then renamed."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(to_mapping(self), indent=1))
-        temporary.replace(path)
+        """Write as JSON, aside and then renamed.
+
+        Raises:
+            CannotWriteError: the disk is full, or the like.
+        """
+        write_text(path, self.text)
 
 
 def load_spec(path: Path) -> RunSpec:

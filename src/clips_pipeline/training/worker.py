@@ -30,7 +30,7 @@ from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints, sharding
+from clips_pipeline.training import callbacks, checkpoints, saving, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
@@ -91,10 +91,13 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
     )
 
-    resume_from = checkpoints.newest_complete(spec.checkpoints)
+    saving.load_weights_only()
+    resume_from = saving.to_resume(spec.checkpoints, writer)
+    if resume_from is not None:
+        saving.check_fits(resume_from, model)
     if writer is not None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
-        writer.write("start", **facts, resumed_from=str(resume_from) if resume_from else None)
+        writer.write("start", **facts, resumed_from=str(resume_from.folder) if resume_from else None)
 
     chunk = config.launch.chunk_size
     in_chunks = chunk is not None and chunk < config.batch_size // dist.get_world_size()
@@ -112,7 +115,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         return found
 
     def newest() -> Path | None:
-        return checkpoints.newest_complete(spec.checkpoints)
+        return checkpoints.newest(spec.checkpoints)
 
     def probe(found: ClipsModel) -> dict[str, float]:
         return quick_retrieval(
@@ -148,24 +151,20 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            saving.SaveCheckpoints(
+                writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
+            ),
         ],
         parallelism_config=sharding.parallelism(config.launch.sharding, clips, in_chunks=in_chunks),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
         progress_bar=False,
-        save_folder=str(spec.checkpoints),
-        save_filename=checkpoints.FILENAME,
-        save_latest_filename=None,
-        save_overwrite=True,
-        save_interval=f"{config.every.checkpoint}ba",
-        save_num_checkpoints_to_keep=config.every.keep_checkpoints,
-        load_path=str(resume_from) if resume_from else None,
+        load_path=str(resume_from.state) if resume_from else None,
         load_progress_bar=False,
         seed=config.seed,
         dist_timeout=patience_s,
     )
-    trainer.state.callbacks.append(callbacks.CheckpointLog(writer, newest))
     sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()

@@ -1,0 +1,80 @@
+"""Checkpoints that the disk, or somebody, has changed."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.drills.conftest import assert_same_weights
+from tests.integration.conftest import SpecOf
+
+from clips_pipeline.training.checkpoints import STATE
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.launch import TrainingFailedError, launch
+from clips_pipeline.training.spec import RunSpec
+
+pytestmark = pytest.mark.slow
+
+
+def stopped_at_4(spec: RunSpec) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 4:
+            spec.stop_flag.touch()
+
+    assert not launch(spec, stop).finished
+
+
+def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: SpecOf, whole: RunSpec) -> None:
+    spec = spec_of("flipped")
+    stopped_at_4(spec)
+    newest = max(spec.checkpoints.glob("ba*"), key=lambda path: int(path.name[2:]))
+    with (newest / STATE).open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)
+        file.seek(1_000_000)
+        file.write(bytes([byte[0] ^ 4]))
+    assert launch(spec, lambda event: None).finished
+    events = read_all(spec.events)
+    refused = next(event for event in events if event["kind"] == "damaged")
+    assert refused["path"].endswith(f"/damaged-{newest.name}")
+    assert "state.pt has another checksum" in refused["reason"]
+    restart = [event for event in events if event["kind"] == "start"][1]
+    assert restart["resumed_from"] == refused["instead"] != str(newest)
+    assert "damaged checkpoint, now " in (Path(spec.run_folder) / "worker.log").read_text()
+    assert_same_weights(spec, whole)
+
+
+def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_of: SpecOf) -> None:
+    other, spec = spec_of("other", captions={"target_length": 64}), spec_of("spec")
+    stopped_at_4(other)
+    shutil.copytree(other.checkpoints, spec.checkpoints)
+    with pytest.raises(
+        TrainingFailedError, match=r"captioner\.queries_QD is \(64, \d+\) there and \(128, \d+\) here"
+    ) as error:
+        launch(spec, lambda event: None)
+    assert "move" in str(error.value)
+    assert [event["kind"] for event in read_all(spec.events)] == ["error"]
+
+
+class Harm:
+    """What a foreign file could run where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harmed"),)
+
+
+def test_a_checkpoint_is_never_unpickled(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Even where its checksums are right, as of a file that somebody made on purpose."""
+    from clips_pipeline.training import checkpoints
+
+    monkeypatch.chdir(tmp_path)
+    spec = spec_of("foreign")
+    files: dict[str, checkpoints.Fill] = {
+        STATE: lambda file: torch.save({"state": {"model": Harm()}}, file),  # type: ignore[arg-type]
+        checkpoints.SPEC: checkpoints.content(spec.text),
+    }
+    checkpoints.save(spec.checkpoints, 2, files, keep=2)
+    with pytest.raises(TrainingFailedError, match="is no checkpoint of this program"):
+        launch(spec, lambda event: None)
+    assert not (tmp_path / "harmed").exists()
