@@ -9,7 +9,8 @@ MLflow run in SQLite. Neither evaluates nor saves.
 
 They take turns of two seconds: while one runs the other is stopped (SIGSTOP), so that whatever else the machine does, it does
 to both. `ms` is the median over spans of 10 steps, less the time for which the process stood still; `cpu_ms` is processor time
-per step over all turns, which other programs lengthen less. What this process itself takes is reported apart, per step.
+per step over all turns, which other programs lengthen less. What this process itself takes is reported apart, per step. What is
+added to a step hardly depends on the model, so a small batch shows it best (`overhead_ms`), and most of all on a busy machine.
 """
 
 import argparse
@@ -196,24 +197,30 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
 
             following = threading.Thread(target=ours)
             following.start()
-            while min(len(bare_marks), len(our_marks)) < WARM_UP:
-                time.sleep(0.1)
-            hand, worker = Turns(by_hand.pid), Turns(read_signs(Path(spec.run_folder))[0].pid)
-            hand.stop()
-            worker.stop()
-            time.sleep(1.0)  # for what they have told to arrive
-            before = hand.done(bare_marks), worker.done(our_marks), time.process_time()
-            for _ in range(windows):
-                for turn in (hand, worker):
-                    turn.go()
-                    time.sleep(WINDOW_S)
-                    turn.stop()
-            time.sleep(1.0)
-            after = hand.done(bare_marks), worker.done(our_marks), time.process_time()
-            spec.stop_flag.touch()
-            worker.go()
+            turns: list[Turns] = []
+            try:
+                while min(len(bare_marks), len(our_marks)) < WARM_UP:
+                    time.sleep(0.1)
+                hand, worker = Turns(by_hand.pid), Turns(read_signs(Path(spec.run_folder))[0].pid)
+                turns += [hand, worker]
+                hand.stop()
+                worker.stop()
+                time.sleep(1.0)  # for what they have told to arrive
+                before = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+                for _ in range(windows):
+                    for turn in (hand, worker):
+                        turn.go()
+                        time.sleep(WINDOW_S)
+                        turn.stop()
+                time.sleep(1.0)
+                after = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+            finally:
+                # Also when it is interrupted: nothing stays behind, stopped or running.
+                spec.stop_flag.touch()
+                for turn in turns:
+                    os.kill(turn.pid, signal.SIGCONT)
+                by_hand.kill()
             following.join()
-        by_hand.kill()
         reading.join()
     bare_s, ours_s = hand.per_step(bare_marks), worker.per_step(our_marks)
     bare_cpu, our_cpu = ((after[i][0] - before[i][0]) / (after[i][1] - before[i][1]) for i in (0, 1))
@@ -224,6 +231,8 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
         "overhead_share": round(ours_s / bare_s - 1, 4),
         "bare_cpu_ms": round(1000 * bare_cpu, 2),
         "ours_cpu_ms": round(1000 * our_cpu, 2),
+        "overhead_ms": round(1000 * (ours_s - bare_s), 2),
+        "overhead_cpu_ms": round(1000 * (our_cpu - bare_cpu), 2),
         "overhead_share_cpu": round(our_cpu / bare_cpu - 1, 4),
         # It follows through the turns of both, which last twice as long as ours alone.
         "following_cpu_ms": round(1000 * (after[2] - before[2]) / 2 / steps, 2),
@@ -244,6 +253,7 @@ def main() -> None:
         bare(options.bare)
         return
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import mlflow
 
     from clips_pipeline.training.launch import environment_of_ranks
