@@ -49,8 +49,8 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
     """The run spec, written as the training node writes it."""
     from clips_pipeline.config import from_mapping
     from clips_pipeline.shards.index import load_index
+    from clips_pipeline.training import run_folder
     from clips_pipeline.training.config import TrainConfig
-    from clips_pipeline.training.launch import prepare_run_folder
     from clips_pipeline.training.spec import RunSpec
 
     parameters = {
@@ -67,7 +67,8 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
         model_folder=str(folder / f"{run}-model"),
         data_version=load_index(folder / "shards").version,
     )
-    return prepare_run_folder(spec)
+    Path(spec.run_folder).mkdir()
+    return run_folder.prepare(spec)
 
 
 def bare(path: Path) -> None:

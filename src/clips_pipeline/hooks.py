@@ -69,7 +69,11 @@ class ProjectHooks:
             self._code = lineage.code_of(self._context.project_path)
         tracking = getattr(self._context, "mlflow", None)
         if tracking is not None:
-            found = run_identity.run_to_continue(pipeline, catalog)
+            try:
+                found = run_identity.run_to_continue(pipeline, catalog)
+            except ConfigError as error:
+                log.error("%s", error)
+                raise SystemExit(2) from None
             if found is not None:
                 # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
                 tracking.tracking.run.id, tracking.tracking.run.name = found
@@ -118,9 +122,14 @@ class ProjectHooks:
         Raises:
             SystemExit: the error is one of ours, with a message made for people.
         """
-        from clips_pipeline.training.launch import TrainingFailedError
+        from clips_pipeline.training.disk import CannotWriteError
+        from clips_pipeline.training.interrupt import INTERRUPTED
+        from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 
+        if isinstance(error, TrainingInterruptedError):
+            log.warning("%s", error)
+            raise SystemExit(INTERRUPTED) from None
         missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
-        if missing or isinstance(error, ConfigError | TrainingFailedError):
+        if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
             log.error("%s", error)
-            raise SystemExit(1 if isinstance(error, TrainingFailedError) else 2) from None
+            raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None

@@ -67,6 +67,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
     """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
     from clips_pipeline.shards.reader import ShardSet
     from clips_pipeline.training.events import EventWriter
+    from clips_pipeline.training.interrupt import Interrupt
     from clips_pipeline.training.signs import LifeSign
     from clips_pipeline.training.worker import train
 
@@ -88,7 +89,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
 
     monkeypatch.setattr(ShardSet, "read", counting)
     with EventWriter(spec.events) as writer, LifeSign(Path(spec.run_folder), 0, 1, 1.0) as life:
-        train(spec, writer, life)
+        train(spec, writer, life, Interrupt())
     assert 3 <= done < 9
     # An epoch of 48 samples is six batches of eight; the run is nine.
     assert len(read) == (9 - done) * 8

@@ -15,6 +15,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     """Id and name of the run that made, or is making, the model this pipeline works on; None for a new run.
 
     A training that was interrupted goes on in its run. `evaluate` and `register` continue the run of the model.
+
+    Raises:
+        ConfigError: the training runs already, or an unfinished one differs in what may not change.
     """
     names = {node.name for node in pipeline.nodes}
     if "train_node" in names:
@@ -31,6 +34,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
 def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     from clips_pipeline.pipelines.prepare.nodes import is_current
     from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
+    from clips_pipeline.training.folder_lock import refuse_if_held
 
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
@@ -47,6 +51,8 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
         catalog.load("training_runs_target"),
         catalog.load("clips_model_target"),
     )
+    # Before MLflow opens the run that the other one writes to.
+    refuse_if_held(Path(spec.run_folder))
     return interrupted_run_id(spec)
 
 

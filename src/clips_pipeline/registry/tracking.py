@@ -13,11 +13,13 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.training.disk import write_text
 from clips_pipeline.training.events import STEP_NUMBERS, Event, EventReader
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 FLUSH_SECONDS = 5.0
 # What one request may carry, set by MLflow.
 MAX_BATCH = 1000
+# At the end there is nothing else to do than to wait for a server that may come back.
+LAST_PATIENCE_SECONDS = 60.0
+_REQUEST_SECONDS = 10
 
 
 class RunTracker:
@@ -79,9 +84,11 @@ class RunTracker:
             self._pending.clear()
             return
         try:
-            while self._pending:
-                self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
-                del self._pending[:MAX_BATCH]
+            with _one_attempt():
+                while self._pending:
+                    # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
+                    self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
+                    del self._pending[:MAX_BATCH]
         except (MlflowException, OSError) as error:
             if not self._away:
                 log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)
@@ -94,9 +101,7 @@ class RunTracker:
         if self._reader is None or self.run_id is None:
             return
         state = {"run_id": self.run_id, "offset": self._reader.offset, "last_steps": self._reader.last_steps}
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._file)
+        write_text(self._file, json.dumps(state))
 
     def __enter__(self) -> "RunTracker":
         """Nothing to open."""
@@ -105,8 +110,31 @@ class RunTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the rest, also when training failed."""
+        """Send the rest, also when training failed; after one that ended well, wait for a server that is away."""
         self.flush()
+        until = time.monotonic() + (LAST_PATIENCE_SECONDS if kind is None else 0.0)
+        while self._pending and time.monotonic() < until:
+            time.sleep(1.0)
+            self.flush()
+        if self._pending:
+            log.warning("%d numbers are not in MLflow yet; the same command sends them", len(self._pending))
+
+
+@contextmanager
+def _one_attempt() -> Iterator[None]:
+    """MLflow's client would try again for minutes; meanwhile nobody would follow the training."""
+    settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: _REQUEST_SECONDS}
+    before = {setting: setting.get_raw() for setting in settings}
+    for setting, value in settings.items():
+        setting.set(value)
+    try:
+        yield
+    finally:
+        for setting, value in before.items():
+            if value is None:
+                setting.unset()
+            else:
+                setting.set(value)
 
 
 def numbers(event: Event) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import Captions, TrainDataset
+from clips_pipeline.shards.loader_process import only_the_trainer_ends_it
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
@@ -113,6 +114,7 @@ def train_loader(
         num_workers=workers,
         prefetch_factor=config.prefetch_batches if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=only_the_trainer_ends_it,
         # Of its own: otherwise each epoch would take a number from torch's global generator.
         generator=torch.Generator().manual_seed(seed),
     )

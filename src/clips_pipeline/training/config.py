@@ -94,6 +94,8 @@ class LaunchConfig:
     loader_workers: int = 0
     threads: int | None = None  # torch threads per process; None: all cores shared evenly
     stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
+    # Parameters, or data, differ from those of a training that is unfinished: refuse, or begin another beside it.
+    if_changed: Literal["refuse", "begin_anew"] = "refuse"
     # A rank that is silent for so many seconds, or lets the others wait so long, ends the run.
     rank_timeout_s: float = 300.0
 

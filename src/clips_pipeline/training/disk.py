@@ -22,6 +22,40 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     )
 
 
+class Reserve:
+    """Some room that is given back when the disk is full, so that the run can still say so.
+
+    Args:
+        folder: on that disk.
+    """
+
+    BYTES = 1 << 16
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".reserve"
+
+    def __enter__(self) -> "Reserve":
+        """Take it.
+
+        Raises:
+            CannotWriteError: there is none.
+        """
+        try:
+            self._path.write_bytes(os.urandom(self.BYTES))  # zeros might be stored as nothing
+        except OSError as error:
+            self.free()
+            raise cannot_write(self._path, error) from error
+        return self
+
+    def free(self) -> None:
+        """Give it back."""
+        self._path.unlink(missing_ok=True)
+
+    def __exit__(self, *exception: object) -> None:
+        """Give it back."""
+        self.free()
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in `folder` to the disk; a file alone may survive a power cut without its name."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

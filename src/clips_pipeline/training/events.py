@@ -1,17 +1,21 @@
 """The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
 
-Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates, share of time spent waiting for data), `evaluation`,
-`checkpoint`, `damaged` (a checkpoint refused by its checksum), `skips`, `stall` (a batch is overdue), `stop`, `error`,
-`end`.
+Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, share of time
+spent waiting for data, a trace of the samples so far), `evaluation`,
+`checkpoint`, `damaged` (a checkpoint refused by its checksum), `skips`, `stall` (a batch is overdue), `stop` (on
+request), `interrupted` (by a signal), `error`, `end`.
 The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
 checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from clips_pipeline.training.disk import cannot_write
 
 Event = dict[str, Any]
 
@@ -20,20 +24,36 @@ STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_shar
 
 
 class EventWriter:
-    """Appends events; every line is flushed, so that a killed process loses none."""
+    """Appends events; nothing waits in a buffer, so a killed process loses none.
+
+    Raises:
+        CannotWriteError: here and in `write`, when the disk is full, or the like.
+    """
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+", buffering=0)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         # A process killed inside a write leaves half a line; ending it keeps the next event readable.
-        if self._file.tell() and path.read_bytes()[-1:] != b"\n":
-            self._file.write(b"\n")
+        self._torn = False
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            self._torn = self._file.read(1) != b"\n"
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one event with the wall-clock time in seconds."""
-        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, allow_nan=True)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        event = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, allow_nan=True)
+        left = (b"\n" if self._torn else b"") + event.encode() + b"\n"
+        self._torn = True
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._torn = False
 
     def close(self) -> None:
         """Close the file."""
@@ -54,10 +74,10 @@ class EventReader:
     Args:
         path: the log; it may not exist yet.
         offset: bytes already read earlier.
-        last_steps: per kind, the last step already handed out; `step` and `evaluation` events at or before it are dropped.
+        last_steps: per kind, the last step already handed out; `ONCE_PER_STEP` events at or before it are dropped.
     """
 
-    ONCE_PER_STEP = ("step", "evaluation")
+    ONCE_PER_STEP = ("step", "evaluation", "skips")
 
     def __init__(self, path: Path, offset: int = 0, last_steps: dict[str, int] | None = None):
         self.path = path

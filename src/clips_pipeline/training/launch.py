@@ -5,21 +5,24 @@ Loads no torch. The caller gets every event through a function, may ask the work
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Options
+from clips_pipeline.training import run_folder
 from clips_pipeline.training.events import Event, EventReader
 from clips_pipeline.training.failure import explain, silent
+from clips_pipeline.training.folder_lock import FOLLOWER, hold, wait_for_orphans
 from clips_pipeline.training.follow import follow, show
-from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, Outcome
+from clips_pipeline.training.interrupt import INTERRUPTED, ORPHAN_SECONDS, Terminated
+from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, Outcome, TrainingInterruptedError
 from clips_pipeline.training.outcome import TrainingFailedError as TrainingFailedError
-from clips_pipeline.training.ranks import Ranks
+from clips_pipeline.training.ranks import STOP_GRACE_SECONDS, Ranks
 from clips_pipeline.training.signs import Silence, forget, silent_after_s
-from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec, load_spec
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
 def launch(
@@ -40,30 +43,44 @@ def launch(
             their environment and stand in no file.
 
     Raises:
-        ConfigError: the run folder holds another training.
+        ConfigError: the run folder holds another training, or somebody trains there now.
         TrainingFailedError: a rank failed, died or hung; those that were started here have been ended.
+        TrainingInterruptedError: a SIGTERM to this process or a rank ended it, after a checkpoint.
     """
-    path = prepare_run_folder(spec)
+    folder = Path(spec.run_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder, FOLLOWER):
+        wait_for_orphans(folder, ORPHAN_SECONDS + STOP_GRACE_SECONDS)
+        return _launch(spec, on_event, reader, storage_options or {})
+
+
+def _launch(
+    spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader | None, storage_options: Options
+) -> Outcome:
+    path = run_folder.prepare(spec)
     spec.stop_flag.unlink(missing_ok=True)
     if reader is None:
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
-    run_folder = Path(spec.run_folder)
-    forget(run_folder)
+    forget(Path(spec.run_folder))
     followed = Followed(on_event)
     if spec.train.launch.start:
-        _run(spec, path, followed, reader, environment_of_ranks(storage_options or {}))
+        _run(spec, path, followed, reader, environment_of_ranks(storage_options))
     else:
         follow(spec, path, followed, reader, show)
     return followed.outcome()
 
 
 def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, environment: dict[str, str]) -> None:
-    run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    forget(run_folder)
-    silence, quiet = Silence(run_folder), None
+    folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
+    forget(folder)
+    silence, quiet = Silence(folder), None
     command = [sys.executable, "-m", WORKER, str(path)]
-    with Ranks(command, spec.train.launch.processes, run_folder, environment) as ranks:
+    with Terminated() as terminated, Ranks(command, spec.train.launch.processes, folder, environment) as ranks:
+        passed_on = False
         while ranks.running() and quiet is None:
+            if terminated.asked and not passed_on:
+                passed_on = True
+                ranks.terminate()
             followed.take(reader.read())
             quiet = silent(silence.look(), timeout_s)
             time.sleep(POLL_SECONDS)
@@ -71,6 +88,12 @@ def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, env
         if ended is not None:
             quiet = silent(heard, silent_after_s(timeout_s))
     followed.take(reader.read())
+    if ended is not None and ended[1] == INTERRUPTED and followed.interrupted is not None:
+        return
+    if ended is not None and passed_on and ended[1] in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise TrainingInterruptedError(
+            "interrupted by SIGTERM before the first step; the same command begins there again"
+        )
     if followed.end is None or ended is not None or quiet is not None:
         # Read again, for what a rank may have told since; but that it was silent until it was ended still holds.
         last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
@@ -80,21 +103,6 @@ def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, env
             f"{reason}\nThe full output is in {ranks.logs[0]}{beside}. "
             "The same command resumes from the last checkpoint."
         )
-
-
-def prepare_run_folder(spec: RunSpec) -> Path:
-    """Make the run folder and write the spec into it.
-
-    Raises:
-        ConfigError: the folder belongs to another training; resuming would mix two runs.
-    """
-    folder = Path(spec.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "run_spec.json"
-    if path.exists() and load_spec(path).fingerprint != spec.fingerprint:
-        raise ConfigError(f"{folder}: holds a training with other parameters or data; move it away or delete it")
-    spec.save(path)
-    return path
 
 
 def environment_of_ranks(storage_options: Options) -> dict[str, str]:

@@ -14,6 +14,10 @@ class TrainingFailedError(RuntimeError):
     """The workers ended without finishing; the message says why and where the log is."""
 
 
+class TrainingInterruptedError(RuntimeError):
+    """The training was asked to end before its time, and kept what it had; the message says by what."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a training ended.
@@ -42,12 +46,17 @@ class Followed:
         self._on_event = on_event
         self.end: Event | None = None
         self.error: str | None = None
+        self.interrupted: Event | None = None
         self._metrics: dict[str, float] = {}
 
     def take(self, events: Iterable[Event]) -> None:
         """Take note of new events and pass them on."""
         for event in events:
-            if event["kind"] == "end":
+            if event["kind"] == "start":
+                self.end = self.error = self.interrupted = None  # of an earlier start
+            elif event["kind"] == "interrupted":
+                self.interrupted = event
+            elif event["kind"] == "end":
                 self.end = event
             elif event["kind"] == "error":
                 self.error = event["message"]
@@ -59,8 +68,14 @@ class Followed:
         """How it ended.
 
         Raises:
+            TrainingInterruptedError: it was interrupted.
             TrainingFailedError: it has not ended.
         """
+        if self.interrupted is not None and not (self.end is not None and self.end["finished"]):
+            raise TrainingInterruptedError(
+                f"interrupted at step {self.interrupted['step']} ({self.interrupted['reason']}), with a checkpoint; the same "
+                "command goes on from there"
+            )
         if self.end is None:
             raise TrainingFailedError("the event log has no end")
         return Outcome(self.end["step"], self.end["finished"], self._metrics, self.end["skipped"])

@@ -56,6 +56,12 @@ class Progress:
         elif kind == "damaged":
             line = damaged_line(event["path"], event["reason"], event["instead"])
             self._console.print(line, style="yellow", highlight=False)
+        elif kind == "changed":
+            for key, (before, now) in event["values"].items():
+                line = f"from step {event['step']} on {key} is {now}; it was {before}"
+                self._console.print(line, style="yellow", highlight=False)
+        elif kind == "interrupted":
+            self._console.print(f"interrupted at step {event['step']}: {event['reason']}", highlight=False)
         elif kind == "stop":
             self._console.print(f"stopped on request at step {event['step']}", highlight=False)
 

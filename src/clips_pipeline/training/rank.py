@@ -1,50 +1,78 @@
 """One rank as a process, begun by `training.start`: its place in the run folder, its errors and its exit code."""
 
-import fcntl
 import os
+import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
 from clips_pipeline.training.callbacks import TrainingDivergedError
-from clips_pipeline.training.disk import CannotWriteError
+from clips_pipeline.training.disk import CannotWriteError, Reserve
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.folder_lock import WORKER, hold
+from clips_pipeline.training.interrupt import INTERRUPTED, Interrupt
 from clips_pipeline.training.signs import LifeSign, interval_s
 from clips_pipeline.training.spec import RunSpec, load_spec
 from clips_pipeline.training.worker import train
 
 # Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
+_PATIENCE_S = 10.0
 _COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 
 
 def main(arguments: list[str]) -> int:
-    """Run one rank. Returns the exit code: 0 done or stopped on request, 1 failed with an `error` event."""
+    """Run one rank.
+
+    Returns:
+        the exit code: 0 done or stopped on request, `INTERRUPTED`, or 1 failed with an `error` event.
+    """
     for module in _COMPOSER_NOISE:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
     # torchrun has another name for it than Composer.
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    spec = load_spec(Path(arguments[0]))
-    rank = int(os.environ.get("RANK", "0"))
+    interrupt = Interrupt()
+    interrupt.listen()
+    try:
+        spec = load_spec(Path(arguments[0]))
+        # Rank 0 holds the folder for all. The ranks of an earlier start may need a moment to end.
+        place = hold(Path(spec.run_folder), WORKER, _PATIENCE_S) if _rank() == 0 else nullcontext()
+        with place:
+            return _run(spec, interrupt)
+    except (ConfigError, CannotWriteError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _run(spec: RunSpec, interrupt: Interrupt) -> int:
+    rank, run_folder = _rank(), Path(spec.run_folder)
     with (
-        _only_one(spec, rank),
         _life_sign(spec, rank) as life,
+        Reserve(run_folder) if rank == 0 else nullcontext() as reserve,
         EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
     ):
         try:
-            train(spec, writer, life)
+            finished = train(spec, writer, life, interrupt)
         except Exception as error:
-            traceback.print_exc()
+            if reserve is not None:
+                reserve.free()
+            # Where the disk is full the log of this process is, too.
+            with suppress(OSError):
+                traceback.print_exc()
             known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
             message = _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
             life.failed(message)
             if writer is not None:
-                writer.write("error", message=message)
+                with suppress(CannotWriteError):
+                    writer.write("error", message=message, again=not isinstance(error, TrainingDivergedError))
             return 1
-    return 0
+    return 0 if finished or interrupt.reason is None else INTERRUPTED
 
 
 def _life_sign(spec: RunSpec, rank: int) -> LifeSign:
@@ -56,17 +84,3 @@ def _of_loader(error: Exception) -> str:
     """The message; torch puts the traceback of a loader's process before it, which is in the worker's log anyway."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text
-
-
-@contextmanager
-def _only_one(spec: RunSpec, rank: int) -> Iterator[None]:
-    """Rank 0 holds the run folder: workers whose launcher was killed may still be training there."""
-    if rank != 0:
-        yield
-        return
-    with (Path(spec.run_folder) / "worker.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(f"{spec.run_folder}: another worker is training here; wait for it or stop it") from None
-        yield

@@ -10,11 +10,16 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from clips_pipeline.training.interrupt import PARENT
+
 STOP_GRACE_SECONDS = 20.0
+INTERRUPT_GRACE_SECONDS = 120.0
+"""For Ctrl-C: a step, and a checkpoint to write."""
 
 
 class Ranks:
@@ -44,9 +49,11 @@ class Ranks:
                 self._processes.append(
                     subprocess.Popen(  # noqa: S603  # our own interpreter and module, no shell
                         self._command,
+                        # It ends with this process, however that ends; `interrupt` looks at it.
+                        stdin=subprocess.PIPE,
                         stdout=self._files[-1],
                         stderr=subprocess.STDOUT,
-                        env={**self._environment, **meeting, **place},
+                        env={**self._environment, **meeting, **place, PARENT: "1"},
                         start_new_session=True,
                     )
                 )
@@ -72,29 +79,37 @@ class Ranks:
         codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
         return min(((rank, code) for rank, code in codes if code), key=lambda found: (found[1] > 0, found[0]))
 
+    def terminate(self) -> None:
+        """Ask all ranks to save a checkpoint and end. Their loaders are not asked: the step that is trained needs them."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+
     def end(self, grace_s: float = STOP_GRACE_SECONDS) -> None:
         """Leave no rank behind: ask those that run, and after `grace_s` seconds ask no longer."""
-        for sign, seconds in ((signal.SIGTERM, grace_s), (signal.SIGKILL, STOP_GRACE_SECONDS)):
-            left = [process for process in self._processes if process.poll() is None]
-            for process in left:
-                try:
-                    os.killpg(process.pid, sign)
-                except ProcessLookupError:
-                    continue
-            until = time.monotonic() + seconds
-            for process in left:
-                try:
-                    process.wait(max(until - time.monotonic(), 0.0))
-                except subprocess.TimeoutExpired:
-                    continue
+        self.terminate()
+        self._wait(grace_s)
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the loaders of one that is gone, too
+        self._wait(STOP_GRACE_SECONDS)
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
         for file in self._files:
             file.close()
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(until - time.monotonic(), 0.0))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End them, whatever ended the wait: an interrupt, a broken event, a normal end."""
-        self.end()
+        self.end(INTERRUPT_GRACE_SECONDS if kind is KeyboardInterrupt else STOP_GRACE_SECONDS)
 
 
 def log_name(rank: int) -> str:

@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from clips_pipeline.config import ConfigError
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LambdaLR
 
 
 def learning_rate(done: float, *, peak: float, total: float, warmup: float = 0, floor: float = 0.0) -> float:
@@ -39,6 +43,16 @@ def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_share: float = 
         return learning_rate(step, peak=1.0, total=total_steps, warmup=warmup_steps, floor=floor_share)
 
     return share
+
+
+def at_present(schedule: "LambdaLR") -> None:
+    """Give the optimiser the rate of `schedule` at the step where it stands; loading a checkpoint gave it a former one's."""
+    rates = [
+        base * share(schedule.last_epoch) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
 
 
 def peak_rate(base: float, batch_size: int) -> float:

@@ -1,6 +1,5 @@
 """The run spec: one resolved JSON file from which a training can be started on any machine, in any number of processes."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ class RunSpec:
         run_folder: holds the spec, event log, stop flag and checkpoints; it survives restarts.
         model_folder: where the finished model is exported.
         data_version: of the shards (`Index.version`), so that a resumed run is known to see the same data.
+        tokenizer_version: digest of the tokenizer's files.
         storage: how shards elsewhere are reached; credentials come by another way and stand in no file.
         shard_cache: folder for copies of such shards.
     """
@@ -36,24 +36,21 @@ class RunSpec:
     run_folder: str
     model_folder: str
     data_version: str
+    tokenizer_version: str = ""
     storage: StorageConfig = field(default_factory=StorageConfig)
     shard_cache: str = "shard_cache"
 
     @property
     def fingerprint(self) -> str:
-        """Same fingerprint, same training: a run folder may only be resumed by its own spec.
+        """Same fingerprint, same training, with the same result. What may differ on the way besides: `run_folder`.
 
         Process count, device, threads, loader workers and intervals may differ: they do not change what is trained.
         """
         mapping = to_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
         relevant["precision"] = mapping["train"]["launch"]["precision"]
-        text = json.dumps([relevant, self.data_version], sort_keys=True)
+        text = json.dumps([relevant, self.data_version, self.tokenizer_version], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def in_folder(self, runs: Path) -> "RunSpec":
-        """The same spec with its run folder under `runs`, named by its fingerprint: another training, another folder."""
-        return dataclasses.replace(self, run_folder=str(runs / self.fingerprint))
 
     @property
     def events(self) -> Path:

@@ -30,30 +30,36 @@ from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints, saving, sharding
+from clips_pipeline.training import callbacks, checkpoints, run_folder, saving, sharding
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
+from clips_pipeline.training.interrupt import Interrupt
 from clips_pipeline.training.life import TellLife
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.retrieval_probe import RetrievalProbe
-from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
-def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
-    """Train `spec` to its end (or to a stop request) and export the model.
+def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: Interrupt) -> bool:
+    """Train `spec` to its end (or until it is asked to stop) and export the model.
 
     Args:
         spec: what to train.
         writer: the event log on rank 0, None on other ranks.
         life: told of every part of a step.
+        interrupt: looked at after every step.
+
+    Returns:
+        whether it came to its end.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
         TrainingDivergedError: a loss became NaN or infinite.
+        CannotWriteError: a disk is full, or the like.
     """
     config = spec.train
     on_gpu = _use_gpu(config.launch.device)
@@ -92,12 +98,18 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     )
 
     saving.load_weights_only()
+    schedule = LambdaLR(optimizer, optimizer_schedule)
     resume_from = saving.to_resume(spec.checkpoints, writer)
+    changed: list[run_folder.Change] = []
     if resume_from is not None:
+        changed = run_folder.resumed_with(resume_from, spec)
         saving.check_fits(resume_from, model)
     if writer is not None:
         facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
         writer.write("start", **facts, resumed_from=str(resume_from.folder) if resume_from else None)
+        if resume_from is not None and changed:
+            values = {change.key: [change.before, change.now] for change in changed}
+            writer.write("changed", step=resume_from.step, values=values)
 
     chunk = config.launch.chunk_size
     in_chunks = chunk is not None and chunk < config.batch_size // dist.get_world_size()
@@ -139,7 +151,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         device_train_microbatch_size=config.batch_size // dist.get_world_size(),
         max_duration=last,
         optimizers=optimizer,
-        schedulers=LambdaLR(optimizer, optimizer_schedule),
+        schedulers=schedule,
         step_schedulers_every_batch=True,
         algorithms=algorithms,
         callbacks=[
@@ -151,6 +163,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            callbacks.StopWhenInterrupted(writer, interrupt),
             saving.SaveCheckpoints(
                 writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
             ),
@@ -166,6 +179,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         dist_timeout=patience_s,
     )
     sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
+    # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
+    at_present(schedule)
     if int(trainer.state.timestamp.batch) < config.steps:
         trainer.fit()
 
@@ -178,6 +193,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
     dist.barrier()
     trainer.close()
+    return finished
 
 
 def _patience_s(spec: RunSpec) -> float:

@@ -17,8 +17,13 @@ log = logging.getLogger(__name__)
 def build_spec(
     parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
-    """The run spec of these parameters on these shards; its run folder is named by its fingerprint."""
+    """The run spec of these parameters on these shards, in the run folder that is its own.
+
+    Raises:
+        ConfigError: as `training.run_folder.place`.
+    """
     from clips_pipeline.shards.index import load_index
+    from clips_pipeline.training.run_folder import files_digest, place
 
     config = from_mapping(TrainConfig, parameters, where="train")
     spec = RunSpec(
@@ -28,10 +33,11 @@ def build_spec(
         run_folder="",
         model_folder=str(model_folder),
         data_version=load_index(shards).version,
+        tokenizer_version=files_digest(tokenizer),
         storage=remote.storage.config,
         shard_cache=str(remote.folder),
     )
-    return spec.in_folder(runs_folder)
+    return place(spec, runs_folder)
 
 
 def train(

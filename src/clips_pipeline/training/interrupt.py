@@ -1,0 +1,67 @@
+"""When a rank should end before its work is done: a SIGTERM, or the death of the process that started it. Loads no torch.
+
+Both only ask: the training saves a checkpoint after the step it is in and ends with exit code `INTERRUPTED`.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+INTERRUPTED = 75
+"""Exit code of a training that was interrupted and goes on when it is started again (`EX_TEMPFAIL` of sysexits.h)."""
+
+PARENT = "CLIPS_PARENT_ON_STDIN"
+"""Environment variable of ranks whose standard input ends with the process that started them."""
+
+ORPHAN_SECONDS = 60.0
+"""A rank without its parent ends by then, also where it waits for something that never comes."""
+
+
+class Interrupt:
+    """Whether this rank was asked to end, and by what."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def ask(self, reason: str) -> None:
+        """Ask; the first reason stays."""
+        self.reason = self.reason or reason
+
+    def listen(self) -> None:
+        """From now on SIGTERM asks, and so does the end of the parent's pipe. Call it in the main thread."""
+        # Composer has put a handler there that ends the process at once.
+        signal.signal(signal.SIGTERM, lambda number, frame: self.ask("SIGTERM"))
+        if os.environ.get(PARENT) == "1":
+            threading.Thread(target=self._watch_parent, daemon=True, name="parent").start()
+
+    def _watch_parent(self) -> None:
+        while os.read(0, 1):
+            pass
+        self.ask("the process that started it is gone")
+        threading.Event().wait(ORPHAN_SECONDS)
+        os._exit(INTERRUPTED)
+
+
+class Terminated:
+    """Notes a SIGTERM to this process instead of dying of it, while the context lasts and in the main thread only."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Callable[[int, FrameType | None], Any] | int | None = None
+
+    def __enter__(self) -> "Terminated":
+        """Put the handler there."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __exit__(self, *exception: object) -> None:
+        """Put the former one back."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)

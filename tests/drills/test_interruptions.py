@@ -1,0 +1,118 @@
+"""Trainings that are asked to end, lose their parent, or meet another on the same folder."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.drills.conftest import assert_same_weights
+from tests.drills.starting import Started, kill_tree, send, tree
+from tests.integration.conftest import SpecOf
+from tests.servers import wait_for
+
+from clips_pipeline.training.events import Event, read_all
+from clips_pipeline.training.interrupt import INTERRUPTED
+from clips_pipeline.training.launch import launch
+from clips_pipeline.training.spec import RunSpec
+
+pytestmark = pytest.mark.slow
+
+LONG: dict[str, Any] = {"samples": 40 * 8, "every": {"log": 1, "evaluate": 1_000, "checkpoint": 1_000}}
+RANKS = (1, 2)
+
+
+def spec_with(spec_of: SpecOf, name: str, ranks: int) -> RunSpec:
+    return spec_of(name, **LONG, launch={"processes": ranks, "loader_workers": 2})
+
+
+def events(spec: RunSpec, kind: str) -> list[Event]:
+    return [event for event in read_all(spec.events) if event["kind"] == kind]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_goes_on(spec: RunSpec, whole: RunSpec) -> None:
+    code, printed = Started(spec).end()
+    assert code == 0, printed
+    (said,) = events(spec, "interrupted")
+    assert events(spec, "start")[-1]["resumed_from"] == str(spec.checkpoints / f"ba{said['step']}")
+    steps = [event["step"] for event in events(spec, "step")]
+    assert steps == list(range(1, 41))
+    assert_same_weights(spec, whole)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_sigterm_saves_the_step_and_the_same_command_goes_on(spec_of: SpecOf, ranks: int) -> None:
+    whole = spec_with(spec_of, "whole", ranks)
+    assert launch(whole, lambda event: None).finished
+    # To the process that follows; to one rank; and to every process, loaders too, as clusters do.
+    for name in ("follower", "rank", "all"):
+        spec = spec_with(spec_of, name, ranks)
+        run = Started(spec)
+        run.wait_for_step(3)
+        if name == "follower":
+            send(run.process.pid, signal.SIGTERM)
+        elif name == "rank":
+            send(run.ranks()[-1], signal.SIGTERM)
+        else:
+            kill_tree(run.process.pid, signal.SIGTERM)
+        code, printed = run.end()
+        assert code == INTERRUPTED, printed
+        (said,) = events(spec, "interrupted")
+        assert f"interrupted at step {said['step']} (rank " in printed
+        assert "the same command goes on from there" in printed
+        assert [event["step"] for event in events(spec, "checkpoint")] == [said["step"]]
+        assert_goes_on(spec, whole)
+
+
+def test_ranks_end_by_themselves_when_their_parent_is_killed(spec_of: SpecOf) -> None:
+    whole, spec = spec_with(spec_of, "whole", 2), spec_with(spec_of, "orphans", 2)
+    assert launch(whole, lambda event: None).finished
+    run = Started(spec)
+    run.wait_for_step(3)
+    below = [process for process in tree(run.process.pid) if process != run.process.pid]
+    assert len(below) == 2 * 3  # two ranks, each with two loaders
+    send(run.process.pid, signal.SIGKILL)
+    run.end()
+    # At once: it waits until the folder is free.
+    assert_goes_on(spec, whole)
+    assert events(spec, "interrupted")[0]["reason"].endswith("the process that started it is gone")
+    wait_for(lambda: not any(alive(process) for process in below), 10.0)
+
+
+def test_the_second_on_a_folder_refuses_and_names_the_first(spec_of: SpecOf) -> None:
+    spec = spec_of("one", **{**LONG, "samples": 100_000})
+    first = Started(spec)
+    first.wait_for_step(2)
+    today = time.strftime("%Y-%m-%d")
+    code, printed = Started(spec, "again.json").end()
+    assert code == 1
+    assert (
+        f"a training runs here already: process {first.process.pid} on host {os.uname().nodename}, since {today}"
+        in printed
+    )
+    # A rank that somebody else starts is told as well.
+    from clips_pipeline.training.launch import environment_of_ranks
+    from clips_pipeline.training.outcome import WORKER
+    from clips_pipeline.training.ranks import Ranks
+
+    elsewhere = spec.checkpoints.parent / "elsewhere"
+    elsewhere.mkdir()
+    command = [sys.executable, "-m", WORKER, str(spec.checkpoints.parent / "run_spec.json")]
+    with Ranks(command, 1, elsewhere, environment_of_ranks({})) as ranks:
+        wait_for(lambda: not ranks.running(), 60.0)
+        assert ranks.failed() == (0, 1)
+    assert f"a training runs here already: process {first.ranks()[0]} on host" in ranks.logs[0].read_text()
+    assert first.process.poll() is None
+    send(first.process.pid, signal.SIGTERM)
+    code, printed = first.end()
+    assert code == INTERRUPTED, printed
+    assert len(events(spec, "start")) == 1
