@@ -71,6 +71,15 @@ def test_a_captioner_of_one_block():
     compare(build("mask", depth=1), batch())
 
 
+@pytest.mark.parametrize("padding", ["attend", "mask"])
+def test_the_feature_alone_is_that_of_the_whole_pass(padding):
+    model, (_, _, fragment, _) = build(padding), batch(longest_text=9)
+    for depth in (len(model.text.blocks), 1):
+        model.text.blocks = model.text.blocks[:depth]
+        whole = model.text(fragment).feature_BE
+        torch.testing.assert_close(model.text.feature(fragment), whole, rtol=0, atol=1e-12)
+
+
 def test_a_batch_without_any_target_has_zero_loss_and_zero_gradients():
     model = build("mask")
     images, web, fragment, target = batch()
