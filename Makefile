@@ -127,6 +127,10 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
+.PHONY: bench-step
+bench-step: $(STAMP) ## a whole training step of S/16 and B/16, beside open_clip's parts (20 minutes; docs/performance.md)
+	$(BIN)/python -m benchmarks.step --peer open_clip --json
+
 .PHONY: bench-prepare
 bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/data-prepare.md)
 	$(BIN)/python -m benchmarks.prepare --json

@@ -7,9 +7,13 @@ import torch
 import torch.distributed as dist
 from tests.distributed.ranks import join
 from tests.golden_weights import GOLDEN_CONFIG
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from clips_pipeline.losses.total import clips_loss
-from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.chunks import forward_in_chunks
+from clips_pipeline.models.clips import ClipsModel, ClipsOutput
 
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
@@ -26,6 +30,8 @@ def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
     model = ClipsModel(GOLDEN_CONFIG).double()
     model.load_state_dict(saved["weights"])
     inputs = [tensor.chunk(ranks)[rank] for tensor in saved["inputs"]]
+    if saved["towers"] is not None:
+        return run_chunked(model, inputs, ranks, saved["towers"])
     output = model(*inputs)
     parts = clips_loss(
         output, model.captioner.head.weight, contrastive_chunk=saved["chunk"], caption_chunk=3, group=dist.group.WORLD
@@ -40,6 +46,42 @@ def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
     losses = torch.stack(list(parts)).detach()
     dist.all_reduce(losses)
     return {"losses": losses / ranks, "gradients": gradients, "targets": len(output.caption_targets_N)}
+
+
+class Chunked(nn.Module):
+    """A model whose towers go through the rows in chunks, as training has it."""
+
+    def __init__(self, model: ClipsModel, chunk: int) -> None:
+        super().__init__()
+        self.model, self.chunk = model, chunk
+
+    def forward(self, *inputs: Tensor) -> ClipsOutput:
+        """All rows of this rank."""
+        images, web, fragment, target = inputs
+        return forward_in_chunks(self.model, images, web, fragment, target, self.chunk)
+
+
+def run_chunked(model: ClipsModel, inputs: list[Tensor], ranks: int, chunk: int) -> dict[str, Any]:
+    """Likewise in chunks, and under DDP, which averages gradients by itself; counts how often it sends each."""
+    parallel = DistributedDataParallel(Chunked(model, chunk))
+    sent = []
+
+    def count(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        sent.extend(id(parameter) for parameter in bucket.parameters())
+        return allreduce_hook(group, bucket)
+
+    parallel.register_comm_hook(dist.group.WORLD, count)
+    output = parallel(*inputs)
+    parts = clips_loss(output, model.captioner.head.weight, caption_chunk=3, group=dist.group.WORLD)
+    parts.total.backward()
+    losses = torch.stack(list(parts)).detach()
+    dist.all_reduce(losses)
+    return {
+        "losses": losses / ranks,
+        "gradients": {name: parameter.grad for name, parameter in model.named_parameters()},
+        "targets": len(output.caption_targets_N),
+        "sent": [sent.count(id(parameter)) for parameter in model.parameters()],
+    }
 
 
 if __name__ == "__main__":

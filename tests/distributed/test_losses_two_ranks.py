@@ -13,13 +13,16 @@ from clips_pipeline.models.clips import ClipsModel
 
 RANKS = 2
 LIMIT = 1e-6
-# Longest target (in body tokens) of the first and the second half of the batch; 0 leaves a rank without any target.
+# Longest target (in body tokens) of the first and the second half of the batch, 0 leaves a rank without any target; rows of
+# contrastive logits at once; rows in the towers at once, under DDP.
 CASES = {
-    "even": (4, 4, None),
-    "uneven": (1, 7, None),
-    "chunked": (2, 6, 2),
-    "none on one rank": (5, 0, None),
-    "none": (0, 0, None),
+    "even": (4, 4, None, None),
+    "uneven": (1, 7, None, None),
+    "chunked": (2, 6, 2, None),
+    "none on one rank": (5, 0, None, None),
+    "none": (0, 0, None, None),
+    "towers in chunks": (2, 7, None, 2),
+    "towers in chunks, none on one rank": (5, 0, None, 1),
 }
 
 
@@ -45,8 +48,8 @@ def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
     """What each rank found, for all cases: starting processes takes longer than the cases do."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = {
-        name: {"weights": model.state_dict(), "inputs": joint_batch(first, second), "chunk": chunk}
-        for name, (first, second, chunk) in CASES.items()
+        name: {"weights": model.state_dict(), "inputs": joint_batch(first, second), "chunk": chunk, "towers": towers}
+        for name, (first, second, chunk, towers) in CASES.items()
     }
     torch.save(cases, folder / "input.pt")
     worker = Path(__file__).with_name("losses_worker.py")
@@ -56,7 +59,7 @@ def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one_process(found, model: ClipsModel, case: str):
-    first, second, _ = CASES[case]
+    first, second, *_ = CASES[case]
     inputs = joint_batch(first, second)
     model.zero_grad()
     expected = clips_loss(model(*inputs), model.captioner.head.weight)
@@ -68,3 +71,9 @@ def test_two_ranks_equal_one_process(found, model: ClipsModel, case: str):
         assert float((result[case]["losses"] - torch.stack(list(expected)).detach()).abs().max()) < LIMIT
         for name, parameter in model.named_parameters():
             assert float((result[case]["gradients"][name] - parameter.grad).abs().max()) < LIMIT, name
+
+
+def test_under_ddp_chunks_send_each_gradient_once(found):
+    sent = [result[case]["sent"] for result in found for case in CASES if case.startswith("towers")]
+    assert len(sent) == 2 * RANKS
+    assert all(set(counts) == {1} for counts in sent)

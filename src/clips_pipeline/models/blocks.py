@@ -73,9 +73,31 @@ class Attention(nn.Module):
         width = x_ND.shape[-1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
         q_BQD = chosen.unpack(functional.linear(x_ND.index_select(0, chosen_M), weight[:width], bias[:width]))
-        k_BSD, v_BSD = packing.unpack(functional.linear(x_ND, weight[width:], bias[width:])).chunk(2, dim=-1)
+        k_BSD, v_BSD = packing.unpack(self.keys_and_values(x_ND)).chunk(2, dim=-1)
         y_BHQK = _causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP)
         return self._packed_out(y_BHQK, chosen)
+
+    def read_out(self, x_BD: Tensor, kv_BSE: Tensor, keep_BS: Tensor | None = None) -> Tensor:
+        """One query a row, attending to every position: (B, D) -> (B, D).
+
+        Args:
+            x_BD: input of `in_proj` at the positions that ask.
+            kv_BSE: keys and values of all positions (E = 2 D), as `keys_and_values` gives them.
+            keep_BS: True where a position may be attended; None means everywhere.
+        """
+        width = x_BD.shape[-1]
+        q_BD = functional.linear(x_BD, self.in_proj.weight[:width], self.in_proj.bias[:width])
+        k_BSD, v_BSD = kv_BSE.chunk(2, dim=-1)
+        mask = None if keep_BS is None else keep_BS[:, None, None, :]
+        y_BHQK = functional.scaled_dot_product_attention(
+            self._heads(q_BD[:, None]), self._heads(k_BSD), self._heads(v_BSD), attn_mask=mask
+        )
+        return self._join(y_BHQK).squeeze(1)
+
+    def keys_and_values(self, x: Tensor) -> Tensor:
+        """The second and third part of `in_proj` alone, (..., D) -> (..., 2 D)."""
+        width = x.shape[-1]
+        return functional.linear(x, self.in_proj.weight[width:], self.in_proj.bias[width:])
 
     def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_BSD, k_BSD, v_BSD = qkv_BSE.chunk(3, dim=-1)
@@ -157,6 +179,18 @@ class Block(nn.Module):
         """The same on rows without their padding, (N, D) -> (N, D)."""
         x_ND = x_ND + self.attn.packed(self._qkv(x_ND), packing)
         return self._mlp(x_ND)
+
+    def last(self, x_BSD: Tensor) -> Tensor:
+        """The last position of `forward` alone, (B, S, D) -> (B, D)."""
+        h_BSD = self.ln_1(x_BSD)
+        return self._mlp(x_BSD[:, -1] + self.attn.read_out(h_BSD[:, -1], self.attn.keys_and_values(h_BSD)))
+
+    def packed_last(self, x_ND: Tensor, packing: Packing) -> Tensor:
+        """The last token of each row of `packed` alone, (N, D) -> (B, D)."""
+        h_ND, last_B = self.ln_1(x_ND), packing.last_token()
+        kv_BSE = packing.unpack(self.attn.keys_and_values(h_ND))
+        y_BD = self.attn.read_out(h_ND.index_select(0, last_B), kv_BSE, packing.keep_BS)
+        return self._mlp(x_ND.index_select(0, last_B) + y_BD)
 
     def prefix_causal(self, x_ND: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
         """Captioner block, (N, D) -> (N, D); see `Attention.prefix_causal`."""

@@ -70,7 +70,7 @@ class ClipsModel(nn.Module):
 
     def encode_text(self, ids_BL: Tensor) -> Tensor:
         """Rows of ids (B, L), [CLS] last, to unit features (B, E)."""
-        return unit_rows(self.text(ids_BL).feature_BE)
+        return unit_rows(self.text.feature(ids_BL))
 
     def forward(
         self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
@@ -103,7 +103,9 @@ class ClipsModel(nn.Module):
         ).tolist()
         image = self.vision(images_BCHW)
         # Two passes, because under `padding: mask` each is as long as its own longest row.
-        web, fragment = self.text(web_ids_BL, web_body), self.text(fragment_ids_BL, fragment_body)
+        web = self.text(web_ids_BL, web_body)
+        # Nobody reads a fragment's tokens.
+        fragment_BE = self.text.feature(fragment_ids_BL, fragment_body)
         # At least one query, so that a batch without any target still has a gradient (of zero) for every parameter.
         used = max(longest, 1)
         valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
@@ -111,7 +113,7 @@ class ClipsModel(nn.Module):
         return (
             unit_rows(image.feature_BE),
             unit_rows(web.feature_BE),
-            unit_rows(fragment.feature_BE),
+            unit_rows(fragment_BE),
             hidden_ND,
             next_ids_BQ[valid_BQ],
         )

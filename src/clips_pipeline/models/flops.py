@@ -6,11 +6,26 @@ Normalisations, activations and softmaxes are left out, as is usual: they are be
 from clips_pipeline.models.sizes import ClipsConfig
 
 
+def _projections(asked: int, tokens: int, width: int) -> int:
+    """Of one block: keys and values of all tokens; queries, output and MLP where something is asked, 10 D x D."""
+    return 2 * (2 * tokens + 10 * asked) * width * width
+
+
 def _blocks(tokens: int, width: int, depth: int) -> int:
-    """Pre-norm blocks with an MLP ratio of 4: four D x D projections and 8 D x D for the MLP, then attention."""
-    projections = 2 * tokens * 12 * width * width
-    attention = 4 * tokens * tokens * width
-    return depth * (projections + attention)
+    """Pre-norm blocks with an MLP ratio of 4 in which every token sees every token."""
+    return depth * (_projections(tokens, tokens, width) + 4 * tokens * tokens * width)
+
+
+def _read_out(tokens: int, width: int, depth: int) -> int:
+    """Likewise, with the last block at one position only."""
+    return _blocks(tokens, width, depth - 1) + _projections(1, tokens, width) + 4 * tokens * width
+
+
+def _captioner(prefix: int, queries: int, width: int, depth: int) -> int:
+    """The prefix sees itself, queries see all (the masked half counts); the last block is that of the queries."""
+    tokens, asking = prefix + queries, 4 * queries * (prefix + queries) * width
+    inner = _projections(tokens, tokens, width) + 4 * prefix * prefix * width + asking
+    return (depth - 1) * inner + _projections(queries, tokens, width) + asking
 
 
 def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
@@ -26,11 +41,10 @@ def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, ta
     patches = (vision.image_size // vision.patch_size) ** 2
     total = 2 * patches * 3 * vision.patch_size**2 * vision.width
     total += _blocks(patches + 1, vision.width, vision.depth) + 2 * vision.width * config.embed_dim
-    for length in (web_length, fragment_length):
-        total += _blocks(length, text.width, text.depth) + 2 * text.width * config.embed_dim
-    prefix = patches + web_length - 1
+    total += _blocks(web_length, text.width, text.depth) + _read_out(fragment_length, text.width, text.depth)
+    total += 2 * 2 * text.width * config.embed_dim
     total += 2 * captioner.width * (patches * vision.width + (web_length - 1) * text.width)
-    total += _blocks(prefix + target_length, captioner.width, captioner.depth)
+    total += _captioner(patches + web_length - 1, target_length, captioner.width, captioner.depth)
     total += 2 * target_length * captioner.width * captioner.vocab_size
     return total
 

@@ -60,35 +60,60 @@ class TextTower(nn.Module):
         Raises:
             ValueError: rows are not L = `context_length` long.
         """
+        x, packing = self._before_last(ids_BL, body)
+        last = self._last_block()
+        if packing is None:
+            x_BSD = last(x)
+            return TextOutput(x_BSD[:, :-1], None, *self._pool(x_BSD[:, -1]))
+        x_ND = last.packed(x, packing)
+        tokens_BSD = packing.unpack(x_ND)[:, :-1]
+        return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], *self._pool(x_ND[packing.last_token()]))
+
+    def feature(self, ids_BL: Tensor, body: int | None = None) -> Tensor:
+        """`forward(...).feature_BE` alone, for which the last block is computed at [CLS] only.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        x, packing = self._before_last(ids_BL, body)
+        last = self._last_block()
+        pooled_BD = last.last(x) if packing is None else last.packed_last(x, packing)
+        return self._pool(pooled_BD)[1]
+
+    def _before_last(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Packing | None]:
+        """Input of the last block: (B, L, D), or (N, D) where PAD is hidden, for then it need not be computed."""
         length = self.config.context_length
         if ids_BL.shape[1] != length:
             raise ValueError(
                 f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenise to text.context_length"
             )
-        if self.config.padding == "mask":
-            return self._packed(ids_BL, int(self.body_length(ids_BL)) if body is None else body)
-        x_BSD = self._embed(ids_BL, self.positions_LD)
-        for block in self.blocks:
-            x_BSD = block(x_BSD)
-        pooled_BD = self.norm(x_BSD[:, -1])
-        return TextOutput(x_BSD[:, :-1], None, pooled_BD, self.head(pooled_BD))
-
-    def _packed(self, ids_BL: Tensor, body: int) -> TextOutput:
-        """PAD is hidden from every other position, so it need not be computed. [CLS] keeps its place, the last."""
+        if self.config.padding == "attend":
+            x_BSD = self._embed(ids_BL, self.positions_LD)
+            for block in self.blocks[:-1]:
+                x_BSD = block(x_BSD)
+            return x_BSD, None
+        body = int(self.body_length(ids_BL)) if body is None else body
         ids_BS = ids_BL
         positions_SD: Tensor = self.positions_LD
-        if body < ids_BL.shape[1] - 1:
+        if body < length - 1:
+            # [CLS] keeps its place, the last.
             ids_BS = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
             positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
         packing = Packing.of(ids_BS != self.config.pad_id)
         position_N = packing.place_N % ids_BS.shape[1]
         x_ND = self._embed(ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD))
-        for block in self.blocks:
-            assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
+        for block in self.blocks[:-1]:
             x_ND = block.packed(x_ND, packing)
-        pooled_BD = self.norm(x_ND[packing.last_token()])
-        tokens_BSD = packing.unpack(x_ND)[:, :-1]
-        return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], pooled_BD, self.head(pooled_BD))
+        return x_ND, packing
+
+    def _last_block(self) -> Block:
+        block = self.blocks[-1]
+        assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
+        return block
+
+    def _pool(self, last_BD: Tensor) -> tuple[Tensor, Tensor]:
+        pooled_BD = self.norm(last_BD)
+        return pooled_BD, self.head(pooled_BD)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         weight = self.token_embedding.weight

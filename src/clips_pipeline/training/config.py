@@ -91,6 +91,8 @@ class LaunchConfig:
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     # Samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all at once.
     chunk_size: int | None = None
+    # The transformer blocks go through torch.compile; worth its start-up on a GPU.
+    compile: bool = False
     loader_workers: int = 0
     threads: int | None = None  # torch threads per process; None: all cores shared evenly
     stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
@@ -106,6 +108,10 @@ class LaunchConfig:
         require(self.loader_workers >= 0, "loader_workers must not be negative")
         require(
             self.chunk_size is None or self.chunk_size >= 1, f"chunk_size is {self.chunk_size}; at least 1, or null"
+        )
+        require(
+            not self.compile or self.sharding == "none",
+            "compile and sharding: fsdp2 are not tested together; set one back",
         )
         require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")
 

@@ -90,6 +90,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     if config.model.initial_weights:
         _load_initial(clips, Path(config.model.initial_weights))
     clips = sharding.without_scalars(clips)
+    if config.launch.compile:
+        _compile(clips)
     weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
     model = ComposerClips(clips, weights, images, config.launch.chunk_size)
     optimizer = adamw(clips, config.optimizer)
@@ -217,6 +219,15 @@ def _use_gpu(device: str) -> bool:
     if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError("train.launch.device is 'gpu' but torch finds none; set it to 'auto' or 'cpu'")
     return device != "cpu" and torch.cuda.is_available()
+
+
+def _compile(clips: ClipsModel) -> None:
+    from clips_pipeline.models.compiled import compile_blocks
+
+    try:
+        compile_blocks(clips)
+    except RuntimeError as error:
+        raise ConfigError(f"train.launch.compile: {error}, or set train.launch.compile to false") from None
 
 
 def _load_initial(clips: ClipsModel, folder: Path) -> None:

@@ -71,6 +71,15 @@ def test_a_captioner_of_one_block():
     compare(build("mask", depth=1), batch())
 
 
+@pytest.mark.parametrize("padding", ["attend", "mask"])
+def test_the_feature_alone_is_that_of_the_whole_pass(padding):
+    model, (_, _, fragment, _) = build(padding), batch(longest_text=9)
+    for depth in (len(model.text.blocks), 1):
+        model.text.blocks = model.text.blocks[:depth]
+        whole = model.text(fragment).feature_BE
+        torch.testing.assert_close(model.text.feature(fragment), whole, rtol=0, atol=1e-12)
+
+
 def test_a_batch_without_any_target_has_zero_loss_and_zero_gradients():
     model = build("mask")
     images, web, fragment, target = batch()
@@ -121,17 +130,18 @@ def test_attended_padding_matters():
     assert float((build("attend").encode_text(web) - build("mask").encode_text(web)).abs().max()) > 1e-3
 
 
-def test_the_head_only_sees_valid_positions_and_only_needed_queries_are_computed():
-    model = build()
+@pytest.mark.parametrize("padding", ["attend", "mask"])
+def test_only_what_is_needed_is_computed(padding):
+    """Blocks see tokens that are there and queries up to each row's last target; the head sees valid positions."""
+    model = build(padding)
     seen = []
     inner = model.captioner.blocks[0].prefix_causal
-    model.captioner.blocks[0].prefix_causal = lambda x, *rest: seen.append(x.shape[1]) or inner(x, *rest)
+    model.captioner.blocks[0].prefix_causal = lambda x_ND, *rest: seen.append(len(x_ND)) or inner(x_ND, *rest)
     images, web, fragment, target = batch(longest_target=4)
     output = model(images, web, fragment, target)
     valid = target[:, 1:] != 0
-    longest = int(valid.sum(1).max())
-    assert seen == [16 + 11 + longest]
-    assert longest < 9
+    web_tokens = int((web[:, :-1] != 0).sum()) if padding == "mask" else 3 * 11
+    assert seen == [3 * 16 + web_tokens + int(valid.sum())]
     assert output.caption_hidden_ND.shape[0] == int(valid.sum())
     assert output.caption_targets_N.tolist() == target[:, 1:][valid].tolist()
 
