@@ -31,10 +31,12 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
-        """The total and its parts; Composer differentiates `total` and logs all."""
+        """The total and those of its parts that the method has; Composer differentiates `total` and logs all."""
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
-        parts = clips_loss(outputs, self.clips.captioner.head.weight, self.weights, group=group)
-        return dict(parts._asdict())
+        captioner = self.clips.captioner
+        head_VD = None if captioner is None else captioner.head.weight
+        parts = clips_loss(outputs, head_VD, self.weights, group=group)
+        return {name: value for name, value in parts._asdict().items() if value is not None}
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
         """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""

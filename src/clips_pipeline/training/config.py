@@ -5,6 +5,7 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.text.captions import CaptionConfig
+from clips_pipeline.text.methods import CAPTIONING, Method
 
 
 def require(condition: bool, message: str) -> None:
@@ -121,6 +122,8 @@ class IntervalConfig:
 class TrainConfig:
     """One training run, from shards to an exported model."""
 
+    # What is contrasted and what is captioned: `text.methods` has the table.
+    method: Method = "clips"
     model: ModelConfig = field(default_factory=ModelConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -134,6 +137,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            self.loss.contrastive_weight > 0 or self.method in CAPTIONING,
+            f"loss.contrastive_weight is 0, and method {self.method!r} has no other loss; raise it",
+        )
         require(self.batch_size >= 2, f"batch_size is {self.batch_size}; contrast needs at least 2 samples")
         require(
             self.samples >= self.batch_size,

@@ -71,7 +71,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     loader = train_loader(
         Path(spec.shards),
         "train",
-        CaptionReader(config.captions, tokenizer, config.seed),
+        CaptionReader(config.captions, tokenizer, config.seed, config.method),
         images,
         global_batch_size=config.batch_size,
         rank=dist.get_global_rank(),
