@@ -96,6 +96,7 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
     else:
         from clips_pipeline.losses.total import clips_loss
+        from clips_pipeline.models.chunks import forward_in_chunks
         from clips_pipeline.models.clips import ClipsModel
         from clips_pipeline.training.config import OptimizerConfig
         from clips_pipeline.training.optimizer import adamw
@@ -105,7 +106,8 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         optimizer = adamw(model, OptimizerConfig(peak_lr=1e-4, final_lr=0.0))
 
         def loss_of(*inputs: Any) -> Any:
-            return clips_loss(model(*inputs), model.captioner.head.weight).total
+            output = model(*inputs) if chunk is None else forward_in_chunks(model, *inputs, chunk)
+            return clips_loss(output, model.captioner.head.weight).total
 
     parameters = sum(p.numel() for p in model.parameters())
     seconds, first = [], math.nan

@@ -22,7 +22,7 @@ def caption_loss(
     head_weight_VD: Tensor,
     targets_N: Tensor,
     *,
-    chunk: int = 1024,
+    chunk: int = 256,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Cross-entropy of `hidden @ head_weight.T` with the targets, in nats per token.

@@ -6,6 +6,8 @@ Negatives come from the batches of all ranks; each rank computes its own rows ag
 Shapes: B rows of this rank, G rows of all ranks, R rows of a chunk, E embedding.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.losses.gather import gather_rows, rank_in
 from clips_pipeline.losses.precision import in_full_precision
+
+MOST_LOGITS = 1 << 23
+"""Logits of one softmax held at a time, 32 MiB in float32; a few copies of them live side by side."""
 
 
 def contrastive_loss(
@@ -32,8 +37,8 @@ def contrastive_loss(
         web_BE: unit rows; row i belongs to image i.
         fragment_BE: unit rows; row i belongs to image i. None: there are none, and both terms are that of the web captions.
         logit_scale: scalar factor of the cosines (not its logarithm).
-        chunk_rows: rows of logits held at once; they are recomputed in the backward pass. None: all, without
-            recomputation.
+        chunk_rows: rows of logits held at once; they are recomputed in the backward pass. None: all without
+            recomputation, or where those are more than `MOST_LOGITS`, as many as that allows.
         group: the ranks that share negatives, each with as many rows; None is this process alone.
 
     Returns:
@@ -55,13 +60,30 @@ def contrastive_loss(
         width = image_BE.shape[1]
         gathered_GE = torch.split(gather_rows(torch.cat(local_3BE, dim=1), group), width, dim=1)
         first = rank_in(group) * image_BE.shape[0]
-        image, *texts = zip(local_3BE, gathered_GE, strict=True)
-        terms = []
-        for text in texts:
-            to_text = _cross_entropy(image[0] * logit_scale, text[1], first, chunk_rows)
-            to_image = _cross_entropy(text[0] * logit_scale, image[1], first, chunk_rows)
-            terms.append((to_text + to_image) / 2)
-        return terms[0], terms[-1]
+        return gathered_terms(local_3BE, gathered_GE, logit_scale, first, chunk_rows)
+
+
+def gathered_terms(
+    local_3BE: Sequence[Tensor], gathered_3GE: Sequence[Tensor], logit_scale: Tensor, first: int, chunk_rows: int | None
+) -> tuple[Tensor, Tensor]:
+    """Both terms, when the rows of all ranks are at hand.
+
+    Args:
+        local_3BE: image, web and, where there are any, fragment rows of this rank.
+        gathered_3GE: likewise of all ranks.
+        logit_scale: as in `contrastive_loss`.
+        first: the place of this rank's first row among all.
+        chunk_rows: as in `contrastive_loss`.
+    """
+    if chunk_rows is None and local_3BE[0].shape[0] * gathered_3GE[0].shape[0] > MOST_LOGITS:
+        chunk_rows = max(1, MOST_LOGITS // gathered_3GE[0].shape[0])
+    image, *texts = zip(local_3BE, gathered_3GE, strict=True)
+    terms = []
+    for text in texts:
+        to_text = _cross_entropy(image[0] * logit_scale, text[1], first, chunk_rows)
+        to_image = _cross_entropy(text[0] * logit_scale, image[1], first, chunk_rows)
+        terms.append((to_text + to_image) / 2)
+    return terms[0], terms[-1]
 
 
 def _cross_entropy(rows_BE: Tensor, columns_GE: Tensor, first: int, chunk_rows: int | None) -> Tensor:

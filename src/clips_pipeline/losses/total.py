@@ -71,7 +71,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = 1024,
+    caption_chunk: int = 256,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """The method's loss of one batch.
@@ -80,7 +80,7 @@ def clips_loss(
         output: what the model gave for this rank's samples.
         head_weight_VD: the captioner's vocabulary head; None where there is no captioner.
         weights: factors; None is the paper's 1 and 2.
-        contrastive_chunk: rows of contrastive logits held at once; None is all.
+        contrastive_chunk: rows of contrastive logits held at once; None is as many as `contrastive.MOST_LOGITS` allows.
         caption_chunk: positions whose caption logits are held at once.
         group: the ranks of one joint batch; None is this process alone, also where torch.distributed is initialised.
 

@@ -34,7 +34,11 @@ class Captioner(nn.Module):
         self.text_projection = None if reads_tokens else FullLinear(text_width, config.width)
         self.token_embedding = nn.Embedding(config.vocab_size, config.width) if reads_tokens else None
         self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            # Its sequences are the longest, and half of all activations are in them.
+            Block(config.width, config.heads, "tanh", remake_hidden=True)
+            for _ in range(config.depth)
+        )
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, config.vocab_size)
 

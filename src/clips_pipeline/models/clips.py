@@ -56,9 +56,7 @@ class ClipsModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.vision = VisionTower(config.vision, config.embed_dim)
             self.text = TextTower(config.text, config.embed_dim)
-            self.captioner = (
-                None if captioner is None else Captioner(captioner, config.vision.width, config.text.width)
-            )
+            self.captioner = None if captioner is None else Captioner(captioner, config.vision.width, config.text.width)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 

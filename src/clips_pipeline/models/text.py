@@ -38,7 +38,11 @@ class TextTower(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions_LD = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            # Under `padding: attend` most of the tokens are PAD; under `mask` there are few to make again.
+            Block(config.width, config.heads, "tanh", remake_hidden=True)
+            for _ in range(config.depth)
+        )
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, embed_dim)
 

@@ -8,6 +8,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 
 from clips_pipeline.losses.total import LossWeights, clips_loss
+from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.transforms import ImageConfig, normalise
@@ -16,8 +17,11 @@ from clips_pipeline.shards.transforms import ImageConfig, normalise
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
     """Wraps `ClipsModel`; images arrive as uint8 and are normalised on the device."""
 
-    def __init__(self, clips: ClipsModel, weights: LossWeights, images: ImageConfig):
+    def __init__(
+        self, clips: ClipsModel, weights: LossWeights, images: ImageConfig, chunk_size: int | None = None
+    ) -> None:
         super().__init__()
+        self.chunk_size = chunk_size
         self.clips = clips
         self.weights = weights
         self.images = images
@@ -27,7 +31,12 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         # Composer moves tensors and collections of them, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
-        output: ClipsOutput = self.clips(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
+        inputs = images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT
+        output: ClipsOutput
+        if self.chunk_size is not None and self.chunk_size < len(batch):
+            output = forward_in_chunks(self.clips, *inputs, self.chunk_size)
+        else:
+            output = self.clips(*inputs)
         return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:

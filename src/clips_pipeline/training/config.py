@@ -90,6 +90,8 @@ class LaunchConfig:
     sharding: Literal["none", "fsdp2"] = "none"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
+    # Samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all at once.
+    chunk_size: int | None = None
     loader_workers: int = 0
     threads: int | None = None  # torch threads per process; None: all cores shared evenly
     stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
@@ -101,6 +103,13 @@ class LaunchConfig:
         require(self.rank_timeout_s >= 1, f"rank_timeout_s is {self.rank_timeout_s}; at least 1 is needed")
         require(self.processes >= 1, f"processes is {self.processes}; at least 1 is needed")
         require(self.loader_workers >= 0, "loader_workers must not be negative")
+        require(
+            self.chunk_size is None or self.chunk_size >= 1, f"chunk_size is {self.chunk_size}; at least 1, or null"
+        )
+        require(
+            self.chunk_size is None or self.sharding == "none",
+            "chunk_size and sharding: fsdp2 do not go together yet; set one of them back",
+        )
         require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")
 
 

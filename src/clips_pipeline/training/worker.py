@@ -84,7 +84,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
     if config.model.initial_weights:
         _load_initial(clips, Path(config.model.initial_weights))
     clips = sharding.without_scalars(clips)
-    model = ComposerClips(clips, LossWeights(config.loss.contrastive_weight, config.loss.caption_weight), images)
+    weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
+    model = ComposerClips(clips, weights, images, config.launch.chunk_size)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
         config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
@@ -187,7 +188,10 @@ def _patience_s(spec: RunSpec) -> float:
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
     """Composer asks how to cut a batch; a contrastive batch is not cut."""
     if microbatch_size != len(batch):
-        raise ConfigError("micro-batches would shrink the contrastive loss's negatives; lower train.batch_size instead")
+        raise ConfigError(
+            "micro-batches would shrink the contrastive loss's negatives; set train.launch.chunk_size, which saves the memory "
+            "and keeps them"
+        )
     return [batch]
 
 

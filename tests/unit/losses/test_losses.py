@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests import naive
 
+from clips_pipeline.losses import contrastive
 from clips_pipeline.losses.caption import caption_loss
 from clips_pipeline.losses.contrastive import contrastive_loss
 from clips_pipeline.losses.total import LossWeights, clips_loss
@@ -37,6 +38,24 @@ def test_each_contrastive_term(chunk_rows):
         theirs = torch.autograd.grad(expected, leaves, allow_unused=True, materialize_grads=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_many_columns_are_cut_into_chunks_by_themselves(monkeypatch):
+    leaves = features()
+    expected = contrastive_loss(*leaves)
+    held = []
+
+    def summed(rows_RE, columns_GE, target_R):
+        held.append(rows_RE.shape[0] * columns_GE.shape[0])
+        return plain(rows_RE, columns_GE, target_R)
+
+    plain = contrastive._summed
+    monkeypatch.setattr(contrastive, "_summed", summed)
+    monkeypatch.setattr(contrastive, "MOST_LOGITS", 20)
+    for ours, theirs in zip(contrastive_loss(*leaves), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    assert max(held) == 14
+    assert len(held) == 4 * 4
 
 
 def test_a_fragment_is_no_negative_for_a_web_caption():

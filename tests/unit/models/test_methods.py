@@ -9,6 +9,7 @@ from tests.golden_weights import GOLDEN_CONFIG
 from torch.nn import functional
 
 from clips_pipeline.losses.total import LossWeights, clips_loss
+from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel
 
 LIMIT = 1e-6
@@ -84,6 +85,16 @@ def test_loss_and_every_gradient(method: str, padding: str) -> None:
     gradients = torch.autograd.grad(parts.total, parameters)
     for name, gradient, other in zip(names, gradients, torch.autograd.grad(total, parameters), strict=True):
         assert float((gradient - other).abs().max()) < LIMIT, name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_chunks_a_method_gives_the_same(method: str) -> None:
+    model, inputs = build(method, "mask"), batch(method)
+    head = None if model.captioner is None else model.captioner.head.weight
+    totals = [clips_loss(output, head).total for output in (model(*inputs), forward_in_chunks(model, *inputs, 2))]
+    whole, chunked = (torch.autograd.grad(total, list(model.parameters())) for total in totals)
+    assert float((totals[0] - totals[1]).abs()) < LIMIT
+    assert all(float((a - b).abs().max()) < LIMIT for a, b in zip(whole, chunked, strict=True))
 
 
 def test_all_methods_begin_with_the_same_towers() -> None:
