@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf, losses
 
 from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
 from clips_pipeline.training.spec import RunSpec
@@ -155,3 +156,37 @@ def test_a_finished_training_is_not_repeated(spec_of: SpecOf) -> None:
 def test_ema_and_clipping_run(spec_of: SpecOf) -> None:
     spec = spec_of(ema={"half_life_batches": 2}, optimizer={"clip_norm": 1.0, "warmup_samples": 16})
     assert launch(spec, ignore).finished
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": {"patch_dropout": 0.5}, "progressive": {"first_size": 32, "until": 0.9}, "freeze": ["vision"]},
+        {"method": "mixture", "ema": {"half_life_batches": 2}, "optimizer": {"clip_norm": 0.5}},
+        {"method": "coca", "freeze": ["text"]},
+        {"method": "clip", "model": {"patch_dropout": 0.25}},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_with_every_option_a_resumed_training_ends_with_the_same_weights(
+    spec_of: SpecOf, options: dict[str, Any]
+) -> None:
+    whole, stopped = spec_of("whole", **options), spec_of("stopped", **options)
+    launch(whole, ignore)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 4:
+            stopped.stop_flag.touch()
+
+    assert not launch(stopped, stop).finished
+    assert launch(stopped, ignore).finished
+    expected, found = weights(whole), weights(stopped)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert any(name.startswith("captioner.") for name in found) == (options.get("method", "clips") in ("clips", "coca"))
+    torch.manual_seed(whole.train.seed)
+    begun = ClipsModel(load_model_folder(Path(whole.model_folder)).model.config).state_dict()
+    for name in found:
+        frozen = name.split(".")[0] in options.get("freeze", ())
+        if name.endswith("c_fc.weight"):
+            assert torch.equal(found[name], begun[name]) == frozen, name

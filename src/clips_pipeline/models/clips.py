@@ -79,7 +79,12 @@ class ClipsModel(nn.Module):
         return unit_rows(self.text(ids_BL).feature_BE)
 
     def forward(
-        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+        self,
+        images_BCHW: Tensor,
+        web_ids_BL: Tensor,
+        fragment_ids_BL: Tensor,
+        target_ids_BT: Tensor,
+        kept_BK: Tensor | None = None,
     ) -> ClipsOutput:
         """One training step's forward pass.
 
@@ -89,17 +94,23 @@ class ClipsModel(nn.Module):
             fragment_ids_BL: encoder rows of the synthetic captions' fragments (contrast only); (B, 0) for none.
             target_ids_BT: target rows [BOS] ... [EOS] PAD of the whole synthetic captions; T - 1 <= queries.
                 Without a captioner they are not looked at.
+            kept_BK: patches that the vision tower looks at (patch dropout); None is all.
 
         Raises:
             ValueError: shapes the model was not configured for.
         """
         image_BE, web_BE, fragment_BE, hidden_ND, targets_N = self.encode_all(
-            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT
+            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK
         )
         return ClipsOutput(image_BE, web_BE, fragment_BE, self.logit_scale.exp(), hidden_ND, targets_N)
 
     def encode_all(
-        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+        self,
+        images_BCHW: Tensor,
+        web_ids_BL: Tensor,
+        fragment_ids_BL: Tensor,
+        target_ids_BT: Tensor,
+        kept_BK: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of `ClipsOutput` but for the temperature: what rows give that know nothing of each other."""
         has_fragment = fragment_ids_BL.shape[1] > 0
@@ -110,7 +121,7 @@ class ClipsModel(nn.Module):
             lengths.append(last_true(valid_BQ))
         # One wait for the device instead of three.
         web_body, *others = torch.stack(lengths).tolist()
-        image = self.vision(images_BCHW)
+        image = self.vision(images_BCHW, kept_BK)
         # Two passes, because under `padding: mask` each is as long as its own longest row.
         web = self.text(web_ids_BL, web_body)
         image_BE, web_BE = unit_rows(image.feature_BE), unit_rows(web.feature_BE)

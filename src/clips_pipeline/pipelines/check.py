@@ -43,6 +43,13 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         # Only a vocabulary that is about to be trained has a size already.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
         model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
+    if "finetune" in configs:
+        from clips_pipeline.config import from_mapping
+        from clips_pipeline.training.config import TrainConfig
+        from clips_pipeline.training.resolve import model_config
+
+        stage = configs["finetune"].parameters(groups["train"], "")
+        model_config(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
         from clips_pipeline.tuning.study import check_space
 

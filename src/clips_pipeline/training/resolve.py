@@ -71,13 +71,26 @@ def check(config: TrainConfig, shards: Path, vocab_size: int) -> None:
     """Refuse what cannot train, before any process starts.
 
     Raises:
-        ConfigError: as `model_config`, or the training split is smaller than one batch.
+        ConfigError: as `model_config`, or the training split is smaller than one batch,
+            or a progressive resolution that does not fit.
     """
-    model_config(config, vocab_size)
+    model = model_config(config, vocab_size)
+    _check_progressive(config, model)
     samples = load_index(shards).split_samples("train")
     if samples < config.batch_size:
         raise ConfigError(
             f"train.batch_size: {config.batch_size} is more than the {samples} training samples in {shards}; lower it"
+        )
+
+
+def _check_progressive(config: TrainConfig, model: ClipsConfig) -> None:
+    if config.progressive is None:
+        return
+    size, patch, full = config.progressive.first_size, model.vision.patch_size, model.vision.image_size
+    if size % patch or size > full:
+        raise ConfigError(
+            f"train.progressive.first_size: {size} must be a multiple of the patch of {patch} pixels and at most the image size "
+            f"of {full}"
         )
 
 

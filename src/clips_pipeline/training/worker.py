@@ -41,6 +41,8 @@ from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+from clips_pipeline.training.starting import fill
+from clips_pipeline.training.views import TellStep, Views
 
 
 def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
@@ -81,11 +83,11 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
         remote=remote,
     )
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
-    if config.model.initial_weights:
-        _load_initial(clips, Path(config.model.initial_weights))
+    fill(clips, config.model, config.freeze)
     clips = sharding.without_scalars(clips)
     weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
-    model = ComposerClips(clips, weights, images, config.launch.chunk_size)
+    views = Views(config, images.size, clips.config.vision.patch_size, dist.get_global_rank())
+    model = ComposerClips(clips, weights, images, config.launch.chunk_size, views)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
         config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
@@ -142,6 +144,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
+            TellStep(),
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
@@ -199,16 +202,3 @@ def _use_gpu(device: str) -> bool:
     if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError("train.launch.device is 'gpu' but torch finds none; set it to 'auto' or 'cpu'")
     return device != "cpu" and torch.cuda.is_available()
-
-
-def _load_initial(clips: ClipsModel, folder: Path) -> None:
-    """Weights of an earlier stage; position tables are recomputed for the new resolution, so only weights travel."""
-    from safetensors.torch import load_file
-
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ConfigError(f"train.model.initial_weights: {file} does not exist; give the folder of an exported model")
-    try:
-        clips.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise ConfigError(f"train.model.initial_weights: {file} does not fit train.model.size: {error}") from None
