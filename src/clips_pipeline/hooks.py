@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError
-from clips_pipeline.pipelines import lineage, run_identity, summary
+from clips_pipeline.pipelines import dry_run, lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.credentials import local_credentials
 from kedro_dvc_sync.project import Project
@@ -67,6 +67,10 @@ class ProjectHooks:
 
     def _prepare(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         check(pipeline, catalog)
+        if dry_run.wanted(catalog):
+            dry_run.show(pipeline, catalog)
+            # Before MLflow, DVC or any node has done anything.
+            raise SystemExit(0)
         self._run_id = None
         if self._context is not None:
             self._code = lineage.code_of(self._context.project_path)

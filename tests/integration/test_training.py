@@ -1,5 +1,6 @@
 """Real workers: resume, ranks, failure and stop."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,17 @@ def test_with_every_option_a_resumed_training_ends_with_the_same_weights(
         frozen = name.split(".")[0] in options.get("freeze", ())
         if name.endswith("c_fc.weight"):
             assert torch.equal(found[name], begun[name]) == frozen, name
+
+
+@pytest.mark.parametrize("method", ["clips", "coca"])
+def test_examples_of_captions_are_written_at_every_evaluation(spec_of: SpecOf, method: str) -> None:
+    spec = spec_of(method=method, every={"evaluate": 6, "caption_examples": 4})
+    launch(spec, ignore)
+    events = [event for event in read_all(spec.events) if event["kind"] == "captions"]
+    assert [event["step"] for event in events] == [6, 9]
+    table, picture = (Path(file) for file in events[-1]["files"])
+    examples = json.loads(table.read_text())["examples"]
+    assert len(examples) == 4
+    assert all(isinstance(example["beam"], str) for example in examples)
+    assert all((example["at_once"] is None) == (method == "coca") for example in examples)
+    assert picture.read_bytes().startswith(b"\x89PNG")

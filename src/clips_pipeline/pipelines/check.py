@@ -6,6 +6,7 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 
 
@@ -19,7 +20,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):
-        if group not in known:
+        if group not in known and group != KEY:
             raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
     groups = {
         name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")

@@ -142,10 +142,13 @@ class IntervalConfig:
     evaluate: int = 500
     checkpoint: int = 500
     keep_checkpoints: int = 2
+    # Held-out pictures whose captions are shown at every evaluation; 0 for none.
+    caption_examples: int = 6
 
     def __post_init__(self) -> None:
         for name in ("log", "evaluate", "checkpoint", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is needed")
+        require(self.caption_examples >= 0, f"caption_examples is {self.caption_examples}; 0 or more is needed")
 
 
 @dataclass(frozen=True)

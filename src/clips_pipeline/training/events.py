@@ -1,7 +1,7 @@
 """The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
 
 Kinds: `start` (sizes, FLOPs, chance losses), `step` (losses, rates, share of time spent waiting for data), `evaluation`,
-`checkpoint`, `skips`, `stall` (a batch is overdue), `stop`, `error`, `end`.
+`captions` (files of examples), `checkpoint`, `skips`, `stall` (a batch is overdue), `stop`, `error`, `end`.
 The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
 checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
 """

@@ -7,7 +7,7 @@ reports through the event log.
 import json
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from composer import Trainer
@@ -17,6 +17,7 @@ from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.caption_examples import as_mapping, caption_examples, draw
 from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
@@ -31,6 +32,7 @@ from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints, sharding
+from clips_pipeline.training.caption_log import CaptionLog
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
@@ -125,6 +127,19 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             group=torch.distributed.group.WORLD,
         )
 
+    def show(found: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
+        count = config.every.caption_examples
+        shown = caption_examples(found, Path(spec.shards), "validation", tokenizer, images, count, remote=remote)
+        return as_mapping(shown[0], step), draw(*shown, step)
+
+    captions = CaptionLog(
+        writer,
+        Path(spec.run_folder),
+        config.every.evaluate,
+        config.steps,
+        lambda state: sharding.whole_model(best_model(state)),
+        show,
+    )
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)
     data_wait = DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s)
@@ -148,6 +163,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign) -> None:
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            *([captions] if clips.captioner is not None and config.every.caption_examples else []),
         ],
         parallelism_config=sharding.parallelism(config.launch.sharding, clips),
         device="gpu" if on_gpu else "cpu",

@@ -43,4 +43,8 @@ def _own(node: Node) -> Node:
     def named(names: list[str]) -> list[str]:
         return [OWN.get(name, name) for name in names]
 
-    return Node(node.func, named(node.inputs), named(node.outputs), name=f"finetuned_{node.name}")
+    outputs = named(node.outputs)
+    # With one output Kedro takes a list for a list of outputs.
+    return Node(
+        node.func, named(node.inputs), outputs if len(outputs) > 1 else outputs[0], name=f"finetuned_{node.name}"
+    )
