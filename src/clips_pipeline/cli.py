@@ -82,7 +82,7 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
         from rich.console import Console
         from rich.table import Table
 
-        from clips_pipeline.evaluation.comparison_report import HEAD, cells, verdict, write_comparison
+        from clips_pipeline.evaluation.comparison_report import HEAD, cells, verdicts, write_comparison
         from clips_pipeline.registry.comparing import compare_references
 
         differences, images = compare_references(a, b, set_name, confidence=confidence)
@@ -91,8 +91,8 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
             shown.add_row(*cells(difference))
         console = Console()
         console.print(shown)
-        for difference in differences:
-            click.echo(verdict(difference, confidence))
+        for sentence in verdicts(differences, confidence):
+            click.echo(sentence)
         report = context.catalog.load("comparison_report_target")
         click.echo(f"open the report: {write_comparison(differences, (a, b), images, confidence, report)}")
 

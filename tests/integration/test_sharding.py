@@ -82,3 +82,20 @@ def test_a_model_that_composer_has_not_sharded_is_refused() -> None:
         ConfigError, match=r"sharding is fsdp2, but \d+ parameters are whole on every rank \(logit_scale"
     ):
         sharding.check("fsdp2", sharding.without_scalars(ClipsModel(SIZES["tiny"])))
+
+
+def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes() -> None:
+    from clips_pipeline.training import sharding
+
+    usual = ClipsModel(SIZES["tiny"])
+    shapes = {name: value.shape for name, value in usual.state_dict().items()}
+    trained = sharding.without_scalars(usual)
+    trained.vision.register_buffer("made_once", torch.arange(3), persistent=False)
+    found = sharding.whole_model(trained.eval())
+    assert {name: value.shape for name, value in found.state_dict().items()} == shapes
+    assert all(tensor.device.type == "cpu" for tensor in (*found.parameters(), *found.buffers()))
+    assert found.vision.made_once is trained.vision.made_once
+    assert not found.training
+    with torch.no_grad():
+        trained.captioner.head.weight.zero_()
+    assert not found.captioner.head.weight.any()

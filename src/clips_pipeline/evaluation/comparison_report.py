@@ -24,12 +24,22 @@ def cells(difference: Difference) -> tuple[str, ...]:
     )
 
 
-def verdict(difference: Difference, confidence: float) -> str:
-    """What may be said about one metric, in a sentence."""
-    if difference.low <= 0 <= difference.high:
-        return f"{difference.metric}: no difference can be told from chance at {confidence:.0%}."
-    better = (difference.difference > 0) == higher_is_better(difference.metric)
-    return f"{difference.metric}: {'B' if better else 'A'} is better; the {confidence:.0%} interval leaves out 0."
+def verdicts(differences: Sequence[Difference], confidence: float) -> list[str]:
+    """What may be said, a sentence for each outcome."""
+    outcomes: dict[str, list[str]] = {"A": [], "B": [], "": []}
+    for one in differences:
+        if one.low <= 0 <= one.high:
+            outcomes[""].append(one.metric)
+        else:
+            outcomes["B" if (one.difference > 0) == higher_is_better(one.metric) else "A"].append(one.metric)
+    said = [
+        f"{who} is better, and the {confidence:.0%} interval leaves out 0: {', '.join(metrics)}"
+        for who, metrics in outcomes.items()
+        if who and metrics
+    ]
+    if outcomes[""]:
+        said.append(f"No difference that chance could not explain, at {confidence:.0%}: {', '.join(outcomes[''])}")
+    return said
 
 
 def write_comparison(
@@ -46,7 +56,7 @@ def write_comparison(
     """
     summary = (
         f"<p>A is <code>{text(names[0])}</code>, B is <code>{text(names[1])}</code>; {number(images)} images, the same for both."
-        "</p><ul>" + "".join(f"<li>{text(verdict(one, confidence))}</li>" for one in differences) + "</ul>"
+        "</p><ul>" + "".join(f"<li>{text(one)}</li>" for one in verdicts(differences, confidence)) + "</ul>"
     )
     rows = [[text(cell) for cell in cells(one)] for one in differences]
     body = table(list(HEAD), rows, f"Paired comparison, intervals of {confidence:.0%}") + (

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.evaluation.retrieval import RECALL_AT
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = npt.NDArray[np.float64]
 Ratio = tuple[Array, Array]
@@ -87,9 +90,8 @@ def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
         to_image = {
             k: (np.array([np.count_nonzero(ranks < k) for ranks in texts], np.float64), asked) for k in RECALL_AT
         }
-        for k in RECALL_AT:
-            ratios[f"retrieval/image_to_text_recall@{k}"] = (to_text[k],)
-            ratios[f"retrieval/text_to_image_recall@{k}"] = (to_image[k],)
+        ratios |= {f"retrieval/image_to_text_recall@{k}": (to_text[k],) for k in RECALL_AT}
+        ratios |= {f"retrieval/text_to_image_recall@{k}": (to_image[k],) for k in RECALL_AT}
         ratios["retrieval/mean_recall@1"] = (to_text[1], to_image[1])
     if (shot >= 0).any():
         for k in _ACCURACY_AT:
@@ -119,9 +121,21 @@ def read_items(path: Path) -> Items:
         raise ConfigError(f"{path}: no such file; `kedro run --pipelines evaluate` writes per-item results") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise ConfigError(f"{path}: no per-item results ({error})") from None
+    try:
+        return items_of_table(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def items_of_table(table: "pd.DataFrame") -> Items:
+    """From the table that `evaluate` writes, as pandas holds it.
+
+    Raises:
+        ConfigError: it is none of ours.
+    """
     needed = {"key", "image_to_text_rank", "text_to_image_ranks", "zero_shot_rank", "caption_nats", "caption_tokens"}
     if missing := needed - set(table.columns):
-        raise ConfigError(f"{path}: no per-item results: it lacks {', '.join(sorted(missing))}")
+        raise ConfigError(f"no per-item results: it lacks {', '.join(sorted(missing))}")
     return items_of(_row(row) for row in table.to_dict("records"))
 
 

@@ -51,7 +51,7 @@ def launch(
     forget(run_folder)
     followed = Followed(on_event)
     if spec.train.launch.start:
-        _run(spec, path, followed, reader, _environment(storage_options or {}))
+        _run(spec, path, followed, reader, environment_of_ranks(storage_options or {}))
     else:
         follow(spec, path, followed, reader, show)
     return followed.outcome()
@@ -97,7 +97,8 @@ def prepare_run_folder(spec: RunSpec) -> Path:
     return path
 
 
-def _environment(storage_options: Options) -> dict[str, str]:
+def environment_of_ranks(storage_options: Options) -> dict[str, str]:
+    """This process's own, with what ranks need."""
     # Idle OpenMP threads that spin steal the cores from loader workers and from each other's ranks. A spin of microseconds
     # steals nothing and bridges the gaps between a small model's operations, where falling asleep costs a fifth of a step.
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "PYTHONUNBUFFERED": "1"}

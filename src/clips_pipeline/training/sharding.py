@@ -36,7 +36,8 @@ def parallelism(sharding: str, clips: ClipsModel) -> dict[str, Any] | None:
     if sharding == "none":
         return None
     object.__setattr__(clips, "fsdp_wrap_fn", lambda module: isinstance(module, Block))
-    # A key that Composer does not know, `fsdp2` for one, is ignored in silence, hence `check`.
+    # A key that Composer does not know, `fsdp2` for one, is ignored in silence, hence `check`. And with its
+    # `load_monolith_rank0_only`, which would save memory while loading, a resumed run takes another course.
     return {"fsdp": FSDP2Config(state_dict_type="full", mixed_precision="FULL")}
 
 

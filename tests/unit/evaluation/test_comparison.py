@@ -10,7 +10,7 @@ import pytest
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.comparison import compare, interval, sign_test
-from clips_pipeline.evaluation.comparison_report import cells, verdict, write_comparison
+from clips_pipeline.evaluation.comparison_report import cells, verdicts, write_comparison
 from clips_pipeline.evaluation.items import Items, higher_is_better, items_of, read_items
 from clips_pipeline.evaluation.results import ItemRow
 
@@ -81,7 +81,7 @@ def test_a_loss_is_better_when_it_is_lower() -> None:
     b = items_of(row(f"k{n}", caption_nats=3.0, caption_tokens=2) for n in range(9))
     found = compare(a, b, ["caption/some/loss"])[0]
     assert (found.difference, found.share_better, found.wins, found.losses) == (-0.5, 1.0, 9, 0)
-    assert verdict(found, 0.95).startswith("caption/some/loss: B is better")
+    assert verdicts([found], 0.95) == ["B is better, and the 95% interval leaves out 0: caption/some/loss"]
 
 
 def test_images_are_paired_by_key_and_draws_are_repeatable() -> None:
@@ -164,8 +164,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> No
 
 def test_the_page_says_what_may_be_said_and_escapes_names(tmp_path: Path) -> None:
     found = compare(ranks(*[1] * 20 + [0] * 20), ranks(*[0] * 40), [RECALL, "retrieval/some/text_to_image_recall@1"])
-    assert verdict(found[0], 0.95) == f"{RECALL}: B is better; the 95% interval leaves out 0."
-    assert "no difference can be told from chance" in verdict(found[1], 0.95)
+    assert verdicts(found, 0.95) == [
+        f"B is better, and the 95% interval leaves out 0: {RECALL}",
+        "No difference that chance could not explain, at 95%: retrieval/some/text_to_image_recall@1",
+    ]
     assert cells(found[0])[:4] == (RECALL, "0.5000", "1.0000", "+0.5000")
     page = write_comparison(found, ("<script>", "b"), 40, 0.95, tmp_path / "c.html").read_text()
     assert "<script>" not in page

@@ -13,13 +13,17 @@ def register(
     per_item: pd.DataFrame,
     mlflow_run: dict[str, Any],
     data_health: Path,
-) -> dict[str, Any]:
-    """Register the model as a new version of the registry, in the MLflow run that trained it.
+    shards: Path,
+    history: pd.DataFrame,
+    card: Path,
+) -> tuple[dict[str, Any], Path]:
+    """Register the model as a new version of the registry, in the MLflow run that trained it, with its card.
 
     The run gets the data health report here and not in training, which no change of a report should start anew.
     """
     from clips_pipeline.config import to_mapping
     from clips_pipeline.pipelines.parameters import typed
+    from clips_pipeline.registry.card_log import write_card
     from clips_pipeline.registry.evaluation_log import log_report
     from clips_pipeline.registry.register import register_model
 
@@ -32,4 +36,5 @@ def register(
         parameters=mlflow_run["parameters"],
     )
     log_report(registration.run_id, data_health)
-    return to_mapping(registration)
+    write_card(registration, metrics, per_item, mlflow_run["parameters"], shards, history, card)
+    return to_mapping(registration), card
