@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError
-from clips_pipeline.pipelines import lineage, run_identity, summary
+from clips_pipeline.pipelines import dry_run, lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.credentials import local_credentials
 from kedro_dvc_sync.project import Project
@@ -60,10 +60,17 @@ class ProjectHooks:
             SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it.
         """
         try:
-            check(pipeline, catalog)
+            self._prepare(pipeline, catalog)
         except ConfigError as error:
             log.error("%s", error)
             raise SystemExit(2) from None
+
+    def _prepare(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+        check(pipeline, catalog)
+        if dry_run.wanted(catalog):
+            dry_run.show(pipeline, catalog)
+            # Before MLflow, DVC or any node has done anything.
+            raise SystemExit(0)
         self._run_id = None
         if self._context is not None:
             self._code = lineage.code_of(self._context.project_path)
@@ -111,8 +118,8 @@ class ProjectHooks:
         names = {node.name for node in pipeline.nodes}
         found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
         lineage_store.record_run(self._run_id, found.only(ran), self._code.patch)
-        if "registered_model" in pipeline.all_outputs():
-            registered = catalog.load("registered_model")
+        for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():
+            registered = catalog.load(entry)
             lineage_store.attach(registered["name"], registered["version"], found, self._code.patch)
 
     @hook_impl

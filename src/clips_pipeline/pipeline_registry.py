@@ -5,6 +5,7 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.pipelines.benchmark.pipeline import create_pipeline as benchmark
 from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evaluate
 from clips_pipeline.pipelines.export_benchmark.pipeline import create_pipeline as export_benchmark
+from clips_pipeline.pipelines.finetune.pipeline import create_pipeline as finetune
 from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 from clips_pipeline.pipelines.search.pipeline import create_pipeline as search
@@ -15,5 +16,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     """`pretrain` is the user's one command, and the default."""
     stages = {"prepare": prepare(), "train": train(), "evaluate": evaluate(), "register": register()}
     pretrain = stages["prepare"] + stages["train"] + stages["evaluate"] + stages["register"]
-    others = {"search": search(), "benchmark": benchmark(), "export_benchmark": export_benchmark()}
+    others = {
+        "finetune": finetune(),
+        "search": search(),
+        "benchmark": benchmark(),
+        "export_benchmark": export_benchmark(),
+    }
     return {**stages, "pretrain": pretrain, **others, "__default__": pretrain}

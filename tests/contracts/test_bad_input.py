@@ -49,6 +49,8 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
         ("train.model.image_size", 60, "vision.image_size 60 is not a multiple of vision.patch_size 16; use 48"),
         ("train.captions.fragment.strategy", "sentence", "train.captions.fragment.strategy: 'sentence' is not one of"),
         ("train.optimizer.lr", 0.1, "train.optimizer.lr: unknown key"),
+        ("train.method", "clap", "train.method: 'clap' is not one of 'clip', 'mixture', 'coca', 'clips'"),
+        ("train.freeze", ["vision", "text", "captioner"], "train: freeze: every part is frozen"),
         ("prepare.tokenizer.vocabulary_size", 5000, "table of 1000"),
         ("prepare.source.kind", "folder", "the group 'folder' is missing"),
         ("prepare.source.kind", "recaption", "set source.recaption.train and .tables"),
@@ -113,3 +115,36 @@ def test_what_an_earlier_pipeline_should_have_made_is_named_without_a_traceback(
     assert "shards does not exist; `kedro run --pipelines prepare` makes it" in caplog.text
     # What is no missing file keeps its traceback.
     ProjectHooks().on_pipeline_error(DatasetError("odd"))
+
+
+def test_a_dry_run_prints_a_table_and_touches_nothing(repository: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (repository / "data").rglob("*")}
+    runs = repository / "mlruns" / "mlflow.db"
+    stamp = runs.stat().st_mtime_ns if runs.exists() else None
+    command = [
+        sys.executable,
+        "-m",
+        "kedro",
+        "run",
+        "--pipeline",
+        "train",
+        "--env",
+        "smoke",
+        "--params",
+        "dry_run=true",
+    ]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env={**os.environ, "COLUMNS": "140"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "parameters, captioner" in done.stdout
+    assert "GiB expected at most" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (repository / "data").rglob("*")} == before
+    assert (runs.stat().st_mtime_ns if runs.exists() else None) == stamp
+
+
+def test_a_dry_run_is_for_pipelines_that_train(base: dict[str, Any]) -> None:
+    from clips_pipeline.pipelines import dry_run
+
+    with pytest.raises(ConfigError, match="dry_run: this pipeline trains nothing"):
+        dry_run.show(register_pipelines()["evaluate"], catalog_of(base))
+    with pytest.raises(ConfigError, match="dry_run: expected true or false, found 'yes'"):
+        dry_run.wanted(catalog_of({**base, "dry_run": "yes"}))

@@ -20,7 +20,7 @@ def inside(path: str, roots: set[str]) -> bool:
     return any(Path(path).is_relative_to(root) for root in roots)
 
 
-@pytest.mark.parametrize("environment", ["smoke", "photos"])
+@pytest.mark.parametrize("environment", ["smoke", "photos", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
 def test_whatever_an_environment_writes_lies_below_its_roots(repository: Path, environment: str) -> None:
     conf = repository / "conf"
     roots = yaml.safe_load((conf / environment / "globals.yml").read_text())

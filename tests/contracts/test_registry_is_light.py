@@ -27,6 +27,7 @@ def test_all_pipelines_are_there(printed: list[str]) -> None:
             "benchmark",
             "evaluate",
             "export_benchmark",
+            "finetune",
             "prepare",
             "pretrain",
             "register",

@@ -16,6 +16,7 @@ import yaml
 READERS: dict[str, set[str]] = {
     "prepare": {"prepare"},
     "train": {"train"},
+    "finetune": set(),
     "evaluate": {"evaluate"},
     "register": {"register"},
     "search": set(),

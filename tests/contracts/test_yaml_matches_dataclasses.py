@@ -35,7 +35,7 @@ def test_base_parameters_are_the_defaults_and_name_every_key(repository: Path, n
     assert known == named
 
 
-@pytest.mark.parametrize("environment", ["smoke", "photos"])
+@pytest.mark.parametrize("environment", ["smoke", "photos", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
 def test_environments_hold_valid_differences_only(repository: Path, environment: str) -> None:
     overlay = yaml.safe_load((repository / "conf" / environment / "parameters.yml").read_text())
     assert set(overlay) <= set(TYPES)

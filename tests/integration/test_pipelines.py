@@ -58,7 +58,7 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     run = client(project).get_run(versions[0].run_id)
     assert {"train/loss/contrastive", "train/loss/caption"} <= set(run.data.metrics)
     artifacts = {artifact.path for artifact in client(project).list_artifacts(run.info.run_id)}
-    assert {"data_health.html", "evaluation.html"} <= artifacts
+    assert {"data_health.html", "evaluation.html", "captions"} <= artifacts
     assert "data_health.html: up to date" in " ".join(second.split())
     history = client(project).get_metric_history(run.info.run_id, "train/loss/total")
     assert [point.step for point in history] == sorted({point.step for point in history})
@@ -86,3 +86,23 @@ def test_real_photos_are_learned_by_heart(project: Path, fixtures_dir: Path) -> 
     metrics = json.loads((project / "data/photos/08_reporting/metrics.json").read_text())
     assert metrics["retrieval/photos/image_to_text_recall@1"] >= 0.95
     assert metrics["retrieval/photos/text_to_image_recall@1"] >= 0.95
+
+
+def test_finetune_goes_on_from_the_pretrained_model_beside_it(project: Path) -> None:
+    kedro(project, "--pipelines", "pretrain", "--env", "smoke")
+    folder = project / "data/smoke/06_models"
+    before = (folder / "clips/model.safetensors").read_bytes()
+    metrics = (project / "data/smoke/08_reporting/metrics.json").read_text()
+    shown = kedro(project, "--pipeline", "finetune", "--env", "smoke")
+    assert "registered as" in shown
+    assert (folder / "clips/model.safetensors").read_bytes() == before
+    assert (project / "data/smoke/08_reporting/metrics.json").read_text() == metrics
+    assert json.loads((folder / "finetuned/config.json").read_text())["model"]["vision"]["image_size"] == 128
+    newest = max(client(project).search_model_versions("name = 'clips-smoke'"), key=lambda v: int(v.version))
+    run = client(project).get_run(newest.run_id)
+    assert run.data.params["finetune.train.model.image_size"] == "128"
+    # The next stage begins with the registered model, or with its run.
+    for start in (f"models:/clips-smoke/{newest.version}", newest.run_id):
+        kedro(project, "--pipeline", "finetune", "--env", "smoke", "--params", f"finetune.start={start}")
+    kept = list((folder / "runs/initial").iterdir())
+    assert len(kept) == 2

@@ -1,5 +1,6 @@
 """Real workers: resume, ranks, failure and stop."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.integration.conftest import SpecOf, losses
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
 from clips_pipeline.training.spec import RunSpec
@@ -168,3 +170,51 @@ def test_micro_batches_are_refused_with_what_to_do_instead() -> None:
     assert _whole_batch(batch, 4) == [batch]
     with pytest.raises(ConfigError, match=r"shrink the contrastive loss's negatives; set train\.launch\.chunk_size"):
         _whole_batch(batch, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": {"patch_dropout": 0.5}, "progressive": {"first_size": 32, "until": 0.9}, "freeze": ["vision"]},
+        {"method": "mixture", "ema": {"half_life_batches": 2}, "optimizer": {"clip_norm": 0.5}},
+        {"method": "coca", "freeze": ["text"]},
+        {"method": "clip", "model": {"patch_dropout": 0.25}},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_with_every_option_a_resumed_training_ends_with_the_same_weights(
+    spec_of: SpecOf, options: dict[str, Any]
+) -> None:
+    whole, stopped = spec_of("whole", **options), spec_of("stopped", **options)
+    launch(whole, ignore)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 4:
+            stopped.stop_flag.touch()
+
+    assert not launch(stopped, stop).finished
+    assert launch(stopped, ignore).finished
+    expected, found = weights(whole), weights(stopped)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert any(name.startswith("captioner.") for name in found) == (options.get("method", "clips") in ("clips", "coca"))
+    torch.manual_seed(whole.train.seed)
+    begun = ClipsModel(load_model_folder(Path(whole.model_folder)).model.config).state_dict()
+    for name in found:
+        frozen = name.split(".")[0] in options.get("freeze", ())
+        if name.endswith("c_fc.weight"):
+            assert torch.equal(found[name], begun[name]) == frozen, name
+
+
+@pytest.mark.parametrize("method", ["clips", "coca"])
+def test_examples_of_captions_are_written_at_every_evaluation(spec_of: SpecOf, method: str) -> None:
+    spec = spec_of(method=method, every={"evaluate": 6, "caption_examples": 4})
+    launch(spec, ignore)
+    events = [event for event in read_all(spec.events) if event["kind"] == "captions"]
+    assert [event["step"] for event in events] == [6, 9]
+    table, picture = (Path(file) for file in events[-1]["files"])
+    examples = json.loads(table.read_text())["examples"]
+    assert len(examples) == 4
+    assert all(isinstance(example["beam"], str) for example in examples)
+    assert all((example["at_once"] is None) == (method == "coca") for example in examples)
+    assert picture.read_bytes().startswith(b"\x89PNG")

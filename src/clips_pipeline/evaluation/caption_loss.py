@@ -29,9 +29,14 @@ def caption_nats(
 
     Returns:
         (B,) float64 sums in nats, and (B,) numbers of valid target tokens (EOS counts, BOS and PAD do not).
+
+    Raises:
+        ValueError: the model has no captioner.
     """
-    # The fragment feeds the contrastive term only, whose result is not used here.
-    output = model(images_BCHW, web_ids_BL, web_ids_BL, target_ids_BT)
+    if model.captioner is None:
+        raise ValueError("the model has no captioner, so there is no caption loss")
+    # The fragment feeds the contrastive term only, which is not looked at here.
+    output = model(images_BCHW, web_ids_BL, web_ids_BL[:, :0], target_ids_BT)
     tokens_B = (target_ids_BT[:, 1:] != model.config.text.pad_id).sum(dim=1)
     weight_VD = model.captioner.head.weight
     row_N = torch.repeat_interleave(torch.arange(len(tokens_B), device=tokens_B.device), tokens_B)

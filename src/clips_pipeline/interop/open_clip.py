@@ -93,7 +93,8 @@ def from_state_dict(
     with torch.device("meta"):
         model = ClipsModel(config)
     model.to_empty(device="cpu")
-    initialise_captioner(model.captioner)
+    if model.captioner is not None:
+        initialise_captioner(model.captioner)
     named = _named(model)
     expected = {*named, _TABLE}
     missing, unexpected = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)

@@ -24,7 +24,7 @@ MOST_LOGITS = 1 << 23
 def contrastive_loss(
     image_BE: Tensor,
     web_BE: Tensor,
-    fragment_BE: Tensor,
+    fragment_BE: Tensor | None,
     logit_scale: Tensor,
     *,
     chunk_rows: int | None = None,
@@ -35,7 +35,7 @@ def contrastive_loss(
     Args:
         image_BE: unit rows.
         web_BE: unit rows; row i belongs to image i.
-        fragment_BE: unit rows; row i belongs to image i.
+        fragment_BE: unit rows; row i belongs to image i. None: there are none, and both terms are that of the web captions.
         logit_scale: scalar factor of the cosines (not its logarithm).
         chunk_rows: rows of logits held at once; they are recomputed in the backward pass. None: all without
             recomputation, or where those are more than `MOST_LOGITS`, as many as that allows.
@@ -48,13 +48,14 @@ def contrastive_loss(
     Raises:
         ValueError: the three batches differ in shape, or `chunk_rows` is below 1.
     """
-    if not image_BE.shape == web_BE.shape == fragment_BE.shape:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (image_BE, web_BE, fragment_BE))
+    rows = [image_BE, web_BE] if fragment_BE is None else [image_BE, web_BE, fragment_BE]
+    if not all(x.shape == image_BE.shape for x in rows):
+        shapes = ", ".join(str(tuple(x.shape)) for x in rows)
         raise ValueError(f"image, web and fragment rows must match, found {shapes}")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows is {chunk_rows}; use 1 or more, or None for all rows at once")
     with in_full_precision(image_BE.device):
-        local_3BE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_BE, web_BE, fragment_BE)]
+        local_3BE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in rows]
         # One message instead of three; both terms read the same gathered images.
         width = image_BE.shape[1]
         gathered_GE = torch.split(gather_rows(torch.cat(local_3BE, dim=1), group), width, dim=1)
@@ -68,7 +69,7 @@ def gathered_terms(
     """Both terms, when the rows of all ranks are at hand.
 
     Args:
-        local_3BE: image, web and fragment rows of this rank.
+        local_3BE: image, web and, where there are any, fragment rows of this rank.
         gathered_3GE: likewise of all ranks.
         logit_scale: as in `contrastive_loss`.
         first: the place of this rank's first row among all.
@@ -82,7 +83,7 @@ def gathered_terms(
         to_text = _cross_entropy(image[0] * logit_scale, text[1], first, chunk_rows)
         to_image = _cross_entropy(text[0] * logit_scale, image[1], first, chunk_rows)
         terms.append((to_text + to_image) / 2)
-    return terms[0], terms[1]
+    return terms[0], terms[-1]
 
 
 def _cross_entropy(rows_BE: Tensor, columns_GE: Tensor, first: int, chunk_rows: int | None) -> Tensor:

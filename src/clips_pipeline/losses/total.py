@@ -1,6 +1,8 @@
 # ruff: noqa: N802  (fields carry shape suffixes in capitals)
 """Both losses of CLIPS together: total = 1 * contrastive + 2 * caption (CLIPS paper, section 3).
 
+Methods without fragments have one contrastive term, methods without a captioner no caption loss.
+
 Shapes: B batch, N valid target positions, E embedding, D width, V vocabulary.
 """
 
@@ -35,7 +37,7 @@ class ModelOutput(Protocol):
 
     @property
     def fragment_BE(self) -> Tensor:
-        """Unit rows."""
+        """Unit rows, or rows of width 0 where the method reads no fragment."""
 
     @property
     def logit_scale(self) -> Tensor:
@@ -51,18 +53,21 @@ class ModelOutput(Protocol):
 
 
 class LossParts(NamedTuple):
-    """Scalars in nats, unweighted but for the total; the mean over ranks is the value of the joint batch."""
+    """Scalars in nats, unweighted but for the total; the mean over ranks is the value of the joint batch.
+
+    A term that the method does not have is None.
+    """
 
     total: Tensor
     contrastive: Tensor
     contrastive_web: Tensor
-    contrastive_fragment: Tensor
-    caption: Tensor
+    contrastive_fragment: Tensor | None
+    caption: Tensor | None
 
 
 def clips_loss(
     output: ModelOutput,
-    head_weight_VD: Tensor,
+    head_weight_VD: Tensor | None,
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
@@ -73,7 +78,7 @@ def clips_loss(
 
     Args:
         output: what the model gave for this rank's samples.
-        head_weight_VD: the captioner's vocabulary head.
+        head_weight_VD: the captioner's vocabulary head; None where there is no captioner.
         weights: factors; None is the paper's 1 and 2.
         contrastive_chunk: rows of contrastive logits held at once; None is as many as `contrastive.MOST_LOGITS` allows.
         caption_chunk: positions whose caption logits are held at once.
@@ -83,17 +88,21 @@ def clips_loss(
         ValueError: shapes that do not belong together.
     """
     weights = LossWeights() if weights is None else weights
+    has_fragment = output.fragment_BE.shape[1] > 0
     web, fragment = contrastive_loss(
         output.image_BE,
         output.web_BE,
-        output.fragment_BE,
+        output.fragment_BE if has_fragment else None,
         output.logit_scale,
         chunk_rows=contrastive_chunk,
         group=group,
     )
-    contrastive = (web + fragment) / 2
+    contrastive = (web + fragment) / 2 if has_fragment else web
+    shown = fragment if has_fragment else None
+    if head_weight_VD is None:
+        return LossParts(weights.contrastive * contrastive, contrastive, web, shown, None)
     caption = caption_loss(
         output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk=caption_chunk, group=group
     )
     total = weights.contrastive * contrastive + weights.caption * caption
-    return LossParts(total, contrastive, web, fragment, caption)
+    return LossParts(total, contrastive, web, shown, caption)

@@ -4,6 +4,9 @@ No earlier word is ever an input: learnable queries stand where the shifted capt
 query i see the image, the web caption and the queries up to its own. Hence queries past the target of a row are left
 out, and the last block is computed only where there is a target. PAD of web captions that is hidden is left out too.
 
+With `inputs: tokens` it is CoCa's instead: the image is the prefix, and each place reads the token before its own (teacher
+forcing) beside a learned position. Mask, blocks, norm and head are the same.
+
 Shapes: B batch, P image tokens, S web caption tokens, Q queries, N chosen positions, D width, V vocabulary.
 """
 
@@ -13,7 +16,7 @@ from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.packing import Packing
-from clips_pipeline.models.precision import FullLinear, FullNorm
+from clips_pipeline.models.precision import FullLinear, FullNorm, widen
 from clips_pipeline.models.sizes import CaptionerConfig
 
 
@@ -27,7 +30,9 @@ class Captioner(nn.Module):
         super().__init__()
         self.config = config
         self.image_projection = FullLinear(image_width, config.width)
-        self.text_projection = FullLinear(text_width, config.width)
+        reads_tokens = config.inputs == "tokens"
+        self.text_projection = None if reads_tokens else FullLinear(text_width, config.width)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width) if reads_tokens else None
         self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
         self.blocks = nn.ModuleList(
             # Its sequences are the longest, and half of all activations are in them.
@@ -38,16 +43,22 @@ class Captioner(nn.Module):
         self.head = FullLinear(config.width, config.vocab_size)
 
     def forward(
-        self, image_BPD: Tensor, web_BSD: Tensor, chosen_BQ: Tensor, web_keep_BS: Tensor | None = None
+        self,
+        image_BPD: Tensor,
+        web_BSD: Tensor | None,
+        chosen_BQ: Tensor,
+        web_keep_BS: Tensor | None = None,
+        before_ids_BQ: Tensor | None = None,
     ) -> Tensor:
         """The normalised hidden state (N, D) at the chosen query positions, row-major.
 
         Args:
             image_BPD: (B, P, image width) image tokens.
-            web_BSD: (B, S, text width) tokens of the web caption.
+            web_BSD: (B, S, text width) tokens of the web caption; None with `inputs: tokens`.
             chosen_BQ: (B, Q') bool, Q' <= queries: where a prediction is wanted. In each row, the queries up to the last
                 such one are computed.
             web_keep_BS: (B, S) bool, True where a web token may be attended; None means everywhere.
+            before_ids_BQ: (B, Q') the token before each place, with `inputs: tokens` alone.
 
         Raises:
             ValueError: more query positions asked for than there are queries.
@@ -57,9 +68,14 @@ class Captioner(nn.Module):
             raise ValueError(
                 f"{used} target positions for {self.config.queries} queries: shorten targets or raise captioner.queries"
             )
-        prefix_BSD = torch.cat([self.image_projection(image_BPD), self.text_projection(web_BSD)], dim=1)
+        prefix_BSD = self.image_projection(image_BPD)
+        if self.text_projection is not None:
+            prefix_BSD = torch.cat([prefix_BSD, self.text_projection(web_BSD)], dim=1)
         prefix = prefix_BSD.shape[1]
         queries_BQD = self.queries_QD[:used].to(prefix_BSD.dtype).expand(prefix_BSD.shape[0], -1, -1)
+        if self.token_embedding is not None:
+            assert before_ids_BQ is not None  # noqa: S101  (the model gives them)
+            queries_BQD = queries_BQD + widen(self.token_embedding(before_ids_BQ))
         x_BSD = torch.cat([prefix_BSD, queries_BQD], dim=1).to(self.queries_QD.dtype)
         keep_BP = None if web_keep_BS is None else functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True)
         packing = Packing.of(torch.cat([_kept(keep_BP, prefix_BSD), _up_to_last(chosen_BQ)], dim=1))

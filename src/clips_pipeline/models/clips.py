@@ -29,7 +29,8 @@ class ClipsOutput(NamedTuple):
     """All that the losses need. Features are L2-normalised; `logit_scale` is exp(t), a scalar.
 
     `caption_hidden_ND` holds the captioner's normalised state at valid target positions only, row-major; its logits are
-    `hidden @ model.captioner.head.weight.T`, for the ids `caption_targets_N`.
+    `hidden @ model.captioner.head.weight.T`, for the ids `caption_targets_N`. What the method does not have is empty:
+    `fragment_BE` (B, 0), `caption_hidden_ND` (0, 0).
     """
 
     image_BE: Tensor
@@ -50,9 +51,12 @@ class ClipsModel(nn.Module):
     def __init__(self, config: ClipsConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionTower(config.vision, config.embed_dim)
-        self.text = TextTower(config.text, config.embed_dim)
-        self.captioner = Captioner(config.captioner, config.vision.width, config.text.width)
+        captioner = config.captioner
+        # torch fills what it builds; those numbers are not used, and must not move the ones that are.
+        with torch.random.fork_rng(devices=[]):
+            self.vision = VisionTower(config.vision, config.embed_dim)
+            self.text = TextTower(config.text, config.embed_dim)
+            self.captioner = None if captioner is None else Captioner(captioner, config.vision.width, config.text.width)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 
@@ -61,7 +65,9 @@ class ClipsModel(nn.Module):
         """Fill all parameters with the method's initial values, from PyTorch's default generator."""
         initialise_vision(self.vision)
         initialise_text(self.text)
-        initialise_captioner(self.captioner)
+        # Last, so that methods with another captioner, or none, begin with the same towers.
+        if self.captioner is not None:
+            initialise_captioner(self.captioner)
         self.logit_scale.fill_(math.log(1.0 / INITIAL_TEMPERATURE))
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
@@ -73,55 +79,76 @@ class ClipsModel(nn.Module):
         return unit_rows(self.text.feature(ids_BL))
 
     def forward(
-        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+        self,
+        images_BCHW: Tensor,
+        web_ids_BL: Tensor,
+        fragment_ids_BL: Tensor,
+        target_ids_BT: Tensor,
+        kept_BK: Tensor | None = None,
     ) -> ClipsOutput:
         """One training step's forward pass.
 
         Args:
             images_BCHW: normalised images.
             web_ids_BL: encoder rows of the web captions (contrast, and condition of the captioner).
-            fragment_ids_BL: encoder rows of the synthetic captions' fragments (contrast only).
+            fragment_ids_BL: encoder rows of the synthetic captions' fragments (contrast only); (B, 0) for none.
             target_ids_BT: target rows [BOS] ... [EOS] PAD of the whole synthetic captions; T - 1 <= queries.
+                Without a captioner they are not looked at.
+            kept_BK: patches that the vision tower looks at (patch dropout); None is all.
 
         Raises:
             ValueError: shapes the model was not configured for.
         """
         image_BE, web_BE, fragment_BE, hidden_ND, targets_N = self.encode_all(
-            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT
+            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK
         )
         return ClipsOutput(image_BE, web_BE, fragment_BE, self.logit_scale.exp(), hidden_ND, targets_N)
 
     def encode_all(
-        self, images_BCHW: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor
+        self,
+        images_BCHW: Tensor,
+        web_ids_BL: Tensor,
+        fragment_ids_BL: Tensor,
+        target_ids_BT: Tensor,
+        kept_BK: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of `ClipsOutput` but for the temperature: what rows give that know nothing of each other."""
+        has_fragment = fragment_ids_BL.shape[1] > 0
         next_ids_BQ = target_ids_BT[:, 1:]
         valid_BQ = next_ids_BQ != self.config.text.pad_id
+        lengths = [self.text.body_length(ids_BL) for ids_BL in (web_ids_BL, fragment_ids_BL)[: 1 + has_fragment]]
+        if self.captioner is not None:
+            lengths.append(last_true(valid_BQ))
         # One wait for the device instead of three.
-        web_body, fragment_body, longest = torch.stack(
-            [self.text.body_length(web_ids_BL), self.text.body_length(fragment_ids_BL), last_true(valid_BQ)]
-        ).tolist()
-        image = self.vision(images_BCHW)
+        web_body, *others = torch.stack(lengths).tolist()
+        image = self.vision(images_BCHW, kept_BK)
         # Two passes, because under `padding: mask` each is as long as its own longest row.
         web = self.text(web_ids_BL, web_body)
+        image_BE, web_BE = unit_rows(image.feature_BE), unit_rows(web.feature_BE)
         # Nobody reads a fragment's tokens.
-        fragment_BE = self.text.feature(fragment_ids_BL, fragment_body)
+        fragment_BE = unit_rows(self.text.feature(fragment_ids_BL, others[0])) if has_fragment else web_BE[:, :0]
+        if self.captioner is None:
+            return image_BE, web_BE, fragment_BE, web_BE[:0, :0], web_ids_BL[:0, 0]
         # At least one query, so that a batch without any target still has a gradient (of zero) for every parameter.
-        used = max(longest, 1)
+        used = max(others[-1], 1)
         valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
-        hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
-        return (
-            unit_rows(image.feature_BE),
-            unit_rows(web.feature_BE),
-            unit_rows(fragment_BE),
-            hidden_ND,
-            next_ids_BQ[valid_BQ],
-        )
+        if self.captioner.token_embedding is not None:
+            before_ids_BQ = target_ids_BT[:, :used]
+            hidden_ND = self.captioner(image.tokens_BPD, None, valid_BQ, before_ids_BQ=before_ids_BQ)
+        else:
+            hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
+        return image_BE, web_BE, fragment_BE, hidden_ND, next_ids_BQ[valid_BQ]
 
     def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
-        """Logits (B, Q, V) of every query, for looking at captions; training never builds this tensor."""
+        """Logits (B, Q, V) of every query, for looking at captions; training never builds this tensor.
+
+        Raises:
+            ValueError: the model has no captioner, or one that must be given the words before.
+        """
+        if self.captioner is None or self.captioner.token_embedding is not None:
+            raise ValueError("only a captioner with queries (method clips) predicts all words at once")
         image, web = self.vision(images_BCHW), self.text(web_ids_BL)
-        queries = self.config.captioner.queries
+        queries = self.captioner.config.queries
         every_BQ = torch.ones(web_ids_BL.shape[0], queries, dtype=torch.bool, device=web_ids_BL.device)
         hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), every_BQ, web.keep_BS)
         logits_BQV: Tensor = self.captioner.head(hidden_ND).unflatten(0, every_BQ.shape)
@@ -129,7 +156,7 @@ class ClipsModel(nn.Module):
 
     def _condition(self, web: TextOutput) -> Tensor:
         """The web captions' tokens (B, S, D) as the captioner reads them."""
-        if self.config.captioner.condition == "after_norm":
+        if self.captioner is not None and self.captioner.config.condition == "after_norm":
             normalised_BSD: Tensor = self.text.norm(web.tokens_BSD)
             return normalised_BSD
         return web.tokens_BSD

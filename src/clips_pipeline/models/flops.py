@@ -28,25 +28,42 @@ def _captioner(prefix: int, queries: int, width: int, depth: int) -> int:
     return (depth - 1) * inner + _projections(queries, tokens, width) + asking
 
 
-def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
-    """Operations of one sample's forward pass through both towers (text twice), captioner and vocabulary head.
+def forward_flops_by_part(
+    config: ClipsConfig, web_length: int, fragment_length: int, target_length: int
+) -> dict[str, int]:
+    """Operations of one sample's forward pass, by part of the model.
 
     Args:
         config: the model.
         web_length: tokens of the web caption row that are computed, with BOS, EOS and CLS.
-        fragment_length: likewise for the fragment's row.
+        fragment_length: likewise for the fragment's row; 0 for none.
         target_length: query positions computed.
+
+    Returns:
+        `vision tower`, `text tower` (all its rows), and where there is a captioner `captioner` and `vocabulary head`.
     """
     vision, text, captioner = config.vision, config.text, config.captioner
     patches = (vision.image_size // vision.patch_size) ** 2
-    total = 2 * patches * 3 * vision.patch_size**2 * vision.width
-    total += _blocks(patches + 1, vision.width, vision.depth) + 2 * vision.width * config.embed_dim
-    total += _blocks(web_length, text.width, text.depth) + _read_out(fragment_length, text.width, text.depth)
-    total += 2 * 2 * text.width * config.embed_dim
-    total += 2 * captioner.width * (patches * vision.width + (web_length - 1) * text.width)
-    total += _captioner(patches + web_length - 1, target_length, captioner.width, captioner.depth)
-    total += 2 * target_length * captioner.width * captioner.vocab_size
-    return total
+    parts = {
+        "vision tower": 2 * patches * 3 * vision.patch_size**2 * vision.width
+        + _blocks(patches + 1, vision.width, vision.depth)
+        + 2 * vision.width * config.embed_dim,
+        "text tower": _blocks(web_length, text.width, text.depth) + 2 * text.width * config.embed_dim,
+    }
+    if fragment_length:
+        parts["text tower"] += _read_out(fragment_length, text.width, text.depth) + 2 * text.width * config.embed_dim
+    if captioner is not None:
+        # Teacher forcing (`inputs: tokens`) does not read the web caption.
+        web = web_length - 1 if captioner.inputs == "queries" else 0
+        projections = 2 * captioner.width * (patches * vision.width + web * text.width)
+        parts["captioner"] = projections + _captioner(patches + web, target_length, captioner.width, captioner.depth)
+        parts["vocabulary head"] = 2 * target_length * captioner.width * captioner.vocab_size
+    return parts
+
+
+def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
+    """Operations of one sample's forward pass through all parts; see `forward_flops_by_part`."""
+    return sum(forward_flops_by_part(config, web_length, fragment_length, target_length).values())
 
 
 def training_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:

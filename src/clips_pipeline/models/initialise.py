@@ -60,8 +60,14 @@ def initialise_captioner(captioner: Captioner) -> None:
     """Fill the captioner."""
     config = captioner.config
     for layer in (captioner.image_projection, captioner.text_projection, captioner.head):
-        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-    nn.init.normal_(captioner.queries_QD, std=1.0)
+        if layer is not None:
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    if captioner.token_embedding is None:
+        nn.init.normal_(captioner.queries_QD, std=1.0)
+    else:
+        # Then they are positions beside tokens, as in the text tower.
+        nn.init.normal_(captioner.token_embedding.weight, std=0.02)
+        nn.init.normal_(captioner.queries_QD, std=0.01)
     _text_blocks(captioner.blocks, config.width, config.depth)
     _norm(captioner.norm)
 

@@ -83,6 +83,7 @@ class CaptionerConfig:
 
     `condition` "before_norm" reads the text tower's tokens before its final norm (the authors' JAX code),
     "after_norm" after it (their PyTorch code). Image tokens are read before the vision tower's norm in both.
+    `inputs` "queries" is CLIPS; "tokens" is CoCa's teacher forcing: no web caption, and each place reads the token before it.
     """
 
     vocab_size: int
@@ -91,6 +92,7 @@ class CaptionerConfig:
     heads: int
     queries: int = 128
     condition: Literal["before_norm", "after_norm"] = "before_norm"
+    inputs: Literal["queries", "tokens"] = "queries"
 
     def __post_init__(self) -> None:
         _check_blocks("captioner", self.width, self.depth, self.heads)
@@ -100,7 +102,9 @@ class CaptionerConfig:
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """A whole CLIPS model. Another image size is `replace(config.vision, image_size=...)`: no parameter changes.
+    """A whole model; without a captioner it is a pair of towers, as CLIP is.
+
+    Another image size is `replace(config.vision, image_size=...)`: no parameter changes.
 
     Raises:
         ConfigError: sizes that cannot be built, here or in any of the parts.
@@ -108,12 +112,12 @@ class ClipsConfig:
 
     vision: VisionConfig
     text: TextConfig
-    captioner: CaptionerConfig
+    captioner: CaptionerConfig | None
     embed_dim: int
 
     def __post_init__(self) -> None:
         _check_positive("embed_dim", self.embed_dim)
-        if self.captioner.vocab_size != self.text.vocab_size:
+        if self.captioner is not None and self.captioner.vocab_size != self.text.vocab_size:
             raise ConfigError(
                 f"captioner.vocab_size {self.captioner.vocab_size} is not text.vocab_size {self.text.vocab_size}; "
                 "one tokenizer writes both, make them equal"

@@ -1,7 +1,7 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
 """The vision tower, for square and other images. CLIPS paper, section 3; positions as in MoCo v3.
 
-Shapes: B batch, C colours, H height and W width in pixels, P patches (row-major), D width, E embedding.
+Shapes: B batch, C colours, H height and W width in pixels, P patches (row-major), K patches kept, D width, E embedding.
 """
 
 from typing import NamedTuple
@@ -59,13 +59,20 @@ class VisionTower(nn.Module):
         self.register_buffer("positions_PD", stored)
         self._tables: dict[tuple[object, ...], Tensor] = {}
 
-    def forward(self, images_BCHW: Tensor) -> VisionOutput:
+    def forward(self, images_BCHW: Tensor, kept_BK: Tensor | None = None) -> VisionOutput:
         """Encode normalised images of any size that is a multiple of the patch in both directions.
+
+        Args:
+            images_BCHW: the images.
+            kept_BK: numbers of the patches that are looked at, in each image as many; None is all of them.
 
         Raises:
             ValueError: the image cannot be cut into whole patches, or does not fit a stored position table.
         """
         tokens_BSD = self.embed(images_BCHW)
+        if kept_BK is not None:
+            chosen_BK1 = (functional.pad(kept_BK + 1, (1, 0))).unsqueeze(2)  # CLS, and then the patches
+            tokens_BSD = tokens_BSD.gather(1, chosen_BK1.expand(-1, -1, tokens_BSD.shape[2]))
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD)
         tokens_BPD = tokens_BSD[:, 1:]

@@ -6,6 +6,7 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 
 
@@ -19,7 +20,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):
-        if group not in known:
+        if group not in known and group != KEY:
             raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
     groups = {
         name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
@@ -43,6 +44,13 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         # Only a vocabulary that is about to be trained has a size already.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
         model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
+    if "finetune" in configs:
+        from clips_pipeline.config import from_mapping
+        from clips_pipeline.training.config import TrainConfig
+        from clips_pipeline.training.resolve import model_config
+
+        stage = configs["finetune"].parameters(groups["train"], "")
+        model_config(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
         from clips_pipeline.tuning.study import check_space
 

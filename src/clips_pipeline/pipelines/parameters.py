@@ -11,6 +11,7 @@ TYPES = {
     "prepare": "clips_pipeline.pipelines.prepare.config:PrepareConfig",
     "storage": "clips_pipeline.shards.storage:StorageConfig",
     "train": "clips_pipeline.training.config:TrainConfig",
+    "finetune": "clips_pipeline.training.finetune:FinetuneConfig",
     "evaluate": "clips_pipeline.evaluation.config:EvaluationConfig",
     "register": "clips_pipeline.registry.register:RegistryConfig",
     "search": "clips_pipeline.tuning.config:SearchConfig",

@@ -22,6 +22,8 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     names = {node.name for node in pipeline.nodes}
     if "train_node" in names:
         run_id = _interrupted(catalog)
+    elif "finetune_node" in names:
+        run_id = _interrupted_stage(catalog)
     elif names & {"evaluate_node", "register_node"} and catalog.exists("mlflow_run"):
         run_id = catalog.load("mlflow_run")["run_id"]
     else:
@@ -54,6 +56,16 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     # Before MLflow opens the run that the other one writes to.
     refuse_if_held(Path(spec.run_folder))
     return interrupted_run_id(spec)
+
+
+def _interrupted_stage(catalog: CatalogProtocol[Any, Any]) -> str | None:
+    from clips_pipeline.pipelines.finetune.nodes import stage_spec
+    from clips_pipeline.pipelines.finetune.pipeline import INPUTS
+    from clips_pipeline.pipelines.train.nodes import interrupted_run_id
+
+    if not (catalog.exists("shards") and catalog.exists("tokenizer")):
+        return None
+    return interrupted_run_id(stage_spec(*(catalog.load(name) for name in INPUTS)))
 
 
 def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> bool:

@@ -15,13 +15,17 @@ def show(
     """Print metrics, registration and next commands, as far as this pipeline made them."""
     console = console or Console()
     made = pipeline.all_outputs()
-    if "metrics" in made:
-        console.print(_metrics_table(catalog.load("metrics")))
-    if "registered_model" in made:
-        registered = catalog.load("registered_model")
-        console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
-        console.print(f"open the report:    {catalog.load('evaluation_report')}", soft_wrap=True, highlight=False)
-    if {"clips_model", "search_trials"} & made:
+    for metrics in sorted({"metrics", "finetuned_metrics"} & made):
+        console.print(_metrics_table(catalog.load(metrics)))
+    for entry, report in (
+        ("registered_model", "evaluation_report"),
+        ("finetuned_registered_model", "finetuned_report"),
+    ):
+        if entry in made:
+            registered = catalog.load(entry)
+            console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
+            console.print(f"open the report:    {catalog.load(report)}", soft_wrap=True, highlight=False)
+    if {"clips_model", "finetuned_model", "search_trials"} & made:
         import mlflow
 
         uri = mlflow.get_tracking_uri()

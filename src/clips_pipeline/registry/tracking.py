@@ -51,6 +51,7 @@ class RunTracker:
         self.skipped: Counter[str] = Counter()
         self._client = MlflowClient()
         self._pending: list[Metric] = []
+        self._files: list[str] = []
         self._reader: EventReader | None = None
         self._flushed_at = time.monotonic()
         self._away = False
@@ -72,6 +73,8 @@ class RunTracker:
             # MLflow's run page breaks on NaN; the training stops with an error event in that case anyway.
             if math.isfinite(value):
                 self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
+        if event["kind"] == "captions":
+            self._files += event["files"]
         if event["kind"] == "skips":
             self.skipped = Counter(event["counts"])
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
@@ -82,6 +85,7 @@ class RunTracker:
         self._flushed_at = time.monotonic()
         if self.run_id is None:
             self._pending.clear()
+            self._files.clear()
             return
         try:
             with _one_attempt():
@@ -89,6 +93,10 @@ class RunTracker:
                     # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
                     self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
                     del self._pending[:MAX_BATCH]
+                while self._files:
+                    if Path(self._files[0]).is_file():
+                        self._client.log_artifact(self.run_id, self._files[0], "captions")
+                    del self._files[0]
         except (MlflowException, OSError) as error:
             if not self._away:
                 log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)

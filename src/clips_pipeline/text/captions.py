@@ -3,6 +3,8 @@
 - the web caption, whole, for the text tower: contrast, and condition of the captioner;
 - a fragment of the synthetic caption, for the text tower: contrast only;
 - the synthetic caption, whole, as the captioner's target.
+
+Other methods read less: `text.methods` has the table.
 """
 
 import hashlib
@@ -12,6 +14,7 @@ from typing import NamedTuple
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.text.fragments import FragmentConfig, fragment
+from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizer import Tokenizer
 
 
@@ -23,17 +26,21 @@ class CaptionConfig:
         context_length: places of a text tower row, three of them for BOS, EOS and CLS.
         target_length: places of a target row, two of them for BOS and EOS.
         fragment: how the fragment is made; its budget must fit into a text tower row.
+        synthetic_share: of the samples that show their synthetic caption in place of the web caption, where the method mixes.
     """
 
     context_length: int = 80
     target_length: int = 128
     fragment: FragmentConfig = field(default_factory=FragmentConfig)
+    synthetic_share: float = 0.2
 
     def __post_init__(self) -> None:
         if self.context_length < 4:
             raise ConfigError(f"context_length: {self.context_length} has no place for a caption; use 4 or more")
         if self.target_length < 3:
             raise ConfigError(f"target_length: {self.target_length} has no place for a caption; use 3 or more")
+        if not 0.0 <= self.synthetic_share <= 1.0:
+            raise ConfigError(f"synthetic_share: {self.synthetic_share} is no share; use 0 to 1")
         room = self.context_length - 3
         if self.fragment.tokens is not None and self.fragment.tokens > room:
             raise ConfigError(
@@ -43,26 +50,27 @@ class CaptionConfig:
 
 
 class CaptionRows(NamedTuple):
-    """Rows of ids of one sample."""
+    """Rows of ids of one sample. What a method does not read is an empty row."""
 
     web: list[int]
-    """`context_length` ids."""
+    """`context_length` ids: the caption that is contrasted first, or alone."""
     fragment: list[int]
-    """`context_length` ids."""
+    """`context_length` ids, or none."""
     target: list[int]
-    """`target_length` ids."""
+    """`target_length` ids, or none."""
 
 
 class CaptionReader:
     """Turns the two captions of a sample into rows, the same way in every process.
 
-    The fragment is a pure function of (seed, epoch, key): it depends neither on the worker nor on what was read before.
+    What is drawn is a pure function of (seed, epoch, key): it depends neither on the worker nor on what was read before.
     """
 
-    def __init__(self, config: CaptionConfig, tokenizer: Tokenizer, seed: int) -> None:
+    def __init__(self, config: CaptionConfig, tokenizer: Tokenizer, seed: int, method: Method = "clips") -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.seed = seed
+        self.method = method
         self._fragment = config.fragment
         if config.fragment.strategy != "sub_caption" and config.fragment.tokens is None:
             # Without this a mask without budget would always be the caption's beginning, cut by the row.
@@ -72,7 +80,7 @@ class CaptionReader:
         """Rows of one sample.
 
         When the synthetic caption has no usable piece, the web caption stands in for fragment and target, as published.
-        Both may be empty: then the rows hold specials only.
+        Both may be empty: then the rows hold specials only. Methods other than `clips` read one text: `text.methods`.
 
         Args:
             web: the caption found on the web.
@@ -80,6 +88,8 @@ class CaptionReader:
             epoch: passes over the data so far; another epoch gives another fragment.
             key: names the sample within its data set.
         """
+        if self.method != "clips":
+            return self._one_text(web if self._reads_web(synthetic, epoch, key) else synthetic)
         tokenizer, config = self.tokenizer, self.config
         web_body = tokenizer.body(web)
         part = fragment(synthetic, self._fragment, tokenizer, generator(self.seed, epoch, key))
@@ -92,9 +102,28 @@ class CaptionReader:
             tokenizer.target_row(tokenizer.body(synthetic), config.target_length),
         )
 
+    def _reads_web(self, synthetic: str, epoch: int, key: str) -> bool:
+        if self.method == "clip" or not synthetic.strip():
+            return True
+        return generator(self.seed, epoch, key, "mixture").random() >= self.config.synthetic_share
 
-def generator(seed: int, epoch: int, key: str) -> random.Random:
-    """A generator that is a pure function of its arguments, on every machine and in every process."""
+    def _one_text(self, text: str) -> CaptionRows:
+        body = self.tokenizer.body(text)
+        row = self.tokenizer.encoder_row(body, self.config.context_length)
+        target = self.tokenizer.target_row(body, self.config.target_length) if self.method == "coca" else []
+        return CaptionRows(row, [], target)
+
+
+def generator(seed: int, epoch: int, key: str, purpose: str = "") -> random.Random:
+    """A generator that is a pure function of its arguments, on every machine and in every process.
+
+    Args:
+        seed: of the training.
+        epoch: passes over the data so far.
+        key: of the sample.
+        purpose: another purpose, of at most 16 bytes, draws other numbers for the same sample.
+    """
     # Python's own hash() of a string differs from process to process.
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    text = f"{seed}/{epoch}/{key}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8, person=purpose.encode()).digest()
     return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it

@@ -12,38 +12,53 @@ from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.transforms import ImageConfig, normalise
+from clips_pipeline.training.views import Views
 
 
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
     """Wraps `ClipsModel`; images arrive as uint8 and are normalised on the device."""
 
     def __init__(
-        self, clips: ClipsModel, weights: LossWeights, images: ImageConfig, chunk_size: int | None = None
+        self,
+        clips: ClipsModel,
+        weights: LossWeights,
+        images: ImageConfig,
+        chunk_size: int | None = None,
+        views: Views | None = None,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
         self.clips = clips
         self.weights = weights
         self.images = images
+        self.views = views
+        self.step = 0
 
     def forward(self, batch: ClipsBatch) -> ClipsOutput:
         """Both towers and the captioner on one batch."""
         # Composer moves tensors and collections of them, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
+        kept_BK = None
+        if self.views is not None and self.training:
+            images_BCHW = self.views.resized(images_BCHW, self.step)
+            kept_BK = self.views.kept(len(batch), self.step)
+            kept_BK = None if kept_BK is None else kept_BK.to(images_BCHW.device, non_blocking=True)
         inputs = images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT
         output: ClipsOutput
         if self.chunk_size is not None and self.chunk_size < len(batch):
             output = forward_in_chunks(self.clips, *inputs, self.chunk_size)
         else:
-            output = self.clips(*inputs)
+            output = self.clips(*inputs, kept_BK)
         return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
-        """The total and its parts; Composer differentiates `total` and logs all."""
+        """The total and those of its parts that the method has; Composer differentiates `total` and logs all."""
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
-        parts = clips_loss(outputs, self.clips.captioner.head.weight, self.weights, group=group)
-        return dict(parts._asdict())
+        captioner = self.clips.captioner
+        head_VD = None if captioner is None else captioner.head.weight
+        parts = clips_loss(outputs, head_VD, self.weights, group=group)
+        return {name: value for name, value in parts._asdict().items() if value is not None}
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
         """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.text.captions import CaptionConfig
+from clips_pipeline.text.methods import CAPTIONING, Method
 
 
 def require(condition: bool, message: str) -> None:
@@ -21,8 +22,29 @@ class ModelConfig:
     image_size: int | None = None
     padding: Literal["attend", "mask"] = "mask"
     condition: Literal["before_norm", "after_norm"] = "before_norm"
-    # A path to an exported model folder whose weights start this training (the next stage of a schedule); optimiser state is fresh.
+    # What starts this training (the next stage of a schedule), with a fresh optimiser: the folder of an exported model,
+    # models:/NAME@ALIAS, or the id of an MLflow run. In a run spec it is always a folder.
     initial_weights: str | None = None
+    # open_clip checkpoints (safetensors or .pt/.bin) for one tower each.
+    vision_weights: str | None = None
+    text_weights: str | None = None
+    # Share of each training picture's patches that the vision tower does not see.
+    patch_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.patch_dropout < 1.0, f"patch_dropout is {self.patch_dropout}; use 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ProgressiveConfig:
+    """Resolution that grows while the model trains, from `first_size` pixels, within the first `until` of all steps."""
+
+    first_size: int = 32
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.first_size >= 1, f"first_size is {self.first_size}; at least one patch is needed")
+        require(0.0 < self.until <= 1.0, f"until is {self.until}; it is a share of the steps, above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -124,22 +146,30 @@ class IntervalConfig:
     evaluate: int = 500
     checkpoint: int = 500
     keep_checkpoints: int = 2
+    # Held-out pictures whose captions are shown at every evaluation; 0 for none.
+    caption_examples: int = 6
 
     def __post_init__(self) -> None:
         for name in ("log", "evaluate", "checkpoint", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is needed")
+        require(self.caption_examples >= 0, f"caption_examples is {self.caption_examples}; 0 or more is needed")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run, from shards to an exported model."""
 
+    # What is contrasted and what is captioned: `text.methods` has the table.
+    method: Method = "clips"
     model: ModelConfig = field(default_factory=ModelConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig | None = None
+    # Parts that keep their initial weights, e.g. (vision,) for locked-image tuning; the temperature always learns.
+    freeze: tuple[Literal["vision", "text", "captioner"], ...] = ()
+    progressive: ProgressiveConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
     samples: int = 140_000
@@ -147,6 +177,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            self.loss.contrastive_weight > 0 or self.method in CAPTIONING,
+            f"loss.contrastive_weight is 0, and method {self.method!r} has no other loss; raise it",
+        )
+        self._check_parts()
         require(self.batch_size >= 2, f"batch_size is {self.batch_size}; contrast needs at least 2 samples")
         require(
             self.samples >= self.batch_size,
@@ -159,6 +194,22 @@ class TrainConfig:
         require(
             self.optimizer.warmup_samples <= self.samples,
             f"optimizer.warmup_samples ({self.optimizer.warmup_samples}) must not exceed samples ({self.samples})",
+        )
+
+    def _check_parts(self) -> None:
+        parts = {"vision", "text"} | ({"captioner"} if self.method in CAPTIONING else set())
+        require(
+            set(self.freeze) <= parts,
+            f"freeze: method {self.method!r} has no captioner; its parts are {', '.join(sorted(parts))}",
+        )
+        require(set(self.freeze) != parts, "freeze: every part is frozen and nothing would be trained; leave one out")
+        require(
+            not self.freeze or self.launch.sharding == "none",
+            "freeze and launch.sharding: fsdp2 do not go together; set one of them back",
+        )
+        require(
+            not self.model.patch_dropout or self.launch.chunk_size is None,
+            "model.patch_dropout and launch.chunk_size do not go together; set one of them back",
         )
 
     @property

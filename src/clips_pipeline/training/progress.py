@@ -84,7 +84,8 @@ def start_line(event: Event) -> str:
         f"{resumed}{event['size']}: {event['parameters']:,} parameters, up to "
         f"{event['training_flops_per_sample'] / 1e9:.2f} GFLOP per sample; {event['samples']:,} samples "
         f"({event['epochs']:.1f} epochs of {event['train_samples']:,}) in {event['steps']:,} steps of {event['batch_size']}; "
-        f"chance: contrastive ln(N) = {event['chance_contrastive_loss']:.3f}, caption ln(V) = {event['chance_caption_loss']:.3f}"
+        f"chance: contrastive ln(N) = {event['chance_contrastive_loss']:.3f}"
+        + (f", caption ln(V) = {event['chance_caption_loss']:.3f}" if event["chance_caption_loss"] is not None else "")
     )
 
 

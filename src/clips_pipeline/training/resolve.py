@@ -10,6 +10,7 @@ from clips_pipeline.models.flops import training_flops
 from clips_pipeline.models.sizes import SIZES, ClipsConfig
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.text.methods import CAPTIONING
 from clips_pipeline.training.config import TrainConfig
 
 
@@ -33,12 +34,20 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             f"train.model.size: the tokenizer uses {vocab_size} ids but {model.size} has a table of "
             f"{size.text.vocab_size}; choose a larger size or lower prepare.tokenizer.vocabulary_size"
         )
+    captioner = None
+    if size.captioner is not None and config.method in CAPTIONING:
+        captioner = dataclasses.replace(
+            size.captioner,
+            condition=model.condition,
+            queries=captions.target_length,
+            inputs="tokens" if config.method == "coca" else "queries",
+        )
     try:
         return dataclasses.replace(
             size,
             vision=dataclasses.replace(size.vision, image_size=model.image_size or size.vision.image_size),
             text=dataclasses.replace(size.text, padding=model.padding, context_length=captions.context_length),
-            captioner=dataclasses.replace(size.captioner, condition=model.condition, queries=captions.target_length),
+            captioner=captioner,
         )
     except ConfigError as error:
         raise ConfigError(f"train.model: {error}") from None
@@ -62,13 +71,26 @@ def check(config: TrainConfig, shards: Path, vocab_size: int) -> None:
     """Refuse what cannot train, before any process starts.
 
     Raises:
-        ConfigError: as `model_config`, or the training split is smaller than one batch.
+        ConfigError: as `model_config`, or the training split is smaller than one batch,
+            or a progressive resolution that does not fit.
     """
-    model_config(config, vocab_size)
+    model = model_config(config, vocab_size)
+    _check_progressive(config, model)
     samples = load_index(shards).split_samples("train")
     if samples < config.batch_size:
         raise ConfigError(
             f"train.batch_size: {config.batch_size} is more than the {samples} training samples in {shards}; lower it"
+        )
+
+
+def _check_progressive(config: TrainConfig, model: ClipsConfig) -> None:
+    if config.progressive is None:
+        return
+    size, patch, full = config.progressive.first_size, model.vision.patch_size, model.vision.image_size
+    if size % patch or size > full:
+        raise ConfigError(
+            f"train.progressive.first_size: {size} must be a multiple of the patch of {patch} pixels and at most the image size "
+            f"of {full}"
         )
 
 
@@ -80,13 +102,14 @@ def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -
     samples = load_index(Path(shards)).split_samples("train")
     return {
         "size": config.model.size,
+        "method": config.method,
         "samples": config.samples,
         "train_samples": samples,
         "epochs": config.samples / samples,
         "steps": config.steps,
         "batch_size": config.batch_size,
         "parameters": sum(parameter.numel() for parameter in clips.parameters()),
-        "training_flops_per_sample": training_flops(model, context, context, target),
+        "training_flops_per_sample": training_flops(model, context, context if config.method == "clips" else 0, target),
         "chance_contrastive_loss": math.log(config.batch_size),
-        "chance_caption_loss": math.log(vocab_size),
+        "chance_caption_loss": None if model.captioner is None else math.log(vocab_size),
     }

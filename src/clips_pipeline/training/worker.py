@@ -7,7 +7,7 @@ reports through the event log.
 import json
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from composer import Trainer
@@ -17,6 +17,7 @@ from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.caption_examples import as_mapping, caption_examples, draw
 from clips_pipeline.evaluation.quick import quick_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
@@ -31,6 +32,7 @@ from clips_pipeline.shards.storage import Storage
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints, run_folder, saving, sharding
+from clips_pipeline.training.caption_log import CaptionLog
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
 from clips_pipeline.training.events import EventWriter
@@ -42,6 +44,8 @@ from clips_pipeline.training.retrieval_probe import RetrievalProbe
 from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+from clips_pipeline.training.starting import fill
+from clips_pipeline.training.views import TellStep, Views
 
 
 def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: Interrupt) -> bool:
@@ -77,7 +81,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     loader = train_loader(
         Path(spec.shards),
         "train",
-        CaptionReader(config.captions, tokenizer, config.seed),
+        CaptionReader(config.captions, tokenizer, config.seed, config.method),
         images,
         global_batch_size=config.batch_size,
         rank=dist.get_global_rank(),
@@ -87,13 +91,13 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         remote=remote,
     )
     clips = ClipsModel(model_config(config, tokenizer.vocab_size))
-    if config.model.initial_weights:
-        _load_initial(clips, Path(config.model.initial_weights))
+    fill(clips, config.model, config.freeze)
     clips = sharding.without_scalars(clips)
     if config.launch.compile:
         _compile(clips)
     weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
-    model = ComposerClips(clips, weights, images, config.launch.chunk_size)
+    views = Views(config, images.size, clips.config.vision.patch_size, dist.get_global_rank())
+    model = ComposerClips(clips, weights, images, config.launch.chunk_size, views)
     optimizer = adamw(clips, config.optimizer)
     optimizer_schedule = warmup_cosine(
         config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
@@ -142,6 +146,19 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
             group=torch.distributed.group.WORLD,
         )
 
+    def show(found: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
+        count = config.every.caption_examples
+        shown = caption_examples(found, Path(spec.shards), "validation", tokenizer, images, count, remote=remote)
+        return as_mapping(shown[0], step), draw(*shown, step)
+
+    captions = CaptionLog(
+        writer,
+        Path(spec.run_folder),
+        config.every.evaluate,
+        config.steps,
+        lambda state: sharding.whole_model(best_model(state)),
+        show,
+    )
     last = f"{config.steps}ba"
     dataset = cast(TrainDataset, loader.dataset)
     data_wait = DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s)
@@ -162,9 +179,11 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
             *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
+            TellStep(),
             data_wait,
             step_log,
             RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+            *([captions] if clips.captioner is not None and config.every.caption_examples else []),
             callbacks.StopWhenInterrupted(writer, interrupt),
             saving.SaveCheckpoints(
                 writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
@@ -228,16 +247,3 @@ def _compile(clips: ClipsModel) -> None:
         compile_blocks(clips)
     except RuntimeError as error:
         raise ConfigError(f"train.launch.compile: {error}, or set train.launch.compile to false") from None
-
-
-def _load_initial(clips: ClipsModel, folder: Path) -> None:
-    """Weights of an earlier stage; position tables are recomputed for the new resolution, so only weights travel."""
-    from safetensors.torch import load_file
-
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ConfigError(f"train.model.initial_weights: {file} does not exist; give the folder of an exported model")
-    try:
-        clips.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise ConfigError(f"train.model.initial_weights: {file} does not fit train.model.size: {error}") from None

@@ -10,6 +10,7 @@ import pytest
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader, CaptionRows, generator
 from clips_pipeline.text.fragments import FragmentConfig, Strategy
+from clips_pipeline.text.methods import Method
 from clips_pipeline.text.wordpiece import WordPieceTokenizer
 
 TEXT = "the dog is red. on the grass a dog. the grass is red! a dog on a dog."
@@ -87,3 +88,50 @@ def test_configuration() -> None:
         CaptionConfig(context_length=3)
     with pytest.raises(ConfigError, match="target_length: 2"):
         CaptionConfig(target_length=2)
+
+
+def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
+    web = "a red dog"
+    web_row, long_row = small.encode(web, 16), small.encode(TEXT, 16)
+    config = CaptionConfig(16, 12)
+    found = {
+        method: [CaptionReader(config, small, 0, method).read(web, TEXT, epoch=0, key=str(key)) for key in range(2_000)]
+        for method in get_args(Method)
+    }
+    assert all(rows == CaptionRows(web_row, [], []) for rows in found["clip"])
+    long = [rows.web == long_row for rows in found["mixture"]]
+    assert all(rows.web in (web_row, long_row) and rows[1:] == ([], []) for rows in found["mixture"])
+    # Five standard deviations of a share of 0.2 of 2,000 draws.
+    assert abs(sum(long) / 2_000 - 0.2) < 0.045
+    # The same texts as the mixture, sample by sample, and each is its own target.
+    assert [rows.web for rows in found["coca"]] == [rows.web for rows in found["mixture"]]
+    for rows, is_long in zip(found["coca"], long, strict=True):
+        assert rows.target == small.target_row(small.body(TEXT if is_long else web), 12)
+    assert all(rows.web == web_row and rows.fragment and rows.target for rows in found["clips"])
+
+
+@pytest.mark.parametrize(("share", "reads"), [(0.0, "a red dog"), (1.0, TEXT)])
+def test_the_share_of_synthetic_captions(share: float, reads: str, small: WordPieceTokenizer) -> None:
+    reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=share), small, 0, "mixture")
+    assert all(reader.read("a red dog", TEXT, epoch=e, key="a").web == small.encode(reads, 16) for e in range(50))
+
+
+def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer) -> None:
+    def drawn(**changes: int) -> list[list[int]]:
+        reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=0.5), small, changes.get("seed", 0), "mixture")
+        return [reader.read("a dog", TEXT, epoch=changes.get("epoch", 0), key=str(k)).web for k in range(40)]
+
+    assert drawn() == drawn()
+    assert drawn() != drawn(seed=1)
+    assert drawn() != drawn(epoch=1)
+
+
+def test_where_there_is_no_synthetic_caption_the_mixture_shows_the_web_caption(small: WordPieceTokenizer) -> None:
+    reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=1.0), small, 0, "coca")
+    rows = reader.read("a dog", " ", epoch=0, key="a")
+    assert rows == CaptionRows(small.encode("a dog", 16), [], small.target_row(small.body("a dog"), 12))
+
+
+def test_a_share_above_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"captions: synthetic_share: 1\.5 is no share"):
+        from_mapping(CaptionConfig, {"synthetic_share": 1.5}, "train.captions")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ log = logging.getLogger(__name__)
 
 
 def build_spec(
-    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
+    parameters: dict[str, Any],
+    shards: Path,
+    tokenizer: Path,
+    remote: Any,
+    runs_folder: Path,
+    model_folder: Path,
+    where: str = "train",
 ) -> RunSpec:
     """The run spec of these parameters on these shards, in the run folder that is its own.
+
+    A model it starts from is found, wherever it is, and kept among the runs.
 
     Raises:
         ConfigError: as `training.run_folder.place`.
@@ -25,7 +34,13 @@ def build_spec(
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.training.run_folder import files_digest, place
 
-    config = from_mapping(TrainConfig, parameters, where="train")
+    config = from_mapping(TrainConfig, parameters, where=where)
+    if config.model.initial_weights:
+        from clips_pipeline.registry.start_model import find_folder
+        from clips_pipeline.training.starting import keep
+
+        folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
+        config = replace(config, model=replace(config.model, initial_weights=str(folder)))
     spec = RunSpec(
         train=config,
         shards=str(shards),
@@ -48,6 +63,13 @@ def train(
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
+    spec = build_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder)
+    run, table = run_spec(spec, remote)
+    return model_folder, {**run, "parameters": {"train": parameters}}, table
+
+
+def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train a spec under the active MLflow run: what identifies the run, and its history."""
     from clips_pipeline.registry.tracking import RunTracker
     from clips_pipeline.text.tokenizer import load_tokenizer
     from clips_pipeline.training.events import read_all
@@ -56,8 +78,7 @@ def train(
     from clips_pipeline.training.progress import Progress
     from clips_pipeline.training.resolve import check
 
-    spec = build_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder)
-    check(spec.train, shards, load_tokenizer(tokenizer).vocab_size)
+    check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
     with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -67,8 +88,7 @@ def train(
         launch(spec, on_event, tracker.reader(spec.events), remote.storage.options)
     for name, count in tracker.skipped.items():
         log.warning("skipped %d training samples: %s", count, name)
-    run = {"run_id": tracker.run_id, "spec": spec.fingerprint, "parameters": {"train": parameters}}
-    return model_folder, run, history(read_all(spec.events))
+    return {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(read_all(spec.events))
 
 
 def interrupted_run_id(spec: RunSpec) -> str | None:

@@ -1,0 +1,130 @@
+"""A few held-out pictures with what the captioner writes about them, as data and as one picture.
+
+Shapes: C H W image, L context length.
+"""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clips_pipeline.evaluation.captioning import Specials, beam, log_probabilities, of_places, of_words_before, parallel
+from clips_pipeline.evaluation.embed import evaluation_mode, open_image
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.transforms import ImageConfig, eval_image
+from clips_pipeline.text.tokenizer import Tokenizer
+
+_COLUMNS = 3
+_LINE = 70  # letters below a picture
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One picture: the captions it has, and those the model writes. `at_once` is None where the model cannot."""
+
+    key: str
+    web: str
+    synthetic: str
+    at_once: str | None
+    beam: str
+
+
+def caption_examples(
+    model: ClipsModel,
+    shards_dir: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    images: ImageConfig,
+    count: int,
+    *,
+    width: int = 4,
+    remote: RemoteShards | None = None,
+) -> tuple[list[CaptionedImage], list[Record]]:
+    """The first `count` samples of a split, captioned.
+
+    Args:
+        model: with a captioner; stays where it is, and in the mode it is in.
+        shards_dir: of `prepare`.
+        split: which samples.
+        tokenizer: the model's.
+        images: resolution and normalisation.
+        count: pictures.
+        width: of the beam.
+        remote: where shards that are not on this machine are copied to.
+
+    Raises:
+        ValueError: the model has no captioner.
+    """
+    captioner = model.captioner
+    if captioner is None:
+        raise ValueError("the model has no captioner")
+    device = next(model.parameters()).device
+    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
+    # A model's table may have more rows than the vocabulary has pieces.
+    unused = range(tokenizer.vocab_size, captioner.config.vocab_size)
+    barred = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused)
+    specials = Specials(tokenizer.bos_id, tokenizer.eos_id, barred)
+    found = []
+    with evaluation_mode(model), torch.no_grad():
+        for record in records:
+            image_CHW = partial(eval_image, config=images)(open_image(record.image)).to(device)
+            at_once = None
+            if captioner.token_embedding is None:
+                row = tokenizer.encode(record.web_caption, model.config.text.context_length)
+                log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
+                at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
+                following, places = of_places(log_p_QV), len(log_p_QV)
+            else:
+                following = of_words_before(model, image_CHW, specials.bos)
+                places = captioner.config.queries - 1
+            best = beam(following, places, specials, width=width)
+            text = tokenizer.decode(best[0].ids) if best else ""
+            found.append(CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, text))
+    return found, records
+
+
+def as_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
+    """For JSON."""
+    return {"step": step, "examples": [asdict(example) for example in examples]}
+
+
+def draw(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:
+    """PNG of the pictures with their captions below."""
+    # The object interface and not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    rows = -(-len(examples) // _COLUMNS)
+    figure = Figure(figsize=(5 * _COLUMNS, 5 * rows + 0.4), layout="constrained")
+    figure.suptitle(f"captions after {step:,} steps")
+    for place, (example, record) in enumerate(zip(examples, records, strict=True)):
+        axes = figure.add_subplot(rows, _COLUMNS, place + 1)
+        axes.imshow(open_image(record.image).convert("RGB"))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        lines = [("web", example.web), ("synthetic", example.synthetic), ("beam", example.beam)]
+        if example.at_once is not None:
+            lines.append(("at once", example.at_once))
+        text = "\n".join(textwrap.fill(f"{name}: {_short(line)}", _LINE) for name, line in lines)
+        # Captions are foreign text: a dollar sign in them is no formula.
+        axes.set_xlabel(text.replace("$", r"\$"), fontsize=8)
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _short(text: str, most: int = 220) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

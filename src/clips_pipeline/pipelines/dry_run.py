@@ -1,0 +1,49 @@
+"""`kedro run --pipeline train --params dry_run=true`: what the training would cost, and then the end."""
+
+from typing import Any
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from rich.console import Console
+
+from clips_pipeline.config import ConfigError, from_mapping
+
+KEY = "dry_run"
+"""A parameter of its own, beside the groups."""
+
+
+def wanted(catalog: CatalogProtocol[Any, Any]) -> bool:
+    """Whether this run is to be estimated only.
+
+    Raises:
+        ConfigError: the parameter is neither true nor false.
+    """
+    value = catalog.load("parameters").get(KEY, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{KEY}: expected true or false, found {value!r}")
+    return value
+
+
+def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Console | None = None) -> None:
+    """Print the estimate of the training that `pipeline` holds.
+
+    Raises:
+        ConfigError: there is no training in it.
+    """
+    from clips_pipeline.models.sizes import SIZES
+    from clips_pipeline.pipelines.parameters import typed
+    from clips_pipeline.text.tokenizer import load_tokenizer
+    from clips_pipeline.training.config import TrainConfig
+    from clips_pipeline.training.estimate import estimate, table
+
+    names = {node.name for node in pipeline.nodes}
+    parameters = catalog.load("params:train") if {"train_node", "finetune_node"} & names else None
+    if parameters is None:
+        raise ConfigError(f"{KEY}: this pipeline trains nothing; use it with train, pretrain or finetune")
+    if "finetune_node" in names:
+        parameters = typed("finetune", catalog.load("params:finetune")).parameters(parameters, "")
+    config = from_mapping(TrainConfig, parameters, "train")
+    # Before `prepare` has run, all of the model's table.
+    size = SIZES[config.model.size].text.vocab_size
+    vocab_size = load_tokenizer(catalog.load("tokenizer")).vocab_size if catalog.exists("tokenizer") else size
+    (console or Console()).print(table(estimate(config, vocab_size), config))

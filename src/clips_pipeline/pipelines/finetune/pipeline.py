@@ -1,0 +1,50 @@
+"""A model at a low resolution to one at a higher one, evaluated and registered; its outputs are its own."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evaluate
+from clips_pipeline.pipelines.finetune import nodes
+from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
+
+INPUTS = [
+    "params:finetune",
+    "params:train",
+    "shards",
+    "tokenizer",
+    "remote_shards",
+    "training_runs_target",
+    "clips_model_target",
+    "finetuned_model_target",
+]
+"""What `nodes.finetune` takes, in its order. The model before is a target here: another start may be configured."""
+
+OWN = {
+    "clips_model": "finetuned_model",
+    "mlflow_run": "finetuned_mlflow_run",
+    "evaluation_report_target": "finetuned_report_target",
+    "metrics": "finetuned_metrics",
+    "per_item": "finetuned_per_item",
+    "evaluation_report": "finetuned_report",
+    "registered_model": "finetuned_registered_model",
+}
+"""What the pipelines that follow read and write here, by the names they have elsewhere."""
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """`finetuned_model` and all that `evaluate` and `register` make of it."""
+    outputs = ["finetuned_model", "finetuned_mlflow_run", "finetuned_history"]
+    train = Pipeline([Node(nodes.finetune, INPUTS, outputs, name="finetune_node")], tags="finetune")
+    return train + Pipeline([_own(node) for node in (evaluate() + register()).nodes], tags="finetune")
+
+
+def _own(node: Node) -> Node:
+    def named(names: list[str]) -> list[str]:
+        return [OWN.get(name, name) for name in names]
+
+    outputs = named(node.outputs)
+    # With one output Kedro takes a list for a list of outputs.
+    return Node(
+        node.func, named(node.inputs), outputs if len(outputs) > 1 else outputs[0], name=f"finetuned_{node.name}"
+    )
