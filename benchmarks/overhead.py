@@ -1,31 +1,35 @@
 """What the worker, its event log and MLflow cost beside a bare PyTorch loop over the same model and data.
 
-    python -m benchmarks.overhead [--rounds N] [--steps N] [--batch-size N] [--json]
+    python -m benchmarks.overhead [--windows N] [--batch-size N] [--threads N] [--json]
 
-Both train the embedded model on the same rendered scenes, in turn, with the same threads. The bare loop is what one would
-write by hand: loader, forward, losses, backward, AdamW, schedule, clamp; it looks at no loss. Ours is the whole of
-`kedro run`'s training: the worker under Composer with a `step` event every 10 steps, followed by this process, which sends
-them to an MLflow run in SQLite. Neither evaluates nor saves while it is timed.
+Both train the embedded model on the same rendered scenes with the same threads. The bare loop is what one would write by
+hand: loader, forward, losses, backward, AdamW, schedule, clamp; it looks at no loss. Ours is the whole of `kedro run`'s
+training: the worker under Composer with a `step` event every 10 steps, followed by this process, which sends them to an
+MLflow run in SQLite. Neither evaluates nor saves.
 
-Times are of 10 steps each, without the first 30 steps; a round's figure is their median, and the overhead that of neighbouring
-runs. `cpu` is the processor time of a step, of our worker and this process together: it says what is added to the machine's
-work, and holds where other programs take the cores from one run and not from the next.
+They take turns of two seconds: while one runs the other is stopped (SIGSTOP), so that whatever else the machine does, it does
+to both. `ms` is the median over spans of 10 steps, less the time for which the process stood still; `cpu_ms` is processor time
+per step over all turns, which other programs lengthen less. What this process itself takes is reported apart, per step. What is
+added to a step hardly depends on the model, so a small batch shows it best (`overhead_ms`), and most of all on a busy machine.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 INTERVAL = 10
-WARM_UP = 2  # intervals
+WARM_UP = 3  # intervals
+WINDOW_S = 2.0
+STEPS = 1_000_000  # more than are run
 
 
 def prepared(folder: Path, samples: int) -> None:
@@ -45,8 +49,8 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
     """The run spec, written as the training node writes it."""
     from clips_pipeline.config import from_mapping
     from clips_pipeline.shards.index import load_index
+    from clips_pipeline.training import run_folder
     from clips_pipeline.training.config import TrainConfig
-    from clips_pipeline.training.launch import prepare_run_folder
     from clips_pipeline.training.spec import RunSpec
 
     parameters = {
@@ -63,11 +67,12 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
         model_folder=str(folder / f"{run}-model"),
         data_version=load_index(folder / "shards").version,
     )
-    return prepare_run_folder(spec)
+    Path(spec.run_folder).mkdir()
+    return run_folder.prepare(spec)
 
 
 def bare(path: Path) -> None:
-    """The loop by hand; prints wall-clock and processor time after every interval."""
+    """The loop by hand; prints the time after every interval."""
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -118,29 +123,54 @@ def bare(path: Path) -> None:
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             step += 1
             if step % INTERVAL == 0:
-                print(time.time(), time.process_time(), flush=True)
+                print(time.time(), flush=True)
             if step == config.steps:
                 break
         epoch += 1
 
 
-class Cost(NamedTuple):
-    """Of a step, in seconds."""
+class Turns:
+    """When a process stood still."""
 
-    wall: float
-    cpu: float
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.stopped: list[tuple[float, float]] = []
+        self._since = 0.0
+
+    def stop(self) -> None:
+        """From now on."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._since = time.time()
+
+    def go(self) -> None:
+        """And on it goes."""
+        self.stopped.append((self._since, time.time()))
+        os.kill(self.pid, signal.SIGCONT)
+
+    def done(self, marks: list[float]) -> tuple[float, float]:
+        """Processor seconds used and steps made up to now, while it stands still."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        # The part of the span that has begun is told by the length of spans so far.
+        typical = (
+            INTERVAL * self.per_step(marks) if len(self.stopped) > 1 else (marks[-1] - marks[0]) / (len(marks) - 1)
+        )
+        begun = self._running(marks[-1], self._since)
+        return cpu, INTERVAL * (len(marks) + begun / typical)
+
+    def _running(self, early: float, late: float) -> float:
+        still = sum(max(0.0, min(end, late) - max(begin, early)) for begin, end in self.stopped)
+        return late - early - still
+
+    def per_step(self, marks: list[float]) -> float:
+        """Median seconds of a step, between marks that are INTERVAL steps apart, since the first stop."""
+        first = self.stopped[0][0]
+        spans = [self._running(early, late) for early, late in pairwise(marks) if early > first]
+        return median(spans) / INTERVAL
 
 
-def bare_cost(path: Path, environment: dict[str, str]) -> Cost:
-    """In a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    marks = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
-    return cost([wall for wall, _ in marks], [cpu for _, cpu in marks])
-
-
-def our_cost(path: Path) -> Cost:
-    """Wall-clock times are from the event log; processor times are looked up when an event arrives here."""
+def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, float]:
+    """Both in turn; `path` is the run spec of ours and the configuration of the other."""
     import mlflow
 
     from clips_pipeline.registry.tracking import RunTracker
@@ -150,38 +180,71 @@ def our_cost(path: Path) -> Cost:
     from clips_pipeline.training.spec import load_spec
 
     spec = load_spec(path)
-    wall: list[float] = []
-    cpu: list[float] = []
-    with mlflow.start_run(), RunTracker(Path(spec.run_folder)) as tracker:
+    command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
+    bare_marks: list[float] = []
+    our_marks: list[float] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as by_hand:
+        reading = threading.Thread(target=lambda: bare_marks.extend(map(float, by_hand.stdout or [])))
+        reading.start()
+        with mlflow.start_run(), RunTracker(Path(spec.run_folder)) as tracker:
 
-        def on_event(event: Event) -> None:
-            tracker.record(event)
-            if event["kind"] == "step":
-                wall.append(event["time"])
-                cpu.append(time.process_time() + cpu_of(read_signs(Path(spec.run_folder))[0].pid))
+            def on_event(event: Event) -> None:
+                tracker.record(event)
+                if event["kind"] == "step":
+                    our_marks.append(event["time"])
 
-        launch(spec, on_event, tracker.reader(spec.events))
-    return cost(wall, cpu)
+            def ours() -> None:
+                launch(spec, on_event, tracker.reader(spec.events))
 
-
-def cpu_of(pid: int) -> float:
-    """Processor seconds of a process until now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def cost(wall: list[float], cpu: list[float]) -> Cost:
-    """Median of the intervals' wall-clock times and mean of their processor times, without the warm-up."""
-    spans = [later - earlier for earlier, later in pairwise(wall)]
-    steps = INTERVAL * (len(cpu) - 1 - WARM_UP)
-    return Cost(median(spans[WARM_UP:]) / INTERVAL, (cpu[-1] - cpu[WARM_UP]) / steps)
+            following = threading.Thread(target=ours)
+            following.start()
+            turns: list[Turns] = []
+            try:
+                while min(len(bare_marks), len(our_marks)) < WARM_UP:
+                    time.sleep(0.1)
+                hand, worker = Turns(by_hand.pid), Turns(read_signs(Path(spec.run_folder))[0].pid)
+                turns += [hand, worker]
+                hand.stop()
+                worker.stop()
+                time.sleep(1.0)  # for what they have told to arrive
+                before = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+                for _ in range(windows):
+                    for turn in (hand, worker):
+                        turn.go()
+                        time.sleep(WINDOW_S)
+                        turn.stop()
+                time.sleep(1.0)
+                after = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+            finally:
+                # Also when it is interrupted: nothing stays behind, stopped or running.
+                spec.stop_flag.touch()
+                for turn in turns:
+                    os.kill(turn.pid, signal.SIGCONT)
+                by_hand.kill()
+            following.join()
+        reading.join()
+    bare_s, ours_s = hand.per_step(bare_marks), worker.per_step(our_marks)
+    bare_cpu, our_cpu = ((after[i][0] - before[i][0]) / (after[i][1] - before[i][1]) for i in (0, 1))
+    steps = round(after[1][1] - before[1][1])
+    return {
+        "bare_ms": round(1000 * bare_s, 2),
+        "ours_ms": round(1000 * ours_s, 2),
+        "overhead_share": round(ours_s / bare_s - 1, 4),
+        "bare_cpu_ms": round(1000 * bare_cpu, 2),
+        "ours_cpu_ms": round(1000 * our_cpu, 2),
+        "overhead_ms": round(1000 * (ours_s - bare_s), 2),
+        "overhead_cpu_ms": round(1000 * (our_cpu - bare_cpu), 2),
+        "overhead_share_cpu": round(our_cpu / bare_cpu - 1, 4),
+        # It follows through the turns of both, which last twice as long as ours alone.
+        "following_cpu_ms": round(1000 * (after[2] - before[2]) / 2 / steps, 2),
+        "steps": steps,
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--windows", type=int, default=45, help="turns of each")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1, help="of torch; the other cores are for everything else")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
@@ -191,43 +254,25 @@ def main() -> None:
         bare(options.bare)
         return
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import mlflow
 
     from clips_pipeline.training.launch import environment_of_ranks
 
-    ours: list[Cost] = []
-    by_hand: list[Cost] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.create_experiment("overhead", artifact_location=str(folder / "artifacts"))
         mlflow.set_experiment("overhead")
         prepared(folder, 20 * options.batch_size)
-        for number in range(options.rounds):
-            spec = spec_in(folder, f"run-{number}", options.steps, options.batch_size, options.threads)
-            # In turn within the rounds too, so that a machine that slows down favours neither.
-            for mine in (number % 2 == 0, number % 2 == 1):
-                if mine:
-                    ours.append(our_cost(spec))
-                else:
-                    by_hand.append(bare_cost(spec, environment_of_ranks({})))
-    pairs = list(zip(ours, by_hand, strict=True))
-    wall, cpu = ([getattr(our, name) / getattr(hand, name) - 1 for our, hand in pairs] for name in Cost._fields)
-    figures = {
-        "bare_ms": round(1000 * median(hand.wall for hand in by_hand), 2),
-        "ours_ms": round(1000 * median(our.wall for our in ours), 2),
-        "overhead_share": round(median(wall), 4),
-        "overhead_share_cpu": round(median(cpu), 4),
-        "rounds": [round(share, 4) for share in wall],
-        "rounds_cpu": [round(share, 4) for share in cpu],
-        "batch_size": options.batch_size,
-        "threads": options.threads,
-    }
+        spec = spec_in(folder, "run", STEPS, options.batch_size, options.threads)
+        figures = measure(spec, environment_of_ranks({}), options.windows)
+    figures |= {"batch_size": options.batch_size, "threads": options.threads}
     if options.json:
         print(json.dumps(figures))
     else:
         for key, value in figures.items():
-            print(f"{key:26} {value}")
+            print(f"{key:20} {value}")
 
 
 if __name__ == "__main__":

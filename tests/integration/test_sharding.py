@@ -61,6 +61,11 @@ def test_sharded_training_is_the_same_training(spec_of: SpecOf) -> None:
     assert difference < 1e-8 * sum(float(value.square().sum()) for value in expected.values())
     load_model_folder(Path(whole.model_folder))
 
+    # A batch in chunks makes every block anew in the backward pass, where it must be gathered again.
+    chunked = spec_of("chunked", launch={**SHARDED, "chunk_size": 3}, **CHANGES)
+    assert launch(chunked, ignore).finished
+    assert losses(chunked) == pytest.approx(losses(plain), rel=1e-6)
+
     # The same call goes on to the same bits.
     again = stopping(spec_of("again", launch=SHARDED, **CHANGES))
     assert launch(again, ignore).finished

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf, losses
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
@@ -156,3 +157,14 @@ def test_a_finished_training_is_not_repeated(spec_of: SpecOf) -> None:
 def test_ema_and_clipping_run(spec_of: SpecOf) -> None:
     spec = spec_of(ema={"half_life_batches": 2}, optimizer={"clip_norm": 1.0, "warmup_samples": 16})
     assert launch(spec, ignore).finished
+
+
+def test_micro_batches_are_refused_with_what_to_do_instead() -> None:
+    from clips_pipeline.shards.batch import ClipsBatch
+    from clips_pipeline.training.worker import _whole_batch
+
+    ids = torch.zeros(4, 8, dtype=torch.int64)
+    batch = ClipsBatch(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), ids, ids, ids, ["a", "b", "c", "d"], {})
+    assert _whole_batch(batch, 4) == [batch]
+    with pytest.raises(ConfigError, match=r"shrink the contrastive loss's negatives; set train\.launch\.chunk_size"):
+        _whole_batch(batch, 2)

@@ -107,10 +107,6 @@ class LaunchConfig:
         require(
             self.chunk_size is None or self.chunk_size >= 1, f"chunk_size is {self.chunk_size}; at least 1, or null"
         )
-        require(
-            self.chunk_size is None or self.sharding == "none",
-            "chunk_size and sharding: fsdp2 do not go together yet; set one of them back",
-        )
         require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")
 
 

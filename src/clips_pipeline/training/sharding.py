@@ -12,7 +12,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils.parallelism import FSDP2Config
 from torch import Tensor, nn
-from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from clips_pipeline.config import ConfigError
@@ -26,22 +26,27 @@ def without_scalars(clips: ClipsModel) -> ClipsModel:
     return clips
 
 
-def parallelism(sharding: str, clips: ClipsModel) -> dict[str, Any] | None:
+def parallelism(sharding: str, clips: ClipsModel, *, in_chunks: bool = False) -> dict[str, Any] | None:
     """Composer's `parallelism_config`: None is plain data parallelism.
 
     One group of parameters for each transformer block, gathered when the block runs, and one for all the rest, which stays
     gathered through the step, since the caption loss reads the head. In full precision on the wire: what autocast lowers it
     lowers in the products, as without sharding.
+
+    A batch in chunks runs every block forward and backward many times in a step. Then all stay gathered through the step
+    (`GatheredSteps`): FSDP2 would not gather a block again that is made anew after its first backward pass. Gradients and
+    optimiser state are shared out all the same.
     """
     if sharding == "none":
         return None
     object.__setattr__(clips, "fsdp_wrap_fn", lambda module: isinstance(module, Block))
     # A key that Composer does not know, `fsdp2` for one, is ignored in silence, hence `check`. And with its
     # `load_monolith_rank0_only`, which would save memory while loading, a resumed run takes another course.
-    return {"fsdp": FSDP2Config(state_dict_type="full", mixed_precision="FULL")}
+    config = FSDP2Config(state_dict_type="full", mixed_precision="FULL", reshard_after_forward=not in_chunks)
+    return {"fsdp": config}
 
 
-def check(sharding: str, clips: nn.Module) -> None:
+def check(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -> None:
     """See that parameters are shared out if they are to be, before the first step; call it on the trainer's model.
 
     Raises:
@@ -55,9 +60,12 @@ def check(sharding: str, clips: nn.Module) -> None:
             f"train.launch.sharding is {sharding}, but {len(left)} parameters are whole on every rank ({left[0]}, …): "
             "Composer has not sharded the model. Use the locked versions, or set train.launch.sharding to none"
         )
-    # Blocks run by other methods than `forward` too; parameters must be gathered for those as well.
+    # These run by other methods than `forward` too; parameters must be gathered for those as well.
     methods = [name for name, _ in inspect.getmembers(Block, inspect.isfunction) if name in vars(Block)]
     for module in clips.modules():
+        if in_chunks and isinstance(module, ClipsModel):
+            # Only where it is not `forward` that calls it: one within the other would give the parameters away too early.
+            register_fsdp_forward_method(module, "encode_all")
         if isinstance(module, Block):
             for name in methods:
                 if not name.startswith("_") and name != "forward":
@@ -100,3 +108,21 @@ class ClipGradients(Callback):  # type: ignore[misc]
     def after_train_batch(self, state: State, logger: Logger) -> None:
         """Between backward and update."""
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.norm)
+
+
+class GatheredSteps(Callback):  # type: ignore[misc]
+    """Keeps parameters gathered until a step's backward passes are over, and shares them out before the update."""
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """From now on."""
+        for module in _sharded(state.model):
+            module.set_reshard_after_backward(False, recurse=False)
+
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        """The update changes the parts; what is gathered would be out of date."""
+        for module in _sharded(state.model):
+            module.reshard()
+
+
+def _sharded(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

@@ -111,6 +111,8 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
             values = {change.key: [change.before, change.now] for change in changed}
             writer.write("changed", step=resume_from.step, values=values)
 
+    chunk = config.launch.chunk_size
+    in_chunks = chunk is not None and chunk < config.batch_size // dist.get_world_size()
     clip_norm = config.optimizer.clip_norm
     algorithms = []
     ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
@@ -154,6 +156,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         algorithms=algorithms,
         callbacks=[
             TellLife(life),
+            *([sharding.GatheredSteps()] if in_chunks else []),
             *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
             callbacks.ClampLogitScale(),
             callbacks.EpochOrder(),
@@ -165,7 +168,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
                 writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
             ),
         ],
-        parallelism_config=sharding.parallelism(config.launch.sharding, clips),
+        parallelism_config=sharding.parallelism(config.launch.sharding, clips, in_chunks=in_chunks),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
         run_name=f"clips-{spec.fingerprint}",
@@ -175,7 +178,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         seed=config.seed,
         dist_timeout=patience_s,
     )
-    sharding.check(config.launch.sharding, clips)
+    sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
     # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
     at_present(schedule)
     if int(trainer.state.timestamp.batch) < config.steps:
