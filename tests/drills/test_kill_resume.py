@@ -55,10 +55,13 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
                 return "over"
         kill_tree(run.process.pid)
         return "inside" if writing(run.spec) else "all"
+    begun = run.trained()
     if luck.random() < 0.25:
-        time.sleep(luck.uniform(0.0, 6.0))  # while it starts
+        # While it starts; a fast machine must not train to the end meanwhile.
+        until = time.monotonic() + luck.uniform(0.0, 6.0)
+        while time.monotonic() < until and run.trained() <= begun:
+            time.sleep(0.02)
     else:
-        begun = run.trained()
         run.wait_for_step(begun + luck.randint(1, 6))
         time.sleep(luck.uniform(0.0, 0.2))
     what = luck.choice(("all", "all", "rank", "follower"))
