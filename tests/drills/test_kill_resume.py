@@ -32,7 +32,7 @@ pytestmark = [
 KILLS = int(os.environ.get("CLIPS_DRILL_KILLS", "20"))
 INSIDE = min(3, KILLS)
 """Kills within the writing of a checkpoint that there must be."""
-STEPS = 20 + 10 * KILLS
+STEPS = 20 + 20 * KILLS
 
 
 def writing(spec: RunSpec) -> bool:
@@ -63,7 +63,7 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
             time.sleep(0.02)
     else:
         run.wait_for_step(begun + luck.randint(1, 6))
-        time.sleep(luck.uniform(0.0, 0.2))
+        time.sleep(luck.uniform(0.0, 0.1))
     what = luck.choice(("all", "all", "rank", "follower"))
     ranks = run.ranks()
     if what == "rank" and ranks:
