@@ -44,8 +44,9 @@ class Started:
         return self.process.returncode, printed
 
     def ranks(self) -> list[int]:
-        """Processes of the ranks that have told of themselves."""
-        return [sign.pid for sign in read_signs(Path(self.spec.run_folder)) if not sign.over]
+        """Processes of the ranks that have told of themselves; those of an earlier start are none of this one's."""
+        mine = set(tree(self.process.pid))
+        return [sign.pid for sign in read_signs(Path(self.spec.run_folder)) if sign.pid in mine]
 
     def trained(self) -> int:
         """The last logged step."""

@@ -68,11 +68,12 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
     ranks = run.ranks()
     if what == "rank" and ranks:
         send(luck.choice(ranks), signal.SIGKILL)
-    elif what == "follower":
+        return what
+    if what == "follower":
         send(run.process.pid, signal.SIGKILL)
-    else:
-        kill_tree(run.process.pid)
-    return what
+        return what
+    kill_tree(run.process.pid)
+    return "all"
 
 
 def traces(spec: RunSpec) -> dict[int, str]:
