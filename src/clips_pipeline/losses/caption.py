@@ -69,12 +69,15 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
         """The sum, a scalar."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        grad_ND = torch.zeros_like(hidden_ND) if wants_hidden else None
+        grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_VD = torch.zeros_like(weight_VD) if wants_weight else None
         total = hidden_ND.new_zeros(())
+        # One piece of memory for the logits of every chunk.
+        room_RV = hidden_ND.new_empty(min(chunk, hidden_ND.shape[0]), weight_VD.shape[0])
         for low in range(0, hidden_ND.shape[0], chunk):
             rows = slice(low, low + chunk)
-            logits_RV = hidden_ND[rows] @ weight_VD.T
+            hidden_RD = hidden_ND[rows]
+            logits_RV = torch.mm(hidden_RD, weight_VD.T, out=room_RV[: len(hidden_RD)])
             target_R1 = targets_N[rows, None]
             picked_R1 = logits_RV.gather(1, target_R1)
             # The softmax comes to stand in the logits' own memory: one pass of exp serves loss and gradient.
@@ -88,9 +91,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
             slope_RV.div_(sum_R1)
             slope_RV.scatter_add_(1, target_R1, slope_RV.new_full((1, 1), -1.0).expand(target_R1.shape))
             if grad_ND is not None:
-                grad_ND[rows] = slope_RV @ weight_VD
+                torch.mm(slope_RV, weight_VD, out=grad_ND[rows])
             if grad_VD is not None:
-                grad_VD.addmm_(slope_RV.T, hidden_ND[rows])
+                grad_VD.addmm_(slope_RV.T, hidden_RD)
         ctx.save_for_backward(grad_ND, grad_VD)
         return total
 

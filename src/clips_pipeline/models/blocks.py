@@ -1,30 +1,25 @@
 """The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
 
-Shapes: B batch, S sequence, P prefix, Q queries, N occupied and M chosen positions, D width, E three widths, H heads,
+Rows come with their padding, (B, S, D), or as their tokens alone, (N, D), together with a `Packing`. T below is either.
+
+Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M queries that are there, C chosen ones of them, D width, H heads,
 K width of a head.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
+from clips_pipeline.models.fused import Gelu, add_projection, join, norm_mlp, norm_projections
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
-from clips_pipeline.models.recompute import linear_of
 from clips_pipeline.models.sizes import MLP_RATIO
 
-Gelu = Literal["none", "tanh"]
-"""PyTorch's name of the GELU: "none" is exact (vision), "tanh" the approximation (text and captioner)."""
+_QUERIES, _KEYS, _VALUES = range(3)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through fused kernels, whole or in the captioner's two parts.
-
-    The methods take what `in_proj` gives: queries, keys and values side by side, E = 3 D.
-    """
+    """Multi-head attention through fused kernels; `in_proj` makes queries, keys and values side by side."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,123 +27,36 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, qkv_BSE: Tensor) -> Tensor:
-        """Attend from every position to every position, (B, S, E) -> (B, S, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(qkv_BSE)
-        return self._join(functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK))
-
-    def packed(self, qkv_NE: Tensor, packing: Packing) -> Tensor:
-        """Attend within each row from every token to every token, (N, E) -> (N, D)."""
-        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
-        mask = packing.keep_BS[:, None, None, :]
-        y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
-        return self._packed_out(y_BHSK, packing)
-
-    def prefix_causal(self, qkv_NE: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Attend as the captioner does, without a dense (S, S) mask: (N, E) -> (N, D).
-
-        The first `prefix` positions see each other and nothing else. Each later one (a query) sees the prefix, itself
-        and the queries before it.
-        """
-        q_BHSK, k_BHSK, v_BHSK = self._split(packing.unpack(qkv_NE))
-        mask = None if keep_BP is None else keep_BP[:, None, None, :]
-        prefix_BHPK = functional.scaled_dot_product_attention(
-            q_BHSK[:, :, :prefix], k_BHSK[:, :, :prefix], v_BHSK[:, :, :prefix], attn_mask=mask
-        )
-        queries_BHQK = _causal_tail(q_BHSK[:, :, prefix:], k_BHSK, v_BHSK, keep_BP)
-        return self._packed_out(torch.cat([prefix_BHPK, queries_BHQK], dim=2), packing)
-
-    def chosen(
-        self, x_ND: Tensor, packing: Packing, chosen_M: Tensor, chosen: Packing, keep_BP: Tensor | None = None
+    def forward(
+        self, x: Tensor, q_BSD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None, packing: Packing | None
     ) -> Tensor:
-        """The rows of `prefix_causal` at chosen queries alone, from the input of `in_proj`: (N, D) -> (M, D).
+        """`x` and what its tokens see, (T, D) -> (T, D).
 
         Args:
-            x_ND: all tokens.
-            packing: of them in (B, S).
-            chosen_M: their numbers within N.
-            chosen: their places in (B, Q).
-            keep_BP: as in `prefix_causal`.
+            x: rows.
+            q_BSD: their queries, with padding.
+            k_BSD: keys, of as many places as there are.
+            v_BSD: values.
+            mask: True where a query may look at a key, broadcast to (B, H, S, S); None is everywhere.
+            packing: of `x`.
         """
-        width = x_ND.shape[-1]
-        weight, bias = self.in_proj.weight, self.in_proj.bias
-        q_BQD = chosen.unpack(functional.linear(x_ND.index_select(0, chosen_M), weight[:width], bias[:width]))
-        k_BSD, v_BSD = packing.unpack(self.keys_and_values(x_ND)).chunk(2, dim=-1)
-        y_BHQK = _causal_tail(self._heads(q_BQD), self._heads(k_BSD), self._heads(v_BSD), keep_BP)
-        return self._packed_out(y_BHQK, chosen)
-
-    def read_out(self, x_BD: Tensor, kv_BSE: Tensor, keep_BS: Tensor | None = None) -> Tensor:
-        """One query a row, attending to every position: (B, D) -> (B, D).
-
-        Args:
-            x_BD: input of `in_proj` at the positions that ask.
-            kv_BSE: keys and values of all positions (E = 2 D), as `keys_and_values` gives them.
-            keep_BS: True where a position may be attended; None means everywhere.
-        """
-        width = x_BD.shape[-1]
-        q_BD = functional.linear(x_BD, self.in_proj.weight[:width], self.in_proj.bias[:width])
-        k_BSD, v_BSD = kv_BSE.chunk(2, dim=-1)
-        mask = None if keep_BS is None else keep_BS[:, None, None, :]
-        y_BHQK = functional.scaled_dot_product_attention(
-            self._heads(q_BD[:, None]), self._heads(k_BSD), self._heads(v_BSD), attn_mask=mask
-        )
-        return self._join(y_BHQK).squeeze(1)
-
-    def keys_and_values(self, x: Tensor) -> Tensor:
-        """The second and third part of `in_proj` alone, (..., D) -> (..., 2 D)."""
-        width = x.shape[-1]
-        return functional.linear(x, self.in_proj.weight[width:], self.in_proj.bias[width:])
-
-    def _split(self, qkv_BSE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_BSD, k_BSD, v_BSD = qkv_BSE.chunk(3, dim=-1)
-        return self._heads(q_BSD), self._heads(k_BSD), self._heads(v_BSD)
-
-    def _heads(self, x_BSD: Tensor) -> Tensor:
-        batch, positions, width = x_BSD.shape
-        return x_BSD.view(batch, positions, self.heads, width // self.heads).transpose(1, 2)
-
-    def _packed_out(self, y_BHSK: Tensor, packing: Packing) -> Tensor:
-        y_ND: Tensor = self.out_proj(packing.pack(y_BHSK.transpose(1, 2).flatten(2)))
-        return y_ND
-
-    def _join(self, x_BHSK: Tensor) -> Tensor:
-        joined: Tensor = self.out_proj(x_BHSK.transpose(1, 2).flatten(2))
-        return joined
-
-
-def _causal_tail(q_BHQK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, keep_BP: Tensor | None) -> Tensor:
-    """Attention of the last Q of S positions: query i sees keys up to its own place, less those that `keep_BP` hides.
-
-    The mask is (Q, S), not (S, S). Fused kernels take it; their own causal flag starts from the other corner.
-    """
-    queries, keys = q_BHQK.shape[2], k_BHSK.shape[2]
-    mask = torch.ones(queries, keys, dtype=torch.bool, device=q_BHQK.device).tril(keys - queries)
-    if keep_BP is not None:
-        keep_BS = functional.pad(keep_BP, (0, queries), value=True)
-        mask = mask & keep_BS[:, None, None, :]
-    return functional.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSK, attn_mask=mask)
+        q_BHSK, k_BHSK, v_BHSK = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q_BSD, k_BSD, v_BSD))
+        y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
+        y_BSD = y_BHSK.transpose(1, 2).flatten(2)
+        if not torch.compiler.is_compiling():
+            return add_projection(x, y_BSD, self.out_proj, packing)
+        projected: Tensor = self.out_proj(y_BSD if packing is None else packing.pack(y_BSD))
+        return x + projected
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between, (..., D) -> (..., D)."""
+    """The two linear layers of a block's second half, with a GELU between."""
 
     def __init__(self, width: int, gelu: Gelu) -> None:
         super().__init__()
         self.gelu = gelu
         self.c_fc = nn.Linear(width, MLP_RATIO * width)
         self.c_proj = nn.Linear(MLP_RATIO * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to each position."""
-        return self.narrow(self.c_fc(x))
-
-    def narrow(self, hidden: Tensor) -> Tensor:
-        """GELU and second layer, (..., 4 D) -> (..., D)."""
-        return linear_of(self.activate, hidden, self.c_proj)
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        """GELU alone."""
-        return functional.gelu(hidden, approximate=self.gelu)
 
 
 class Block(nn.Module):
@@ -158,73 +66,110 @@ class Block(nn.Module):
         width: D.
         heads: H.
         gelu: of the MLP.
-        remake_hidden: the MLP's hidden layer is not kept for the backward pass but made again: a third less memory, one
-            matrix product in nine more.
+        keep_hidden: the MLP's hidden layer is kept for the backward pass and not made again: twice the memory, and one
+            matrix product in ten less.
     """
 
-    def __init__(self, width: int, heads: int, gelu: Gelu, *, remake_hidden: bool = False) -> None:
+    def __init__(self, width: int, heads: int, gelu: Gelu, *, keep_hidden: bool = False) -> None:
         super().__init__()
-        self.remake_hidden = remake_hidden
+        self.keep_hidden = keep_hidden
         self.ln_1 = BlockNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = BlockNorm(width)
         self.mlp = Mlp(width, gelu)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Bidirectional block, (B, S, D) -> (B, S, D)."""
-        x_BSD = x_BSD + self.attn(self._qkv(x_BSD))
-        return self._mlp(x_BSD)
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """Every token attends to every token of its row, (T, D) -> (T, D)."""
+        q, k, v = self._project(x, packing, _QUERIES, _KEYS, _VALUES)
+        return self._mlp(self.attn(x, q, k, v, _key_mask(packing), packing))
 
-    def packed(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """The same on rows without their padding, (N, D) -> (N, D)."""
-        x_ND = x_ND + self.attn.packed(self._qkv(x_ND), packing)
-        return self._mlp(x_ND)
+    def last(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """The last token of each row of `forward` alone, (T, D) -> (B, D)."""
+        asking_BD = x[:, -1] if packing is None else x.index_select(0, packing.last_token())
+        asking_B1D = asking_BD[:, None]
+        (q_B1D,) = self._project(asking_B1D, None, _QUERIES)
+        k, v = self._project(x, packing, _KEYS, _VALUES)
+        return self._mlp(self.attn(asking_B1D, q_B1D, k, v, _key_mask(packing), None)).squeeze(1)
 
-    def last(self, x_BSD: Tensor) -> Tensor:
-        """The last position of `forward` alone, (B, S, D) -> (B, D)."""
-        h_BSD = self.ln_1(x_BSD)
-        return self._mlp(x_BSD[:, -1] + self.attn.read_out(h_BSD[:, -1], self.attn.keys_and_values(h_BSD)))
+    def prefix_causal(
+        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing
+    ) -> tuple[Tensor, Tensor]:
+        """Captioner block, without a dense (P + Q, P + Q) mask.
 
-    def packed_last(self, x_ND: Tensor, packing: Packing) -> Tensor:
-        """The last token of each row of `packed` alone, (N, D) -> (B, D)."""
-        h_ND, last_B = self.ln_1(x_ND), packing.last_token()
-        kv_BSE = packing.unpack(self.attn.keys_and_values(h_ND))
-        y_BD = self.attn.read_out(h_ND.index_select(0, last_B), kv_BSE, packing.keep_BS)
-        return self._mlp(x_ND.index_select(0, last_B) + y_BD)
-
-    def prefix_causal(self, x_ND: Tensor, packing: Packing, prefix: int, keep_BP: Tensor | None = None) -> Tensor:
-        """Captioner block, (N, D) -> (N, D); see `Attention.prefix_causal`."""
-        x_ND = x_ND + self.attn.prefix_causal(self._qkv(x_ND), packing, prefix, keep_BP)
-        return self._mlp(x_ND)
-
-    def prefix_causal_chosen(
-        self, x_ND: Tensor, packing: Packing, chosen_BQ: Tensor, keep_BP: Tensor | None = None
-    ) -> Tensor:
-        """The captioner block at chosen query positions only, (N, D) -> (M, D).
+        Tokens of the prefix see each other and nothing else. Each query sees the prefix, itself and the queries before it.
 
         Args:
-            x_ND: input of the block.
-            packing: of it; the last places of each row are the queries.
-            chosen_BQ: True at the M query positions wanted, which must be in `packing`; rows come out in row-major order.
-            keep_BP: True where a prefix position may be attended; None means everywhere.
+            prefix: (T, D), image and web caption.
+            queries_MD: the others.
+            prefix_packing: of the prefix; None where all of it is there.
+            packing: of the queries in (B, Q).
+
+        Returns:
+            Both anew.
+        """
+        q, k, v = self._project(prefix, prefix_packing, _QUERIES, _KEYS, _VALUES)
+        own_q, own_k, own_v = self._project(queries_MD, packing, _QUERIES, _KEYS, _VALUES)
+        (all_k, k), (all_v, v) = join(k, own_k), join(v, own_v)
+        prefix = self._mlp(self.attn(prefix, q, k, v, _key_mask(prefix_packing), prefix_packing))
+        mask = _causal_tail(own_q, all_k, prefix_packing)
+        return prefix, self._mlp(self.attn(queries_MD, own_q, all_k, all_v, mask, packing))
+
+    def prefix_causal_chosen(
+        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, chosen_BQ: Tensor
+    ) -> Tensor:
+        """The queries of `prefix_causal` alone, and of them only the chosen: (C, D), row-major.
+
+        Args:
+            prefix: see there.
+            queries_MD: see there.
+            prefix_packing: see there.
+            packing: see there.
+            chosen_BQ: True at the queries wanted, which must be in `packing`.
         """
         chosen = Packing.of(chosen_BQ)
-        numbers_BS = packing.numbers()
-        chosen_M = numbers_BS[:, -chosen_BQ.shape[1] :].flatten().index_select(0, chosen.place_N)
-        y_MD = self.attn.chosen(self.ln_1(x_ND), packing, chosen_M, chosen, keep_BP)
-        return self._mlp(x_ND.index_select(0, chosen_M) + y_MD)
+        asking_CD = queries_MD.index_select(0, packing.numbers().flatten().index_select(0, chosen.place_N))
+        (q_BQD,) = self._project(asking_CD, chosen, _QUERIES)
+        k_BSD, v_BSD = (
+            torch.cat(parts, dim=1)
+            for parts in zip(
+                self._project(prefix, prefix_packing, _KEYS, _VALUES),
+                self._project(queries_MD, packing, _KEYS, _VALUES),
+                strict=True,
+            )
+        )
+        mask = _causal_tail(q_BQD, k_BSD, prefix_packing)
+        return self._mlp(self.attn(asking_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
 
-    def _qkv(self, x: Tensor) -> Tensor:
-        return linear_of(self.ln_1, x, self.attn.in_proj)
+    def _project(self, x: Tensor, packing: Packing | None, *parts: int) -> tuple[Tensor, ...]:
+        """Queries, keys or values, as many as asked for, (T, D) -> (B, S, D) each."""
+        if torch.compiler.is_compiling():
+            weights, biases = self.attn.in_proj.weight.chunk(3), self.attn.in_proj.bias.chunk(3)
+            made = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
+        else:
+            made = norm_projections(x, self.ln_1, self.attn.in_proj, parts)
+        return made if packing is None else tuple(packing.unpack(part) for part in made)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        if self.remake_hidden and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Not `linear_of`, whose closures would keep what is to go.
-            made: Tensor = checkpoint(
-                lambda x: self.mlp.c_proj(self.mlp.activate(self.mlp.c_fc(self.ln_2(x)))),
-                x,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            return x + made
-        return x + self.mlp.narrow(linear_of(self.ln_2, x, self.mlp.c_fc))
+        mlp = self.mlp
+        if not torch.compiler.is_compiling():
+            return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu, self.keep_hidden)
+        # A compiler fuses these by itself, and chooses what to keep.
+        made: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
+        return x + made
+
+
+def _key_mask(packing: Packing | None) -> Tensor | None:
+    return None if packing is None else packing.keep_BS[:, None, None, :]
+
+
+def _causal_tail(q_BQD: Tensor, k_BSD: Tensor, prefix_packing: Packing | None) -> Tensor:
+    """What the last Q of S positions see: query i the keys up to its own place, less what the prefix does not have.
+
+    (Q, S) or (B, 1, Q, S), not (S, S). Fused kernels take it; their own causal flag starts from the other corner.
+    """
+    queries, keys = q_BQD.shape[1], k_BSD.shape[1]
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=q_BQD.device).tril(keys - queries)
+    if prefix_packing is not None:
+        keep_BS = functional.pad(prefix_packing.keep_BS, (0, queries), value=True)
+        mask = mask & keep_BS[:, None, None, :]
+    return mask

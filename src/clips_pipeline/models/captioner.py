@@ -34,11 +34,7 @@ class Captioner(nn.Module):
         self.text_projection = None if reads_tokens else FullLinear(text_width, config.width)
         self.token_embedding = nn.Embedding(config.vocab_size, config.width) if reads_tokens else None
         self.queries_QD = nn.Parameter(torch.empty(config.queries, config.width))
-        self.blocks = nn.ModuleList(
-            # Its sequences are the longest, and half of all activations are in them.
-            Block(config.width, config.heads, "tanh", remake_hidden=True)
-            for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, config.vocab_size)
 
@@ -68,28 +64,27 @@ class Captioner(nn.Module):
             raise ValueError(
                 f"{used} target positions for {self.config.queries} queries: shorten targets or raise captioner.queries"
             )
-        prefix_BSD = self.image_projection(image_BPD)
+        prefix: Tensor = self.image_projection(image_BPD)
+        prefix_packing = None
         if self.text_projection is not None:
-            prefix_BSD = torch.cat([prefix_BSD, self.text_projection(web_BSD)], dim=1)
-        prefix = prefix_BSD.shape[1]
-        queries_BQD = self.queries_QD[:used].to(prefix_BSD.dtype).expand(prefix_BSD.shape[0], -1, -1)
+            prefix = torch.cat([prefix, self.text_projection(web_BSD)], dim=1)
+        prefix = prefix.to(self.queries_QD.dtype)
+        if web_keep_BS is not None:
+            prefix_packing = Packing.of(functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True))
+            prefix = prefix_packing.pack(prefix)
+        packing = Packing.of(_up_to_last(chosen_BQ))
+        place_M = packing.place_N
+        queries_MD = functional.embedding(place_M % used, self.queries_QD)
         if self.token_embedding is not None:
             assert before_ids_BQ is not None  # noqa: S101  (the model gives them)
-            queries_BQD = queries_BQD + widen(self.token_embedding(before_ids_BQ))
-        x_BSD = torch.cat([prefix_BSD, queries_BQD], dim=1).to(self.queries_QD.dtype)
-        keep_BP = None if web_keep_BS is None else functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True)
-        packing = Packing.of(torch.cat([_kept(keep_BP, prefix_BSD), _up_to_last(chosen_BQ)], dim=1))
-        x_ND = packing.pack(x_BSD)
+            ids_M = before_ids_BQ.flatten().index_select(0, place_M)
+            queries_MD = (widen(queries_MD) + widen(self.token_embedding(ids_M))).to(self.queries_QD.dtype)
         for block in self.blocks[:-1]:
-            x_ND = block.prefix_causal(x_ND, packing, prefix, keep_BP)
+            prefix, queries_MD = block.prefix_causal(prefix, queries_MD, prefix_packing, packing)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
-        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(x_ND, packing, chosen_BQ, keep_BP))
+        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(prefix, queries_MD, prefix_packing, packing, chosen_BQ))
         return hidden_ND
-
-
-def _kept(keep_BP: Tensor | None, prefix_BPD: Tensor) -> Tensor:
-    return torch.ones_like(prefix_BPD[..., 0], dtype=torch.bool) if keep_BP is None else keep_BP
 
 
 def _up_to_last(chosen_BQ: Tensor) -> Tensor:

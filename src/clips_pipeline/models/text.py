@@ -38,11 +38,7 @@ class TextTower(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions_LD = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.blocks = nn.ModuleList(
-            # Under `padding: attend` most of the tokens are PAD; under `mask` there are few to make again.
-            Block(config.width, config.heads, "tanh", remake_hidden=True)
-            for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "tanh") for _ in range(config.depth))
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, embed_dim)
 
@@ -65,7 +61,7 @@ class TextTower(nn.Module):
         if packing is None:
             x_BSD = last(x)
             return TextOutput(x_BSD[:, :-1], None, *self._pool(x_BSD[:, -1]))
-        x_ND = last.packed(x, packing)
+        x_ND = last(x, packing)
         tokens_BSD = packing.unpack(x_ND)[:, :-1]
         return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], *self._pool(x_ND[packing.last_token()]))
 
@@ -77,8 +73,7 @@ class TextTower(nn.Module):
         """
         x, packing = self._before_last(ids_BL, body)
         last = self._last_block()
-        pooled_BD = last.last(x) if packing is None else last.packed_last(x, packing)
-        return self._pool(pooled_BD)[1]
+        return self._pool(last.last(x, packing))[1]
 
     def _before_last(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Packing | None]:
         """Input of the last block: (B, L, D), or (N, D) where PAD is hidden, for then it need not be computed."""
@@ -103,7 +98,7 @@ class TextTower(nn.Module):
         position_N = packing.place_N % ids_BS.shape[1]
         x_ND = self._embed(ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD))
         for block in self.blocks[:-1]:
-            x_ND = block.packed(x_ND, packing)
+            x_ND = block(x_ND, packing)
         return x_ND, packing
 
     def _last_block(self) -> Block:

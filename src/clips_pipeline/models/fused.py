@@ -1,0 +1,373 @@
+"""A norm and the linear layers behind it as one function that keeps only its input for the backward pass.
+
+Autograd would keep what each layer reads: the normed rows, the hidden layer and its GELU, ten widths a token. Here they are made
+again. They never exist as a whole either: rows go through in groups that fit the processor's cache, and every group writes
+into the same memory. On an accelerator all rows are one group.
+
+What is computed is that of the plain modules, in the order of summation that groups give; `tests/unit/models/test_fused.py` holds
+both against each other.
+
+Shapes: N tokens, R tokens of a group, D width, F hidden width, O features of one projection.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.precision import like_weight
+from clips_pipeline.models.sizes import EPSILON
+
+Gelu = Literal["none", "tanh"]
+"""PyTorch's name of the GELU: "none" is exact (vision), "tanh" the approximation (text and captioner)."""
+
+import os
+
+GROUP_BYTES = int(os.environ.get("GB", "8")) * 2**20
+"""Of hidden layer that a group of rows holds on a CPU: about the second-level caches of two cores."""
+
+
+def norm_projections(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Some of the D-wide parts of `linear(norm(x))`, each a tensor of its own, (..., D) -> (..., D) each.
+
+    Args:
+        x: rows.
+        norm: before.
+        linear: D to a multiple of D.
+        parts: which ones.
+    """
+    made: tuple[Tensor, ...] = _NormProjections.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, linear.weight, linear.bias, parts
+    )
+    return tuple(part.view(x.shape) for part in made)
+
+
+def add_projection(x: Tensor, mixed_BSD: Tensor, linear: nn.Linear, packing: Packing | None) -> Tensor:
+    """`x + linear(mixed)`, (T, D) -> (T, D), where `mixed` still has the padding that `packing` leaves out.
+
+    Keeps `mixed`, which attention keeps too, and not its tokens alone.
+
+    Args:
+        x: rows, (B, S, D) without a packing and (N, D) with one.
+        mixed_BSD: what attention gives.
+        linear: D to D.
+        packing: of `x`.
+    """
+    made: Tensor = _AddProjection.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]), mixed_BSD.flatten(0, 1), linear.weight, linear.bias, packing
+    )
+    return made.view(x.shape)
+
+
+def join(before_BPD: Tensor, behind_BQD: Tensor) -> tuple[Tensor, Tensor]:
+    """Both one behind the other, (B, P + Q, D), and the first as a part of that, which takes no memory of its own."""
+    made: tuple[Tensor, Tensor] = _Join.apply(before_BPD, behind_BQD)  # type: ignore[no-untyped-call]
+    return made
+
+
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, gelu: Gelu, keep: bool) -> Tensor:
+    """`x + narrow(gelu(wide(norm(x))))`, (..., D) -> (..., D).
+
+    Args:
+        x: rows.
+        norm: before.
+        wide: D to F.
+        narrow: F to D.
+        gelu: between them.
+        keep: the hidden layer for the backward pass: F more a token, and one matrix product in seven less.
+    """
+    made: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]),
+        norm.weight,
+        norm.bias,
+        wide.weight,
+        wide.bias,
+        narrow.weight,
+        narrow.bias,
+        gelu,
+        keep,
+    )
+    return made.view(x.shape)
+
+
+class _NormProjections(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor, weight: Tensor, bias: Tensor, parts: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_ND, scale_D, shift_D, weight, bias)
+        ctx.parts, ctx.kind = parts, _kind(x_ND, weight)
+        ctx.set_materialize_grads(False)
+        made = tuple(x_ND.new_empty(x_ND.shape, dtype=ctx.kind) for _ in parts)
+        weights_OD, biases_O = _cast(weight, ctx.kind).split(x_ND.shape[1]), _cast(bias, ctx.kind).split(x_ND.shape[1])
+        for rows in _groups(x_ND, 3 * x_ND.shape[1]):
+            normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, ctx.kind)
+            for part, out_ND in zip(parts, made, strict=True):
+                torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_ND[rows])
+        return made
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        x_ND, scale_D, shift_D, weight, bias = ctx.saved_tensors
+        width = x_ND.shape[1]
+        found = [(part, gradient) for part, gradient in zip(ctx.parts, gradients, strict=True) if gradient is not None]
+        weights_OD = _cast(weight, ctx.kind).split(width)
+        wants_x, wants_scale, wants_shift, wants_weight, wants_bias = ctx.needs_input_grad[:5]
+        wants_norm = wants_x or wants_scale or wants_shift
+        norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
+        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        bias_grad = torch.zeros_like(bias) if wants_bias else None
+        for part, gradient_NO in found:
+            if bias_grad is not None:
+                bias_grad[part * width : (part + 1) * width] = gradient_NO.sum(0)
+        for rows in _groups(x_ND, 3 * width):
+            normed_RD, mean, rstd = _norm(x_ND[rows], scale_D, shift_D, ctx.kind)
+            back_RD: Tensor | None = None
+            for part, gradient_NO in found:
+                gradient_RO = gradient_NO[rows]
+                if weight_grad is not None:
+                    _add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD)
+                if norm is not None:
+                    # The sum over parts, in the first part's memory.
+                    back_RD = (
+                        gradient_RO @ weights_OD[part]
+                        if back_RD is None
+                        else back_RD.addmm_(gradient_RO, weights_OD[part])
+                    )
+            if norm is not None and back_RD is not None:
+                norm.add(rows, back_RD, mean, rstd)
+        if norm is None:
+            return None, None, None, weight_grad, bias_grad, None
+        return norm.x_ND, norm.scale_D, norm.shift_D, weight_grad, bias_grad, None
+
+
+class _AddProjection(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, mixed_MD: Tensor, weight: Tensor, bias: Tensor, packing: Packing | None
+    ) -> Tensor:
+        kind = mixed_MD.dtype
+        ctx.save_for_backward(mixed_MD, weight)
+        ctx.packing = packing
+        mixed_ND = mixed_MD if packing is None else mixed_MD.index_select(0, packing.place_N)
+        out_ND = x_ND + bias
+        _add_product(out_ND, mixed_ND, weight.to(kind).T)
+        return out_ND
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_ND,) = gradients
+        mixed_MD, weight = ctx.saved_tensors
+        packing: Packing | None = ctx.packing
+        _, wants_mixed, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        narrow_ND = gradient_ND.to(mixed_MD.dtype)
+        mixed_grad = weight_grad = None
+        if wants_mixed:
+            mixed_grad = narrow_ND @ weight.to(mixed_MD.dtype)
+            if packing is not None:
+                mixed_grad = mixed_MD.new_zeros(mixed_MD.shape).index_copy_(0, packing.place_N, mixed_grad)
+        if wants_weight:
+            mixed_ND = mixed_MD if packing is None else mixed_MD.index_select(0, packing.place_N)
+            weight_grad = (narrow_ND.T @ mixed_ND).to(weight.dtype)
+        bias_grad = gradient_ND.sum(0).to(weight.dtype) if wants_bias else None
+        return gradient_ND, mixed_grad, weight_grad, bias_grad, None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, before_BPD: Tensor, behind_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.first = before_BPD.shape[1]
+        ctx.set_materialize_grads(False)
+        whole_BSD = torch.cat([before_BPD, behind_BQD], dim=1)
+        return whole_BSD, whole_BSD[:, : ctx.first]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        whole_BSD, first_BPD = gradients
+        if whole_BSD is None:
+            return first_BPD, None
+        before_BPD = whole_BSD[:, : ctx.first]
+        return before_BPD if first_BPD is None else before_BPD + first_BPD, whole_BSD[:, ctx.first :]
+
+
+class _NormMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        scale_D: Tensor,
+        shift_D: Tensor,
+        wide_FD: Tensor,
+        wide_F: Tensor,
+        narrow_DF: Tensor,
+        narrow_D: Tensor,
+        gelu: Gelu,
+        keep: bool,
+    ) -> Tensor:
+        kind = _kind(x_ND, wide_FD)
+        keep = keep and any(ctx.needs_input_grad)
+        out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
+        wide, bias, narrow = _cast(wide_FD, kind), _cast(wide_F, kind), _cast(narrow_DF, kind)
+        hidden_NF = x_ND.new_empty(len(x_ND), len(wide), dtype=kind) if keep else None
+        room = _Room(x_ND, len(wide), kind)
+        for rows in _groups(x_ND, len(wide)):
+            normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, kind)
+            hidden_RF = room.of(0, rows) if hidden_NF is None else hidden_NF[rows]
+            torch.addmm(bias, normed_RD, wide.T, out=hidden_RF)
+            active_RF = _gelu(hidden_RF, gelu, hidden_RF if hidden_NF is None else room.of(0, rows))
+            out_RD = torch.add(x_ND[rows], narrow_D, out=out_ND[rows])
+            _add_product(out_RD, active_RF, narrow.T)
+        ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF, hidden_NF)
+        ctx.gelu, ctx.kind = gelu, kind
+        return out_ND
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (out_grad_ND,) = gradients
+        x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF, hidden_NF = ctx.saved_tensors
+        kind = ctx.kind
+        wants_x, wants_scale, wants_shift, wants_wide, wants_wide_bias, wants_narrow, wants_narrow_bias = (
+            ctx.needs_input_grad[:7]
+        )
+        wide, bias, narrow = _cast(wide_FD, kind), _cast(wide_F, kind), _cast(narrow_DF, kind)
+        wants_norm = wants_x or wants_scale or wants_shift
+        norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
+        wide_grad = torch.zeros_like(wide_FD) if wants_wide else None
+        wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
+        narrow_grad = torch.zeros_like(narrow_DF) if wants_narrow else None
+        narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
+        room = _Room(x_ND, len(wide), kind, places=2 if hidden_NF is not None else 3)
+        for rows in _groups(x_ND, len(wide)):
+            normed_RD, mean, rstd = _norm(x_ND[rows], scale_D, shift_D, kind)
+            gradient_RD = out_grad_ND[rows].to(kind)
+            hidden_RF = room.of(2, rows) if hidden_NF is None else hidden_NF[rows]
+            if hidden_NF is None:
+                torch.addmm(bias, normed_RD, wide.T, out=hidden_RF)
+            if narrow_grad is not None:
+                _add_product(narrow_grad, gradient_RD.T, _gelu(hidden_RF, ctx.gelu, room.of(0, rows)))
+            back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
+            torch.ops.aten.gelu_backward.grad_input(back_RF, hidden_RF, approximate=ctx.gelu, grad_input=back_RF)
+            if wide_bias_grad is not None:
+                wide_bias_grad += back_RF.sum(0)
+            if wide_grad is not None:
+                _add_product(wide_grad, back_RF.T, normed_RD)
+            if norm is not None:
+                norm.add(rows, back_RF @ wide, mean, rstd)
+        if norm is None:
+            return None, None, None, wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, None, None
+        if wants_x:
+            norm.x_ND += out_grad_ND
+        return (
+            norm.x_ND,
+            norm.scale_D,
+            norm.shift_D,
+            wide_grad,
+            wide_bias_grad,
+            narrow_grad,
+            narrow_bias_grad,
+            None,
+            None,
+        )
+
+
+class _NormGradients:
+    """Gradients of a layer norm, filled group by group."""
+
+    def __init__(self, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor) -> None:
+        self.input_ND, self.norm = x_ND, (scale_D, shift_D)
+        self.x_ND = torch.empty_like(x_ND)
+        self.scale_D, self.shift_D = torch.zeros_like(scale_D), torch.zeros_like(shift_D)
+
+    def add(self, rows: slice, normed_grad_RD: Tensor, mean: Tensor, rstd: Tensor) -> None:
+        """The part of these rows, from the gradient of the norm's output."""
+        x_RD, (scale_D, shift_D) = like_weight(self.input_ND[rows], self.norm[0]), self.norm
+        x_grad, scale_grad, shift_grad = torch.ops.aten.native_layer_norm_backward(
+            normed_grad_RD.to(x_RD.dtype),
+            x_RD,
+            x_RD.shape[-1:],
+            mean,
+            rstd,
+            scale_D.to(x_RD.dtype),
+            shift_D.to(x_RD.dtype),
+            [True, True, True],
+        )
+        self.x_ND[rows] = x_grad
+        self.scale_D += scale_grad
+        self.shift_D += shift_grad
+
+
+class _Room:
+    """Memory for a group's hidden layers, the same for every group.
+
+    On a CPU it is also the same for every call of a thread: pieces of this size that come and go among the layers' small
+    and lasting ones would leave holes in the heap. An accelerator's allocator looks after that by itself.
+    """
+
+    _kept = threading.local()
+
+    def __init__(self, x_ND: Tensor, hidden: int, kind: torch.dtype, places: int = 1) -> None:
+        longest = max((rows.stop - rows.start for rows in _groups(x_ND, hidden)), default=0)
+        count = places * longest * hidden
+        found: Tensor | None = getattr(self._kept, str(kind), None) if x_ND.device.type == "cpu" else None
+        if found is None or found.numel() < count:
+            with torch.inference_mode(False):
+                found = torch.empty(count, dtype=kind, device=x_ND.device)
+            if x_ND.device.type == "cpu":
+                setattr(self._kept, str(kind), found)
+        self._places = found[:count].view(places, longest, hidden)
+
+    def of(self, place: int, rows: slice) -> Tensor:
+        """A tensor (R, F)."""
+        return self._places[place, : rows.stop - rows.start]
+
+
+def _groups(x_ND: Tensor, hidden: int) -> Iterator[slice]:
+    """Rows that go through together."""
+    count = len(x_ND)
+    size = max(1, GROUP_BYTES // (hidden * x_ND.element_size())) if x_ND.device.type == "cpu" else max(1, count)
+    # Of equal length: a short last one would be a slow product.
+    number = -(-count // size)
+    for group in range(number):
+        yield slice(count * group // number, count * (group + 1) // number)
+
+
+def _kind(x: Tensor, weight: Tensor) -> torch.dtype:
+    """In what the products are taken."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+def _cast(weight: Tensor, kind: torch.dtype) -> Tensor:
+    return weight.to(kind)
+
+
+def _norm(x_RD: Tensor, scale_D: Tensor, shift_D: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Normed rows, their means and inverse deviations; in at least float32, as `precision.FullNorm`."""
+    x_RD = like_weight(x_RD, scale_D)
+    normed, mean, rstd = torch.native_layer_norm(
+        x_RD, x_RD.shape[-1:], scale_D.to(x_RD.dtype), shift_D.to(x_RD.dtype), EPSILON
+    )
+    return normed.to(kind), mean, rstd
+
+
+def _gelu(x: Tensor, gelu: Gelu, out: Tensor) -> Tensor:
+    made: Tensor = torch.ops.aten.gelu.out(x, approximate=gelu, out=out)
+    return made
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`, in the precision of the total."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
