@@ -40,7 +40,9 @@ class Attention(nn.Module):
             mask: True where a query may look at a key, broadcast to (B, H, S, S); None is everywhere.
             packing: of `x`.
         """
-        q_BHSK, k_BHSK, v_BHSK = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q_BSD, k_BSD, v_BSD))
+        q_BHSK, k_BHSK, v_BHSK = (
+            part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q_BSD, k_BSD, v_BSD)
+        )
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
         y_BSD = y_BHSK.transpose(1, 2).flatten(2)
         if not torch.compiler.is_compiling():
@@ -66,13 +68,10 @@ class Block(nn.Module):
         width: D.
         heads: H.
         gelu: of the MLP.
-        keep_hidden: the MLP's hidden layer is kept for the backward pass and not made again: twice the memory, and one
-            matrix product in ten less.
     """
 
-    def __init__(self, width: int, heads: int, gelu: Gelu, *, keep_hidden: bool = False) -> None:
+    def __init__(self, width: int, heads: int, gelu: Gelu) -> None:
         super().__init__()
-        self.keep_hidden = keep_hidden
         self.ln_1 = BlockNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = BlockNorm(width)
@@ -152,7 +151,7 @@ class Block(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         mlp = self.mlp
         if not torch.compiler.is_compiling():
-            return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu, self.keep_hidden)
+            return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu)
         # A compiler fuses these by itself, and chooses what to keep.
         made: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
         return x + made

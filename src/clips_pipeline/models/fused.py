@@ -25,10 +25,8 @@ from clips_pipeline.models.sizes import EPSILON
 Gelu = Literal["none", "tanh"]
 """PyTorch's name of the GELU: "none" is exact (vision), "tanh" the approximation (text and captioner)."""
 
-import os
-
-GROUP_BYTES = int(os.environ.get("GB", "8")) * 2**20
-"""Of hidden layer that a group of rows holds on a CPU: about the second-level caches of two cores."""
+GROUP_BYTES = 8 * 2**20
+"""Of hidden layer that a group of rows holds on a CPU: long enough for fast products, short enough to stay in a cache."""
 
 
 def norm_projections(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -69,7 +67,7 @@ def join(before_BPD: Tensor, behind_BQD: Tensor) -> tuple[Tensor, Tensor]:
     return made
 
 
-def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, gelu: Gelu, keep: bool) -> Tensor:
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, gelu: Gelu) -> Tensor:
     """`x + narrow(gelu(wide(norm(x))))`, (..., D) -> (..., D).
 
     Args:
@@ -78,18 +76,9 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, 
         wide: D to F.
         narrow: F to D.
         gelu: between them.
-        keep: the hidden layer for the backward pass: F more a token, and one matrix product in seven less.
     """
     made: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
-        x.reshape(-1, x.shape[-1]),
-        norm.weight,
-        norm.bias,
-        wide.weight,
-        wide.bias,
-        narrow.weight,
-        narrow.bias,
-        gelu,
-        keep,
+        x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias, gelu
     )
     return made.view(x.shape)
 
@@ -103,7 +92,8 @@ class _NormProjections(torch.autograd.Function):
         ctx.parts, ctx.kind = parts, _kind(x_ND, weight)
         ctx.set_materialize_grads(False)
         made = tuple(x_ND.new_empty(x_ND.shape, dtype=ctx.kind) for _ in parts)
-        weights_OD, biases_O = _cast(weight, ctx.kind).split(x_ND.shape[1]), _cast(bias, ctx.kind).split(x_ND.shape[1])
+        weights_OD = torch.split(weight.to(ctx.kind), x_ND.shape[1])
+        biases_O = torch.split(bias.to(ctx.kind), x_ND.shape[1])
         for rows in _groups(x_ND, 3 * x_ND.shape[1]):
             normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, ctx.kind)
             for part, out_ND in zip(parts, made, strict=True):
@@ -116,7 +106,7 @@ class _NormProjections(torch.autograd.Function):
         x_ND, scale_D, shift_D, weight, bias = ctx.saved_tensors
         width = x_ND.shape[1]
         found = [(part, gradient) for part, gradient in zip(ctx.parts, gradients, strict=True) if gradient is not None]
-        weights_OD = _cast(weight, ctx.kind).split(width)
+        weights_OD = torch.split(weight.to(ctx.kind), width)
         wants_x, wants_scale, wants_shift, wants_weight, wants_bias = ctx.needs_input_grad[:5]
         wants_norm = wants_x or wants_scale or wants_shift
         norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
@@ -209,22 +199,18 @@ class _NormMlp(torch.autograd.Function):
         narrow_DF: Tensor,
         narrow_D: Tensor,
         gelu: Gelu,
-        keep: bool,
     ) -> Tensor:
         kind = _kind(x_ND, wide_FD)
-        keep = keep and any(ctx.needs_input_grad)
         out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
-        wide, bias, narrow = _cast(wide_FD, kind), _cast(wide_F, kind), _cast(narrow_DF, kind)
-        hidden_NF = x_ND.new_empty(len(x_ND), len(wide), dtype=kind) if keep else None
+        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
         room = _Room(x_ND, len(wide), kind)
         for rows in _groups(x_ND, len(wide)):
             normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, kind)
-            hidden_RF = room.of(0, rows) if hidden_NF is None else hidden_NF[rows]
-            torch.addmm(bias, normed_RD, wide.T, out=hidden_RF)
-            active_RF = _gelu(hidden_RF, gelu, hidden_RF if hidden_NF is None else room.of(0, rows))
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
+            active_RF = _gelu(hidden_RF, gelu, hidden_RF)
             out_RD = torch.add(x_ND[rows], narrow_D, out=out_ND[rows])
             _add_product(out_RD, active_RF, narrow.T)
-        ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF, hidden_NF)
+        ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF)
         ctx.gelu, ctx.kind = gelu, kind
         return out_ND
 
@@ -232,25 +218,23 @@ class _NormMlp(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (out_grad_ND,) = gradients
-        x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF, hidden_NF = ctx.saved_tensors
+        x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF = ctx.saved_tensors
         kind = ctx.kind
         wants_x, wants_scale, wants_shift, wants_wide, wants_wide_bias, wants_narrow, wants_narrow_bias = (
             ctx.needs_input_grad[:7]
         )
-        wide, bias, narrow = _cast(wide_FD, kind), _cast(wide_F, kind), _cast(narrow_DF, kind)
+        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
         wants_norm = wants_x or wants_scale or wants_shift
         norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
         wide_grad = torch.zeros_like(wide_FD) if wants_wide else None
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
         narrow_grad = torch.zeros_like(narrow_DF) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
-        room = _Room(x_ND, len(wide), kind, places=2 if hidden_NF is not None else 3)
+        room = _Room(x_ND, len(wide), kind, places=3)
         for rows in _groups(x_ND, len(wide)):
             normed_RD, mean, rstd = _norm(x_ND[rows], scale_D, shift_D, kind)
             gradient_RD = out_grad_ND[rows].to(kind)
-            hidden_RF = room.of(2, rows) if hidden_NF is None else hidden_NF[rows]
-            if hidden_NF is None:
-                torch.addmm(bias, normed_RD, wide.T, out=hidden_RF)
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(2, rows))
             if narrow_grad is not None:
                 _add_product(narrow_grad, gradient_RD.T, _gelu(hidden_RF, ctx.gelu, room.of(0, rows)))
             back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
@@ -262,7 +246,7 @@ class _NormMlp(torch.autograd.Function):
             if norm is not None:
                 norm.add(rows, back_RF @ wide, mean, rstd)
         if norm is None:
-            return None, None, None, wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, None, None
+            return None, None, None, wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, None
         if wants_x:
             norm.x_ND += out_grad_ND
         return (
@@ -273,7 +257,6 @@ class _NormMlp(torch.autograd.Function):
             wide_bias_grad,
             narrow_grad,
             narrow_bias_grad,
-            None,
             None,
         )
 
@@ -347,10 +330,6 @@ def _kind(x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def _cast(weight: Tensor, kind: torch.dtype) -> Tensor:
-    return weight.to(kind)
-
-
 def _norm(x_RD: Tensor, scale_D: Tensor, shift_D: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Normed rows, their means and inverse deviations; in at least float32, as `precision.FullNorm`."""
     x_RD = like_weight(x_RD, scale_D)
@@ -368,6 +347,6 @@ def _gelu(x: Tensor, gelu: Gelu, out: Tensor) -> Tensor:
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """`total += a @ b`, in the precision of the total."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b)
+        torch.addmm(total, a, b, out=total)
     else:
         total += a @ b

@@ -51,9 +51,7 @@ class VisionTower(nn.Module):
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.cls_D = nn.Parameter(torch.empty(config.width))
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, "none", keep_hidden=False) for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, "none") for _ in range(config.depth))
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, embed_dim)
         self.positions_PD: Tensor | None

@@ -136,12 +136,17 @@ def test_only_what_is_needed_is_computed(padding):
     model = build(padding)
     seen = []
     inner = model.captioner.blocks[0].prefix_causal
-    model.captioner.blocks[0].prefix_causal = lambda x_ND, *rest: seen.append(len(x_ND)) or inner(x_ND, *rest)
+
+    def noted(prefix, queries_MD, *rest):
+        seen.extend([prefix.numel() // prefix.shape[-1], len(queries_MD)])
+        return inner(prefix, queries_MD, *rest)
+
+    model.captioner.blocks[0].prefix_causal = noted
     images, web, fragment, target = batch(longest_target=4)
     output = model(images, web, fragment, target)
     valid = target[:, 1:] != 0
     web_tokens = int((web[:, :-1] != 0).sum()) if padding == "mask" else 3 * 11
-    assert seen == [3 * 16 + web_tokens + int(valid.sum())]
+    assert seen == [3 * 16 + web_tokens, int(valid.sum())]
     assert output.caption_hidden_ND.shape[0] == int(valid.sum())
     assert output.caption_targets_N.tolist() == target[:, 1:][valid].tolist()
 

@@ -89,9 +89,12 @@ def test_captioner_logits(golden_dir, prefix):
     close(logits, arrays[f"{prefix}out/logits"], OUT)
 
 
-def whole(batch, places):
-    """Rows without padding."""
-    return Packing.of(torch.ones(batch, places, dtype=torch.bool))
+def through(block, x_BSD, prefix):
+    """A captioner block on rows without padding, prefix and queries in one tensor."""
+    queries_BQD = x_BSD[:, prefix:]
+    every = Packing.of(torch.ones(queries_BQD.shape[:2], dtype=torch.bool))
+    parts = block.prefix_causal(x_BSD[:, :prefix], queries_BQD.flatten(0, 1), None, every)
+    return torch.cat([parts[0], parts[1].view_as(queries_BQD)], dim=1)
 
 
 def test_captioner_inside(golden_dir):
@@ -103,7 +106,7 @@ def test_captioner_inside(golden_dir):
     close(text_BSD, arrays["mid/text_projection_layer"], MID)
     x_BSD = torch.cat([image_BPD, text_BSD, captioner.queries_QD.expand(4, -1, -1)], dim=1)
     for number, block in enumerate(captioner.blocks):
-        x_BSD = block.prefix_causal(x_BSD.flatten(0, 1), whole(4, 36), 27).unflatten(0, (4, 36))
+        x_BSD = through(block, x_BSD, 27)
         close(x_BSD, arrays[f"mid/Transformer/encoderblock_{number}"], MID)
     every = torch.ones(4, 9, dtype=torch.bool)
     close(captioner(image, text, every).unflatten(0, (4, 9)), arrays["mid/decoder_norm"], MID)
@@ -116,7 +119,7 @@ def test_captioner_attends_exactly_where_the_authors_mask_allows(golden_dir):
     mask = arrays["out/mask"].astype(bool)
     with torch.enable_grad():
         x_BSD = torch.randn(1, 36, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-        out = block.prefix_causal(x_BSD.flatten(0, 1), whole(1, 36), 27).unflatten(0, (1, 36))
+        out = through(block, x_BSD, 27)
         reads = []
         for row in range(36):
             (gradient,) = torch.autograd.grad(out[0, row].square().sum(), x_BSD, retain_graph=True)
