@@ -7,8 +7,8 @@
 S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
 Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
 Each side runs in a process of its own, so that its peak memory is its own, and sides alternate. `samples_per_s` is the median over
-steps after one to warm up. Memory is the peak above what the process had before it made the model, less parameters and AdamW's
-two moments; gradients do not stay from step to step, so those that are there at the peak count as memory of the step.
+steps after two to warm up, which is as training goes: gradients are dropped after each. Memory is the peak of the two steps before,
+in which gradients stay, above what the process had before it made the model, less parameters, gradients and AdamW's two moments.
 `share_of_peak` sets the operations that ours needs (matrix products of the tokens that are there, three times the forward pass)
 against a large matrix product measured in the same run. With a peer, the losses of the first batch, from the same weights, must
 agree.
@@ -31,7 +31,8 @@ BATCHES = {"s16": 32, "b16": 16, "l16": 8, "tiny": 64}
 SIDES = ("mask", "attend")
 # Mean and standard deviation of the logarithm of lengths, in tokens.
 LENGTHS = {"web": (2.15, 0.55), "fragment": (2.62, 0.45), "target": (4.06, 0.27)}
-_BYTES_OF_STATE = 3 * 4  # a parameter and its two moments, in float32
+_BYTES_OF_STATE = 4 * 4  # a parameter, its gradient and its two moments, in float32
+_WARM_UP = 2
 _SAME_LOSS = 1e-4
 
 
@@ -111,21 +112,22 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
             return clips_loss(output, model.captioner.head.weight).total
 
     parameters = sum(p.numel() for p in model.parameters())
-    seconds, first = [], math.nan
+    seconds, first, peak = [], math.nan, 0
     for number, inputs in enumerate(batches(size, batch)):
         started = time.perf_counter()
         loss = loss_of(*inputs)
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=number >= _WARM_UP)
         seconds.append(time.perf_counter() - started)
         first = float(loss.detach()) if number == 0 else first
         del loss
-        if number == steps:
+        if number < _WARM_UP:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if number == steps + _WARM_UP - 1:
             break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "seconds": statistics.median(seconds[1:] or seconds),
+        "seconds": statistics.median(seconds[_WARM_UP:]),
         "first_loss": first,
         "parameters": parameters,
         "activation_gib": max(0, peak - before - _BYTES_OF_STATE * parameters) / 2**30,
@@ -154,11 +156,11 @@ def needed(size: str, batch: int, steps: int, padding: str) -> float:
 
     config, total = config_of(size, padding), 0
     for number, (_, web, fragment, target) in enumerate(batches(size, batch)):
-        if number:
+        if number >= _WARM_UP:
             for w, f, t in zip((web > 0).sum(1), (fragment > 0).sum(1), (target > 0).sum(1), strict=True):
                 lengths = (int(w), int(f)) if padding == "mask" else (web.shape[1], fragment.shape[1])
                 total += training_flops(config, *lengths, int(t) - 1)
-        if number == steps:
+        if number == steps + _WARM_UP - 1:
             break
     return total / steps
 

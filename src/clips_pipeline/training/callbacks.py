@@ -25,9 +25,14 @@ class TrainingDivergedError(RuntimeError):
     """A loss became NaN or infinite."""
 
 
+def _composer(state: State) -> Any:
+    """The ComposerClips inside DDP's wrapper."""
+    return getattr(state.model, "module", state.model)
+
+
 def _clips(state: State) -> Any:
     """The ClipsModel inside DDP's and Composer's wrappers."""
-    return getattr(state.model, "module", state.model).clips
+    return _composer(state).clips
 
 
 _TRACE = 1 << 64
@@ -106,14 +111,13 @@ class StepLog(Callback):  # type: ignore[misc]
         self._trace = (self._trace + trace(int(state.timestamp.batch), state.batch.keys)) % _TRACE
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """One look at the losses per step; Composer has already brought them to the host, summed over ranks."""
+        """One look at the loss per step; Composer has already brought it to the host, summed over ranks."""
         step = int(state.timestamp.batch)
-        # Composer names them `loss/train/total` and so on.
-        losses = {name.rsplit("/", 1)[-1]: float(value) for name, value in (state.total_loss_dict or {}).items()}
-        if not all(math.isfinite(value) for value in losses.values()):
-            self._diverged(step, losses)
+        # The total is finite only where all its parts are.
+        if not all(math.isfinite(value) for value in (state.total_loss_dict or {}).values()):
+            self._diverged(step, _composer(state).reduced_parts())
         if step % self.every == 0 or step == self.steps:
-            self._write(state, step, losses)
+            self._write(state, step, _composer(state).reduced_parts())
             self._obey_stop_flag(state)
 
     def _write(self, state: State, step: int, losses: dict[str, float]) -> None:
