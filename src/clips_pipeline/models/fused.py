@@ -110,7 +110,7 @@ class _NormProjections(torch.autograd.Function):
         wants_x, wants_scale, wants_shift, wants_weight, wants_bias = ctx.needs_input_grad[:5]
         wants_norm = wants_x or wants_scale or wants_shift
         norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        weight_grad = _to_fill(weight, x_ND, whole=len(found) * width == len(weight)) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if wants_bias else None
         for part, gradient_NO in found:
             if bias_grad is not None:
@@ -121,7 +121,7 @@ class _NormProjections(torch.autograd.Function):
             for part, gradient_NO in found:
                 gradient_RO = gradient_NO[rows]
                 if weight_grad is not None:
-                    _add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD)
+                    _add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD, rows)
                 if norm is not None:
                     # The sum over parts, in the first part's memory.
                     back_RD = (
@@ -226,9 +226,9 @@ class _NormMlp(torch.autograd.Function):
         wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
         wants_norm = wants_x or wants_scale or wants_shift
         norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-        wide_grad = torch.zeros_like(wide_FD) if wants_wide else None
+        wide_grad = _to_fill(wide_FD, x_ND) if wants_wide else None
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
-        narrow_grad = torch.zeros_like(narrow_DF) if wants_narrow else None
+        narrow_grad = _to_fill(narrow_DF, x_ND) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
         room = _Room(x_ND, len(wide), kind, places=3)
         for rows in _groups(x_ND, len(wide)):
@@ -236,13 +236,13 @@ class _NormMlp(torch.autograd.Function):
             gradient_RD = out_grad_ND[rows].to(kind)
             hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(2, rows))
             if narrow_grad is not None:
-                _add_product(narrow_grad, gradient_RD.T, _gelu(hidden_RF, ctx.gelu, room.of(0, rows)))
+                _add_product(narrow_grad, gradient_RD.T, _gelu(hidden_RF, ctx.gelu, room.of(0, rows)), rows)
             back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
             torch.ops.aten.gelu_backward.grad_input(back_RF, hidden_RF, approximate=ctx.gelu, grad_input=back_RF)
             if wide_bias_grad is not None:
                 wide_bias_grad += back_RF.sum(0)
             if wide_grad is not None:
-                _add_product(wide_grad, back_RF.T, normed_RD)
+                _add_product(wide_grad, back_RF.T, normed_RD, rows)
             if norm is not None:
                 norm.add(rows, back_RF @ wide, mean, rstd)
         if norm is None:
@@ -267,7 +267,7 @@ class _NormGradients:
     def __init__(self, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor) -> None:
         self.input_ND, self.norm = x_ND, (scale_D, shift_D)
         self.x_ND = torch.empty_like(x_ND)
-        self.scale_D, self.shift_D = torch.zeros_like(scale_D), torch.zeros_like(shift_D)
+        self.scale_D, self.shift_D = _to_fill(scale_D, x_ND), _to_fill(shift_D, x_ND)
 
     def add(self, rows: slice, normed_grad_RD: Tensor, mean: Tensor, rstd: Tensor) -> None:
         """The part of these rows, from the gradient of the norm's output."""
@@ -283,8 +283,11 @@ class _NormGradients:
             [True, True, True],
         )
         self.x_ND[rows] = x_grad
-        self.scale_D += scale_grad
-        self.shift_D += shift_grad
+        for total, part in ((self.scale_D, scale_grad), (self.shift_D, shift_grad)):
+            if rows.start == 0:
+                total.copy_(part)
+            else:
+                total += part
 
 
 class _Room:
@@ -344,9 +347,17 @@ def _gelu(x: Tensor, gelu: Gelu, out: Tensor) -> Tensor:
     return made
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, in the precision of the total."""
-    if total.dtype == a.dtype:
-        torch.addmm(total, a, b, out=total)
+def _to_fill(weight: Tensor, x_ND: Tensor, *, whole: bool = True) -> Tensor:
+    """Memory for a gradient that the first group sets, if there is one and it sets all of it; else zeros."""
+    return torch.empty_like(weight) if len(x_ND) and whole else torch.zeros_like(weight)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, rows: slice | None = None) -> None:
+    """`total += a @ b`, in the precision of the total; `total = a @ b` where `rows` are the first."""
+    first = rows is not None and rows.start == 0
+    if total.dtype != a.dtype:
+        total.copy_(a @ b) if first else total.add_(a @ b)
+    elif first:
+        torch.mm(a, b, out=total)
     else:
-        total += a @ b
+        torch.addmm(total, a, b, out=total)
