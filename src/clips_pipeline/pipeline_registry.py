@@ -9,6 +9,7 @@ from clips_pipeline.pipelines.finetune.pipeline import create_pipeline as finetu
 from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 from clips_pipeline.pipelines.search.pipeline import create_pipeline as search
+from clips_pipeline.pipelines.study.pipeline import create_pipeline as study
 from clips_pipeline.pipelines.train.pipeline import create_pipeline as train
 
 
@@ -19,6 +20,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     others = {
         "finetune": finetune(),
         "search": search(),
+        "study": study(),
         "benchmark": benchmark(),
         "export_benchmark": export_benchmark(),
     }

@@ -32,6 +32,7 @@ def test_all_pipelines_are_there(printed: list[str]) -> None:
             "pretrain",
             "register",
             "search",
+            "study",
             "train",
         ]
     )

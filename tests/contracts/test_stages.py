@@ -20,6 +20,7 @@ READERS: dict[str, set[str]] = {
     "evaluate": {"evaluate"},
     "register": {"register"},
     "search": set(),
+    "study": set(),
     "storage": set(),
     "export_benchmark": set(),
 }

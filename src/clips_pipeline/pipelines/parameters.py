@@ -15,6 +15,7 @@ TYPES = {
     "evaluate": "clips_pipeline.evaluation.config:EvaluationConfig",
     "register": "clips_pipeline.registry.register:RegistryConfig",
     "search": "clips_pipeline.tuning.config:SearchConfig",
+    "study": "clips_pipeline.study.config:StudyConfig",
     "export_benchmark": "clips_pipeline.shards.benchmark_export:ExportConfig",
 }
 

@@ -27,12 +27,15 @@ class CaptionConfig:
         target_length: places of a target row, two of them for BOS and EOS.
         fragment: how the fragment is made; its budget must fit into a text tower row.
         synthetic_share: of the samples that show their synthetic caption in place of the web caption, where the method mixes.
+        web_tokens: ids that training leaves of a web caption, its first ones; None is all that the row holds. For studies of
+            what shorter web captions do.
     """
 
     context_length: int = 80
     target_length: int = 128
     fragment: FragmentConfig = field(default_factory=FragmentConfig)
     synthetic_share: float = 0.2
+    web_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.context_length < 4:
@@ -41,6 +44,10 @@ class CaptionConfig:
             raise ConfigError(f"target_length: {self.target_length} has no place for a caption; use 3 or more")
         if not 0.0 <= self.synthetic_share <= 1.0:
             raise ConfigError(f"synthetic_share: {self.synthetic_share} is no share; use 0 to 1")
+        if self.web_tokens is not None and self.web_tokens < 1:
+            raise ConfigError(
+                f"web_tokens: {self.web_tokens} leaves nothing of a caption; use 1 or more, or null for all"
+            )
         room = self.context_length - 3
         if self.fragment.tokens is not None and self.fragment.tokens > room:
             raise ConfigError(
@@ -88,10 +95,12 @@ class CaptionReader:
             epoch: passes over the data so far; another epoch gives another fragment.
             key: names the sample within its data set.
         """
-        if self.method != "clips":
-            return self._one_text(web if self._reads_web(synthetic, epoch, key) else synthetic)
         tokenizer, config = self.tokenizer, self.config
-        web_body = tokenizer.body(web)
+        if self.method != "clips":
+            if self._reads_web(synthetic, epoch, key):
+                return self._one_text(self.tokenizer.body(web)[: config.web_tokens])
+            return self._one_text(self.tokenizer.body(synthetic))
+        web_body = tokenizer.body(web)[: config.web_tokens]
         part = fragment(synthetic, self._fragment, tokenizer, generator(self.seed, epoch, key))
         web_row = tokenizer.encoder_row(web_body, config.context_length)
         if part is None:
@@ -107,8 +116,7 @@ class CaptionReader:
             return True
         return generator(self.seed, epoch, key, "mixture").random() >= self.config.synthetic_share
 
-    def _one_text(self, text: str) -> CaptionRows:
-        body = self.tokenizer.body(text)
+    def _one_text(self, body: list[int]) -> CaptionRows:
         row = self.tokenizer.encoder_row(body, self.config.context_length)
         target = self.tokenizer.target_row(body, self.config.target_length) if self.method == "coca" else []
         return CaptionRows(row, [], target)

@@ -1,0 +1,1 @@
+"""Methods and caption lengths side by side."""

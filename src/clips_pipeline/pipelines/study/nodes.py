@@ -1,0 +1,59 @@
+"""The study node."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def study(
+    parameters: dict[str, Any],
+    train_parameters: dict[str, Any],
+    evaluate_parameters: dict[str, Any],
+    shards: Path,
+    tokenizer_folder: Path,
+    remote: Any,
+    folder: Path,
+) -> tuple[pd.DataFrame, str, Any, Any]:
+    """Train what is missing, and tell what came out.
+
+    Returns:
+        one row a run, the summary in Markdown, and two figures: caption lengths, methods.
+    """
+    from clips_pipeline.config import to_mapping
+    from clips_pipeline.pipelines.parameters import typed
+    from clips_pipeline.pipelines.train.nodes import build_spec
+    from clips_pipeline.shards.index import load_index
+    from clips_pipeline.study import figures, lengths, plan, summary, table
+    from clips_pipeline.study.run import run_all
+    from clips_pipeline.text.tokenizer import load_tokenizer
+
+    config, train = typed("study", parameters), typed("train", train_parameters)
+    evaluation = replace(typed("evaluate", evaluate_parameters), examples=0)
+    tokenizer, captions = load_tokenizer(tokenizer_folder), lengths.captions_of(shards, remote)
+
+    def flops(changed: Any) -> float:
+        return lengths.flops_per_sample(changed, captions, tokenizer)
+
+    cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops, lengths.at_length)
+    done = run_all(
+        cases,
+        config.seeds,
+        config.runs_at_once,
+        lambda changed, place: build_spec(to_mapping(changed), shards, tokenizer_folder, remote, place / "runs", place),
+        evaluation,
+        folder,
+        remote.storage.options,
+    )
+    costs = {id(case): flops(case.train) for case in cases}
+    runs = table.runs_table(done, [costs[id(run.case)] for run in done])
+    metric = f"retrieval/{evaluation.set_name}/mean_recall@1"
+    lines = table.over_seeds(runs, metric)
+    facts = {
+        "data": f"{load_index(shards).version}, split {evaluation.split}",
+        "model": train.model.size,
+        "seeds": ", ".join(map(str, config.seeds)),
+    }
+    text = summary.markdown(lines, metric, facts)
+    return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, metric)

@@ -1,0 +1,30 @@
+"""Shards to the study's table, figures and summary."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.study import nodes
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """`study_runs`, and what is made of it."""
+    return Pipeline(
+        [
+            Node(
+                nodes.study,
+                [
+                    "params:study",
+                    "params:train",
+                    "params:evaluate",
+                    "shards",
+                    "tokenizer",
+                    "remote_shards",
+                    "study_folder_target",
+                ],
+                ["study_runs", "study_summary", "study_lengths_figure", "study_methods_figure"],
+                name="study_node",
+            )
+        ],
+        tags="study",
+    )

@@ -1,0 +1,58 @@
+"""The study's two figures: what shorter captions do, and the methods beside each other."""
+
+import math
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+_SIZE = (7.5, 4.2)
+
+
+def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
+    """Change of a metric, in points, against the share of the caption that is read; a dot for each seed."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0.0, color="0.5", linewidth=1)
+    curves = lines[lines["exhibit"].isin(["fragment_lengths", "web_lengths"]) & lines["change"].notna()]
+    for (exhibit, label), curve in curves.groupby(["exhibit", "label"], sort=False):
+        ordered = curve.sort_values("share", ascending=False)
+        style = "--" if exhibit == "web_lengths" else "-"
+        name = f"{label} (web caption shortened)" if exhibit == "web_lengths" else label.replace("_", " ")
+        (drawn,) = axes.plot([1.0, *ordered["share"]], [0.0, *(100 * ordered["change"])], style, label=name)
+        dots = _changes(runs, exhibit, label, metric)
+        axes.plot(dots["share"], 100 * dots["change"], ".", color=drawn.get_color(), alpha=0.5)
+    shares = sorted({1.0, *curves["share"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.set_xlabel("part of the mean caption that the text tower reads")
+    axes.set_ylabel(f"change of {metric.rsplit('/', 1)[-1]}\nagainst the whole caption (points)")
+    if len(curves):
+        axes.legend(fontsize="small")
+    return figure
+
+
+def method_bars(lines: pd.DataFrame, metric: str) -> Figure:
+    """Mean of a metric by method, at equal samples and at equal compute, with intervals over seeds."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    exhibits = [name for name in ("methods", "methods_at_equal_compute") if (lines["exhibit"] == name).any()]
+    labels = list(dict.fromkeys(lines[lines["exhibit"].isin(exhibits)]["label"]))
+    for number, exhibit in enumerate(exhibits):
+        chosen = lines[lines["exhibit"] == exhibit].set_index("label").reindex(labels)
+        places = [place + 0.4 * number for place in range(len(labels))]
+        widths = [100 * width if math.isfinite(width) else 0.0 for width in chosen["half_width"]]
+        name = "equal samples" if exhibit == "methods" else "equal compute"
+        axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
+    axes.set_xticks([place + 0.2 * (len(exhibits) - 1) for place in range(len(labels))], labels)
+    axes.set_ylabel(f"{metric.rsplit('/', 1)[-1]} (%)")
+    if exhibits:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _changes(runs: pd.DataFrame, exhibit: str, label: str, metric: str) -> pd.DataFrame:
+    own = runs[(runs["exhibit"] == exhibit) & (runs["label"] == label)]
+    base = runs[(runs["exhibit"] == exhibit) & (runs["label"] == own["baseline"].iloc[0])].set_index("seed")[metric]
+    return pd.DataFrame({"share": own["share"], "change": own[metric] - own["seed"].map(base)})

@@ -1,0 +1,65 @@
+"""One training of a study, and its evaluation, in a process of its own: `python -m clips_pipeline.study.job JOB.json`.
+
+Started again it goes on from the last checkpoint, as every training does.
+"""
+
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.interrupt import INTERRUPTED
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+
+
+def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: Path) -> None:
+    """What `main` reads."""
+    job = {"spec": to_mapping(spec), "evaluation": to_mapping(evaluation), "result": str(result)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(job, indent=1))
+
+
+def run(job: dict[str, Any]) -> None:
+    """Train, evaluate, and write the result aside, then under its name."""
+    from clips_pipeline.evaluation.evaluate import evaluate_model
+    from clips_pipeline.shards.cache import ShardCache
+    from clips_pipeline.shards.storage import Storage
+    from clips_pipeline.training.launch import launch
+
+    spec = from_mapping(RunSpec, job["spec"], where="spec")
+    evaluation = from_mapping(EvaluationConfig, job["evaluation"], where="evaluate")
+    options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
+    launch(spec, lambda _event: None, storage_options=options)
+    remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
+    metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
+    rates = [event["samples_per_s"] for event in read_all(spec.events) if event["kind"] == "step"]
+    found = {"metrics": metrics, "samples_per_s": statistics.median(rates) if rates else None}
+    result = Path(str(job["result"]))
+    aside = result.with_suffix(".part")
+    aside.write_text(json.dumps(found, indent=1))
+    os.replace(aside, result)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 75 where a SIGTERM ended it after a checkpoint, 1 with one line where it failed."""
+    from clips_pipeline.training.launch import TrainingFailedError
+    from clips_pipeline.training.outcome import TrainingInterruptedError
+
+    try:
+        run(json.loads(Path(arguments[0]).read_text()))
+    except TrainingInterruptedError as error:
+        print(error, file=sys.stderr)
+        return INTERRUPTED
+    except (ConfigError, TrainingFailedError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

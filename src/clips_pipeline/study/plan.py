@@ -1,0 +1,97 @@
+"""From a study's configuration to the trainings it needs. What two exhibits share is trained once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clips_pipeline.study.config import StudyConfig
+from clips_pipeline.training.config import TrainConfig
+
+WHOLE = "whole caption"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of an exhibit, before seeds.
+
+    Attributes:
+        exhibit: whose line.
+        label: how it is called there.
+        share: of the caption that is read, where the exhibit is a curve.
+        train: the training, at the study's number of samples.
+        baseline: the label, in the same exhibit, that it is compared with.
+    """
+
+    exhibit: str
+    label: str
+    train: TrainConfig
+    baseline: str
+    share: float | None = None
+
+
+def cases(
+    config: StudyConfig,
+    train: TrainConfig,
+    mean_ids: Callable[[int], float],
+    flops: Callable[[TrainConfig], float],
+    at_length: Callable[[TrainConfig, int], TrainConfig],
+) -> list[Case]:
+    """All lines of all exhibits.
+
+    Args:
+        config: the study.
+        train: what lines change.
+        mean_ids: of web (0) and synthetic (1) captions.
+        flops: of a training sample.
+        at_length: a training with so many samples.
+    """
+    base = at_length(replace(train, method="clips"), config.samples)
+    made: list[Case] = []
+    if "methods" in config.exhibits:
+        made += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
+    if "methods_at_equal_compute" in config.exhibits:
+        budget = flops(base) * base.samples
+        for name in config.methods:
+            other = replace(base, method=name)
+            longer = other if name == "clips" else at_length(other, round(budget / flops(other)))
+            made.append(Case("methods_at_equal_compute", name, longer, "clips"))
+    if "fragment_lengths" in config.exhibits:
+        whole = _fragment(base, "truncation", None)
+        made.append(Case("fragment_lengths", WHOLE, whole, WHOLE, 1.0))
+        for strategy in config.strategies:
+            for share in config.shares:
+                tokens = min(max(1, round(share * mean_ids(1))), base.captions.context_length - 3)
+                made.append(Case("fragment_lengths", strategy, _fragment(base, strategy, tokens), WHOLE, share))
+    if "web_lengths" in config.exhibits:
+        made.append(Case("web_lengths", WHOLE, base, WHOLE, 1.0))
+        for share in config.shares:
+            captions = replace(base.captions, web_tokens=max(1, round(share * mean_ids(0))))
+            made.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE, share))
+    if "ablations" in config.exhibits:
+        made += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
+    return made
+
+
+def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, TrainConfig]]:
+    found: list[tuple[str, TrainConfig]] = [("as configured", base)]
+    for weight in (0.0, 0.5, 1.0, 2.0, 4.0):
+        found.append((f"caption weight {weight:g}", replace(base, loss=replace(base.loss, caption_weight=weight))))
+    for padding in ("attend", "mask"):
+        found.append((f"padding {padding}", _model(base, padding=padding)))
+    for condition in ("before_norm", "after_norm"):
+        found.append((f"condition {condition}", _model(base, condition=condition)))
+    tokens = min(max(1, round(synthetic_ids / 4)), base.captions.context_length - 3)
+    found.append(("one sentence", _fragment(base, "sub_caption", None)))
+    found.append((f"sentences within {tokens} ids", _fragment(base, "sub_caption", tokens)))
+    # What is configured already needs no second line.
+    return [found[0], *((label, changed) for label, changed in found[1:] if changed != base)]
+
+
+def _model(base: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(base, model=replace(base.model, **changes))
+
+
+def _fragment(base: TrainConfig, strategy: Any, tokens: int | None) -> TrainConfig:
+    keep = base.captions.fragment.blank_pieces if strategy == "sub_caption" else "keep"
+    fragment = replace(base.captions.fragment, strategy=strategy, tokens=tokens, blank_pieces=keep)
+    return replace(base, captions=replace(base.captions, fragment=fragment))

@@ -1,0 +1,132 @@
+"""Train what a study needs: side by side, once each, going on where an interrupted study stopped."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.shards.storage import Options
+from clips_pipeline.study.job import write_job
+from clips_pipeline.study.plan import Case
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.5
+_LAST_LINES = 3
+
+
+class StudyError(Exception):
+    """Some trainings failed; the results of the others are kept."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A case with one seed, and what came out."""
+
+    case: Case
+    seed: int
+    metrics: dict[str, float]
+    samples_per_s: float | None
+
+
+def run_all(
+    cases: Sequence[Case],
+    seeds: Sequence[int],
+    at_once: int | None,
+    spec_of: Callable[[TrainConfig, Path], RunSpec],
+    evaluation: EvaluationConfig,
+    folder: Path,
+    storage_options: Options | None = None,
+) -> list[Done]:
+    """Train and evaluate every case with every seed.
+
+    Args:
+        cases: the lines of all exhibits.
+        seeds: of each.
+        at_once: processes side by side; None is one for each core.
+        spec_of: a training, and the folder that is to hold it, to its run spec.
+        evaluation: what to measure at the end of each.
+        folder: keeps jobs, runs and results; what has a result here is not trained again.
+        storage_options: credentials for shards elsewhere, as in `launch`.
+
+    Raises:
+        StudyError: names those that failed, after all others have been tried.
+    """
+    cores = len(os.sched_getaffinity(0))
+    at_once = min(at_once or cores, len(cases) * len(seeds))
+    wanted: list[tuple[Case, int, Path]] = []
+    jobs: dict[Path, Path] = {}
+    for seed in seeds:
+        for case in cases:
+            launch = replace(case.train.launch, processes=1, start=True, threads=max(1, cores // at_once))
+            train = replace(case.train, seed=seed, launch=launch)
+            spec = spec_of(train, folder)
+            name = _name(spec, evaluation)
+            spec = replace(spec, model_folder=str(folder / "models" / name))
+            result = folder / "results" / f"{name}.json"
+            wanted.append((case, seed, result))
+            if not result.is_file() and result not in jobs:
+                jobs[result] = folder / "jobs" / f"{name}.json"
+                write_job(jobs[result], spec, evaluation, result)
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    distinct = len({result for *_, result in wanted})
+    log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), at_once)
+    failed = _work_off(list(jobs.values()), at_once, storage_options)
+    if failed:
+        raise StudyError(
+            f"{len(failed)} of {distinct} trainings failed; the others are kept, and the same command tries again:\n"
+            + "\n".join(failed)
+        )
+    return [_read(case, seed, result) for case, seed, result in wanted]
+
+
+def _work_off(jobs: list[Path], at_once: int, options: Options | None) -> list[str]:
+    """Messages of those that failed."""
+    waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
+    environment = {**os.environ, **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                with job.with_suffix(".log").open("wb") as output:
+                    command = [sys.executable, "-m", "clips_pipeline.study.job", str(job)]
+                    running[job] = subprocess.Popen(  # noqa: S603
+                        command, stdout=output, stderr=subprocess.STDOUT, env=environment
+                    )
+            for job, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[job]
+                if process.returncode:
+                    failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
+                log.info("%d of %d trainings to go", len(waiting) + len(running), total)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        # Also when this process is interrupted: each saves its step and ends.
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return failed
+
+
+def _name(spec: RunSpec, evaluation: EvaluationConfig) -> str:
+    return f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
+
+
+def _last_lines(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return " / ".join(lines[-_LAST_LINES:])
+
+
+def _read(case: Case, seed: int, path: Path) -> Done:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return Done(case, seed, found["metrics"], found["samples_per_s"])

@@ -1,0 +1,84 @@
+"""What came out: one row a run, and over seeds the mean, its interval, and the difference from the baseline of the same seed."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+import pandas as pd
+
+from clips_pipeline.study.run import Done
+
+# Student's t, two-sided 95 %, by degrees of freedom; beyond, that of 30, which is a little wide.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+_T95_BEYOND = 2.131
+
+LINE = ["exhibit", "label", "share"]
+
+
+def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
+    """One row for each line of each exhibit and seed, with every metric.
+
+    Args:
+        done: what was trained.
+        flops: of a training sample of each.
+    """
+    rows = [
+        {
+            "exhibit": run.case.exhibit,
+            "label": run.case.label,
+            "share": run.case.share,
+            "baseline": run.case.baseline,
+            "seed": run.seed,
+            "samples": run.case.train.samples,
+            "gflop_per_sample": per_sample / 1e9,
+            "samples_per_s": run.samples_per_s,
+            **run.metrics,
+        }
+        for run, per_sample in zip(done, flops, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % interval of a mean over seeds, by Student's t; infinite for one seed, which tells nothing of others."""
+    count = len(values)
+    if count < 2:
+        return math.inf
+    t = _T95[count - 2] if count - 2 < len(_T95) else _T95_BEYOND
+    return t * stdev(values) / math.sqrt(count)
+
+
+def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Means over seeds of one metric, and mean differences from the baseline, each pair of the same seed.
+
+    Args:
+        runs: what `runs_table` gives.
+        metric: its column.
+
+    Returns:
+        One row a line: exhibit, label, share, samples, gflop_per_sample, samples_per_s, seeds, mean, half_width, change,
+        change_half_width; the two last are NaN for the baseline itself.
+    """
+    found = []
+    for exhibit, of_exhibit in runs.groupby("exhibit", sort=False):
+        for (label, share), line in of_exhibit.groupby(["label", "share"], sort=False, dropna=False):
+            values = line.set_index("seed")[metric]
+            base_label = line["baseline"].iloc[0]
+            base = of_exhibit[of_exhibit["label"] == base_label].set_index("seed")[metric]
+            changes = [] if label == base_label else list(values - base.loc[values.index])
+            found.append(
+                {
+                    "exhibit": exhibit,
+                    "label": label,
+                    "share": share,
+                    "samples": int(line["samples"].iloc[0]),
+                    "gflop_per_sample": line["gflop_per_sample"].iloc[0],
+                    "samples_per_s": line["samples_per_s"].median(),
+                    "seeds": len(values),
+                    "mean": mean(values),
+                    "half_width": half_width(list(values)),
+                    "change": mean(changes) if changes else math.nan,
+                    "change_half_width": half_width(changes) if changes else math.nan,
+                }
+            )
+    return pd.DataFrame(found)

@@ -1,0 +1,175 @@
+"""Planning, costs and tables of a study, on numbers that can be worked out by hand."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.models.flops import training_flops
+from clips_pipeline.study import figures, plan, summary, table
+from clips_pipeline.study.config import StudyConfig
+from clips_pipeline.study.lengths import Captions, at_length, flops_per_sample
+from clips_pipeline.study.run import Done
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.resolve import model_config
+
+TRAIN = TrainConfig(samples=6400, batch_size=64)
+METRIC = "retrieval/scenes/mean_recall@1"
+
+
+def planned(**changes):
+    config = StudyConfig(**{"samples": 3200, **changes})
+    # A sample of `clip` costs half as much as one of any other method.
+    return plan.cases(
+        config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0, at_length
+    )
+
+
+def test_methods_differ_in_nothing_but_the_method():
+    cases = planned(exhibits=("methods",))
+    assert [case.label for case in cases] == ["clip", "mixture", "coca", "clips"]
+    assert {replace(case.train, method="clips") for case in cases} == {at_length(TRAIN, 3200)}
+
+
+def test_equal_compute_gives_the_cheap_method_more_samples():
+    cases = {case.label: case for case in planned(exhibits=("methods_at_equal_compute",))}
+    assert cases["clip"].train.samples == 6400
+    assert cases["clips"].train.samples == cases["coca"].train.samples == 3200
+
+
+def test_fragment_budgets_are_shares_of_the_mean_caption():
+    cases = planned(exhibits=("fragment_lengths",), strategies=("truncation", "sub_caption"), shares=(0.5, 0.25))
+    found = [(case.label, case.share, case.train.captions.fragment.tokens) for case in cases]
+    assert found == [
+        (plan.WHOLE, 1.0, None),
+        ("truncation", 0.5, 30),
+        ("truncation", 0.25, 15),
+        ("sub_caption", 0.5, 30),
+        ("sub_caption", 0.25, 15),
+    ]
+
+
+def test_web_budgets_leave_the_fragment_alone():
+    cases = planned(exhibits=("web_lengths",), shares=(0.25,))
+    assert [case.train.captions.web_tokens for case in cases] == [None, 3]
+    assert len({case.train.captions.fragment for case in cases}) == 1
+
+
+def test_ablations_hold_what_is_configured_once():
+    cases = planned(exhibits=("ablations",))
+    assert len({case.train for case in cases}) == len(cases)
+    labels = [case.label for case in cases]
+    assert labels[0] == "as configured"
+    assert "caption weight 2" not in labels
+    assert {"padding attend", "padding mask"} & set(labels) == {
+        f"padding {other}" for other in {"attend", "mask"} - {TRAIN.model.padding}
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "seeds: empty"),
+        ({"seeds": (1, 1)}, "names one twice"),
+        ({"shares": (1.0,)}, "between 0 and 1"),
+        ({"samples": 0}, "1 or more"),
+        ({"runs_at_once": 0}, "1 or more"),
+        ({"methods": ("clip",)}, "without clips"),
+    ],
+)
+def test_impossible_studies_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        StudyConfig(**changes)
+
+
+class Words:
+    """A tokenizer of words, three special ids around each row."""
+
+    vocab_size = 200
+
+    def body(self, text):
+        return [100 + len(word) for word in text.split()]
+
+    def encoder_row(self, body, length):
+        used = [1, *body[: length - 3], 2]
+        return used + [0] * (length - len(used) - 1) + [101]
+
+    def target_row(self, body, length):
+        used = [1, *body[: length - 2], 2]
+        return used + [0] * (length - len(used))
+
+
+def test_cost_is_the_mean_over_samples_of_their_own_lengths():
+    pairs = (("a b c", "one two three four", "0"), ("a", "one two", "1"))
+    config = replace(
+        TRAIN,
+        model=replace(TRAIN.model, padding="mask"),
+        captions=replace(TRAIN.captions, fragment=replace(TRAIN.captions.fragment, strategy="truncation", tokens=1)),
+    )
+    model = model_config(config, 200)
+    by_hand = (training_flops(model, 6, 4, 5) + training_flops(model, 4, 4, 3)) / 2
+    assert flops_per_sample(config, Captions(pairs), Words()) == by_hand
+    assert Captions(pairs).mean_ids(Words(), 1) == 3.0
+    shorter = replace(config, captions=replace(config.captions, web_tokens=1))
+    assert flops_per_sample(shorter, Captions(pairs), Words()) < by_hand
+    attended = replace(config, model=replace(config.model, padding="attend"))
+    assert flops_per_sample(attended, Captions(pairs), Words()) > by_hand
+
+
+def done(label, seed, value, share=None, exhibit="methods", baseline="clips"):
+    return Done(plan.Case(exhibit, label, TRAIN, baseline, share), seed, {METRIC: value}, 100.0)
+
+
+def three_seeds():
+    found = []
+    for seed, (clip, clips) in enumerate([(0.10, 0.12), (0.11, 0.15), (0.12, 0.15)]):
+        found += [done("clip", seed, clip), done("clips", seed, clips)]
+    return found
+
+
+def test_changes_are_taken_within_a_seed():
+    runs = table.runs_table(three_seeds(), [1e9] * 6)
+    lines = table.over_seeds(runs, METRIC).set_index("label")
+    assert lines.loc["clip", "mean"] == pytest.approx(0.11)
+    assert lines.loc["clip", "change"] == pytest.approx(-0.03)
+    # Differences -0.02, -0.04, -0.03: deviation 0.01, t of two degrees of freedom 4.303.
+    assert lines.loc["clip", "change_half_width"] == pytest.approx(4.303 * 0.01 / math.sqrt(3))
+    assert math.isnan(lines.loc["clips", "change"])
+
+
+def test_one_seed_has_no_interval():
+    assert table.half_width([0.5]) == math.inf
+    runs = table.runs_table([done("clip", 0, 0.1), done("clips", 0, 0.2)], [1e9] * 2)
+    text = summary.markdown(table.over_seeds(runs, METRIC), METRIC, {"data": "abc"})
+    assert "one seed" in text
+    assert "not clear" in text
+
+
+def test_summary_says_what_is_clear_and_what_is_not():
+    runs = three_seeds() + [done("coca", seed, value) for seed, value in enumerate([0.13, 0.14, 0.16])]
+    text = summary.markdown(table.over_seeds(table.runs_table(runs, [1e9] * 9), METRIC), METRIC, {})
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| c")}
+    assert rows["clip"].rstrip(" |").endswith("| clear")
+    assert rows["coca"].rstrip(" |").endswith("not clear")
+    assert "baseline" in rows["clips"]
+
+
+def test_figures_show_every_curve_and_bar():
+    curves = [done(plan.WHOLE, 0, 0.2, 1.0, "fragment_lengths", plan.WHOLE)]
+    curves += [
+        done("truncation", 0, value, share, "fragment_lengths", plan.WHOLE)
+        for share, value in ((0.5, 0.25), (0.25, 0.3))
+    ]
+    curves += [done(plan.WHOLE, 0, 0.2, 1.0, "web_lengths", plan.WHOLE)]
+    curves += [done("web caption", 0, 0.1, 0.5, "web_lengths", plan.WHOLE)]
+    runs = table.runs_table(curves + three_seeds(), [1e9] * (len(curves) + 6))
+    lines = table.over_seeds(runs, METRIC)
+    (axes,) = figures.length_curves(lines, runs, METRIC).axes
+    drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
+    assert list(drawn["truncation"]) == pytest.approx([0.0, 5.0, 10.0])
+    assert list(drawn["web caption (web caption shortened)"]) == pytest.approx([0.0, -10.0])
+    (axes,) = figures.method_bars(lines, METRIC).axes
+    assert [patch.get_height() for patch in axes.patches] == pytest.approx([11.0, 14.0])
+    assert isinstance(runs, pd.DataFrame)
