@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -106,3 +108,32 @@ def test_finetune_goes_on_from_the_pretrained_model_beside_it(project: Path) -> 
         kedro(project, "--pipeline", "finetune", "--env", "smoke", "--params", f"finetune.start={start}")
     kept = list((folder / "runs/initial").iterdir())
     assert len(kept) == 2
+
+
+def test_a_study_that_is_interrupted_goes_on_and_trains_nothing_twice(project: Path) -> None:
+    kedro(project, "--pipelines", "prepare", "--env", "smoke")
+    folder = project / "data/smoke/07_model_output/study"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "kedro", "run", "--pipelines", "study", "--env", "smoke"]
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        known = len(list(folder.glob("results/*.json")))
+        with (project / "study.log").open("wb") as output:
+            running = subprocess.Popen(command, cwd=project, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        while running.poll() is None and len(list(folder.glob("results/*.json"))) <= known:
+            time.sleep(0.1)
+        assert running.poll() is None, (project / "study.log").read_text()
+        running.send_signal(end)
+        assert running.wait(timeout=120) != 0
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
+    assert 2 <= len(kept) < 5
+    kedro(project, "--pipelines", "study", "--env", "smoke")
+    results = list(folder.glob("results/*.json"))
+    # Six lines; the method clips and the whole web caption are one training.
+    assert len(results) == 5
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    shown = project / "data/smoke/08_reporting/study"
+    rows = (shown / "runs.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert "## Shorter web captions" in (shown / "README.md").read_text()
+    for figure in ("lengths.png", "methods.png"):
+        assert (shown / figure).read_bytes().startswith(b"\x89PNG")

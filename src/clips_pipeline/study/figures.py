@@ -17,7 +17,7 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
     for (exhibit, label), curve in curves.groupby(["exhibit", "label"], sort=False):
         ordered = curve.sort_values("share", ascending=False)
         style = "--" if exhibit == "web_lengths" else "-"
-        name = f"{label} (web caption shortened)" if exhibit == "web_lengths" else label.replace("_", " ")
+        name = f"{label}, truncated" if exhibit == "web_lengths" else f"fragment, {label.replace('_', ' ')}"
         (drawn,) = axes.plot([1.0, *ordered["share"]], [0.0, *(100 * ordered["change"])], style, label=name)
         dots = _changes(runs, exhibit, label, metric)
         axes.plot(dots["share"], 100 * dots["change"], ".", color=drawn.get_color(), alpha=0.5)

@@ -5,15 +5,17 @@ Started again it goes on from the last checkpoint, as every training does.
 
 import json
 import os
+import signal
 import statistics
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.training.events import read_all
-from clips_pipeline.training.interrupt import INTERRUPTED
+from clips_pipeline.training.interrupt import INTERRUPTED, PARENT
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
@@ -45,11 +47,19 @@ def run(job: dict[str, Any]) -> None:
     os.replace(aside, result)
 
 
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(arguments: list[str]) -> int:
-    """Exit code 75 where a SIGTERM ended it after a checkpoint, 1 with one line where it failed."""
+    """Exit code 75 where a SIGTERM, or the end of the study, ended it after a checkpoint, 1 with one line where it failed."""
     from clips_pipeline.training.launch import TrainingFailedError
     from clips_pipeline.training.outcome import TrainingInterruptedError
 
+    if os.environ.pop(PARENT, None) == "1":
+        threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
     try:
         run(json.loads(Path(arguments[0]).read_text()))
     except TrainingInterruptedError as error:

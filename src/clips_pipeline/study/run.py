@@ -16,6 +16,8 @@ from clips_pipeline.shards.storage import Options
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.interrupt import PARENT, Terminated
+from clips_pipeline.training.outcome import TrainingInterruptedError
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def run_all(
 
     Raises:
         StudyError: names those that failed, after all others have been tried.
+        TrainingInterruptedError: a SIGTERM to this process.
     """
     cores = len(os.sched_getaffinity(0))
     at_once = min(at_once or cores, len(cases) * len(seeds))
@@ -91,31 +94,42 @@ def run_all(
 def _work_off(jobs: list[Path], at_once: int, options: Options | None) -> list[str]:
     """Messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
-    environment = {**os.environ, **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
+    environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
+    terminated = Terminated()
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                with job.with_suffix(".log").open("wb") as output:
-                    command = [sys.executable, "-m", "clips_pipeline.study.job", str(job)]
-                    running[job] = subprocess.Popen(  # noqa: S603
-                        command, stdout=output, stderr=subprocess.STDOUT, env=environment
-                    )
-            for job, process in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[job]
-                if process.returncode:
-                    failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
-                log.info("%d of %d trainings to go", len(waiting) + len(running), total)
-            time.sleep(_POLL_SECONDS)
+        with terminated:
+            while (waiting or running) and not terminated.asked:
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    running[job] = _start(job, environment)
+                for job, process in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[job]
+                    if process.returncode:
+                        failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
+                    log.info("%d of %d trainings to go", len(waiting) + len(running), total)
+                time.sleep(_POLL_SECONDS)
     finally:
         # Also when this process is interrupted: each saves its step and ends.
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
+    if terminated.asked:
+        raise TrainingInterruptedError(
+            "interrupted by SIGTERM; what was in training has saved its step, and the same command goes on"
+        )
     return failed
+
+
+def _start(job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "clips_pipeline.study.job", str(job)]
+    with job.with_suffix(".log").open("wb") as output:
+        # The pipe to it closes when this process ends, in whatever way; then it ends too.
+        return subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
 
 
 def _name(spec: RunSpec, evaluation: EvaluationConfig) -> str:

@@ -41,7 +41,7 @@ def markdown(lines: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
 
 def _row(line: dict[str, float | str]) -> str:
     change, width = float(line["change"]), float(line["change_half_width"])
-    verdict = "" if math.isnan(change) else "clear" if abs(change) > width else "not clear"
+    verdict = "" if math.isnan(change) or math.isinf(width) else "clear" if abs(change) > width else "not clear"
     share = float(line["share"])
     cells = (
         str(line["label"]),

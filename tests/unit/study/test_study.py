@@ -144,7 +144,7 @@ def test_one_seed_has_no_interval():
     runs = table.runs_table([done("clip", 0, 0.1), done("clips", 0, 0.2)], [1e9] * 2)
     text = summary.markdown(table.over_seeds(runs, METRIC), METRIC, {"data": "abc"})
     assert "one seed" in text
-    assert "not clear" in text
+    assert "clear |" not in text
 
 
 def test_summary_says_what_is_clear_and_what_is_not():
@@ -168,8 +168,8 @@ def test_figures_show_every_curve_and_bar():
     lines = table.over_seeds(runs, METRIC)
     (axes,) = figures.length_curves(lines, runs, METRIC).axes
     drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
-    assert list(drawn["truncation"]) == pytest.approx([0.0, 5.0, 10.0])
-    assert list(drawn["web caption (web caption shortened)"]) == pytest.approx([0.0, -10.0])
+    assert list(drawn["fragment, truncation"]) == pytest.approx([0.0, 5.0, 10.0])
+    assert list(drawn["web caption, truncated"]) == pytest.approx([0.0, -10.0])
     (axes,) = figures.method_bars(lines, METRIC).axes
     assert [patch.get_height() for patch in axes.patches] == pytest.approx([11.0, 14.0])
     assert isinstance(runs, pd.DataFrame)
