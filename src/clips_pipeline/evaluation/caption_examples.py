@@ -70,10 +70,7 @@ def caption_examples(
     device = next(model.parameters()).device
     shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
     records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
-    # A model's table may have more rows than the vocabulary has pieces.
-    unused = range(tokenizer.vocab_size, captioner.config.vocab_size)
-    barred = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused)
-    specials = Specials(tokenizer.bos_id, tokenizer.eos_id, barred)
+    specials = Specials.of(tokenizer, captioner.config.vocab_size)
     found = []
     with evaluation_mode(model), torch.no_grad():
         for record in records:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.tokenizer import Tokenizer
+
+_AT_ONCE = 8
 
 Next = Callable[[Sequence[list[int]]], Tensor]
 """Hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
@@ -27,6 +30,12 @@ class Specials:
     bos: int
     eos: int
     barred: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, rows: int) -> "Specials":
+        """Those of a tokenizer, for a vocabulary head of so many rows, which may be more than it has pieces."""
+        unused = range(tokenizer.vocab_size, rows)
+        return cls(tokenizer.bos_id, tokenizer.eos_id, (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused))
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,25 @@ def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:
         end = ids_Q.index(specials.eos) if specials.eos in ids_Q else len(ids_Q)
         found.append(Caption(ids_Q[:end], float(scores_Q[: end + 1].sum())))
     return found
+
+
+def written(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """The likeliest caption of each image, as text; the logits of a few images are held at a time.
+
+    Args:
+        model: as in `log_probabilities`.
+        images_BCHW: as there.
+        web_ids_BL: as there.
+        tokenizer: the model's.
+    """
+    assert model.captioner is not None  # noqa: S101  (`log_probabilities` says so)
+    specials = Specials.of(tokenizer, model.captioner.config.vocab_size)
+    found = []
+    for images_bCHW, web_ids_bL in zip(
+        torch.split(images_BCHW, _AT_ONCE), torch.split(web_ids_BL, _AT_ONCE), strict=True
+    ):
+        found += parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
+    return [tokenizer.decode(caption.ids) for caption in found]
 
 
 def beam(

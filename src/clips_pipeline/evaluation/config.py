@@ -17,6 +17,7 @@ class EvaluationConfig:
         batch_size: images, or texts, per forward pass; changes speed and memory, not the metrics.
         device: "auto" takes a GPU where there is one.
         examples: retrieval examples of each direction in the report; 0 for none.
+        captioning: let the captioner write a caption for every image that has a long one, and score it by words.
     """
 
     set_name: str = "scenes"
@@ -24,6 +25,7 @@ class EvaluationConfig:
     batch_size: int = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
     examples: int = 6
+    captioning: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.set_name):

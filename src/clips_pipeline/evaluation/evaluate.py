@@ -13,6 +13,8 @@ from PIL import Image
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_loss import caption_nats
+from clips_pipeline.evaluation.caption_scores import caption_scores
+from clips_pipeline.evaluation.captioning import written
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.examples import choose_examples
@@ -48,6 +50,8 @@ class _Pass:
     embeddings: list[FloatArray] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    references: list[list[str]] = field(default_factory=list)
 
 
 def evaluate_model(
@@ -95,7 +99,7 @@ def evaluate_records(
     Raises:
         ConfigError: no sample, nothing that could be measured on them, or a metric that is NaN or infinite.
     """
-    found = _one_pass(embedder, read())
+    found = _one_pass(embedder, read(), config.captioning)
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     image_NE = np.concatenate(found.embeddings)
@@ -132,6 +136,11 @@ def evaluate_records(
         metrics[name] = sum(found.nats) / sum(found.tokens)
         # A model that finds every piece equally likely.
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
+    if found.written:
+        metrics |= _keyed(f"caption/{config.set_name}", caption_scores(found.written, found.references))
+        # What captions of these images would score that are right for another of them.
+        others = [*found.references[1:], found.references[0]]
+        chance |= _keyed(f"caption/{config.set_name}", caption_scores(found.written, others))
     if not metrics:
         raise ConfigError(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
@@ -156,7 +165,7 @@ def evaluate_records(
     return EvaluationResult(config.set_name, metrics, chance, rows, *examples)
 
 
-def _one_pass(embedder: Embedder, records: Iterable[Record]) -> _Pass:
+def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -> _Pass:
     found = _Pass()
     model = embedder.model.config
     target_length = model.captioner.queries if model.captioner is not None else CaptionConfig().target_length
@@ -183,6 +192,9 @@ def _one_pass(embedder: Embedder, records: Iterable[Record]) -> _Pass:
         has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
         found.nats += (nats_B * has_B).tolist()
         found.tokens += (tokens_B * has_B).tolist()
+        if captioning and model.captioner.inputs == "queries" and has_B.any():
+            found.written += written(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
+            found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
     return found
 
 

@@ -51,6 +51,7 @@ def png(color="red", size=(8, 8)):
 def test_the_keys_are_the_contract(result, shards):
     expected = {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     expected |= {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5", "caption/scenes/loss"}
+    expected |= {f"caption/scenes/{score}" for score in ("bleu4", "rouge_l", "cider")}
     assert len(load_classes(shards).names) > 5
     assert set(result.metrics) == expected == set(result.chance)
     assert all(type(value) is float for value in result.metrics.values())
