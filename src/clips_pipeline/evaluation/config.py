@@ -1,10 +1,29 @@
 """What to evaluate on, and how much of it to show."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clips_pipeline.config import ConfigError
+
+
+@dataclass(frozen=True)
+class CompositionalityConfig:
+    """Where the sets are; what is null is not measured.
+
+    Attributes:
+        sugarcrepe: folder of the seven JSON files, `add_att.json` to `swap_obj.json`.
+        sugarcrepe_images: folder of COCO's val2017 images, which they name.
+        winoground: folder with `examples.jsonl` and `images`.
+    """
+
+    sugarcrepe: str | None = None
+    sugarcrepe_images: str | None = None
+    winoground: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.sugarcrepe is None) != (self.sugarcrepe_images is None):
+            raise ConfigError("sugarcrepe and sugarcrepe_images belong together: set both or neither")
 
 
 @dataclass(frozen=True)
@@ -18,6 +37,7 @@ class EvaluationConfig:
         device: "auto" takes a GPU where there is one.
         examples: retrieval examples of each direction in the report; 0 for none.
         captioning: let the captioner write a caption for every image that has a long one, and score it by words.
+        compositionality: sets of the same model beside the split.
     """
 
     set_name: str = "scenes"
@@ -26,6 +46,7 @@ class EvaluationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     examples: int = 6
     captioning: bool = True
+    compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.set_name):

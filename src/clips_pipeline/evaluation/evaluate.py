@@ -4,7 +4,7 @@ Legend of suffixes: N images, M captions, C classes, E embedding width, B batch,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.caption_scores import caption_scores
 from clips_pipeline.evaluation.captioning import written
+from clips_pipeline.evaluation.compositionality import compositionality
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.examples import choose_examples
@@ -79,6 +80,8 @@ def evaluate_model(
     result = evaluate_records(
         embedder, lambda: eval_samples(shards, config.split, remote=remote), load_classes(shards), config
     )
+    metrics, chance = compositionality(embedder, config.compositionality)
+    result = replace(result, metrics=result.metrics | metrics, chance=result.chance | chance)
     set_version = load_index(shards).split_version(config.split)
     for row in result.per_item:
         row[SET_VERSION] = set_version

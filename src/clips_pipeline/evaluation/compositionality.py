@@ -1,0 +1,157 @@
+"""Does a model read who does what to whom? SugarCrepe's seven subsets and Winoground's three scores, from their published files.
+
+SugarCrepe (Hsieh et al. 2023): an image, its caption, and one that is wrong in a small thing; a hit is the right caption being
+nearer. Winoground (Thrush et al. 2022): two images and two captions of the same words. As in retrieval, what is equally near is
+no hit: a model that answers the same to everything scores 0.
+
+Legend of suffixes: N pairs, E embedding width.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.config import CompositionalityConfig
+from clips_pipeline.evaluation.embed import Embedder, open_image
+from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
+from clips_pipeline.shards.transforms import UndecodableImageError
+
+SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+
+Embed = Callable[[Iterable[Any]], FloatArray]
+Flags = npt.NDArray[np.bool_]
+
+
+def compositionality(embedder: Embedder, config: CompositionalityConfig) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics of the sets that are configured, and what guessing reaches.
+
+    Raises:
+        ConfigError: a file or an image is missing or none of the published form; names it and the entry.
+    """
+    metrics: dict[str, float] = {}
+    chance: dict[str, float] = {}
+    if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
+        folder, images = Path(config.sugarcrepe), Path(config.sugarcrepe_images)
+        # All files first: none is to be missed after the model has run through the others.
+        read = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
+        for subset, entries in read.items():
+            hit_N = sugarcrepe_hits(
+                embedder.images(_pictures([path for path, _, _ in entries])),
+                embedder.texts([right for _, right, _ in entries]),
+                embedder.texts([wrong for _, _, wrong in entries]),
+            )
+            metrics[f"sugarcrepe/{subset}/accuracy"] = float(hit_N.mean())
+        metrics["sugarcrepe/mean/accuracy"] = float(np.mean(list(metrics.values())))
+        chance |= dict.fromkeys(metrics, 0.5)
+    if config.winoground is not None:
+        entries_W = _winoground_entries(Path(config.winoground))
+        text, image = winoground_hits(
+            embedder.images(_pictures([entry[0] for entry in entries_W])),
+            embedder.images(_pictures([entry[1] for entry in entries_W])),
+            embedder.texts([entry[2] for entry in entries_W]),
+            embedder.texts([entry[3] for entry in entries_W]),
+        )
+        metrics["winoground/all/text_score"] = float(text.mean())
+        metrics["winoground/all/image_score"] = float(image.mean())
+        metrics["winoground/all/group_score"] = float((text & image).mean())
+        chance |= {
+            "winoground/all/text_score": 1 / 4,
+            "winoground/all/image_score": 1 / 4,
+            "winoground/all/group_score": 1 / 6,
+        }
+    return metrics, chance
+
+
+def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
+    """(N,) whether the right caption is nearer to its image than the wrong one."""
+    return _nearer(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
+
+
+def winoground_hits(
+    first_NE: FloatArray, second_NE: FloatArray, a_NE: FloatArray, b_NE: FloatArray
+) -> tuple[Flags, Flags]:
+    """Text and image score of each pair: for each image the right caption is nearer, and for each caption the right image.
+
+    Args:
+        first_NE: embeddings of the first images.
+        second_NE: of the second.
+        a_NE: of the captions of the first.
+        b_NE: of the captions of the second.
+    """
+    first_a, first_b = _dot(first_NE, a_NE), _dot(first_NE, b_NE)
+    second_a, second_b = _dot(second_NE, a_NE), _dot(second_NE, b_NE)
+    return (
+        _nearer(first_a, first_b) & _nearer(second_b, second_a),
+        _nearer(first_a, second_a) & _nearer(second_b, first_b),
+    )
+
+
+def _dot(a_NE: FloatArray, b_NE: FloatArray) -> FloatArray:
+    return np.asarray((a_NE * b_NE).sum(axis=1))
+
+
+def _nearer(a_N: FloatArray, b_N: FloatArray) -> Flags:
+    return np.asarray(a_N > b_N + TIE_TOLERANCE)
+
+
+def _sugarcrepe_entries(path: Path, images: Path) -> list[tuple[Path, str, str]]:
+    found = []
+    for name, entry in _json(path, path.read_text() if path.is_file() else None).items():
+        file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
+        found.append((_existing(images / file, f"{path}, entry {name}"), right, wrong))
+    if not found:
+        raise ConfigError(f"{path}: holds no entry")
+    return found
+
+
+def _winoground_entries(folder: Path) -> list[tuple[Path, Path, str, str]]:
+    path, found = folder / "examples.jsonl", []
+    text = path.read_text() if path.is_file() else None
+    for number, line in enumerate((text or "").splitlines(), start=1):
+        where = f"{path}, line {number}"
+        first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
+        files = [_existing(folder / "images" / f"{name}.png", where) for name in (first, second)]
+        found.append((files[0], files[1], a, b))
+    if text is None or not found:
+        raise ConfigError(f"{path}: {'no such file' if text is None else 'holds no entry'}; it comes with Winoground")
+    return found
+
+
+def _json(path: Path, text: str | None, where: str | None = None) -> dict[str, Any]:
+    if text is None:
+        raise ConfigError(f"{path}: no such file; SugarCrepe has one for each subset: {', '.join(SUBSETS)}")
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where or path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where or path}: expected an object, found {type(found).__name__}")
+    return found
+
+
+def _fields(entry: Any, names: Sequence[str], where: str) -> list[str]:
+    values = [entry.get(name) if isinstance(entry, dict) else None for name in names]
+    missing = [name for name, value in zip(names, values, strict=True) if not isinstance(value, str) or not value]
+    if missing:
+        raise ConfigError(f"{where}: lacks {', '.join(missing)}")
+    return [str(value) for value in values]
+
+
+def _existing(path: Path, where: str) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{where}: there is no image {path}")
+    return path
+
+
+def _pictures(paths: Iterable[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            yield open_image(path.read_bytes())
+        except UndecodableImageError as error:
+            raise ConfigError(f"{path}: cannot be decoded ({error})") from None
