@@ -38,6 +38,7 @@ class EvaluationConfig:
         examples: retrieval examples of each direction in the report; 0 for none.
         captioning: let the captioner write a caption for every image that has a long one, and score it by words.
         compositionality: sets of the same model beside the split.
+        probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
     """
 
     set_name: str = "scenes"
@@ -47,6 +48,7 @@ class EvaluationConfig:
     examples: int = 6
     captioning: bool = True
     compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
+    probe_samples: int = 0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.set_name):
@@ -55,5 +57,7 @@ class EvaluationConfig:
             )
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: {self.batch_size} must be 1 or more")
+        if self.probe_samples < 0:
+            raise ConfigError(f"probe_samples: {self.probe_samples} must be 0 or more")
         if self.examples < 0:
             raise ConfigError(f"examples: {self.examples} must be 0 or more")

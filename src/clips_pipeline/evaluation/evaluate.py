@@ -19,6 +19,7 @@ from clips_pipeline.evaluation.compositionality import compositionality
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.examples import choose_examples
+from clips_pipeline.evaluation.probe import probe
 from clips_pipeline.evaluation.results import SET_VERSION, CaptionExample, EvaluationResult, ImageExample, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
@@ -77,10 +78,14 @@ def evaluate_model(
         batch_size=config.batch_size,
         device=pick_device(config.device),
     )
-    result = evaluate_records(
-        embedder, lambda: eval_samples(shards, config.split, remote=remote), load_classes(shards), config
-    )
+    classes = load_classes(shards)
+    result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
     metrics, chance = compositionality(embedder, config.compositionality)
+    if config.probe_samples:
+        found = probe(embedder, shards, config.split, config.probe_samples, remote)
+        metrics |= _keyed(f"probe/{config.set_name}", found)
+        if classes is not None:
+            chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
     result = replace(result, metrics=result.metrics | metrics, chance=result.chance | chance)
     set_version = load_index(shards).split_version(config.split)
     for row in result.per_item:

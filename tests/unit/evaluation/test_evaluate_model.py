@@ -48,6 +48,18 @@ def png(color="red", size=(8, 8)):
     return stream.getvalue()
 
 
+def test_a_probe_learns_from_the_training_split(model_folder, shards, result):
+    found = evaluate_model(model_folder, shards, replace(CPU, probe_samples=100))
+    assert set(found.metrics) - set(result.metrics) == {"probe/scenes/linear_accuracy@1", "probe/scenes/knn_accuracy@1"}
+    # The two training images vote for their own labels, the nearer one more.
+    train, asked = (list(eval_samples(shards, name)) for name in ("train", "test"))
+    loaded = load_model_folder(model_folder)
+    embed = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer).images
+    near = (embed(open_image(r.image) for r in asked) @ embed(open_image(r.image) for r in train).T).argmax(axis=1)
+    expected = np.mean([train[i].label == record.label for i, record in zip(near, asked, strict=True)])
+    assert found.metrics["probe/scenes/knn_accuracy@1"] == pytest.approx(expected)
+
+
 def test_the_keys_are_the_contract(result, shards):
     expected = {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     expected |= {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5", "caption/scenes/loss"}

@@ -1,0 +1,175 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
+"""What frozen image features hold: a linear classifier and the nearest neighbours, on a set's own labels.
+
+Linear probe: multinomial logistic regression by L-BFGS on the training split's features, as CLIP does it (Radford et al. 2021,
+appendix A.3): the weight of the L2 penalty is the one of a logarithmic row that does best on the validation split. Neighbours:
+the votes of the nearest training images, weighted by exp(cosine / 0.07) (Wu et al. 2018).
+
+Legend of suffixes: N training images, M asked images, C classes, E embedding width, R rows of a chunk, K neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.embed import Embedder, open_image
+from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
+from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.transforms import UndecodableImageError
+
+PENALTIES = tuple(10.0**power for power in range(-6, 3))
+NEIGHBOURS = 20
+_TEMPERATURE = 0.07
+_ROWS = 1024
+_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features and labels of one split.
+
+    Attributes:
+        features_NE: one row an image.
+        labels_N: its class.
+    """
+
+    features_NE: FloatArray
+    labels_N: IntArray
+
+    def __post_init__(self) -> None:
+        if len(self.features_NE) != len(self.labels_N):
+            raise ValueError(f"{len(self.features_NE)} features for {len(self.labels_N)} labels")
+
+
+def probe(
+    embedder: Embedder, shards: Path, split: str, samples: int, remote: RemoteShards | None = None
+) -> dict[str, float]:
+    """`linear_accuracy@1` and `knn_accuracy@1` of a split, learned from the first labelled images of the training split.
+
+    Args:
+        embedder: the model.
+        shards: with the splits `train`, `validation` and `split`.
+        split: which is asked.
+        samples: training images at most.
+        remote: where shards that are not on this machine are copied to.
+
+    Raises:
+        ConfigError: a split without labelled images.
+    """
+    train = _features(embedder, shards, "train", samples, remote)
+    validation, asked = (_features(embedder, shards, name, None, remote) for name in ("validation", split))
+    linear, _ = linear_accuracy(train, validation, asked)
+    return {"linear_accuracy@1": linear, "knn_accuracy@1": knn_accuracy(train, asked)}
+
+
+def _features(
+    embedder: Embedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
+) -> Labelled:
+    labels: list[int] = []
+
+    def pictures() -> Iterator[Image.Image]:
+        labelled = (record for record in eval_samples(shards, split, remote=remote) if record.label is not None)
+        for record in islice(labelled, samples):
+            labels.append(int(record.label or 0))
+            yield open_image(record.image)
+
+    try:
+        features_NE = embedder.images(pictures()) if _any_label(shards, split, remote) else None
+    except UndecodableImageError as error:
+        raise ConfigError(
+            f"evaluate.probe_samples: a picture of the {split} split cannot be decoded ({error})"
+        ) from None
+    if features_NE is None:
+        raise ConfigError(
+            f"evaluate.probe_samples: the {split} split has no labelled image; prepare a set with classes, or set it to 0"
+        )
+    return Labelled(features_NE, np.array(labels, dtype=np.int64))
+
+
+def _any_label(shards: Path, split: str, remote: RemoteShards | None) -> bool:
+    return any(record.label is not None for record in eval_samples(shards, split, remote=remote))
+
+
+def knn_accuracy(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> float:
+    """Share of the asked images whose neighbours vote for their class; between equal votes the lower class wins.
+
+    Raises:
+        ValueError: no training or no asked image.
+    """
+    _not_empty(train, asked)
+    train_NE, asked_ME = _unit(train.features_NE), _unit(asked.features_NE)
+    label_N = torch.from_numpy(np.asarray(train.labels_N, dtype=np.int64))
+    classes = int(max(train.labels_N.max(), asked.labels_N.max())) + 1
+    right = 0
+    for low in range(0, len(asked_ME), _ROWS):
+        near_RK = (asked_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbours, len(train_NE)), dim=1)
+        vote_RC = torch.zeros(len(near_RK.values), classes, dtype=torch.float64)
+        vote_RC.scatter_add_(1, label_N[near_RK.indices], (near_RK.values / _TEMPERATURE).exp())
+        right += int((vote_RC.argmax(dim=1).numpy() == asked.labels_N[low : low + _ROWS]).sum())
+    return right / len(asked_ME)
+
+
+def linear_accuracy(
+    train: Labelled, validation: Labelled, asked: Labelled, penalties: Sequence[float] = PENALTIES
+) -> tuple[float, float]:
+    """Share of the asked images that the linear classifier is right about, and the penalty that validation chose.
+
+    Of equally good penalties the largest is taken.
+
+    Raises:
+        ValueError: a split without images.
+    """
+    _not_empty(train, validation, asked)
+    classes = int(max(split.labels_N.max() for split in (train, validation, asked))) + 1
+    best = (-1.0, 0.0, 0.0)
+    for penalty in penalties:
+        weight_EC, bias_C = fit(train, classes, penalty)
+        scores = [_right(split, weight_EC, bias_C) for split in (validation, asked)]
+        best = max(best, (scores[0], penalty, scores[1]))
+    return best[2], best[1]
+
+
+def fit(train: Labelled, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weights (E, C) and biases (C,), in float64, that minimise the mean cross-entropy plus penalty / 2 times the squared weights.
+
+    Deterministic: it starts at zero, and the problem is convex.
+    """
+    features_NE = torch.from_numpy(np.asarray(train.features_NE, dtype=np.float64))
+    label_N = torch.from_numpy(np.asarray(train.labels_N, dtype=np.int64))
+    weight_EC = torch.zeros(features_NE.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    bias_C = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight_EC, bias_C], max_iter=_STEPS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> float:
+        solver.zero_grad()
+        value = torch.nn.functional.cross_entropy(features_NE @ weight_EC + bias_C, label_N)
+        value = value + penalty / 2 * weight_EC.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value)
+
+    with torch.enable_grad():  # type: ignore[no-untyped-call]
+        solver.step(loss)  # type: ignore[no-untyped-call]
+    return weight_EC.detach(), bias_C.detach()
+
+
+def _right(split: Labelled, weight_EC: Tensor, bias_C: Tensor) -> float:
+    features = torch.from_numpy(np.asarray(split.features_NE, dtype=np.float64))
+    return float(((features @ weight_EC + bias_C).argmax(dim=1).numpy() == split.labels_N).mean())
+
+
+def _unit(features: FloatArray) -> Tensor:
+    return torch.nn.functional.normalize(torch.from_numpy(np.asarray(features, dtype=np.float64)), dim=1)
+
+
+def _not_empty(*splits: Labelled) -> None:
+    if not all(len(split.labels_N) for split in splits):
+        raise ValueError("a split without labelled images cannot be probed")
