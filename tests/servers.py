@@ -1,7 +1,13 @@
-"""Servers on loopback that tests talk to: a real S3 server, and an HTTP server that can misbehave."""
+"""Servers on loopback that tests talk to: real S3 and PostgreSQL servers, and an HTTP server that can misbehave."""
 
 import contextlib
+import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
 import threading
 import time
 import zlib
@@ -192,3 +198,60 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def postgresql_server(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server of its own on loopback; gives the URL of an empty database, and is gone afterwards.
+
+    Skips where the server's programs are not installed.
+    """
+    programs = _postgresql_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed; `apt-get install postgresql`")
+    # The server refuses to run as root.
+    other = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
+    data = Path(tempfile.mkdtemp(prefix="clips-pg-"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        if other:
+            shutil.chown(data, "nobody")
+        secret = data / "secret"
+        secret.write_text("testing")
+        if other:
+            shutil.chown(secret, "nobody")
+        make = ["initdb", "-D", str(data / "db"), "-U", "clips", "-A", "scram-sha-256", f"--pwfile={secret}", "-N"]
+        subprocess.run([*other, str(programs / make[0]), *make[1:]], check=True, capture_output=True, cwd="/")
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "fsync=off"]
+        command = [str(programs / "postgres"), "-D", str(data / "db"), "-k", str(data), *settings]
+        with (folder / "postgres.log").open("wb") as output:
+            server = subprocess.Popen([*other, *command], stdout=output, stderr=output, cwd="/")
+        try:
+            wait_for(lambda: _answers(port) or server.poll() is not None, 60.0)
+            assert server.poll() is None, (folder / "postgres.log").read_text()
+            yield f"postgresql://clips:testing@127.0.0.1:{port}/postgres"
+        finally:
+            # runuser passes SIGTERM on; the server then refuses new clients and waits for none.
+            server.send_signal(signal.SIGINT if not other else signal.SIGTERM)
+            server.wait(30)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _postgresql_programs() -> Path | None:
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
+    for folder in [*versions, *(Path(found).parent for found in [shutil.which("initdb")] if found)]:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    return None
+
+
+def _answers(port: int) -> bool:
+    psycopg = pytest.importorskip("psycopg")
+    try:
+        psycopg.connect(f"postgresql://clips:testing@127.0.0.1:{port}/postgres", connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True

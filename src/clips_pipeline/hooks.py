@@ -5,7 +5,7 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol, DatasetError
+from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
@@ -40,15 +40,16 @@ class ProjectHooks:
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add the entry `remote_shards`: credentials reach the nodes that need them without being a parameter."""
+        """Add `remote_shards` and `search_credentials`: credentials reach nodes without being a parameter."""
         from clips_pipeline.datasets.remote import RemoteDataset
 
-        credentials = [conf_creds.get("storage")]
-        if self._context is not None:
-            credentials.insert(0, local_credentials(self._context.config_loader).get("storage"))
+        local = local_credentials(self._context.config_loader) if self._context is not None else {}
+        credentials = [local.get("storage"), conf_creds.get("storage")]
         catalog["remote_shards"] = RemoteDataset(
             parameters.get("storage", {}), credentials, lambda: catalog.load("shard_cache_target")
         )
+        search = conf_creds.get("search") or local.get("search") or {}
+        catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(

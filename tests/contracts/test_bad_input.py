@@ -76,6 +76,24 @@ def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, me
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("search.trials", 0, "search: trials is 0; at least 1 is needed"),
+        ("search.samples", 1, "search.samples: 1 allows no trial"),
+        ("search.metric", "recall", "search.metric: 'recall' is unknown; known: mean_recall@1"),
+        ("search.space", {"loss.caption_wait": {"kind": "int", "low": 1, "high": 2}}, "did you mean 'caption_weight'?"),
+        ("search.space", {}, "search: space is empty"),
+        ("search.storage.kind", "mysql", "search.storage.kind: 'mysql' is not one of"),
+    ],
+)
+def test_a_search_is_refused_before_its_first_trial(base: dict[str, Any], path: str, value: Any, message: str) -> None:
+    parameters = merged(copy.deepcopy(base), {path: value})
+    with pytest.raises(ConfigError) as caught:
+        check(register_pipelines()["search"], catalog_of(parameters))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("credentials", "message"),
     [({"s3": "hush"}, r"credentials\.storage\.s3: fsspec's options"), ("hush", r"credentials\.storage: a mapping")],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 pytestmark = [
@@ -46,6 +47,12 @@ def client(project: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
 
 
+def children(project: Path) -> list[Run]:
+    """Runs of trials."""
+    experiments = [experiment.experiment_id for experiment in client(project).search_experiments()]
+    return [run for run in client(project).search_runs(experiments) if "mlflow.parentRunId" in run.data.tags]
+
+
 def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> None:
     first = kedro(project, "--pipelines", "pretrain", "--env", "smoke")
     metrics = json.loads((project / "data/smoke/08_reporting/metrics.json").read_text())
@@ -71,14 +78,26 @@ def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
     kedro(project, "--pipelines", "search", "--env", "smoke")
     best = yaml.safe_load((project / "conf/best/parameters_train.yml").read_text())
     assert set(best["train"]) == {"captions", "loss"}
+    report = project / "data/smoke/08_reporting/search"
+    assert "How sure one may be" in (report / "summary.md").read_text()
+    assert len(list(report.glob("*.html"))) == len(list(report.glob("*.png"))) == 6
+    assert len(list((report / "plotly").glob("*.json"))) == 6
     storage = f"sqlite:///{project / 'data/smoke/07_model_output/search/study.db'}"
     study = optuna.load_study(study_name="clips", storage=storage)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     for trial in study.trials:
         run = client(project).get_run(trial.user_attrs["mlflow_run_id"])
         assert run.data.tags["optuna.trial"] == str(trial.number)
-        assert "mlflow.parentRunId" in run.data.tags
         assert run.info.status == "FINISHED"
+    parents = {run.data.tags["mlflow.parentRunId"] for run in children(project)}
+    # Its budget is used: once more trains nothing and opens no run.
+    kedro(project, "--pipelines", "search", "--env", "smoke")
+    assert len(optuna.load_study(study_name="clips", storage=storage).trials) == 2
+    assert {run.data.tags["mlflow.parentRunId"] for run in children(project)} == parents
+    assert len(children(project)) == 2
+    (parent,) = parents
+    artifacts = {artifact.path for artifact in client(project).list_artifacts(parent)}
+    assert {"best_parameters.yml", "search"} <= artifacts
 
 
 def test_real_photos_are_learned_by_heart(project: Path, fixtures_dir: Path) -> None:

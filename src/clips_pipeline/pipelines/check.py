@@ -52,6 +52,6 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         stage = configs["finetune"].parameters(groups["train"], "")
         model_config(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
-        from clips_pipeline.tuning.study import check_space
+        from clips_pipeline.tuning.study import check_search
 
-        check_space(configs["search"], groups["train"])
+        check_search(configs["search"], groups["train"])

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> tuple[str, str] | None:
     """Id and name of the run that made, or is making, the model this pipeline works on; None for a new run.
 
-    A training that was interrupted goes on in its run. `evaluate` and `register` continue the run of the model.
+    A training that was interrupted goes on in its run, and so does a search. `evaluate` and `register` continue the run of
+    the model.
 
     Raises:
         ConfigError: the training runs already, or an unfinished one differs in what may not change.
@@ -24,6 +25,10 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
         run_id = _interrupted(catalog)
     elif "finetune_node" in names:
         run_id = _interrupted_stage(catalog)
+    elif "search_node" in names:
+        from clips_pipeline.registry.trial_runs import parent_of
+
+        run_id = parent_of(catalog.load("search_folder_target"), catalog.load("params:search")["study_name"])
     elif names & {"evaluate_node", "register_node"} and catalog.exists("mlflow_run"):
         run_id = catalog.load("mlflow_run")["run_id"]
     else:

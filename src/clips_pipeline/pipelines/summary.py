@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clips_pipeline.pipelines.parameters import typed
+
 
 def show(
     pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str, console: Console | None = None
@@ -34,15 +36,22 @@ def show(
             soft_wrap=True,
             highlight=False,
         )
-        folder = catalog.load("search_folder_target")
         console.print(
-            f"open the Optuna dashboard: .venv/bin/optuna-dashboard sqlite:///{folder}/study.db   # 127.0.0.1:8080"
+            f"open the Optuna dashboard: .venv/bin/optuna-dashboard {_study(catalog)}   # 127.0.0.1:8080"
             + ("" if "search_trials" in made else ", after `make search`"),
             soft_wrap=True,
             highlight=False,
         )
     if "search_trials" in made:
+        console.print(f"read what was found: {catalog.load('search_report_target')}/summary.md", soft_wrap=True)
         console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env best")
+
+
+def _study(catalog: CatalogProtocol[Any, Any]) -> str:
+    from clips_pipeline.tuning.config import study_address
+
+    config = typed("search", catalog.load("params:search"))
+    return study_address(config.storage.kind, catalog.load("search_folder_target"))
 
 
 def _metrics_table(metrics: dict[str, float]) -> Table:

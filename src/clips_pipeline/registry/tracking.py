@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.training.disk import write_text
@@ -59,7 +57,7 @@ class RunTracker:
     def reader(self, events: Path) -> EventReader:
         """A reader of `events` placed behind what this MLflow run already holds."""
         saved = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        if saved.get("run_id") == self.run_id:
+        if saved and saved["run_id"] == self.run_id:
             self._reader = EventReader(events, saved["offset"], saved["last_steps"])
         else:
             self._reader = EventReader(events)
@@ -156,35 +154,3 @@ def numbers(event: Event) -> dict[str, float]:
     if event["kind"] == "skips":
         return {mlflow_key(f"skipped/{reason}"): float(count) for reason, count in event["counts"].items()}
     return {}
-
-
-@contextmanager
-def child_run(number: int, values: dict[str, Any], run_folder: Path) -> Iterator[RunTracker]:
-    """The MLflow run of one trial, a child of the active run; it ends FINISHED or FAILED with the trial."""
-    client = MlflowClient()
-    parent = mlflow.active_run()
-    if parent is None:
-        yield RunTracker(run_folder)
-        return
-    run = client.create_run(
-        parent.info.experiment_id,
-        run_name=f"trial-{number:04d}",
-        tags={MLFLOW_PARENT_RUN_ID: parent.info.run_id, "optuna.trial": str(number)},
-    )
-    for name, value in values.items():
-        client.log_param(run.info.run_id, name, value)
-    status = "FAILED"
-    try:
-        with RunTracker(run_folder, run.info.run_id) as tracker:
-            yield tracker
-        status = "FINISHED"
-    finally:
-        client.set_terminated(run.info.run_id, status)
-
-
-def log_search(metric: str, value: float, best_parameters: dict[str, Any]) -> None:
-    """Put the outcome of a search on the active run, which is the parent of its trials."""
-    if mlflow.active_run() is None:
-        return
-    mlflow.log_metric(mlflow_key(f"best/{metric}"), value)
-    mlflow.log_dict(best_parameters, "best_parameters.yml")

@@ -1,36 +1,144 @@
 """What can be set about a search. Loads no Optuna."""
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from clips_pipeline.config import ConfigError
 
 Scalar = str | int | float | bool | None
 
+_MOST_GRID_POINTS = 10_000
+
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched parameter: a range (`float`, `int`) or a list of choices (`categorical`)."""
+    """One searched parameter: a range (`float`, `int`) or a list of choices (`categorical`).
+
+    Attributes:
+        kind: of the values.
+        low, high: ends of a range, both included.
+        log: draw on a logarithmic scale.
+        or_null: null is one more choice beside the range (a fragment without a budget, say).
+        points: values of a range that a grid tries, from `low` to `high`; None takes every value of an `int`.
+        choices: of a categorical.
+    """
 
     kind: Literal["float", "int", "categorical"]
     low: float | None = None
     high: float | None = None
     log: bool = False
+    or_null: bool = False
+    points: int | None = None
     choices: tuple[Scalar, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "categorical":
-            if len(self.choices) < 1 or self.low is not None or self.high is not None:
-                raise ConfigError("a categorical dimension needs choices, and no low or high")
-            return
+            self._check_choices()
+        else:
+            self._check_range()
+
+    def _check_choices(self) -> None:
+        if not self.choices or self.low is not None or self.high is not None:
+            raise ConfigError("a categorical dimension needs choices, and no low or high")
+        if self.log or self.or_null or self.points is not None:
+            raise ConfigError(
+                "log, or_null and points belong to a range; write null among the choices of a categorical"
+            )
+        if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+            raise ConfigError("choices holds one value twice; remove one")
+
+    def _check_range(self) -> None:
         if self.choices:
             raise ConfigError(
                 f"choices belong to kind: categorical; a dimension of kind {self.kind} takes low and high"
             )
-        if self.low is None or self.high is None or self.low > self.high:
+        if self.low is None or self.high is None or not self.low <= self.high:
             raise ConfigError(f"a dimension of kind {self.kind} needs low <= high")
+        if not math.isfinite(self.low) or not math.isfinite(self.high):
+            raise ConfigError("low and high must be finite")
+        if self.kind == "int" and (self.low % 1 or self.high % 1):
+            raise ConfigError("low and high of kind int must be whole numbers; kind: float takes others")
         if self.log and self.low <= 0:
             raise ConfigError("log: true needs low above 0")
+        if self.points is not None and (self.points < 1 or (self.points == 1 and self.low < self.high)):
+            raise ConfigError("points must be at least 2, for low and high")
+
+    @property
+    def ends(self) -> tuple[Scalar, ...]:
+        """Its extreme values: every choice, or low and high, and null where it is one."""
+        if self.kind == "categorical" or self.low is None or self.high is None:
+            return self.choices
+        low, high = (int(self.low), int(self.high)) if self.kind == "int" else (self.low, self.high)
+        return tuple(dict.fromkeys((low, high))) + ((None,) if self.or_null else ())
+
+    def holds(self, value: object) -> bool:
+        """Whether `value` is one of its values."""
+        if self.kind == "categorical":
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        if value is None:
+            return self.or_null
+        if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:
+            return False
+        return self.low <= value <= self.high and not (self.kind == "int" and value % 1)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Where the next trial is.
+
+    Attributes:
+        kind: `tpe` learns from what is finished, `random` does not, `grid` tries every combination once.
+        startup_trials: of `tpe`, drawn at random before it learns.
+    """
+
+    kind: Literal["tpe", "random", "grid"] = "tpe"
+    startup_trials: int = 10
+
+    def __post_init__(self) -> None:
+        if self.startup_trials < 1:
+            raise ConfigError(f"startup_trials is {self.startup_trials}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class PrunerConfig:
+    """Which trials end early.
+
+    Attributes:
+        kind: `median` ends one that is below the median of earlier trials at the same step, `halving` all but the best
+            share (successive halving), `none` nothing.
+        startup_trials: of `median`, finished before any is ended.
+        warmup_evaluations: of a trial, which never end it.
+    """
+
+    kind: Literal["none", "median", "halving"] = "median"
+    startup_trials: int = 5
+    warmup_evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.startup_trials < 0 or self.warmup_evaluations < 0:
+            raise ConfigError("startup_trials and warmup_evaluations must not be negative")
+
+
+@dataclass(frozen=True)
+class StudyStorageConfig:
+    """Where the study is kept.
+
+    Attributes:
+        kind: `sqlite` (`study.db`), `journal` (`study.journal`: several processes of this machine), or `postgresql`
+            (many machines; its address stands in the credentials, as `search: {url: postgresql://…}`).
+        timeout_s: seconds to wait for a server to answer, and for a lock.
+        silent_after_s: a trial of another machine that has given no sign for so long counts as killed.
+    """
+
+    kind: Literal["sqlite", "journal", "postgresql"] = "sqlite"
+    timeout_s: float = 30.0
+    silent_after_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.silent_after_s <= 0:
+            raise ConfigError("timeout_s and silent_after_s must be above 0")
 
 
 def paper_space() -> dict[str, Dimension]:
@@ -39,34 +147,76 @@ def paper_space() -> dict[str, Dimension]:
         "captions.fragment.strategy": Dimension(
             "categorical", choices=("sub_caption", "truncation", "random_mask", "block_mask")
         ),
-        "captions.fragment.tokens": Dimension("int", low=6, high=48, log=True),
-        "loss.contrastive_weight": Dimension("float", low=0.5, high=2.0, log=True),
-        "loss.caption_weight": Dimension("float", low=0.25, high=4.0, log=True),
+        "captions.fragment.tokens": Dimension("int", low=6, high=48, log=True, or_null=True, points=4),
+        "loss.contrastive_weight": Dimension("float", low=0.5, high=2.0, log=True, points=3),
+        "loss.caption_weight": Dimension("float", low=0.25, high=4.0, log=True, points=3),
     }
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A study: its space by parameter path under `train`, and its budget.
+    """A study: its space by parameter path under `train`, its objectives and its budget.
 
     Attributes:
-        study_name: in the storage `study.db`.
-        trials: finished trials the study is to have; a second run adds only what is missing.
+        study_name: within the storage.
+        trials: trials the study is to have, failed ones included; a second run adds only what is missing.
+        hours: of training, all trials and processes together; no trial begins after them. None for no limit.
         samples: training samples per trial.
+        evaluations: of the held-out samples within a trial, the last one included; between them pruning looks.
+        retries: further starts of a trial that was killed; it goes on from its checkpoint.
         seed: of the sampler.
-        metric: a key of the held-out metrics; it is maximised.
+        metric: a key of the held-out metrics.
+        direction: of the metric.
+        cost: also minimise FLOPs per training sample: the result is a Pareto front.
+        sampler, pruner, storage: see their classes.
         space: dotted path below `train` to its dimension.
     """
 
     study_name: str = "clips"
     trials: int = 6
+    hours: float | None = None
     samples: int = 20_000
+    evaluations: int = 4
+    retries: int = 2
     seed: int = 0
     metric: str = "mean_recall@1"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    cost: bool = False
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    storage: StudyStorageConfig = field(default_factory=StudyStorageConfig)
     space: dict[str, Dimension] = field(default_factory=paper_space)
 
     def __post_init__(self) -> None:
+        if not self.study_name:
+            raise ConfigError("study_name is empty; give the study a name")
         if self.trials < 1:
             raise ConfigError(f"trials is {self.trials}; at least 1 is needed")
+        if self.hours is not None and not self.hours > 0:
+            raise ConfigError(f"hours is {self.hours}, which allows no trial; set it above 0, or null for no limit")
+        if self.evaluations < 1 or self.retries < 0:
+            raise ConfigError("evaluations must be at least 1, and retries not negative")
         if not self.space:
             raise ConfigError("space is empty; name at least one parameter path")
+        if self.cost and self.pruner.kind != "none":
+            raise ConfigError("cost: true has two objectives, and Optuna prunes by one; set pruner.kind to none")
+        if self.pruner.kind != "none" and self.evaluations < 2:
+            raise ConfigError("pruner: with one evaluation per trial there is nothing to prune by; raise evaluations")
+        if self.sampler.kind == "grid":
+            self._check_grid()
+
+    def _check_grid(self) -> None:
+        size = 1
+        for path, dimension in self.space.items():
+            if dimension.kind == "float" and dimension.points is None and dimension.low != dimension.high:
+                raise ConfigError(f"space.{path}: sampler.kind grid needs points, the number of values of a range")
+            whole = 1 + int((dimension.high or 0) - (dimension.low or 0))
+            size *= len(dimension.choices) or (dimension.points or whole) + dimension.or_null
+        if size > _MOST_GRID_POINTS:
+            raise ConfigError(f"space: the grid has {size} points, more than {_MOST_GRID_POINTS}; lower points")
+
+
+def study_address(kind: str, folder: Path) -> str:
+    """What `optuna-dashboard` is to be given; the address of a server, which has a password, is named and not shown."""
+    files = {"sqlite": f"sqlite:///{folder / 'study.db'}", "journal": str(folder / "study.journal")}
+    return files.get(kind, "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")

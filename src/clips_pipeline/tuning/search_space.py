@@ -1,13 +1,18 @@
 """From a trial to parameters: suggestions by path, merged over the training's own parameters."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 
-from clips_pipeline.config import ConfigError
-from clips_pipeline.tuning.config import Dimension, Scalar
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig
+
+_MOST_COMBINATIONS = 1024
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
@@ -22,9 +27,44 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
     low, high = dimension.low, dimension.high
     if low is None or high is None:  # Dimension has refused this already; the type checker cannot know
         raise ConfigError(f"search.space.{path}: needs low and high")
+    if dimension.or_null and trial.suggest_categorical(_null(path), (False, True)):
+        return None
     if dimension.kind == "int":
         return trial.suggest_int(path, int(low), int(high), log=dimension.log)
     return trial.suggest_float(path, low, high, log=dimension.log)
+
+
+def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What `suggest` must be given to return `values`; paths that are missing stay free."""
+    found: dict[str, Scalar] = {}
+    for path, value in values.items():
+        if space[path].or_null:
+            found[_null(path)] = value is None
+        if value is not None or space[path].kind == "categorical":
+            found[path] = value
+    return found
+
+
+def _null(path: str) -> str:
+    return f"{path} is null"
+
+
+def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
+    """Every combination of the dimensions' values, the last path changing fastest."""
+    axes = [[(path, value) for value in _grid_values(dimension)] for path, dimension in space.items()]
+    return [dict(point) for point in itertools.product(*axes)]
+
+
+def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
+    low, high = dimension.low, dimension.high
+    if dimension.kind == "categorical" or low is None or high is None:
+        return dimension.choices
+    count = dimension.points or (int(high - low) + 1 if dimension.kind == "int" else 1)
+    found = np.geomspace(low, high, count) if dimension.log else np.linspace(low, high, count)
+    # Rounding of the scale must not leave the range.
+    inside = [min(max(float(value), low), high) for value in found]
+    values: list[Scalar] = [round(value) for value in inside] if dimension.kind == "int" else list(inside)
+    return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,3 +95,80 @@ def merged(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
                 raise ConfigError(f"search.space.{path}: train.{parent} is no group of parameters")
         node[leaf] = value
     return result
+
+
+def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The `train` parameters of a trial: its values, the samples of the budget, and evaluations spread over it.
+
+    A checkpoint is written at every evaluation at least, so that a killed trial loses no more than that.
+    """
+    found = merged(parameters, values) | {"samples": config.samples}
+    train = from_mapping(TrainConfig, found, where="train")
+    every = max(1, -(-train.steps // config.evaluations))
+    # What a study that was deleted has left unfinished is no reason to refuse a trial.
+    own = {
+        "every.evaluate": every,
+        "every.checkpoint": min(every, train.every.checkpoint),
+        "launch.if_changed": "begin_anew",
+    }
+    return merged(found, own)
+
+
+def first_trial(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The training's own values, the paper's by default, where they lie within the space.
+
+    A search should beat what one has already. A value outside its dimension is left to the sampler.
+    """
+    own = to_mapping(from_mapping(TrainConfig, train_parameters, where="train"))
+    found: dict[str, Scalar] = {}
+    for path, dimension in config.space.items():
+        value: Any = own
+        for part in path.split("."):
+            value = value[part]
+        if dimension.holds(value):
+            found[path] = value
+    return found
+
+
+def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
+    """Every path must be a parameter of `train`, and the ends of the dimensions must make valid trainings.
+
+    Also together, as far as there are at most 1,024 combinations of them. Trials are started one after the other, so they
+    cannot be left to somebody else.
+
+    Raises:
+        ConfigError: names the path, or the values that contradict each other.
+    """
+    own = from_mapping(TrainConfig, train_parameters, where="train")
+    if not own.launch.start:
+        raise ConfigError("train.launch.start is false, and a search starts its trials itself; set it to true")
+    if config.samples < own.batch_size:
+        raise ConfigError(
+            f"search.samples: {config.samples} allows no trial, since train.batch_size is {own.batch_size}; raise it"
+        )
+    for path, dimension in config.space.items():
+        _check_path(path, config)
+        for value in dimension.ends:
+            try:
+                from_mapping(TrainConfig, merged(train_parameters, {path: value}), where="train")
+            except ConfigError as error:
+                raise ConfigError(f"search.space.{path}: {error}") from None
+    _check_together(config, train_parameters)
+
+
+def _check_path(path: str, config: SearchConfig) -> None:
+    if path == "samples" or path.split(".")[0] in ("every", "launch"):
+        raise ConfigError(f"search.space.{path}: the search sets it itself, or it changes no result; remove it")
+    above = next((other for other in config.space if path.startswith(f"{other}.")), None)
+    if above is not None:
+        raise ConfigError(f"search.space.{path}: {above} holds it and is searched too; remove one of them")
+
+
+def _check_together(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
+    ends = [[(path, value) for value in dimension.ends] for path, dimension in config.space.items()]
+    for combination in itertools.islice(itertools.product(*ends), _MOST_COMBINATIONS):
+        try:
+            trial_parameters(config, train_parameters, dict(combination))
+        except ConfigError as error:
+            values = ", ".join(f"{path} = {value}" for path, value in combination)
+            raise ConfigError(f"search.space: {values} together are refused: {error}") from None

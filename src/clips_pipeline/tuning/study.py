@@ -1,149 +1,164 @@
-"""The study: a SQLite storage, a seeded sampler, trials through the same run spec and worker as `train`."""
+"""A search: open the study, run trials within its budget, hand on what was found."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Options
-from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.events import Event
-from clips_pipeline.training.launch import TrainingFailedError, launch
+from clips_pipeline.training.outcome import TrainingFailedError
 from clips_pipeline.training.spec import RunSpec
-from clips_pipeline.tuning.config import Scalar, SearchConfig
-from clips_pipeline.tuning.search_space import merged, nested, suggest
+from clips_pipeline.tuning import claims
+from clips_pipeline.tuning.config import SearchConfig
+from clips_pipeline.tuning.open_study import PARENT, open_study
+from clips_pipeline.tuning.search_space import check_space, nested, trial_parameters
+from clips_pipeline.tuning.storage import open_storage, quiet_optuna
+from clips_pipeline.tuning.trials import Bench, RecordTrial, run_trial, trials_folder
 
 log = logging.getLogger(__name__)
 
-
-class TrialRecord(Protocol):
-    """Where a trial's numbers go; the caller brings it, so that this package knows no tracker."""
-
-    run_id: str | None
-
-    def record(self, event: Event) -> None:
-        """One event of the trial's training."""
-
-
-RecordTrial = Callable[[int, dict[str, Scalar], Path], AbstractContextManager[TrialRecord]]
+HELD_OUT_METRICS = (
+    "mean_recall@1",
+    *(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
+)
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best parameters as an environment's `train` group, its score, and all trials as a table."""
+    """What came out.
+
+    Attributes:
+        best_parameters: an environment's `train` group.
+        best_value: its score.
+        best_trial: its number.
+        trials: a table of all trials.
+        parent: the tracker's run of the search.
+    """
 
     best_parameters: dict[str, Any]
     best_value: float
+    best_trial: int
     trials: pd.DataFrame
+    parent: str | None
 
 
 def search(
     config: SearchConfig,
     train_parameters: dict[str, Any],
     spec_of: Callable[[dict[str, Any], Path], RunSpec],
+    cost_of: Callable[[RunSpec], tuple[float, float]],
     folder: Path,
     record_trial: RecordTrial,
+    *,
+    credentials: Mapping[str, Any] | None = None,
+    parent_run_id: str | None = None,
+    on_parent: Callable[[str | None], None] = lambda run_id: None,
     storage_options: Options | None = None,
 ) -> SearchResult:
-    """Run trials until the study has `config.trials` finished ones.
+    """Run trials until the budget is used; the same call goes on with what is left of it.
 
     Args:
-        config: space and budget.
+        config: space, objectives and budget.
         train_parameters: the `train` parameters that trials change.
         spec_of: parameters and a folder for runs and model to a run spec.
+        cost_of: a run spec to operations per sample and tokens of its fragments.
         folder: keeps `study.db` and the trials' run folders.
-        record_trial: opens the record of one trial (number, suggested values, run folder).
+        record_trial: opens the record of one trial.
+        credentials: of the storage.
+        parent_run_id: the tracker's run that is active; the study's own is the parent of all trials.
+        on_parent: told which run that is, before the first trial.
         storage_options: credentials for shards elsewhere, as in `launch`.
 
     Raises:
-        ConfigError: a path of the space is no parameter; raised before the first trial.
-        TrainingFailedError: every trial failed.
+        ConfigError: see `check_search`, `open_storage` and `open_study`; raised before the first trial.
+        TrainingFailedError: no trial has finished.
+        TrainingInterruptedError: as `launch`; the trial is queued again.
     """
-    check_space(config, train_parameters)
+    check_search(config, train_parameters)
     folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=config.study_name,
-        storage=f"sqlite:///{folder / 'study.db'}",
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
-        direction="maximize",
-        load_if_exists=True,
-    )
-    study.set_metric_names([config.metric])
-    if not study.trials:
-        study.enqueue_trial(first_trial(config, train_parameters), user_attrs={"origin": "train parameters"})
-
-    def objective(trial: optuna.Trial) -> float:
-        values = suggest(trial, config.space)
-        parameters = merged(train_parameters, values) | {"samples": config.samples}
-        spec = spec_of(parameters, folder / "trials" / f"{trial.number:04d}")
-        log.info("trial %d of %d: %s", trial.number + 1, config.trials, values)
-        with record_trial(trial.number, values, Path(spec.run_folder)) as record:
-            trial.set_user_attr("run_folder", spec.run_folder)
-            trial.set_user_attr("mlflow_run_id", record.run_id)
-
-            def on_event(event: Event) -> None:
-                record.record(event)
-                if event["kind"] == "evaluation":
-                    trial.report(event["metrics"][config.metric], event["step"])
-
-            outcome = launch(spec, on_event, storage_options=storage_options)
-        score = outcome.metrics[config.metric]
-        log.info("trial %d: %s %.4f", trial.number + 1, config.metric, score)
-        return score
-
-    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
-    if done < config.trials:
-        study.optimize(objective, n_trials=config.trials - done, catch=(TrainingFailedError,))
-    if not study.get_trials(states=(TrialState.COMPLETE,)):
-        raise TrainingFailedError(f"every trial failed; their logs are under {folder / 'trials'}")
-    best = study.best_trial
-    values = {path: best.params[path] for path in config.space}
-    return SearchResult({"train": nested(values)}, study.best_value, study.trials_dataframe())
+    quiet_optuna()
+    with closing(open_storage(config.storage, config.study_name, folder, credentials or {})) as storage:
+        own = spec_of(trial_parameters(config, train_parameters, {}), folder / "first")
+        study = open_study(config, storage, own, train_parameters, parent_run_id)
+        parent = study.user_attrs.get(PARENT)
+        on_parent(parent)
+        bench = Bench(
+            study,
+            config,
+            train_parameters,
+            spec_of,
+            cost_of,
+            record_trial,
+            folder,
+            parent,
+            storage,
+            storage_options,
+        )
+        with claims.working(folder / "workers") as worker:
+            while (claimed := claims.claim_next(study, storage, config, worker)) is not None:
+                run_trial(claimed, bench)
+        best = best_trial(study, config)
+        if best is None:
+            raise TrainingFailedError(
+                f"no trial has finished; the logs of those that failed are under {trials_folder(folder, config.study_name)}"
+            )
+        values = best.user_attrs[claims.VALUES]
+        table = trials_table(study, config)
+        return SearchResult({"train": nested(values)}, best.values[0], best.number, table, parent)
 
 
-def first_trial(config: SearchConfig, train_parameters: dict[str, Any]) -> dict[str, Scalar]:
-    """The training's own values, where they lie within the space: a search should beat what one has already.
-
-    A value outside (a fragment length of null, say) is left to the sampler.
-    """
-    own = to_mapping(from_mapping(TrainConfig, train_parameters, where="train"))
-    found: dict[str, Scalar] = {}
-    for path, dimension in config.space.items():
-        value: Any = own
-        for part in path.split("."):
-            value = value[part]
-        if dimension.kind == "categorical":
-            inside = value in dimension.choices
-        else:
-            inside = isinstance(value, int | float) and (dimension.low or 0) <= value <= (dimension.high or 0)
-        if inside:
-            found[path] = value
-    return found
-
-
-def check_space(config: SearchConfig, train_parameters: dict[str, Any]) -> None:
-    """Every path must be a parameter of `train`, and an example of every dimension must make a valid training.
-
-    Trials are started one after the other, so they cannot be left to somebody else.
+def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
+    """What can be refused without looking at data or storage.
 
     Raises:
-        ConfigError: names the path.
+        ConfigError: as `check_space`, or an unknown metric.
     """
-    if not from_mapping(TrainConfig, train_parameters, where="train").launch.start:
-        raise ConfigError("train.launch.start is false, and a search starts its trials itself; set it to true")
-    for path, dimension in config.space.items():
-        examples = dimension.choices if dimension.kind == "categorical" else (dimension.low, dimension.high)
-        for example in examples:
-            value = int(example) if dimension.kind == "int" and example is not None else example
-            try:
-                from_mapping(TrainConfig, merged(train_parameters, {path: value}), where="train")
-            except ConfigError as error:
-                raise ConfigError(f"search.space.{path}: {error}") from None
+    if config.metric not in HELD_OUT_METRICS:
+        raise ConfigError(f"search.metric: {config.metric!r} is unknown; known: {', '.join(HELD_OUT_METRICS)}")
+    check_space(config, train_parameters)
+
+
+def best_trial(study: optuna.Study, config: SearchConfig) -> FrozenTrial | None:
+    """The finished trial with the best score; of equal ones the cheapest, then the first.
+
+    With two objectives it is the end of the Pareto front where the score is best.
+    """
+    finished = study.get_trials(states=(TrialState.COMPLETE,))
+    sign = -1.0 if config.direction == "maximize" else 1.0
+    return min(finished, key=lambda t: (sign * t.values[0], t.user_attrs[claims.COST], t.number), default=None)
+
+
+def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
+    """One row per attempt: state, score, cost, values by path, MLflow run, seconds."""
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        attrs = trial.user_attrs
+        state = "killed" if claims.CONTINUED in attrs else trial.state.name.lower()
+        last = trial.intermediate_values.get(max(trial.intermediate_values, default=0))
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": state,
+                config.metric: trial.values[0] if trial.values else last,
+                "gflop_per_sample": attrs[claims.COST] / 1e9 if claims.COST in attrs else None,
+                "fragment_tokens": attrs.get("fragment_tokens"),
+                **{path: attrs.get(claims.VALUES, {}).get(path) for path in config.space},
+                "first_attempt": attrs.get(claims.ROOT, trial.number),
+                "continued_as": attrs.get(claims.CONTINUED),
+                "seconds": attrs.get(claims.SECONDS),
+                "mlflow_run_id": attrs.get(claims.RUN_ID),
+                "error": attrs.get("error"),
+            }
+        )
+    table = pd.DataFrame(rows)
+    for path in config.space:
+        # pandas would make floats of whole numbers beside null.
+        table[path] = pd.Series([row[path] for row in rows], dtype=object)
+    return table

@@ -1,13 +1,24 @@
 """Suggestions, and the space's border."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.tuning.config import Dimension, SearchConfig
-from clips_pipeline.tuning.search_space import merged, nested, suggest
-from clips_pipeline.tuning.study import check_space, first_trial
+from clips_pipeline.tuning.search_space import (
+    check_space,
+    first_trial,
+    grid,
+    merged,
+    nested,
+    optuna_params,
+    suggest,
+    trial_parameters,
+)
+from clips_pipeline.tuning.trials import trials_folder
 
 
 def test_every_kind_is_suggested_within_its_bounds() -> None:
@@ -38,7 +49,9 @@ def test_the_first_trial_is_what_one_has() -> None:
     values = first_trial(SearchConfig(), own)
     assert values["loss.caption_weight"] == 2.0
     assert values["captions.fragment.strategy"] == "block_mask"
-    assert "captions.fragment.tokens" not in values  # null lies in no range
+    assert values["captions.fragment.tokens"] is None
+    narrow = SearchConfig(space={"captions.fragment.tokens": Dimension("int", low=6, high=48)})
+    assert first_trial(narrow, own) == {}  # null lies in no range without or_null
 
 
 @pytest.mark.parametrize(
@@ -78,3 +91,37 @@ def test_paper_space_fits_the_defaults() -> None:
 def test_a_search_starts_its_trials_itself() -> None:
     with pytest.raises(ConfigError, match=r"train\.launch\.start is false"):
         check_space(SearchConfig(), {"launch": {"start": False}})
+
+
+def test_a_trial_has_the_budget_and_its_evaluations() -> None:
+    config = SearchConfig(samples=64 * 10, evaluations=4)
+    found = trial_parameters(config, {"optimizer": {"warmup_samples": 0}}, {"loss.caption_weight": 1.0})
+    train = from_mapping(TrainConfig, found, "train")
+    assert (train.steps, train.every.evaluate, train.every.checkpoint) == (10, 3, 3)  # at steps 3, 6, 9 and the last
+    assert train.loss.caption_weight == 1.0
+
+
+def test_two_studies_do_not_share_run_folders(tmp_path: Path) -> None:
+    assert trials_folder(tmp_path, "a") != trials_folder(tmp_path, "b")
+    assert trials_folder(tmp_path, "../a b").parent == tmp_path / "trials"
+
+
+def test_null_beside_a_range_is_drawn_and_can_be_asked_for() -> None:
+    space = {"captions.fragment.tokens": Dimension("int", low=6, high=7, or_null=True)}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    assert {suggest(study.ask(), space)["captions.fragment.tokens"] for _ in range(40)} == {None, 6, 7}
+    for value in (None, 7):
+        study.enqueue_trial(optuna_params(space, {"captions.fragment.tokens": value}))
+        assert suggest(study.ask(), space) == {"captions.fragment.tokens": value}
+
+
+def test_a_grid_keeps_to_its_ranges() -> None:
+    space = {
+        "a": Dimension("float", low=0.1, high=10.0, log=True, points=3),
+        "b": Dimension("int", low=6, high=48, log=True, points=4, or_null=True),
+    }
+    points = grid(space)
+    assert len(points) == 3 * 5
+    assert sorted({float(str(point["a"])) for point in points}) == pytest.approx([0.1, 1.0, 10.0])
+    assert {point["b"] for point in points} == {6, 12, 24, 48, None}
+    assert all(space[path].holds(value) for point in points for path, value in point.items())

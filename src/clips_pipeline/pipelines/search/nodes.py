@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 
 def search(
     parameters: dict[str, Any],
@@ -12,23 +10,55 @@ def search(
     shards: Path,
     tokenizer: Path,
     remote: Any,
+    credentials: dict[str, Any],
     folder: Path,
-) -> tuple[dict[str, Any], dict[str, str], pd.DataFrame]:
+    report: Path,
+) -> tuple[Any, ...]:
     """Search, then hand the best parameters on as the environment `best`.
 
     Returns:
-        `conf/best/parameters_train.yml`, `conf/best/globals.yml` (results of their own folder), and the table of trials.
+        `conf/best/parameters_train.yml`, `conf/best/globals.yml` (results of their own folder), the table of trials, the folder
+        of figures and summary, and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.pipelines.train.nodes import build_spec
-    from clips_pipeline.registry.tracking import child_run, log_search
-    from clips_pipeline.tuning import study
+    from clips_pipeline.registry import trial_runs
+    from clips_pipeline.shards.index import load_index
+    from clips_pipeline.text.tokenizer import load_tokenizer
+    from clips_pipeline.training import cost
+    from clips_pipeline.tuning import charts, figures, study, summary
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         return build_spec(trial_parameters, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
 
+    words, captions = load_tokenizer(tokenizer), cost.captions_of(shards, remote)
+
+    def cost_of(spec: Any) -> tuple[float, float]:
+        lengths = cost.row_lengths(spec.train, captions, words)
+        return cost.flops_of(spec.train, lengths, words), cost.fragment_tokens(lengths)
+
     config = typed("search", parameters)
-    result = study.search(config, train_parameters, spec_of, folder, child_run, remote.storage.options)
-    log_search(config.metric, result.best_value, result.best_parameters)
+    result = study.search(
+        config,
+        train_parameters,
+        spec_of,
+        cost_of,
+        folder,
+        trial_runs.child_run,
+        credentials=credentials,
+        parent_run_id=trial_runs.active_run_id(),
+        on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
+        storage_options=remote.storage.options,
+    )
+    drawn = figures.figures(result.trials, config)
+    report.mkdir(parents=True, exist_ok=True)
+    for name, chart in drawn.items():
+        charts.save(chart, report, name)
+    held_out = load_index(shards).split_samples("validation")
+    (report / "summary.md").write_text(summary.summary(result.trials, config, held_out, result.best_trial))
+    # Beside them as well: MLflow gets one folder.
+    result.trials.to_csv(report / "trials.csv", index=False)
+    trial_runs.log_search(result.parent, config.metric, result.best_value, result.best_parameters, report)
     # Best goes last on the screen and first in the file: the environment keeps its results apart from the default's.
-    return result.best_parameters, {"results_root": "data/best"}, result.trials
+    previews = [charts.to_plotly(drawn[name]) for name in figures.FIGURES]
+    return (result.best_parameters, {"results_root": "data/best"}, result.trials, report, *previews)

@@ -1,4 +1,4 @@
-"""Shards to an Optuna study and the best parameters."""
+"""Shards to an Optuna study, the best parameters, and what the study shows."""
 
 from typing import Any
 
@@ -6,15 +6,33 @@ from kedro.pipeline import Node, Pipeline
 
 from clips_pipeline.pipelines.search import nodes
 
+# As `tuning.figures.FIGURES`, which loads Optuna.
+FIGURES = ("history", "importances", "slices", "parallel_coordinates", "pareto_front", "fragment_length")
+
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`best_parameters` (the environment `best`) and the table of trials."""
+    """`best_parameters` (the environment `best`), the table of trials, the report and its figures."""
     return Pipeline(
         [
             Node(
                 nodes.search,
-                ["params:search", "params:train", "shards", "tokenizer", "remote_shards", "search_folder_target"],
-                ["best_parameters", "best_globals", "search_trials"],
+                [
+                    "params:search",
+                    "params:train",
+                    "shards",
+                    "tokenizer",
+                    "remote_shards",
+                    "search_credentials",
+                    "search_folder_target",
+                    "search_report_target",
+                ],
+                [
+                    "best_parameters",
+                    "best_globals",
+                    "search_trials",
+                    "search_report",
+                    *(f"search_{name}" for name in FIGURES),
+                ],
                 name="search_node",
             )
         ],

@@ -1,0 +1,158 @@
+"""Create or load the study; refuse one that measures something else, before the first trial."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.tuning.config import SearchConfig
+from clips_pipeline.tuning.search_space import first_trial, optuna_params
+from clips_pipeline.tuning.storage import StudyStorage
+
+FLOPS = "FLOPs per sample"
+OBJECTIVE = "objective"
+PARENT = "mlflow_run_id"
+_LARGEST_SEED = 2**32
+_COST: tuple[Literal["minimize"], ...] = ("minimize",)
+
+
+def open_study(
+    config: SearchConfig,
+    storage: StudyStorage,
+    spec: RunSpec,
+    train_parameters: Mapping[str, Any],
+    parent_run_id: str | None,
+) -> optuna.Study:
+    """The study of this name, made where it is not there yet, with its first trial waiting.
+
+    Args:
+        config: of the search.
+        storage: where it is kept.
+        spec: of a trial with the training's own values: data and everything that is not searched.
+        train_parameters: whose values the first trial has.
+        parent_run_id: the tracker's run of this search; the first one to open the study stays its parent.
+
+    Raises:
+        ConfigError: the name is taken by a study with another objective, or with other choices of a categorical.
+    """
+    names = [config.metric, *([FLOPS] if config.cost else [])]
+    directions: list[Literal["minimize", "maximize"]] = [config.direction, *_COST[: config.cost]]
+    objective = objective_of(config, spec)
+    with storage.claim():
+        _refuse_another(config, storage, objective, directions)
+        study = optuna.create_study(
+            study_name=config.study_name,
+            storage=storage.backend,
+            pruner=pruner(config),
+            directions=directions,
+            load_if_exists=True,
+        )
+        if OBJECTIVE not in study.user_attrs:
+            with warnings.catch_warnings():
+                # The dashboard shows the names; that this may change is no news for the user.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(names)
+            if not study.get_trials(deepcopy=False):
+                own = optuna_params(config.space, first_trial(config, train_parameters))
+                study.enqueue_trial(own, user_attrs={"origin": "train parameters"})
+            # Last, so that one which was killed in between is completed.
+            study.set_user_attr(OBJECTIVE, objective)
+        if parent_run_id is not None and PARENT not in study.user_attrs:
+            study.set_user_attr(PARENT, parent_run_id)
+    return study
+
+
+def objective_of(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
+    """What makes two scores comparable, as flat JSON: the metric, the data, and every parameter that is not searched."""
+    train = _flat(to_mapping(spec.train))
+    for path in list(train):
+        searched = any(path == other or path.startswith(f"{other}.") for other in config.space)
+        # A group that is null by default (`ema`) stands above what is searched in it.
+        above = any(other.startswith(f"{path}.") for other in config.space)
+        if searched or above or path.split(".")[0] in ("every", "launch"):
+            del train[path]
+    return {
+        "metric": config.metric,
+        "direction": config.direction,
+        "cost": config.cost,
+        "data": spec.data_version,
+        "tokenizer": spec.tokenizer_version,
+        **{f"train.{path}": value for path, value in train.items()},
+    }
+
+
+def _refuse_another(
+    config: SearchConfig, storage: StudyStorage, objective: Mapping[str, Any], directions: Sequence[str]
+) -> None:
+    if config.study_name not in optuna.get_all_study_names(storage.backend):
+        return
+    study = optuna.load_study(study_name=config.study_name, storage=storage.backend)
+    remedy = "choose another search.study_name, or put it back"
+    where = f"search.study_name: {config.study_name!r} in {storage.shown}"
+    theirs = [direction.name.lower() for direction in study.directions]
+    if theirs != list(directions):
+        raise ConfigError(f"{where} has another objective ({theirs} instead of {list(directions)}); {remedy}")
+    before = study.user_attrs.get(OBJECTIVE)
+    if before is None:
+        # One that was killed while it was made has no trial that ran.
+        if any(trial.state != optuna.trial.TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+            raise ConfigError(f"{where} was not made by this search; {remedy}")
+        return
+    different = [key for key in sorted({*before, *objective}) if before.get(key) != objective.get(key)]
+    # A path that has joined the space, or left it, is on one side only: its trials keep what they trained with.
+    different = [key for key in different if key in before and key in objective]
+    if different:
+        named = "; ".join(f"{key} was {before[key]!r} and is now {objective[key]!r}" for key in different[:5])
+        raise ConfigError(f"{where} has another objective: {named}; {remedy}")
+    _refuse_other_choices(config, study, where, remedy)
+
+
+def _refuse_other_choices(config: SearchConfig, study: optuna.Study, where: str, remedy: str) -> None:
+    for trial in study.get_trials(deepcopy=False):
+        for path, distribution in trial.distributions.items():
+            dimension = config.space.get(path)
+            if dimension is None:
+                continue
+            categorical = isinstance(distribution, CategoricalDistribution)
+            same = (dimension.kind == "categorical") == categorical
+            if isinstance(distribution, CategoricalDistribution):
+                same = same and tuple(distribution.choices) == dimension.choices
+            if not same:
+                raise ConfigError(
+                    f"{where} has other choices for {path}, which Optuna keeps for a whole study; {remedy}"
+                )
+
+
+def sampler(config: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler for trial `number`: what it draws follows from seed, number and history alone.
+
+    Four processes with one seed must not draw the same point, and a search that was killed draws what it would have drawn.
+    """
+    seed = (config.seed * 1_000_003 + number) % _LARGEST_SEED
+    if config.sampler.kind == "tpe":
+        return optuna.samplers.TPESampler(n_startup_trials=config.sampler.startup_trials, seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+    """By number of the evaluation within its trial, from 1 on."""
+    first = config.pruner.warmup_evaluations + 1
+    if config.pruner.kind == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=config.pruner.startup_trials, n_warmup_steps=first)
+    if config.pruner.kind == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+    return optuna.pruners.NopPruner()
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,139 @@
+"""Searches over real trainings: killed and gone on with, pruned on two ranks, shared by four processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from optuna_dashboard import get_note
+from tests.integration import searching
+from tests.servers import postgresql_server, wait_for
+
+from clips_pipeline.training.events import read_all
+from clips_pipeline.tuning import claims
+from clips_pipeline.tuning.config import PrunerConfig
+
+pytestmark = [
+    pytest.mark.slow,  # every trial imports Composer afresh
+    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+
+
+def start(folder: Path, prepared: Path, kind: str, url: str, trials: int, samples: int) -> subprocess.Popen[bytes]:
+    arguments = [str(folder), str(prepared), kind, url, str(trials), str(samples)]
+    with (folder / "search.log").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.searching", *arguments],
+            stdout=output,
+            stderr=output,
+            cwd=Path(__file__).parents[2],
+        )
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("trials/*/*/run/checkpoints/*/*"))
+
+
+def tree(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The parents, and the tags of each child by run id."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs(["0"])
+    children = {run.info.run_id: run.data.tags for run in runs if "mlflow.parentRunId" in run.data.tags}
+    for run in runs:
+        if run.info.run_id not in children:
+            continue
+        points = client.get_metric_history(run.info.run_id, "train/loss/total")
+        assert [point.step for point in points] == list(range(1, len(points) + 1))
+    return [run.info.run_id for run in runs if run.info.run_id not in children], children
+
+
+def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Path, tmp_path: Path) -> None:
+    samples = 8 * 200
+    first = start(tmp_path, prepared, "sqlite", "none", 2, samples)
+    wait_for(lambda: has_checkpoint(tmp_path) or first.poll() is not None, 200.0)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert start(tmp_path, prepared, "sqlite", "none", 2, samples).wait(400) == 0, (tmp_path / "search.log").read_text()
+
+    study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    killed, again, second = study.trials
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert killed.user_attrs[claims.CONTINUED] == again.number == 1
+    assert again.params == killed.params
+    assert list(again.intermediate_values) == [1, 2, 3, 4]
+    # It went on from its checkpoint: no step was trained twice in the log of the whole training.
+    events = read_all(Path(again.user_attrs[claims.FOLDER]) / "events.jsonl")
+    starts = [event for event in events if event["kind"] == "start"]
+    assert starts[0]["resumed_from"] is None
+    assert starts[-1]["resumed_from"] is not None
+
+    parents, children = tree(tmp_path)
+    assert len(parents) == 1
+    assert set(children) == {again.user_attrs[claims.RUN_ID], second.user_attrs[claims.RUN_ID]}
+    assert killed.user_attrs[claims.RUN_ID] == again.user_attrs[claims.RUN_ID]
+    assert children[again.user_attrs[claims.RUN_ID]]["optuna.trial"] == "1"
+    assert {tags["optuna.state"] for tags in children.values()} == {"complete"}
+    note = get_note(optuna.Trial(study, again._trial_id))
+    assert again.user_attrs[claims.RUN_ID] in note
+    # The budget is used: once more adds nothing.
+    assert start(tmp_path, prepared, "sqlite", "none", 2, samples).wait(200) == 0
+    again_study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert len(again_study.trials) == 3
+    assert tree(tmp_path) == (parents, children)
+
+
+def test_a_trial_below_the_median_is_pruned_on_two_ranks(prepared: Path, tmp_path: Path) -> None:
+    pruner = PrunerConfig(kind="median", startup_trials=1, warmup_evaluations=0)
+    config = searching.config_of("sqlite", 2, 8 * 60, evaluations=6, pruner=pruner)
+    parameters = searching.parameters_of(launch={**searching.parameters_of()["launch"], "processes": 2})
+
+    def perfect(run_id: str | None) -> None:
+        # The study has been opened, its first trial waits: beside it there is one that nothing can beat.
+        study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
+        study.add_trial(
+            optuna.create_trial(
+                value=2.0,
+                intermediate_values=dict.fromkeys(range(1, 7), 2.0),
+                user_attrs={claims.VALUES: {"loss.caption_weight": 1.0}, claims.COST: 1e9},
+            )
+        )
+
+    result = searching.run(config, parameters, tmp_path, prepared, on_parent=perfect)
+    pruned, _ = result.trials.to_dict("records")
+    assert pruned["state"] == "pruned"
+    assert result.best_trial == 1
+    run = tmp_path / "trials" / "clips" / "0000" / "run"
+    end = read_all(run / "events.jsonl")[-1]
+    assert end["kind"] == "end"
+    assert not end["finished"]
+    assert end["step"] < 60
+    assert (run / "worker-1.log").exists()
+
+
+def test_four_processes_share_a_study_in_postgresql(prepared: Path, tmp_path: Path) -> None:
+    trials, samples = 6, 8 * 30
+    # Its tables once: MLflow's processes do not wait for each other while they make them.
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+    with postgresql_server(tmp_path) as url:
+        workers = [start(tmp_path, prepared, "postgresql", url, trials, samples) for _ in range(4)]
+        wait_for(lambda: has_checkpoint(tmp_path) or workers[0].poll() is not None, 300.0)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        codes = [worker.wait(500) for worker in workers]
+        assert codes[1:] == [0, 0, 0], (tmp_path / "search.log").read_text()
+        assert start(tmp_path, prepared, "postgresql", url, trials, samples).wait(300) == 0
+        storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+        found = optuna.load_study(study_name="clips", storage=storage).trials
+        storage.remove_session()
+        storage.engine.dispose()
+    complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    assert len(complete) == trials
+    assert all(claims.CONTINUED in trial.user_attrs for trial in found if trial not in complete)
+    assert len({trial.user_attrs[claims.ROOT] for trial in complete}) == trials
+    _, children = tree(tmp_path)
+    assert set(children) == {trial.user_attrs[claims.RUN_ID] for trial in complete}

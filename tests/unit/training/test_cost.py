@@ -1,0 +1,62 @@
+"""The cost of a sample is counted from the rows it trains on."""
+
+from pathlib import Path
+
+import pytest
+
+from clips_pipeline.config import from_mapping
+from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.models.flops import training_flops
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.text.captions import CaptionReader
+from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.cost import captions_of, flops_of, flops_per_sample, fragment_tokens, row_lengths
+from clips_pipeline.training.resolve import model_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer]:
+    folder = tmp_path_factory.mktemp("data")
+    prepare(ScenesSource(ScenesConfig(train=24, validation=4, test=4, samples_per_shard=8)), folder / "shards")
+    captions = [record.synthetic_caption for record in eval_samples(folder / "shards", "train")]
+    train_wordpiece(captions, 300, folder / "tokenizer")
+    return folder / "shards", load_tokenizer(folder / "tokenizer")
+
+
+def cost(data: tuple[Path, Tokenizer], **changes: object) -> float:
+    config = from_mapping(TrainConfig, changes, "train")
+    return flops_per_sample(config, captions_of(data[0], None), data[1])
+
+
+def test_it_is_the_mean_over_samples(data: tuple[Path, Tokenizer]) -> None:
+    shards, tokenizer = data
+    config = from_mapping(TrainConfig, {"captions": {"fragment": {"tokens": 8}}}, "train")
+    reader = CaptionReader(config.captions, tokenizer, config.seed)
+    each = []
+    for record in eval_samples(shards, "train"):
+        rows = reader.read(record.web_caption, record.synthetic_caption, epoch=0, key=record.key)
+        web, part, target = (sum(token != 0 for token in row) for row in rows)
+        each.append(training_flops(model_config(config, tokenizer.vocab_size), web, part, target - 1))
+    lengths = row_lengths(config, captions_of(shards, None), tokenizer)
+    assert lengths.total() == len(each) == 24
+    assert flops_of(config, lengths, tokenizer) == pytest.approx(sum(each) / len(each), rel=1e-12)
+    assert 3 < fragment_tokens(lengths) <= 11
+
+
+def test_shorter_fragments_cost_less_where_padding_is_hidden(data: tuple[Path, Tokenizer]) -> None:
+    hidden = [cost(data, captions={"fragment": {"tokens": tokens}}) for tokens in (6, 12, 24)]
+    assert hidden == sorted(hidden)
+    assert hidden[0] < hidden[2]
+    attended = {
+        cost(data, model={"padding": "attend"}, captions={"fragment": {"tokens": tokens}}) for tokens in (6, 24)
+    }
+    assert len(attended) == 1  # every place of the row is computed
+    assert attended.pop() > hidden[2]
+
+
+def test_a_method_without_fragment_or_captioner_costs_less(data: tuple[Path, Tokenizer]) -> None:
+    clip, clips = cost(data, method="clip"), cost(data)
+    assert 0 < clip < clips

@@ -1,0 +1,54 @@
+"""A process that takes trials of a study until there is none, and scores each by its values. Run by `test_storages.py`.
+
+    python claiming.py FOLDER KIND URL TRIALS HANG
+
+With HANG 1 it stays in its second trial until it is killed.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import optuna
+
+from clips_pipeline.config import from_mapping
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.tuning import claims
+from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
+from clips_pipeline.tuning.open_study import open_study
+from clips_pipeline.tuning.storage import StudyStorage, open_storage, quiet_optuna
+
+
+def config_of(kind: str, trials: int) -> SearchConfig:
+    return SearchConfig(
+        trials=trials,
+        storage=StudyStorageConfig(kind=kind, timeout_s=60.0),  # type: ignore[arg-type]
+        space={"loss.caption_weight": Dimension("float", low=0.5, high=4.0)},
+    )
+
+
+def opened(folder: Path, config: SearchConfig, url: str) -> tuple[optuna.Study, StudyStorage]:
+    quiet_optuna()
+    storage = open_storage(config.storage, config.study_name, folder, {"url": url})
+    spec = RunSpec(from_mapping(TrainConfig, {}, "train"), "s", "t", "r", "m", "version")
+    return open_study(config, storage, spec, {}, None), storage
+
+
+def main() -> None:
+    folder, kind, url, trials, hang = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
+    config = config_of(kind, trials)
+    study, storage = opened(folder, config, url)
+    done = 0
+    with claims.working(folder / "workers") as worker:
+        while (claimed := claims.claim_next(study, storage, config, worker)) is not None:
+            done += 1
+            if hang == "1" and done == 2:
+                (folder / "hangs").touch()
+                time.sleep(600)
+            time.sleep(0.05)
+            study.tell(claimed.trial, float(claimed.values["loss.caption_weight"] or 0.0))
+
+
+if __name__ == "__main__":
+    main()

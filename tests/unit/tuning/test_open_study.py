@@ -1,0 +1,240 @@
+"""What a study may not be opened with, and what trials are handed out: all before and without any training."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.tuning import claims
+from clips_pipeline.tuning.config import Dimension, SamplerConfig, SearchConfig, StudyStorageConfig
+from clips_pipeline.tuning.open_study import PARENT, open_study
+from clips_pipeline.tuning.storage import StudyStorage, open_storage
+from clips_pipeline.tuning.study import check_search
+
+SPACE = {
+    "loss.caption_weight": Dimension("float", low=0.5, high=4.0, points=3),
+    "captions.fragment.tokens": Dimension("int", low=6, high=8, or_null=True),
+}
+
+
+@contextmanager
+def opened(
+    folder: Path, config: SearchConfig, parameters: dict[str, Any] | None = None, version: str = "v"
+) -> Iterator[tuple[optuna.Study, StudyStorage]]:
+    spec = RunSpec(from_mapping(TrainConfig, parameters or {}, "train"), "s", "t", "r", "m", version)
+    with closing(open_storage(config.storage, config.study_name, folder, {})) as storage:
+        yield open_study(config, storage, spec, parameters or {}, "parent-run"), storage
+
+
+def values(study: optuna.Study) -> list[Any]:
+    return [trial.user_attrs.get(claims.VALUES) for trial in study.trials]
+
+
+def run_all(folder: Path, config: SearchConfig) -> list[dict[str, Any]]:
+    """Every trial within the budget, scored without training."""
+    found = []
+    with opened(folder, config) as (study, storage), claims.working(folder / "workers") as worker:
+        while (claimed := claims.claim_next(study, storage, config, worker)) is not None:
+            found.append(claimed.values)
+            study.tell(claimed.trial, 0.0)
+    return found
+
+
+def test_the_first_trial_has_the_training_s_own_values_and_the_budget_holds_over_starts(tmp_path: Path) -> None:
+    config = SearchConfig(trials=3, space=SPACE)
+    first = run_all(tmp_path, config)
+    assert first[0] == {"loss.caption_weight": 2.0, "captions.fragment.tokens": None}
+    assert len(first) == 3
+    assert run_all(tmp_path, config) == []
+    assert len(run_all(tmp_path, dataclasses.replace(config, trials=5))) == 2
+
+
+def test_a_search_that_was_cut_draws_what_the_whole_one_draws(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    config = SearchConfig(trials=6, space=SPACE, sampler=SamplerConfig(startup_trials=2))
+    whole = run_all(tmp_path / "whole", config)
+    cut = run_all(tmp_path / "cut", dataclasses.replace(config, trials=2)) + run_all(tmp_path / "cut", config)
+    assert cut == whole
+    other = run_all(tmp_path, dataclasses.replace(config, seed=1))
+    assert other[0] == whole[0]
+    assert other[1:] != whole[1:]
+
+
+def test_a_grid_is_gone_through_once_after_the_first_trial(tmp_path: Path) -> None:
+    config = SearchConfig(trials=100, space=SPACE, sampler=SamplerConfig(kind="grid"))
+    found = [tuple(point.values()) for point in run_all(tmp_path, config)]
+    points = {(weight, tokens) for weight in (0.5, 2.25, 4.0) for tokens in (6, 7, 8, None)}
+    assert found[0] == (2.0, None)
+    assert len(found) == 13
+    assert set(found[1:]) == points
+
+
+def test_hours_end_a_search(tmp_path: Path) -> None:
+    config = SearchConfig(trials=100, hours=1.0, space=SPACE)
+    with opened(tmp_path, config) as (study, storage), claims.working(tmp_path / "workers") as worker:
+        for seconds in (1_800.0, 1_900.0):
+            claimed = claims.claim_next(study, storage, config, worker)
+            assert claimed is not None
+            claimed.trial.set_user_attr(claims.SECONDS, seconds)
+            study.tell(claimed.trial, 0.0)
+        assert claims.claim_next(study, storage, config, worker) is None
+
+
+def test_a_trial_is_queued_again_so_often_and_no_more(tmp_path: Path) -> None:
+    config = SearchConfig(trials=1, retries=2, space=SPACE)
+    with opened(tmp_path, config) as (study, storage):
+        for _ in range(3):
+            with claims.working(tmp_path / "workers") as worker:
+                assert claims.claim_next(study, storage, config, worker) is not None
+            # Its process is gone: nobody holds the lock.
+        with claims.working(tmp_path / "workers") as worker:
+            assert claims.claim_next(study, storage, config, worker) is None
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 3
+        assert [trial.user_attrs.get(claims.CONTINUED) for trial in study.trials] == [1, 2, None]
+        assert [trial.user_attrs[claims.ROOT] for trial in study.trials] == [0, 0, 0]
+        assert values(study) == [values(study)[0]] * 3
+
+
+def test_a_trial_of_another_machine_counts_as_killed_when_it_is_silent(tmp_path: Path) -> None:
+    config = SearchConfig(trials=2, space=SPACE, storage=StudyStorageConfig(silent_after_s=100.0))
+    with opened(tmp_path, config) as (study, storage), claims.working(tmp_path / "workers") as worker:
+        far = claims.Worker("elsewhere", "/nowhere.lock")
+        claimed = claims.claim_next(study, storage, config, far)
+        assert claimed is not None
+        claims.queue_killed(study, storage, config)
+        assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+        claimed.trial.set_user_attr("alive", time.time() - 101)
+        assert claims.claim_next(study, storage, config, worker) is not None
+        assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_the_first_parent_stays_the_parent(tmp_path: Path) -> None:
+    config = SearchConfig(space=SPACE)
+    with opened(tmp_path, config) as (study, _):
+        study.set_user_attr(PARENT, "first")
+    with opened(tmp_path, config) as (study, _):
+        assert study.user_attrs[PARENT] == "first"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "version", "message"),
+    [
+        (
+            {"metric": "text_to_image_recall@5"},
+            {},
+            "v",
+            "metric was 'mean_recall@1' and is now 'text_to_image_recall@5'",
+        ),
+        ({"direction": "minimize"}, {}, "v", r"has another objective \(\['maximize'\] instead of \['minimize'\]\)"),
+        ({"cost": True}, {}, "v", r"\['maximize'\] instead of \['maximize', 'minimize'\]"),
+        ({}, {"batch_size": 32}, "v", "train.batch_size was 64 and is now 32"),
+        ({}, {}, "other", "data was 'v' and is now 'other'"),
+    ],
+)
+def test_a_name_taken_with_another_objective_is_refused(
+    tmp_path: Path, changes: dict[str, Any], parameters: dict[str, Any], version: str, message: str
+) -> None:
+    from clips_pipeline.tuning.config import PrunerConfig
+
+    config = SearchConfig(space=SPACE, pruner=PrunerConfig(kind="none"))
+    with opened(tmp_path, config):
+        pass
+    with (
+        pytest.raises(ConfigError, match=message) as caught,
+        opened(tmp_path, dataclasses.replace(config, **changes), parameters, version),
+    ):
+        pass
+    assert "search.study_name: 'clips'" in str(caught.value)
+    # What is searched, and how it is launched, may change.
+    with opened(tmp_path, config, {"loss": {"caption_weight": 1.0}, "launch": {"threads": 1}}):
+        pass
+
+
+def test_other_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
+    path = "captions.fragment.strategy"
+    config = SearchConfig(trials=1, space={path: Dimension("categorical", choices=("sub_caption", "truncation"))})
+    run_all(tmp_path, config)
+    other = dataclasses.replace(config, space={path: Dimension("categorical", choices=("sub_caption",))})
+    with (
+        pytest.raises(ConfigError, match=r"has other choices for captions\.fragment\.strategy"),
+        opened(tmp_path, other),
+    ):
+        pass
+
+
+def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}", direction="maximize")
+    study.add_trial(optuna.create_trial(value=1.0))
+    with pytest.raises(ConfigError, match="was not made by this search"), opened(tmp_path, SearchConfig(space=SPACE)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trials": 0}, "trials is 0; at least 1 is needed"),
+        ({"hours": 0.0}, "hours is 0.0, which allows no trial"),
+        ({"samples": 10}, "samples: 10 allows no trial, since train.batch_size is 64"),
+        ({"space": {}}, "space is empty"),
+        ({"metric": "recall"}, "search.metric: 'recall' is unknown; known: mean_recall@1"),
+        ({"cost": True}, "set pruner.kind to none"),
+        ({"evaluations": 1}, "nothing to prune by"),
+        ({"space": {"samples": {"kind": "int", "low": 64, "high": 128}}}, "the search sets it itself"),
+        ({"space": {"loss": {"kind": "int", "low": 1, "high": 2}}}, "expected a mapping"),
+        (
+            {
+                "space": {
+                    "loss.contrastive_weight": {"kind": "float", "low": 0.0, "high": 1.0},
+                    "loss.caption_weight": {"kind": "float", "low": 0.0, "high": 1.0},
+                }
+            },
+            "loss.contrastive_weight = 0.0, loss.caption_weight = 0.0 together are refused",
+        ),
+        (
+            {
+                "sampler": {"kind": "grid"},
+                "space": {"loss.caption_weight": {"kind": "float", "low": 0.5, "high": 1.0}},
+            },
+            "sampler.kind grid needs points",
+        ),
+        (
+            {"space": {"captions.fragment.tokens": {"kind": "int", "low": 6.5, "high": 8.0}}},
+            "must be whole numbers",
+        ),
+        (
+            {"space": {"captions.fragment.strategy": {"kind": "categorical", "choices": ["truncation", "truncation"]}}},
+            "holds one value twice",
+        ),
+    ],
+)
+def test_one_mistake_one_message(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_search(from_mapping(SearchConfig, settings, "search"), {"optimizer": {"warmup_samples": 0}})
+    assert message in str(caught.value)
+
+
+def test_a_trial_that_was_asked_to_end_uses_up_no_retry(tmp_path: Path) -> None:
+    config = SearchConfig(trials=1, retries=0, space=SPACE)
+    with opened(tmp_path, config) as (study, storage), claims.working(tmp_path / "workers") as worker:
+        for _ in range(2):
+            assert claims.claim_next(study, storage, config, worker) is not None
+            assert claims.queue_again(study, study.trials[-1], config, asked=True)
+        assert claims.claim_next(study, storage, config, worker) is not None
+        assert not claims.queue_again(study, study.trials[-1], config)
+        assert claims.claim_next(study, storage, config, worker) is None
+
+
+def test_a_training_that_could_tell_what_was_wrong_was_not_killed() -> None:
+    start, error = {"kind": "start"}, {"kind": "error", "message": "a loss is NaN"}
+    assert claims.last_error([start, error]) == error
+    assert claims.last_error([start, error, start, {"kind": "step"}]) is None

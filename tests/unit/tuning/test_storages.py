@@ -1,0 +1,98 @@
+"""Four processes on one study, one of them killed: no trial lost or doubled, whatever keeps the study."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from tests.servers import postgresql_server, wait_for
+from tests.unit.tuning import claiming
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.tuning import claims
+from clips_pipeline.tuning.config import StudyStorageConfig
+from clips_pipeline.tuning.storage import open_storage
+
+TRIALS = 20
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgresql_server(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+# The same for files takes as long again, and is a drill.
+FILES = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "journal")]
+
+
+@pytest.fixture(params=[*FILES, "postgresql"])
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    kind: str = request.param
+    return kind, request.getfixturevalue("postgresql") if kind == "postgresql" else "none"
+
+
+def start(folder: Path, kind: str, url: str, hang: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.unit.tuning.claiming", str(folder), kind, url, str(TRIALS), str(int(hang))]
+    with (folder / f"{'hanging' if hang else 'worker'}.log").open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[3])
+
+
+def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_path: Path) -> None:
+    workers = [start(tmp_path, *place, hang=number == 0) for number in range(4)]
+    wait_for((tmp_path / "hangs").exists, 120.0)
+    os.kill(workers[0].pid, signal.SIGKILL)
+    for worker in workers:
+        worker.wait(120)
+    assert [worker.returncode for worker in workers[1:]] == [0, 0, 0], (tmp_path / "worker.log").read_text()
+    # Whoever comes next finds what the killed process left, if the others were through before it died.
+    assert start(tmp_path, *place, hang=False).wait(120) == 0
+
+    study, storage = claiming.opened(tmp_path, claiming.config_of(place[0], TRIALS), place[1])
+    trials = study.get_trials()
+    storage.close()
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == TRIALS
+    assert len(trials) == TRIALS + 1
+    (killed,) = [trial for trial in trials if trial.state == TrialState.FAIL]
+    successor = trials[killed.user_attrs[claims.CONTINUED]]
+    assert successor.params == killed.params
+    assert successor.user_attrs[claims.ROOT] == killed.number
+    assert len({trial.params["loss.caption_weight"] for trial in complete}) == TRIALS
+    assert complete[0].params["loss.caption_weight"] == 2.0  # the training's own
+    assert all(trial.value == trial.params["loss.caption_weight"] for trial in complete)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://clips:hush@127.0.0.1:1/postgres", r"clips:\*\*\*@127\.0\.0\.1:1/postgres is out of reach"),
+        ("mysql://clips:hush@127.0.0.1/x", "mysql is not postgresql"),
+        ("hush", "is no address"),
+        (None, r"conf/local/credentials\.yml needs search"),
+    ],
+)
+def test_a_storage_out_of_reach_is_one_error_that_shows_no_password(
+    tmp_path: Path, url: str | None, message: str
+) -> None:
+    config = StudyStorageConfig(kind="postgresql", timeout_s=2.0)
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_storage(config, "clips", tmp_path, {"url": url} if url else {})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_wrong_password_is_out_of_reach(postgresql: str, tmp_path: Path) -> None:
+    wrong = postgresql.replace("testing", "hush")
+    with pytest.raises(ConfigError, match="password authentication failed") as caught:
+        open_storage(StudyStorageConfig(kind="postgresql"), "clips", tmp_path, {"url": wrong})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("not a database, and long enough to look at it twice" * 40)
+    with pytest.raises(ConfigError, match=r"study\.db is out of reach"):
+        open_storage(StudyStorageConfig(), "clips", tmp_path, {})
