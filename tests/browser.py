@@ -14,6 +14,33 @@ import pytest
 
 _OPTIONS = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
 
+STICKING_OUT = """
+return [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') || e.matches('.wide'))
+  .filter(e => e.getClientRects().length && (e.getBoundingClientRect().right > innerWidth + 1
+    || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML.slice(0, 120));
+"""
+"""Elements that reach beyond the window, apart from what scrolls within itself."""
+
+FAINT = """
+const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+const paint = colors => {
+  pen.fillStyle = '#fff'; pen.fillRect(0, 0, 1, 1);
+  for (const color of colors) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); }
+  const linear = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
+    .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+};
+const seen = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && e.getClientRects().length;
+return [...document.querySelectorAll('body, body *')].filter(seen).map(e => {
+  const stack = [];
+  for (let up = e; up; up = up.parentElement) stack.unshift(getComputedStyle(up).backgroundColor);
+  const own = getComputedStyle(e), ink = e.ownerSVGElement ? own.fill : own.color;
+  const [dark, light] = [paint(stack), paint([...stack, ink])].sort((a, b) => a - b);
+  return [(light + 0.05) / (dark + 0.05), e.outerHTML.slice(0, 120)];
+}).filter(([contrast]) => contrast < 4.5);
+"""
+"""Texts whose contrast is below 4.5 (WCAG 2, level AA), with the contrast."""
+
 
 class Browser:
     """One session of chromedriver."""
@@ -34,6 +61,12 @@ class Browser:
         body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
         self._call("POST", f"{self._session}/goog/cdp/execute", body)
         self._call("POST", f"{self._session}/url", {"url": url})
+
+    def show_as(self, media: str, scheme: str) -> None:
+        """`screen` or `print`, `light` or `dark`, from now on."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        body = {"cmd": "Emulation.setEmulatedMedia", "params": {"media": media, "features": features}}
+        self._call("POST", f"{self._session}/goog/cdp/execute", body)
 
     def run(self, script: str) -> Any:
         """What a script of the tests gives back; the page's own policy does not bind it."""

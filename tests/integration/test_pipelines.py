@@ -67,7 +67,7 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     run = client(project).get_run(versions[0].run_id)
     assert {"train/loss/contrastive", "train/loss/caption"} <= set(run.data.metrics)
     artifacts = {artifact.path for artifact in client(project).list_artifacts(run.info.run_id)}
-    assert {"data_health.html", "evaluation.html", "captions"} <= artifacts
+    assert {"data_health.html", "evaluation.html", "report.html", "captions"} <= artifacts
     assert "data_health.html: up to date" in " ".join(second.split())
     history = client(project).get_metric_history(run.info.run_id, "train/loss/total")
     assert [point.step for point in history] == sorted({point.step for point in history})

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from clips_pipeline.evaluation.captioning import Specials, beam, log_probabilities, of_places, of_words_before, parallel
-from clips_pipeline.evaluation.embed import evaluation_mode, open_image
+from clips_pipeline.evaluation.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.records import Record
@@ -24,6 +24,8 @@ from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
 
 _COLUMNS = 3
+# By the mean over words: every word makes a caption less likely, so by their product the best one often says nothing.
+_LENGTH_PENALTY = 1.0
 _LINE = 70  # letters below a picture
 
 
@@ -64,30 +66,50 @@ def caption_examples(
     Raises:
         ValueError: the model has no captioner.
     """
+    if model.captioner is None:
+        raise ValueError("the model has no captioner")
+    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
+    transform = partial(eval_image, config=images)
+    with evaluation_mode(model):
+        return [written(model, record, tokenizer, transform, width=width) for record in records], records
+
+
+@torch.no_grad()
+def written(
+    model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform, *, width: int = 4
+) -> CaptionedImage:
+    """What the model writes about the image of a sample.
+
+    Args:
+        model: with a captioner, in evaluation mode.
+        record: its image, and its web caption, which the captioner is given.
+        tokenizer: the model's.
+        transform: the model's.
+        width: of the beam.
+
+    Raises:
+        ValueError: the model has no captioner.
+        UndecodableImageError: the bytes are no whole image.
+    """
     captioner = model.captioner
     if captioner is None:
         raise ValueError("the model has no captioner")
     device = next(model.parameters()).device
-    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
-    records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
     specials = Specials.of(tokenizer, captioner.config.vocab_size)
-    found = []
-    with evaluation_mode(model), torch.no_grad():
-        for record in records:
-            image_CHW = partial(eval_image, config=images)(open_image(record.image)).to(device)
-            at_once = None
-            if captioner.token_embedding is None:
-                row = tokenizer.encode(record.web_caption, model.config.text.context_length)
-                log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
-                at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
-                following, places = of_places(log_p_QV), len(log_p_QV)
-            else:
-                following = of_words_before(model, image_CHW, specials.bos)
-                places = captioner.config.queries - 1
-            best = beam(following, places, specials, width=width)
-            text = tokenizer.decode(best[0].ids) if best else ""
-            found.append(CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, text))
-    return found, records
+    image_CHW = transform(open_image(record.image)).to(device)
+    at_once = None
+    if captioner.token_embedding is None:
+        row = tokenizer.encode(record.web_caption, model.config.text.context_length)
+        log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
+        at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
+        following, places = of_places(log_p_QV), len(log_p_QV)
+    else:
+        following = of_words_before(model, image_CHW, specials.bos)
+        places = captioner.config.queries - 1
+    best = beam(following, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
+    text = tokenizer.decode(best[0].ids) if best else ""
+    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, text)
 
 
 def as_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError
 
+_MOST_EXAMPLES = 25
+
 
 @dataclass(frozen=True)
 class CompositionalityConfig:
@@ -35,7 +37,8 @@ class EvaluationConfig:
         split: which shards to read.
         batch_size: images, or texts, per forward pass; changes speed and memory, not the metrics.
         device: "auto" takes a GPU where there is one.
-        examples: retrieval examples of each direction in the report; 0 for none.
+        examples: in the report, of each kind (failures and evenly spaced queries, both ways, and captions written); 0 for none,
+            25 at most, so that the page stays small.
         captioning: let the captioner write a caption for every image that has a long one, and score it by words.
         compositionality: sets of the same model beside the split.
         probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
@@ -59,5 +62,5 @@ class EvaluationConfig:
             raise ConfigError(f"batch_size: {self.batch_size} must be 1 or more")
         if self.probe_samples < 0:
             raise ConfigError(f"probe_samples: {self.probe_samples} must be 0 or more")
-        if self.examples < 0:
-            raise ConfigError(f"examples: {self.examples} must be 0 or more")
+        if not 0 <= self.examples <= _MOST_EXAMPLES:
+            raise ConfigError(f"examples: {self.examples} must be from 0 to {_MOST_EXAMPLES}")

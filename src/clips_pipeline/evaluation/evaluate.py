@@ -17,10 +17,11 @@ from clips_pipeline.evaluation.caption_scores import caption_scores
 from clips_pipeline.evaluation.captioning import written
 from clips_pipeline.evaluation.compositionality import compositionality
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
-from clips_pipeline.evaluation.examples import choose_examples
+from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
 from clips_pipeline.evaluation.probe import probe
-from clips_pipeline.evaluation.results import SET_VERSION, CaptionExample, EvaluationResult, ImageExample, ItemRow
+from clips_pipeline.evaluation.results import SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
     FloatArray,
@@ -38,7 +39,6 @@ from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
 Read = Callable[[], Iterable[Record]]
-Examples = tuple[tuple[ImageExample, ...], tuple[CaptionExample, ...]]
 
 
 @dataclass
@@ -86,7 +86,8 @@ def evaluate_model(
         metrics |= _keyed(f"probe/{config.set_name}", found)
         if classes is not None:
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
-    result = replace(result, metrics=result.metrics | metrics, chance=result.chance | chance)
+    exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
+    result = replace(result, metrics=result.metrics | metrics, exhibits=exhibits)
     set_version = load_index(shards).split_version(config.split)
     for row in result.per_item:
         row[SET_VERSION] = set_version
@@ -115,7 +116,7 @@ def evaluate_records(
     chance: dict[str, float] = {}
     rank_N: Sequence[int] = [NO_CAPTION] * len(image_NE)
     rank_M: Sequence[int] = []
-    examples: Examples = ((), ())
+    asked: Asked | None = None
     if found.texts:
         text_ME = embedder.texts(found.texts)
         owner_M = np.array(found.owners, dtype=np.int64)
@@ -123,14 +124,15 @@ def evaluate_records(
             ranks = retrieval_ranks(image_NE, text_ME, owner_M)
         except ValueError as error:
             raise ConfigError(f"retrieval/{config.set_name}: {error}") from None
+        asked = Asked(text_ME, owner_M, found.texts, ranks)
         rank_N, rank_M = ranks.image_to_text.tolist(), ranks.text_to_image.tolist()
         metrics |= _keyed(f"retrieval/{config.set_name}", recall_metrics(ranks))
         chance |= _keyed(f"retrieval/{config.set_name}", chance_recall(owner_M, len(image_NE)))
-        examples = choose_examples(image_NE, text_ME, owner_M, found.texts, ranks, config.examples, read)
 
     zero_shot: dict[int, int] = {}
+    confused: Confusion | None = None
     if classes is not None:
-        zero_shot = _zero_shot(embedder, image_NE, found.labels, classes)
+        zero_shot, confused = _zero_shot(embedder, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
         found_N = np.array(list(zero_shot.values()), dtype=np.int64)
         metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, len(classes.names)))
@@ -170,7 +172,10 @@ def evaluate_records(
     ]
     for owner, rank in zip(found.owners, rank_M, strict=True):
         rows[owner]["text_to_image_ranks"].append(rank)
-    return EvaluationResult(config.set_name, metrics, chance, rows, *examples)
+    names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
+    results = Found(config.set_name, chance, image_NE, found.keys, names, found.nats, found.tokens, asked, confused)
+    shown = exhibits_of(results, embedder, read, config.examples)
+    return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
 def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -> _Pass:
@@ -208,14 +213,16 @@ def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -
 
 def _zero_shot(
     embedder: Embedder, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
-) -> dict[int, int]:
-    """Image number to rank, for the images that have a label."""
+) -> tuple[dict[int, int], Confusion | None]:
+    """Image number to rank, for the images that have a label, and what they are taken for."""
     asked = {i: label for i, label in enumerate(labels) if label is not None}
     if not asked:
-        return {}
+        return {}, None
     class_CE = class_embeddings(embedder.texts, classes.names, classes.templates)
-    rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, np.array(list(asked.values())))
-    return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}
+    label_N = np.array(list(asked.values()))
+    rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, label_N)
+    found_N = taken_for(image_NE[list(asked)], class_CE, label_N, rank_N)
+    return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
 
 
 def _picture(record: Record) -> Image.Image:

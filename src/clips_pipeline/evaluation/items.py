@@ -63,7 +63,7 @@ class Items:
 
 def higher_is_better(metric: str) -> bool:
     """Of a metric by its key; only a loss is better when it is lower."""
-    return not metric.endswith("/loss")
+    return not metric.endswith("loss")
 
 
 def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
@@ -136,7 +136,12 @@ def items_of_table(table: "pd.DataFrame") -> Items:
     needed = {"key", "image_to_text_rank", "text_to_image_ranks", "zero_shot_rank", "caption_nats", "caption_tokens"}
     if missing := needed - set(table.columns):
         raise ConfigError(f"no per-item results: it lacks {', '.join(sorted(missing))}")
-    return items_of(_row(row) for row in table.to_dict("records"))
+    return items_of(rows_of_table(table))
+
+
+def rows_of_table(table: "pd.DataFrame") -> list[ItemRow]:
+    """The rows of such a table, each as `EvaluationResult.per_item` has it."""
+    return [_row(row) for row in table.to_dict("records")]
 
 
 def _row(row: Mapping[Any, Any]) -> ItemRow:

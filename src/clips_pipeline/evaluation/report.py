@@ -1,117 +1,121 @@
-"""The evaluation report: one HTML file that needs nothing else, and the figure of ranks as PNG."""
+"""The pages on a model: `evaluation.html` on one evaluation, and `report.html` on a registered version; and a figure as PNG.
+
+Each is one file that needs nothing else. What they share is made by the same sections.
+"""
 
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from clips_pipeline.evaluation.exhibits import Exhibits
+from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
+from clips_pipeline.evaluation.sections.captions import captions
+from clips_pipeline.evaluation.sections.embedding import embedding
+from clips_pipeline.evaluation.sections.headline import Standing, all_metrics, headline, standings
+from clips_pipeline.evaluation.sections.provenance import Link, Step, data_health, lineage
+from clips_pipeline.evaluation.sections.retrieval import recall_curves, recall_figure, retrieval
+from clips_pipeline.evaluation.sections.training import training
+from clips_pipeline.evaluation.sections.zero_shot import zero_shot
+from clips_pipeline.reports.page import bdi, contents, number, page, text, write_page
 
-from clips_pipeline.evaluation.results import CaptionExample, EvaluationResult, ImageExample, Picture
-from clips_pipeline.reports.page import page, picture, table, text, write_page
-
-FIGURE_FILE = "retrieval_ranks.png"
-REPORT_FILE = "evaluation.html"
+_HEAD = ("mean_recall@1", "accuracy@1")
 
 
-def write_report(result: EvaluationResult, folder: Path) -> Path:
-    """Write `evaluation.html` and `retrieval_ranks.png` into `folder`, which is made where missing.
+@dataclass(frozen=True)
+class ModelFacts:
+    """What `report.html` is made from, besides exhibits.
 
-    Without captions there is no retrieval and no figure; one of an earlier evaluation is removed.
-
-    Returns:
-        The path of the HTML file. Pictures and the figure are inside it as data URIs; it can be sent as one file.
+    Attributes:
+        title: name and version.
+        decision: the gate's sentence.
+        promoted: whether the version is the champion.
+        metric: the key of the metric that decides.
+        found: the metrics with their intervals.
+        champion: name of the version that it is compared with; None where there is none.
+        note: what else is to be said about the comparison; empty for nothing.
+        history: a mapping per logged step.
+        health: HTML, the summary of the data health report.
+        health_links, run_links: to look further.
+        steps: from the data to the version.
+        command: that prints the whole lineage.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = None
-    if any(row["text_to_image_ranks"] for row in result.per_item):
-        figure = rank_figure(result)
-        (folder / FIGURE_FILE).write_bytes(figure)
-    else:
-        (folder / FIGURE_FILE).unlink(missing_ok=True)
-    return write_page(report_html(result, figure), folder / REPORT_FILE)
+
+    title: str
+    decision: str
+    promoted: bool
+    metric: str
+    found: Sequence[Standing]
+    champion: str | None
+    note: str
+    history: Sequence[Mapping[str, Any]]
+    health: str
+    health_links: Sequence[Link]
+    run_links: Sequence[Link]
+    steps: Sequence[Step]
+    command: str
 
 
-def report_html(result: EvaluationResult, figure: bytes | None) -> str:
+def write_evaluation(result: EvaluationResult, path: Path) -> Path:
+    """Write `evaluation.html`: what one model does on one set, without a look at training or at other models."""
+    return write_page(evaluation_html(result), path)
+
+
+def evaluation_html(result: EvaluationResult) -> str:
     """The whole page. All text from data is escaped: captions and keys are foreign text."""
+    items = items_of(result.per_item)
+    found = standings(result.metrics, result.exhibits.chance, items)
+    first = next((name for end in _HEAD for name in result.metrics if name.endswith(end)), next(iter(result.metrics)))
+    summary = f"<p>{number(len(result.per_item))} images.</p>" + headline(found, first)
+    sections = {"All metrics": all_metrics(found, None), **_shown(result.exhibits, result.per_item)}
+    return page(f"Evaluation on {result.set_name}", summary, contents(sections))
+
+
+def model_html(facts: ModelFacts, shown: Exhibits, per_item: Sequence[ItemRow]) -> str:
+    """The whole page on a registered version."""
+    said = facts.decision[:1].upper() + facts.decision[1:]
+    standing = "It is the champion." if facts.promoted else "It is not the champion."
     summary = (
-        f"<p>{len(result.per_item)} images. Recall and accuracy lie in [0, 1]; ties count against the model.</p>"
-        f"{_metrics_table(result)}"
+        f'<p class="decision {"better" if facts.promoted else ""}"><strong>{standing}</strong> {bdi(said)}.</p>'
+        + headline(facts.found, facts.metric, facts.note)
+        + f'<p class="soft">Measured on {number(len(per_item))} images of <code>{text(shown.set_name)}</code>.</p>'
     )
-    parts = []
-    if figure is not None:
-        parts.append(f"<figure>{picture(figure, 'png', 'Recall at K in both directions')}</figure>")
-    if result.image_examples:
-        parts += ["<h2>Image to text</h2>", "<p>What the model finds for an image; its own captions are green.</p>"]
-        parts += [_image_example(example) for example in result.image_examples]
-    if result.caption_examples:
-        parts += ["<h2>Text to image</h2>", "<p>What the model finds for a caption; the right image is framed.</p>"]
-        parts += [_caption_example(example) for example in result.caption_examples]
-    return page(f"Evaluation on {result.set_name}", summary, "\n".join(parts))
+    sections = {
+        "All metrics": all_metrics(facts.found, facts.champion),
+        "Training": training(facts.history),
+        **_shown(shown, per_item),
+        "Data health": data_health(facts.health, facts.health_links),
+        "Lineage": lineage(facts.steps, facts.run_links, facts.command),
+    }
+    return page(facts.title, summary, contents(sections))
 
 
-def rank_figure(result: EvaluationResult) -> bytes:
-    """PNG of recall at every K, both ways, beside a random order."""
+def rank_figure(per_item: Sequence[ItemRow]) -> bytes:
+    """PNG of how often the right answer is among the first K, for whoever shows pictures and no pages."""
     # The object interface and not pyplot: no global state, no display, and nothing imported before a report is wanted.
     from matplotlib.figure import Figure
 
-    image_rank = np.array(
-        [r["image_to_text_rank"] for r in result.per_item if r["image_to_text_rank"] is not None], np.int64
-    )
-    text_rank = np.array([rank for r in result.per_item for rank in r["text_to_image_ranks"]], np.int64)
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    curves = [("image to text", image_rank, len(text_rank)), ("text to image", text_rank, len(result.per_item))]
-    for (name, rank_X, candidates), color in zip(curves, ("#0057b8", "#d1495b"), strict=True):
-        at = np.arange(1, candidates + 1)
-        axes.plot(at, _cumulative(rank_X, candidates), color=color, label=name, drawstyle="steps-post")
-    images = len(result.per_item)
-    axes.plot(
-        np.arange(1, images + 1), np.arange(1, images + 1) / images, color="#777777", ls=":", label="random images"
-    )
-    axes.set(xscale="log", xlabel="K", ylabel="recall at K", ylim=(0, 1.02), title=f"Retrieval on {result.set_name}")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    recall_curves(per_item, figure, on_paper=True)
     stream = io.BytesIO()
     # Without the software's version in it, the same result gives the same bytes.
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 
-def _cumulative(rank_X: npt.NDArray[np.int64], candidates: int) -> npt.NDArray[np.float64]:
-    counts = np.bincount(rank_X, minlength=candidates)[:candidates]
-    share: npt.NDArray[np.float64] = np.cumsum(counts) / max(1, len(rank_X))
-    return share
-
-
-def _metrics_table(result: EvaluationResult) -> str:
-    rows = [
-        [text(name), f"{value:.4f}", f"{result.chance[name]:.4f}" if name in result.chance else ""]
-        for name, value in sorted(result.metrics.items())
-    ]
-    return table(["metric", "value", "chance"], rows, "Metrics, and what a model that knows nothing reaches")
-
-
-def _image_example(example: ImageExample) -> str:
-    items = "".join(f"<li{_right(own)}>{text(caption)}</li>" for caption, own in example.captions)
-    return _row(_picture(example.picture), f"<div>{_rank(example.rank)}<ol>{items}</ol></div>")
-
-
-def _caption_example(example: CaptionExample) -> str:
-    pictures = [_picture(shown, own) for shown, own in example.pictures]
-    return f"<p>“{text(example.caption)}” {_rank(example.rank)}</p>{_row(*pictures)}"
-
-
-def _row(*parts: str) -> str:
-    return f'<div class="example">{"".join(parts)}</div>'
-
-
-def _rank(rank: int) -> str:
-    return "<small>found first</small>" if rank == 0 else f"<small>{rank} wrong before the right one</small>"
-
-
-def _right(own: bool) -> str:
-    return ' class="right"' if own else ""
-
-
-def _picture(shown: Picture, own: bool = False) -> str:
-    return picture(shown.data, shown.extension, shown.key, "right" if own else "")
+def _shown(shown: Exhibits, per_item: Sequence[ItemRow]) -> dict[str, str]:
+    """The sections on one evaluation; what the set does not allow to show is left out."""
+    sections = {}
+    figure = recall_figure(per_item)
+    if figure or shown.even_images or shown.even_captions:
+        examples = retrieval(shown) if shown.even_images or shown.even_captions else ""
+        sections["Retrieval"] = figure + examples
+    if shown.captioned:
+        sections["Captions"] = captions(shown.captioned)
+    if shown.embedding_map is not None:
+        sections["Embedding map"] = embedding(shown.embedding_map)
+    if shown.confusion is not None:
+        sections["Zero-shot classes"] = zero_shot(shown.confusion)
+    return sections

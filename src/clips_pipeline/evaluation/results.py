@@ -1,4 +1,4 @@
-"""What an evaluation finds: numbers, one row per image, and the examples its report shows."""
+"""What an evaluation finds: numbers, one row per image, and what its report shows."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.exhibits import Exhibits
 
 ItemRow = dict[str, Any]
 """One image: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
@@ -19,50 +20,20 @@ SET_VERSION = "set_version"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An encoded image for the report."""
-
-    key: str
-    data: bytes
-    extension: str
-
-
-@dataclass(frozen=True)
-class ImageExample:
-    """An image and the captions the model puts first: (text, whether it belongs to the image)."""
-
-    picture: Picture
-    rank: int
-    captions: tuple[tuple[str, bool], ...]
-
-
-@dataclass(frozen=True)
-class CaptionExample:
-    """A caption and the images the model puts first: (picture, whether the caption belongs to it)."""
-
-    caption: str
-    rank: int
-    pictures: tuple[tuple[Picture, bool], ...]
-
-
-@dataclass(frozen=True)
 class EvaluationResult:
     """All results of one model on one set.
 
     Attributes:
         set_name: of the set, the middle part of the metric keys.
         metrics: flat, finite numbers by key, as they stand in `metrics.json`.
-        chance: under the same keys, what a model that knows nothing reaches; not every metric has one.
         per_item: one row per image, in the order of the shards.
-        image_examples, caption_examples: for the report.
+        exhibits: for the reports.
     """
 
     set_name: str
     metrics: dict[str, float]
-    chance: dict[str, float]
     per_item: list[ItemRow]
-    image_examples: tuple[ImageExample, ...] = field(default=(), repr=False)
-    caption_examples: tuple[CaptionExample, ...] = field(default=(), repr=False)
+    exhibits: Exhibits = field(repr=False)
 
     def __post_init__(self) -> None:
         check_finite(self.metrics)

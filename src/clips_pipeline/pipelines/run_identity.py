@@ -29,7 +29,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
         from clips_pipeline.registry.trial_runs import parent_of
 
         run_id = parent_of(catalog.load("search_folder_target"), catalog.load("params:search")["study_name"])
-    elif names & {"evaluate_node", "register_node"} and catalog.exists("mlflow_run"):
+    elif names & {"evaluate_node", "register_node", "report_node"} and catalog.exists("mlflow_run"):
         run_id = catalog.load("mlflow_run")["run_id"]
     else:
         return None

@@ -20,12 +20,13 @@ def show(
     for metrics in sorted({"metrics", "finetuned_metrics"} & made):
         console.print(_metrics_table(catalog.load(metrics)))
     for entry, report in (
-        ("registered_model", "evaluation_report"),
-        ("finetuned_registered_model", "finetuned_report"),
+        ("registered_model", "model_report"),
+        ("finetuned_registered_model", "finetuned_model_report"),
     ):
         if entry in made:
             registered = catalog.load(entry)
             console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
+        if report in made:
             console.print(f"open the report:    {catalog.load(report)}", soft_wrap=True, highlight=False)
     if {"clips_model", "finetuned_model", "search_trials"} & made:
         import mlflow

@@ -1,11 +1,9 @@
 """Samples of prepared data with all that is written about them, to look at."""
 
-import io
 from collections.abc import Mapping, Sequence
 
-from PIL import Image
-
 from clips_pipeline.reports.page import bdi, number, picture
+from clips_pipeline.reports.thumbnail import thumbnail
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.records import Record
 
@@ -49,15 +47,8 @@ def _card(record: Record) -> str:
 
 
 def _thumbnail(record: Record) -> str:
-    """Encoded anew, so that no foreign bytes get into the page."""
     try:
-        with Image.open(io.BytesIO(record.image)) as opened:
-            size_told = f"{opened.width} × {opened.height}"
-            opened.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-            small = opened.convert("RGB")
+        small = thumbnail(record.image, _THUMBNAIL)
     except DECODE_ERRORS as error:
         return f"<p><small>no picture: {type(error).__name__}</small></p>"
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=85)
-    return picture(stream.getvalue(), "webp", f"image of {record.key}, {size_told} pixels")
+    return picture(small.webp, "webp", f"image of {record.key}, {small.width} × {small.height} pixels")

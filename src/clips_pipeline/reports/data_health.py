@@ -12,7 +12,7 @@ from clips_pipeline.reports.caption_lengths import CONTEXT, CONTEXT_ROOM, TARGET
 from clips_pipeline.reports.charts import bars, histogram_chart, octave_bars
 from clips_pipeline.reports.contact_sheet import contact_sheet
 from clips_pipeline.reports.findings import findings
-from clips_pipeline.reports.page import bdi, number, page, share, size, table, text, write_page
+from clips_pipeline.reports.page import bdi, contents, number, page, share, size, table, text, write_page
 from clips_pipeline.shards.index import Index, load_index
 from clips_pipeline.shards.reader import RemoteShards
 from clips_pipeline.shards.records import Record
@@ -80,13 +80,7 @@ def report_html(
         "Shards": _shards(index),
         "Contact sheet": contact_sheet(examples),
     }
-    links = "".join(f'<a href="#{_anchor(name)}">{name}</a> ' for name in sections)
-    body = "\n".join(f'<h2 id="{_anchor(name)}">{name}</h2>\n{html}' for name, html in sections.items())
-    return page("Data health", _summary(index, statistics, texts), f"<nav>{links}</nav>\n{body}")
-
-
-def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return page("Data health", _summary(index, statistics, texts), contents(sections))
 
 
 def _summary(index: Index, statistics: Statistics, texts: Mapping[str, SplitTexts]) -> str:

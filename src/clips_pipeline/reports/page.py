@@ -6,9 +6,11 @@ Whatever comes from data goes through `text`: captions, keys and reasons are for
 import base64
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+
+from clips_pipeline.reports.style import STYLE
 
 _MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
@@ -19,44 +21,6 @@ _SUMMARY = ("<!-- summary -->", "<!-- end of summary -->")
 
 # No script runs and nothing is fetched, even if a text should ever escape the escaping.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2433; --soft: #566074; --line: #d9dde6; --back: #fff; --card: #f5f6f9;
-  --bar: #2f6fbd; --cut: #c2410c; --warn-back: #fff4e5; --warn: #8a3c00; --good: #00682f; --frame: #00a34a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #a5afc0; --line: #3a4354; --back: #14181f; --card: #1d232d;
-  --bar: #6ea8f0; --cut: #ff9d63; --warn-back: #3a2710; --warn: #ffc78a; --good: #6fdc9b; --frame: #35c776; } }
-@media print { :root { color-scheme: light; --ink: #000; --soft: #333; --line: #bbb; --back: #fff; --card: #fff;
-  --bar: #2f6fbd; --cut: #c2410c; --warn-back: #fff; --warn: #8a3c00; --good: #00682f; --frame: #00a34a; }
-  nav { display: none; } figure, article, tr, .warnings { break-inside: avoid; } h2 { break-after: avoid; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; color: var(--ink);
-  background: var(--back); overflow-wrap: anywhere; }
-h1 { line-height: 1.2; margin: 1rem 0 .5rem; } h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h3 { margin: 1.5rem 0 .5rem; } a { color: var(--bar); } nav a { margin-right: 1rem; } small, .soft { color: var(--soft); }
-.wide { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; overflow-wrap: normal; } caption { text-align: left; color: var(--soft); padding: .25rem 0; }
-caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
-th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } tbody th { font-weight: 400; } td.foreign { overflow-wrap: anywhere; min-width: 8rem; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.warnings { background: var(--warn-back); color: var(--warn); border-left: 4px solid var(--warn); padding: .5rem 1rem;
-  margin: 1rem 0; }
-.warnings ul { margin: .25rem 0; padding-left: 1.25rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem 1.5rem; }
-figure { margin: 0; } figure img, figure svg { max-width: 100%; height: auto; display: block; } figcaption { font-size: .9rem; }
-svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } svg .bar { fill: var(--bar); } svg .cut { fill: var(--cut); }
-svg .axis { stroke: var(--line); } svg .mark { stroke: var(--cut); stroke-dasharray: 3 2; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; display: flex; gap: .75rem;
-  overflow: clip; font-size: .9rem; min-width: 0; }
-article > div { min-width: 0; flex: 1; }
-article img { width: 8rem; height: 8rem; object-fit: contain; object-position: top left; flex: none; }
-article p, article ul { margin: 0 0 .5rem; } article ul { padding-left: 1.25rem; } summary { cursor: pointer; font-weight: 600; }
-@media (max-width: 30rem) { article { flex-direction: column; } }
-.example { display: flex; gap: 1rem; align-items: flex-start; margin: 1rem 0; flex-wrap: wrap; }
-.example img { height: 7rem; border: 4px solid transparent; border-radius: 4px; }
-.right { color: var(--good); font-weight: 600; } img.right { border-color: var(--frame) !important; }
-"""
 
 
 def page(title: str, summary: str, body: str) -> str:
@@ -70,7 +34,7 @@ def page(title: str, summary: str, body: str) -> str:
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style>"
+        f"<title>{text(title)}</title><style>{STYLE}</style>"
     )
     main = f"<h1>{text(title)}</h1>\n{_SUMMARY[0]}\n{summary}\n{_SUMMARY[1]}\n{body}"
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{main}\n</body>\n</html>\n'
@@ -80,6 +44,21 @@ def summary_of(html: str) -> str:
     """The summary of a page that `page` made, as HTML; empty where there is none."""
     # Escaped text holds no "<", so the marks are ours.
     return html.partition(_SUMMARY[0])[2].partition(_SUMMARY[1])[0].strip()
+
+
+def contents(sections: Mapping[str, str]) -> str:
+    """Sections under their titles, with links to each before them.
+
+    Args:
+        sections: HTML by title; titles are plain text of ours.
+    """
+    links = " ".join(f'<a href="#{_anchor(name)}">{text(name)}</a>' for name in sections)
+    parts = [f'<h2 id="{_anchor(name)}">{text(name)}</h2>\n{html}' for name, html in sections.items()]
+    return "\n".join([f"<nav>{links}</nav>", *parts])
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
 
 
 def write_page(html: str, path: Path) -> Path:
@@ -103,8 +82,13 @@ def text(value: object, most: int | None = None) -> str:
     """
     whole = str(value)
     shown = whole if most is None or len(whole) <= most else whole[:most]
-    visible = escape("".join(map(_visible, shown)))
-    return visible if shown is whole else f"{visible}… ({number(len(whole))} characters)"
+    seen = escape(visible(shown))
+    return seen if shown is whole else f"{seen}… ({number(len(whole))} characters)"
+
+
+def visible(foreign: str) -> str:
+    """Foreign text as plain text in which nothing is hidden, as `text` does it; not escaped."""
+    return "".join(map(_visible, foreign))
 
 
 def _visible(letter: str) -> str:
@@ -177,7 +161,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, fore
     )
 
 
-_FIGURE = re.compile(r"(?:[<>] )?-?[\d,.]+(?: (?:%|[kMGT]?B))?|–?")
+_FIGURE = re.compile(r"(?:[▲▼] )?(?:[<>] )?[-+]?[\d,.]+(?: (?:%|[kMGT]?B))?(?: (?:to|:) [-+]?[\d,.]+)?|–?")
 
 
 def _is_figure(cell: str) -> bool:

@@ -1,12 +1,14 @@
 """kedro-viz finds the preview of a report, and is given nothing but its summary."""
 
+import base64
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 from kedro.io import DatasetError
 
-from clips_pipeline.datasets.report import ReportDataset
+from clips_pipeline.datasets.report import PictureDataset, ReportDataset
 from clips_pipeline.reports.page import page, text, write_page
 
 
@@ -17,6 +19,25 @@ def test_the_preview_is_the_summary(tmp_path: Path) -> None:
     assert dataset.preview() == "<p>&lt;b&gt; first</p>"
     # What kedro-viz goes by when it chooses how to show it.
     assert inspect.signature(dataset.preview).return_annotation.__name__ == "HTMLPreview"
+
+
+def test_a_preview_is_no_markdown(tmp_path: Path) -> None:
+    words = "mean_recall_at *x* `y` [z](javascript:alert(1)) __a__ **b**"
+    file = write_page(page("T", f"<p>{words}</p>", ""), tmp_path / "report.html")
+    preview = ReportDataset(filepath=str(file), made_by="prepare").preview()
+    assert preview.replace("\u2028", "") == f"<p>{words.replace('`', '’')}</p>"
+    # As Kedro-Viz looks for it: a dot is none of the ends of line.
+    for marks in (r"_(.*?)_", r"\*(.*?)\*", r"`([^`]+)`", r"\[([^\]]+)\]\(([^)]+)\)"):
+        assert not re.search(marks.replace(".", "[^\n\r\u2028\u2029]"), preview)
+        assert re.search(marks, words)
+
+
+def test_the_preview_of_a_picture_is_the_picture(tmp_path: Path) -> None:
+    file = tmp_path / "figure.png"
+    file.write_bytes(b"\x89PNG and so on")
+    dataset = PictureDataset(filepath=str(file), made_by="evaluate")
+    assert base64.b64decode(dataset.preview()) == file.read_bytes()
+    assert inspect.signature(dataset.preview).return_annotation.__name__ == "ImagePreview"
 
 
 def test_a_report_that_is_not_there_yet_names_its_pipeline(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.caption_examples import caption_examples
 from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.quick import quick_retrieval
-from clips_pipeline.evaluation.report import write_report
+from clips_pipeline.evaluation.report import write_evaluation
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.shards.index import load_classes
 from clips_pipeline.shards.reader import eval_samples
@@ -65,7 +66,7 @@ def test_the_keys_are_the_contract(result, shards):
     expected |= {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5", "caption/scenes/loss"}
     expected |= {f"caption/scenes/{score}" for score in ("bleu4", "rouge_l", "cider")}
     assert len(load_classes(shards).names) > 5
-    assert set(result.metrics) == expected == set(result.chance)
+    assert set(result.metrics) == expected == set(result.exhibits.chance)
     assert all(type(value) is float for value in result.metrics.values())
     assert all(0 <= value <= 1 for name, value in result.metrics.items() if not name.startswith("caption"))
 
@@ -74,7 +75,7 @@ def test_a_captioner_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(em
     embedder.model.captioner.head.weight.data.zero_()
     result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
     assert result.metrics["caption/scenes/loss"] == pytest.approx(math.log(300), rel=1e-6)
-    assert result.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
+    assert result.exhibits.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
 
 
 def test_rows_and_metrics_tell_the_same_story(result, shards):
@@ -108,7 +109,7 @@ def test_retrieval_is_that_of_the_model_used_by_hand(result, loaded, shards):
 def test_the_batch_size_changes_no_metric(result, model_folder, shards):
     other = evaluate_model(model_folder, shards, EvaluationConfig(device="cpu", batch_size=3, examples=0))
     assert other.metrics == pytest.approx(result.metrics, abs=1e-5)
-    assert other.image_examples == other.caption_examples == ()
+    assert other.exhibits.worst_images == other.exhibits.even_captions == other.exhibits.captioned == ()
 
 
 def test_another_set_name_and_split(model_folder, shards):
@@ -119,19 +120,71 @@ def test_another_set_name_and_split(model_folder, shards):
 
 def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
     records = {record.key: record for record in eval_samples(shards, "test")}
-    assert len(result.image_examples) == len(result.caption_examples) == 3
-    for example in result.image_examples:
+    shown = result.exhibits
+    ranks = {row["key"]: row["image_to_text_rank"] for row in result.per_item}
+    assert len(shown.even_images) == len(shown.even_captions) == len(shown.captioned) == 3
+    for example in (*shown.even_images, *shown.worst_images):
         own = records[example.picture.key]
-        assert example.picture.data == own.image
+        assert example.truth == own.captions
+        assert example.rank == ranks[own.key]
         assert [right for _, right in example.captions] == [text in own.captions for text, _ in example.captions]
         assert (example.rank == 0) == example.captions[0][1]
-    for example in result.caption_examples:
+    for example in (*shown.even_captions, *shown.worst_captions):
+        assert example.caption in records[example.truth.key].captions
         assert [right for _, right in example.pictures] == [
             example.caption in records[picture.key].captions for picture, _ in example.pictures
         ]
         assert (example.rank == 0) == example.pictures[0][1]
-    html = write_report(result, tmp_path).read_text()
-    assert html.count("<img") == 1 + 3 + 3 * 5
+    html = write_evaluation(result, tmp_path / "e.html").read_text()
+    far = sum(not any(own for _, own in one.pictures) for one in (*shown.even_captions, *shown.worst_captions))
+    captions = len(shown.even_captions) + len(shown.worst_captions)
+    assert html.count("<img") == 3 + len(shown.worst_images) + 5 * captions + far + 3
+
+
+def test_the_worst_failures_come_first(result):
+    shown = result.exhibits
+    ranks = sorted((row["image_to_text_rank"] for row in result.per_item), reverse=True)
+    assert [example.rank for example in shown.worst_images] == [rank for rank in ranks[:3] if rank]
+    of_images = sorted((max(row["text_to_image_ranks"]) for row in result.per_item), reverse=True)
+    assert [example.rank for example in shown.worst_captions] == [rank for rank in of_images[:3] if rank]
+    assert len({example.truth.key for example in shown.worst_captions}) == len(shown.worst_captions)
+    even = [example.rank for example in shown.even_images]
+    assert even == sorted(even, reverse=True)
+
+
+def test_pictures_are_small_and_made_anew(result, shards):
+    records = {record.key: record for record in eval_samples(shards, "test")}
+    for example in result.exhibits.even_images:
+        assert example.picture.about == records[example.picture.key].captions[0][:120]
+        with Image.open(io.BytesIO(example.picture.data)) as image:
+            assert (image.format, image.size) == ("WEBP", (32, 32))
+
+
+def test_written_captions_are_those_of_the_captioner(result, loaded, shards):
+    found, _ = caption_examples(loaded.model, shards, "test", loaded.tokenizer, ImageConfig(size=32), 13)
+    words = {one.key: one for one in found}
+    for one in result.exhibits.captioned:
+        theirs = words[one.picture.key]
+        assert (one.web, one.synthetic, one.at_once, one.beam) == (
+            theirs.web,
+            theirs.synthetic,
+            theirs.at_once,
+            theirs.beam,
+        )
+        row = next(row for row in result.per_item if row["key"] == one.picture.key)
+        assert one.loss == pytest.approx(row["caption_nats"] / row["caption_tokens"])
+    losses = [one.loss for one in result.exhibits.captioned]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_confusion_counts_what_accuracy_counts(result, shards):
+    shown = result.exhibits.confusion
+    names = load_classes(shards).names
+    assert shown.classes == len(names)
+    assert sum(map(sum, shown.counts)) == len(result.per_item)
+    right = sum(shown.counts[place][place] for place in range(len(shown.names)))
+    assert right / len(result.per_item) == pytest.approx(result.metrics["zero_shot/scenes/accuracy@1"])
+    assert sum(m.images for m in shown.mistakes) == len(result.per_item) - right
 
 
 def test_caption_nats_equal_the_logits_of_every_query(loaded, shards):
@@ -181,7 +234,7 @@ def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_pa
     records = [replace(r, synthetic_caption="") for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, None, CPU)
     assert set(found.metrics) == {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
-    write_report(found, tmp_path)
+    write_evaluation(found, tmp_path / "e.html")
     # Some long captions are enough, and the others do not count.
     some = [r if i % 2 else replace(r, synthetic_caption=" ") for i, r in enumerate(eval_samples(shards, "test"))]
     alone = [r for i, r in enumerate(eval_samples(shards, "test")) if i % 2]
@@ -194,7 +247,7 @@ def test_labels_alone_give_accuracy_alone(embedder, shards, tmp_path):
     found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
     assert set(found.metrics) == {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5"}
     assert found.per_item[0]["image_to_text_rank"] is None
-    write_report(found, tmp_path)
+    write_evaluation(found, tmp_path / "e.html")
     with pytest.raises(ConfigError, match="neither captions nor labelled classes"):
         evaluate_records(embedder, lambda: records, None, CPU)
 

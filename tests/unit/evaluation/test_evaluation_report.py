@@ -1,48 +1,27 @@
-"""metrics.json, the HTML report and its figure."""
+"""metrics.json, the two pages on a model, and the figure."""
 
 import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from tests.unit.evaluation.exhibits_of_a_model import METRIC, exhibits, facts, result, rows
+from tests.unit.reports.hostile import TEXTS
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.report import rank_figure, report_html, write_report
-from clips_pipeline.evaluation.results import (
-    CaptionExample,
-    EvaluationResult,
-    ImageExample,
-    Picture,
-    check_finite,
-    write_metrics,
-)
+from clips_pipeline.evaluation.exhibits import Exhibits
+from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.report import evaluation_html, model_html, rank_figure, write_evaluation
+from clips_pipeline.evaluation.results import check_finite, write_metrics
+from clips_pipeline.evaluation.sections.headline import standings, verdict
+from clips_pipeline.evaluation.sections.training import training
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
-
-
-def picture(key="k"):
-    stream = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(stream, "PNG")
-    return Picture(key, stream.getvalue(), "png")
-
-
-def result(**changes):
-    values = {
-        "set_name": "scenes",
-        "metrics": {"retrieval/scenes/mean_recall@1": 0.25, "caption/scenes/loss": 3.5},
-        "chance": {"retrieval/scenes/mean_recall@1": 0.0625},
-        "per_item": [
-            {"key": "a", "image_to_text_rank": 0, "text_to_image_ranks": [0, 1]},
-            {"key": "b", "image_to_text_rank": None, "text_to_image_ranks": []},
-        ],
-        "image_examples": (ImageExample(picture(HOSTILE), 2, ((HOSTILE, True), ("other", False))),),
-        "caption_examples": (CaptionExample(HOSTILE, 0, ((picture("x"), True), (picture("y"), False))),),
-    }
-    return EvaluationResult(**(values | changes))
 
 
 class Page(HTMLParser):
@@ -75,56 +54,134 @@ def test_a_metric_that_is_no_number_is_named_and_the_old_file_stays(tmp_path, va
         write_metrics({"good": 2.0, "caption/scenes/loss": value}, path)
     assert json.loads(path.read_text()) == {"good": 1.0}
     with pytest.raises(ConfigError, match="caption/scenes/loss"):
-        result(metrics={"caption/scenes/loss": value})
+        result([HOSTILE], metrics={"caption/scenes/loss": value})
     check_finite({"good": 1.0})
 
 
-def test_the_report_is_one_file_without_foreign_markup(tmp_path):
-    path = write_report(result(), tmp_path / "report")
-    page = Page(path.read_text(encoding="utf-8"))
-    assert "script" not in page.tags
-    assert page.text.count(HOSTILE) == 2
-    assert ("img", "alt", HOSTILE) in page.attributes
-    sources = [value for _, name, value in page.attributes if name in ("src", "href")]
-    assert len(sources) == 4
-    assert all(value.startswith("data:image/png;base64,") for value in sources)
-    assert not re.search(r"https?:", path.read_text())
+def test_each_page_is_one_file_without_foreign_markup(tmp_path):
+    path = write_evaluation(result([HOSTILE]), tmp_path / "report" / "evaluation.html")
+    whole = model_html(facts([HOSTILE]), exhibits([HOSTILE]), rows(30))
+    for html, links in ((path.read_text(encoding="utf-8"), 0), (whole, 1)):
+        page = Page(html)
+        assert "script" not in page.tags
+        assert page.text.count(HOSTILE) >= 10
+        assert ("img", "alt", f"image {HOSTILE}: {HOSTILE}") in page.attributes
+        assert all(value.startswith("data:image/webp;base64,") for _, name, value in page.attributes if name == "src")
+        elsewhere = [value for _, name, value in page.attributes if name == "href" and not value.startswith("#")]
+        assert elsewhere == ["http://127.0.0.1:5000/#/runs/1"] * links
+        assert len(page.tags) == len(re.findall(r"<[a-z]", html))
+        ids = [value for _, name, value in page.attributes if name == "id"]
+        assert len(ids) == len(set(ids))
 
 
-def test_the_report_shows_values_chance_and_which_answer_is_right():
-    html = report_html(result(), b"")
-    row = re.search(r"<tr><th scope=\"row\">retrieval/scenes/mean_recall@1</th>(.*?)</tr>", html).group(1)
-    assert re.findall(r">([\d.]+)<", row) == ["0.2500", "0.0625"]
-    page = Page(html)
-    assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]
-    assert [v for tag, name, v in page.attributes if (tag, name) == ("img", "class")] == ["right"]
-    assert "2 wrong before the right one" in page.text
-    assert "found first" in page.text
+def test_every_picture_and_figure_has_words_for_those_who_do_not_see_it():
+    page = Page(model_html(facts(["a"]), exhibits(["a"]), rows(30)))
+    assert len(
+        [1 for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value]
+    ) == page.tags.count("img")
+    described = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(described) == page.tags.count("svg") == 5
+    assert "contrastive loss by step: both from 2.99 to 2.61" in described
+    assert page.attributes.count(("svg", "role", "img")) == 5
 
 
-def test_no_examples_no_sections():
-    page = report_html(result(image_examples=(), caption_examples=()), b"")
-    assert "<h2>" not in page
+def test_figures_have_no_colour_of_their_own():
+    html = model_html(facts(["a"]), exhibits(["a"]), rows(30))
+    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert drawings
+    assert not re.search(r"#[0-9a-f]{6}\b(?!-)", "".join(drawings))
+    assert "var(--series-1)" in drawings[0]
+    assert html == model_html(facts(["a"]), exhibits(["a"]), rows(30))
 
 
-def test_a_set_without_captions_has_no_figure_of_recall(tmp_path):
-    write_report(result(), tmp_path)
-    rows = [{"key": "a", "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": 0}]
-    only_classes = result(
-        metrics={"zero_shot/set/accuracy@1": 1.0}, chance={}, per_item=rows, image_examples=(), caption_examples=()
+def test_the_headline_shows_value_interval_chance_and_the_champion():
+    html = model_html(facts(["a"]), exhibits(["a"]), rows(30))
+    card = Page(re.search(r"retrieval: mean recall at 1</h3>(.*?)</section>", html).group(1)).text
+    assert re.fullmatch(
+        r"25.0 %95 % interval [\d.]+ to [\d.]+ %, chance 6.2 %▲ surely better than the championchampion 18.8 %, difference "
+        r"\+37.5 points \(\+[\d.]+ points to \+[\d.]+ points\)retrieval/scenes/mean_recall@1",
+        card,
     )
-    text = write_report(only_classes, tmp_path).read_text()
-    assert "<img" not in text
-    assert "zero_shot/set/accuracy@1" in text
-    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.html"]
+    # The losses are the same in both, and a loss that is equal is no win.
+    assert "chance could explain the difference" in html
+    alone = model_html(facts(["a"], champion=None), exhibits(["a"]), rows(30))
+    assert "surely" not in alone
+    assert "won : lost" not in alone
 
 
-def test_the_figure_is_a_png_and_the_same_for_the_same_result(tmp_path):
-    write_report(result(), tmp_path)
-    data = (tmp_path / "retrieval_ranks.png").read_bytes()
+def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
+    few, many = items_of(rows(5)), items_of(rows(35))
+
+    def of(metrics, mine, other):
+        return [verdict(one) for one in standings(metrics, {}, mine, other, resamples=200)]
+
+    assert of({METRIC: 0.1}, many, few) == ["better"]
+    assert of({METRIC: 0.1}, few, many) == ["worse"]
+    assert of({METRIC: 0.1}, few, few) == ["even"]
+    assert of({METRIC: 0.1, "x/scenes/unknown": 1.0}, few, None) == ["", ""]
+    dearer = items_of([{**row, "caption_nats": 9.0} for row in rows(5)])
+    assert of({"caption/scenes/loss": 1.0}, dearer, few) == ["worse"]
+    with pytest.raises(ConfigError, match="different images"):
+        standings({METRIC: 0.1}, {}, few, items_of(rows(5, images=7)))
+
+
+def test_answers_are_marked_and_a_far_right_one_is_shown_too():
+    page = Page(evaluation_html(result([HOSTILE])))
+    assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]
+    # The right one among the first, and the one at place 10.
+    assert [v for tag, name, v in page.attributes if (tag, name) == ("img", "class")] == ["right", "right"]
+    assert ("div", "class", "answer far") in page.attributes
+    for words in (
+        "2 wrong answers before the right one",
+        "found first",
+        "✓ 10",
+        "✗ other",
+        "✓ mine",
+        "its own captions",
+    ):
+        assert words in page.text
+
+
+def test_exhibits_are_the_same_after_a_way_through_json():
+    shown = exhibits(TEXTS)
+    assert from_mapping(Exhibits, json.loads(json.dumps(to_mapping(shown))), "exhibits") == shown
+
+
+def test_what_a_set_does_not_allow_to_show_is_left_out():
+    def titles(**changes):
+        return re.findall(r'<h2 id="([^"]*)"', evaluation_html(result([HOSTILE], **changes)))
+
+    every = ["all-metrics", "retrieval", "captions", "embedding-map", "zero-shot-classes"]
+    assert titles() == every
+    shown = exhibits([HOSTILE])
+    assert titles(exhibits=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:2]
+    unranked = [
+        {**row, "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": None} for row in rows(1)
+    ]
+    assert titles(exhibits=Exhibits("scenes"), per_item=unranked, metrics={"caption/scenes/loss": 1.0}) == every[:1]
+
+
+def test_curves_of_many_steps_are_small_and_keep_their_extremes():
+    steps = range(1, 20_001)
+    history = [{"step": i, "samples": 8 * i, "loss_caption": 9.0 if i == 777 else 2.0} for i in steps]
+    html = training(history)
+    assert len(html) < 60_000
+    assert "caption loss by step: synthetic caption from 2 to 2" in html
+    assert "contrastive" not in html
+    assert training([]) == "<p>No step of the training was logged.</p>"
+    hole = [{"step": 1, "samples": 8, "loss_caption": math.nan}, {"step": 2, "samples": 16, "loss_caption": 1.5}]
+    assert "synthetic caption from 1.5 to 1.5" in training(hole)
+
+
+def test_the_figure_is_a_png_and_the_same_for_the_same_result():
+    data = rank_figure(rows(20))
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (700, 400)
-    assert rank_figure(result()) == data
+    assert rank_figure(rows(20)) == data
+    unranked = [
+        {**row, "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": None} for row in rows(1)
+    ]
+    assert rank_figure(unranked) != data
 
 
 @pytest.mark.parametrize(
@@ -134,6 +191,7 @@ def test_the_figure_is_a_png_and_the_same_for_the_same_result(tmp_path):
         ({"set_name": "a/b"}, "set_name"),
         ({"batch_size": 0}, "batch_size"),
         ({"examples": -1}, "examples"),
+        ({"examples": 26}, "examples"),
     ],
 )
 def test_settings_out_of_range(changes, message):

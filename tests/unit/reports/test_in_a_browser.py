@@ -5,16 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.browser import Browser, browser
+from tests.browser import FAINT, STICKING_OUT, Browser, browser
 from tests.unit.reports.hostile import Words, hostile_shards
 
 from clips_pipeline.reports.data_health import HealthConfig, write_data_health
 
-STICKING_OUT = """
-return [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') || e.matches('.wide'))
-  .filter(e => e.getClientRects().length && (e.getBoundingClientRect().right > innerWidth + 1
-    || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML.slice(0, 120));
-"""
 STATE = """
 return [typeof window.hacked, document.scripts.length, document.querySelectorAll('h1').length,
   document.querySelectorAll('article').length, getComputedStyle(document.body).display];
@@ -47,15 +42,24 @@ def test_hostile_data_does_nothing_and_stays_within_the_window(opened: Browser, 
     assert opened.requests() == [report.as_uri()]
 
 
+@pytest.mark.parametrize(("media", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "light")])
+def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: Path, media: str, scheme: str) -> None:
+    opened.open(report.as_uri(), 1200)
+    opened.show_as(media, scheme)
+    assert opened.run(FAINT) == []
+
+
 def test_these_checks_can_fail(opened: Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
-        "<h1>x</h1><div style='width: 3000px'>wide</div><img src='http://127.0.0.1:9/x.png'><script>hacked = 1</script>"
+        "<h1 style='color: #aaa'>x</h1><div style='width: 3000px'>wide</div>"
+        "<img src='http://127.0.0.1:9/x.png'><script>hacked = 1</script>"
     )
     opened.requests()
     opened.open(page.as_uri(), 1200)
     assert opened.run(STATE)[:2] == ["number", 1]
     assert len(opened.run(STICKING_OUT)) == 1
+    assert [round(contrast, 2) for contrast, _ in opened.run(FAINT)] == [2.32]
     assert "http://127.0.0.1:9/x.png" in opened.requests()
     opened.run("setTimeout(() => alert('hello'))")
     until = time.monotonic() + 30

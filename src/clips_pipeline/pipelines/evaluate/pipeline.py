@@ -8,13 +8,21 @@ from clips_pipeline.pipelines.evaluate import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`metrics`, per-item results and the HTML report of `clips_model` on the test split."""
+    """`metrics`, per-item results, exhibits and the HTML report of `clips_model` on the test split."""
     return Pipeline(
         [
             Node(
                 nodes.evaluate,
-                ["params:evaluate", "clips_model", "shards", "remote_shards", "mlflow_run", "evaluation_report_target"],
-                ["metrics", "per_item", "evaluation_report"],
+                [
+                    "params:evaluate",
+                    "clips_model",
+                    "shards",
+                    "remote_shards",
+                    "mlflow_run",
+                    "evaluation_report_target",
+                    "rank_figure_target",
+                ],
+                ["metrics", "per_item", "exhibits", "evaluation_report", "rank_figure"],
                 name="evaluate_node",
             )
         ],

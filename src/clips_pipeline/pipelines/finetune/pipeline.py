@@ -27,7 +27,15 @@ OWN = {
     "metrics": "finetuned_metrics",
     "per_item": "finetuned_per_item",
     "evaluation_report": "finetuned_report",
+    "exhibits": "finetuned_exhibits",
+    "rank_figure": "finetuned_rank_figure",
+    "rank_figure_target": "finetuned_rank_figure_target",
+    "training_history": "finetuned_history",
     "registered_model": "finetuned_registered_model",
+    "model_card": "finetuned_model_card",
+    "model_card_target": "finetuned_model_card_target",
+    "model_report": "finetuned_model_report",
+    "model_report_target": "finetuned_model_report_target",
 }
 """What the pipelines that follow read and write here, by the names they have elsewhere."""
 

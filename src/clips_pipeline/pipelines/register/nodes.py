@@ -1,4 +1,4 @@
-"""The registration node."""
+"""The nodes of registration and of the report on it."""
 
 from pathlib import Path
 from typing import Any
@@ -38,3 +38,35 @@ def register(
     log_report(registration.run_id, data_health)
     write_card(registration, metrics, per_item, mlflow_run["parameters"], shards, history, card)
     return to_mapping(registration), card
+
+
+def report(
+    parameters: dict[str, Any],
+    registered: dict[str, Any],
+    metrics: dict[str, float],
+    per_item: pd.DataFrame,
+    exhibits: dict[str, Any],
+    mlflow_run: dict[str, Any],
+    history: pd.DataFrame,
+    data_health: Path,
+    shards: Path,
+    target: Path,
+) -> Path:
+    """All there is to say about the registered version, as one HTML page."""
+    from clips_pipeline.config import from_mapping
+    from clips_pipeline.pipelines.parameters import typed
+    from clips_pipeline.registry.model_report import write_model_report
+    from clips_pipeline.registry.register import Registration
+
+    return write_model_report(
+        from_mapping(Registration, registered, "registered_model"),
+        typed("register", parameters).metric,
+        metrics,
+        per_item,
+        exhibits,
+        mlflow_run,
+        history,
+        data_health,
+        shards,
+        target,
+    )

@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.register import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`registered_model`: name, version, alias and the reason for the alias decision; and the model card."""
+    """`registered_model`: name, version, alias and the reason for the alias decision; the model card; and the report."""
     return Pipeline(
         [
             Node(
@@ -26,7 +26,24 @@ def create_pipeline(**options: Any) -> Pipeline:
                 ],
                 ["registered_model", "model_card"],
                 name="register_node",
-            )
+            ),
+            Node(
+                nodes.report,
+                [
+                    "params:register",
+                    "registered_model",
+                    "metrics",
+                    "per_item",
+                    "exhibits",
+                    "mlflow_run",
+                    "training_history",
+                    "data_health",
+                    "shards",
+                    "model_report_target",
+                ],
+                "model_report",
+                name="report_node",
+            ),
         ],
         tags="register",
     )

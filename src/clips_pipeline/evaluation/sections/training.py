@@ -1,0 +1,126 @@
+"""Curves of the training: both losses, logit scale, learning rate, held-out recall and speed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clips_pipeline.reports.figure import SERIES, SOFT, svg
+from clips_pipeline.reports.page import number, text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """One chart: its title, the columns it draws with their names, and what to say below."""
+
+    title: str
+    columns: Mapping[str, str]
+    about: str
+
+
+_CHARTS = (
+    _Chart(
+        "contrastive loss",
+        {
+            "loss_contrastive": "both",
+            "loss_contrastive_web": "web",
+            "loss_contrastive_fragment": "fragments",
+        },
+        "web captions, fragments of synthetic ones, and the mean of both; dotted: all captions of a batch equally likely",
+    ),
+    _Chart("caption loss", {"loss_caption": "synthetic caption"}, "nats per token of the synthetic caption"),
+    _Chart("logit scale", {"logit_scale": "scale"}, "what similarities are multiplied by; 100 is the limit"),
+    _Chart("learning rate", {"learning_rate": "rate"}, "warm-up, then decay"),
+    _Chart(
+        "held-out recall",
+        {
+            "validation_mean_recall@1": "mean @1",
+            "validation_image_to_text_recall@5": "to text @5",
+            "validation_text_to_image_recall@5": "to image @5",
+        },
+        "on the validation split",
+    ),
+    _Chart("speed", {"samples_per_s": "samples per second"}, "from one logged step to the next"),
+)
+
+
+def training(history: Sequence[Mapping[str, Any]]) -> str:
+    """HTML of the section; a curve that was not logged has no chart.
+
+    Args:
+        history: a mapping per logged step, as `training_history.csv` has them; NaN and None are cells without a value.
+    """
+    drawn = [html for chart in _CHARTS if (html := _chart(chart, history))]
+    if not drawn:
+        return "<p>No step of the training was logged.</p>"
+    last = history[-1]
+    told = (
+        f"<p>{number(int(last['step']))} steps, {number(int(last['samples']))} samples. Curves of many steps are means of "
+        "neighbouring ones, with their least and most behind.</p>"
+    )
+    return f'{told}<div class="charts">{"".join(drawn)}</div>'
+
+
+def _chart(chart: _Chart, history: Sequence[Mapping[str, Any]]) -> str:
+    curves = {
+        name: [(float(row["step"]), float(row[column])) for row in history if _is_number(row.get(column))]
+        for column, name in chart.columns.items()
+    }
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ""
+    batch = float(history[0]["samples"]) / max(1.0, float(history[0]["step"]))
+    chance = math.log(batch) if chart.title == "contrastive loss" and batch > 1 else None
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_subplot()
+        looks = zip(curves.items(), SERIES, ("-", "--", "-."), strict=False)
+        for place, ((name, points), color, style) in enumerate(looks):
+            step_P, mean_P, least_P, most_P = _thinned(points)
+            if len(points) > _MOST_POINTS:
+                axes.fill_between(step_P, least_P, most_P, color=color, alpha=0.25, linewidth=0)
+            marker = "o" if len(points) <= 12 else None
+            axes.plot(
+                step_P,
+                mean_P,
+                color=color,
+                linestyle=style,
+                marker=marker,
+                markersize=3,
+                linewidth=0.8 if place else 1.6,
+                label=name,
+                zorder=3 - 0.1 * place,
+            )
+        if chance is not None:
+            axes.axhline(chance, color=SOFT, linestyle=":", linewidth=1)
+        axes.set_xlabel("step")
+        if len(curves) > 1:
+            figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
+
+    ends = "; ".join(f"{name} from {number(p[0][1])} to {number(p[-1][1])}" for name, p in curves.items())
+    drawing = svg(draw, f"{chart.title} by step: {ends}")
+    return (
+        f"<figure>{drawing}<figcaption><strong>{chart.title}</strong>: {text(ends)}. "
+        f'<span class="soft">{chart.about}</span></figcaption></figure>'
+    )
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Last steps, means, least and most of neighbouring points, P of them."""
+    found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
+    for part in np.array_split(np.array(points), min(_MOST_POINTS, len(points))):
+        values = part[:, 1]
+        for column, value in zip(found, (part[-1, 0], values.mean(), values.min(), values.max()), strict=True):
+            column.append(float(value))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,140 @@
+"""The facts of `report.html`, gathered from what the pipelines have made and from MLflow; the page written and put with its run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import mlflow
+import pandas as pd
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.evaluation.exhibits import Exhibits
+from clips_pipeline.evaluation.items import Items, items_of_table, rows_of_table
+from clips_pipeline.evaluation.report import ModelFacts, model_html
+from clips_pipeline.evaluation.sections.headline import standings
+from clips_pipeline.evaluation.sections.provenance import Link, Step
+from clips_pipeline.registry.champion import GATE_AGAINST, NOBODY
+from clips_pipeline.registry.items_log import fetch_items
+from clips_pipeline.registry.register import MODEL_DIGEST, Registration
+from clips_pipeline.reports.page import summary_of, write_page
+from clips_pipeline.shards.index import load_index
+
+_LOCAL_UI = "http://127.0.0.1:5000"
+
+
+def write_model_report(
+    registration: Registration,
+    metric: str,
+    metrics: Mapping[str, float],
+    per_item: pd.DataFrame,
+    exhibits: Mapping[str, Any],
+    run: Mapping[str, Any],
+    history: pd.DataFrame,
+    health: Path,
+    shards: Path,
+    file: Path,
+) -> Path:
+    """Write the page, and make it an artifact of the run.
+
+    Args:
+        registration: of the version.
+        metric: the key of the metric that decides.
+        metrics: as in `metrics.json`.
+        per_item: the table that `evaluate` writes.
+        exhibits: what it has to show, as plain values.
+        run: what `train` says of its run.
+        history: the table that `train` writes.
+        health: the data health report.
+        shards: folder of the prepared data.
+        file: for the page.
+
+    Raises:
+        ConfigError: the exhibits are none of ours.
+    """
+    client = MlflowClient()
+    shown = from_mapping(Exhibits, exhibits, "exhibits")
+    items = items_of_table(per_item)
+    champion, others, note = _champion(client, registration, shown.set_name)
+    try:
+        found = standings(metrics, shown.chance, items, others)
+    except ConfigError as error:
+        # The gate has met the same obstacle, and its sentence stands first on the page.
+        said = "" if str(error) in registration.reason else f": {error}"
+        found, note = standings(metrics, shown.chance, items), f"Not compared with {champion}{said}."
+        champion = None
+    facts = ModelFacts(
+        title=f"{registration.name}, version {registration.version}",
+        decision=registration.reason,
+        promoted=registration.promoted,
+        metric=metric,
+        found=found,
+        champion=champion,
+        note=note,
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
+        health=summary_of(health.read_text(encoding="utf-8")),
+        health_links=[Link(f"the whole report: {health.name}", None, "beside this page, and an artifact of the run")],
+        run_links=_links(client, registration),
+        steps=_steps(client, registration, run, shards),
+        command=f"kedro lineage show {registration.version}",
+    )
+    write_page(model_html(facts, shown, rows_of_table(per_item)), file)
+    client.log_artifact(registration.run_id, str(file))
+    return file
+
+
+def web_address(tracking_uri: str) -> str | None:
+    """Where a tracking server has its pages, without user and password; None where it is no server."""
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def _champion(client: MlflowClient, registration: Registration, set_name: str) -> tuple[str | None, Items | None, str]:
+    """Name and results of the version that the gate compared with, and what is to be said where there are none."""
+    tags = client.get_model_version(registration.name, str(registration.version)).tags
+    against = tags.get(GATE_AGAINST, NOBODY)
+    if against == NOBODY:
+        return None, None, "There was no champion when this version was registered, so it became the first."
+    name = f"{registration.name}, version {against}"
+    version = client.get_model_version(registration.name, against)
+    items = fetch_items(client, version.run_id, set_name)
+    if items is None:
+        return None, None, f"The champion then, {name}, has no per-item results on this set; evaluate it again."
+    return name, items, f"The champion then was {name}; both were measured on the same images."
+
+
+def _links(client: MlflowClient, registration: Registration) -> list[Link]:
+    server = web_address(mlflow.get_tracking_uri())
+    hint = "" if server else "opens while “make mlflow-ui” runs on this machine"
+    experiment = client.get_run(registration.run_id).info.experiment_id
+    base = server or _LOCAL_UI
+    return [
+        Link(
+            f"MLflow run {registration.run_id}", f"{base}/#/experiments/{experiment}/runs/{registration.run_id}", hint
+        ),
+        Link(
+            f"version {registration.version} in the registry",
+            f"{base}/#/models/{registration.name}/versions/{registration.version}",
+            hint,
+        ),
+    ]
+
+
+def _steps(client: MlflowClient, registration: Registration, run: Mapping[str, Any], shards: Path) -> list[Step]:
+    index = load_index(shards)
+    tags = client.get_run(registration.run_id).data.tags
+    version = client.get_model_version(registration.name, str(registration.version)).tags
+    dirty = " with uncommitted changes, kept with the run" if tags.get("git.dirty") == "true" else ""
+    samples = ", ".join(f"{index.split_samples(name):,} {name}" for name in index.splits)
+    return [
+        Step("source, parameters and code of the data", index.fingerprint),
+        Step(f"shards: {samples}", index.version),
+        Step("code of the training", tags.get("git.commit", "unknown") + dirty),
+        Step("run spec: every setting of the training, data and tokenizer", str(run.get("spec", "unknown"))),
+        Step("weights, configuration and tokenizer, SHA-256", version.get(MODEL_DIGEST, "unknown")),
+        Step("MLflow run", registration.run_id),
+        Step("registered version", registration.uri),
+    ]
