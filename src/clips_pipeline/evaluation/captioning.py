@@ -73,7 +73,7 @@ def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:
     return found
 
 
-def written(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer) -> list[str]:
+def captions_at_once(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer) -> list[str]:
     """The likeliest caption of each image, as text; the logits of a few images are held at a time.
 
     Args:

@@ -9,6 +9,7 @@ Legend of suffixes: N pairs, E embedding width.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,42 @@ Embed = Callable[[Iterable[Any]], FloatArray]
 Flags = npt.NDArray[np.bool_]
 
 
-def compositionality(embedder: Embedder, config: CompositionalityConfig) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of the sets that are configured, and what guessing reaches.
+@dataclass(frozen=True)
+class Entries:
+    """What the files of the configured sets say; pictures are not opened yet.
+
+    Attributes:
+        sugarcrepe: image, right and wrong caption, by subset; empty where it is not configured.
+        winoground: both images and their captions.
+    """
+
+    sugarcrepe: dict[str, list[tuple[Path, str, str]]]
+    winoground: list[tuple[Path, Path, str, str]]
+
+
+def read_entries(config: CompositionalityConfig) -> Entries:
+    """The entries of the sets that are configured.
 
     Raises:
         ConfigError: a file or an image is missing or none of the published form; names it and the entry.
     """
-    metrics: dict[str, float] = {}
-    chance: dict[str, float] = {}
+    sugarcrepe: dict[str, list[tuple[Path, str, str]]] = {}
     if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
         folder, images = Path(config.sugarcrepe), Path(config.sugarcrepe_images)
-        # All files first: none is to be missed after the model has run through the others.
-        read = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
-        for subset, entries in read.items():
+        sugarcrepe = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
+    return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
+
+
+def compositionality(embedder: Embedder, read: Entries) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics of the sets that have entries, and what guessing reaches.
+
+    Raises:
+        ConfigError: a picture cannot be decoded.
+    """
+    metrics: dict[str, float] = {}
+    chance: dict[str, float] = {}
+    if read.sugarcrepe:
+        for subset, entries in read.sugarcrepe.items():
             hit_N = sugarcrepe_hits(
                 embedder.images(_pictures([path for path, _, _ in entries])),
                 embedder.texts([right for _, right, _ in entries]),
@@ -49,8 +73,7 @@ def compositionality(embedder: Embedder, config: CompositionalityConfig) -> tupl
             metrics[f"sugarcrepe/{subset}/accuracy"] = float(hit_N.mean())
         metrics["sugarcrepe/mean/accuracy"] = float(np.mean(list(metrics.values())))
         chance |= dict.fromkeys(metrics, 0.5)
-    if config.winoground is not None:
-        entries_W = _winoground_entries(Path(config.winoground))
+    if entries_W := read.winoground:
         text, image = winoground_hits(
             embedder.images(_pictures([entry[0] for entry in entries_W])),
             embedder.images(_pictures([entry[1] for entry in entries_W])),
@@ -102,7 +125,7 @@ def _nearer(a_N: FloatArray, b_N: FloatArray) -> Flags:
 
 def _sugarcrepe_entries(path: Path, images: Path) -> list[tuple[Path, str, str]]:
     found = []
-    for name, entry in _json(path, path.read_text() if path.is_file() else None).items():
+    for name, entry in _json(path, path.read_text(encoding="utf-8") if path.is_file() else None).items():
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
         found.append((_existing(images / file, f"{path}, entry {name}"), right, wrong))
     if not found:
@@ -112,8 +135,9 @@ def _sugarcrepe_entries(path: Path, images: Path) -> list[tuple[Path, str, str]]
 
 def _winoground_entries(folder: Path) -> list[tuple[Path, Path, str, str]]:
     path, found = folder / "examples.jsonl", []
-    text = path.read_text() if path.is_file() else None
-    for number, line in enumerate((text or "").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    # Not `splitlines`: a caption may hold a separator that JSON leaves as it is.
+    for number, line in enumerate((text or "").rstrip("\n").split("\n") if text else [], start=1):
         where = f"{path}, line {number}"
         first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
         files = [_existing(folder / "images" / f"{name}.png", where) for name in (first, second)]

@@ -14,13 +14,13 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.caption_scores import caption_scores
-from clips_pipeline.evaluation.captioning import written
-from clips_pipeline.evaluation.compositionality import compositionality
+from clips_pipeline.evaluation.captioning import captions_at_once
+from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
 from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
 from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
-from clips_pipeline.evaluation.probe import probe
+from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
@@ -70,6 +70,10 @@ def evaluate_model(
         ConfigError: no model, no such split, a picture that cannot be decoded, or a metric that is NaN or infinite.
     """
     config = config or EvaluationConfig()
+    # All that can be refused before the model runs.
+    entries = read_entries(config.compositionality)
+    if config.probe_samples:
+        refuse_what_cannot_be_probed(shards, config.split)
     loaded = load_model_folder(model_folder)
     embedder = Embedder(
         loaded.model,
@@ -80,7 +84,7 @@ def evaluate_model(
     )
     classes = load_classes(shards)
     result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
-    metrics, chance = compositionality(embedder, config.compositionality)
+    metrics, chance = compositionality(embedder, entries)
     if config.probe_samples:
         found = probe(embedder, shards, config.split, config.probe_samples, remote)
         metrics |= _keyed(f"probe/{config.set_name}", found)
@@ -206,7 +210,7 @@ def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -
         found.nats += (nats_B * has_B).tolist()
         found.tokens += (tokens_B * has_B).tolist()
         if captioning and model.captioner.inputs == "queries" and has_B.any():
-            found.written += written(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
+            found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
             found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
     return found
 

@@ -10,7 +10,7 @@ Legend of suffixes: N training images, M asked images, C classes, E embedding wi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.embed import Embedder, open_image
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
+from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.transforms import UndecodableImageError
 
@@ -29,6 +30,7 @@ NEIGHBOURS = 20
 _TEMPERATURE = 0.07
 _ROWS = 1024
 _STEPS = 200
+_REMEDY = "prepare a set with classes and the splits train and validation, or set it to 0"
 
 
 @dataclass(frozen=True)
@@ -69,32 +71,43 @@ def probe(
     return {"linear_accuracy@1": linear, "knn_accuracy@1": knn_accuracy(train, asked)}
 
 
+def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
+    """Look at index and class names alone.
+
+    Raises:
+        ConfigError: there are no classes, or one of the three splits is missing.
+    """
+    index = load_index(shards)
+    if load_classes(shards) is None:
+        raise ConfigError(f"evaluate.probe_samples: {shards} has no classes; {_REMEDY}")
+    missing = [name for name in ("train", "validation", split) if name not in index.splits]
+    if missing:
+        raise ConfigError(f"evaluate.probe_samples: {shards} has no split {', '.join(missing)}; {_REMEDY}")
+
+
 def _features(
     embedder: Embedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
 ) -> Labelled:
     labels: list[int] = []
 
+    records = (record for record in eval_samples(shards, split, remote=remote) if record.label is not None)
+    labelled = islice(records, samples)
+    first = next(labelled, None)
+    if first is None:
+        raise ConfigError(f"evaluate.probe_samples: the {split} split has no labelled image; {_REMEDY}")
+
     def pictures() -> Iterator[Image.Image]:
-        labelled = (record for record in eval_samples(shards, split, remote=remote) if record.label is not None)
-        for record in islice(labelled, samples):
+        for record in chain([first], labelled):
             labels.append(int(record.label or 0))
             yield open_image(record.image)
 
     try:
-        features_NE = embedder.images(pictures()) if _any_label(shards, split, remote) else None
+        features_NE = embedder.images(pictures())
     except UndecodableImageError as error:
         raise ConfigError(
             f"evaluate.probe_samples: a picture of the {split} split cannot be decoded ({error})"
         ) from None
-    if features_NE is None:
-        raise ConfigError(
-            f"evaluate.probe_samples: the {split} split has no labelled image; prepare a set with classes, or set it to 0"
-        )
     return Labelled(features_NE, np.array(labels, dtype=np.int64))
-
-
-def _any_label(shards: Path, split: str, remote: RemoteShards | None) -> bool:
-    return any(record.label is not None for record in eval_samples(shards, split, remote=remote))
 
 
 def knn_accuracy(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> float:

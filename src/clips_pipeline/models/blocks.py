@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.fused import Gelu, add_projection, join, norm_mlp, norm_projections
+from clips_pipeline.models.fused import add_projection, join, norm_mlp, norm_projections
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.row_groups import Gelu
 from clips_pipeline.models.sizes import MLP_RATIO
 
 _QUERIES, _KEYS, _VALUES = range(3)

@@ -10,23 +10,24 @@ both against each other.
 Shapes: N tokens, R tokens of a group, D width, F hidden width, O features of one projection.
 """
 
-import threading
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clips_pipeline.models.packing import Packing
-from clips_pipeline.models.precision import like_weight
-from clips_pipeline.models.sizes import EPSILON
-
-Gelu = Literal["none", "tanh"]
-"""PyTorch's name of the GELU: "none" is exact (vision), "tanh" the approximation (text and captioner)."""
-
-GROUP_BYTES = 8 * 2**20
-"""Of hidden layer that a group of rows holds on a CPU: long enough for fast products, short enough to stay in a cache."""
+from clips_pipeline.models.row_groups import (
+    Gelu,
+    NormGradients,
+    Room,
+    add_product,
+    apply_gelu,
+    groups,
+    kind_of,
+    norm_rows,
+    to_fill,
+)
 
 
 def norm_projections(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -89,13 +90,13 @@ class _NormProjections(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor, weight: Tensor, bias: Tensor, parts: tuple[int, ...]
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x_ND, scale_D, shift_D, weight, bias)
-        ctx.parts, ctx.kind = parts, _kind(x_ND, weight)
+        ctx.parts, ctx.kind = parts, kind_of(x_ND, weight)
         ctx.set_materialize_grads(False)
         made = tuple(x_ND.new_empty(x_ND.shape, dtype=ctx.kind) for _ in parts)
         weights_OD = torch.split(weight.to(ctx.kind), x_ND.shape[1])
         biases_O = torch.split(bias.to(ctx.kind), x_ND.shape[1])
-        for rows in _groups(x_ND, 3 * x_ND.shape[1]):
-            normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, ctx.kind)
+        for rows in groups(x_ND, 3 * x_ND.shape[1]):
+            normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
             for part, out_ND in zip(parts, made, strict=True):
                 torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_ND[rows])
         return made
@@ -109,19 +110,19 @@ class _NormProjections(torch.autograd.Function):
         weights_OD = torch.split(weight.to(ctx.kind), width)
         wants_x, wants_scale, wants_shift, wants_weight, wants_bias = ctx.needs_input_grad[:5]
         wants_norm = wants_x or wants_scale or wants_shift
-        norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-        weight_grad = _to_fill(weight, x_ND, whole=len(found) * width == len(weight)) if wants_weight else None
+        norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
+        weight_grad = to_fill(weight, x_ND, whole=len(found) * width == len(weight)) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if wants_bias else None
         for part, gradient_NO in found:
             if bias_grad is not None:
                 bias_grad[part * width : (part + 1) * width] = gradient_NO.sum(0)
-        for rows in _groups(x_ND, 3 * width):
-            normed_RD, mean, rstd = _norm(x_ND[rows], scale_D, shift_D, ctx.kind)
+        for rows in groups(x_ND, 3 * width):
+            normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
             back_RD: Tensor | None = None
             for part, gradient_NO in found:
                 gradient_RO = gradient_NO[rows]
                 if weight_grad is not None:
-                    _add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD, rows)
+                    add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD, rows)
                 if norm is not None:
                     # The sum over parts, in the first part's memory.
                     back_RD = (
@@ -146,7 +147,7 @@ class _AddProjection(torch.autograd.Function):
         ctx.packing = packing
         mixed_ND = mixed_MD if packing is None else mixed_MD.index_select(0, packing.place_N)
         out_ND = x_ND + bias
-        _add_product(out_ND, mixed_ND, weight.to(kind).T)
+        add_product(out_ND, mixed_ND, weight.to(kind).T)
         return out_ND
 
     @staticmethod
@@ -200,16 +201,16 @@ class _NormMlp(torch.autograd.Function):
         narrow_D: Tensor,
         gelu: Gelu,
     ) -> Tensor:
-        kind = _kind(x_ND, wide_FD)
+        kind = kind_of(x_ND, wide_FD)
         out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
         wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
-        room = _Room(x_ND, len(wide), kind)
-        for rows in _groups(x_ND, len(wide)):
-            normed_RD, _, _ = _norm(x_ND[rows], scale_D, shift_D, kind)
+        room = Room(x_ND, len(wide), kind)
+        for rows in groups(x_ND, len(wide)):
+            normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
-            active_RF = _gelu(hidden_RF, gelu, hidden_RF)
+            active_RF = apply_gelu(hidden_RF, gelu, hidden_RF)
             out_RD = torch.add(x_ND[rows], narrow_D, out=out_ND[rows])
-            _add_product(out_RD, active_RF, narrow.T)
+            add_product(out_RD, active_RF, narrow.T)
         ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF)
         ctx.gelu, ctx.kind = gelu, kind
         return out_ND
@@ -225,24 +226,24 @@ class _NormMlp(torch.autograd.Function):
         )
         wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
         wants_norm = wants_x or wants_scale or wants_shift
-        norm = _NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-        wide_grad = _to_fill(wide_FD, x_ND) if wants_wide else None
+        norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
+        wide_grad = to_fill(wide_FD, x_ND) if wants_wide else None
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
-        narrow_grad = _to_fill(narrow_DF, x_ND) if wants_narrow else None
+        narrow_grad = to_fill(narrow_DF, x_ND) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
-        room = _Room(x_ND, len(wide), kind, places=3)
-        for rows in _groups(x_ND, len(wide)):
-            normed_RD, mean, rstd = _norm(x_ND[rows], scale_D, shift_D, kind)
+        room = Room(x_ND, len(wide), kind, places=3)
+        for rows in groups(x_ND, len(wide)):
+            normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             gradient_RD = out_grad_ND[rows].to(kind)
             hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(2, rows))
             if narrow_grad is not None:
-                _add_product(narrow_grad, gradient_RD.T, _gelu(hidden_RF, ctx.gelu, room.of(0, rows)), rows)
+                add_product(narrow_grad, gradient_RD.T, apply_gelu(hidden_RF, ctx.gelu, room.of(0, rows)), rows)
             back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
             torch.ops.aten.gelu_backward.grad_input(back_RF, hidden_RF, approximate=ctx.gelu, grad_input=back_RF)
             if wide_bias_grad is not None:
                 wide_bias_grad += back_RF.sum(0)
             if wide_grad is not None:
-                _add_product(wide_grad, back_RF.T, normed_RD, rows)
+                add_product(wide_grad, back_RF.T, normed_RD, rows)
             if norm is not None:
                 norm.add(rows, back_RF @ wide, mean, rstd)
         if norm is None:
@@ -259,105 +260,3 @@ class _NormMlp(torch.autograd.Function):
             narrow_bias_grad,
             None,
         )
-
-
-class _NormGradients:
-    """Gradients of a layer norm, filled group by group."""
-
-    def __init__(self, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor) -> None:
-        self.input_ND, self.norm = x_ND, (scale_D, shift_D)
-        self.x_ND = torch.empty_like(x_ND)
-        self.scale_D, self.shift_D = _to_fill(scale_D, x_ND), _to_fill(shift_D, x_ND)
-
-    def add(self, rows: slice, normed_grad_RD: Tensor, mean: Tensor, rstd: Tensor) -> None:
-        """The part of these rows, from the gradient of the norm's output."""
-        x_RD, (scale_D, shift_D) = like_weight(self.input_ND[rows], self.norm[0]), self.norm
-        x_grad, scale_grad, shift_grad = torch.ops.aten.native_layer_norm_backward(
-            normed_grad_RD.to(x_RD.dtype),
-            x_RD,
-            x_RD.shape[-1:],
-            mean,
-            rstd,
-            scale_D.to(x_RD.dtype),
-            shift_D.to(x_RD.dtype),
-            [True, True, True],
-        )
-        self.x_ND[rows] = x_grad
-        for total, part in ((self.scale_D, scale_grad), (self.shift_D, shift_grad)):
-            if rows.start == 0:
-                total.copy_(part)
-            else:
-                total += part
-
-
-class _Room:
-    """Memory for a group's hidden layers, the same for every group.
-
-    On a CPU it is also the same for every call of a thread: pieces of this size that come and go among the layers' small
-    and lasting ones would leave holes in the heap. An accelerator's allocator looks after that by itself.
-    """
-
-    _kept = threading.local()
-
-    def __init__(self, x_ND: Tensor, hidden: int, kind: torch.dtype, places: int = 1) -> None:
-        longest = max((rows.stop - rows.start for rows in _groups(x_ND, hidden)), default=0)
-        count = places * longest * hidden
-        found: Tensor | None = getattr(self._kept, str(kind), None) if x_ND.device.type == "cpu" else None
-        if found is None or found.numel() < count:
-            with torch.inference_mode(False):
-                found = torch.empty(count, dtype=kind, device=x_ND.device)
-            if x_ND.device.type == "cpu":
-                setattr(self._kept, str(kind), found)
-        self._places = found[:count].view(places, longest, hidden)
-
-    def of(self, place: int, rows: slice) -> Tensor:
-        """A tensor (R, F)."""
-        return self._places[place, : rows.stop - rows.start]
-
-
-def _groups(x_ND: Tensor, hidden: int) -> Iterator[slice]:
-    """Rows that go through together."""
-    count = len(x_ND)
-    size = max(1, GROUP_BYTES // (hidden * x_ND.element_size())) if x_ND.device.type == "cpu" else max(1, count)
-    # Of equal length: a short last one would be a slow product.
-    number = -(-count // size)
-    for group in range(number):
-        yield slice(count * group // number, count * (group + 1) // number)
-
-
-def _kind(x: Tensor, weight: Tensor) -> torch.dtype:
-    """In what the products are taken."""
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
-
-
-def _norm(x_RD: Tensor, scale_D: Tensor, shift_D: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Normed rows, their means and inverse deviations; in at least float32, as `precision.FullNorm`."""
-    x_RD = like_weight(x_RD, scale_D)
-    normed, mean, rstd = torch.native_layer_norm(
-        x_RD, x_RD.shape[-1:], scale_D.to(x_RD.dtype), shift_D.to(x_RD.dtype), EPSILON
-    )
-    return normed.to(kind), mean, rstd
-
-
-def _gelu(x: Tensor, gelu: Gelu, out: Tensor) -> Tensor:
-    made: Tensor = torch.ops.aten.gelu.out(x, approximate=gelu, out=out)
-    return made
-
-
-def _to_fill(weight: Tensor, x_ND: Tensor, *, whole: bool = True) -> Tensor:
-    """Memory for a gradient that the first group sets, if there is one and it sets all of it; else zeros."""
-    return torch.empty_like(weight) if len(x_ND) and whole else torch.zeros_like(weight)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, rows: slice | None = None) -> None:
-    """`total += a @ b`, in the precision of the total; `total = a @ b` where `rows` are the first."""
-    first = rows is not None and rows.start == 0
-    if total.dtype != a.dtype:
-        total.copy_(a @ b) if first else total.add_(a @ b)
-    elif first:
-        torch.mm(a, b, out=total)
-    else:
-        torch.addmm(total, a, b, out=total)

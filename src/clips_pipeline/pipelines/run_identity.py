@@ -8,6 +8,8 @@ import mlflow
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
+from clips_pipeline.config import flatten
+
 log = logging.getLogger(__name__)
 
 
@@ -83,19 +85,10 @@ def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any,
     for name in pipeline.inputs():
         if not name.startswith("params:"):
             continue
-        for key, value in _flat(name.removeprefix("params:"), catalog.load(name)).items():
+        for key, value in flatten({name.removeprefix("params:"): catalog.load(name)}).items():
             if key in logged and logged[key] != str(value):
                 log.warning(
                     "%s was %s when run %s began and is %s now; a new run holds it", key, logged[key], run_id, value
                 )
                 return False
     return True
-
-
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(_flat(f"{prefix}.{key}", item))
-    return flat

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clips_pipeline.config import ConfigError
-from clips_pipeline.registry.names import flatten
+from clips_pipeline.config import ConfigError, flatten
 
 LOCK_FILE = "dvc.lock"
 # A larger difference is data that forgot to be ignored.

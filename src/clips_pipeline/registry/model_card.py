@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clips_pipeline.config import flatten
 from clips_pipeline.evaluation.comparison import interval
 from clips_pipeline.evaluation.items import Items, higher_is_better
-from clips_pipeline.registry.names import flatten
 
 _SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
 _RESAMPLES = 2_000

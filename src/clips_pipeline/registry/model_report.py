@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 import pandas as pd
@@ -18,10 +17,9 @@ from clips_pipeline.evaluation.sections.provenance import Link, Step
 from clips_pipeline.registry.champion import GATE_AGAINST, NOBODY
 from clips_pipeline.registry.items_log import fetch_items
 from clips_pipeline.registry.register import MODEL_DIGEST, Registration
+from clips_pipeline.registry.web_pages import run_page, version_page, web_address
 from clips_pipeline.reports.page import summary_of, write_page
 from clips_pipeline.shards.index import load_index
-
-_LOCAL_UI = "http://127.0.0.1:5000"
 
 
 def write_model_report(
@@ -84,14 +82,6 @@ def write_model_report(
     return file
 
 
-def web_address(tracking_uri: str) -> str | None:
-    """Where a tracking server has its pages, without user and password; None where it is no server."""
-    parts = urlsplit(tracking_uri)
-    if parts.scheme not in ("http", "https"):
-        return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-
-
 def _champion(client: MlflowClient, registration: Registration, set_name: str) -> tuple[str | None, Items | None, str]:
     """Name and results of the version that the gate compared with, and what is to be said where there are none."""
     tags = client.get_model_version(registration.name, str(registration.version)).tags
@@ -107,19 +97,12 @@ def _champion(client: MlflowClient, registration: Registration, set_name: str) -
 
 
 def _links(client: MlflowClient, registration: Registration) -> list[Link]:
-    server = web_address(mlflow.get_tracking_uri())
-    hint = "" if server else "opens while “make mlflow-ui” runs on this machine"
+    hint = "" if web_address(mlflow.get_tracking_uri()) else "opens while “make mlflow-ui” runs on this machine"
     experiment = client.get_run(registration.run_id).info.experiment_id
-    base = server or _LOCAL_UI
+    version = f"version {registration.version} in the registry"
     return [
-        Link(
-            f"MLflow run {registration.run_id}", f"{base}/#/experiments/{experiment}/runs/{registration.run_id}", hint
-        ),
-        Link(
-            f"version {registration.version} in the registry",
-            f"{base}/#/models/{registration.name}/versions/{registration.version}",
-            hint,
-        ),
+        Link(f"MLflow run {registration.run_id}", run_page(experiment, registration.run_id), hint),
+        Link(version, version_page(registration.name, registration.version), hint),
     ]
 
 

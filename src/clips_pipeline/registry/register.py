@@ -17,12 +17,12 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.registry.champion import Aliases, holder, settle
 from clips_pipeline.registry.gate import Decision, GateConfig, Measured, check, decide
 from clips_pipeline.registry.items_log import fetch_items, log_items, set_of
 from clips_pipeline.registry.lineage import folder_digest
-from clips_pipeline.registry.names import flatten, mlflow_key
+from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
 log = logging.getLogger(__name__)

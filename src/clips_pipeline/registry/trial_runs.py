@@ -14,13 +14,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.tracking import RunTracker
+from clips_pipeline.registry.web_pages import run_page
 from clips_pipeline.training.disk import write_text
 
 log = logging.getLogger(__name__)
 
 PARENT_FILE = "mlflow_run.json"
-# The address of `mlflow ui`, where the tracking is no server that has one.
-_LOCAL_UI = "http://127.0.0.1:5000"
 # A pruned trial has done what it was asked to; only its tag tells it from a complete one.
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -88,7 +87,7 @@ def child_run(name: _Name) -> Iterator[TrialTracker]:
         for tag, text in tags.items():
             client.set_tag(run_id, tag, text)
     tracker = TrialTracker(name.run_folder, run_id)
-    tracker.url = f"{_ui()}/#/experiments/{experiment}/runs/{run_id}"
+    tracker.url = run_page(experiment, run_id)
     try:
         with tracker:
             yield tracker
@@ -107,11 +106,6 @@ def _earlier(client: MlflowClient, experiment: str, parent: str, name: _Name) ->
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{name.root}'"
     found = client.search_runs([experiment], wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
-
-
-def _ui() -> str:
-    uri = mlflow.get_tracking_uri()
-    return uri.rstrip("/") if uri.startswith("http") else _LOCAL_UI
 
 
 def active_run_id() -> str | None:

@@ -34,7 +34,6 @@ def cases(
     train: TrainConfig,
     mean_ids: Callable[[int], float],
     flops: Callable[[TrainConfig], float],
-    at_length: Callable[[TrainConfig, int], TrainConfig],
 ) -> list[Case]:
     """All lines of all exhibits.
 
@@ -43,7 +42,6 @@ def cases(
         train: what lines change.
         mean_ids: of web (0) and synthetic (1) captions.
         flops: of a training sample.
-        at_length: a training with so many samples.
     """
     base = at_length(replace(train, method="clips"), config.samples)
     made: list[Case] = []
@@ -70,6 +68,13 @@ def cases(
     if "ablations" in config.exhibits:
         made += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
     return made
+
+
+def at_length(config: TrainConfig, samples: int) -> TrainConfig:
+    """The same training with whole steps of about so many samples; a schedule stays within them."""
+    whole = max(1, round(samples / config.batch_size)) * config.batch_size
+    warmup = min(config.optimizer.warmup_samples, whole // 10)
+    return replace(config, samples=whole, optimizer=replace(config.optimizer, warmup_samples=warmup))
 
 
 def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, TrainConfig]]:

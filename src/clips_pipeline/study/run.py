@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def run_all(
     cases: Sequence[Case],
     seeds: Sequence[int],
     at_once: int | None,
-    spec_of: Callable[[TrainConfig, Path], RunSpec],
+    spec_of: Callable[[TrainConfig], RunSpec],
     evaluation: EvaluationConfig,
     folder: Path,
     storage_options: Options | None = None,
@@ -54,7 +54,7 @@ def run_all(
         cases: the lines of all exhibits.
         seeds: of each.
         at_once: processes side by side; None is one for each core.
-        spec_of: a training, and the folder that is to hold it, to its run spec.
+        spec_of: a training to its run spec, in no folder yet.
         evaluation: what to measure at the end of each.
         folder: keeps jobs, runs and results; what has a result here is not trained again.
         storage_options: credentials for shards elsewhere, as in `launch`.
@@ -67,18 +67,13 @@ def run_all(
     at_once = min(at_once or cores, len(cases) * len(seeds))
     wanted: list[tuple[Case, int, Path]] = []
     jobs: dict[Path, Path] = {}
-    for seed in seeds:
-        for case in cases:
-            launch = replace(case.train.launch, processes=1, start=True, threads=max(1, cores // at_once))
-            train = replace(case.train, seed=seed, launch=launch)
-            spec = spec_of(train, folder)
-            name = _name(spec, evaluation)
-            spec = replace(spec, model_folder=str(folder / "models" / name))
-            result = folder / "results" / f"{name}.json"
-            wanted.append((case, seed, result))
-            if not result.is_file() and result not in jobs:
-                jobs[result] = folder / "jobs" / f"{name}.json"
-                write_job(jobs[result], spec, evaluation, result)
+    for case, seed, spec in _planned(cases, seeds, max(1, cores // at_once), spec_of, folder):
+        name = f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
+        result = folder / "results" / f"{name}.json"
+        wanted.append((case, seed, result))
+        if not result.is_file() and result not in jobs:
+            jobs[result] = folder / "jobs" / f"{name}.json"
+            write_job(jobs[result], spec, evaluation, result)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     distinct = len({result for *_, result in wanted})
     log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), at_once)
@@ -89,6 +84,22 @@ def run_all(
             + "\n".join(failed)
         )
     return [_read(case, seed, result) for case, seed, result in wanted]
+
+
+def _planned(
+    cases: Sequence[Case],
+    seeds: Sequence[int],
+    threads: int,
+    spec_of: Callable[[TrainConfig], RunSpec],
+    folder: Path,
+) -> Iterator[tuple[Case, int, RunSpec]]:
+    """Every case with every seed, in a run folder that no other training can be taken for: they are unfinished together."""
+    for seed in seeds:
+        for case in cases:
+            launch = replace(case.train.launch, processes=1, start=True, threads=threads)
+            spec = spec_of(replace(case.train, seed=seed, launch=launch))
+            runs, models = folder / "runs" / spec.fingerprint, folder / "models" / spec.fingerprint
+            yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
 
 
 def _work_off(jobs: list[Path], at_once: int, options: Options | None) -> list[str]:
@@ -130,10 +141,6 @@ def _start(job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
-
-
-def _name(spec: RunSpec, evaluation: EvaluationConfig) -> str:
-    return f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
 
 
 def _last_lines(path: Path) -> str:

@@ -8,11 +8,9 @@ import pandas as pd
 
 from clips_pipeline.study.run import Done
 
-# Student's t, two-sided 95 %, by degrees of freedom; beyond, that of 30, which is a little wide.
+# Student's t, two-sided 95 %, by degrees of freedom; beyond, that of 15, which is a little wide.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 _T95_BEYOND = 2.131
-
-LINE = ["exhibit", "label", "share"]
 
 
 def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:

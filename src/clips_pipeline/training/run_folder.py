@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, flatten, to_mapping
 from clips_pipeline.training import checkpoints
 from clips_pipeline.training.spec import RunSpec, load_spec
 
@@ -51,7 +51,7 @@ class Change:
 
 def changes(before: RunSpec, now: RunSpec) -> list[Change]:
     """What differs, except for places, by key."""
-    old, new = _flat(to_mapping(before)), _flat(to_mapping(now))
+    old, new = flatten(to_mapping(before)), flatten(to_mapping(now))
     keys = [key for key in sorted(old.keys() | new.keys()) if key.split(".")[0] not in _PLACES]
     return [Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
@@ -161,13 +161,3 @@ def _is_unfinished(folder: Path) -> bool:
         if last["kind"] in ("start", "end", "error"):
             break
     return not (last.get("kind") == "end" and last["finished"]) and last.get("again", True)
-
-
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

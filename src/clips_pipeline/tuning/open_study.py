@@ -7,7 +7,7 @@ from typing import Any, Literal
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, flatten, to_mapping
 from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.search_space import first_trial, optuna_params
@@ -68,7 +68,7 @@ def open_study(
 
 def objective_of(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
     """What makes two scores comparable, as flat JSON: the metric, the data, and every parameter that is not searched."""
-    train = _flat(to_mapping(spec.train))
+    train = flatten(to_mapping(spec.train))
     for path in list(train):
         searched = any(path == other or path.startswith(f"{other}.") for other in config.space)
         # A group that is null by default (`ema`) stands above what is searched in it.
@@ -146,13 +146,3 @@ def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     if config.pruner.kind == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
     return optuna.pruners.NopPruner()
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

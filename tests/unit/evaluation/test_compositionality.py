@@ -10,6 +10,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.compositionality import (
     SUBSETS,
     compositionality,
+    read_entries,
     sugarcrepe_hits,
     winoground_hits,
 )
@@ -75,7 +76,7 @@ def sets(tmp_path):
 
 
 def test_published_files(sets):
-    metrics, chance = compositionality(Colours(), sets)
+    metrics, chance = compositionality(Colours(), read_entries(sets))
     assert metrics["sugarcrepe/add_att/accuracy"] == 0.5
     assert metrics["sugarcrepe/swap_obj/accuracy"] == 1.0
     assert metrics["sugarcrepe/mean/accuracy"] == pytest.approx(6.5 / 7)
@@ -84,7 +85,7 @@ def test_published_files(sets):
 
 
 def test_nothing_configured_measures_nothing():
-    assert compositionality(Colours(), CompositionalityConfig()) == ({}, {})
+    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == ({}, {})
 
 
 def test_one_of_two_folders_is_refused():
@@ -123,4 +124,11 @@ def test_damaged_sets_are_refused(sets, tmp_path, file, content, message):
     else:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        compositionality(Colours(), sets)
+        compositionality(Colours(), read_entries(sets))
+
+
+def test_a_line_separator_within_a_caption_ends_no_line(sets, tmp_path):
+    path = tmp_path / "winoground" / "examples.jsonl"
+    entry = json.loads(path.read_text().splitlines()[0]) | {"caption_0": "a red\u2028on blue"}
+    path.write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [found[2] for found in read_entries(sets).winoground] == ["a red\u2028on blue"]

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_examples import caption_examples
 from clips_pipeline.evaluation.caption_loss import caption_nats
-from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.quick import quick_retrieval
@@ -59,6 +60,25 @@ def test_a_probe_learns_from_the_training_split(model_folder, shards, result):
     near = (embed(open_image(r.image) for r in asked) @ embed(open_image(r.image) for r in train).T).argmax(axis=1)
     expected = np.mean([train[i].label == record.label for i, record in zip(near, asked, strict=True)])
     assert found.metrics["probe/scenes/knn_accuracy@1"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probe_samples": 9, "split": "holdout"}, r"probe_samples: .* has no split holdout"),
+        ({"compositionality": CompositionalityConfig(winoground="nowhere")}, "nowhere.*no such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_model_is_read(shards, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate_model(tmp_path / "no model", shards, replace(CPU, **changes))
+
+
+def test_a_set_without_classes_is_not_probed(shards, tmp_path):
+    for name in ("index.json", "spans.bin"):
+        shutil.copy(shards / name, tmp_path)
+    with pytest.raises(ConfigError, match="has no classes"):
+        evaluate_model(tmp_path / "no model", tmp_path, replace(CPU, probe_samples=9))
 
 
 def test_the_keys_are_the_contract(result, shards):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clips_pipeline.models import fused
+from clips_pipeline.models import row_groups
 from clips_pipeline.models.fused import add_projection, join, norm_mlp, norm_projections
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
@@ -30,7 +30,7 @@ class Half(nn.Module):
 
 @pytest.fixture(params=["one group", "groups of 3 rows"])
 def half(request, monkeypatch):
-    monkeypatch.setattr(fused, "GROUP_BYTES", 2**20 if request.param == "one group" else 3 * 4 * WIDTH * 8)
+    monkeypatch.setattr(row_groups, "GROUP_BYTES", 2**20 if request.param == "one group" else 3 * 4 * WIDTH * 8)
     return Half()
 
 

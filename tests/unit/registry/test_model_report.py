@@ -11,8 +11,9 @@ from tests.unit.evaluation.exhibits_of_a_model import METRIC, exhibits, rows
 from tests.unit.reports.hostile import TEXTS, Words, hostile_shards
 
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.registry.model_report import web_address, write_model_report
+from clips_pipeline.registry.model_report import write_model_report
 from clips_pipeline.registry.register import Registration, RegistryConfig, register_model
+from clips_pipeline.registry.web_pages import web_address
 from clips_pipeline.reports.data_health import HealthConfig, write_data_health
 
 

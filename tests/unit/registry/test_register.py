@@ -7,11 +7,11 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.registry.gate import GateConfig
 from clips_pipeline.registry.lineage import GitState, Lineage
 from clips_pipeline.registry.lineage_store import attach, fetch, record_run, tag_run
-from clips_pipeline.registry.names import flatten, mlflow_key
+from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import fetch_model_folder, requirements
 from clips_pipeline.registry.register import RegistryConfig, register_model
 

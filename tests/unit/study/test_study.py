@@ -1,19 +1,24 @@
 """Planning, costs and tables of a study, on numbers that can be worked out by hand."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.study import figures, plan, summary, table
+from clips_pipeline.study import figures, plan, run, summary, table
 from clips_pipeline.study.config import StudyConfig
-from clips_pipeline.study.lengths import Captions, at_length, flops_per_sample
+from clips_pipeline.study.plan import at_length
 from clips_pipeline.study.run import Done
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.cost import Captions, flops_per_sample
 from clips_pipeline.training.resolve import model_config
+from clips_pipeline.training.spec import RunSpec
 
 TRAIN = TrainConfig(samples=6400, batch_size=64)
 METRIC = "retrieval/scenes/mean_recall@1"
@@ -22,9 +27,7 @@ METRIC = "retrieval/scenes/mean_recall@1"
 def planned(**changes):
     config = StudyConfig(**{"samples": 3200, **changes})
     # A sample of `clip` costs half as much as one of any other method.
-    return plan.cases(
-        config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0, at_length
-    )
+    return plan.cases(config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0)
 
 
 def test_methods_differ_in_nothing_but_the_method():
@@ -66,6 +69,31 @@ def test_ablations_hold_what_is_configured_once():
     assert {"padding attend", "padding mask"} & set(labels) == {
         f"padding {other}" for other in {"attend", "mask"} - {TRAIN.model.padding}
     }
+
+
+def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Two that differ only in their length would otherwise go on in one folder when an interrupted study is started again."""
+    cases = planned(exhibits=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
+    begun = []
+
+    def work_off(jobs, _at_once, _options):
+        begun.extend(json.loads(job.read_text()) for job in jobs)
+        return ["stopped here"]
+
+    monkeypatch.setattr(run, "_work_off", work_off)
+    with pytest.raises(run.StudyError, match="1 of 6 trainings"):
+        run.run_all(
+            cases,
+            (0, 1),
+            None,
+            lambda train: RunSpec(train, "s", "t", "", "", "version"),
+            EvaluationConfig(),
+            tmp_path,
+        )
+    specs = [from_mapping(RunSpec, job["spec"], "spec") for job in begun]
+    assert [Path(spec.run_folder) for spec in specs] == [tmp_path / "runs" / spec.fingerprint for spec in specs]
+    # clip at twice the length, clip and clips, each with two seeds.
+    assert len({spec.run_folder for spec in specs}) == len({spec.model_folder for spec in specs}) == 6
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.config import ConfigError, flatten, from_mapping
 from clips_pipeline.training import checkpoints, run_folder
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.events import EventWriter
@@ -94,7 +94,7 @@ def test_every_parameter_is_either_applied_or_refused() -> None:
     """A new parameter is refused unless somebody has thought about it."""
     now = spec({"launch": {"if_changed": "begin_anew"}})
     assert [change.key for change in changes(spec(), now)] == ["train.launch.if_changed"]
-    keys = run_folder._flat({"train": dataclasses.asdict(TrainConfig())})
+    keys = flatten({"train": dataclasses.asdict(TrainConfig())})
     allowed = {key for key in keys if run_folder.Change(key, 0, 1).allowed}
     assert {key for key in keys if key.startswith(("train.every.", "train.launch."))} | {"train.samples"} == allowed | {
         "train.launch.precision"

@@ -2,7 +2,8 @@
 
     python claiming.py FOLDER KIND URL TRIALS HANG
 
-With HANG 1 it stays in its second trial until it is killed.
+With HANG 1 it stays in its second trial until it is killed. The others stay in theirs until it does: on a busy machine they
+would otherwise have taken all trials before it has two.
 """
 
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import optuna
+from tests.servers import wait_for
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.training.config import TrainConfig
@@ -46,6 +48,8 @@ def main() -> None:
             if hang == "1" and done == 2:
                 (folder / "hangs").touch()
                 time.sleep(600)
+            if done == 2:
+                wait_for((folder / "hangs").exists, 300.0)
             time.sleep(0.05)
             study.tell(claimed.trial, float(claimed.values["loss.caption_weight"] or 0.0))
 

@@ -44,7 +44,7 @@ def start(folder: Path, kind: str, url: str, hang: bool) -> subprocess.Popen[byt
 
 def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_path: Path) -> None:
     workers = [start(tmp_path, *place, hang=number == 0) for number in range(4)]
-    wait_for((tmp_path / "hangs").exists, 120.0)
+    wait_for((tmp_path / "hangs").exists, 300.0)
     os.kill(workers[0].pid, signal.SIGKILL)
     for worker in workers:
         worker.wait(120)

@@ -23,25 +23,26 @@ def study(
     """
     from clips_pipeline.config import to_mapping
     from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.pipelines.train.nodes import build_spec
+    from clips_pipeline.pipelines.train.nodes import unplaced_spec
     from clips_pipeline.shards.index import load_index
-    from clips_pipeline.study import figures, lengths, plan, summary, table
+    from clips_pipeline.study import figures, plan, summary, table
     from clips_pipeline.study.run import run_all
     from clips_pipeline.text.tokenizer import load_tokenizer
+    from clips_pipeline.training.cost import captions_of, flops_per_sample
 
     config, train = typed("study", parameters), typed("train", train_parameters)
     evaluation = replace(typed("evaluate", evaluate_parameters), examples=0)
-    tokenizer, captions = load_tokenizer(tokenizer_folder), lengths.captions_of(shards, remote)
+    tokenizer, captions = load_tokenizer(tokenizer_folder), captions_of(shards, remote)
 
     def flops(changed: Any) -> float:
-        return lengths.flops_per_sample(changed, captions, tokenizer)
+        return flops_per_sample(changed, captions, tokenizer)
 
-    cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops, lengths.at_length)
+    cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops)
     done = run_all(
         cases,
         config.seeds,
         config.runs_at_once,
-        lambda changed, place: build_spec(to_mapping(changed), shards, tokenizer_folder, remote, place / "runs", place),
+        lambda changed: unplaced_spec(to_mapping(changed), shards, tokenizer_folder, remote, folder / "runs", folder),
         evaluation,
         folder,
         remote.storage.options,

@@ -26,13 +26,29 @@ def build_spec(
 ) -> RunSpec:
     """The run spec of these parameters on these shards, in the run folder that is its own.
 
-    A model it starts from is found, wherever it is, and kept among the runs.
-
     Raises:
         ConfigError: as `training.run_folder.place`.
     """
+    from clips_pipeline.training.run_folder import place
+
+    return place(unplaced_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder, where), runs_folder)
+
+
+def unplaced_spec(
+    parameters: dict[str, Any],
+    shards: Path,
+    tokenizer: Path,
+    remote: Any,
+    runs_folder: Path,
+    model_folder: Path,
+    where: str = "train",
+) -> RunSpec:
+    """The run spec of these parameters on these shards, without a run folder.
+
+    A model it starts from is found, wherever it is, and kept among the runs.
+    """
     from clips_pipeline.shards.index import load_index
-    from clips_pipeline.training.run_folder import files_digest, place
+    from clips_pipeline.training.run_folder import files_digest
 
     config = from_mapping(TrainConfig, parameters, where=where)
     if config.model.initial_weights:
@@ -41,7 +57,7 @@ def build_spec(
 
         folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
-    spec = RunSpec(
+    return RunSpec(
         train=config,
         shards=str(shards),
         tokenizer=str(tokenizer),
@@ -52,7 +68,6 @@ def build_spec(
         storage=remote.storage.config,
         shard_cache=str(remote.folder),
     )
-    return place(spec, runs_folder)
 
 
 def train(
