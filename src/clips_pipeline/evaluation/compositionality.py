@@ -19,7 +19,7 @@ from PIL import Image
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
-from clips_pipeline.evaluation.embed import Embedder, open_image
+from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.shards.transforms import UndecodableImageError
 
@@ -55,7 +55,7 @@ def read_entries(config: CompositionalityConfig) -> Entries:
     return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
 
 
-def compositionality(embedder: Embedder, read: Entries) -> tuple[dict[str, float], dict[str, float]]:
+def compositionality(embedder: TowerEmbedder, read: Entries) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of the sets that have entries, and what guessing reaches.
 
     Raises:

@@ -42,6 +42,10 @@ class EvaluationConfig:
         captioning: let the captioner write a caption for every image that has a long one, and score it by words.
         compositionality: sets of the same model beside the split.
         probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
+        model: what to evaluate instead of the model of `train`: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
+            `runs:/ID/PATH` or a run id; or one of open_clip: a folder with `open_clip_config.json`, or with `architecture` a
+            checkpoint file.
+        architecture: open_clip's name of what the checkpoint file holds, such as ViT-B-16.
     """
 
     set_name: str = "scenes"
@@ -52,8 +56,12 @@ class EvaluationConfig:
     captioning: bool = True
     compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
     probe_samples: int = 0
+    model: str | None = None
+    architecture: str | None = None
 
     def __post_init__(self) -> None:
+        if self.architecture is not None and self.model is None:
+            raise ConfigError(f"architecture: {self.architecture!r} belongs to a checkpoint; name its file as model")
         if not re.fullmatch(r"[\w.-]+", self.set_name):
             raise ConfigError(
                 f"set_name: {self.set_name!r} may hold letters, digits, '-', '_' and '.', and not be empty"

@@ -4,7 +4,7 @@ Legend of suffixes: B batch, C H W image, L context length, E embedding width, N
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -26,13 +26,66 @@ ImageTransform = Callable[[Image.Image], Tensor]
 """One picture to the (C, H, W) float tensor that `encode_image` takes."""
 
 
-class Embedder:
-    """A model with all it needs to read files and texts.
+class TowerEmbedder:
+    """Two towers, of whatever model, with all they need to read files and texts.
 
     Args:
-        model: moved to `device` and put into evaluation mode; it stays there.
+        module: holds the weights; moved to `device` and put into evaluation mode; it stays there.
+        encode_image: (B, C, H, W) to (B, E), of length one.
+        encode_text: rows (B, L) to (B, E), of length one.
         image_transform: for evaluation, without randomness.
-        tokenizer: the one the model was trained with.
+        text_rows: texts to the rows that `encode_text` takes, by the tokenizer the model was trained with.
+        batch_size: inputs per forward pass.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        encode_image: Callable[[Tensor], Tensor],
+        encode_text: Callable[[Tensor], Tensor],
+        image_transform: ImageTransform,
+        text_rows: Callable[[Sequence[str]], Tensor],
+        *,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        module.to(device).eval()
+        self.encode_image, self.encode_text = encode_image, encode_text
+        self.image_transform, self.text_rows = image_transform, text_rows
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+
+    def images(self, images: Iterable[Image.Image]) -> FloatArray:
+        """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
+        return _stack(self.image_batch(self.stack(batch)) for batch in in_batches(images, self.batch_size))
+
+    def texts(self, texts: Iterable[str]) -> FloatArray:
+        """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
+        return _stack(self.text_batch(self.text_rows(batch)) for batch in in_batches(texts, self.batch_size))
+
+    def stack(self, images: Iterable[Image.Image]) -> Tensor:
+        """(B, C, H, W) on the device."""
+        return torch.stack([self.image_transform(image) for image in images]).to(self.device)
+
+    @torch.no_grad()
+    def image_batch(self, images_BCHW: Tensor) -> FloatArray:
+        """(B, E) embeddings of transformed images."""
+        return _numpy(self.encode_image(images_BCHW.to(self.device)))
+
+    @torch.no_grad()
+    def text_batch(self, ids_BL: Tensor) -> FloatArray:
+        """(B, E) embeddings of encoder rows."""
+        return _numpy(self.encode_text(ids_BL.to(self.device)))
+
+
+class Embedder(TowerEmbedder):
+    """A model of this project, which may have a captioner.
+
+    Args:
+        model: as `module`.
+        image_transform: as above.
+        tokenizer: the one the model was trained with; rows are as long as its context.
         batch_size: inputs per forward pass.
         device: where the model runs.
     """
@@ -46,35 +99,15 @@ class Embedder:
         batch_size: int = 64,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.model = model.to(device).eval()
-        self.image_transform = image_transform
-        self.tokenizer = tokenizer
-        self.batch_size = batch_size
-        self.device = torch.device(device)
+        length = model.config.text.context_length
 
-    def images(self, images: Iterable[Image.Image]) -> FloatArray:
-        """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
-        return _stack(self.image_batch(self.stack(batch)) for batch in in_batches(images, self.batch_size))
+        def rows(texts: Sequence[str]) -> Tensor:
+            return torch.tensor([tokenizer.encode(text, length) for text in texts])
 
-    def texts(self, texts: Iterable[str]) -> FloatArray:
-        """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
-        length = self.model.config.text.context_length
-        batches = in_batches(texts, self.batch_size)
-        return _stack(self.text_batch(torch.tensor([self.tokenizer.encode(t, length) for t in b])) for b in batches)
-
-    def stack(self, images: Iterable[Image.Image]) -> Tensor:
-        """(B, C, H, W) on the device."""
-        return torch.stack([self.image_transform(image) for image in images]).to(self.device)
-
-    @torch.no_grad()
-    def image_batch(self, images_BCHW: Tensor) -> FloatArray:
-        """(B, E) embeddings of transformed images."""
-        return _numpy(self.model.encode_image(images_BCHW.to(self.device)))
-
-    @torch.no_grad()
-    def text_batch(self, ids_BL: Tensor) -> FloatArray:
-        """(B, E) embeddings of encoder rows."""
-        return _numpy(self.model.encode_text(ids_BL.to(self.device)))
+        super().__init__(
+            model, model.encode_image, model.encode_text, image_transform, rows, batch_size=batch_size, device=device
+        )
+        self.model, self.tokenizer = model, tokenizer
 
 
 def open_image(data: bytes) -> Image.Image:

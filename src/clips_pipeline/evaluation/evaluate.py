@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_loss import caption_nats
@@ -18,10 +19,11 @@ from clips_pipeline.evaluation.captioning import captions_at_once
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
-from clips_pipeline.evaluation.embed import Embedder, in_batches, open_image, pick_device, retrieval_texts
+from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder, in_batches, open_image, retrieval_texts
 from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
+from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
-from clips_pipeline.evaluation.results import SET_VERSION, EvaluationResult, ItemRow
+from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
     FloatArray,
@@ -30,7 +32,8 @@ from clips_pipeline.evaluation.retrieval import (
     retrieval_ranks,
 )
 from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
-from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.models.sizes import CaptionerConfig
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
@@ -59,10 +62,10 @@ class _Pass:
 def evaluate_model(
     model_folder: Path, shards: Path, config: EvaluationConfig | None = None, remote: RemoteShards | None = None
 ) -> EvaluationResult:
-    """Evaluate an exported model on a split of prepared shards.
+    """Evaluate a model on a split of prepared shards.
 
     Args:
-        model_folder: what `train` exported.
+        model_folder: what `train` exported, or what else `load_embedder` takes.
         shards: what `prepare` wrote: `index.json`, tar files, and `classes.json` where samples carry labels.
         config: what to look at.
 
@@ -74,14 +77,7 @@ def evaluate_model(
     entries = read_entries(config.compositionality)
     if config.probe_samples:
         refuse_what_cannot_be_probed(shards, config.split)
-    loaded = load_model_folder(model_folder)
-    embedder = Embedder(
-        loaded.model,
-        loaded.image_transform,
-        loaded.tokenizer,
-        batch_size=config.batch_size,
-        device=pick_device(config.device),
-    )
+    embedder = load_embedder(model_folder, config)
     classes = load_classes(shards)
     result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
     metrics, chance = compositionality(embedder, entries)
@@ -92,14 +88,14 @@ def evaluate_model(
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
     exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
     result = replace(result, metrics=result.metrics | metrics, exhibits=exhibits)
-    set_version = load_index(shards).split_version(config.split)
+    origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
     for row in result.per_item:
-        row[SET_VERSION] = set_version
+        row |= origin
     return result
 
 
 def evaluate_records(
-    embedder: Embedder, read: Read, classes: Classes | None, config: EvaluationConfig
+    embedder: TowerEmbedder, read: Read, classes: Classes | None, config: EvaluationConfig
 ) -> EvaluationResult:
     """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
@@ -142,7 +138,7 @@ def evaluate_records(
         metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
-    if sum(found.tokens):
+    if isinstance(embedder, Embedder) and any(found.tokens):
         captioner = embedder.model.config.captioner
         # A captioner that is told the words before has an easier task: its loss must not be compared with the other's.
         forced = captioner is not None and captioner.inputs == "tokens"
@@ -182,12 +178,8 @@ def evaluate_records(
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
-def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -> _Pass:
+def _one_pass(embedder: TowerEmbedder, records: Iterable[Record], captioning: bool) -> _Pass:
     found = _Pass()
-    model = embedder.model.config
-    target_length = model.captioner.queries if model.captioner is not None else CaptionConfig().target_length
-    lengths = CaptionConfig(context_length=model.text.context_length, target_length=target_length)
-    reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
     for batch in in_batches(records, embedder.batch_size):
         for record in batch:
             texts = retrieval_texts(record)
@@ -197,26 +189,40 @@ def _one_pass(embedder: Embedder, records: Iterable[Record], captioning: bool) -
             found.labels.append(record.label)
         images_BCHW = embedder.stack(_picture(record) for record in batch)
         found.embeddings.append(embedder.image_batch(images_BCHW))
-        if model.captioner is None:
+        if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
+            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, captioning, found)
+        else:
             found.nats += [0.0] * len(batch)
             found.tokens += [0] * len(batch)
-            continue
-        rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
-        web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
-        target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
-        nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
-        # An image without a long caption has no text that the captioner could be measured on.
-        has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
-        found.nats += (nats_B * has_B).tolist()
-        found.tokens += (tokens_B * has_B).tolist()
-        if captioning and model.captioner.inputs == "queries" and has_B.any():
-            found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
-            found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
     return found
 
 
+def _captioned(
+    embedder: Embedder,
+    captioner: CaptionerConfig,
+    batch: Sequence[Record],
+    images_BCHW: Tensor,
+    captioning: bool,
+    found: _Pass,
+) -> None:
+    """Caption loss of a batch, and the captions written for it."""
+    lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
+    reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
+    rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
+    web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
+    target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
+    nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
+    # An image without a long caption has no text that the captioner could be measured on.
+    has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
+    found.nats += (nats_B * has_B).tolist()
+    found.tokens += (tokens_B * has_B).tolist()
+    if captioning and captioner.inputs == "queries" and has_B.any():
+        found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
+        found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
+
+
 def _zero_shot(
-    embedder: Embedder, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
+    embedder: TowerEmbedder, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
 ) -> tuple[dict[int, int], Confusion | None]:
     """Image number to rank, for the images that have a label, and what they are taken for."""
     asked = {i: label for i, label in enumerate(labels) if label is not None}

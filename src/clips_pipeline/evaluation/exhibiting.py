@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from clips_pipeline.evaluation.caption_examples import written
 from clips_pipeline.evaluation.confusion import Confusion
-from clips_pipeline.evaluation.embed import Embedder
+from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.embedding_map import embedding_map
 from clips_pipeline.evaluation.examples import caption_examples, choose, image_examples
 from clips_pipeline.evaluation.exhibits import Captioned, Exhibits, Picture
@@ -58,7 +58,7 @@ class Found:
     confusion: Confusion | None
 
 
-def exhibits_of(found: Found, embedder: Embedder, read: Callable[[], Iterable[Record]], count: int) -> Exhibits:
+def exhibits_of(found: Found, embedder: TowerEmbedder, read: Callable[[], Iterable[Record]], count: int) -> Exhibits:
     """Choose, and read the pictures again that are shown.
 
     Args:
@@ -95,9 +95,9 @@ def exhibits_of(found: Found, embedder: Embedder, read: Callable[[], Iterable[Re
 
 
 def _captioned(
-    found: Found, embedder: Embedder, records: Mapping[int, Record], pictures: Mapping[int, Picture]
+    found: Found, embedder: TowerEmbedder, records: Mapping[int, Record], pictures: Mapping[int, Picture]
 ) -> tuple[Captioned, ...]:
-    if embedder.model.captioner is None:
+    if not isinstance(embedder, Embedder) or embedder.model.captioner is None:
         return ()
     shown = []
     for i, record in records.items():

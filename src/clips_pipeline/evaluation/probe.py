@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.embed import Embedder, open_image
+from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
@@ -51,7 +51,7 @@ class Labelled:
 
 
 def probe(
-    embedder: Embedder, shards: Path, split: str, samples: int, remote: RemoteShards | None = None
+    embedder: TowerEmbedder, shards: Path, split: str, samples: int, remote: RemoteShards | None = None
 ) -> dict[str, float]:
     """`linear_accuracy@1` and `knn_accuracy@1` of a split, learned from the first labelled images of the training split.
 
@@ -86,7 +86,7 @@ def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
 
 
 def _features(
-    embedder: Embedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
+    embedder: TowerEmbedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
 ) -> Labelled:
     labels: list[int] = []
 

@@ -12,11 +12,14 @@ from clips_pipeline.evaluation.exhibits import Exhibits
 
 ItemRow = dict[str, Any]
 """One image: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
-`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`; `set_version` where the samples
-come from prepared shards. Ranks count from 0."""
+`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`; `set_version` and `model` where the
+samples come from prepared shards and the model from files. Ranks count from 0."""
 
 SET_VERSION = "set_version"
 """Key of a row: digest of the samples that were evaluated. Results on other samples are not compared."""
+
+MODEL = "model"
+"""Key of a row: digest of the model that was evaluated. Results of another model are not registered."""
 
 
 @dataclass(frozen=True)

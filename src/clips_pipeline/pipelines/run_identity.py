@@ -31,6 +31,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
         from clips_pipeline.registry.trial_runs import parent_of
 
         run_id = parent_of(catalog.load("search_folder_target"), catalog.load("params:search")["study_name"])
+    elif "evaluate_node" in names and catalog.load("params:evaluate").get("model") is not None:
+        # Of another model: its figures are not to stand among those of the one that was trained.
+        return None
     elif names & {"evaluate_node", "register_node", "report_node"} and catalog.exists("mlflow_run"):
         run_id = catalog.load("mlflow_run")["run_id"]
     else:

@@ -3,7 +3,6 @@
 No mlflow here: this file reads the project, `lineage_store` keeps what it found.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -137,24 +136,6 @@ def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | 
         _checked(top, own, "read-tree", "HEAD")
         _checked(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths)
         return _checked(top, own, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files below `folder`: equal exactly for equal contents.
-
-    Raises:
-        ConfigError: there is no file.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
-        raise ConfigError(f"{folder}: no exported model here; run `kedro run --pipelines train` first")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        # A name cannot hold NUL, so no two lists of files run together into the same bytes.
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\0".encode())
-    return digest.hexdigest()
 
 
 def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:

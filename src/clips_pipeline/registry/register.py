@@ -18,10 +18,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.evaluation.results import MODEL
+from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import Aliases, holder, settle
 from clips_pipeline.registry.gate import Decision, GateConfig, Measured, check, decide
 from clips_pipeline.registry.items_log import fetch_items, log_items, set_of
-from clips_pipeline.registry.lineage import folder_digest
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
@@ -108,15 +109,17 @@ def register_model(
         parameters: nested parameters; logged to the run flat, where it does not have them yet.
 
     Raises:
-        ConfigError: no model in the folder, a metric that is not finite, or an unknown run.
+        ConfigError: no model in the folder, results of another model, a metric that is not finite, or an unknown run.
     """
     config = config or RegistryConfig()
+    digest = model_digest(model_folder)
+    if items is not None:
+        _refuse_results_of_another(items, digest, model_folder)
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
         raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
     check(config.metric, config.gate, metrics)
     client = MlflowClient()
-    digest = folder_digest(model_folder)
     with _run(client, run_id) as active:
         log_parameters(client, active, parameters or {})
         tags = {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()} | {
@@ -166,6 +169,15 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
             client.log_param(run_id, name, text)
         elif known[name] != text:
             log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, known[name], text)
+
+
+def _refuse_results_of_another(items: pd.DataFrame, digest: str, model_folder: Path) -> None:
+    measured_on = set(items[MODEL]) if MODEL in items else {digest}
+    if measured_on != {digest}:
+        raise ConfigError(
+            f"the metrics are not those of the model in {model_folder}: it has changed since, or evaluate.model named another; "
+            "run `kedro run --pipelines evaluate` again, and nothing was registered"
+        )
 
 
 @contextmanager

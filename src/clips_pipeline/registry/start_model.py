@@ -1,4 +1,4 @@
-"""The exported model that a training starts from, found by path, registry address or run."""
+"""The model that a training starts from or that is evaluated, found by path, registry address or run."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,13 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ADDRESS = re.compile(r"(models|runs):/")
 
 
-def find_folder(start: str) -> Path:
+def find_folder(start: str, key: str = "train.model.initial_weights") -> Path:
     """The folder of the model that `start` names.
 
     Args:
         start: a folder; `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH`; or the id of an MLflow run, which
             stands for the newest version registered from it.
+        key: of the parameter, for messages.
 
     Raises:
         ConfigError: MLflow has no such model.
@@ -32,11 +33,11 @@ def find_folder(start: str) -> Path:
             versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{start}'")
             if not versions:
                 raise ConfigError(
-                    f"train.model.initial_weights: no model was registered from MLflow run {start}; run "
+                    f"{key}: no model was registered from MLflow run {start}; run "
                     "`kedro run --pipelines register`, or give the folder of the exported model"
                 )
             newest = max(versions, key=lambda version: int(version.version))
             address = f"models:/{newest.name}/{newest.version}"
         return fetch_model_folder(address)
     except MlflowException as error:
-        raise ConfigError(f"train.model.initial_weights: {start}: MLflow has no such model ({error.message})") from None
+        raise ConfigError(f"{key}: {start}: MLflow has no such model ({error.message})") from None

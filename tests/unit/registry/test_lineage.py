@@ -5,11 +5,11 @@ import subprocess
 import pytest
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.lineage import (
     GitState,
     Lineage,
     described,
-    folder_digest,
     git_state,
     uncommitted_patch,
 )
@@ -125,10 +125,10 @@ def test_the_digest_of_a_folder_follows_names_and_bytes(tmp_path):
         for path, text in files.items():
             (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / path).write_text(text)
-        return folder_digest(tmp_path / name)
+        return model_digest(tmp_path / name)
 
     first = folder("a", {"x": "1", "sub/y": "2"})
     assert folder("b", {"sub/y": "2", "x": "1"}) == first
     assert len({first, folder("c", {"x": "1", "sub/z": "2"}), folder("d", {"x": "1", "sub/y": "3"})}) == 3
     with pytest.raises(ConfigError, match="no exported model"):
-        folder_digest(tmp_path / "nowhere")
+        model_digest(tmp_path / "nowhere")

@@ -4,10 +4,12 @@ import logging
 import math
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.registry.gate import GateConfig
 from clips_pipeline.registry.lineage import GitState, Lineage
 from clips_pipeline.registry.lineage_store import attach, fetch, record_run, tag_run
@@ -205,6 +207,13 @@ def test_names_the_registry_refuses(name):
 def test_aliases_the_registry_refuses(alias):
     with pytest.raises(ConfigError, match="alias"):
         RegistryConfig(alias=alias)
+
+
+def test_results_of_another_model_are_not_registered(store, model_folder):
+    items = pd.DataFrame({"key": ["a", "b"], MODEL: ["0" * 64] * 2})
+    with pytest.raises(ConfigError, match=r"evaluate\.model named another.*nothing was registered"):
+        register(model_folder, 0.5, "another", items=items)
+    assert MlflowClient().search_model_versions("name='another'") == []
 
 
 def test_keys_and_flattening():

@@ -17,6 +17,8 @@ def evaluate(
 ) -> tuple[dict[str, float], pd.DataFrame, dict[str, Any], Path, Path]:
     """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
 
+    Another model, by `evaluate.model`, is evaluated into the active run, and `register` refuses its metrics.
+
     Returns:
         the flat metrics, one row per image, what the reports show, and the paths of the HTML report and of the figure.
     """
@@ -25,10 +27,15 @@ def evaluate(
     from clips_pipeline.evaluation.report import rank_figure, write_evaluation
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.evaluation_log import log_evaluation
+    from clips_pipeline.registry.start_model import find_folder
+    from clips_pipeline.registry.trial_runs import active_run_id
 
-    result = evaluate_model(model_folder, shards, typed("evaluate", parameters), remote)
+    config, run_id = typed("evaluate", parameters), mlflow_run["run_id"]
+    if config.model is not None:
+        model_folder, run_id = find_folder(config.model, "evaluate.model"), active_run_id()
+    result = evaluate_model(model_folder, shards, config, remote)
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
     items = pd.DataFrame(result.per_item)
-    log_evaluation(mlflow_run["run_id"], result.set_name, result.metrics, report, items)
+    log_evaluation(run_id, result.set_name, result.metrics, report, items)
     return result.metrics, items, to_mapping(result.exhibits), report, figure

@@ -1,0 +1,161 @@
+"""Models of open_clip measured by our code: equal to a computation of their own, and what cannot be loaded."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.embed import open_image, retrieval_texts
+from clips_pipeline.evaluation.evaluate import evaluate_model
+from clips_pipeline.evaluation.load import load_embedder
+from clips_pipeline.evaluation.results import MODEL
+from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.shards.index import load_classes
+from clips_pipeline.shards.reader import eval_samples
+
+CPU = EvaluationConfig(device="cpu", examples=2, batch_size=5)
+MODEL_CFG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+# Unlike ours in everything: size, framing and colours.
+PREPROCESS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear", "resize_mode": "squash"}
+WEIGHTS = "open_clip_pytorch_model.bin"
+
+
+def settings(**model):
+    return json.dumps({"model_cfg": MODEL_CFG | model, "preprocess_cfg": PREPROCESS})
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("peer")
+    (folder / "open_clip_config.json").write_text(settings())
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**MODEL_CFG).state_dict(), folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(peer, shards):
+    """Embeddings of the test split by open_clip alone."""
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{peer}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{peer}")
+    model.eval()
+    records = list(eval_samples(shards, "test"))
+    texts = [(i, text) for i, record in enumerate(records) for text in retrieval_texts(record)]
+
+    def embedded(texts):
+        return model.encode_text(tokenizer(texts), normalize=True)
+
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([transform(open_image(r.image)) for r in records]), normalize=True)
+        captions = embedded([text for _, text in texts])
+        classes = load_classes(shards)
+        rows = [embedded([t.replace("{}", n) for t in classes.templates]).mean(0) for n in classes.names]
+    names = torch.nn.functional.normalize(torch.stack(rows), dim=1)
+    return images, captions, np.array([i for i, _ in texts]), names, [record.label for record in records]
+
+
+def test_retrieval_and_zero_shot_equal_a_computation_by_open_clip(peer, shards, theirs):
+    result = evaluate_model(peer, shards, CPU)
+    images, captions, owners, names, labels = theirs
+    score = (images @ captions.T).numpy()
+    found = {}
+    for k in (1, 5, 10):
+        nearest = np.argsort(-score, axis=1)[:, :k]
+        found[f"image_to_text_recall@{k}"] = np.mean([(owners[row] == i).any() for i, row in enumerate(nearest)])
+        nearest = np.argsort(-score, axis=0)[:k]
+        found[f"text_to_image_recall@{k}"] = np.mean((nearest == owners[None]).any(axis=0))
+    assert {name: result.metrics[f"retrieval/scenes/{name}"] for name in found} == pytest.approx(found, abs=0)
+    for k in (1, 5):
+        top = (images @ names.T).topk(k, dim=1).indices.tolist()
+        expected = np.mean([label in row for label, row in zip(labels, top, strict=True)])
+        assert result.metrics[f"zero_shot/scenes/accuracy@{k}"] == expected
+    assert not [name for name in result.metrics if name.startswith("caption/")]
+    assert {row[MODEL] for row in result.per_item} == {model_digest(peer)}
+
+
+def test_a_checkpoint_with_its_architecture_is_the_same_model(peer, shards, theirs, monkeypatch):
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "tiny-peer", MODEL_CFG)
+    embedder = load_embedder(peer / WEIGHTS, replace(CPU, model=str(peer / WEIGHTS), architecture="tiny-peer"))
+    records = list(eval_samples(shards, "test"))
+    captions = embedder.texts(text for record in records for text in retrieval_texts(record))
+    # In batches of another size, so not bit by bit.
+    np.testing.assert_allclose(captions, theirs[1].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": "ViT-no"}, "has no 'ViT-no'"),
+        ({"architecture": "ViT-B-32"}, r"cannot load .*open_clip_pytorch_model\.bin"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(peer, shards, config, message):
+    file = peer / WEIGHTS
+    with pytest.raises(ConfigError, match=message):
+        evaluate_model(file, shards, replace(CPU, model=str(file), **config))
+
+
+def test_a_folder_with_an_architecture_is_refused(peer, shards):
+    with pytest.raises(ConfigError, match="no such checkpoint file"):
+        evaluate_model(peer, shards, replace(CPU, model=str(peer), architecture="ViT-B-32"))
+
+
+def test_an_architecture_needs_a_model():
+    with pytest.raises(ConfigError, match="belongs to a checkpoint"):
+        EvaluationConfig(architecture="ViT-B-32")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("boom",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), "cannot load"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"cut"), "cannot load"),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2)),
+            "cannot load",
+        ),
+        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "cannot load"),
+        (lambda folder: (folder / "open_clip_config.json").write_text(settings(embed_dim=16)), "cannot load"),
+    ],
+)
+def test_damaged_folders_are_one_error(peer, shards, tmp_path, capsys, change, message):
+    for file in peer.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    change(tmp_path)
+    with pytest.raises(ConfigError, match=f"{message}.*evaluate.architecture"):
+        evaluate_model(tmp_path, shards, CPU)
+    assert "boom" not in capsys.readouterr().out
+
+
+def test_a_tokenizer_of_another_model_is_refused(shards, tmp_path):
+    config = MODEL_CFG | {"text_cfg": {**MODEL_CFG["text_cfg"], "vocab_size": 100}}
+    (tmp_path / "open_clip_config.json").write_text(settings(text_cfg=config["text_cfg"]))
+    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(ConfigError, match="the text tower knows 100; the tokenizer is another model's"):
+        evaluate_model(tmp_path, shards, CPU)
+
+
+def test_our_own_tokenizer_must_not_know_more_than_the_model(model_folder, shards, tmp_path):
+    for file in model_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text() + "onemore\n")
+    with pytest.raises(ConfigError, match="knows 301 pieces and its text tower 300"):
+        evaluate_model(tmp_path, shards, CPU)
