@@ -31,9 +31,10 @@ def show(
     if {"clips_model", "finetuned_model", "search_trials"} & made:
         import mlflow
 
-        uri = mlflow.get_tracking_uri()
+        from clips_pipeline.registry.web_pages import how_to_open
+
         console.print(
-            f"open the MLflow UI: .venv/bin/mlflow ui --backend-store-uri {uri} --workers 1   # 127.0.0.1:5000",
+            f"open the MLflow UI: {how_to_open(mlflow.get_tracking_uri())}",
             soft_wrap=True,
             highlight=False,
         )

@@ -16,6 +16,18 @@ def web_address(tracking_uri: str) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
+def how_to_open(tracking_uri: str) -> str:
+    """The address of a tracking server, or the command that serves a store of another kind; a password is hidden."""
+    server = web_address(tracking_uri)
+    if server is not None:
+        return server
+    parts = urlsplit(tracking_uri)
+    user, at, host = parts.netloc.rpartition("@")
+    if at and ":" in user:
+        tracking_uri = tracking_uri.replace(parts.netloc, f"{user.partition(':')[0]}:***@{host}", 1)
+    return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1   # 127.0.0.1:5000"
+
+
 def run_page(experiment: str, run_id: str) -> str:
     """Of a run."""
     return f"{_base()}/#/experiments/{experiment}/runs/{run_id}"

@@ -13,7 +13,6 @@ from tests.unit.reports.hostile import TEXTS, Words, hostile_shards
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.registry.model_report import write_model_report
 from clips_pipeline.registry.register import Registration, RegistryConfig, register_model
-from clips_pipeline.registry.web_pages import web_address
 from clips_pipeline.reports.data_health import HealthConfig, write_data_health
 
 
@@ -87,13 +86,6 @@ def test_exhibits_of_another_shape_are_refused_by_key(store, model_folder, prepa
     with pytest.raises(ConfigError, match=r"exhibits\.worst: unknown key"):
         report(registration, items, prepared, tmp_path / "report.html", worst=[])
     assert not (tmp_path / "report.html").exists()
-
-
-def test_links_carry_no_credentials():
-    assert web_address("https://user:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
-    assert web_address("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
-    for uri in ("sqlite:///mlruns/mlflow.db", "file:///x", "databricks", "javascript://x"):
-        assert web_address(uri) is None
 
 
 def test_links_lead_to_the_server_that_is_used(store, model_folder, prepared, tmp_path, monkeypatch):
