@@ -135,7 +135,8 @@ def evaluate_records(
         zero_shot, confused = _zero_shot(embedder, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
         found_N = np.array(list(zero_shot.values()), dtype=np.int64)
-        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, len(classes.names)))
+        label_N = np.array([found.labels[i] for i in zero_shot], dtype=np.int64)
+        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, label_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
     if isinstance(embedder, Embedder) and any(found.tokens):
