@@ -31,6 +31,7 @@ from clips_pipeline.evaluation.retrieval import (
     recall_metrics,
     retrieval_ranks,
 )
+from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.models.sizes import CaptionerConfig
@@ -70,13 +71,16 @@ def evaluate_model(
         config: what to look at.
 
     Raises:
-        ConfigError: no model, no such split, a picture that cannot be decoded, or a metric that is NaN or infinite.
+        ConfigError: no model, no such split or one of another size than expected, images without captions among others with
+            them, a picture that cannot be decoded, or a metric that is NaN or infinite.
     """
     config = config or EvaluationConfig()
     # All that can be refused before the model runs.
     entries = read_entries(config.compositionality)
     if config.probe_samples:
         refuse_what_cannot_be_probed(shards, config.split)
+    if config.expected.images is not None:
+        refuse_wrong_sizes(config, load_index(shards).split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     classes = load_classes(shards)
     result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
@@ -103,14 +107,18 @@ def evaluate_records(
         embedder: the model with its transform and tokenizer.
         read: gives the samples; called twice when examples are wanted, and must give the same ones in the same order.
         classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
-        config: name of the set and number of examples; its split, batch size and device are not looked at here.
+        config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
+            in messages.
 
     Raises:
-        ConfigError: no sample, nothing that could be measured on them, or a metric that is NaN or infinite.
+        ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
+            that could be measured on them, or a metric that is NaN or infinite.
     """
     found = _one_pass(embedder, read(), config.captioning)
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
+    refuse_missing_captions(config, found.keys, found.owners)
+    refuse_wrong_sizes(config, len(found.keys), len(found.texts))
     image_NE = np.concatenate(found.embeddings)
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
