@@ -67,6 +67,8 @@ class EvaluationConfig:
         expected: sizes of the split, where they are known.
         missing_captions: where some images have captions for retrieval and others none: "refuse", or "skip" those without,
             which then are no queries but stay among the candidates.
+        long_captions: retrieval by the synthetic captions too, each image to its own one and back (`retrieval_long`).
+            Texts longer than the model's context are cut to it, so only their beginning is compared.
     """
 
     set_name: str = "scenes"
@@ -81,6 +83,7 @@ class EvaluationConfig:
     architecture: str | None = None
     expected: ExpectedSizes = field(default_factory=ExpectedSizes)
     missing_captions: Literal["refuse", "skip"] = "refuse"
+    long_captions: bool = False
 
     def __post_init__(self) -> None:
         if self.architecture is not None and self.model is None:
