@@ -29,6 +29,24 @@ class CompositionalityConfig:
 
 
 @dataclass(frozen=True)
+class ExpectedSizes:
+    """How large the split has to be; what is null is not checked. Another size is an error, before anything is measured.
+
+    Attributes:
+        images: of the split. COCO's Karpathy test split has 5000, Flickr30K's 1000.
+        captions: that its images are asked for, all together. COCO's Karpathy test split has 25010, Flickr30K's 5000.
+    """
+
+    images: int | None = None
+    captions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, size, least in (("images", self.images, 1), ("captions", self.captions, 0)):
+            if size is not None and size < least:
+                raise ConfigError(f"{name}: {size} must be {least} or more, or null for no check")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Settings of `evaluate_model`.
 
@@ -46,6 +64,11 @@ class EvaluationConfig:
             `runs:/ID/PATH` or a run id; or one of open_clip: a folder with `open_clip_config.json`, or with `architecture` a
             checkpoint file.
         architecture: open_clip's name of what the checkpoint file holds, such as ViT-B-16.
+        expected: sizes of the split, where they are known.
+        missing_captions: where some images have captions for retrieval and others none: "refuse", or "skip" those without,
+            which then are no queries but stay among the candidates.
+        long_captions: retrieval by the synthetic captions too, each image to its own one and back (`retrieval_long`).
+            Texts longer than the model's context are cut to it, so only their beginning is compared.
     """
 
     set_name: str = "scenes"
@@ -58,6 +81,9 @@ class EvaluationConfig:
     probe_samples: int = 0
     model: str | None = None
     architecture: str | None = None
+    expected: ExpectedSizes = field(default_factory=ExpectedSizes)
+    missing_captions: Literal["refuse", "skip"] = "refuse"
+    long_captions: bool = False
 
     def __post_init__(self) -> None:
         if self.architecture is not None and self.model is None:

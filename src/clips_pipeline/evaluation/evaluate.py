@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.asking import ask
 from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.caption_scores import caption_scores
 from clips_pipeline.evaluation.captioning import captions_at_once
@@ -24,13 +25,8 @@ from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
 from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
-from clips_pipeline.evaluation.retrieval import (
-    NO_CAPTION,
-    FloatArray,
-    chance_recall,
-    recall_metrics,
-    retrieval_ranks,
-)
+from clips_pipeline.evaluation.retrieval import NO_CAPTION, FloatArray, chance_recall, recall_metrics
+from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.models.sizes import CaptionerConfig
@@ -52,6 +48,8 @@ class _Pass:
     labels: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
+    long_texts: list[str] = field(default_factory=list)
+    long_owners: list[int] = field(default_factory=list)
     embeddings: list[FloatArray] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -70,13 +68,16 @@ def evaluate_model(
         config: what to look at.
 
     Raises:
-        ConfigError: no model, no such split, a picture that cannot be decoded, or a metric that is NaN or infinite.
+        ConfigError: no model, no such split or one of another size than expected, images without captions among others with
+            them, a picture that cannot be decoded, or a metric that is NaN or infinite.
     """
     config = config or EvaluationConfig()
     # All that can be refused before the model runs.
     entries = read_entries(config.compositionality)
     if config.probe_samples:
         refuse_what_cannot_be_probed(shards, config.split)
+    if config.expected.images is not None:
+        refuse_wrong_sizes(config, load_index(shards).split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     classes = load_classes(shards)
     result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
@@ -103,14 +104,19 @@ def evaluate_records(
         embedder: the model with its transform and tokenizer.
         read: gives the samples; called twice when examples are wanted, and must give the same ones in the same order.
         classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
-        config: name of the set and number of examples; its split, batch size and device are not looked at here.
+        config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
+            in messages.
 
     Raises:
-        ConfigError: no sample, nothing that could be measured on them, or a metric that is NaN or infinite.
+        ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
+            that could be measured on them, or a metric that is NaN or infinite.
     """
-    found = _one_pass(embedder, read(), config.captioning)
+    found = _one_pass(embedder, read(), config)
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
+    refuse_missing_captions(config, found.keys, found.owners)
+    refuse_missing_captions(config, found.keys, found.long_owners, "long")
+    refuse_wrong_sizes(config, len(found.keys), len(found.texts))
     image_NE = np.concatenate(found.embeddings)
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
@@ -118,16 +124,16 @@ def evaluate_records(
     rank_M: Sequence[int] = []
     asked: Asked | None = None
     if found.texts:
-        text_ME = embedder.texts(found.texts)
-        owner_M = np.array(found.owners, dtype=np.int64)
-        try:
-            ranks = retrieval_ranks(image_NE, text_ME, owner_M)
-        except ValueError as error:
-            raise ConfigError(f"retrieval/{config.set_name}: {error}") from None
-        asked = Asked(text_ME, owner_M, found.texts, ranks)
-        rank_N, rank_M = ranks.image_to_text.tolist(), ranks.text_to_image.tolist()
-        metrics |= _keyed(f"retrieval/{config.set_name}", recall_metrics(ranks))
-        chance |= _keyed(f"retrieval/{config.set_name}", chance_recall(owner_M, len(image_NE)))
+        name = f"retrieval/{config.set_name}"
+        asked = ask(name, image_NE, found.texts, found.owners, embedder.texts)
+        rank_N, rank_M = asked.ranks.image_to_text.tolist(), asked.ranks.text_to_image.tolist()
+        metrics |= _keyed(name, recall_metrics(asked.ranks))
+        chance |= _keyed(name, chance_recall(asked.owners, len(image_NE)))
+    if found.long_texts:
+        name = f"retrieval_long/{config.set_name}"
+        long = ask(name, image_NE, found.long_texts, found.long_owners, embedder.texts)
+        metrics |= _keyed(name, recall_metrics(long.ranks))
+        chance |= _keyed(name, chance_recall(long.owners, len(image_NE)))
 
     zero_shot: dict[int, int] = {}
     confused: Confusion | None = None
@@ -135,7 +141,8 @@ def evaluate_records(
         zero_shot, confused = _zero_shot(embedder, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
         found_N = np.array(list(zero_shot.values()), dtype=np.int64)
-        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, len(classes.names)))
+        label_N = np.array([found.labels[i] for i in zero_shot], dtype=np.int64)
+        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, label_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
     if isinstance(embedder, Embedder) and any(found.tokens):
@@ -178,19 +185,22 @@ def evaluate_records(
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
-def _one_pass(embedder: TowerEmbedder, records: Iterable[Record], captioning: bool) -> _Pass:
+def _one_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> _Pass:
     found = _Pass()
     for batch in in_batches(records, embedder.batch_size):
         for record in batch:
             texts = retrieval_texts(record)
             found.texts += texts
             found.owners += [len(found.keys)] * len(texts)
+            if config.long_captions and record.synthetic_caption.strip():
+                found.long_texts.append(record.synthetic_caption)
+                found.long_owners.append(len(found.keys))
             found.keys.append(record.key)
             found.labels.append(record.label)
         images_BCHW = embedder.stack(_picture(record) for record in batch)
         found.embeddings.append(embedder.image_batch(images_BCHW))
         if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
-            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, captioning, found)
+            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config.captioning, found)
         else:
             found.nats += [0.0] * len(batch)
             found.tokens += [0] * len(batch)

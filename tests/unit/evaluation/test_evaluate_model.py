@@ -26,6 +26,7 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.transforms import ImageConfig, UndecodableImageError
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+ACCURACIES = ["accuracy@1", "accuracy@5", "mean_per_class_accuracy@1"]
 CPU = EvaluationConfig(device="cpu", examples=3)
 
 
@@ -83,7 +84,7 @@ def test_a_set_without_classes_is_not_probed(shards, tmp_path):
 
 def test_the_keys_are_the_contract(result, shards):
     expected = {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
-    expected |= {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5", "caption/scenes/loss"}
+    expected |= {f"zero_shot/scenes/{name}" for name in ACCURACIES} | {"caption/scenes/loss"}
     expected |= {f"caption/scenes/{score}" for score in ("bleu4", "rouge_l", "cider")}
     assert len(load_classes(shards).names) > 5
     assert set(result.metrics) == expected == set(result.exhibits.chance)
@@ -265,7 +266,7 @@ def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_pa
 def test_labels_alone_give_accuracy_alone(embedder, shards, tmp_path):
     records = [replace(r, web_caption="", synthetic_caption="", captions=()) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
-    assert set(found.metrics) == {"zero_shot/scenes/accuracy@1", "zero_shot/scenes/accuracy@5"}
+    assert set(found.metrics) == {f"zero_shot/scenes/{name}" for name in ACCURACIES}
     assert found.per_item[0]["image_to_text_rank"] is None
     write_evaluation(found, tmp_path / "e.html")
     with pytest.raises(ConfigError, match="neither captions nor labelled classes"):

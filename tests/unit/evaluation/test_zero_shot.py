@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
+from clips_pipeline.evaluation.zero_shot import (
+    accuracy_metrics,
+    chance_accuracy,
+    class_embeddings,
+    mean_per_class_accuracy,
+    zero_shot_ranks,
+)
 
 
 def test_prompts_are_normalised_before_and_after_the_mean():
@@ -26,14 +32,27 @@ def test_ranks_and_accuracy_by_hand():
     image_NE = np.array([[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.5, 0.5, 0.0]])
     rank_N = zero_shot_ranks(image_NE, class_CE, np.array([0, 1, 1]))
     assert rank_N.tolist() == [0, 2, 1]  # the last is a tie, which counts against
-    assert accuracy_metrics(rank_N, 3) == {"accuracy@1": pytest.approx(1 / 3)}
+    assert accuracy_metrics(rank_N, np.array([0, 1, 1]), 3) == {
+        "accuracy@1": pytest.approx(1 / 3),
+        "mean_per_class_accuracy@1": 0.5,
+    }
 
 
 def test_top5_only_with_more_than_five_classes():
-    rank_N = np.array([0, 4, 5, 1])
-    assert set(accuracy_metrics(rank_N, 5)) == set(chance_accuracy(5)) == {"accuracy@1"}
-    assert accuracy_metrics(rank_N, 6) == {"accuracy@1": 0.25, "accuracy@5": 0.75}
-    assert chance_accuracy(10) == {"accuracy@1": 0.1, "accuracy@5": 0.5}
+    rank_N, label_N = np.array([0, 4, 5, 1]), np.array([0, 1, 2, 3])
+    few = accuracy_metrics(rank_N, label_N, 5)
+    assert set(few) == set(chance_accuracy(5)) == {"accuracy@1", "mean_per_class_accuracy@1"}
+    assert accuracy_metrics(rank_N, label_N, 6) == few | {"accuracy@5": 0.75}
+    assert chance_accuracy(10) == {"accuracy@1": 0.1, "accuracy@5": 0.5, "mean_per_class_accuracy@1": 0.1}
+
+
+def test_accuracy_per_class_by_hand():
+    # Class 1: three of four; class 4: none of one; class 2: one of one. The others do not occur and do not count.
+    rank_N, label_N = np.array([0, 0, 3, 0, 1, 0]), np.array([1, 1, 1, 1, 4, 2])
+    assert mean_per_class_accuracy(rank_N, label_N) == pytest.approx((3 / 4 + 0 + 1) / 3)
+    for ranks, labels in (([], []), ([0, 1], [0])):
+        with pytest.raises(ValueError, match="one label per rank"):
+            mean_per_class_accuracy(np.array(ranks, dtype=np.int64), np.array(labels))
 
 
 @pytest.mark.parametrize(
