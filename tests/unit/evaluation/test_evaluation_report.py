@@ -18,7 +18,7 @@ from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.report import evaluation_html, model_html, rank_figure, write_evaluation
 from clips_pipeline.evaluation.results import check_finite, write_metrics
-from clips_pipeline.evaluation.sections.headline import standings, verdict
+from clips_pipeline.evaluation.sections.headline import Standing, headline, standings, verdict
 from clips_pipeline.evaluation.sections.training import training
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
@@ -107,6 +107,12 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
     alone = model_html(facts(["a"], champion=None), exhibits(["a"]), rows(30))
     assert "surely" not in alone
     assert "won : lost" not in alone
+
+
+def test_the_headline_is_one_figure_of_a_kind():
+    metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
+    html = headline([Standing(name, value) for name, value in metrics.items()], METRIC)
+    assert re.findall(r"(\w+)/scenes/", html) == ["retrieval", "caption"]
 
 
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
