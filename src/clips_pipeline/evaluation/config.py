@@ -60,6 +60,7 @@ class EvaluationConfig:
         captioning: let the captioner write a caption for every image that has a long one, and score it by words.
         compositionality: sets of the same model beside the split.
         probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
+        keep_embeddings: let another evaluation of the same model on the same samples, by the same code, use them again.
         model: what to evaluate instead of the model of `train`: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
             `runs:/ID/PATH` or a run id; or one of open_clip: a folder with `open_clip_config.json`, or with `architecture` a
             checkpoint file.
@@ -79,6 +80,7 @@ class EvaluationConfig:
     captioning: bool = True
     compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
     probe_samples: int = 0
+    keep_embeddings: bool = True
     model: str | None = None
     architecture: str | None = None
     expected: ExpectedSizes = field(default_factory=ExpectedSizes)

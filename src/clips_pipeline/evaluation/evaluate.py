@@ -4,61 +4,49 @@ Legend of suffixes: N images, M captions, C classes, E embedding width, B batch,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.asking import ask
-from clips_pipeline.evaluation.caption_loss import caption_nats
 from clips_pipeline.evaluation.caption_scores import caption_scores
-from clips_pipeline.evaluation.captioning import captions_at_once
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
-from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder, in_batches, open_image, retrieval_texts
+from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
+from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
+from clips_pipeline.evaluation.kept import Kept
 from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import NO_CAPTION, FloatArray, chance_recall, recall_metrics
 from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
-from clips_pipeline.evaluation.zero_shot import accuracy_metrics, chance_accuracy, class_embeddings, zero_shot_ranks
+from clips_pipeline.evaluation.zero_shot import (
+    EncodeTexts,
+    accuracy_metrics,
+    chance_accuracy,
+    class_embeddings,
+    zero_shot_ranks,
+)
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.models.sizes import CaptionerConfig
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import Classes
-from clips_pipeline.shards.transforms import UndecodableImageError
-from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
 Read = Callable[[], Iterable[Record]]
 
 
-@dataclass
-class _Pass:
-    """What one pass over the images leaves behind; pictures are not kept."""
-
-    keys: list[str] = field(default_factory=list)
-    labels: list[int | None] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)
-    long_texts: list[str] = field(default_factory=list)
-    long_owners: list[int] = field(default_factory=list)
-    embeddings: list[FloatArray] = field(default_factory=list)
-    nats: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
-    references: list[list[str]] = field(default_factory=list)
-
-
 def evaluate_model(
-    model_folder: Path, shards: Path, config: EvaluationConfig | None = None, remote: RemoteShards | None = None
+    model_folder: Path,
+    shards: Path,
+    config: EvaluationConfig | None = None,
+    remote: RemoteShards | None = None,
+    kept: Path | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on a split of prepared shards.
 
@@ -66,6 +54,8 @@ def evaluate_model(
         model_folder: what `train` exported, or what else `load_embedder` takes.
         shards: what `prepare` wrote: `index.json`, tar files, and `classes.json` where samples carry labels.
         config: what to look at.
+        remote: where shards that are not on this machine are copied to.
+        kept: folder of embeddings from earlier evaluations, and for this one's; None keeps nothing.
 
     Raises:
         ConfigError: no model, no such split or one of another size than expected, images without captions among others with
@@ -80,7 +70,13 @@ def evaluate_model(
         refuse_wrong_sizes(config, load_index(shards).split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     classes = load_classes(shards)
-    result = evaluate_records(embedder, lambda: eval_samples(shards, config.split, remote=remote), classes, config)
+    origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
+    store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type)
+
+    def read() -> Iterable[Record]:
+        return eval_samples(shards, config.split, remote=remote)
+
+    result = evaluate_records(embedder, read, classes, config, store, origin[SET_VERSION])
     metrics, chance = compositionality(embedder, entries)
     if config.probe_samples:
         found = probe(embedder, shards, config.split, config.probe_samples, remote)
@@ -89,14 +85,18 @@ def evaluate_model(
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
     exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
     result = replace(result, metrics=result.metrics | metrics, exhibits=exhibits)
-    origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
     for row in result.per_item:
         row |= origin
     return result
 
 
 def evaluate_records(
-    embedder: TowerEmbedder, read: Read, classes: Classes | None, config: EvaluationConfig
+    embedder: TowerEmbedder,
+    read: Read,
+    classes: Classes | None,
+    config: EvaluationConfig,
+    kept: Kept | None = None,
+    set_version: str = "",
 ) -> EvaluationResult:
     """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
@@ -106,12 +106,20 @@ def evaluate_records(
         classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
         config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
             in messages.
+        kept: embeddings of this model, from before and from now on; None keeps nothing.
+        set_version: digest of the samples, under which they are kept.
 
     Raises:
         ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
             that could be measured on them, or a metric that is NaN or infinite.
     """
-    found = _one_pass(embedder, read(), config)
+    encode_texts: EncodeTexts = embedder.texts
+    if kept is None:
+        found = one_pass(embedder, read(), config)
+    else:
+        encode_texts = partial(kept.texts, embedder.texts)
+        what = f"images {set_version} captioning {config.captioning} long {config.long_captions}"
+        found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     refuse_missing_captions(config, found.keys, found.owners)
@@ -125,20 +133,20 @@ def evaluate_records(
     asked: Asked | None = None
     if found.texts:
         name = f"retrieval/{config.set_name}"
-        asked = ask(name, image_NE, found.texts, found.owners, embedder.texts)
+        asked = ask(name, image_NE, found.texts, found.owners, encode_texts)
         rank_N, rank_M = asked.ranks.image_to_text.tolist(), asked.ranks.text_to_image.tolist()
         metrics |= _keyed(name, recall_metrics(asked.ranks))
         chance |= _keyed(name, chance_recall(asked.owners, len(image_NE)))
     if found.long_texts:
         name = f"retrieval_long/{config.set_name}"
-        long = ask(name, image_NE, found.long_texts, found.long_owners, embedder.texts)
+        long = ask(name, image_NE, found.long_texts, found.long_owners, encode_texts)
         metrics |= _keyed(name, recall_metrics(long.ranks))
         chance |= _keyed(name, chance_recall(long.owners, len(image_NE)))
 
     zero_shot: dict[int, int] = {}
     confused: Confusion | None = None
     if classes is not None:
-        zero_shot, confused = _zero_shot(embedder, image_NE, found.labels, classes)
+        zero_shot, confused = _zero_shot(encode_texts, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
         found_N = np.array(list(zero_shot.values()), dtype=np.int64)
         label_N = np.array([found.labels[i] for i in zero_shot], dtype=np.int64)
@@ -185,71 +193,18 @@ def evaluate_records(
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
-def _one_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> _Pass:
-    found = _Pass()
-    for batch in in_batches(records, embedder.batch_size):
-        for record in batch:
-            texts = retrieval_texts(record)
-            found.texts += texts
-            found.owners += [len(found.keys)] * len(texts)
-            if config.long_captions and record.synthetic_caption.strip():
-                found.long_texts.append(record.synthetic_caption)
-                found.long_owners.append(len(found.keys))
-            found.keys.append(record.key)
-            found.labels.append(record.label)
-        images_BCHW = embedder.stack(_picture(record) for record in batch)
-        found.embeddings.append(embedder.image_batch(images_BCHW))
-        if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
-            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config.captioning, found)
-        else:
-            found.nats += [0.0] * len(batch)
-            found.tokens += [0] * len(batch)
-    return found
-
-
-def _captioned(
-    embedder: Embedder,
-    captioner: CaptionerConfig,
-    batch: Sequence[Record],
-    images_BCHW: Tensor,
-    captioning: bool,
-    found: _Pass,
-) -> None:
-    """Caption loss of a batch, and the captions written for it."""
-    lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
-    reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
-    rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
-    web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
-    target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
-    nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
-    # An image without a long caption has no text that the captioner could be measured on.
-    has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
-    found.nats += (nats_B * has_B).tolist()
-    found.tokens += (tokens_B * has_B).tolist()
-    if captioning and captioner.inputs == "queries" and has_B.any():
-        found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
-        found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
-
-
 def _zero_shot(
-    embedder: TowerEmbedder, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
+    encode_texts: EncodeTexts, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
 ) -> tuple[dict[int, int], Confusion | None]:
     """Image number to rank, for the images that have a label, and what they are taken for."""
     asked = {i: label for i, label in enumerate(labels) if label is not None}
     if not asked:
         return {}, None
-    class_CE = class_embeddings(embedder.texts, classes.names, classes.templates)
+    class_CE = class_embeddings(encode_texts, classes.names, classes.templates)
     label_N = np.array(list(asked.values()))
     rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, label_N)
     found_N = taken_for(image_NE[list(asked)], class_CE, label_N, rank_N)
     return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
-
-
-def _picture(record: Record) -> Image.Image:
-    try:
-        return open_image(record.image)
-    except UndecodableImageError as error:
-        raise ConfigError(f"evaluate: the image of {record.key} cannot be decoded ({error}); prepare again") from None
 
 
 def _keyed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ def evaluate(
     mlflow_run: dict[str, Any],
     report: Path,
     figure: Path,
+    embeddings: Path,
 ) -> tuple[dict[str, float], pd.DataFrame, dict[str, Any], Path, Path]:
     """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
 
@@ -33,7 +34,7 @@ def evaluate(
     config, run_id = typed("evaluate", parameters), mlflow_run["run_id"]
     if config.model is not None:
         model_folder, run_id = find_folder(config.model, "evaluate.model"), active_run_id()
-    result = evaluate_model(model_folder, shards, config, remote)
+    result = evaluate_model(model_folder, shards, config, remote, embeddings if config.keep_embeddings else None)
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
     items = pd.DataFrame(result.per_item)

@@ -21,6 +21,7 @@ def create_pipeline(**options: Any) -> Pipeline:
                     "mlflow_run",
                     "evaluation_report_target",
                     "rank_figure_target",
+                    "embeddings_target",
                 ],
                 ["metrics", "per_item", "exhibits", "evaluation_report", "rank_figure"],
                 name="evaluate_node",

@@ -1,0 +1,79 @@
+"""Embeddings kept between evaluations, under a digest of all they follow from: model, input, device, and this package's code.
+
+What is kept is never asked whether it is still right: another model, another set or another line of code has another name.
+The folder may be deleted at any time.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import clips_pipeline
+from clips_pipeline.evaluation.retrieval import FloatArray
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The embeddings of one model.
+
+    Attributes:
+        folder: made when something is kept first.
+        model: digest of the model's files.
+        device: type of the device it runs on; another one rounds in another way.
+    """
+
+    folder: Path
+    model: str
+    device: str
+
+    def arrays(self, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
+        """What was kept under `what`, or else what `make` gives, which is kept."""
+        origin = "\0".join((self.model, self.device, torch.__version__, code_digest(), what))
+        path = self.folder / f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.npz"
+        try:
+            # Opened here: numpy leaves a damaged file open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            log.info("%s: used again", path)
+            return found
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s); it is made again", path, error)
+        made = make()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.stem}.{os.getpid()}.part")
+        with aside.open("wb") as file:
+            np.savez(file, **made)  # type: ignore[arg-type]  # its second parameter is no array
+        aside.replace(path)
+        return made
+
+    def texts(self, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
+        """(N, E) embeddings of texts by `encode`, or as they were kept."""
+        wanted = list(texts)
+        digest = hashlib.sha256("".join(f"{len(text)} {text}" for text in wanted).encode("utf-8", "surrogatepass"))
+        found = self.arrays(f"texts {digest.hexdigest()}", lambda: {"embeddings": encode(wanted)})
+        return np.asarray(found["embeddings"])
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over every source file of this package."""
+    digest, root = hashlib.sha256(), Path(clips_pipeline.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
