@@ -137,7 +137,7 @@ def _winoground_entries(folder: Path) -> list[tuple[Path, Path, str, str]]:
     path, found = folder / "examples.jsonl", []
     text = path.read_text(encoding="utf-8") if path.is_file() else None
     # Not `splitlines`: a caption may hold a separator that JSON leaves as it is.
-    for number, line in enumerate((text or "").rstrip("\n").split("\n") if text else [], start=1):
+    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
         where = f"{path}, line {number}"
         first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
         files = [_existing(folder / "images" / f"{name}.png", where) for name in (first, second)]

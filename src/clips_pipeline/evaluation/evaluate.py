@@ -71,12 +71,12 @@ def evaluate_model(
     embedder = load_embedder(model_folder, config)
     classes = load_classes(shards)
     origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
-    store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type)
+    store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
     def read() -> Iterable[Record]:
         return eval_samples(shards, config.split, remote=remote)
 
-    result = evaluate_records(embedder, read, classes, config, store, origin[SET_VERSION])
+    result = evaluate_records(embedder, read, classes, config, store)
     metrics, chance = compositionality(embedder, entries)
     if config.probe_samples:
         found = probe(embedder, shards, config.split, config.probe_samples, remote)
@@ -96,7 +96,6 @@ def evaluate_records(
     classes: Classes | None,
     config: EvaluationConfig,
     kept: Kept | None = None,
-    set_version: str = "",
 ) -> EvaluationResult:
     """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
@@ -107,7 +106,6 @@ def evaluate_records(
         config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
             in messages.
         kept: embeddings of this model, from before and from now on; None keeps nothing.
-        set_version: digest of the samples, under which they are kept.
 
     Raises:
         ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
@@ -118,7 +116,7 @@ def evaluate_records(
         found = one_pass(embedder, read(), config)
     else:
         encode_texts = partial(kept.texts, embedder.texts)
-        what = f"images {set_version} captioning {config.captioning} long {config.long_captions}"
+        what = f"images {kept.samples} captioning {config.captioning} long {config.long_captions}"
         found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import clips_pipeline
 from clips_pipeline.evaluation.retrieval import FloatArray
 
 log = logging.getLogger(__name__)
@@ -34,11 +33,13 @@ class Kept:
         folder: made when something is kept first.
         model: digest of the model's files.
         device: type of the device it runs on; another one rounds in another way.
+        samples: digest of the samples that are evaluated.
     """
 
     folder: Path
     model: str
     device: str
+    samples: str
 
     def arrays(self, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
         """What was kept under `what`, or else what `make` gives, which is kept."""
@@ -73,7 +74,7 @@ class Kept:
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over every source file of this package."""
-    digest, root = hashlib.sha256(), Path(clips_pipeline.__file__).parent
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
     for file in sorted(root.rglob("*.py")):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from clips_pipeline.registry.active_run import active_run_id
 from clips_pipeline.registry.items_log import log_items
 from clips_pipeline.registry.names import mlflow_key
 
@@ -24,9 +25,8 @@ def log_evaluation(
     """
     client = MlflowClient()
     if run_id is not None and not _is_known(client, run_id):
-        active = mlflow.active_run()
         log.warning("the MLflow run %s of this model is not on %s", run_id, mlflow.get_tracking_uri())
-        run_id = None if active is None else active.info.run_id
+        run_id = active_run_id()
     if run_id is None:
         return
     for name, value in metrics.items():

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from clips_pipeline.registry.active_run import active_run_id
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.tracking import RunTracker
 from clips_pipeline.registry.web_pages import run_page
@@ -63,8 +64,7 @@ def child_run(name: _Name) -> Iterator[TrialTracker]:
     Args:
         name: `tuning.trials.TrialName`.
     """
-    active = mlflow.active_run()
-    parent = name.parent or (active.info.run_id if active else None)
+    parent = name.parent or active_run_id()
     if parent is None:
         yield TrialTracker(name.run_folder)
         return
@@ -106,12 +106,6 @@ def _earlier(client: MlflowClient, experiment: str, parent: str, name: _Name) ->
     wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{name.root}'"
     found = client.search_runs([experiment], wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
-
-
-def active_run_id() -> str | None:
-    """Of the run that Kedro opened, if any."""
-    active = mlflow.active_run()
-    return active.info.run_id if active else None
 
 
 def keep_parent(folder: Path, study_name: str, run_id: str | None) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from clips_pipeline.demo.source import ScenesConfig, ScenesSource
-from clips_pipeline.interop.folder import save_model
+from clips_pipeline.evaluation.embed import Embedder
+from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.shards.prepare import prepare
@@ -47,3 +48,13 @@ def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
     )
     folder = tmp_path_factory.mktemp("evaluation") / "clips"
     return save_model(ClipsModel(config), tokenizer_folder, IMAGES.to_mapping(), folder)
+
+
+@pytest.fixture
+def loaded(model_folder):
+    return load_model_folder(model_folder)
+
+
+@pytest.fixture
+def embedder(loaded):
+    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=5)

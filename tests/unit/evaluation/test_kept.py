@@ -57,7 +57,7 @@ def twos():
 
 
 def test_another_model_device_or_input_has_another_name(tmp_path):
-    store = Kept(tmp_path, "model", "cpu")
+    store = Kept(tmp_path, "model", "cpu", "samples")
     assert store.arrays("images", ones)["x"].tolist() == [1.0, 1.0, 1.0]
     assert store.arrays("images", twos)["x"].tolist() == [1.0, 1.0, 1.0]
     for other, what in (
@@ -69,14 +69,14 @@ def test_another_model_device_or_input_has_another_name(tmp_path):
 
 
 def test_another_line_of_code_has_another_name(tmp_path, monkeypatch):
-    store = Kept(tmp_path, "model", "cpu")
+    store = Kept(tmp_path, "model", "cpu", "samples")
     store.arrays("images", ones)
     monkeypatch.setattr(kept, "code_digest", lambda: "another")
     assert store.arrays("images", twos)["x"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_texts_that_join_to_the_same_letters_are_not_the_same(tmp_path):
-    store = Kept(tmp_path, "model", "cpu")
+    store = Kept(tmp_path, "model", "cpu", "samples")
 
     def lengths(texts):
         return np.array([[float(len(text))] for text in texts])
@@ -87,7 +87,7 @@ def test_texts_that_join_to_the_same_letters_are_not_the_same(tmp_path):
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
 def test_a_damaged_file_is_made_again(tmp_path, caplog, left):
-    store = Kept(tmp_path, "model", "cpu")
+    store = Kept(tmp_path, "model", "cpu", "samples")
     store.arrays("images", ones)
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()

@@ -1,18 +1,16 @@
 """Retrieval by long captions and accuracy per class, counted by hand on embeddings that are written down."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.unit.evaluation.pictures import png
 from tests.unit.evaluation.told_embedder import ToldEmbedder
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
-from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import Classes
 
@@ -23,19 +21,12 @@ SHORT = {f"short {i}": E[i] for i in range(4)}
 
 
 @pytest.fixture
-def loaded(model_folder):
-    return load_model_folder(model_folder)
-
-
-@pytest.fixture
 def told(loaded):
     return ToldEmbedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=3)
 
 
 def record(number, long="", label=None):
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(stream, "PNG")
-    return Record(f"k{number}", stream.getvalue(), "png", f"short {number}", long, label=label)
+    return Record(f"k{number}", png(), "png", f"short {number}", long, label=label)
 
 
 def test_each_image_is_asked_for_its_own_long_caption_and_back(told):

@@ -27,9 +27,9 @@ def evaluate(
     from clips_pipeline.evaluation.evaluate import evaluate_model
     from clips_pipeline.evaluation.report import rank_figure, write_evaluation
     from clips_pipeline.pipelines.parameters import typed
+    from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.registry.evaluation_log import log_evaluation
     from clips_pipeline.registry.start_model import find_folder
-    from clips_pipeline.registry.trial_runs import active_run_id
 
     config, run_id = typed("evaluate", parameters), mlflow_run["run_id"]
     if config.model is not None:

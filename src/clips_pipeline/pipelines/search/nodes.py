@@ -23,6 +23,7 @@ def search(
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.pipelines.train.nodes import build_spec
     from clips_pipeline.registry import trial_runs
+    from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.text.tokenizer import load_tokenizer
     from clips_pipeline.training import cost
@@ -46,7 +47,7 @@ def search(
         folder,
         trial_runs.child_run,
         credentials=credentials,
-        parent_run_id=trial_runs.active_run_id(),
+        parent_run_id=active_run_id(),
         on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
         storage_options=remote.storage.options,
     )
