@@ -37,6 +37,15 @@ class Interrupt:
         if os.environ.get(PARENT) == "1":
             threading.Thread(target=self._watch_parent, daemon=True, name="parent").start()
 
+    @staticmethod
+    def over() -> None:
+        """From now on a SIGTERM changes nothing, for a process that ends anyway. Call it in the main thread.
+
+        Python gives signals their defaults back before it has taken itself apart, so that a second SIGTERM (a cluster tells
+        every process, and so does the process that follows) would end a rank that has saved all with another exit code.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def _watch_parent(self) -> None:
         while os.read(0, 1):
             pass

@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     except (ConfigError, CannotWriteError) as error:
         print(error, file=sys.stderr)
         return 1
+    finally:
+        interrupt.over()
 
 
 def _rank() -> int:
