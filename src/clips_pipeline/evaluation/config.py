@@ -57,7 +57,8 @@ class EvaluationConfig:
         device: "auto" takes a GPU where there is one.
         examples: in the report, of each kind (failures and evenly spaced queries, both ways, and captions written); 0 for none,
             25 at most, so that the page stays small.
-        captioning: let the captioner write a caption for every image that has a long one, and score it by words.
+        captioning: let the captioner write a caption for every image that has a reference, and score it by words.
+        caption_references: what it is scored by: the image's "synthetic" caption, or all its "human" ones.
         compositionality: sets of the same model beside the split.
         probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
         keep_embeddings: let another evaluation of the same model on the same samples, by the same code, use them again.
@@ -68,6 +69,8 @@ class EvaluationConfig:
         expected: sizes of the split, where they are known.
         missing_captions: where some images have captions for retrieval and others none: "refuse", or "skip" those without,
             which then are no queries but stay among the candidates.
+        class_names: "set" takes names and templates that came with the set; "imagenet" the 1,000 names and 80 templates of
+            open_clip's package, for labels that are ImageNet's.
         long_captions: retrieval by the synthetic captions too, each image to its own one and back (`retrieval_long`).
             Texts longer than the model's context are cut to it, so only their beginning is compared.
     """
@@ -78,6 +81,7 @@ class EvaluationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     examples: int = 6
     captioning: bool = True
+    caption_references: Literal["synthetic", "human"] = "synthetic"
     compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
     probe_samples: int = 0
     keep_embeddings: bool = True
@@ -86,6 +90,7 @@ class EvaluationConfig:
     expected: ExpectedSizes = field(default_factory=ExpectedSizes)
     missing_captions: Literal["refuse", "skip"] = "refuse"
     long_captions: bool = False
+    class_names: Literal["set", "imagenet"] = "set"
 
     def __post_init__(self) -> None:
         if self.architecture is not None and self.model is None:

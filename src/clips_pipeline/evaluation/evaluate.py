@@ -33,6 +33,7 @@ from clips_pipeline.evaluation.zero_shot import (
     zero_shot_ranks,
 )
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.interop.imagenet_names import imagenet_classes
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
@@ -64,12 +65,12 @@ def evaluate_model(
     config = config or EvaluationConfig()
     # All that can be refused before the model runs.
     entries = read_entries(config.compositionality)
+    classes = _classes(shards, config)
     if config.probe_samples:
         refuse_what_cannot_be_probed(shards, config.split)
     if config.expected.images is not None:
         refuse_wrong_sizes(config, load_index(shards).split_samples(config.split))
     embedder = load_embedder(model_folder, config)
-    classes = load_classes(shards)
     origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
     store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
@@ -116,7 +117,7 @@ def evaluate_records(
         found = one_pass(embedder, read(), config)
     else:
         encode_texts = partial(kept.texts, embedder.texts)
-        what = f"images {kept.samples} captioning {config.captioning} long {config.long_captions}"
+        what = f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
         found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
@@ -203,6 +204,19 @@ def _zero_shot(
     rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, label_N)
     found_N = taken_for(image_NE[list(asked)], class_CE, label_N, rank_N)
     return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
+
+
+def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:
+    own = load_classes(shards)
+    if config.class_names == "set":
+        return own
+    imagenet = imagenet_classes()
+    if own is not None and len(own.names) != len(imagenet.names):
+        raise ConfigError(
+            f"evaluate.class_names: {shards} has {len(own.names)} classes of its own, ImageNet has {len(imagenet.names)}; set it "
+            "to set"
+        )
+    return imagenet
 
 
 def _keyed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -77,7 +77,7 @@ def one_pass(embedder: TowerEmbedder, records: Iterable[Record], config: Evaluat
         images_BCHW = embedder.stack(_picture(record) for record in batch)
         found.embeddings.append(embedder.image_batch(images_BCHW))
         if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
-            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config.captioning, found)
+            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config, found)
         else:
             found.nats += [0.0] * len(batch)
             found.tokens += [0] * len(batch)
@@ -89,7 +89,7 @@ def _captioned(
     captioner: CaptionerConfig,
     batch: Sequence[Record],
     images_BCHW: Tensor,
-    captioning: bool,
+    config: EvaluationConfig,
     found: ImagePass,
 ) -> None:
     """Caption loss of a batch, and the captions written for it."""
@@ -103,9 +103,16 @@ def _captioned(
     has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
     found.nats += (nats_B * has_B).tolist()
     found.tokens += (tokens_B * has_B).tolist()
-    if captioning and captioner.inputs == "queries" and has_B.any():
-        found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
-        found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
+    references = [_references(record, config.caption_references) for record in batch]
+    asked_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
+    if config.captioning and captioner.inputs == "queries" and asked_B.any():
+        found.written += captions_at_once(embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer)
+        found.references += [texts for texts in references if texts]
+
+
+def _references(record: Record, kind: str) -> list[str]:
+    texts = record.captions if kind == "human" else (record.synthetic_caption,)
+    return [text for text in texts if text.strip()]
 
 
 def _picture(record: Record) -> Image.Image:

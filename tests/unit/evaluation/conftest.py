@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.evaluation.peer_model import save_peer
 
 from clips_pipeline.demo.source import ScenesConfig, ScenesSource
 from clips_pipeline.evaluation.embed import Embedder
@@ -13,6 +14,7 @@ from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.train_vocabulary import train_wordpiece
 
@@ -58,3 +60,16 @@ def loaded(model_folder):
 @pytest.fixture
 def embedder(loaded):
     return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=5)
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory) -> Path:
+    return save_peer(tmp_path_factory.mktemp("evaluation") / "peer")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory, fixtures_dir) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "photos"
+    captions = fixtures_dir / "captions.json"
+    prepare(FolderSource(FolderConfig(str(fixtures_dir / "images"), str(captions), evaluate_on="train")), folder)
+    return folder

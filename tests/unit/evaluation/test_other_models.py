@@ -1,6 +1,5 @@
 """Models of open_clip measured by our code: equal to a computation of their own, and what cannot be loaded."""
 
-import json
 import pickle
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from tests.unit.evaluation.peer_model import MODEL_CFG, WEIGHTS, settings
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import EvaluationConfig
@@ -17,40 +17,9 @@ from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.shards.index import load_classes
-from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource
 
 CPU = EvaluationConfig(device="cpu", examples=2, batch_size=5)
-MODEL_CFG = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-}
-# Unlike ours in everything: size, framing and colours.
-PREPROCESS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear", "resize_mode": "squash"}
-WEIGHTS = "open_clip_pytorch_model.bin"
-
-
-def settings(**model):
-    return json.dumps({"model_cfg": MODEL_CFG | model, "preprocess_cfg": PREPROCESS})
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("peer")
-    (folder / "open_clip_config.json").write_text(settings())
-    torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**MODEL_CFG).state_dict(), folder / WEIGHTS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory, fixtures_dir):
-    folder = tmp_path_factory.mktemp("photos")
-    captions = fixtures_dir / "captions.json"
-    prepare(FolderSource(FolderConfig(str(fixtures_dir / "images"), str(captions), evaluate_on="train")), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.peer_packages import installed
 from tests.servers import http_server, s3_server
 from tests.unit.shards.samples import ListSource, picture, record
 
@@ -190,20 +191,7 @@ def test_no_two_keys_become_one_and_no_caption_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
 def test_that_projects_own_loader_reads_what_is_written(prepared: Path, tmp_path: Path, task: str) -> None:
     """Its package, without what it would install beside it, in a folder and a process of its own."""
-    peer = tmp_path / "peer"
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--target",
-        str(peer),
-        "clip_benchmark==1.6.2",
-    ]
-    if subprocess.run(install, capture_output=True, check=False).returncode:
-        pytest.skip("clip_benchmark cannot be installed here")
+    peer = installed(tmp_path / "peer", "clip_benchmark==1.6.2")
     out = tmp_path / "out"
     _export(prepared, out, task=task, samples_per_shard=3)
     environment = {**os.environ, "PYTHONPATH": str(peer)}

@@ -1,0 +1,29 @@
+"""A model of open_clip, small and unlike ours in everything: size, framing and colours."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+
+MODEL_CFG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+PREPROCESS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear", "resize_mode": "squash"}
+WEIGHTS = "open_clip_pytorch_model.bin"
+
+
+def settings(**model: object) -> str:
+    """What `open_clip_config.json` holds, with changes of the model."""
+    return json.dumps({"model_cfg": MODEL_CFG | model, "preprocess_cfg": PREPROCESS})
+
+
+def save_peer(folder: Path) -> Path:
+    """With random weights, as `push_to_hf_hub` lays it out."""
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(settings())
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**MODEL_CFG).state_dict(), folder / WEIGHTS)
+    return folder
