@@ -18,6 +18,13 @@ from clips_pipeline.training.spec import RunSpec
 
 pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in every worker
 
+OPTIONS: list[dict[str, Any]] = [
+    {"model": {"patch_dropout": 0.5}, "progressive": {"first_size": 32, "until": 0.9}, "freeze": ["vision"]},
+    {"method": "mixture", "ema": {"half_life_batches": 2}, "optimizer": {"clip_norm": 0.5}},
+    {"method": "coca", "freeze": ["text"]},
+    {"method": "clip", "model": {"patch_dropout": 0.25}},
+]
+
 
 def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
     return load_file(Path(spec.model_folder) / "model.safetensors")
@@ -118,8 +125,9 @@ def test_one_rank_goes_on_as_two_and_two_as_one(spec_of: SpecOf) -> None:
             assert changed[step] == pytest.approx(value, rel=2e-4), f"{name}, step {step}"
 
 
-def test_two_ranks_equal_one_process(spec_of: SpecOf) -> None:
-    one, two = spec_of("one"), spec_of("two", launch={"processes": 2})
+@pytest.mark.parametrize("options", [{}, *OPTIONS[:3]], ids=lambda options: "-".join(options) or "none")
+def test_two_ranks_equal_one_process(spec_of: SpecOf, options: dict[str, Any]) -> None:
+    one, two = spec_of("one", **options), spec_of("two", **options, launch={"processes": 2})
     launch(one, ignore)
     launch(two, ignore)
     alone, together = losses(one), losses(two)
@@ -175,16 +183,7 @@ def test_micro_batches_are_refused_with_what_to_do_instead() -> None:
         _whole_batch(batch, 2)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"model": {"patch_dropout": 0.5}, "progressive": {"first_size": 32, "until": 0.9}, "freeze": ["vision"]},
-        {"method": "mixture", "ema": {"half_life_batches": 2}, "optimizer": {"clip_norm": 0.5}},
-        {"method": "coca", "freeze": ["text"]},
-        {"method": "clip", "model": {"patch_dropout": 0.25}},
-    ],
-    ids=lambda options: "-".join(options),
-)
+@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
 def test_with_every_option_a_resumed_training_ends_with_the_same_weights(
     spec_of: SpecOf, options: dict[str, Any]
 ) -> None:
