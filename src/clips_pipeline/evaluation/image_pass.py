@@ -24,12 +24,18 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
-_AS_JSON = ("keys", "labels", "texts", "owners", "long_texts", "long_owners", "tokens", "written", "references")
+_AS_JSON = (
+    *("keys", "labels", "texts", "owners", "long_texts", "long_owners", "tokens"),
+    *("captioned", "written", "references"),
+)
 
 
 @dataclass
 class ImagePass:
-    """What one pass over the images leaves behind; pictures are not kept."""
+    """What one pass over the images leaves behind; pictures are not kept.
+
+    `captioned` names the images that the captions `written` are of.
+    """
 
     keys: list[str] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
@@ -40,6 +46,7 @@ class ImagePass:
     embeddings: list[FloatArray] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    captioned: list[int] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
 
@@ -104,6 +111,8 @@ def _captioned(
     found.nats += (nats_B * has_B).tolist()
     found.tokens += (tokens_B * has_B).tolist()
     if captioning and captioner.inputs == "queries" and has_B.any():
+        first = len(found.keys) - len(batch)
+        found.captioned += [first + i for i, has in enumerate(has_B.tolist()) if has]
         found.written += captions_at_once(embedder.model, images_BCHW[has_B], web_ids_BL[has_B], embedder.tokenizer)
         found.references += [[r.synthetic_caption] for r in batch if r.synthetic_caption.strip()]
 

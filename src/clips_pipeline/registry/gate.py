@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.evaluation.comparison import Difference, compare
-from clips_pipeline.evaluation.items import Items, higher_is_better
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.metric_keys import higher_is_better
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measured:
 
     Attributes:
         metrics: flat numbers, as in `metrics.json`.
-        items: per-image results on the deciding metric's set; None where they are not at hand.
+        items: per-item results on the deciding metric's set; None where they are not at hand.
     """
 
     metrics: Mapping[str, float]

@@ -9,6 +9,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.compositionality import (
     SUBSETS,
+    Compositionality,
     compositionality,
     read_entries,
     sugarcrepe_hits,
@@ -76,7 +77,8 @@ def sets(tmp_path):
 
 
 def test_published_files(sets):
-    metrics, chance = compositionality(Colours(), read_entries(sets))
+    found = compositionality(Colours(), read_entries(sets))
+    metrics, chance = found.metrics, found.chance
     assert metrics["sugarcrepe/add_att/accuracy"] == 0.5
     assert metrics["sugarcrepe/swap_obj/accuracy"] == 1.0
     assert metrics["sugarcrepe/mean/accuracy"] == pytest.approx(6.5 / 7)
@@ -85,7 +87,7 @@ def test_published_files(sets):
 
 
 def test_nothing_configured_measures_nothing():
-    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == ({}, {})
+    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == Compositionality({}, {}, [])
 
 
 def test_one_of_two_folders_is_refused():

@@ -119,7 +119,8 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
     few, many = items_of(rows(5)), items_of(rows(35))
 
     def of(metrics, mine, other):
-        return [verdict(one) for one in standings(metrics, {}, mine, other, resamples=200)]
+        champion = None if other is None else {"scenes": other}
+        return [verdict(one) for one in standings(metrics, {}, {"scenes": mine}, champion, resamples=200)]
 
     assert of({METRIC: 0.1}, many, few) == ["better"]
     assert of({METRIC: 0.1}, few, many) == ["worse"]
@@ -128,7 +129,7 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
     dearer = items_of([{**row, "caption_nats": 9.0} for row in rows(5)])
     assert of({"caption/scenes/loss": 1.0}, dearer, few) == ["worse"]
     with pytest.raises(ConfigError, match="different images"):
-        standings({METRIC: 0.1}, {}, few, items_of(rows(5, images=7)))
+        of({METRIC: 0.1}, few, items_of(rows(5, images=7)))
 
 
 def test_answers_are_marked_and_a_far_right_one_is_shown_too():

@@ -45,7 +45,9 @@ def rows(found: int, of: int = 60) -> pd.DataFrame:
 
 def register(folder, found, name, **config):
     (folder / "model.safetensors").write_bytes(bytes([found]))
-    return register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name, **config), items=rows(found))
+    return register_model(
+        folder, {METRIC: found / 60}, config=RegistryConfig(name, **config), items={"scenes": rows(found)}
+    )
 
 
 def aliases(name):
@@ -134,7 +136,7 @@ def _register_at(barrier, uri, folder, found, name):
     mlflow.set_tracking_uri(uri)
     (folder / "model.safetensors").write_bytes(bytes([found]))
     barrier.wait()
-    register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name), items=rows(found))
+    register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name), items={"scenes": rows(found)})
 
 
 @pytest.mark.slow

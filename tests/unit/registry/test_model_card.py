@@ -26,7 +26,7 @@ def facts(**changes: Any) -> CardFacts:
         "run_id": "abc",
         "decision": "better: <script>alert(1)</script> | [link](x)",
         "metrics": {METRIC: 0.5, "caption/some/loss": 2.25},
-        "items": items,
+        "items": {"some": items},
         "parameters": {"train": {"seed": 7, "model": {"size": "tiny"}, "launch": {"processes": 2}}},
         "data_version": "d" * 64,
         "splits": [SplitFacts("train", 20_000, {"empty_file": 3}), SplitFacts("test", 100, {})],
@@ -60,7 +60,7 @@ def test_foreign_text_does_nothing() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    text = card(facts(items=None, history=[], git_commit=None, metrics={}, splits=[]))
+    text = card(facts(items={}, history=[], git_commit=None, metrics={}, splits=[]))
     assert "samples seen" not in text
     assert "commit" not in text
     assert "Measured on nothing alone" in text

@@ -27,7 +27,7 @@ def prepared(tmp_path_factory) -> tuple[Path, Path]:
 def registered(folder: Path, found: int, name: str, images: int = 40) -> tuple[Registration, pd.DataFrame]:
     (folder / "model.safetensors").write_bytes(bytes([found]))
     items = pd.DataFrame(rows(found, images))
-    return register_model(folder, {METRIC: found / images}, config=RegistryConfig(name), items=items), items
+    return register_model(folder, {METRIC: found / images}, config=RegistryConfig(name), items={"scenes": items}), items
 
 
 def report(registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, **changes) -> str:
@@ -38,7 +38,9 @@ def report(registration: Registration, items: pd.DataFrame, prepared: tuple[Path
         METRIC: float(MlflowClient().get_run(registration.run_id).data.metrics["retrieval/scenes/mean_recall_at_1"])
     }
     shards, health = prepared
-    written = write_model_report(registration, METRIC, metrics, items, shown, run, history, health, shards, file)
+    written = write_model_report(
+        registration, METRIC, metrics, {"scenes": items}, shown, run, history, health, shards, file
+    )
     assert written == file
     return file.read_text(encoding="utf-8")
 
