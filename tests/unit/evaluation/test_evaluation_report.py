@@ -18,7 +18,7 @@ from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.report import evaluation_html, model_html, rank_figure, write_evaluation
 from clips_pipeline.evaluation.results import check_finite, write_metrics
-from clips_pipeline.evaluation.sections.headline import Standing, headline, standings, verdict
+from clips_pipeline.evaluation.sections.headline import Standing, all_metrics, headline, standings, verdict
 from clips_pipeline.evaluation.sections.training import training
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
@@ -113,6 +113,16 @@ def test_the_headline_is_one_figure_of_a_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
     html = headline([Standing(name, value) for name, value in metrics.items()], METRIC)
     assert re.findall(r"(\w+)/scenes/", html) == ["retrieval", "caption"]
+
+
+def test_what_is_no_share_is_not_told_in_percent():
+    cider = Standing("caption/scenes/cider", 1.25, (1.1, 1.4))
+    html = headline([cider], "caption/scenes/cider") + all_metrics([cider, Standing(METRIC, 0.5, (0.4, 0.6))], None)
+    assert '<p class="big">1.250</p>' in html
+    assert "95 % interval 1.100 to 1.400" in html
+    # Nor does it stretch the axis of those that are.
+    described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", html).group(1)
+    assert described == "retrieval: mean recall at 1 0.500, 0.4000 to 0.6000"
 
 
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():

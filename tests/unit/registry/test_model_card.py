@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.items import compositionality_items, items_of
 from clips_pipeline.registry.model_card import CardFacts, SplitFacts, card
 
 METRIC = "retrieval/some/image_to_text_recall@1"
@@ -51,6 +51,18 @@ def test_every_fact_stands_there() -> None:
     assert "c" * 40 in text
     assert "Measured on some alone" in text
     assert "Zero-shot classification was not measured." in text
+
+
+def test_metrics_of_other_sets_have_intervals_from_their_own_items() -> None:
+    pairs = [
+        {"set": "winoground", "key": str(n), "text_right": n % 2 == 0, "image_right": False, "set_version": "v"}
+        for n in range(50)
+    ]
+    known = facts()
+    metrics = {**known.metrics, "winoground/all/text_score": 0.5}
+    text = card(facts(metrics=metrics, items={**known.items, **compositionality_items(pairs)}))
+    assert "| `winoground/all/text_score` | 0.5000 | 0.3" in text
+    assert f"| `{METRIC}` | 0.5000 | 0.4" in text
 
 
 def test_foreign_text_does_nothing() -> None:
