@@ -63,7 +63,7 @@ def compare(
     margin: float = 0.0,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare B with A on the same images.
+    """Compare B with A on the same images, or pairs of Winoground.
 
     Args:
         a: results of one model.
@@ -126,8 +126,11 @@ def intervals(
     """
     tail = 100 * (1 - confidence) / 2
     metrics, found = list(metrics), {}
+    # One pass of draws for all metrics of a set.
     for name, of_set in items.items():
         held = [metric for metric in metrics if set_of(metric) == name and of_set.holds(metric)]
+        if not held:
+            continue
         drawn = resampled([of_set.measure_of(metric) for metric in held], len(of_set.keys), resamples, seed)
         for metric, value_R in zip(held, drawn, strict=True):
             low, high = np.nanpercentile(value_R, [tail, 100 - tail])

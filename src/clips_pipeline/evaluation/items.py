@@ -64,7 +64,7 @@ def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
         ConfigError: no row, a key that stands twice, or rows of several sets.
     """
     rows = list(rows)
-    keys, version = checked_keys(rows)
+    keys, version = _checked_keys(rows)
     shot_N = _ranks(rows, "zero_shot_rank")
     measures = _retrieval(rows, "retrieval", "image_to_text_rank", "text_to_image_ranks")
     if "long_image_to_text_rank" in rows[0]:
@@ -103,12 +103,8 @@ def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, Items
     return {name: makers[name](of_set) for name, of_set in by_set.items()}
 
 
-def checked_keys(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
-    """Keys and set version of rows.
-
-    Raises:
-        ConfigError: no row, a key that stands twice, or rows of several sets.
-    """
+def _checked_keys(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
+    """Keys and set version of rows, one an item and all of one set."""
     keys = tuple(str(row["key"]) for row in rows)
     versions = {str(row.get(SET_VERSION) or "") for row in rows}
     if not rows or len(set(keys)) < len(keys) or len(versions) > 1:
@@ -158,7 +154,7 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
 
 
 def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> Items:
-    _, version = checked_keys(rows)
+    _, version = _checked_keys(rows)
     images, image_E = np.unique([str(row["image"]) for row in rows], return_inverse=True)
     right_E = _numbers(bool(row["right"]) for row in rows)
     subset_E = np.array([str(row["subset"]) for row in rows])
@@ -175,7 +171,7 @@ def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> Items:
 
 
 def _winoground(rows: Sequence[Mapping[str, Any]]) -> Items:
-    keys, version = checked_keys(rows)
+    keys, version = _checked_keys(rows)
     text_N, image_N = (np.array([bool(row[name]) for row in rows]) for name in ("text_right", "image_right"))
     every_N = np.ones(len(rows), np.bool_)
     right = {"text": text_N, "image": image_N, "group": text_N & image_N}

@@ -41,6 +41,11 @@ def whole_key(short: str, set_name: str) -> str:
     return short if kind in COMPOSITIONALITY_SETS else f"{kind}/{set_name}/{name}"
 
 
+def item_name(metric: str) -> str:
+    """What is drawn and counted, in the plural."""
+    return "pairs" if set_of(metric) == "winoground" else "images"
+
+
 def higher_is_better(metric: str) -> bool:
     """Of a metric by its key; only a loss is better when it is lower."""
     return not metric.endswith("loss")

@@ -18,7 +18,15 @@ from clips_pipeline.evaluation.evaluate import evaluate_model
 from clips_pipeline.evaluation.item_rows import add_probed
 from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, items_by_set, read_items, tables_by_set
 from clips_pipeline.evaluation.items import compositionality_items, items_of
-from clips_pipeline.evaluation.metric_keys import higher_is_better, is_share, set_of, short_key, split_set, whole_key
+from clips_pipeline.evaluation.metric_keys import (
+    higher_is_better,
+    is_share,
+    item_name,
+    set_of,
+    short_key,
+    split_set,
+    whole_key,
+)
 from clips_pipeline.evaluation.probe import Probed
 from clips_pipeline.evaluation.report import evaluation_html
 from clips_pipeline.interop.folder import load_model_folder, save_model
@@ -174,6 +182,7 @@ def test_keys_say_set_and_kind():
     for metric in METRICS:
         assert whole_key(short_key(metric), set_of(metric)) == metric
     assert split_set(METRICS) == "scenes"
+    assert {set_of(metric) for metric in METRICS if item_name(metric) == "pairs"} == {"winoground"}
     with pytest.raises(ConfigError, match="no set"):
         split_set(["winoground/all/text_score"])
     assert [m for m in METRICS if not is_share(m)] == ["caption/scenes/loss", "caption/scenes/cider"]
