@@ -67,14 +67,18 @@ def restore(metadata: Any, version: str, folder: Path, name: str | None, env: st
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--set", "set_name", help="The set to compare on; by default the one that both were evaluated on.")
+@click.option(
+    "--set",
+    "set_name",
+    help="The set to compare on, also sugarcrepe or winoground; by default the one that both were evaluated on.",
+)
 @click.option(
     "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
 )
 @_environment
 @click.pass_obj
 def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: float, env: str | None) -> None:
-    """Compare model B with model A, image by image.
+    """Compare model B with model A, item by item: image by image, or entry by entry.
 
     A and B: models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or a CSV file of per-item results.
     """
@@ -85,8 +89,8 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
         from clips_pipeline.evaluation.comparison_report import HEAD, cells, verdicts, write_comparison
         from clips_pipeline.registry.comparing import compare_references
 
-        differences, images = compare_references(a, b, set_name, confidence=confidence)
-        shown = Table(*HEAD, title=f"{images} images, intervals of {confidence:.0%}", title_justify="left")
+        differences, items = compare_references(a, b, set_name, confidence=confidence)
+        shown = Table(*HEAD, title=f"{items} items, intervals of {confidence:.0%}", title_justify="left")
         for difference in differences:
             shown.add_row(*cells(difference))
         console = Console()
@@ -94,7 +98,7 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
         for sentence in verdicts(differences, confidence):
             click.echo(sentence)
         report = context.catalog.load("comparison_report_target")
-        click.echo(f"open the report: {write_comparison(differences, (a, b), images, confidence, report)}")
+        click.echo(f"open the report: {write_comparison(differences, (a, b), items, confidence, report)}")
 
 
 @cli.group()

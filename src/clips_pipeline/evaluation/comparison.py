@@ -2,24 +2,26 @@
 
 Paired bootstrap: images are drawn with replacement, the same for both models, and each metric is computed anew for every
 draw. The captions of an image stay together, since they are not independent. The interval holds the middle of those differences.
-Sign test: of the images on which the models differ, how many speak for one, against a fair coin (two-sided, exact).
+Sign test: of the images on which the models differ, how many speak for one, against a fair coin (two-sided, exact). An image
+speaks by the metric of itself alone.
 Legend of suffixes: N images, R resamples.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.items import Array, Items, Ratio, higher_is_better
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.measures import Measure
+from clips_pipeline.evaluation.metric_keys import higher_is_better, set_of
+from clips_pipeline.evaluation.resampling import resampled
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-
-_COUNTS_AT_A_TIME = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def compare(
     margin: float = 0.0,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare B with A on the same images.
+    """Compare B with A on the same images, or pairs of Winoground.
 
     Args:
         a: results of one model.
@@ -77,12 +79,14 @@ def compare(
     """
     if not 0 < confidence < 1 or resamples < 1:
         raise ConfigError(f"confidence {confidence}, resamples {resamples}: between 0 and 1, and 1 or more")
-    order = _pairing(a, b)
-    pairs = [(a.ratios_of(metric), _ordered(b.ratios_of(metric), order)) for metric in metrics]
-    drawn = _bootstrap(pairs, len(a.keys), resamples, seed)
+    order_N = pairing(a, b)
+    all_a = [a.measure_of(metric) for metric in metrics]
+    all_b = [b.measure_of(metric).ordered(order_N) for metric in metrics]
+    drawn = resampled([*all_a, *all_b], len(a.keys), resamples, seed)
     tail = 100 * (1 - confidence) / 2
     found = []
-    for metric, (of_a, of_b), difference_R in zip(metrics, pairs, drawn, strict=True):
+    for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
+        difference_R = drawn[len(all_a) + place] - drawn[place]
         sign = 1.0 if higher_is_better(metric) else -1.0
         low, high = np.nanpercentile(difference_R, [tail, 100 - tail])
         better = sign * difference_R > margin
@@ -90,8 +94,8 @@ def compare(
         found.append(
             Difference(
                 metric,
-                _value(of_a),
-                _value(of_b),
+                of_a.value(),
+                of_b.value(),
                 float(low),
                 float(high),
                 float(np.mean(better)),
@@ -103,21 +107,35 @@ def compare(
     return found
 
 
-def interval(
-    items: Items, metric: str, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Of one model's metric, by the bootstrap over images.
+def intervals(
+    items: Mapping[str, Items],
+    metrics: Iterable[str],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Of one model's metrics, by the bootstrap over the items of each set.
 
-    Raises:
-        ConfigError: the items do not hold the metric.
+    Args:
+        items: by set.
+        metrics: keys; those that no items hold have no interval.
+        confidence: of the intervals.
+        resamples: draws.
+        seed: of the draws.
     """
-    ratios = items.ratios_of(metric)
-    nothing = tuple((np.zeros_like(above), below) for above, below in ratios)
     tail = 100 * (1 - confidence) / 2
-    low, high = np.nanpercentile(
-        _bootstrap([(nothing, ratios)], len(items.keys), resamples, seed)[0], [tail, 100 - tail]
-    )
-    return float(low), float(high)
+    metrics, found = list(metrics), {}
+    # One pass of draws for all metrics of a set.
+    for name, of_set in items.items():
+        held = [metric for metric in metrics if set_of(metric) == name and of_set.holds(metric)]
+        if not held:
+            continue
+        drawn = resampled([of_set.measure_of(metric) for metric in held], len(of_set.keys), resamples, seed)
+        for metric, value_R in zip(held, drawn, strict=True):
+            low, high = np.nanpercentile(value_R, [tail, 100 - tail])
+            found[metric] = (float(low), float(high))
+    return found
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -132,8 +150,12 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2.0 * math.exp(most) * float(np.exp(logs - most).sum()))
 
 
-def _pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:
-    """Where each image of A stands in B."""
+def pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:
+    """(N,) where each image of A stands in B.
+
+    Raises:
+        ConfigError: other images, or another version of the set.
+    """
     if a.set_version != b.set_version:
         raise ConfigError(
             f"the two were evaluated on different data (set versions {a.set_version or 'unknown'} and "
@@ -149,47 +171,7 @@ def _pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:
     return np.array([places[key] for key in a.keys], np.int64)
 
 
-def _ordered(ratios: tuple[Ratio, ...], order_N: npt.NDArray[np.int64]) -> tuple[Ratio, ...]:
-    return tuple((above_N[order_N], below_N[order_N]) for above_N, below_N in ratios)
-
-
-def _value(ratios: tuple[Ratio, ...]) -> float:
-    return float(np.mean([above_N.sum() / below_N.sum() for above_N, below_N in ratios]))
-
-
-def _bootstrap(
-    pairs: Sequence[tuple[tuple[Ratio, ...], tuple[Ratio, ...]]], images: int, resamples: int, seed: int
-) -> list[Array]:
-    """B minus A in every draw, (R,) for each pair; NaN where a draw has nothing to divide by."""
-    columns = [part_N for of_a, of_b in pairs for ratio in (*of_a, *of_b) for part_N in ratio]
-    table_NT = np.stack(columns, axis=1)
-    draws = np.random.default_rng(seed)
-    sums = []
-    at_a_time = max(1, _COUNTS_AT_A_TIME // images)
-    for begin in range(0, resamples, at_a_time):
-        count = min(at_a_time, resamples - begin)
-        drawn = draws.integers(0, images, (count, images)) + np.arange(count)[:, None] * images
-        times_RN = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
-        sums.append(times_RN.astype(np.float64) @ table_NT)
-    sum_RT = np.concatenate(sums)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio_RT = sum_RT[:, ::2] / sum_RT[:, 1::2]
-    found, at = [], 0
-    for of_a, of_b in pairs:
-        middle, end = at + len(of_a), at + len(of_a) + len(of_b)
-        found.append(ratio_RT[:, middle:end].mean(axis=1) - ratio_RT[:, at:middle].mean(axis=1))
-        at = end
-    return found
-
-
-def _division(of_a: tuple[Ratio, ...], of_b: tuple[Ratio, ...], sign: float) -> tuple[int, int]:
+def _division(of_a: Measure, of_b: Measure, sign: float) -> tuple[int, int]:
     """Images on which B is better, and worse; those asked nothing count for neither."""
-    better_N = sign * (_per_image(of_b) - _per_image(of_a))
+    better_N = sign * (of_b.each() - of_a.each())
     return int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
-
-
-def _per_image(ratios: tuple[Ratio, ...]) -> Array:
-    total_N = np.zeros(len(ratios[0][0]))
-    for above_N, below_N in ratios:
-        total_N += np.divide(above_N, below_N, out=np.zeros_like(above_N), where=below_N > 0)
-    return total_N

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clips_pipeline.evaluation.comparison import Difference
-from clips_pipeline.evaluation.items import higher_is_better
+from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.reports.page import number, page, table, text, write_page
 
-HEAD = ("metric", "A", "B", "B − A", "interval", "B better", "images won : lost", "sign test p")
+HEAD = ("metric", "A", "B", "B − A", "interval", "B better", "items won : lost", "sign test p")
 
 
 def cells(difference: Difference) -> tuple[str, ...]:
@@ -43,25 +43,26 @@ def verdicts(differences: Sequence[Difference], confidence: float) -> list[str]:
 
 
 def write_comparison(
-    differences: Sequence[Difference], names: tuple[str, str], images: int, confidence: float, path: Path
+    differences: Sequence[Difference], names: tuple[str, str], items: int, confidence: float, path: Path
 ) -> Path:
     """Write the page.
 
     Args:
         differences: from `compare`.
         names: of A and B.
-        images: that both were evaluated on.
+        items: that both were evaluated on: images, or pairs of Winoground.
         confidence: of the intervals.
         path: of the HTML file.
     """
     summary = (
-        f"<p>A is <code>{text(names[0])}</code>, B is <code>{text(names[1])}</code>; {number(images)} images, the same for both."
+        f"<p>A is <code>{text(names[0])}</code>, B is <code>{text(names[1])}</code>; {number(items)} items, the same for both."
         "</p><ul>" + "".join(f"<li>{text(one)}</li>" for one in verdicts(differences, confidence)) + "</ul>"
     )
     rows = [[text(cell) for cell in cells(one)] for one in differences]
     body = table(list(HEAD), rows, f"Paired comparison, intervals of {confidence:.0%}") + (
-        "<p>Intervals: paired bootstrap over images, captions of an image together. B better: share of the resamplings in which it "
-        "is. Won and lost: images on which the models differ; p is the chance of so uneven a division, or a more uneven one, were "
-        "they alike (exact sign test, two-sided). Of many metrics looked at, one in twenty leaves out 0 by luck.</p>"
+        "<p>Intervals: paired bootstrap over images (of Winoground over pairs), captions of an image together. B better: share of "
+        "the resamplings in which it is. Won and lost: items on which the models differ; p is the chance of so uneven a division, "
+        "or a more uneven one, were they alike (exact sign test, two-sided). Of many metrics looked at, one in twenty leaves out 0 "
+        "by luck.</p>"
     )
     return write_page(page("Comparison of two models", summary, body), path)

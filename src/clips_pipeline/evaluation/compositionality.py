@@ -7,11 +7,13 @@ no hit: a model that answers the same to everything scores 0.
 Legend of suffixes: N pairs, E embedding width.
 """
 
+import functools
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
+from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.shards.transforms import UndecodableImageError
 
@@ -29,17 +32,42 @@ Embed = Callable[[Iterable[Any]], FloatArray]
 Flags = npt.NDArray[np.bool_]
 
 
+class CrepeEntry(NamedTuple):
+    """One entry: its name in the file, the image's name there and its file, the right and the wrong caption."""
+
+    name: str
+    file: str
+    image: Path
+    right: str
+    wrong: str
+
+
 @dataclass(frozen=True)
 class Entries:
     """What the files of the configured sets say; pictures are not opened yet.
 
     Attributes:
-        sugarcrepe: image, right and wrong caption, by subset; empty where it is not configured.
+        sugarcrepe: by subset; empty where it is not configured.
         winoground: both images and their captions.
     """
 
-    sugarcrepe: dict[str, list[tuple[Path, str, str]]]
+    sugarcrepe: dict[str, list[CrepeEntry]]
     winoground: list[tuple[Path, Path, str, str]]
+
+
+@dataclass(frozen=True)
+class Compositionality:
+    """What is found on the sets.
+
+    Attributes:
+        metrics: by key.
+        chance: what guessing reaches, under the same keys.
+        rows: one an entry, with the digest of the set.
+    """
+
+    metrics: dict[str, float]
+    chance: dict[str, float]
+    rows: list[ItemRow]
 
 
 def read_entries(config: CompositionalityConfig) -> Entries:
@@ -48,29 +76,34 @@ def read_entries(config: CompositionalityConfig) -> Entries:
     Raises:
         ConfigError: a file or an image is missing or none of the published form; names it and the entry.
     """
-    sugarcrepe: dict[str, list[tuple[Path, str, str]]] = {}
+    sugarcrepe: dict[str, list[CrepeEntry]] = {}
     if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
         folder, images = Path(config.sugarcrepe), Path(config.sugarcrepe_images)
         sugarcrepe = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
     return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
 
 
-def compositionality(embedder: TowerEmbedder, read: Entries) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of the sets that have entries, and what guessing reaches.
+def compositionality(embedder: TowerEmbedder, read: Entries) -> Compositionality:
+    """Measure the sets that have entries.
 
     Raises:
         ConfigError: a picture cannot be decoded.
     """
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
+    rows: list[ItemRow] = []
     if read.sugarcrepe:
+        version = _sugarcrepe_version(read.sugarcrepe)
         for subset, entries in read.sugarcrepe.items():
             hit_N = sugarcrepe_hits(
-                embedder.images(_pictures([path for path, _, _ in entries])),
-                embedder.texts([right for _, right, _ in entries]),
-                embedder.texts([wrong for _, _, wrong in entries]),
+                embedder.images(_pictures([entry.image for entry in entries])),
+                embedder.texts([entry.right for entry in entries]),
+                embedder.texts([entry.wrong for entry in entries]),
             )
             metrics[f"sugarcrepe/{subset}/accuracy"] = float(hit_N.mean())
+            for entry, right in zip(entries, hit_N.tolist(), strict=True):
+                of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
+                rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
         metrics["sugarcrepe/mean/accuracy"] = float(np.mean(list(metrics.values())))
         chance |= dict.fromkeys(metrics, 0.5)
     if entries_W := read.winoground:
@@ -80,6 +113,10 @@ def compositionality(embedder: TowerEmbedder, read: Entries) -> tuple[dict[str, 
             embedder.texts([entry[2] for entry in entries_W]),
             embedder.texts([entry[3] for entry in entries_W]),
         )
+        version = _winoground_version(entries_W)
+        for number, (text_right, image_right) in enumerate(zip(text.tolist(), image.tolist(), strict=True), start=1):
+            right = {"text_right": text_right, "image_right": image_right}
+            rows.append({"set": "winoground", "key": str(number), **right, SET_VERSION: version})
         metrics["winoground/all/text_score"] = float(text.mean())
         metrics["winoground/all/image_score"] = float(image.mean())
         metrics["winoground/all/group_score"] = float((text & image).mean())
@@ -88,7 +125,7 @@ def compositionality(embedder: TowerEmbedder, read: Entries) -> tuple[dict[str, 
             "winoground/all/image_score": 1 / 4,
             "winoground/all/group_score": 1 / 6,
         }
-    return metrics, chance
+    return Compositionality(metrics, chance, rows)
 
 
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
@@ -123,11 +160,33 @@ def _nearer(a_N: FloatArray, b_N: FloatArray) -> Flags:
     return np.asarray(a_N > b_N + TIE_TOLERANCE)
 
 
-def _sugarcrepe_entries(path: Path, images: Path) -> list[tuple[Path, str, str]]:
+def _sugarcrepe_version(entries: Mapping[str, Sequence[CrepeEntry]]) -> str:
+    """Digest of entries and image bytes: results on other files must not be compared."""
+    image_of = functools.cache(_file_digest)
+    return _digest([subset, e.name, image_of(e.image), e.right, e.wrong] for subset in entries for e in entries[subset])
+
+
+def _winoground_version(entries: Iterable[tuple[Path, Path, str, str]]) -> str:
+    return _digest([_file_digest(first), _file_digest(second), a, b] for first, second, a, b in entries)
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(entries: Iterable[list[str]]) -> str:
+    digest = hashlib.sha256()
+    for entry in entries:
+        # In JSON texts cannot run into each other.
+        digest.update(json.dumps(entry).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _sugarcrepe_entries(path: Path, images: Path) -> list[CrepeEntry]:
     found = []
     for name, entry in _json(path, path.read_text(encoding="utf-8") if path.is_file() else None).items():
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
-        found.append((_existing(images / file, f"{path}, entry {name}"), right, wrong))
+        found.append(CrepeEntry(name, file, _existing(images / file, f"{path}, entry {name}"), right, wrong))
     if not found:
         raise ConfigError(f"{path}: holds no entry")
     return found

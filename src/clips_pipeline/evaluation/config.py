@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS
 
 _MOST_EXAMPLES = 25
 
@@ -51,7 +52,8 @@ class EvaluationConfig:
     """Settings of `evaluate_model`.
 
     Attributes:
-        set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; of letters, digits, '-', '_', '.'.
+        set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; of letters, digits, '-', '_', '.';
+            not `sugarcrepe` or `winoground`.
         split: which shards to read.
         batch_size: images, or texts, per forward pass; changes speed and memory, not the metrics.
         device: "auto" takes a GPU where there is one.
@@ -99,6 +101,8 @@ class EvaluationConfig:
             raise ConfigError(
                 f"set_name: {self.set_name!r} may hold letters, digits, '-', '_' and '.', and not be empty"
             )
+        if self.set_name in COMPOSITIONALITY_SETS:
+            raise ConfigError(f"set_name: {self.set_name!r} is the name of another set's results; choose another one")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: {self.batch_size} must be 1 or more")
         if self.probe_samples < 0:

@@ -3,6 +3,7 @@
 Legend of suffixes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,18 +13,19 @@ import numpy as np
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.asking import ask
-from clips_pipeline.evaluation.caption_scores import caption_scores
+from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores, scored
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
 from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
+from clips_pipeline.evaluation.item_rows import add_probed, item_rows
 from clips_pipeline.evaluation.kept import Kept
 from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
-from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
-from clips_pipeline.evaluation.retrieval import NO_CAPTION, FloatArray, chance_recall, recall_metrics
+from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult
+from clips_pipeline.evaluation.retrieval import FloatArray, chance_recall, recall_metrics
 from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.evaluation.zero_shot import (
     EncodeTexts,
@@ -78,17 +80,21 @@ def evaluate_model(
         return eval_samples(shards, config.split, remote=remote)
 
     result = evaluate_records(embedder, read, classes, config, store)
-    metrics, chance = compositionality(embedder, entries)
+    beside = compositionality(embedder, entries)
+    metrics, chance = beside.metrics, beside.chance
     if config.probe_samples:
-        found = probe(embedder, shards, config.split, config.probe_samples, remote)
+        probed = probe(embedder, shards, config.split, config.probe_samples, remote)
+        found = probed.metrics()
         metrics |= _keyed(f"probe/{config.set_name}", found)
         if classes is not None:
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
-    exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
-    result = replace(result, metrics=result.metrics | metrics, exhibits=exhibits)
+        add_probed(result.per_item, probed)
     for row in result.per_item:
         row |= origin
-    return result
+    for row in beside.rows:
+        row[MODEL] = origin[MODEL]
+    exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
+    return replace(result, metrics=result.metrics | metrics, compositionality=beside.rows, exhibits=exhibits)
 
 
 def evaluate_records(
@@ -127,13 +133,11 @@ def evaluate_records(
     image_NE = np.concatenate(found.embeddings)
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
-    rank_N: Sequence[int] = [NO_CAPTION] * len(image_NE)
-    rank_M: Sequence[int] = []
     asked: Asked | None = None
+    long: Asked | None = None
     if found.texts:
         name = f"retrieval/{config.set_name}"
         asked = ask(name, image_NE, found.texts, found.owners, encode_texts)
-        rank_N, rank_M = asked.ranks.image_to_text.tolist(), asked.ranks.text_to_image.tolist()
         metrics |= _keyed(name, recall_metrics(asked.ranks))
         chance |= _keyed(name, chance_recall(asked.owners, len(image_NE)))
     if found.long_texts:
@@ -152,40 +156,27 @@ def evaluate_records(
         metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, label_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
+    # A captioner that is told the words before has an easier task: its loss must not be compared with the other's.
+    captioner = embedder.model.config.captioner if isinstance(embedder, Embedder) else None
+    forced = captioner is not None and captioner.inputs == "tokens"
     if isinstance(embedder, Embedder) and any(found.tokens):
-        captioner = embedder.model.config.captioner
-        # A captioner that is told the words before has an easier task: its loss must not be compared with the other's.
-        forced = captioner is not None and captioner.inputs == "tokens"
         name = f"caption/{config.set_name}/{'teacher_forced_loss' if forced else 'loss'}"
-        metrics[name] = sum(found.nats) / sum(found.tokens)
+        metrics[name] = math.fsum(found.nats) / sum(found.tokens)
         # A model that finds every piece equally likely.
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
+    scores: list[CaptionScore] = []
     if found.written:
-        metrics |= _keyed(f"caption/{config.set_name}", caption_scores(found.written, found.references))
+        scores = scored(found.written, found.references)
+        metrics |= _keyed(f"caption/{config.set_name}", corpus_scores(scores))
         # What captions of these images would score that are right for another of them.
         others = [*found.references[1:], found.references[0]]
-        chance |= _keyed(f"caption/{config.set_name}", caption_scores(found.written, others))
+        chance |= _keyed(f"caption/{config.set_name}", corpus_scores(scored(found.written, others)))
     if not metrics:
         raise ConfigError(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
         )
 
-    rows: list[ItemRow] = [
-        {
-            "key": key,
-            "image_to_text_rank": None if rank == NO_CAPTION else rank,
-            "text_to_image_ranks": [],
-            "label": label,
-            "zero_shot_rank": zero_shot.get(i),
-            "caption_nats": nats,
-            "caption_tokens": tokens,
-        }
-        for i, (key, rank, label, nats, tokens) in enumerate(
-            zip(found.keys, rank_N, found.labels, found.nats, found.tokens, strict=True)
-        )
-    ]
-    for owner, rank in zip(found.owners, rank_M, strict=True):
-        rows[owner]["text_to_image_ranks"].append(rank)
+    rows = item_rows(found, asked, long, zero_shot, scores, forced)
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     results = Found(config.set_name, chance, image_NE, found.keys, names, found.nats, found.tokens, asked, confused)
     shown = exhibits_of(results, embedder, read, config.examples)

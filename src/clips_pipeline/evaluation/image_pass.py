@@ -24,12 +24,18 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
-_AS_JSON = ("keys", "labels", "texts", "owners", "long_texts", "long_owners", "tokens", "written", "references")
+_AS_JSON = (
+    *("keys", "labels", "texts", "owners", "long_texts", "long_owners", "tokens"),
+    *("captioned", "written", "references"),
+)
 
 
 @dataclass
 class ImagePass:
-    """What one pass over the images leaves behind; pictures are not kept."""
+    """What one pass over the images leaves behind; pictures are not kept.
+
+    `captioned` names the images that the captions `written` are of.
+    """
 
     keys: list[str] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
@@ -40,6 +46,7 @@ class ImagePass:
     embeddings: list[FloatArray] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    captioned: list[int] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
 
@@ -106,6 +113,8 @@ def _captioned(
     references = [_references(record, config.caption_references) for record in batch]
     asked_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
     if config.captioning and captioner.inputs == "queries" and asked_B.any():
+        first = len(found.keys) - len(batch)
+        found.captioned += [first + i for i, texts in enumerate(references) if texts]
         found.written += captions_at_once(embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer)
         found.references += [texts for texts in references if texts]
 

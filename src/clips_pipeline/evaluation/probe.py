@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,6 +32,8 @@ _TEMPERATURE = 0.07
 _ROWS = 1024
 _STEPS = 200
 _REMEDY = "prepare a set with classes and the splits train and validation, or set it to 0"
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,30 @@ class Labelled:
             raise ValueError(f"{len(self.features_NE)} features for {len(self.labels_N)} labels")
 
 
+@dataclass(frozen=True)
+class Probed:
+    """What the two classifiers say about the labelled images of the split that is asked, in its order.
+
+    Attributes:
+        linear_right: (M,) whether the linear classifier is right.
+        knn_right: (M,) whether the nearest neighbours are.
+    """
+
+    linear_right: Flags
+    knn_right: Flags
+
+    def metrics(self) -> dict[str, float]:
+        """`linear_accuracy@1` and `knn_accuracy@1`."""
+        return {
+            "linear_accuracy@1": float(self.linear_right.mean()),
+            "knn_accuracy@1": float(self.knn_right.mean()),
+        }
+
+
 def probe(
     embedder: TowerEmbedder, shards: Path, split: str, samples: int, remote: RemoteShards | None = None
-) -> dict[str, float]:
-    """`linear_accuracy@1` and `knn_accuracy@1` of a split, learned from the first labelled images of the training split.
+) -> Probed:
+    """Ask a split for its labels, learned from the first labelled images of the training split.
 
     Args:
         embedder: the model.
@@ -67,8 +90,8 @@ def probe(
     """
     train = _features(embedder, shards, "train", samples, remote)
     validation, asked = (_features(embedder, shards, name, None, remote) for name in ("validation", split))
-    linear, _ = linear_accuracy(train, validation, asked)
-    return {"linear_accuracy@1": linear, "knn_accuracy@1": knn_accuracy(train, asked)}
+    linear_right, _ = linear_hits(train, validation, asked)
+    return Probed(linear_right, knn_hits(train, asked))
 
 
 def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
@@ -110,8 +133,8 @@ def _features(
     return Labelled(features_NE, np.array(labels, dtype=np.int64))
 
 
-def knn_accuracy(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> float:
-    """Share of the asked images whose neighbours vote for their class; between equal votes the lower class wins.
+def knn_hits(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> Flags:
+    """(M,) whether an asked image's neighbours vote for its class; between equal votes the lower class wins.
 
     Raises:
         ValueError: no training or no asked image.
@@ -120,19 +143,19 @@ def knn_accuracy(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS)
     train_NE, asked_ME = _unit(train.features_NE), _unit(asked.features_NE)
     label_N = torch.from_numpy(np.asarray(train.labels_N, dtype=np.int64))
     classes = int(max(train.labels_N.max(), asked.labels_N.max())) + 1
-    right = 0
+    right = []
     for low in range(0, len(asked_ME), _ROWS):
         near_RK = (asked_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbours, len(train_NE)), dim=1)
         vote_RC = torch.zeros(len(near_RK.values), classes, dtype=torch.float64)
         vote_RC.scatter_add_(1, label_N[near_RK.indices], (near_RK.values / _TEMPERATURE).exp())
-        right += int((vote_RC.argmax(dim=1).numpy() == asked.labels_N[low : low + _ROWS]).sum())
-    return right / len(asked_ME)
+        right.append(vote_RC.argmax(dim=1).numpy() == asked.labels_N[low : low + _ROWS])
+    return np.concatenate(right)
 
 
-def linear_accuracy(
+def linear_hits(
     train: Labelled, validation: Labelled, asked: Labelled, penalties: Sequence[float] = PENALTIES
-) -> tuple[float, float]:
-    """Share of the asked images that the linear classifier is right about, and the penalty that validation chose.
+) -> tuple[Flags, float]:
+    """(M,) whether the linear classifier is right about an asked image, and the penalty that validation chose.
 
     Of equally good penalties the largest is taken.
 
@@ -141,12 +164,14 @@ def linear_accuracy(
     """
     _not_empty(train, validation, asked)
     classes = int(max(split.labels_N.max() for split in (train, validation, asked))) + 1
-    best = (-1.0, 0.0, 0.0)
+    best = (-1.0, 0.0)
+    right_M: Flags = np.zeros(len(asked.labels_N), np.bool_)
     for penalty in penalties:
         weight_EC, bias_C = fit(train, classes, penalty)
-        scores = [_right(split, weight_EC, bias_C) for split in (validation, asked)]
-        best = max(best, (scores[0], penalty, scores[1]))
-    return best[2], best[1]
+        found = float(_right(validation, weight_EC, bias_C).mean())
+        if (found, penalty) > best:
+            best, right_M = (found, penalty), _right(asked, weight_EC, bias_C)
+    return right_M, best[1]
 
 
 def fit(train: Labelled, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
@@ -174,9 +199,9 @@ def fit(train: Labelled, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
     return weight_EC.detach(), bias_C.detach()
 
 
-def _right(split: Labelled, weight_EC: Tensor, bias_C: Tensor) -> float:
+def _right(split: Labelled, weight_EC: Tensor, bias_C: Tensor) -> Flags:
     features = torch.from_numpy(np.asarray(split.features_NE, dtype=np.float64))
-    return float(((features @ weight_EC + bias_C).argmax(dim=1).numpy() == split.labels_N).mean())
+    return np.asarray((features @ weight_EC + bias_C).argmax(dim=1).numpy() == split.labels_N)
 
 
 def _unit(features: FloatArray) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.evaluation.exhibits import Exhibits
-from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.items import compositionality_items, items_of
 from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
 from clips_pipeline.evaluation.sections.captions import captions
 from clips_pipeline.evaluation.sections.embedding import embedding
@@ -65,7 +65,7 @@ def write_evaluation(result: EvaluationResult, path: Path) -> Path:
 
 def evaluation_html(result: EvaluationResult) -> str:
     """The whole page. All text from data is escaped: captions and keys are foreign text."""
-    items = items_of(result.per_item)
+    items = {result.set_name: items_of(result.per_item)} | compositionality_items(result.compositionality)
     found = standings(result.metrics, result.exhibits.chance, items)
     first = next((name for end in _HEAD for name in result.metrics if name.endswith(end)), next(iter(result.metrics)))
     summary = f"<p>{number(len(result.per_item))} images.</p>" + headline(found, first)

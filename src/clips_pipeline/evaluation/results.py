@@ -11,9 +11,16 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.exhibits import Exhibits
 
 ItemRow = dict[str, Any]
-"""One image: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
-`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`; `set_version` and `model` where the
-samples come from prepared shards and the model from files. Ranks count from 0."""
+"""One item of a set.
+
+An image of a split: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
+`zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`, `teacher_forced` (the words before
+were given). Where it was measured also `long_image_to_text_rank` and `long_text_to_image_ranks`; of a written caption, null where
+there is none, `caption_rouge_l`, `caption_cider`, `caption_matches` and `caption_ngrams` (of each order), `caption_words` and
+`caption_reference_words`; `linear_right` and `knn_right`, null without label.
+An entry of SugarCrepe: `set`, `key` (subset and name), `subset`, `image` (file name), `right`. Of Winoground: `set`, `key` (line),
+`text_right`, `image_right`.
+All: `set_version` and `model` where the samples come from prepared shards or files and the model from files. Ranks count from 0."""
 
 SET_VERSION = "set_version"
 """Key of a row: digest of the samples that were evaluated. Results on other samples are not compared."""
@@ -30,6 +37,7 @@ class EvaluationResult:
         set_name: of the set, the middle part of the metric keys.
         metrics: flat, finite numbers by key, as they stand in `metrics.json`.
         per_item: one row per image, in the order of the shards.
+        compositionality: one row per entry of SugarCrepe and Winoground; empty where neither is configured.
         exhibits: for the reports.
     """
 
@@ -37,6 +45,7 @@ class EvaluationResult:
     metrics: dict[str, float]
     per_item: list[ItemRow]
     exhibits: Exhibits = field(repr=False)
+    compositionality: list[ItemRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_finite(self.metrics)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.evaluation.items import items_of_table
+from clips_pipeline.evaluation.item_table import items_by_set
 from clips_pipeline.registry.model_card import CardFacts, SplitFacts, card
 from clips_pipeline.registry.register import Registration
 from clips_pipeline.shards.index import load_index
@@ -17,7 +17,7 @@ from clips_pipeline.shards.statistics import added, load_statistics
 def write_card(
     registration: Registration,
     metrics: Mapping[str, float],
-    per_item: pd.DataFrame,
+    items: Mapping[str, pd.DataFrame],
     parameters: Mapping[str, Any],
     shards: Path,
     history: pd.DataFrame,
@@ -28,7 +28,7 @@ def write_card(
     Args:
         registration: of the version.
         metrics: as in `metrics.json`.
-        per_item: the table that `evaluate` writes.
+        items: the tables that `evaluate` writes, by set.
         parameters: of the training, nested.
         shards: folder of the prepared data.
         history: the table that `train` writes.
@@ -42,7 +42,7 @@ def write_card(
         registration.run_id,
         registration.reason,
         metrics,
-        items_of_table(per_item),
+        items_by_set(items),
         parameters,
         index.version,
         [

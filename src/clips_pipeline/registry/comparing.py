@@ -9,7 +9,9 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
-from clips_pipeline.evaluation.items import Items, read_items
+from clips_pipeline.evaluation.item_table import read_items
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, whole_key
 from clips_pipeline.registry.items_log import fetch_items, sets_of
 
 
@@ -54,7 +56,7 @@ def resolve(client: MlflowClient, name: str) -> Reference:
 
 
 def common_set(client: MlflowClient, references: Sequence[Reference], wanted: str | None) -> str:
-    """The set that all were evaluated on.
+    """The set that all were evaluated on; sugarcrepe and winoground only where they are named, or where nothing else is there.
 
     Raises:
         ConfigError: none, several and none was named, or not the one that was named.
@@ -69,8 +71,10 @@ def common_set(client: MlflowClient, references: Sequence[Reference], wanted: st
     common = set.intersection(*known)
     if wanted is not None and wanted in common:
         return wanted
-    if wanted is None and len(common) == 1:
-        return common.pop()
+    if wanted is None:
+        for sets in (common - set(COMPOSITIONALITY_SETS), common):
+            if len(sets) == 1:
+                return sets.pop()
     each = "; ".join(
         f"{one.name}: {', '.join(sorted(sets)) or 'none'}" for one, sets in zip(references, known, strict=False)
     )
@@ -85,7 +89,7 @@ def items_of_reference(client: MlflowClient, reference: Reference, set_name: str
         ConfigError: there are none.
     """
     if reference.file is not None:
-        return read_items(reference.file)
+        return read_items(reference.file, set_name)
     found = None if reference.run_id is None else fetch_items(client, reference.run_id, set_name)
     if found is None:
         raise ConfigError(f"{reference.name}: no per-item results on {set_name!r} in MLflow; evaluate it again")
@@ -103,7 +107,7 @@ def compare_references(
     """Compare the second with the first on every metric that both allow.
 
     Returns:
-        one difference per metric, and the number of images.
+        one difference per metric, and the number of items: images, or pairs of Winoground.
 
     Raises:
         ConfigError: a side is not known, or the two cannot be paired.
@@ -113,7 +117,9 @@ def compare_references(
     found_set = common_set(client, references, set_name)
     a, b = (items_of_reference(client, one, found_set) for one in references)
     names = [name for name in a.names() if name in b.names()]
-    metrics = [f"{name.split('/')[0]}/{found_set}/{name.split('/')[1]}" for name in names]
-    if not metrics:
-        raise ConfigError(f"{first} and {second} have no metric in common")
+    if not names:
+        raise ConfigError(
+            f"{first} and {second} have no metric in common; where they hold results on several sets, name one with --set"
+        )
+    metrics = [whole_key(name, found_set) for name in names]
     return compare(a, b, metrics, confidence=confidence, resamples=resamples), len(a.keys)

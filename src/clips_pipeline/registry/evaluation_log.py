@@ -1,6 +1,7 @@
 """Final metrics and report to MLflow."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
@@ -16,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def log_evaluation(
-    run_id: str | None, set_name: str, metrics: dict[str, float], report: Path, items: pd.DataFrame
+    run_id: str | None, metrics: dict[str, float], report: Path, items: Mapping[str, pd.DataFrame]
 ) -> None:
-    """Put the final metrics, the per-item results and the report on the run that trained the model.
+    """Put the final metrics, the per-item results of each set and the report on the run that trained the model.
 
     A model may come from elsewhere (`dvc pull`) and this tracking server not know its run: then the active run takes them.
     `run_id` is None where training was not tracked; then, or without an active run, nothing is logged.
@@ -32,7 +33,7 @@ def log_evaluation(
     for name, value in metrics.items():
         client.log_metric(run_id, mlflow_key(name), value)
     client.log_artifact(run_id, str(report))
-    log_items(client, run_id, set_name, items)
+    log_items(client, run_id, items)
 
 
 def _is_known(client: MlflowClient, run_id: str) -> bool:

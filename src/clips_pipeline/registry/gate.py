@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.evaluation.comparison import Difference, compare
-from clips_pipeline.evaluation.items import Items, higher_is_better
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.metric_keys import higher_is_better, item_name
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measured:
 
     Attributes:
         metrics: flat numbers, as in `metrics.json`.
-        items: per-image results on the deciding metric's set; None where they are not at hand.
+        items: per-item results on the deciding metric's set; None where they are not at hand.
     """
 
     metrics: Mapping[str, float]
@@ -133,8 +134,8 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
             return _unknown(str(error))
         comparison += (
             f" (difference {difference.difference:+.4f}, {gate.confidence:.0%} interval {difference.low:+.4f} to "
-            f"{difference.high:+.4f}; better in {difference.share_better:.1%} of resamplings, {difference.wins} images "
-            f"won and {difference.losses} lost)"
+            f"{difference.high:+.4f}; better in {difference.share_better:.1%} of resamplings, {difference.wins} "
+            f"{item_name(metric)} won and {difference.losses} lost)"
         )
         if difference.share_better < gate.confidence:
             return Decision(False, f"not surely better: {comparison}", difference)

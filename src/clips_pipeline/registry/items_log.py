@@ -1,28 +1,26 @@
 """Per-item results as artifacts of the run that trained the model, so that any two versions can be compared item by item."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.evaluation.items import Items, read_items
+from clips_pipeline.evaluation.item_table import read_items
+from clips_pipeline.evaluation.items import Items
 
 FOLDER = "per_item"
 
 
-def set_of(metric: str) -> str:
-    """The set that a metric was measured on: the middle of its key."""
-    return metric.split("/")[1]
-
-
-def log_items(client: MlflowClient, run_id: str, set_name: str, rows: pd.DataFrame) -> None:
-    """Keep the results on a set with a run; those of an earlier evaluation on a set of this name are replaced."""
+def log_items(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Keep the results on each set with a run; those of an earlier evaluation on a set of this name are replaced."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{set_name}.csv"
-        rows.to_csv(file, index=False)
-        client.log_artifact(run_id, str(file), FOLDER)
+        for set_name, rows in tables.items():
+            file = Path(folder) / f"{set_name}.csv"
+            rows.to_csv(file, index=False)
+            client.log_artifact(run_id, str(file), FOLDER)
 
 
 def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> Items | None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clips_pipeline.config import flatten
-from clips_pipeline.evaluation.comparison import interval
-from clips_pipeline.evaluation.items import Items, higher_is_better
+from clips_pipeline.evaluation.comparison import intervals
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.metric_keys import higher_is_better
 
 _SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
 _RESAMPLES = 2_000
@@ -40,7 +41,7 @@ class CardFacts:
         run_id: of MLflow.
         decision: the gate's sentence.
         metrics: flat numbers.
-        items: per-image results, for intervals; None where there are none.
+        items: per-item results by set, for intervals.
         parameters: of the training, nested.
         data_version: digest of the shards.
         splits: counts.
@@ -53,7 +54,7 @@ class CardFacts:
     run_id: str
     decision: str
     metrics: Mapping[str, float]
-    items: Items | None
+    items: Mapping[str, Items]
     parameters: Mapping[str, Any]
     data_version: str
     splits: Sequence[SplitFacts]
@@ -69,21 +70,16 @@ def card(facts: CardFacts) -> str:
 
 
 def _numbers(facts: CardFacts) -> str:
-    rows = [
-        (f"`{name}`", f"{value:.4f}", _interval(facts.items, name)) for name, value in sorted(facts.metrics.items())
-    ]
+    reach = {
+        name: f"{low:.4f} to {high:.4f}"
+        for name, (low, high) in intervals(facts.items, facts.metrics, resamples=_RESAMPLES).items()
+    }
+    rows = [(f"`{name}`", f"{value:.4f}", reach.get(name, "–")) for name, value in sorted(facts.metrics.items())]
     note = (
-        "Intervals are of 95 %, by resampling the images of the set; they say nothing about other seeds or other data."
+        "Intervals are of 95 %, by resampling the images of the set (of Winoground the pairs); they say nothing about other "
+        "seeds or other data."
     )
     return "## Measured\n\n" + _table(("metric", "value", "95 % interval"), rows) + f"\n\n{note}"
-
-
-def _interval(items: Items | None, metric: str) -> str:
-    kind, _, rest = metric.partition("/")
-    if items is None or f"{kind}/{rest.rpartition('/')[2]}" not in items.names():
-        return "–"
-    low, high = interval(items, metric, resamples=_RESAMPLES)
-    return f"{low:.4f} to {high:.4f}"
 
 
 def _data(facts: CardFacts) -> str:

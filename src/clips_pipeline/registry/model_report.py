@@ -9,8 +9,10 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.evaluation.comparison import pairing
 from clips_pipeline.evaluation.exhibits import Exhibits
-from clips_pipeline.evaluation.items import Items, items_of_table, rows_of_table
+from clips_pipeline.evaluation.item_table import items_by_set, rows_of_table
+from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.report import ModelFacts, model_html
 from clips_pipeline.evaluation.sections.headline import standings
 from clips_pipeline.evaluation.sections.provenance import Link, Step
@@ -26,7 +28,7 @@ def write_model_report(
     registration: Registration,
     metric: str,
     metrics: Mapping[str, float],
-    per_item: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     exhibits: Mapping[str, Any],
     run: Mapping[str, Any],
     history: pd.DataFrame,
@@ -40,7 +42,7 @@ def write_model_report(
         registration: of the version.
         metric: the key of the metric that decides.
         metrics: as in `metrics.json`.
-        per_item: the table that `evaluate` writes.
+        tables: of per-item results that `evaluate` writes, by set.
         exhibits: what it has to show, as plain values.
         run: what `train` says of its run.
         history: the table that `train` writes.
@@ -53,21 +55,14 @@ def write_model_report(
     """
     client = MlflowClient()
     shown = from_mapping(Exhibits, exhibits, "exhibits")
-    items = items_of_table(per_item)
-    champion, others, note = _champion(client, registration, shown.set_name)
-    try:
-        found = standings(metrics, shown.chance, items, others)
-    except ConfigError as error:
-        # The gate has met the same obstacle, and its sentence stands first on the page.
-        said = "" if str(error) in registration.reason else f": {error}"
-        found, note = standings(metrics, shown.chance, items), f"Not compared with {champion}{said}."
-        champion = None
+    items = items_by_set(tables)
+    champion, others, note = _champion(client, registration, shown.set_name, items)
     facts = ModelFacts(
         title=f"{registration.name}, version {registration.version}",
         decision=registration.reason,
         promoted=registration.promoted,
         metric=metric,
-        found=found,
+        found=standings(metrics, shown.chance, items, others),
         champion=champion,
         note=note,
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
@@ -77,23 +72,43 @@ def write_model_report(
         steps=_steps(client, registration, run, shards),
         command=f"kedro lineage show {registration.version}",
     )
-    write_page(model_html(facts, shown, rows_of_table(per_item)), file)
+    write_page(model_html(facts, shown, rows_of_table(tables[shown.set_name])), file)
     client.log_artifact(registration.run_id, str(file))
     return file
 
 
-def _champion(client: MlflowClient, registration: Registration, set_name: str) -> tuple[str | None, Items | None, str]:
-    """Name and results of the version that the gate compared with, and what is to be said where there are none."""
+def _champion(
+    client: MlflowClient, registration: Registration, main: str, items: Mapping[str, Items]
+) -> tuple[str | None, dict[str, Items], str]:
+    """Name of the version that the gate compared with and its results, as far as they can be compared, and what is to be said.
+
+    The name is None where there is nothing to compare with.
+    """
     tags = client.get_model_version(registration.name, str(registration.version)).tags
     against = tags.get(GATE_AGAINST, NOBODY)
     if against == NOBODY:
-        return None, None, "There was no champion when this version was registered, so it became the first."
+        return None, {}, "There was no champion when this version was registered, so it became the first."
     name = f"{registration.name}, version {against}"
-    version = client.get_model_version(registration.name, against)
-    items = fetch_items(client, version.run_id, set_name)
-    if items is None:
-        return None, None, f"The champion then, {name}, has no per-item results on this set; evaluate it again."
-    return name, items, f"The champion then was {name}; both were measured on the same images."
+    run_id = client.get_model_version(registration.name, against).run_id
+    comparable: dict[str, Items] = {}
+    said: list[str] = []
+    for set_name, own in items.items():
+        where = "this set" if set_name == main else set_name
+        theirs = fetch_items(client, run_id, set_name)
+        if theirs is None:
+            said.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
+            continue
+        try:
+            pairing(theirs, own)
+        except ConfigError as error:
+            # The gate may have met the same obstacle, and its sentence stands first on the page.
+            why = "" if str(error) in registration.reason else f": {error}"
+            said.append(f"Not compared with {name}{'' if set_name == main else f' on {set_name}'}{why}.")
+            continue
+        comparable[set_name] = theirs
+    if comparable:
+        said.insert(0, f"The champion then was {name}; both were measured on the same images.")
+    return name if comparable else None, comparable, " ".join(said)
 
 
 def _links(client: MlflowClient, registration: Registration) -> list[Link]:

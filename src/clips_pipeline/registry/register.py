@@ -18,11 +18,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.evaluation.metric_keys import set_of
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import Aliases, holder, settle
 from clips_pipeline.registry.gate import Decision, GateConfig, Measured, check, decide
-from clips_pipeline.registry.items_log import fetch_items, log_items, set_of
+from clips_pipeline.registry.items_log import fetch_items, log_items
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
@@ -93,7 +94,7 @@ def register_model(
     *,
     run_id: str | None = None,
     config: RegistryConfig | None = None,
-    items: pd.DataFrame | None = None,
+    items: Mapping[str, pd.DataFrame] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Registration:
     """Register the exported model as a new version, and give it the alias if the gate lets it.
@@ -105,7 +106,7 @@ def register_model(
         metrics: flat numbers, as in `metrics.json`.
         run_id: the run that trained the model, which is continued; None means the active run, or a new one.
         config: names, the deciding metric and the gate.
-        items: per-item results on the set of the deciding metric, for this comparison and later ones.
+        items: per-item results by set, for this comparison and later ones.
         parameters: nested parameters; logged to the run flat, where it does not have them yet.
 
     Raises:
@@ -113,8 +114,8 @@ def register_model(
     """
     config = config or RegistryConfig()
     digest = model_digest(model_folder)
-    if items is not None:
-        _refuse_results_of_another(items, digest, model_folder)
+    for table in (items or {}).values():
+        _refuse_results_of_another(table, digest, model_folder)
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
         raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
@@ -134,8 +135,7 @@ def register_model(
             mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()})
             for key, value in tags.items():
                 client.set_model_version_tag(config.name, str(version), key, value)
-        if items is not None:
-            log_items(client, active, set_of(config.metric), items)
+        log_items(client, active, items or {})
     aliases = Aliases(config.name, config.alias, config.challenger)
 
     def by_version(one: int, other: int | None) -> Decision:

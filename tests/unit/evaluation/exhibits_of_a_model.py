@@ -75,14 +75,14 @@ def exhibits(texts: list[str]) -> Exhibits:
 
 def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> ModelFacts:
     """Of a version beside a champion that finds so many images; None for no champion."""
-    other = None if champion is None else items_of(rows(champion))
+    other = None if champion is None else {"scenes": items_of(rows(champion))}
     foreign = texts[0]
     return ModelFacts(
         f"clips {foreign}, version 2",
         f"better: {foreign}",
         True,
         METRIC,
-        standings(METRICS, {METRIC: 0.0625}, items_of(rows(found)), other, resamples=200),
+        standings(METRICS, {METRIC: 0.0625}, {"scenes": items_of(rows(found))}, other, resamples=200),
         None if champion is None else f"clips {foreign}, version 1",
         f"The champion then was {foreign}",
         [

@@ -1,15 +1,30 @@
 """BLEU-4, ROUGE-L and CIDEr-D on captions whose scores are worked out by hand."""
 
 import math
+from functools import partial
 
 import pytest
 from tests.peer_packages import installed
 
-from clips_pipeline.evaluation.caption_scores import bleu4, caption_scores, cider, rouge_l, words
+from clips_pipeline.evaluation.caption_scores import corpus_scores, scored, words
 
 
 def split(*texts):
     return [text.split() for text in texts]
+
+
+def caption_scores(written, references):
+    return corpus_scores(scored(written, references))
+
+
+def _of(name, written, references):
+    """One score of captions whose words are split."""
+    return caption_scores([" ".join(own) for own in written], [[" ".join(o) for o in others] for others in references])[
+        name
+    ]
+
+
+bleu4, rouge_l, cider = (partial(_of, name) for name in ("bleu4", "rouge_l", "cider"))
 
 
 def test_words():

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.evaluation.pictures import png
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.caption_scores import caption_scores
+from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.image_pass import one_pass
@@ -62,8 +62,9 @@ def test_captions_are_scored_by_those_of_people_if_wanted(embedder):
     found = one_pass(embedder, records, human)
     # The third image has only a long caption, the first none; so they are asked by one rule and not by the other.
     assert found.references == [["a cube", "one red cube"], ["a ball"]]
+    assert found.captioned == [0, 1]
     assert len(found.written) == 2
     assert one_pass(embedder, records, PLAIN).references == [["long caption 1"], ["long caption 2"]]
     metrics = evaluate_records(embedder, lambda: records, None, human).metrics
-    expected = caption_scores(found.written, found.references)
+    expected = corpus_scores(scored(found.written, found.references))
     assert {name: metrics[f"caption/scenes/{name}"] for name in expected} == expected

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.comparison import compare, interval, sign_test
+from clips_pipeline.evaluation.comparison import compare, intervals, sign_test
 from clips_pipeline.evaluation.comparison_report import cells, verdicts, write_comparison
-from clips_pipeline.evaluation.items import Items, higher_is_better, items_of, read_items
+from clips_pipeline.evaluation.item_table import read_items
+from clips_pipeline.evaluation.items import Items, items_of
+from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.results import ItemRow
 
 RECALL = "retrieval/some/image_to_text_recall@1"
@@ -46,10 +48,9 @@ def test_every_metric_comes_back_from_the_items() -> None:
         "caption/loss": 8 / 4,
     }
     for name, value in wanted.items():
-        ratios = items.ratios_of(name.replace("/", "/set/"))
-        assert np.mean([above.sum() / below.sum() for above, below in ratios]) == pytest.approx(value, abs=1e-15), name
+        assert items.measure_of(name.replace("/", "/set/")).value() == pytest.approx(value, abs=1e-15), name
     with pytest.raises(ConfigError, match=r"zero_shot/set/accuracy@9 cannot be computed .* allow retrieval/"):
-        items.ratios_of("zero_shot/set/accuracy@9")
+        items.measure_of("zero_shot/set/accuracy@9")
     assert [higher_is_better(name) for name in ("caption/s/loss", "zero_shot/s/accuracy@1")] == [False, True]
 
 
@@ -109,7 +110,8 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0)
     held = 0
     for _ in range(50):
-        low, high = interval(ranks(*(draws.random(400) > 0.3).astype(int).tolist()), RECALL, resamples=1000)
+        found = ranks(*(draws.random(400) > 0.3).astype(int).tolist())
+        low, high = intervals({"some": found}, [RECALL], resamples=1000)[RECALL]
         held += low <= 0.3 <= high
     assert held >= 44
 
@@ -146,8 +148,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     found, wanted = read_items(tmp_path / "a.csv"), items_of(rows)
     assert (found.keys, found.set_version) == (wanted.keys, "v") == (("001", "None"), "v")
     for name in wanted.names():
-        for ours, theirs in zip(wanted.ratios[name], found.ratios[name], strict=True):
-            np.testing.assert_array_equal(np.stack(ours), np.stack(theirs))
+        np.testing.assert_array_equal(wanted.measures[name].each(), found.measures[name].each())
     # As Kedro hands the table on: whole numbers with gaps have become floats, lists have become texts.
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv", index=False)
     assert read_items(tmp_path / "b.csv").names() == wanted.names()

@@ -9,12 +9,14 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.compositionality import (
     SUBSETS,
+    Compositionality,
     compositionality,
     read_entries,
     sugarcrepe_hits,
     winoground_hits,
 )
 from clips_pipeline.evaluation.config import CompositionalityConfig
+from clips_pipeline.evaluation.results import SET_VERSION
 
 
 def vectors(*angles):
@@ -76,7 +78,8 @@ def sets(tmp_path):
 
 
 def test_published_files(sets):
-    metrics, chance = compositionality(Colours(), read_entries(sets))
+    found = compositionality(Colours(), read_entries(sets))
+    metrics, chance = found.metrics, found.chance
     assert metrics["sugarcrepe/add_att/accuracy"] == 0.5
     assert metrics["sugarcrepe/swap_obj/accuracy"] == 1.0
     assert metrics["sugarcrepe/mean/accuracy"] == pytest.approx(6.5 / 7)
@@ -84,8 +87,39 @@ def test_published_files(sets):
     assert metrics.keys() == chance.keys()
 
 
+def test_rows_say_what_was_right_and_on_which_files(sets, tmp_path):
+    def versions():
+        found = compositionality(Colours(), read_entries(sets)).rows
+        return {row["set"]: row[SET_VERSION] for row in found}
+
+    rows = compositionality(Colours(), read_entries(sets)).rows
+    first = versions()
+    assert rows[1] == {
+        "set": "sugarcrepe",
+        "key": "add_att/1",
+        "subset": "add_att",
+        "image": "1.jpg",
+        "right": False,
+        SET_VERSION: first["sugarcrepe"],
+    }
+    assert [(row["key"], row["text_right"], row["image_right"]) for row in rows if row["set"] == "winoground"] == [
+        ("1", True, True),
+        ("2", False, False),
+    ]
+    assert versions() == first
+    # Another picture under the same name, and then another caption.
+    Image.new("RGB", (4, 4), (200, 0, 0)).save(tmp_path / "val2017" / "1.jpg")
+    second = versions()
+    assert second["winoground"] == first["winoground"]
+    path = tmp_path / "winoground" / "examples.jsonl"
+    path.write_text(path.read_text().replace("a red on blue", "a red on  blue"))
+    third = versions()
+    assert third["sugarcrepe"] == second["sugarcrepe"] != first["sugarcrepe"]
+    assert third["winoground"] != first["winoground"]
+
+
 def test_nothing_configured_measures_nothing():
-    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == ({}, {})
+    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == Compositionality({}, {}, [])
 
 
 def test_one_of_two_folders_is_refused():

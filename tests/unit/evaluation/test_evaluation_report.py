@@ -18,7 +18,7 @@ from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.report import evaluation_html, model_html, rank_figure, write_evaluation
 from clips_pipeline.evaluation.results import check_finite, write_metrics
-from clips_pipeline.evaluation.sections.headline import Standing, headline, standings, verdict
+from clips_pipeline.evaluation.sections.headline import Standing, all_metrics, headline, standings, verdict
 from clips_pipeline.evaluation.sections.training import training
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
@@ -115,11 +115,22 @@ def test_the_headline_is_one_figure_of_a_kind():
     assert re.findall(r"(\w+)/scenes/", html) == ["retrieval", "caption"]
 
 
+def test_what_is_no_share_is_not_told_in_percent():
+    cider = Standing("caption/scenes/cider", 1.25, (1.1, 1.4))
+    html = headline([cider], "caption/scenes/cider") + all_metrics([cider, Standing(METRIC, 0.5, (0.4, 0.6))], None)
+    assert '<p class="big">1.250</p>' in html
+    assert "95 % interval 1.100 to 1.400" in html
+    # Nor does it stretch the axis of those that are.
+    described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", html).group(1)
+    assert described == "retrieval: mean recall at 1 0.500, 0.4000 to 0.6000"
+
+
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
     few, many = items_of(rows(5)), items_of(rows(35))
 
     def of(metrics, mine, other):
-        return [verdict(one) for one in standings(metrics, {}, mine, other, resamples=200)]
+        champion = None if other is None else {"scenes": other}
+        return [verdict(one) for one in standings(metrics, {}, {"scenes": mine}, champion, resamples=200)]
 
     assert of({METRIC: 0.1}, many, few) == ["better"]
     assert of({METRIC: 0.1}, few, many) == ["worse"]
@@ -128,7 +139,7 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
     dearer = items_of([{**row, "caption_nats": 9.0} for row in rows(5)])
     assert of({"caption/scenes/loss": 1.0}, dearer, few) == ["worse"]
     with pytest.raises(ConfigError, match="different images"):
-        standings({METRIC: 0.1}, {}, few, items_of(rows(5, images=7)))
+        of({METRIC: 0.1}, few, items_of(rows(5, images=7)))
 
 
 def test_answers_are_marked_and_a_far_right_one_is_shown_too():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from clips_pipeline.evaluation.probe import Labelled, fit, knn_accuracy, linear_accuracy
+from clips_pipeline.evaluation.probe import Labelled, fit, knn_hits, linear_hits
+
+
+def knn_accuracy(train, asked, **options):
+    return float(knn_hits(train, asked, **options).mean())
+
+
+def linear_accuracy(train, validation, asked, *penalties):
+    right, penalty = linear_hits(train, validation, asked, *penalties)
+    return float(right.mean()), penalty
 
 
 def labelled(features, labels):

@@ -9,6 +9,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
+from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import (
     BEFORE,
     GATE_DECISION,
@@ -45,7 +47,9 @@ def rows(found: int, of: int = 60) -> pd.DataFrame:
 
 def register(folder, found, name, **config):
     (folder / "model.safetensors").write_bytes(bytes([found]))
-    return register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name, **config), items=rows(found))
+    return register_model(
+        folder, {METRIC: found / 60}, config=RegistryConfig(name, **config), items={"scenes": rows(found)}
+    )
 
 
 def aliases(name):
@@ -134,7 +138,7 @@ def _register_at(barrier, uri, folder, found, name):
     mlflow.set_tracking_uri(uri)
     (folder / "model.safetensors").write_bytes(bytes([found]))
     barrier.wait()
-    register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name), items=rows(found))
+    register_model(folder, {METRIC: found / 60}, config=RegistryConfig(name), items={"scenes": rows(found)})
 
 
 @pytest.mark.slow
@@ -183,3 +187,48 @@ def test_versions_are_compared_item_by_item(store, model_folder, tmp_path):
             compare_references("models:/pair/1", wrong)
     with pytest.raises(ConfigError, match=r"pair/1: scenes; .*pair/2: scenes; evaluate both on the same set"):
         compare_references("models:/pair/1", "models:/pair/2", "flickr")
+
+
+CREPE = "sugarcrepe/mean/accuracy"
+
+
+def entries(right: int, of: int = 40, version: str = "v") -> pd.DataFrame:
+    """SugarCrepe with so many entries right, in each of two subsets."""
+    found = [
+        {"set": "sugarcrepe", "key": f"{subset}/{n}", "subset": subset, "image": str(n), "right": n < right}
+        for subset in ("add_att", "swap_obj")
+        for n in range(of)
+    ]
+    return pd.DataFrame(found, columns=list(COMPOSITIONALITY_COLUMNS)).assign(set_version=version)
+
+
+def register_both(folder, found, right, name, version="v"):
+    (folder / "model.safetensors").write_bytes(bytes([found, right]))
+    return register_model(
+        folder,
+        {METRIC: found / 60, CREPE: right / 40},
+        config=RegistryConfig(name, metric=CREPE, gate=GateConfig(floors={METRIC: 0.05})),
+        items=tables_by_set("scenes", rows(found), entries(right, version=version).assign(model=model_digest(folder))),
+    )
+
+
+def test_another_set_than_the_splits_decides_and_is_compared_by_its_name(store, model_folder, tmp_path):
+    first, second = (register_both(model_folder, 30, right, "crepe") for right in (20, 32))
+    assert second.promoted
+    assert '"metric": "sugarcrepe/mean/accuracy"' in tags("crepe", 2)["gate.figures"]
+    # Better by the deciding metric, but too much worse on the images of the split.
+    assert register_both(model_folder, 20, 40, "crepe").reason.startswith(f"below a floor: {METRIC}")
+    # The same entries in other files say nothing.
+    assert "different data" in register_both(model_folder, 30, 40, "crepe", version="w").reason
+    split, images = compare_references(first.uri, second.uri)
+    assert (images, {one.metric.split("/")[1] for one in split}) == (60, {"scenes"})
+    found, items = compare_references(first.uri, second.uri, "sugarcrepe")
+    assert (items, [one.metric for one in found]) == (
+        40,
+        ["sugarcrepe/add_att/accuracy", "sugarcrepe/swap_obj/accuracy", CREPE],
+    )
+    assert (found[2].a, found[2].b, found[2].wins) == (0.5, 0.8, 12)
+    entries(32).to_csv(tmp_path / "entries.csv", index=False)
+    assert compare_references(first.uri, str(tmp_path / "entries.csv"), "sugarcrepe")[0] == found
+    with pytest.raises(ConfigError, match=r"no metric in common; .*--set"):
+        compare_references(first.uri, str(tmp_path / "entries.csv"))

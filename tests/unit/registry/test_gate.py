@@ -6,7 +6,7 @@ import math
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.items import Items, items_of
+from clips_pipeline.evaluation.items import Items, compositionality_items, items_of
 from clips_pipeline.registry.gate import GateConfig, Measured, check, decide
 
 M = "retrieval/some/image_to_text_recall@1"
@@ -99,6 +99,54 @@ def test_floors_bound_what_is_lost_elsewhere():
     )
     assert found(0.40, 2.2).startswith(f"below a floor: {LOSS}")
     assert "no zero_shot" in decide(M, gate, model(0.6, **{FLOOR: 0.4, LOSS: 1.0}), model(0.5)).reason
+
+
+PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
+CREPE = "sugarcrepe/mean/accuracy"
+
+
+def labelled(right: int) -> Items:
+    """Ninety images of class 0 and ten of class 1; of the latter so many right, of the others all."""
+    nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
+    return items_of(
+        {"key": str(n), "label": int(n >= 90), "zero_shot_rank": int(n >= 90 + right), **nothing} for n in range(100)
+    )
+
+
+def crepe(right: int) -> Items:
+    rows = [
+        {"set": "sugarcrepe", "key": f"{subset}/{n}", "subset": subset, "image": str(n), "right": n < right}
+        for subset in ("add_att", "swap_obj")
+        for n in range(100)
+    ]
+    return compositionality_items(rows)["sugarcrepe"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "few", "many"), [(PER_CLASS, labelled(2), labelled(9)), (CREPE, crepe(50), crepe(65))]
+)
+def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
+    """A rare class decides by its own images, SugarCrepe by its entries; both bound another metric by numbers alone."""
+    low, high = few.measure_of(metric).value(), many.measure_of(metric).value()
+    won = decide(metric, GateConfig(), Measured({metric: high}, many), Measured({metric: low}, few))
+    assert won.promote
+    assert (won.difference.a, won.difference.b) == (low, high)
+    assert not decide(metric, GateConfig(), Measured({metric: low}, few), Measured({metric: high}, many)).promote
+    gate = GateConfig(floors={metric: 0.01})
+    champion, candidate = model(0.5, 50, **{metric: high}), model(0.7, 70, **{metric: low})
+    bounded = decide(M, gate, candidate, champion)
+    assert bounded.reason.startswith(f"below a floor: {metric} = {low:.4f} is worse than {high:.4f}")
+    assert decide(M, gate, model(0.7, 70, **{metric: high}), champion).promote
+
+
+def test_results_from_before_a_metric_was_kept_do_not_decide_by_it():
+    decision = decide(
+        "caption/some/bleu4",
+        GateConfig(),
+        Measured({"caption/some/bleu4": 0.4}, items(60)),
+        Measured({"caption/some/bleu4": 0.3}, items(50)),
+    )
+    assert decision.reason.startswith("not comparable: caption/some/bleu4 cannot be computed")
 
 
 def test_a_model_that_was_not_measured_is_refused():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.items import compositionality_items, items_of
 from clips_pipeline.registry.model_card import CardFacts, SplitFacts, card
 
 METRIC = "retrieval/some/image_to_text_recall@1"
@@ -26,7 +26,7 @@ def facts(**changes: Any) -> CardFacts:
         "run_id": "abc",
         "decision": "better: <script>alert(1)</script> | [link](x)",
         "metrics": {METRIC: 0.5, "caption/some/loss": 2.25},
-        "items": items,
+        "items": {"some": items},
         "parameters": {"train": {"seed": 7, "model": {"size": "tiny"}, "launch": {"processes": 2}}},
         "data_version": "d" * 64,
         "splits": [SplitFacts("train", 20_000, {"empty_file": 3}), SplitFacts("test", 100, {})],
@@ -53,6 +53,18 @@ def test_every_fact_stands_there() -> None:
     assert "Zero-shot classification was not measured." in text
 
 
+def test_metrics_of_other_sets_have_intervals_from_their_own_items() -> None:
+    pairs = [
+        {"set": "winoground", "key": str(n), "text_right": n % 2 == 0, "image_right": False, "set_version": "v"}
+        for n in range(50)
+    ]
+    known = facts()
+    metrics = {**known.metrics, "winoground/all/text_score": 0.5}
+    text = card(facts(metrics=metrics, items={**known.items, **compositionality_items(pairs)}))
+    assert "| `winoground/all/text_score` | 0.5000 | 0.3" in text
+    assert f"| `{METRIC}` | 0.5000 | 0.4" in text
+
+
 def test_foreign_text_does_nothing() -> None:
     text = card(facts())
     assert "<script>" not in text
@@ -60,7 +72,7 @@ def test_foreign_text_does_nothing() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    text = card(facts(items=None, history=[], git_commit=None, metrics={}, splits=[]))
+    text = card(facts(items={}, history=[], git_commit=None, metrics={}, splits=[]))
     assert "samples seen" not in text
     assert "commit" not in text
     assert "Measured on nothing alone" in text

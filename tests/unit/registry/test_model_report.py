@@ -27,10 +27,12 @@ def prepared(tmp_path_factory) -> tuple[Path, Path]:
 def registered(folder: Path, found: int, name: str, images: int = 40) -> tuple[Registration, pd.DataFrame]:
     (folder / "model.safetensors").write_bytes(bytes([found]))
     items = pd.DataFrame(rows(found, images))
-    return register_model(folder, {METRIC: found / images}, config=RegistryConfig(name), items=items), items
+    return register_model(folder, {METRIC: found / images}, config=RegistryConfig(name), items={"scenes": items}), items
 
 
-def report(registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, **changes) -> str:
+def report(
+    registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, others=None, **changes
+) -> str:
     history = pd.DataFrame([{"step": 2, "samples": 32, "loss_caption": 6.5}, {"step": 4, "samples": 64}])
     shown = to_mapping(exhibits(TEXTS[:2])) | changes
     run = {"run_id": registration.run_id, "spec": "abc123"}
@@ -38,7 +40,9 @@ def report(registration: Registration, items: pd.DataFrame, prepared: tuple[Path
         METRIC: float(MlflowClient().get_run(registration.run_id).data.metrics["retrieval/scenes/mean_recall_at_1"])
     }
     shards, health = prepared
-    written = write_model_report(registration, METRIC, metrics, items, shown, run, history, health, shards, file)
+    written = write_model_report(
+        registration, METRIC, metrics, {"scenes": items, **(others or {})}, shown, run, history, health, shards, file
+    )
     assert written == file
     return file.read_text(encoding="utf-8")
 
@@ -79,6 +83,21 @@ def test_other_images_are_said_and_not_compared(store, model_folder, prepared, t
     assert "different images" in html
     assert "Not compared with other, version 1." in html
     assert "surely" not in html
+
+
+def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_folder, prepared, tmp_path):
+    def pairs(version: str) -> pd.DataFrame:
+        found = {"key": ["1", "2"], "text_right": [True, False], "image_right": [False, False]}
+        return pd.DataFrame({"set": "winoground", **found, "set_version": version})
+
+    for found, version in ((5, "v"), (35, "w")):
+        (model_folder / "model.safetensors").write_bytes(bytes([found]))
+        tables = {"scenes": pd.DataFrame(rows(found)), "winoground": pairs(version)}
+        last = register_model(model_folder, {METRIC: found / 40}, config=RegistryConfig("files"), items=tables)
+    html = report(last, tables["scenes"], prepared, tmp_path / "report.html", others=tables)
+    assert "The champion then was files, version 1; both were measured on the same images." in html
+    assert "Not compared with files, version 1 on winoground: the two were evaluated on different data" in html
+    assert "▲ surely better than the champion" in html
 
 
 def test_exhibits_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):

@@ -209,10 +209,11 @@ def test_aliases_the_registry_refuses(alias):
         RegistryConfig(alias=alias)
 
 
-def test_results_of_another_model_are_not_registered(store, model_folder):
+@pytest.mark.parametrize("set_name", ["scenes", "sugarcrepe"])
+def test_results_of_another_model_are_not_registered(store, model_folder, set_name):
     items = pd.DataFrame({"key": ["a", "b"], MODEL: ["0" * 64] * 2})
     with pytest.raises(ConfigError, match=r"evaluate\.model named another.*nothing was registered"):
-        register(model_folder, 0.5, "another", items=items)
+        register(model_folder, 0.5, "another", items={set_name: items})
     assert MlflowClient().search_model_versions("name='another'") == []
 
 

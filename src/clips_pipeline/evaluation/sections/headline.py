@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clips_pipeline.evaluation.comparison import CONFIDENCE, Difference, compare, interval
-from clips_pipeline.evaluation.items import Items, higher_is_better
+from clips_pipeline.evaluation.comparison import CONFIDENCE, Difference, compare, intervals
+from clips_pipeline.evaluation.items import Items
+from clips_pipeline.evaluation.metric_keys import higher_is_better, is_share, set_of
 from clips_pipeline.reports.figure import LINE, SERIES, SOFT, label, svg
 from clips_pipeline.reports.page import bdi, table, text
 
@@ -40,8 +41,8 @@ class Standing:
 def standings(
     metrics: Mapping[str, float],
     chance: Mapping[str, float],
-    items: Items,
-    champion: Items | None = None,
+    items: Mapping[str, Items],
+    champion: Mapping[str, Items] | None = None,
     *,
     resamples: int = _RESAMPLES,
 ) -> list[Standing]:
@@ -50,27 +51,25 @@ def standings(
     Args:
         metrics: flat numbers, as in `metrics.json`.
         chance: under the same keys.
-        items: per-item results of the model.
-        champion: and of the model that it is compared with.
+        items: per-item results of the model, by set.
+        champion: and of the model that it is compared with, as far as there are any.
         resamples: of each bootstrap.
 
     Raises:
         ConfigError: the two were evaluated on other images.
     """
-    known = [name for name in metrics if _short(name) in items.names()]
-    both = [name for name in known if champion is not None and _short(name) in champion.names()]
+    others = champion or {}
     differences: dict[str, Difference] = {}
-    if champion is not None and both:
-        differences = {one.metric: one for one in compare(champion, items, both, resamples=resamples)}
+    for name in items.keys() & others.keys():
+        both = [one for one in metrics if set_of(one) == name and items[name].holds(one) and others[name].holds(one)]
+        if both:
+            compared = compare(others[name], items[name], both, resamples=resamples)
+            differences |= {one.metric: one for one in compared}
+
+    own = intervals(items, metrics, resamples=resamples)
+    theirs = intervals(others, differences, resamples=resamples)
     return [
-        Standing(
-            name,
-            value,
-            interval(items, name, resamples=resamples) if name in known else None,
-            chance.get(name),
-            differences.get(name),
-            interval(champion, name, resamples=resamples) if champion is not None and name in differences else None,
-        )
+        Standing(name, value, own.get(name), chance.get(name), differences.get(name), theirs.get(name))
         for name, value in metrics.items()
     ]
 
@@ -109,9 +108,9 @@ def all_metrics(found: Sequence[Standing], champion: str | None) -> str:
         head = ["metric", "value", "95 % interval", "chance", "champion", "difference", "95 % interval", "won : lost"]
         shown = table(head, rows, f"Every metric on this set, beside {champion}")
     how = (
-        "<p>Intervals: bootstrap over images, captions of an image together; for differences the same images are drawn for both "
-        "models. Won and lost: images on which the two differ. Chance: what a model that knows nothing reaches. Intervals say "
-        "nothing about other seeds or other data.</p>"
+        "<p>Intervals: bootstrap over images (of Winoground over pairs), captions of an image together; for differences the same "
+        "are drawn for both models. Won and lost: items on which the two differ. Chance: what a model that knows nothing "
+        "reaches. Intervals say nothing about other seeds or other data.</p>"
     )
     return f'{_figure(found)}<div class="dense">{shown}</div>' + f'<div class="soft">{how}</div>'
 
@@ -126,10 +125,10 @@ def verdict(one: Standing) -> str:
 
 
 def _card(one: Standing) -> str:
-    loss = not higher_is_better(one.metric)
-    lines = [f"95 % interval {_percents(one.interval, loss)}" if one.interval else "no interval"]
+    share = is_share(one.metric)
+    lines = [f"95 % interval {_percents(one.interval, share)}" if one.interval else "no interval"]
     if one.chance is not None:
-        lines.append(f"chance {_percent(one.chance, loss)}")
+        lines.append(f"chance {_percent(one.chance, share)}")
     said = {
         "better": ("better", "▲ surely better than the champion"),
         "worse": ("worse", "▼ surely worse than the champion"),
@@ -140,12 +139,12 @@ def _card(one: Standing) -> str:
     if one.difference is not None:
         low, high = one.difference.low, one.difference.high
         compared = (
-            f"<br><small>champion {_percent(one.difference.a, loss)}, difference "
-            f"{_signed(one.difference.difference, loss)} ({_signed(low, loss)} to {_signed(high, loss)})</small>"
+            f"<br><small>champion {_percent(one.difference.a, share)}, difference "
+            f"{_signed(one.difference.difference, share)} ({_signed(low, share)} to {_signed(high, share)})</small>"
         )
     told = f'<p class="{said[0]}">{said[1]}{compared}</p>' if said[1] else ""
     return (
-        f'<section class="figure-card"><h3>{text(readable(one.metric))}</h3><p class="big">{_percent(one.value, loss)}</p>'
+        f'<section class="figure-card"><h3>{text(readable(one.metric))}</h3><p class="big">{_percent(one.value, share)}</p>'
         f"<p><small>{', '.join(lines)}</small></p>{told}"
         f"<p><small><code>{text(one.metric)}</code></small></p></section>"
     )
@@ -159,7 +158,7 @@ def readable(metric: str) -> str:
 
 
 def _figure(found: Sequence[Standing]) -> str:
-    shares = [one for one in found if higher_is_better(one.metric) and one.interval is not None]
+    shares = [one for one in found if is_share(one.metric) and one.interval is not None]
     if not shares:
         return ""
 
@@ -215,10 +214,6 @@ def _place(metric: str) -> int:
     )
 
 
-def _short(metric: str) -> str:
-    return f"{metric.split('/')[0]}/{metric.split('/')[-1]}"
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -227,14 +222,14 @@ def _reach(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _percent(value: float, loss: bool) -> str:
-    return f"{value:.3f}" if loss else f"{100 * value:.1f} %"
+def _percent(value: float, share: bool) -> str:
+    return f"{100 * value:.1f} %" if share else f"{value:.3f}"
 
 
-def _percents(interval: tuple[float, float], loss: bool) -> str:
+def _percents(interval: tuple[float, float], share: bool) -> str:
     low, high = interval
-    return f"{low:.3f} to {high:.3f}" if loss else f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * low:.1f} to {100 * high:.1f} %" if share else f"{low:.3f} to {high:.3f}"
 
 
-def _signed(value: float, loss: bool) -> str:
-    return f"{value:+.3f}" if loss else f"{100 * value:+.1f} points"
+def _signed(value: float, share: bool) -> str:
+    return f"{100 * value:+.1f} points" if share else f"{value:+.3f}"

@@ -15,16 +15,18 @@ def evaluate(
     report: Path,
     figure: Path,
     embeddings: Path,
-) -> tuple[dict[str, float], pd.DataFrame, dict[str, Any], Path, Path]:
+) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame, dict[str, Any], Path, Path]:
     """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
 
     Another model, by `evaluate.model`, is evaluated into the active run, and `register` refuses its metrics.
 
     Returns:
-        the flat metrics, one row per image, what the reports show, and the paths of the HTML report and of the figure.
+        the flat metrics, one row per image, one per entry of SugarCrepe and Winoground, what the reports
+        show, and the paths of the HTML report and of the figure.
     """
     from clips_pipeline.config import to_mapping
     from clips_pipeline.evaluation.evaluate import evaluate_model
+    from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
     from clips_pipeline.evaluation.report import rank_figure, write_evaluation
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.active_run import active_run_id
@@ -38,5 +40,7 @@ def evaluate(
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
     items = pd.DataFrame(result.per_item)
-    log_evaluation(run_id, result.set_name, result.metrics, report, items)
-    return result.metrics, items, to_mapping(result.exhibits), report, figure
+    # Where neither is configured, a table of headers: Kedro saves every output of a node.
+    entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
+    log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries))
+    return result.metrics, items, entries, to_mapping(result.exhibits), report, figure

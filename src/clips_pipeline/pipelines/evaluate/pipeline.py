@@ -23,7 +23,7 @@ def create_pipeline(**options: Any) -> Pipeline:
                     "rank_figure_target",
                     "embeddings_target",
                 ],
-                ["metrics", "per_item", "exhibits", "evaluation_report", "rank_figure"],
+                ["metrics", "per_item", "compositionality_per_item", "exhibits", "evaluation_report", "rank_figure"],
                 name="evaluate_node",
             )
         ],

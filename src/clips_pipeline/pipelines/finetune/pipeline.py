@@ -26,6 +26,7 @@ OWN = {
     "evaluation_report_target": "finetuned_report_target",
     "metrics": "finetuned_metrics",
     "per_item": "finetuned_per_item",
+    "compositionality_per_item": "finetuned_compositionality_per_item",
     "evaluation_report": "finetuned_report",
     "exhibits": "finetuned_exhibits",
     "rank_figure": "finetuned_rank_figure",

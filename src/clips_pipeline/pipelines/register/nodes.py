@@ -11,6 +11,7 @@ def register(
     model_folder: Path,
     metrics: dict[str, float],
     per_item: pd.DataFrame,
+    compositionality: pd.DataFrame,
     mlflow_run: dict[str, Any],
     data_health: Path,
     shards: Path,
@@ -22,21 +23,24 @@ def register(
     The run gets the data health report here and not in training, which no change of a report should start anew.
     """
     from clips_pipeline.config import to_mapping
+    from clips_pipeline.evaluation.item_table import tables_by_set
+    from clips_pipeline.evaluation.metric_keys import split_set
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.card_log import write_card
     from clips_pipeline.registry.evaluation_log import log_report
     from clips_pipeline.registry.register import register_model
 
+    items = tables_by_set(split_set(metrics), per_item, compositionality)
     registration = register_model(
         model_folder,
         metrics,
         run_id=mlflow_run["run_id"],
         config=typed("register", parameters),
-        items=per_item,
+        items=items,
         parameters=mlflow_run["parameters"],
     )
     log_report(registration.run_id, data_health)
-    write_card(registration, metrics, per_item, mlflow_run["parameters"], shards, history, card)
+    write_card(registration, metrics, items, mlflow_run["parameters"], shards, history, card)
     return to_mapping(registration), card
 
 
@@ -45,6 +49,7 @@ def report(
     registered: dict[str, Any],
     metrics: dict[str, float],
     per_item: pd.DataFrame,
+    compositionality: pd.DataFrame,
     exhibits: dict[str, Any],
     mlflow_run: dict[str, Any],
     history: pd.DataFrame,
@@ -54,6 +59,8 @@ def report(
 ) -> Path:
     """All there is to say about the registered version, as one HTML page."""
     from clips_pipeline.config import from_mapping
+    from clips_pipeline.evaluation.item_table import tables_by_set
+    from clips_pipeline.evaluation.metric_keys import split_set
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.model_report import write_model_report
     from clips_pipeline.registry.register import Registration
@@ -62,7 +69,7 @@ def report(
         from_mapping(Registration, registered, "registered_model"),
         typed("register", parameters).metric,
         metrics,
-        per_item,
+        tables_by_set(split_set(metrics), per_item, compositionality),
         exhibits,
         mlflow_run,
         history,
