@@ -45,6 +45,7 @@ from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 from clips_pipeline.training.starting import fill
+from clips_pipeline.training.together import Together
 from clips_pipeline.training.views import TellStep, Views
 
 
@@ -163,6 +164,22 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     dataset = cast(TrainDataset, loader.dataset)
     data_wait = DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s)
     step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest, data_wait.share)
+    observers = [
+        TellLife(life),
+        *([sharding.GatheredSteps()] if in_chunks else []),
+        *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
+        callbacks.ClampLogitScale(),
+        callbacks.EpochOrder(),
+        TellStep(),
+        data_wait,
+        step_log,
+        RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
+        *([captions] if clips.captioner is not None and config.every.caption_examples else []),
+        callbacks.StopWhenInterrupted(writer, interrupt),
+        saving.SaveCheckpoints(
+            writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
+        ),
+    ]
     trainer = Trainer(
         model=model,
         train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
@@ -173,22 +190,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         schedulers=schedule,
         step_schedulers_every_batch=True,
         algorithms=algorithms,
-        callbacks=[
-            TellLife(life),
-            *([sharding.GatheredSteps()] if in_chunks else []),
-            *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
-            callbacks.ClampLogitScale(),
-            callbacks.EpochOrder(),
-            TellStep(),
-            data_wait,
-            step_log,
-            RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
-            *([captions] if clips.captioner is not None and config.every.caption_examples else []),
-            callbacks.StopWhenInterrupted(writer, interrupt),
-            saving.SaveCheckpoints(
-                writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
-            ),
-        ],
+        callbacks=Together(observers),
         parallelism_config=sharding.parallelism(config.launch.sharding, clips, in_chunks=in_chunks),
         device="gpu" if on_gpu else "cpu",
         precision=config.launch.precision,
@@ -200,6 +202,10 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         dist_timeout=patience_s,
     )
     sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
+    if dist.get_world_size() == 1:
+        # Composer sums over its group several times in a step, also where it has one rank. (Without the group it would not, but
+        # gloo's sometimes never ends when it is destroyed.)
+        dist.all_reduce = _sum_of_one
     # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
     at_present(schedule)
     if int(trainer.state.timestamp.batch) < config.steps:
@@ -215,6 +221,10 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     dist.barrier()
     trainer.close()
     return finished
+
+
+def _sum_of_one(tensor: torch.Tensor, reduce_operation: str = "SUM", group: object = None) -> None:
+    """What is summed over one rank stays as it is; the place of `composer.utils.dist.all_reduce`."""
 
 
 def _patience_s(spec: RunSpec) -> float:
