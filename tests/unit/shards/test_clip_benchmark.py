@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,31 @@ def test_a_set_of_classes(classes: Path, tmp_path: Path) -> None:
     prepare(source, tmp_path / "shards", max_skip_share=0.5)
     assert [r.label for r in eval_samples(tmp_path / "shards", "test")] == [1, 0]
     assert load_classes(tmp_path / "shards") == source.classes()
+
+
+def test_a_split_to_learn_from_is_parted_by_keys(classes: Path, tmp_path: Path) -> None:
+    samples = [(f"k{n:02d}", "cls", b"%d" % (n % 2)) for n in range(40)]
+    (_set(tmp_path / "more", [samples[:25], samples[25:]]) / "test").rename(classes / "train")
+    config = ClipBenchmarkConfig(str(classes), train_split="train", validation_share=0.25)
+    source = ClipBenchmarkSource(config, HERE)
+    assert source.splits == ("train", "validation", "test")
+    prepare(source, tmp_path / "shards", max_skip_share=0.5)
+    found = {split: [r.key for r in eval_samples(tmp_path / "shards", split)] for split in source.splits}
+    assert found["test"] == ["0/a", "0/bb"]
+    every = sorted(found["train"] + found["validation"])
+    assert every == sorted([f"0/k{n:02d}" for n in range(25)] + [f"1/k{n:02d}" for n in range(25, 40)])
+    assert 2 <= len(found["validation"]) <= 18
+    # A larger share takes more, and lets go of none.
+    larger = ClipBenchmarkSource(replace(config, validation_share=0.5), HERE)
+    keys = [item.key for task in larger.tasks("validation") for item in task.records() if isinstance(item, Record)]
+    assert set(found["validation"]) < set(keys)
+    prints = {one.fingerprint() for one in (source, larger, _source(classes))}
+    assert len(prints) == 3
+
+
+def test_a_set_of_captions_has_nothing_to_learn_from(captions: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clip_benchmark\.train_split: .* is a set of captions"):
+        ClipBenchmarkSource(ClipBenchmarkConfig(str(captions), train_split="test"), HERE)
 
 
 def test_remote_sets(captions: Path, classes: Path) -> None:

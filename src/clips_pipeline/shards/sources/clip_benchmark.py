@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
@@ -31,10 +32,18 @@ class ClipBenchmarkConfig:
     Attributes:
         root: its folder, or the URL of it.
         split: of the set, to read as this project's `test`.
+        train_split: of a set of classes, for a probe (`evaluate.probe_samples`); null reads no other split.
+        validation_share: of its images, which become `validation`: a stable hash of their keys parts them.
     """
 
     root: str
     split: str = "test"
+    train_split: str | None = None
+    validation_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.validation_share < 1.0:
+            raise ConfigError(f"validation_share: {self.validation_share} is no share; give a number between 0 and 1")
 
 
 class ClipBenchmarkSource:
@@ -53,17 +62,8 @@ class ClipBenchmarkSource:
     def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self.root = config.root.rstrip("/")
-        count = self._text(f"{config.split}/{SHARD_COUNT}")
-        if count is None:
-            raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)} has no {config.split}/{SHARD_COUNT}; give the folder that holds "
-                f"{config.split}/ (source.clip_benchmark.root), or another split"
-            )
-        if not count.strip().isdigit() or int(count) < 1:
-            raise ConfigError(
-                f"source.clip_benchmark: {config.split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
-            )
-        self.addresses = [f"{self.root}/{config.split}/{number}.tar" for number in range(int(count))]
+        self.addresses = self._addresses(config.split)
+        self.train_addresses = [] if config.train_split is None else self._addresses(config.train_split)
         kind = (self._text(SET_TYPE) or CLASSIFICATION).strip().lower()
         if kind not in (RETRIEVAL, CLASSIFICATION):
             raise ConfigError(
@@ -71,17 +71,25 @@ class ClipBenchmarkSource:
                 "sets can be evaluated here"
             )
         self.is_retrieval = kind == RETRIEVAL
+        if self.is_retrieval and self.train_addresses:
+            raise ConfigError(
+                f"source.clip_benchmark.train_split: {shown(self.root)} is a set of captions, and only one of classes is learned "
+                "from; set it to null"
+            )
         self._classes = None if self.is_retrieval else self._read_classes()
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Only `test`."""
-        return ("test",)
+        """`test`, and where there is a split to learn from, before it `train` and `validation`."""
+        return ("train", "validation", "test") if self.train_addresses else ("test",)
 
     def tasks(self, split: Split) -> Sequence[ShardTask]:
-        """One task per shard of the set."""
+        """One task per shard of the set; those to learn from are read for `train` and for `validation`."""
         count = None if self._classes is None else len(self._classes.names)
-        return [BenchmarkTask(address, count, self.storage) for address in self.addresses] if split == "test" else []
+        share = self.config.validation_share
+        low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
+        addresses = self.addresses if split == "test" else self.train_addresses
+        return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
 
     def notes(self) -> dict[str, int]:
         """None."""
@@ -98,8 +106,24 @@ class ClipBenchmarkSource:
             StorageError: a shard cannot be reached.
         """
         classes = None if self._classes is None else to_mapping(self._classes)
-        facts = [classes, self.addresses, self.storage.identities(self.addresses)]
+        facts: list[Any] = [classes, self.addresses, self.storage.identities(self.addresses)]
+        if self.train_addresses:
+            learned = self.storage.identities(self.train_addresses)
+            facts += [self.config.validation_share, self.train_addresses, learned]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _addresses(self, split: str) -> list[str]:
+        count = self._text(f"{split}/{SHARD_COUNT}")
+        if count is None:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
+                f"{split}/ (source.clip_benchmark.root), or another split"
+            )
+        if not count.strip().isdigit() or int(count) < 1:
+            raise ConfigError(
+                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
+            )
+        return [f"{self.root}/{split}/{number}.tar" for number in range(int(count))]
 
     def _read_classes(self) -> Classes:
         names, templates = self._lines(CLASS_NAMES), self._lines(TEMPLATES)
@@ -147,11 +171,14 @@ class BenchmarkTask:
         address: of the shard.
         classes: number of classes; None for a set of captions.
         storage: reaches it.
+        low, high: the samples whose keys hash to between these, of 0 to 1.
     """
 
     address: str
     classes: int | None
     storage: Storage
+    low: float = 0.0
+    high: float = 1.0
 
     def records(self) -> Iterator[Record | Skip]:
         """The samples in order; keys get the number of the shard before them, since sets repeat them.
@@ -162,13 +189,16 @@ class BenchmarkTask:
         prefix = self.address.rpartition("/")[2].removesuffix(".tar")
         try:
             with self.storage.local(self.address) as file, TarFile(file) as tar:
-                for row in range(len(tar.keys)):
+                for row, key in enumerate(tar.keys):
+                    if not self.low <= _place(prefix, key) < self.high:
+                        continue
                     try:
                         members = tar.read(row)
                         yield self._caption(members, prefix) if self.classes is None else self._class(members, prefix)
                     except BadSampleError as bad:
                         yield bad.skip
-                if (damage := tar.damage()) is not None:
+                # Of the two that read a shard to learn from, one tells.
+                if self.high == 1.0 and (damage := tar.damage()) is not None:
                     yield Skip(records.TRUNCATED_SHARD, shown(self.address), damage)
         except BadSampleError as bad:
             yield bad.skip
@@ -202,3 +232,13 @@ class BenchmarkTask:
 
 def _key(prefix: str, key: str) -> str:
     return f"{prefix}/{key.replace('.', '_')}"
+
+
+def _place(prefix: str, key: str) -> float:
+    """From 0 to below 1, by the key alone."""
+    return (
+        int.from_bytes(
+            hashlib.blake2b(_key(prefix, key).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+        )
+        / 2**64
+    )
