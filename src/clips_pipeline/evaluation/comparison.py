@@ -22,6 +22,10 @@ from clips_pipeline.evaluation.resampling import resampled
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+OTHER_TERMS = (
+    "the two were not asked alike (other class names or prompts, other samples of a probe, or captions scored by other "
+    "references); evaluate both with the same settings"
+)
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,15 @@ def compare(
         seed: of the draws.
 
     Raises:
-        ConfigError: other images, another version of the set, or a metric that the items do not hold.
+        ConfigError: other images, another version of the set, or a metric that the items do not hold or were asked for on other
+            terms.
     """
     if not 0 < confidence < 1 or resamples < 1:
         raise ConfigError(f"confidence {confidence}, resamples {resamples}: between 0 and 1, and 1 or more")
     order_N = pairing(a, b)
+    for metric in metrics:
+        if not a.on_terms_of(b, metric):
+            raise ConfigError(f"{metric}: {OTHER_TERMS}")
     all_a = [a.measure_of(metric) for metric in metrics]
     all_b = [b.measure_of(metric).ordered(order_N) for metric in metrics]
     drawn = resampled([*all_a, *all_b], len(a.keys), resamples, seed)

@@ -3,6 +3,8 @@
 Legend of suffixes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.evaluation.asking import ask
 from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores, scored
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
@@ -88,7 +90,8 @@ def evaluate_model(
         metrics |= _keyed(f"probe/{config.set_name}", found)
         if classes is not None:
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
-        add_probed(result.per_item, probed)
+        learned = [load_index(shards).split_version(name) for name in ("train", "validation")]
+        add_probed(result.per_item, probed, _digest([config.probe_samples, *learned]))
     for row in result.per_item:
         row |= origin
     for row in beside.rows:
@@ -176,7 +179,10 @@ def evaluate_records(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
         )
 
-    rows = item_rows(found, asked, long, zero_shot, scores, forced)
+    terms = {} if classes is None or not zero_shot else {"zero_shot_terms": _digest(to_mapping(classes))}
+    rows = item_rows(found, asked, long, zero_shot, scores, forced, config.caption_references)
+    for row in rows:
+        row |= terms
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     results = Found(config.set_name, chance, image_NE, found.keys, names, found.nats, found.tokens, asked, confused)
     shown = exhibits_of(results, embedder, read, config.examples)
@@ -208,6 +214,10 @@ def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:
             "to set"
         )
     return imagenet
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _keyed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ def item_rows(
     zero_shot: Mapping[int, int],
     scores: Sequence[CaptionScore],
     forced: bool,
+    references: str,
 ) -> list[ItemRow]:
     """One row an image; what was not measured on the set has no column, save what rows have always had.
 
@@ -30,6 +31,7 @@ def item_rows(
         zero_shot: image to rank.
         scores: of the captions written, in the order of `found.captioned`.
         forced: the caption loss is one with the words before given.
+        references: whose captions those written are scored by.
     """
     rows: list[ItemRow] = [
         {
@@ -53,14 +55,20 @@ def item_rows(
     if scores:
         of_image = dict(zip(found.captioned, scores, strict=True))
         for i, row in enumerate(rows):
-            row |= _caption_columns(of_image.get(i))
+            row |= {"caption_references": references, **_caption_columns(of_image.get(i))}
     return rows
 
 
-def add_probed(rows: Sequence[ItemRow], probed: Probed) -> None:
-    """Add whether the classifiers were right about each image; None where it has no label, so that none was asked."""
+def add_probed(rows: Sequence[ItemRow], probed: Probed, terms: str) -> None:
+    """Add whether the classifiers were right about each image; None where it has no label, so that none was asked.
+
+    Args:
+        rows: of all images.
+        probed: what came out for those with a label.
+        terms: of the samples that were learned from.
+    """
     for row in rows:
-        row |= {"linear_right": None, "knn_right": None}
+        row |= {"linear_right": None, "knn_right": None, "probe_terms": terms}
     labelled = [row for row in rows if row["label"] is not None]
     for row, linear, knn in zip(labelled, probed.linear_right.tolist(), probed.knn_right.tolist(), strict=True):
         row |= {"linear_right": linear, "knn_right": knn}

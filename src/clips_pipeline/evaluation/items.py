@@ -4,7 +4,7 @@ Legend of suffixes: N images, E entries of a set, O orders of n-grams.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,14 @@ class Items:
         keys: of the items, which are drawn: images, or the pairs of Winoground.
         set_version: of the set; empty where it is not known.
         measures: by key without the set, such as `retrieval/mean_recall@1`.
+        terms: by the same keys, what a metric depends on beside model and samples, as far as it is known: class names, samples
+            of a probe, whose captions are references. Other terms make another metric.
     """
 
     keys: tuple[str, ...]
     set_version: str
     measures: dict[str, Measure]
+    terms: dict[str, str] = field(default_factory=dict)
 
     def measure_of(self, metric: str) -> Measure:
         """That of a metric by its whole key.
@@ -51,6 +54,11 @@ class Items:
     def holds(self, metric: str) -> bool:
         """Whether a metric can be computed, by its whole key."""
         return short_key(metric) in self.measures
+
+    def on_terms_of(self, other: "Items", metric: str) -> bool:
+        """Whether a metric says the same of both, by its whole key; also where it is not known of one."""
+        own, others = (one.terms.get(short_key(metric)) for one in (self, other))
+        return own is None or others is None or own == others
 
     def names(self) -> tuple[str, ...]:
         """What can be computed, as keys without the set."""
@@ -83,7 +91,15 @@ def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
         if labelled_N.any():
             right_N = np.array([bool(flag) for flag in right])
             measures[f"probe/{name}_accuracy@1"] = Measure((counted(right_N, labelled_N),))
-    return Items(keys, version, measures)
+    terms = {name: str(rows[0][column]) for name in measures if (column := _terms_column(name, rows[0])) is not None}
+    return Items(keys, version, measures, terms)
+
+
+def _terms_column(name: str, row: Mapping[str, Any]) -> str | None:
+    """Where a row says the terms of a metric."""
+    written = name in ("caption/rouge_l", "caption/cider", "caption/bleu4")
+    column = "caption_references" if written else f"{name.partition('/')[0]}_terms"
+    return column if row.get(column) is not None else None
 
 
 def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, Items]:

@@ -16,8 +16,9 @@ ItemRow = dict[str, Any]
 An image of a split: `key`, `image_to_text_rank` (null without caption), `text_to_image_ranks` (one per caption), `label` and
 `zero_shot_rank` (null where there are no classes), `caption_nats` (sum) and `caption_tokens`, `teacher_forced` (the words before
 were given). Where it was measured also `long_image_to_text_rank` and `long_text_to_image_ranks`; of a written caption, null where
-there is none, `caption_rouge_l`, `caption_cider`, `caption_matches` and `caption_ngrams` (of each order), `caption_words` and
-`caption_reference_words`; `linear_right` and `knn_right`, null without label.
+there is none, `caption_references` (whose captions it is scored by), `caption_rouge_l`, `caption_cider`, `caption_matches` and
+`caption_ngrams` (of each order), `caption_words` and `caption_reference_words`; `linear_right` and `knn_right`, null without
+label, and `probe_terms` (the samples that were learned from); `zero_shot_terms` (digest of class names and prompts).
 An entry of SugarCrepe: `set`, `key` (subset and name), `subset`, `image` (file name), `right`. Of Winoground: `set`, `key` (line),
 `text_right`, `image_right`.
 All: `set_version` and `model` where the samples come from prepared shards or files and the model from files. Ranks count from 0."""

@@ -1,5 +1,6 @@
 """Two models by their names in MLflow, or by files, to a comparison item by item."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,11 +9,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.comparison import CONFIDENCE, RESAMPLES, Difference, compare
+from clips_pipeline.evaluation.comparison import CONFIDENCE, OTHER_TERMS, RESAMPLES, Difference, compare
 from clips_pipeline.evaluation.item_table import read_items
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, whole_key
 from clips_pipeline.registry.items_log import fetch_items, sets_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,4 +125,9 @@ def compare_references(
             f"{first} and {second} have no metric in common; where they hold results on several sets, name one with --set"
         )
     metrics = [whole_key(name, found_set) for name in names]
+    if others := [metric for metric in metrics if not a.on_terms_of(b, metric)]:
+        log.warning("left out: %s, since %s", ", ".join(others), OTHER_TERMS)
+        metrics = [metric for metric in metrics if metric not in others]
+    if not metrics:
+        raise ConfigError(f"{first} and {second}: {OTHER_TERMS}")
     return compare(a, b, metrics, confidence=confidence, resamples=resamples), len(a.keys)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.evaluation.comparison import Difference, compare
+from clips_pipeline.evaluation.comparison import OTHER_TERMS, Difference, compare
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.metric_keys import higher_is_better, item_name
 
@@ -140,6 +140,8 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
         if difference.share_better < gate.confidence:
             return Decision(False, f"not surely better: {comparison}", difference)
     for name, allowed in gate.floors.items():
+        if candidate.items and champion.items and not candidate.items.on_terms_of(champion.items, name):
+            return _unknown(f"{name}: {OTHER_TERMS}")
         fall = -_win(name, candidate.metrics[name], champion.metrics[name])
         if fall > allowed:
             floor = f"{name} = {candidate.metrics[name]:.4f} is worse than {champion.metrics[name]:.4f} by {fall:.4f}"

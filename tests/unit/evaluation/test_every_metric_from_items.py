@@ -1,5 +1,7 @@
 """Each metric of a real evaluation, computed again from its per-item results: the same number to the last bit."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,8 +31,10 @@ from clips_pipeline.evaluation.metric_keys import (
 )
 from clips_pipeline.evaluation.probe import Probed
 from clips_pipeline.evaluation.report import evaluation_html
+from clips_pipeline.evaluation.sections.headline import standings
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.registry.gate import GateConfig, Measured, decide
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 METRICS = [
@@ -104,6 +108,40 @@ def test_the_loss_of_a_captioner_that_is_told_the_words_is_another_metric(evalua
     assert (found.difference, found.wins, found.losses) == (0.0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"caption_references": "human"}, "caption/scenes/rouge_l"),
+        ({"probe_samples": 8}, "probe/scenes/knn_accuracy@1"),
+        ({}, "zero_shot/scenes/mean_per_class_accuracy@1"),
+    ],
+)
+def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder, shards, tmp_path, changes, metric):
+    asked_of = tmp_path / "shards"
+    shutil.copytree(shards, asked_of)
+    if not changes:
+        classes = json.loads((asked_of / "classes.json").read_text())
+        (asked_of / "classes.json").write_text(json.dumps({**classes, "templates": ["a {}."]}))
+    result = evaluate_model(model_folder, asked_of, replace(config(tmp_path), **changes))
+    ours, other = items_of(evaluated.clips.per_item), items_of(result.per_item)
+    with pytest.raises(ConfigError, match=f"{metric}: the two were not asked alike"):
+        compare(ours, other, [metric])
+    same = "retrieval/scenes/mean_recall@1"
+    assert compare(ours, other, [same], resamples=50)[0].difference == 0.0
+    # Among reports, it is left out of the comparison and nothing else is.
+    found = {
+        one.metric: one for one in standings(result.metrics, {}, {"scenes": other}, {"scenes": ours}, resamples=50)
+    }
+    assert found[metric].difference is None
+    assert found[same].difference is not None
+    # The gate compares floors by numbers, but not such ones.
+    gate = GateConfig(confidence=None, floors={metric: 1.0})
+    better = Measured({**result.metrics, same: 1.0}, other)
+    decision = decide(same, gate, better, Measured(evaluated.clips.metrics, ours))
+    assert not decision.promote
+    assert f"not comparable: {metric}: the two were not asked alike" in decision.reason
+
+
 def test_every_metric_has_an_interval_in_the_report(evaluated):
     held = intervals(items_by_set(tables(evaluated.clips)), evaluated.clips.metrics, resamples=50)
     assert set(held) == set(METRICS)
@@ -167,7 +205,7 @@ def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
 
 def test_an_image_without_label_was_not_asked_by_the_probe():
     rows = [{"key": str(i), "label": label} for i, label in enumerate((2, None, 0))]
-    add_probed(rows, Probed(torch.tensor([True, False]).numpy(), torch.tensor([True, True]).numpy()))
+    add_probed(rows, Probed(torch.tensor([True, False]).numpy(), torch.tensor([True, True]).numpy()), "terms")
     assert [(row["linear_right"], row["knn_right"]) for row in rows] == [(True, True), (None, None), (False, True)]
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     items = items_of(row | nothing for row in rows)

@@ -61,9 +61,12 @@ def standings(
     others = champion or {}
     differences: dict[str, Difference] = {}
     for name in items.keys() & others.keys():
-        both = [one for one in metrics if set_of(one) == name and items[name].holds(one) and others[name].holds(one)]
+        a, b = others[name], items[name]
+        both = [
+            one for one in metrics if set_of(one) == name and a.holds(one) and b.holds(one) and a.on_terms_of(b, one)
+        ]
         if both:
-            compared = compare(others[name], items[name], both, resamples=resamples)
+            compared = compare(a, b, both, resamples=resamples)
             differences |= {one.metric: one for one in compared}
 
     own = intervals(items, metrics, resamples=resamples)
