@@ -31,10 +31,11 @@ from clips_pipeline.evaluation.metric_keys import (
 )
 from clips_pipeline.evaluation.probe import Probed
 from clips_pipeline.evaluation.report import evaluation_html
-from clips_pipeline.evaluation.sections.headline import standings
+from clips_pipeline.evaluation.sections.headline import readable, standings
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.registry.gate import GateConfig, Measured, decide
+from clips_pipeline.reports.figure import label
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 METRICS = [
@@ -148,6 +149,12 @@ def test_every_metric_has_an_interval_in_the_report(evaluated):
     html = evaluation_html(evaluated.clips)
     rows = {metric: html.split(f"<bdi>{metric}</bdi>")[1].split("</tr>")[0] for metric in METRICS}
     assert all(" to " in row for row in rows.values())
+
+
+def test_every_metric_has_a_name_of_its_own_that_a_figure_shows_whole():
+    names = [readable(metric) for metric in METRICS]
+    assert len(set(names)) == len(names)
+    assert [label(name) for name in names] == names
 
 
 def test_both_sets_of_one_file_are_told_apart(evaluated, tmp_path):

@@ -154,10 +154,15 @@ def _card(one: Standing) -> str:
 
 
 def readable(metric: str) -> str:
-    """A metric's name for people."""
+    """A metric's name for people: no two are alike, and none is too long for a figure."""
     kind, _, rest = metric.partition("/")
-    name = rest.rpartition("/")[2].replace("_", " ").replace("@", " at ")
-    return f"{kind.replace('_', '-')}: {name}".replace("caption: loss", "caption loss, nats per token")
+    part, _, end = rest.rpartition("/")
+    of_part = f" {part.replace('_', ' ')}" if kind == "sugarcrepe" else ""
+    what = {"retrieval_long": "long captions", "zero_shot": "zero-shot"}.get(kind, kind)
+    name = end.replace("_", " ").replace("@", " at ")
+    if kind == "retrieval_long":
+        name = name.replace("image recall", "image").replace("text recall", "text")
+    return f"{what}{of_part}: {name}".replace("caption: loss", "caption loss, nats per token")
 
 
 def _figure(found: Sequence[Standing]) -> str:
