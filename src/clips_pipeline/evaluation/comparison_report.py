@@ -59,7 +59,8 @@ def write_comparison(
         "</p><ul>" + "".join(f"<li>{text(one)}</li>" for one in verdicts(differences, confidence)) + "</ul>"
     )
     rows = [[text(cell) for cell in cells(one)] for one in differences]
-    body = table(list(HEAD), rows, f"Paired comparison, intervals of {confidence:.0%}") + (
+    shown = table(list(HEAD), rows, f"Paired comparison, intervals of {confidence:.0%}")
+    body = f'<div class="dense">{shown}</div>' + (
         "<p>Intervals: paired bootstrap over images (of Winoground over pairs), captions of an image together. B better: share of "
         "the resamplings in which it is. Won and lost: items on which the models differ; p is the chance of so uneven a division, "
         "or a more uneven one, were they alike (exact sign test, two-sided). Of many metrics looked at, one in twenty leaves out 0 "

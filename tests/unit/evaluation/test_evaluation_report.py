@@ -13,6 +13,7 @@ from tests.unit.evaluation.exhibits_of_a_model import METRIC, exhibits, facts, r
 from tests.unit.reports.hostile import TEXTS
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.evaluation.comparison import Difference
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.items import items_of
@@ -113,6 +114,16 @@ def test_the_headline_is_one_figure_of_a_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
     html = headline([Standing(name, value) for name, value in metrics.items()], METRIC)
     assert re.findall(r"(\w+)/scenes/", html) == ["retrieval", "caption"]
+
+
+def test_the_legend_names_the_champion_where_any_metric_has_one():
+    ahead = Difference(METRIC, 0.25, 0.5, 0.1, 0.4, 1.0, 9, 1, 0.02)
+    first = Standing(METRIC, 0.5, (0.4, 0.6), 0.1, ahead, (0.2, 0.3))
+    last = Standing("winoground/all/text_score", 0.5, (0.4, 0.6), 0.25)
+    legend = [">this model<", ">champion<", ">chance<"]
+    figure = all_metrics([first, last], "clips, version 1").split("</svg>")[0]
+    assert [figure.count(name) for name in legend] == [1, 1, 1]
+    assert ">champion<" not in all_metrics([last], None)
 
 
 def test_what_is_no_share_is_not_told_in_percent():

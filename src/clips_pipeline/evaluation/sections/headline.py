@@ -172,20 +172,24 @@ def _figure(found: Sequence[Standing]) -> str:
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
+        named: set[str] = set()
+
+        def once(name: str) -> str | None:
+            """For the legend: not every metric has a champion's beside it."""
+            first = name not in named
+            named.add(name)
+            return name if first else None
+
         for place, one in enumerate(reversed(shares)):
             low, high = one.interval or (one.value, one.value)
             axes.plot([low, high], [place, place], color=SERIES[0], linewidth=2.5, solid_capstyle="butt")
-            axes.plot(one.value, place, "o", color=SERIES[0], label="this model" if not place else None)
+            axes.plot(one.value, place, "o", color=SERIES[0], label=once("this model"))
             if one.difference is not None and one.champion_interval is not None:
                 under = place - 0.28
                 axes.plot(one.champion_interval, [under, under], color=SERIES[1], linewidth=1.2)
-                axes.plot(
-                    one.difference.a, under, "D", color=SERIES[1], markersize=4, label=None if place else "champion"
-                )
+                axes.plot(one.difference.a, under, "D", color=SERIES[1], markersize=4, label=once("champion"))
             if one.chance is not None:
-                axes.plot(
-                    one.chance, place, "|", color=SOFT, markersize=11, label=None if place else "chance", zorder=1
-                )
+                axes.plot(one.chance, place, "|", color=SOFT, markersize=11, label=once("chance"), zorder=1)
         axes.set_yticks(range(len(shares)), [label(readable(one.metric)) for one in reversed(shares)])
         axes.set_xlim(left=0)
         axes.set_ylim(-0.7, len(shares) - 0.4)
