@@ -1,0 +1,188 @@
+"""The text side alone: captions of the embedded data against what is in the scene, in place of its picture.
+
+    python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colours] [--samples N] [--seeds 0 1] [--json]
+
+A linear map of true facts (kinds of things, their colours, textures and sizes, the background) stands for the vision tower; the
+text tower, captions, fragments, contrastive loss and retrieval are those of training, without captioner. So it tells how soon and
+how well captions of each length teach the text tower when a picture is understood at once. `--seen` says which facts the map is
+given: with fewer, most of what captions tell cannot be seen.
+
+The result is recall@1 of the test scenes, mean of both ways, at a quarter, half and all of the samples.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from clips_pipeline.demo.draws import Draws
+from clips_pipeline.demo.human_captions import human_captions
+from clips_pipeline.demo.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
+from clips_pipeline.demo.shapes import KINDS
+from clips_pipeline.demo.source import ScenesConfig, scene_sample
+from clips_pipeline.evaluation.retrieval import recall_metrics, retrieval_ranks
+from clips_pipeline.losses.contrastive import contrastive_loss
+from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.models.text import TextTower
+from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+from clips_pipeline.text.fragments import FragmentConfig
+from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.train_vocabulary import train_wordpiece
+
+FRAGMENTS = {
+    "whole": FragmentConfig(strategy="truncation", tokens=None),
+    "half": FragmentConfig(strategy="truncation", tokens=30),
+    "quarter": FragmentConfig(strategy="truncation", tokens=15),
+    "sentence": FragmentConfig(strategy="sub_caption", tokens=None),
+}
+SEEN = ("all", "kinds", "colours", "backgrounds")
+SIZES_OF_THINGS = ("small", "medium", "large")
+BATCH, WARM_UP, PEAK, MOST_SCALE = 64, 3_000, 6e-4, 100.0
+TRAIN, TEST = 20_000, 1_000
+
+
+def facts_of(scene: Scene, seen: str) -> list[str]:
+    """What is true of a scene, as far as it is seen."""
+    found = [f"background {scene.background}"]
+    for thing in scene.things if seen != "backgrounds" else ():
+        found.append(f"colour {thing.colour}")
+        if seen in ("all", "kinds"):
+            found += [f"kind {thing.kind}", f"{thing.kind} {thing.colour}"]
+        if seen == "all":
+            found += [f"{thing.kind} {thing.texture}", f"{thing.kind} {thing.size_name}"]
+    return found
+
+
+def vocabulary() -> dict[str, int]:
+    """Columns of the facts."""
+    names = [f"background {name}" for name in BACKGROUNDS] + [f"colour {name}" for name in COLOURS]
+    for kind in KINDS:
+        names += [f"kind {kind}", *(f"{kind} {other}" for other in (*COLOURS, *TEXTURES, *SIZES_OF_THINGS))]
+    return {name: number for number, name in enumerate(names)}
+
+
+def rows_of(scenes: Sequence[Scene], seen: str, columns: dict[str, int]) -> torch.Tensor:
+    """(N, F), 1 where a fact is true."""
+    rows_NF = torch.zeros(len(scenes), len(columns))
+    for row_F, scene in zip(rows_NF, scenes, strict=True):
+        row_F[[columns[fact] for fact in facts_of(scene, seen)]] = 1.0
+    return rows_NF
+
+
+class FactsAndText(nn.Module):
+    """The map of facts, the text tower, and the scale."""
+
+    def __init__(self, facts: int, vocabulary_size: int) -> None:
+        super().__init__()
+        size = SIZES["tiny"]
+        self.seen = nn.Linear(facts, size.embed_dim)
+        self.text = TextTower(replace(size.text, vocab_size=vocabulary_size, padding="mask"), size.embed_dim)
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
+        for name, parameter in self.text.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif "norm" not in name:
+                nn.init.zeros_(parameter)
+
+
+def train(
+    fragment: str, seen: str, samples: int, seed: int, train_set: Any, test_set: Any, tokenizer: Tokenizer
+) -> list[float]:
+    """Recall after a quarter, half and all of the samples."""
+    torch.manual_seed(seed)
+    columns = vocabulary()
+    train_NF, test_NF = (
+        rows_of([sample.scene for sample, _ in found], seen, columns) for found in (train_set, test_set)
+    )
+    reader = CaptionReader(CaptionConfig(fragment=FRAGMENTS[fragment]), tokenizer, seed)
+    model = FactsAndText(len(columns), tokenizer.vocab_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.01)
+    steps, warm_up = samples // BATCH, WARM_UP // BATCH
+    found = []
+    order = np.random.default_rng(seed)
+    places: list[int] = []
+    epoch = -1
+    for step in range(steps):
+        if len(places) < BATCH:
+            places, epoch = order.permutation(len(train_set)).tolist(), epoch + 1
+        batch, places = places[:BATCH], places[BATCH:]
+        read = [
+            reader.read(sample.web.text, sample.synthetic.text, epoch=epoch, key=str(place))
+            for place, (sample, _) in ((place, train_set[place]) for place in batch)
+        ]
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK * min((step + 1) / warm_up, 1.0)
+        unit = nn.functional.normalize
+        web, part = contrastive_loss(
+            unit(model.seen(train_NF[batch]), dim=-1),
+            unit(model.text.feature(torch.tensor([row.web for row in read])), dim=-1),
+            unit(model.text.feature(torch.tensor([row.fragment for row in read])), dim=-1),
+            model.log_scale.exp(),
+        )
+        optimizer.zero_grad()
+        ((web + part) / 2).backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.log_scale.clamp_(max=float(np.log(MOST_SCALE)))
+        if step + 1 in (steps // 4, steps // 2, steps):
+            found.append(recall(model, test_NF, test_set, tokenizer))
+    return found
+
+
+@torch.no_grad()
+def recall(model: FactsAndText, test_NF: torch.Tensor, test_set: Any, tokenizer: Tokenizer) -> float:
+    """Mean recall@1 of both ways."""
+    length = model.text.config.context_length
+    texts = [(owner, text) for owner, (_, captions) in enumerate(test_set) for text in captions]
+    ids = torch.tensor([tokenizer.encoder_row(tokenizer.body(text), length) for _, text in texts])
+    unit = nn.functional.normalize
+    captions_ME = torch.cat([unit(model.text.feature(part), dim=-1) for part in ids.split(256)])
+    ranks = retrieval_ranks(
+        unit(model.seen(test_NF), dim=-1).numpy(), captions_ME.numpy(), np.array([owner for owner, _ in texts])
+    )
+    return recall_metrics(ranks)["mean_recall@1"]
+
+
+def main() -> None:
+    """Print a line for each training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fragments", nargs="+", choices=FRAGMENTS, default=["whole", "sentence"])
+    parser.add_argument("--seen", nargs="+", choices=SEEN, default=["all"])
+    parser.add_argument("--samples", type=int, default=200_000)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    config = ScenesConfig()
+    train_set = [(scene_sample(config, "train", index), ()) for index in range(TRAIN)]
+    test_set = []
+    for index in range(TEST):
+        sample = scene_sample(config, "test", index)
+        test_set.append((sample, human_captions(sample.scene, Draws(config.seed, "test", index, "human"))))
+    with TemporaryDirectory() as folder:
+        texts = [text for sample, _ in train_set for text in (sample.web.text, sample.synthetic.text)]
+        train_wordpiece(texts, 1_000, Path(folder) / "tokenizer")
+        tokenizer = load_tokenizer(Path(folder) / "tokenizer")
+    for seen in chosen.seen:
+        for fragment in chosen.fragments:
+            for seed in chosen.seeds:
+                got = train(fragment, seen, chosen.samples, seed, train_set, test_set, tokenizer)
+                row = {"seen": seen, "fragment": fragment, "seed": seed, "samples": chosen.samples, "recall": got}
+                print(
+                    json.dumps(row)
+                    if chosen.json
+                    else f"{seen:12} {fragment:10} seed {seed}: {', '.join(f'{value:.4f}' for value in got)}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
