@@ -22,6 +22,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
+from clips_pipeline.evaluation.kept import Kept, arrays_of, texts_of
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.shards.transforms import UndecodableImageError
@@ -83,8 +84,13 @@ def read_entries(config: CompositionalityConfig) -> Entries:
     return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
 
 
-def compositionality(embedder: TowerEmbedder, read: Entries) -> Compositionality:
+def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept | None = None) -> Compositionality:
     """Measure the sets that have entries.
+
+    Args:
+        embedder: the model.
+        read: what the files of the sets say.
+        kept: embeddings of this model, from before and from now on; None keeps nothing.
 
     Raises:
         ConfigError: a picture cannot be decoded.
@@ -92,13 +98,21 @@ def compositionality(embedder: TowerEmbedder, read: Entries) -> Compositionality
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
     rows: list[ItemRow] = []
+
+    def images(what: str, paths: Sequence[Path]) -> FloatArray:
+        found = arrays_of(kept, what, lambda: {"embeddings": embedder.images(_pictures(paths))})
+        return np.asarray(found["embeddings"])
+
+    def texts(wanted: Sequence[str]) -> FloatArray:
+        return texts_of(kept, embedder.texts, wanted)
+
     if read.sugarcrepe:
         version = _sugarcrepe_version(read.sugarcrepe)
         for subset, entries in read.sugarcrepe.items():
             hit_N = sugarcrepe_hits(
-                embedder.images(_pictures([entry.image for entry in entries])),
-                embedder.texts([entry.right for entry in entries]),
-                embedder.texts([entry.wrong for entry in entries]),
+                images(f"sugarcrepe {version} {subset}", [entry.image for entry in entries]),
+                texts([entry.right for entry in entries]),
+                texts([entry.wrong for entry in entries]),
             )
             metrics[f"sugarcrepe/{subset}/accuracy"] = float(hit_N.mean())
             for entry, right in zip(entries, hit_N.tolist(), strict=True):
@@ -107,13 +121,13 @@ def compositionality(embedder: TowerEmbedder, read: Entries) -> Compositionality
         metrics["sugarcrepe/mean/accuracy"] = float(np.mean(list(metrics.values())))
         chance |= dict.fromkeys(metrics, 0.5)
     if entries_W := read.winoground:
-        text, image = winoground_hits(
-            embedder.images(_pictures([entry[0] for entry in entries_W])),
-            embedder.images(_pictures([entry[1] for entry in entries_W])),
-            embedder.texts([entry[2] for entry in entries_W]),
-            embedder.texts([entry[3] for entry in entries_W]),
-        )
         version = _winoground_version(entries_W)
+        text, image = winoground_hits(
+            images(f"winoground {version} first", [entry[0] for entry in entries_W]),
+            images(f"winoground {version} second", [entry[1] for entry in entries_W]),
+            texts([entry[2] for entry in entries_W]),
+            texts([entry[3] for entry in entries_W]),
+        )
         for number, (text_right, image_right) in enumerate(zip(text.tolist(), image.tolist(), strict=True), start=1):
             right = {"text_right": text_right, "image_right": image_right}
             rows.append({"set": "winoground", "key": str(number), **right, SET_VERSION: version})

@@ -82,10 +82,10 @@ def evaluate_model(
         return eval_samples(shards, config.split, remote=remote)
 
     result = evaluate_records(embedder, read, classes, config, store)
-    beside = compositionality(embedder, entries)
+    beside = compositionality(embedder, entries, store)
     metrics, chance = beside.metrics, beside.chance
     if config.probe_samples:
-        probed = probe(embedder, shards, config.split, config.probe_samples, remote)
+        probed = probe(embedder, shards, config.split, config.probe_samples, remote, store)
         found = probed.metrics()
         metrics |= _keyed(f"probe/{config.set_name}", found)
         if classes is not None:

@@ -71,6 +71,16 @@ class Kept:
         return np.asarray(found["embeddings"])
 
 
+def arrays_of(kept: Kept | None, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
+    """`Kept.arrays`, or without a place to keep them what `make` gives."""
+    return make() if kept is None else kept.arrays(what, make)
+
+
+def texts_of(kept: Kept | None, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
+    """`Kept.texts`, or without a place to keep them what `encode` gives."""
+    return encode(texts) if kept is None else kept.texts(encode, texts)
+
+
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over every source file of this package."""

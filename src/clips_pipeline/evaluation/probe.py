@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
+from clips_pipeline.evaluation.kept import Array, Kept, arrays_of
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
@@ -74,7 +75,12 @@ class Probed:
 
 
 def probe(
-    embedder: TowerEmbedder, shards: Path, split: str, samples: int, remote: RemoteShards | None = None
+    embedder: TowerEmbedder,
+    shards: Path,
+    split: str,
+    samples: int,
+    remote: RemoteShards | None = None,
+    kept: Kept | None = None,
 ) -> Probed:
     """Ask a split for its labels, learned from the first labelled images of the training split.
 
@@ -84,12 +90,19 @@ def probe(
         split: which is asked.
         samples: training images at most.
         remote: where shards that are not on this machine are copied to.
+        kept: features of this model, from before and from now on; None keeps nothing.
 
     Raises:
         ConfigError: a split without labelled images.
     """
-    train = _features(embedder, shards, "train", samples, remote)
-    validation, asked = (_features(embedder, shards, name, None, remote) for name in ("validation", split))
+
+    def features(name: str, most: int | None) -> Labelled:
+        what = f"features {load_index(shards).split_version(name)} {most}"
+        found = arrays_of(kept, what, lambda: _features(embedder, shards, name, most, remote))
+        return Labelled(found["features_NE"], found["labels_N"])
+
+    train = features("train", samples)
+    validation, asked = (features(name, None) for name in ("validation", split))
     linear_right, _ = linear_hits(train, validation, asked)
     return Probed(linear_right, knn_hits(train, asked))
 
@@ -110,7 +123,7 @@ def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
 
 def _features(
     embedder: TowerEmbedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
-) -> Labelled:
+) -> dict[str, Array]:
     labels: list[int] = []
 
     records = (record for record in eval_samples(shards, split, remote=remote) if record.label is not None)
@@ -130,7 +143,7 @@ def _features(
         raise ConfigError(
             f"evaluate.probe_samples: a picture of the {split} split cannot be decoded ({error})"
         ) from None
-    return Labelled(features_NE, np.array(labels, dtype=np.int64))
+    return {"features_NE": features_NE, "labels_N": np.array(labels, dtype=np.int64)}
 
 
 def knn_hits(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> Flags:

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.unit.evaluation.pictures import png
+from tests.unit.evaluation.published_sets import write_sets
 
 from clips_pipeline.evaluation import evaluate, kept
 from clips_pipeline.evaluation.config import EvaluationConfig
@@ -46,6 +48,27 @@ def test_a_second_evaluation_reads_what_the_first_has_kept(model_folder, shards,
     assert (passes["images"], passes["texts"]) == (before["images"] + 1, before["texts"])
     assert "caption/scenes/bleu4" not in without.metrics
     assert "caption/scenes/loss" in without.metrics
+
+
+def test_features_of_a_probe_and_of_other_sets_are_kept_too(model_folder, shards, tmp_path, monkeypatch):
+    config = replace(CPU, captioning=False, probe_samples=2, compositionality=write_sets(tmp_path / "sets"))
+    first = evaluate.evaluate_model(model_folder, shards, config, kept=tmp_path / "kept")
+
+    def not_again(*arguments):
+        raise AssertionError("a second pass")
+
+    monkeypatch.setattr(TowerEmbedder, "text_batch", not_again)
+    monkeypatch.setattr(TowerEmbedder, "image_batch", not_again)
+    second = evaluate.evaluate_model(model_folder, shards, config, kept=tmp_path / "kept")
+    assert first.metrics == second.metrics
+    assert (first.per_item, first.compositionality) == (second.per_item, second.compositionality)
+    # Another number of samples to learn from is asked for anew, and so is another picture.
+    with pytest.raises(AssertionError, match="a second pass"):
+        evaluate.evaluate_model(model_folder, shards, replace(config, probe_samples=1), kept=tmp_path / "kept")
+    picture = next((tmp_path / "sets").rglob("*.png"))
+    picture.write_bytes(png("green", (9, 9)))
+    with pytest.raises(AssertionError, match="a second pass"):
+        evaluate.evaluate_model(model_folder, shards, config, kept=tmp_path / "kept")
 
 
 def ones():
