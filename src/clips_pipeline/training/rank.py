@@ -64,11 +64,11 @@ def _run(spec: RunSpec, interrupt: Interrupt) -> int:
         except Exception as error:
             if reserve is not None:
                 reserve.free()
+            message = told(error)
             # Where the disk is full the log of this process is, too.
             with suppress(OSError):
                 traceback.print_exc()
-            known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
-            message = _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
+                print(message, file=sys.stderr)
             life.failed(message)
             if writer is not None:
                 with suppress(CannotWriteError):
@@ -80,6 +80,18 @@ def _run(spec: RunSpec, interrupt: Interrupt) -> int:
 def _life_sign(spec: RunSpec, rank: int) -> LifeSign:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     return LifeSign(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
+
+
+def told(error: Exception) -> str:
+    """What the event log and the follower say of it."""
+    if isinstance(error, ConnectionError | EOFError):
+        # A loader's process that is killed while it hands over a batch; killed at another moment, torch notices and says so.
+        return (
+            "DataLoader worker ended while it handed over a batch, as when the system kills it for want of memory "
+            f"({type(error).__name__}: {error})"
+        )
+    known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
+    return _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
 
 
 def _of_loader(error: Exception) -> str:

@@ -104,7 +104,7 @@ def test_compositionality(published, peer, theirs, photos, tmp_path):
     for subset in SUBSETS:
         (tmp_path / f"{subset}.json").write_text(json.dumps(crepe))
     config = CompositionalityConfig(str(tmp_path), str(tmp_path / "images"), str(tmp_path))
-    metrics, _ = compositionality(load_embedder(peer, CPU), read_entries(config))
+    metrics = compositionality(load_embedder(peer, CPU), read_entries(config)).metrics
 
     seen = torch.stack([transform(picture) for picture in pictures])
     evaluate = published("image_caption_selection").evaluate
