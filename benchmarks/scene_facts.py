@@ -29,6 +29,7 @@ from clips_pipeline.demo.shapes import KINDS
 from clips_pipeline.demo.source import ScenesConfig, scene_sample
 from clips_pipeline.evaluation.retrieval import recall_metrics, retrieval_ranks
 from clips_pipeline.losses.contrastive import contrastive_loss
+from clips_pipeline.models.initialise import initialise_text
 from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.models.text import TextTower
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
@@ -85,11 +86,7 @@ class FactsAndText(nn.Module):
         self.seen = nn.Linear(facts, size.embed_dim)
         self.text = TextTower(replace(size.text, vocab_size=vocabulary_size, padding="mask"), size.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
-        for name, parameter in self.text.named_parameters():
-            if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
-            elif "norm" not in name:
-                nn.init.zeros_(parameter)
+        initialise_text(self.text)
 
 
 def train(

@@ -23,7 +23,7 @@ from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
 from clips_pipeline.evaluation.item_rows import add_probed, item_rows
-from clips_pipeline.evaluation.kept import Kept
+from clips_pipeline.evaluation.kept import Kept, texts_of
 from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult
@@ -72,10 +72,11 @@ def evaluate_model(
     classes = _classes(shards, config)
     if config.probe_samples:
         refuse_what_cannot_be_probed(shards, config.split)
+    index = load_index(shards)
     if config.expected.images is not None:
-        refuse_wrong_sizes(config, load_index(shards).split_samples(config.split))
+        refuse_wrong_sizes(config, index.split_samples(config.split))
     embedder = load_embedder(model_folder, config)
-    origin = {SET_VERSION: load_index(shards).split_version(config.split), MODEL: model_digest(model_folder)}
+    origin = {SET_VERSION: index.split_version(config.split), MODEL: model_digest(model_folder)}
     store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
     def read() -> Iterable[Record]:
@@ -90,7 +91,7 @@ def evaluate_model(
         metrics |= _keyed(f"probe/{config.set_name}", found)
         if classes is not None:
             chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
-        learned = [load_index(shards).split_version(name) for name in ("train", "validation")]
+        learned = [index.split_version(name) for name in ("train", "validation")]
         add_probed(result.per_item, probed, _digest([config.probe_samples, *learned]))
     for row in result.per_item:
         row |= origin
@@ -121,11 +122,10 @@ def evaluate_records(
         ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
             that could be measured on them, or a metric that is NaN or infinite.
     """
-    encode_texts: EncodeTexts = embedder.texts
+    encode_texts: EncodeTexts = partial(texts_of, kept, embedder.texts)
     if kept is None:
         found = one_pass(embedder, read(), config)
     else:
-        encode_texts = partial(kept.texts, embedder.texts)
         what = f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
         found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
@@ -179,10 +179,12 @@ def evaluate_records(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
         )
 
-    terms = {} if classes is None or not zero_shot else {"zero_shot_terms": _digest(to_mapping(classes))}
-    rows = item_rows(found, asked, long, zero_shot, scores, forced, config.caption_references)
-    for row in rows:
-        row |= terms
+    terms: dict[str, str] = {}
+    if scores:
+        terms["caption_references"] = config.caption_references
+    if classes is not None and zero_shot:
+        terms["zero_shot_terms"] = _digest(to_mapping(classes))
+    rows = item_rows(found, asked, long, zero_shot, scores, forced, terms)
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     results = Found(config.set_name, chance, image_NE, found.keys, names, found.nats, found.tokens, asked, confused)
     shown = exhibits_of(results, embedder, read, config.examples)

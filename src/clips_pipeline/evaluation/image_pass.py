@@ -5,7 +5,7 @@ Legend of suffixes: B batch, C H W image, L context length, T target length.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -24,10 +24,7 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.transforms import UndecodableImageError
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 
-_AS_JSON = (
-    *("keys", "labels", "texts", "owners", "long_texts", "long_owners", "tokens"),
-    *("captioned", "written", "references"),
-)
+_AS_ARRAYS = ("embeddings", "nats")  # of `ImagePass`; its other fields are kept as JSON
 
 
 @dataclass
@@ -52,7 +49,7 @@ class ImagePass:
 
     def to_arrays(self) -> dict[str, Array]:
         """As `Kept` keeps it; `of_arrays` is the inverse."""
-        names = {name: getattr(self, name) for name in _AS_JSON}
+        names = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _AS_ARRAYS}
         text = np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
         image_NE = np.concatenate(self.embeddings) if self.embeddings else np.zeros((0, 0), np.float32)
         return {"embeddings": image_NE, "nats": np.array(self.nats, np.float64), "rest": text}

@@ -20,7 +20,7 @@ def item_rows(
     zero_shot: Mapping[int, int],
     scores: Sequence[CaptionScore],
     forced: bool,
-    references: str,
+    terms: Mapping[str, str],
 ) -> list[ItemRow]:
     """One row an image; what was not measured on the set has no column, save what rows have always had.
 
@@ -31,7 +31,7 @@ def item_rows(
         zero_shot: image to rank.
         scores: of the captions written, in the order of `found.captioned`.
         forced: the caption loss is one with the words before given.
-        references: whose captions those written are scored by.
+        terms: columns that are the same for all images: on what terms metrics were asked.
     """
     rows: list[ItemRow] = [
         {
@@ -43,6 +43,7 @@ def item_rows(
             "caption_nats": nats,
             "caption_tokens": tokens,
             "teacher_forced": forced,
+            **terms,
         }
         for i, (key, label, nats, tokens) in enumerate(
             zip(found.keys, found.labels, found.nats, found.tokens, strict=True)
@@ -55,7 +56,7 @@ def item_rows(
     if scores:
         of_image = dict(zip(found.captioned, scores, strict=True))
         for i, row in enumerate(rows):
-            row |= {"caption_references": references, **_caption_columns(of_image.get(i))}
+            row |= _caption_columns(of_image.get(i))
     return rows
 
 

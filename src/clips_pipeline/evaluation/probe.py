@@ -95,9 +95,10 @@ def probe(
     Raises:
         ConfigError: a split without labelled images.
     """
+    index = load_index(shards)
 
     def features(name: str, most: int | None) -> Labelled:
-        what = f"features {load_index(shards).split_version(name)} {most}"
+        what = f"features {index.split_version(name)} {most}"
         found = arrays_of(kept, what, lambda: _features(embedder, shards, name, most, remote))
         return Labelled(found["features_NE"], found["labels_N"])
 

@@ -15,6 +15,7 @@ from typing import Any
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.sources.parting import place_of
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 from clips_pipeline.shards.storage import Storage, StorageError, shown
 from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
@@ -190,7 +191,7 @@ class BenchmarkTask:
         try:
             with self.storage.local(self.address) as file, TarFile(file) as tar:
                 for row, key in enumerate(tar.keys):
-                    if not self.low <= _place(prefix, key) < self.high:
+                    if not self.low <= place_of(_key(prefix, key)) < self.high:
                         continue
                     try:
                         members = tar.read(row)
@@ -232,13 +233,3 @@ class BenchmarkTask:
 
 def _key(prefix: str, key: str) -> str:
     return f"{prefix}/{key.replace('.', '_')}"
-
-
-def _place(prefix: str, key: str) -> float:
-    """From 0 to below 1, by the key alone."""
-    return (
-        int.from_bytes(
-            hashlib.blake2b(_key(prefix, key).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-        )
-        / 2**64
-    )

@@ -12,6 +12,7 @@ from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
+from clips_pipeline.shards.sources.parting import place_of
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 
 
@@ -142,9 +143,7 @@ class FolderSource:
         return parts
 
     def _split_of(self, row: Row) -> Split:
-        """By the key alone, so that images that are added later move no other one."""
-        text = f"{self.config.split_seed}/{key_of(row.image)}".encode("utf-8", "surrogatepass")
-        place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+        place = place_of(f"{self.config.split_seed}/{key_of(row.image)}")
         if place < self.config.test_share:
             return "test"
         return "validation" if place < self.config.test_share + self.config.validation_share else "train"
