@@ -22,7 +22,7 @@ def caption_loss(
     head_weight_VD: Tensor,
     targets_N: Tensor,
     *,
-    chunk: int = 256,
+    chunk: int = 160,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Cross-entropy of `hidden @ head_weight.T` with the targets, in nats per token.
@@ -99,12 +99,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Scale what the forward pass made."""
-        grad_ND, grad_VD = ctx.saved_tensors
+        """Scale what the forward pass made; in its own memory, unless the graph is kept and may ask again."""
         (gradient,) = gradients
-        return (
-            None if grad_ND is None else grad_ND * gradient,
-            None if grad_VD is None else grad_VD * gradient,
-            None,
-            None,
-        )
+        scale = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
+        grad_ND, grad_VD = (None if kept is None else scale(kept, gradient) for kept in ctx.saved_tensors)
+        return grad_ND, grad_VD, None, None

@@ -71,7 +71,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = 256,
+    caption_chunk: int = 160,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """The method's loss of one batch.

@@ -92,7 +92,7 @@ class Block(nn.Module):
         return self._mlp(self.attn(asking_B1D, q_B1D, k, v, _key_mask(packing), None)).squeeze(1)
 
     def prefix_causal(
-        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing
+        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Captioner block, without a dense (P + Q, P + Q) mask.
 
@@ -103,6 +103,7 @@ class Block(nn.Module):
             queries_MD: the others.
             prefix_packing: of the prefix; None where all of it is there.
             packing: of the queries in (B, Q).
+            mask: `causal_tail` of both.
 
         Returns:
             Both anew.
@@ -111,11 +112,16 @@ class Block(nn.Module):
         own_q, own_k, own_v = self._project(queries_MD, packing, _QUERIES, _KEYS, _VALUES)
         (all_k, k), (all_v, v) = join(k, own_k), join(v, own_v)
         prefix = self._mlp(self.attn(prefix, q, k, v, _key_mask(prefix_packing), prefix_packing))
-        mask = _causal_tail(own_q, all_k, prefix_packing)
         return prefix, self._mlp(self.attn(queries_MD, own_q, all_k, all_v, mask, packing))
 
     def prefix_causal_chosen(
-        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, chosen_BQ: Tensor
+        self,
+        prefix: Tensor,
+        queries_MD: Tensor,
+        prefix_packing: Packing | None,
+        packing: Packing,
+        mask: Tensor,
+        chosen_BQ: Tensor,
     ) -> Tensor:
         """The queries of `prefix_causal` alone, and of them only the chosen: (C, D), row-major.
 
@@ -124,6 +130,7 @@ class Block(nn.Module):
             queries_MD: see there.
             prefix_packing: see there.
             packing: see there.
+            mask: see there.
             chosen_BQ: True at the queries wanted, which must be in `packing`.
         """
         chosen = Packing.of(chosen_BQ)
@@ -137,7 +144,6 @@ class Block(nn.Module):
                 strict=True,
             )
         )
-        mask = _causal_tail(q_BQD, k_BSD, prefix_packing)
         return self._mlp(self.attn(asking_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
 
     def _project(self, x: Tensor, packing: Packing | None, *parts: int) -> tuple[Tensor, ...]:
@@ -145,9 +151,8 @@ class Block(nn.Module):
         if torch.compiler.is_compiling():
             weights, biases = self.attn.in_proj.weight.chunk(3), self.attn.in_proj.bias.chunk(3)
             made = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
-        else:
-            made = norm_projections(x, self.ln_1, self.attn.in_proj, parts)
-        return made if packing is None else tuple(packing.unpack(part) for part in made)
+            return made if packing is None else tuple(packing.unpack(part) for part in made)
+        return norm_projections(x, self.ln_1, self.attn.in_proj, parts, packing)
 
     def _mlp(self, x: Tensor) -> Tensor:
         mlp = self.mlp
@@ -162,14 +167,20 @@ def _key_mask(packing: Packing | None) -> Tensor | None:
     return None if packing is None else packing.keep_BS[:, None, None, :]
 
 
-def _causal_tail(q_BQD: Tensor, k_BSD: Tensor, prefix_packing: Packing | None) -> Tensor:
-    """What the last Q of S positions see: query i the keys up to its own place, less what the prefix does not have.
+def causal_tail(prefix: int, prefix_packing: Packing | None, packing: Packing, kind: torch.dtype) -> Tensor:
+    """What the last Q of S positions see, for all blocks: query i what there is of the prefix, and the queries up to itself.
 
-    (Q, S) or (B, 1, Q, S), not (S, S). Fused kernels take it; their own causal flag starts from the other corner.
+    (Q, S) or (B, 1, Q, S), not (S, S), with 0 where a query may look and minus infinity elsewhere: of True and False every
+    attention would make that for itself, and keep it. Fused kernels take it; their own causal flag starts from the other corner.
+
+    Args:
+        prefix: its places.
+        prefix_packing: of the prefix; None where all of it is there.
+        packing: of the queries in (B, Q).
+        kind: of the queries.
     """
-    queries, keys = q_BQD.shape[1], k_BSD.shape[1]
-    mask = torch.ones(queries, keys, dtype=torch.bool, device=q_BQD.device).tril(keys - queries)
+    queries = packing.keep_BS.shape[1]
+    sees = torch.ones(queries, prefix + queries, dtype=torch.bool, device=packing.keep_BS.device).tril(prefix)
     if prefix_packing is not None:
-        keep_BS = functional.pad(prefix_packing.keep_BS, (0, queries), value=True)
-        mask = mask & keep_BS[:, None, None, :]
-    return mask
+        sees = sees & functional.pad(prefix_packing.keep_BS, (0, queries), value=True)[:, None, None, :]
+    return torch.zeros(sees.shape, dtype=kind, device=sees.device).masked_fill_(~sees, float("-inf"))

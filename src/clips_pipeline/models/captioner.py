@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.blocks import Block, causal_tail
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import FullLinear, FullNorm, widen
+from clips_pipeline.models.row_groups import kind_of
 from clips_pipeline.models.sizes import CaptionerConfig
 
 
@@ -69,6 +70,7 @@ class Captioner(nn.Module):
         if self.text_projection is not None:
             prefix = torch.cat([prefix, self.text_projection(web_BSD)], dim=1)
         prefix = prefix.to(self.queries_QD.dtype)
+        length = prefix.shape[1]
         if web_keep_BS is not None:
             prefix_packing = Packing.of(functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True))
             prefix = prefix_packing.pack(prefix)
@@ -79,11 +81,14 @@ class Captioner(nn.Module):
             assert before_ids_BQ is not None  # noqa: S101  (the model gives them)
             ids_M = before_ids_BQ.flatten().index_select(0, place_M)
             queries_MD = (widen(queries_MD) + widen(self.token_embedding(ids_M))).to(self.queries_QD.dtype)
-        for block in self.blocks[:-1]:
-            prefix, queries_MD = block.prefix_causal(prefix, queries_MD, prefix_packing, packing)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
-        hidden_ND: Tensor = self.norm(last.prefix_causal_chosen(prefix, queries_MD, prefix_packing, packing, chosen_BQ))
+        mask = causal_tail(length, prefix_packing, packing, kind_of(queries_MD, last.attn.in_proj.weight))
+        for block in self.blocks[:-1]:
+            prefix, queries_MD = block.prefix_causal(prefix, queries_MD, prefix_packing, packing, mask)
+        hidden_ND: Tensor = self.norm(
+            last.prefix_causal_chosen(prefix, queries_MD, prefix_packing, packing, mask, chosen_BQ)
+        )
         return hidden_ND
 
 

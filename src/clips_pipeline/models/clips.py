@@ -122,11 +122,13 @@ class ClipsModel(nn.Module):
         # One wait for the device instead of three.
         web_body, *others = torch.stack(lengths).tolist()
         image = self.vision(images_BCHW, kept_BK)
+        rows = [(web_ids_BL, web_body), *([(fragment_ids_BL, others[0])] if has_fragment else [])]
+        web_input, *fragment_input = self.text.embed(*rows)
         # Two passes, because under `padding: mask` each is as long as its own longest row.
-        web = self.text(web_ids_BL, web_body)
+        web = self.text.encode(web_input)
         image_BE, web_BE = unit_rows(image.feature_BE), unit_rows(web.feature_BE)
         # Nobody reads a fragment's tokens.
-        fragment_BE = unit_rows(self.text.feature(fragment_ids_BL, others[0])) if has_fragment else web_BE[:, :0]
+        fragment_BE = unit_rows(self.text.read_out(fragment_input[0])) if has_fragment else web_BE[:, :0]
         if self.captioner is None:
             return image_BE, web_BE, fragment_BE, web_BE[:0, :0], web_ids_BL[:0, 0]
         # At least one query, so that a batch without any target still has a gradient (of zero) for every parameter.

@@ -7,7 +7,8 @@ into the same memory. On an accelerator all rows are one group.
 What is computed is that of the plain modules, in the order of summation that groups give; `tests/unit/models/test_fused.py` holds
 both against each other.
 
-Shapes: N tokens, R tokens of a group, D width, F hidden width, O features of one projection.
+Shapes: B rows, S places of a row, M = B S, N tokens, T either of both, R tokens of a group, D width, F hidden width, O features of
+one projection.
 """
 
 from typing import Any
@@ -30,19 +31,26 @@ from clips_pipeline.models.row_groups import (
 )
 
 
-def norm_projections(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Some of the D-wide parts of `linear(norm(x))`, each a tensor of its own, (..., D) -> (..., D) each.
+def norm_projections(
+    x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...], packing: Packing | None
+) -> tuple[Tensor, ...]:
+    """Some of the D-wide parts of `linear(norm(x))`, each a tensor of its own, (T, D) -> (B, S, D) each.
+
+    With a packing each group of tokens is put in its places, which hold zeros elsewhere: the tokens' parts, which would
+    come and go among what lasts and leave holes in the heap, never exist as a whole.
 
     Args:
-        x: rows.
+        x: rows, (B, S, D) without a packing and (N, D) with one.
         norm: before.
         linear: D to a multiple of D.
         parts: which ones.
+        packing: of `x`.
     """
     made: tuple[Tensor, ...] = _NormProjections.apply(  # type: ignore[no-untyped-call]
-        x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, linear.weight, linear.bias, parts
+        x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, linear.weight, linear.bias, parts, packing
     )
-    return tuple(part.view(x.shape) for part in made)
+    shape = x.shape if packing is None else (*packing.keep_BS.shape, x.shape[-1])
+    return tuple(part.view(shape) for part in made)
 
 
 def add_projection(x: Tensor, mixed_BSD: Tensor, linear: nn.Linear, packing: Packing | None) -> Tensor:
@@ -87,24 +95,40 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, 
 class _NormProjections(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, scale_D: Tensor, shift_D: Tensor, weight: Tensor, bias: Tensor, parts: tuple[int, ...]
+        ctx: Any,
+        x_ND: Tensor,
+        scale_D: Tensor,
+        shift_D: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        parts: tuple[int, ...],
+        packing: Packing | None,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x_ND, scale_D, shift_D, weight, bias)
-        ctx.parts, ctx.kind = parts, kind_of(x_ND, weight)
+        ctx.parts, ctx.packing, ctx.kind = parts, packing, kind_of(x_ND, weight)
         ctx.set_materialize_grads(False)
-        made = tuple(x_ND.new_empty(x_ND.shape, dtype=ctx.kind) for _ in parts)
-        weights_OD = torch.split(weight.to(ctx.kind), x_ND.shape[1])
-        biases_O = torch.split(bias.to(ctx.kind), x_ND.shape[1])
-        for rows in groups(x_ND, 3 * x_ND.shape[1]):
+        width = x_ND.shape[1]
+        weights_OD = torch.split(weight.to(ctx.kind), width)
+        biases_O = torch.split(bias.to(ctx.kind), width)
+        if packing is None:
+            made = tuple(x_ND.new_empty(x_ND.shape, dtype=ctx.kind) for _ in parts)
+        else:
+            made = tuple(x_ND.new_zeros((packing.keep_BS.numel(), width), dtype=ctx.kind) for _ in parts)
+            room = Room(x_ND, 3 * width, ctx.kind, width)
+        for rows in groups(x_ND, 3 * width):
             normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
-            for part, out_ND in zip(parts, made, strict=True):
-                torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_ND[rows])
+            for part, out in zip(parts, made, strict=True):
+                out_RO = out[rows] if packing is None else room.of(0, rows)
+                torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_RO)
+                if packing is not None:
+                    out.index_copy_(0, packing.place_N[rows], out_RO)
         return made
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x_ND, scale_D, shift_D, weight, bias = ctx.saved_tensors
+        packing: Packing | None = ctx.packing
         width = x_ND.shape[1]
         found = [(part, gradient) for part, gradient in zip(ctx.parts, gradients, strict=True) if gradient is not None]
         weights_OD = torch.split(weight.to(ctx.kind), width)
@@ -113,16 +137,17 @@ class _NormProjections(torch.autograd.Function):
         norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
         weight_grad = to_fill(weight, x_ND, whole=len(found) * width == len(weight)) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if wants_bias else None
-        for part, gradient_NO in found:
-            if bias_grad is not None:
-                bias_grad[part * width : (part + 1) * width] = gradient_NO.sum(0)
+        room = None if packing is None else Room(x_ND, 3 * width, ctx.kind, width)
         for rows in groups(x_ND, 3 * width):
             normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
             back_RD: Tensor | None = None
-            for part, gradient_NO in found:
-                gradient_RO = gradient_NO[rows]
+            for part, gradient in found:
+                gradient_RO = _tokens(gradient, rows, packing, room)
+                columns = slice(part * width, (part + 1) * width)
+                if bias_grad is not None:
+                    bias_grad[columns] += gradient_RO.sum(0)
                 if weight_grad is not None:
-                    add_product(weight_grad[part * width : (part + 1) * width], gradient_RO.T, normed_RD, rows)
+                    add_product(weight_grad[columns], gradient_RO.T, normed_RD, rows)
                 if norm is not None:
                     # The sum over parts, in the first part's memory.
                     back_RD = (
@@ -133,8 +158,8 @@ class _NormProjections(torch.autograd.Function):
             if norm is not None and back_RD is not None:
                 norm.add(rows, back_RD, mean, rstd)
         if norm is None:
-            return None, None, None, weight_grad, bias_grad, None
-        return norm.x_ND, norm.scale_D, norm.shift_D, weight_grad, bias_grad, None
+            return None, None, None, weight_grad, bias_grad, None, None
+        return norm.x_ND, norm.scale_D, norm.shift_D, weight_grad, bias_grad, None, None
 
 
 class _AddProjection(torch.autograd.Function):
@@ -142,12 +167,14 @@ class _AddProjection(torch.autograd.Function):
     def forward(
         ctx: Any, x_ND: Tensor, mixed_MD: Tensor, weight: Tensor, bias: Tensor, packing: Packing | None
     ) -> Tensor:
-        kind = mixed_MD.dtype
         ctx.save_for_backward(mixed_MD, weight)
         ctx.packing = packing
-        mixed_ND = mixed_MD if packing is None else mixed_MD.index_select(0, packing.place_N)
+        kind, width = mixed_MD.dtype, mixed_MD.shape[1]
+        narrow = weight.to(kind).T
         out_ND = x_ND + bias
-        add_product(out_ND, mixed_ND, weight.to(kind).T)
+        room = None if packing is None else Room(out_ND, 3 * width, kind, width)
+        for rows in groups(out_ND, 3 * width):
+            add_product(out_ND[rows], _tokens(mixed_MD, rows, packing, room), narrow)
         return out_ND
 
     @staticmethod
@@ -156,18 +183,36 @@ class _AddProjection(torch.autograd.Function):
         (gradient_ND,) = gradients
         mixed_MD, weight = ctx.saved_tensors
         packing: Packing | None = ctx.packing
+        kind, width = mixed_MD.dtype, mixed_MD.shape[1]
         _, wants_mixed, wants_weight, wants_bias = ctx.needs_input_grad[:4]
-        narrow_ND = gradient_ND.to(mixed_MD.dtype)
+        wide = weight.to(kind)
         mixed_grad = weight_grad = None
         if wants_mixed:
-            mixed_grad = narrow_ND @ weight.to(mixed_MD.dtype)
-            if packing is not None:
-                mixed_grad = mixed_MD.new_zeros(mixed_MD.shape).index_copy_(0, packing.place_N, mixed_grad)
+            mixed_grad = torch.empty_like(mixed_MD) if packing is None else torch.zeros_like(mixed_MD)
         if wants_weight:
-            mixed_ND = mixed_MD if packing is None else mixed_MD.index_select(0, packing.place_N)
-            weight_grad = (narrow_ND.T @ mixed_ND).to(weight.dtype)
+            weight_grad = to_fill(weight, gradient_ND)
+        room = None if packing is None else Room(gradient_ND, 3 * width, kind, width)
+        for rows in groups(gradient_ND, 3 * width):
+            gradient_RO = gradient_ND[rows].to(kind)
+            if weight_grad is not None:
+                add_product(weight_grad, gradient_RO.T, _tokens(mixed_MD, rows, packing, room), rows)
+            if mixed_grad is None:
+                continue
+            if packing is None or room is None:
+                torch.mm(gradient_RO, wide, out=mixed_grad[rows])
+            else:
+                back_RD = torch.mm(gradient_RO, wide, out=room.of(0, rows))
+                mixed_grad.index_copy_(0, packing.place_N[rows], back_RD)
         bias_grad = gradient_ND.sum(0).to(weight.dtype) if wants_bias else None
         return gradient_ND, mixed_grad, weight_grad, bias_grad, None
+
+
+def _tokens(x_MD: Tensor, rows: slice, packing: Packing | None, room: Room | None) -> Tensor:
+    """A group's tokens out of rows that may still have their padding, (R, D)."""
+    if packing is None or room is None:
+        return x_MD[rows]
+    found: Tensor = torch.index_select(x_MD, 0, packing.place_N[rows], out=room.of(0, rows))
+    return found
 
 
 class _Join(torch.autograd.Function):
@@ -204,7 +249,7 @@ class _NormMlp(torch.autograd.Function):
         kind = kind_of(x_ND, wide_FD)
         out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
         wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
-        room = Room(x_ND, len(wide), kind)
+        room = Room(x_ND, len(wide), kind, len(wide))
         for rows in groups(x_ND, len(wide)):
             normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
@@ -231,7 +276,7 @@ class _NormMlp(torch.autograd.Function):
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
         narrow_grad = to_fill(narrow_DF, x_ND) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
-        room = Room(x_ND, len(wide), kind, places=3)
+        room = Room(x_ND, len(wide), kind, len(wide), places=3)
         for rows in groups(x_ND, len(wide)):
             normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             gradient_RD = out_grad_ND[rows].to(kind)

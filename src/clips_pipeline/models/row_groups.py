@@ -50,7 +50,7 @@ class NormGradients:
 
 
 class Room:
-    """Memory for a group's hidden layers, the same for every group.
+    """Memory for tensors of a group, the same for every group.
 
     On a CPU it is also the same for every call of a thread: pieces of this size that come and go among the layers' small
     and lasting ones would leave holes in the heap. An accelerator's allocator looks after that by itself.
@@ -58,19 +58,19 @@ class Room:
 
     _kept = threading.local()
 
-    def __init__(self, x_ND: Tensor, hidden: int, kind: torch.dtype, places: int = 1) -> None:
+    def __init__(self, x_ND: Tensor, hidden: int, kind: torch.dtype, width: int, places: int = 1) -> None:
         longest = max((rows.stop - rows.start for rows in groups(x_ND, hidden)), default=0)
-        count = places * longest * hidden
+        count = places * longest * width
         found: Tensor | None = getattr(self._kept, str(kind), None) if x_ND.device.type == "cpu" else None
         if found is None or found.numel() < count:
             with torch.inference_mode(False):
                 found = torch.empty(count, dtype=kind, device=x_ND.device)
             if x_ND.device.type == "cpu":
                 setattr(self._kept, str(kind), found)
-        self._places = found[:count].view(places, longest, hidden)
+        self._places = found[:count].view(places, longest, width)
 
     def of(self, place: int, rows: slice) -> Tensor:
-        """A tensor (R, F)."""
+        """A tensor (R, width)."""
         return self._places[place, : rows.stop - rows.start]
 
 

@@ -30,6 +30,13 @@ class TextOutput(NamedTuple):
     feature_BE: Tensor
 
 
+class TextInput(NamedTuple):
+    """What the first block reads: (B, L, D), or (N, D) where PAD is hidden, for then it need not be computed."""
+
+    x: Tensor
+    packing: Packing | None
+
+
 class TextTower(nn.Module):
     """Token and position embeddings, blocks without a causal mask, final norm, projection of the last position."""
 
@@ -56,7 +63,36 @@ class TextTower(nn.Module):
         Raises:
             ValueError: rows are not L = `context_length` long.
         """
-        x, packing = self._before_last(ids_BL, body)
+        return self.encode(self.embed((ids_BL, body))[0])
+
+    def feature(self, ids_BL: Tensor, body: int | None = None) -> Tensor:
+        """`forward(...).feature_BE` alone, for which the last block is computed at [CLS] only.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return self.read_out(self.embed((ids_BL, body))[0])
+
+    def embed(self, *rows: tuple[Tensor, int | None]) -> list[TextInput]:
+        """Each set of rows (ids and body, as in `forward`) as the blocks read it.
+
+        All look into the table at once: its gradient is as large as the table, and so is made once and not for each set.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        places = [self._places(*row) for row in rows]
+        found = functional.embedding(torch.cat([ids for ids, _, _ in places]), self.token_embedding.weight)
+        kind, made = self.token_embedding.weight.dtype, []
+        parts = torch.split(found, [len(ids) for ids, _, _ in places])
+        for part, (_, positions, packing) in zip(parts, places, strict=True):
+            x = part if packing is not None else part.view(-1, *self.positions_LD.shape)
+            made.append(TextInput((widen(x) + widen(positions)).to(kind), packing))
+        return made
+
+    def encode(self, rows: TextInput) -> TextOutput:
+        """`forward` behind the embedding."""
+        x, packing = self._before_last(rows)
         last = self._last_block()
         if packing is None:
             x_BSD = last(x)
@@ -65,28 +101,31 @@ class TextTower(nn.Module):
         tokens_BSD = packing.unpack(x_ND)[:, :-1]
         return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], *self._pool(x_ND[packing.last_token()]))
 
-    def feature(self, ids_BL: Tensor, body: int | None = None) -> Tensor:
-        """`forward(...).feature_BE` alone, for which the last block is computed at [CLS] only.
+    def read_out(self, rows: TextInput) -> Tensor:
+        """`feature` behind the embedding."""
+        return self._pool(self._last_block().last(*self._before_last(rows)))[1]
 
-        Raises:
-            ValueError: as `forward`.
-        """
-        x, packing = self._before_last(ids_BL, body)
-        last = self._last_block()
-        return self._pool(last.last(x, packing))[1]
+    def _before_last(self, rows: TextInput) -> TextInput:
+        """Likewise, of the last block."""
+        x, packing = rows
+        for block in self.blocks[:-1]:
+            x = block(x, packing)
+        return TextInput(x, packing)
 
-    def _before_last(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Packing | None]:
-        """Input of the last block: (B, L, D), or (N, D) where PAD is hidden, for then it need not be computed."""
+    def _last_block(self) -> Block:
+        block = self.blocks[-1]
+        assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
+        return block
+
+    def _places(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
+        """The ids that are computed, flat; their positions, (L, D) or (N, D); and where they stand."""
         length = self.config.context_length
         if ids_BL.shape[1] != length:
             raise ValueError(
                 f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenise to text.context_length"
             )
         if self.config.padding == "attend":
-            x_BSD = self._embed(ids_BL, self.positions_LD)
-            for block in self.blocks[:-1]:
-                x_BSD = block(x_BSD)
-            return x_BSD, None
+            return ids_BL.flatten(), self.positions_LD, None
         body = int(self.body_length(ids_BL)) if body is None else body
         ids_BS = ids_BL
         positions_SD: Tensor = self.positions_LD
@@ -96,23 +135,11 @@ class TextTower(nn.Module):
             positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
         packing = Packing.of(ids_BS != self.config.pad_id)
         position_N = packing.place_N % ids_BS.shape[1]
-        x_ND = self._embed(ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD))
-        for block in self.blocks[:-1]:
-            x_ND = block(x_ND, packing)
-        return x_ND, packing
-
-    def _last_block(self) -> Block:
-        block = self.blocks[-1]
-        assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
-        return block
+        return ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD), packing
 
     def _pool(self, last_BD: Tensor) -> tuple[Tensor, Tensor]:
         pooled_BD = self.norm(last_BD)
         return pooled_BD, self.head(pooled_BD)
-
-    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        weight = self.token_embedding.weight
-        return (widen(functional.embedding(ids, weight)) + widen(positions)).to(weight.dtype)
 
 
 def last_true(flags_BS: Tensor) -> Tensor:

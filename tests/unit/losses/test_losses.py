@@ -92,6 +92,20 @@ def test_caption_gradients_by_differences():
     torch.autograd.gradcheck(lambda h, w: caption_loss(h, w, targets, chunk=2), (hidden, weight))
 
 
+def test_caption_gradients_of_a_kept_graph_can_be_asked_for_again():
+    """Where the graph goes they are made in the memory of the kept ones, where it stays in their own."""
+    hidden, weight, targets = captions()
+    expected = torch.autograd.grad(3 * torch.nn.functional.cross_entropy(hidden @ weight.T, targets), (hidden, weight))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
+        loss = 3 * caption_loss(hidden, weight, targets, chunk=4)
+    for stays in (True, True, False):
+        found = torch.autograd.grad(loss, (hidden, weight), retain_graph=stays)
+        for a, b in zip(found, expected, strict=True):
+            assert float((a - b).abs().max()) < 1e-8
+            assert (a.data_ptr() in kept) is not stays
+
+
 def test_caption_gradient_is_only_made_where_wanted():
     hidden, weight, targets = captions()
     expected = torch.autograd.grad(caption_loss(hidden, weight, targets), hidden)[0]

@@ -11,6 +11,7 @@ from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 
 WIDTH = 8
+KEEP = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
 
 
 class Half(nn.Module):
@@ -58,16 +59,25 @@ def equal(made, naive, inputs):
 def test_projections(half, parts, shape):
     x = rows(*shape)
     every = half.projections(half.norm(x)).chunk(3, dim=-1)
-    made = norm_projections(x, half.norm, half.projections, parts)
+    made = norm_projections(x, half.norm, half.projections, parts, None)
     inputs = [x, *half.norm.parameters(), *half.projections.parameters()]
     equal(made, [every[part] for part in parts], inputs)
 
 
 def test_projections_of_which_one_is_not_used(half):
     x = rows(7)
-    first, _, third = norm_projections(x, half.norm, half.projections, (0, 1, 2))
+    first, _, third = norm_projections(x, half.norm, half.projections, (0, 1, 2), None)
     naive = half.projections(half.norm(x)).chunk(3, dim=-1)
     equal([first, third], [naive[0], naive[2]], [x, *half.projections.parameters()])
+
+
+@pytest.mark.parametrize("parts", [(0, 1, 2), (1, 2), (0,)])
+def test_projections_with_padding_put_back(half, parts):
+    x, packing = rows(8), Packing.of(KEEP)
+    every = half.projections(half.norm(x)).chunk(3, dim=-1)
+    made = norm_projections(x, half.norm, half.projections, parts, packing)
+    inputs = [x, *half.norm.parameters(), *half.projections.parameters()]
+    equal(made, [packing.unpack(every[part]) for part in parts], inputs)
 
 
 @pytest.mark.parametrize("gelu", ["none", "tanh"])
@@ -88,7 +98,7 @@ def test_frozen_layers_get_no_gradient_and_those_before_do(half):
     naive = x + half.narrow(functional.gelu(half.wide(half.norm(x)), approximate="tanh"))
     equal([made], [naive], [x])
     equal(
-        norm_projections(x, half.norm, half.projections, (0, 1)),
+        norm_projections(x, half.norm, half.projections, (0, 1), None),
         half.projections(half.norm(x)).chunk(3, dim=-1)[:2],
         [x],
     )
@@ -103,10 +113,9 @@ def test_projection_behind_attention(half):
     mixed = rows(3, 4)
     x = rows(3, 4) * 2
     equal([add_projection(x, mixed, half.out, None)], [x + half.out(mixed)], [x, mixed, *half.out.parameters()])
-    keep = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
-    tokens = x[keep]
-    made = add_projection(tokens, mixed, half.out, Packing.of(keep))
-    equal([made], [tokens + half.out(mixed[keep])], [x, mixed, *half.out.parameters()])
+    tokens = x[KEEP]
+    made = add_projection(tokens, mixed, half.out, Packing.of(KEEP))
+    equal([made], [tokens + half.out(mixed[KEEP])], [x, mixed, *half.out.parameters()])
 
 
 def test_join():
@@ -138,7 +147,7 @@ def test_autocast_multiplies_in_bfloat16_as_the_modules_do():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         made = norm_mlp(x, half.norm, half.wide, half.narrow, "tanh")
         naive = x + half.narrow(functional.gelu(half.wide(half.norm(x)), approximate="tanh"))
-        (q,) = norm_projections(x, half.norm, half.projections, (0,))
+        (q,) = norm_projections(x, half.norm, half.projections, (0,), None)
     assert (made.dtype, q.dtype) == (torch.float32, torch.bfloat16)
     exact = norm_mlp(x, half.norm, half.wide, half.narrow, "tanh")
     assert not torch.equal(made, exact)

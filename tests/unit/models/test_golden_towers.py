@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.golden_weights import golden, golden_model, images
 
+from clips_pipeline.models.blocks import causal_tail
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.vision import sincos_2d
@@ -93,7 +94,9 @@ def through(block, x_BSD, prefix):
     """A captioner block on rows without padding, prefix and queries in one tensor."""
     queries_BQD = x_BSD[:, prefix:]
     every = Packing.of(torch.ones(queries_BQD.shape[:2], dtype=torch.bool))
-    parts = block.prefix_causal(x_BSD[:, :prefix], queries_BQD.flatten(0, 1), None, every)
+    parts = block.prefix_causal(
+        x_BSD[:, :prefix], queries_BQD.flatten(0, 1), None, every, causal_tail(prefix, None, every, x_BSD.dtype)
+    )
     return torch.cat([parts[0], parts[1].view_as(queries_BQD)], dim=1)
 
 
