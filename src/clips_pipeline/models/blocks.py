@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.fused import add_projection, join, norm_mlp, norm_projections
+from clips_pipeline.models.fused_mlp import norm_mlp
+from clips_pipeline.models.fused_projections import add_projection, joined_projections, norm_projections
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 from clips_pipeline.models.row_groups import Gelu
@@ -108,9 +109,8 @@ class Block(nn.Module):
         Returns:
             Both anew.
         """
-        q, k, v = self._project(prefix, prefix_packing, _QUERIES, _KEYS, _VALUES)
-        own_q, own_k, own_v = self._project(queries_MD, packing, _QUERIES, _KEYS, _VALUES)
-        (all_k, k), (all_v, v) = join(k, own_k), join(v, own_v)
+        q, own_q, all_k, all_v = self._project_both(prefix, queries_MD, prefix_packing, packing)
+        k, v = (part[:, : q.shape[1]] for part in (all_k, all_v))
         prefix = self._mlp(self.attn(prefix, q, k, v, _key_mask(prefix_packing), prefix_packing))
         return prefix, self._mlp(self.attn(queries_MD, own_q, all_k, all_v, mask, packing))
 
@@ -136,13 +136,8 @@ class Block(nn.Module):
         chosen = Packing.of(chosen_BQ)
         asking_CD = queries_MD.index_select(0, packing.numbers().flatten().index_select(0, chosen.place_N))
         (q_BQD,) = self._project(asking_CD, chosen, _QUERIES)
-        k_BSD, v_BSD = (
-            torch.cat(parts, dim=1)
-            for parts in zip(
-                self._project(prefix, prefix_packing, _KEYS, _VALUES),
-                self._project(queries_MD, packing, _KEYS, _VALUES),
-                strict=True,
-            )
+        k_BSD, v_BSD = joined_projections(
+            prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing, queries=False
         )
         return self._mlp(self.attn(asking_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
 
@@ -153,6 +148,16 @@ class Block(nn.Module):
             made = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
             return made if packing is None else tuple(packing.unpack(part) for part in made)
         return norm_projections(x, self.ln_1, self.attn.in_proj, parts, packing)
+
+    def _project_both(
+        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing
+    ) -> tuple[Tensor, ...]:
+        """Queries of either, and keys and values of both one behind the other."""
+        if not torch.compiler.is_compiling():
+            return joined_projections(prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing)
+        q, k, v = self._project(prefix, prefix_packing, _QUERIES, _KEYS, _VALUES)
+        own_q, own_k, own_v = self._project(queries_MD, packing, _QUERIES, _KEYS, _VALUES)
+        return q, own_q, torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)
 
     def _mlp(self, x: Tensor) -> Tensor:
         mlp = self.mlp

@@ -1,4 +1,4 @@
-"""Rows in groups that fit the processor's cache: the parts that `fused.py` is put together from.
+"""Rows in groups that fit the processor's cache: the parts that `fused_mlp.py` and `fused_projections.py` are put together from.
 
 Shapes: N tokens, R tokens of a group, D width, F hidden width.
 """
@@ -112,9 +112,8 @@ def to_fill(weight: Tensor, x_ND: Tensor, *, whole: bool = True) -> Tensor:
     return torch.empty_like(weight) if len(x_ND) and whole else torch.zeros_like(weight)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, rows: slice | None = None) -> None:
-    """`total += a @ b`, in the precision of the total; `total = a @ b` where `rows` are the first."""
-    first = rows is not None and rows.start == 0
+def add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool = False) -> None:
+    """`total += a @ b`, in the precision of the total; `total = a @ b` where it is the first."""
     if total.dtype != a.dtype:
         total.copy_(a @ b) if first else total.add_(a @ b)
     elif first:

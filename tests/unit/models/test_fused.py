@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from clips_pipeline.models import row_groups
-from clips_pipeline.models.fused import add_projection, join, norm_mlp, norm_projections
+from clips_pipeline.models.fused_mlp import norm_mlp
+from clips_pipeline.models.fused_projections import add_projection, joined_projections, norm_projections
 from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 
@@ -118,12 +119,31 @@ def test_projection_behind_attention(half):
     equal([made], [tokens + half.out(mixed[KEEP])], [x, mixed, *half.out.parameters()])
 
 
-def test_join():
-    before, behind = rows(3, 4), rows(3, 2) + 1
-    whole, first = join(before, behind)
-    assert first.data_ptr() == whole.data_ptr()
-    equal([whole, first], [torch.cat([before, behind], dim=1), before * 1], [before, behind])
-    equal([first], [before * 1], [before, behind])
+@pytest.mark.parametrize("queries", [True, False])
+@pytest.mark.parametrize("padding", ["padding", "no padding"])
+def test_projections_of_two_one_behind_the_other(half, padding, queries):
+    packing, own_packing = Packing.of(KEEP), Packing.of(KEEP[:, 1:])
+    own = rows(int(KEEP[:, 1:].sum())) + 1
+    before = rows(8) if padding == "padding" else rows(3, 4)
+    made = joined_projections(
+        before,
+        own,
+        half.norm,
+        half.projections,
+        packing if padding == "padding" else None,
+        own_packing,
+        queries=queries,
+    )
+    q, k, v = half.projections(half.norm(before)).chunk(3, dim=-1)
+    if padding == "padding":
+        q, k, v = (packing.unpack(part) for part in (q, k, v))
+    own_q, own_k, own_v = (own_packing.unpack(part) for part in half.projections(half.norm(own)).chunk(3, dim=-1))
+    naive = [torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)]
+    equal(
+        made,
+        [q, own_q, *naive] if queries else naive,
+        [before, own, *half.norm.parameters(), *half.projections.parameters()],
+    )
 
 
 def test_only_the_input_is_kept():
