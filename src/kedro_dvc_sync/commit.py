@@ -70,10 +70,13 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     if not stages:
         return []
     file = project.relative(project.stage_file)
-    command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *(f"{file}:{stage}" for stage in stages)]
+    command = [sys.executable, "-m", "dvc", "commit", "--force", *(f"{file}:{stage}" for stage in stages)]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise StageError(f"`dvc commit` failed, so `dvc status` will show changes: {done.stderr.strip()[-500:]}")
+        raise StageError(
+            f"`dvc commit` failed, so `dvc status` will show changes: {done.stderr.strip()[-500:]}. "
+            "Where a source was renamed, `kedro dvc sync` writes the stages anew"
+        )
     lock = read_lock(project.lock_file)
     told = {
         stage: with_parameters(lock[stage], other_parameters(project, stage, used), project.parameter_order)

@@ -214,3 +214,13 @@ def test_what_was_finished_before_an_error_is_committed(under_dvc: Tiny) -> None
     tiny.edit("src/PACKAGE/pipelines/modelling/nodes.py", "return sum(", "raise ValueError(")
     tiny.run("kedro", "run", status=1)
     assert set(yaml.safe_load((tiny.root / "dvc.lock").read_text())["stages"]) == {"clean"}
+
+
+@pytest.mark.slow
+def test_a_commit_that_fails_says_why_and_spoils_no_run(under_dvc: Tiny) -> None:
+    tiny = under_dvc
+    tiny.run("kedro", "dvc", "sync")
+    tiny.edit("dvc.yaml", "PACKAGE/words.py".replace("PACKAGE", tiny.package), "renamed.py")
+    said = " ".join(tiny.run("kedro", "run").split())
+    assert "renamed.py' does not exist" in said
+    assert "kedro dvc sync" in said
