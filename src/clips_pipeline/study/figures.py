@@ -33,8 +33,8 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
     return figure
 
 
-def method_bars(lines: pd.DataFrame, metric: str) -> Figure:
-    """Mean of a metric by method, at equal samples and at equal compute, with intervals over seeds."""
+def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
+    """Mean of a metric by method, at equal samples and at equal compute, with intervals over seeds and a dot for each."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     exhibits = [name for name in ("methods", "methods_at_equal_compute") if (lines["exhibit"] == name).any()]
@@ -45,6 +45,10 @@ def method_bars(lines: pd.DataFrame, metric: str) -> Figure:
         widths = [100 * width if math.isfinite(width) else 0.0 for width in chosen["half_width"]]
         name = "equal samples" if exhibit == "methods" else "equal compute"
         axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
+        dots = runs[runs["exhibit"] == exhibit]
+        axes.plot([places[labels.index(label)] for label in dots["label"]], 100 * dots[metric], ".", color="0.2")
+    # A share of hits is not below 0, whatever the interval of two seeds.
+    axes.set_ylim(bottom=0.0)
     axes.set_xticks([place + 0.2 * (len(exhibits) - 1) for place in range(len(labels))], labels)
     axes.set_ylabel(f"{metric.rsplit('/', 1)[-1]} (%)")
     if exhibits:

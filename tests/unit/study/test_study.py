@@ -198,6 +198,8 @@ def test_figures_show_every_curve_and_bar():
     drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
     assert list(drawn["fragment, truncation"]) == pytest.approx([0.0, 5.0, 10.0])
     assert list(drawn["web caption, truncated"]) == pytest.approx([0.0, -10.0])
-    (axes,) = figures.method_bars(lines, METRIC).axes
+    (axes,) = figures.method_bars(lines, runs, METRIC).axes
     assert [patch.get_height() for patch in axes.patches] == pytest.approx([11.0, 14.0])
+    (dots,) = [line for line in axes.get_lines() if line.get_marker() == "."]
+    assert sorted(dots.get_ydata()) == pytest.approx(sorted(100 * run.metrics[METRIC] for run in three_seeds()))
     assert isinstance(runs, pd.DataFrame)

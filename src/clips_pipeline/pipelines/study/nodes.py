@@ -57,4 +57,4 @@ def study(
         "seeds": ", ".join(map(str, config.seeds)),
     }
     text = summary.markdown(lines, metric, facts)
-    return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, metric)
+    return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, runs, metric)
