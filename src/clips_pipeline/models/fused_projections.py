@@ -65,22 +65,15 @@ def joined_projections(
     """
     rows, own = packing.keep_BS.shape
     first = before.shape[1] if before_packing is None else before_packing.keep_BS.shape[1]
-    every = torch.arange(rows * first, device=before.device) if before_packing is None else before_packing.place_N
-    joined = tuple(
-        (place // length) * (first + own) + place % length + start
-        for place, length, start in ((every, first, 0), (packing.place_N, own, first))
-    )
-    made = 2 if queries else 0
-    sources = tuple(
-        (
-            *((_Part(0, number, alone),) if queries else ()),
-            _Part(1, made, together),
-            _Part(2, made + 1, together),
-        )
-        for number, (alone, together) in enumerate(zip((every, packing.place_N), joined, strict=True))
-    )
+    before_N = torch.arange(rows * first, device=before.device) if before_packing is None else before_packing.place_N
+    keys = 2 if queries else 0
+    sources = []
+    for number, (place_N, length, start) in enumerate(((before_N, first, 0), (packing.place_N, own, first))):
+        joined_N = place_N // length * (first + own) + place_N % length + start
+        wanted = (_Part(0, number, place_N),) if queries else ()
+        sources.append((*wanted, _Part(1, keys, joined_N), _Part(2, keys + 1, joined_N)))
     lengths = (*((first, own) if queries else ()), first + own, first + own)
-    found = _projections([before, behind_MD], norm, linear, sources, tuple(rows * length for length in lengths))
+    found = _projections([before, behind_MD], norm, linear, tuple(sources), tuple(rows * length for length in lengths))
     return tuple(part.view(rows, length, -1) for part, length in zip(found, lengths, strict=True))
 
 
