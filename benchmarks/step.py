@@ -9,9 +9,9 @@ Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole s
 Each side runs in a process of its own, so that its peak memory is its own, and sides alternate. `samples_per_s` is the median over
 steps after two to warm up, which is as training goes: gradients are dropped after each. Memory is the peak of the two steps before,
 in which gradients stay, above what the process had before it made the model, less parameters, gradients and AdamW's two moments.
-`share_of_peak` sets the operations that ours needs (matrix products of the tokens that are there, three times the forward pass)
-against a large matrix product measured in the same run. With a peer, the losses of the first batch, from the same weights, must
-agree.
+`share_of_peak` sets the operations that a side needs (`gflop_per_sample`: its matrix products, three times the forward pass,
+without what is made again) against a large matrix product measured in the same run. With a peer, the losses of the first batch,
+from the same weights, must agree.
 """
 
 import argparse
@@ -150,15 +150,19 @@ def matrix_peak() -> float:
     return max(rates)
 
 
-def needed(size: str, batch: int, steps: int, padding: str) -> float:
-    """Operations of an average step: of all tokens under `attend`, of those that are there under `mask`."""
+def needed(size: str, batch: int, steps: int, side: str) -> float:
+    """Operations of an average step: of tokens that are there under `mask`, of whole text rows under `attend`, of all for the peer."""
     from clips_pipeline.models.flops import training_flops
 
-    config, total = config_of(size, padding), 0
+    if side not in SIDES:
+        from benchmarks.step_peer import forward_flops
+
+        return 3.0 * batch * forward_flops(config_of(size))
+    config, total = config_of(size, side), 0
     for number, (_, web, fragment, target) in enumerate(batches(size, batch)):
         if number >= _WARM_UP:
             for w, f, t in zip((web > 0).sum(1), (fragment > 0).sum(1), (target > 0).sum(1), strict=True):
-                lengths = (int(w), int(f)) if padding == "mask" else (web.shape[1], fragment.shape[1])
+                lengths = (int(w), int(f)) if side == "mask" else (web.shape[1], fragment.shape[1])
                 total += training_flops(config, *lengths, int(t) - 1)
         if number == steps + _WARM_UP - 1:
             break
@@ -227,8 +231,9 @@ def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
             "peak_rss_gib": round(max(run["peak_rss_gib"] for run in runs[side]), 2),
             "first_loss": runs[side][0]["first_loss"],
         }
-        if side in SIDES:
-            facts["share_of_peak"] = round(needed(size, batch, options.steps, side) / seconds / peak, 3)
+        operations = needed(size, batch, options.steps, side)
+        facts["gflop_per_sample"] = round(operations / batch / 1e9, 1)
+        facts["share_of_peak"] = round(operations / seconds / peak, 3)
         found[side] = facts
     if options.peer:
         peer = found[options.peer]

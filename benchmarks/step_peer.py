@@ -12,6 +12,7 @@ from open_clip.transformer import Transformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clips_pipeline.models.flops import forward_flops_by_part
 from clips_pipeline.models.sizes import EPSILON, ClipsConfig
 
 
@@ -103,6 +104,16 @@ def _pair(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor:
     logits_BB = scale * image_BE @ text_BE.T
     labels_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return (functional.cross_entropy(logits_BB, labels_B) + functional.cross_entropy(logits_BB.T, labels_B)) / 2
+
+
+def forward_flops(config: ClipsConfig) -> int:
+    """Operations of one sample's matrix products: every position of every block, and all logits."""
+    vision, text, captioner = config.vision, config.text, config.captioner
+    parts = forward_flops_by_part(config, text.context_length, 0, captioner.queries)
+    rows = vision.tokens + text.context_length - 1 + captioner.queries
+    captioned = captioner.depth * (24 * rows * captioner.width**2 + 4 * rows**2 * captioner.width)
+    projected = 2 * captioner.width * (vision.tokens * vision.width + (text.context_length - 1) * text.width)
+    return parts["vision tower"] + 2 * parts["text tower"] + captioned + projected + parts["vocabulary head"]
 
 
 @torch.no_grad()

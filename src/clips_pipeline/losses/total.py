@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch.distributed as dist
 from torch import Tensor
 
-from clips_pipeline.losses.caption import caption_loss
+from clips_pipeline.losses.caption import CHUNK, caption_loss
 from clips_pipeline.losses.contrastive import contrastive_loss
 
 
@@ -71,7 +71,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = 160,
+    caption_chunk: int = CHUNK,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """The method's loss of one batch.

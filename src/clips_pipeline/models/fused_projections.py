@@ -147,15 +147,17 @@ class _NormProjections(torch.autograd.Function):
         width = sources[0].shape[1]
         weights_OD = torch.split(weight.to(ctx.kind), width)
         biases_O = torch.split(bias.to(ctx.kind), width)
-        whole = all(part.place_N is None for part in parts[0])
-        make = sources[0].new_empty if whole else sources[0].new_zeros
-        made = tuple(make((count, width), dtype=ctx.kind) for count in counts)
+        filled = {part.output for part in parts[0] if part.place_N is None}
+        made = tuple(
+            (sources[0].new_empty if output in filled else sources[0].new_zeros)((count, width), dtype=ctx.kind)
+            for output, count in enumerate(counts)
+        )
         for x_ND, its_parts in zip(sources, parts, strict=True):
-            room = None if whole else Room(x_ND, 3 * width, ctx.kind, width)
+            room = Room(x_ND, 3 * width, ctx.kind, width)
             for rows in groups(x_ND, 3 * width):
                 normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
                 for part, output, place_N in its_parts:
-                    out_RO = made[output][rows] if room is None else room.of(0, rows)
+                    out_RO = made[output][rows] if place_N is None else room.of(0, rows)
                     torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_RO)
                     if place_N is not None:
                         made[output].index_copy_(0, place_N[rows], out_RO)

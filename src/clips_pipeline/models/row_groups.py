@@ -3,6 +3,7 @@
 Shapes: N tokens, R tokens of a group, D width, F hidden width.
 """
 
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Literal
@@ -54,24 +55,37 @@ class Room:
 
     On a CPU it is also the same for every call of a thread: pieces of this size that come and go among the layers' small
     and lasting ones would leave holes in the heap. An accelerator's allocator looks after that by itself.
+
+    Args:
+        x_ND: the rows that are grouped.
+        hidden: by which `groups` makes groups of them.
+        kind: of the tensors.
+        width: of the tensors.
+        places: how many there are at a time.
     """
 
     _kept = threading.local()
 
     def __init__(self, x_ND: Tensor, hidden: int, kind: torch.dtype, width: int, places: int = 1) -> None:
-        longest = max((rows.stop - rows.start for rows in groups(x_ND, hidden)), default=0)
-        count = places * longest * width
-        found: Tensor | None = getattr(self._kept, str(kind), None) if x_ND.device.type == "cpu" else None
-        if found is None or found.numel() < count:
-            with torch.inference_mode(False):
-                found = torch.empty(count, dtype=kind, device=x_ND.device)
-            if x_ND.device.type == "cpu":
-                setattr(self._kept, str(kind), found)
-        self._places = found[:count].view(places, longest, width)
+        self._x_ND, self._hidden, self._kind, self._width, self._count = x_ND, hidden, kind, width, places
 
     def of(self, place: int, rows: slice) -> Tensor:
         """A tensor (R, width)."""
         return self._places[place, : rows.stop - rows.start]
+
+    @functools.cached_property
+    def _places(self) -> Tensor:
+        """Found at the first use: where no row is moved there is none."""
+        device = self._x_ND.device
+        longest = max((rows.stop - rows.start for rows in groups(self._x_ND, self._hidden)), default=0)
+        size = self._count * longest * self._width
+        found: Tensor | None = getattr(self._kept, str(self._kind), None) if device.type == "cpu" else None
+        if found is None or found.numel() < size:
+            with torch.inference_mode(False):
+                found = torch.empty(size, dtype=self._kind, device=device)
+            if device.type == "cpu":
+                setattr(self._kept, str(self._kind), found)
+        return found[:size].view(self._count, longest, self._width)
 
 
 def groups(x_ND: Tensor, hidden: int) -> Iterator[slice]:
