@@ -151,7 +151,7 @@ def matrix_peak() -> float:
 
 
 def needed(size: str, batch: int, steps: int, side: str) -> float:
-    """Operations of an average step: of tokens that are there under `mask`, of whole text rows under `attend`, of all for the peer."""
+    """Operations of an average step: of the tokens there are under `mask`, of whole text rows under `attend` and for the peer."""
     from clips_pipeline.models.flops import training_flops
 
     if side not in SIDES:
