@@ -23,6 +23,8 @@ class StudyConfig:
         strategies: of the fragment curves.
         shares: token budgets, as shares of the mean caption; below 1, the whole caption is always there.
         runs_at_once: trainings side by side, each with its part of the cores; None is one for each core.
+        hours: no training begins later than this after the start; the results tell what there is. None is until all is done,
+            0 trains nothing.
     """
 
     exhibits: tuple[Exhibit, ...] = EXHIBITS
@@ -32,6 +34,7 @@ class StudyConfig:
     strategies: tuple[Strategy, ...] = get_args(Strategy)
     shares: tuple[float, ...] = (0.5, 0.25, 0.125)
     runs_at_once: int | None = None
+    hours: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("exhibits", "seeds", "methods", "strategies", "shares"):
@@ -48,6 +51,8 @@ class StudyConfig:
             )
         if self.runs_at_once is not None and self.runs_at_once < 1:
             raise ConfigError(f"runs_at_once: {self.runs_at_once} must be 1 or more, or null for one for each core")
+        if self.hours is not None and not self.hours >= 0.0:
+            raise ConfigError(f"hours: {self.hours} must be 0 or more, or null for as long as it takes")
         with_methods = {"methods", "methods_at_equal_compute"} & set(self.exhibits)
         if with_methods and "clips" not in self.methods:
             raise ConfigError("methods: without clips there is nothing to compare the others with; add it")

@@ -43,24 +43,29 @@ def run_all(
     cases: Sequence[Case],
     seeds: Sequence[int],
     at_once: int | None,
+    hours: float | None,
     spec_of: Callable[[TrainConfig], RunSpec],
     evaluation: EvaluationConfig,
     folder: Path,
     storage_options: Options | None = None,
-) -> list[Done]:
-    """Train and evaluate every case with every seed.
+) -> tuple[list[Done], int, int]:
+    """Train and evaluate every case with every seed, one seed after the other.
 
     Args:
         cases: the lines of all exhibits.
         seeds: of each.
         at_once: processes side by side; None is one for each core.
+        hours: after which no training begins; None is never.
         spec_of: a training to its run spec, in no folder yet.
         evaluation: what to measure at the end of each.
         folder: keeps jobs, runs and results; what has a result here is not trained again.
         storage_options: credentials for shards elsewhere, as in `launch`.
 
+    Returns:
+        what there is, how many trainings that took, and how many there are to be.
+
     Raises:
-        StudyError: names those that failed, after all others have been tried.
+        StudyError: names those that failed, after all others have been tried; or there is no result at all.
         TrainingInterruptedError: a SIGTERM to this process.
     """
     cores = len(os.sched_getaffinity(0))
@@ -77,13 +82,18 @@ def run_all(
     (folder / "results").mkdir(parents=True, exist_ok=True)
     distinct = len({result for *_, result in wanted})
     log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), at_once)
-    failed = _work_off(list(jobs.values()), at_once, storage_options)
+    failed = _work_off(list(jobs.values()), at_once, hours, storage_options)
     if failed:
         raise StudyError(
             f"{len(failed)} of {distinct} trainings failed; the others are kept, and the same command tries again:\n"
             + "\n".join(failed)
         )
-    return [_read(case, seed, result) for case, seed, result in wanted]
+    there = {result for *_, result in wanted if result.is_file()}
+    if not there:
+        raise StudyError(f"none of {distinct} trainings has been run; raise study.hours, which is {hours:g}")
+    if len(there) < distinct:
+        log.warning("study.hours are over: %d of %d trainings are done; the same command goes on", len(there), distinct)
+    return [_read(case, seed, result) for case, seed, result in wanted if result in there], len(there), distinct
 
 
 def _planned(
@@ -102,14 +112,17 @@ def _planned(
             yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
 
 
-def _work_off(jobs: list[Path], at_once: int, options: Options | None) -> list[str]:
+def _work_off(jobs: list[Path], at_once: int, hours: float | None, options: Options | None) -> list[str]:
     """Messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
     terminated = Terminated()
+    started = time.monotonic()
     try:
         with terminated:
             while (waiting or running) and not terminated.asked:
+                if hours is not None and time.monotonic() - started >= 3600 * hours:
+                    waiting.clear()
                 while waiting and len(running) < at_once:
                     job = waiting.pop(0)
                     running[job] = _start(job, environment)

@@ -54,8 +54,9 @@ def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric: its column.
 
     Returns:
-        One row a line: exhibit, label, share, samples, gflop_per_sample, samples_per_s, seeds, mean, half_width, change,
-        change_half_width; the two last are NaN for the baseline itself.
+        One row a line: exhibit, label, share, baseline, samples, gflop_per_sample, samples_per_s, seeds, mean, half_width,
+        change, change_half_width; the two last are NaN for the baseline itself, and where it has not been run with a seed
+        of the line.
     """
     found = []
     for exhibit, of_exhibit in runs.groupby("exhibit", sort=False):
@@ -63,12 +64,13 @@ def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
             values = line.set_index("seed")[metric]
             base_label = line["baseline"].iloc[0]
             base = of_exhibit[of_exhibit["label"] == base_label].set_index("seed")[metric]
-            changes = [] if label == base_label else list(values - base.loc[values.index])
+            changes = [] if label == base_label else list((values - base.reindex(values.index)).dropna())
             found.append(
                 {
                     "exhibit": exhibit,
                     "label": label,
                     "share": share,
+                    "baseline": base_label,
                     "samples": int(line["samples"].iloc[0]),
                     "gflop_per_sample": line["gflop_per_sample"].iloc[0],
                     "samples_per_s": line["samples_per_s"].median(),

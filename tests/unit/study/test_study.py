@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -76,7 +77,7 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
     cases = planned(exhibits=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
     begun = []
 
-    def work_off(jobs, _at_once, _options):
+    def work_off(jobs, _at_once, _hours, _options):
         begun.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 
@@ -85,6 +86,7 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
         run.run_all(
             cases,
             (0, 1),
+            None,
             None,
             lambda train: RunSpec(train, "s", "t", "", "", "version"),
             EvaluationConfig(),
@@ -96,6 +98,40 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
     assert len({spec.run_folder for spec in specs}) == len({spec.model_folder for spec in specs}) == 6
 
 
+def test_when_its_hours_are_over_it_tells_what_there_is(tmp_path):
+    cases = planned(exhibits=("methods",), methods=("clip", "clips"))
+
+    def run_all(hours):
+        spec_of = partial(RunSpec, shards="s", tokenizer="t", run_folder="", model_folder="", data_version="version")
+        return run.run_all(cases, (0, 1), 1, hours, spec_of, EvaluationConfig(), tmp_path)
+
+    with pytest.raises(run.StudyError, match=r"none of 4 trainings .* raise study.hours, which is 0"):
+        run_all(0.0)
+    first, *_, last = sorted((tmp_path / "jobs").glob("*.json"))
+    for job, value in ((first, 0.25), (last, 0.5)):
+        result = {"metrics": {METRIC: value}, "samples_per_s": 100.0}
+        Path(json.loads(job.read_text())["result"]).write_text(json.dumps(result))
+    found, there, wanted = run_all(0.0)
+    assert (there, wanted) == (2, 4)
+    assert sorted(one.metrics[METRIC] for one in found) == [0.25, 0.5]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_line_without_its_baseline_has_no_change_yet():
+    runs = table.runs_table([done("clip", 0, 0.1), done("coca", 1, 0.1), done("clips", 1, 0.3)], [1e9] * 3)
+    lines = table.over_seeds(runs, METRIC)
+    assert lines.set_index("label")["change"].to_dict() == pytest.approx(
+        {"clip": math.nan, "coca": -0.2, "clips": math.nan}, nan_ok=True
+    )
+    text = summary.markdown(lines, METRIC, {})
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[-3].strip() for line in text.splitlines() if line.startswith("| c")
+    }
+    assert rows == {"clip": "not yet", "coca": "-20.00", "clips": "baseline"}
+    heights = [patch.get_height() for patch in figures.method_bars(lines, runs, METRIC).axes[0].patches]
+    assert heights == pytest.approx([10.0, 10.0, 30.0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -104,6 +140,8 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
         ({"shares": (1.0,)}, "between 0 and 1"),
         ({"samples": 0}, "1 or more"),
         ({"runs_at_once": 0}, "1 or more"),
+        ({"hours": -1.0}, "0 or more"),
+        ({"hours": math.nan}, "0 or more"),
         ({"methods": ("clip",)}, "without clips"),
     ],
 )
@@ -171,8 +209,8 @@ def test_one_seed_has_no_interval():
     assert table.half_width([0.5]) == math.inf
     runs = table.runs_table([done("clip", 0, 0.1), done("clips", 0, 0.2)], [1e9] * 2)
     text = summary.markdown(table.over_seeds(runs, METRIC), METRIC, {"data": "abc"})
-    assert "one seed" in text
-    assert "clear |" not in text
+    assert "| 1 | 20.00 | baseline |  |" in text
+    assert "| 1 | 10.00 | -10.00 |  |" in text
 
 
 def test_summary_says_what_is_clear_and_what_is_not():

@@ -38,10 +38,11 @@ def study(
         return flops_per_sample(changed, captions, tokenizer)
 
     cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops)
-    done = run_all(
+    done, there, planned = run_all(
         cases,
         config.seeds,
         config.runs_at_once,
+        config.hours,
         lambda changed: unplaced_spec(to_mapping(changed), shards, tokenizer_folder, remote, folder / "runs", folder),
         evaluation,
         folder,
@@ -55,6 +56,7 @@ def study(
         "data": f"{load_index(shards).version}, split {evaluation.split}",
         "model": train.model.size,
         "seeds": ", ".join(map(str, config.seeds)),
+        "trainings": f"{planned}" if there == planned else f"{there} of {planned}; the rest has not been run",
     }
     text = summary.markdown(lines, metric, facts)
     return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, runs, metric)
