@@ -30,6 +30,7 @@ PROMOTED, KEPT, ROLLED_BACK = "promoted", "kept", "rolled back"
 NOBODY = "none"
 
 _MOST_ROUNDS = 20
+_MOST_WRITES = 3
 # A version promoted longer ago against the same champion was not promoted at the same time: someone moved the alias back.
 _RIVALS_WITHIN_S = 600.0
 _LONGEST_TAG = 4_900
@@ -89,7 +90,7 @@ def settle(client: MlflowClient, names: Aliases, version: int, decide: Decide) -
         decision = decide(version, champion)
         _record(client, names.model, version, decision, champion)
         if not decision.promote:
-            client.set_registered_model_alias(names.model, names.challenger, str(version))
+            _set_alias(client, names.model, names.challenger, str(version))
             return decision
         # Whoever moved the alias meanwhile is the one to beat now.
         if holder(client, names.model, names.champion) == champion:
@@ -120,9 +121,9 @@ def roll_back(names: Aliases, reason: str) -> tuple[int, int]:
     _exists(client, names.model, int(before))
     why = f"rolled back to version {before}: {reason}"
     for key, value in ((GATE_DECISION, ROLLED_BACK), (GATE_REASON, why), (GATE_TIME, _now())):
-        client.set_model_version_tag(names.model, str(champion), key, value[:_LONGEST_TAG])
-    client.set_registered_model_alias(names.model, names.champion, before)
-    client.set_registered_model_alias(names.model, names.challenger, str(champion))
+        _set_tag(client, names.model, str(champion), key, value[:_LONGEST_TAG])
+    _set_alias(client, names.model, names.champion, before)
+    _set_alias(client, names.model, names.challenger, str(champion))
     return champion, int(before)
 
 
@@ -155,10 +156,10 @@ def _exists(client: MlflowClient, model: str, version: int) -> None:
 
 def _crown(client: MlflowClient, names: Aliases, version: int, champion: int | None) -> None:
     before = NOBODY if champion is None else str(champion)
-    client.set_model_version_tag(names.model, str(version), BEFORE, before)
-    client.set_registered_model_alias(names.model, names.champion, str(version))
+    _set_tag(client, names.model, str(version), BEFORE, before)
+    _set_alias(client, names.model, names.champion, str(version))
     if champion is not None:
-        client.set_registered_model_alias(names.model, names.challenger, before)
+        _set_alias(client, names.model, names.challenger, before)
 
 
 def _record(client: MlflowClient, model: str, version: int, decision: Decision, champion: int | None) -> None:
@@ -171,7 +172,7 @@ def _record(client: MlflowClient, model: str, version: int, decision: Decision, 
         GATE_DECISION: PROMOTED if decision.promote else KEPT,
     }
     for key, value in tags.items():
-        client.set_model_version_tag(model, str(version), key, value[:_LONGEST_TAG])
+        _set_tag(client, model, str(version), key, value[:_LONGEST_TAG])
 
 
 def _among_rivals(
@@ -196,15 +197,38 @@ def _among_rivals(
             lost[rival] = found
     for loser, found in lost.items():
         _record(client, names.model, loser, found, best)
-        client.set_registered_model_alias(names.model, names.challenger, str(loser))
+        _set_alias(client, names.model, names.challenger, str(loser))
     if holder(client, names.model, names.champion) != best:
-        client.set_registered_model_alias(names.model, names.champion, str(best))
+        _set_alias(client, names.model, names.champion, str(best))
     log.warning("%s: versions %s were registered at the same time; %d is the champion", names.model, rivals, best)
     if best == version:
         return decision
     # Another one may have found the same before, and have said so in this version's tags.
     reason = client.get_model_version(names.model, str(version)).tags[GATE_REASON]
     return Decision(False, reason, None if version not in lost else lost[version].difference)
+
+
+def _set_alias(client: MlflowClient, model: str, alias: str, version: str) -> None:
+    _written(lambda: client.set_registered_model_alias(model, alias, version))
+
+
+def _set_tag(client: MlflowClient, model: str, version: str, key: str, value: str) -> None:
+    _written(lambda: client.set_model_version_tag(model, version, key, value))
+
+
+def _written(write: Callable[[], None]) -> None:
+    """MLflow looks whether a row is there, then inserts it. Where another process has put it there in between, the database
+    refuses; the next time MLflow finds the row, and updates it.
+    """
+    for _ in range(_MOST_WRITES - 1):
+        try:
+            write()
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+        else:
+            return
+    write()
 
 
 def _is_rival(version: ModelVersion, against: str) -> bool:

@@ -2,10 +2,13 @@
 
 import multiprocessing
 import re
+import sqlite3
+from contextlib import closing
 
 import mlflow
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
@@ -132,6 +135,28 @@ def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, orde
     assert aliases(name)["champion"] == 3
     assert decision.promote is (slow == 3)
     assert {version: tags(name, version)[GATE_DECISION] for version in (2, 3)} == {2: "kept", 3: "promoted"}
+
+
+def test_an_alias_that_another_process_sets_in_between_is_set_all_the_same(store, model_folder):
+    """MLflow has looked, and found no such alias; before it inserts its row, the other process's is there."""
+    register(model_folder, 10, "between")
+    register(model_folder, 30, "between")
+    database = sa.make_url(store).database
+    late: list[str] = []
+
+    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    def other_process(connection, cursor, statement, values, context, many):
+        if statement.startswith("INSERT INTO registered_model_aliases") and not late:
+            late.append(statement)
+            with closing(sqlite3.connect(database)) as other, other:
+                other.execute(statement, ("default", "between", "first", 2))
+
+    try:
+        crown(Aliases("between", champion="first"), 1, "why")
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", other_process)
+    assert late
+    assert aliases("between")["first"] == 1
 
 
 def _register_at(barrier, uri, folder, found, name):
