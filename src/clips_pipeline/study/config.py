@@ -18,7 +18,8 @@ class StudyConfig:
     Attributes:
         exhibits: what to show.
         seeds: each run is trained once with each.
-        samples: training samples of a run; at equal compute, of a run of `clips`.
+        samples: training samples of a run of the method tables; at equal compute, of a run of `clips`.
+        curve_samples: those of a run of the other exhibits, which have many more lines; None is `samples`.
         methods: of the method tables; `clips` is what the others are compared with.
         strategies: of the fragment curves.
         shares: token budgets, as shares of the mean caption; below 1, the whole caption is always there.
@@ -30,6 +31,7 @@ class StudyConfig:
     exhibits: tuple[Exhibit, ...] = EXHIBITS
     seeds: tuple[int, ...] = (0, 1, 2)
     samples: int = 140_000
+    curve_samples: int | None = 50_000
     methods: tuple[Method, ...] = get_args(Method)
     strategies: tuple[Strategy, ...] = get_args(Strategy)
     shares: tuple[float, ...] = (0.5, 0.25, 0.125)
@@ -45,6 +47,8 @@ class StudyConfig:
                 raise ConfigError(f"{key}: {list(values)} names one twice")
         if self.samples < 1:
             raise ConfigError(f"samples: {self.samples} must be 1 or more")
+        if self.curve_samples is not None and self.curve_samples < 1:
+            raise ConfigError(f"curve_samples: {self.curve_samples} must be 1 or more, or null for as many as samples")
         if not all(0.0 < share < 1.0 for share in self.shares):
             raise ConfigError(
                 f"shares: {list(self.shares)} must lie between 0 and 1; the whole caption is always there"

@@ -18,7 +18,7 @@ class Case:
         exhibit: whose line.
         label: how it is called there.
         share: of the caption that is read, where the exhibit is a curve.
-        train: the training, at the study's number of samples.
+        train: the training, at the exhibit's number of samples.
         baseline: the label, in the same exhibit, that it is compared with.
     """
 
@@ -43,16 +43,9 @@ def cases(
         mean_ids: of web (0) and synthetic (1) captions.
         flops: of a training sample.
     """
-    base = at_length(replace(train, method="clips"), config.samples)
-    made: list[Case] = []
-    if "methods" in config.exhibits:
-        made += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
-    if "methods_at_equal_compute" in config.exhibits:
-        budget = flops(base) * base.samples
-        for name in config.methods:
-            other = replace(base, method=name)
-            longer = other if name == "clips" else at_length(other, round(budget / flops(other)))
-            made.append(Case("methods_at_equal_compute", name, longer, "clips"))
+    method = replace(train, method="clips")
+    made = _methods(config, at_length(method, config.samples), flops)
+    base = at_length(method, config.curve_samples or config.samples)
     if "fragment_lengths" in config.exhibits:
         whole = _fragment(base, "truncation", None)
         made.append(Case("fragment_lengths", WHOLE, whole, WHOLE, 1.0))
@@ -67,6 +60,19 @@ def cases(
             made.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE, share))
     if "ablations" in config.exhibits:
         made += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
+    return made
+
+
+def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfig], float]) -> list[Case]:
+    made: list[Case] = []
+    if "methods" in config.exhibits:
+        made += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
+    if "methods_at_equal_compute" in config.exhibits:
+        budget = flops(base) * base.samples
+        for name in config.methods:
+            other = replace(base, method=name)
+            longer = other if name == "clips" else at_length(other, round(budget / flops(other)))
+            made.append(Case("methods_at_equal_compute", name, longer, "clips"))
     return made
 
 

@@ -26,7 +26,7 @@ METRIC = "retrieval/scenes/mean_recall@1"
 
 
 def planned(**changes):
-    config = StudyConfig(**{"samples": 3200, **changes})
+    config = StudyConfig(**{"samples": 3200, "curve_samples": None, **changes})
     # A sample of `clip` costs half as much as one of any other method.
     return plan.cases(config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0)
 
@@ -41,6 +41,17 @@ def test_equal_compute_gives_the_cheap_method_more_samples():
     cases = {case.label: case for case in planned(exhibits=("methods_at_equal_compute",))}
     assert cases["clip"].train.samples == 6400
     assert cases["clips"].train.samples == cases["coca"].train.samples == 3200
+
+
+def test_curves_and_ablations_have_a_length_of_their_own():
+    found = {(case.exhibit, case.train.samples) for case in planned(curve_samples=1600, methods=("coca", "clips"))}
+    assert found == {
+        ("methods", 3200),
+        ("methods_at_equal_compute", 3200),
+        ("fragment_lengths", 1600),
+        ("web_lengths", 1600),
+        ("ablations", 1600),
+    }
 
 
 def test_fragment_budgets_are_shares_of_the_mean_caption():
@@ -139,6 +150,7 @@ def test_a_line_without_its_baseline_has_no_change_yet():
         ({"seeds": (1, 1)}, "names one twice"),
         ({"shares": (1.0,)}, "between 0 and 1"),
         ({"samples": 0}, "1 or more"),
+        ({"curve_samples": 0}, "1 or more"),
         ({"runs_at_once": 0}, "1 or more"),
         ({"hours": -1.0}, "0 or more"),
         ({"hours": math.nan}, "0 or more"),
