@@ -148,12 +148,13 @@ def test_a_study_that_is_interrupted_goes_on_and_trains_nothing_twice(project: P
         assert running.wait(timeout=120) != 0
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
     assert 2 <= len(kept) < 5
-    kedro(project, *study)
+    said = kedro(project, *study)
     results = list(folder.glob("results/*.json"))
     # Six lines; the method clips and the whole web caption are one training.
     assert len(results) == 5
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     shown = project / "data/smoke/08_reporting/study"
+    assert f"read what came out: {shown / 'README.md'}" in said
     rows = (shown / "runs.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     assert "## Shorter web captions" in (shown / "README.md").read_text()
