@@ -28,6 +28,8 @@ def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: P
 
 def run(job: dict[str, Any]) -> None:
     """Train, evaluate, and write the result aside, then under its name."""
+    import torch
+
     from clips_pipeline.evaluation.evaluate import evaluate_model
     from clips_pipeline.shards.cache import ShardCache
     from clips_pipeline.shards.storage import Storage
@@ -37,6 +39,9 @@ def run(job: dict[str, Any]) -> None:
     evaluation = from_mapping(EvaluationConfig, job["evaluation"], where="evaluate")
     options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
     launch(spec, lambda _event: None, storage_options=options)
+    if spec.train.launch.threads is not None:
+        # Evaluation keeps to this training's part of the cores too: two that each take all of them wait for each other's threads.
+        torch.set_num_threads(spec.train.launch.threads)
     remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
     metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
     rates = [event["samples_per_s"] for event in read_all(spec.events) if event["kind"] == "step"]
