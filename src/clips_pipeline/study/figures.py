@@ -42,7 +42,8 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
     for number, exhibit in enumerate(exhibits):
         chosen = lines[lines["exhibit"] == exhibit].set_index("label").reindex(labels)
         places = [place + 0.4 * number for place in range(len(labels))]
-        widths = [100 * width if math.isfinite(width) else 0.0 for width in chosen["half_width"]]
+        # Of one seed there is no interval, and none of width 0 is drawn.
+        widths = [100 * width if math.isfinite(width) else math.nan for width in chosen["half_width"]]
         name = "equal samples" if exhibit == "methods" else "equal compute"
         axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
         dots = runs[runs["exhibit"] == exhibit]

@@ -26,8 +26,8 @@ def markdown(lines: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
     text += [
         f"- metric: {metric}; chance is not taken off",
         "- ± is half of the 95 % interval of the mean over seeds (Student's t); one seed has none. A change is that of each "
-        "seed against the baseline of the same seed, and is called clear where its interval leaves out zero. Many lines are "
-        "compared, so one in twenty would be called clear by chance.",
+        "seed against the baseline of the same seed, where both have been run, and is called clear where its interval leaves "
+        "out zero. Many lines are compared, so one in twenty would be called clear by chance.",
     ]
     for exhibit, title in _TITLES.items():
         chosen = lines[lines["exhibit"] == exhibit]
