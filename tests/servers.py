@@ -209,8 +209,9 @@ def postgresql_server(folder: Path) -> Iterator[str]:
     programs = _postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed; `apt-get install postgresql`")
-    # The server refuses to run as root.
-    other = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
+    # The server refuses to run as root. Debian keeps `runuser` where a short PATH does not lead.
+    runuser = shutil.which("runuser", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
+    other = [runuser or "runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
     data = Path(tempfile.mkdtemp(prefix="clips-pg-"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
