@@ -48,7 +48,9 @@ def show(
         console.print(f"read what was found: {catalog.load('search_report_target')}/summary.md", soft_wrap=True)
         console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env best")
     if "study_summary" in made:
-        console.print(f"read what came out: {catalog.load('study_report_target')}", soft_wrap=True, highlight=False)
+        console.print(
+            f"read what came out: {catalog.load('study_report_target')}/README.md", soft_wrap=True, highlight=False
+        )
 
 
 def _study(catalog: CatalogProtocol[Any, Any]) -> str:

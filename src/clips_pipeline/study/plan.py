@@ -43,9 +43,9 @@ def cases(
         mean_ids: of web (0) and synthetic (1) captions.
         flops: of a training sample.
     """
-    method = replace(train, method="clips")
-    made = _methods(config, at_length(method, config.samples), flops)
-    base = at_length(method, config.curve_samples or config.samples)
+    clips = replace(train, method="clips")
+    made = _methods(config, at_length(clips, config.samples), flops)
+    base = at_length(clips, config.curve_samples or config.samples)
     if "fragment_lengths" in config.exhibits:
         whole = _fragment(base, "truncation", None)
         made.append(Case("fragment_lengths", WHOLE, whole, WHOLE, 1.0))
