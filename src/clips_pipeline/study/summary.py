@@ -1,8 +1,11 @@
 """The study in words and tables, as Markdown. It reports what came out, whatever that is."""
 
 import math
+import re
 
 import pandas as pd
+
+from clips_pipeline.study.table import over_seeds
 
 _TITLES = {
     "methods": "Methods at the same number of samples",
@@ -11,20 +14,24 @@ _TITLES = {
     "web_lengths": "Shorter web captions",
     "ablations": "Behind the defaults",
 }
+# Of the method tables, whose lines are compared by more than one metric.
+_ALSO_TOLD = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
 
 
-def markdown(lines: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
-    """One table for each exhibit.
+def markdown(runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
+    """One table for each exhibit, and for the methods another of recall both ways and zero-shot accuracy.
 
     Args:
-        lines: what `over_seeds` gives for `metric`.
-        metric: what is compared.
+        runs: what `runs_table` gives.
+        metric: its column that is compared.
         facts: what else belongs at the head: data version, seeds and the like.
     """
+    lines = over_seeds(runs, metric)
     text = ["# Study", ""]
     text += [f"- {name}: {value}" for name, value in facts.items()]
     text += [
         f"- metric: {metric}; chance is not taken off",
+        "- samples/s: of one training, on its part of the cores and beside the others; median over seeds",
         "- ± is half of the 95 % interval of the mean over seeds (Student's t); one seed has none. A change is that of each "
         "seed against the baseline of the same seed, where both have been run, and is called clear where its interval leaves "
         "out zero. Many lines are compared, so one in twenty would be called clear by chance.",
@@ -39,7 +46,27 @@ def markdown(lines: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
             "|" + " --- |" * 9,
         ]
         text += [_row(line) for line in chosen.to_dict("records")]
+        if exhibit.startswith("methods"):
+            text += ["", *_by_metric(runs[runs["exhibit"] == exhibit])]
     return "\n".join(text) + "\n"
+
+
+def _by_metric(runs: pd.DataFrame) -> list[str]:
+    """Percent of one exhibit's lines, a column a metric."""
+    metrics = [name for name in runs.columns if _ALSO_TOLD.fullmatch(name)]
+    heads = [_name(metric) for metric in metrics]
+    rows: dict[str, list[str]] = {}
+    for metric in metrics:
+        for line in over_seeds(runs, metric).to_dict("records"):
+            cell = f"{100 * line['mean']:.1f}{_plus_minus(line['half_width'], digits=1)}"
+            rows.setdefault(str(line["label"]), []).append(cell)
+    table = [["%, ± as above", *heads], ["---"] * (1 + len(heads)), *([label, *cells] for label, cells in rows.items())]
+    return ["| " + " | ".join(cells) + " |" for cells in table]
+
+
+def _name(metric: str) -> str:
+    kind, _, name = metric.split("/", 2)
+    return f"{kind} {name}".removeprefix("retrieval ").replace("_", " ").replace("zero shot", "zero-shot")
 
 
 def _row(line: dict[str, float | str]) -> str:
@@ -60,5 +87,5 @@ def _row(line: dict[str, float | str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _plus_minus(width: float) -> str:
-    return f" ± {100 * width:.2f}" if math.isfinite(width) else ""
+def _plus_minus(width: float, digits: int = 2) -> str:
+    return f" ± {100 * width:.{digits}f}" if math.isfinite(width) else ""
