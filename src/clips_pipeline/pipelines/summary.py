@@ -10,6 +10,9 @@ from rich.table import Table
 
 from clips_pipeline.pipelines.parameters import typed
 
+# The environment that a search writes.
+BEST = "best"
+
 
 def show(
     pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str, console: Console | None = None
@@ -38,19 +41,25 @@ def show(
             soft_wrap=True,
             highlight=False,
         )
-        console.print(
-            f"open the Optuna dashboard: .venv/bin/optuna-dashboard {_study(catalog)}   # 127.0.0.1:8080"
-            + ("" if "search_trials" in made else ", after `make search`"),
-            soft_wrap=True,
-            highlight=False,
-        )
+        # What a search found is trained apart from it: the study lies in the environment that was searched.
+        if environment != BEST:
+            first = "" if "search_trials" in made else f", after `make search{_of(environment)}`"
+            console.print(
+                f"open the Optuna dashboard: .venv/bin/optuna-dashboard {_study(catalog)}   # 127.0.0.1:8080{first}",
+                soft_wrap=True,
+                highlight=False,
+            )
     if "search_trials" in made:
         console.print(f"read what was found: {catalog.load('search_report_target')}/summary.md", soft_wrap=True)
-        console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env best")
+        console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env " + BEST)
     if "study_summary" in made:
         console.print(
             f"read what came out: {catalog.load('study_report_target')}/README.md", soft_wrap=True, highlight=False
         )
+
+
+def _of(environment: str) -> str:
+    return "" if environment == "local" else f" ENV={environment}"
 
 
 def _study(catalog: CatalogProtocol[Any, Any]) -> str:

@@ -1,0 +1,40 @@
+"""The last lines of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from rich.console import Console
+
+from clips_pipeline.pipelines import summary
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+def last_lines(environment: str, made: str) -> str:
+    entries: dict[str, Any] = {
+        "params:search": {},
+        "search_folder_target": Path("data/x/search"),
+        "search_report_target": Path("data/x/report"),
+    }
+    catalog = DataCatalog({name: MemoryDataset(value) for name, value in entries.items()})
+    pipeline = Pipeline([Node(lambda value: value, "params:search", made, name="one")])
+    written = io.StringIO()
+    summary.show(pipeline, catalog, environment, Console(file=written, width=240))
+    return written.getvalue()
+
+
+def test_dashboard_is_named_with_the_search_that_comes_before_it():
+    command = "optuna-dashboard sqlite:///data/x/search/study.db   # 127.0.0.1:8080"
+    assert f"{command}, after `make search`\n" in last_lines("local", "clips_model")
+    assert f"{command}, after `make search ENV=smoke`\n" in last_lines("smoke", "clips_model")
+    assert f"{command}\n" in last_lines("smoke", "search_trials")
+
+
+def test_what_a_search_found_is_trained_where_no_study_lies():
+    text = last_lines("best", "clips_model")
+    assert "mlflow ui" in text
+    assert "optuna-dashboard" not in text
