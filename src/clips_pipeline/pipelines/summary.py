@@ -43,7 +43,7 @@ def show(
         )
         # What a search found is trained apart from it: the study lies in the environment that was searched.
         if environment != BEST:
-            first = "" if "search_trials" in made else f", after `make search{_of(environment)}`"
+            first = "" if "search_trials" in made else f", after `make search{_env_option(environment)}`"
             console.print(
                 f"open the Optuna dashboard: .venv/bin/optuna-dashboard {_study(catalog)}   # 127.0.0.1:8080{first}",
                 soft_wrap=True,
@@ -58,7 +58,7 @@ def show(
         )
 
 
-def _of(environment: str) -> str:
+def _env_option(environment: str) -> str:
     return "" if environment == "local" else f" ENV={environment}"
 
 

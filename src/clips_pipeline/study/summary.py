@@ -18,15 +18,15 @@ _TITLES = {
 _ALSO_TOLD = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
 
 
-def markdown(runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
+def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
     """One table for each exhibit, and for the methods another of recall both ways and zero-shot accuracy.
 
     Args:
+        lines: what `over_seeds` gives for `metric`.
         runs: what `runs_table` gives.
         metric: its column that is compared.
         facts: what else belongs at the head: data version, seeds and the like.
     """
-    lines = over_seeds(runs, metric)
     text = ["# Study", ""]
     text += [f"- {name}: {value}" for name, value in facts.items()]
     text += [

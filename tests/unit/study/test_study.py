@@ -134,7 +134,7 @@ def test_a_line_without_its_baseline_has_no_change_yet():
     assert lines.set_index("label")["change"].to_dict() == pytest.approx(
         {"clip": math.nan, "coca": -0.2, "clips": math.nan}, nan_ok=True
     )
-    text = summary.markdown(runs, METRIC, {})
+    text = summary.markdown(lines, runs, METRIC, {})
     rows = {
         line.split("|")[1].strip(): line.split("|")[-3].strip() for line in text.splitlines() if line.startswith("| c")
     }
@@ -220,14 +220,15 @@ def test_changes_are_taken_within_a_seed():
 def test_one_seed_has_no_interval():
     assert table.half_width([0.5]) == math.inf
     runs = table.runs_table([done("clip", 0, 0.1), done("clips", 0, 0.2)], [1e9] * 2)
-    text = summary.markdown(runs, METRIC, {"data": "abc"})
+    text = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {"data": "abc"})
     assert "| 1 | 20.00 | baseline |  |" in text
     assert "| 1 | 10.00 | -10.00 |  |" in text
 
 
 def test_summary_says_what_is_clear_and_what_is_not():
     runs = three_seeds() + [done("coca", seed, value) for seed, value in enumerate([0.13, 0.14, 0.16])]
-    text = summary.markdown(table.runs_table(runs, [1e9] * 9), METRIC, {})
+    runs = table.runs_table(runs, [1e9] * 9)
+    text = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {})
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| c")}
     assert rows["clip"].rstrip(" |").endswith("| clear")
     assert rows["coca"].rstrip(" |").endswith("not clear")
@@ -242,7 +243,8 @@ def test_methods_are_told_by_recall_both_ways_and_zero_shot_accuracy():
         "zero_shot/scenes/accuracy@5": 0.75,
     }
     runs = [replace(run, metrics={**run.metrics, **others}) for run in three_seeds()]
-    rows = summary.markdown(table.runs_table(runs, [1e9] * 6), METRIC, {}).splitlines()
+    runs = table.runs_table(runs, [1e9] * 6)
+    rows = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {}).splitlines()
     (at,) = [number for number, row in enumerate(rows) if row.startswith("| %")]
     heads = ["image to text recall@1", "text to image recall@10", "zero-shot accuracy@1"]
     assert [cell.strip() for cell in rows[at].split("|")[2:-1]] == heads

@@ -58,5 +58,5 @@ def study(
         "seeds": ", ".join(map(str, config.seeds)),
         "trainings": f"{planned}" if there == planned else f"{there} of {planned}; the rest has not been run",
     }
-    text = summary.markdown(runs, metric, facts)
+    text = summary.markdown(lines, runs, metric, facts)
     return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, runs, metric)
