@@ -101,6 +101,8 @@ def damaged_line(path: str, reason: str, instead: str | None) -> str:
 
 
 def step_note(event: Event) -> str:
-    """The losses and the speed."""
-    losses = event["losses"]
-    return f"contrastive {losses['contrastive']:.3f}  caption {losses['caption']:.3f}  {event['samples_per_s']:,.0f} samples/s"
+    """The losses that the method has, and the speed."""
+    losses = "  ".join(
+        f"{name} {event['losses'][name]:.3f}" for name in ("contrastive", "caption") if name in event["losses"]
+    )
+    return f"{losses}  {event['samples_per_s']:,.0f} samples/s"

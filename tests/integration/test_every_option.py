@@ -1,0 +1,160 @@
+"""Every method and every option of `train`, each set once to a value of its own, through `kedro run`.
+
+An option that only inner functions have seen may still end a run, as `method: clip` once did at its first logged step.
+"""
+
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tests.integration.test_pipelines import kedro
+from tests.integration.test_pipelines import project as project
+
+from clips_pipeline import load
+from clips_pipeline.config import flatten
+from clips_pipeline.interop.open_clip import to_state_dict
+from clips_pipeline.text.fragments import Strategy
+from clips_pipeline.text.methods import Method
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.events import read_all
+
+pytestmark = pytest.mark.slow
+
+RUNS: dict[str, dict[str, Any]] = {
+    "clip": {
+        "method": "clip",
+        "captions": {"web_tokens": 8, "context_length": 40},
+        "augment": {
+            "crop_area": [0.5, 1.0],
+            "crop_aspect": [0.9, 1.1],
+            "color_jitter": 0.4,
+            "color_jitter_probability": 0.5,
+            "grayscale_probability": 0.2,
+        },
+        "ema": {"half_life_batches": 2},
+        "seed": 1,
+    },
+    "mixture": {
+        "method": "mixture",
+        "captions": {"synthetic_share": 0.5},
+        "model": {"padding": "attend", "patch_dropout": 0.5},
+        "optimizer": {
+            "peak_lr": 1.0e-3,
+            "final_lr": 1.0e-4,
+            "beta1": 0.8,
+            "beta2": 0.9,
+            "epsilon": 1.0e-6,
+            "weight_decay": 0.1,
+            "clip_norm": 1.0,
+            "warmup_samples": 16,
+        },
+        "freeze": ["text"],
+    },
+    "coca": {
+        "method": "coca",
+        "captions": {"target_length": 48, "fragment": {"strategy": "random_mask", "tokens": 9}},
+        "launch": {"chunk_size": 4, "loader_workers": 1, "stall_warning_s": 20.0, "threads": 1},
+        "every": {"log": 1, "evaluate": 2, "checkpoint": 1, "keep_checkpoints": 1, "caption_examples": 2},
+    },
+    "truncation": {
+        "captions": {"fragment": {"strategy": "truncation", "tokens": 12}},
+        "model": {"condition": "after_norm", "image_size": 48},
+        "progressive": {"first_size": 16, "until": 0.75},
+        "loss": {"contrastive_weight": 0.5, "caption_weight": 1.5},
+    },
+    "block_mask": {
+        "captions": {"fragment": {"strategy": "block_mask", "tokens": 12}},
+        "launch": {"processes": 2, "sharding": "fsdp2", "device": "cpu", "rank_timeout_s": 120.0},
+        "batch_size": 8,
+    },
+    "started": {
+        "captions": {"fragment": {"strategy": "sub_caption", "blank_pieces": "drop"}},
+        "model": {"initial_weights": "INITIAL"},
+        "samples": 64,
+    },
+    "towers": {"model": {"vision_weights": "TOWERS", "text_weights": "TOWERS"}, "launch": {"compile": True}},
+}
+"""By the name of an environment, what it sets below `train`."""
+
+ELSEWHERE = {
+    "launch.precision": "amp_bf16 needs a GPU",
+    "launch.start": "tests/integration/test_other_starters.py starts the ranks by torchrun",
+    "launch.if_changed": "tests/drills/test_changed_parameters.py edits an unfinished training",
+}
+"""Options that no run here sets, and why."""
+
+
+def options(config: type[Any], prefix: str = "") -> set[str]:
+    """Dotted names of all leaves below a configuration, optional groups included."""
+    found = set()
+    for field in fields(config):
+        hint = get_type_hints(config)[field.name]
+        group = next((choice for choice in (hint, *get_args(hint)) if is_dataclass(choice)), None)
+        name = f"{prefix}{field.name}"
+        found |= options(group, f"{name}.") if isinstance(group, type) else {name}
+    return found
+
+
+def test_each_option_and_each_choice_has_a_run() -> None:
+    used = {key for run in RUNS.values() for key in flatten(run)}
+    assert used <= options(TrainConfig)
+    assert options(TrainConfig) - used - {"model.size"} == set(ELSEWHERE)
+    assert {run.get("method", "clips") for run in RUNS.values()} == set(get_args(Method))
+    strategies = {flatten(run).get("captions.fragment.strategy", "sub_caption") for run in RUNS.values()}
+    assert strategies == set(get_args(Strategy))
+
+
+@pytest.fixture(scope="module")
+def started(project: Path) -> Path:
+    """The project with prepared data and a trained model of the smoke environment."""
+    kedro(project, "--pipelines", "prepare,train", "--env", "smoke")
+    return project
+
+
+def environment(project: Path, name: str, train: dict[str, Any]) -> Path:
+    """Write the environment `name`, on the data of `smoke`; gives the folder of its results."""
+    conf, results = project / "conf" / name, project / "data" / name
+    conf.mkdir()
+    (conf / "globals.yml").write_text(yaml.safe_dump({"data_root": "data/smoke", "results_root": f"data/{name}"}))
+    smoke = {"samples": 48, "batch_size": 16, "optimizer": {"warmup_samples": 16}, "every": {"log": 1, "evaluate": 2}}
+    merged = {
+        **smoke,
+        **{
+            key: {**smoke.get(key, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+            for key, value in train.items()
+        },
+    }
+    (conf / "parameters.yml").write_text(yaml.safe_dump({"train": merged, "register": {"name": f"clips-{name}"}}))
+    return results
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_trains_evaluates_and_registers(started: Path, name: str) -> None:
+    smoke = started / "data/smoke/06_models/clips"
+    train = json.loads(json.dumps(RUNS[name]).replace("INITIAL", str(smoke)))
+    if name == "towers":
+        save_file(to_state_dict(load(smoke).model), started / "towers.safetensors")
+        train = json.loads(json.dumps(train).replace("TOWERS", str(started / "towers.safetensors")))
+    results = environment(started, name, train)
+    shown = kedro(started, "--pipelines", "train,evaluate,register", "--env", name)
+    assert "registered as models:/clips-" in shown
+    (log,) = (results / "06_models/runs").glob("*/events.jsonl")
+    events = read_all(log)
+    steps = [event for event in events if event["kind"] == "step"]
+    assert events[-1]["kind"] == "end"
+    assert events[-1]["finished"]
+    captioned = train.get("method", "clips") in ("coca", "clips")
+    assert set(steps[-1]["losses"]) >= {"contrastive", "total"} | ({"caption"} if captioned else set())
+    assert ("caption" in steps[-1]["losses"]) == captioned
+    exported = load(results / "06_models/clips").model.config
+    assert (exported.captioner is not None) == captioned
+    metrics = json.loads((results / "08_reporting/metrics.json").read_text())
+    assert "retrieval/scenes/mean_recall@1" in metrics
+    assert any(key.startswith("caption/") for key in metrics) == captioned
+    with safe_open(results / "06_models/clips/model.safetensors", "pt") as weights:
+        assert len(list(weights.keys())) > 10
