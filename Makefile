@@ -114,6 +114,10 @@ drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same we
 golden-curve: $(STAMP) ## write the golden loss curve anew, where it changes on purpose
 	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
 
+.PHONY: golden-formats
+golden-formats: $(STAMP) ## record the outputs of each format version, after one was raised
+	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest tests/contracts/test_golden_formats.py
+
 .PHONY: hooks
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install

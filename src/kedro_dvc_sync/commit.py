@@ -75,7 +75,7 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     if done.returncode:
         raise StageError(
             f"`dvc commit` failed, so `dvc status` will show changes: {done.stderr.strip()[-500:]}. "
-            "Where a source was renamed, `kedro dvc sync` writes the stages anew"
+            "Where a path was renamed, `kedro dvc sync` writes the stages again"
         )
     lock = read_lock(project.lock_file)
     told = {

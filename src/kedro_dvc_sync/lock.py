@@ -63,7 +63,7 @@ def with_parameters(entry: dict[str, Any], changed: Mapping[str, Any], order: Se
 def resolved_parameters(entry: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
     """The nested parameters of a stage by its lock entry: those of all files, later ones over earlier ones."""
     merged: dict[str, Any] = {}
-    params = entry.get("params") or {}
+    params = {name: keys for name, keys in (entry.get("params") or {}).items() if not name.endswith(".py")}
     for name in sorted(params, key=lambda name: order.index(name) if name in order else -1):
         for key, value in params[name].items():
             for path, leaf in _leaves(value, key):
@@ -94,6 +94,9 @@ def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
     changed = []
     for entry in stages.values():
         for name, keys in (entry.get("params") or {}).items():
+            if name.endswith(".py"):
+                # Format versions are code, which the commit has.
+                continue
             file = root / name
             text = file.read_text(encoding="utf-8")
             content = yaml.safe_load(text) or {}

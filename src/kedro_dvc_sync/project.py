@@ -3,6 +3,7 @@
 No dataset is built and no credential is read: paths are text in the catalog.
 """
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,6 @@ from kedro.pipeline import Pipeline
 
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.settings import Entry, Settings, read_entry, read_settings
-from kedro_dvc_sync.sources import SourceTree
 from kedro_dvc_sync.yaml_text import has, value_at
 
 _GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
@@ -60,7 +60,6 @@ class Project:
         if self.environment is not None and not (self.conf / self.environment).is_dir():
             raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment")
         self.settings: Settings = read_settings(self.root)
-        self.sources = SourceTree((self.root / kedro.get("source_dir", "src")).resolve())
 
     @property
     def stage_file(self) -> Path:
@@ -85,7 +84,7 @@ class Project:
             StageError: the settings name a pipeline that is not registered.
         """
         registered = dict(pipelines)
-        wanted = self.settings.stages or tuple(name for name in registered if not _is_made_of_others(name, registered))
+        wanted = self.settings.stages or [name for name in registered if not _is_made_of_others(name, registered)]
         for name in wanted:
             if name not in registered:
                 raise StageError(
@@ -113,6 +112,11 @@ class Project:
     def _resolver(self) -> Any:
         catalog = self._configuration[0]
         return CatalogConfigResolver(_without_credentials(catalog), {}, {"{default}": {"type": "MemoryDataset"}})
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the catalog's entries, patterns left out."""
+        return sorted(self._resolver.config)
 
     def entry(self, name: str) -> Entry | None:
         """The catalog entry of a dataset, also by a pattern; None for what stays in memory."""
@@ -142,6 +146,29 @@ class Project:
     def parameter_order(self) -> list[str]:
         """The parameter files, later ones over earlier ones."""
         return [file.path for layer in self.parameter_layers() for file in layer]
+
+    @cached_property
+    def formats(self) -> dict[str, int]:
+        """The format versions by name, read as DVC reads them: assignments of numbers in a Python file.
+
+        Raises:
+            StageError: the settings name no such file.
+        """
+        if self.settings.formats is None:
+            return {}
+        try:
+            tree = ast.parse((self.root / self.settings.formats).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError) as error:
+            raise StageError(f"pyproject.toml, [tool.kedro-dvc] formats: {self.settings.formats}: {error}") from None
+        return {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, int)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
 
     @property
     def merges_softly(self) -> bool:

@@ -30,6 +30,7 @@ def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any])
         made.update({out["path"]: out for out in outs})
         files = {file.path: file.content for layer in project.parameter_layers() for file in layer}
         files |= {file.path: file.content for layer in project.parameter_layers("globals") for file in layer}
+        files |= {str(project.settings.formats): project.formats}
         params = {
             path: {key: value_at(files[path], key) for key in keys or files[path] if has(files[path], key)}
             for path, keys in sorted(stage.params.items())

@@ -2,15 +2,20 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kedro_dvc_sync.errors import StageError
 
 
-@dataclass(frozen=True)
-class Settings:
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Settings(_Table):
     """`[tool.kedro-dvc]`.
 
     Attributes:
@@ -18,18 +23,21 @@ class Settings:
             that are made of others.
         path_parameters: dotted parameters that hold a path, or a list of paths, of files outside the catalog. Stages that read
             such a parameter depend on its files.
+        formats: a Python file of format versions, `NAME = number`. Datasets name those they depend on.
     """
 
-    stages: tuple[str, ...] = ()
-    path_parameters: tuple[str, ...] = ()
+    stages: list[str] = []
+    path_parameters: list[str] = []
+    formats: str | None = None
 
 
-@dataclass(frozen=True)
-class OutOptions:
-    """`metadata: {dvc: {...}}`: what DVC is to know of a dataset. The names are DVC's, but for `track`.
+class OutOptions(_Table):
+    """`metadata: {dvc: {...}}`: what DVC is to know of a dataset. The names are DVC's, but for the first two.
 
     Attributes:
         track: False keeps the path out of every stage.
+        formats: names of the format versions that say how it is made. The stage runs again when one of them is raised; the bytes
+            of its source code do not count.
         cache: False where git keeps the file.
         persist: True keeps what is there when the stage runs again, so that a node can go on with it.
         push: False keeps it out of `dvc push`.
@@ -40,6 +48,7 @@ class OutOptions:
     """
 
     track: bool = True
+    formats: list[str] = []
     cache: bool = True
     persist: bool = False
     push: bool = True
@@ -48,43 +57,52 @@ class OutOptions:
     metrics: bool = False
     plots: bool = False
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _one_kind(self) -> "OutOptions":
         if self.metrics and self.plots:
-            raise StageError("choose one of metrics and plots")
+            raise ValueError("choose one of metrics and plots")
+        return self
 
     @property
     def written(self) -> dict[str, Any]:
         """What stands in `dvc.yaml`: the options that differ from DVC's defaults."""
-        names = ("cache", "persist", "push", "remote", "desc")
-        default = OutOptions()
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
+        return self.model_dump(include={"cache", "persist", "push", "remote", "desc"}, exclude_defaults=True)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A catalog entry: its name, its type's dotted path, its path (as in the catalog) and DVC's options for it."""
+    """A catalog entry: its name, its path (as in the catalog) and DVC's options for it."""
 
     name: str
-    type: str
     filepath: str | None
-    options: OutOptions = field(default_factory=OutOptions)
+    options: OutOptions
+
+
+_Kind = TypeVar("_Kind", bound=_Table)
+
+
+def _parsed(kind: type[_Kind], table: Any, where: str) -> _Kind:
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{'' if where.endswith(' ') else '.'}{part}" for part in first["loc"][:1])
+        if first["type"] == "extra_forbidden":
+            what = f"unknown key; known: {', '.join(kind.model_fields)}"
+        else:
+            found = f", found {first['input']!r}" if first["loc"] or not isinstance(table, Mapping) else ""
+            what = first["msg"].removeprefix("Value error, ") + found
+        raise StageError(f"{where}{key}: {what}") from None
 
 
 def read_settings(root: Path) -> Settings:
     """The settings in `root / "pyproject.toml"`.
 
     Raises:
-        StageError: an unknown key, or no list of texts.
+        StageError: an unknown key, or a value of another type.
     """
     table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {}).get("kedro-dvc", {})
-    known = [item.name for item in fields(Settings)]
-    for key, value in table.items():
-        where = f"pyproject.toml, [tool.kedro-dvc] {key}"
-        if key not in known:
-            raise StageError(f"{where}: unknown key; known: {', '.join(known)}")
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise StageError(f"{where}: a list of texts is needed, found {value!r}")
-    return Settings(**{key: tuple(value) for key, value in table.items()})
+    return _parsed(Settings, table, "pyproject.toml, [tool.kedro-dvc] ")
 
 
 def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
@@ -93,7 +111,7 @@ def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
     Raises:
         StageError: an unknown or wrong option, or a dataset that Kedro versions too.
     """
-    options = _options(name, (config.get("metadata") or {}).get("dvc") or {})
+    options = _parsed(OutOptions, (config.get("metadata") or {}).get("dvc", {}), f"catalog entry {name}, metadata.dvc")
     # Wrappers (partitions, caches, artifacts) hold the path in the dataset that they wrap.
     inner = config.get("dataset")
     places = [config, inner] if isinstance(inner, Mapping) else [config]
@@ -104,22 +122,4 @@ def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
             f"catalog entry {name}: `versioned: true` keeps every version in the folder itself, which DVC would delete; "
             "remove it, or set `metadata: {dvc: {track: false}}`"
         )
-    return Entry(name, str(config.get("type", "")), filepath, options)
-
-
-def _options(name: str, table: Any) -> OutOptions:
-    where = f"catalog entry {name}, metadata.dvc"
-    if not isinstance(table, Mapping):
-        raise StageError(f"{where}: a mapping is needed, found {table!r}")
-    known = {item.name: item.default for item in fields(OutOptions)}
-    for key, value in table.items():
-        if key not in known:
-            raise StageError(f"{where}.{key}: unknown key; known: {', '.join(known)}")
-        if not isinstance(value, bool if isinstance(known[key], bool) else str):
-            raise StageError(
-                f"{where}.{key}: {value!r} is not {'true or false' if isinstance(known[key], bool) else 'text'}"
-            )
-    try:
-        return OutOptions(**table)
-    except StageError as error:
-        raise StageError(f"{where}: {error}") from None
+    return Entry(name, filepath, options)

@@ -110,10 +110,6 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
     read = _entries(project, pipeline.inputs())
     # A path that the stage makes itself is no dependency: some nodes are told where to write by an input.
     deps = {path for path, _ in read} - outs
-    modules = {module for node in pipeline.nodes for module in project.sources.own_modules(node.func)}
-    modules |= {entry.type.rpartition(".")[0] for _, entry in [*made, *read]}
-    files = project.sources.used_files(modules)
-    deps |= {project.relative(path) for path in project.sources.as_paths(files)}
     keys = parameter_keys(pipeline)
     deps |= set(_path_parameters(project, keys))
 
@@ -126,7 +122,7 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
         cmd=command(name, project.environment),
         wdir="/".join([".."] * depth) or None,
         deps=tuple(deps),
-        params=_params(project, keys),
+        params=_params(project, keys) | _formats(project, [entry for _, entry in made]),
         outs=chosen(False, False),
         metrics=chosen(True, False),
         plots=chosen(False, True),
@@ -149,6 +145,19 @@ def _params(project: Project, keys: set[str] | None) -> dict[str, list[str]]:
         for path, found in project.keys_by_file(key).items():
             params[path] = sorted({*params.get(path, []), *found})
     return params
+
+
+def _formats(project: Project, made: Iterable[Entry]) -> dict[str, list[str]]:
+    for entry in made:
+        for name in entry.options.formats:
+            if name not in project.formats:
+                raise StageError(
+                    f"catalog entry {entry.name}, metadata.dvc.formats: no {name!r} in the file of format versions "
+                    f"({project.settings.formats or 'which [tool.kedro-dvc] formats in pyproject.toml names'}); it has "
+                    f"{', '.join(project.formats) or 'none'}"
+                )
+    names = sorted({name for entry in made for name in entry.options.formats})
+    return {str(project.settings.formats): names} if names else {}
 
 
 def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:

@@ -1,6 +1,7 @@
 """`dvc.yaml` of this repository is what its graph says, and a changed parameter touches the stages that read it, no other."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from clips_pipeline import formats
+from kedro_dvc_sync.project import Project
 
 # Which stages read a group of parameters; `storage` says how bytes are fetched, `search` belongs to no stage.
 READERS: dict[str, set[str]] = {
@@ -103,26 +107,57 @@ def test_a_parameter_touches_the_stages_that_read_it_and_no_other(finished: Path
     assert {path: stages for path, stages in matrix.items() if stages != READERS[path[0]]} == {}
 
 
-@pytest.mark.parametrize(
-    ("file", "readers"),
-    [
-        ("demo/render.py", {"prepare"}),
-        ("models/clips.py", {"train", "evaluate"}),
-        ("losses/caption.py", {"train"}),
-        ("training/worker.py", {"train"}),
-        ("evaluation/retrieval.py", {"train", "evaluate", "register"}),
-        ("evaluation/zero_shot.py", {"evaluate"}),
-        ("registry/gate.py", {"register"}),
-        ("pipelines/train/nodes.py", {"train"}),
-        ("tuning/study.py", set()),
-        ("hooks.py", set()),
-    ],
-)
-def test_a_source_file_touches_the_stages_that_run_it(finished: Path, repo: Any, file: str, readers: set[str]) -> None:
-    path = finished / "src" / "clips_pipeline" / file
-    before = path.read_text()
-    path.write_text(before + "\n# changed\n")
+# Which stages a raised format version makes run again.
+MADE_BY = {
+    "SHARDS": {"prepare"},
+    "SCENES": {"prepare"},
+    "TOKENIZER": {"prepare"},
+    "DATA_HEALTH": {"prepare"},
+    "TRAINING": {"train"},
+    "EMBEDDINGS": {"evaluate"},
+    "EVALUATION": {"evaluate"},
+    "REGISTRATION": {"register"},
+}
+
+
+def test_a_raised_format_version_touches_the_stages_that_make_it(finished: Path, repo: Any) -> None:
+    file = finished / "src" / "clips_pipeline" / "formats.py"
+    before = file.read_text()
+    names = [name for name in vars(formats) if name.isupper()]
     try:
-        assert {stage.name for stage in repo.index.stages if any(dep.status() for dep in stage.deps)} == readers
+        found = {}
+        for name in names:
+            file.write_text(re.sub(rf"^{name} = (\d+)$", rf"{name} = 1\g<1>", before, flags=re.MULTILINE))
+            found[name] = {stage.name for stage in repo.index.stages if any(dep.status() for dep in stage.deps)}
     finally:
-        path.write_text(before)
+        file.write_text(before)
+    assert found == MADE_BY
+
+
+def test_no_edit_of_a_source_file_touches_a_stage(finished: Path, repo: Any) -> None:
+    """A comment, a message or a style sheet: data of days must not hang on it."""
+    sources = [file for file in (finished / "src").rglob("*") if file.suffix in (".py", ".css", ".html", ".jinja")]
+    before = {file: file.read_text() for file in sources}
+    try:
+        for file, text in before.items():
+            file.write_text(f"{text}\n# changed\n" if file.suffix == ".py" else f"{text}\n")
+        assert repo.status() == {}
+    finally:
+        for file, text in before.items():
+            file.write_text(text)
+
+
+def test_every_result_names_its_format_version(repository: Path) -> None:
+    stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
+    made = {
+        next(iter(out)) if isinstance(out, dict) else out
+        for stage in stages.values()
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, [])
+    }
+    named = {
+        entry.filepath
+        for name in Project(repository).datasets
+        if (entry := Project(repository).entry(name)) is not None and entry.options.formats
+    }
+    assert made - {None if path is None else str(path) for path in named} == set()

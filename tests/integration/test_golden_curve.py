@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.conftest import SpecOf
 
+from clips_pipeline import formats
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.launch import launch
 
@@ -25,13 +26,16 @@ def test_the_losses_are_those_of_before(spec_of: SpecOf) -> None:
     assert launch(spec, lambda event: None).finished
     steps = [event for event in read_all(spec.events) if event["kind"] == "step"]
     found = {
+        "version": formats.TRAINING,
         "losses": {str(event["step"]): event["losses"] for event in steps},
         "trace": steps[-1]["trace"],
     }
     if os.environ.get("CLIPS_WRITE_GOLDEN") == "1":
         CURVE.write_text(json.dumps(found, indent=1) + "\n")
     expected = json.loads(CURVE.read_text())
-    assert found["trace"] == expected["trace"], "other samples, or in another order"
+    remedy = f"raise TRAINING from {expected['version']} in src/clips_pipeline/formats.py and run `make golden-curve`"
+    assert found["version"] == expected["version"], "run `make golden-curve`"
+    assert found["trace"] == expected["trace"], f"other samples, or in another order: {remedy}"
     assert found["losses"].keys() == expected["losses"].keys()
     for step, losses in expected["losses"].items():
-        assert found["losses"][step] == pytest.approx(losses, rel=TOLERANCE), f"step {step}"
+        assert found["losses"][step] == pytest.approx(losses, rel=TOLERANCE), f"step {step}: {remedy}"

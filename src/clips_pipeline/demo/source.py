@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from clips_pipeline import formats
 from clips_pipeline.config import ConfigError
 from clips_pipeline.demo.draws import Draws
 from clips_pipeline.demo.human_captions import human_captions
@@ -17,9 +18,6 @@ from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-RECIPE = 1
-"""Raised whenever any picture or caption of a given configuration changes, so that prepared shards are made anew."""
 
 TEMPLATES: tuple[str, ...] = (
     "a picture of a {}.",
@@ -148,6 +146,6 @@ class ScenesSource:
         return Classes(names=KINDS, templates=TEMPLATES)
 
     def fingerprint(self) -> str:
-        """Changes with everything that changes a record: the configuration and the recipe."""
-        facts = json.dumps({"recipe": RECIPE, **asdict(self.config)}, sort_keys=True)
+        """Changes with everything that changes a record: the configuration and the format version."""
+        facts = json.dumps({"format": formats.SCENES, **asdict(self.config)}, sort_keys=True)
         return hashlib.sha256(f"scenes {facts}".encode()).hexdigest()

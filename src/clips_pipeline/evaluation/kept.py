@@ -1,10 +1,9 @@
-"""Embeddings kept between evaluations, under a digest of all they follow from: model, input, device, and this package's code.
+"""Embeddings kept between evaluations, under a digest of all they follow from: model, input, device and format version.
 
-What is kept is never asked whether it is still right: another model, another set or another line of code has another name.
-The folder may be deleted at any time.
+Entries never go stale: another model, another set or another version of how embeddings are made has another name. The folder
+may be deleted at any time.
 """
 
-import functools
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clips_pipeline import formats
 from clips_pipeline.evaluation.retrieval import FloatArray
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Kept:
 
     def arrays(self, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
         """What was kept under `what`, or else what `make` gives, which is kept."""
-        origin = "\0".join((self.model, self.device, torch.__version__, code_digest(), what))
+        origin = "\0".join((self.model, self.device, torch.__version__, str(formats.EMBEDDINGS), what))
         path = self.folder / f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.npz"
         try:
             # Opened here: numpy leaves a damaged file open.
@@ -79,12 +79,3 @@ def arrays_of(kept: Kept | None, what: str, make: Callable[[], Mapping[str, Arra
 def texts_of(kept: Kept | None, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
     """`Kept.texts`, or without a place to keep them what `encode` gives."""
     return encode(texts) if kept is None else kept.texts(encode, texts)
-
-
-@functools.cache
-def code_digest() -> str:
-    """SHA-256 over every source file of this package."""
-    digest, root = hashlib.sha256(), Path(__file__).parents[1]
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()

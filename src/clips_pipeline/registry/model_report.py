@@ -128,7 +128,7 @@ def _steps(client: MlflowClient, registration: Registration, run: Mapping[str, A
     dirty = " with uncommitted changes, kept with the run" if tags.get("git.dirty") == "true" else ""
     samples = ", ".join(f"{index.split_samples(name):,} {name}" for name in index.splits)
     return [
-        Step("source, parameters and code of the data", index.fingerprint),
+        Step("source, parameters and format of the data", index.fingerprint),
         Step(f"shards: {samples}", index.version),
         Step("code of the training", tags.get("git.commit", "unknown") + dirty),
         Step("run spec: every setting of the training, data and tokenizer", str(run.get("spec", "unknown"))),

@@ -300,7 +300,7 @@ def _shards(index: Index) -> str:
     intro = (
         "<p>Even sizes make for even loading; shards of very few samples cost a file each. Elsewhere: read from another machine. "
         "The data version is a digest of the samples' bytes, the same on every machine, and travels with each model; the "
-        "fingerprint is one of source, parameters and code.</p>"
+        "fingerprint is one of source, parameters and format version.</p>"
     )
     return (
         intro

@@ -52,7 +52,7 @@ class Index:
     """All shards, by split.
 
     Attributes:
-        fingerprint: digest of parameters, source and code that made the shards.
+        fingerprint: digest of the parameters, the source and the format version that made the shards.
         splits: shards in order, by name of the split.
         skips: number of samples left out, by split and reason.
         examples: the first few samples left out, as `split reason key: detail`.

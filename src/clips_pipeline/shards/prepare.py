@@ -1,6 +1,8 @@
 """A source to shards and their index: in parallel, all or nothing, and only when something has changed."""
 
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -9,10 +11,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline import formats
+from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards.assemble import assemble, finish, open_folder, take_back
 from clips_pipeline.shards.filters import Rules
-from clips_pipeline.shards.fingerprint import fingerprint
 from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, Index, load_index, missing_or_changed
 from clips_pipeline.shards.mapping import RunOn, map_jobs
 from clips_pipeline.shards.sources.source import Source
@@ -85,6 +87,20 @@ def prepare(
     for split, shards in made.index.splits.items():
         log.info("%s/%s: %d samples in %d shards", out_dir, split, made.index.split_samples(split), len(shards))
     return made.index
+
+
+def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
+    """Digest of all that prepared shards follow from: source, parameters and format version.
+
+    Independent of the number of processes, of the engine, of paths and of the time.
+    """
+    facts = {
+        "source": source.fingerprint(),
+        "samples_per_shard": samples_per_shard,
+        "rules": to_mapping(rules),
+        "format": formats.SHARDS,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def is_current(

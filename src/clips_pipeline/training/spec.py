@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards.storage import StorageConfig
 from clips_pipeline.training.config import TrainConfig
@@ -49,7 +50,8 @@ class RunSpec:
         mapping = to_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
         relevant["precision"] = mapping["train"]["launch"]["precision"]
-        text = json.dumps([relevant, self.data_version, self.tokenizer_version], sort_keys=True)
+        versions = [formats.TRAINING, self.data_version, self.tokenizer_version]
+        text = json.dumps([relevant, *versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

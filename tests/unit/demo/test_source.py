@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.demo.scene import Scene
 from clips_pipeline.demo.shapes import KINDS
-from clips_pipeline.demo.source import RECIPE, ScenesConfig, ScenesSource, ScenesTask, scene_record, scene_sample
+from clips_pipeline.demo.source import ScenesConfig, ScenesSource, ScenesTask, scene_record, scene_sample
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import ShardTask, Source
 
 SMALL = ScenesConfig(train=70, validation=12, test=25, samples_per_shard=30)
 
 # Pixels and captions of the first pictures of each split under the default configuration. When a change of the drawing
-# or of the captions is meant, raise RECIPE (prepared shards are then made anew) and enter the new digest.
+# or of the captions is meant, raise formats.SCENES (prepared shards are then made anew) and enter the new digest.
 GOLDEN = (1, "8e3a81044aaf62f3f22a14ac1160ba7168a5eee2dc9096c9187de9449c660de5")
 
 
@@ -47,7 +48,7 @@ def digest(records: list[Record]) -> str:
 def test_golden_pixels_and_captions() -> None:
     splits = ("train", "validation", "test")
     records = [scene_record(ScenesConfig(), split, index) for split in splits for index in range(200)]
-    assert (RECIPE, digest(records)) == GOLDEN
+    assert (formats.SCENES, digest(records)) == GOLDEN
 
 
 def test_a_process_pool_renders_the_same_records() -> None:

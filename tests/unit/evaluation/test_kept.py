@@ -7,7 +7,8 @@ import pytest
 from tests.unit.evaluation.pictures import png
 from tests.unit.evaluation.published_sets import write_sets
 
-from clips_pipeline.evaluation import evaluate, kept
+from clips_pipeline import formats
+from clips_pipeline.evaluation import evaluate
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import TowerEmbedder
 from clips_pipeline.evaluation.kept import Kept
@@ -91,10 +92,10 @@ def test_another_model_device_or_input_has_another_name(tmp_path):
         assert other.arrays(what, twos)["x"].tolist() == [2.0, 2.0, 2.0]
 
 
-def test_another_line_of_code_has_another_name(tmp_path, monkeypatch):
+def test_another_format_version_has_another_name(tmp_path, monkeypatch):
     store = Kept(tmp_path, "model", "cpu", "samples")
     store.arrays("images", ones)
-    monkeypatch.setattr(kept, "code_digest", lambda: "another")
+    monkeypatch.setattr(formats, "EMBEDDINGS", formats.EMBEDDINGS + 1)
     assert store.arrays("images", twos)["x"].tolist() == [2.0, 2.0, 2.0]
 
 

@@ -20,10 +20,12 @@ FILES = {
         package_name = "PACKAGE"
         project_name = "tiny"
         kedro_init_version = "1.7.0"
+        [tool.kedro-dvc]
+        formats = "src/PACKAGE/formats.py"
         """,
     "conf/base/catalog.yml": """
         raw: {type: json.JSONDataset, filepath: data/01_raw/raw.json, credentials: only_here}
-        clean: {type: json.JSONDataset, filepath: data/02_intermediate/clean.json}
+        clean: {type: json.JSONDataset, filepath: data/02_intermediate/clean.json, metadata: {dvc: {formats: [CLEAN]}}}
         "{name}_metrics":
           type: json.JSONDataset
           filepath: "${globals:reports}/{name}.json"
@@ -31,7 +33,7 @@ FILES = {
         table:
           type: PACKAGE.tables.LineDataset
           filepath: data/08_reporting/table.csv
-          metadata: {dvc: {plots: true, desc: one line}}
+          metadata: {dvc: {plots: true, desc: one line, formats: [MODEL]}}
         """,
     "conf/base/globals.yml": "reports: data/08_reporting\nfactor: 3\n",
     "conf/base/parameters.yml": """
@@ -79,7 +81,7 @@ FILES = {
         """,
     "src/PACKAGE/powers.py": "def power(x, n):\n    from PACKAGE import words\n    return x ** n + len(words.LIST)\n",
     "src/PACKAGE/words.py": "LIST = []\n",
-    "src/PACKAGE/idle.py": "from PACKAGE import words\n",
+    "src/PACKAGE/formats.py": "CLEAN = 1\nMODEL = 1\n",
     "src/PACKAGE/pipelines/__init__.py": "",
     "src/PACKAGE/pipelines/cleaning/__init__.py": "from . import pipeline as pipeline\n",
     "src/PACKAGE/pipelines/cleaning/nodes.py": "def clean(rows, drop):\n    return [row for row in rows if row > drop]\n",

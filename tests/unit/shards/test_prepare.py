@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.shards.samples import ListSource, ListTask, bomb, picture, record, source, tree
 
+from clips_pipeline import formats
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.index import load_classes, load_index
@@ -71,14 +72,9 @@ def test_prepares_again_when_something_differs(tmp_path: Path, change: str) -> N
         assert tree(out) == good
 
 
-def test_code_of_the_writer_belongs_to_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clips_pipeline.shards import fingerprint, writer
-
+def test_the_format_version_belongs_to_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(source(), tmp_path / "shards")
-    changed = tmp_path / "writer.py"
-    changed.write_text("# another writer\n")
-    real = fingerprint.inspect.getfile
-    monkeypatch.setattr(fingerprint.inspect, "getfile", lambda thing: str(changed) if thing is writer else real(thing))
+    monkeypatch.setattr(formats, "SHARDS", formats.SHARDS + 1)
     assert not is_current(source(), tmp_path / "shards")
 
 

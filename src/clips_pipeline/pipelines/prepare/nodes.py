@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline import formats
 from clips_pipeline.config import to_mapping
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
@@ -74,7 +75,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target
     from clips_pipeline.text.wordpiece import WordPieceTokenizer
 
     config = typed("prepare", parameters).tokenizer
-    facts: dict[str, Any] = {"tokenizer": to_mapping(config)}
+    facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": to_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).version
     if is_stamped(target, facts):
@@ -110,6 +111,7 @@ def report_health(parameters: dict[str, Any], shards: Path, tokenizer: Path, rem
     index = load_index(shards)
     # The fingerprint too: another filter or source may leave the same samples and other counts.
     facts = {
+        "format": formats.DATA_HEALTH,
         "health": to_mapping(config),
         "shards": [index.version, index.fingerprint],
         "tokenizer": contents(tokenizer),

@@ -1,0 +1,270 @@
+"""An output that changes without its version: every kind of output, by digest, beside the version that made it.
+
+`make golden-formats` writes `golden_formats.json`; where inputs of this test changed and no output did, delete their entry first.
+Numbers with a tail of roundings are rounded, so that another processor gives
+the same digest; embeddings are compared with a tolerance.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.shards.test_every_source import CASES
+
+from clips_pipeline import formats
+from clips_pipeline.config import to_mapping
+from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.evaluation import evaluate
+from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.embed import Embedder
+from clips_pipeline.evaluation.image_pass import one_pass
+from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
+from clips_pipeline.registry.gate import GateConfig, Measured, decide
+from clips_pipeline.reports.caption_lengths import DrawnSamples, measure
+from clips_pipeline.shards.index import load_classes, load_index
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.statistics import load_statistics
+from clips_pipeline.shards.transforms import ImageConfig, eval_image
+from clips_pipeline.text.tokenizer import load_tokenizer
+
+GOLDEN = Path(__file__).with_name("golden_formats.json")
+CURVE = Path(__file__).parents[1] / "integration" / "golden_curve.json"
+SAMPLES = {"train": 40, "validation": 4, "test": 8, "image_size": 32, "samples_per_shard": 16}
+
+Outputs = dict[str, Any]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(folder: Path, **replaced: str) -> str:
+    """Digest of names and bytes of all files, with other texts in place of those that differ from run to run."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            for name, text in replaced.items():
+                content = content.replace(text.encode(), name.encode())
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+    assert found
+    return _digest(found)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "shards"
+    prepare(ScenesSource(ScenesConfig(**SAMPLES)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(scenes: Path) -> Path:
+    parameters = {"tokenizer": {"kind": "trained", "vocabulary_size": 300}}
+    return make_tokenizer(parameters, scenes, None, scenes.with_name("tokenizer"))
+
+
+@pytest.fixture
+def embedder(tokenizer: Path) -> Embedder:
+    torch.manual_seed(0)
+    tiny = SIZES["tiny"]
+    config = replace(
+        tiny,
+        vision=replace(tiny.vision, image_size=32, width=32, depth=1),
+        text=replace(tiny.text, vocab_size=300, width=32, depth=1, context_length=24),
+        captioner=replace(tiny.captioner, vocab_size=300, width=32, depth=1, queries=40),
+        embed_dim=16,
+    )
+    transform = partial(eval_image, config=ImageConfig(size=32))
+    return Embedder(ClipsModel(config), transform, load_tokenizer(tokenizer), batch_size=4)
+
+
+@pytest.fixture
+def shards(scenes: Path, tmp_path: Path) -> Outputs:
+    found = {"scenes": _files(scenes, FINGERPRINT=load_index(scenes).fingerprint)}
+    for name, case in CASES.items():
+        folder = tmp_path / "any name".replace(" ", "-") / name.replace(" ", "-")
+        folder.mkdir(parents=True)
+        case.lay_out(folder)
+        index = prepare(case.make(folder), folder / "shards")
+        found[name] = _files(folder / "shards", FOLDER=str(folder), FINGERPRINT=index.fingerprint)
+    return found
+
+
+@pytest.fixture
+def tokenizers(tokenizer: Path) -> Outputs:
+    """Files, and ids, which other files might give as well. Kinds that take a file's vocabulary have tests of their own."""
+    ids = load_tokenizer(tokenizer).encode("A small red cube, and two STARS above it; nothing else.", 24)
+    return {"files": _files(tokenizer), "ids": [int(number) for number in ids]}
+
+
+@pytest.fixture
+def data_health(scenes: Path, tokenizer: Path) -> Outputs:
+    statistics = asdict(load_statistics(scenes))
+    del statistics["fingerprint"]
+    found: Outputs = {"statistics": _digest(statistics)}
+    for split in load_index(scenes).splits:
+        texts = asdict(measure(DrawnSamples(scenes, split, 20, None), load_tokenizer(tokenizer)))
+        found[split] = _digest(json.loads(json.dumps(texts, default=np.ndarray.tolist)))
+    return found
+
+
+@pytest.fixture
+def embeddings(scenes: Path, embedder: Embedder) -> Outputs:
+    records = list(eval_samples(scenes, "test"))
+    made = one_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
+    rows = {
+        "image": np.concatenate(made.embeddings)[0],
+        "text": embedder.texts([records[0].captions[0]])[0],
+        "caption loss": np.array(made.nats[:4]),
+    }
+    return {name: [round(float(number), 4) for number in row] for name, row in rows.items()}
+
+
+def _results(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, noise: float) -> Any:
+    """An evaluation on embeddings that no model made, whose ranks hang on no rounding."""
+    records = list(eval_samples(scenes, "test"))
+    draw = np.random.default_rng(0)
+    centers = draw.normal(size=(len(records), 16))
+    texts = [text for record in records for text in record.captions]
+    owner = {text: number for number, record in enumerate(records) for text in record.captions}
+
+    def rows(numbers: list[int]) -> Any:
+        found = np.stack([centers[number] for number in numbers]) + noise * draw.normal(size=(len(numbers), 16))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+    made = one_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
+    made.embeddings, made.nats = [rows(list(range(len(records))))], [2.5] * len(records)
+    monkeypatch.setattr(evaluate, "one_pass", lambda *arguments: made)
+    known = dict(zip(texts, rows([owner[text] for text in texts]), strict=True))
+    monkeypatch.setattr(
+        embedder, "texts", lambda wanted: np.stack([known[t] if t in known else rows([len(t) % 8])[0] for t in wanted])
+    )
+    config = EvaluationConfig(device="cpu", captioning=False, examples=0)
+    return evaluate.evaluate_records(embedder, lambda: records, load_classes(scenes), config)
+
+
+@pytest.fixture
+def evaluation(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    result = _results(scenes, embedder, monkeypatch, 0.6)
+    captions = scored(["a red cube on a table", "two stars"], [["a red cube", "the cube is red"], ["two big stars"]])
+    return {
+        "metrics": {name: round(value, 6) for name, value in sorted(result.metrics.items())},
+        "items": _digest(
+            json.loads(json.dumps(result.per_item, default=str), parse_float=lambda x: round(float(x), 5))
+        ),
+        "caption scores": {name: round(value, 6) for name, value in corpus_scores(captions).items()},
+    }
+
+
+@pytest.fixture
+def registration(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    found: Outputs = {}
+    models = {}
+    for name, noise in (("better", 0.1), ("worse", 1.5)):
+        result = _results(scenes, embedder, monkeypatch, noise)
+        models[name] = Measured(result.metrics, items_of(result.per_item))
+    metric = next(name for name in models["better"].metrics if name.endswith("mean_recall@1"))
+    for new, old in (("better", "worse"), ("worse", "better"), ("better", "better")):
+        made = decide(metric, GateConfig(resamples=500), models[new], models[old])
+        difference = to_mapping(made.difference) if made.difference else {}
+        numbers = {key: round(value, 5) for key, value in difference.items() if isinstance(value, float)}
+        found[f"{new} after {old}"] = [made.promote, numbers]
+    return found
+
+
+@pytest.fixture
+def training() -> Outputs:
+    """What it gives is a drill of its own, `tests/integration/test_golden_curve.py`."""
+    curve = json.loads(CURVE.read_text())
+    assert curve.pop("version") == formats.TRAINING, "run `make golden-curve`"
+    return {"curve": _digest(curve)}
+
+
+@pytest.fixture
+def pictures(scenes: Path) -> Outputs:
+    return {"records": _digest([repr(record) for record in eval_samples(scenes, "test")])}
+
+
+FIXTURES: dict[str, str] = {
+    "SHARDS": "shards",
+    "SCENES": "pictures",
+    "TOKENIZER": "tokenizers",
+    "DATA_HEALTH": "data_health",
+    "TRAINING": "training",
+    "EMBEDDINGS": "embeddings",
+    "EVALUATION": "evaluation",
+    "REGISTRATION": "registration",
+}
+
+
+def _same(found: Outputs, expected: Outputs) -> bool:
+    """Equal, lists of numbers to within what another processor changes."""
+    if found.keys() != expected.keys():
+        return False
+    return all(
+        value == pytest.approx(expected[name], abs=2e-3, rel=1e-4) if name in ROWS else value == expected[name]
+        for name, value in found.items()
+    )
+
+
+ROWS = ("image", "text", "caption loss")
+
+
+def test_every_version_has_an_output_here() -> None:
+    assert {name for name in vars(formats) if name.isupper()} == set(FIXTURES)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_outputs_are_those_of_their_version(name: str, request: pytest.FixtureRequest) -> None:
+    found, version = request.getfixturevalue(FIXTURES[name]), getattr(formats, name)
+    known: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
+    if os.environ.get("CLIPS_WRITE_GOLDEN") == "1":
+        before = known.get(name)
+        changed = before is not None and before["version"] == version and not _same(found, before["outputs"])
+        assert not changed, _remedy(name, version, found, before)
+        known[name] = {"version": version, "outputs": found}
+        GOLDEN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+        return
+    expected = known[name]
+    assert version == expected["version"], (
+        f"{name} is {version} and was {expected['version']}: run `make golden-formats`"
+    )
+    assert _same(found, expected["outputs"]), _remedy(name, version, found, expected)
+
+
+def _remedy(name: str, version: int, found: Outputs, before: Any) -> str:
+    names = [key for key in {**found, **before["outputs"]} if found.get(key) != before["outputs"].get(key)]
+    return (
+        f"outputs changed ({', '.join(names)}): raise {name} from {version} to {version + 1} in src/clips_pipeline/formats.py and "
+        "run `make golden-formats`"
+    )
+
+
+def test_a_changed_output_without_its_version_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard itself: what it says, and that writing refuses as well."""
+    make: Callable[..., Any] = test_outputs_are_those_of_their_version
+    before = GOLDEN.read_bytes()
+
+    class Request:
+        def getfixturevalue(self, name: str) -> Outputs:
+            return {"files": "changed", "ids": []}
+
+    for writes in ("0", "1"):
+        monkeypatch.setenv("CLIPS_WRITE_GOLDEN", writes)
+        with pytest.raises(AssertionError, match=r"raise TOKENIZER from \d+ to \d+ in .*make golden-formats"):
+            make("TOKENIZER", Request())
+    assert GOLDEN.read_bytes() == before
