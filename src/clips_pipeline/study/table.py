@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from clips_pipeline.study.run import Done
-
-# Student's t, two-sided 95 %, by degrees of freedom; beyond, that of 15, which is a little wide.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-_T95_BEYOND = 2.131
 
 
 def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
@@ -42,8 +39,7 @@ def half_width(values: Sequence[float]) -> float:
     count = len(values)
     if count < 2:
         return math.inf
-    t = _T95[count - 2] if count - 2 < len(_T95) else _T95_BEYOND
-    return t * stdev(values) / math.sqrt(count)
+    return float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
 
 
 def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -11,7 +11,6 @@ ordinary text here.
 
 import gzip
 import html
-import itertools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 
 import ftfy
 import regex  # type: ignore[import-untyped, unused-ignore]
+from tokenizers.models import BPE
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.text.tokenizer import MERGES_FILE, Tokenizer
@@ -55,7 +55,7 @@ class ClipBpeTokenizer(Tokenizer):
         self._merges = list(merges)
         self._pieces = [*signs, *(sign + _END for sign in signs), *(first + second for first, second in merges)]
         self._ids = {piece: index + OFFSET for index, piece in enumerate(self._pieces)}
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._bpe = BPE(self._ids, self._merges, end_of_word_suffix=_END)
         self.vocab_size = OFFSET + len(self._pieces)
         self.unk_id = 3
         self.cls_id = 4
@@ -101,7 +101,7 @@ class ClipBpeTokenizer(Tokenizer):
             found = cache.get(stretch)
             if found is None:
                 words = _WORDS.findall(stretch)
-                found = tuple(self._ids[piece] for word in words for piece in self._merge(word))
+                found = tuple(index for word in words for index in self._word_ids(word))
                 if len(cache) >= _CACHE_ENTRIES:
                     cache.clear()
                 if len(stretch) <= 100:
@@ -128,23 +128,11 @@ class ClipBpeTokenizer(Tokenizer):
         packed = gzip.compress(("\n".join(lines) + "\n").encode("utf-8"), mtime=0)
         (self._write_config(folder) / MERGES_FILE).write_bytes(packed)
 
-    def _merge(self, word: str) -> list[str]:
+    def _word_ids(self, word: str) -> list[int]:
         # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
-        parts = [self._byte_signs[byte] for byte in word.encode("utf-8")]
-        parts[-1] += _END
-        while len(parts) > 1:
-            best = min(itertools.pairwise(parts), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
-            if best not in self._ranks:
-                break
-            merged: list[str] = []
-            for part in parts:
-                # The last part may itself have just been merged; then it is longer than `best[0]` and does not match.
-                if merged and merged[-1] == best[0] and part == best[1]:
-                    merged[-1] += part
-                else:
-                    merged.append(part)
-            parts = merged
-        return parts
+        return [
+            token.id for token in self._bpe.tokenize("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))))
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers that unpickle a tokenizer fill their own cache.

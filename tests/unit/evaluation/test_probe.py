@@ -46,14 +46,23 @@ def test_the_length_of_a_feature_does_not_matter_to_neighbours():
     assert knn_accuracy(AXES, asked, neighbours=2) == 1.0
 
 
-def test_the_fit_is_where_the_gradient_is_zero():
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fit_is_where_the_gradient_is_zero(classes):
     draws = np.random.default_rng(0)
-    train = labelled(draws.normal(size=(60, 4)), draws.integers(0, 3, 60))
-    weight, bias = fit(train, 3, penalty=0.1)
+    train = labelled(draws.normal(size=(60, 4)), draws.integers(0, classes, 60))
+    found = fit(train, penalty=0.1)
+    weight, bias = torch.from_numpy(found.coef_.T), torch.from_numpy(found.intercept_)
+    if classes == 2:  # scikit-learn keeps the difference of the two
+        weight, bias = torch.cat([-weight / 2, weight / 2], 1), torch.cat([-bias / 2, bias / 2])
     x = torch.from_numpy(train.features_NE).double()
-    excess = (x @ weight + bias).softmax(1) - torch.nn.functional.one_hot(torch.from_numpy(train.labels_N), 3)
+    excess = (x @ weight + bias).softmax(1) - torch.nn.functional.one_hot(torch.from_numpy(train.labels_N), classes)
     assert float((x.T @ excess / 60 + 0.1 * weight).abs().max()) < 1e-6
     assert float((excess.mean(0)).abs().max()) < 1e-6
+
+
+def test_one_class_alone_is_always_answered():
+    train = labelled([[1, 0], [0, 1]], [3, 3])
+    assert linear_accuracy(train, train, labelled([[1, 0], [0, 1]], [3, 1])) == (0.5, 100.0)
 
 
 def test_a_linear_classifier_separates_what_is_separable_and_nothing_else():

@@ -213,7 +213,7 @@ def test_changes_are_taken_within_a_seed():
     assert lines.loc["clip", "mean"] == pytest.approx(0.11)
     assert lines.loc["clip", "change"] == pytest.approx(-0.03)
     # Differences -0.02, -0.04, -0.03: deviation 0.01, t of two degrees of freedom 4.303.
-    assert lines.loc["clip", "change_half_width"] == pytest.approx(4.303 * 0.01 / math.sqrt(3))
+    assert lines.loc["clip", "change_half_width"] == pytest.approx(4.30265 * 0.01 / math.sqrt(3))
     assert math.isnan(lines.loc["clips", "change"])
 
 

@@ -35,6 +35,15 @@ def test_equal_to_open_clip_on_any_text(text: str, clip_bpe: ClipBpeTokenizer, r
     assert clip_bpe.body(text) == shifted(reference.encode(text))
 
 
+def test_a_long_word_is_equal_to_open_clip_and_takes_linear_time(
+    clip_bpe: ClipBpeTokenizer, reference: SimpleTokenizer
+) -> None:
+    word = "".join(chr(97 + (place * place) % 26) for place in range(1_000))
+    assert clip_bpe.body(word) == shifted(reference.encode(word))
+    # Pair by pair over the whole word this would take twenty minutes.
+    assert len(clip_bpe.body(word * 200)) > 50_000
+
+
 def test_names_of_specials_are_ordinary_text(clip_bpe: ClipBpeTokenizer, reference: SimpleTokenizer) -> None:
     text = "a <start_of_text> dog <end_of_text>"
     assert set(reference.all_special_ids) <= set(reference.encode(text))
