@@ -1,17 +1,44 @@
-"""From plain mappings (YAML, JSON) to frozen dataclasses, and back. Unknown keys are errors.
+"""From plain mappings (YAML, JSON) to frozen dataclasses, and back: the one border at which configuration is validated.
 
-This is the border of the program: inside, configuration is typed and immutable. Only the standard library is used here,
-so every layer may import this file.
+Dataclasses carry ranges in their types (`Annotated[int, Ge(1)]`, or the names below); pydantic checks them here, strictly: no
+text becomes a number, a bool is no int, unknown keys are errors. `__post_init__` is for rules between fields alone.
 """
 
 import dataclasses
 import difflib
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+import json
+import math
+from collections.abc import Hashable, Mapping
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+"""From 0 to 1, both included."""
+
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
+_EXPECTED = {
+    "string_type": "text (str)",
+    "int_type": "a whole number (int)",
+    "int_from_float": "a whole number (int)",
+    "float_type": "a number (float)",
+    "bool_type": "true or false (bool)",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "dataclass_type": "a mapping of keys to values",
+    "none_required": "null",
+}
 
 
 class ConfigError(ValueError):
@@ -22,34 +49,23 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """Build the dataclass `cls` from `mapping`, recursively.
 
     Args:
-        cls: a dataclass; its fields may be scalars, `Literal`, optionals, unions, tuples, string-keyed dicts or dataclasses.
+        cls: a dataclass of scalars, `Literal`, optionals, unions, tuples, string-keyed dicts and dataclasses.
         mapping: what YAML or JSON gave.
         where: the dotted path of `mapping` in the configuration, used in messages.
 
     Raises:
-        ConfigError: an unknown or missing key, a value of another type, or a value that `cls.__post_init__` refuses.
+        ConfigError: unknown or missing keys, values of another type or out of range, or what a `__post_init__` refuses. All of
+            them are told, one a line.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(
-            f"{where}: expected a mapping of keys to values, found {type(mapping).__name__} ({mapping!r})"
-        )
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
-    for key in mapping:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(fields))}"
-            raise ConfigError(f"{where}.{key}: unknown key; {remedy}")
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{name}: missing; add the key")
+        raise ConfigError(f"{where}: expected a mapping of keys to values, found {_shown(mapping)}")
+    plain = _checked(mapping, where)
     try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        # By JSON, because in strict mode pydantic takes only tuples for tuples and instances for dataclasses from Python.
+        found: T = _adapter(cast(Hashable, cls)).validate_json(json.dumps(plain), strict=True, extra="forbid")
+        return found
+    except ValidationError as error:
+        raise ConfigError("\n".join(_messages(cls, error, plain, where))) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -68,67 +84,110 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+@cache
+def _adapter(cls: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, cls))
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _checked(value: Any, where: str) -> Any:
+    """As `_plain`; refuses what JSON cannot hold: YAML's dates, and numbers that are not finite, which no range would refuse."""
+    if isinstance(value, Mapping):
+        return {str(key): _checked(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_checked(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {value} is not a finite number; give another one")
+    if value is not None and not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: {_shown(value)} is neither text nor a number; write it in quotes if it is text")
     return value
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is typing.Literal:
-        # `True == 1` in Python, so membership alone would let a bool pass for an int choice.
-        if not any(value == choice and type(value) is type(choice) for choice in args):
-            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(repr(choice) for choice in args)}")
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return _convert_union(args, value, where)
+def _messages(cls: type[Any], error: ValidationError, mapping: dict[str, Any], where: str) -> list[str]:
+    found: dict[str, list[str]] = {}
+    unions: dict[str, int] = {}
+    details = error.errors(include_url=False)
+    # Of a union, the branch that got furthest into the value is the one that was meant.
+    placed = [(*_place(detail, mapping, where), detail) for detail in details]
+    for _, union, depth, _ in placed:
+        if union is not None:
+            unions[union] = max(unions.get(union, 0), depth)
+    for key, union, depth, detail in placed:
+        if union is None or depth == unions[union]:
+            found.setdefault(key, []).append(_message(cls, detail))
+    lines = []
+    for key, reasons in found.items():
+        first, *others = dict.fromkeys(reasons)
+        # A rule between fields begins with the key that it is about.
+        separator = "" if first.startswith(".") else ": "
+        lines.append(key + separator + "; or ".join([first, *others]))
+    return lines
+
+
+def _place(detail: ErrorDetails, mapping: dict[str, Any], where: str) -> tuple[str, str | None, int]:
+    """Dotted key of an error, that of the innermost union around it, and the number of keys below that union."""
+    value: Any = mapping
+    key, union, depth = where, None, 0
+    for number, part in enumerate(detail["loc"]):
+        last = number == len(detail["loc"]) - 1
+        if isinstance(value, dict) and (part in value or (last and detail["type"] == "missing")):
+            key, value, depth = f"{key}.{part}", value.get(part), depth + 1
+        elif isinstance(value, list) and isinstance(part, int):
+            if part < len(value):
+                key, value, depth = f"{key}[{part}]", value[part], depth + 1
+        elif part != "[key]":
+            union, depth = key, 0
+    return key, union, depth
+
+
+def _message(cls: type[Any], detail: ErrorDetails) -> str:
+    """What is wrong, with the value and the remedy; a rule between fields that names its key comes as `.key: …`."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "value_error":
+        text = str(context["error"])
+        name = text.partition(":")[0]
+        return f".{text}" if ":" in text and name.replace(".", "").replace("_", "").isalnum() else text
+    if kind in ("unexpected_keyword_argument", "unexpected_property"):
+        known = _fields_at(cls, detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        return "unknown key; " + (f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}")
+    if kind == "missing":
+        return f"too few values: {value!r}" if isinstance(value, list) else "missing; add the key"
+    if kind == "float_type" and isinstance(value, str):
+        # YAML reads `1e-3` (no dot) as a string; saying so beats "expected a number".
+        return f"{value!r} is text; write a number with a dot, such as 1.0e-3"
+    if kind == "literal_error":
+        return f"{value!r} is not one of {context['expected'].replace(' or ', ', ')}"
+    if kind == "too_long":
+        return f"expected {context['max_length']} values, found {context['actual_length']}"
+    for bound, words in _BOUNDS.items():
+        if bound in context:
+            return f"{value!r} must be {words} {context[bound]:g}"
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, found {_shown(value)}"
+    return f"{detail['msg']}, found {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} ({value!r})"
+
+
+def _fields_at(hint: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the dataclass at `loc` below the type `hint`."""
     if dataclasses.is_dataclass(hint):
-        return from_mapping(cast(type[Any], hint), value, where)
-    if origin is tuple:
-        return _convert_tuple(args, value, where)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
-        return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    return _convert_scalar(hint, value, where)
+        names = [field.name for field in dataclasses.fields(hint) if field.init]
+        if not loc:
+            return names
+        return _fields_at(get_type_hints(hint).get(str(loc[0])), loc[1:])
+    # Of a list or dict the next part of `loc` is an index or a key, of a union the name of its branch.
+    rest = loc[1:] if get_origin(hint) not in (None, Annotated) and not _is_optional(hint) else loc
+    return next((found for argument in get_args(hint) if (found := _fields_at(argument, rest))), [])
 
 
-def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None:
-        if types.NoneType in args:
-            return None
-        raise ConfigError(f"{where}: null is not allowed here")
-    options = [arg for arg in args if arg is not types.NoneType]
-    errors = []
-    for option in options:
-        try:
-            return _convert(option, value, where)
-        except ConfigError as error:
-            errors.append(str(error))
-    raise ConfigError(errors[0])
-
-
-def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{where}: expected a list, found {value!r}")
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if len(args) != len(value):
-        raise ConfigError(f"{where}: expected {len(args)} values, found {len(value)}")
-    return tuple(_convert(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
-
-
-def _convert_scalar(hint: type[Any], value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    # YAML reads `1e-3` (no dot) as a string; saying so beats "expected a number".
-    if hint is float and isinstance(value, str):
-        raise ConfigError(f"{where}: {value!r} is text; write a number with a dot, such as 1.0e-3")
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, found {type(value).__name__} ({value!r})")
-    return value
+def _is_optional(hint: Any) -> bool:
+    return isinstance(hint, UnionType) and len(get_args(hint)) == 2 and NoneType in get_args(hint)

@@ -1,18 +1,23 @@
 """The border between YAML and frozen dataclasses."""
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal
 
 import pytest
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, from_mapping, to_mapping
 
 
 @dataclass(frozen=True)
 class Inner:
-    size: int = 1
+    size: PositiveInt = 1
     rate: float = 0.5
     kind: Literal["a", "b"] = "a"
+
+    def __post_init__(self) -> None:
+        if self.size > 8 and self.rate == 0.5:
+            raise ConfigError(f"size: {self.size} is too much with rate 0.5")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Outer:
     maybe: int | None = None
     pair: tuple[float, float] = (0.0, 1.0)
     names: tuple[str, ...] = ()
+    shape: str | Inner = "round"
+    shards: str | tuple[str, ...] | None = None
     table: dict[str, Inner] = field(default_factory=dict)
 
 
@@ -30,7 +37,9 @@ def test_round_trip_keeps_every_kind_of_field() -> None:
         "maybe": 4,
         "pair": [0.25, 0.5],
         "names": ["x", "y"],
-        "table": {"k": {"size": 9, "rate": 0.5, "kind": "a"}},
+        "shape": {"size": 2, "rate": 1.0, "kind": "a"},
+        "shards": ["a"],
+        "table": {"k": {"size": 8, "rate": 0.5, "kind": "a"}},
     }
     assert to_mapping(from_mapping(Outer, mapping, "o")) == mapping
 
@@ -39,12 +48,22 @@ def test_round_trip_keeps_every_kind_of_field() -> None:
     ("mapping", "message"),
     [
         ({"iner": {}}, "o.iner: unknown key; did you mean 'inner'?"),
-        ({"inner": {"size": "3"}}, "o.inner.size: expected int, found str"),
-        ({"inner": {"size": True}}, "o.inner.size: expected int, found bool"),
+        ({"inner": {"size": "3"}}, "o.inner.size: expected a whole number (int), found str ('3')"),
+        ({"inner": {"size": True}}, "o.inner.size: expected a whole number (int), found bool (True)"),
         ({"inner": {"rate": "1e-3"}}, "o.inner.rate: '1e-3' is text; write a number with a dot"),
         ({"inner": {"kind": "c"}}, "o.inner.kind: 'c' is not one of 'a', 'b'"),
         ({"inner": None}, "o.inner: expected a mapping"),
-        ({"pair": [1.0]}, "o.pair: expected 2 values, found 1"),
+        ({"pair": [1.0]}, "o.pair: too few values: [1.0]"),
+        ({"pair": [1.0, 2.0, 3.0]}, "o.pair: expected 2 values, found 3"),
+        ({"pair": [1.0, "x"]}, "o.pair[1]: 'x' is text"),
+        ({"maybe": 1.5}, "o.maybe: expected a whole number (int), found float (1.5)"),
+        ({"inner": {"rate": float("nan")}}, "o.inner.rate: nan is not a finite number"),
+        ({"inner": {"size": 0}}, "o.inner.size: 0 must be at least 1"),
+        ({"inner": {"size": 9}}, "o.inner.size: 9 is too much with rate 0.5"),
+        ({"inner": {"kind": date(2026, 1, 2)}}, "o.inner.kind: date (datetime.date(2026, 1, 2)) is neither text"),
+        ({"shape": {"sise": 3}}, "o.shape.sise: unknown key; did you mean 'size'?"),
+        ({"shape": 3}, "o.shape: expected text (str), found int (3); or expected a mapping of keys to values"),
+        ({"shards": ["a", 3]}, "o.shards[1]: expected text (str), found int (3)"),
         ({"names": "xy"}, "o.names: expected a list"),
         ({"table": {"k": {"sise": 1}}}, "o.table.k.sise: unknown key"),
     ],
@@ -57,3 +76,11 @@ def test_mistakes_name_the_key_and_the_remedy(mapping: dict[str, Any], message: 
 
 def test_an_int_is_welcome_where_a_float_is_asked() -> None:
     assert from_mapping(Inner, {"rate": 2}, "i").rate == 2.0
+
+
+def test_all_mistakes_are_told_at_once_and_without_pydantics_address() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(Outer, {"inner": {"size": 0, "rate": "x"}, "pear": []}, "o")
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["o.inner.size", "o.inner.rate", "o.pear"]
+    assert "pydantic" not in str(caught.value)
