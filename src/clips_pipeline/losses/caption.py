@@ -101,8 +101,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """Scale what the forward pass made; in its own memory, unless the graph is kept and may ask again."""
+        """Scale what the forward pass made. Not in its own memory: a kept graph may ask again."""
         (gradient,) = gradients
-        scale = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
-        grad_ND, grad_VD = (None if kept is None else scale(kept, gradient) for kept in ctx.saved_tensors)
+        grad_ND, grad_VD = (None if kept is None else kept * gradient for kept in ctx.saved_tensors)
         return grad_ND, grad_VD, None, None

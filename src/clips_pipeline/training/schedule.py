@@ -53,8 +53,3 @@ def at_present(schedule: "LambdaLR") -> None:
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     schedule._last_lr = rates
-
-
-def peak_rate(base: float, batch_size: int) -> float:
-    """The published rule: rates are given per 256 samples and grow with the batch (8e-6 at 32,768 is 1.024e-3)."""
-    return base * batch_size / 256

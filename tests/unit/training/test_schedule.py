@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.schedule import learning_rate, peak_rate, warmup_cosine
+from clips_pipeline.training.schedule import learning_rate, warmup_cosine
 
 
 def test_published_schedules(golden_dir):
@@ -33,10 +33,6 @@ def test_samples_or_steps_give_the_same_rate():
 def test_it_stays_at_its_floor_after_the_end():
     assert learning_rate(10**9, peak=1.0, total=100, warmup=10, floor=0.25) == 0.25
     assert warmup_cosine(5, 5)(5) == 0.0
-
-
-def test_published_peak():
-    assert peak_rate(8e-6, 32_768) == pytest.approx(1.024e-3)
 
 
 @pytest.mark.parametrize("case", [(10, 11, 0.0), (0, 0, 0.0), (10, 1, 1.5), (10, -1, 0.0)])
