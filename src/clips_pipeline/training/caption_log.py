@@ -8,6 +8,7 @@ from typing import Any
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from clips_pipeline.training.event_logger import Due
 from clips_pipeline.training.events import EventWriter
 
 Show = Callable[[Any, int], tuple[dict[str, Any], bytes]]
@@ -20,8 +21,7 @@ class CaptionLog(Callback):  # type: ignore[misc]
     Args:
         writer: the event log on rank 0, None on other ranks.
         folder: the run folder.
-        every: steps between two evaluations; the last step always has one.
-        steps: the last step of the run.
+        due: whether to write after a step.
         whole_model: gives the model to look at; called on every rank.
         show: makes the examples, on rank 0.
     """
@@ -30,19 +30,18 @@ class CaptionLog(Callback):  # type: ignore[misc]
         self,
         writer: EventWriter | None,
         folder: Path,
-        every: int,
-        steps: int,
+        due: Due,
         whole_model: Callable[[State], Any],
         show: Show,
     ) -> None:
-        self.writer, self.folder, self.every, self.steps = writer, folder / "captions", every, steps
+        self.writer, self.folder, self.due = writer, folder / "captions", due
         self.whole_model, self.show = whole_model, show
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Write when due."""
-        step = int(state.timestamp.batch)
-        if step % self.every and step != self.steps:
+        if not self.due(state):
             return
+        step = int(state.timestamp.batch)
         model = self.whole_model(state)
         if self.writer is None:
             return

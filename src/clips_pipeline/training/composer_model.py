@@ -33,7 +33,6 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         self.images = images
         self.views = views
         self.step = 0
-        self.parts: dict[str, Tensor] = {}
 
     def forward(self, batch: ClipsBatch) -> ClipsOutput:
         """Both towers and the captioner on one batch."""
@@ -54,21 +53,13 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
-        """The total alone: Composer sums all that it is given over ranks, at every step. Its parts wait in `parts`."""
+        """The total, which Composer differentiates, and those of its parts that the method has, which it logs."""
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
         captioner = self.clips.captioner
         head_VD = None if captioner is None else captioner.head.weight
         parts = clips_loss(outputs, head_VD, self.weights, group=group)
-        self.parts = {name: value.detach() for name, value in parts._asdict().items() if value is not None}
-        return {"total": parts.total}
-
-    def reduced_parts(self) -> dict[str, float]:
-        """The last batch's losses, those that the method has, of all ranks; every rank must ask."""
-        values = torch.stack(list(self.parts.values()))
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            torch.distributed.all_reduce(values)
-            values /= torch.distributed.get_world_size()
-        return dict(zip(self.parts, values.tolist(), strict=True))
+        found = {name: value.detach() for name, value in parts._asdict().items() if value is not None}
+        return found | {"total": parts.total}
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
         """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""

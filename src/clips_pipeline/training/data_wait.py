@@ -10,6 +10,7 @@ from composer.utils import dist
 
 from clips_pipeline.shards.index import ShardEntry
 from clips_pipeline.shards.stall import ReadClock, Stall, StallWatch
+from clips_pipeline.training.event_logger import DATA_WAIT, Due
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.progress import stall_line
 
@@ -24,22 +25,16 @@ class DataWait(Callback):  # type: ignore[misc]
         clock: of the loader's dataset.
         shards: of the training split, to name one.
         stall_s: seconds of waiting that are too long.
+        due: whether the share is logged after a step.
     """
 
     def __init__(
-        self, writer: EventWriter | None, clock: ReadClock, shards: Sequence[ShardEntry], stall_s: float
+        self, writer: EventWriter | None, clock: ReadClock, shards: Sequence[ShardEntry], stall_s: float, due: Due
     ) -> None:
-        self.writer, self.clock, self.shards, self.stall_s = writer, clock, shards, stall_s
+        self.writer, self.clock, self.shards, self.stall_s, self.due = writer, clock, shards, stall_s, due
         self._watch: StallWatch | None = None
         self._asked_at = self._since = 0.0
         self._waited = 0.0
-
-    def share(self) -> float:
-        """Share of the time since the last call that went into waiting for batches, from 0 to 1."""
-        now = time.perf_counter()
-        share = self._waited / max(now - self._since, 1e-9)
-        self._waited, self._since = 0.0, now
-        return min(share, 1.0)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Start the clock and the watch."""
@@ -57,6 +52,14 @@ class DataWait(Callback):  # type: ignore[misc]
         self._waited += time.perf_counter() - self._asked_at
         if self._watch is not None:
             self._watch.end()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Log the share of the time since it was last logged that went into waiting, from 0 to 1."""
+        if self.due(state):
+            now = time.perf_counter()
+            share = self._waited / max(now - self._since, 1e-9)
+            self._waited, self._since = 0.0, now
+            logger.log_metrics({DATA_WAIT: min(share, 1.0)})
 
     def close(self, state: State, logger: Logger) -> None:
         """End the watch, also when the training failed."""

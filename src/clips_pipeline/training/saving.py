@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from composer.core import Callback, State
+from composer.core import Callback, Event, State
 from composer.loggers import Logger
-from composer.utils import dist, reproducibility
+from composer.utils import create_interval_scheduler, dist, reproducibility
 from torch import nn
 from torch.torch_version import TorchVersion
 
@@ -29,19 +29,21 @@ _MOST_NAMED = 3
 class SaveCheckpoints(Callback):  # type: ignore[misc]
     """Saves every so often and when the training ends or is stopped, and tells it in a `checkpoint` event.
 
-    Composer's own saver writes under the final name, so that a killed process leaves half a file there; this one hands the
-    same content to `checkpoints.save`.
+    The content is that of Composer's `CheckpointSaver`, handed to `checkpoints.save`. Composer's own writes under the final name,
+    where a kill or a full disk leaves part of a file (`tests/unit/training/test_composer_parts.py`), keeps no checksums
+    (`tests/drills/test_damaged_checkpoints.py`), and forgets the files of an earlier process when it deletes old ones.
 
     Args:
         writer: the event log on rank 0, None on other ranks.
         folder: of the checkpoints.
-        every: steps between two.
+        interval: between two, as one of Composer's time strings: `500ba`.
         keep: how many stay.
         spec: the text of the run spec, kept beside the state.
     """
 
-    def __init__(self, writer: EventWriter | None, folder: Path, every: int, keep: int, spec: str):
-        self.writer, self.folder, self.every, self.keep, self.spec = writer, folder, every, keep, spec
+    def __init__(self, writer: EventWriter | None, folder: Path, interval: str, keep: int, spec: str):
+        self.writer, self.folder, self.keep, self.spec = writer, folder, keep, spec
+        self.is_due = create_interval_scheduler(interval)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if it is time.
@@ -49,9 +51,9 @@ class SaveCheckpoints(Callback):  # type: ignore[misc]
         Raises:
             CannotWriteError: on every rank, when rank 0 could not write.
         """
-        step = int(state.timestamp.batch)
-        if step % self.every and state.timestamp < state.max_duration:
+        if not self.is_due(state, Event.BATCH_CHECKPOINT):
             return
+        step = int(state.timestamp.batch)
         began = time.perf_counter()
         # Both gather over ranks, so every rank asks for them.
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}

@@ -1,4 +1,9 @@
-"""The learning rate over a run: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/method.md."""
+"""The learning rate over a run: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/method.md.
+
+A `LambdaLR` for Composer's `schedulers`, since the formula of its own `CosineAnnealingWithWarmupScheduler` is this one but its
+rates come a step late: Composer steps a scheduler before it counts the step, so update 1 has the rate of update 0
+(`tests/unit/training/test_composer_parts.py`), and published runs would not be matched.
+"""
 
 import math
 from collections.abc import Callable
@@ -47,9 +52,6 @@ def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_share: float = 
 
 def at_present(schedule: "LambdaLR") -> None:
     """Give the optimiser the rate of `schedule` at the step where it stands; loading a checkpoint gave it a former one's."""
-    rates = [
-        base * share(schedule.last_epoch) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates
+    groups = schedule.optimizer.param_groups
+    for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * share(schedule.last_epoch)

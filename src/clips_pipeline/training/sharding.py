@@ -95,31 +95,16 @@ def whole_model(clips: ClipsModel) -> ClipsModel:
     return found.train(clips.training)
 
 
-class ClipGradients(Callback):  # type: ignore[misc]
-    """Scales gradients down to a global norm. Composer's own algorithm does nothing, in silence, under FSDP2.
-
-    Args:
-        norm: the largest.
-    """
-
-    def __init__(self, norm: float) -> None:
-        self.norm = norm
-
-    def after_train_batch(self, state: State, logger: Logger) -> None:
-        """Between backward and update."""
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.norm)
-
-
 class GatheredSteps(Callback):  # type: ignore[misc]
-    """Keeps parameters gathered until a step's backward passes are over, and shares them out before the update."""
+    """Keeps parameters gathered until a step's backward passes are over, and shares them out before gradients are clipped."""
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """From now on."""
         for module in _sharded(state.model):
             module.set_reshard_after_backward(False, recurse=False)
 
-    def after_train_batch(self, state: State, logger: Logger) -> None:
-        """The update changes the parts; what is gathered would be out of date."""
+    def after_backward(self, state: State, logger: Logger) -> None:
+        """Gradients are in the parts, and the update changes those; what is gathered would be out of date."""
         for module in _sharded(state.model):
             module.reshard()
 

@@ -8,7 +8,7 @@ Shapes: B samples of this rank, C colours, H W pixels, P patches, K patches kept
 import hashlib
 
 import torch
-from composer.core import Callback, State
+from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from torch import Tensor
 from torch.nn import functional
@@ -62,9 +62,17 @@ class Views:
         return noise_BP.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-class TellStep(Callback):  # type: ignore[misc]
-    """Tells the model the number of the step, which a checkpoint restores."""
+class ImageSchedule(Algorithm):  # type: ignore[misc]
+    """Tells the model the number of the step, of which its `Views` are functions; a checkpoint restores it.
 
-    def batch_start(self, state: State, logger: Logger) -> None:
+    Composer's `ProgressiveResizing` is not used: it takes the nearest pixel, whatever its documentation says, so that what is
+    finer than the new grid turns into patterns (`tests/unit/training/test_composer_parts.py`).
+    """
+
+    def match(self, event: Event, state: State) -> bool:
         """Before the forward pass."""
+        return event == Event.BATCH_START  # type: ignore[no-any-return]
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Tell it."""
         getattr(state.model, "module", state.model).step = int(state.timestamp.batch)

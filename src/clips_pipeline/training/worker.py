@@ -1,20 +1,22 @@
-"""The training itself, in the process that `training.rank` is.
+"""The training itself, in the process that `training.rank` is: build, resume, run, export with Composer's `Trainer`.
 
-Knows no Kedro, MLflow or Optuna. Resumes from the newest complete checkpoint if there is one, trains, exports the model, and
-reports through the event log.
+Knows no Kedro, MLflow or Optuna. Reports through the event log.
 """
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from composer import Trainer
-from composer.algorithms import EMA
-from composer.core import DataSpec, State
+from composer.algorithms import EMA, GradientClipping
+from composer.callbacks import LRMonitor, SpeedMonitor
+from composer.core import Algorithm, Callback, DataSpec, State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_examples import as_mapping, caption_examples, draw
@@ -29,12 +31,14 @@ from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
+from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training import callbacks, checkpoints, run_folder, saving, sharding
 from clips_pipeline.training.caption_log import CaptionLog
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
+from clips_pipeline.training.event_logger import EventLogger, every
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.interrupt import Interrupt
 from clips_pipeline.training.life import TellLife
@@ -45,8 +49,7 @@ from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 from clips_pipeline.training.starting import fill
-from clips_pipeline.training.together import Together
-from clips_pipeline.training.views import TellStep, Views
+from clips_pipeline.training.views import ImageSchedule, Views
 
 
 def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: Interrupt) -> bool:
@@ -66,165 +69,199 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
         TrainingDivergedError: a loss became NaN or infinite.
         CannotWriteError: a disk is full, or the like.
     """
-    config = spec.train
-    on_gpu = _use_gpu(config.launch.device)
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(config.launch.threads or max(1, cores // dist.get_local_world_size()))
-    patience_s = _patience_s(spec)
-    dist.initialize_dist(get_device("gpu" if on_gpu else "cpu"), patience_s)
-    torch.manual_seed(config.seed)
-
-    tokenizer = load_tokenizer(Path(spec.tokenizer))
-    images = image_config(config)
-    remote = ShardCache(
-        Path(spec.shard_cache), Storage(spec.storage, json.loads(os.environ.get(STORAGE_OPTIONS, "{}")))
-    )
-    loader = train_loader(
-        Path(spec.shards),
-        "train",
-        CaptionReader(config.captions, tokenizer, config.seed, config.method),
-        images,
-        global_batch_size=config.batch_size,
-        rank=dist.get_global_rank(),
-        world_size=dist.get_world_size(),
-        workers=config.launch.loader_workers,
-        seed=config.seed,
-        remote=remote,
-    )
-    clips = ClipsModel(model_config(config, tokenizer.vocab_size))
-    fill(clips, config.model, config.freeze)
-    clips = sharding.without_scalars(clips)
-    if config.launch.compile:
-        _compile(clips)
-    weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
-    views = Views(config, images.size, clips.config.vision.patch_size, dist.get_global_rank())
-    model = ComposerClips(clips, weights, images, config.launch.chunk_size, views)
-    optimizer = adamw(clips, config.optimizer)
-    optimizer_schedule = warmup_cosine(
-        config.steps, config.warmup_steps, config.optimizer.final_lr / config.optimizer.peak_lr
-    )
-
-    saving.load_weights_only()
-    schedule = LambdaLR(optimizer, optimizer_schedule)
-    resume_from = saving.to_resume(spec.checkpoints, writer)
-    changed: list[run_folder.Change] = []
-    if resume_from is not None:
-        changed = run_folder.resumed_with(resume_from, spec)
-        saving.check_fits(resume_from, model)
-    if writer is not None:
-        facts = start_facts(config, clips, tokenizer.vocab_size, spec.shards)
-        writer.write("start", **facts, resumed_from=str(resume_from.folder) if resume_from else None)
-        if resume_from is not None and changed:
-            values = {change.key: [change.before, change.now] for change in changed}
-            writer.write("changed", step=resume_from.step, values=values)
-
-    chunk = config.launch.chunk_size
-    in_chunks = chunk is not None and chunk < config.batch_size // dist.get_world_size()
-    clip_norm = config.optimizer.clip_norm
-    algorithms = []
-    ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
-    if ema is not None:
-        algorithms.append(ema)
-
-    def best_model(state: State) -> ClipsModel:
-        # When training ends Composer has put the averaged weights into the model itself.
-        aside = ema if ema is not None and not ema.ema_weights_active else None
-        wrapped = aside.get_ema_model(state.model) if aside is not None else state.model
-        found: ClipsModel = getattr(wrapped, "module", wrapped).clips
-        return found
-
-    def newest() -> Path | None:
-        return checkpoints.newest(spec.checkpoints)
-
-    def probe(found: ClipsModel) -> dict[str, float]:
-        return quick_retrieval(
-            sharding.whole_model(found),
-            Path(spec.shards),
-            "validation",
-            tokenizer,
-            images,
-            remote=remote,
-            group=torch.distributed.group.WORLD,
-        )
-
-    def show(found: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
-        count = config.every.caption_examples
-        shown = caption_examples(found, Path(spec.shards), "validation", tokenizer, images, count, remote=remote)
-        return as_mapping(shown[0], step), draw(*shown, step)
-
-    captions = CaptionLog(
-        writer,
-        Path(spec.run_folder),
-        config.every.evaluate,
-        config.steps,
-        lambda state: sharding.whole_model(best_model(state)),
-        show,
-    )
-    last = f"{config.steps}ba"
-    dataset = cast(TrainDataset, loader.dataset)
-    data_wait = DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s)
-    step_log = callbacks.StepLog(writer, config.every.log, config.steps, spec.stop_flag, newest, data_wait.share)
-    observers = [
-        TellLife(life),
-        *([sharding.GatheredSteps()] if in_chunks else []),
-        *([sharding.ClipGradients(clip_norm)] if clip_norm is not None else []),
-        callbacks.ClampLogitScale(),
-        callbacks.EpochOrder(),
-        TellStep(),
-        data_wait,
-        step_log,
-        RetrievalProbe(writer, config.every.evaluate, config.steps, probe, best_model),
-        *([captions] if clips.captioner is not None and config.every.caption_examples else []),
-        callbacks.StopWhenInterrupted(writer, interrupt),
-        saving.SaveCheckpoints(
-            writer, spec.checkpoints, config.every.checkpoint, config.every.keep_checkpoints, spec.text
-        ),
-    ]
-    trainer = Trainer(
-        model=model,
-        train_dataloader=DataSpec(loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
-        # Micro-batches would see only their own negatives: the loss would be another one.
-        device_train_microbatch_size=config.batch_size // dist.get_world_size(),
-        max_duration=last,
-        optimizers=optimizer,
-        schedulers=schedule,
-        step_schedulers_every_batch=True,
-        algorithms=algorithms,
-        callbacks=Together(observers),
-        parallelism_config=sharding.parallelism(config.launch.sharding, clips, in_chunks=in_chunks),
-        device="gpu" if on_gpu else "cpu",
-        precision=config.launch.precision,
-        run_name=f"clips-{spec.fingerprint}",
-        progress_bar=False,
-        load_path=str(resume_from.state) if resume_from else None,
-        load_progress_bar=False,
-        seed=config.seed,
-        dist_timeout=patience_s,
-    )
-    sharding.check(config.launch.sharding, clips, in_chunks=in_chunks)
-    if dist.get_world_size() == 1:
-        # Composer sums over its group several times in a step, also where it has one rank. (Without the group it would not, but
-        # gloo's sometimes never ends when it is destroyed.)
-        dist.all_reduce = _sum_of_one
-    # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
-    at_present(schedule)
-    if int(trainer.state.timestamp.batch) < config.steps:
-        trainer.fit()
-
-    step = int(trainer.state.timestamp.batch)
-    finished = step >= config.steps
-    exported = sharding.whole_model(best_model(trainer.state)) if finished else None
-    if writer is not None:
-        if exported is not None:
-            save_model(exported, Path(spec.tokenizer), images.to_mapping(), Path(spec.model_folder))
-        writer.write("end", step=step, finished=finished, skipped=dict(step_log.skipped))
+    run = Run(spec, writer)
+    checkpoint = _resume(run)
+    trace = callbacks.SampleTrace(every(spec.train.every.log, spec.train.steps))
+    trainer = _trainer(run, checkpoint, [TellLife(life), *_observers(run, trace, interrupt)])
+    # Not `trainer.close`, which waits for all ranks: one that fails must not wait for those that do not.
+    with closing(trainer.engine):
+        sharding.check(spec.train.launch.sharding, run.clips, in_chunks=run.in_chunks)
+        # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
+        at_present(run.schedule)
+        if int(trainer.state.timestamp.batch) < spec.train.steps:
+            trainer.fit()
+        finished = _export(run, trainer.state, dict(trace.skipped))
     dist.barrier()
-    trainer.close()
     return finished
 
 
-def _sum_of_one(tensor: torch.Tensor, reduce_operation: str = "SUM", group: object = None) -> None:
-    """What is summed over one rank stays as it is; the place of `composer.utils.dist.all_reduce`."""
+class Run:
+    """What a training is made of before Composer has it: device, data, model, optimiser, schedule.
+
+    Args:
+        spec: what to train.
+        writer: the event log on rank 0, None on other ranks.
+
+    Raises:
+        ConfigError: the configuration does not fit the data or the machine.
+    """
+
+    def __init__(self, spec: RunSpec, writer: EventWriter | None) -> None:
+        self.spec, self.config, self.writer = spec, spec.train, writer
+        config = spec.train
+        self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
+        self.ranks = dist.get_world_size()
+        torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
+        self.patience_s = _patience_s(spec)
+        if self.ranks > 1:
+            # One rank has no group: Composer would sum over it several times in a step.
+            dist.initialize_dist(get_device(self.device), self.patience_s)
+        torch.manual_seed(config.seed)
+        self.tokenizer: Tokenizer = load_tokenizer(Path(spec.tokenizer))
+        self.images: ImageConfig = image_config(config)
+        options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
+        self.remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
+        self.loader = self._loader()
+        clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
+        fill(clips, config.model, config.freeze)
+        self.clips = sharding.without_scalars(clips)
+        if config.launch.compile:
+            _compile(self.clips)
+        chunk = config.launch.chunk_size
+        self.in_chunks = chunk is not None and chunk < config.batch_size // self.ranks
+        views = Views(config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank())
+        weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
+        self.model = ComposerClips(self.clips, weights, self.images, chunk, views)
+        self.optimizer = adamw(self.clips, config.optimizer)
+        final_share = config.optimizer.final_lr / config.optimizer.peak_lr
+        self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_share))
+        self.ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
+
+    def _loader(self) -> DataLoader[ClipsBatch]:
+        config = self.config
+        return train_loader(
+            Path(self.spec.shards),
+            "train",
+            CaptionReader(config.captions, self.tokenizer, config.seed, config.method),
+            self.images,
+            global_batch_size=config.batch_size,
+            rank=dist.get_global_rank(),
+            world_size=self.ranks,
+            workers=config.launch.loader_workers,
+            seed=config.seed,
+            remote=self.remote,
+        )
+
+    def evaluated_model(self, state: State) -> ClipsModel:
+        """The model to look at or export, whole: the moving average where there is one. Every rank must ask."""
+        # When training ends Composer has put the averaged weights into the model itself.
+        aside = self.ema if self.ema is not None and not self.ema.ema_weights_active else None
+        wrapped = aside.get_ema_model(state.model) if aside is not None else state.model
+        found: ClipsModel = getattr(wrapped, "module", wrapped).clips
+        return sharding.whole_model(found)
+
+    def retrieval(self, clips: ClipsModel) -> dict[str, float]:
+        """Held-out retrieval; every rank must ask."""
+        return quick_retrieval(
+            clips,
+            Path(self.spec.shards),
+            "validation",
+            self.tokenizer,
+            self.images,
+            remote=self.remote,
+            group=torch.distributed.group.WORLD,
+        )
+
+    def caption_examples(self, clips: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
+        """Held-out pictures and what is written about them, as data and as a PNG."""
+        shards, count = Path(self.spec.shards), self.config.every.caption_examples
+        shown = caption_examples(clips, shards, "validation", self.tokenizer, self.images, count, remote=self.remote)
+        return as_mapping(shown[0], step), draw(*shown, step)
+
+
+def _resume(run: Run) -> checkpoints.Checkpoint | None:
+    """The checkpoint to go on from, which fits; writes `start` and `changed`.
+
+    Raises:
+        ConfigError: it does not fit the run spec or the model, or all are damaged.
+    """
+    saving.load_weights_only()
+    found = saving.to_resume(run.spec.checkpoints, run.writer)
+    changed: list[run_folder.Change] = []
+    if found is not None:
+        changed = run_folder.resumed_with(found, run.spec)
+        saving.check_fits(found, run.model)
+    if run.writer is not None:
+        facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
+        run.writer.write("start", **facts, resumed_from=str(found.folder) if found else None)
+        if found is not None and changed:
+            values = {change.key: [change.before, change.now] for change in changed}
+            run.writer.write("changed", step=found.step, values=values)
+    return found
+
+
+def _observers(run: Run, trace: callbacks.SampleTrace, interrupt: Interrupt) -> list[Callback]:
+    """Callbacks in the order in which Composer calls them: what ends the training comes before it is saved."""
+    config, spec, writer = run.config, run.spec, run.writer
+    logged, evaluated = every(config.every.log, config.steps), every(config.every.evaluate, config.steps)
+    dataset = cast(TrainDataset, run.loader.dataset)
+    folder = Path(spec.run_folder)
+    captions = CaptionLog(writer, folder, evaluated, run.evaluated_model, run.caption_examples)
+    interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
+    return [
+        *([sharding.GatheredSteps()] if run.in_chunks else []),
+        callbacks.StopOnDivergence(lambda: checkpoints.newest(spec.checkpoints)),
+        trace,
+        DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, logged),
+        SpeedMonitor(window_size=config.every.log),
+        LRMonitor(),
+        RetrievalProbe(evaluated, run.retrieval, run.evaluated_model),
+        *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
+        callbacks.StopOnRequest(writer, interrupt, spec.stop_flag, logged),
+        saving.SaveCheckpoints(writer, spec.checkpoints, interval, keep, spec.text),
+    ]
+
+
+def _algorithms(run: Run) -> list[Algorithm]:
+    config = run.config
+    clip_norm = config.optimizer.clip_norm
+    scheduled = config.progressive is not None or config.model.patch_dropout > 0
+    return [
+        *([ImageSchedule()] if scheduled else []),
+        *([GradientClipping("norm", clip_norm)] if clip_norm is not None else []),
+        callbacks.ClampTemperature(every(config.every.log, config.steps)),
+        *([run.ema] if run.ema is not None else []),
+    ]
+
+
+def _trainer(run: Run, checkpoint: checkpoints.Checkpoint | None, observers: list[Callback]) -> Trainer:
+    config = run.config
+    logged = every(config.every.log, config.steps)
+    return Trainer(
+        model=run.model,
+        train_dataloader=DataSpec(run.loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
+        # Micro-batches would see only their own negatives: the loss would be another one.
+        device_train_microbatch_size=config.batch_size // run.ranks,
+        max_duration=f"{config.steps}ba",
+        optimizers=run.optimizer,
+        schedulers=run.schedule,
+        step_schedulers_every_batch=True,
+        algorithms=_algorithms(run),
+        callbacks=observers,
+        loggers=[EventLogger(run.writer, logged)] if run.writer is not None else [],
+        parallelism_config=sharding.parallelism(config.launch.sharding, run.clips, in_chunks=run.in_chunks),
+        device=run.device,
+        precision=config.launch.precision,
+        run_name=f"clips-{run.spec.fingerprint}",
+        progress_bar=False,
+        load_path=str(checkpoint.state) if checkpoint else None,
+        load_progress_bar=False,
+        seed=config.seed,
+        dist_timeout=run.patience_s,
+    )
+
+
+def _export(run: Run, state: State, skipped: dict[str, int]) -> bool:
+    """Write the model if all steps are done, and the `end` event; whether they are."""
+    step = int(state.timestamp.batch)
+    finished = step >= run.config.steps
+    exported = run.evaluated_model(state) if finished else None
+    if run.writer is not None:
+        if exported is not None:
+            folder = Path(run.spec.model_folder)
+            save_model(exported, Path(run.spec.tokenizer), run.images.to_mapping(), folder)
+        run.writer.write("end", step=step, finished=finished, skipped=skipped)
+    return finished
 
 
 def _patience_s(spec: RunSpec) -> float:
