@@ -143,6 +143,34 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) ->
     assert not Path(spec.model_folder).exists()
 
 
+def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
+    """Else the watch over the loader would go on warning, and the loader's processes would stay."""
+    from clips_pipeline.training.callbacks import TrainingDivergedError
+    from clips_pipeline.training.data_wait import DataWait
+    from clips_pipeline.training.events import EventWriter
+    from clips_pipeline.training.interrupt import Interrupt
+    from clips_pipeline.training.signs import LifeSign
+    from clips_pipeline.training.worker import train
+
+    closed: list[DataWait] = []
+    plain = DataWait.close
+
+    def noted(self: DataWait, *arguments: Any) -> None:
+        closed.append(self)
+        plain(self, *arguments)
+
+    spec = spec_of(optimizer={"peak_lr": 1e30, "warmup_samples": 16})
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        EventWriter(spec.events) as writer,
+        LifeSign(Path(spec.run_folder), 0, 1, 1.0) as life,
+    ):
+        patched.setattr(DataWait, "close", noted)
+        with pytest.raises(TrainingDivergedError):
+            train(spec, writer, life, Interrupt())
+        assert len(closed) == 1
+
+
 def test_a_stop_request_ends_the_run_and_the_same_spec_goes_on(spec_of: SpecOf) -> None:
     spec = spec_of()
 
