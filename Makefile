@@ -43,8 +43,8 @@ pretrain: $(STAMP) ## prepare the data, train CLIPS, evaluate and register it [E
 	$(KEDRO_RUN) pretrain
 
 .PHONY: test
-test: $(STAMP) ## run the tests
-	$(BIN)/pytest
+test: $(STAMP) ## run the tests, on all cores
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 ##@ Pipelines
 .PHONY: search
