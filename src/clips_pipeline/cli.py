@@ -1,16 +1,23 @@
 """The project's own commands, beside Kedro's: `kedro dvc`, `kedro lineage`, `kedro compare` and `kedro champion`.
 
-What they need is imported when they run.
+`kedro run` is Kedro's, with one line in place of a traceback where configuration cannot be read, and with lists in `--params`.
+What the commands need is imported when they run.
 """
 
+import copy
+import difflib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from kedro.framework.cli.project import run as run  # `python -m clips_pipeline` looks for it here
+import yaml
+from kedro.framework.cli.project import run as kedro_run
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from clips_pipeline.config import ConfigError
 from kedro_dvc_sync.cli import dvc
@@ -19,6 +26,100 @@ from kedro_dvc_sync.cli import dvc
 @click.group()
 def cli() -> None:
     """Commands of clips-pipeline."""
+
+
+class _RefusedError(click.ClickException):
+    """One line, and the exit code of every configuration error."""
+
+    exit_code = 2
+
+
+@contextmanager
+def _refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
+    """Configuration that cannot be read becomes one line."""
+    _check_environment(env or os.environ.get("KEDRO_ENV"), conf_source)
+    try:
+        yield
+    except (ConfigError, yaml.YAMLError) as error:
+        raise _RefusedError(" ".join(str(error).split())) from None
+    except OmegaConfBaseException as error:
+        raise _RefusedError(f"configuration: {str(error).splitlines()[0]}") from None
+
+
+def _check_environment(env: str | None, conf_source: str | None) -> None:
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    folder = Path(conf_source or (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE)
+    if env is None or not folder.is_dir() or (folder / env).is_dir():
+        return
+    known = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("base", "local"))
+    search = "; `kedro run --pipelines search` makes it" if env == "best" else ""
+    raise _RefusedError(
+        f"--env {env}: no folder {folder / env}{_nearest(env, known)}; known: {', '.join(known)}{search}"
+    )
+
+
+def _check_pipelines(names: Sequence[str]) -> None:
+    from kedro.framework.project import pipelines
+
+    for name in names:
+        if name not in pipelines:
+            known = sorted(set(pipelines) - {"__default__"})
+            raise _RefusedError(f"--pipelines {name}: unknown{_nearest(name, known)}; known: {', '.join(known)}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _run_with_refusals(**options: Any) -> Any:
+    with _refusals(options["env"], options["conf_source"]):
+        _check_pipelines([*filter(None, [options["pipeline"]]), *options["pipelines"]])
+        return kedro_run.callback(**options)  # type: ignore[misc]  # Kedro's own command has one
+
+
+def split_parameters(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The nested parameters of `a=1,b.c=[2,3]`. Kedro's own splits at every comma, also at those of a list."""
+    if isinstance(value, dict):
+        return value
+    items = []
+    for item in filter(str.strip, _split_outside_brackets(value)):
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            ctx.fail(f"--{param.name}: {item.strip()!r} is not key=value; give a list as 'key=[2,3]', in quotes")
+        items.append(f"{key.strip()}={text.strip()}")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    except (yaml.YAMLError, OmegaConfBaseException):
+        ctx.fail(f"--{param.name}: {value!r} cannot be read; give a list as 'key=[2,3]', in quotes")
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _run_command() -> click.Command:
+    command = copy.copy(kedro_run)
+    command.callback = _run_with_refusals
+    command.params = [copy.copy(option) for option in kedro_run.params]
+    for option in command.params:
+        if option.name == "params":
+            option.callback = split_parameters
+    return command
+
+
+# `python -m clips_pipeline` looks for it by this name.
+run = _run_command()
+cli.add_command(run)
 
 
 @cli.group()
@@ -146,12 +247,9 @@ def _context(metadata: Any, env: str | None) -> Iterator[Any]:
     """Kedro's context of an environment, with its tracking server set; our errors as one message."""
     from kedro.framework.session import KedroSession
 
-    try:
-        with KedroSession.create(metadata.project_path, env=env) as session:
-            # Loading the context lets kedro-mlflow set the tracking server.
-            yield session.load_context()  # type: ignore[attr-defined]
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
+    with _refusals(env), KedroSession.create(metadata.project_path, env=env) as session:
+        # Loading the context lets kedro-mlflow set the tracking server.
+        yield session.load_context()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def test_a_study_that_is_interrupted_goes_on_and_trains_nothing_twice(project: P
     assert len(results) == 5
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     shown = project / "data/smoke/08_reporting/study"
-    assert f"read what came out: {shown / 'README.md'}" in said
+    assert f"read what came out:\n  {shown / 'README.md'}\n" in said
     rows = (shown / "runs.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     assert "## Shorter web captions" in (shown / "README.md").read_text()

@@ -30,32 +30,32 @@ def show(
             registered = catalog.load(entry)
             console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
         if report in made:
-            console.print(f"open the report:    {catalog.load(report)}", soft_wrap=True, highlight=False)
+            _print_next(console, "open the report:", catalog.load(report))
     if {"clips_model", "finetuned_model", "search_trials"} & made:
         import mlflow
 
         from clips_pipeline.registry.web_pages import how_to_open
 
-        console.print(
-            f"open the MLflow UI: {how_to_open(mlflow.get_tracking_uri())}",
-            soft_wrap=True,
-            highlight=False,
+        _print_next(
+            console, "open the MLflow UI (a local one: 127.0.0.1:5000):", how_to_open(mlflow.get_tracking_uri())
         )
         # What a search found is trained apart from it: the study lies in the environment that was searched.
         if environment != BEST:
             first = "" if "search_trials" in made else f", after `make search{_env_option(environment)}`"
-            console.print(
-                f"open the Optuna dashboard: .venv/bin/optuna-dashboard {_study(catalog)}   # 127.0.0.1:8080{first}",
-                soft_wrap=True,
-                highlight=False,
-            )
+            label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
+            _print_next(console, label, f".venv/bin/optuna-dashboard {_study(catalog)}")
     if "search_trials" in made:
-        console.print(f"read what was found: {catalog.load('search_report_target')}/summary.md", soft_wrap=True)
-        console.print("train with the best parameters: .venv/bin/kedro run --pipelines pretrain --env " + BEST)
+        _print_next(console, "read what was found:", f"{catalog.load('search_report_target')}/summary.md")
+        command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
+        _print_next(console, "train with the best parameters:", command)
     if "study_summary" in made:
-        console.print(
-            f"read what came out: {catalog.load('study_report_target')}/README.md", soft_wrap=True, highlight=False
-        )
+        _print_next(console, "read what came out:", f"{catalog.load('study_report_target')}/README.md")
+
+
+def _print_next(console: Console, label: str, target: object) -> None:
+    """A command or a file, on a line of its own that the terminal's width does not cut: it can be copied whole."""
+    console.print(label, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"  {target}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _env_option(environment: str) -> str:

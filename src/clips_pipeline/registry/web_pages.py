@@ -25,7 +25,7 @@ def how_to_open(tracking_uri: str) -> str:
     user, at, host = parts.netloc.rpartition("@")
     if at and ":" in user:
         tracking_uri = tracking_uri.replace(parts.netloc, f"{user.partition(':')[0]}:***@{host}", 1)
-    return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1   # 127.0.0.1:5000"
+    return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1"
 
 
 def run_page(experiment: str, run_id: str) -> str:

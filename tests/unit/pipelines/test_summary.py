@@ -14,7 +14,7 @@ from clips_pipeline.pipelines import summary
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
-def last_lines(environment: str, made: str) -> str:
+def last_lines(environment: str, made: str, width: int = 240) -> str:
     entries: dict[str, Any] = {
         "params:search": {},
         "search_folder_target": Path("data/x/search"),
@@ -23,15 +23,24 @@ def last_lines(environment: str, made: str) -> str:
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in entries.items()})
     pipeline = Pipeline([Node(lambda value: value, "params:search", made, name="one")])
     written = io.StringIO()
-    summary.show(pipeline, catalog, environment, Console(file=written, width=240))
+    summary.show(pipeline, catalog, environment, Console(file=written, width=width))
     return written.getvalue()
 
 
 def test_dashboard_is_named_with_the_search_that_comes_before_it():
-    command = "optuna-dashboard sqlite:///data/x/search/study.db   # 127.0.0.1:8080"
-    assert f"{command}, after `make search`\n" in last_lines("local", "clips_model")
-    assert f"{command}, after `make search ENV=smoke`\n" in last_lines("smoke", "clips_model")
-    assert f"{command}\n" in last_lines("smoke", "search_trials")
+    label, command = (
+        "open the Optuna dashboard (127.0.0.1:8080)",
+        "  .venv/bin/optuna-dashboard sqlite:///data/x/search/study.db",
+    )
+    assert f"{label}, after `make search`:\n{command}\n" in last_lines("local", "clips_model")
+    assert f"{label}, after `make search ENV=smoke`:\n{command}\n" in last_lines("smoke", "clips_model")
+    assert f"{label}:\n{command}\n" in last_lines("smoke", "search_trials")
+
+
+def test_commands_are_lines_of_their_own_in_a_narrow_terminal():
+    narrow = last_lines("smoke", "search_trials", width=40)
+    assert narrow == last_lines("smoke", "search_trials")
+    assert "\n  .venv/bin/kedro run --pipelines pretrain --env best\n" in narrow
 
 
 def test_what_a_search_found_is_trained_where_no_study_lies():

@@ -1,0 +1,68 @@
+"""`kedro run` as a user types it: what cannot be read is one line, and lists are parameters."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from clips_pipeline.cli import run, split_parameters
+
+
+def kedro_run(repository: Path, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "kedro", "run", *arguments]
+    environment = {**os.environ, "COLUMNS": "300"}
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "smok"], "smok; did you mean 'smoke'?; known: b16, "),
+        (["--env", "smoke", "--pipelines", "pretrian"], "--pipelines pretrian: unknown; did you mean 'pretrain'?"),
+    ],
+)
+def test_a_misspelt_name_is_one_line(repository: Path, arguments: list[str], message: str) -> None:
+    code, shown = kedro_run(repository, *arguments)
+    assert code == 2
+    assert message in shown
+    assert len(shown.strip().splitlines()) == 1
+
+
+def test_broken_yaml_is_one_line(repository: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(repository / "conf", conf)
+    (conf / "smoke" / "parameters.yml").write_text("train:\n  samples: [1\n  seed: 2\n")
+    code, shown = kedro_run(repository, "--env", "smoke", "--conf-source", str(conf))
+    assert code == 2
+    assert "Traceback" not in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("Error: ")]
+    assert str(conf / "smoke" / "parameters.yml") in line
+    assert "line 2" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "nested"),
+    [
+        ("a=1,b.c=x", {"a": 1, "b": {"c": "x"}}),
+        ("a=[2,3],b=4", {"a": [2, 3], "b": 4}),
+        ("a={x: 1, y: [2,3]},b.c=[0.5]", {"a": {"x": 1, "y": [2, 3]}, "b": {"c": [0.5]}}),
+        ("url=s3://b/{a,b}-{000..123}.tar,n=null", {"url": "s3://b/{a,b}-{000..123}.tar", "n": None}),
+        ("", {}),
+    ],
+)
+def test_lists_are_parameters(text: str, nested: dict[str, object]) -> None:
+    context = click.Context(run)
+    option = next(option for option in run.params if option.name == "params")
+    assert split_parameters(context, option, text) == nested
+
+
+@pytest.mark.parametrize("text", ["a=[2,3", "a", "=3"])
+def test_what_is_no_parameter_says_how_to_give_a_list(text: str) -> None:
+    option = next(option for option in run.params if option.name == "params")
+    with pytest.raises(click.UsageError, match=r"give a list as 'key=\[2,3\]', in quotes"):
+        split_parameters(click.Context(run), option, text)
