@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clips_pipeline.interop.folder import LoadedModel
+    from clips_pipeline.loading import Clips
 
 __version__ = "0.1.0"
 
 
-def load(path_or_uri: "str | Path") -> "LoadedModel":
-    """A trained model, its image transform and its tokenizer, from an exported folder or an MLflow URI.
+def load(path_or_uri: "str | Path", *, device: str = "cpu", batch_size: int = 64) -> "Clips":
+    """A trained model that embeds and captions, from an exported folder or an MLflow URI.
 
-    See `clips_pipeline.loading.load_model`.
+    Args and errors are those of `clips_pipeline.loading.load_model`.
     """
     # Here, because this loads torch.
+    from clips_pipeline.config import ConfigError
     from clips_pipeline.loading import load_model
 
-    return load_model(path_or_uri)
+    try:
+        return load_model(path_or_uri, device=device, batch_size=batch_size)
+    except ConfigError as error:
+        # From here, so that no inner lines stand above the message.
+        raise ConfigError(str(error)) from None

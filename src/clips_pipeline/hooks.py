@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError
-from clips_pipeline.pipelines import dry_run, lineage, run_identity, summary
+from clips_pipeline.pipelines import dry_run, environments, lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.credentials import local_credentials
 from kedro_dvc_sync.project import Project
@@ -40,7 +40,7 @@ class ProjectHooks:
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add `remote_shards` and `search_credentials`: credentials reach nodes without being a parameter."""
+        """Add what reaches nodes without being a parameter: credentials, and the environment that a search works in."""
         from clips_pipeline.datasets.remote import RemoteDataset
 
         local = local_credentials(self._context.config_loader) if self._context is not None else {}
@@ -50,6 +50,9 @@ class ProjectHooks:
         )
         search = conf_creds.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
+        if self._context is not None:
+            found = environments.differences(self._context.config_loader, parameters)
+            catalog["searched_environment"] = MemoryDataset(found)
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(

@@ -36,7 +36,7 @@ def config_of(kind: str, trials: int, samples: int, **changes: Any) -> SearchCon
     settings: dict[str, Any] = {
         "trials": trials,
         "samples": samples,
-        "storage": StudyStorageConfig(kind=kind, timeout_s=60.0),  # type: ignore[arg-type]
+        "storage": StudyStorageConfig(kind=kind, timeout_s=60.0, heartbeat_s=1, grace_s=20),  # type: ignore[arg-type]
         "space": {
             "captions.fragment.tokens": Dimension("int", low=4, high=16, or_null=True),
             "loss.caption_weight": Dimension("float", low=0.5, high=4.0, log=True),

@@ -15,7 +15,7 @@ from tests.integration import searching
 from tests.servers import postgresql_server, wait_for
 
 from clips_pipeline.training.events import read_all
-from clips_pipeline.tuning import claims
+from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import PrunerConfig
 
 pytestmark = [
@@ -64,23 +64,23 @@ def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Pa
     study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
     killed, again, second = study.trials
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert killed.user_attrs[claims.CONTINUED] == again.number == 1
+    assert trial_queue.successors(study.trials) == {0: 1}
     assert again.params == killed.params
     assert list(again.intermediate_values) == [1, 2, 3, 4]
     # It went on from its checkpoint: no step was trained twice in the log of the whole training.
-    events = read_all(Path(again.user_attrs[claims.FOLDER]) / "events.jsonl")
+    events = read_all(Path(again.user_attrs[trial_queue.FOLDER]) / "events.jsonl")
     starts = [event for event in events if event["kind"] == "start"]
     assert starts[0]["resumed_from"] is None
     assert starts[-1]["resumed_from"] is not None
 
     parents, children = tree(tmp_path)
     assert len(parents) == 1
-    assert set(children) == {again.user_attrs[claims.RUN_ID], second.user_attrs[claims.RUN_ID]}
-    assert killed.user_attrs[claims.RUN_ID] == again.user_attrs[claims.RUN_ID]
-    assert children[again.user_attrs[claims.RUN_ID]]["optuna.trial"] == "1"
+    assert set(children) == {again.user_attrs[trial_queue.RUN_ID], second.user_attrs[trial_queue.RUN_ID]}
+    assert killed.user_attrs[trial_queue.RUN_ID] == again.user_attrs[trial_queue.RUN_ID]
+    assert children[again.user_attrs[trial_queue.RUN_ID]]["optuna.trial"] == "1"
     assert {tags["optuna.state"] for tags in children.values()} == {"complete"}
     note = get_note(optuna.Trial(study, again._trial_id))
-    assert again.user_attrs[claims.RUN_ID] in note
+    assert again.user_attrs[trial_queue.RUN_ID] in note
     # The budget is used: once more adds nothing.
     assert start(tmp_path, prepared, "sqlite", "none", 2, samples).wait(200) == 0
     again_study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
@@ -100,7 +100,7 @@ def test_a_trial_below_the_median_is_pruned_on_two_ranks(prepared: Path, tmp_pat
             optuna.create_trial(
                 value=2.0,
                 intermediate_values=dict.fromkeys(range(1, 7), 2.0),
-                user_attrs={claims.VALUES: {"loss.caption_weight": 1.0}, claims.COST: 1e9},
+                user_attrs={trial_queue.VALUES: {"loss.caption_weight": 1.0}, trial_queue.COST: 1e9},
             )
         )
 
@@ -126,14 +126,14 @@ def test_four_processes_share_a_study_in_postgresql(prepared: Path, tmp_path: Pa
         os.kill(workers[0].pid, signal.SIGKILL)
         codes = [worker.wait(500) for worker in workers]
         assert codes[1:] == [0, 0, 0], (tmp_path / "search.log").read_text()
-        assert start(tmp_path, prepared, "postgresql", url, trials, samples).wait(300) == 0
         storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
         found = optuna.load_study(study_name="clips", storage=storage).trials
         storage.remove_session()
         storage.engine.dispose()
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
     assert len(complete) == trials
-    assert all(claims.CONTINUED in trial.user_attrs for trial in found if trial not in complete)
-    assert len({trial.user_attrs[claims.ROOT] for trial in complete}) == trials
+    retried = trial_queue.successors(found)
+    assert all(trial.number in retried for trial in found if trial not in complete)
+    assert len({trial_queue.root_of(trial) for trial in complete}) == trials
     _, children = tree(tmp_path)
-    assert set(children) == {trial.user_attrs[claims.RUN_ID] for trial in complete}
+    assert set(children) == {trial.user_attrs[trial_queue.RUN_ID] for trial in complete}

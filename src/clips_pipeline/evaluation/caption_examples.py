@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clips_pipeline.evaluation.captioning import Specials, beam, log_probabilities, of_places, of_words_before, parallel
 from clips_pipeline.evaluation.embed import ImageTransform, evaluation_mode, open_image
@@ -92,15 +93,35 @@ def written(
         ValueError: the model has no captioner.
         UndecodableImageError: the bytes are no whole image.
     """
+    image_CHW = transform(open_image(record.image)).to(next(model.parameters()).device)
+    at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
+    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, best)
+
+
+@torch.no_grad()
+def write_caption(
+    model: ClipsModel, image_CHW: Tensor, web_caption: str, tokenizer: Tokenizer, *, width: int = 4
+) -> tuple[str | None, str]:
+    """The caption that is written at once, None where the model cannot, and the beam's.
+
+    Args:
+        model: with a captioner, in evaluation mode.
+        image_CHW: as the model's transform gives it, on the model's device.
+        web_caption: what a captioner of method clips is given.
+        tokenizer: the model's.
+        width: of the beam.
+
+    Raises:
+        ValueError: the model has no captioner.
+    """
     captioner = model.captioner
     if captioner is None:
         raise ValueError("the model has no captioner")
-    device = next(model.parameters()).device
+    device = image_CHW.device
     specials = Specials.of(tokenizer, captioner.config.vocab_size)
-    image_CHW = transform(open_image(record.image)).to(device)
     at_once = None
     if captioner.token_embedding is None:
-        row = tokenizer.encode(record.web_caption, model.config.text.context_length)
+        row = tokenizer.encode(web_caption, model.config.text.context_length)
         log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
         at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
         following, places = of_places(log_p_QV), len(log_p_QV)
@@ -108,8 +129,7 @@ def written(
         following = of_words_before(model, image_CHW, specials.bos)
         places = captioner.config.queries - 1
     best = beam(following, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
-    text = tokenizer.decode(best[0].ids) if best else ""
-    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, text)
+    return at_once, tokenizer.decode(best[0].ids) if best else ""
 
 
 def as_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
         (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, aside / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors writes it for the owner alone; like the other files it follows the umask.
+        shutil.copymode(aside / CONFIG_FILE, aside / WEIGHTS_FILE)
         if out_dir.exists():
             out_dir.rename(replaced)
         aside.rename(out_dir)

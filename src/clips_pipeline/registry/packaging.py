@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
@@ -23,7 +24,7 @@ from clips_pipeline.config import ConfigError
 ARTIFACT = "model"
 """The name of the exported folder among the pyfunc's artifacts."""
 
-REQUIRED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex")
+REQUIRED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers")
 """What the modules that embed import by name; training needs more."""
 
 
@@ -90,3 +91,21 @@ def fetch_model_folder(uri: str) -> Path:
     if ARTIFACT not in artifacts:
         raise ConfigError(f"{uri}: not packaged by clips-pipeline; use mlflow.pyfunc.load_model for it")
     return root / str(artifacts[ARTIFACT]["path"])
+
+
+def find_model_folder(uri: str) -> Path:
+    """As `fetch_model_folder`, for somebody who may not have said where MLflow is.
+
+    Raises:
+        ConfigError: as there, there is no such model, or no address of MLflow is set.
+    """
+    if uri.startswith(("models:", "runs:")) and not mlflow.tracking.is_tracking_uri_set():
+        # MLflow would make an empty mlflow.db in the working directory and look there.
+        raise ConfigError(
+            f"{uri}: it is not known where MLflow keeps it; in the project's folder "
+            "`export MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db`, or the address of a server"
+        )
+    try:
+        return fetch_model_folder(uri)
+    except MlflowException as error:
+        raise ConfigError(f"{uri}: MLflow cannot give it ({str(error).splitlines()[0]})") from None

@@ -68,7 +68,9 @@ class Tokenizer(ABC):
 
         Raises:
             ConfigError: `length` below 3.
+            TypeError: `body` is a text.
         """
+        _refuse_text(body)
         if length < 3:
             raise ConfigError(f"context_length: {length} leaves no room for BOS, EOS and CLS; use 4 or more")
         kept = list(body[: length - 3])
@@ -83,7 +85,9 @@ class Tokenizer(ABC):
 
         Raises:
             ConfigError: `length` below 2.
+            TypeError: `body` is a text.
         """
+        _refuse_text(body)
         if length < 2:
             raise ConfigError(f"target_length: {length} leaves no room for BOS and EOS; use 3 or more")
         kept = list(body[: length - 2])
@@ -113,6 +117,11 @@ class Tokenizer(ABC):
         content = {"kind": self.kind, "vocab_size": self.vocab_size, "special_ids": ids}
         (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return folder
+
+
+def _refuse_text(body: object) -> None:
+    if isinstance(body, str):
+        raise TypeError(f"a row is made of ids, got the text {body[:40]!r}; give tokenizer.body(text), or use encode")
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

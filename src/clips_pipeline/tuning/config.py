@@ -129,16 +129,23 @@ class StudyStorageConfig:
         kind: `sqlite` (`study.db`), `journal` (`study.journal`: several processes of this machine), or `postgresql`
             (many machines; its address stands in the credentials, as `search: {url: postgresql://…}`).
         timeout_s: seconds to wait for a server to answer, and for a lock.
-        silent_after_s: a trial of another machine that has given no sign for so long counts as killed.
+        heartbeat_s: seconds between two signs that a trial's process is alive; a journal has none.
+        grace_s: a trial whose last sign is older counts as killed.
     """
 
     kind: Literal["sqlite", "journal", "postgresql"] = "sqlite"
     timeout_s: float = 30.0
-    silent_after_s: float = 600.0
+    heartbeat_s: int = 30
+    grace_s: int = 120
 
     def __post_init__(self) -> None:
-        if self.timeout_s <= 0 or self.silent_after_s <= 0:
-            raise ConfigError("timeout_s and silent_after_s must be above 0")
+        if self.timeout_s <= 0 or self.heartbeat_s < 1:
+            raise ConfigError("timeout_s must be above 0, and heartbeat_s at least 1")
+        if self.grace_s < 2 * self.heartbeat_s:
+            raise ConfigError(
+                f"grace_s: {self.grace_s} is less than twice heartbeat_s ({self.heartbeat_s}), and trials that live would be "
+                "taken for killed; raise it"
+            )
 
 
 def paper_space() -> dict[str, Dimension]:

@@ -1,6 +1,5 @@
 """Create or load the study; refuse one that measures something else, before the first trial."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from clips_pipeline.config import ConfigError, flatten, to_mapping
 from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.search_space import first_trial, optuna_params
-from clips_pipeline.tuning.storage import StudyStorage
+from clips_pipeline.tuning.storage import StudyStorage, experimental_apis
 
 FLOPS = "FLOPs per sample"
 OBJECTIVE = "objective"
@@ -52,9 +51,7 @@ def open_study(
             load_if_exists=True,
         )
         if OBJECTIVE not in study.user_attrs:
-            with warnings.catch_warnings():
-                # The dashboard shows the names; that this may change is no news for the user.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with experimental_apis():
                 study.set_metric_names(names)
             if not study.get_trials(deepcopy=False):
                 own = optuna_params(config.space, first_trial(config, train_parameters))
@@ -134,7 +131,8 @@ def sampler(config: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
     """
     seed = (config.seed * 1_000_003 + number) % _LARGEST_SEED
     if config.sampler.kind == "tpe":
-        return optuna.samplers.TPESampler(n_startup_trials=config.sampler.startup_trials, seed=seed)
+        # Processes that work side by side keep off what the others are trying.
+        return optuna.samplers.TPESampler(n_startup_trials=config.sampler.startup_trials, seed=seed, constant_liar=True)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

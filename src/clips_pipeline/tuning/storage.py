@@ -1,7 +1,7 @@
 """Where a study is kept, and the lock under which trials are handed out: SQLite, a journal file, or PostgreSQL."""
 
-import fcntl
-import time
+import logging
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -11,14 +11,27 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.tuning.config import StudyStorageConfig, study_address
+from clips_pipeline.tuning.config import SearchConfig, StudyStorageConfig, study_address
 
-_POLL_SECONDS = 0.05
+log = logging.getLogger(__name__)
+
 _DRIVER = "postgresql+psycopg"
+
+
+class _Database(RDBStorage):
+    """Optuna's, but a server that is away for a moment does not end the thread of heartbeats."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        try:
+            super().record_heartbeat(trial_id)
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.warning("a heartbeat could not be written (%s)", str(error).splitlines()[0])
 
 
 @dataclass(frozen=True)
@@ -28,16 +41,26 @@ class StudyStorage:
     Attributes:
         backend: Optuna's.
         claim: a lock that one process at a time holds, on all machines that share the storage.
+        retry: queues a failed trial again, as often as the search allows.
         shown: its address for people, without a password; `optuna-dashboard` takes it.
-        across_machines: whether trials of other machines may be in it.
         engines: whose connections it holds.
     """
 
     backend: BaseStorage
     claim: Callable[[], AbstractContextManager[None]]
+    retry: Callable[[optuna.Study, FrozenTrial], None]
     shown: str
-    across_machines: bool = False
     engines: tuple[sqlalchemy.Engine, ...] = ()
+
+    @property
+    def has_heartbeat(self) -> bool:
+        """Whether killed processes are noticed: not in a journal, for which Optuna has no heartbeat."""
+        return isinstance(self.backend, RDBStorage)
+
+    def record_heartbeat(self, trial: Trial) -> None:
+        """The first one, before the lock is released: Optuna's thread may not have come to it."""
+        if isinstance(self.backend, RDBStorage):
+            self.backend.record_heartbeat(trial._trial_id)
 
     def close(self) -> None:
         """End its connections."""
@@ -53,23 +76,31 @@ def _address(config: StudyStorageConfig, folder: Path, credentials: Mapping[str,
     return study_address(config.kind, folder)
 
 
-def open_storage(
-    config: StudyStorageConfig, study_name: str, folder: Path, credentials: Mapping[str, Any]
-) -> StudyStorage:
+@contextmanager
+def experimental_apis() -> Iterator[None]:
+    """Optuna's heartbeat, its retry and names of metrics warn that they may change; a user cannot act on that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, Any]) -> StudyStorage:
     """Open the storage; files are made in `folder`, tables where they are missing.
 
     Args:
-        config: kind and time-outs.
-        study_name: the lock's.
+        search: kind and time-outs, the study's name, which is the lock's, and how often a trial is retried.
         folder: of the search; it must be there.
         credentials: `url` for PostgreSQL.
 
     Raises:
         ConfigError: no or wrong credentials, a server that does not answer, a file that cannot be opened.
     """
+    config = search.storage
     shown = _address(config, folder, credentials)
+    with experimental_apis():
+        retry = RetryHeartbeatStaleTrialCallback(search.retries, inherit_intermediate_values=True)
     if config.kind == "postgresql":
-        return _postgresql(config, study_name, credentials, shown)
+        return _postgresql(config, search.study_name, credentials, shown, retry)
 
     def claim() -> AbstractContextManager[None]:
         return _file_lock(folder / "claim.lock", config.timeout_s)
@@ -78,17 +109,34 @@ def open_storage(
         # Tables are made by one process; another that starts meanwhile finds them.
         with claim():
             if config.kind == "journal":
-                return StudyStorage(JournalStorage(JournalFileBackend(shown)), claim, shown)
+                return StudyStorage(JournalStorage(JournalFileBackend(shown)), claim, retry, shown)
             # A process that waits for another's commit is no error.
             wait = {"connect_args": {"timeout": config.timeout_s}}
-            backend = RDBStorage(shown, engine_kwargs=wait)
-            return StudyStorage(backend, claim, shown, engines=(backend.engine,))
+            backend = _database(shown, wait, config, retry)
+            return StudyStorage(backend, claim, retry, shown, engines=(backend.engine,))
     except (OSError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         raise ConfigError(_out_of_reach(shown, error)) from None
 
 
+def _database(
+    url: str, engine_kwargs: dict[str, Any], config: StudyStorageConfig, retry: RetryHeartbeatStaleTrialCallback
+) -> RDBStorage:
+    with experimental_apis():
+        return _Database(
+            url,
+            engine_kwargs,
+            heartbeat_interval=config.heartbeat_s,
+            grace_period=config.grace_s,
+            heartbeat_stale_trial_callback=retry,
+        )
+
+
 def _postgresql(
-    config: StudyStorageConfig, study_name: str, credentials: Mapping[str, Any], shown: str
+    config: StudyStorageConfig,
+    study_name: str,
+    credentials: Mapping[str, Any],
+    shown: str,
+    retry: RetryHeartbeatStaleTrialCallback,
 ) -> StudyStorage:
     url = _url(credentials)
     # A connection that a restarted server has closed is replaced before it is used.
@@ -107,11 +155,11 @@ def _postgresql(
 
     try:
         with claim():
-            backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+            backend = _database(url.render_as_string(hide_password=False), options, config, retry)
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         engine.dispose()
         raise ConfigError(_out_of_reach(shown, error)) from None
-    return StudyStorage(backend, claim, shown, across_machines=True, engines=(backend.engine, engine))
+    return StudyStorage(backend, claim, retry, shown, engines=(backend.engine, engine))
 
 
 def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
@@ -139,23 +187,20 @@ def _out_of_reach(shown: str, error: Exception) -> str:
 
 
 @contextmanager
-def _file_lock(path: Path, patience_s: float) -> Iterator[None]:
-    with path.open("a") as file:
-        until = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise ConfigError(
-                        f"{path}: another process has held the study for {patience_s:.0f} s; end it, or raise "
-                        "search.storage.timeout_s"
-                    ) from None
-                time.sleep(_POLL_SECONDS)
+def _file_lock(path: Path, timeout_s: float) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout_s)
+    except Timeout:
+        raise ConfigError(
+            f"{path}: another process has held the study for {timeout_s:.0f} s; end it, or raise search.storage.timeout_s"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def quiet_optuna() -> None:
     """Optuna's own log lines tell what ours do."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.outcome import TrainingFailedError
 from clips_pipeline.training.spec import RunSpec
-from clips_pipeline.tuning import claims
+from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
+from clips_pipeline.tuning.figures import figures, importances, pareto_front
 from clips_pipeline.tuning.open_study import PARENT, open_study
 from clips_pipeline.tuning.search_space import check_space, nested, trial_parameters
 from clips_pipeline.tuning.storage import open_storage, quiet_optuna
@@ -39,6 +41,9 @@ class SearchResult:
         best_value: its score.
         best_trial: its number.
         trials: a table of all trials.
+        figures: plotly's, by name.
+        front: numbers of the trials that no other beats in score and cost.
+        importances: share of each parameter, by Optuna's name.
         parent: the tracker's run of the search.
     """
 
@@ -46,6 +51,9 @@ class SearchResult:
     best_value: float
     best_trial: int
     trials: pd.DataFrame
+    figures: dict[str, Any]
+    front: list[int]
+    importances: dict[str, float]
     parent: str | None
 
 
@@ -84,7 +92,7 @@ def search(
     check_search(config, train_parameters)
     folder.mkdir(parents=True, exist_ok=True)
     quiet_optuna()
-    with closing(open_storage(config.storage, config.study_name, folder, credentials or {})) as storage:
+    with closing(open_storage(config, folder, credentials or {})) as storage:
         own = spec_of(trial_parameters(config, train_parameters, {}), folder / "first")
         study = open_study(config, storage, own, train_parameters, parent_run_id)
         parent = study.user_attrs.get(PARENT)
@@ -98,20 +106,27 @@ def search(
             record_trial,
             folder,
             parent,
-            storage,
             storage_options,
         )
-        with claims.working(folder / "workers") as worker:
-            while (claimed := claims.claim_next(study, storage, config, worker)) is not None:
-                run_trial(claimed, bench)
+        while trial_queue.run_next(study, storage, config, partial(run_trial, bench=bench)):
+            pass
         best = best_trial(study, config)
         if best is None:
             raise TrainingFailedError(
                 f"no trial has finished; the logs of those that failed are under {trials_folder(folder, config.study_name)}"
             )
-        values = best.user_attrs[claims.VALUES]
+        values = best.user_attrs[trial_queue.VALUES]
         table = trials_table(study, config)
-        return SearchResult({"train": nested(values)}, best.values[0], best.number, table, parent)
+        return SearchResult(
+            {"train": nested(values)},
+            best.values[0],
+            best.number,
+            table,
+            figures(study, table, config),
+            pareto_front(study),
+            importances(study),
+            parent,
+        )
 
 
 def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
@@ -132,28 +147,30 @@ def best_trial(study: optuna.Study, config: SearchConfig) -> FrozenTrial | None:
     """
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     sign = -1.0 if config.direction == "maximize" else 1.0
-    return min(finished, key=lambda t: (sign * t.values[0], t.user_attrs[claims.COST], t.number), default=None)
+    return min(finished, key=lambda t: (sign * t.values[0], t.user_attrs[trial_queue.COST], t.number), default=None)
 
 
 def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
     """One row per attempt: state, score, cost, values by path, MLflow run, seconds."""
     rows = []
-    for trial in study.get_trials(deepcopy=False):
+    trials = study.get_trials(deepcopy=False)
+    continued = trial_queue.successors(trials)
+    for trial in trials:
         attrs = trial.user_attrs
-        state = "killed" if claims.CONTINUED in attrs else trial.state.name.lower()
+        state = "killed" if trial.number in continued else trial.state.name.lower()
         last = trial.intermediate_values.get(max(trial.intermediate_values, default=0))
         rows.append(
             {
                 "trial": trial.number,
                 "state": state,
                 config.metric: trial.values[0] if trial.values else last,
-                "gflop_per_sample": attrs[claims.COST] / 1e9 if claims.COST in attrs else None,
+                "gflop_per_sample": attrs[trial_queue.COST] / 1e9 if trial_queue.COST in attrs else None,
                 "fragment_tokens": attrs.get("fragment_tokens"),
-                **{path: attrs.get(claims.VALUES, {}).get(path) for path in config.space},
-                "first_attempt": attrs.get(claims.ROOT, trial.number),
-                "continued_as": attrs.get(claims.CONTINUED),
-                "seconds": attrs.get(claims.SECONDS),
-                "mlflow_run_id": attrs.get(claims.RUN_ID),
+                **{path: attrs.get(trial_queue.VALUES, {}).get(path) for path in config.space},
+                "first_attempt": trial_queue.root_of(trial),
+                "continued_as": continued.get(trial.number),
+                "seconds": attrs.get(trial_queue.SECONDS),
+                "mlflow_run_id": attrs.get(trial_queue.RUN_ID),
                 "error": attrs.get("error"),
             }
         )

@@ -5,21 +5,21 @@ import math
 import pandas as pd
 
 from clips_pipeline.tuning.config import SearchConfig
-from clips_pipeline.tuning.figures import importances, pareto_front
+from clips_pipeline.tuning.study import SearchResult
 
 _FEWEST_FOR_IMPORTANCE = 20
 _Z95 = 1.96
 
 
-def summary(table: pd.DataFrame, config: SearchConfig, held_out: int, best: int) -> str:
+def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
     """Markdown.
 
     Args:
-        table: as `study.trials_table` makes it.
+        result: of the search.
         config: of the search.
         held_out: images that a score is measured on.
-        best: number of the best trial.
     """
+    table, best = result.trials, result.best_trial
     done = table[table["state"] == "complete"]
     (_, row), *_ = done[done["trial"] == best].iterrows()
     counts = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
@@ -38,9 +38,9 @@ def summary(table: pd.DataFrame, config: SearchConfig, held_out: int, best: int)
         *(f"| `{path}` | {row[path] if not pd.isna(row[path]) else 'null'} |" for path in config.space),
         "",
         *_against_first(done, config, best),
-        *_front(done, config),
+        *_front(done[done["trial"].isin(result.front)], config),
         "## How sure one may be",
-        *_certainty(done, config, held_out, row),
+        *_certainty(result.importances, done, config, held_out, row),
         "",
         "## Use it",
         "    kedro run --pipelines pretrain --env best",
@@ -58,8 +58,7 @@ def _against_first(done: pd.DataFrame, config: SearchConfig, best: int) -> list[
     return [f"The training's own parameters (the first trial) reached {score:.4f}.", ""]
 
 
-def _front(done: pd.DataFrame, config: SearchConfig) -> list[str]:
-    front = pareto_front(done, config)
+def _front(front: pd.DataFrame, config: SearchConfig) -> list[str]:
     return [
         "No other finished trial beats these in score and cost at once:",
         "",
@@ -67,7 +66,7 @@ def _front(done: pd.DataFrame, config: SearchConfig) -> list[str]:
         "| --- | --- | --- | --- |",
         *(
             f"| {row['trial']} | {row[config.metric]:.4f} | {row['gflop_per_sample']:.3f} | {row['fragment_tokens']:.1f} |"
-            for _, row in front.iterrows()
+            for _, row in front.sort_values("gflop_per_sample").iterrows()
         ),
         "",
     ]
@@ -82,7 +81,9 @@ def margin(score: float, held_out: int) -> float:
     return _Z95 * math.sqrt(share * (1 - share) / held_out)
 
 
-def _certainty(done: pd.DataFrame, config: SearchConfig, held_out: int, best: pd.Series) -> list[str]:
+def _certainty(
+    found: dict[str, float], done: pd.DataFrame, config: SearchConfig, held_out: int, best: pd.Series
+) -> list[str]:
     score = float(best[config.metric])
     # Of a difference of two trials on the same images at most, as if they were independent.
     apart = math.sqrt(2) * margin(score, held_out)
@@ -97,10 +98,9 @@ def _certainty(done: pd.DataFrame, config: SearchConfig, held_out: int, best: pd
         "and evaluate it on the test split before believing it.",
         f"- Trials saw {config.samples:,} samples; what is best after a short training need not be best after a long one.",
     ]
-    found = importances(done, config)
     if found and len(done) >= _FEWEST_FOR_IMPORTANCE:
         named = ", ".join(f"`{path}` {share:.0%}" for path, share in found.items())
-        lines.append(f"- Share of the score's variance by parameter: {named}.")
+        lines.append(f"- What the best tenth of the trials owes to each parameter (PED-ANOVA): {named}.")
     else:
         lines.append(
             f"- {len(done)} finished trials are too few to say which parameter matters; from {_FEWEST_FOR_IMPORTANCE} on it "

@@ -2,16 +2,15 @@
 
 import logging
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 from optuna_dashboard import save_note
 
 from clips_pipeline.shards.storage import Options
@@ -19,14 +18,12 @@ from clips_pipeline.training.events import Event, EventReader, read_all
 from clips_pipeline.training.launch import TrainingFailedError, launch
 from clips_pipeline.training.outcome import TrainingInterruptedError
 from clips_pipeline.training.spec import RunSpec
-from clips_pipeline.tuning import claims
+from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Scalar, SearchConfig
 from clips_pipeline.tuning.search_space import trial_parameters
-from clips_pipeline.tuning.storage import StudyStorage
+from clips_pipeline.tuning.trial_queue import ClaimedTrial, TrialKilledError
 
 log = logging.getLogger(__name__)
-
-_SIGN_SECONDS = 30.0
 
 
 class TrialRecord(Protocol):
@@ -88,7 +85,6 @@ class Bench:
         record_trial: opens the record of one trial.
         folder: of the search.
         parent: the tracker's run of the search.
-        storage: of the study.
         storage_options: credentials for shards elsewhere.
     """
 
@@ -100,7 +96,6 @@ class Bench:
     record_trial: RecordTrial
     folder: Path
     parent: str | None
-    storage: StudyStorage
     storage_options: Options | None
 
 
@@ -109,21 +104,25 @@ def trials_folder(folder: Path, study_name: str) -> Path:
     return folder / "trials" / re.sub(r"[^\w.-]", "_", study_name)
 
 
-def run_trial(claimed: claims.Claimed, bench: Bench) -> None:
-    """Train it and tell the study how it ended.
+def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
+    """Train it: the objective of the study.
 
-    A killed training is queued again; one that failed by itself is not, since it would fail again.
+    Returns:
+        the score, and with `cost` the operations per sample.
 
     Raises:
-        TrainingInterruptedError: this process was asked to end; the trial is queued again.
+        TrialPruned: the pruner has stopped it.
+        TrialKilledError: a rank was killed.
+        TrainingFailedError: it failed by itself.
+        TrainingInterruptedError: this process was asked to end.
     """
     trial, config = claimed.trial, bench.config
     began = time.monotonic()
     parameters = trial_parameters(config, bench.train_parameters, claimed.values)
     spec = bench.spec_of(parameters, trials_folder(bench.folder, config.study_name) / f"{claimed.root:04d}")
-    trial.set_user_attr(claims.FOLDER, spec.run_folder)
+    trial.set_user_attr(trial_queue.FOLDER, spec.run_folder)
     flops, tokens = bench.cost_of(spec)
-    trial.set_user_attr(claims.COST, flops)
+    trial.set_user_attr(trial_queue.COST, flops)
     trial.set_user_attr("fragment_tokens", tokens)
     log.info("trial %d (%d wanted): %s", trial.number, config.trials, claimed.values)
     name = TrialName(
@@ -135,50 +134,71 @@ def run_trial(claimed: claims.Claimed, bench: Bench) -> None:
         config.study_name,
         bench.parent,
     )
-    with bench.record_trial(name) as record, _signs_of_life(trial, bench.storage.across_machines):
-        trial.set_user_attr(claims.RUN_ID, record.run_id)
+    with bench.record_trial(name) as record:
+        trial.set_user_attr(trial_queue.RUN_ID, record.run_id)
         _note(trial, claimed, record, "running")
         try:
-            finished = _train(trial, spec, record, bench)
+            finished = _train(trial, spec, record, bench, began)
         except (TrainingFailedError, TrainingInterruptedError) as error:
-            trial.set_user_attr(claims.SECONDS, time.monotonic() - began)
-            asked = isinstance(error, TrainingInterruptedError)
-            killed = asked or claims.last_error(read_all(spec.events)) is None
-            again = False
-            if killed:
-                with bench.storage.claim():
-                    frozen = next(t for t in bench.study.get_trials(deepcopy=False) if t.number == trial.number)
-                    again = claims.queue_again(bench.study, frozen, config, asked=asked)
-            if not killed:
-                log.warning("trial %d failed: %s", trial.number, str(error).splitlines()[0])
-                trial.set_user_attr("error", str(error).splitlines()[0])
-                bench.study.tell(trial, state=TrialState.FAIL)
-            record.finish("interrupted" if again else "failed")
-            _note(trial, claimed, record, "killed, queued again" if again else f"failed: {error}")
-            if asked:
-                raise
-            return
+            trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+            _tell_failure(claimed, spec, record, config, error)
+            raise
         score = _last_score(spec, config.metric)
-        trial.set_user_attr(claims.SECONDS, time.monotonic() - began)
-        if not finished:
-            bench.study.tell(trial, state=TrialState.PRUNED)
-            state = "pruned"
-        else:
-            bench.study.tell(trial, [score, flops] if config.cost else score)
-            state = "complete"
+        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+        state = "complete" if finished else "pruned"
         record.finish(state)
         _note(trial, claimed, record, f"{state}, {config.metric} {score:.4f}")
         log.info("trial %d: %s, %s %.4f", trial.number, state, config.metric, score)
+    if not finished:
+        raise optuna.TrialPruned
+    return (score, flops) if config.cost else score
 
 
-def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench) -> bool:
+def _tell_failure(
+    claimed: ClaimedTrial, spec: RunSpec, record: TrialRecord, config: SearchConfig, error: RuntimeError
+) -> None:
+    """Note how it failed.
+
+    Raises:
+        TrialKilledError: it was killed, and could not tell why itself.
+    """
+    trial, first = claimed.trial, str(error).splitlines()[0]
+    interrupted = isinstance(error, TrainingInterruptedError)
+    killed = interrupted or last_error(read_all(spec.events)) is None
+    again = interrupted or (killed and claimed.attempts < config.retries)
+    record.finish("interrupted" if again else "failed")
+    _note(trial, claimed, record, "killed, queued again" if again else f"failed: {error}")
+    if not again:
+        log.warning("trial %d failed: %s", trial.number, first)
+        trial.set_user_attr("error", first)
+    elif not interrupted:
+        log.warning("trial %d was killed; its next attempt goes on from the checkpoint (%s)", trial.number, first)
+    if killed and not interrupted:
+        raise TrialKilledError(str(error)) from None
+
+
+def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the last start of a training failed of, where it could still tell: a killed one could not."""
+    found: dict[str, Any] | None = None
+    for event in events:
+        if event["kind"] == "start":
+            found = None
+        elif event["kind"] == "error":
+            found = event
+    return found
+
+
+def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began: float) -> bool:
     """Whether it came to its end; it does not where the pruner asked it to stop."""
     steps, every = spec.train.steps, spec.train.every.evaluate
-    reported = set(bench.study._storage.get_trial(trial._trial_id).intermediate_values)
+    reported = set(bench.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def on_event(event: Event) -> None:
         record.record(event)
-        if event["kind"] != "evaluation" or bench.config.cost:
+        if event["kind"] != "evaluation":
+            return
+        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+        if bench.config.cost:
             return
         number = -(-event["step"] // every)
         if number not in reported:  # by an earlier attempt
@@ -198,33 +218,11 @@ def _last_score(spec: RunSpec, metric: str) -> float:
     return float(found[-1])
 
 
-def _note(trial: Trial, claimed: claims.Claimed, record: TrialRecord, state: str) -> None:
+def _note(trial: Trial, claimed: ClaimedTrial, record: TrialRecord, state: str) -> None:
     """The dashboard shows it beside the trial."""
     values = "\n".join(f"- `{path}`: {value}" for path, value in claimed.values.items())
     before = "" if claimed.root == trial.number else f" It goes on with trial {claimed.root}."
     run = "No MLflow run." if record.run_id is None else f"[MLflow run {record.run_id}]({record.url})"
-    cost = trial.user_attrs[claims.COST] / 1e9
+    cost = trial.user_attrs[trial_queue.COST] / 1e9
     body = f"**{state}**.{before}\n\n{run}\n\n{values}\n- {cost:.3f} GFLOP per training sample\n"
     save_note(trial, body)
-
-
-@contextmanager
-def _signs_of_life(trial: Trial, wanted: bool) -> Iterator[None]:
-    ended = threading.Event()
-
-    def tell() -> None:
-        while not ended.wait(_SIGN_SECONDS):
-            try:
-                claims.tell_alive(trial)
-            except Exception as error:  # a storage that is away for a moment must not end the training
-                log.warning("trial %d: its storage does not answer (%s)", trial.number, error)
-
-    thread = threading.Thread(target=tell, daemon=True, name="trial-life") if wanted else None
-    if thread is not None:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if thread is not None:
-            thread.join()

@@ -160,7 +160,7 @@ def test_load_gives_the_same_model_from_a_folder_a_version_and_an_alias(champion
 def test_load_says_what_is_missing(tmp_path, store):
     with pytest.raises(ConfigError, match=r"config\.json"):
         clips_pipeline.load(tmp_path)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="nobody"):
+    with pytest.raises(ConfigError, match=r"models:/nobody@champion: MLflow cannot give it"):
         clips_pipeline.load("models:/nobody@champion")
 
 

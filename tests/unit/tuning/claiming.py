@@ -16,7 +16,7 @@ from tests.servers import wait_for
 from clips_pipeline.config import from_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.spec import RunSpec
-from clips_pipeline.tuning import claims
+from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.open_study import open_study
 from clips_pipeline.tuning.storage import StudyStorage, open_storage, quiet_optuna
@@ -25,14 +25,14 @@ from clips_pipeline.tuning.storage import StudyStorage, open_storage, quiet_optu
 def config_of(kind: str, trials: int) -> SearchConfig:
     return SearchConfig(
         trials=trials,
-        storage=StudyStorageConfig(kind=kind, timeout_s=60.0),  # type: ignore[arg-type]
+        storage=StudyStorageConfig(kind=kind, timeout_s=60.0, heartbeat_s=1, grace_s=15),  # type: ignore[arg-type]
         space={"loss.caption_weight": Dimension("float", low=0.5, high=4.0)},
     )
 
 
 def opened(folder: Path, config: SearchConfig, url: str) -> tuple[optuna.Study, StudyStorage]:
     quiet_optuna()
-    storage = open_storage(config.storage, config.study_name, folder, {"url": url})
+    storage = open_storage(config, folder, {"url": url})
     spec = RunSpec(from_mapping(TrainConfig, {}, "train"), "s", "t", "r", "m", "version")
     return open_study(config, storage, spec, {}, None), storage
 
@@ -42,16 +42,20 @@ def main() -> None:
     config = config_of(kind, trials)
     study, storage = opened(folder, config, url)
     done = 0
-    with claims.working(folder / "workers") as worker:
-        while (claimed := claims.claim_next(study, storage, config, worker)) is not None:
-            done += 1
-            if hang == "1" and done == 2:
-                (folder / "hangs").touch()
-                time.sleep(600)
-            if done == 2:
-                wait_for((folder / "hangs").exists, 300.0)
-            time.sleep(0.05)
-            study.tell(claimed.trial, float(claimed.values["loss.caption_weight"] or 0.0))
+
+    def score(claimed: trial_queue.ClaimedTrial) -> float:
+        nonlocal done
+        done += 1
+        if hang == "1" and done == 2:
+            (folder / "hangs").touch()
+            time.sleep(600)
+        if done == 2:
+            wait_for((folder / "hangs").exists, 300.0)
+        time.sleep(0.05)
+        return float(claimed.values["loss.caption_weight"] or 0.0)
+
+    while trial_queue.run_next(study, storage, config, score):
+        pass
 
 
 if __name__ == "__main__":

@@ -11,15 +11,18 @@ def search(
     tokenizer: Path,
     remote: Any,
     credentials: dict[str, Any],
+    environment: dict[str, Any],
     folder: Path,
     report: Path,
 ) -> tuple[Any, ...]:
-    """Search, then hand the best parameters on as the environment `best`.
+    """Search, then hand the best parameters on as the environment `best`, which stands on the one that was searched.
 
     Returns:
-        `conf/best/parameters_train.yml`, `conf/best/globals.yml` (results of their own folder), the table of trials, the folder
-        of figures and summary, and the six figures for Kedro-Viz, in the order of `FIGURES`.
+        `conf/best/parameters.yml` (what the searched environment and the command line set, and the best values),
+        `conf/best/globals.yml` (its data, results of their own folder), the table of trials, the folder of figures and summary,
+        and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
+    from clips_pipeline.config import flatten
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.pipelines.train.nodes import build_spec
     from clips_pipeline.registry import trial_runs
@@ -27,7 +30,7 @@ def search(
     from clips_pipeline.shards.index import load_index
     from clips_pipeline.text.tokenizer import load_tokenizer
     from clips_pipeline.training import cost
-    from clips_pipeline.tuning import charts, figures, study, summary
+    from clips_pipeline.tuning import figures, search_space, study, summary
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         return build_spec(trial_parameters, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
@@ -51,15 +54,19 @@ def search(
         on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
         storage_options=remote.storage.options,
     )
-    drawn = figures.figures(result.trials, config)
     report.mkdir(parents=True, exist_ok=True)
-    for name, chart in drawn.items():
-        charts.save(chart, report, name)
+    for name, figure in result.figures.items():
+        # Without a network too.
+        figure.write_html(report / f"{name}.html", include_plotlyjs=True)
     held_out = load_index(shards).split_samples("validation")
-    (report / "summary.md").write_text(summary.summary(result.trials, config, held_out, result.best_trial))
+    (report / "summary.md").write_text(summary.summary(result, config, held_out))
     # Beside them as well: MLflow gets one folder.
     result.trials.to_csv(report / "trials.csv", index=False)
     trial_runs.log_search(result.parent, config.metric, result.best_value, result.best_parameters, report)
     # Best goes last on the screen and first in the file: the environment keeps its results apart from the default's.
-    previews = [charts.to_plotly(drawn[name]) for name in figures.FIGURES]
-    return (result.best_parameters, {"results_root": "data/best"}, result.trials, report, *previews)
+    previews = [result.figures[name] for name in figures.FIGURES]
+    # Without model_root: the model is its own.
+    roots = {key: value for key, value in environment["globals"].items() if key != "model_root"}
+    own = environment["parameters"]
+    best = {**own, "train": search_space.merged(own.get("train", {}), flatten(result.best_parameters["train"]))}
+    return (best, {**roots, "results_root": "data/best"}, result.trials, report, *previews)

@@ -23,6 +23,7 @@ def create_pipeline(**options: Any) -> Pipeline:
                     "tokenizer",
                     "remote_shards",
                     "search_credentials",
+                    "searched_environment",
                     "search_folder_target",
                     "search_report_target",
                 ],

@@ -1,0 +1,45 @@
+"""What an environment and a command line change of `conf/base`, as content of another environment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConfigLoader
+
+
+def differences(loader: AbstractConfigLoader, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`parameters`, as far as they are not those of `conf/base`, and `globals`: two files of an environment like this one.
+
+    Args:
+        loader: of the run; where it is not of OmegaConf's kind, nothing is known of the base.
+        parameters: of the run, those of its command line included.
+    """
+    if not isinstance(loader, OmegaConfigLoader):
+        return {"parameters": dict(parameters), "globals": {}}
+    base = OmegaConfigLoader(
+        loader.conf_source,
+        env=loader.base_env,
+        base_env=loader.base_env,
+        default_run_env=loader.default_run_env,
+        config_patterns=loader.config_patterns,
+    )
+    return {"parameters": _changed(base["parameters"], parameters), "globals": _or_empty(loader, "globals")}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in now.items():
+        if key in before and isinstance(value, Mapping) and isinstance(before[key], Mapping):
+            below = _changed(before[key], value)
+            if below:
+                found[key] = below
+        elif key not in before or before[key] != value:
+            found[key] = value
+    return found
+
+
+def _or_empty(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = dict(loader[key])
+    except MissingConfigException:
+        return {}
+    return found

@@ -1,0 +1,227 @@
+"""Which trial comes next: each is begun once, within the budget, and those of killed processes again.
+
+Heartbeat and retry are Optuna's. What is ours is that all of it happens under the storage's lock: Optuna checks a budget after a
+trial, so that processes which share a study would go beyond it, and two of them could draw the same point.
+"""
+
+import enum
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.tuning.config import Scalar, SearchConfig
+from clips_pipeline.tuning.open_study import sampler
+from clips_pipeline.tuning.search_space import grid, optuna_params, suggest
+from clips_pipeline.tuning.storage import StudyStorage, experimental_apis
+
+log = logging.getLogger(__name__)
+
+# Attributes of a trial, shown by the dashboard and in the table of trials. A retried trial inherits them.
+VALUES = "values"
+SECONDS = "seconds"
+FOLDER = "run_folder"
+RUN_ID = "mlflow_run_id"
+COST = "flops_per_sample"
+_CLAIMED = "claimed_as"
+_WAIT_SECONDS = 2.0
+
+
+class TrialKilledError(TrainingFailedError):
+    """A rank of the trial's training was killed, or hung: another attempt may go well."""
+
+
+class Next(enum.Enum):
+    """What a process of a search does next."""
+
+    BEGIN = "begin"
+    WAIT = "wait"
+    """The budget is begun, but a trial of another process may still have to be retried."""
+    END = "end"
+
+
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A trial that this process is to run.
+
+    Attributes:
+        trial: Optuna's.
+        values: by path.
+        root: number of its first attempt, which names its folder.
+        attempts: that were killed before.
+        run_id: the tracker's run of an earlier attempt.
+    """
+
+    trial: Trial
+    values: dict[str, Scalar]
+    root: int
+    attempts: int
+    run_id: str | None
+
+
+Train = Callable[[ClaimedTrial], float | Sequence[float]]
+
+
+def root_of(trial: FrozenTrial) -> int:
+    """Number of its first attempt, as `RetryHeartbeatStaleTrialCallback` notes it."""
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def successors(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Number of each retried trial to that of its next attempt."""
+    last: dict[int, int] = {}
+    found = {}
+    for trial in trials:
+        root = root_of(trial)
+        if root in last:
+            found[last[root]] = trial.number
+        last[root] = trial.number
+    return found
+
+
+def run_next(study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: Train) -> bool:
+    """Run the next trial within the budget, or wait a moment for those of other processes; False when the search is done.
+
+    Args:
+        study: the search's.
+        storage: where it is kept.
+        config: says the budget and the sampler.
+        train: runs a trial and returns its score, or its scores.
+
+    Raises:
+        TrainingInterruptedError: this process was asked to end; the trial is queued again.
+    """
+    with ExitStack() as lock:
+        lock.enter_context(storage.claim())
+        step = prepare(study, storage, config)
+        if step is Next.BEGIN:
+            # Released as soon as the trial has its values.
+            _optimize_one(study, storage, config, train, lock)
+    if step is Next.WAIT:
+        time.sleep(_WAIT_SECONDS)
+    return step is not Next.END
+
+
+def _optimize_one(
+    study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: Train, lock: ExitStack
+) -> None:
+    study.sampler = sampler(config, len(study.get_trials(deepcopy=False)))
+    number = 0
+    error = cast("BaseException | None", None)
+
+    def objective(trial: Trial) -> float | Sequence[float]:
+        nonlocal number, error
+        number = trial.number
+        claimed = claim(trial, study, storage, config)
+        lock.close()
+        try:
+            return train(claimed)
+        except optuna.TrialPruned:
+            raise
+        except (Exception, KeyboardInterrupt) as caught:
+            error = caught
+            # Held until the next attempt is queued, so that nobody takes the search for done.
+            lock.enter_context(storage.claim())
+            raise
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(TrainingFailedError,))
+    except ValueError:
+        if not isinstance(error, optuna.exceptions.UpdateFinishedTrialError):
+            raise
+        log.warning("trial %d gave no heartbeat for too long, and another process has taken it over", number)
+        return
+    finally:
+        if isinstance(error, TrainingInterruptedError | KeyboardInterrupt):
+            queue_again(study, study.trials[number])
+        elif _is_killed(error):
+            storage.retry(study, study.trials[number])
+
+
+def _is_killed(error: BaseException | None) -> bool:
+    """Whether another attempt may go well: a training that failed by itself would fail again."""
+    failed = isinstance(error, TrainingFailedError) and not isinstance(error, TrialKilledError)
+    return error is not None and not failed and not isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
+
+
+def prepare(study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> Next:
+    """Retry what was killed, look at the budget, and queue the next point of a grid. The storage's lock must be held."""
+    _retry_killed(study, storage)
+    trials = study.get_trials(deepcopy=False)
+    if config.hours is not None and hours_spent(trials) >= config.hours:
+        return Next.END
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    begun = {root_of(trial) for trial in trials if trial.state != TrialState.WAITING}
+    if any(root_of(trial) in begun for trial in waiting):
+        return Next.BEGIN
+    if len(begun) < config.trials and (config.sampler.kind != "grid" or waiting or _enqueue_grid_point(study, config)):
+        return Next.BEGIN
+    running = any(trial.state == TrialState.RUNNING for trial in trials)
+    return Next.WAIT if running and storage.has_heartbeat else Next.END
+
+
+def _retry_killed(study: optuna.Study, storage: StudyStorage) -> None:
+    with experimental_apis():
+        before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        optuna.storages.fail_stale_trials(study)
+    running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    for trial in before:
+        if trial.number not in running:
+            log.warning("trial %d: its process gives no heartbeat any more", trial.number)
+        elif trial.user_attrs.get(_CLAIMED) != trial.number:
+            # It is claimed under the lock that is held now: its process died there, before its first heartbeat.
+            study.tell(trial.number, state=TrialState.FAIL)
+            storage.retry(study, study.trials[trial.number])
+
+
+def _enqueue_grid_point(study: optuna.Study, config: SearchConfig) -> bool:
+    """Whether a point was left. Not by `GridSampler`, which repeats points where null stands beside a range."""
+    count = len(study.get_trials(deepcopy=False))
+    for point in grid(config.space):
+        study.enqueue_trial(optuna_params(config.space, point), skip_if_exists=True)
+        if len(study.get_trials(deepcopy=False)) > count:
+            return True
+    return False
+
+
+def claim(trial: Trial, study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> ClaimedTrial:
+    """Draw the values of a trial that was asked for and mark it as begun. The storage's lock must be held."""
+    values = suggest(trial, config.space)
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    trial.set_user_attr(VALUES, values)
+    trial.set_user_attr(SECONDS, 0.0)
+    storage.record_heartbeat(trial)
+    trial.set_user_attr(_CLAIMED, trial.number)
+    attempts = len(frozen.system_attrs.get("retry_history", ()))
+    return ClaimedTrial(trial, values, root_of(frozen), attempts, frozen.user_attrs.get(RUN_ID))
+
+
+def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial that was asked to end, which is no fault of its own: unlike a retry it is not counted."""
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=trial.user_attrs,
+            system_attrs={"failed_trial": trial.number, **trial.system_attrs},
+            intermediate_values=trial.intermediate_values,
+        )
+    )
+
+
+def hours_spent(trials: Sequence[FrozenTrial]) -> float:
+    """Of all attempts, in all processes. A killed one counts up to its last evaluation, not to when that was noticed."""
+    seconds = 0.0
+    for trial in trials:
+        if trial.state == TrialState.RUNNING and trial.datetime_start is not None:
+            seconds += time.time() - trial.datetime_start.timestamp()
+        elif trial.state != TrialState.WAITING:
+            seconds += trial.user_attrs.get(SECONDS, 0.0)
+    return seconds / 3600
