@@ -24,7 +24,10 @@ from clips_pipeline.config import ConfigError
 ARTIFACT = "model"
 """The name of the exported folder among the pyfunc's artifacts."""
 
-REQUIRED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers")
+REQUIRED = (
+    *("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers"),
+    *("pydantic", "pydantic_core", "annotated-types"),
+)
 """What the modules that embed import by name; training needs more."""
 
 
