@@ -196,7 +196,7 @@ def _list_shards() -> None:
     from clips_pipeline.shards.order import MOST_STREAMS, EpochOrder
     from clips_pipeline.shards.records import Record
     from clips_pipeline.shards.tar import TarFile
-    from clips_pipeline.shards.writer import write_shard
+    from clips_pipeline.shards.writer import sample_of, write_samples
 
     folder = SHARDS / "listed"
     if (folder / "index.json").is_file():
@@ -212,7 +212,7 @@ def _list_shards() -> None:
         Record(f"{number:09d}", small.getvalue(), "jpg", "a picture", "It is a picture. It is small.")
         for number in range(LISTED_SAMPLES)
     )
-    real = write_shard(folder / "one.tar", records, "one.tar")
+    real = write_samples(folder / "one.tar", map(sample_of, records), "one.tar")
     entries = []
     for number in range(LISTED_SHARDS):
         name = f"train/{number:06d}.tar"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.drills.mutations import mutated
-from tests.unit.shards.samples import record
+from tests.unit.shards.samples import record, write_shard
 
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.loader import train_loader
@@ -26,7 +26,6 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.statistics import load_statistics
 from clips_pipeline.shards.tar import BadSampleError, TarFile
 from clips_pipeline.shards.transforms import ImageConfig
-from clips_pipeline.shards.writer import write_shard
 from clips_pipeline.text.captions import CaptionConfig, CaptionReader
 from clips_pipeline.text.wordpiece import WordPieceTokenizer
 

@@ -21,7 +21,7 @@ from clips_pipeline.shards.sources.clip_benchmark import (
 )
 from clips_pipeline.shards.sources.source import Split
 from clips_pipeline.shards.storage import Storage
-from clips_pipeline.shards.writer import Files, write_files
+from clips_pipeline.shards.writer import Sample, write_samples
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: R
         while (first := next(records, None)) is not None:
             part = (_files(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1)))
             name = f"{config.split}/{shard_count}.tar"
-            samples += write_files(aside / name, part, name).samples
+            samples += write_samples(aside / name, part, name).samples
             shard_count += 1
         if not samples:
             raise ConfigError(f"export_benchmark: the {config.split} split of {shards} has no sample for {config.task}")
@@ -114,10 +114,10 @@ def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
     (folder / TEMPLATES).write_text("".join(f"{template}\n" for template in templates), encoding="utf-8")
 
 
-def _files(record: Record, config: ExportConfig) -> Files:
+def _files(record: Record, config: ExportConfig) -> Sample:
     if config.task == "classification":
         text, ending = str(record.label), "cls"
     else:
         text, ending = "\n".join(_captions(record)), "txt"
     # Keys stay as they are, '/' included: readers of webdataset's layout take it, and no two become one.
-    return record.key, ((f"{record.key}.{record.extension}", record.image), (f"{record.key}.{ending}", text.encode()))
+    return {"__key__": record.key, record.extension: record.image, ending: text.encode()}

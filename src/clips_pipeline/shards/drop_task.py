@@ -13,7 +13,7 @@ from clips_pipeline.shards.prepare_task import example, histograms, write_shards
 from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.statistics import EXAMPLES_PER_REASON, added
 from clips_pipeline.shards.tar import TarFile
-from clips_pipeline.shards.writer import WEB_FIELD, Files
+from clips_pipeline.shards.writer import WEB_FIELD, Sample
 
 _DETAILS = {
     records.DUPLICATE_KEY: "an earlier sample of this split has this key",
@@ -81,15 +81,12 @@ def run_drop_job(job: DropJob) -> None:
     job.files.save(JobResult(tuple(shards), statistics, tuple(examples)), dropped=True)
 
 
-def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Files]:
+def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
     """As they were written, without reading what is in them."""
     for shard in shards:
         with TarFile(files.shard_file(shard.path)) as tar:
             for row in range(shard.samples):
                 if next(keep):
                     found = tar.read(row)
-                    three = ((found.extension, found.image), (WEB_FIELD, found.text), ("json", found.json))
-                    yield (
-                        found.key,
-                        [(f"{found.key}.{ending}", content) for ending, content in three if content is not None],
-                    )
+                    three = {found.extension: found.image, WEB_FIELD: found.text, "json": found.json}
+                    yield {"__key__": found.key} | {e: content for e, content in three.items() if content is not None}

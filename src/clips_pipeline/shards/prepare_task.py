@@ -27,7 +27,7 @@ from clips_pipeline.shards.statistics import (
 )
 from clips_pipeline.shards.storage import shown
 from clips_pipeline.shards.tar import BadSampleError, Spans, TarFile
-from clips_pipeline.shards.writer import Files, members, write_files
+from clips_pipeline.shards.writer import Sample, sample_of, write_samples
 
 _DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 
@@ -84,12 +84,12 @@ def run_job(job: Job) -> None:
 
 def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
     taken = (sieve.passes(item) for item in task.records())
-    good = ((record.key, members(record)) for record in taken if record is not None)
+    good = (sample_of(record) for record in taken if record is not None)
     return write_shards(good, job.files, job.samples_per_shard)
 
 
 def write_shards(
-    good: Iterator[Files], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
+    good: Iterator[Sample], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
 ) -> tuple[list[ShardEntry], Spans]:
     """All samples, into as many shards as they need; and where they stand in them."""
     shards: list[ShardEntry] = []
@@ -98,7 +98,7 @@ def write_shards(
         name = files.shard(len(shards), dropped=dropped)
         file = files.shard_file(name)
         aside = aside_of(file)
-        shards.append(write_files(aside, chain([first], islice(good, samples_per_shard - 1)), name))
+        shards.append(write_samples(aside, chain([first], islice(good, samples_per_shard - 1)), name))
         aside.rename(file)
         with TarFile(file) as tar:
             places.append(tar.spans)

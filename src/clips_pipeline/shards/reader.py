@@ -15,8 +15,9 @@ from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import shown
 from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed
 from clips_pipeline.shards.records import Record, SampleFields, Skip
+from clips_pipeline.shards.sample_reader import SampleReader
 from clips_pipeline.shards.spans import SplitSpans
-from clips_pipeline.shards.tar import BadSampleError, Members, SpanReader, Spans
+from clips_pipeline.shards.tar import BadSampleError, Members, Spans
 from clips_pipeline.shards.writer import WEB_FIELD
 from clips_pipeline.text.escapes import decode_byte_escapes
 
@@ -84,7 +85,7 @@ class ShardSet:
         self._spans = SplitSpans(folder, index, split)
         self.fields = fields if fields is not None else index.fields
         self.keep_open, self.remote = keep_open, remote
-        self._open: OrderedDict[int, tuple[SpanReader, Spans]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[SampleReader, Spans]] = OrderedDict()
 
     @property
     def samples(self) -> list[int]:
@@ -133,7 +134,7 @@ class ShardSet:
         while self._open:
             self._open.popitem()[1][0].close()
 
-    def _opened(self, shard: int) -> tuple[SpanReader, Spans]:
+    def _opened(self, shard: int) -> tuple[SampleReader, Spans]:
         found = self._open.pop(shard, None)
         if found is None:
             while len(self._open) >= self.keep_open:
@@ -142,13 +143,13 @@ class ShardSet:
         self._open[shard] = found
         return found
 
-    def _tar(self, entry: ShardEntry) -> SpanReader:
+    def _tar(self, entry: ShardEntry) -> SampleReader:
         if self.remote is None or not is_remote(entry.path):
-            return SpanReader(self.folder / entry.path)
+            return SampleReader(self.folder / entry.path)
         for _ in range(_COPIES_TRIED):
             copy = self.remote.local(entry)
             try:
-                return SpanReader(copy)
+                return SampleReader(copy)
             except BadSampleError as bad:
                 # Perhaps removed in between, to make room for another; a sample must not be lost by that.
                 fault = bad

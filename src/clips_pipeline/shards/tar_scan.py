@@ -1,29 +1,33 @@
-"""The files in a tar, or in a piece of one: names, offsets and sizes, without reading their contents.
+"""The headers of a tar, read and checked before anything else sees them: names, offsets and sizes, without the contents.
 
-`tarfile` does this too, at a tenth of the speed: it makes an object for each file, and a shard has tens of thousands. Here
-ustar headers are read directly, with the extended header that webdataset writes before each of them (a time with a
-fraction); a tar with anything else in it (GNU's long names, foreign letters, sizes beyond eight GB) is left to `tarfile`.
+This is the guard before `tarfile`, which webdataset reads with: some headers make it loop for ever (negative sizes,
+CVE-2025-8194), recurse too deeply (chained extended headers) or take quadratic time (large extended headers). What this
+module refuses ends the shard there, and is never handed on. It knows the formats of tar writers (ustar, PAX, GNU) and takes
+linear time and bounded memory on any input.
 """
 
 import mmap
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 BLOCK = 512
-_FOLDER_TYPE = 0x35
-_EXTENDED_TYPE = 0x78
-_PLAIN_TYPES = (0x30, 0x00)  # '0' and the old form of it
-# What an extended header may say that changes nothing here.
-_UNUSED = {b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname", b"comment"}
-_LONGEST_EXTENSION = 1 << 16
-# More than any file has, and small enough for offsets to be added to it.
-_MOST_BYTES = 1 << 60
 
-# What `tarfile` lets out besides its own errors when sizes, numbers or texts in a header are absurd.
-_DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
+_REGULAR = b"0\x007"
+_WITHOUT_CONTENT = b"123456"  # links, devices, folders, FIFOs: their size is not that of a content
+_GNU_SPARSE = ord("S")
+_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xX", ord("g"), ord("L"), ord("K")
+# A path is at most 4 KiB on Linux; writers add a few times and names to it.
+_MAX_EXTENSION_BYTES = 1 << 16
+# Before one file: a global one, a long name, a long link and an extended one.
+_MAX_EXTENSIONS = 4
+# More than any file has, and small enough for offsets to be added to it.
+_MAX_BYTES = 1 << 60
+_SIZE = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+_DIGITS = re.compile(rb"\d{1,6} ")
 
 Read = Callable[[int, int], bytes]
 """Bytes of a file: from an offset on, so many; fewer where it ends."""
@@ -57,14 +61,26 @@ class Scan:
     Attributes:
         members: every regular file, in order; of a damaged tar, those before the damage.
         end: where the members end: the mark of the end should stand there.
+        fault: the header at `end` that is refused, or None.
     """
 
     members: list[Member]
     end: int
+    fault: str | None = None
 
 
-class NotPlainError(Exception):
-    """A header that only `tarfile` understands."""
+class _RefusedError(Exception):
+    """A header that nobody should act on."""
+
+
+@dataclass(slots=True)
+class _Extension:
+    """What extended headers say about the file that follows."""
+
+    count: int = 0
+    name: str = ""
+    size: int | None = None
+    sparse: bool = False
 
 
 def scan(path: Path) -> Scan:
@@ -78,12 +94,10 @@ def scan(path: Path) -> Scan:
         if file.seek(0, 2) < BLOCK:
             raise tarfile.ReadError("empty file" if file.tell() == 0 else "shorter than one block of a tar")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            try:
-                return plain(lambda at, size: content[at : at + size], 0, len(content))
-            except NotPlainError:
-                pass
-        file.seek(0)
-        return any_kind(file)
+            found = headers(lambda at, size: content[at : at + size], 0, len(content))
+    if found.fault is not None and not found.members:
+        raise tarfile.ReadError(found.fault)
+    return found
 
 
 def damage(path: Path, end: int) -> str | None:
@@ -104,62 +118,111 @@ def damage(path: Path, end: int) -> str | None:
     return None
 
 
-def plain(read: Read, at: int, end: int) -> Scan:
-    """The files whose headers stand from `at` to `end`, without `tarfile`.
-
-    Raises:
-        NotPlainError: a header is of another kind, or damaged.
-    """
+def headers(read: Read, at: int, end: int) -> Scan:
+    """The files whose headers stand from `at` to `end`, up to the first header that is refused."""
     found: list[Member] = []
-    start, named = at, ""
-    while at + BLOCK <= end:
-        header = read(at, BLOCK)
-        if len(header) < BLOCK or header[0] == 0:
-            break
-        size, kind = _octal(header[124:136]), header[156]
-        # The sum counts its own field as blanks.
-        if sum(header) - sum(header[148:156]) + 8 * 0x20 != _octal(header[148:156]):
-            raise NotPlainError
-        at += BLOCK
-        if kind == _EXTENDED_TYPE:
-            if at - BLOCK != start or size > _LONGEST_EXTENSION:
-                raise NotPlainError
-            named = _extended_name(read(at, size))
-        elif kind in _PLAIN_TYPES:
-            found.append(Member(named or _name(header), start, at, size))
-        elif kind != _FOLDER_TYPE or size or at - BLOCK != start:
-            raise NotPlainError
-        at += _whole_blocks(size)
-        if kind != _EXTENDED_TYPE:
-            start, named = at, ""
-    if start != at:  # an extended header, and then nothing that it could extend
-        raise NotPlainError
-    return Scan(found, at)
-
-
-def any_kind(file: IO[bytes]) -> Scan:
-    """The files of any tar, or of a piece that begins with a header, by `tarfile`.
-
-    Raises:
-        tarfile.TarError: there is not a single file.
-    """
-    found: list[Member] = []
-    end = 0
+    start, extension = at, _Extension()
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                # The bytes of a sparse file do not lie in one piece.
-                if member.isreg() and not member.issparse():
-                    if member.size < 0:
-                        raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
-                    size = min(member.size, _MOST_BYTES)
-                    found.append(Member(member.name, member.offset, member.offset_data, size))
-                end = tar.offset
-    except _DAMAGE as error:
-        if not found:
-            raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
-        end = found[-1].offset + found[-1].size
-    return Scan(found, end)
+        while at + BLOCK <= end:
+            header = read(at, BLOCK)
+            if len(header) < BLOCK or header[0] == 0:
+                break
+            kind, size = header[156], _checked_size(header)
+            at += BLOCK
+            if kind in _PAX or kind in (_PAX_GLOBAL, _GNU_NAME, _GNU_LINK):
+                _extend(extension, kind, size, read, at)
+                at += _whole_blocks(size)
+                continue
+            if kind == _GNU_SPARSE:
+                at = _after_sparse_map(header, read, at, end)
+            name = extension.name or _name(header)
+            # Before POSIX a folder was a file whose name ends with '/'.
+            if kind in _WITHOUT_CONTENT or (kind == 0 and name.endswith("/")):
+                size = 0
+            elif extension.size is not None:
+                size = extension.size
+            # The bytes of a sparse file do not lie in one piece.
+            if kind in _REGULAR and not extension.sparse and name[-1:] != "/":
+                found.append(Member(name, start, at, size))
+            at += _whole_blocks(size)
+            start, extension = at, _Extension()
+    except _RefusedError as refused:
+        return Scan(found, start, f"byte {start}: {refused}")
+    # After an extended header something must stand that it extends.
+    return Scan(found, start, None if start == at else f"byte {start}: an extended header extends nothing")
+
+
+def _extend(extension: _Extension, kind: int, size: int, read: Read, at: int) -> None:
+    extension.count += 1
+    if extension.count > _MAX_EXTENSIONS:
+        raise _RefusedError(f"more than {_MAX_EXTENSIONS} extended headers before one file")
+    if size > _MAX_EXTENSION_BYTES:
+        raise _RefusedError(f"an extended header of {size} bytes; at most {_MAX_EXTENSION_BYTES} are read")
+    content = read(at, size)
+    if len(content) < size:
+        raise _RefusedError("the tar ends within an extended header")
+    if kind == _GNU_NAME:
+        extension.name = _text(content)
+    elif kind != _GNU_LINK:
+        _read_records(content, extension, everywhere=kind == _PAX_GLOBAL)
+
+
+def _read_records(content: bytes, extension: _Extension, *, everywhere: bool) -> None:
+    """Records of PAX: each is `LENGTH KEY=VALUE`, ends with a newline, and its length counts all of it."""
+    at = 0
+    while at < len(content) and content[at]:
+        digits = _DIGITS.match(content, at)
+        length = int(digits.group()) if digits else 0
+        if digits is None or length < 5 or at + length > len(content) or content[at + length - 1] != 0x0A:
+            raise _RefusedError("a record of an extended header is damaged")
+        key, _, value = content[digits.end() : at + length - 1].partition(b"=")
+        if key in (b"path", b"size") and everywhere:
+            raise _RefusedError(f"a global header sets the {key.decode()} of every file")
+        if key == b"path":
+            if b"\0" in value:
+                raise _RefusedError("a name with a NUL in it")
+            extension.name = _text(value).rstrip("/")
+        elif key == b"size":
+            if not value.isdigit() or len(value) > 18:
+                raise _RefusedError(f"an extended header gives the size {value[:24]!r}")
+            extension.size = int(value)
+        elif key.startswith(b"GNU.sparse."):
+            extension.sparse = True
+        at += length
+
+
+def _after_sparse_map(header: bytes, read: Read, at: int, end: int) -> int:
+    more = header[482]
+    while more and at + BLOCK <= end:
+        block = read(at, BLOCK)
+        if len(block) < BLOCK:
+            break
+        more, at = block[504], at + BLOCK
+    return at
+
+
+def _checked_size(header: bytes) -> int:
+    total = sum(header) - sum(header[148:156]) + 8 * 0x20  # the sum counts its own field as blanks
+    wanted = _number(header[148:156], "checksum")
+    if total != wanted:
+        # Some old writers add up signed bytes.
+        signed = total - 256 * (sum(byte > 127 for byte in header) - sum(byte > 127 for byte in header[148:156]))
+        if signed != wanted:
+            raise _RefusedError("the checksum of the header is wrong")
+    size = _number(header[124:136], "size")
+    if not 0 <= size <= _MAX_BYTES:
+        raise _RefusedError(f"a file of {size} bytes")
+    return size
+
+
+def _number(field: bytes, what: str) -> int:
+    """Octal digits, or base 256 with the first bit set, in two's complement."""
+    if field[0] in (0x80, 0xFF):
+        return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
+    found = _SIZE.fullmatch(field.partition(b"\0")[0] or b"0")
+    if found is None:
+        raise _RefusedError(f"{field!r} is no {what}")
+    return int(found.group(1) or b"0", 8)
 
 
 def _whole_blocks(size: int) -> int:
@@ -174,35 +237,6 @@ def _name(header: bytes) -> str:
     return name
 
 
-def _extended_name(records: bytes) -> str:
-    """The name that an extended header gives, or none. Each record is `LENGTH KEY=VALUE`, and its length counts all of it."""
-    name = ""
-    while records:
-        digits, blank, _ = records[:20].partition(b" ")
-        if not blank or not digits.isdigit() or not 5 <= int(digits) <= len(records):
-            raise NotPlainError
-        length = int(digits)
-        key, _, value = records[len(digits) + 1 : length - 1].partition(b"=")
-        if key == b"path" and b"\0" not in value:
-            name = _text(value, "utf-8").rstrip("/")
-        elif key not in _UNUSED or records[length - 1] != 0x0A:
-            raise NotPlainError
-        records = records[length:]
-    return name
-
-
-def _octal(field: bytes) -> int:
-    try:
-        number = int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise NotPlainError from None
-    if number < 0:
-        raise NotPlainError
-    return number
-
-
-def _text(field: bytes, encoding: str = "ascii") -> str:
-    try:
-        return field.partition(b"\0")[0].decode(encoding)
-    except UnicodeDecodeError:
-        raise NotPlainError from None
+def _text(field: bytes) -> str:
+    # As `tarfile` decodes names: bytes that are no UTF-8 stay, as lone surrogates.
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")

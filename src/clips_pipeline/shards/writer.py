@@ -1,15 +1,9 @@
-"""Samples to tar files in webdataset's layout. The same records give the same bytes, on every machine.
-
-`tarfile` and not webdataset's writer: importing webdataset loads torch (5 s), which preparing data does not need. The
-tests read these files with webdataset and webdataset's files with ours.
-"""
+"""Samples to tar files, by webdataset's writer. The same records give the same bytes, on every machine."""
 
 import hashlib
-import io
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +13,44 @@ from clips_pipeline.shards.records import Record
 WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
 
+Sample = dict[str, Any]
+"""As webdataset has it: `__key__`, and the bytes of each file under its ending."""
 
-Files = tuple[str, Iterable[tuple[str, bytes]]]
-"""Key of a sample; names and contents of its files."""
 
-
-def members(record: Record) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of one sample, image first."""
-    yield f"{record.key}.{record.extension}", record.image
-    yield f"{record.key}.{WEB_FIELD}", record.web_caption.encode()
+def sample_of(record: Record) -> Sample:
+    """The files of a record."""
     facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
     if record.captions:
         facts["captions"] = list(record.captions)
     if record.label is not None:
         facts["label"] = record.label
-    yield f"{record.key}.json", json.dumps(facts, ensure_ascii=False).encode()
+    return {
+        "__key__": record.key,
+        record.extension: record.image,
+        WEB_FIELD: record.web_caption.encode(),
+        "json": json.dumps(facts, ensure_ascii=False).encode(),
+    }
 
 
-def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> ShardEntry:
+def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> ShardEntry:
     """Write one tar file and bring it to the disk.
 
     Args:
         file: the tar file; its folder exists.
-        records: complete and checked samples with keys that differ.
+        samples: complete and checked, with keys that differ.
         path_in_index: what the entry calls the file.
     """
-    return write_files(file, ((record.key, members(record)) for record in records), path_in_index)
+    # Here and not above: it imports torch, which the process that starts `kedro` does without.
+    from webdataset.writer import TarWriter
 
-
-def write_files(file: Path, samples: Iterable[Files], path_in_index: str) -> ShardEntry:
-    """The same, of samples whose files are made already."""
     keys = []
-    # PAX only where a name needs it (long, or not ASCII); else plain ustar, which everything reads.
-    with file.open("wb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for key, files in samples:
-            keys.append(key)
-            for name, content in files:
-                # TarInfo's own owner (0) and time (0) make the bytes a function of the records alone.
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                member.mode = 0o444
-                tar.addfile(member, io.BytesIO(content))
-        tar.close()
+    with file.open("wb") as raw:
+        # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
+        # for a name that is long or not ASCII.
+        with TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
+            for sample in samples:
+                keys.append(sample["__key__"])
+                writer.write(sample)
         raw.flush()
         os.fsync(raw.fileno())
     with file.open("rb") as written:

@@ -5,15 +5,17 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from clips_pipeline.shards.index import ShardEntry
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.writer import sample_of, write_samples
 
 
 def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:
@@ -41,6 +43,11 @@ def record(number: int, key: str | None = None, **changes: object) -> Record:
         "synthetic_caption": f"Long {number}. And more.",
     }
     return Record(**(facts | changes))  # type: ignore[arg-type]
+
+
+def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> ShardEntry:
+    """One tar file with these records."""
+    return write_samples(file, map(sample_of, records), path_in_index)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.servers import Http, Trouble, http_server, wait_for
-from tests.unit.shards.samples import Lengths, record
+from tests.unit.shards.samples import Lengths, record, write_shard
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records, spans
@@ -24,7 +24,6 @@ from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
 from clips_pipeline.shards.tar import BadSampleError, TarFile
 from clips_pipeline.shards.transforms import ImageConfig
-from clips_pipeline.shards.writer import write_shard
 
 QUICK = StorageConfig(retries=1, back_off_s=0.01, timeout_s=2.0)
 COUNT = 6

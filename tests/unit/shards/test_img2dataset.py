@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.servers import s3_server
-from tests.unit.shards.samples import record
+from tests.unit.shards.samples import record, write_shard
 from tests.unit.shards.test_recaption import _shard
 
 from clips_pipeline.config import ConfigError, from_mapping
@@ -16,7 +16,6 @@ from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
 from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
 from clips_pipeline.shards.storage import Storage, StorageConfig
-from clips_pipeline.shards.writer import write_shard
 
 HERE = Storage(StorageConfig(retries=0))
 

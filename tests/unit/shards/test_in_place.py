@@ -254,7 +254,7 @@ def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_pa
     }
     with tarfile.open(tmp_path / "shards" / "train" / "00000.tar") as found:
         names = found.getnames()
-    assert names == [f"k000{number}.{ending}" for number in (1, 2, 3) for ending in ("png", "txt", "json")]
+    assert names == [f"k000{number}.{ending}" for number in (1, 2, 3) for ending in ("json", "png", "txt")]
 
 
 @pytest.mark.parametrize("ending", ["png", "txt", "json"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.shards.samples import record
+from tests.unit.shards.samples import record, write_shard
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import index as index_module
@@ -15,7 +15,6 @@ from clips_pipeline.shards.index import Index, ShardEntry, load_index, missing_o
 from clips_pipeline.shards.reader import ShardSet, eval_samples
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.tar import TarFile
-from clips_pipeline.shards.writer import write_shard
 
 ENTRY = ShardEntry("train/00000.tar", 3, 4096, "a" * 64, "b" * 64)
 
