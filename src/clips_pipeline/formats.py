@@ -5,7 +5,7 @@ nobody days of preparing data. `tests/contracts/test_golden_formats.py` fails wh
 DVC reads this file as parameters, so every value is a plain number here: docs/versioning.md.
 """
 
-SHARDS = 1
+SHARDS = 2
 """Shards, index, offsets, statistics and classes, of every kind of source."""
 
 SCENES = 1
