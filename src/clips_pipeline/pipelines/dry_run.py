@@ -1,12 +1,17 @@
 """`kedro run --pipeline train --params dry_run=true`: what the training would cost, and then the end."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from rich.console import Console
 
 from clips_pipeline.config import ConfigError, from_mapping
+
+if TYPE_CHECKING:
+    from clips_pipeline.text.tokenizer import Tokenizer
+    from clips_pipeline.training.config import TrainConfig
 
 KEY = "dry_run"
 """A parameter of its own, beside the groups."""
@@ -45,5 +50,20 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
     config = from_mapping(TrainConfig, parameters, "train")
     # Before `prepare` has run, all of the model's table.
     size = SIZES[config.model.size].text.vocab_size
-    vocab_size = load_tokenizer(catalog.load("tokenizer")).vocab_size if catalog.exists("tokenizer") else size
-    (console or Console()).print(table(estimate(config, vocab_size), config))
+    tokenizer = load_tokenizer(catalog.load("tokenizer")) if catalog.exists("tokenizer") else None
+    rows = None
+    if tokenizer is not None and catalog.exists("shards"):
+        rows = _rows(config, catalog.load("shards"), tokenizer)
+    found = estimate(config, size if tokenizer is None else tokenizer.vocab_size, rows)
+    (console or Console()).print(table(found, config))
+
+
+def _rows(config: "TrainConfig", shards: Path, tokenizer: "Tokenizer") -> list[tuple[list[int], ...]] | None:
+    """Of the first training samples; None where they lie elsewhere, since a dry run fetches nothing."""
+    from clips_pipeline.shards.addresses import is_remote
+    from clips_pipeline.shards.index import load_index
+    from clips_pipeline.training.cost import captions_of, rows_of
+
+    if any(is_remote(shard.path) for shard in load_index(shards).splits.get("train", ())):
+        return None
+    return rows_of(config, captions_of(shards, None), tokenizer)

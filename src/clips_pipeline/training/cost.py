@@ -34,6 +34,13 @@ def captions_of(shards: Path, remote: RemoteShards | None) -> Captions:
     return Captions(tuple((r.web_caption, r.synthetic_caption, r.key) for r in records))
 
 
+def rows_of(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -> list[tuple[list[int], ...]]:
+    """Web, fragment and target ids of these captions' samples in the first epoch."""
+    reader = CaptionReader(config.captions, tokenizer, config.seed, config.method)
+    read = (reader.read(web, synthetic, epoch=0, key=key) for web, synthetic, key in captions.pairs)
+    return [(list(rows.web), list(rows.fragment), list(rows.target)) for rows in read]
+
+
 def row_lengths(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -> Counter[Lengths]:
     """How often each (web, fragment, target) length comes in the first epoch.
 

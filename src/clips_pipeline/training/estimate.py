@@ -14,6 +14,8 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.training.config import TrainConfig
 
 GIB = 2**30
+BUSY = 0.5
+"""Running processes for each core from which on a measured time is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Estimate:
         forward_flops: of one sample, by part, at full rows.
         training_flops: of one sample, forward and backward, nothing frozen.
         state_bytes: parameters, gradients, AdamW's two moments and a moving average, in float32, on one rank.
-        peak_bytes: expected peak of one rank; extrapolated from the measured batches.
-        sample_seconds: measured, of one sample on one rank.
-        seconds: of the whole run on all ranks, if they do not slow each other down.
+        peak_bytes: expected peak of one rank; extrapolated where its batch was not measured.
+        sample_seconds: measured, of one sample on one rank: at best and at worst.
+        seconds: of the whole run, if ranks do not slow each other down: at best and at worst.
         device: on which this was measured.
         measured: samples of the measured batches.
+        rests_on: in words.
+        warning: why the times may be far off, if they may.
     """
 
     parameters: dict[str, int]
@@ -37,50 +41,122 @@ class Estimate:
     training_flops: int
     state_bytes: int
     peak_bytes: float
-    sample_seconds: float
-    seconds: float
+    sample_seconds: tuple[float, float]
+    seconds: tuple[float, float]
     device: str
     measured: list[int]
+    rests_on: str
+    warning: str | None = None
 
 
-def estimate(config: TrainConfig, vocab_size: int) -> Estimate:
+def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], ...]] | None = None) -> Estimate:
     """Measure a few steps in another process, and work out the rest.
+
+    Args:
+        config: the training.
+        vocab_size: of its tokenizer.
+        rows: ids of training samples, as the model will read them; None measures with full rows.
 
     Raises:
         ConfigError: the probe failed; the message has its last line.
     """
-    asked = json.dumps({"train": to_mapping(config), "vocab_size": vocab_size})
+    asked = json.dumps({"train": to_mapping(config), "vocab_size": vocab_size, "rows": rows})
     command = [sys.executable, "-m", "clips_pipeline.training.probe"]
+    load = os.getloadavg()[0]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, env={**os.environ})  # noqa: S603
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise ConfigError(
             f"dry_run: the measured steps failed: {last}; lower train.launch.chunk_size or train.batch_size"
         )
-    return of_measured(config, json.loads(done.stdout))
+    return of_measured(config, json.loads(done.stdout), load)
 
 
-def of_measured(config: TrainConfig, found: Mapping[str, Any]) -> Estimate:
-    """The figures that follow from a measurement of `training.probe`."""
-    samples, seconds, peaks = found["samples"], found["seconds"], found["peak_bytes"]
-    each, slope = seconds[-1] / samples[-1], 0.0
-    if len(samples) == 2:
-        slope = max(0.0, (peaks[1] - peaks[0]) / (samples[1] - samples[0]))
-    total = sum(found["parameters"].values())
-    copies = total + 3 * found["trained_parameters"] + (total if config.ema else 0)
+def of_measured(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
+    """The figures that follow from a measurement of `training.probe`.
+
+    Args:
+        config: the training.
+        found: as `probe.measure` returns it.
+        load: processes that were running before, on average over a minute.
+    """
+    samples = found["samples"]
     at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
     # A chunk's forward pass is done twice.
     again = 4 / 3 if config.launch.chunk_size else 1.0
+    fastest, slowest = (again * seconds for seconds in _sample_seconds(found, at_once))
+    per_rank = config.steps * config.batch_size / config.launch.processes
+    total = sum(found["parameters"].values())
+    state_bytes, saved_bytes = _state_bytes(config, found, total)
+    slope = 0.0
+    if len(samples) > 1:
+        slope = max(0.0, (found["peak_bytes"][-1] - found["peak_bytes"][-2]) / (samples[-1] - samples[-2]))
+    peak = found["peak_bytes"][-1] + slope * (at_once - samples[-1]) - saved_bytes
     return Estimate(
         parameters=dict(found["parameters"]),
         forward_flops=dict(found["forward_flops"]),
         training_flops=3 * sum(found["forward_flops"].values()),
-        state_bytes=4 * copies,
-        peak_bytes=peaks[-1] + slope * (at_once - samples[-1]) + (4 * total if config.ema else 0),
-        sample_seconds=each * again,
-        seconds=each * again * config.steps * config.batch_size / config.launch.processes,
+        state_bytes=state_bytes,
+        peak_bytes=max(peak, float(state_bytes)),
+        sample_seconds=(fastest, slowest),
+        seconds=(fastest * per_rank, slowest * per_rank),
         device=found["device"],
         measured=list(samples),
+        rests_on=_rests_on(found, at_once),
+        warning=_warning(load),
+    )
+
+
+def _sample_seconds(found: Mapping[str, Any], at_once: int) -> tuple[float, float]:
+    """Of one sample in a batch of `at_once`, at best and at worst."""
+    samples, steps, cpu = found["samples"], found["seconds"], found["cpu_seconds"]
+    # Whatever else runs, a step needs this much of the processors.
+    best = [min(times) for times in steps]
+    if found["device"] == "cpu":
+        best = [min(time, min(times) / found["threads"]) for time, times in zip(best, cpu, strict=True)]
+    if samples[-1] == at_once or len(samples) == 1:
+        return best[-1] / samples[-1], max(steps[-1]) / samples[-1]
+    # What a step costs once does not grow with the batch; at worst it does.
+    grows = max(0.0, best[-1] - best[-2]) / (samples[-1] - samples[-2])
+    return min(grows, best[-1] / samples[-1]), max(steps[-1]) / samples[-1]
+
+
+def _state_bytes(config: TrainConfig, found: Mapping[str, Any], total: int) -> tuple[int, float]:
+    """Bytes of parameters, gradients and optimiser on one rank; and what the measured peak has too much of them.
+
+    Under FSDP2 each rank has its part, and whole are the block that runs (in chunks: all) and what is in no block, with their
+    gradients.
+    """
+    trained = 3 * found["trained_parameters"]
+    average = total if config.ema else 0
+    whole = 4 * (total + trained + average)
+    measured = 4 * (total + trained)
+    if config.launch.sharding == "none":
+        return whole, measured - whole
+    blocks = found["block_parameters"]
+    in_chunks = (config.launch.chunk_size or config.batch_size) < config.batch_size // config.launch.processes
+    gathered = total if in_chunks else total - blocks["all"] + blocks["largest"]
+    on_rank = whole // config.launch.processes + 2 * 4 * gathered
+    # Small models, or one rank: nothing is saved, and no more is held than everything twice.
+    return on_rank, measured - on_rank
+
+
+def _rests_on(found: Mapping[str, Any], at_once: int) -> str:
+    rows = "rows of the training data" if found["real_rows"] else "full rows, the longest there can be"
+    sizes = " and ".join(map(str, found["samples"]))
+    steps = len(found["seconds"][-1])
+    real = found["samples"][-1] == at_once
+    how = "the last is that of a rank" if real else f"extrapolated to the {at_once} of a rank, which were not measured"
+    return f"{steps} steps each of {sizes} samples ({how}) on {found['threads']} threads, with {rows}"
+
+
+def _warning(load: float) -> str | None:
+    cores = os.cpu_count() or 1
+    if load <= BUSY * cores:
+        return None
+    return (
+        f"this machine was busy: {load:.1f} processes were running on {cores} cores; the true times may be shorter. "
+        "Measure again when it is quiet"
     )
 
 
@@ -97,10 +173,15 @@ def table(found: Estimate, config: TrainConfig) -> Table:
     shown.add_row("training EFLOP, at most", f"{whole / 1e18:.4g}", end_section=True)
     shown.add_row("GiB of parameters, gradients and optimiser, each rank", f"{found.state_bytes / GIB:.2f}")
     shown.add_row("GiB expected at most, each rank", f"{found.peak_bytes / GIB:.2f}", end_section=True)
-    shown.add_row(f"seconds per sample on {found.device}, full rows", f"{found.sample_seconds:.4g}")
-    shown.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", f"{found.seconds / 3600:.4g}")
-    shown.caption = (
-        f"Measured with batches of {' and '.join(map(str, found.measured))} samples whose rows are full; loading, evaluation and "
-        "communication are not in it."
-    )
+    shown.add_row(f"seconds per sample on {found.device}", _range(found.sample_seconds))
+    hours = found.seconds[0] / 3600, found.seconds[1] / 3600
+    shown.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
+    shown.caption = f"Measured: {found.rests_on}. Loading, evaluation and communication are not in it."
+    if found.warning is not None:
+        shown.caption += f"\nWarning: {found.warning}."
     return shown
+
+
+def _range(values: tuple[float, float]) -> str:
+    low, high = (f"{value:.2g}" for value in values)
+    return low if low == high else f"{low} to {high}"

@@ -18,41 +18,80 @@ SMALL = {
 FOUND = {
     "parameters": {"vision": 1000, "text": 500},
     "trained_parameters": 500,
+    "block_parameters": {"all": 1200, "largest": 300},
     "forward_flops": {"vision tower": 7, "text tower": 3},
     "device": "cpu",
+    "threads": 2,
+    "real_rows": False,
     "samples": [2, 8],
-    "seconds": [1.0, 2.0],
+    "seconds": [[1.0, 1.2], [2.0, 4.0]],
+    "cpu_seconds": [[1.6, 1.6], [3.2, 3.2]],
     "peak_bytes": [100_000, 160_000],
 }
 
 
+def config_of(**changes: object) -> TrainConfig:
+    return from_mapping(TrainConfig, {**SMALL, **changes}, "train")
+
+
 def test_what_follows_from_a_measurement() -> None:
-    config = from_mapping(TrainConfig, {**SMALL, "launch": {"processes": 2}}, "train")
-    found = of_measured(config, FOUND)
+    found = of_measured(config_of(launch={"processes": 2}), FOUND)
     assert found.training_flops == 30
     assert found.state_bytes == 4 * (1500 + 3 * 500)
     # 10,000 bytes for each sample beyond those that were measured; a rank has 32.
     assert found.peak_bytes == 160_000 + 24 * 10_000
-    assert found.seconds == 0.25 * 640 / 2
-    chunked = of_measured(from_mapping(TrainConfig, {**SMALL, "launch": {"chunk_size": 8}}, "train"), FOUND)
+    # At best what a sample more needs of two processors, at worst the slowest step of the larger batch.
+    best, worst = (1.6 - 0.8) / 6, 4.0 / 8
+    assert found.sample_seconds == pytest.approx((best, worst))
+    assert found.seconds == pytest.approx((best * 640 / 2, worst * 640 / 2))
+    assert "extrapolated to the 32 of a rank" in found.rests_on
+    assert "full rows" in found.rests_on
+
+
+def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
+    chunked = of_measured(config_of(launch={"chunk_size": 8}), FOUND)
     assert chunked.peak_bytes == 160_000
-    assert chunked.sample_seconds == pytest.approx(0.25 * 4 / 3)
+    assert chunked.sample_seconds == pytest.approx((0.2 * 4 / 3, 0.5 * 4 / 3))
+    assert "the last is that of a rank" in chunked.rests_on
+
+
+def test_ranks_that_share_the_state_out_need_less_memory() -> None:
+    plain = of_measured(config_of(launch={"processes": 4}), FOUND)
+    shared = of_measured(config_of(launch={"processes": 4, "sharding": "fsdp2"}), FOUND)
+    # Whole are the largest block and what is in no block, 300 + 300 parameters, with their gradients.
+    assert shared.state_bytes == plain.state_bytes // 4 + 2 * 4 * 600
+    assert plain.peak_bytes - shared.peak_bytes == plain.state_bytes - shared.state_bytes
+    chunked = of_measured(config_of(launch={"processes": 4, "sharding": "fsdp2", "chunk_size": 8}), FOUND)
+    assert chunked.state_bytes == plain.state_bytes // 4 + 2 * 4 * 1500
+
+
+def test_a_busy_machine_is_said() -> None:
+    quiet, busy = (of_measured(config_of(), FOUND, load) for load in (0.0, 1_000.0))
+    assert quiet.warning is None
+    assert "1000.0 processes were running" in busy.warning
+    console = Console(width=120, record=True)
+    console.print(table(busy, config_of()))
+    assert "Warning: this machine was busy" in " ".join(console.export_text().split())
 
 
 def test_a_real_measurement_counts_what_the_model_has() -> None:
-    config = from_mapping(TrainConfig, {**SMALL, "method": "mixture"}, "train")
-    found = estimate(config, 300)
+    config = config_of(method="mixture", batch_size=16)
+    rows = [([1, 5, 6, 2, *[0] * 76], [], [])] * 3
+    found = estimate(config, 300, rows)
     assert set(found.parameters) == {"vision", "text", "temperature"}
     built = model_config(config, 300)
     assert found.forward_flops == forward_flops_by_part(built, 80, 0, 127)
     assert found.training_flops == training_flops(built, 80, 0, 127)
-    assert found.sample_seconds > 0
+    assert 0 < found.sample_seconds[0] <= found.sample_seconds[1]
+    assert found.measured == [2, 8, 16]
+    assert "rows of the training data" in found.rests_on
     assert found.peak_bytes > found.state_bytes
     console = Console(width=120, record=True)
     console.print(table(found, config))
     shown = console.export_text()
     assert f"{sum(found.parameters.values()):,}" in shown
     assert "nothing is trained" in shown
+    assert "(the last is that of a rank)" in " ".join(shown.split())
 
 
 def test_a_probe_that_fails_says_why() -> None:
