@@ -6,9 +6,6 @@ import click
 
 from kedro_dvc_sync.errors import StageError
 
-# What stands in a folder of sources without being one: left in, every run of Python would change the folder's hash.
-IGNORED = "__pycache__/"
-
 
 @click.group()
 def dvc() -> None:
@@ -73,8 +70,4 @@ def _compare(root: Path, environments: list[str | None]) -> list[tuple[Path, str
         shown = difference(old, new, name)
         if shown:
             stale.append((file, shown, new))
-    ignore = root / ".dvcignore"
-    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
-    if IGNORED.strip("/") not in {line.strip().strip("/") for line in lines}:
-        stale.append((ignore, f".dvcignore: the line {IGNORED} is missing\n", "\n".join([*lines, IGNORED, ""])))
     return stale

@@ -1,19 +1,16 @@
 """After a plain `kedro run`, tell DVC what it made, so that both entrances leave `dvc status` clean."""
 
+import logging
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.lock import changed_leaves, read_lock, with_parameters, write_lock
+from kedro_dvc_sync.lock import changed_leaves, with_parameters
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.stages import parameter_keys
-from kedro_dvc_sync.yaml_text import has, value_at
+from kedro_dvc_sync.trees import has, read_yaml, value_at
 
 
 def within_dvc() -> bool:
@@ -30,7 +27,7 @@ def finished_stages(project: Project, nodes: Set[str]) -> list[str]:
     """The stages of the environment's `dvc.yaml` all of whose nodes are among `nodes`."""
     if not project.stage_file.is_file():
         return []
-    written = (yaml.safe_load(project.stage_file.read_text(encoding="utf-8")) or {}).get("stages") or {}
+    written = (read_yaml(project.stage_file) or {}).get("stages") or {}
     pipelines = project.stages.items()
     return [name for name, pipeline in pipelines if name in written and {node.name for node in pipeline.nodes} <= nodes]
 
@@ -69,19 +66,28 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     stages = finished_stages(project, nodes)
     if not stages:
         return []
-    file = project.relative(project.stage_file)
-    command = [sys.executable, "-m", "dvc", "commit", "--force", *(f"{file}:{stage}" for stage in stages)]
-    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
+    # DVC takes half a second to import, and only a run that finished a stage needs it.
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    try:
+        with Repo(str(project.root)) as repo, lock_repo(repo):
+            for name in stages:
+                # What `dvc commit --force` does, with the parameters that were used before the lock is written.
+                stage = repo.stage.load_one(str(project.stage_file), name)
+                stage.save()
+                watched = {dep.def_path: dep for dep in stage.deps if isinstance(dep, ParamsDependency)}
+                values = {path: dep.hash_info.value for path, dep in watched.items()}
+                changed = other_parameters(project, name, used)
+                for path, told in with_parameters(values, changed, project.parameter_order).items():
+                    watched[path].hash_info.value = told
+                stage.commit()
+                stage.dump(update_pipeline=False)
+    except DvcException as error:
         raise StageError(
-            f"`dvc commit` failed, so `dvc status` will show changes: {done.stderr.strip()[-500:]}. "
-            "Where a path was renamed, `kedro dvc sync` writes the stages again"
-        )
-    lock = read_lock(project.lock_file)
-    told = {
-        stage: with_parameters(lock[stage], other_parameters(project, stage, used), project.parameter_order)
-        for stage in stages
-    }
-    if any(told[stage] != lock[stage] for stage in stages):
-        write_lock(project.lock_file, {**lock, **told})
+            f"`dvc commit` failed, so `dvc status` will show changes: {error}. Where a path was renamed, `kedro dvc sync` writes "
+            "the stages again"
+        ) from None
     return stages

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml.error import YAMLError
 
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.yaml_text import has, set_value, text_with_value, value_at
+from kedro_dvc_sync.trees import has, read_yaml, set_value, value_at
 
 
 def read_lock(file: Path) -> dict[str, Any]:
@@ -18,10 +18,10 @@ def read_lock(file: Path) -> dict[str, Any]:
         StageError: it is not a lock file.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = read_yaml(file) if file.is_file() else None
         stages = {} if content is None else content["stages"]
         return {str(name): dict(stage) for name, stage in stages.items()}
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):
         raise StageError(f"{file}: not a DVC lock; restore it with `git checkout`, or delete it") from None
 
 
@@ -38,32 +38,32 @@ def changed_leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, An
         yield path, new
 
 
-def with_parameters(entry: dict[str, Any], changed: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """A lock entry that says which values a stage ran with, where they are not those of its parameter files.
+def with_parameters(params: Mapping[str, Any], changed: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a lock entry with the values that a stage ran with, where they are not those of its files.
 
     So `dvc status` names these parameters, and `dvc repro` runs the stage again with what the files say.
 
     Args:
-        entry: of the stage.
+        params: file to its keys and values.
         changed: dotted path to the value that was used.
         order: the parameter files; of those that hold a group, the last one wins and takes the value.
     """
-    params = copy.deepcopy(entry.get("params") or {})
+    found = {name: copy.deepcopy(dict(keys)) for name, keys in params.items()}
     for path, value in changed.items():
-        keys = [(name, key) for name in order for key in params.get(name, {}) if f"{path}.".startswith(f"{key}.")]
+        keys = [(name, key) for name in order for key in found.get(name, {}) if f"{path}.".startswith(f"{key}.")]
         if keys:
             name, key = keys[-1]
             # A key may hold dots itself, so it is no path here.
-            held = {"": params[name][key]}
+            held = {"": found[name][key]}
             set_value(held, path.replace(key, "", 1), value)
-            params[name][key] = held[""]
-    return {**entry, "params": params} if params else entry
+            found[name][key] = held[""]
+    return found
 
 
 def resolved_parameters(entry: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
     """The nested parameters of a stage by its lock entry: those of all files, later ones over earlier ones."""
     merged: dict[str, Any] = {}
-    params = {name: keys for name, keys in (entry.get("params") or {}).items() if not name.endswith(".py")}
+    params = _files(entry)
     for name in sorted(params, key=lambda name: order.index(name) if name in order else -1):
         for key, value in params[name].items():
             for path, leaf in _leaves(value, key):
@@ -81,8 +81,9 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def write_lock(file: Path, stages: Mapping[str, Any]) -> None:
     """Write a lock file."""
-    text = yaml.safe_dump({"schema": "2.0", "stages": dict(stages)}, sort_keys=False, allow_unicode=True, width=4096)
-    file.write_text(text, encoding="utf-8")
+    from dvc.utils.serialize import dump_yaml
+
+    dump_yaml(file, {"schema": "2.0", "stages": dict(stages)})
 
 
 def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
@@ -91,18 +92,21 @@ def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
     Returns:
         dotted paths that were changed.
     """
+    from dvc.utils.serialize import modify_yaml
+
     changed = []
     for entry in stages.values():
-        for name, keys in (entry.get("params") or {}).items():
-            if name.endswith(".py"):
-                # Format versions are code, which the commit has.
-                continue
-            file = root / name
-            text = file.read_text(encoding="utf-8")
-            content = yaml.safe_load(text) or {}
-            for key, wanted in keys.items():
-                for path, value in changed_leaves(value_at(content, key) if has(content, key) else None, wanted, key):
-                    text = text_with_value(text, path, value)
-                    changed.append(path)
-            file.write_text(text, encoding="utf-8")
+        for name, keys in _files(entry).items():
+            with modify_yaml(root / name) as content:
+                for key, wanted in keys.items():
+                    for path, value in changed_leaves(
+                        value_at(content, key) if has(content, key) else None, wanted, key
+                    ):
+                        set_value(content, path, value)
+                        changed.append(path)
     return changed
+
+
+def _files(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameter files of an entry. Format versions are none: they are code, which the commit has."""
+    return {name: keys for name, keys in (entry.get("params") or {}).items() if not name.endswith(".py")}

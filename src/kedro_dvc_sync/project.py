@@ -22,7 +22,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.settings import Entry, Settings, read_entry, read_settings
-from kedro_dvc_sync.yaml_text import has, value_at
+from kedro_dvc_sync.trees import has, read_yaml, value_at
 
 _GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
 _PATTERNS = {"parameters": ["parameters*", "parameters*/**", "**/parameters*"], "globals": ["globals.yml"]}
@@ -140,7 +140,7 @@ class Project:
         found = {path for pattern in patterns for path in (self.conf / layer).glob(pattern) if path.is_file()}
         for path in sorted(found):
             if path.suffix in (".yml", ".yaml", ".json"):
-                yield ParameterFile(self.relative(path), yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+                yield ParameterFile(self.relative(path), read_yaml(path) or {})
 
     @property
     def parameter_order(self) -> list[str]:

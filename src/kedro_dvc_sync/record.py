@@ -1,17 +1,14 @@
 """What a stage was made of, as `dvc.lock` would say it, also where DVC has not written it yet or does not know the stage."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.stages import Stage
-from kedro_dvc_sync.yaml_text import has, value_at
+from kedro_dvc_sync.trees import has, value_at
 
 LIMIT_BYTES = 2**30
-_PIECE = 2**20
 
 
 def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,35 +38,19 @@ def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any])
 
 
 def file_hash(path: Path) -> dict[str, Any]:
-    """DVC's hash of a file or folder, with its size; empty for what is not there or is larger than `LIMIT_BYTES`.
+    """DVC's hash of a file or folder, with its size; empty for what is not there or is larger than `LIMIT_BYTES`."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_objects.fs.local import localfs
+    from dvc_objects.fs.memory import MemoryFileSystem
 
-    A folder's hash is that of a list of its files' hashes; Python's caches are no part of it.
-    """
-    if path.is_file():
-        size = path.stat().st_size
-        return {"hash": "md5", "md5": _md5(path), "size": size} if size <= LIMIT_BYTES else {}
-    files = sorted(_files(path), key=lambda file: file.relative_to(path).as_posix())
-    size = sum(file.stat().st_size for file in files)
-    if not files or size > LIMIT_BYTES:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if not files or sum(file.stat().st_size for file in files) > LIMIT_BYTES:
         return {}
-    listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    digest = hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-    return {"hash": "md5", "md5": f"{digest}.dir", "size": size, "nfiles": len(files)}
+    _, meta, made = build(HashFileDB(MemoryFileSystem(), "/"), str(path.absolute()), localfs, "md5", dry_run=True)
+    facts = {key: value for key, value in meta.to_dict().items() if key in ("size", "nfiles")}
+    return {"hash": "md5", "md5": made.hash_info.value, **facts}
 
 
 def _item(root: Path, path: str) -> dict[str, Any]:
     return {"path": path, **file_hash(root / path)}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""`dvc.yaml` as text: the lines of the graph's stages replaced, every other line left as it is."""
+"""`dvc.yaml` as text: the lines of the graph's stages replaced, every other line left as it is.
+
+By lines, because ruamel.yaml (which DVC itself uses) ties a comment to the value before it and loses both together.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +11,6 @@ import yaml
 
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.stages import MANAGED_KEYS, Stage, command
-from kedro_dvc_sync.yaml_text import last_line
 
 HEADER = "# Stages written by `kedro dvc sync` from the pipelines and the catalog. What else stands here is kept.\n"
 
@@ -42,19 +44,19 @@ def merged(text: str | None, stages: Iterable[Stage], environment: str | None, n
     if not old or found[0][1].flow_style:
         # There is no line of a stage to keep: all of `stages` is written anew.
         start = found[0][0].start_mark.line if found else len(lines)
-        end = last_line(found[0][1]) + 1 if found else len(lines)
+        end = _last_line(found[0][1]) + 1 if found else len(lines)
         kept = {key: _joined(stage, wanted.get(key)) for key, stage in old.items() if key not in gone}
         return _spliced(lines, [(start, end, _block({"stages": {**kept, **new}}, 0))])
     edits: list[Edit] = []
     for key_node, node in found[0][1].value:
-        key, whole = key_node.value, (key_node.start_mark.line, last_line(node) + 1)
+        key, whole = key_node.value, (key_node.start_mark.line, _last_line(node) + 1)
         if key in gone:
             edits.append((*whole, []))
         elif key in wanted and isinstance(node, yaml.MappingNode) and not node.flow_style:
             edits += _key_edits(node, old[key], wanted[key])
         elif key in wanted and _joined(old[key], wanted[key]) != old[key]:
             edits.append((*whole, _block({key: _joined(old[key], wanted[key])}, key_node.start_mark.column)))
-    end, indent = last_line(found[0][1]) + 1, found[0][1].start_mark.column
+    end, indent = _last_line(found[0][1]) + 1, found[0][1].start_mark.column
     return _spliced(lines, [*edits, (end, end, _block(new, indent) if new else [])])
 
 
@@ -83,7 +85,7 @@ def _joined(old: Any, written: dict[str, Any] | None) -> Any:
 def _key_edits(node: yaml.MappingNode, old: dict[str, Any], written: dict[str, Any]) -> list[Edit]:
     """Changes to the managed keys of one stage; a new key comes behind the managed one before it."""
     edits: list[Edit] = []
-    places = {key.value: (key.start_mark.line, last_line(value) + 1) for key, value in node.value}
+    places = {key.value: (key.start_mark.line, _last_line(value) + 1) for key, value in node.value}
     indent, at = node.start_mark.column, node.start_mark.line
     for key in MANAGED_KEYS:
         block = _block({key: written[key]}, indent) if key in written else []
@@ -115,6 +117,15 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], Any]:
     if not isinstance(content, dict) or not isinstance(content.get("stages") or {}, dict):
         raise StageError(f"{name}: not a DVC file; `stages` must be a mapping")
     return content, root
+
+
+def _last_line(node: yaml.Node) -> int:
+    """The last line that belongs to a node: not the comments and empty lines up to whatever comes next."""
+    if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
+        last = node.value[-1]
+        return _last_line(last[1] if isinstance(last, tuple) else last)
+    end, start = node.end_mark, node.start_mark
+    return int(end.line if end.column or end.line == start.line else end.line - 1)
 
 
 class _Dumper(yaml.SafeDumper):

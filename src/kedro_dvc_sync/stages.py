@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.settings import Entry
-from kedro_dvc_sync.yaml_text import has, value_at
+from kedro_dvc_sync.trees import has, value_at
 
 MANAGED_KEYS = ("cmd", "wdir", "deps", "params", "outs", "metrics", "plots")
 

@@ -9,6 +9,7 @@ from typing import Any
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage import GitState, Lineage, git_state, uncommitted_patch
 from kedro_dvc_sync.commit import other_parameters, within_dvc
+from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.lock import read_lock, resolved_parameters, with_parameters
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.record import entries
@@ -26,9 +27,17 @@ class Code:
 
 
 def code_of(root: Path) -> Code:
-    """The state of git, and what is not committed."""
+    """The state of git, and what is not committed.
+
+    Raises:
+        ConfigError: `dvc.lock` is none.
+    """
     project = Project(root)
-    made = [out["path"] for entry in read_lock(project.lock_file).values() for out in entry.get("outs") or []]
+    try:
+        lock = read_lock(project.lock_file)
+    except StageError as error:
+        raise ConfigError(str(error)) from None
+    made = [out["path"] for entry in lock.values() for out in entry.get("outs") or []]
     git = git_state(root, outputs=made)
     try:
         return Code(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
@@ -57,7 +66,10 @@ def gather(project: Project, nodes: Set[str], used: Mapping[str, Any], code: Cod
     by_dvc = project.stage_file.is_file() and not within_dvc()
     own = [stage for stage in stages_of(project) if stage.name in ran and not (by_dvc and stage.name in lock)]
     for name, entry in entries(project, own, lock).items():
-        lock[name] = with_parameters(entry, other_parameters(project, name, used), project.parameter_order)
+        params = with_parameters(
+            entry.get("params", {}), other_parameters(project, name, used), project.parameter_order
+        )
+        lock[name] = {**entry, "params": params}
     parameters: dict[str, Any] = {}
     for entry in lock.values():
         parameters.update(resolved_parameters(entry, project.parameter_order))
