@@ -198,7 +198,7 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
         console.print(shown)
         for sentence in verdicts(differences, confidence):
             click.echo(sentence)
-        report = context.catalog.load("comparison_report_target")
+        report = context.catalog.load("paths")["comparison_report"]
         click.echo(f"open the report: {write_comparison(differences, (a, b), items, confidence, report)}")
 
 

@@ -9,10 +9,12 @@ from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.datasets.folder import MissingPathError
+from clips_pipeline.datasets.folder import MissingPathError, Paths
+from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.pipelines import dry_run, environments, lineage, run_identity, summary
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.credentials import local_credentials
+from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
 from kedro_dvc_sync.project import Project
 
 log = logging.getLogger(__name__)
@@ -40,13 +42,14 @@ class ProjectHooks:
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add what reaches nodes without being a parameter: credentials, and the environment that a search works in."""
-        from clips_pipeline.datasets.remote import RemoteDataset
-
+        """Add what is no parameter: where nodes write, credentials, and the environment that a search works in."""
+        paths = Paths(catalog)
+        catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
+        catalog[OWN_PATHS] = MemoryDataset(Paths(catalog, OWN), copy_mode="assign")
         local = local_credentials(self._context.config_loader) if self._context is not None else {}
         credentials = [local.get("storage"), conf_creds.get("storage")]
         catalog["remote_shards"] = RemoteDataset(
-            parameters.get("storage", {}), credentials, lambda: catalog.load("shard_cache_target")
+            parameters.get("storage", {}), credentials, lambda: paths["shard_cache"]
         )
         search = conf_creds.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")

@@ -32,7 +32,7 @@ def base(repository: Path) -> dict[str, Any]:
 def catalog_of(parameters: dict[str, Any], *credentials: Any) -> DataCatalog:
     remote = RemoteDataset(parameters.get("storage", {}), credentials, lambda: Path("copies"))
     entries: dict[str, AbstractDataset[Any, Any]] = {"parameters": MemoryDataset(parameters), "remote_shards": remote}
-    entries["caption_tables_target"] = MemoryDataset(Path("tables"))
+    entries["paths"] = MemoryDataset({"caption_tables": Path("tables")})
     entries |= {f"params:{name}": MemoryDataset(group) for name, group in parameters.items()}
     return DataCatalog(entries)
 

@@ -38,5 +38,5 @@ def test_an_environment_may_read_the_model_of_another(repository: Path, tmp_path
     (mine / "globals.yml").write_text("data_root: data/mine\nresults_root: data/mine\nmodel_root: data\n")
     found = paths(tmp_path, "mine")
     assert {name for name in found if found[name] == base[name]} == {
-        "clips_model", "clips_model_target", "mlflow_run", "best_parameters", "best_globals",
+        "clips_model", "mlflow_run", "best_parameters", "best_globals",
     }  # fmt: skip

@@ -74,7 +74,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer(scenes: Path) -> Path:
     parameters = {"tokenizer": {"kind": "trained", "vocabulary_size": 300}}
-    return make_tokenizer(parameters, scenes, None, scenes.with_name("tokenizer"))
+    return make_tokenizer(parameters, scenes, None, {"tokenizer": scenes.with_name("tokenizer")})
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """Catalog types for files and folders that a node writes itself: the catalog owns the path, memory never holds the bytes.
 
-A node that produces such a path takes the entry `NAME_target` (a `PathTarget`: where to write) and returns the path, which
-the entry `NAME` (a `PathDataset`) checks. A node that consumes it takes `NAME` and receives the path.
+A node that makes the entry NAME takes the entry `paths`, writes to `paths[NAME]` and returns that path, which the entry NAME (a
+`PathDataset`) checks. A node that reads NAME receives the path. `ProjectHooks` adds `paths` to the catalog.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset, CatalogProtocol, DatasetError
 
 
 class MissingPathError(DatasetError):
@@ -54,29 +55,25 @@ class PathDataset(AbstractDataset[Path, Path]):
         return {"filepath": str(self.filepath), "made_by": self.made_by}
 
 
-class PathTarget(AbstractDataset[None, Path]):
-    """Where a node is to write; the path need not exist."""
+class Paths(Mapping[str, Path]):
+    """Where nodes write: `paths["shards"]` is the absolute path of the catalog entry `shards`; its parent folder is made.
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None):
-        self.filepath = Path(filepath)
-        self.metadata = metadata
+    Args:
+        catalog: its entries have a `filepath`.
+        names: the entry in place of another, where a pipeline writes results of its own.
+    """
 
-    def load(self) -> Path:
-        """The absolute path; its parent folder is made."""
-        path = self.filepath.absolute()
+    def __init__(self, catalog: CatalogProtocol[Any, Any], names: Mapping[str, str] | None = None) -> None:
+        self._catalog, self._names = catalog, names or {}
+
+    def __getitem__(self, name: str) -> Path:
+        dataset = self._catalog[self._names.get(name, name)]
+        path: Path = dataset.filepath.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def save(self, data: None) -> None:
-        """Targets are only read.
+    def __iter__(self) -> Iterator[str]:
+        return iter(name for name in self._catalog if hasattr(self._catalog[name], "filepath"))
 
-        Raises:
-            DatasetError: always.
-        """
-        raise DatasetError(f"{self.filepath} is a target: return the path into its PathDataset instead")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self.filepath)}
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

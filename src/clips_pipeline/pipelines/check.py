@@ -37,7 +37,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     if "prepare" in configs:
         from clips_pipeline.pipelines.prepare.nodes import source_of
 
-        source_of(groups["prepare"], remote.storage, catalog.load("caption_tables_target"))
+        source_of(groups["prepare"], remote.storage, catalog.load("paths")["caption_tables"])
     if "train" in configs:
         from clips_pipeline.training.resolve import model_config
 

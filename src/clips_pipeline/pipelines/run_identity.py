@@ -30,7 +30,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     elif "search_node" in names:
         from clips_pipeline.registry.trial_runs import parent_of
 
-        run_id = parent_of(catalog.load("search_folder_target"), catalog.load("params:search")["study_name"])
+        run_id = parent_of(catalog.load("paths")["search_folder"], catalog.load("params:search")["study_name"])
     elif "evaluate_node" in names and catalog.load("params:evaluate").get("model") is not None:
         # Of another model: its figures are not to stand among those of the one that was trained.
         return None
@@ -52,16 +52,16 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
         return None
     shards: Path = catalog.load("shards")
     # If `prepare` is about to make other data, what was trained on the old data is another training.
-    remote = catalog.load("remote_shards")
-    if not is_current(catalog.load("params:prepare"), remote.storage, catalog.load("caption_tables_target"), shards):
+    remote, paths = catalog.load("remote_shards"), catalog.load("paths")
+    if not is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
         return None
     spec = build_spec(
         catalog.load("params:train"),
         shards,
         catalog.load("tokenizer"),
         remote,
-        catalog.load("training_runs_target"),
-        catalog.load("clips_model_target"),
+        paths["training_runs"],
+        paths["clips_model"],
     )
     # Before MLflow opens the run that the other one writes to.
     refuse_if_held(Path(spec.run_folder))

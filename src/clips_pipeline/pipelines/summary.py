@@ -45,11 +45,11 @@ def show(
             label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
             _print_next(console, label, f".venv/bin/optuna-dashboard {_study(catalog)}")
     if "search_trials" in made:
-        _print_next(console, "read what was found:", f"{catalog.load('search_report_target')}/summary.md")
+        _print_next(console, "read what was found:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
         _print_next(console, "train with the best parameters:", command)
     if "study_summary" in made:
-        _print_next(console, "read what came out:", f"{catalog.load('study_report_target')}/README.md")
+        _print_next(console, "read what came out:", f"{catalog.load('paths')['study_report']}/README.md")
 
 
 def _print_next(console: Console, label: str, target: object) -> None:
@@ -66,7 +66,7 @@ def _study(catalog: CatalogProtocol[Any, Any]) -> str:
     from clips_pipeline.tuning.config import study_address
 
     config = typed("search", catalog.load("params:search"))
-    return study_address(config.storage.kind, catalog.load("search_folder_target"))
+    return study_address(config.storage.kind, catalog.load("paths")["search_folder"])
 
 
 def _metrics_table(metrics: dict[str, float]) -> Table:

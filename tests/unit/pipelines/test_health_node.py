@@ -26,7 +26,7 @@ def make_shards(folder: Path, records: list[Any], name: str = "list") -> None:
 def made(folder: Path, **health: int) -> tuple[int, str]:
     """When the report was written, in nanoseconds, and what it says."""
     target = folder / "data_health.html"
-    file = report_health({"health": health}, folder / "shards", folder / "tokenizer", None, target)
+    file = report_health({"health": health}, folder / "shards", folder / "tokenizer", None, {"data_health": target})
     assert file == target
     return file.stat().st_mtime_ns, file.read_text(encoding="utf-8")
 

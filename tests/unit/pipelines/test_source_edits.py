@@ -18,9 +18,11 @@ folder = Path(sys.argv[1])
 scenes = {"train": 8, "validation": 2, "test": 2, "image_size": 32, "samples_per_shard": 4}
 parameters = {"source": {"scenes": scenes}, "tokenizer": {"vocabulary_size": 300}, "processes": 1}
 remote = SimpleNamespace(storage=None)
-shards = nodes.prepare_shards(parameters, remote, folder / "tables", folder / "shards")
-tokenizer = nodes.make_tokenizer(parameters, shards, None, folder / "tokenizer")
-nodes.report_health(parameters, shards, tokenizer, None, folder / "health.html")
+names = {"caption_tables": "tables", "shards": "shards", "tokenizer": "tokenizer", "data_health": "health.html"}
+paths = {name: folder / file for name, file in names.items()}
+shards = nodes.prepare_shards(parameters, remote, paths)
+tokenizer = nodes.make_tokenizer(parameters, shards, None, paths)
+nodes.report_health(parameters, shards, tokenizer, None, paths)
 files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 print(json.dumps({str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}))
 """

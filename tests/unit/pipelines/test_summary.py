@@ -17,8 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 def last_lines(environment: str, made: str, width: int = 240) -> str:
     entries: dict[str, Any] = {
         "params:search": {},
-        "search_folder_target": Path("data/x/search"),
-        "search_report_target": Path("data/x/report"),
+        "paths": {"search_folder": Path("data/x/search"), "search_report": Path("data/x/report")},
     }
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in entries.items()})
     pipeline = Pipeline([Node(lambda value: value, "params:search", made, name="one")])

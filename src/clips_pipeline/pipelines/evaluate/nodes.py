@@ -1,9 +1,16 @@
 """The evaluation node."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from clips_pipeline.config import to_mapping
+from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
+from clips_pipeline.evaluation.report import rank_figure, write_evaluation
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.registry.start_model import find_folder
 
 
 def evaluate(
@@ -12,9 +19,7 @@ def evaluate(
     shards: Path,
     remote: Any,
     mlflow_run: dict[str, Any],
-    report: Path,
-    figure: Path,
-    embeddings: Path,
+    paths: Mapping[str, Path],
 ) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame, dict[str, Any], Path, Path]:
     """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
 
@@ -24,19 +29,18 @@ def evaluate(
         the flat metrics, one row per image, one per entry of SugarCrepe and Winoground, what the reports
         show, and the paths of the HTML report and of the figure.
     """
-    from clips_pipeline.config import to_mapping
+    # Imports here load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
-    from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
-    from clips_pipeline.evaluation.report import rank_figure, write_evaluation
-    from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.registry.evaluation_log import log_evaluation
-    from clips_pipeline.registry.start_model import find_folder
 
     config, run_id = typed("evaluate", parameters), mlflow_run["run_id"]
     if config.model is not None:
         model_folder, run_id = find_folder(config.model, "evaluate.model"), active_run_id()
-    result = evaluate_model(model_folder, shards, config, remote, embeddings if config.keep_embeddings else None)
+    result = evaluate_model(
+        model_folder, shards, config, remote, paths["embeddings"] if config.keep_embeddings else None
+    )
+    report, figure = paths["evaluation_report"], paths["rank_figure"]
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
     items = pd.DataFrame(result.per_item)

@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.export,
-                ["params:export_benchmark", "shards", "remote_shards", "clip_benchmark_set_target"],
+                ["params:export_benchmark", "shards", "remote_shards", "paths"],
                 "clip_benchmark_set",
                 name="export_benchmark_node",
             )

@@ -1,10 +1,13 @@
 """The fine-tuning node: the training of another stage, which begins with a model that is there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.train.nodes import build_spec, run_spec
 from clips_pipeline.training.spec import RunSpec
 
 
@@ -14,16 +17,13 @@ def stage_spec(
     shards: Path,
     tokenizer: Path,
     remote: Any,
-    runs_folder: Path,
-    pretrained: Path,
-    model_folder: Path,
+    paths: Mapping[str, Path],
 ) -> RunSpec:
-    """The run spec of the stage."""
-    from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.pipelines.train.nodes import build_spec
+    """The run spec of the stage. The model before may not be there: another start may be configured."""
 
-    merged = typed("finetune", parameters).parameters(train_parameters, str(pretrained))
-    return build_spec(merged, shards, tokenizer, remote, runs_folder, model_folder, where="finetune.train")
+    merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
+    runs, model = paths["training_runs"], paths["finetuned_model"]
+    return build_spec(merged, shards, tokenizer, remote, runs, model, where="finetune.train")
 
 
 def finetune(
@@ -32,18 +32,15 @@ def finetune(
     shards: Path,
     tokenizer: Path,
     remote: Any,
-    runs_folder: Path,
-    pretrained: Path,
-    model_folder: Path,
+    paths: Mapping[str, Path],
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     """Fine-tune, or go on with what was interrupted.
 
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-    from clips_pipeline.pipelines.train.nodes import run_spec
 
-    spec = stage_spec(parameters, train_parameters, shards, tokenizer, remote, runs_folder, pretrained, model_folder)
+    spec = stage_spec(parameters, train_parameters, shards, tokenizer, remote, paths)
     run, table = run_spec(spec, remote)
     used = {"train": train_parameters, "finetune": parameters}
-    return model_folder, {**run, "parameters": used}, table
+    return paths["finetuned_model"], {**run, "parameters": used}, table

@@ -14,31 +14,28 @@ INPUTS = [
     "shards",
     "tokenizer",
     "remote_shards",
-    "training_runs_target",
-    "clips_model_target",
-    "finetuned_model_target",
+    "paths",
 ]
-"""What `nodes.finetune` takes, in its order. The model before is a target here: another start may be configured."""
+"""What `nodes.finetune` takes, in its order."""
 
 OWN = {
     "clips_model": "finetuned_model",
     "mlflow_run": "finetuned_mlflow_run",
-    "evaluation_report_target": "finetuned_report_target",
     "metrics": "finetuned_metrics",
     "per_item": "finetuned_per_item",
     "compositionality_per_item": "finetuned_compositionality_per_item",
     "evaluation_report": "finetuned_report",
     "exhibits": "finetuned_exhibits",
     "rank_figure": "finetuned_rank_figure",
-    "rank_figure_target": "finetuned_rank_figure_target",
     "training_history": "finetuned_history",
     "registered_model": "finetuned_registered_model",
     "model_card": "finetuned_model_card",
-    "model_card_target": "finetuned_model_card_target",
     "model_report": "finetuned_model_report",
-    "model_report_target": "finetuned_model_report_target",
 }
 """What the pipelines that follow read and write here, by the names they have elsewhere."""
+
+OWN_PATHS = "finetuned_paths"
+"""As `paths`, with the entries of `OWN`."""
 
 
 def create_pipeline(**options: Any) -> Pipeline:
@@ -50,7 +47,7 @@ def create_pipeline(**options: Any) -> Pipeline:
 
 def _own(node: Node) -> Node:
     def named(names: list[str]) -> list[str]:
-        return [OWN.get(name, name) for name in names]
+        return [OWN_PATHS if name == "paths" else OWN.get(name, name) for name in names]
 
     outputs = named(node.outputs)
     # With one output Kedro takes a list for a list of outputs.

@@ -2,13 +2,27 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline import formats
 from clips_pipeline.config import to_mapping
+from clips_pipeline.demo.source import ScenesSource
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
+from clips_pipeline.reports.data_health import write_data_health
+from clips_pipeline.shards import prepare
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.shards.reader import eval_samples
+from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkSource
+from clips_pipeline.shards.sources.folder import FolderSource
+from clips_pipeline.shards.sources.img2dataset import Img2datasetSource
+from clips_pipeline.shards.sources.recaption import RecaptionSource
+from clips_pipeline.text.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.text.wordpiece import WordPieceTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -21,40 +35,29 @@ def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
     """
     config = typed("prepare", parameters).source
     if config.kind == "folder":
-        from clips_pipeline.shards.sources.folder import FolderSource
-
         return FolderSource(config.folder)
     if config.kind == "img2dataset":
-        from clips_pipeline.shards.sources.img2dataset import Img2datasetSource
-
         return Img2datasetSource(config.img2dataset, storage)
     if config.kind == "recaption":
-        from clips_pipeline.shards.sources.recaption import RecaptionSource
-
         return RecaptionSource(config.recaption, storage, tables)
     if config.kind == "clip_benchmark":
-        from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkSource
-
         return ClipBenchmarkSource(config.clip_benchmark, storage)
-    from clips_pipeline.demo.source import ScenesSource
 
     return ScenesSource(config.scenes)
 
 
 def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
-    from clips_pipeline.shards.prepare import is_current as shards_are_current
 
-    return shards_are_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
+    return prepare.is_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
 
 
-def prepare_shards(parameters: dict[str, Any], remote: Any, tables: Path, target: Path) -> Path:
+def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, Path]) -> Path:
     """Source to validated shards and their index."""
-    from clips_pipeline.shards.prepare import prepare
 
     config = typed("prepare", parameters)
-    source = source_of(parameters, remote.storage, tables)
-    prepare(
+    source, target = source_of(parameters, remote.storage, paths["caption_tables"]), paths["shards"]
+    prepare.prepare(
         source,
         target,
         processes=config.processes,
@@ -65,16 +68,10 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, tables: Path, target
     return target
 
 
-def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target: Path) -> Path:
+def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths: Mapping[str, Path]) -> Path:
     """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.shards.reader import eval_samples
-    from clips_pipeline.text.bpe import ClipBpeTokenizer
-    from clips_pipeline.text.tokenizer import Tokenizer
-    from clips_pipeline.text.train_vocabulary import train_wordpiece
-    from clips_pipeline.text.wordpiece import WordPieceTokenizer
 
-    config = typed("prepare", parameters).tokenizer
+    config, target = typed("prepare", parameters).tokenizer, paths["tokenizer"]
     facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": to_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).version
@@ -101,13 +98,12 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, target
     return target
 
 
-def report_health(parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, target: Path) -> Path:
+def report_health(
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, paths: Mapping[str, Path]
+) -> Path:
     """What the data consists of, what was left out and what the model will read of it, as one HTML file."""
-    from clips_pipeline.reports.data_health import write_data_health
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.text.tokenizer import load_tokenizer
 
-    config = typed("prepare", parameters).health
+    config, target = typed("prepare", parameters).health, paths["data_health"]
     index = load_index(shards)
     # The fingerprint too: another filter or source may leave the same samples and other counts.
     facts = {

@@ -13,19 +13,19 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.prepare_shards,
-                ["params:prepare", "remote_shards", "caption_tables_target", "shards_target"],
+                ["params:prepare", "remote_shards", "paths"],
                 "shards",
                 name="prepare_shards_node",
             ),
             Node(
                 nodes.make_tokenizer,
-                ["params:prepare", "shards", "remote_shards", "tokenizer_target"],
+                ["params:prepare", "shards", "remote_shards", "paths"],
                 "tokenizer",
                 name="make_tokenizer_node",
             ),
             Node(
                 nodes.report_health,
-                ["params:prepare", "shards", "tokenizer", "remote_shards", "data_health_target"],
+                ["params:prepare", "shards", "tokenizer", "remote_shards", "paths"],
                 "data_health",
                 name="report_health_node",
             ),

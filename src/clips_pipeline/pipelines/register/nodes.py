@@ -1,9 +1,15 @@
 """The nodes of registration and of the report on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from clips_pipeline.config import from_mapping, to_mapping
+from clips_pipeline.evaluation.item_table import tables_by_set
+from clips_pipeline.evaluation.metric_keys import split_set
+from clips_pipeline.pipelines.parameters import typed
 
 
 def register(
@@ -16,16 +22,13 @@ def register(
     data_health: Path,
     shards: Path,
     history: pd.DataFrame,
-    card: Path,
+    paths: Mapping[str, Path],
 ) -> tuple[dict[str, Any], Path]:
     """Register the model as a new version of the registry, in the MLflow run that trained it, with its card.
 
     The run gets the data health report here and not in training, which no change of a report should start anew.
     """
-    from clips_pipeline.config import to_mapping
-    from clips_pipeline.evaluation.item_table import tables_by_set
-    from clips_pipeline.evaluation.metric_keys import split_set
-    from clips_pipeline.pipelines.parameters import typed
+    # MLflow takes a second to import; so below.
     from clips_pipeline.registry.card_log import write_card
     from clips_pipeline.registry.evaluation_log import log_report
     from clips_pipeline.registry.register import register_model
@@ -40,6 +43,7 @@ def register(
         parameters=mlflow_run["parameters"],
     )
     log_report(registration.run_id, data_health)
+    card = paths["model_card"]
     write_card(registration, metrics, items, mlflow_run["parameters"], shards, history, card)
     return to_mapping(registration), card
 
@@ -55,13 +59,9 @@ def report(
     history: pd.DataFrame,
     data_health: Path,
     shards: Path,
-    target: Path,
+    paths: Mapping[str, Path],
 ) -> Path:
     """All there is to say about the registered version, as one HTML page."""
-    from clips_pipeline.config import from_mapping
-    from clips_pipeline.evaluation.item_table import tables_by_set
-    from clips_pipeline.evaluation.metric_keys import split_set
-    from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.registry.model_report import write_model_report
     from clips_pipeline.registry.register import Registration
 
@@ -75,5 +75,5 @@ def report(
         history,
         data_health,
         shards,
-        target,
+        paths["model_report"],
     )

@@ -1,5 +1,6 @@
 """The search node: an Optuna study whose trials are child runs of this MLflow run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ def search(
     remote: Any,
     credentials: dict[str, Any],
     environment: dict[str, Any],
-    folder: Path,
-    report: Path,
+    paths: Mapping[str, Path],
 ) -> tuple[Any, ...]:
     """Search, then hand the best parameters on as the environment `best`, which stands on the one that was searched.
 
@@ -41,7 +41,7 @@ def search(
         lengths = cost.row_lengths(spec.train, captions, words)
         return cost.flops_of(spec.train, lengths, words), cost.fragment_tokens(lengths)
 
-    config = typed("search", parameters)
+    config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     result = study.search(
         config,
         train_parameters,

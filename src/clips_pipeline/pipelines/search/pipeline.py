@@ -24,8 +24,7 @@ def create_pipeline(**options: Any) -> Pipeline:
                     "remote_shards",
                     "search_credentials",
                     "searched_environment",
-                    "search_folder_target",
-                    "search_report_target",
+                    "paths",
                 ],
                 [
                     "best_parameters",

@@ -1,5 +1,6 @@
 """The study node."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ def study(
     shards: Path,
     tokenizer_folder: Path,
     remote: Any,
-    folder: Path,
+    paths: Mapping[str, Path],
 ) -> tuple[pd.DataFrame, str, Any, Any]:
     """Train what is missing, and tell what came out.
 
@@ -30,6 +31,7 @@ def study(
     from clips_pipeline.text.tokenizer import load_tokenizer
     from clips_pipeline.training.cost import captions_of, flops_per_sample
 
+    folder = paths["study_folder"]
     config, train = typed("study", parameters), typed("train", train_parameters)
     evaluation = replace(typed("evaluate", evaluate_parameters), examples=0)
     tokenizer, captions = load_tokenizer(tokenizer_folder), captions_of(shards, remote)

@@ -20,7 +20,7 @@ def create_pipeline(**options: Any) -> Pipeline:
                     "shards",
                     "tokenizer",
                     "remote_shards",
-                    "study_folder_target",
+                    "paths",
                 ],
                 ["study_runs", "study_summary", "study_lengths_figure", "study_methods_figure"],
                 name="study_node",

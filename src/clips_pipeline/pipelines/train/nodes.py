@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,18 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.registry.start_model import find_folder
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.events import read_all
+from clips_pipeline.training.history import history
+from clips_pipeline.training.launch import launch
+from clips_pipeline.training.progress import Progress
+from clips_pipeline.training.resolve import check
+from clips_pipeline.training.run_folder import files_digest, place
 from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.starting import keep
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +40,6 @@ def build_spec(
     Raises:
         ConfigError: as `training.run_folder.place`.
     """
-    from clips_pipeline.training.run_folder import place
 
     return place(unplaced_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder, where), runs_folder)
 
@@ -47,14 +57,9 @@ def unplaced_spec(
 
     A model it starts from is found, wherever it is, and kept among the runs.
     """
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.training.run_folder import files_digest
 
     config = from_mapping(TrainConfig, parameters, where=where)
     if config.model.initial_weights:
-        from clips_pipeline.registry.start_model import find_folder
-        from clips_pipeline.training.starting import keep
-
         folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
     return RunSpec(
@@ -71,27 +76,22 @@ def unplaced_spec(
 
 
 def train(
-    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
+    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, paths: Mapping[str, Path]
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     """Train, or go on with what was interrupted.
 
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-    spec = build_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder)
+    spec = build_spec(parameters, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
     run, table = run_spec(spec, remote)
-    return model_folder, {**run, "parameters": {"train": parameters}}, table
+    return paths["clips_model"], {**run, "parameters": {"train": parameters}}, table
 
 
 def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a spec under the active MLflow run: what identifies the run, and its history."""
+    # MLflow takes a second to import.
     from clips_pipeline.registry.tracking import RunTracker
-    from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training.events import read_all
-    from clips_pipeline.training.history import history
-    from clips_pipeline.training.launch import launch
-    from clips_pipeline.training.progress import Progress
-    from clips_pipeline.training.resolve import check
 
     check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
     with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:

@@ -13,7 +13,7 @@ def create_pipeline(**options: Any) -> Pipeline:
         [
             Node(
                 nodes.train,
-                ["params:train", "shards", "tokenizer", "remote_shards", "training_runs_target", "clips_model_target"],
+                ["params:train", "shards", "tokenizer", "remote_shards", "paths"],
                 ["clips_model", "mlflow_run", "training_history"],
                 name="train_node",
             )
