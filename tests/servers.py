@@ -21,6 +21,14 @@ from typing import Any
 import pytest
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at, for a server that must be told one."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
 class S3:
     """An S3 server in this process; what it holds stays when it stops and starts again.
 

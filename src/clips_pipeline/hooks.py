@@ -137,12 +137,11 @@ class ProjectHooks:
             SystemExit: the error is one of ours, with a message made for people.
         """
         from clips_pipeline.training.disk import CannotWriteError
-        from clips_pipeline.training.interrupt import INTERRUPTED
         from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 
         if isinstance(error, TrainingInterruptedError):
             log.warning("%s", error)
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(error.exit_code) from None
         missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
         if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
             log.error("%s", error)

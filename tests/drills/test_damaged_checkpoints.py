@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.drills.conftest import assert_same_weights
-from tests.integration.conftest import SpecOf
+from tests.integration.conftest import SpecOf, output_of
 
 from clips_pipeline.training import checkpoints
 from clips_pipeline.training.checkpoints import STATE
@@ -41,7 +41,7 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
     assert "state.pt has another checksum" in refused["reason"]
     restart = [event for event in events if event["kind"] == "start"][1]
     assert restart["resumed_from"] == refused["instead"] != str(newest)
-    assert "damaged checkpoint, now " in (Path(spec.run_folder) / "worker.log").read_text()
+    assert "damaged checkpoint, now " in output_of(spec.run_folder)
     assert_same_weights(spec, whole)
 
 

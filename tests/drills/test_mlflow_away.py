@@ -14,13 +14,12 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from tests.integration.conftest import SpecOf
-from tests.servers import wait_for
+from tests.servers import free_port, wait_for
 
 from clips_pipeline.registry import tracking
 from clips_pipeline.registry.tracking import RunTracker
 from clips_pipeline.training.events import Event, read_all
 from clips_pipeline.training.launch import launch
-from clips_pipeline.training.ranks import free_port
 
 pytestmark = [
     pytest.mark.slow,

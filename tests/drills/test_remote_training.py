@@ -10,6 +10,7 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 from safetensors.torch import load_file
+from tests.integration.conftest import output_of
 from tests.servers import S3, s3_server, wait_for
 
 from clips_pipeline.config import from_mapping
@@ -95,7 +96,7 @@ def after_step(number: int, act: Callable[[], None]) -> Callable[[Event], None]:
 
 
 def log_of(spec: RunSpec) -> str:
-    return (Path(spec.run_folder) / "worker.log").read_text()
+    return output_of(spec.run_folder)
 
 
 def assert_same_weights(spec: RunSpec, wanted: RunSpec) -> None:

@@ -59,3 +59,9 @@ def losses(spec: RunSpec) -> dict[int, float]:
     """Total loss by step, as the event log has it."""
     events = [json.loads(line) for line in spec.events.read_text().splitlines()]
     return {event["step"]: event["losses"]["total"] for event in events if event["kind"] == "step"}
+
+
+def output_of(run_folder: str | Path, rank: int = 0) -> str:
+    """What a rank has written to stderr, in all starts."""
+    logs = sorted(Path(run_folder).glob(f"logs/*/attempt_*/{rank}/stderr.log"))
+    return "".join(log.read_text() for log in logs)

@@ -62,7 +62,7 @@ ACCIDENTS = {
     "the loader of rank 1 killed": (
         lambda signs: kill_loader_of(signs[1]),
         r"^rank 1 \(host \S+, pid \d+\) failed: (RuntimeError: )?DataLoader worker (?s:.)*"
-        r"\nThe last lines of \S+worker-1\.log:\n(?s:.)*DataLoader worker",
+        r"\nThe last lines of \S+/attempt_0/1/stderr\.log:\n(?s:.)*DataLoader worker",
     ),
 }
 

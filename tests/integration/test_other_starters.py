@@ -15,12 +15,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf, losses
-from tests.servers import wait_for
+from tests.servers import free_port, wait_for
 
 from clips_pipeline.training import follow
 from clips_pipeline.training.events import Event, EventReader, read_all
 from clips_pipeline.training.launch import Outcome, TrainingFailedError, launch
-from clips_pipeline.training.ranks import free_port
 from clips_pipeline.training.signs import read_signs
 from clips_pipeline.training.spec import RunSpec
 

@@ -113,7 +113,7 @@ def test_a_trial_below_the_median_is_pruned_on_two_ranks(prepared: Path, tmp_pat
     assert end["kind"] == "end"
     assert not end["finished"]
     assert end["step"] < 60
-    assert (run / "worker-1.log").exists()
+    assert list(run.glob("logs/*/attempt_0/1/stderr.log"))
 
 
 def test_four_processes_share_a_study_in_postgresql(prepared: Path, tmp_path: Path) -> None:

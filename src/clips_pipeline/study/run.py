@@ -16,7 +16,7 @@ from clips_pipeline.shards.storage import Options
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.interrupt import PARENT, Terminated
+from clips_pipeline.training.interrupt import PARENT, Terminated, exit_code_after
 from clips_pipeline.training.outcome import TrainingInterruptedError
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
@@ -142,7 +142,8 @@ def _work_off(jobs: list[Path], at_once: int, hours: float | None, options: Opti
             process.wait()
     if terminated.asked:
         raise TrainingInterruptedError(
-            "interrupted by SIGTERM; what was in training has saved its step, and the same command goes on"
+            f"interrupted by {terminated.by}; what was in training has saved its step, and the same command goes on",
+            exit_code_after(terminated.by),
         )
     return failed
 

@@ -120,12 +120,15 @@ class LaunchConfig:
     stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
     # Parameters, or data, differ from those of a training that is unfinished: refuse, or begin another beside it.
     if_changed: Literal["refuse", "begin_anew"] = "refuse"
-    # A rank that is silent for so many seconds, or lets the others wait so long, ends the run.
+    # A rank that is silent for so many seconds, or lets the others wait so long, is ended.
     rank_timeout_s: float = 300.0
+    # How often all ranks are started again, from the last checkpoint, when one has failed, died or hung.
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         require(self.stall_warning_s > 0, f"stall_warning_s is {self.stall_warning_s}; it must be above 0")
         require(self.rank_timeout_s >= 1, f"rank_timeout_s is {self.rank_timeout_s}; at least 1 is needed")
+        require(self.restarts >= 0, f"restarts is {self.restarts}; 0 or more")
         require(self.processes >= 1, f"processes is {self.processes}; at least 1 is needed")
         require(self.loader_workers >= 0, "loader_workers must not be negative")
         require(

@@ -3,7 +3,7 @@
 Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, share of time
 spent waiting for data, a trace of the samples so far), `evaluation`, `captions` (files of examples), `checkpoint`, `damaged`
 (a checkpoint refused by its checksum), `skips`, `stall` (a batch is overdue), `stop` (on request), `interrupted` (by a
-signal), `error`, `end`.
+signal), `restart` (the launcher has started the ranks again, and why), `error`, `end`.
 The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
 checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
 """

@@ -1,5 +1,6 @@
 """Why a training ended: which rank, where, how, and what it said last. Loads no torch."""
 
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +8,27 @@ from pathlib import Path
 from clips_pipeline.training.signs import Sign, where_they_were
 
 TAIL_LINES = 15
+# Loader processes of a rank that is gone lose their pipe; their tracebacks say nothing of the cause.
+_CONSEQUENCE = re.compile(
+    r"(^(Exception in thread|Process |During handling of|Error in atexit).*\n|^\n)*^Traceback \(most recent call last\):\n"
+    r"(^[ \t].*\n)+^(\w+\.)*(ConnectionResetError|ConnectionRefusedError|BrokenPipeError|EOFError)\b.*\n?",
+    re.MULTILINE,
+)
 
 
 def silent(heard: Mapping[int, tuple[Sign, float]], longest_s: float) -> int | None:
     """The rank that has been silent for longest, if that is longer than `longest_s`; one that has ended is not silent."""
     quiet = {rank: seconds for rank, (sign, seconds) in heard.items() if seconds > longest_s and not sign.over}
     return max(quiet, key=lambda rank: quiet[rank], default=None)
+
+
+def last_words(signs: list[Sign]) -> str:
+    """Why an attempt failed, in one line, from what its ranks wrote last: one that ended without a word comes first."""
+    gone = [sign for sign in signs if not sign.over]
+    failed = sorted((sign for sign in signs if sign.error), key=lambda sign: sign.failed_at or 0.0)
+    if gone:
+        return f"{gone[0].name} ended without a word, as when the system kills it"
+    return f"{failed[0].name} failed: {failed[0].error}" if failed else "it failed without saying why"
 
 
 def explain(
@@ -69,6 +85,6 @@ def signal_name(number: int) -> str:
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of an output."""
-    text = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(text[-lines:])
+    """The last lines of an output, without tracebacks that only tell of a lost connection."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return "\n".join(_CONSEQUENCE.sub("", text).splitlines()[-lines:])

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from clips_pipeline.training.events import EventReader, read_all
 from clips_pipeline.training.failure import explain, silent
-from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, TrainingFailedError
+from clips_pipeline.training.interrupt import Terminated, exit_code_after
+from clips_pipeline.training.outcome import (
+    POLL_SECONDS,
+    WORKER,
+    Followed,
+    TrainingFailedError,
+    TrainingInterruptedError,
+)
 from clips_pipeline.training.signs import Silence, read_signs, silent_after_s
 from clips_pipeline.training.spec import RunSpec
 
@@ -34,7 +41,14 @@ def commands(spec: RunSpec, path: Path) -> str:
     )
 
 
-def follow(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, say: Callable[[str], None]) -> None:
+def follow(
+    spec: RunSpec,
+    path: Path,
+    followed: Followed,
+    reader: EventReader,
+    say: Callable[[str], None],
+    terminated: Terminated,
+) -> None:
     """Read the event log until the training has ended; `followed` then has its `end`.
 
     Waits without limit for the first sign of life: a queue may be long. From then on silence counts.
@@ -45,8 +59,10 @@ def follow(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, s
         followed: takes the events.
         reader: of the event log.
         say: shows the commands to a person.
+        terminated: whether this process was asked to end.
 
     Raises:
+        TrainingInterruptedError: this process was asked to end; the ranks go on.
         TrainingFailedError: the ranks failed, or nothing has come of them for `launch.rank_timeout_s`. They are not ended:
             whoever started them does that.
     """
@@ -62,6 +78,11 @@ def follow(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, s
     news_at, error_at = time.monotonic(), None
     while followed.end is None:
         time.sleep(POLL_SECONDS)
+        if terminated.asked:
+            raise TrainingInterruptedError(
+                f"interrupted by {terminated.by}; the ranks are left alone, and the same command follows them again",
+                exit_code_after(terminated.by),
+            )
         now = time.monotonic()
         for event in reader.read():
             followed.take([event])

@@ -13,6 +13,8 @@ from typing import Any
 INTERRUPTED = 75
 """Exit code of a training that was interrupted and goes on when it is started again (`EX_TEMPFAIL` of sysexits.h)."""
 
+CTRL_C = "Ctrl-C"
+
 PARENT = "CLIPS_PARENT_ON_STDIN"
 """Environment variable of ranks whose standard input ends with the process that started them."""
 
@@ -55,22 +57,37 @@ class Interrupt:
 
 
 class Terminated:
-    """Notes a SIGTERM to this process instead of dying of it, while the context lasts and in the main thread only."""
+    """Notes a SIGTERM or Ctrl-C to this process instead of dying of it, while the context lasts and in the main thread only.
+
+    A second Ctrl-C is a `KeyboardInterrupt` as ever, for those who do not want to wait.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Callable[[int, FrameType | None], Any] | int | None = None
+        self.by: str | None = None
+        self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether one came."""
+        return self.by is not None
 
     def __enter__(self) -> "Terminated":
-        """Put the handler there."""
+        """Put the handlers there."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        if number == signal.SIGINT and self.by == CTRL_C:
+            raise KeyboardInterrupt
+        self.by = CTRL_C if number == signal.SIGINT else "SIGTERM"
 
     def __exit__(self, *exception: object) -> None:
-        """Put the former one back."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        """Put the former ones back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def exit_code_after(asked_by: str | None) -> int:
+    """Of a command whose training was interrupted; after Ctrl-C the shell's own, so that no loop starts it again."""
+    return 128 + signal.SIGINT if asked_by == CTRL_C else INTERRUPTED

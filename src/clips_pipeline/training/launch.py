@@ -6,22 +6,21 @@ Loads no torch. The caller gets every event through a function, may ask the work
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from clips_pipeline.shards.storage import Options
-from clips_pipeline.training import run_folder
+from clips_pipeline.training import checkpoints, run_folder
+from clips_pipeline.training.agent_process import GRACE_SECONDS, AgentProcess, end_hung, temporary_folder
 from clips_pipeline.training.events import Event, EventReader
 from clips_pipeline.training.failure import explain, silent
 from clips_pipeline.training.folder_lock import FOLLOWER, hold, wait_for_orphans
 from clips_pipeline.training.follow import follow, show
-from clips_pipeline.training.interrupt import INTERRUPTED, ORPHAN_SECONDS, Terminated
-from clips_pipeline.training.outcome import POLL_SECONDS, WORKER, Followed, Outcome, TrainingInterruptedError
+from clips_pipeline.training.interrupt import INTERRUPTED, ORPHAN_SECONDS, Terminated, exit_code_after
+from clips_pipeline.training.outcome import POLL_SECONDS, Followed, Outcome, TrainingInterruptedError
 from clips_pipeline.training.outcome import TrainingFailedError as TrainingFailedError
-from clips_pipeline.training.ranks import STOP_GRACE_SECONDS, Ranks
-from clips_pipeline.training.signs import Silence, forget, silent_after_s
+from clips_pipeline.training.signs import Sign, Silence, forget, silent_after_s
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
@@ -45,12 +44,12 @@ def launch(
     Raises:
         ConfigError: the run folder holds another training, or somebody trains there now.
         TrainingFailedError: a rank failed, died or hung; those that were started here have been ended.
-        TrainingInterruptedError: a SIGTERM to this process or a rank ended it, after a checkpoint.
+        TrainingInterruptedError: a SIGTERM to one of its processes or Ctrl-C ended it, after a checkpoint.
     """
     folder = Path(spec.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, FOLLOWER):
-        wait_for_orphans(folder, ORPHAN_SECONDS + STOP_GRACE_SECONDS)
+        wait_for_orphans(folder, ORPHAN_SECONDS + GRACE_SECONDS)
         return _launch(spec, on_event, reader, storage_options or {})
 
 
@@ -63,46 +62,76 @@ def _launch(
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
     forget(Path(spec.run_folder))
     followed = Followed(on_event)
-    if spec.train.launch.start:
-        _run(spec, path, followed, reader, environment_of_ranks(storage_options))
-    else:
-        follow(spec, path, followed, reader, show)
-    return followed.outcome()
+    with Terminated() as terminated:
+        if spec.train.launch.start:
+            _run(spec, path, followed, reader, environment_of_ranks(storage_options), terminated)
+        else:
+            follow(spec, path, followed, reader, show, terminated)
+    return followed.outcome(terminated.by)
 
 
-def _run(spec: RunSpec, path: Path, followed: Followed, reader: EventReader, environment: dict[str, str]) -> None:
+def _run(
+    spec: RunSpec,
+    path: Path,
+    followed: Followed,
+    reader: EventReader,
+    environment: dict[str, str],
+    terminated: Terminated,
+) -> None:
     folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    forget(folder)
-    silence, quiet = Silence(folder), None
-    command = [sys.executable, "-m", WORKER, str(path)]
-    with Terminated() as terminated, Ranks(command, spec.train.launch.processes, folder, environment) as ranks:
+    silence = Silence(folder)
+    hung: tuple[Sign, float] | None = None
+    with temporary_folder(folder) as temporary, AgentProcess(path, environment | temporary) as agent:
         passed_on = False
-        while ranks.running() and quiet is None:
+        while agent.running():
             if terminated.asked and not passed_on:
                 passed_on = True
-                ranks.terminate()
+                agent.terminate()
             followed.take(reader.read())
-            quiet = silent(silence.look(), timeout_s)
+            heard = silence.look()
+            quiet = silent(heard, timeout_s)
+            # torchelastic knows only processes that end. This one now does, and the agent ends or restarts all.
+            if quiet is not None and (hung is None or heard[quiet][0].pid != hung[0].pid) and end_hung(heard[quiet][0]):
+                hung = heard[quiet]
             time.sleep(POLL_SECONDS)
-        ended, heard = ranks.failed(), silence.look()
-        if ended is not None:
-            quiet = silent(heard, silent_after_s(timeout_s))
+    heard = silence.look()
+    if agent.exit_code is not None and agent.exit_code < 0:
+        wait_for_orphans(folder, ORPHAN_SECONDS + GRACE_SECONDS)
     followed.take(reader.read())
-    if ended is not None and ended[1] == INTERRUPTED and followed.interrupted is not None:
+    codes = agent.failed()
+    ended = min(((rank, code) for rank, (_, code) in codes.items()), key=lambda one: (one[1] > 0, one[0]), default=None)
+    asked_to_end = (INTERRUPTED, -signal.SIGTERM, 128 + signal.SIGTERM)
+    if followed.interrupted is not None and (ended is None or ended[1] == INTERRUPTED):
         return
-    if ended is not None and passed_on and ended[1] in (-signal.SIGTERM, 128 + signal.SIGTERM):
+    if passed_on and (ended[1] if ended is not None else agent.exit_code) in asked_to_end:
         raise TrainingInterruptedError(
-            "interrupted by SIGTERM before the first step; the same command begins there again"
+            f"interrupted by {terminated.by} before the first step; the same command begins there again",
+            exit_code_after(terminated.by),
         )
-    if followed.end is None or ended is not None or quiet is not None:
-        # Read again, for what a rank may have told since; but that it was silent until it was ended still holds.
-        last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
-        reason = explain(last, quiet, ended, followed.error, dict(enumerate(ranks.logs)))
-        beside = " and those beside it" if len(ranks.logs) > 1 else ""
-        raise TrainingFailedError(
-            f"{reason}\nThe full output is in {ranks.logs[0]}{beside}. "
-            "The same command resumes from the last checkpoint."
-        )
+    if followed.end is not None and agent.exit_code == 0:
+        return
+    # A rank that fell silent is to blame, also where its peers gave up first; not one whose end the agent has seen.
+    named = {rank: told for rank, told in heard.items() if rank not in codes}
+    quiet = silent(named, silent_after_s(timeout_s))
+    if hung is not None and codes.get(hung[0].rank, (None, 0))[0] == hung[0].pid:
+        quiet = hung[0].rank
+    last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
+    if hung is not None and quiet == hung[0].rank:
+        last[quiet] = hung
+    logs = agent.log_of(spec.train.launch.processes)
+    reason = explain(last, quiet, ended, followed.error, logs)
+    raise TrainingFailedError(
+        f"{reason}\nThe full output is in {agent.logs}.{_hint(spec, [sign for sign, _ in last.values()])}"
+    )
+
+
+def _hint(spec: RunSpec, signs: list[Sign]) -> str:
+    """How to go on, where the same command would."""
+    if any(sign.final is not None for sign in signs):
+        return ""
+    if checkpoints.newest(spec.checkpoints) is None:
+        return " There is no checkpoint yet; the same command begins again."
+    return " The same command resumes from the last checkpoint."
 
 
 def environment_of_ranks(storage_options: Options) -> dict[str, str]:
@@ -112,5 +141,8 @@ def environment_of_ranks(storage_options: Options) -> dict[str, str]:
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "PYTHONUNBUFFERED": "1"}
     # An operation among GPUs that cannot end because of a dead rank ends the process.
     defaults["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "1"
+    # Ranks of one machine need no other interface, and nobody else needs to reach them.
+    if Path("/sys/class/net/lo").exists():
+        defaults |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     found = {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     return {**found, STORAGE_OPTIONS: json.dumps(storage_options)} if storage_options else found

@@ -1,11 +1,11 @@
 """One rank as a process, begun by `training.start`: its place in the run folder, its errors and its exit code."""
 
 import os
-import sys
-import traceback
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
@@ -13,21 +13,31 @@ from clips_pipeline.training.callbacks import TrainingDivergedError
 from clips_pipeline.training.disk import CannotWriteError, Reserve
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.folder_lock import WORKER, hold
-from clips_pipeline.training.interrupt import INTERRUPTED, Interrupt
-from clips_pipeline.training.signs import LifeSign, interval_s
-from clips_pipeline.training.spec import RunSpec, load_spec
+from clips_pipeline.training.interrupt import INTERRUPTED, PARENT, Interrupt
+from clips_pipeline.training.signs import LifeSign, attempt, interval_s
+from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.training.worker import train
 
+_COMES_AGAIN = (ConfigError, TrainingDivergedError, CannotWriteError)
+"""Errors after which `launch.restarts` does not start the ranks again."""
 # Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
 _PATIENCE_S = 10.0
 _COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 
 
-def main(arguments: list[str]) -> int:
+@record  # torchrun reads the error file that it writes
+def main(spec: RunSpec, restart_reason: str | None = None) -> int:
     """Run one rank.
 
+    Args:
+        spec: what to train.
+        restart_reason: why the launcher started it again, if it did.
+
     Returns:
-        the exit code: 0 done or stopped on request, `INTERRUPTED`, or 1 failed with an `error` event.
+        the exit code: 0 done or stopped on request, or `INTERRUPTED`.
+
+    Raises:
+        Exception: whatever ended it, after an `error` event.
     """
     for module in _COMPOSER_NOISE:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
@@ -36,14 +46,10 @@ def main(arguments: list[str]) -> int:
     interrupt = Interrupt()
     interrupt.listen()
     try:
-        spec = load_spec(Path(arguments[0]))
         # Rank 0 holds the folder for all. The ranks of an earlier start may need a moment to end.
         place = hold(Path(spec.run_folder), WORKER, _PATIENCE_S) if _rank() == 0 else nullcontext()
         with place:
-            return _run(spec, interrupt)
-    except (ConfigError, CannotWriteError) as error:
-        print(error, file=sys.stderr)
-        return 1
+            return _run(spec, interrupt, restart_reason)
     finally:
         interrupt.over()
 
@@ -52,7 +58,7 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _run(spec: RunSpec, interrupt: Interrupt) -> int:
+def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int:
     rank, run_folder = _rank(), Path(spec.run_folder)
     with (
         _life_sign(spec, rank) as life,
@@ -60,21 +66,25 @@ def _run(spec: RunSpec, interrupt: Interrupt) -> int:
         EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
     ):
         try:
+            if writer is not None and restart_reason is not None:
+                writer.write(
+                    "restart", attempt=attempt(), of=int(os.environ["TORCHELASTIC_MAX_RESTARTS"]), reason=restart_reason
+                )
             finished = train(spec, writer, life, interrupt)
         except Exception as error:
             if reserve is not None:
                 reserve.free()
-            message = told(error)
-            # Where the disk is full the log of this process is, too.
-            with suppress(OSError):
-                traceback.print_exc()
-                print(message, file=sys.stderr)
-            life.failed(message)
+            message, again = told(error), not isinstance(error, TrainingDivergedError)
+            life.failed(message, final=1 if isinstance(error, _COMES_AGAIN) else None)
             if writer is not None:
                 with suppress(CannotWriteError):
-                    writer.write("error", message=message, again=not isinstance(error, TrainingDivergedError))
-            return 1
-    return 0 if finished or interrupt.reason is None else INTERRUPTED
+                    writer.write("error", message=message, again=again)
+            raise
+        if finished or interrupt.reason is None:
+            return 0
+        if os.environ.get(PARENT) == "1":
+            life.final = INTERRUPTED  # for the launcher of this machine; elsewhere torchrun may go on
+        return INTERRUPTED
 
 
 def _life_sign(spec: RunSpec, rank: int) -> LifeSign:

@@ -30,6 +30,8 @@ class Sign:
         doing: what it is at, in words.
         since: wall-clock time of its machine when it began that.
         error: why it failed, if it did, and when (`failed_at`).
+        attempt: how often torchrun had started the ranks again.
+        final: exit code of later attempts, which end at once; None where torchrun may start the ranks again.
         over: it has ended, one way or the other.
         told: time of the file.
     """
@@ -43,6 +45,8 @@ class Sign:
     since: float = 0.0
     error: str | None = None
     failed_at: float | None = None
+    attempt: int = 0
+    final: int | None = None
     over: bool = False
     told: float = 0.0
 
@@ -62,6 +66,11 @@ def silent_after_s(timeout_s: float) -> float:
     return max(3 * interval_s(timeout_s), 2.0)
 
 
+def attempt() -> int:
+    """How often torchrun has started this process's ranks again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 class LifeSign:
     """Tells what this rank is doing, in a thread of its own: a stopped or starved process falls silent.
 
@@ -75,9 +84,10 @@ class LifeSign:
         folder = run_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._every_s = folder / f"{rank}.json", every_s
-        self._who = Sign(rank, ranks, socket.gethostname(), os.getpid())
+        self._who = Sign(rank, ranks, socket.gethostname(), os.getpid(), attempt=attempt())
         self._now = (0, "starting", time.time())
         self._failed: tuple[str, float] | None = None
+        self.final: int | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._tell_on, daemon=True, name="life-sign")
 
@@ -85,9 +95,9 @@ class LifeSign:
         """Note what begins now; costs nothing, the thread writes it."""
         self._now = (step, doing, time.time())
 
-    def failed(self, message: str) -> None:
-        """Tell at once that this rank has failed."""
-        self._failed = (message, time.time())
+    def failed(self, message: str, final: int | None = None) -> None:
+        """Tell at once that this rank has failed, and whether for good."""
+        self._failed, self.final = (message, time.time()), final
         self._tell()
 
     def __enter__(self) -> "LifeSign":
@@ -110,7 +120,7 @@ class LifeSign:
 
     def _tell(self, *, over: bool = False) -> None:
         (step, doing, since), (error, failed_at) = self._now, self._failed or (None, None)
-        sign = {**asdict(self._who), "step": step, "doing": doing, "since": since, "over": over}
+        sign = {**asdict(self._who), "step": step, "doing": doing, "since": since, "final": self.final, "over": over}
         try:
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps({**sign, "error": error, "failed_at": failed_at}))
@@ -152,10 +162,13 @@ class Silence:
         self._heard: dict[int, tuple[float, float]] = {}
 
     def look(self) -> dict[int, tuple[Sign, float]]:
-        """By rank, its last sign and the seconds since it came."""
-        now = time.monotonic()
+        """By rank, its last sign in the latest attempt and the seconds since it came."""
+        now, signs = time.monotonic(), read_signs(self._run_folder)
+        latest = max((sign.attempt for sign in signs), default=0)
         found = {}
-        for sign in read_signs(self._run_folder):
+        for sign in signs:
+            if sign.attempt < latest:
+                continue  # it has not begun yet
             if self._heard.get(sign.rank, (0.0, 0.0))[0] != sign.told:
                 self._heard[sign.rank] = sign.told, now
             found[sign.rank] = sign, now - self._heard[sign.rank][1]

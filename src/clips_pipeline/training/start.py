@@ -1,21 +1,42 @@
-"""Where a training process begins: `python -m clips_pipeline.training.start SPEC.json`, one for each rank, whoever starts it.
+"""Where a rank begins: `python -m clips_pipeline.training.start RUN_SPEC.json`, one process for each, whoever starts it.
 
-Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
-collector rests meanwhile, and afterwards never looks at them again.
+Under torchrun's `--max-restarts` this may be a later attempt. An error that would come again, and a training that was asked to
+end, are not tried again: every rank then ends at once, before anything is loaded.
 """
 
 import gc
 import sys
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.training.failure import last_words
+from clips_pipeline.training.signs import attempt, read_signs
+from clips_pipeline.training.spec import load_spec
 
 
 def main(arguments: list[str]) -> int:
     """Load the rank and run it on the spec that the one argument names; returns its exit code."""
+    try:
+        spec = load_spec(Path(arguments[0]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    reason = None
+    if attempt() > 0:
+        before = read_signs(Path(spec.run_folder))
+        final = [sign.final for sign in before if sign.final is not None]
+        if final:
+            print("not started again: the attempt before ended for good", file=sys.stderr)
+            return final[0]
+        reason = last_words(before)
+    # Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so
+    # the collector rests meanwhile, and afterwards never looks at them again.
     gc.disable()
     from clips_pipeline.training import rank
 
     gc.freeze()
     gc.enable()
-    return rank.main(arguments)
+    return rank.main(spec, reason)
 
 
 if __name__ == "__main__":

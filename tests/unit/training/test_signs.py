@@ -1,69 +1,17 @@
-"""Processes of a machine, their signs of life, and whom a failure is put down to; no torch."""
+"""Signs of life, and whom a failure is put down to; no torch."""
 
 import os
-import signal
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.servers import wait_for
 
-from clips_pipeline.training.failure import explain, silent
-from clips_pipeline.training.ranks import Ranks, log_name
+from clips_pipeline.training.failure import explain, last_words, silent, tail
 from clips_pipeline.training.signs import LifeSign, Sign, Silence, forget, interval_s, read_signs, silent_after_s
 
 HERE = Sign(0, 2, "node", 11, step=5, doing="backward")
 THERE = replace(HERE, rank=1, pid=12, step=4, doing="waiting for a batch")
-NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")
-
-
-def ranks_of(code: str, count: int, folder: Path) -> Ranks:
-    return Ranks([sys.executable, "-c", code], count, folder, dict(os.environ))
-
-
-def wait(ranks: Ranks) -> None:
-    wait_for(lambda: not ranks.running(), 30.0)
-
-
-def test_every_rank_learns_its_place_and_writes_its_own_log(tmp_path):
-    code = f"import os; print(*(os.environ[name] for name in {NAMES}), os.environ['MASTER_PORT'].isdigit())"
-    with ranks_of(code, 3, tmp_path) as ranks:
-        wait(ranks)
-        assert ranks.failed() is None
-    for rank in range(3):
-        assert (tmp_path / log_name(rank)).read_text().split() == f"{rank} {rank} 3 3 0 127.0.0.1 True".split()
-
-
-def test_the_place_is_not_that_of_a_job_around_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "7")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    with ranks_of("import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])", 1, tmp_path) as ranks:
-        wait(ranks)
-    assert (tmp_path / "worker.log").read_text() == "0 1\n"
-
-
-def test_one_that_a_signal_ends_is_to_blame_and_none_is_left_behind(tmp_path):
-    # Rank 1 kills itself; its peer sees that and fails by itself; rank 2 does not want to end.
-    code = """if True:
-        import os, pathlib, signal, sys, time
-        rank, mark = os.environ["RANK"], pathlib.Path(os.environ["MARK"])
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        (mark / rank).write_text(str(os.getpid()))
-        while len(list(mark.iterdir())) < 3: time.sleep(0.01)
-        if rank == "1": os.kill(os.getpid(), signal.SIGKILL)
-        if rank == "0": sys.exit(3)
-        time.sleep(600)
-    """
-    mark = tmp_path / "pids"
-    mark.mkdir()
-    environment = {**os.environ, "MARK": str(mark)}
-    with Ranks([sys.executable, "-c", code], 3, tmp_path, environment) as ranks:
-        wait(ranks)
-        assert ranks.failed() == (1, -signal.SIGKILL)
-        ranks.end(grace_s=0.2)
-    assert not any(Path(f"/proc/{file.read_text()}").exists() for file in mark.iterdir())
 
 
 def test_signs_come_while_the_process_lives_and_tell_what_it_does(tmp_path):
@@ -75,8 +23,8 @@ def test_signs_come_while_the_process_lives_and_tell_what_it_does(tmp_path):
         wait_for(lambda: read_signs(tmp_path)[0].step == 3, 10.0)
         told = read_signs(tmp_path)[0].told
         wait_for(lambda: read_signs(tmp_path)[0].told > told, 10.0)
-        life.failed("no memory")
-        assert read_signs(tmp_path)[0].error == "no memory"
+        life.failed("no memory", final=1)
+        assert (read_signs(tmp_path)[0].error, read_signs(tmp_path)[0].final) == ("no memory", 1)
         assert not read_signs(tmp_path)[0].over
     assert read_signs(tmp_path)[0].over
     silence.look()
@@ -91,6 +39,18 @@ def test_signs_of_a_wider_start_before_are_left_out(tmp_path):
         with LifeSign(tmp_path, rank, ranks, every_s=1.0):
             pass
     assert [sign.rank for sign in read_signs(tmp_path)] == [0, 1]
+
+
+def test_signs_of_the_attempt_before_are_no_silence(tmp_path, monkeypatch):
+    for rank in (0, 1):
+        with LifeSign(tmp_path, rank, 2, every_s=1.0):
+            pass
+    silence = Silence(tmp_path)
+    assert silence.look().keys() == {0, 1}
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with LifeSign(tmp_path, 0, 2, every_s=1.0):
+        assert silence.look().keys() == {0}
+    assert len(read_signs(tmp_path)) == 2  # for whoever asks why it was started again
 
 
 def test_a_folder_that_cannot_be_written_is_no_sign_of_death(tmp_path):
@@ -139,3 +99,27 @@ def test_what_is_nobodys_fault_names_no_rank():
     both = {sign.rank: (sign, 0.0) for sign in wrong}
     assert explain(both, None, (0, 1), "train.x: bad", {}) == "train.x: bad"
     assert explain({0: both[0]}, None, (0, 1), "train.x: bad", {}) == "train.x: bad"
+
+
+def test_what_is_said_of_an_attempt_names_who_went_without_a_word():
+    lost = replace(HERE, error="RuntimeError: Connection closed by peer", failed_at=2.0, over=True)
+    assert last_words([lost, THERE]).startswith("rank 1 (host node, pid 12) ended without a word")
+    full = replace(THERE, error="OSError: no space", failed_at=1.0, over=True)
+    assert last_words([lost, full]) == "rank 1 (host node, pid 12) failed: OSError: no space"
+    assert last_words([]) == "it failed without saying why"
+
+
+LOADER = """Traceback (most recent call last):
+  File "/usr/lib/python3.11/multiprocessing/queues.py", line 244, in _feed
+    obj = _ForkingPickler.dumps(obj)
+ConnectionResetError: [Errno 104] Connection reset by peer
+"""
+
+
+def test_a_loaders_lost_connection_is_left_out_of_the_last_lines(tmp_path):
+    log = tmp_path / "stderr.log"
+    log.write_text(f"before\n{LOADER}between\n{LOADER}")
+    assert tail(log) == "before\nbetween"
+    other = "Traceback (most recent call last):\n  File x\nValueError: odd\n"
+    log.write_text(f"{other}{LOADER}")
+    assert tail(log) == other.strip()

@@ -1,0 +1,155 @@
+"""The torchrun agent of this machine: `python -m clips_pipeline.training.agent RUN_SPEC.json`, a child of the follower.
+
+torchelastic starts the ranks, watches them, keeps their output apart, and starts all of them again when one has failed and
+`launch.restarts` allows it. Ours are three things that the `torchrun` command cannot do: its store listens on loopback alone;
+a SIGTERM is passed on without its limit of 30 s, since a checkpoint may take longer; exit codes are kept for the follower.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public all the same
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from clips_pipeline.training.outcome import EXIT_CODES, LOGS, WORKER
+from clips_pipeline.training.spec import load_spec
+
+_LOOPBACK = "127.0.0.1"
+_POLL_SECONDS = 0.1
+
+
+class LoopbackRendezvous(RendezvousHandler):
+    """The rendezvous of one machine: no other agent to wait for, only a store that the ranks share with this one.
+
+    torchelastic's own (`c10d`) listens on all interfaces. The listening socket is made here, so that its port is never free
+    between its choice and its use.
+    """
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        self._run_id = parameters.run_id
+
+    def get_backend(self) -> str:
+        """Its name in the registry."""
+        return "loopback"
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Ranks connect to this store and open none of their own."""
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """At once, with a new store: the ranks' keys of an attempt that failed would be taken for those of the next."""
+        with socket.create_server((_LOOPBACK, 0)) as server:
+            port: int = server.getsockname()[1]
+            descriptor = server.detach()
+        # Only the older of torch's two servers takes a socket that listens already.
+        store = TCPStore(
+            _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, use_libuv=False
+        )
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_LOOPBACK, port))
+
+    def is_closed(self) -> bool:
+        """Never."""
+        return False
+
+    def set_closed(self) -> None:
+        """Nobody else to tell."""
+
+    def num_nodes_waiting(self) -> int:
+        """None."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """As configured."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """Nothing to close but the store, which ends with the process."""
+        return True
+
+
+class _Launch(threading.Thread):
+    """`elastic_launch` beside the main thread: in the main thread it would answer SIGTERM by its own rule."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(name="elastic")
+        spec = load_spec(path)
+        rendezvous_handler_registry.register("loopback", LoopbackRendezvous)
+        logs = DefaultLogsSpecs(log_dir=str(Path(spec.run_folder) / LOGS), redirects=Std.ALL)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=spec.train.launch.processes,
+            logs_specs=logs,
+            run_id=time.strftime("%Y%m%dT%H%M%S"),
+            rdzv_backend="loopback",
+            max_restarts=spec.train.launch.restarts,
+            local_addr=_LOOPBACK,
+        )
+        self._launch = elastic_launch(config, sys.executable)
+        self._arguments = ("-u", "-m", WORKER, str(path))
+        self.failures: Mapping[int, ProcessFailure] = {}
+        self.code = 0
+
+    def run(self) -> None:
+        """Until the last attempt has ended."""
+        try:
+            self._launch(*self._arguments)
+        except ChildFailedError as error:
+            print(error, file=sys.stderr)
+            self.failures, self.code = error.failures, 1
+        except BaseException:
+            traceback.print_exc()
+            self.code = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run the ranks of a spec.
+
+    Returns:
+        the exit code: 0 if all ranks ended with 0. Otherwise `EXIT_CODES` in the run folder has those of the ranks that failed.
+    """
+    path = Path(arguments[0])
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    launch, seen, told = _Launch(path), set[int](), set[int]()
+    launch.start()
+    while launch.is_alive():
+        # Of every attempt: one that begins after the SIGTERM is asked to end as well. That the follower is gone the ranks see
+        # by themselves, since they inherit its pipe.
+        for rank in psutil.Process().children():
+            seen.add(rank.pid)
+            if asked.is_set() and rank.pid not in told:
+                told.add(rank.pid)
+                with suppress(psutil.NoSuchProcess):
+                    rank.terminate()
+        launch.join(_POLL_SECONDS)
+    for process in seen:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # loaders of a rank that is gone
+    codes = {rank: {"pid": failure.pid, "code": failure.exitcode} for rank, failure in launch.failures.items()}
+    (path.parent / EXIT_CODES).write_text(json.dumps(codes))
+    return launch.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
