@@ -185,17 +185,13 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
     """
     with _context(metadata, env) as context:
         from rich.console import Console
-        from rich.table import Table
 
-        from clips_pipeline.evaluation.comparison_report import HEAD, cells, verdicts, write_comparison
+        from clips_pipeline.evaluation.comparison_report import terminal_table, verdicts, write_comparison
         from clips_pipeline.registry.comparing import compare_references
 
         differences, items = compare_references(a, b, set_name, confidence=confidence)
-        shown = Table(*HEAD, title=f"{items} items, intervals of {confidence:.0%}", title_justify="left")
-        for difference in differences:
-            shown.add_row(*cells(difference))
         console = Console()
-        console.print(shown)
+        console.print(terminal_table(differences, items, confidence, console.width))
         for sentence in verdicts(differences, confidence):
             click.echo(sentence)
         report = context.catalog.load("paths")["comparison_report"]

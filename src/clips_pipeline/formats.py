@@ -14,7 +14,7 @@ SCENES = 1
 TOKENIZER = 1
 """The tokenizer's files."""
 
-DATA_HEALTH = 1
+DATA_HEALTH = 2
 """What the data health report says, not how the page looks."""
 
 TRAINING = 1

@@ -38,6 +38,7 @@ from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.statistics import load_statistics
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
+from clips_pipeline.text.captions import CaptionConfig
 from clips_pipeline.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).with_name("golden_formats.json")
@@ -117,7 +118,7 @@ def data_health(scenes: Path, tokenizer: Path) -> Outputs:
     del statistics["fingerprint"]
     found: Outputs = {"statistics": _digest(statistics)}
     for split in load_index(scenes).splits:
-        texts = asdict(measure(DrawnSamples(scenes, split, 20, None), load_tokenizer(tokenizer)))
+        texts = asdict(measure(DrawnSamples(scenes, split, 20, None), load_tokenizer(tokenizer), CaptionConfig()))
         found[split] = _digest(json.loads(json.dumps(texts, default=np.ndarray.tolist)))
     return found
 

@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Column, Table
+
 from clips_pipeline.evaluation.comparison import Difference
-from clips_pipeline.evaluation.metric_keys import higher_is_better
-from clips_pipeline.reports.page import number, page, table, text, write_page
+from clips_pipeline.evaluation.metric_keys import higher_is_better, short_key
+from clips_pipeline.reports.page import render, write_page
 
 HEAD = ("metric", "A", "B", "B − A", "interval", "B better", "items won : lost", "sign test p")
+_WIDE = 124  # where all columns have room
 
 
 def cells(difference: Difference) -> tuple[str, ...]:
@@ -54,16 +59,37 @@ def write_comparison(
         confidence: of the intervals.
         path: of the HTML file.
     """
-    summary = (
-        f"<p>A is <code>{text(names[0])}</code>, B is <code>{text(names[1])}</code>; {number(items)} items, the same for both."
-        "</p><ul>" + "".join(f"<li>{text(one)}</li>" for one in verdicts(differences, confidence)) + "</ul>"
+    html = render(
+        "comparison.html",
+        names=names,
+        items=items,
+        verdicts=verdicts(differences, confidence),
+        confidence=f"{confidence:.0%}",
+        head=HEAD,
+        rows=[cells(one) for one in differences],
     )
-    rows = [[text(cell) for cell in cells(one)] for one in differences]
-    shown = table(list(HEAD), rows, f"Paired comparison, intervals of {confidence:.0%}")
-    body = f'<div class="dense">{shown}</div>' + (
-        "<p>Intervals: paired bootstrap over images (of Winoground over pairs), captions of an image together. B better: share of "
-        "the resamplings in which it is. Won and lost: items on which the models differ; p is the chance of so uneven a division, "
-        "or a more uneven one, were they alike (exact sign test, two-sided). Of many metrics looked at, one in twenty leaves out 0 "
-        "by luck.</p>"
+    return write_page(html, path)
+
+
+def terminal_table(differences: Sequence[Difference], items: int, confidence: float, width: int) -> Table:
+    """The table for a terminal of so many columns; where all of `HEAD` has no room, what is left out stands in the page.
+
+    Metrics stand in groups of their kind, and without the set, which is the same for all.
+    """
+    head = HEAD if width >= _WIDE else HEAD[:5]
+    table = Table(
+        *(Column(name, justify="right" if place else "left", no_wrap=True) for place, name in enumerate(head)),
+        title=f"{items} items, intervals of {confidence:.0%}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
     )
-    return write_page(page("Comparison of two models", summary, body), path)
+    kind = ""
+    for one in differences:
+        short = short_key(one.metric)
+        if kind != (kind := short.partition("/")[0]):
+            table.add_row(escape(kind))
+        name, *numbers = cells(one)
+        table.add_row(escape(f"  {short.partition('/')[2]}{name.removeprefix(one.metric)}"), *numbers[: len(head) - 1])
+    return table

@@ -30,11 +30,6 @@ class Picture:
         about = next(iter((*record.captions, record.web_caption)), "")[:_ABOUT]
         return cls(record.key, about, base64.b64encode(thumbnail(record.image, _THUMBNAIL).webp).decode())
 
-    @property
-    def data(self) -> bytes:
-        """The WebP file."""
-        return base64.b64decode(self.webp)
-
 
 @dataclass(frozen=True)
 class ImageExample:

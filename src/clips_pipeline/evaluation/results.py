@@ -1,10 +1,8 @@
 """What an evaluation finds: numbers, one row per image, and what its report shows."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
@@ -64,16 +62,3 @@ def check_finite(metrics: Mapping[str, float]) -> None:
         raise ConfigError(
             f"metrics: {', '.join(bad)}; the model has diverged or the set is unusable, so nothing is written"
         )
-
-
-def write_metrics(metrics: Mapping[str, float], path: Path) -> None:
-    """Write the flat `metrics.json`, keys sorted.
-
-    Raises:
-        ConfigError: a metric is NaN or infinite; an existing file stays as it is.
-    """
-    check_finite(metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(dict(metrics), indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)

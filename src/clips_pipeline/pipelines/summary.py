@@ -28,7 +28,10 @@ def show(
     ):
         if entry in made:
             registered = catalog.load(entry)
-            console.print(f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}")
+            console.print(
+                f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}",
+                soft_wrap=True,
+            )
         if report in made:
             _print_next(console, "open the report:", catalog.load(report))
     if {"clips_model", "finetuned_model", "search_trials"} & made:

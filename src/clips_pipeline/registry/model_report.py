@@ -13,9 +13,8 @@ from clips_pipeline.evaluation.comparison import pairing
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.item_table import items_by_set, rows_of_table
 from clips_pipeline.evaluation.items import Items
-from clips_pipeline.evaluation.report import ModelFacts, model_html
-from clips_pipeline.evaluation.sections.headline import standings
-from clips_pipeline.evaluation.sections.provenance import Link, Step
+from clips_pipeline.evaluation.report import Link, ModelFacts, model_html
+from clips_pipeline.evaluation.standings import standings
 from clips_pipeline.registry.champion import GATE_AGAINST, NOBODY
 from clips_pipeline.registry.items_log import fetch_items
 from clips_pipeline.registry.register import MODEL_DIGEST, Registration
@@ -121,18 +120,20 @@ def _links(client: MlflowClient, registration: Registration) -> list[Link]:
     ]
 
 
-def _steps(client: MlflowClient, registration: Registration, run: Mapping[str, Any], shards: Path) -> list[Step]:
+def _steps(
+    client: MlflowClient, registration: Registration, run: Mapping[str, Any], shards: Path
+) -> list[tuple[str, str]]:
     index = load_index(shards)
     tags = client.get_run(registration.run_id).data.tags
     version = client.get_model_version(registration.name, str(registration.version)).tags
     dirty = " with uncommitted changes, kept with the run" if tags.get("git.dirty") == "true" else ""
     samples = ", ".join(f"{index.split_samples(name):,} {name}" for name in index.splits)
     return [
-        Step("source, parameters and format of the data", index.fingerprint),
-        Step(f"shards: {samples}", index.version),
-        Step("code of the training", tags.get("git.commit", "unknown") + dirty),
-        Step("run spec: every setting of the training, data and tokenizer", str(run.get("spec", "unknown"))),
-        Step("weights, configuration and tokenizer, SHA-256", version.get(MODEL_DIGEST, "unknown")),
-        Step("MLflow run", registration.run_id),
-        Step("registered version", registration.uri),
+        ("source, parameters and format of the data", index.fingerprint),
+        (f"shards: {samples}", index.version),
+        ("code of the training", tags.get("git.commit", "unknown") + dirty),
+        ("run spec: every setting of the training, data and tokenizer", str(run.get("spec", "unknown"))),
+        ("weights, configuration and tokenizer, SHA-256", version.get(MODEL_DIGEST, "unknown")),
+        ("MLflow run", registration.run_id),
+        ("registered version", registration.uri),
     ]

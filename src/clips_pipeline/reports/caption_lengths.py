@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,21 @@ from clips_pipeline.text.tokenizer import Tokenizer
 
 STRATEGIES: Final = get_args(Strategy)
 
-CONTEXT: Final = CaptionConfig().context_length
-CONTEXT_ROOM: Final = CONTEXT - 3
-"""Ids of a text that the text tower reads, at the default length."""
-
-TARGET: Final = CaptionConfig().target_length
-TARGET_ROOM: Final = TARGET - 2
-"""Ids of the synthetic caption that the captioner writes, at the default length."""
-
 _SEED = 0
+
+
+class Rooms(NamedTuple):
+    """Ids that rows hold, specials not counted: of the text tower, of the captioner, and what training leaves of a web caption."""
+
+    context_room: int
+    target_room: int
+    web_room: int
+
+
+def rooms(captions: CaptionConfig) -> Rooms:
+    """Of the rows that training makes."""
+    context = captions.context_length - 3
+    return Rooms(context, captions.target_length - 2, min(context, captions.web_tokens or context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Lengths:
     Attributes:
         values: (N,) ids of each text, specials not counted; of a fragment with a budget what the budget left.
         room: ids that fit into the row it goes to.
-        cut: texts of which ids are lost to the row, or to a budget that is the row's room.
+        cut: texts of which ids are lost to the row, or to the fragment's budget.
         unknown: ids that stand for a word which the vocabulary cannot spell, of all texts together.
         replaced: fragments that have no usable piece, so that the web caption stands in.
     """
@@ -134,32 +140,36 @@ class DrawnSamples:
         self.set.close()
 
 
-def measure(drawn: DrawnSamples, tokenizer: Tokenizer) -> SplitTexts:
-    """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does."""
+def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) -> SplitTexts:
+    """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does.
+
+    Args:
+        drawn: which samples.
+        tokenizer: gives the lengths.
+        captions: lengths of the rows, and the strategy that training uses. The others are given the same budget.
+    """
+    room = rooms(captions)
     web, synthetic, human = (_Counter(tokenizer) for _ in range(3))
     samples, sentences = 0, []
-    configs = {
-        name: FragmentConfig(strategy=name, tokens=None if name == "sub_caption" else CONTEXT_ROOM)
-        for name in STRATEGIES
-    }
+    configs = {name: _fragment_config(name, captions) for name in STRATEGIES}
     fragments = {name: _Counter(tokenizer) for name in STRATEGIES}
     for record in drawn.texts():
         samples += 1
         for caption in record.captions:
-            human.add(tokenizer.body(caption), CONTEXT_ROOM)
+            human.add(tokenizer.body(caption), room.context_room)
         if record.web_caption:
-            web.add(tokenizer.body(record.web_caption), CONTEXT_ROOM)
+            web.add(tokenizer.body(record.web_caption), room.web_room)
         if not record.synthetic_caption:
             continue
         body = tokenizer.body(record.synthetic_caption)
-        synthetic.add(body, TARGET_ROOM)
+        synthetic.add(body, room.target_room)
         sentences.append(len(sub_captions(record.synthetic_caption)))
         for name, config in configs.items():
             made = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
             if made is None:
                 fragments[name].replaced += 1
                 continue
-            fragments[name].add(made, CONTEXT_ROOM)
+            fragments[name].add(made, room.context_room)
             # A budget has cut it already.
             fragments[name].cut += config.tokens is not None and len(body) > config.tokens
     shards = drawn.set.samples
@@ -169,12 +179,21 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer) -> SplitTexts:
         shards=len({shard for shard, _ in drawn.places}),
         of_shards=len(shards),
         unreadable=drawn.unreadable,
-        web=web.lengths(CONTEXT_ROOM),
-        synthetic=synthetic.lengths(TARGET_ROOM),
-        human=human.lengths(CONTEXT_ROOM),
-        fragments={name: counter.lengths(CONTEXT_ROOM) for name, counter in fragments.items()},
+        web=web.lengths(room.web_room),
+        synthetic=synthetic.lengths(room.target_room),
+        human=human.lengths(room.context_room),
+        fragments={name: counter.lengths(room.context_room) for name, counter in fragments.items()},
         sentences=np.array(sentences, np.int64),
     )
+
+
+def _fragment_config(strategy: Strategy, captions: CaptionConfig) -> FragmentConfig:
+    if strategy == captions.fragment.strategy and (strategy == "sub_caption" or captions.fragment.tokens):
+        return captions.fragment
+    if strategy == "sub_caption":
+        return FragmentConfig(tokens=captions.fragment.tokens)
+    # Without a budget of its own it takes what the row holds, as `CaptionReader` has it.
+    return FragmentConfig(strategy, captions.fragment.tokens or rooms(captions).context_room)
 
 
 class _Counter:

@@ -1,23 +1,26 @@
-"""Histograms as SVG that stands in the page: a few hundred bytes of text each, in the page's colours, sharp at any size."""
+"""Histograms, in the page's colors."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from clips_pipeline.reports.page import number, text
+from clips_pipeline.reports.figure import LINE, SERIES, label, svg, tooltip
+from clips_pipeline.reports.page import number
 from clips_pipeline.shards.statistics import Histogram
 
-# The chart's own units; the page scales it to the width there is. Small, so that its letters stay readable on a phone.
-_WIDTH, _HEIGHT = 300, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 292, 22, 128
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+_BAR, _CUT = SERIES[0], SERIES[1]
 _MOST_BARS = 40
-_TICK_DISTANCE = 42
-# Else one bar alone would fill the chart.
-_FEWEST_OCTAVES = 2
+_MOST_TICKS = 6
+_NEXT_TO_ZERO = 0.75
+_SIZE = (4.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,69 +71,66 @@ def histogram_chart(
     title: str,
     *,
     limit: int | None = None,
-    limit_name: str = "",
     doubling: int | None = None,
     unit: str = "",
     show: Callable[[float], str] = number,
-) -> str:
+) -> Markup:
     """A histogram as `<svg>`, with a description for those who do not see it.
 
     Args:
         drawn: bars in order, at least one.
-        title: says what is counted.
-        limit: values above it are coloured as cut.
-        limit_name: stands at the limit's mark.
+        title: says what is counted; no two charts of a page have the same.
+        limit: values above it are colored as cut, and it has a mark.
         doubling: equal distances are equal ratios, with this value and its doubles and halves on the axis; None for equal
             differences.
-        unit: of the values, for the description.
+        unit: of the values.
         show: a value as plain text.
     """
-    place = math.log2 if doubling else float
-    end = max(drawn[-1].end, (limit or 0) + 1)
-    low, high = (place(max(drawn[0].start, 1)), place(end)) if doubling else (0.0, float(end))
-    if doubling and high - low < _FEWEST_OCTAVES:
-        low, high = (low + high - _FEWEST_OCTAVES) / 2, (low + high + _FEWEST_OCTAVES) / 2
     most = max(bar.count for bar in drawn)
-    total = sum(bar.count for bar in drawn)
-
-    def x(value: float) -> float:
-        return _LEFT + (_RIGHT - _LEFT) * (place(max(value, 1) if doubling else value) - low) / (high - low)
-
-    parts = []
-    for bar in drawn:
-        left, right = x(bar.start), x(bar.end)
-        # A bar that is there is seen: at least one unit high.
-        height = max((_BOTTOM - _TOP) * bar.count / most, 1.0)
-        name = "cut" if limit is not None and bar.start > limit else "bar"
-        parts.append(
-            f'<rect class="{name}" x="{left:.1f}" y="{_BOTTOM - height:.1f}" width="{max(right - left - 0.5, 1):.1f}" '
-            f'height="{height:.1f}"><title>{text(_reach(bar, show))}: {number(bar.count)}</title></rect>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {_BOTTOM}H{_RIGHT}"/>')
     # A bar of one value has its name below its middle.
-    single = 0.5 if not doubling and all(bar.end - bar.start == 1 for bar in drawn) else 0.0
-    candidates = _doubles(doubling, 2**low, 2**high) if doubling else _rounds(end)
-    taken = -math.inf
-    for value in candidates:
-        at = x(value + single)
-        # Near neighbours would overlap.
-        if _LEFT <= at <= _RIGHT and at - taken >= _TICK_DISTANCE:
-            taken = at
-            anchor = "start" if at < _LEFT + 12 else "end" if at > _RIGHT - 12 else "middle"
-            parts.append(f'<text x="{at:.1f}" y="{_BOTTOM + 14}" text-anchor="{anchor}">{text(show(value))}</text>')
-    if limit is not None:
-        at = x(limit + 1)
-        anchor = "end" if at > (_LEFT + _RIGHT) / 2 else "start"
-        parts.append(f'<path class="mark" d="M{at:.1f} {_TOP - 8}V{_BOTTOM}"/>')
-        parts.append(
-            f'<text x="{at + (-4 if anchor == "end" else 4):.1f}" y="{_TOP - 8}" text-anchor="{anchor}">{text(limit_name)}</text>'
-        )
+    shift = 0.5 if not doubling and all(bar.end - bar.start == 1 for bar in drawn) else 0.0
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_subplot()
+        for bar in drawn:
+            # A bar that is there is seen: 0 has no place where distances are ratios, and others may be too thin or too low.
+            start = (bar.start or _NEXT_TO_ZERO) if doubling else bar.start
+            width = bar.end - start if doubling else max(bar.end - start, drawn[-1].end / 300)
+            height = max(bar.count, most / 100)
+            color = _CUT if limit is not None and bar.start > limit else _BAR
+            (patch,) = axes.bar(start - shift, height, width, align="edge", color=color, edgecolor="none")
+            tooltip(patch, f"{_reach(bar, show)}: {number(bar.count)}")
+        if doubling:
+            low, high = drawn[0].start or _NEXT_TO_ZERO, drawn[-1].end
+            axes.set_xscale("log", base=2)
+            # Else one bar alone would fill the chart.
+            axes.set_xlim(min(low, high / 4), max(high, low * 4))
+            axes.set_xticks(_doubles(doubling, *axes.get_xlim()))
+            axes.minorticks_off()
+        else:
+            axes.set_xlim(-shift, max(drawn[-1].end, (limit or 0) + 2) - shift)
+            axes.locator_params(axis="x", nbins=_MOST_TICKS, integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_formatter(lambda value, _: label(show(round(value))))
+        if limit is not None:
+            axes.axvline(limit + 1 - shift, color=_CUT, linewidth=1, linestyle="--")
+            axes.annotate(
+                f"{limit} {unit}",
+                (limit + 1 - shift, 1.02),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                va="bottom",
+            )
+        axes.yaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_color(LINE)
+
     fullest = max(drawn, key=lambda bar: bar.count)
     described = (
-        f"{title}: histogram of {number(total)} values, the smallest {_reach(drawn[0], show)}, the largest "
-        f"{_reach(drawn[-1], show)} {unit}; most frequent: {_reach(fullest, show)}"
+        f"{title}: histogram of {number(sum(bar.count for bar in drawn))} values, the smallest {_reach(drawn[0], show)}, "
+        f"the largest {_reach(drawn[-1], show)} {unit}; most frequent: {_reach(fullest, show)}"
     )
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(described)}">{"".join(parts)}</svg>'
+    return svg(draw, described, size=_SIZE)
 
 
 def _reach(bar: Bar, show: Callable[[float], str]) -> str:
@@ -139,12 +139,8 @@ def _reach(bar: Bar, show: Callable[[float], str]) -> str:
     return show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
 
 
-def _rounds(end: int) -> range:
-    """From 0 in steps of 1, 2 or 5 times a power of ten, about six of them."""
-    step = next(step for power in range(20) for step in (10**power, 2 * 10**power, 5 * 10**power) if 6 * step >= end)
-    return range(0, end + 1, step)
-
-
 def _doubles(base: int, low: float, high: float) -> list[float]:
+    """`base` times powers of two, at most so many that their names have room beside each other."""
     first, last = math.ceil(math.log2(low / base)), math.floor(math.log2(high / base))
-    return [base * 2.0**power for power in range(first, last + 1)]
+    step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
+    return [base * 2.0**power for power in range(first, last + 1, step)]

@@ -1,37 +1,37 @@
-"""Matplotlib figures as SVG that stands in a page and takes the page's colours, in the light, in the dark and on paper.
+"""Matplotlib figures as SVG that stands in a page and takes the page's colors, in the light, in the dark and on paper.
 
-Matplotlib writes the colours below as they are; the page then puts its own variables in their places.
+Matplotlib writes the colors below as they are; the page then puts its own variables in their places.
 """
 
-import hashlib
 import io
-import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from clips_pipeline.reports.page import text, visible
+from markupsafe import Markup
+
+from clips_pipeline.reports.page import visible
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-INK, SOFT, LINE, BACK = "#010203", "#010204", "#010205", "#010206"
+INK, SOFT, LINE = "#010203", "#010204", "#010205"
 SERIES = tuple(f"#0103{number:02x}" for number in range(8))
-"""Eight colours that can be told apart; the style sheet gives them for light and dark."""
+"""Eight colors that can be told apart; the style sheet gives them for light and dark."""
 
-_VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", BACK: "--back"} | {
+_VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
     color: f"--series-{place + 1}" for place, color in enumerate(SERIES)
 }
-_SETTINGS = {
-    "svg.fonttype": "none",  # letters stay letters: small, searchable, in the reader's font
-    "svg.hashsalt": "clips",  # the same figure gives the same bytes
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # letters stay letters: small, searchable, in the reader's font (style.css)
     "text.parse_math": False,  # a dollar sign in foreign text is no formula
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
     "axes.edgecolor": LINE,
     "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -45,27 +45,41 @@ _SETTINGS = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
-_FONT = re.compile(r"'DejaVu Sans'[^;\"]*")
-_DROPPED = re.compile(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", re.DOTALL)
+_TOOLTIP = "tooltip:"
 
 
-def svg(draw: Callable[["Figure"], None], described: str, *, size: tuple[float, float] = (4.0, 2.6)) -> str:
-    """A figure as `<svg>`.
+@dataclass(frozen=True)
+class Chart:
+    """A figure with its caption: drawing, title, what it shows in words, and how to read it."""
+
+    svg: Markup
+    title: str
+    told: str = ""
+    about: str = ""
+
+
+def svg(draw: Callable[["Figure"], None], described: str, *, size: tuple[float, float] = (4.0, 2.6)) -> Markup:
+    """A figure as `<svg>`; the same figure gives the same bytes.
 
     Args:
-        draw: draws on a figure, in the colours of this module.
-        described: plain text for those who do not see it.
+        draw: draws on a figure, in the colors of this module.
+        described: plain text for those who do not see it; no two figures of a page have the same.
         size: width and height in inches of 72 units; small, so that letters stay readable where the page is narrow.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS), _missing_letters_are_boxes():  # type: ignore[arg-type]
+    described = visible(described)
+    # Names of markers and clips are digests with this salt: they differ between the figures of a page.
+    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": described}), warnings.catch_warnings():
+        # Matplotlib measures with its own font, which lacks most scripts; the reader's browser has them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        stream = io.StringIO()
+        stream = io.BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(stream.getvalue(), described)
+    return _inline(ElementTree.fromstring(stream.getvalue()), described)  # noqa: S314 - Matplotlib has written it
 
 
 def label(foreign: object, most: int = 40) -> str:
@@ -74,24 +88,26 @@ def label(foreign: object, most: int = 40) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def _inline(whole: str, described: str) -> str:
-    drawing = _DROPPED.sub("", whole[whole.index("<svg") :])
-    box = re.search(r'viewBox="[^"]*"', drawing)
-    inner = drawing[drawing.index(">") + 1 :]
-    # Names of groups say nothing here; those of markers and clips must differ between the figures of a page.
-    own = hashlib.sha256((described + inner).encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    inner = re.sub(r'<g id="[^"]*"', "<g", inner)
-    inner = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{own}-", inner)
-    inner = _FONT.sub("system-ui, sans-serif", inner)
+def tooltip(artist: "Artist", told: str) -> None:
+    """What the browser shows while the pointer is over it."""
+    artist.set_gid(_TOOLTIP + visible(told))
+
+
+def _inline(root: ElementTree.Element, described: str) -> Markup:
+    """Without namespaces, which HTML knows by itself; without names of groups, metadata and style sheet."""
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        for child in [child for child in element if child.tag.rpartition("}")[2] in ("metadata", "style")]:
+            element.remove(child)
+        if element.tag == "g":
+            told = element.attrib.pop("id", "")
+            if told.startswith(_TOOLTIP):
+                title = ElementTree.Element("title")
+                title.text = told.removeprefix(_TOOLTIP)
+                element.insert(0, title)
+    root.attrib = {"class": "figure", "viewBox": root.attrib["viewBox"], "role": "img", "aria-label": described}
+    drawn = ElementTree.tostring(root, encoding="unicode")
     for color, variable in _VARIABLES.items():
-        inner = inner.replace(color, f"var({variable})")
-    return f'<svg class="figure" {box[0] if box else ""} role="img" aria-label="{text(described)}">{inner.strip()}'
-
-
-@contextmanager
-def _missing_letters_are_boxes() -> Iterator[None]:
-    """Matplotlib measures with its own font, which lacks most scripts; the reader's browser has them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        yield
+        drawn = drawn.replace(color, f"var({variable})")
+    return Markup(drawn)  # noqa: S704 - every text in it is escaped by ElementTree

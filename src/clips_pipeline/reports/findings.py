@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from clips_pipeline.reports.caption_lengths import CONTEXT, CONTEXT_ROOM, TARGET, TARGET_ROOM, SplitTexts
+from clips_pipeline.reports.caption_lengths import SplitTexts
 from clips_pipeline.reports.page import number, share
 from clips_pipeline.shards.index import Index
 from clips_pipeline.shards.statistics import SplitStatistics, Statistics
@@ -94,13 +94,14 @@ def _of_texts(name: str, read: SplitTexts) -> list[str]:
     webs, synthetics = len(read.web.values), len(read.synthetic.values)
     if read.web.cut > MOST_CUT * webs:
         found.append(
-            f"{name}: {share(read.web.cut, webs)} of the web captions are longer than the {CONTEXT_ROOM} ids that a "
-            f"context of {CONTEXT} holds, and are cut."
+            f"{name}: {share(read.web.cut, webs)} of the web captions are longer than the {read.web.room} ids that the "
+            "text tower reads of them, and are cut; see train.captions.context_length and .web_tokens."
         )
     if read.synthetic.cut > MOST_CUT * synthetics:
         found.append(
-            f"{name}: {share(read.synthetic.cut, synthetics)} of the synthetic captions are longer than the {TARGET_ROOM} "
-            f"ids that a target of {TARGET} holds; the captioner never learns their ends."
+            f"{name}: {share(read.synthetic.cut, synthetics)} of the synthetic captions are longer than the "
+            f"{read.synthetic.room} ids that a target of {read.synthetic.room + 2} holds; the captioner never learns their ends. "
+            "See train.captions.target_length."
         )
     if synthetics and read.synthetic.quantile(0.5) < 2 * read.web.quantile(0.5):
         found.append(

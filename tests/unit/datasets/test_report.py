@@ -9,11 +9,16 @@ import pytest
 from kedro.io import DatasetError
 
 from clips_pipeline.datasets.report import PictureDataset, ReportDataset
-from clips_pipeline.reports.page import page, text, write_page
+from clips_pipeline.reports.page import environment, write_page
+
+
+def page(summary: str) -> str:
+    frame = '{% extends "page.html" %}{% block summary %}<p>{{ words }}</p>{% endblock %}'
+    return environment().from_string(frame).render(title="T", sections={}, words=summary)
 
 
 def test_the_preview_is_the_summary(tmp_path: Path) -> None:
-    file = write_page(page("T", f"<p>{text('<b>')} first</p>", "<p>the rest</p>"), tmp_path / "report.html")
+    file = write_page(page("<b> first"), tmp_path / "report.html")
     dataset = ReportDataset(filepath=str(file), made_by="prepare")
     assert dataset.load() == file
     assert dataset.preview() == "<p>&lt;b&gt; first</p>"
@@ -23,7 +28,7 @@ def test_the_preview_is_the_summary(tmp_path: Path) -> None:
 
 def test_a_preview_is_no_markdown(tmp_path: Path) -> None:
     words = "mean_recall_at *x* `y` [z](javascript:alert(1)) __a__ **b**"
-    file = write_page(page("T", f"<p>{words}</p>", ""), tmp_path / "report.html")
+    file = write_page(page(words), tmp_path / "report.html")
     preview = ReportDataset(filepath=str(file), made_by="prepare").preview()
     assert preview.replace("\u2028", "") == f"<p>{words.replace('`', '’')}</p>"
     # As Kedro-Viz looks for it: a dot is none of the ends of line.

@@ -11,10 +11,9 @@ from clips_pipeline.evaluation.confusion import Confusion, Mistake
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
 from clips_pipeline.evaluation.exhibits import Captioned, CaptionExample, Exhibits, ImageExample, Picture
 from clips_pipeline.evaluation.items import items_of
-from clips_pipeline.evaluation.report import ModelFacts
+from clips_pipeline.evaluation.report import Link, ModelFacts
 from clips_pipeline.evaluation.results import EvaluationResult
-from clips_pipeline.evaluation.sections.headline import standings
-from clips_pipeline.evaluation.sections.provenance import Link, Step
+from clips_pipeline.evaluation.standings import standings
 
 METRIC = "retrieval/scenes/mean_recall@1"
 METRICS = {METRIC: 0.25, "zero_shot/scenes/accuracy@1": 0.5, "caption/scenes/loss": 3.5}
@@ -92,7 +91,7 @@ def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> Model
         "<p>Nothing stands out.</p>",
         [Link(foreign, None, foreign)],
         [Link(foreign, "http://127.0.0.1:5000/#/runs/1"), Link("bad", f"javascript:{foreign}", "")],
-        [Step(foreign, foreign)],
+        [(foreign, foreign)],
         foreign,
     )
 

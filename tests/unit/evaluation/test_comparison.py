@@ -1,5 +1,6 @@
 """Paired comparisons, on results that can be counted by hand."""
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.comparison import compare, intervals, sign_test
-from clips_pipeline.evaluation.comparison_report import cells, verdicts, write_comparison
+from clips_pipeline.evaluation.comparison import Difference, compare, intervals, sign_test
+from clips_pipeline.evaluation.comparison_report import HEAD, cells, terminal_table, verdicts, write_comparison
 from clips_pipeline.evaluation.item_table import read_items
 from clips_pipeline.evaluation.items import Items, items_of
 from clips_pipeline.evaluation.metric_keys import higher_is_better
@@ -173,3 +175,30 @@ def test_the_page_says_what_may_be_said_and_escapes_names(tmp_path: Path) -> Non
     page = write_comparison(found, ("<script>", "b"), 40, 0.95, tmp_path / "c.html").read_text()
     assert "<script>" not in page
     assert "B is better" in page
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_table_for_a_terminal_shows_every_metric_whole(width: int) -> None:
+    keys = [
+        "retrieval/some/image_to_text_recall@10",
+        "retrieval_long/some/text_to_image_recall@10",
+        "zero_shot/some/mean_per_class_accuracy@1",
+        "caption/some/loss",
+        "sugarcrepe/replace_rel/accuracy",
+    ]
+    found = [Difference(key, 0.25, 0.125, -0.25, 0.0625, 0.2, 1234, 4321, 0.00012) for key in keys]
+    stream = io.StringIO()
+    console = Console(file=stream, width=width)
+    console.print(terminal_table(found, 40, 0.95, console.width))
+    lines = stream.getvalue().splitlines()
+    assert "…" not in stream.getvalue()
+    assert max(map(len, lines)) <= width
+    for name in (
+        "image_to_text_recall@10",
+        "mean_per_class_accuracy@1",
+        "loss (less is better)",
+        "replace_rel/accuracy",
+    ):
+        (line,) = [line for line in lines if f" {name} " in line and line.startswith(" ")][:1]
+        assert "-0.1250   -0.2500 to +0.0625" in line
+    assert [name in stream.getvalue() for name in HEAD] == [True] * 5 + [width > 80] * 3

@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tests.unit.evaluation.exhibits_of_a_model import METRIC, exhibits, facts, result, rows
 from tests.unit.reports.hostile import TEXTS
@@ -16,11 +17,12 @@ from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.comparison import Difference
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.exhibits import Exhibits
+from clips_pipeline.evaluation.figures import interval_figure, rank_figure, recall_curves
 from clips_pipeline.evaluation.items import items_of
-from clips_pipeline.evaluation.report import evaluation_html, model_html, rank_figure, write_evaluation
-from clips_pipeline.evaluation.results import check_finite, write_metrics
-from clips_pipeline.evaluation.sections.headline import Standing, all_metrics, headline, standings, verdict
-from clips_pipeline.evaluation.sections.training import training
+from clips_pipeline.evaluation.report import evaluation_html, model_html, write_evaluation
+from clips_pipeline.evaluation.results import check_finite
+from clips_pipeline.evaluation.standings import Standing, cards, standings, table_rows
+from clips_pipeline.evaluation.training_curves import training_charts
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
 
@@ -39,22 +41,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_metrics_are_flat_json(tmp_path):
-    write_metrics({"b": 1.0, "a": 0.5}, tmp_path / "new" / "metrics.json")
-    text = (tmp_path / "new" / "metrics.json").read_text()
-    assert json.loads(text) == {"a": 0.5, "b": 1.0}
-    assert text.index('"a"') < text.index('"b"')
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["metrics.json"]
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_is_named_and_the_old_file_stays(tmp_path, value):
-    path = tmp_path / "metrics.json"
-    write_metrics({"good": 1.0}, path)
+def test_a_metric_that_is_no_number_is_named(value):
     with pytest.raises(ConfigError, match=r"caption/scenes/loss is (nan|inf|-inf)"):
-        write_metrics({"good": 2.0, "caption/scenes/loss": value}, path)
-    assert json.loads(path.read_text()) == {"good": 1.0}
-    with pytest.raises(ConfigError, match="caption/scenes/loss"):
         result([HOSTILE], metrics={"caption/scenes/loss": value})
     check_finite({"good": 1.0})
 
@@ -97,11 +86,11 @@ def test_figures_have_no_colour_of_their_own():
 
 def test_the_headline_shows_value_interval_chance_and_the_champion():
     html = model_html(facts(["a"]), exhibits(["a"]), rows(30))
-    card = Page(re.search(r"retrieval: mean recall at 1</h3>(.*?)</section>", html).group(1)).text
+    card = Page(re.search(r"retrieval: mean recall at 1</h3>(.*?)</section>", html, re.DOTALL).group(1)).text
     assert re.fullmatch(
-        r"25.0 %95 % interval [\d.]+ to [\d.]+ %, chance 6.2 %▲ surely better than the championchampion 18.8 %, difference "
-        r"\+37.5 points \(\+[\d.]+ points to \+[\d.]+ points\)retrieval/scenes/mean_recall@1",
-        card,
+        r"25.0 % 95 % interval [\d.]+ to [\d.]+ %, chance 6.2 % ▲ surely better than the championchampion 18.8 %, difference "
+        r"\+37.5 points \(\+[\d.]+ points to \+[\d.]+ points\) retrieval/scenes/mean_recall@1",
+        " ".join(card.split()),
     )
     # The losses are the same in both, and a loss that is equal is no win.
     assert "chance could explain the difference" in html
@@ -112,28 +101,27 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
 
 def test_the_headline_is_one_figure_of_a_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
-    html = headline([Standing(name, value) for name, value in metrics.items()], METRIC)
-    assert re.findall(r"(\w+)/scenes/", html) == ["retrieval", "caption"]
+    found = cards([Standing(name, value) for name, value in metrics.items()], METRIC)
+    assert [card.metric for card in found] == [METRIC, "caption/scenes/loss"]
 
 
 def test_the_legend_names_the_champion_where_any_metric_has_one():
     ahead = Difference(METRIC, 0.25, 0.5, 0.1, 0.4, 1.0, 9, 1, 0.02)
     first = Standing(METRIC, 0.5, (0.4, 0.6), 0.1, ahead, (0.2, 0.3))
     last = Standing("winoground/all/text_score", 0.5, (0.4, 0.6), 0.25)
-    legend = [">this model<", ">champion<", ">chance<"]
-    figure = all_metrics([first, last], "clips, version 1").split("</svg>")[0]
-    assert [figure.count(name) for name in legend] == [1, 1, 1]
-    assert ">champion<" not in all_metrics([last], None)
+    figure = interval_figure([first, last])
+    assert [figure.count(name) for name in (">this model<", ">champion<", ">chance<")] == [1, 1, 1]
+    assert ">champion<" not in interval_figure([last])
 
 
 def test_what_is_no_share_is_not_told_in_percent():
-    cider = Standing("caption/scenes/cider", 1.25, (1.1, 1.4))
-    html = headline([cider], "caption/scenes/cider") + all_metrics([cider, Standing(METRIC, 0.5, (0.4, 0.6))], None)
-    assert '<p class="big">1.250</p>' in html
-    assert "95 % interval 1.100 to 1.400" in html
+    cider, recall = Standing("caption/scenes/cider", 1.25, (1.1, 1.4)), Standing(METRIC, 0.5, (0.4, 0.6))
+    (card,) = cards([cider], "caption/scenes/cider")
+    assert (card.value, card.told) == ("1.250", "95 % interval 1.100 to 1.400")
     # Nor does it stretch the axis of those that are.
-    described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", html).group(1)
+    described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", interval_figure([cider, recall])).group(1)
     assert described == "retrieval: mean recall at 1 0.500, 0.4000 to 0.6000"
+    assert [row[1:3] for row in table_rows([cider], champion=False)] == [["1.2500", "1.1000 to 1.4000"]]
 
 
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
@@ -141,7 +129,7 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
 
     def of(metrics, mine, other):
         champion = None if other is None else {"scenes": other}
-        return [verdict(one) for one in standings(metrics, {}, {"scenes": mine}, champion, resamples=200)]
+        return [one.verdict for one in standings(metrics, {}, {"scenes": mine}, champion, resamples=200)]
 
     assert of({METRIC: 0.1}, many, few) == ["better"]
     assert of({METRIC: 0.1}, few, many) == ["worse"]
@@ -179,7 +167,7 @@ def test_what_a_set_does_not_allow_to_show_is_left_out():
     def titles(**changes):
         return re.findall(r'<h2 id="([^"]*)"', evaluation_html(result([HOSTILE], **changes)))
 
-    every = ["all-metrics", "retrieval", "captions", "embedding-map", "zero-shot-classes"]
+    every = ["all_metrics", "retrieval", "captions", "embedding_map", "zero_shot"]
     assert titles() == every
     shown = exhibits([HOSTILE])
     assert titles(exhibits=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:2]
@@ -192,13 +180,37 @@ def test_what_a_set_does_not_allow_to_show_is_left_out():
 def test_curves_of_many_steps_are_small_and_keep_their_extremes():
     steps = range(1, 20_001)
     history = [{"step": i, "samples": 8 * i, "loss_caption": 9.0 if i == 777 else 2.0} for i in steps]
-    html = training(history)
-    assert len(html) < 60_000
-    assert "caption loss by step: synthetic caption from 2 to 2" in html
-    assert "contrastive" not in html
-    assert training([]) == "<p>No step of the training was logged.</p>"
+    charts = training_charts(history)
+    assert [chart.title for chart in charts] == ["caption loss"]
+    assert len(charts[0].svg) < 60_000
+    assert "caption loss by step: synthetic caption from 2 to 2" in charts[0].svg
+    assert training_charts([]) == []
+    assert "No step of the training was logged." in model_html(
+        replace(facts(["a"]), history=[]), exhibits(["a"]), rows(30)
+    )
     hole = [{"step": 1, "samples": 8, "loss_caption": math.nan}, {"step": 2, "samples": 16, "loss_caption": 1.5}]
-    assert "synthetic caption from 1.5 to 1.5" in training(hole)
+    assert "synthetic caption from 1.5 to 1.5" in training_charts(hole)[0].svg
+
+
+def test_chance_in_the_figure_of_ranks_is_that_of_each_direction():
+    """1,000 images with 5 captions each: from image to text chance has 5,000 candidates, and from text to image 1,000."""
+    ranked = [
+        {"image_to_text_rank": 0, "text_to_image_ranks": [0] * 5, "label": None, "zero_shot_rank": None}
+        for _ in range(1_000)
+    ]
+    figure = Figure()
+    recall_curves(ranked, figure, on_paper=True)
+    dotted = {
+        line.get_color(): line for line in figure.axes[0].lines if line.get_linestyle() == ":" and len(line.get_xdata())
+    }
+    to_text, to_image = (dotted[color] for color in ("#0057b8", "#d1495b"))
+    assert (to_text.get_xdata()[-1], to_image.get_xdata()[-1]) == (5_000, 1_000)
+    assert to_text.get_ydata()[[0, -1]] == pytest.approx([1 / 1_000, 1])
+    # Of 10 captions drawn one is among its own five with 1 - (1 - 5 / 5000) ** 10, nearly.
+    at = dict(zip(to_text.get_xdata(), to_text.get_ydata(), strict=True))
+    k = min(at, key=lambda k: abs(k - 10))
+    assert at[k] == pytest.approx(1 - (1 - 5 / 5_000) ** k, rel=0.01)
+    assert dict(zip(to_image.get_xdata(), to_image.get_ydata(), strict=True))[1_000] == 1.0
 
 
 def test_the_figure_is_a_png_and_the_same_for_the_same_result():

@@ -31,7 +31,7 @@ from clips_pipeline.evaluation.metric_keys import (
 )
 from clips_pipeline.evaluation.probe import Probed
 from clips_pipeline.evaluation.report import evaluation_html
-from clips_pipeline.evaluation.sections.headline import readable, standings
+from clips_pipeline.evaluation.standings import readable, standings
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.registry.gate import GateConfig, Measured, decide

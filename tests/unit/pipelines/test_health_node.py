@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.unit.shards.samples import ListSource, record
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.pipelines.prepare.nodes import report_health
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.records import Skip
@@ -23,10 +24,12 @@ def make_shards(folder: Path, records: list[Any], name: str = "list") -> None:
     prepare(ListSource({"train": [records]}, name), folder / "shards", max_skip_share=0.5)  # type: ignore[arg-type]
 
 
-def made(folder: Path, **health: int) -> tuple[int, str]:
+def made(folder: Path, captions: dict[str, Any] | None = None, **health: int) -> tuple[int, str]:
     """When the report was written, in nanoseconds, and what it says."""
     target = folder / "data_health.html"
-    file = report_health({"health": health}, folder / "shards", folder / "tokenizer", None, {"data_health": target})
+    file = report_health(
+        {"health": health}, captions or {}, folder / "shards", folder / "tokenizer", None, {"data_health": target}
+    )
     assert file == target
     return file.stat().st_mtime_ns, file.read_text(encoding="utf-8")
 
@@ -49,3 +52,15 @@ def test_made_anew_when_settings_data_tokenizer_or_the_file_change(prepared: Pat
     assert len({written for written, _ in seen}) == 4
     (prepared / "data_health.html").write_text("edited")
     assert made(prepared, samples=2)[1] == seen[-1][1]
+
+
+def test_other_lengths_of_the_training_s_rows_give_another_page(prepared: Path) -> None:
+    first = made(prepared)
+    second = made(prepared, {"context_length": 32, "target_length": 48})
+    assert "a context of 80 (web) or a target of 128 (synthetic)" in first[1]
+    assert "a context of 32 (web) or a target of 48 (synthetic)" in second[1]
+
+
+def test_a_wrong_length_is_named_by_its_key(prepared: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.captions.*target_length"):
+        made(prepared, {"target_length": 1})

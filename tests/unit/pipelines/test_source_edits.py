@@ -22,7 +22,7 @@ names = {"caption_tables": "tables", "shards": "shards", "tokenizer": "tokenizer
 paths = {name: folder / file for name, file in names.items()}
 shards = nodes.prepare_shards(parameters, remote, paths)
 tokenizer = nodes.make_tokenizer(parameters, shards, None, paths)
-nodes.report_health(parameters, shards, tokenizer, None, paths)
+nodes.report_health(parameters, {}, shards, tokenizer, None, paths)
 files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 print(json.dumps({str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}))
 """

@@ -46,3 +46,7 @@ def test_what_a_search_found_is_trained_where_no_study_lies():
     text = last_lines("best", "clips_model")
     assert "mlflow ui" in text
     assert "optuna-dashboard" not in text
+
+
+def test_commands_stay_on_one_line_in_a_narrow_terminal():
+    assert last_lines("local", "search_trials", width=60) == last_lines("local", "search_trials")

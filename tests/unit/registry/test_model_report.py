@@ -14,13 +14,14 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.registry.model_report import write_model_report
 from clips_pipeline.registry.register import Registration, RegistryConfig, register_model
 from clips_pipeline.reports.data_health import HealthConfig, write_data_health
+from clips_pipeline.text.captions import CaptionConfig
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("prepared")
     hostile_shards(folder / "shards")
-    health = write_data_health(folder / "shards", Words(), HealthConfig(), folder / "data_health.html")
+    health = write_data_health(folder / "shards", Words(), CaptionConfig(), HealthConfig(), folder / "data_health.html")
     return folder / "shards", health
 
 
@@ -44,7 +45,8 @@ def report(
         registration, METRIC, metrics, {"scenes": items, **(others or {})}, shown, run, history, health, shards, file
     )
     assert written == file
-    return file.read_text(encoding="utf-8")
+    # Line breaks are the template's.
+    return " ".join(file.read_text(encoding="utf-8").split())
 
 
 def test_the_first_version_has_nobody_to_be_compared_with(store, model_folder, prepared, tmp_path):

@@ -1,5 +1,6 @@
 """Lengths against captions whose words can be counted by eye."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from tests.unit.reports.hostile import Words
 from tests.unit.shards.samples import ListSource, record
 
-from clips_pipeline.reports.caption_lengths import CONTEXT_ROOM, STRATEGIES, TARGET_ROOM, DrawnSamples, measure
+from clips_pipeline.reports.caption_lengths import STRATEGIES, DrawnSamples, measure, rooms
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
@@ -30,7 +31,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_counts_can_be_checked_by_hand(shards: Path) -> None:
-    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+    found = measure(DrawnSamples(shards, "train", 100, None), Words(), CaptionConfig())
     assert (found.samples, found.of_samples, found.shards, found.of_shards, found.unreadable) == (5, 5, 1, 1, 0)
     assert found.web.values.tolist() == [3, 78, 2, 77, 1]
     assert (found.web.cut, found.web.unknown, found.web.quantile(0.5), found.web.quantile(1)) == (1, 2, 3, 78)
@@ -48,25 +49,45 @@ def test_counts_can_be_checked_by_hand(shards: Path) -> None:
         assert found.fragments[name].cut == 2
 
 
-def test_rows_of_training_hold_what_the_report_says(shards: Path) -> None:
-    """The text tower's rows, made by the reader that training uses, with each strategy's default."""
-    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+@pytest.mark.parametrize(
+    "config",
+    [
+        CaptionConfig(),
+        CaptionConfig(context_length=40, target_length=48),
+        CaptionConfig(context_length=40, web_tokens=2, fragment=FragmentConfig(tokens=3)),
+    ],
+)
+def test_rows_of_training_hold_what_the_report_says(shards: Path, config: CaptionConfig) -> None:
+    """The rows made by the reader that training uses, of the lengths that are configured."""
+    found = measure(DrawnSamples(shards, "train", 100, None), Words(), config)
+    room = rooms(config)
     for name in STRATEGIES:
-        reader = CaptionReader(CaptionConfig(fragment=FragmentConfig(strategy=name)), Words(), seed=0)
+        captions = replace(config, fragment=FragmentConfig(strategy=name, tokens=config.fragment.tokens))
+        reader = CaptionReader(captions, Words(), seed=0)
         rows = [
             reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in eval_samples(shards, "train")
         ]
         read = [len([i for i in row.fragment if i in (4, 5)]) for row in rows]
-        assert read == np.minimum(found.fragments[name].values, CONTEXT_ROOM).tolist()
-    assert [sum(i in (4, 5) for i in row.web) for row in rows] == np.minimum(found.web.values, CONTEXT_ROOM).tolist()
+        fragments = found.fragments[name]
+        # Where the fragment is replaced, the row holds the web caption.
+        assert [ids for ids in read if ids or name == "sub_caption"][: len(fragments.values)] or fragments.replaced
+        if not fragments.replaced:
+            assert read == np.minimum(fragments.values, room.context_room).tolist()
+    assert [sum(i in (4, 5) for i in row.web) for row in rows] == np.minimum(found.web.values, room.web_room).tolist()
+    assert found.web.room == room.web_room
     targets = [sum(i in (4, 5) for i in row.target) for row in rows]
-    assert targets == np.minimum(found.synthetic.values, TARGET_ROOM).tolist()
+    if not any(fragments.replaced for fragments in found.fragments.values()):
+        assert targets == np.minimum(found.synthetic.values, room.target_room).tolist()
+    assert (found.synthetic.room, found.synthetic.cut) == (
+        room.target_room,
+        (found.synthetic.values > room.target_room).sum(),
+    )
 
 
 def test_a_caption_without_a_piece_is_replaced(tmp_path: Path) -> None:
     source = ListSource({"train": [[record(0, synthetic_caption="..."), record(1)]]})
     prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
-    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words())
+    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
     assert found.fragments["sub_caption"].replaced == 1
     assert len(found.fragments["sub_caption"].values) == 1
     assert found.fragments["truncation"].replaced == 0
@@ -76,7 +97,7 @@ def test_human_captions_count_one_by_one_and_captions_that_a_set_lacks_do_not(tm
     records = [record(0, web_caption="", synthetic_caption="", captions=("a b", "c d e")), record(1)]
     source = ListSource({"train": [records]}, needs_captions=False)
     prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
-    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words())
+    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
     assert found.samples == 2
     assert found.human.values.tolist() == [2, 3]
     assert found.web.values.tolist() == [2]
@@ -101,7 +122,7 @@ def test_whole_shards_are_drawn_until_there_are_enough(tmp_path: Path) -> None:
     assert all(r.image for r in some)
     assert not any(r.image for r in drawn.texts())
     assert len(list(drawn.some(100))) == 12
-    found = measure(drawn, Words())
+    found = measure(drawn, Words(), CaptionConfig())
     assert (found.samples, found.of_samples, found.shards, found.of_shards) == (12, 50, 3, 10)
 
 
@@ -110,5 +131,5 @@ def test_samples_that_have_become_unreadable_are_counted(shards: Path) -> None:
     content = (shards / entry.path).read_bytes()
     at = content.index(b"re_caption")
     (shards / entry.path).write_bytes(content[:at] + b"xx_caption" + content[at + 10 :])
-    found = measure(DrawnSamples(shards, "train", 100, None), Words())
+    found = measure(DrawnSamples(shards, "train", 100, None), Words(), CaptionConfig())
     assert (found.samples, found.unreadable) == (4, 1)

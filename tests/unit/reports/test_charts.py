@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.unit.reports.test_page import Page
 
-from clips_pipeline.reports.charts import bars, histogram_chart, octave_bars
+from clips_pipeline.reports.charts import Bar, bars, histogram_chart, octave_bars
 from clips_pipeline.shards.statistics import Histogram
 
 VALUES = np.random.default_rng(0).integers(0, 200, 1_000)
@@ -33,7 +33,7 @@ def test_what_is_absurdly_large_goes_into_the_last_bar() -> None:
     assert found[-1].beyond
     assert 77 < found[-1].start <= 154 < found[-1].end
     assert sum(bar.count for bar in found) == 52
-    assert "and more: 2<" in histogram_chart(found, "t", limit=77)
+    assert "and more: 2</title>" in histogram_chart(found, "t", limit=77)
 
 
 def test_octave_bars_are_sums_of_whole_bins() -> None:
@@ -45,32 +45,57 @@ def test_octave_bars_are_sums_of_whole_bins() -> None:
     assert [bar.start for bar in octave_bars(Histogram.of(np.arange(64, 128)))] == [64, 80, 96, 112]
 
 
+BAR = re.compile(r'<title>(.*?): ([\d,]+)</title><path d="(.*?)"[^>]*fill: (.*?)"')
+
+
+def drawn_bars(svg: str) -> list[tuple[int, float, float, float, str]]:
+    """Count, left, right, height and color of each bar."""
+    found = []
+    for _, count, path, color in BAR.findall(svg):
+        points = [[float(number) for number in pair.split()] for pair in re.split("[MLz]", path) if pair.strip()]
+        across, up = zip(*points, strict=True)
+        found.append((int(count.replace(",", "")), min(across), max(across), max(up) - min(up), color))
+    return found
+
+
 @pytest.mark.parametrize("doubling", [None, 1, 1000])
 @pytest.mark.parametrize("values", [VALUES, np.array([0]), np.array([64, 64]), np.array([1, 1 << 40])])
 def test_bars_lie_within_the_chart_and_are_as_high_as_they_are_many(values: np.ndarray, doubling: int | None) -> None:
-    drawn = octave_bars(Histogram.of(values)) if doubling else bars(values, 77)
-    svg = histogram_chart(drawn, '"<t>"', limit=None if doubling else 77, doubling=doubling)
-    rects = [
-        [float(number) for number in found]
-        for found in re.findall(r'x="(-?[\d.]+)" y="(-?[\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
-    ]
-    assert len(rects) == len(drawn)
-    most = max(bar.count for bar in drawn)
-    for (x, y, width, height), bar in zip(rects, drawn, strict=True):
-        assert x >= 0
-        assert x + width <= 301
-        assert y >= 0
-        assert height == pytest.approx(max(106 * bar.count / most, 1), abs=0.06)
-    for x in re.findall(r'<text x="([\d.-]+)"', svg):
-        assert 0 <= float(x) <= 300
-    label = {name: value for tag, name, value in Page(svg).attributes if tag == "svg"}["aria-label"]
+    chart = octave_bars(Histogram.of(values)) if doubling else bars(values, 77)
+    svg = histogram_chart(chart, '"<t>"', limit=None if doubling else 77, doubling=doubling)
+    found = drawn_bars(svg)
+    assert [count for count, *_ in found] == [bar.count for bar in chart]
+    most = max(bar.count for bar in chart)
+    full = max(height for *_, height, _ in found)
+    for count, left, right, height, _ in found:
+        assert 0 <= left < right <= 288
+        assert height == pytest.approx(full * max(count / most, 0.01), rel=1e-3)
+    page = Page(svg)
+    label = {name: value for tag, name, value in page.attributes if tag == "svg"}["aria-label"]
     assert label is not None
     assert label.startswith('"<t>": histogram of')
+    assert set(page.tags) <= {"svg", "g", "path", "rect", "defs", "clippath", "use", "text", "title"}
 
 
 def test_bars_above_the_limit_are_marked_as_cut() -> None:
-    svg = histogram_chart(bars(np.array([76, 77, 78, 79]), 77), "t", limit=77, limit_name="77 ids")
-    assert svg.count('class="cut"') >= 1
-    cut = re.findall(r'class="cut".*?<title>(.*?): (\d+)</title>', svg)
-    assert sum(int(count) for _, count in cut) == 2
-    assert "77 ids" in svg
+    svg = histogram_chart(bars(np.array([76, 77, 78, 79]), 77), "t", limit=77, unit="ids")
+    colors = [color for _, left, right, _, color in drawn_bars(svg)]
+    assert colors == ["var(--series-1)", "var(--series-2)"]
+    assert ">77 ids<" in svg
+
+
+def test_two_charts_of_a_page_share_no_name_and_one_drawn_twice_is_the_same() -> None:
+    first, second = (histogram_chart(bars(VALUES), title) for title in ("a", "b"))
+    assert first == histogram_chart(bars(VALUES), "a")
+    names = [set(re.findall(r' id="(.*?)"', svg)) for svg in (first, second)]
+    assert names[0]
+    assert not names[0] & names[1]
+    assert set(re.findall(r'(?:url\(|href=")#(\w+)', first)) <= names[0]
+
+
+def test_foreign_text_in_a_figure_is_text() -> None:
+    foreign = "</text></svg><script>1</script>\ufffe\x00"
+    svg = histogram_chart([Bar(0, 1, 1)], foreign, show=lambda value: foreign)
+    page = Page(svg)
+    assert "script" not in page.tags
+    assert "</text></svg><script>1</script>[U+FFFE][U+0000]: 1" in page.text

@@ -9,6 +9,7 @@ from tests.browser import FAINT, STICKING_OUT, Browser, browser
 from tests.unit.reports.hostile import Words, hostile_shards
 
 from clips_pipeline.reports.data_health import HealthConfig, write_data_health
+from clips_pipeline.text.captions import CaptionConfig
 
 STATE = """
 return [typeof window.hacked, document.scripts.length, document.querySelectorAll('h1').length,
@@ -26,7 +27,7 @@ def opened() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     hostile_shards(folder / "shards")
-    return write_data_health(folder / "shards", Words(), HealthConfig(), folder / "report.html")
+    return write_data_health(folder / "shards", Words(), CaptionConfig(), HealthConfig(), folder / "report.html")
 
 
 @pytest.mark.parametrize("width", [1200, 360])

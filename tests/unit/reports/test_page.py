@@ -3,9 +3,18 @@
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import UndefinedError
 from tests.unit.reports.hostile import TEXTS
 
-from clips_pipeline.reports.page import number, page, picture, share, size, summary_of, table, text, write_page
+from clips_pipeline.reports.page import cut, environment, number, share, size, summary_of, visible, write_page
+
+FRAME = """{% extends "page.html" %}{% set sections = {"one": "First"} %}
+{% block summary %}<p>{{ value }}</p>{% endblock %}
+{% block one %}<p>{{ other }}</p>{% endblock %}"""
+
+
+def shown(template: str, **values: object) -> str:
+    return environment().from_string(template).render(values)
 
 
 class Page(HTMLParser):
@@ -16,7 +25,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str | None]] = []
         self.text = ""
-        self.feed(html)
+        self.feed(str(html))
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -29,28 +38,34 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("value", TEXTS)
 def test_foreign_text_is_text_in_every_place(value: str) -> None:
-    shown = Page(f"<p>{text(value)}</p>")
-    assert shown.tags == ["p"]
-    inside = Page(f'<p title="{text(value)}">')
+    between = Page(shown("<p>{{ value }}</p>", value=value))
+    assert between.tags == ["p"]
+    inside = Page(shown('<p title="{{ value }}">', value=value))
     assert inside.tags == ["p"]
     assert [name for _, name, _ in inside.attributes] == ["title"]
-    assert inside.attributes[0][2] == shown.text
+    assert inside.attributes[0][2] == between.text
     if value.isprintable():
-        assert shown.text == value
+        assert between.text == value
 
 
 def test_what_cannot_be_seen_is_spelled_out() -> None:
-    assert text("a\x00b\u202ec\u2066\ud800") == "a[U+0000]b[U+202E]c[U+2066][U+D800]"
-    assert text("tab\tend\n") == "tab\tend\n"
+    assert visible("a\x00b\u202ec\u2066\ud800\uffff") == "a[U+0000]b[U+202E]c[U+2066][U+D800][U+FFFF]"
+    assert visible("tab\tend\n") == "tab\tend\n"
     # Letters of Persian and pictures of families need their joiners.
-    assert text("\u0645\u06cc\u200c\u062e 👨\u200d👩") == "\u0645\u06cc\u200c\u062e 👨\u200d👩"
+    assert visible("\u0645\u06cc\u200c\u062e 👨\u200d👩") == "\u0645\u06cc\u200c\u062e 👨\u200d👩"
+    assert shown("{{ value }}", value="<\u202e>") == "&lt;[U+202E]&gt;"
 
 
 def test_long_text_is_cut_and_its_length_told() -> None:
-    assert text("x" * 10_000, 3) == "xxx… (10,000 characters)"
-    assert text("xxx", 3) == "xxx"
+    assert cut("x" * 10_000, 3) == "xxx… (10,000 characters)"
+    assert cut("xxx", 3) == "xxx"
     # Cut before it is escaped, so that no half of an escape is left.
-    assert text("<<<<", 2) == "&lt;&lt;… (4 characters)"
+    assert shown("{{ value|cut(2) }}", value="<<<<") == "&lt;&lt;… (4 characters)"
+
+
+def test_a_value_that_is_missing_is_an_error_and_no_gap() -> None:
+    with pytest.raises(UndefinedError, match="value"):
+        shown("{{ value }}")
 
 
 @pytest.mark.parametrize(
@@ -93,30 +108,36 @@ def test_sizes(value: float, expected: str) -> None:
 
 
 def test_tables_have_heads_and_figures_stand_right() -> None:
-    shown = Page(
-        table(["split", "samples", "reason"], [["a", "1,000", "x"], ["b", "< 0.1 %".replace("<", "&lt;"), "7"]], "C")
-    )
-    assert shown.tags.count("th") == 3 + 2
-    scopes = [value for tag, name, value in shown.attributes if (tag, name) == ("th", "scope")]
+    template = '{% from "macros.html" import table %}{{ table("C", head, rows, texts=2, foreign=[1], characters=5) }}'
+    rows = [["a", "<b>", "1,000"], ["b", "7" * 6, "< 0.1 %"]]
+    page = Page(shown(template, head=["split", "reason", "samples"], rows=rows))
+    assert page.tags.count("th") == 3 + 2
+    scopes = [value for tag, name, value in page.attributes if (tag, name) == ("th", "scope")]
     assert scopes == ["col"] * 3 + ["row"] * 2
-    classes = [(tag, value) for tag, name, value in shown.attributes if name == "class" and tag in ("th", "td")]
-    # The reasons are not all figures.
-    assert classes == [("th", "number"), ("td", "number"), ("td", "number")]
+    classes = [(tag, value) for tag, name, value in page.attributes if name == "class" and tag in ("th", "td")]
+    assert classes == [("th", "number"), *[("td", "foreign"), ("td", "number")] * 2]
+    assert "<b>" in page.text
+    assert "77777… (6 characters)" in page.text
 
 
 def test_the_summary_is_found_again_whatever_it_says(tmp_path) -> None:
     for value in TEXTS:
-        summary = f"<p>{text(value)}</p>"
-        file = write_page(page(value, summary, f"<p>{text(TEXTS[4])}</p>"), tmp_path / "new" / "page.html")
-        assert summary_of(file.read_text(encoding="utf-8")) == summary
+        html = shown(FRAME, title=value, value=value, other=TEXTS[4])
+        file = write_page(html, tmp_path / "new" / "page.html")
+        assert summary_of(file.read_text(encoding="utf-8")) == shown("<p>{{ value }}</p>", value=value).strip()
     assert [file.name for file in file.parent.iterdir()] == ["page.html"]
     assert summary_of("<p>another page</p>") == ""
 
 
 def test_nothing_is_fetched_and_no_script_may_run() -> None:
-    shown = Page(page("T", "s", picture(b"123", "png", 'a "b"')))
-    policy = [value for tag, name, value in shown.attributes if (tag, name) == ("meta", "content")]
+    html = shown(FRAME, title="T", value="s", other="b")
+    page = Page(html)
+    policy = [value for tag, name, value in page.attributes if (tag, name) == ("meta", "content")]
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in policy
-    assert ("img", "src", "data:image/png;base64,MTIz") in shown.attributes
-    assert ("img", "alt", 'a "b"') in shown.attributes
-    assert "://" not in page("T", "s", "b")
+    assert "://" not in html
+    assert shown('{{ data|data_url("png") }}', data=b"123") == "data:image/png;base64,MTIz"
+
+
+def test_every_link_within_a_page_leads_to_a_section() -> None:
+    page = Page(shown(FRAME, title="T", value="s", other="b"))
+    assert [value for _, name, value in page.attributes if name in ("href", "id")] == ["#one", "one"]

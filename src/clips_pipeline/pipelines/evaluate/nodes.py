@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import to_mapping
+from clips_pipeline.evaluation.figures import rank_figure
 from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
-from clips_pipeline.evaluation.report import rank_figure, write_evaluation
+from clips_pipeline.evaluation.report import write_evaluation
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.registry.start_model import find_folder
 

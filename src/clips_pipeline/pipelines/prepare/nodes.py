@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline import formats
-from clips_pipeline.config import to_mapping
+from clips_pipeline.config import from_mapping, to_mapping
 from clips_pipeline.demo.source import ScenesSource
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
@@ -20,6 +20,7 @@ from clips_pipeline.shards.sources.folder import FolderSource
 from clips_pipeline.shards.sources.img2dataset import Img2datasetSource
 from clips_pipeline.shards.sources.recaption import RecaptionSource
 from clips_pipeline.text.bpe import ClipBpeTokenizer
+from clips_pipeline.text.captions import CaptionConfig
 from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.text.train_vocabulary import train_wordpiece
 from clips_pipeline.text.wordpiece import WordPieceTokenizer
@@ -99,23 +100,29 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
 
 
 def report_health(
-    parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, paths: Mapping[str, Path]
+    parameters: dict[str, Any],
+    captions: dict[str, Any],
+    shards: Path,
+    tokenizer: Path,
+    remote: Any,
+    paths: Mapping[str, Path],
 ) -> Path:
     """What the data consists of, what was left out and what the model will read of it, as one HTML file."""
-
     config, target = typed("prepare", parameters).health, paths["data_health"]
+    rows = from_mapping(CaptionConfig, captions, "train.captions")
     index = load_index(shards)
     # The fingerprint too: another filter or source may leave the same samples and other counts.
     facts = {
         "format": formats.DATA_HEALTH,
         "health": to_mapping(config),
+        "captions": to_mapping(rows),
         "shards": [index.version, index.fingerprint],
         "tokenizer": contents(tokenizer),
     }
     if is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
-    write_data_health(shards, load_tokenizer(tokenizer), config, target, remote)
+    write_data_health(shards, load_tokenizer(tokenizer), rows, config, target, remote)
     stamp(target, facts)
     log.info("%s: written", target)
     return target

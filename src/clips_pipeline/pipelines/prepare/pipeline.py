@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.prepare import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`shards`, `tokenizer` and the data health report from `params:prepare`."""
+    """`shards`, `tokenizer` and the data health report from `params:prepare`; the report shows what `train.captions` reads."""
     return Pipeline(
         [
             Node(
@@ -25,7 +25,7 @@ def create_pipeline(**options: Any) -> Pipeline:
             ),
             Node(
                 nodes.report_health,
-                ["params:prepare", "shards", "tokenizer", "remote_shards", "paths"],
+                ["params:prepare", "params:train.captions", "shards", "tokenizer", "remote_shards", "paths"],
                 "data_health",
                 name="report_health_node",
             ),

@@ -1,4 +1,4 @@
-"""Curves of the training: both losses, logit scale, learning rate, held-out recall and speed."""
+"""Curves of the training: losses, logit scale, learning rate, held-out recall and speed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clips_pipeline.reports.figure import SERIES, SOFT, svg
-from clips_pipeline.reports.page import number, text
+from clips_pipeline.reports.figure import SERIES, SOFT, Chart, svg
+from clips_pipeline.reports.page import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ _MOST_POINTS = 300
 
 
 @dataclass(frozen=True)
-class _Chart:
+class _Curves:
     """One chart: its title, the columns it draws with their names, and what to say below."""
 
     title: str
@@ -26,7 +26,7 @@ class _Chart:
 
 
 _CHARTS = (
-    _Chart(
+    _Curves(
         "contrastive loss",
         {
             "loss_contrastive": "both",
@@ -35,10 +35,10 @@ _CHARTS = (
         },
         "web captions, fragments of synthetic ones, and the mean of both; dotted: all captions of a batch equally likely",
     ),
-    _Chart("caption loss", {"loss_caption": "synthetic caption"}, "nats per token of the synthetic caption"),
-    _Chart("logit scale", {"logit_scale": "scale"}, "what similarities are multiplied by; 100 is the limit"),
-    _Chart("learning rate", {"learning_rate": "rate"}, "warm-up, then decay"),
-    _Chart(
+    _Curves("caption loss", {"loss_caption": "synthetic caption"}, "nats per token of the synthetic caption"),
+    _Curves("logit scale", {"logit_scale": "scale"}, "what similarities are multiplied by; 100 is the limit"),
+    _Curves("learning rate", {"learning_rate": "rate"}, "warm-up, then decay"),
+    _Curves(
         "held-out recall",
         {
             "validation_mean_recall@1": "mean @1",
@@ -47,35 +47,27 @@ _CHARTS = (
         },
         "on the validation split",
     ),
-    _Chart("speed", {"samples_per_s": "samples per second"}, "from one logged step to the next"),
+    _Curves("speed", {"samples_per_s": "samples per second"}, "from one logged step to the next"),
 )
 
 
-def training(history: Sequence[Mapping[str, Any]]) -> str:
-    """HTML of the section; a curve that was not logged has no chart.
+def training_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """A curve that was not logged has no chart.
 
     Args:
         history: a mapping per logged step, as `training_history.csv` has them; NaN and None are cells without a value.
     """
-    drawn = [html for chart in _CHARTS if (html := _chart(chart, history))]
-    if not drawn:
-        return "<p>No step of the training was logged.</p>"
-    last = history[-1]
-    told = (
-        f"<p>{number(int(last['step']))} steps, {number(int(last['samples']))} samples. Curves of many steps are means of "
-        "neighbouring ones, with their least and most behind.</p>"
-    )
-    return f'{told}<div class="charts">{"".join(drawn)}</div>'
+    return [drawn for curves in _CHARTS if (drawn := _chart(curves, history)) is not None]
 
 
-def _chart(chart: _Chart, history: Sequence[Mapping[str, Any]]) -> str:
+def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None:
     curves = {
         name: [(float(row["step"]), float(row[column])) for row in history if _is_number(row.get(column))]
         for column, name in chart.columns.items()
     }
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
-        return ""
+        return None
     batch = float(history[0]["samples"]) / max(1.0, float(history[0]["step"]))
     chance = math.log(batch) if chart.title == "contrastive loss" and batch > 1 else None
 
@@ -105,11 +97,7 @@ def _chart(chart: _Chart, history: Sequence[Mapping[str, Any]]) -> str:
             figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
 
     ends = "; ".join(f"{name} from {number(p[0][1])} to {number(p[-1][1])}" for name, p in curves.items())
-    drawing = svg(draw, f"{chart.title} by step: {ends}")
-    return (
-        f"<figure>{drawing}<figcaption><strong>{chart.title}</strong>: {text(ends)}. "
-        f'<span class="soft">{chart.about}</span></figcaption></figure>'
-    )
+    return Chart(svg(draw, f"{chart.title} by step: {ends}"), chart.title, f"{ends}.", chart.about)
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
