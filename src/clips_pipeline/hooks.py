@@ -12,7 +12,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.pipelines import dry_run, environments, lineage, run_identity, summary
-from clips_pipeline.pipelines.check import check
+from clips_pipeline.pipelines.check import check, claim_data
 from clips_pipeline.pipelines.credentials import local_credentials
 from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
 from kedro_dvc_sync.project import Project
@@ -78,6 +78,8 @@ class ProjectHooks:
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.
             raise SystemExit(0)
+        if self._context is not None:
+            claim_data(pipeline, catalog, self._context.env or "local")
         self._run_id = None
         if self._context is not None:
             self._code = lineage.code_of(self._context.project_path)

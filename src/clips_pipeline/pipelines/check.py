@@ -8,6 +8,18 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.config import ConfigError
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
+from clips_pipeline.shards.in_use import Maker, claim
+
+
+def claim_data(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
+    """Note that this environment prepares its folder of shards.
+
+    Raises:
+        ConfigError: the folder holds another environment's data, of another source.
+    """
+    if "params:prepare" in pipeline.inputs():
+        source = typed("prepare", catalog.load("params:prepare")).source
+        claim(catalog.load("paths")["shards"], Maker(environment, source.kind, source.addresses))
 
 
 def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:

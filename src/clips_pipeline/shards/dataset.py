@@ -145,7 +145,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         keys, rows = [], []
         for i in range(count):
             stream, place = divmod(self.rank * count + i, each)
-            pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, skipped)
+            pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, start, skipped)
             rows.append(row)
             keys.append(key)
         return ClipsBatch(
@@ -165,20 +165,26 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 self._asked[stream] = window
                 self.shards.soon(self.order.shards_at(epoch, stream, start + self.order.window))
 
-    def _sample(self, epoch: int, stream: int, place: int, skipped: Counter[str]) -> tuple[Pixels, Rows, str]:
+    def _sample(
+        self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
+    ) -> tuple[Pixels, Rows, str]:
         """The sample at `place` of `stream`; if it is bad, one that stands a batch later, or the next good one after it.
 
-        Ranks need not agree on anything: which sample takes the place follows from the order and the data. The batch in
-        between keeps a sample from standing twice in one batch, where it would be its own negative. Each further try goes
-        to another stream, since a shard that cannot be read takes a whole window of its stream with it.
+        Ranks need not agree on anything: which sample takes the place follows from the order and the data. It is one of
+        the same batch, which begins at place `begin` of every stream, only where no other can be used: it is its own negative
+        there. Each further try goes to another stream, since a shard that cannot be read takes a whole window of its stream
+        with it.
         """
         order, each = self.order, self.global_batch_size // self.order.streams
+        others = order.length - each  # places of a stream outside this batch
         tries = 0
         for later in range(-1, min(order.length * order.streams, _MOST_TRIES)):
             at = (stream, place)
             if later >= 0:
-                at = (stream + later) % order.streams, (place + each + later // order.streams) % order.length
-                if at == (stream, place):
+                turn, further = (stream + later) % order.streams, place - begin + later // order.streams
+                if later < others * order.streams:
+                    at = turn, (begin + each + further % others) % order.length
+                elif (at := (turn, begin + (further - others) % each)) == (stream, place):
                     continue
             tries += 1
             shard, row = order.at(epoch, *at)

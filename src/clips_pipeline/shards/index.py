@@ -72,7 +72,9 @@ class Index:
             ConfigError: there is no such split.
         """
         if name not in self.splits:
-            raise ConfigError(f"split {name!r} is not in the index; it has {', '.join(self.splits) or 'none'}")
+            raise ConfigError(
+                f"split {name!r} is not in the index; it has {', '.join(self.splits) or 'none'}{_other_way(name, self.splits)}"
+            )
         return self.splits[name]
 
     def split_samples(self, name: str) -> int:
@@ -104,12 +106,6 @@ class Index:
                 digest.update(f"{name} {shard.sha256} {shard.keys_digest}\n".encode())
         return digest.hexdigest()
 
-    def skip_share(self) -> float:
-        """Samples left out, as a share of all samples that the source offered."""
-        skipped = sum(count for reasons in self.skips.values() for count in reasons.values())
-        kept = sum(shard.samples for shards in self.splits.values() for shard in shards)
-        return skipped / max(skipped + kept, 1)
-
     def save(self, folder: Path) -> None:
         """Write `index.json`; the same index gives the same bytes. A shard takes one line."""
         head = to_mapping(dataclasses.replace(self, splits={}))
@@ -120,6 +116,17 @@ class Index:
         )
         text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "splits": {\n' + splits + "\n }\n}\n"
         (folder / INDEX_FILE).write_text(text, encoding="utf-8")
+
+
+def _other_way(split: str, found: Iterable[str]) -> str:
+    if split != "test" and list(found) == ["test"]:
+        return (
+            ". Such a set serves evaluation alone: measure a model on it with `kedro run --pipelines benchmark --env NAME`, "
+            "where results_root and model_root of conf/NAME/globals.yml say which (docs/evaluation.md)"
+        )
+    if split == "test" and "validation" in found:
+        return "; set evaluate.split: validation, or give the source a test split"
+    return ""
 
 
 def load_index(folder: Path) -> Index:

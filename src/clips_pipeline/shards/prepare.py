@@ -15,6 +15,7 @@ from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards.assemble import assemble, finish, open_folder, take_back
 from clips_pipeline.shards.filters import Rules
+from clips_pipeline.shards.in_use import replacing
 from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, Index, load_index, missing_or_changed
 from clips_pipeline.shards.mapping import RunOn, map_jobs
 from clips_pipeline.shards.sources.source import Source
@@ -52,7 +53,7 @@ def prepare(
 
     Raises:
         ConfigError: too many samples cannot be used (the message has counts and examples), a split is empty, an
-            argument is out of range, `out_dir` holds something else, or another process is preparing it.
+            argument is out of range, `out_dir` holds something else, or another process is preparing or reading it.
         StorageError: a shard elsewhere cannot be reached, and the rules say stop.
     """
     if processes < 1 or samples_per_shard < 1 or not 0.0 <= max_skip_share <= 1.0:
@@ -74,14 +75,15 @@ def prepare(
             _check_skips(*found, max_skip_share)
             log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, wanted[:12])
             return found[0]
-        open_folder(aside, wanted)
-        mapped = partial(map_jobs, processes=processes, run_on=run_on)
-        made = assemble(source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, wanted=wanted)
-        _check_skips(made.index, made.statistics, max_skip_share)
-        finish(made, aside, work)
-        if out_dir.exists():
-            out_dir.rename(before)
-        aside.rename(out_dir)
+        with replacing(out_dir):
+            open_folder(aside, wanted)
+            mapped = partial(map_jobs, processes=processes, run_on=run_on)
+            made = assemble(source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, wanted=wanted)
+            _check_skips(made.index, made.statistics, max_skip_share)
+            finish(made, aside, work)
+            if out_dir.exists():
+                out_dir.rename(before)
+            aside.rename(out_dir)
         shutil.rmtree(work)
         shutil.rmtree(before, ignore_errors=True)
     for split, shards in made.index.splits.items():

@@ -13,6 +13,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import shown
+from clips_pipeline.shards.in_use import ReadLock
 from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sample_reader import SampleReader
@@ -57,7 +58,7 @@ class ShardSet:
 
     Raises:
         ConfigError: no index, no such split, no `spans.bin` that fits, a shard that is missing or of another size than the
-            index says, or a remote shard without a place for copies.
+            index says, a remote shard without a place for copies, or `prepare` is replacing the folder now.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ShardSet:
         keep_open: int = 16,
         remote: RemoteShards | None = None,
     ) -> None:
+        self._lock: ReadLock | None = ReadLock(folder)
         index = load_index(folder)
         self.shards: tuple[ShardEntry, ...] = index.split(split)
         problems = missing_or_changed(self.shards, folder)
@@ -161,7 +163,7 @@ class ShardSet:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
 
 
 def eval_samples(

@@ -145,6 +145,31 @@ def test_remote_shards(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "splits", "held"),
+    [
+        ({"test": "none"}, ("train", "validation"), 1),
+        ({"validation": "none"}, ("train", "test"), 1),
+        ({"validation": "none", "test": "none"}, ("train",), 0),
+    ],
+)
+def test_a_split_can_be_none(folder: Path, changes: dict[str, str], splits: tuple[str, ...], held: int) -> None:
+    source = Img2datasetSource(Img2datasetConfig(f"{folder}/{{00000..00003}}.tar", **changes), Storage())
+    assert source.splits == splits
+    assert len(source.addresses("train")) == 4 - held
+    with pytest.raises(ConfigError, match="twice in train; name it once"):
+        Img2datasetSource(Img2datasetConfig(f"{folder}/0000{{0,0}}.tar", validation="none", test="none"), Storage())
+
+
+def test_the_same_shard_for_validation_and_test_is_refused_for_its_own_reason(folder: Path) -> None:
+    one = f"{folder}/00003.tar"
+    config = Img2datasetConfig(f"{folder}/{{00000..00002}}.tar", one, one)
+    with pytest.raises(
+        ConfigError, match=r"in validation and in test; figures of the test split must come.*test: none"
+    ):
+        Img2datasetSource(config, Storage())
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"train": "{0..1}.tar"}, "2 shards, of which 2 are held out for validation and test; name more"),

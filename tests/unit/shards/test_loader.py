@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.shards.samples import Lengths, ListSource, picture, record
+from tests.unit.shards.samples import Lengths, ListSource, record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import TrainDataset
-from clips_pipeline.shards.evaluation_batches import eval_batches
 from clips_pipeline.shards.loader import LoaderConfig, train_loader
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import ShardSet, eval_samples
@@ -231,6 +230,18 @@ def test_one_bad_sample_when_the_batch_is_the_whole_epoch(tmp_path: Path) -> Non
     assert set(batch.keys) == {f"k{n:04d}" for n in range(6)} - {"k0004"}
 
 
+@pytest.mark.parametrize("bad", range(7))
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_a_replacement_is_none_of_the_same_batch_in_a_split_of_less_than_two(
+    tmp_path: Path, bad: int, batch_size: int
+) -> None:
+    folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(7)])
+    _damage(folder, [f"k{bad:04d}"])
+    (batch,) = _epoch(_loader(folder, global_batch_size=batch_size))
+    assert len(set(batch.keys)) == batch_size
+    assert f"k{bad:04d}" not in batch.keys
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_bad_samples_is_an_error(tmp_path: Path, workers: int) -> None:
     folder = _shards(tmp_path / "shards", [record(n) for n in range(4)])
@@ -314,19 +325,3 @@ def test_with_the_real_caption_reader(shards: Path) -> None:
     batch = next(iter(loader))
     assert (batch.web_ids_BL.shape, batch.target_ids_BT.shape) == ((BATCH, 12), (BATCH, 16))
     assert tokenizer.decode(batch.web_ids_BL[0].tolist()).replace(" ", "") == f"web{int(batch.keys[0][1:])}"
-
-
-def test_evaluation_batches_in_order(tmp_path: Path) -> None:
-    made = [record(n, captions=(f"c{n}",), label=n, image=picture(n, size=(40, 30))) for n in range(7)]
-    folder = _shards(tmp_path / "shards", made, tasks=2)
-    _overwrite(folder, "k0002", lambda sample: sample.image, b"\0")
-    batches = list(eval_batches(folder, "train", IMAGES, 3))
-    assert [batch.keys for batch in batches] == [["k0000", "k0001", "k0003"], ["k0004", "k0005", "k0006"]]
-    assert [batch.skipped for batch in batches] == [{records.UNDECODABLE_IMAGE: 1}, {}]
-    first = batches[0]
-    assert (first.images_BCHW.shape, first.images_BCHW.dtype) == ((3, 3, 8, 8), torch.uint8)
-    assert (first.labels, first.captions[2]) == ([0, 1, 3], ("c3",))
-    assert (first.web[1], first.synthetic[1]) == ("web 1", "Long 1. And more.")
-    assert [len(batch) for batch in eval_batches(folder, "train", IMAGES, 3, limit=5)] == [3, 1]
-    with pytest.raises(ConfigError, match="split 'test'"):
-        eval_batches(folder, "test", IMAGES, 3)

@@ -97,7 +97,6 @@ def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
     made = ListSource({"train": [[*good, *BAD.values()]]})
     index = prepare(made, tmp_path / "shards", max_skip_share=0.75)
     assert index.skips == {"train": dict.fromkeys(sorted(BAD), 1)}
-    assert index.skip_share() == len(BAD) / (len(BAD) + 4)
     assert list(eval_samples(tmp_path / "shards", "train")) == good
     assert load_index(tmp_path / "shards") == index
 
@@ -152,7 +151,7 @@ def test_keys_repeated_across_tasks_are_found(tmp_path: Path, processes: int) ->
 
 def test_the_same_key_may_stand_in_two_splits(tmp_path: Path) -> None:
     index = prepare(ListSource({"train": [[record(1)]], "test": [[record(1)]]}), tmp_path / "shards")
-    assert index.skip_share() == 0.0
+    assert index.skips == {"train": {}, "test": {}}
 
 
 def test_a_split_without_samples_is_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.shards.sources.folder import FolderConfig
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig
 from clips_pipeline.shards.sources.recaption import RecaptionConfig
+from clips_pipeline.shards.storage import shown
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,17 @@ class SourceConfig:
             raise ConfigError(
                 f"kind is {self.kind!r} but the group {self.kind!r} is missing; set {_LEAST[self.kind]}, see docs/data.md"
             )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of its images, shards and tables; empty for the embedded data."""
+        found = {
+            "folder": self.folder and (self.folder.images, self.folder.captions),
+            "img2dataset": self.img2dataset and (self.img2dataset.train,),
+            "recaption": self.recaption and (self.recaption.train, self.recaption.tables),
+            "clip_benchmark": self.clip_benchmark and (self.clip_benchmark.root, self.clip_benchmark.split),
+        }.get(self.kind)
+        return tuple(shown(one) for each in found or () for one in ((each,) if isinstance(each, str) else each))
 
 
 _LEAST = {

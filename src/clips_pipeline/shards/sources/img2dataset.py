@@ -11,7 +11,9 @@ from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
 from clips_pipeline.shards.sources.source import Classes, InPlaceTask, ShardTask, Split
-from clips_pipeline.shards.storage import Storage, StorageError
+from clips_pipeline.shards.storage import Storage, StorageError, shown
+
+NO_SPLIT = "none"
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Img2datasetConfig:
 
     Attributes:
         train: shards to train on.
-        validation: shards to look at while training; None takes the last `held_out` ones of `train`.
-        test: shards to evaluate on at the end; None takes the `held_out` ones before those.
+        validation: shards to look at while training; None takes the last `held_out` ones of `train`, `none` makes no such split.
+        test: shards to evaluate on at the end; None takes the `held_out` ones before those, `none` makes no such split.
         held_out: number of shards, for each split without addresses of its own.
         fields: where the captions stand; the defaults are the names of Recap-DataComp-1B.
         rewrite: copy what passes the checks and filters into new shards; otherwise nothing is copied, and the index says
@@ -61,10 +63,7 @@ class Img2datasetSource:
         for split, addresses in self._addresses.items():
             for address in addresses:
                 if address in seen:
-                    where = f"in {seen[address]} and in {split}" if seen[address] != split else f"twice in {split}"
-                    raise ConfigError(
-                        f"source.img2dataset: {address} is {where}; what is trained on must not be tested on"
-                    )
+                    raise ConfigError(f"source.img2dataset: {shown(address)} is {_twice(seen[address], split)}")
                 seen[address] = split
         for split, addresses in self._addresses.items():
             try:
@@ -74,7 +73,7 @@ class Img2datasetSource:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """All three."""
+        """Train, and validation and test where they are not `none`."""
         return tuple(self._addresses)
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
@@ -114,17 +113,32 @@ class Img2datasetSource:
         if held >= len(train):
             raise ConfigError(
                 f"source.img2dataset.train: {len(train)} shards, of which {held} are held out for {' and '.join(missing)}; "
-                f"name more, or give {' and '.join(f'source.img2dataset.{split}' for split in missing)}"
+                f"name more, or give {' and '.join(f'source.img2dataset.{split}' for split in missing)} (`none` for no such split)"
             )
         last, count = len(train), self.config.held_out
         parts: dict[Split, list[str]] = {"train": train[: last - held]}
         for split in ("validation", "test"):
             own = getattr(self.config, split)
+            if own == NO_SPLIT:
+                continue
             if own is not None:
                 parts[split] = _absolute(own)
             else:
                 parts[split], last = train[last - count : last], last - count
         return parts
+
+
+def _twice(first: Split, second: Split) -> str:
+    if first == second:
+        return f"twice in {first}; name it once"
+    where = f"in {first} and in {second}"
+    if first == "train":
+        return f"{where}; what is trained on must not be measured on. Give other shards, or {second}: {NO_SPLIT}"
+    # Validation and test.
+    return (
+        f"{where}; figures of the test split must come from samples by which nothing was chosen, and validation chooses "
+        f"(searches, checkpoints). Give other shards, or test: {NO_SPLIT} with evaluate.split: validation"
+    )
 
 
 def _absolute(addresses: str | tuple[str, ...]) -> list[str]:

@@ -30,8 +30,8 @@ class RecaptionConfig:
 
     Attributes:
         train: shards to train on, as in `img2dataset`; so are the next three.
-        validation: shards to look at while training.
-        test: shards to evaluate on.
+        validation: shards to look at while training, or `none`.
+        test: shards to evaluate on, or `none`.
         held_out: number of shards for each of the two without addresses.
         tables: Parquet files of synthetic captions, with `{…}`, `::`, lists and `*`.
         on: `key` finds a row by the sample's key, `sha256` by the field of that name in its JSON.
@@ -83,7 +83,7 @@ class RecaptionSource:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """All three."""
+        """As of `img2dataset`."""
         return self._shards.splits
 
     def tasks(self, split: Split) -> Sequence[ShardTask]:

@@ -1,0 +1,155 @@
+"""Who made a folder of shards, and who reads it: nobody replaces data of another environment, or under a running training.
+
+Readers hold a shared lock on `index.json`, `prepare` an exclusive one while it replaces the folder. The system drops a lock
+with its process, however that one ends; nothing is written, so data on a read-only file system can be locked too.
+"""
+
+import fcntl
+import json
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError
+
+INDEX_FILE = "index.json"
+
+# A process that was killed a moment ago may have children that have not noticed yet.
+_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What prepares a folder of shards.
+
+    Attributes:
+        environment: of Kedro.
+        kind: of the source.
+        addresses: of its images or shards; empty for the embedded data.
+    """
+
+    environment: str
+    kind: str
+    addresses: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = (
+            f" ({', '.join(self.addresses[:2])}{', …' if len(self.addresses) > 2 else ''})" if self.addresses else ""
+        )
+        return f"data of the source {self.kind}{shown}, made by the environment {self.environment}"
+
+
+def claim(shards: Path, maker: Maker) -> None:
+    """Note that `maker` prepares the folder `shards`.
+
+    Raises:
+        ConfigError: it holds another environment's data, of another source.
+    """
+    file = shards.with_name(f".{shards.name}.maker.json")
+    before = _read(file)
+    other_source = before is not None and (before.kind, before.addresses) != (maker.kind, maker.addresses)
+    if before is not None and other_source and before.environment != maker.environment and shards.exists():
+        raise ConfigError(
+            f"{shards} holds {before}; {maker.environment} would replace it by its own ({maker.kind}). Set data_root in "
+            f"conf/{maker.environment}/globals.yml to another folder, or delete {shards}"
+        )
+    if before != maker:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f"{file.name}.{os.getpid()}")
+        aside.write_text(json.dumps(asdict(maker), indent=1) + "\n", encoding="utf-8")
+        aside.replace(file)
+
+
+def _read(file: Path) -> Maker | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Maker(found["environment"], found["kind"], tuple(found["addresses"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class ReadLock:
+    """Keeps `prepare` from replacing a folder of shards; for as long as this object, or a fork of its process, lives.
+
+    Raises:
+        ConfigError: `prepare` is replacing it now.
+    """
+
+    def __init__(self, shards: Path) -> None:
+        try:
+            descriptor = os.open(shards / INDEX_FILE, os.O_RDONLY)
+        except OSError:
+            return  # whoever reads the index says so
+        weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = _holders(descriptor)
+            raise ConfigError(f"{shards} is being made anew by {who}; wait for it or stop it") from None
+        except OSError:
+            return  # a file system without locks
+
+
+@contextmanager
+def replacing(shards: Path) -> Iterator[None]:
+    """Hold the folder against readers while it is made anew.
+
+    Raises:
+        ConfigError: another process reads it.
+    """
+    try:
+        descriptor = os.open(shards / INDEX_FILE, os.O_RDWR)
+    except OSError:
+        yield  # nothing there that anybody could read
+        return
+    try:
+        until = time.monotonic() + _PATIENCE_S
+        # Readers of this process, in a notebook for instance, know what it does.
+        while not _locked(descriptor) and set(_pids(descriptor)) != {os.getpid()}:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"{shards} is in use by {_holders(descriptor)}, and these parameters would replace it; wait for that "
+                    "process or stop it, or set another data_root in conf/<env>/globals.yml"
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
+def _holders(descriptor: int) -> str:
+    names = [f"process {pid}{_command(pid)}" for pid in _pids(descriptor)[:3]]
+    return " and ".join(names) or "another process"
+
+
+def _pids(descriptor: int) -> list[int]:
+    """Processes that hold a lock on the file, as far as Linux tells."""
+    inode = str(os.fstat(descriptor).st_ino)
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in lines if "->" not in line]
+    return sorted({int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5].split(":")[-1] == inode})
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    return f" ({' '.join(' '.join(words).split())[:120]})"
