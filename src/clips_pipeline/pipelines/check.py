@@ -34,9 +34,9 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     for group in catalog.load("parameters"):
         if group not in known and group != KEY:
             raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
-    groups = {
-        name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")
-    }
+    names = (name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
+    # A node may read a part of a group, such as `train.captions`, which it checks itself.
+    groups = {name: catalog.load(f"params:{name}") for name in names if "." not in name}
     try:
         remote = catalog.load("remote_shards")
     except DatasetError as error:
