@@ -42,7 +42,7 @@ class ProjectHooks:
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add what is no parameter: where nodes write, credentials, and the environment that a search works in."""
+        """Add what is no parameter: where nodes write, and credentials."""
         paths = Paths(catalog)
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
         catalog[OWN_PATHS] = MemoryDataset(Paths(catalog, OWN), copy_mode="assign")
@@ -53,9 +53,6 @@ class ProjectHooks:
         )
         search = conf_creds.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
-        if self._context is not None:
-            found = environments.differences(self._context.config_loader, parameters)
-            catalog["searched_environment"] = MemoryDataset(found)
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(
@@ -73,6 +70,10 @@ class ProjectHooks:
             raise SystemExit(2) from None
 
     def _prepare(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+        if self._context is not None and "searched_environment" in pipeline.inputs():
+            # Here and not for every catalog: it reads `conf/base` once more, a tenth of a second.
+            own = environments.differences(self._context.config_loader, catalog.load("parameters"))
+            catalog["searched_environment"] = MemoryDataset(own)
         check(pipeline, catalog)
         if dry_run.wanted(catalog):
             dry_run.show(pipeline, catalog)
