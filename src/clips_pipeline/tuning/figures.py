@@ -48,9 +48,9 @@ def _score(trial: FrozenTrial) -> float:
 
 def _importances(study: optuna.Study) -> Any:
     found = importances(study)
-    labels = {"x": "share", "y": "parameter"}
+    table = pd.DataFrame({"share": list(found.values()), "parameter": list(found)})
     title = "Importances (PED-ANOVA)" if found else "Importances: no parameter has taken two values"
-    return px.bar(x=list(found.values()), y=list(found), orientation="h", labels=labels, title=title)
+    return px.bar(table, x="share", y="parameter", orientation="h", title=title)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

@@ -76,6 +76,20 @@ def test_without_finished_trials_figures_say_so() -> None:
     assert "at least 2 finished trials" in figures(empty, columns, CONFIG)["history"].layout.title.text
 
 
+def test_two_trials_with_one_score_have_figures() -> None:
+    same = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(2):
+        asked = same.ask()
+        asked.set_user_attr(trial_queue.VALUES, suggest(asked, CONFIG.space))
+        asked.set_user_attr(trial_queue.COST, 1e9)
+        asked.set_user_attr("fragment_tokens", 9.0)
+        same.tell(asked, 0.5)
+    result = result_of(same)
+    assert tuple(result.figures) == FIGURES
+    assert "no parameter" in result.figures["importances"].layout.title.text
+    assert result.importances == {}
+
+
 def test_importance_finds_what_matters(study: optuna.Study) -> None:
     found = importances(study)
     assert next(iter(found)) in ("captions.fragment.tokens", "captions.fragment.tokens is null")
