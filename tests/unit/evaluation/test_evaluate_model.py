@@ -1,5 +1,6 @@
 """A real model on real shards: keys, numbers recomputed another way, and what sets without some of it allow."""
 
+import base64
 import io
 import json
 import math
@@ -142,7 +143,7 @@ def test_pictures_are_small_and_made_anew(result, shards):
     records = {record.key: record for record in eval_samples(shards, "test")}
     for example in result.exhibits.even_images:
         assert example.picture.about == records[example.picture.key].captions[0][:120]
-        with Image.open(io.BytesIO(example.picture.data)) as image:
+        with Image.open(io.BytesIO(base64.b64decode(example.picture.webp))) as image:
             assert (image.format, image.size) == ("WEBP", (32, 32))
 
 

@@ -1,6 +1,9 @@
 """The frame of all reports: what foreign text becomes, and how figures are written."""
 
+import tomllib
+from fnmatch import fnmatch
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
@@ -141,3 +144,11 @@ def test_nothing_is_fetched_and_no_script_may_run() -> None:
 def test_every_link_within_a_page_leads_to_a_section() -> None:
     page = Page(shown(FRAME, title="T", value="s", other="b"))
     assert [value for _, name, value in page.attributes if name in ("href", "id")] == ["#one", "one"]
+
+
+def test_an_installed_package_has_its_templates(repository: Path) -> None:
+    patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    templates = environment().list_templates()
+    assert {"page.html", "style.css"} <= set(templates)
+    for name in templates:
+        assert any(fnmatch(f"reports/templates/{name}", pattern) for pattern in patterns["clips_pipeline"])
