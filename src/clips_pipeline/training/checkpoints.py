@@ -2,6 +2,7 @@
 
 checkpoints/ba120/state.pt         what Composer needs to go on after step 120
 checkpoints/ba120/run_spec.json    of the training that wrote it
+checkpoints/ba120/code.txt         digest of the package's source that wrote it
 checkpoints/ba120/checksums.json   bytes and SHA-256 of the files beside it
 checkpoints/.ba120.writing/        while it is written; of a process that was killed, if no worker runs
 checkpoints/damaged-ba120/         refused when it was to be used, kept for a look
@@ -22,6 +23,7 @@ from clips_pipeline.training.disk import cannot_write, sync_folder
 
 STATE = "state.pt"
 SPEC = "run_spec.json"
+CODE = "code.txt"
 CHECKSUMS = "checksums.json"
 
 _NAME = re.compile(r"ba(\d+)")

@@ -111,8 +111,21 @@ def prepare(spec: RunSpec) -> Path:
     return path
 
 
-def resumed_with(checkpoint: checkpoints.Checkpoint, spec: RunSpec) -> list[Change]:
-    """What has changed since a checkpoint was written, if the training may go on from it.
+def code_digest() -> str:
+    """Of this package's source. It decides nothing: a training that goes on with other code says so (`resumed_with`)."""
+    package, found = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        found.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def resumed_with(checkpoint: checkpoints.Checkpoint, spec: RunSpec, code: str | None = None) -> list[Change]:
+    """What has changed since a checkpoint was written, if the training may go on from it; also the source, as `code`.
+
+    Args:
+        checkpoint: to go on from.
+        spec: of the training now.
+        code: `code_digest` now; None leaves the source out.
 
     Raises:
         ConfigError: it may not, or is shorter now than what has been trained.
@@ -125,6 +138,9 @@ def resumed_with(checkpoint: checkpoints.Checkpoint, spec: RunSpec) -> list[Chan
             f"train.samples: {spec.train.samples}, but {done} are trained already; set it to {done} or more, or delete "
             f"{spec.run_folder} to train anew"
         )
+    written = checkpoint.folder / checkpoints.CODE
+    if code is not None and written.exists() and written.read_text() != code:
+        found.append(Change("code", written.read_text(), code))
     return found
 
 

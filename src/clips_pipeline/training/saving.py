@@ -38,11 +38,12 @@ class SaveCheckpoints(Callback):  # type: ignore[misc]
         folder: of the checkpoints.
         interval: between two, as one of Composer's time strings: `500ba`.
         keep: how many stay.
-        spec: the text of the run spec, kept beside the state.
+        spec: the text of the run spec, kept beside the state, as is
+        code: the digest of the source.
     """
 
-    def __init__(self, writer: EventWriter | None, folder: Path, interval: str, keep: int, spec: str):
-        self.writer, self.folder, self.keep, self.spec = writer, folder, keep, spec
+    def __init__(self, writer: EventWriter | None, folder: Path, interval: str, keep: int, spec: str, code: str):
+        self.writer, self.folder, self.keep, self.spec, self.code = writer, folder, keep, spec, code
         self.is_due = create_interval_scheduler(interval)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -66,6 +67,7 @@ class SaveCheckpoints(Callback):  # type: ignore[misc]
                     {
                         checkpoints.STATE: lambda file: torch.save(content, file),  # type: ignore[arg-type]
                         checkpoints.SPEC: checkpoints.content(self.spec),
+                        checkpoints.CODE: checkpoints.content(self.code),
                     },
                     self.keep,
                 )

@@ -98,6 +98,7 @@ class Run:
 
     def __init__(self, spec: RunSpec, writer: EventWriter | None) -> None:
         self.spec, self.config, self.writer = spec, spec.train, writer
+        self.code = run_folder.code_digest()
         config = spec.train
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
         self.ranks = dist.get_world_size()
@@ -179,7 +180,7 @@ def _resume(run: Run) -> checkpoints.Checkpoint | None:
     found = saving.to_resume(run.spec.checkpoints, run.writer)
     changed: list[run_folder.Change] = []
     if found is not None:
-        changed = run_folder.resumed_with(found, run.spec)
+        changed = run_folder.resumed_with(found, run.spec, run.code)
         saving.check_fits(found, run.model)
     if run.writer is not None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
@@ -208,7 +209,7 @@ def _observers(run: Run, trace: callbacks.SampleTrace, interrupt: Interrupt) -> 
         RetrievalProbe(evaluated, run.retrieval, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
         callbacks.StopOnRequest(writer, interrupt, spec.stop_flag, logged),
-        saving.SaveCheckpoints(writer, spec.checkpoints, interval, keep, spec.text),
+        saving.SaveCheckpoints(writer, spec.checkpoints, interval, keep, spec.text, run.code),
     ]
 
 

@@ -45,6 +45,17 @@ APPLIED: list[Parameters] = [
     {"launch": {"chunk_size": 8}},
 ]
 
+
+def test_other_code_is_said_and_not_refused(tmp_path: Path) -> None:
+    placed = place(spec(), tmp_path)
+    files = {name: checkpoints.content(text) for name, text in ((checkpoints.STATE, "x"), (checkpoints.CODE, "before"))}
+    checkpoints.save(placed.checkpoints, 5, {**files, checkpoints.SPEC: checkpoints.content(placed.text)}, keep=2)
+    (found,) = checkpoints.found_in(placed.checkpoints)
+    now = run_folder.code_digest()
+    assert [str(change) for change in resumed_with(found, placed, now)] == [f'code was "before" and is now "{now}"']
+    assert resumed_with(found, placed, "before") == []
+
+
 REFUSED: list[tuple[Parameters, Parameters, str]] = [
     ({"seed": 1}, {}, "train.seed was 0 and is now 1"),
     ({"model": {"size": "s16"}}, {}, 'train.model.size was "tiny" and is now "s16"'),
