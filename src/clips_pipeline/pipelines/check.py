@@ -5,10 +5,13 @@ from typing import Any
 from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
+from clips_pipeline.pipelines.prepare.nodes import source_of
 from clips_pipeline.shards.in_use import Maker, claim
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.resolve import model_config
 
 
 def claim_data(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
@@ -47,23 +50,16 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         raise (cause if isinstance(cause, ConfigError) else error) from None
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
-        from clips_pipeline.pipelines.prepare.nodes import source_of
-
         source_of(groups["prepare"], remote.storage, catalog.load("paths")["caption_tables"])
     if "train" in configs:
-        from clips_pipeline.training.resolve import model_config
-
         # Only a vocabulary that is about to be trained has a size already.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
         model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
     if "finetune" in configs:
-        from clips_pipeline.config import from_mapping
-        from clips_pipeline.training.config import TrainConfig
-        from clips_pipeline.training.resolve import model_config
-
         stage = configs["finetune"].parameters(groups["train"], "")
         model_config(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
+        # It loads Optuna.
         from clips_pipeline.tuning.study import check_search
 
         check_search(configs["search"], groups["train"])

@@ -1,17 +1,21 @@
 """`kedro run --pipeline train --params dry_run=true`: what the training would cost, and then the end."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from rich.console import Console
 
 from clips_pipeline.config import ConfigError, from_mapping
-
-if TYPE_CHECKING:
-    from clips_pipeline.text.tokenizer import Tokenizer
-    from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.shards.addresses import is_remote
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.cost import captions_of, rows_of
+from clips_pipeline.training.estimate import estimate, table
 
 KEY = "dry_run"
 """A parameter of its own, beside the groups."""
@@ -35,12 +39,6 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
     Raises:
         ConfigError: there is no training in it.
     """
-    from clips_pipeline.models.sizes import SIZES
-    from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training.config import TrainConfig
-    from clips_pipeline.training.estimate import estimate, table
-
     names = {node.name for node in pipeline.nodes}
     parameters = catalog.load("params:train") if {"train_node", "finetune_node"} & names else None
     if parameters is None:
@@ -58,12 +56,8 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
     (console or Console()).print(table(found, config))
 
 
-def _rows(config: "TrainConfig", shards: Path, tokenizer: "Tokenizer") -> list[tuple[list[int], ...]] | None:
+def _rows(config: TrainConfig, shards: Path, tokenizer: Tokenizer) -> list[tuple[list[int], ...]] | None:
     """Of the first training samples; None where they lie elsewhere, since a dry run fetches nothing."""
-    from clips_pipeline.shards.addresses import is_remote
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.training.cost import captions_of, rows_of
-
     if any(is_remote(shard.path) for shard in load_index(shards).splits.get("train", ())):
         return None
     return rows_of(config, captions_of(shards, None), tokenizer)

@@ -14,8 +14,12 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.storage import Storage
 from clips_pipeline.training.events import read_all
 from clips_pipeline.training.interrupt import INTERRUPTED, PARENT
+from clips_pipeline.training.launch import launch
+from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 
 
@@ -28,12 +32,10 @@ def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: P
 
 def run(job: dict[str, Any]) -> None:
     """Train, evaluate, and write the result aside, then under its name."""
+    # The study itself, which writes jobs, needs no torch.
     import torch
 
     from clips_pipeline.evaluation.evaluate import evaluate_model
-    from clips_pipeline.shards.cache import ShardCache
-    from clips_pipeline.shards.storage import Storage
-    from clips_pipeline.training.launch import launch
 
     spec = from_mapping(RunSpec, job["spec"], where="spec")
     evaluation = from_mapping(EvaluationConfig, job["evaluation"], where="evaluate")
@@ -60,9 +62,6 @@ def _end_with_parent() -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit code 75 where a SIGTERM, or the end of the study, ended it after a checkpoint, 1 with one line where it failed."""
-    from clips_pipeline.training.launch import TrainingFailedError
-    from clips_pipeline.training.outcome import TrainingInterruptedError
-
     if os.environ.pop(PARENT, None) == "1":
         threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
     try:

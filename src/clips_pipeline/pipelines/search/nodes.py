@@ -4,6 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.config import flatten
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.train.nodes import build_spec
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.training import cost
+
 
 def search(
     parameters: dict[str, Any],
@@ -22,14 +29,9 @@ def search(
         `conf/best/globals.yml` (its data, results of their own folder), the table of trials, the folder of figures and summary,
         and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
-    from clips_pipeline.config import flatten
-    from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.pipelines.train.nodes import build_spec
+    # MLflow and Optuna take seconds to import.
     from clips_pipeline.registry import trial_runs
     from clips_pipeline.registry.active_run import active_run_id
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training import cost
     from clips_pipeline.tuning import figures, search_space, study, summary
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:

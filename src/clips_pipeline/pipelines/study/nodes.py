@@ -7,6 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.config import to_mapping
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.train.nodes import unplaced_spec
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.study import plan, summary, table
+from clips_pipeline.study.run import run_all
+from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.training.cost import captions_of, flops_per_sample
+
 
 def study(
     parameters: dict[str, Any],
@@ -22,14 +31,8 @@ def study(
     Returns:
         one row a run, the summary in Markdown, and two figures: caption lengths, methods.
     """
-    from clips_pipeline.config import to_mapping
-    from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.pipelines.train.nodes import unplaced_spec
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.study import figures, plan, summary, table
-    from clips_pipeline.study.run import run_all
-    from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training.cost import captions_of, flops_per_sample
+    # It loads matplotlib.
+    from clips_pipeline.study import figures
 
     folder = paths["study_folder"]
     config, train = typed("study", parameters), typed("train", train_parameters)
