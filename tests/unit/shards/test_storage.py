@@ -273,7 +273,7 @@ def test_files_of_this_machine(tmp_path: Path) -> None:
         pass
 
 
-def test_commands_run_only_where_they_are_allowed(tmp_path: Path) -> None:
+def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"would run a command in a shell.*storage\.allow_pipe"):
         Storage(QUICK).fetch(f"pipe:touch {tmp_path}/ran", target)
@@ -284,6 +284,11 @@ def test_commands_run_only_where_they_are_allowed(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="ended with 3: oh no"):
         allowed.fetch("pipe:echo oh no >&2; exit 3", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+    with monkeypatch.context() as secure:
+        secure.setattr("webdataset.utils.enforce_security", True)
+        with pytest.raises(ConfigError, match="WDS_SECURE is set"):
+            allowed.fetch(f"pipe:touch {tmp_path}/ran", tmp_path / "other")
+    assert not (tmp_path / "ran").exists()
     hasty = Storage(StorageConfig(retries=0, allow_pipe=True, timeout_s=0.2))
     with pytest.raises(StorageError, match="gave nothing for"):
         hasty.fetch("pipe:sleep 60 | cat", tmp_path / "other")
