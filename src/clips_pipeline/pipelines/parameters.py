@@ -5,8 +5,8 @@ from typing import Any
 
 from clips_pipeline.config import from_mapping
 
-# Named, not imported: every node reads its parameters through this file, and what a node's file imports is what DVC takes for
-# its code. A stage is not to run again because the settings of another have a new field.
+# Named, not imported: some stand in modules that import MLflow, which takes seconds that other pipelines and commands should not
+# wait for.
 TYPES = {
     "prepare": "clips_pipeline.pipelines.prepare.config:PrepareConfig",
     "storage": "clips_pipeline.shards.storage:StorageConfig",
