@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Skip
 from clips_pipeline.shards.tar_scan import BLOCK, Member, damage, scan
+from clips_pipeline.shards.webdataset_parts import parts
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
@@ -129,13 +130,10 @@ def samples_of(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
         stream: whole files with their headers.
         url: for its messages.
     """
-    # Here and not above: it imports torch, which the process that starts `kedro` does without.
-    from webdataset.handlers import ignore_and_continue
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    files = tar_file_expander([{"url": url, "stream": stream}], select_files=_is_used, eof_value=None)
+    wds = parts()
+    files = wds.tar_file_expander([{"url": url, "stream": stream}], select_files=_is_used, eof_value=None)
     # Its one complaint: a file of a kind that the sample has already.
-    samples: Iterator[dict[str, Any]] = group_by_keys(files, handler=ignore_and_continue)
+    samples: Iterator[dict[str, Any]] = wds.group_by_keys(files, handler=wds.ignore_and_continue)
     return samples
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from clips_pipeline.shards.index import ShardEntry, digest_keys
 from clips_pipeline.shards.records import Record
+from clips_pipeline.shards.webdataset_parts import parts
 
 WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
@@ -40,14 +41,11 @@ def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> 
         samples: complete and checked, with keys that differ.
         path_in_index: what the entry calls the file.
     """
-    # Here and not above: it imports torch, which the process that starts `kedro` does without.
-    from webdataset.writer import TarWriter
-
     keys = []
     with file.open("wb") as raw:
         # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
         # for a name that is long or not ASCII.
-        with TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
+        with parts().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
             for sample in samples:
                 keys.append(sample["__key__"])
                 writer.write(sample)

@@ -1,6 +1,8 @@
 """The lines of `docs/loader.md` that read our shards with nothing but webdataset: they run as they stand."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +30,22 @@ def test_the_documented_lines_read_our_shards(tmp_path: Path, monkeypatch: pytes
     exec(lines, found)  # noqa: S102 - our own documentation
     assert found["captions"] == [(f"web {number}", f"Long {number}. And more.") for number in range(count)]
     assert found["image"].size == (24, 20)
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from tests.unit.shards.samples import source
+from clips_pipeline.shards.prepare import prepare
+from clips_pipeline.shards.tar import TarFile
+prepare(source(4), Path(sys.argv[1]))
+assert TarFile(Path(sys.argv[1], "train", "00000.tar")).read(0).text == b"web 0"
+assert not {"torch", "webdataset"} & set(sys.modules)
+import torch, webdataset
+assert issubclass(webdataset.WebLoader, webdataset.DataPipeline)
+assert issubclass(webdataset.DataPipeline, torch.utils.data.IterableDataset)
+"""
+
+
+def test_prepare_loads_no_torch_and_leaves_webdataset_whole(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path / "shards")], check=True, cwd=DOCS.parents[1])
