@@ -140,6 +140,10 @@ bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and wi
 	$(BIN)/python -m benchmarks.prepare --json
 
 ##@ Upkeep
+.PHONY: docs-parameters
+docs-parameters: $(STAMP) ## write docs/parameters.md from the configuration dataclasses
+	$(BIN)/python -m clips_pipeline.pipelines.reference
+
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \

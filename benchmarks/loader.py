@@ -36,12 +36,18 @@ LISTED_SHARDS, LISTED_SAMPLES = 140_000, 10_000
 FIRST_BATCH = 256
 
 
+def _images(size: int) -> Any:
+    """The changes that open_clip's pipeline makes too."""
+    from clips_pipeline.shards.transforms import ImageConfig
+
+    return ImageConfig(size=size, crop_area=(0.4, 1.0), color_jitter=0.4, grayscale_probability=0.2)
+
+
 def ours(size: int, batches: int) -> dict[str, float]:
     """The loader of this project with one worker."""
     from clips_pipeline.shards.loader import train_loader
-    from clips_pipeline.shards.transforms import ImageConfig
 
-    loader = train_loader(SHARDS, "train", _caption_reader(), ImageConfig(size), global_batch_size=BATCH, workers=1)
+    loader = train_loader(SHARDS, "train", _caption_reader(), _images(size), global_batch_size=BATCH, workers=1)
     return _timed(_for_ever(lambda epoch: (loader.dataset.set_epoch(epoch), iter(loader))[1]), batches)  # type: ignore[attr-defined]
 
 
@@ -97,13 +103,10 @@ def first_batch() -> dict[str, float]:
     import torch  # noqa: F401 - its own import time is no matter of the loader
 
     from clips_pipeline.shards.loader import train_loader
-    from clips_pipeline.shards.transforms import ImageConfig
 
     captions = _caption_reader()
     before, started = _peak_gib(), time.perf_counter()
-    loader = train_loader(
-        SHARDS / "listed", "train", captions, ImageConfig(112), global_batch_size=FIRST_BATCH, workers=1
-    )
+    loader = train_loader(SHARDS / "listed", "train", captions, _images(112), global_batch_size=FIRST_BATCH, workers=1)
     made = time.perf_counter() - started
     batches = iter(loader)
     next(batches)

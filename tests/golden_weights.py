@@ -18,7 +18,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 GOLDEN_CONFIG = ClipsConfig(
     vision=VisionConfig(image_size=32, patch_size=8, width=48, depth=2, heads=3),
-    text=TextConfig(vocab_size=120, width=32, depth=2, heads=2, context_length=12),
+    text=TextConfig(vocab_size=120, width=32, depth=2, heads=2, context_length=12, padding="attend"),
     captioner=CaptionerConfig(vocab_size=120, width=32, depth=2, heads=2, queries=9),
     embed_dim=24,
 )

@@ -13,7 +13,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -23,6 +23,7 @@ PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1, both included."""
 
@@ -167,7 +168,7 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         return f"expected {context['max_length']} values, found {context['actual_length']}"
     for bound, words in _BOUNDS.items():
         if bound in context:
-            return f"{value!r} must be {words} {context[bound]:g}"
+            return f"{value!r} must be {words} {context[bound]}"
     if kind in _EXPECTED:
         return f"expected {_EXPECTED[kind]}, found {_shown(value)}"
     return f"{detail['msg']}, found {_shown(value)}"

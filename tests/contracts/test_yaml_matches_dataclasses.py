@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from clips_pipeline.config import to_mapping
-from clips_pipeline.pipelines.parameters import TYPES, type_of, typed
+from clips_pipeline.pipelines.parameters import TYPES, typed
 
 
 def base(repository: Path, name: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def soft_merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TYPES)
 def test_base_parameters_are_the_defaults_and_name_every_key(repository: Path, name: str) -> None:
     parameters = base(repository, name)
-    assert typed(name, parameters) == type_of(name)()
+    assert typed(name, parameters) == TYPES[name]()
     named, known = dict(parameters), to_mapping(typed(name, parameters))
     if name == "search":
         # A dimension names only the keys of its kind; the line above has compared them.

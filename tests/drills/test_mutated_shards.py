@@ -122,7 +122,7 @@ def test_counts_add_up(prepared: Path, damaged: Path) -> None:
 def test_training_reads_full_batches_of_good_samples(prepared: Path) -> None:
     pieces = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", "web", "long", *"0123456789"]
     reader = CaptionReader(CaptionConfig(), WordPieceTokenizer(pieces), seed=1)
-    loader = train_loader(prepared, "train", reader, ImageConfig(16), global_batch_size=64, workers=1, seed=1)
+    loader = train_loader(prepared, "train", reader, ImageConfig(size=16), global_batch_size=64, workers=1, seed=1)
     seen: list[str] = []
     for batch in loader:
         assert len(batch) == 64

@@ -29,6 +29,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "clip": {
         "method": "clip",
         "captions": {"web_tokens": 8, "context_length": 40},
+        "images": {
+            "framing": "squash",
+            "interpolation": "bicubic",
+            "reduced_decoding": False,
+            "mean": [0.48, 0.46, 0.41],
+            "std": [0.27, 0.26, 0.28],
+        },
         "augment": {
             "crop_area": [0.5, 1.0],
             "crop_aspect": [0.9, 1.1],
@@ -38,6 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
         },
         "ema": {"half_life_batches": 2},
         "seed": 1,
+        "shuffle_window": 100,
     },
     "mixture": {
         "method": "mixture",
@@ -58,7 +66,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "coca": {
         "method": "coca",
         "captions": {"target_length": 48, "fragment": {"strategy": "random_mask", "tokens": 9}},
-        "launch": {"chunk_size": 4, "loader_workers": 1, "stall_warning_s": 20.0, "threads": 1},
+        "launch": {"chunk_size": 4, "loader_workers": 1, "prefetch_batches": 3, "stall_warning_s": 20.0, "threads": 1},
         "every": {"log": 1, "evaluate": 2, "checkpoint": 1, "keep_checkpoints": 1, "caption_examples": 2},
     },
     "truncation": {
@@ -76,6 +84,18 @@ RUNS: dict[str, dict[str, Any]] = {
         "captions": {"fragment": {"strategy": "sub_caption", "blank_pieces": "drop"}},
         "model": {"initial_weights": "INITIAL"},
         "samples": 64,
+    },
+    "sized": {
+        "model": {
+            "size": {
+                "base": None,
+                "vision": {"image_size": 48, "patch_size": 12, "width": 48, "depth": 2, "heads": 3},
+                "text": {"width": 36, "depth": 2, "heads": 2},
+                "captioner": {"width": 24, "depth": 1, "heads": 2},
+                "embed_dim": 20,
+                "vocab_size": 600,
+            }
+        }
     },
     "towers": {"model": {"vision_weights": "TOWERS", "text_weights": "TOWERS"}, "launch": {"compile": True}},
 }
@@ -103,7 +123,7 @@ def options(config: type[Any], prefix: str = "") -> set[str]:
 def test_each_option_and_each_choice_has_a_run() -> None:
     used = {key for run in RUNS.values() for key in flatten(run)}
     assert used <= options(TrainConfig)
-    assert options(TrainConfig) - used - {"model.size"} == set(ELSEWHERE)
+    assert options(TrainConfig) - used == set(ELSEWHERE)
     assert {run.get("method", "clips") for run in RUNS.values()} == set(get_args(Method))
     strategies = {flatten(run).get("captions.fragment.strategy", "sub_caption") for run in RUNS.values()}
     assert strategies == set(get_args(Strategy))
@@ -153,6 +173,12 @@ def test_it_trains_evaluates_and_registers(started: Path, name: str) -> None:
     assert ("caption" in steps[-1]["losses"]) == captioned
     exported = load(results / "06_models/clips").model.config
     assert (exported.captioner is not None) == captioned
+    if name == "sized":
+        size = train["model"]["size"]
+        found = json.loads((results / "06_models/clips/config.json").read_text())["model"]
+        for part in ("vision", "text", "captioner"):
+            assert {key: found[part][key] for key in size[part]} == size[part]
+        assert (found["embed_dim"], found["text"]["vocab_size"]) == (20, 600)
     metrics = json.loads((results / "08_reporting/metrics.json").read_text())
     assert "retrieval/scenes/mean_recall@1" in metrics
     assert any(key.startswith("caption/") for key in metrics) == captioned

@@ -4,9 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from clips_pipeline import formats
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt, Seed
 from clips_pipeline.demo.draws import Draws
 from clips_pipeline.demo.human_captions import human_captions
 from clips_pipeline.demo.render import encode_png, render
@@ -33,33 +36,27 @@ TEMPLATES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """How much embedded data there is, and how noisy it is."""
+    """How much embedded data there is, and how noisy it is.
 
-    train: int = 20_000
-    """Number of pictures in the split; likewise `validation` and `test`."""
-    validation: int = 500
-    test: int = 1_000
-    image_size: int = 64
-    """Pixels per side."""
-    samples_per_shard: int = 1_000
-    """Pictures that one task renders, which one shard holds."""
-    seed: int = 0
-    web_noise: float = 0.5
-    """Share of web captions that are no true remark about one of the things. Changes nothing else of a sample."""
-    hallucination: float = 0.15
-    """Share of synthetic captions with one untrue sentence. Changes nothing else of a sample."""
+    Attributes:
+        train: number of pictures in the split.
+        validation: likewise.
+        test: likewise.
+        image_size: pixels per side.
+        samples_per_shard: pictures that one task renders, which one shard holds.
+        seed: of everything that is drawn.
+        web_noise: fraction of web captions that are no true remark about one of the things; changes nothing else of a sample.
+        hallucination: fraction of synthetic captions with one untrue sentence; changes nothing else of a sample.
+    """
 
-    def __post_init__(self) -> None:
-        for split in SPLITS:
-            if getattr(self, split) < 0:
-                raise ConfigError(f"{split}: {getattr(self, split)} pictures; give 0 or more")
-        if not 16 <= self.image_size <= 512:
-            raise ConfigError(f"image_size: {self.image_size} pixels; scenes can be drawn from 16 to 512")
-        if self.samples_per_shard < 1:
-            raise ConfigError(f"samples_per_shard: {self.samples_per_shard}; give 1 or more")
-        for share in ("web_noise", "hallucination"):
-            if not 0.0 <= getattr(self, share) <= 1.0:
-                raise ConfigError(f"{share}: {getattr(self, share)} is no share; give a number from 0 to 1")
+    train: NonNegativeInt = 20_000
+    validation: NonNegativeInt = 500
+    test: NonNegativeInt = 1_000
+    image_size: Annotated[int, Ge(16), Le(512)] = 64
+    samples_per_shard: PositiveInt = 1_000
+    seed: Seed = 0
+    web_noise: Fraction = 0.5
+    hallucination: Fraction = 0.15
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveInt
 from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS
-
-_MOST_EXAMPLES = 25
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CompositionalityConfig:
 
     def __post_init__(self) -> None:
         if (self.sugarcrepe is None) != (self.sugarcrepe_images is None):
-            raise ConfigError("sugarcrepe and sugarcrepe_images belong together: set both or neither")
+            raise ConfigError("sugarcrepe: it belongs together with sugarcrepe_images; set both or neither")
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,8 @@ class ExpectedSizes:
         captions: that its images are asked for, all together. COCO's Karpathy test split has 25010, Flickr30K's 5000.
     """
 
-    images: int | None = None
-    captions: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, size, least in (("images", self.images, 1), ("captions", self.captions, 0)):
-            if size is not None and size < least:
-                raise ConfigError(f"{name}: {size} must be {least} or more, or null for no check")
+    images: PositiveInt | None = None
+    captions: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +74,13 @@ class EvaluationConfig:
 
     set_name: str = "scenes"
     split: Literal["train", "validation", "test"] = "test"
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    examples: int = 6
+    examples: Annotated[int, Ge(0), Le(25)] = 6
     captioning: bool = True
     caption_references: Literal["synthetic", "human"] = "synthetic"
     compositionality: CompositionalityConfig = field(default_factory=CompositionalityConfig)
-    probe_samples: int = 0
+    probe_samples: NonNegativeInt = 0
     keep_embeddings: bool = True
     model: str | None = None
     architecture: str | None = None
@@ -103,9 +98,3 @@ class EvaluationConfig:
             )
         if self.set_name in COMPOSITIONALITY_SETS:
             raise ConfigError(f"set_name: {self.set_name!r} is the name of another set's results; choose another one")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size: {self.batch_size} must be 1 or more")
-        if self.probe_samples < 0:
-            raise ConfigError(f"probe_samples: {self.probe_samples} must be 0 or more")
-        if not 0 <= self.examples <= _MOST_EXAMPLES:
-            raise ConfigError(f"examples: {self.examples} must be from 0 to {_MOST_EXAMPLES}")

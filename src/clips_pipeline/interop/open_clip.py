@@ -188,7 +188,9 @@ def _read_config(
     )
     if _TABLE in state_dict and not _is_computed(state_dict[_TABLE], vision_width):
         vision = dataclasses.replace(vision, positions="stored")
-    captioner = CaptionerConfig(vocab_size=vocab_size, width=text_width, depth=text.depth, heads=text.heads)
+    captioner = CaptionerConfig(
+        vocab_size=vocab_size, width=text_width, depth=text.depth, heads=text.heads, queries=128
+    )
     return ClipsConfig(vision=vision, text=text, captioner=captioner, embed_dim=shapes["visual.proj"][1])
 
 

@@ -11,7 +11,7 @@ from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import source_of
 from clips_pipeline.shards.in_use import Maker, claim
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.resolve import model_config
+from clips_pipeline.training.resolve import check_model
 
 
 def claim_data(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
@@ -54,10 +54,10 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     if "train" in configs:
         # Only a vocabulary that is about to be trained has a size already.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
-        model_config(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
+        check_model(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
     if "finetune" in configs:
         stage = configs["finetune"].parameters(groups["train"], "")
-        model_config(from_mapping(TrainConfig, stage, "finetune.train"), 0)
+        check_model(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
         # It loads Optuna.
         from clips_pipeline.tuning.study import check_search

@@ -8,7 +8,7 @@ from kedro.pipeline import Pipeline
 from rich.console import Console
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.models.sizes import SIZES
+from clips_pipeline.models.sizes import sized
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.index import load_index
@@ -47,7 +47,7 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
         parameters = typed("finetune", catalog.load("params:finetune")).parameters(parameters, "")
     config = from_mapping(TrainConfig, parameters, "train")
     # Before `prepare` has run, all of the model's table.
-    size = SIZES[config.model.size].text.vocab_size
+    size = sized(config.model.size).text.vocab_size
     tokenizer = load_tokenizer(catalog.load("tokenizer")) if catalog.exists("tokenizer") else None
     rows = None
     if tokenizer is not None and catalog.exists("shards"):

@@ -1,30 +1,31 @@
-"""Which typed object each `params:` entry becomes."""
+"""Which typed object each group of parameters becomes."""
 
-from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.pipelines.prepare.config import PrepareConfig
+from clips_pipeline.registry.config import RegistryConfig
+from clips_pipeline.shards.benchmark_export import ExportConfig
+from clips_pipeline.shards.storage import StorageConfig
+from clips_pipeline.study.config import StudyConfig
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.finetune import FinetuneConfig
+from clips_pipeline.tuning.config import SearchConfig
 
-# Named, not imported: some stand in modules that import MLflow, which takes seconds that other pipelines and commands should not
-# wait for.
-TYPES = {
-    "prepare": "clips_pipeline.pipelines.prepare.config:PrepareConfig",
-    "storage": "clips_pipeline.shards.storage:StorageConfig",
-    "train": "clips_pipeline.training.config:TrainConfig",
-    "finetune": "clips_pipeline.training.finetune:FinetuneConfig",
-    "evaluate": "clips_pipeline.evaluation.config:EvaluationConfig",
-    "register": "clips_pipeline.registry.register:RegistryConfig",
-    "search": "clips_pipeline.tuning.config:SearchConfig",
-    "study": "clips_pipeline.study.config:StudyConfig",
-    "export_benchmark": "clips_pipeline.shards.benchmark_export:ExportConfig",
+# Not by the types of the nodes' arguments, as Kedro can: it does not go into nested dataclasses, and kedro-mlflow then logs one
+# object in place of its leaves.
+TYPES: Final[dict[str, type[Any]]] = {
+    "prepare": PrepareConfig,
+    "storage": StorageConfig,
+    "train": TrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluationConfig,
+    "register": RegistryConfig,
+    "search": SearchConfig,
+    "study": StudyConfig,
+    "export_benchmark": ExportConfig,
 }
-
-
-def type_of(name: str) -> type[Any]:
-    """The dataclass of the parameter group `name`."""
-    module, _, cls = TYPES[name].partition(":")
-    found: type[Any] = getattr(import_module(module), cls)
-    return found
 
 
 def typed(name: str, mapping: dict[str, Any]) -> Any:
@@ -33,4 +34,4 @@ def typed(name: str, mapping: dict[str, Any]) -> Any:
     Raises:
         ConfigError: unknown key, wrong type or impossible value, with its dotted path.
     """
-    return from_mapping(type_of(name), mapping, where=name)
+    return from_mapping(TYPES[name], mapping, where=name)

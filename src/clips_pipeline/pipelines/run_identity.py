@@ -44,6 +44,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
 
 
 def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
+    from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.pipelines.prepare.nodes import is_current
     from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
     from clips_pipeline.training.folder_lock import refuse_if_held
@@ -56,7 +57,7 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     if not is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
         return None
     spec = build_spec(
-        catalog.load("params:train"),
+        typed("train", catalog.load("params:train")),
         shards,
         catalog.load("tokenizer"),
         remote,

@@ -7,42 +7,13 @@ says otherwise (`confidence`), and falls on no other metric by more than that me
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.evaluation.comparison import OTHER_TERMS, Difference, compare
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.metric_keys import higher_is_better, item_name
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """What a new model must show.
-
-    Attributes:
-        minimum_win: of the deciding metric, in its own unit; the difference must be greater.
-        confidence: share of the bootstrap's resamplings in which it must be; None looks at the two numbers alone.
-        floors: by key of another metric, how much the new model may be worse there.
-        resamples: of the bootstrap.
-    """
-
-    minimum_win: float = 0.0
-    confidence: float | None = 0.95
-    floors: dict[str, float] = field(default_factory=dict)
-    resamples: int = 10_000
-
-    def __post_init__(self) -> None:
-        if self.minimum_win < 0:
-            raise ConfigError(f"minimum_win: {self.minimum_win} must be 0 or more")
-        if self.confidence is not None and not 0.5 <= self.confidence < 1:
-            raise ConfigError(
-                f"confidence: {self.confidence} must be from 0.5 to below 1, or null to compare numbers alone"
-            )
-        for name, allowed in self.floors.items():
-            if allowed < 0:
-                raise ConfigError(f"floors.{name}: {allowed} must be 0 or more: how much worse the metric may become")
-        if self.resamples < 1:
-            raise ConfigError(f"resamples: {self.resamples} must be 1 or more")
+from clips_pipeline.registry.config import GateConfig as GateConfig
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ All goes to the tracking and registry URIs that mlflow is set to (kedro-mlflow s
 
 import logging
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from clips_pipeline.evaluation.metric_keys import set_of
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import Aliases, holder, settle
-from clips_pipeline.registry.gate import Decision, GateConfig, Measured, check, decide
+from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
+from clips_pipeline.registry.gate import Decision, Measured, check, decide
 from clips_pipeline.registry.items_log import fetch_items, log_items
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
@@ -32,39 +32,6 @@ log = logging.getLogger(__name__)
 MODEL_DIGEST = "model.sha256"
 _METRIC = "metric."
 _LONGEST_PARAMETER = 6000
-
-
-@dataclass(frozen=True)
-class RegistryConfig:
-    """Where models go and what decides.
-
-    Attributes:
-        name: the registered model; no '/' and no ':'.
-        alias: what production loads (`models:/<name>@<alias>`).
-        challenger: the alias of the loser of the last comparison.
-        metric: the key of `metrics.json` by which models are compared.
-        gate: what a new model must show to get `alias`.
-    """
-
-    name: str = "clips"
-    alias: str = "champion"
-    challenger: str = "challenger"
-    metric: str = "retrieval/scenes/mean_recall@1"
-    gate: GateConfig = field(default_factory=GateConfig)
-
-    def __post_init__(self) -> None:
-        if not self.name.strip() or re.search(r"[/:]", self.name):
-            raise ConfigError(f"name: {self.name!r} must not be empty or contain '/' or ':'")
-        for key in ("alias", "challenger"):
-            value = getattr(self, key)
-            if not re.fullmatch(r"[A-Za-z][\w-]*", value) or re.fullmatch(r"(?i)latest|v\d+", value):
-                raise ConfigError(f"{key}: {value!r} must start with a letter and be neither 'latest' nor like 'v1'")
-        if self.alias == self.challenger:
-            raise ConfigError(f"challenger: {self.challenger!r} is the alias of the champion too; name another one")
-        if self.metric.count("/") != 2:
-            raise ConfigError(
-                f"metric: {self.metric!r} is no key of metrics.json, such as retrieval/scenes/mean_recall@1"
-            )
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import PositiveInt
 from clips_pipeline.reports import caption_lengths
 from clips_pipeline.reports.caption_lengths import DrawnSamples, Lengths, SplitTexts
 from clips_pipeline.reports.charts import bars, histogram_chart, octave_bars
@@ -37,14 +39,8 @@ class HealthConfig:
         examples: samples of each split in the contact sheet.
     """
 
-    samples: int = 20_000
-    examples: int = 12
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"samples is {self.samples}; at least 1 is needed")
-        if self.examples < 0:
-            raise ConfigError(f"examples is {self.examples}; give 0 or more")
+    samples: PositiveInt = 20_000
+    examples: Annotated[int, Ge(0), Le(1000)] = 12
 
 
 def write_data_health(

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.shards.index import load_classes
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record
@@ -37,12 +37,8 @@ class ExportConfig:
 
     split: Split = "test"
     task: Literal["retrieval", "classification"] = "retrieval"
-    samples_per_shard: int = 1_000
+    samples_per_shard: PositiveInt = 1_000
     upload: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.samples_per_shard < 1:
-            raise ConfigError(f"samples_per_shard: {self.samples_per_shard}; give 1 or more")
 
 
 def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: RemoteShards, storage: Storage) -> int:

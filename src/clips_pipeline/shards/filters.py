@@ -7,9 +7,11 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt
 from clips_pipeline.shards.records import Record
 
 TOO_SMALL: Final = "too_small"
@@ -42,23 +44,19 @@ class CaptionFilter:
         printable: no control characters but tab and line ends, no replacement characters (what a wrong decoding leaves).
     """
 
-    min_words: int | None = None
-    max_words: int | None = None
-    min_characters: int | None = None
-    max_characters: int | None = None
-    min_letter_share: float | None = None
-    max_run: int | None = None
+    min_words: NonNegativeInt | None = None
+    max_words: PositiveInt | None = None
+    min_characters: NonNegativeInt | None = None
+    max_characters: PositiveInt | None = None
+    min_letter_share: Fraction | None = None
+    max_run: PositiveInt | None = None
     printable: bool = False
 
     def __post_init__(self) -> None:
         for unit in ("words", "characters"):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
-            if (low is not None and low < 0) or (high is not None and high < max(low or 0, 1)):
-                raise ConfigError(f"min_{unit} {low}, max_{unit} {high}: nothing lies between them")
-        if self.min_letter_share is not None and not 0.0 <= self.min_letter_share <= 1.0:
-            raise ConfigError(f"min_letter_share is {self.min_letter_share}; give a share from 0 to 1")
-        if self.max_run is not None and self.max_run < 1:
-            raise ConfigError(f"max_run is {self.max_run}; give 1 or more")
+            if low is not None and high is not None and low > high:
+                raise ConfigError(f"min_{unit}: {low} is above max_{unit} {high}, and nothing lies between them")
 
     def length_fault(self, caption: str) -> str | None:
         """Why its length is not wanted, or None."""
@@ -112,20 +110,14 @@ class FilterConfig:
         duplicate_captions: drop a sample whose web caption an earlier one of the split has, but for white space at the ends.
     """
 
-    min_side: int | None = None
-    max_aspect: float | None = None
+    min_side: PositiveInt | None = None
+    max_aspect: Annotated[float, Ge(1)] | None = None
     web: CaptionFilter = field(default_factory=CaptionFilter)
     synthetic: CaptionFilter = field(default_factory=CaptionFilter)
     identical_captions: bool = False
     min_score: float | None = None
     duplicate_images: bool = False
     duplicate_captions: bool = False
-
-    def __post_init__(self) -> None:
-        if self.min_side is not None and self.min_side < 1:
-            raise ConfigError(f"min_side is {self.min_side} pixels; give 1 or more, or null for no filter")
-        if self.max_aspect is not None and self.max_aspect < 1.0:
-            raise ConfigError(f"max_aspect is {self.max_aspect}; longer over shorter side is never below 1")
 
     def fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
         """The reason why a usable sample is not wanted, and a detail; None where it is. Duplicates are found elsewhere.
@@ -169,15 +161,9 @@ class Rules:
         filters: which usable samples are wanted.
     """
 
-    max_pixels: int = MOST_PIXELS
+    max_pixels: Annotated[int, Ge(1), Le(MOST_PIXELS)] = MOST_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ConfigError(
-                f"max_pixels is {self.max_pixels}; give 1 to {MOST_PIXELS}, above which Pillow warns of decompression bombs"
-            )
 
 
 def identical(record: Record) -> bool:

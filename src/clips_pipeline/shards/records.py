@@ -73,7 +73,7 @@ class SampleFields:
 
     def __post_init__(self) -> None:
         if not self.web or not self.synthetic or self.web == self.synthetic:
-            raise ConfigError(f"fields: web {self.web!r} and synthetic {self.synthetic!r} must be two names")
+            raise ConfigError(f"web: {self.web!r} and synthetic {self.synthetic!r} must be two names")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import DISK_FULL, attempt, longest_pauses, secrets_of
 from clips_pipeline.shards.attempts import StorageError as StorageError
@@ -47,16 +49,12 @@ class StorageConfig:
         cache_gib: of disk for copies of remote shards; those used longest ago make room.
     """
 
-    retries: int = 5
-    back_off_s: float = 0.5
-    timeout_s: float = 60.0
+    retries: Annotated[int, Ge(0), Le(1000)] = 5
+    back_off_s: NonNegativeFloat = 0.5
+    timeout_s: PositiveFloat = 60.0
     unreachable: Literal["stop", "skip"] = "stop"
     allow_pipe: bool = False
-    cache_gib: float = 100.0
-
-    def __post_init__(self) -> None:
-        if self.retries < 0 or self.back_off_s < 0 or self.timeout_s <= 0 or self.cache_gib <= 0:
-            raise ConfigError("retries and back_off_s must not be negative, timeout_s and cache_gib must be above 0")
+    cache_gib: PositiveFloat = 100.0
 
     @property
     def patience_s(self) -> float:

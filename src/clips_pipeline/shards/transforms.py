@@ -10,13 +10,14 @@ import hashlib
 import io
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt, Le
 from PIL import Image
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.colours import Pixels as Pixels
 from clips_pipeline.shards.colours import random_colours, rgb
@@ -24,6 +25,7 @@ from clips_pipeline.shards.colours import random_colours, rgb
 if TYPE_CHECKING:
     from torch import Tensor
 
+Deviation = Annotated[float, Gt(0), Le(1)]
 Box = tuple[int, int, int, int]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -35,51 +37,60 @@ class UndecodableImageError(ValueError):
 
 
 @dataclass(frozen=True)
-class ImageConfig:
-    """Resolution, framing, augmentation and normalisation. Strength 0 or probability 0 switches a change off.
+class AugmentConfig:
+    """Random changes of training images; strength 0 or probability 0 switches one off.
 
     Attributes:
-        size: pixels per side of what the model sees.
-        crop_area: share of the area that a random crop takes; (1, 1) switches crops off: framing as in evaluation.
+        crop_area: fractions of the area that a random crop takes; (1, 1) switches crops off: framing as in evaluation.
         crop_aspect: width / height of a random crop before it is made square.
         color_jitter: strength s: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s of
             the circle.
         color_jitter_probability: of a picture being changed so.
-        grayscale_probability: of a picture losing its colours.
+        grayscale_probability: of a picture losing its colors.
+    """
+
+    crop_area: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (0.8, 1.0)
+    crop_aspect: tuple[Annotated[float, Gt(0), Le(100)], Annotated[float, Gt(0), Le(100)]] = (0.75, 4 / 3)
+    color_jitter: Fraction = 0.0
+    color_jitter_probability: Fraction = 0.8
+    grayscale_probability: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_area", "crop_aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"{name}: {[low, high]}; give the smaller number first")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """What training and evaluation do alike with a picture; it is exported with the model.
+
+    Attributes:
         framing: of evaluation: `crop` keeps the aspect and cuts the middle out, `squash` keeps everything.
         interpolation: with antialiasing, everywhere.
         reduced_decoding: training decodes a JPEG at 1/2, 1/4 or 1/8 where the crop still has enough pixels; faster, and
             almost the same pixels.
-        mean: of red, green and blue, in [0, 1]; those of ImageNet by default.
+        mean: of red, green and blue, in [0, 1]; those of ImageNet by default. Imported weights need their own.
         std: likewise.
     """
 
-    size: int
-    crop_area: tuple[float, float] = (0.4, 1.0)
-    crop_aspect: tuple[float, float] = (0.75, 4 / 3)
-    color_jitter: float = 0.4
-    color_jitter_probability: float = 0.8
-    grayscale_probability: float = 0.2
     framing: Literal["crop", "squash"] = "crop"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     reduced_decoding: bool = True
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Fraction, Fraction, Fraction] = (0.485, 0.456, 0.406)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
 
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"size: {self.size} pixels; give 1 or more")
-        if not 0.0 < self.crop_area[0] <= self.crop_area[1] <= 1.0:
-            raise ConfigError(f"crop_area: {self.crop_area}; give two shares of the area, the smaller first, above 0")
-        if not 0.0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise ConfigError(f"crop_aspect: {self.crop_aspect}; give two ratios above 0, the smaller first")
-        if not 0.0 <= self.color_jitter <= 1.0:
-            raise ConfigError(f"color_jitter: {self.color_jitter}; give a strength from 0 (off) to 1")
-        for name in ("color_jitter_probability", "grayscale_probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name}: {getattr(self, name)}; give a probability from 0 (off) to 1")
-        if min(self.std) <= 0.0:
-            raise ConfigError(f"std: {self.std}; every number must be above 0")
+
+@dataclass(frozen=True)
+class ImageConfig(PreprocessConfig, AugmentConfig):
+    """Resolution, framing, augmentation and normalization.
+
+    Attributes:
+        size: pixels per side of what the model sees.
+    """
+
+    size: PositiveInt = field(kw_only=True)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, for `config.json` of an exported model; `config.from_mapping` reads them."""

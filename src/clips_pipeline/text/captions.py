@@ -10,9 +10,11 @@ Other methods read less: `text.methods` has the table.
 import hashlib
 import random
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, Fraction, PositiveInt
 from clips_pipeline.text.fragments import FragmentConfig, fragment
 from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizer import Tokenizer
@@ -31,23 +33,13 @@ class CaptionConfig:
             what shorter web captions do.
     """
 
-    context_length: int = 80
-    target_length: int = 128
+    context_length: Annotated[int, Ge(4), Le(65_536)] = 80
+    target_length: Annotated[int, Ge(3), Le(65_536)] = 128
     fragment: FragmentConfig = field(default_factory=FragmentConfig)
-    synthetic_share: float = 0.2
-    web_tokens: int | None = None
+    synthetic_share: Fraction = 0.2
+    web_tokens: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        if self.context_length < 4:
-            raise ConfigError(f"context_length: {self.context_length} has no place for a caption; use 4 or more")
-        if self.target_length < 3:
-            raise ConfigError(f"target_length: {self.target_length} has no place for a caption; use 3 or more")
-        if not 0.0 <= self.synthetic_share <= 1.0:
-            raise ConfigError(f"synthetic_share: {self.synthetic_share} is no share; use 0 to 1")
-        if self.web_tokens is not None and self.web_tokens < 1:
-            raise ConfigError(
-                f"web_tokens: {self.web_tokens} leaves nothing of a caption; use 1 or more, or null for all"
-            )
         room = self.context_length - 3
         if self.fragment.tokens is not None and self.fragment.tokens > room:
             raise ConfigError(

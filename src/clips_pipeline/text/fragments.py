@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.text.sentences import sub_captions
 from clips_pipeline.text.tokenizer import Tokenizer
 
@@ -31,14 +31,10 @@ class FragmentConfig:
     """
 
     strategy: Strategy = "sub_caption"
-    tokens: int | None = None
+    tokens: PositiveInt | None = None
     blank_pieces: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.tokens is not None and self.tokens < 1:
-            raise ConfigError(
-                f"tokens: {self.tokens} leaves nothing of a caption; use 1 or more, or null for no budget"
-            )
         if self.blank_pieces == "drop" and self.strategy != "sub_caption":
             raise ConfigError(f"blank_pieces: only sub_caption has pieces, not {self.strategy}; remove the key")
 

@@ -1,219 +1,263 @@
 """What can be set about a training, as frozen dataclasses. Loads no torch: the Kedro process reads it."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Gt, Le, Lt
+
+from clips_pipeline.config import (
+    ConfigError,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+)
+from clips_pipeline.models.sizes import SizeConfig
+from clips_pipeline.shards.order import WINDOW_SAMPLES
+from clips_pipeline.shards.transforms import AugmentConfig, PreprocessConfig
 from clips_pipeline.text.captions import CaptionConfig
 from clips_pipeline.text.methods import CAPTIONING, Method
 
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless `condition`."""
-    if not condition:
-        raise ConfigError(message)
+ProcessCount = Annotated[int, Ge(1), Le(1024)]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model to train. `None` keeps what the named size says."""
+    """Which model to train.
 
-    size: str = "tiny"
-    image_size: int | None = None
+    Attributes:
+        size: a named size, or a mapping of dimensions, which may change those of a named one (`base`).
+        image_size: pixels per side; None is the size's own.
+        padding: "attend": PAD tokens are keys like any other, as published and as published weights need; "mask" hides them.
+        condition: whether the captioner reads the towers' tokens before or after their final norm.
+        initial_weights: what starts this training (the next stage of a schedule), with a fresh optimizer: the folder of an
+            exported model, models:/NAME@ALIAS, or the id of an MLflow run. In a run spec it is always a folder.
+        vision_weights: open_clip checkpoint (safetensors, .pt or .bin) for the vision tower alone.
+        text_weights: likewise for the text tower.
+        patch_dropout: fraction of each training picture's patches that the vision tower does not see.
+    """
+
+    size: str | SizeConfig = "tiny"
+    image_size: Annotated[int, Ge(1), Le(4096)] | None = None
     padding: Literal["attend", "mask"] = "mask"
     condition: Literal["before_norm", "after_norm"] = "before_norm"
-    # What starts this training (the next stage of a schedule), with a fresh optimiser: the folder of an exported model,
-    # models:/NAME@ALIAS, or the id of an MLflow run. In a run spec it is always a folder.
     initial_weights: str | None = None
-    # open_clip checkpoints (safetensors or .pt/.bin) for one tower each.
     vision_weights: str | None = None
     text_weights: str | None = None
-    # Share of each training picture's patches that the vision tower does not see.
-    patch_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(0.0 <= self.patch_dropout < 1.0, f"patch_dropout is {self.patch_dropout}; use 0 to below 1")
+    patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass(frozen=True)
 class ProgressiveConfig:
-    """Resolution that grows while the model trains, from `first_size` pixels, within the first `until` of all steps."""
+    """Resolution that grows while the model trains.
 
-    first_size: int = 32
-    until: float = 0.5
+    Attributes:
+        first_size: pixels per side at the first step.
+        until: fraction of all steps after which the resolution is the full one.
+    """
 
-    def __post_init__(self) -> None:
-        require(self.first_size >= 1, f"first_size is {self.first_size}; at least one patch is needed")
-        require(0.0 < self.until <= 1.0, f"until is {self.until}; it is a share of the steps, above 0 and at most 1")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training images; strength 0 or probability 0 switches one off."""
-
-    crop_area: tuple[float, float] = (0.8, 1.0)
-    crop_aspect: tuple[float, float] = (0.75, 1.3333333333333333)
-    color_jitter: float = 0.0
-    color_jitter_probability: float = 0.8
-    grayscale_probability: float = 0.0
+    first_size: Annotated[int, Ge(1), Le(4096)] = 32
+    until: Annotated[float, Gt(0), Le(1)] = 0.5
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the two losses in the total (CLIPS: 1 and 2)."""
+    """Weights of the two losses in the total (CLIPS: 1 and 2).
 
-    contrastive_weight: float = 1.0
-    caption_weight: float = 2.0
+    Attributes:
+        contrastive_weight: of the contrastive loss.
+        caption_weight: of the caption loss.
+    """
+
+    contrastive_weight: NonNegativeFloat = 1.0
+    caption_weight: NonNegativeFloat = 2.0
 
     def __post_init__(self) -> None:
-        require(self.contrastive_weight >= 0 and self.caption_weight >= 0, "loss weights must not be negative")
-        require(self.contrastive_weight + self.caption_weight > 0, "one of the two loss weights must be above 0")
+        if self.contrastive_weight + self.caption_weight == 0:
+            raise ConfigError("caption_weight: one of the two loss weights must be above 0; both are 0")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; decay acts on matmul weights only. `clip_norm`, if set, bounds the global gradient norm."""
+    """AdamW with a linear warm-up and a cosine decay; weight decay acts on matmul weights only.
 
-    peak_lr: float = 6.0e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.2
-    clip_norm: float | None = None
-    warmup_samples: int = 3_000
-    final_lr: float = 2.0e-4
+    Attributes:
+        peak_lr: learning rate after the warm-up.
+        beta1: decay rate of the first moment.
+        beta2: decay rate of the second moment.
+        epsilon: added to the denominator.
+        weight_decay: decoupled weight decay.
+        clip_norm: bound of the global gradient norm; None does not clip.
+        warmup_samples: samples until the learning rate is the peak.
+        final_lr: learning rate of the last step.
+    """
+
+    peak_lr: Annotated[float, Gt(0), Le(10)] = 6.0e-4
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    epsilon: Annotated[float, Gt(0), Le(1)] = 1e-8
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.2
+    clip_norm: PositiveFloat | None = None
+    warmup_samples: NonNegativeInt = 3_000
+    final_lr: NonNegativeFloat = 2.0e-4
 
     def __post_init__(self) -> None:
-        require(self.peak_lr > 0, f"peak_lr is {self.peak_lr}; it must be above 0")
-        require(0 <= self.final_lr <= self.peak_lr, "final_lr must lie between 0 and peak_lr")
-        require(self.warmup_samples >= 0, "warmup_samples must not be negative")
-        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm must be above 0, or null for no clipping")
+        if self.final_lr > self.peak_lr:
+            raise ConfigError(f"final_lr: {self.final_lr} is above peak_lr {self.peak_lr}; lower it")
 
 
 @dataclass(frozen=True)
 class EmaConfig:
-    """Exponential moving average of the weights, kept beside them and exported in their place."""
+    """Exponential moving average of the weights, kept beside them and exported in their place.
 
-    half_life_batches: int = 100
+    Attributes:
+        half_life_batches: batches after which a weight's share in the average has halved.
+    """
 
-    def __post_init__(self) -> None:
-        require(self.half_life_batches > 0, "half_life_batches must be above 0")
+    half_life_batches: PositiveInt = 100
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """Worker processes on this machine. `device: auto` takes the GPUs where there are some."""
+    """Worker processes and what they run on.
 
-    processes: int = 1
-    # False: the run spec is written and followed, and torchrun, SLURM or Kubernetes starts the ranks (docs/cluster.md).
+    Attributes:
+        processes: ranks on this machine.
+        start: false: the run spec is written and followed, and torchrun, SLURM or Kubernetes starts the ranks.
+        sharding: fsdp2: parameters, gradients and optimizer state are sharded over the ranks.
+        device: `auto` takes the GPUs where there are some.
+        precision: of the products; amp_bf16 needs a GPU.
+        chunk_size: samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all.
+        compile: the transformer blocks go through torch.compile; worth its start-up on a GPU.
+        loader_workers: processes of each rank that make batches; 0 makes them between the steps.
+        prefetch_batches: batches that each of these processes holds ready.
+        threads: torch threads of each rank; None shares the cores evenly.
+        stall_warning_s: seconds of waiting for one batch that are worth a warning.
+        if_changed: parameters, or data, differ from those of an unfinished training: refuse, or begin another beside it.
+        rank_timeout_s: a rank that is silent for so many seconds, or lets the others wait so long, is ended.
+        restarts: how often all ranks are started again, from the last checkpoint, when one has failed, died or hung.
+    """
+
+    processes: ProcessCount = 1
     start: bool = True
-    # fsdp2: parameters, gradients and optimiser state are shared out over the ranks, for models too large for one GPU.
     sharding: Literal["none", "fsdp2"] = "none"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
-    # Samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all at once.
-    chunk_size: int | None = None
-    # The transformer blocks go through torch.compile; worth its start-up on a GPU.
+    chunk_size: PositiveInt | None = None
     compile: bool = False
-    loader_workers: int = 0
-    threads: int | None = None  # torch threads per process; None: all cores shared evenly
-    stall_warning_s: float = 30.0  # seconds of waiting for one batch that are worth a warning
-    # Parameters, or data, differ from those of a training that is unfinished: refuse, or begin another beside it.
+    loader_workers: Annotated[int, Ge(0), Le(1024)] = 0
+    prefetch_batches: ProcessCount = 2
+    threads: ProcessCount | None = None
+    stall_warning_s: PositiveFloat = 30.0
     if_changed: Literal["refuse", "begin_anew"] = "refuse"
-    # A rank that is silent for so many seconds, or lets the others wait so long, is ended.
-    rank_timeout_s: float = 300.0
-    # How often all ranks are started again, from the last checkpoint, when one has failed, died or hung.
-    restarts: int = 0
+    rank_timeout_s: Annotated[float, Ge(1)] = 300.0
+    restarts: Annotated[int, Ge(0), Le(1_000_000)] = 0
 
     def __post_init__(self) -> None:
-        require(self.stall_warning_s > 0, f"stall_warning_s is {self.stall_warning_s}; it must be above 0")
-        require(self.rank_timeout_s >= 1, f"rank_timeout_s is {self.rank_timeout_s}; at least 1 is needed")
-        require(self.restarts >= 0, f"restarts is {self.restarts}; 0 or more")
-        require(self.processes >= 1, f"processes is {self.processes}; at least 1 is needed")
-        require(self.loader_workers >= 0, "loader_workers must not be negative")
-        require(
-            self.chunk_size is None or self.chunk_size >= 1, f"chunk_size is {self.chunk_size}; at least 1, or null"
-        )
-        require(
-            not self.compile or self.sharding == "none",
-            "compile and sharding: fsdp2 are not tested together; set one back",
-        )
-        require(self.device != "cpu" or self.precision == "fp32", "precision amp_bf16 needs a GPU; on a CPU set fp32")
+        if self.compile and self.sharding != "none":
+            raise ConfigError("compile: compile and sharding fsdp2 are not tested together; set one back")
+        if self.device == "cpu" and self.precision != "fp32":
+            raise ConfigError("precision: amp_bf16 needs a GPU; on a CPU set fp32")
 
 
 @dataclass(frozen=True)
 class IntervalConfig:
-    """How often, in optimiser steps. The last step always logs, evaluates and saves."""
+    """How often, in optimizer steps. The last step always logs, evaluates and saves.
 
-    log: int = 10
-    evaluate: int = 500
-    checkpoint: int = 500
-    keep_checkpoints: int = 2
-    # Held-out pictures whose captions are shown at every evaluation; 0 for none.
-    caption_examples: int = 6
+    Attributes:
+        log: steps between two logged ones.
+        evaluate: steps between two evaluations of the held-out samples.
+        checkpoint: steps between two checkpoints.
+        keep_checkpoints: how many of them are kept.
+        caption_examples: held-out pictures whose captions are shown at every evaluation; 0 for none.
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("log", "evaluate", "checkpoint", "keep_checkpoints"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is needed")
-        require(self.caption_examples >= 0, f"caption_examples is {self.caption_examples}; 0 or more is needed")
+    log: PositiveInt = 10
+    evaluate: PositiveInt = 500
+    checkpoint: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+    caption_examples: Annotated[int, Ge(0), Le(1000)] = 6
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run, from shards to an exported model."""
+    """One training run, from shards to an exported model.
 
-    # What is contrasted and what is captioned: `text.methods` has the table.
+    Attributes:
+        method: what is contrasted and what is captioned; `text.methods` has the table.
+        model: which model.
+        captions: how captions become rows of ids.
+        images: preprocessing that training and evaluation share.
+        augment: random changes of training images.
+        loss: weights of the losses.
+        optimizer: AdamW and its schedule.
+        ema: moving average of the weights; None for none.
+        freeze: parts that keep their initial weights, e.g. [vision] for locked-image tuning; the temperature always learns.
+        progressive: resolution that grows; None for none.
+        launch: processes and devices.
+        every: intervals.
+        samples: training samples of the run.
+        batch_size: samples of a step over all ranks.
+        seed: of weights, order and augmentation.
+        shuffle_window: samples are shuffled within windows of so many, over all shards that a batch draws from.
+    """
+
     method: Method = "clips"
     model: ModelConfig = field(default_factory=ModelConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    images: PreprocessConfig = field(default_factory=PreprocessConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig | None = None
-    # Parts that keep their initial weights, e.g. (vision,) for locked-image tuning; the temperature always learns.
     freeze: tuple[Literal["vision", "text", "captioner"], ...] = ()
     progressive: ProgressiveConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: int = 140_000
-    batch_size: int = 64
-    seed: int = 0
+    samples: PositiveInt = 140_000
+    # Contrast needs another sample.
+    batch_size: Annotated[int, Ge(2), Le(2**24)] = 64
+    seed: Seed = 0
+    shuffle_window: PositiveInt = WINDOW_SAMPLES
 
     def __post_init__(self) -> None:
-        require(
-            self.loss.contrastive_weight > 0 or self.method in CAPTIONING,
-            f"loss.contrastive_weight is 0, and method {self.method!r} has no other loss; raise it",
+        method, launch = self.method, self.launch
+        parts = {"vision", "text"} | ({"captioner"} if method in CAPTIONING else set())
+        rules = (
+            (
+                self.loss.contrastive_weight > 0 or method in CAPTIONING,
+                f"loss.contrastive_weight: 0, and method {method!r} has no other loss; raise it",
+            ),
+            (
+                set(self.freeze) <= parts,
+                f"freeze: method {method!r} has no captioner; its parts are {', '.join(sorted(parts))}",
+            ),
+            (set(self.freeze) != parts, "freeze: every part is frozen and nothing would be trained; leave one out"),
+            (
+                not self.freeze or launch.sharding == "none",
+                "freeze: it does not go together with launch.sharding fsdp2; set one of them back",
+            ),
+            (
+                not self.model.patch_dropout or launch.chunk_size is None,
+                "model.patch_dropout: it does not go together with launch.chunk_size; set one of them back",
+            ),
+            (
+                self.samples >= self.batch_size,
+                f"samples: {self.samples} must be at least one batch_size ({self.batch_size})",
+            ),
+            (
+                self.batch_size % launch.processes == 0,
+                f"batch_size: {self.batch_size} must be divisible by launch.processes ({launch.processes})",
+            ),
+            (
+                self.optimizer.warmup_samples <= self.samples,
+                f"optimizer.warmup_samples: {self.optimizer.warmup_samples} must not exceed samples ({self.samples})",
+            ),
         )
-        self._check_parts()
-        require(self.batch_size >= 2, f"batch_size is {self.batch_size}; contrast needs at least 2 samples")
-        require(
-            self.samples >= self.batch_size,
-            f"samples ({self.samples}) must be at least one batch_size ({self.batch_size})",
-        )
-        require(
-            self.batch_size % self.launch.processes == 0,
-            f"batch_size ({self.batch_size}) must be divisible by launch.processes ({self.launch.processes})",
-        )
-        require(
-            self.optimizer.warmup_samples <= self.samples,
-            f"optimizer.warmup_samples ({self.optimizer.warmup_samples}) must not exceed samples ({self.samples})",
-        )
-
-    def _check_parts(self) -> None:
-        parts = {"vision", "text"} | ({"captioner"} if self.method in CAPTIONING else set())
-        require(
-            set(self.freeze) <= parts,
-            f"freeze: method {self.method!r} has no captioner; its parts are {', '.join(sorted(parts))}",
-        )
-        require(set(self.freeze) != parts, "freeze: every part is frozen and nothing would be trained; leave one out")
-        require(
-            not self.freeze or self.launch.sharding == "none",
-            "freeze and launch.sharding: fsdp2 do not go together; set one of them back",
-        )
-        require(
-            not self.model.patch_dropout or self.launch.chunk_size is None,
-            "model.patch_dropout and launch.chunk_size do not go together; set one of them back",
-        )
+        for holds, message in rules:
+            if not holds:
+                raise ConfigError(message)
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.models.sizes import SIZES, ClipsConfig
+from clips_pipeline.models.sizes import ClipsConfig, sized
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.methods import CAPTIONING
@@ -26,13 +26,17 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             a vocabulary larger than the embedding table.
     """
     model, captions = config.model, config.captions
-    if model.size not in SIZES:
-        raise ConfigError(f"train.model.size: {model.size!r} is unknown; sizes are {', '.join(SIZES)}")
-    size = SIZES[model.size]
+    try:
+        size = sized(model.size)
+    except ConfigError as error:
+        text = str(error)
+        # A dimension's message begins with its key.
+        raise ConfigError(f"train.model.size{': ' if isinstance(model.size, str) else '.'}{text}") from None
     if vocab_size > size.text.vocab_size:
+        name = model.size if isinstance(model.size, str) else model.size.base
         raise ConfigError(
-            f"train.model.size: the tokenizer uses {vocab_size} ids but {model.size} has a table of "
-            f"{size.text.vocab_size}; choose a larger size or lower prepare.tokenizer.vocabulary_size"
+            f"train.model.size: the tokenizer uses {vocab_size} ids but the model has a table of {size.text.vocab_size}; choose "
+            f"another size, or `{{base: {name or 'NAME'}, vocab_size: {vocab_size}}}`, or lower prepare.tokenizer.vocabulary_size"
         )
     captioner = None
     if size.captioner is not None and config.method in CAPTIONING:
@@ -50,32 +54,28 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             captioner=captioner,
         )
     except ConfigError as error:
-        raise ConfigError(f"train.model: {error}") from None
+        raise ConfigError(f"train.model.{error}") from None
+
+
+def size_name(config: TrainConfig) -> str:
+    """How the model is called in a table: its size's name, with a + where dimensions differ from it."""
+    size = config.model.size
+    return size if isinstance(size, str) else f"{size.base}+" if size.base else "custom"
 
 
 def image_config(config: TrainConfig) -> ImageConfig:
     """How training images are cropped and coloured, at the model's resolution."""
-    size = config.model.image_size or SIZES[config.model.size].vision.image_size
-    augment = config.augment
-    return ImageConfig(
-        size=size,
-        crop_area=augment.crop_area,
-        crop_aspect=augment.crop_aspect,
-        color_jitter=augment.color_jitter,
-        color_jitter_probability=augment.color_jitter_probability,
-        grayscale_probability=augment.grayscale_probability,
-    )
+    size = config.model.image_size or sized(config.model.size).vision.image_size
+    return ImageConfig(**vars(config.images), **vars(config.augment), size=size)
 
 
 def check(config: TrainConfig, shards: Path, vocab_size: int) -> None:
     """Refuse what cannot train, before any process starts.
 
     Raises:
-        ConfigError: as `model_config`, or the training split is smaller than one batch,
-            or a progressive resolution that does not fit.
+        ConfigError: as `check_model`, or the training split is smaller than one batch.
     """
-    model = model_config(config, vocab_size)
-    _check_progressive(config, model)
+    check_model(config, vocab_size)
     samples = load_index(shards).split_samples("train")
     if samples < config.batch_size:
         raise ConfigError(
@@ -83,7 +83,13 @@ def check(config: TrainConfig, shards: Path, vocab_size: int) -> None:
         )
 
 
-def _check_progressive(config: TrainConfig, model: ClipsConfig) -> None:
+def check_model(config: TrainConfig, vocab_size: int) -> None:
+    """Refuse a model that cannot be built; needs no data.
+
+    Raises:
+        ConfigError: as `model_config`, or a progressive resolution that does not fit.
+    """
+    model = model_config(config, vocab_size)
     if config.progressive is None:
         return
     size, patch, full = config.progressive.first_size, model.vision.patch_size, model.vision.image_size
@@ -101,7 +107,7 @@ def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -
     context, target = captions.context_length, captions.target_length
     samples = load_index(Path(shards)).split_samples("train")
     return {
-        "size": config.model.size,
+        "size": size_name(config),
         "method": config.method,
         "samples": config.samples,
         "train_samples": samples,

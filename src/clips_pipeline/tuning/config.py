@@ -1,11 +1,10 @@
 """What can be set about a search. Loads no Optuna."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 Scalar = str | int | float | bool | None
 
@@ -30,7 +29,7 @@ class Dimension:
     high: float | None = None
     log: bool = False
     or_null: bool = False
-    points: int | None = None
+    points: PositiveInt | None = None
     choices: tuple[Scalar, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,15 +54,13 @@ class Dimension:
                 f"choices belong to kind: categorical; a dimension of kind {self.kind} takes low and high"
             )
         if self.low is None or self.high is None or not self.low <= self.high:
-            raise ConfigError(f"a dimension of kind {self.kind} needs low <= high")
-        if not math.isfinite(self.low) or not math.isfinite(self.high):
-            raise ConfigError("low and high must be finite")
+            raise ConfigError(f"low: a dimension of kind {self.kind} needs low <= high, not {self.low} and {self.high}")
         if self.kind == "int" and (self.low % 1 or self.high % 1):
             raise ConfigError("low and high of kind int must be whole numbers; kind: float takes others")
         if self.log and self.low <= 0:
             raise ConfigError("log: true needs low above 0")
-        if self.points is not None and (self.points < 1 or (self.points == 1 and self.low < self.high)):
-            raise ConfigError("points must be at least 2, for low and high")
+        if self.points == 1 and self.low < self.high:
+            raise ConfigError("points: 1 is too few; at least 2 are needed, for low and high")
 
     @property
     def ends(self) -> tuple[Scalar, ...]:
@@ -94,11 +91,7 @@ class SamplerConfig:
     """
 
     kind: Literal["tpe", "random", "grid"] = "tpe"
-    startup_trials: int = 10
-
-    def __post_init__(self) -> None:
-        if self.startup_trials < 1:
-            raise ConfigError(f"startup_trials is {self.startup_trials}; at least 1 is needed")
+    startup_trials: PositiveInt = 10
 
 
 @dataclass(frozen=True)
@@ -113,12 +106,8 @@ class PrunerConfig:
     """
 
     kind: Literal["none", "median", "halving"] = "median"
-    startup_trials: int = 5
-    warmup_evaluations: int = 1
-
-    def __post_init__(self) -> None:
-        if self.startup_trials < 0 or self.warmup_evaluations < 0:
-            raise ConfigError("startup_trials and warmup_evaluations must not be negative")
+    startup_trials: NonNegativeInt = 5
+    warmup_evaluations: NonNegativeInt = 1
 
 
 @dataclass(frozen=True)
@@ -134,13 +123,11 @@ class StudyStorageConfig:
     """
 
     kind: Literal["sqlite", "journal", "postgresql"] = "sqlite"
-    timeout_s: float = 30.0
-    heartbeat_s: int = 30
-    grace_s: int = 120
+    timeout_s: PositiveFloat = 30.0
+    heartbeat_s: PositiveInt = 30
+    grace_s: PositiveInt = 120
 
     def __post_init__(self) -> None:
-        if self.timeout_s <= 0 or self.heartbeat_s < 1:
-            raise ConfigError("timeout_s must be above 0, and heartbeat_s at least 1")
         if self.grace_s < 2 * self.heartbeat_s:
             raise ConfigError(
                 f"grace_s: {self.grace_s} is less than twice heartbeat_s ({self.heartbeat_s}), and trials that live would be "
@@ -175,17 +162,19 @@ class SearchConfig:
         metric: a key of the held-out metrics.
         direction: of the metric.
         cost: also minimise FLOPs per training sample: the result is a Pareto front.
-        sampler, pruner, storage: see their classes.
+        sampler: where the next trial is.
+        pruner: which trials end early.
+        storage: where the study is kept.
         space: dotted path below `train` to its dimension.
     """
 
     study_name: str = "clips"
-    trials: int = 6
-    hours: float | None = None
-    samples: int = 20_000
-    evaluations: int = 4
-    retries: int = 2
-    seed: int = 0
+    trials: PositiveInt = 6
+    hours: PositiveFloat | None = None
+    samples: PositiveInt = 20_000
+    evaluations: PositiveInt = 4
+    retries: NonNegativeInt = 2
+    seed: Seed = 0
     metric: str = "mean_recall@1"
     direction: Literal["maximize", "minimize"] = "maximize"
     cost: bool = False
@@ -196,15 +185,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if not self.study_name:
-            raise ConfigError("study_name is empty; give the study a name")
-        if self.trials < 1:
-            raise ConfigError(f"trials is {self.trials}; at least 1 is needed")
-        if self.hours is not None and not self.hours > 0:
-            raise ConfigError(f"hours is {self.hours}, which allows no trial; set it above 0, or null for no limit")
-        if self.evaluations < 1 or self.retries < 0:
-            raise ConfigError("evaluations must be at least 1, and retries not negative")
+            raise ConfigError("study_name: empty; give the study a name")
         if not self.space:
-            raise ConfigError("space is empty; name at least one parameter path")
+            raise ConfigError("space: empty; name at least one parameter path")
         if self.cost and self.pruner.kind != "none":
             raise ConfigError("cost: true has two objectives, and Optuna prunes by one; set pruner.kind to none")
         if self.pruner.kind != "none" and self.evaluations < 2:

@@ -136,7 +136,7 @@ def test_split_without_pictures_is_left_out() -> None:
     [("train", -1), ("image_size", 8), ("samples_per_shard", 0), ("web_noise", 1.5), ("hallucination", -0.1)],
 )
 def test_impossible_configurations_are_refused(key: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"source: {key}"):
+    with pytest.raises(ConfigError, match=rf"source\.{key}"):
         from_mapping(ScenesConfig, {key: value}, "source")
 
 

@@ -123,7 +123,7 @@ def test_nothing_configured_measures_nothing():
 
 
 def test_one_of_two_folders_is_refused():
-    with pytest.raises(ConfigError, match="belong together"):
+    with pytest.raises(ConfigError, match="belongs together"):
         CompositionalityConfig(sugarcrepe="x")
 
 

@@ -236,4 +236,4 @@ def test_the_figure_is_a_png_and_the_same_for_the_same_result():
 )
 def test_settings_out_of_range(changes, message):
     with pytest.raises(ConfigError, match=message):
-        EvaluationConfig(**changes)
+        from_mapping(EvaluationConfig, changes, "evaluate")

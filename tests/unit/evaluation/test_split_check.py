@@ -65,8 +65,8 @@ def test_a_wrong_size_is_named_with_what_was_found_and_what_to_do(sizes, wrong):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"expected": {"images": 0}}, r"evaluate.expected: images: 0 must be 1 or more"),
-        ({"expected": {"captions": -1}}, r"evaluate.expected: captions: -1 must be 0 or more"),
+        ({"expected": {"images": 0}}, r"evaluate.expected.images: 0 must be at least 1"),
+        ({"expected": {"captions": -1}}, r"evaluate.expected.captions: -1 must be at least 0"),
         ({"expected": {"image": 5}}, r"evaluate.expected.image: unknown key; did you mean 'images'"),
         ({"missing_captions": "ignore"}, r"evaluate.missing_captions.*refuse.*skip"),
     ],

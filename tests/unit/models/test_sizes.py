@@ -64,19 +64,20 @@ def test_sizes_survive_a_mapping(name):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("vision", {"image_size": 225}, "not a multiple of vision.patch_size 14; use 224"),
-        ("vision", {"image_size": 7}, "not a multiple of vision.patch_size 14; use 14"),
+        ("vision", {"image_size": 225}, "not a multiple of the patch size of 14; use 224"),
+        ("vision", {"image_size": 7}, "not a multiple of the patch size of 14; use 14"),
         ("vision", {"heads": 15}, "cannot be split into 15 heads"),
         ("vision", {"width": 66, "heads": 1}, "multiple of 4"),
-        ("vision", {"depth": 0}, "vision.depth 0 must be at least 1"),
-        ("text", {"heads": 5}, "text.heads"),
-        ("text", {"context_length": 3}, "context_length 3 leaves no room"),
+        ("vision", {"depth": 0}, r"model\.vision\.depth: 0 must be at least 1"),
+        ("text", {"heads": 5}, r"model\.text\.heads: a width of 768 cannot be split into 5 heads; use 4"),
+        ("text", {"context_length": 3}, r"text\.context_length: 3 must be at least 4"),
         ("text", {"pad_id": 32_000}, "not in the vocabulary"),
-        ("captioner", {"queries": 0}, "captioner.queries 0 must be at least 1"),
+        ("captioner", {"queries": 0}, r"captioner\.queries: 0 must be at least 1"),
         ("captioner", {"vocab_size": 100}, "one tokenizer writes both"),
     ],
 )
 def test_impossible_sizes_are_refused(part, change, message):
-    config = SIZES["l14"]
+    mapping = to_mapping(SIZES["l14"])
+    mapping[part] |= change
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **change)})
+        from_mapping(ClipsConfig, mapping, "model")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.evaluation.items import Items, compositionality_items, items_of
 from clips_pipeline.registry.gate import GateConfig, Measured, check, decide
 
@@ -170,4 +170,4 @@ def test_a_model_that_was_not_measured_is_refused():
 )
 def test_conditions_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        GateConfig(**changes)
+        from_mapping(GateConfig, changes, "register.gate")

@@ -14,7 +14,7 @@ from tests.unit.reports.hostile import TEXTS, Words, hostile_shards
 from tests.unit.reports.test_page import Page
 from tests.unit.shards.samples import ListSource, picture, record
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.reports.data_health import Card, HealthConfig, write_data_health
 from clips_pipeline.reports.page import summary_of
 from clips_pipeline.shards.index import load_index
@@ -181,12 +181,10 @@ def test_missing_statistics_are_one_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"), [({"samples": 0}, "samples is 0"), ({"examples": -1}, "examples is -1")]
-)
+@pytest.mark.parametrize(("changes", "message"), [({"samples": 0}, "samples: 0"), ({"examples": -1}, "examples: -1")])
 def test_settings_out_of_range(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        HealthConfig(**changes)
+        from_mapping(HealthConfig, changes, "health")
 
 
 def test_nothing_heavy_is_loaded() -> None:

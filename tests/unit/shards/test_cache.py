@@ -247,7 +247,7 @@ def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
         tmp_path / "index",
         "train",
         Lengths(),
-        ImageConfig(8),
+        ImageConfig(size=8),
         global_batch_size=4,
         workers=workers,
         config=config,

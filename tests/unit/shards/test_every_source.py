@@ -145,7 +145,7 @@ CASES = {
         {"seed": 1},
         None,
         None,
-        ({"image_size": 0}, "source.scenes", "from 16 to 512"),
+        ({"image_size": 0}, "source.scenes", "at least 16"),
     ),
     "folder with JSON": Case(
         "folder",
@@ -292,7 +292,7 @@ def test_without_its_group_a_kind_is_refused(case: Case, tmp_path: Path) -> None
         pytest.skip("its group has defaults")
     parameters = case.parameters(tmp_path)
     del parameters["source"][case.kind]
-    with pytest.raises(ConfigError, match=rf"kind is '{case.kind}' but the group '{case.kind}' is missing; set source"):
+    with pytest.raises(ConfigError, match=rf"kind: '{case.kind}', but the group '{case.kind}' is missing; set source"):
         source_of(parameters, Storage(), tmp_path / "tables")
 
 

@@ -104,17 +104,17 @@ def test_without_filters_all_that_can_be_used_is_taken() -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong", "message"),
     [
-        (FilterConfig, {"min_side": 0}, "min_side is 0"),
-        (FilterConfig, {"max_aspect": 0.5}, "never below 1"),
+        (FilterConfig, {"min_side": 0}, "min_side: 0 must be at least 1"),
+        (FilterConfig, {"max_aspect": 0.5}, "max_aspect: 0.5 must be at least 1"),
         (CaptionFilter, {"min_words": 5, "max_words": 4}, "nothing lies between"),
-        (CaptionFilter, {"max_characters": 0}, "nothing lies between"),
-        (CaptionFilter, {"min_letter_share": 50.0}, "share from 0 to 1"),
-        (CaptionFilter, {"max_run": 0}, "max_run is 0"),
+        (CaptionFilter, {"max_characters": 0}, "max_characters: 0"),
+        (CaptionFilter, {"min_letter_share": 50.0}, "at most 1"),
+        (CaptionFilter, {"max_run": 0}, "max_run: 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        kind(**wrong)
+        from_mapping(kind, wrong, "filters")
 
 
 def test_when_nothing_passes_the_message_says_why(tmp_path: Path) -> None:

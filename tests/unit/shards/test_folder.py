@@ -237,7 +237,7 @@ def test_a_missing_folder_and_impossible_shares(images: Path) -> None:
     with pytest.raises(ConfigError, match=r"source\.folder\.images: .*nowhere"):
         FolderSource(FolderConfig(str(images / "nowhere"), str(images.parent / "a.json")))
     mapping = {"images": "i", "captions": "c", "validation_share": 0.5, "test_share": 0.5}
-    with pytest.raises(ConfigError, match=r"folder: validation_share and test_share leave nothing"):
+    with pytest.raises(ConfigError, match=r"folder\.validation_share: with test_share it leaves nothing"):
         from_mapping(FolderConfig, mapping, "folder")
     with pytest.raises(ConfigError, match=r"folder\.fields\.imag: unknown key; did you mean 'image'"):
         from_mapping(FolderConfig, {"images": "i", "captions": "c", "fields": {"imag": "x"}}, "folder")

@@ -180,7 +180,7 @@ def test_the_same_shard_for_validation_and_test_is_refused_for_its_own_reason(fo
         ({"train": "{00000..00004}.tar", "test": "99999.tar"}, r"source\.img2dataset\.test: .*99999\.tar"),
         ({"train": "{00000..00004.tar"}, "braces do not fit"),
         ({"train": "pipe:cat {0..5}.tar"}, r"would run a command in a shell.*allow_pipe"),
-        ({"train": "{00000..00004}.tar", "held_out": 0}, "give 1 or more"),
+        ({"train": "{00000..00004}.tar", "held_out": 0}, "must be at least 1"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_work(

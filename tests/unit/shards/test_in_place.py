@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.shards.samples import ListSource, bomb, picture, record
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards import filters, records
 from clips_pipeline.shards.filters import FilterConfig, Rules
 from clips_pipeline.shards.index import Index, digest_keys, load_index
@@ -135,8 +135,8 @@ def test_a_smaller_limit_of_pixels_is_kept(tmp_path: Path) -> None:
     assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
     index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=Rules(max_pixels=5000))
     assert index.skips == {"train": {}}
-    with pytest.raises(ConfigError, match="max_pixels is 200000000"):
-        Rules(max_pixels=200_000_000)
+    with pytest.raises(ConfigError, match="max_pixels: 200000000"):
+        from_mapping(Rules, {"max_pixels": 200_000_000}, "rules")
 
 
 @pytest.mark.parametrize("policy", ["leave_out", "keep"])

@@ -21,7 +21,7 @@ from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.tar import TarFile
 from clips_pipeline.shards.transforms import ImageConfig
 
-IMAGES = ImageConfig(8)
+IMAGES = ImageConfig(size=8)
 COUNT, BATCH = 46, 8
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.servers import s3_server
 from tests.unit.shards.samples import picture
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources import caption_table
@@ -246,14 +246,16 @@ def test_remote_shards_and_tables(source: RecaptionSource, tmp_path: Path) -> No
     [
         ({"tables": "nowhere/*.parquet"}, r"source\.recaption\.tables: nothing matches"),
         ({"train": "nowhere/{0..4}.tar"}, r"source\.recaption\.train: .*nowhere/0\.tar"),
-        ({"memory_mib": 1}, "give 16 or more"),
+        ({"memory_mib": 1}, "memory_mib: 1 must be at least 16"),
     ],
 )
 def test_what_is_not_there_is_refused_before_work(
     source: RecaptionSource, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        RecaptionSource(replace(source.config, **changes), HERE, tmp_path / "work")
+        RecaptionSource(
+            from_mapping(RecaptionConfig, to_mapping(source.config) | changes, "recaption"), HERE, tmp_path / "work"
+        )
 
 
 def test_numbers_of_rows_stay_apart_in_parts() -> None:

@@ -90,7 +90,7 @@ class _HangingShards(ShardSet):
 def test_a_worker_that_hangs_is_named_in_the_training_process(tmp_path: Path, told: _Told) -> None:
     prepare(ListSource({"train": [[record(n) for n in range(at, at + 8)] for at in (0, 8)]}), tmp_path / "shards")
     loader: Any = train_loader(
-        tmp_path / "shards", "train", Lengths(), ImageConfig(8), global_batch_size=4, workers=2, seed=1
+        tmp_path / "shards", "train", Lengths(), ImageConfig(size=8), global_batch_size=4, workers=2, seed=1
     )
     loader.dataset.shards.__class__ = _HangingShards
     watch = StallWatch(loader.dataset.clock, rank=0, after_s=0.3, on_stall=told)

@@ -66,7 +66,7 @@ def test_a_missing_or_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"statistics\.json: no such file.*prepare"):
         load_statistics(tmp_path)
     (tmp_path / "statistics.json").write_text('{"fingerprint": "f", "splits": {"train": {"kept": "3"}}}')
-    with pytest.raises(ConfigError, match=r"splits\.train\.kept: expected int"):
+    with pytest.raises(ConfigError, match=r"splits\.train\.kept: expected a whole number"):
         load_statistics(tmp_path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.servers import S3, Http, Trouble, http_server, s3_server
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError, shown
 
@@ -302,4 +302,4 @@ def test_an_unknown_protocol_is_not_tried_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"retries": -1}, {"timeout_s": 0.0}, {"cache_gib": 0.0}])
 def test_impossible_settings(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        StorageConfig(**change)  # type: ignore[arg-type]
+        from_mapping(StorageConfig, change, "storage")

@@ -148,18 +148,18 @@ def test_a_line_without_its_baseline_has_no_change_yet():
     [
         ({"seeds": ()}, "seeds: empty"),
         ({"seeds": (1, 1)}, "names one twice"),
-        ({"shares": (1.0,)}, "between 0 and 1"),
-        ({"samples": 0}, "1 or more"),
-        ({"curve_samples": 0}, "1 or more"),
-        ({"runs_at_once": 0}, "1 or more"),
-        ({"hours": -1.0}, "0 or more"),
-        ({"hours": math.nan}, "0 or more"),
+        ({"shares": (1.0,)}, r"shares\[0\]: 1.0 must be below 1"),
+        ({"samples": 0}, "at least 1"),
+        ({"curve_samples": 0}, "at least 1"),
+        ({"runs_at_once": 0}, "at least 1"),
+        ({"hours": -1.0}, "at least 0"),
+        ({"hours": math.nan}, "not a finite number"),
         ({"methods": ("clip",)}, "without clips"),
     ],
 )
 def test_impossible_studies_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        StudyConfig(**changes)
+        from_mapping(StudyConfig, changes, "study")
 
 
 class Words:

@@ -82,12 +82,12 @@ def test_keys_are_not_confused() -> None:
 def test_configuration() -> None:
     config = from_mapping(CaptionConfig, {"context_length": 35, "fragment": {"tokens": 32}}, "captions")
     assert (config.target_length, config.fragment) == (128, FragmentConfig("sub_caption", 32))
-    with pytest.raises(ConfigError, match=r"captions: fragment\.tokens: 32 .*use at most 31, or context_length 35"):
+    with pytest.raises(ConfigError, match=r"captions\.fragment\.tokens: 32 .*use at most 31, or context_length 35"):
         from_mapping(CaptionConfig, {"context_length": 34, "fragment": {"tokens": 32}}, "captions")
     with pytest.raises(ConfigError, match="context_length: 3"):
-        CaptionConfig(context_length=3)
+        from_mapping(CaptionConfig, {"context_length": 3}, "captions")
     with pytest.raises(ConfigError, match="target_length: 2"):
-        CaptionConfig(target_length=2)
+        from_mapping(CaptionConfig, {"target_length": 2}, "captions")
 
 
 def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
@@ -133,5 +133,5 @@ def test_where_there_is_no_synthetic_caption_the_mixture_shows_the_web_caption(s
 
 
 def test_a_share_above_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"captions: synthetic_share: 1\.5 is no share"):
+    with pytest.raises(ConfigError, match=r"captions\.synthetic_share: 1\.5 must be at most 1"):
         from_mapping(CaptionConfig, {"synthetic_share": 1.5}, "train.captions")

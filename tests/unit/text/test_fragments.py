@@ -196,7 +196,7 @@ def test_published_rule(caption: str, pieces: list[str]) -> None:
 def test_configuration() -> None:
     config = FragmentConfig("block_mask", 32)
     assert from_mapping(FragmentConfig, to_mapping(config), "fragment") == config
-    with pytest.raises(ConfigError, match=r"fragment: tokens: 0 .* use 1 or more"):
+    with pytest.raises(ConfigError, match=r"fragment\.tokens: 0 must be at least 1"):
         from_mapping(FragmentConfig, {"tokens": 0}, "fragment")
     with pytest.raises(ConfigError, match=r"fragment\.strategy: 'syntax'"):
         from_mapping(FragmentConfig, {"strategy": "syntax"}, "fragment")

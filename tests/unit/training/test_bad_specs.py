@@ -18,10 +18,18 @@ from clips_pipeline.training.spec import RunSpec, load_spec
         (("train", "loss", "caption"), 1.0, "train.loss.caption: unknown key; did you mean 'caption_weight'?"),
         (("train", "smaples"), 1, "train.smaples: unknown key; did you mean 'samples'?"),
         (("data",), "x", "run_spec.json.data: unknown key"),
-        (("train", "launch", "processes"), 3, "batch_size (64) must be divisible by launch.processes (3)"),
-        (("train", "optimizer", "warmup_samples"), 150_000, "warmup_samples (150000) must not exceed samples (140000)"),
-        (("train", "samples"), 1_000, "warmup_samples (3000) must not exceed samples (1000)"),
-        (("train", "model", "image_size"), 70, "image_size 70 is not a multiple of vision.patch_size 16; use 64"),
+        (("train", "launch", "processes"), 3, "train.batch_size: 64 must be divisible by launch.processes (3)"),
+        (
+            ("train", "optimizer", "warmup_samples"),
+            150_000,
+            "train.optimizer.warmup_samples: 150000 must not exceed samples (140000)",
+        ),
+        (("train", "samples"), 1_000, "train.optimizer.warmup_samples: 3000 must not exceed samples (1000)"),
+        (
+            ("train", "model", "image_size"),
+            70,
+            "train.model.image_size: 70 is not a multiple of the patch size of 16; use 64",
+        ),
         (("train", "model", "size"), "xl", "train.model.size: 'xl' is unknown"),
     ],
 )

@@ -19,8 +19,8 @@ from clips_pipeline.training.starting import fill, keep
 
 SMALL = ClipsConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=64, depth=1, heads=1),
-    text=TextConfig(vocab_size=120, width=64, depth=1, heads=1),
-    captioner=CaptionerConfig(vocab_size=120, width=64, depth=1, heads=1),
+    text=TextConfig(vocab_size=120, width=64, depth=1, heads=1, context_length=80, padding="attend"),
+    captioner=CaptionerConfig(vocab_size=120, width=64, depth=1, heads=1, queries=128),
     embed_dim=64,
 )
 
@@ -143,5 +143,5 @@ def test_a_stage_differs_where_it_says_so() -> None:
 
 
 def test_where_a_stage_starts_is_said_in_one_place() -> None:
-    with pytest.raises(ConfigError, match=r"finetune: train\.model\.initial_weights: set finetune\.start"):
+    with pytest.raises(ConfigError, match=r"finetune\.train\.model\.initial_weights: set finetune\.start"):
         from_mapping(FinetuneConfig, {"train": {"model": {"initial_weights": "x"}}}, "finetune")

@@ -15,10 +15,10 @@ from clips_pipeline.training.spec import RunSpec, load_spec
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"batch_size": 1}, "contrast needs at least 2"),
+        ({"batch_size": 1}, "train.batch_size: 1 must be at least 2"),
         ({"samples": 10, "batch_size": 20}, "must be at least one batch_size"),
         ({"batch_size": 9, "launch": {"processes": 2}}, "divisible by launch.processes"),
-        ({"loss": {"caption_weight": -1.0}}, "must not be negative"),
+        ({"loss": {"caption_weight": -1.0}}, "train.loss.caption_weight: -1.0 must be at least 0"),
         ({"loss": {"caption_weight": 0.0, "contrastive_weight": 0.0}}, "must be above 0"),
         ({"optimizer": {"warmup_samples": 10**9}}, "must not exceed samples"),
         ({"captions": {"fragment": {"strategy": "sub-caption"}}}, "train.captions.fragment.strategy"),
@@ -37,7 +37,7 @@ def test_impossible_trainings(mapping: dict[str, Any], message: str) -> None:
     [
         ({"size": "xxl"}, 100, "sizes are"),
         ({"size": "tiny", "image_size": 63}, 100, "63"),
-        ({"size": "tiny"}, 10**6, "choose a larger size or lower prepare.tokenizer.vocabulary_size"),
+        ({"size": "tiny"}, 10**6, "or lower prepare.tokenizer.vocabulary_size"),
     ],
 )
 def test_impossible_models(model: dict[str, Any], vocabulary: int, message: str) -> None:

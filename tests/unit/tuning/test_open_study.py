@@ -240,10 +240,10 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trials": 0}, "trials is 0; at least 1 is needed"),
-        ({"hours": 0.0}, "hours is 0.0, which allows no trial"),
+        ({"trials": 0}, "search.trials: 0 must be at least 1"),
+        ({"hours": 0.0}, "search.hours: 0.0 must be above 0"),
         ({"samples": 10}, "samples: 10 allows no trial, since train.batch_size is 64"),
-        ({"space": {}}, "space is empty"),
+        ({"space": {}}, "search.space: empty"),
         ({"metric": "recall"}, "search.metric: 'recall' is unknown; known: mean_recall@1"),
         ({"cost": True}, "set pruner.kind to none"),
         ({"evaluations": 1}, "nothing to prune by"),

@@ -58,7 +58,7 @@ def test_the_first_trial_is_what_one_has() -> None:
     ("space", "message"),
     [
         ({"loss.caption_wait": {"kind": "float", "low": 1.0, "high": 2.0}}, "did you mean 'caption_weight'?"),
-        ({"loss.caption_weight": {"kind": "float", "low": -1.0, "high": 2.0}}, "must not be negative"),
+        ({"loss.caption_weight": {"kind": "float", "low": -1.0, "high": 2.0}}, "must be at least 0"),
         ({"captions.fragment.strategy": {"kind": "categorical", "choices": ["best"]}}, "'best' is not one of"),
     ],
 )

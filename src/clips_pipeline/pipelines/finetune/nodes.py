@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.config import from_mapping
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import build_spec, run_spec
+from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.spec import RunSpec
 
 
@@ -20,10 +22,9 @@ def stage_spec(
     paths: Mapping[str, Path],
 ) -> RunSpec:
     """The run spec of the stage. The model before may not be there: another start may be configured."""
-
     merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
-    runs, model = paths["training_runs"], paths["finetuned_model"]
-    return build_spec(merged, shards, tokenizer, remote, runs, model, where="finetune.train")
+    config = from_mapping(TrainConfig, merged, "finetune.train")
+    return build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
 
 
 def finetune(

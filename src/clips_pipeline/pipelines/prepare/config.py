@@ -1,9 +1,11 @@
 """What can be set about preparing data."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from clips_pipeline.config import ConfigError
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, Fraction
 from clips_pipeline.demo.source import ScenesConfig
 from clips_pipeline.reports.data_health import HealthConfig
 from clips_pipeline.shards.filters import MOST_PIXELS, FilterConfig, Rules
@@ -13,11 +15,21 @@ from clips_pipeline.shards.sources.folder import FolderConfig
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig
 from clips_pipeline.shards.sources.recaption import RecaptionConfig
 from clips_pipeline.shards.storage import shown
+from clips_pipeline.text.train_vocabulary import SMALLEST
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where samples come from: `kind` chooses, the group of that name says the rest."""
+    """Where samples come from: `kind` chooses, the group of that name says the rest.
+
+    Attributes:
+        kind: which of the groups below is read.
+        scenes: the embedded data.
+        folder: images and one file of captions.
+        img2dataset: shards in place, local or remote.
+        recaption: such shards, and tables of synthetic captions.
+        clip_benchmark: an evaluation set in the layout of CLIP_benchmark.
+    """
 
     kind: Literal["scenes", "folder", "img2dataset", "recaption", "clip_benchmark"] = "scenes"
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
@@ -29,7 +41,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if getattr(self, self.kind) is None:
             raise ConfigError(
-                f"kind is {self.kind!r} but the group {self.kind!r} is missing; set {_LEAST[self.kind]}, see docs/data.md"
+                f"kind: {self.kind!r}, but the group {self.kind!r} is missing; set {_LEAST[self.kind]}, see docs/data.md"
             )
 
     @property
@@ -63,12 +75,12 @@ class TokenizerConfig:
     """
 
     kind: Literal["trained", "wordpiece", "clip_bpe"] = "trained"
-    vocabulary_size: int = 1000
+    vocabulary_size: Annotated[int, Ge(SMALLEST), Le(2**24)] = 1000
     vocabulary_file: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "trained" and self.vocabulary_file is None:
-            raise ConfigError(f"kind is {self.kind!r} but vocabulary_file is not set; give the path of its file")
+            raise ConfigError(f"vocabulary_file: missing; kind {self.kind!r} needs the path of its file")
 
 
 @dataclass(frozen=True)
@@ -89,20 +101,13 @@ class PrepareConfig:
 
     source: SourceConfig = field(default_factory=SourceConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    processes: int = 2
+    processes: Annotated[int, Ge(1), Le(1024)] = 2
     run_on: RunOn = field(default_factory=RunOn)
-    max_skip_share: float = 0.05
-    max_pixels: int = MOST_PIXELS
+    max_skip_share: Fraction = 0.05
+    max_pixels: Annotated[int, Ge(1), Le(MOST_PIXELS)] = MOST_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
-
-    def __post_init__(self) -> None:
-        if self.processes < 1:
-            raise ConfigError(f"processes is {self.processes}; at least 1 is needed")
-        if not 0.0 <= self.max_skip_share <= 1.0:
-            raise ConfigError(f"max_skip_share is {self.max_skip_share}; give a share from 0 to 1")
-        _ = self.rules
 
     @property
     def rules(self) -> Rules:

@@ -35,7 +35,8 @@ def search(
     from clips_pipeline.tuning import figures, search_space, study, summary
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
-        return build_spec(trial_parameters, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
+        train = typed("train", trial_parameters)
+        return build_spec(train, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
 
     words, captions = load_tokenizer(tokenizer), cost.captions_of(shards, remote)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from clips_pipeline.config import to_mapping
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.shards.index import load_index
@@ -15,6 +14,7 @@ from clips_pipeline.study import plan, summary, table
 from clips_pipeline.study.run import run_all
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training.cost import captions_of, flops_per_sample
+from clips_pipeline.training.resolve import size_name
 
 
 def study(
@@ -48,7 +48,7 @@ def study(
         config.seeds,
         config.runs_at_once,
         config.hours,
-        lambda changed: unplaced_spec(to_mapping(changed), shards, tokenizer_folder, remote, folder / "runs", folder),
+        lambda changed: unplaced_spec(changed, shards, tokenizer_folder, remote, folder / "runs", folder),
         evaluation,
         folder,
         remote.storage.options,
@@ -59,7 +59,7 @@ def study(
     lines = table.over_seeds(runs, metric)
     facts = {
         "data": f"{load_index(shards).version}, split {evaluation.split}",
-        "model": train.model.size,
+        "model": size_name(train),
         "seeds": ", ".join(map(str, config.seeds)),
         "trainings": f"{planned}" if there == planned else f"{there} of {planned}; the rest has not been run",
     }

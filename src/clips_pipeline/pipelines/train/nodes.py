@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from clips_pipeline.config import from_mapping
+from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.registry.start_model import find_folder
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.text.tokenizer import load_tokenizer
@@ -27,38 +27,35 @@ log = logging.getLogger(__name__)
 
 
 def build_spec(
-    parameters: dict[str, Any],
+    config: TrainConfig,
     shards: Path,
     tokenizer: Path,
     remote: Any,
     runs_folder: Path,
     model_folder: Path,
-    where: str = "train",
 ) -> RunSpec:
-    """The run spec of these parameters on these shards, in the run folder that is its own.
+    """The run spec of this training on these shards, in the run folder that is its own.
 
     Raises:
         ConfigError: as `training.run_folder.place`.
     """
 
-    return place(unplaced_spec(parameters, shards, tokenizer, remote, runs_folder, model_folder, where), runs_folder)
+    return place(unplaced_spec(config, shards, tokenizer, remote, runs_folder, model_folder), runs_folder)
 
 
 def unplaced_spec(
-    parameters: dict[str, Any],
+    config: TrainConfig,
     shards: Path,
     tokenizer: Path,
     remote: Any,
     runs_folder: Path,
     model_folder: Path,
-    where: str = "train",
 ) -> RunSpec:
-    """The run spec of these parameters on these shards, without a run folder.
+    """The run spec of this training on these shards, without a run folder.
 
     A model it starts from is found, wherever it is, and kept among the runs.
     """
 
-    config = from_mapping(TrainConfig, parameters, where=where)
     if config.model.initial_weights:
         folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
@@ -83,7 +80,8 @@ def train(
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-    spec = build_spec(parameters, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
+    train_config = typed("train", parameters)
+    spec = build_spec(train_config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
     run, table = run_spec(spec, remote)
     return paths["clips_model"], {**run, "parameters": {"train": parameters}}, table
 

@@ -10,7 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Gt, Lt
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
@@ -40,11 +42,7 @@ class ClipBenchmarkConfig:
     root: str
     split: str = "test"
     train_split: str | None = None
-    validation_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.validation_share < 1.0:
-            raise ConfigError(f"validation_share: {self.validation_share} is no share; give a number between 0 and 1")
+    validation_share: Annotated[float, Gt(0), Lt(1)] = 0.1
 
 
 class ClipBenchmarkSource:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from annotated_types import Ge, Lt
+
+from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
@@ -41,19 +43,14 @@ class FolderConfig:
     fields: Fields = field(default_factory=Fields)
     classes: str | None = None
     evaluate_on: Literal["held_out", "train"] = "held_out"
-    validation_share: float = 0.05
-    test_share: float = 0.05
-    split_seed: int = 0
-    images_per_task: int = 1_000
+    validation_share: Annotated[float, Ge(0), Lt(1)] = 0.05
+    test_share: Annotated[float, Ge(0), Lt(1)] = 0.05
+    split_seed: Seed = 0
+    images_per_task: PositiveInt = 1_000
 
     def __post_init__(self) -> None:
-        for name in ("validation_share", "test_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name}: {getattr(self, name)} is no share; give a number from 0 to below 1")
         if self.validation_share + self.test_share >= 1.0:
-            raise ConfigError("validation_share and test_share leave nothing to train on; lower them")
-        if self.images_per_task < 1:
-            raise ConfigError(f"images_per_task: {self.images_per_task}; give 1 or more")
+            raise ConfigError("validation_share: with test_share it leaves nothing to train on; lower them")
 
 
 @dataclass(frozen=True)

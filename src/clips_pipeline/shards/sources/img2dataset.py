@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
@@ -33,13 +33,9 @@ class Img2datasetConfig:
     train: str | tuple[str, ...]
     validation: str | tuple[str, ...] | None = None
     test: str | tuple[str, ...] | None = None
-    held_out: int = 1
+    held_out: PositiveInt = 1
     fields: SampleFields = field(default_factory=SampleFields)
     rewrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.held_out < 1:
-            raise ConfigError(f"held_out: {self.held_out} shards; give 1 or more")
 
 
 class Img2datasetSource:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import expand
 from clips_pipeline.shards.job_files import aside_of
@@ -44,15 +45,11 @@ class RecaptionConfig:
     tables: str | tuple[str, ...]
     validation: str | tuple[str, ...] | None = None
     test: str | tuple[str, ...] | None = None
-    held_out: int = 1
+    held_out: PositiveInt = 1
     on: Literal["key", "sha256"] = "key"
     columns: Columns = field(default_factory=Columns)
     web: str = records.SampleFields.web
-    memory_mib: int = 512
-
-    def __post_init__(self) -> None:
-        if self.memory_mib < 16:
-            raise ConfigError(f"memory_mib: {self.memory_mib}; give 16 or more")
+    memory_mib: Annotated[int, Ge(16)] = 512
 
 
 class RecaptionSource:
