@@ -1,8 +1,11 @@
 """What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary."""
 
 import logging
-from typing import Any
+import os
+from collections.abc import Generator
+from typing import Any, NoReturn
 
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
@@ -27,13 +30,32 @@ class ProjectHooks:
         self._context: KedroContext | None = None
         self._code: lineage.Code | None = None
         self._run_id: str | None = None
+        self._continued: str | None = None
 
-    @hook_impl(tryfirst=True)
-    def after_context_created(self, context: KedroContext) -> None:
-        """Keep the context: it knows the environment and kedro-mlflow's configuration."""
+    @hook_impl(wrapper=True)
+    def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
+        """Keep the context, and let one process at a time make MLflow's database, as kedro-mlflow's hook does within.
+
+        Raises:
+            SystemExit: the tracking server does not answer, or cannot be used; the message has been shown.
+        """
         # kedro-mlflow sets its own level on import, after logging.yml was read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self._context = context
+        from mlflow.exceptions import MlflowException
+
+        from clips_pipeline.registry.local_store import made_by_one
+        from clips_pipeline.registry.server import is_away
+
+        uri, experiment = _tracking(context)
+        try:
+            with made_by_one(uri, experiment):
+                return (yield)
+        except MlflowException as error:
+            if is_away(error):
+                _give_up()
+            log.error("MLflow's store %s: %s", uri, error.message.splitlines()[0])
+            raise SystemExit(2) from None
 
     @hook_impl
     def after_catalog_created(
@@ -54,22 +76,25 @@ class ProjectHooks:
         search = conf_creds.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
 
-    @hook_impl(tryfirst=True)
+    @hook_impl(wrapper=True, tryfirst=True)
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
-    ) -> None:
-        """Refuse bad parameters before any work; let kedro-mlflow, which comes next, continue the right run.
+    ) -> Generator[None, Any, Any]:
+        """Refuse bad parameters before any work; let kedro-mlflow, whose hook runs within, continue the right run.
 
         Raises:
             SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it.
         """
         try:
-            self._prepare(pipeline, catalog)
+            self._prepare(run_params, pipeline, catalog)
         except ConfigError as error:
             log.error("%s", error)
             raise SystemExit(2) from None
+        result = yield
+        self._own_run()
+        return result
 
-    def _prepare(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+    def _prepare(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         if self._context is not None and "searched_environment" in pipeline.inputs():
             # Here and not for every catalog: it reads `conf/base` once more, a tenth of a second.
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
@@ -79,44 +104,63 @@ class ProjectHooks:
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.
             raise SystemExit(0)
-        if self._context is not None:
-            claim_data(pipeline, catalog, self._context.env or "local")
-        self._run_id = None
-        if self._context is not None:
-            self._code = lineage.code_of(self._context.project_path)
+        self._run_id = self._continued = None
+        if self._context is None:
+            return
+        claim_data(pipeline, catalog, self._context.env or "local")
+        self._code = lineage.code_of(self._context.project_path)
         tracking = getattr(self._context, "mlflow", None)
-        if tracking is not None:
-            try:
-                found = run_identity.run_to_continue(pipeline, catalog)
-            except ConfigError as error:
-                log.error("%s", error)
-                raise SystemExit(2) from None
-            if found is not None:
-                # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
-                tracking.tracking.run.id, tracking.tracking.run.name = found
+        if tracking is None:
+            return
+        from clips_pipeline.registry.system_metrics import configure
 
-    @hook_impl
-    def before_node_run(self) -> None:
-        """The run is open now: say which code it begins with."""
+        configure(catalog.load("parameters").get("tracking", {}))
+        run = tracking.tracking.run
+        found = run_identity.run_to_continue(pipeline, catalog)
+        if found is not None:
+            # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
+            run.id, run.name = found
+            self._continued = run.id
+        elif run.name is None:
+            run.name = run_identity.run_name(run_params.get("pipeline_names"), self._context.env, pipeline, catalog)
+
+    def _own_run(self) -> None:
+        """The run is open now: say which code and which process it belongs to; close what killed processes left open."""
         import mlflow
 
         active = mlflow.active_run()
-        if self._run_id is None and self._code is not None and active is not None:
-            from clips_pipeline.registry.lineage_store import tag_run
+        if active is None or self._code is None:
+            return
+        from clips_pipeline.registry import run_owner
+        from clips_pipeline.registry.lineage_store import tag_run
 
-            self._run_id = active.info.run_id
-            tag_run(self._run_id, self._code.git)
+        self._run_id = active.info.run_id
+        tag_run(self._run_id, self._code.git)
+        client = mlflow.MlflowClient()
+        client.set_tag(self._run_id, run_owner.OWNER, run_owner.owner())
+        for closed in run_owner.close_abandoned(client, active.info.experiment_id):
+            log.info("the MLflow run %s of a process that was killed is closed", closed)
 
-    @hook_impl
+    @hook_impl(wrapper=True)
     def after_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
-    ) -> None:
-        """Record what was made, then say what came out."""
-        if self._context is None:
-            return
-        environment = self._context.env or "local"
-        self._record(pipeline, catalog, None if environment == "local" else environment)
-        summary.show(pipeline, catalog, environment)
+    ) -> Generator[None, Any, Any]:
+        """Record what was made, then say what came out; within, kedro-mlflow ends the run and DVC commits."""
+        from mlflow.exceptions import MlflowException
+
+        from clips_pipeline.registry.server import is_away
+
+        try:
+            result = yield
+            if self._context is not None:
+                environment = self._context.env or "local"
+                self._record(pipeline, catalog, None if environment == "local" else environment)
+                summary.show(pipeline, catalog, environment)
+        except MlflowException as error:
+            if not is_away(error):
+                raise
+            _give_up()
+        return result
 
     def _record(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str | None) -> None:
         """The lineage, on the run and on the version that was registered."""
@@ -132,16 +176,30 @@ class ProjectHooks:
             registered = catalog.load(entry)
             lineage_store.attach(registered["name"], registered["version"], found, self._code.patch)
 
-    @hook_impl
-    def on_pipeline_error(self, error: Exception) -> None:
+    @hook_impl(wrapper=True, tryfirst=True)
+    def on_pipeline_error(self, error: Exception) -> Generator[None, Any, Any]:
         """Bad input gets its one message; other errors keep Kedro's traceback.
 
         Raises:
-            SystemExit: the error is one of ours, with a message made for people.
+            SystemExit: the error is one of ours, with a message made for people, or the tracking server is away.
         """
+        from mlflow.exceptions import MlflowException
+
+        from clips_pipeline.registry.server import is_away
         from clips_pipeline.training.disk import CannotWriteError
         from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 
+        if is_away(error):
+            _give_up()
+        try:
+            # kedro-mlflow ends the run.
+            result = yield
+            if isinstance(error, ConfigError):
+                self._drop_refused_run()
+        except MlflowException as another:
+            if is_away(another):
+                _give_up()
+            raise
         if isinstance(error, TrainingInterruptedError):
             log.warning("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -149,3 +207,35 @@ class ProjectHooks:
         if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
             log.error("%s", error)
             raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None
+        return result
+
+    def _drop_refused_run(self) -> None:
+        if self._run_id is None or self._run_id == self._continued:
+            return
+        import mlflow
+
+        from clips_pipeline.registry.run_owner import drop_if_empty
+
+        drop_if_empty(mlflow.MlflowClient(), self._run_id)
+
+
+def _tracking(context: KedroContext) -> tuple[str, str]:
+    """Tracking URI and experiment of `mlflow.yml`, as kedro-mlflow is about to read them."""
+    patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]  # of every loader that kedro-mlflow knows
+    patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+    try:
+        found = context.config_loader["mlflow"]
+    except MissingConfigException:
+        found = {}
+    uri = found.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    name = found.get("tracking", {}).get("experiment", {}).get("name") or str(context._package_name)
+    return uri, name
+
+
+def _give_up() -> NoReturn:
+    """The tracking server is away: one message, and no more waiting for it."""
+    from clips_pipeline.registry.server import away_message, leave_runs
+
+    log.error("%s", away_message())
+    leave_runs()
+    raise SystemExit(1) from None

@@ -5,7 +5,7 @@ from typing import Any, Final
 from clips_pipeline.config import from_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.pipelines.prepare.config import PrepareConfig
-from clips_pipeline.registry.config import RegistryConfig
+from clips_pipeline.registry.config import RegistryConfig, TrackingConfig
 from clips_pipeline.shards.benchmark_export import ExportConfig
 from clips_pipeline.shards.storage import StorageConfig
 from clips_pipeline.study.config import StudyConfig
@@ -22,6 +22,7 @@ TYPES: Final[dict[str, type[Any]]] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluationConfig,
     "register": RegistryConfig,
+    "tracking": TrackingConfig,
     "search": SearchConfig,
     "study": StudyConfig,
     "export_benchmark": ExportConfig,

@@ -43,6 +43,19 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     )
 
 
+def run_name(
+    pipelines: list[str] | None, environment: str | None, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+) -> str:
+    """The name of a new run: pipelines, environment, and the method or the set that it is about."""
+    names = {node.name for node in pipeline.nodes}
+    parts = ["+".join(pipelines or ["pretrain"]), environment or "local"]
+    if names & {"train_node", "finetune_node", "search_node"}:
+        parts.append(catalog.load("params:train")["method"])
+    elif "evaluate_node" in names:
+        parts.append(catalog.load("params:evaluate")["set_name"])
+    return " ".join(parts)
+
+
 def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
     from clips_pipeline.pipelines.parameters import typed
     from clips_pipeline.pipelines.prepare.nodes import is_current
@@ -63,6 +76,7 @@ def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
         remote,
         paths["training_runs"],
         paths["clips_model"],
+        announce=False,
     )
     # Before MLflow opens the run that the other one writes to.
     refuse_if_held(Path(spec.run_folder))
@@ -76,7 +90,8 @@ def _interrupted_stage(catalog: CatalogProtocol[Any, Any]) -> str | None:
 
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
-    return interrupted_run_id(stage_spec(*(catalog.load(name) for name in INPUTS)))
+    arguments = [*(catalog.load(name) for name in INPUTS), False]
+    return interrupted_run_id(stage_spec(*arguments))
 
 
 def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> bool:

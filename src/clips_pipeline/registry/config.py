@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from clips_pipeline.config import ConfigError, NonNegativeFloat
 
@@ -57,3 +57,16 @@ class RegistryConfig:
             raise ConfigError(
                 f"metric: {self.metric!r} is no key of metrics.json, such as retrieval/scenes/mean_recall@1"
             )
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What MLflow records beside metrics.
+
+    Attributes:
+        system_metrics: whether the machine is watched, as metrics `system/…` of the run.
+        interval_s: seconds between two samples.
+    """
+
+    system_metrics: bool = False
+    interval_s: Annotated[float, Gt(0)] = 10.0

@@ -10,28 +10,47 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.registry.active_run import active_run_id
+from clips_pipeline.registry.final_metrics import log_once
 from clips_pipeline.registry.items_log import log_items
-from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.registry.logged_models import logged_model
 
 log = logging.getLogger(__name__)
 
 
-def log_evaluation(
-    run_id: str | None, metrics: dict[str, float], report: Path, items: Mapping[str, pd.DataFrame]
-) -> None:
-    """Put the final metrics, the per-item results of each set and the report on the run that trained the model.
+def run_of(run_id: str | None) -> str | None:
+    """The run that takes the results of a model.
 
     A model may come from elsewhere (`dvc pull`) and this tracking server not know its run: then the active run takes them.
-    `run_id` is None where training was not tracked; then, or without an active run, nothing is logged.
+
+    Args:
+        run_id: of the training; None where it was not tracked.
     """
-    client = MlflowClient()
-    if run_id is not None and not _is_known(client, run_id):
-        log.warning("the MLflow run %s of this model is not on %s", run_id, mlflow.get_tracking_uri())
-        run_id = active_run_id()
+    if run_id is None or _is_known(MlflowClient(), run_id):
+        return run_id
+    log.warning("the MLflow run %s of this model is not on %s", run_id, mlflow.get_tracking_uri())
+    return active_run_id()
+
+
+def log_evaluation(
+    run_id: str | None,
+    metrics: dict[str, float],
+    report: Path,
+    items: Mapping[str, pd.DataFrame],
+    model: Path | None = None,
+) -> None:
+    """Put the final metrics, the per-item results of each set and the report on a run, and the metrics on its LoggedModel.
+
+    Args:
+        run_id: as `run_of` gives it; None: nothing is logged.
+        metrics: as in `metrics.json`.
+        report: the HTML page.
+        items: per-item results by set.
+        model: the evaluated folder or file.
+    """
     if run_id is None:
         return
-    for name, value in metrics.items():
-        client.log_metric(run_id, mlflow_key(name), value)
+    client = MlflowClient()
+    log_once(client, run_id, metrics, None if model is None else logged_model(client, run_id, model))
     client.log_artifact(run_id, str(report))
     log_items(client, run_id, items)
 

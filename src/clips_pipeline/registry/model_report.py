@@ -17,7 +17,8 @@ from clips_pipeline.evaluation.report import Link, ModelFacts, model_html
 from clips_pipeline.evaluation.standings import standings
 from clips_pipeline.registry.champion import GATE_AGAINST, NOBODY
 from clips_pipeline.registry.items_log import fetch_items
-from clips_pipeline.registry.register import MODEL_DIGEST, Registration
+from clips_pipeline.registry.logged_models import MODEL_DIGEST
+from clips_pipeline.registry.register import Registration
 from clips_pipeline.registry.web_pages import run_page, version_page, web_address
 from clips_pipeline.reports.page import summary_of, write_page
 from clips_pipeline.shards.index import load_index

@@ -8,16 +8,17 @@ What it holds, and why:
 - pinned requirements, written down rather than inferred (inference would load the model and ask the package index).
 """
 
+import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 from clips_pipeline.config import ConfigError
 
@@ -47,15 +48,15 @@ def signature() -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.float), "embedding")]))
 
 
-def log_package(model_folder: Path, *, name: str) -> Any:
-    """Log the model to the active run.
+def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
+    """Put the packaged model among the artifacts of a LoggedModel.
+
+    As `mlflow.pyfunc.log_model(model_id=…)`, which fails when it is given the same model again after a crash.
 
     Args:
         model_folder: what `train` exported.
-        name: name of the logged model.
-
-    Returns:
-        mlflow's `ModelInfo`, with `model_uri` and `model_id`.
+        model_id: of the LoggedModel.
+        run_id: of the run that trained it.
 
     Raises:
         ConfigError: the folder lacks weights or configuration.
@@ -64,17 +65,24 @@ def log_package(model_folder: Path, *, name: str) -> Any:
     if missing:
         raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
     package = Path(__file__).resolve().parents[1]
-    with warnings.catch_warnings():
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
         # With an input example mlflow would load the model, and torch, into this process to try it.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
-        return mlflow.pyfunc.log_model(
-            name=name,
+        mlflow.pyfunc.save_model(
+            path=f"{aside}/model",
+            mlflow_model=Model(
+                artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id
+            ),
             python_model=str(package / "registry" / "pyfunc_model.py"),
             artifacts={ARTIFACT: str(model_folder.resolve())},
             code_paths=[str(package)],
             signature=signature(),
             pip_requirements=requirements(),
         )
+        client.log_model_artifacts(model_id, f"{aside}/model")
+    if MLFLOW_MODEL_IS_EXTERNAL in client.get_logged_model(model_id).tags:
+        client.delete_logged_model_tag(model_id, MLFLOW_MODEL_IS_EXTERNAL)
 
 
 def fetch_model_folder(uri: str) -> Path:

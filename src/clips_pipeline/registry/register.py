@@ -22,14 +22,15 @@ from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import Aliases, holder, settle
 from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
+from clips_pipeline.registry.final_metrics import log_once
 from clips_pipeline.registry.gate import Decision, Measured, check, decide
 from clips_pipeline.registry.items_log import fetch_items, log_items
+from clips_pipeline.registry.logged_models import MODEL_DIGEST, logged_model
 from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
 
 log = logging.getLogger(__name__)
 
-MODEL_DIGEST = "model.sha256"
 _METRIC = "metric."
 _LONGEST_PARAMETER = 6000
 
@@ -93,13 +94,13 @@ def register_model(
         tags = {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()} | {
             MODEL_DIGEST: digest
         }
+        model_id = logged_model(client, active, model_folder, digest)
+        log_once(client, active, metrics, model_id)
         version = _same_version(client, config.name, active, digest)
         if version is None:
-            info = log_package(model_folder, name=config.name)
-            mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()}, model_id=info.model_id)
-            version = int(mlflow.register_model(info.model_uri, config.name, tags=tags).version)
+            log_package(model_folder, model_id, active)
+            version = int(mlflow.register_model(f"models:/{model_id}", config.name, tags=tags).version)
         else:
-            mlflow.log_metrics({mlflow_key(name): value for name, value in metrics.items()})
             for key, value in tags.items():
                 client.set_model_version_tag(config.name, str(version), key, value)
         log_items(client, active, items or {})

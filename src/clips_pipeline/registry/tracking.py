@@ -5,18 +5,16 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import mlflow
 from mlflow.entities import Metric
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.registry.server import TrackingAwayError, away_message, one_attempt
 from clips_pipeline.training.disk import write_text
 from clips_pipeline.training.events import STEP_NUMBERS, Event, EventReader
 
@@ -27,7 +25,6 @@ FLUSH_SECONDS = 5.0
 MAX_BATCH = 1000
 # At the end there is nothing else to do than to wait for a server that may come back.
 LAST_PATIENCE_SECONDS = 60.0
-_REQUEST_SECONDS = 10
 
 
 class RunTracker:
@@ -86,7 +83,7 @@ class RunTracker:
             self._files.clear()
             return
         try:
-            with _one_attempt():
+            with one_attempt():
                 while self._pending:
                     # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
                     self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
@@ -116,7 +113,11 @@ class RunTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the rest, also when training failed; after one that ended well, wait for a server that is away."""
+        """Send the rest, also when training failed; after one that ended well, wait for a server that is away.
+
+        Raises:
+            TrackingAwayError: training ended well, and the server did not come back in time.
+        """
         self.flush()
         until = time.monotonic() + (LAST_PATIENCE_SECONDS if kind is None else 0.0)
         while self._pending and time.monotonic() < until:
@@ -124,23 +125,8 @@ class RunTracker:
             self.flush()
         if self._pending:
             log.warning("%d numbers are not in MLflow yet; the same command sends them", len(self._pending))
-
-
-@contextmanager
-def _one_attempt() -> Iterator[None]:
-    """MLflow's client would try again for minutes; meanwhile nobody would follow the training."""
-    settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: _REQUEST_SECONDS}
-    before = {setting: setting.get_raw() for setting in settings}
-    for setting, value in settings.items():
-        setting.set(value)
-    try:
-        yield
-    finally:
-        for setting, value in before.items():
-            if value is None:
-                setting.unset()
-            else:
-                setting.set(value)
+            if kind is None:
+                raise TrackingAwayError(away_message())
 
 
 def numbers(event: Event) -> dict[str, float]:

@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.registry.active_run import active_run_id
-from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.registry.final_metrics import log_once
+from clips_pipeline.registry.run_owner import OWNER, owner
 from clips_pipeline.registry.tracking import RunTracker
 from clips_pipeline.registry.web_pages import run_page
 from clips_pipeline.training.disk import write_text
@@ -76,6 +77,7 @@ def child_run(name: _Name) -> Iterator[TrialTracker]:
         "optuna.first_attempt": str(name.root),
         "optuna.trial": str(name.number),
         "optuna.state": "running",
+        OWNER: owner(),
     }
     run_id = _earlier(client, experiment, parent, name)
     if run_id is None:
@@ -148,6 +150,6 @@ def log_search(run_id: str | None, metric: str, value: float, best_parameters: d
     if run_id is None:
         return
     client = MlflowClient()
-    client.log_metric(run_id, mlflow_key(f"best/{metric}"), value)
+    log_once(client, run_id, {f"best/{metric}": value})
     client.log_dict(run_id, best_parameters, "best_parameters.yml")
     client.log_artifacts(run_id, str(files), "search")

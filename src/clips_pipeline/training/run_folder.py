@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,20 @@ def refuse_what_may_not(found: list[Change], folder: Path) -> None:
         )
 
 
-def place(spec: RunSpec, runs: Path) -> RunSpec:
+def place(spec: RunSpec, runs: Path, announce: bool = True) -> RunSpec:
     """The spec with its run folder under `runs`: that of the same training, of an unfinished one that it may go on with, or
     a new one, named by the fingerprint.
+
+    Args:
+        spec: without a run folder.
+        runs: the folder of all run folders.
+        announce: warn of what is applied or left; False for a look that another call will follow.
 
     Raises:
         ConfigError: there is an unfinished training that differs in what may not change.
     """
-    begun = _begun(runs)
+    warn = log.warning if announce else log.debug
+    begun = _begun(runs, warn)
     same = next((folder for folder, other in begun if other.fingerprint == spec.fingerprint), None)
     if same is not None:
         return dataclasses.replace(spec, run_folder=str(same))
@@ -87,12 +94,12 @@ def place(spec: RunSpec, runs: Path) -> RunSpec:
     for folder, found in unfinished:
         if all(change.allowed for change in found):
             for change in found:
-                log.warning("%s; applied to the unfinished training in %s", change, folder)
+                warn("%s; applied to the unfinished training in %s", change, folder)
             return dataclasses.replace(spec, run_folder=str(folder))
     for folder, found in unfinished:
         if spec.train.launch.if_changed == "refuse":
             refuse_what_may_not(found, folder)
-        log.warning("an unfinished training is left in %s: %s", folder, "; ".join(map(str, found)))
+        warn("an unfinished training is left in %s: %s", folder, "; ".join(map(str, found)))
     return dataclasses.replace(spec, run_folder=str(runs / spec.fingerprint))
 
 
@@ -152,14 +159,14 @@ def files_digest(folder: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def _begun(runs: Path) -> list[tuple[Path, RunSpec]]:
+def _begun(runs: Path, warn: Callable[..., None]) -> list[tuple[Path, RunSpec]]:
     """Trainings under `runs`, the one whose spec was written last first."""
     found = []
     for path in sorted(runs.glob(f"*/{SPEC}"), key=lambda path: -path.stat().st_mtime_ns):
         try:
             found.append((path.parent, load_spec(path)))
         except ConfigError as error:
-            log.warning("%s is left out: %s", path.parent, error)  # of another version
+            warn("%s is left out: %s", path.parent, error)  # of another version
     return found
 
 

@@ -33,11 +33,15 @@ def evaluate(
     # Imports here load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
     from clips_pipeline.registry.active_run import active_run_id
-    from clips_pipeline.registry.evaluation_log import log_evaluation
+    from clips_pipeline.registry.data_inputs import log_data, refuse_other_data
+    from clips_pipeline.registry.evaluation_log import log_evaluation, run_of
 
-    config, run_id = typed("evaluate", parameters), mlflow_run["run_id"]
-    if config.model is not None:
+    config = typed("evaluate", parameters)
+    if config.model is None:
+        run_id = run_of(mlflow_run["run_id"])
+    else:
         model_folder, run_id = find_folder(config.model, "evaluate.model"), active_run_id()
+    refuse_other_data(run_id, shards, config.split, config.set_name)
     result = evaluate_model(
         model_folder, shards, config, remote, paths["embeddings"] if config.keep_embeddings else None
     )
@@ -47,5 +51,6 @@ def evaluate(
     items = pd.DataFrame(result.per_item)
     # Where neither is configured, a table of headers: Kedro saves every output of a node.
     entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
-    log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries))
+    log_data(run_id, shards, [config.split], config.set_name)
+    log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries), model_folder)
     return result.metrics, items, entries, to_mapping(result.exhibits), report, figure

@@ -20,11 +20,12 @@ def stage_spec(
     tokenizer: Path,
     remote: Any,
     paths: Mapping[str, Path],
+    announce: bool = True,
 ) -> RunSpec:
     """The run spec of the stage. The model before may not be there: another start may be configured."""
     merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
     config = from_mapping(TrainConfig, merged, "finetune.train")
-    return build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
+    return build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"], announce)
 
 
 def finetune(

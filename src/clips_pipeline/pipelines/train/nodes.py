@@ -33,14 +33,18 @@ def build_spec(
     remote: Any,
     runs_folder: Path,
     model_folder: Path,
+    announce: bool = True,
 ) -> RunSpec:
     """The run spec of this training on these shards, in the run folder that is its own.
+
+    With `announce` the log says what an unfinished training there goes on with, or why it is left.
 
     Raises:
         ConfigError: as `training.run_folder.place`.
     """
 
-    return place(unplaced_spec(config, shards, tokenizer, remote, runs_folder, model_folder), runs_folder)
+    spec = unplaced_spec(config, shards, tokenizer, remote, runs_folder, model_folder)
+    return place(spec, runs_folder, announce)
 
 
 def unplaced_spec(
@@ -89,9 +93,13 @@ def train(
 def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a spec under the active MLflow run: what identifies the run, and its history."""
     # MLflow takes a second to import.
+    from clips_pipeline.registry.active_run import active_run_id
+    from clips_pipeline.registry.data_inputs import log_data
+    from clips_pipeline.registry.logged_models import log_exported
     from clips_pipeline.registry.tracking import RunTracker
 
     check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
+    log_data(active_run_id(), Path(spec.shards), ("train", "validation"))
     with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -99,6 +107,7 @@ def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
             tracker.record(event)
 
         launch(spec, on_event, tracker.reader(spec.events), remote.storage.options)
+    log_exported(tracker.run_id, Path(spec.model_folder))
     for name, count in tracker.skipped.items():
         log.warning("skipped %d training samples: %s", count, name)
     return {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(read_all(spec.events))
