@@ -17,6 +17,7 @@ from tests.integration.conftest import SpecOf
 from tests.servers import free_port, wait_for
 
 from clips_pipeline.registry import tracking
+from clips_pipeline.registry.server import TrackingAwayError
 from clips_pipeline.registry.tracking import RunTracker
 from clips_pipeline.training.events import Event, read_all
 from clips_pipeline.training.launch import launch
@@ -106,6 +107,25 @@ def test_what_a_killed_process_had_not_noted_is_sent_again_and_stored_once(serve
         # As if it had been killed between sending and noting so.
         (Path(spec.run_folder) / "mlflow_run.json").unlink()
         time.sleep(0.01)
+    assert_all_there_once(server, run.info.run_id, read_all(spec.events))
+
+
+def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
+    server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "LAST_PATIENCE_SECONDS", 2.0)
+    spec = spec_of("run")
+    run = MlflowClient().create_run("0")
+    with (
+        pytest.raises(TrackingAwayError, match="does not answer"),
+        RunTracker(Path(spec.run_folder), run.info.run_id) as tracker,
+    ):
+        server.stop()
+        assert launch(spec, tracker.record, tracker.reader(spec.events)).finished
+    server.start()
+    with RunTracker(Path(spec.run_folder), run.info.run_id) as again:
+        for event in again.reader(spec.events).read():
+            again.record(event)
     assert_all_there_once(server, run.info.run_id, read_all(spec.events))
 
 

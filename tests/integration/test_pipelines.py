@@ -65,6 +65,16 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     versions = client(project).search_model_versions("name = 'clips-smoke'")
     assert [int(version.version) for version in versions] == [1]
     run = client(project).get_run(versions[0].run_id)
+    assert run.info.run_name == "pretrain smoke clips"
+    inputs = {one.tags[0].value: one.dataset.name for one in run.inputs.dataset_inputs}
+    assert inputs == {"train": "training data", "validation": "training data", "test": "scenes"}
+    (model,) = client(project).search_logged_models(
+        [run.info.experiment_id], "metrics.`retrieval/scenes/mean_recall_at_1` >= 0"
+    )
+    assert model.source_run_id == run.info.run_id
+    # Evaluated and registered twice, stored once.
+    for name in (name for name in run.data.metrics if name.startswith("retrieval/")):
+        assert len(client(project).get_metric_history(run.info.run_id, name)) == 1
     assert {"train/loss/contrastive", "train/loss/caption"} <= set(run.data.metrics)
     artifacts = {artifact.path for artifact in client(project).list_artifacts(run.info.run_id)}
     assert {"data_health.html", "evaluation.html", "report.html", "captions"} <= artifacts
