@@ -116,12 +116,15 @@ def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
     monkeypatch.setattr(tracking, "LAST_PATIENCE_SECONDS", 2.0)
     spec = spec_of("run")
     run = MlflowClient().create_run("0")
-    with (
-        pytest.raises(TrackingAwayError, match="does not answer"),
-        RunTracker(Path(spec.run_folder), run.info.run_id) as tracker,
-    ):
-        server.stop()
-        assert launch(spec, tracker.record, tracker.reader(spec.events)).finished
+    tracker = RunTracker(Path(spec.run_folder), run.info.run_id)
+
+    def train_without_server() -> None:
+        with tracker:
+            server.stop()
+            assert launch(spec, tracker.record, tracker.reader(spec.events)).finished
+
+    with pytest.raises(TrackingAwayError, match="does not answer"):
+        train_without_server()
     server.start()
     with RunTracker(Path(spec.run_folder), run.info.run_id) as again:
         for event in again.reader(spec.events).read():
