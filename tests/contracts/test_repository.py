@@ -64,6 +64,11 @@ def test_every_dependency_says_why(repository: Path, project: dict[str, Any]) ->
     assert [line for line in lines if not re.search(rf'"{re.escape(line)}",\s+# \S.{{7,}}', text)] == []
 
 
+def test_each_dependency_is_declared_once(project: dict[str, Any]) -> None:
+    names = [canonicalize_name(Requirement(line).name) for line in project["project"]["dependencies"]]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_make_alone_lists_every_target(repository: Path, targets: set[str]) -> None:
     shown = subprocess.run(["make"], cwd=repository, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^  make ([a-z-]+) ", shown, re.MULTILINE)) == targets
