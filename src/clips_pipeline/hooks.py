@@ -66,6 +66,7 @@ class ProjectHooks:
     ) -> None:
         """Add what is no parameter: where nodes write, and credentials."""
         paths = Paths(catalog)
+        paths.makes_parents = False
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
         catalog[OWN_PATHS] = MemoryDataset(Paths(catalog, OWN), copy_mode="assign")
         local = local_credentials(self._context.config_loader) if self._context is not None else {}
@@ -104,6 +105,7 @@ class ProjectHooks:
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.
             raise SystemExit(0)
+        catalog.load("paths").makes_parents = True
         self._run_id = self._continued = None
         if self._context is None:
             return

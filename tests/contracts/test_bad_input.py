@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import AbstractDataset, DataCatalog, DatasetError, MemoryDataset
+from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import PathDataset
@@ -141,12 +143,15 @@ def test_what_an_earlier_pipeline_should_have_made_is_named_without_a_traceback(
     catalog = DataCatalog({"shards": PathDataset(filepath=str(tmp_path / "shards"), made_by="prepare")})
     with pytest.raises(DatasetError) as caught:
         catalog.load("shards")
+    hooks = _create_hook_manager()
+    hooks.register(ProjectHooks())
+    told = {"run_params": {}, "pipeline": Pipeline([]), "catalog": catalog}
     with pytest.raises(SystemExit) as ended:
-        ProjectHooks().on_pipeline_error(caught.value)
+        hooks.hook.on_pipeline_error(error=caught.value, **told)
     assert ended.value.code == 2
     assert "shards does not exist; `kedro run --pipelines prepare` makes it" in caplog.text
     # What is no missing file keeps its traceback.
-    ProjectHooks().on_pipeline_error(DatasetError("odd"))
+    hooks.hook.on_pipeline_error(error=DatasetError("odd"), **told)
 
 
 def test_a_dry_run_prints_a_table_and_touches_nothing(repository: Path, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ AS_MANY_AS_ONE_LIKES = {
     "train.launch.rank_timeout_s",
     "search.storage.timeout_s",
     "search.storage.grace_s",
+    "tracking.interval_s",
     "register.gate.minimum_win",
     "register.gate.floors",
 }

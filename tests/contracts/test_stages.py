@@ -27,6 +27,7 @@ READERS: dict[str, set[str]] = {
     "study": set(),
     "storage": set(),
     "export_benchmark": set(),
+    "tracking": set(),
 }
 # `prepare` then writes its report again, and leaves shards and tokenizer alone.
 SHOWN_BY_DATA_HEALTH = ("train", "captions")

@@ -56,20 +56,25 @@ class PathDataset(AbstractDataset[Path, Path]):
 
 
 class Paths(Mapping[str, Path]):
-    """Where nodes write: `paths["shards"]` is the absolute path of the catalog entry `shards`; its parent folder is made.
+    """Where nodes write: `paths["shards"]` is the absolute path of the catalog entry `shards`.
 
     Args:
         catalog: its entries have a `filepath`.
         names: the entry in place of another, where a pipeline writes results of its own.
+
+    Attributes:
+        makes_parents: whether a lookup makes the parent folder; not while parameters are checked, nor in a dry run.
     """
 
     def __init__(self, catalog: CatalogProtocol[Any, Any], names: Mapping[str, str] | None = None) -> None:
         self._catalog, self._names = catalog, names or {}
+        self.makes_parents = True
 
     def __getitem__(self, name: str) -> Path:
         dataset = self._catalog[self._names.get(name, name)]
         path: Path = dataset.filepath.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.makes_parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def __iter__(self) -> Iterator[str]:

@@ -41,8 +41,13 @@ def served(tmp_path: Path) -> Iterator[tuple[Http, list[ShardEntry]]]:
             for n in range(COUNT)
         ]
         Index("f", {"train": tuple(entries)}, {"train": {}}).save(tmp_path / "index")
-        spans.save(tmp_path / "index", (spans.to_bytes(TarFile(folder / f"{n}.tar").spans) for n in range(COUNT)))
+        spans.save(tmp_path / "index", (_spans(folder / f"{n}.tar") for n in range(COUNT)))
         yield http, entries
+
+
+def _spans(tar: Path) -> bytes:
+    with TarFile(tar) as opened:
+        return spans.to_bytes(opened.spans)
 
 
 def _cache(tmp_path: Path, **changes: Any) -> ShardCache:
