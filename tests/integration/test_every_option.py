@@ -77,7 +77,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "block_mask": {
         "captions": {"fragment": {"strategy": "block_mask", "tokens": 12}},
-        "launch": {"processes": 2, "sharding": "fsdp2", "device": "cpu", "rank_timeout_s": 120.0},
+        "launch": {"processes": 2, "sharding": "fsdp2", "device": "cpu", "rank_timeout_s": 120.0, "restarts": 1},
         "batch_size": 8,
     },
     "started": {

@@ -138,7 +138,7 @@ def test_a_version_comes_back_with_code_data_and_parameters(project: Path, tmp_p
 
 def test_what_cannot_be_restored_says_why_and_leaves_nothing(project: Path, tmp_path: Path) -> None:
     def refused(version: str, folder: Path) -> str:
-        return run(project, "kedro", "lineage", "restore", version, str(folder), "--env", "smoke", status=1)
+        return run(project, "kedro", "lineage", "restore", version, str(folder), "--env", "smoke", status=2)
 
     assert "no version or alias '9'" in refused("9", tmp_path / "a")
     assert "it has 1, 2, 3" in refused("nobody", tmp_path / "a")
