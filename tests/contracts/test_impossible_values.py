@@ -49,6 +49,7 @@ AS_MANY_AS_ONE_LIKES = {
     "train.loss.contrastive_weight",
     "train.loss.caption_weight",
     "train.optimizer.clip_norm",
+    "train.optimizer.peak_lr",
     "train.launch.chunk_size",
     *(f"train.every.{key}" for key in ("log", "evaluate", "checkpoint", "keep_checkpoints")),
     *(f"evaluate.{key}" for key in ("batch_size", "probe_samples", "expected.images", "expected.captions")),

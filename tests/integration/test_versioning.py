@@ -115,8 +115,8 @@ def test_versions_carry_their_lineage(project: Path) -> None:
         assert model_run.data.tags["git.commit"] == version.tags["git.commit"]
         assert model_run.data.tags["data.data/smoke/03_primary/shards"].endswith(".dir")
         assert model_run.data.params["train.seed"] == ("7" if version.version == 2 else "0")
-    # By `dvc repro` too, a run has the name of the pipeline that began it.
-    assert client.get_run(found[3].run_id).info.run_name == "train"
+    # By `dvc repro` too, a run is named by the pipeline that began it, the environment and the method.
+    assert client.get_run(found[3].run_id).info.run_name == "train smoke clips"
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

@@ -93,7 +93,7 @@ class OptimizerConfig:
         final_lr: learning rate of the last step.
     """
 
-    peak_lr: Annotated[float, Gt(0), Le(10)] = 6.0e-4
+    peak_lr: Annotated[float, Gt(0)] = 6.0e-4
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     epsilon: Annotated[float, Gt(0), Le(1)] = 1e-8
