@@ -1,7 +1,5 @@
 """Four processes on one study, one of them killed: no trial lost or doubled, whatever keeps the study."""
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,7 +43,8 @@ def start(folder: Path, kind: str, url: str, hang: bool) -> subprocess.Popen[byt
 def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_path: Path) -> None:
     workers = [start(tmp_path, *place, hang=number == 0) for number in range(4)]
     wait_for((tmp_path / "hangs").exists, 300.0)
-    os.kill(workers[0].pid, signal.SIGKILL)
+    workers[0].kill()
+    workers[0].wait()
     for worker in workers:
         worker.wait(120)
     assert [worker.returncode for worker in workers[1:]] == [0, 0, 0], (tmp_path / "worker.log").read_text()
@@ -69,7 +68,8 @@ def test_in_a_journal_a_killed_trial_keeps_its_place_and_the_others_are_begun_on
     """Optuna has no heartbeat there."""
     workers = [start(tmp_path, "journal", "none", hang=number == 0) for number in range(3)]
     wait_for((tmp_path / "hangs").exists, 300.0)
-    os.kill(workers[0].pid, signal.SIGKILL)
+    workers[0].kill()
+    workers[0].wait()
     assert [worker.wait(120) for worker in workers[1:]] == [0, 0], (tmp_path / "worker.log").read_text()
     study, storage = claiming.opened(tmp_path, claiming.config_of("journal", TRIALS), "none")
     states = [trial.state for trial in study.get_trials()]
