@@ -82,4 +82,5 @@ def test_what_would_come_again_is_not_started_again(spec_of: SpecOf) -> None:
         launch(refused, lambda event: None)
     assert "The same command" not in str(caught.value)
     assert events(refused, "restart") == []
-    assert len(events(refused, "error")) == 1
+    # Rank 0 writes it, unless the other fails first and the agent has ended it by then.
+    assert len(events(refused, "error")) <= 1
