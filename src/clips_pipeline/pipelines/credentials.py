@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConfigLoader
+from kedro.config import AbstractConfigLoader, OmegaConfigLoader
+
+from clips_pipeline.pipelines.environments import content, loader_of
 
 
 def local_credentials(loader: AbstractConfigLoader) -> dict[str, Any]:
@@ -15,15 +17,4 @@ def local_credentials(loader: AbstractConfigLoader) -> dict[str, Any]:
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {}
-    local = OmegaConfigLoader(
-        loader.conf_source,
-        env=loader.default_run_env,
-        base_env=loader.base_env,
-        default_run_env=loader.default_run_env,
-        config_patterns=loader.config_patterns,
-    )
-    try:
-        found: dict[str, Any] = local["credentials"]
-    except MissingConfigException:
-        return {}
-    return found
+    return content(loader_of(loader, loader.default_run_env), "credentials")

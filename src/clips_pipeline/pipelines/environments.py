@@ -15,14 +15,8 @@ def differences(loader: AbstractConfigLoader, parameters: Mapping[str, Any]) -> 
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {"parameters": dict(parameters), "globals": {}}
-    base = OmegaConfigLoader(
-        loader.conf_source,
-        env=loader.base_env,
-        base_env=loader.base_env,
-        default_run_env=loader.default_run_env,
-        config_patterns=loader.config_patterns,
-    )
-    return {"parameters": _changed(base["parameters"], parameters), "globals": _or_empty(loader, "globals")}
+    base = loader_of(loader, loader.base_env)
+    return {"parameters": _changed(base["parameters"], parameters), "globals": content(loader, "globals")}
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,9 +31,20 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def _or_empty(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
+def loader_of(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:
+    """A loader of the same files for another environment."""
+    return OmegaConfigLoader(
+        loader.conf_source,
+        env=environment,
+        base_env=loader.base_env,
+        default_run_env=loader.default_run_env,
+        config_patterns=loader.config_patterns,
+    )
+
+
+def content(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
+    """What the files of a pattern hold; nothing where there is none."""
     try:
-        found: dict[str, Any] = dict(loader[key])
+        return dict(loader[key])
     except MissingConfigException:
         return {}
-    return found
