@@ -6,7 +6,6 @@ may be deleted at any time.
 
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from clips_pipeline import formats
+from clips_pipeline.atomic import replacing
 from clips_pipeline.evaluation.retrieval import FloatArray
 
 log = logging.getLogger(__name__)
@@ -57,10 +57,8 @@ class Kept:
             log.warning("%s is damaged (%s); it is made again", path, error)
         made = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        with aside.open("wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]  # its second parameter is no array
-        aside.replace(path)
+        with replacing(path) as temporary, temporary.open("wb") as out:
+            np.savez(out, **made)  # type: ignore[arg-type]  # its second parameter is no array
         return made
 
     def texts(self, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:

@@ -6,7 +6,6 @@ tokenizer_config.json, vocab.txt or merges.txt.gz
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
@@ -68,35 +68,23 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
     tokenizer_dir, out_dir = Path(tokenizer_dir), Path(out_dir)
     if not tokenizer_dir.is_dir():
         raise ConfigError(f"{tokenizer_dir}: no tokenizer folder there; give the one that `prepare` wrote")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.writing")
-    replaced = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.replaced")
-    for leftover in (aside, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        aside.mkdir()
+    with replacing_folder(out_dir) as folder:
         for file in sorted(tokenizer_dir.iterdir()):
             if file.name in (WEIGHTS_FILE, CONFIG_FILE):
                 raise ConfigError(f"{file}: a tokenizer folder must not hold {file.name}; move that file away")
             if file.is_file():
-                shutil.copyfile(file, aside / file.name)
+                shutil.copyfile(file, folder / file.name)
         config = {
             "format": FORMAT,
             "version": VERSION,
             "model": to_mapping(model.config),
             "images": dict(image_mapping),
         }
-        (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, aside / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         # safetensors writes it for the owner alone; like the other files it follows the umask.
-        shutil.copymode(aside / CONFIG_FILE, aside / WEIGHTS_FILE)
-        if out_dir.exists():
-            out_dir.rename(replaced)
-        aside.rename(out_dir)
-    finally:
-        for leftover in (aside, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     return out_dir
 
 

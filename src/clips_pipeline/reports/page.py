@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clips_pipeline.atomic import write_text
+
 _MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 # Blanks are meant to be seen as such. Joiners make letters of many scripts and pictures of families; a soft hyphen does no harm.
@@ -53,11 +55,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_page(html: str, path: Path) -> Path:
-    """Write it aside and rename it; folders above are made."""
+    """Write it atomically; folders above are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(html, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, html)
     return path
 
 

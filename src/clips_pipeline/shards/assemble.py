@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import filters, records, spans
 from clips_pipeline.shards.drop_task import DropJob, run_drop_job
 from clips_pipeline.shards.duplicates import Found, repeated
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.index import Index, ShardEntry, Split, save_classes
-from clips_pipeline.shards.job_files import JobFiles, write_whole
+from clips_pipeline.shards.job_files import JobFiles
 from clips_pipeline.shards.mapping import MappedJob
 from clips_pipeline.shards.prepare_task import Job, name_of, run_job
 from clips_pipeline.shards.records import SampleFields
@@ -64,7 +65,7 @@ def open_folder(folder: Path, wanted: str) -> None:
         shutil.rmtree(folder)
     if not folder.exists():
         file.parent.mkdir(parents=True)
-        write_whole(file, wanted)
+        write_text(file, wanted, sync=True)
 
 
 def assemble(

@@ -1,11 +1,11 @@
 """A prepared split as an evaluation set of CLIP_benchmark, whose layout `sources.clip_benchmark` describes and reads."""
 
-import shutil
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.shards.index import load_classes
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
@@ -58,25 +58,19 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: R
         ConfigError: no such split, or nothing in it that fits the task.
         StorageError: the upload failed; the set on this machine is whole.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / config.split).mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as made:
+        (made / config.split).mkdir()
         records = (record for record in eval_samples(shards, config.split, remote=remote) if _fits(record, config))
         samples = shard_count = 0
         while (first := next(records, None)) is not None:
             part = (_files(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1)))
             name = f"{config.split}/{shard_count}.tar"
-            samples += write_samples(aside / name, part, name).samples
+            samples += write_samples(made / name, part, name).samples
             shard_count += 1
         if not samples:
             raise ConfigError(f"export_benchmark: the {config.split} split of {shards} has no sample for {config.task}")
-        (aside / config.split / SHARD_COUNT).write_text(f"{shard_count}\n")
-        _describe(shards, aside, config)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        (made / config.split / SHARD_COUNT).write_text(f"{shard_count}\n")
+        _describe(shards, made, config)
     if config.upload is not None:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             storage.put(file, f"{config.upload.rstrip('/')}/{file.relative_to(folder).as_posix()}")

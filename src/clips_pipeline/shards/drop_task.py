@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.atomic import write_bytes
 from clips_pipeline.shards import filters, records, spans
 from clips_pipeline.shards.index import ShardEntry, digest_keys
-from clips_pipeline.shards.job_files import JobFiles, JobResult, write_whole
+from clips_pipeline.shards.job_files import JobFiles, JobResult
 from clips_pipeline.shards.prepare_task import example, histograms, write_shards
 from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.statistics import EXAMPLES_PER_REASON, added
@@ -68,7 +69,7 @@ def run_drop_job(job: DropJob) -> None:
     else:
         good = _remaining(job.files, result.shards, iter(keep.tolist()))
         shards, places = write_shards(good, job.files, job.samples_per_shard, dropped=True)
-    write_whole(job.files.spans(dropped=True), spans.to_bytes(places))
+    write_bytes(job.files.spans(dropped=True), spans.to_bytes(places), sync=True)
     found = result.statistics
     bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
     statistics = replace(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
 
 INDEX_FILE = "index.json"
@@ -59,9 +60,7 @@ def claim(shards: Path, maker: Maker) -> None:
         )
     if before != maker:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f"{file.name}.{os.getpid()}")
-        aside.write_text(json.dumps(asdict(maker), indent=1) + "\n", encoding="utf-8")
-        aside.replace(file)
+        write_text(file, json.dumps(asdict(maker), indent=1) + "\n")
 
 
 def _read(file: Path) -> Maker | None:

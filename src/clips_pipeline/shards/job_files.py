@@ -9,14 +9,13 @@
 """
 
 import json
-import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.atomic import replacing, write_text
 from clips_pipeline.config import to_mapping
 from clips_pipeline.shards.index import ShardEntry, Split
 from clips_pipeline.shards.statistics import Example, Histogram, SplitStatistics
@@ -84,13 +83,9 @@ class JobFiles:
 
     def save_rows(self, rows: Rows, keys: list[str]) -> None:
         """Keep them; `rows` has the type `ROW`."""
-        aside = aside_of(self.rows)
-        with aside.open("wb") as file:
+        with replacing(self.rows, sync=True) as temporary, temporary.open("wb") as file:
             np.save(file, rows)
             file.write("\n".join(keys).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self.rows)
 
     def load_rows(self) -> Rows:
         """Read the numbers alone."""
@@ -116,7 +111,8 @@ class JobFiles:
 
     def save(self, result: JobResult, *, dropped: bool = False) -> None:
         """Keep the result. Called last: from now on the job counts as done."""
-        write_whole(self._result(dropped), json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":")))
+        text = json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":"))
+        write_text(self._result(dropped), text, sync=True)
 
     def load(self, *, dropped: bool = False) -> JobResult:
         """Read the result of a job that is done."""
@@ -144,19 +140,3 @@ class JobFiles:
 
     def _result(self, dropped: bool) -> Path:
         return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.json"
-
-
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file so that it is whole or not there, whatever happens."""
-    aside = aside_of(file)
-    with aside.open("wb") as opened:
-        opened.write(content.encode() if isinstance(content, str) else content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    aside.rename(file)
-
-
-def aside_of(file: Path) -> Path:
-    """Where a file is written before it is renamed."""
-    # A cluster may run a job a second time while the first run still writes: each has a file of its own.
-    return file.with_name(f".{file.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from clips_pipeline.atomic import replacing, write_bytes
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records, spans
 from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
-from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows, aside_of, write_whole
+from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
 from clips_pipeline.shards.statistics import (
@@ -78,7 +79,7 @@ def run_job(job: Job) -> None:
         shards, places = _written(job.task, job, sieve)
     rows = np.array(sieve.rows, ROW)
     job.files.save_rows(rows, sieve.keys)
-    write_whole(job.files.spans(), spans.to_bytes(places))
+    write_bytes(job.files.spans(), spans.to_bytes(places), sync=True)
     job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)))
 
 
@@ -97,9 +98,8 @@ def write_shards(
     while (first := next(good, None)) is not None:
         name = files.shard(len(shards), dropped=dropped)
         file = files.shard_file(name)
-        aside = aside_of(file)
-        shards.append(write_samples(aside, chain([first], islice(good, samples_per_shard - 1)), name))
-        aside.rename(file)
+        with replacing(file) as temporary:
+            shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
         with TarFile(file) as tar:
             places.append(tar.spans)
     return shards, np.concatenate(places)

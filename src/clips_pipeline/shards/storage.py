@@ -18,6 +18,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
 from annotated_types import Ge, Le
 
+from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import DISK_FULL, attempt, longest_pauses, secrets_of
@@ -149,12 +150,8 @@ class Storage:
         Raises:
             StorageError: it cannot be had, or the disk is full.
         """
-        aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            self.download(address, aside)
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+        with replacing(target) as temporary:
+            self.download(address, temporary)
 
     def download(self, address: str, file: Path) -> None:
         """Copy a whole file into `file` and bring it to the disk; after an error anything may stand there.
@@ -188,9 +185,8 @@ class Storage:
             return
         target = _path(address)
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        self._try(address, lambda: shutil.copyfile(file, aside))
-        aside.replace(target)
+        with replacing(target) as temporary:
+            self._try(address, lambda: shutil.copyfile(file, temporary))
 
     def open(self, address: str) -> BinaryIO:
         """Open for reading at any place, for formats such as Parquet. What is read later is tried again like all else.

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.shards.cache import ShardCache
@@ -48,10 +49,7 @@ def run(job: dict[str, Any]) -> None:
     metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
     rates = [event["samples_per_s"] for event in read_all(spec.events) if event["kind"] == "step"]
     found = {"metrics": metrics, "samples_per_s": statistics.median(rates) if rates else None}
-    result = Path(str(job["result"]))
-    aside = result.with_suffix(".part")
-    aside.write_text(json.dumps(found, indent=1))
-    os.replace(aside, result)
+    write_text(Path(str(job["result"])), json.dumps(found, indent=1))
 
 
 def _end_with_parent() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from composer.core import Callback, State
 from composer.loggers import Logger
 
+from clips_pipeline.atomic import write_bytes
 from clips_pipeline.training.event_logger import Due
 from clips_pipeline.training.events import EventWriter
 
@@ -49,7 +50,5 @@ class CaptionLog(Callback):  # type: ignore[misc]
         self.folder.mkdir(exist_ok=True)
         files = {f"step-{step:07d}.json": json.dumps(table, indent=1).encode(), f"step-{step:07d}.png": picture}
         for name, content in files.items():
-            aside = self.folder / f".{name}"
-            aside.write_bytes(content)
-            aside.replace(self.folder / name)
+            write_bytes(self.folder / name, content)
         self.writer.write("captions", step=step, files=[str(self.folder / name) for name in files])

@@ -2,7 +2,6 @@
 
 import importlib.util
 import multiprocessing
-import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from tests.servers import S3, Http, Trouble, http_server, s3_server
 
+from clips_pipeline.atomic import temporary_path
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError, shown
@@ -232,7 +232,7 @@ def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_p
 
 
 def test_a_disk_that_is_full(http: Http, tmp_path: Path) -> None:
-    (tmp_path / f".b.{os.getpid()}.part").symlink_to("/dev/full")
+    temporary_path(tmp_path / "b").symlink_to("/dev/full")
     storage = Storage(StorageConfig(retries=2, back_off_s=0.01, unreachable="skip"))
     with pytest.raises(StorageError, match=r"one attempt.*No space left on device") as error:
         storage.fetch(f"{http.url}/a.tar", tmp_path / "b")

@@ -1,12 +1,12 @@
 """The nodes that prepare data. Each does nothing when what it would make is there and current."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline import formats
+from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import from_mapping, to_mapping
 from clips_pipeline.demo.source import ScenesSource
 from clips_pipeline.pipelines.parameters import typed
@@ -79,21 +79,18 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
     if is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
     tokenizer: Tokenizer
-    if config.kind == "trained":
-        records = eval_samples(shards, "train", remote=remote)
-        captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
-        tokenizer = train_wordpiece(captions, config.vocabulary_size, aside)
-    else:
-        if config.kind == "wordpiece":
-            tokenizer = WordPieceTokenizer.from_vocab(config.vocabulary_file)
+    with replacing_folder(target) as folder:
+        if config.kind == "trained":
+            records = eval_samples(shards, "train", remote=remote)
+            captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
+            tokenizer = train_wordpiece(captions, config.vocabulary_size, folder)
         else:
-            tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
-        tokenizer.save(aside)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+            if config.kind == "wordpiece":
+                tokenizer = WordPieceTokenizer.from_vocab(config.vocabulary_file)
+            else:
+                tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
+            tokenizer.save(folder)
     stamp(target, facts)
     log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
     return target

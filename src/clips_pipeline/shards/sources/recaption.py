@@ -12,10 +12,10 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
+from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import expand
-from clips_pipeline.shards.job_files import aside_of
 from clips_pipeline.shards.reader import facts_of, parse
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.caption_table import CaptionTable, Columns, build
@@ -214,10 +214,8 @@ class JoinTask:
         """Which rows were used, so that those without a sample can be counted at the end."""
         file = self._matched_file
         file.parent.mkdir(exist_ok=True)
-        aside = aside_of(file)
-        with aside.open("wb") as opened:
+        with replacing(file) as temporary, temporary.open("wb") as opened:
             np.save(opened, np.array(matched, np.int64))
-        aside.replace(file)
 
     @property
     def _matched_file(self) -> Path:
