@@ -5,7 +5,7 @@ is therefore a product over places: the likeliest word of each place is the like
 captions under a condition that ties places together (no word twice in a row, which independent places are prone to). CoCa's
 captioner reads the words before, so it goes through the same beam with one pass of the model for each place.
 
-Shapes: B batch, C H W image, L context, Q places, N hypotheses, V vocabulary.
+Shapes: B batch, C H W image, L context, T target length, Q places, N hypotheses or valid targets, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizer import Tokenizer
 
 _AT_ONCE = 8
+_CHUNK_TOKENS = 1024
 
 Next = Callable[[Sequence[list[int]]], Tensor]
 """Hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
@@ -60,6 +61,43 @@ def log_probabilities(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor
     """
     # The last query never has a target: a row of T ids has T - 1 words to predict.
     return model.caption_logits(images_BCHW, web_ids_BL)[:, :-1].float().log_softmax(dim=-1)
+
+
+@torch.no_grad()
+def caption_nats(
+    model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, target_ids_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well the captioner predicts the synthetic captions of unseen images: cross-entropy of each caption.
+
+    The metric is the mean over all valid target tokens of a split, so long captions weigh more than short ones; `exp` of it is
+    the perplexity.
+
+    Args:
+        model: in evaluation mode.
+        images_BCHW: as `encode_image` takes them.
+        web_ids_BL: encoder rows of the web captions.
+        target_ids_BT: target rows of the synthetic captions.
+
+    Returns:
+        (B,) float64 sums in nats, and (B,) numbers of valid target tokens (EOS counts, BOS and PAD do not).
+
+    Raises:
+        ValueError: the model has no captioner.
+    """
+    if model.captioner is None:
+        raise ValueError("the model has no captioner, so there is no caption loss")
+    # The fragment feeds the contrastive term only, which is not looked at here.
+    output = model(images_BCHW, web_ids_BL, web_ids_BL[:, :0], target_ids_BT)
+    tokens_B = (target_ids_BT[:, 1:] != model.config.text.pad_id).sum(dim=1)
+    weight_VD = model.captioner.head.weight
+    row_N = torch.repeat_interleave(torch.arange(len(tokens_B), device=tokens_B.device), tokens_B)
+    nats_B = torch.zeros(len(tokens_B), dtype=torch.float64, device=tokens_B.device)
+    for low in range(0, len(row_N), _CHUNK_TOKENS):
+        chunk = slice(low, low + _CHUNK_TOKENS)
+        logits_NV = (output.caption_hidden_ND[chunk] @ weight_VD.T).float()
+        nats_N = torch.nn.functional.cross_entropy(logits_NV, output.caption_targets_N[chunk], reduction="none")
+        nats_B.index_add_(0, row_N[chunk], nats_N.double())
+    return nats_B, tokens_B
 
 
 def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:

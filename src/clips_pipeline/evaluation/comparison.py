@@ -7,7 +7,6 @@ speaks by the metric of itself alone.
 Legend of suffixes: N images, R resamples.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,8 @@ import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.items import Items
-from clips_pipeline.evaluation.measures import Measure
+from clips_pipeline.evaluation.measures import Measure, resampled
 from clips_pipeline.evaluation.metric_keys import higher_is_better, set_of
-from clips_pipeline.evaluation.resampling import resampled
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -148,14 +146,10 @@ def intervals(
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided p of a fair coin, exact; 1 where there is nothing to count."""
-    total, fewer = wins + losses, min(wins, losses)
-    if total == 0:
-        return 1.0
-    # Logarithms of the binomial coefficients, each from the one before it.
-    steps = np.arange(1, fewer + 1, dtype=np.float64)
-    logs = np.concatenate([[0.0], np.cumsum(np.log(total + 1 - steps) - np.log(steps))]) - total * math.log(2.0)
-    most = float(logs.max())
-    return min(1.0, 2.0 * math.exp(most) * float(np.exp(logs - most).sum()))
+    # Here, because it takes a moment, and this module is loaded with the gate. The sum of the binomial distribution.
+    from scipy.special import bdtr
+
+    return min(1.0, 2.0 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:

@@ -22,7 +22,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
-from clips_pipeline.evaluation.kept import Kept, arrays_of, texts_of
+from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.shards.transforms import UndecodableImageError
@@ -84,13 +84,13 @@ def read_entries(config: CompositionalityConfig) -> Entries:
     return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
 
 
-def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept | None = None) -> Compositionality:
+def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHING_KEPT) -> Compositionality:
     """Measure the sets that have entries.
 
     Args:
         embedder: the model.
         read: what the files of the sets say.
-        kept: embeddings of this model, from before and from now on; None keeps nothing.
+        kept: embeddings of this model, from before and from now on.
 
     Raises:
         ConfigError: a picture cannot be decoded.
@@ -100,11 +100,11 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept | None =
     rows: list[ItemRow] = []
 
     def images(what: str, paths: Sequence[Path]) -> FloatArray:
-        found = arrays_of(kept, what, lambda: {"embeddings": embedder.images(_pictures(paths))})
+        found = kept.arrays(what, lambda: {"embeddings": embedder.images(_pictures(paths))})
         return np.asarray(found["embeddings"])
 
     def texts(wanted: Sequence[str]) -> FloatArray:
-        return texts_of(kept, embedder.texts, wanted)
+        return kept.texts(embedder.texts, wanted)
 
     if read.sugarcrepe:
         version = _sugarcrepe_version(read.sugarcrepe)

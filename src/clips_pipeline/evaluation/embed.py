@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.retrieval import FloatArray
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.interop.open_clip_model import is_open_clip, load_open_clip
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.records import Record
@@ -108,6 +113,37 @@ class Embedder(TowerEmbedder):
             model, model.encode_image, model.encode_text, image_transform, rows, batch_size=batch_size, device=device
         )
         self.model, self.tokenizer = model, tokenizer
+
+
+def load_embedder(model: Path, config: EvaluationConfig) -> TowerEmbedder:
+    """An `Embedder` for an exported model; for one of open_clip the towers alone.
+
+    Args:
+        model: a folder that `train` exported, a folder of open_clip, or with `config.architecture` a checkpoint of open_clip.
+        config: batch size, device and architecture.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its tokenizer knows more pieces than the model.
+    """
+    device = pick_device(config.device)
+    if is_open_clip(model, config.architecture):
+        found = load_open_clip(model, config.architecture)
+        return TowerEmbedder(
+            found.module,
+            found.encode_image,
+            found.encode_text,
+            found.image_transform,
+            found.text_rows,
+            batch_size=config.batch_size,
+            device=device,
+        )
+    loaded = load_model_folder(model)
+    known, pieces = loaded.model.config.text.vocab_size, loaded.tokenizer.vocab_size
+    if pieces > known:
+        raise ConfigError(
+            f"{model}: its tokenizer knows {pieces} pieces and its text tower {known}; the tokenizer is another model's"
+        )
+    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=config.batch_size, device=device)
 
 
 def open_image(data: bytes) -> Image.Image:

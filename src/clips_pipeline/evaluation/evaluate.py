@@ -6,34 +6,43 @@ Legend of suffixes: N images, M captions, C classes, E embedding width, B batch,
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.evaluation.asking import ask
 from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores, scored
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.confusion import Confusion, confusion, taken_for
-from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
-from clips_pipeline.evaluation.exhibiting import Asked, Found, exhibits_of
+from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder, load_embedder
+from clips_pipeline.evaluation.embedding_map import embedding_map
+from clips_pipeline.evaluation.exhibiting import with_examples
+from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
-from clips_pipeline.evaluation.item_rows import add_probed, item_rows
-from clips_pipeline.evaluation.kept import Kept, texts_of
-from clips_pipeline.evaluation.load import load_embedder
-from clips_pipeline.evaluation.probe import probe, refuse_what_cannot_be_probed
-from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult
-from clips_pipeline.evaluation.retrieval import FloatArray, chance_recall, recall_metrics
+from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
+from clips_pipeline.evaluation.probe import Probed, probe, refuse_what_cannot_be_probed
+from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
+from clips_pipeline.evaluation.retrieval import (
+    NO_CAPTION,
+    EncodeTexts,
+    FloatArray,
+    RankedCaptions,
+    chance_recall,
+    rank_captions,
+    recall_metrics,
+)
 from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.evaluation.zero_shot import (
-    EncodeTexts,
+    Confusion,
     accuracy_metrics,
     chance_accuracy,
     class_embeddings,
+    confusion,
+    taken_for,
     zero_shot_ranks,
 )
 from clips_pipeline.interop.digest import model_digest
@@ -77,7 +86,7 @@ def evaluate_model(
         refuse_wrong_sizes(config, index.split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     origin = {SET_VERSION: index.split_version(config.split), MODEL: model_digest(model_folder)}
-    store = None if kept is None else Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
+    store = Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
     def read() -> Iterable[Record]:
         return eval_samples(shards, config.split, remote=remote)
@@ -106,7 +115,7 @@ def evaluate_records(
     read: Read,
     classes: Classes | None,
     config: EvaluationConfig,
-    kept: Kept | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> EvaluationResult:
     """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
@@ -116,18 +125,17 @@ def evaluate_records(
         classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
         config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
             in messages.
-        kept: embeddings of this model, from before and from now on; None keeps nothing.
+        kept: embeddings of this model, from before and from now on.
 
     Raises:
         ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
             that could be measured on them, or a metric that is NaN or infinite.
     """
-    encode_texts: EncodeTexts = partial(texts_of, kept, embedder.texts)
-    if kept is None:
-        found = one_pass(embedder, read(), config)
-    else:
-        what = f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
-        found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
+    encode_texts: EncodeTexts = partial(kept.texts, embedder.texts)
+    what = (
+        f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
+    )
+    found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     refuse_missing_captions(config, found.keys, found.owners)
@@ -136,18 +144,16 @@ def evaluate_records(
     image_NE = np.concatenate(found.embeddings)
     metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
-    asked: Asked | None = None
-    long: Asked | None = None
-    if found.texts:
-        name = f"retrieval/{config.set_name}"
-        asked = ask(name, image_NE, found.texts, found.owners, encode_texts)
-        metrics |= _keyed(name, recall_metrics(asked.ranks))
-        chance |= _keyed(name, chance_recall(asked.owners, len(image_NE)))
-    if found.long_texts:
-        name = f"retrieval_long/{config.set_name}"
-        long = ask(name, image_NE, found.long_texts, found.long_owners, encode_texts)
-        metrics |= _keyed(name, recall_metrics(long.ranks))
-        chance |= _keyed(name, chance_recall(long.owners, len(image_NE)))
+    ranked: dict[str, RankedCaptions] = {}
+    for kind, texts, owners in (
+        ("retrieval", found.texts, found.owners),
+        ("retrieval_long", found.long_texts, found.long_owners),
+    ):
+        if texts:
+            name = f"{kind}/{config.set_name}"
+            ranked[kind] = rank_captions(name, image_NE, texts, owners, encode_texts)
+            metrics |= _keyed(name, recall_metrics(ranked[kind].ranks))
+            chance |= _keyed(name, chance_recall(ranked[kind].owners, len(image_NE)))
 
     zero_shot: dict[int, int] = {}
     confused: Confusion | None = None
@@ -179,15 +185,19 @@ def evaluate_records(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
         )
 
-    terms: dict[str, str] = {}
+    terms: dict[str, Any] = {"teacher_forced": forced}
     if scores:
         terms["caption_references"] = config.caption_references
     if classes is not None and zero_shot:
         terms["zero_shot_terms"] = _digest(to_mapping(classes))
-    rows = item_rows(found, asked, long, zero_shot, scores, forced, terms)
+    rows = _item_rows(found, ranked, zero_shot, scores, terms)
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
-    results = Found(config.set_name, chance, image_NE, found.keys, names, found.nats, found.tokens, asked, confused)
-    shown = exhibits_of(results, embedder, read, config.examples)
+    asked = ranked.get("retrieval")
+    text_ME, owner_M = (asked.embeddings, asked.owners) if asked else (None, None)
+    plane = embedding_map(image_NE, text_ME, owner_M, found.keys, names)
+    shown = Exhibits(config.set_name, chance, embedding_map=plane, confusion=confused)
+    if config.examples and asked is not None:
+        shown = with_examples(shown, found, image_NE, asked, embedder, read, config.examples)
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
@@ -203,6 +213,67 @@ def _zero_shot(
     rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, label_N)
     found_N = taken_for(image_NE[list(asked)], class_CE, label_N, rank_N)
     return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
+
+
+def _item_rows(
+    found: ImagePass,
+    ranked: Mapping[str, RankedCaptions],
+    zero_shot: Mapping[int, int],
+    scores: Sequence[CaptionScore],
+    terms: Mapping[str, Any],
+) -> list[ItemRow]:
+    """One row an image; what was not measured on the set has no column, save what rows have always had.
+
+    Args:
+        found: the N images.
+        ranked: retrieval by kind.
+        zero_shot: image to rank.
+        scores: of the captions written, in the order of `found.captioned`.
+        terms: columns that are the same for all images: on what terms metrics were asked.
+    """
+    rows: list[ItemRow] = [
+        {
+            "key": key,
+            "image_to_text_rank": None,
+            "text_to_image_ranks": [],
+            "label": label,
+            "zero_shot_rank": zero_shot.get(i),
+            "caption_nats": nats,
+            "caption_tokens": tokens,
+            **terms,
+        }
+        for i, (key, label, nats, tokens) in enumerate(
+            zip(found.keys, found.labels, found.nats, found.tokens, strict=True)
+        )
+    ]
+    for kind, asked in ranked.items():
+        prefix = "long_" if kind == "retrieval_long" else ""
+        for row, rank in zip(rows, asked.ranks.image_to_text.tolist(), strict=True):
+            row[f"{prefix}image_to_text_rank"] = None if rank == NO_CAPTION else rank
+            row[f"{prefix}text_to_image_ranks"] = []
+        for owner, rank in zip(asked.owners.tolist(), asked.ranks.text_to_image.tolist(), strict=True):
+            rows[owner][f"{prefix}text_to_image_ranks"].append(rank)
+    if scores:
+        of_image = dict(zip(found.captioned, scores, strict=True))
+        for i, row in enumerate(rows):
+            for one in fields(CaptionScore):
+                value = getattr(of_image[i], one.name) if i in of_image else None
+                row[f"caption_{one.name}"] = list(value) if isinstance(value, tuple) else value
+    return rows
+
+
+def add_probed(rows: Sequence[ItemRow], probed: Probed, terms: str) -> None:
+    """Add whether the classifiers were right about each image; None where it has no label, so that none was asked.
+
+    Args:
+        rows: of all images.
+        probed: what came out for those with a label.
+        terms: of the samples that were learned from.
+    """
+    right = zip(probed.linear_right.tolist(), probed.knn_right.tolist(), strict=True)
+    for row in rows:
+        linear, knn = (None, None) if row["label"] is None else next(right)
+        row |= {"linear_right": linear, "knn_right": knn, "probe_terms": terms}
 
 
 def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:

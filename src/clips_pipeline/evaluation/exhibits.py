@@ -3,8 +3,8 @@
 import base64
 from dataclasses import dataclass, field
 
-from clips_pipeline.evaluation.confusion import Confusion
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap
+from clips_pipeline.evaluation.zero_shot import Confusion
 from clips_pipeline.reports.thumbnail import thumbnail
 from clips_pipeline.shards.records import Record
 

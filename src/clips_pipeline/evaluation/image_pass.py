@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.caption_loss import caption_nats
-from clips_pipeline.evaluation.captioning import captions_at_once
+from clips_pipeline.evaluation.captioning import caption_nats, captions_at_once
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder, in_batches, open_image, retrieval_texts
 from clips_pipeline.evaluation.kept import Array

@@ -30,19 +30,21 @@ class Kept:
     """The embeddings of one model.
 
     Attributes:
-        folder: made when something is kept first.
+        folder: made when something is kept first; None keeps nothing.
         model: digest of the model's files.
         device: type of the device it runs on; another one rounds in another way.
         samples: digest of the samples that are evaluated.
     """
 
-    folder: Path
-    model: str
-    device: str
-    samples: str
+    folder: Path | None = None
+    model: str = ""
+    device: str = ""
+    samples: str = ""
 
     def arrays(self, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
         """What was kept under `what`, or else what `make` gives, which is kept."""
+        if self.folder is None:
+            return make()
         origin = "\0".join((self.model, self.device, torch.__version__, str(formats.EMBEDDINGS), what))
         path = self.folder / f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.npz"
         try:
@@ -69,11 +71,4 @@ class Kept:
         return np.asarray(found["embeddings"])
 
 
-def arrays_of(kept: Kept | None, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
-    """`Kept.arrays`, or without a place to keep them what `make` gives."""
-    return make() if kept is None else kept.arrays(what, make)
-
-
-def texts_of(kept: Kept | None, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
-    """`Kept.texts`, or without a place to keep them what `encode` gives."""
-    return encode(texts) if kept is None else kept.texts(encode, texts)
+NOTHING_KEPT = Kept()

@@ -2,13 +2,14 @@
 
 What an image adds are numerators and denominators. A draw sums both, divides, and combines the quotients: recall at 1 from
 image to text counts images found over images asked, `mean_recall@1` is the mean of two such quotients, BLEU-4 is made of six.
-Legend of suffixes: N images, R draws, P parts, G groups that occur, S images that belong to one of them.
+The bootstrap draws images with replacement.
+Legend of suffixes: N images, R draws, T columns of sums, P parts, G groups that occur, S images that belong to one of them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,34 +20,12 @@ Combine = Callable[[Array], Array]
 """(R, P) quotients of R draws to the metric of each draw, (R,). A quotient is NaN where the draw has nothing to divide by."""
 
 NO_GROUP = -1
+_COUNTS_AT_A_TIME = 4_000_000
 
 
 def mean_of_parts(ratio_RP: Array) -> Array:
     """(R,): every part weighs the same; NaN where one of them has nothing to divide by."""
     return np.asarray(ratio_RP.mean(axis=1))
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Images put in the order of their groups, so that `np.add.reduceat` sums them group by group.
-
-    Attributes:
-        order: (S,) rows of the images.
-        starts: (G,) where each group begins among them.
-    """
-
-    order: IntArray
-    starts: IntArray
-
-    @classmethod
-    def of(cls, group_N: IntArray) -> "Grouping":
-        """Sort once; images of `NO_GROUP` are left out."""
-        order_S = np.argsort(group_N, kind="stable")
-        order_S = order_S[np.searchsorted(group_N[order_S], NO_GROUP, side="right") :]
-        group_S = group_N[order_S]
-        first_S = np.ones(len(group_S), dtype=np.bool_)
-        first_S[1:] = group_S[1:] != group_S[:-1]
-        return cls(order_S, np.flatnonzero(first_S))
 
 
 @dataclass(frozen=True)
@@ -64,11 +43,6 @@ class Part:
     below: Array
     group: IntArray | None = None
 
-    @cached_property
-    def grouping(self) -> Grouping | None:
-        """Of `group`."""
-        return None if self.group is None else Grouping.of(self.group)
-
     def ordered(self, order_N: IntArray) -> "Part":
         """The same with the images in another order."""
         group_N = None if self.group is None else self.group[order_N]
@@ -76,15 +50,26 @@ class Part:
 
     def quotient(self) -> float:
         """Of all images; NaN where there is nothing to divide by."""
-        if self.grouping is None:
+        if self.group is None:
             # Correctly rounded, so that it does not depend on the order of the images.
             above, below = math.fsum(self.above), math.fsum(self.below)
             return above / below if below else math.nan
-        above_G, below_G = (
-            np.add.reduceat(part_N[self.grouping.order], self.grouping.starts) for part_N in (self.above, self.below)
+        above_1G, below_1G = (np.ones((1, len(self.above))) @ column_NG for column_NG in self.by_group())
+        return float(_mean_of_groups(above_1G, below_1G)[0])
+
+    def by_group(self) -> tuple[Any, Any]:
+        """What each image adds to the numerator and the denominator of its group, as sparse (N, G) matrices."""
+        # Here, because it takes a moment, and this module is loaded with the gate.
+        from scipy.sparse import csr_array
+
+        assert self.group is not None  # noqa: S101
+        (of_a_group_S,) = np.nonzero(self.group != NO_GROUP)
+        names_G, group_S = np.unique(self.group[of_a_group_S], return_inverse=True)
+        above, below = (
+            csr_array((column_N[of_a_group_S], (of_a_group_S, group_S)), shape=(len(column_N), len(names_G)))
+            for column_N in (self.above, self.below)
         )
-        occurs_G = below_G > 0
-        return float(np.mean(above_G[occurs_G] / below_G[occurs_G])) if occurs_G.any() else math.nan
+        return above, below
 
 
 @dataclass(frozen=True)
@@ -116,6 +101,48 @@ class Measure:
 def counted(hit_N: npt.NDArray[np.bool_], asked_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Part:
     """Images that are right over images asked."""
     return Part((hit_N & asked_N).astype(np.float64), asked_N.astype(np.float64), group)
+
+
+def resampled(measures: Sequence[Measure], images: int, resamples: int, seed: int) -> list[Array]:
+    """Each metric in every draw of the bootstrap; all metrics see the same draws.
+
+    Args:
+        measures: of the same images in the same order.
+        images: how many.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        (R,) for each metric; NaN where a draw has nothing to divide by.
+    """
+    parts = [part for measure in measures for part in measure.parts]
+    plain = [place for place, part in enumerate(parts) if part.group is None]
+    columns = [column_N for place in plain for column_N in (parts[place].above, parts[place].below)]
+    table_NT = np.stack(columns, axis=1) if columns else np.empty((images, 0))
+    grouped = {place: part.by_group() for place, part in enumerate(parts) if part.group is not None}
+    draws = np.random.default_rng(seed)
+    ratio_RP = np.empty((resamples, len(parts)))
+    at_a_time = max(1, _COUNTS_AT_A_TIME // images)
+    for begin in range(0, resamples, at_a_time):
+        rows_RP = ratio_RP[begin : begin + at_a_time]
+        count = len(rows_RP)
+        drawn = draws.integers(0, images, (count, images)) + np.arange(count)[:, None] * images
+        times_RN = np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
+        sum_RT = times_RN @ table_NT
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rows_RP[:, plain] = sum_RT[:, ::2] / sum_RT[:, 1::2]
+        for place, (above_NG, below_NG) in grouped.items():
+            rows_RP[:, place] = _mean_of_groups(times_RN @ above_NG, times_RN @ below_NG)
+    ends = np.cumsum([len(measure.parts) for measure in measures])[:-1]
+    return [measure.combine(own_RP) for measure, own_RP in zip(measures, np.split(ratio_RP, ends, axis=1), strict=True)]
+
+
+def _mean_of_groups(above_RG: Array, below_RG: Array) -> Array:
+    """(R,) mean of the quotients of the groups that occur; NaN where none does."""
+    occurs_RG = below_RG > 0
+    each_RG = np.divide(above_RG, below_RG, out=np.zeros_like(above_RG), where=occurs_RG)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(each_RG.sum(axis=1) / occurs_RG.sum(axis=1))
 
 
 def _divided(part: Part) -> Array:

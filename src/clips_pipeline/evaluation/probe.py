@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
-from clips_pipeline.evaluation.kept import Array, Kept, arrays_of
+from clips_pipeline.evaluation.kept import NOTHING_KEPT, Array, Kept
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
@@ -83,7 +83,7 @@ def probe(
     split: str,
     samples: int,
     remote: RemoteShards | None = None,
-    kept: Kept | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Probed:
     """Ask a split for its labels, learned from the first labelled images of the training split.
 
@@ -93,7 +93,7 @@ def probe(
         split: which is asked.
         samples: training images at most.
         remote: where shards that are not on this machine are copied to.
-        kept: features of this model, from before and from now on; None keeps nothing.
+        kept: features of this model, from before and from now on.
 
     Raises:
         ConfigError: a split without labelled images.
@@ -102,7 +102,7 @@ def probe(
 
     def features(name: str, most: int | None) -> Labelled:
         what = f"features {index.split_version(name)} {most}"
-        found = arrays_of(kept, what, lambda: _features(embedder, shards, name, most, remote))
+        found = kept.arrays(what, lambda: _features(embedder, shards, name, most, remote))
         return Labelled(found["features_NE"], found["labels_N"])
 
     train = features("train", samples)

@@ -3,19 +3,23 @@
 Legend of suffixes: E embedding width; N images, M captions, of all ranks; R of one rank.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
-from clips_pipeline.evaluation.gather import gathered, same_on_all
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 def quick_retrieval(
@@ -58,8 +62,7 @@ def quick_retrieval(
     with evaluation_mode(model):
         embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
         image_RE, text_RE, owner_R = _embed(embedder, shards, _share(places, batch_size, group))
-    images_of = gathered(image_RE, group, device)
-    texts_of, owners_of = gathered(text_RE, group, device), gathered(owner_R, group, device)
+    images_of, texts_of, owners_of = (_gathered(rows, group) for rows in (image_RE, text_RE, owner_R))
 
     def metrics() -> dict[str, float]:
         text_ME = np.concatenate(texts_of)
@@ -70,7 +73,7 @@ def quick_retrieval(
         owner_M = np.concatenate([owner + first for owner, first in zip(owners_of, before, strict=False)])
         return recall_metrics(retrieval_ranks(np.concatenate(images_of), text_ME, owner_M))
 
-    return same_on_all(metrics, group)
+    return _same_on_all(metrics, group)
 
 
 def _share(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
@@ -99,3 +102,33 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
             text_RE.append(embedder.texts(text for _, text in texts))
             owner_R += [owner for owner, _ in texts]
     return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)
+
+
+def _gathered(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:
+    """The arrays of all ranks, in their order, on rank 0 of `group`; elsewhere an empty list."""
+    if group is None:
+        return [rows_RX]
+    parts: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
+    dist.gather_object(rows_RX, parts, group=group, group_dst=0)
+    return parts or []
+
+
+def _same_on_all(work: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """What `work` returns on rank 0 of `group`, on every rank; the others do not call it.
+
+    Raises:
+        ValueError: with the message that it has on rank 0, on every rank: nobody waits for one that has given up.
+    """
+    if group is None:
+        return work()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank(group) == 0:
+        try:
+            outcome[0] = work()
+        except ValueError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if outcome[1] is not None:
+        raise ValueError(outcome[1])
+    found: T = outcome[0]
+    return found

@@ -14,12 +14,14 @@ The rules, for embeddings of length one and scores that are their dot products:
 Ranks count from 0. Legend of suffixes: N images, M captions, E embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from clips_pipeline.config import ConfigError
 
 RECALL_AT = (1, 5, 10)
 TIE_TOLERANCE = 1e-6
@@ -27,6 +29,8 @@ NO_CAPTION = -1
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+EncodeTexts = Callable[[Sequence[str]], npt.NDArray[Any]]
+"""Texts to (len, E) embeddings."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,48 @@ class RetrievalRanks:
 
     image_to_text: IntArray
     text_to_image: IntArray
+
+
+@dataclass(frozen=True)
+class RankedCaptions:
+    """Captions and how they were answered.
+
+    Attributes:
+        embeddings: (M, E), and owners: (M,), as for `retrieval_ranks`.
+        texts: the M captions.
+        ranks: of both directions.
+    """
+
+    embeddings: FloatArray
+    owners: IntArray
+    texts: Sequence[str]
+    ranks: RetrievalRanks
+
+
+def rank_captions(
+    name: str, image_NE: FloatArray, texts: Sequence[str], owners: Sequence[int], encode_texts: EncodeTexts
+) -> RankedCaptions:
+    """Embed captions and rank both ways.
+
+    Captions longer than the text encoder's context are cut to it, as in training. Of a long caption only the beginning is
+    compared, then, and two that begin alike are a tie, which counts against the model.
+
+    Args:
+        name: of the retrieval, such as `retrieval/scenes`, for the message.
+        image_NE: embeddings of length one.
+        texts: the M captions, one at least.
+        owners: for each caption, the row of its image; an image may have any number of captions.
+        encode_texts: its embeddings are of length one.
+
+    Raises:
+        ConfigError: an embedding is NaN or infinite.
+    """
+    text_ME = np.asarray(encode_texts(texts), dtype=np.float32)
+    owner_M = np.array(owners, dtype=np.int64)
+    try:
+        return RankedCaptions(text_ME, owner_M, texts, retrieval_ranks(image_NE, text_ME, owner_M))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def retrieval_ranks(

@@ -7,13 +7,13 @@ from typing import Any
 from PIL import Image
 from tests.unit.reports.hostile import TEXTS
 
-from clips_pipeline.evaluation.confusion import Confusion, Mistake
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
 from clips_pipeline.evaluation.exhibits import Captioned, CaptionExample, Exhibits, ImageExample, Picture
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.report import Link, ModelFacts
 from clips_pipeline.evaluation.results import EvaluationResult
 from clips_pipeline.evaluation.standings import standings
+from clips_pipeline.evaluation.zero_shot import Confusion, Mistake
 
 METRIC = "retrieval/scenes/mean_recall@1"
 METRICS = {METRIC: 0.25, "zero_shot/scenes/accuracy@1": 0.5, "caption/scenes/loss": 3.5}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clips_pipeline.evaluation.confusion import MOST_CLASSES, MOST_PAIRS, Mistake, confusion, taken_for
 from clips_pipeline.evaluation.embedding_map import MOST_POINTS, embedding_map
+from clips_pipeline.evaluation.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, confusion, taken_for
 
 
 def test_the_plane_holds_the_two_widest_directions() -> None:

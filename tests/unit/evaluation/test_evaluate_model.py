@@ -14,7 +14,7 @@ from tests.unit.evaluation.pictures import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.caption_examples import caption_examples
-from clips_pipeline.evaluation.caption_loss import caption_nats
+from clips_pipeline.evaluation.captioning import caption_nats
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records

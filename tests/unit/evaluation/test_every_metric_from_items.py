@@ -16,8 +16,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.comparison import compare, intervals
 from clips_pipeline.evaluation.compositionality import SUBSETS
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.evaluate import evaluate_model
-from clips_pipeline.evaluation.item_rows import add_probed
+from clips_pipeline.evaluation.evaluate import add_probed, evaluate_model
 from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, items_by_set, read_items, tables_by_set
 from clips_pipeline.evaluation.items import compositionality_items, items_of
 from clips_pipeline.evaluation.metric_keys import (

@@ -10,8 +10,7 @@ import pytest
 from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
 from clips_pipeline.evaluation.comparison import compare, intervals
 from clips_pipeline.evaluation.items import Items, compositionality_items, items_of
-from clips_pipeline.evaluation.measures import NO_GROUP, Measure, Part, counted
-from clips_pipeline.evaluation.resampling import resampled
+from clips_pipeline.evaluation.measures import NO_GROUP, Measure, Part, counted, resampled
 from clips_pipeline.evaluation.zero_shot import mean_per_class_accuracy
 
 PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
