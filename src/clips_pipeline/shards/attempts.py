@@ -2,9 +2,7 @@
 
 import errno
 import logging
-import random
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -17,7 +15,6 @@ T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _LONGEST_PAUSE_S = 60.0
-_RANDOM = 0.25
 # Asking again may help: the server is busy, or asks to be asked later.
 _BUSY = (408, 425, 429)
 # Missing, forbidden, or an address or option that cannot be used (`ValueError`, `TypeError`).
@@ -64,33 +61,41 @@ def attempt(
         StorageError: the last call failed too, or one failed in a way that no further one can mend.
         ConfigError: raised by `work`.
     """
-    for tried in range(1, retries + 2):
-        try:
-            return work()
-        except (ConfigError, StorageError):
-            raise
-        except Exception as error:
-            cause = shown(f"{type(error).__name__}: {error}", secrets)
-            if tried > retries or not _may_pass(error):
-                attempts = "one attempt" if tried == 1 else f"{tried} attempts"
-                failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {cause}")
-                failed.errno = error.errno if isinstance(error, OSError) else None
-                failed.missing = isinstance(error, FileNotFoundError)
-                raise failed from None
-            # Random, so that workers do not ask in step.
-            pause = _pause(tried, back_off_s) * random.uniform(1 - _RANDOM, 1 + _RANDOM)  # noqa: S311
-            log.warning("%s: %s; trying again in %.1f s", shown(address), cause, pause)
-            time.sleep(pause)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    # Here and not above: where tornado is installed, tenacity imports it too.
+    import tenacity
+
+    def say(state: tenacity.RetryCallState) -> None:
+        cause = _cause(state.outcome.exception() if state.outcome else None, secrets)
+        log.warning("%s: %s; trying again in %.1f s", shown(address), cause, state.upcoming_sleep)
+
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(retries + 1),
+        # Random, so that workers do not ask in step.
+        wait=tenacity.wait_exponential(back_off_s, max=_LONGEST_PAUSE_S) + tenacity.wait_random(0, back_off_s / 2),
+        retry=tenacity.retry_if_exception(_may_pass),
+        before_sleep=say,
+        reraise=True,
+    )
+    try:
+        return retrying(work)
+    except (ConfigError, StorageError):
+        raise
+    except Exception as error:
+        tried = retrying.statistics["attempt_number"]
+        attempts = "one attempt" if tried == 1 else f"{tried} attempts"
+        failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {_cause(error, secrets)}")
+        failed.errno = error.errno if isinstance(error, OSError) else None
+        failed.missing = isinstance(error, FileNotFoundError)
+        raise failed from None
 
 
 def longest_pauses(retries: int, back_off_s: float) -> float:
     """Seconds of all pauses together, at most."""
-    return sum(_pause(tried, back_off_s) for tried in range(1, retries + 1)) * (1 + _RANDOM)
+    return sum(min(back_off_s * 2.0**number, _LONGEST_PAUSE_S) + back_off_s / 2 for number in range(retries))
 
 
-def _pause(tried: int, back_off_s: float) -> float:
-    return min(back_off_s * 2.0 ** (tried - 1), _LONGEST_PAUSE_S)
+def _cause(error: BaseException | None, secrets: tuple[str, ...]) -> str:
+    return shown(f"{type(error).__name__}: {error}", secrets)
 
 
 def shown(text: str, secrets: tuple[str, ...] = ()) -> str:
@@ -117,9 +122,11 @@ def _secrets(value: Any, secret: bool) -> Iterator[str]:
         yield value
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may go better: not so where the file is missing, forbidden, or the disk is full."""
-    if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
+    if not isinstance(error, Exception) or isinstance(error, (StorageError, *_FINAL)):
+        return False
+    if type(error).__name__ in _FINAL_NAMES:
         return False
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return False

@@ -4,7 +4,6 @@ A copy is named by the hash of its content in the index, so another version of a
 copy keeps it, also when it is removed to make room: the system frees the space when the last reader has closed it.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.attempts import DISK_FULL
@@ -138,7 +139,7 @@ class ShardCache:
     def _fetch(self, shard: ShardEntry, aside: Path) -> None:
         for last in (False, True):
             try:
-                self.storage.download(shard.path, aside)
+                self.storage.fetch(shard.path, aside)
             except StorageError as error:
                 if error.errno in DISK_FULL:
                     error.args = (f"{self.folder}: the disk is full; make room, or lower storage.cache_gib ({error})",)
@@ -158,13 +159,11 @@ class ShardCache:
         """One at a time over all processes and threads; the system drops the lock with the process. False: it is taken."""
         file = self.folder / "locks" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        try:
+            with FileLock(file, blocking=wait):
+                yield True
+        except Timeout:
+            yield False
 
     def _make_room(self, needed: int, keep: Path | None = None) -> None:
         """Remove copies used longest ago until `needed` bytes fit, into the cache and onto the disk."""

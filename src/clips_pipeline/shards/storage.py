@@ -3,7 +3,6 @@
 fsspec is imported where it is used: the Kedro process starts without it, and a forked worker makes connections of its own.
 """
 
-import io
 import os
 import shlex
 import shutil
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
@@ -20,11 +18,10 @@ from annotated_types import Ge, Le
 
 from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
-from clips_pipeline.shards.addresses import is_remote
+from clips_pipeline.shards.addresses import file_system, is_remote, run_into
 from clips_pipeline.shards.attempts import DISK_FULL, attempt, longest_pauses, secrets_of
 from clips_pipeline.shards.attempts import StorageError as StorageError
 from clips_pipeline.shards.attempts import shown as shown
-from clips_pipeline.shards.filesystems import RangeFile, file_system, run_into
 
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]
@@ -81,8 +78,6 @@ class Storage:
         Raises:
             StorageError: it cannot be reached.
         """
-        if not is_remote(address):
-            return self._try(address, lambda: _path(address).stat().st_size)
         return int(self._info(address)["size"])
 
     def identity(self, address: str) -> str:
@@ -145,21 +140,16 @@ class Storage:
             yield target
 
     def fetch(self, address: str, target: Path) -> None:
-        """Copy a whole file to `target`: written aside, brought to the disk and renamed.
+        """Copy a whole file to `target`, which is there before the copy is whole, and bring it to the disk.
 
         Raises:
-            StorageError: it cannot be had, or the disk is full.
+            StorageError: it cannot be had, or the disk is full; `target` is gone then.
         """
-        with replacing(target) as temporary:
-            self.download(address, temporary)
-
-    def download(self, address: str, file: Path) -> None:
-        """Copy a whole file into `file` and bring it to the disk; after an error anything may stand there.
-
-        Raises:
-            StorageError: it cannot be had, or the disk is full.
-        """
-        self._try(address, lambda: self._copy(address, file))
+        try:
+            self._try(address, lambda: self._copy(address, target))
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
     def leaves_out(self, error: StorageError) -> bool:
         """Whether the file of `error` is to be left out and counted. A full disk here says nothing about a file there."""
@@ -198,37 +188,36 @@ class Storage:
         """
         if not is_remote(address):
             return self._try(address, lambda: _path(address).open("rb"))
-        if not address.startswith("pipe:") and (size := self.size(address)):
-            file = self._try(address, lambda: self._opened(address, size))
-            try:
-                # Not the first byte: that one any server can give.
-                self._range(address, file, size - 1, size)
-            except _WholeFileError:
-                file.close()
-            else:
-                return cast(
-                    BinaryIO, io.BufferedReader(RangeFile(size, partial(self._range, address, file)), _READ_AHEAD)
-                )
+        if not address.startswith("pipe:"):
+            file = self._try(address, lambda: self._opened(address))
+            if file is not None:
+                return file
         with self.local(address) as path:
             # Open, it outlives its name.
             return path.open("rb")
 
-    def _opened(self, address: str, size: int) -> Any:
+    def _opened(self, address: str) -> BinaryIO | None:
+        """fsspec's file, which reads ahead, but every request is tried again; None where the server gives no parts."""
         fs, path = self._fs(address)
-        return fs.open(path, "rb", size=size, cache_type="none")
+        size = self.size(address)
+        if not size:
+            return None
+        file = fs.open(path, "rb", size=size, block_size=_READ_AHEAD, cache_type="readahead")
+        fetch = file.cache.fetcher
+        try:
+            # Not the first byte: that one any server can give.
+            fetch(size - 1, size)
+        except ValueError:
+            return None
 
-    def _range(self, address: str, file: Any, begin: int, end: int) -> bytes:
-        def read() -> bytes:
-            try:
-                file.seek(begin)
-                found: bytes = file.read(end - begin)
-            except ValueError as error:
-                raise _WholeFileError(f"{shown(address)}: no part of it can be read ({error})") from None
+        def read(begin: int, end: int) -> bytes:
+            found: bytes = fetch(begin, end)
             if len(found) != end - begin:
                 raise OSError(f"{len(found)} bytes came, {end - begin} were asked for")
             return found
 
-        return self._try(address, read)
+        file.cache.fetcher = lambda begin, end: self._try(address, lambda: read(begin, end))
+        return cast(BinaryIO, file)
 
     def list(self, pattern: str) -> list[str]:
         """Addresses that match a pattern with `*`, sorted.
@@ -262,12 +251,10 @@ class Storage:
         if address.startswith("pipe:"):
             with target.open("wb") as out:
                 run_into(address.removeprefix("pipe:"), out, self.config.timeout_s)
-        elif is_remote(address):
+        else:
             fs, path = self._fs(address)
             # One request for the whole; the libraries notice when fewer bytes come than were announced.
             fs.get_file(path, str(target))
-        else:
-            shutil.copyfile(_path(address), target)
         with target.open("rb") as written:
             os.fsync(written.fileno())
 
@@ -284,10 +271,6 @@ class Storage:
             back_off_s=self.config.back_off_s,
             secrets=secrets_of(self.options),
         )
-
-
-class _WholeFileError(StorageError):
-    """The server does not give parts of a file."""
 
 
 def _identity(info: Mapping[str, Any]) -> str:

@@ -140,8 +140,8 @@ def test_other_copies_make_room_on_a_disk_that_fills_up(
 class OntoFullDisk(Storage):
     """Downloads to a device that is always full."""
 
-    def download(self, address: str, file: Path) -> None:
-        super().download(address, Path("/dev/full"))
+    def _copy(self, address: str, target: Path) -> None:
+        super()._copy(address, Path("/dev/full"))
 
 
 def test_a_full_disk_ends_the_run_also_where_shards_may_be_left_out(

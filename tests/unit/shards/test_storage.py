@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.servers import S3, Http, Trouble, http_server, s3_server
 
-from clips_pipeline.atomic import temporary_path
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError, shown
@@ -196,8 +195,8 @@ def test_parts_of_a_file_are_tried_again(bucket: Http, protocol: str) -> None:
             assert file.read(10) == CONTENT[-1000 * (number + 1) :][:10]
         file.seek(0)
         assert file.read() == CONTENT
+    with storage.open(address) as file:
         bucket.trouble["bucket/a.tar"] = Trouble("503")
-        file.seek(0)
         with pytest.raises(StorageError, match=r"a\.tar: 3 attempts"):
             file.read(2000)
 
@@ -232,7 +231,7 @@ def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_p
 
 
 def test_a_disk_that_is_full(http: Http, tmp_path: Path) -> None:
-    temporary_path(tmp_path / "b").symlink_to("/dev/full")
+    (tmp_path / "b").symlink_to("/dev/full")
     storage = Storage(StorageConfig(retries=2, back_off_s=0.01, unreachable="skip"))
     with pytest.raises(StorageError, match=r"one attempt.*No space left on device") as error:
         storage.fetch(f"{http.url}/a.tar", tmp_path / "b")
