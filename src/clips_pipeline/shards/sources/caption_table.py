@@ -1,36 +1,27 @@
-"""Tables of captions, any number of rows, found by key within bounded memory.
+"""Tables of captions, any number of rows, found by key within bounded memory: one SQLite file, written once.
 
-The rows are written once, one after the other, into a file; beside it stand the hashes of their keys, sorted, each with the
-place of its row. A lookup is a binary search in a mapped file and one read. Building it holds one part of the hashes at a
-time; keys are compared in full, so that two keys with one hash are two rows.
-
-captions.bin        rows: length in 4 bytes, then JSON: [key, synthetic, web or null, score or null]
-hashes-00000.bin    (hash, place) of the keys whose hash begins so, sorted by hash
-table.json          counts; written last, so a table that has it is whole
+Rows stand in the order of the tables. The index over the keys is made afterwards, by SQLite's external sort, which keeps to the
+memory it is given and writes the rest to a temporary file (in `TMPDIR`, else `/var/tmp`).
 """
 
-import hashlib
-import json
 import logging
-import mmap
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_ENTRY = np.dtype([("hash", "<u8"), ("place", "<u8")])
+TABLE_FILE = "captions.sqlite"
+
 _ROWS_AT_A_TIME = 8_192
-_LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -56,17 +47,15 @@ class Counts:
         rows: with a key of their own and a caption.
         repeated: with a key that an earlier row has; the first one counts.
         empty: without a key or a caption.
-        parts: into which the hashes are divided.
     """
 
     rows: int
     repeated: int
     empty: int
-    parts: int
 
 
 class Found(NamedTuple):
-    """A row: its number among all keys in the order of their hashes, and what it says."""
+    """A row: its number among all with a key and a caption, from 0, and what it says."""
 
     number: int
     synthetic: str
@@ -85,7 +74,7 @@ def build(
         folder: for the table.
         key: name of the column to find rows by.
         columns: names of the others.
-        memory_mib: for hashes, at a time; the reader of Parquet takes some tens of MiB beside it.
+        memory_mib: for SQLite; the reader of Parquet takes some tens of MiB beside it.
 
     Raises:
         ConfigError: a file is no Parquet file or lacks a column, or a column is of another type.
@@ -95,33 +84,34 @@ def build(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     total = sum(_row_count(table, storage, key, columns) for table in tables)
-    limit = memory_mib * (1 << 20) // 4
-    parts = _parts_for(total, limit)
-    empty = 0
-    waiting: list[tuple[int, int]] = []
-    with (aside / "captions.bin").open("wb") as rows:
-        for found, synthetic, web, score in _rows(tables, storage, key, columns):
-            if not found or synthetic is None or not synthetic.strip():
-                empty += 1
-                continue
-            waiting.append((_hash(found), rows.tell()))
-            content = json.dumps([found, synthetic, web, score], ensure_ascii=False).encode("utf-8", "replace")
-            rows.write(len(content).to_bytes(_LENGTH_BYTES, "little") + content)
-            # A pair of Python numbers takes some 130 bytes.
-            if len(waiting) * 130 >= limit:
-                _spill(waiting, parts, aside)
-        _spill(waiting, parts, aside)
-    kept, repeated = _sort(aside, parts)
-    counts = Counts(kept, repeated, empty, parts)
-    (aside / "table.json").write_text(json.dumps(to_mapping(counts)))
+    with closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made:
+        # No journal: what is not whole at the end is thrown away. Half for the pages, half for the sort.
+        made.executescript(f"""
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -{memory_mib * 512};
+            CREATE TABLE captions (row INTEGER PRIMARY KEY, key TEXT, synthetic TEXT, web TEXT, score REAL);
+            CREATE TABLE counts (rows INTEGER, repeated INTEGER, empty INTEGER);
+        """)
+        made.execute("BEGIN")
+        made.executemany(
+            "INSERT INTO captions (key, synthetic, web, score) VALUES (?, ?, ?, ?)",
+            (row for row in _rows(tables, storage, key, columns) if row[0] and row[1] and row[1].strip()),
+        )
+        made.execute("COMMIT")
+        made.execute("CREATE INDEX by_key ON captions (key)")
+        (written,) = made.execute("SELECT count(*) FROM captions").fetchone()
+        (kept,) = made.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
+        counts = Counts(kept, written - kept, total - written)
+        made.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-    log.info("%s: %d rows, %d repeated keys, %d empty", folder, kept, repeated, empty)
+    log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
     return CaptionTable(folder)
 
 
 class CaptionTable:
-    """A table that `build` has made. Pickles; every process maps the files for itself.
+    """A table that `build` has made. Pickles; every process opens the file for itself.
 
     Args:
         folder: of the table.
@@ -133,46 +123,34 @@ class CaptionTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            found = json.loads((folder / "table.json").read_text())
-        except (FileNotFoundError, ValueError) as error:
+            self.counts = Counts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
+        except (sqlite3.Error, TypeError) as error:
             raise ConfigError(
                 f"{folder}: holds no whole table ({error}); delete the folder and prepare again"
             ) from None
-        self.counts = from_mapping(Counts, found, str(folder / "table.json"))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "counts": self.counts}
 
     def find(self, key: str) -> Found | None:
-        """The row of a key."""
-        wanted = _hash(key)
-        part = _part(wanted, self.counts.parts)
-        entries = self._parts[part]
-        at = int(np.searchsorted(entries["hash"], np.uint64(wanted)))
-        while at < len(entries) and entries["hash"][at] == wanted:
-            found, synthetic, web, score = _row(self._captions, int(entries["place"][at]))
-            if found == key:
-                return Found(self._starts[part] + at, synthetic, web, score)
-            at += 1
-        return None
+        """The first row of a key."""
+        wanted = "SELECT row - 1, synthetic, web, score FROM captions WHERE key = ? ORDER BY row LIMIT 1"
+        try:
+            row = self._file.execute(wanted, (key,)).fetchone()
+        except UnicodeEncodeError:
+            return None  # a name in a tar that is no UTF-8; no table holds such a key
+        return None if row is None else Found(*row)
 
     @cached_property
-    def _captions(self) -> mmap.mmap:
-        with (self.folder / "captions.bin").open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    @cached_property
-    def _parts(self) -> list[NDArray[Any]]:
-        files = [_part_file(self.folder, part) for part in range(self.counts.parts)]
-        # An empty file cannot be mapped.
-        return [np.memmap(f, _ENTRY, "r") if f.stat().st_size else np.empty(0, _ENTRY) for f in files]
-
-    @cached_property
-    def _starts(self) -> list[int]:
-        return [0, *np.cumsum([len(entries) for entries in self._parts]).tolist()]
+    def _file(self) -> sqlite3.Connection:
+        # Nobody writes to it any more, so no locks are needed, which network file systems may lack.
+        address = f"{(self.folder / TABLE_FILE).absolute().as_uri()}?mode=ro&immutable=1"
+        return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
 def _row_count(table: str, storage: Storage, key: str, columns: Columns) -> int:
+    """Of a table whose columns are those that are wanted."""
+    # Here and not above: the process that starts `kedro` knows this module, and pyarrow takes a tenth of a second.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -220,65 +198,3 @@ def _rows(
                     listed.get(columns.score or "", nothing),
                     strict=True,
                 )
-
-
-def _parts_for(total: int, limit: int) -> int:
-    return max(1, -(-total * _ENTRY.itemsize // limit))
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=8).digest(), "big")
-
-
-def _part(hashed: int, parts: int) -> int:
-    return hashed * parts >> 64
-
-
-def _part_file(folder: Path, part: int) -> Path:
-    return folder / f"hashes-{part:05d}.bin"
-
-
-def _spill(waiting: list[tuple[int, int]], parts: int, folder: Path) -> None:
-    entries = np.array(waiting, _ENTRY) if waiting else np.empty(0, _ENTRY)
-    waiting.clear()
-    entries = entries[np.argsort(entries["hash"], kind="stable")]
-    # The first hash of every part; those of the last one end with all there are.
-    edges = np.searchsorted(entries["hash"], np.array([-(-(part << 64) // parts) for part in range(parts)], np.uint64))
-    for part, (begin, end) in enumerate(zip(edges, [*edges[1:], len(entries)], strict=True)):
-        with _part_file(folder, part).open("ab") as file:
-            file.write(entries[begin:end].tobytes())
-
-
-def _sort(folder: Path, parts: int) -> tuple[int, int]:
-    """Sort every part by hash, and by place where keys repeat; the first row of a key stays."""
-    kept = repeated = 0
-    content: mmap.mmap | bytes = b""
-    with (folder / "captions.bin").open("rb") as file:
-        if file.seek(0, 2):
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        else:
-            # A mapped file must hold something.
-            (folder / "captions.bin").write_bytes(b"\0")
-    for part in range(parts):
-        entries = np.fromfile(_part_file(folder, part), _ENTRY)
-        entries = entries[np.lexsort((entries["place"], entries["hash"]))]
-        use = np.ones(len(entries), bool)
-        changes = np.flatnonzero(entries["hash"][1:] != entries["hash"][:-1]) + 1
-        begins, ends = np.append(0, changes), np.append(changes, len(entries))
-        for run in np.flatnonzero(ends - begins > 1):
-            # Nearly always one key, though perhaps thousands of times: tables by hash repeat the picture of a broken link.
-            seen: set[str] = set()
-            for at in range(begins[run], ends[run]):
-                key = _row(content, int(entries["place"][at]))[0]
-                use[at] = key not in seen
-                seen.add(key)
-        repeated += int(len(use) - use.sum())
-        kept += int(use.sum())
-        entries[use].tofile(_part_file(folder, part))
-    return kept, repeated
-
-
-def _row(content: "mmap.mmap | bytes", place: int) -> list[Any]:
-    length = int.from_bytes(content[place : place + _LENGTH_BYTES], "little")
-    found: list[Any] = json.loads(content[place + _LENGTH_BYTES : place + _LENGTH_BYTES + length])
-    return found

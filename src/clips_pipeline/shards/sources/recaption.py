@@ -18,7 +18,7 @@ from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import expand
 from clips_pipeline.shards.reader import facts_of, parse
 from clips_pipeline.shards.records import Record, SampleFields, Skip
-from clips_pipeline.shards.sources.caption_table import CaptionTable, Columns, build
+from clips_pipeline.shards.sources.caption_table import TABLE_FILE, CaptionTable, Columns, build
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 from clips_pipeline.shards.storage import Storage, StorageError, shown
@@ -38,7 +38,7 @@ class RecaptionConfig:
         on: `key` finds a row by the sample's key, `sha256` by the field of that name in its JSON.
         columns: names of columns of the tables.
         web: where the web caption stands in a sample, as `web` of `SampleFields`.
-        memory_mib: for the join; more rows than fit take more passes over files, not more memory.
+        memory_mib: for the join; more rows than fit take longer, not more memory.
     """
 
     train: str | tuple[str, ...]
@@ -112,7 +112,7 @@ class RecaptionSource:
             StorageError: what a task has left is gone, and its shard cannot be had to find it again.
         """
         table = self._table()
-        seen = np.zeros(-(-table.counts.rows // 8), np.uint8)
+        seen = np.zeros((table.counts.rows + table.counts.repeated + 7) // 8, np.uint8)
         for task in (task for split in self.splits for task in self._joins(split, table)):
             numbers = task.matched()
             np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
@@ -131,7 +131,7 @@ class RecaptionSource:
 
     def _table(self) -> CaptionTable:
         folder = self.work / self._table_fingerprint()[:16]
-        if (folder / "table.json").is_file():
+        if (folder / TABLE_FILE).is_file():
             return CaptionTable(folder)
         config = self.config
         return build(
