@@ -1,4 +1,4 @@
-"""Jobs that do not depend on each other, by joblib: in this process, in processes beside it, or on a Dask cluster.
+"""Jobs that do not depend on each other: in this process, in processes beside it, or on a Dask cluster.
 
 A job leaves its result in a file and is done when that is there. So nothing has to come back, a job may be done twice, and
 after a crash only what is missing is done again.
@@ -8,11 +8,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from clips_pipeline.config import ConfigError
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _MOST_BREAKS = 3
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_FOR_WORKERS = 10
 
 
 class MappedJob(Protocol):
@@ -85,12 +86,14 @@ def map_jobs(function: Callable[[J], None], jobs: Sequence[J], *, processes: int
 
 
 def _in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
+    # loky's, because its processes start clean: they neither inherit threads nor import the script that was started.
+    from joblib.externals.loky import ProcessPoolExecutor
+
     breaks = 0
     while waiting:
+        pool = ProcessPoolExecutor(min(processes, len(waiting)), initializer=_end_with, initargs=(os.getpid(),))
         try:
-            with _no_processes_left():
-                # Two at least: with one, joblib would work in this process, and what kills a process would kill it.
-                _run(function, waiting, "loky", n_jobs=max(min(processes, len(waiting)), 2), parent=os.getpid())
+            _run(function, waiting, pool)
             return
         except BrokenProcessPool as error:
             left = [job for job in waiting if not job.is_done]
@@ -102,6 +105,8 @@ def _in_processes(function: Callable[[J], None], waiting: list[J], processes: in
                 ) from error
             log.warning("a process was killed; %d jobs are left, trying them again", len(left))
             waiting = left
+        finally:
+            pool.shutdown(wait=True, kill_workers=True)
 
 
 def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) -> None:
@@ -117,7 +122,8 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
         raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
     with client:
         try:
-            _run(function, waiting, _backend(client))
+            client.wait_for_workers(1, timeout=_SECONDS_FOR_WORKERS)
+            _run(function, waiting, client.get_executor(pure=False))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except KilledWorker as error:
@@ -127,66 +133,19 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
             ) from None
 
 
-def _backend(client: Any) -> Any:
-    """joblib's own backend, but for jobs that the cluster gives up: of those it tells nobody, and the caller would wait."""
-    from joblib._dask import DaskDistributedBackend
-
-    class Backend(DaskDistributedBackend):  # type: ignore[misc]
-        def submit(self, func: Any, callback: Any = None) -> Any:
-            future = super().submit(func, callback)
-            future.add_done_callback(lambda done: done.exception() and callback(_GivenUp(done.exception())))
-            return future
-
-        def retrieve_result_callback(self, out: Any) -> Any:
-            if isinstance(out, _GivenUp):
-                raise out.error
-            return super().retrieve_result_callback(out)
-
-    return Backend(client=client)
-
-
-@dataclass(frozen=True)
-class _GivenUp:
-    error: BaseException
-
-
-def _run(
-    function: Callable[[J], None], jobs: list[J], backend: Any, *, parent: int | None = None, **options: Any
-) -> None:
-    """The one place where joblib is asked; all engines get the same calls."""
-    from joblib import Parallel, delayed, parallel_config
-
-    n_jobs = options.pop("n_jobs", -1)
-    with parallel_config(backend, **options):
-        # Of the results, which are None, none is kept; one job at a time is sent, because each takes long.
-        done = Parallel(n_jobs, batch_size=1, return_as="generator_unordered")(
-            delayed(_one)(function, job, parent) for job in jobs
-        )
-        said = time.monotonic()
-        for number, _ in enumerate(done, 1):
+def _run(function: Callable[[J], None], jobs: list[J], executor: Executor) -> None:
+    """All engines get the same calls."""
+    futures = [executor.submit(function, job) for job in jobs]
+    said = time.monotonic()
+    try:
+        for number, future in enumerate(as_completed(futures), 1):
+            future.result()
             if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 log.info("%d of %d jobs done", number, len(jobs))
-
-
-def _one(function: Callable[[J], None], job: J, parent: int | None) -> None:
-    if parent is not None:
-        _end_with(parent)
-    function(job)
-
-
-@contextmanager
-def _no_processes_left() -> Iterator[None]:
-    """joblib keeps its processes for later calls; here they end with the work."""
-    from joblib.externals.loky import get_reusable_executor
-
-    try:
-        yield
     finally:
-        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-
-
-_watched: set[int] = set()
+        for future in futures:
+            future.cancel()
 
 
 def _end_with(parent: int) -> None:
@@ -194,9 +153,6 @@ def _end_with(parent: int) -> None:
 
     It would otherwise finish its job and wait for more, in a folder that another run may own by then.
     """
-    if parent in _watched:
-        return
-    _watched.add(parent)
 
     def watch() -> None:
         while os.getppid() == parent:

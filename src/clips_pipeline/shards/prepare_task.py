@@ -33,7 +33,6 @@ from clips_pipeline.shards.writer import Sample, sample_of, write_samples
 _DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 
 
-# Without a `__weakref__`: joblib would send such a job to one worker of a cluster only, and lose it with that worker.
 @dataclass(frozen=True, slots=True)
 class Job:
     """A task and where its result goes.
