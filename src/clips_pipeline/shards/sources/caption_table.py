@@ -5,7 +5,6 @@ memory it is given and writes the rest to a temporary file (in `TMPDIR`, else `/
 """
 
 import logging
-import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import Storage
 
@@ -80,11 +80,11 @@ def build(
         ConfigError: a file is no Parquet file or lacks a column, or a column is of another type.
         StorageError: a file cannot be had.
     """
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     total = sum(_row_count(table, storage, key, columns) for table in tables)
-    with closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made:
+    with (
+        replacing_folder(folder) as aside,
+        closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made,
+    ):
         # No journal: what is not whole at the end is thrown away. Half for the pages, half for the sort.
         made.executescript(f"""
             PRAGMA journal_mode = OFF;
@@ -104,8 +104,6 @@ def build(
         (kept,) = made.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
         counts = Counts(kept, written - kept, total - written)
         made.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
     log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
     return CaptionTable(folder)
 
