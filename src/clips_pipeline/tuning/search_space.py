@@ -67,18 +67,6 @@ def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
     return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
-    tree: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, leaf = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
-
-
 def merged(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """`parameters` with the values of the paths put in place; the original is not changed.
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.tuning.config import SearchConfig, StudyStorageConfig, study_address
+from clips_pipeline.tuning.config import SearchConfig, study_address
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,12 @@ class StudyStorage:
         claim: a lock that one process at a time holds, on all machines that share the storage.
         retry: queues a failed trial again, as often as the search allows.
         shown: its address for people, without a password; `optuna-dashboard` takes it.
-        engines: whose connections it holds.
     """
 
     backend: BaseStorage
     claim: Callable[[], AbstractContextManager[None]]
     retry: Callable[[optuna.Study, FrozenTrial], None]
     shown: str
-    engines: tuple[sqlalchemy.Engine, ...] = ()
 
     @property
     def has_heartbeat(self) -> bool:
@@ -66,14 +65,7 @@ class StudyStorage:
         """End its connections."""
         if isinstance(self.backend, RDBStorage):
             self.backend.remove_session()
-        for engine in self.engines:
-            engine.dispose()
-
-
-def _address(config: StudyStorageConfig, folder: Path, credentials: Mapping[str, Any]) -> str:
-    if config.kind == "postgresql":
-        return _url(credentials).render_as_string(hide_password=True)
-    return study_address(config.kind, folder)
+            self.backend.engine.dispose()
 
 
 @contextmanager
@@ -96,70 +88,36 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
         ConfigError: no or wrong credentials, a server that does not answer, a file that cannot be opened.
     """
     config = search.storage
-    shown = _address(config, folder, credentials)
-    with experimental_apis():
-        retry = RetryHeartbeatStaleTrialCallback(search.retries, inherit_intermediate_values=True)
+    claim: Callable[[], AbstractContextManager[None]]
     if config.kind == "postgresql":
-        return _postgresql(config, search.study_name, credentials, shown, retry)
-
-    def claim() -> AbstractContextManager[None]:
-        return _file_lock(folder / "claim.lock", config.timeout_s)
-
+        address = _url(credentials)
+        url, shown = (address.render_as_string(hide_password=hidden) for hidden in (False, True))
+        # A connection that a restarted server has closed is replaced before it is used.
+        options = {"connect_args": {"connect_timeout": max(1, int(config.timeout_s))}, "pool_pre_ping": True}
+        claim = partial(_server_lock, url, search.study_name, config.timeout_s)
+    else:
+        url = shown = study_address(config.kind, folder)
+        # A process that waits for another's commit is no error.
+        options = {"connect_args": {"timeout": config.timeout_s}}
+        claim = partial(_file_lock, folder / "claim.lock", config.timeout_s)
     try:
         # Tables are made by one process; another that starts meanwhile finds them.
-        with claim():
+        with claim(), experimental_apis():
+            retry = RetryHeartbeatStaleTrialCallback(search.retries, inherit_intermediate_values=True)
+            backend: BaseStorage
             if config.kind == "journal":
-                return StudyStorage(JournalStorage(JournalFileBackend(shown)), claim, retry, shown)
-            # A process that waits for another's commit is no error.
-            wait = {"connect_args": {"timeout": config.timeout_s}}
-            backend = _database(shown, wait, config, retry)
-            return StudyStorage(backend, claim, retry, shown, engines=(backend.engine,))
+                backend = JournalStorage(JournalFileBackend(url))
+            else:
+                backend = _Database(
+                    url,
+                    options,
+                    heartbeat_interval=config.heartbeat_s,
+                    grace_period=config.grace_s,
+                    heartbeat_stale_trial_callback=retry,
+                )
     except (OSError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         raise ConfigError(_out_of_reach(shown, error)) from None
-
-
-def _database(
-    url: str, engine_kwargs: dict[str, Any], config: StudyStorageConfig, retry: RetryHeartbeatStaleTrialCallback
-) -> RDBStorage:
-    with experimental_apis():
-        return _Database(
-            url,
-            engine_kwargs,
-            heartbeat_interval=config.heartbeat_s,
-            grace_period=config.grace_s,
-            heartbeat_stale_trial_callback=retry,
-        )
-
-
-def _postgresql(
-    config: StudyStorageConfig,
-    study_name: str,
-    credentials: Mapping[str, Any],
-    shown: str,
-    retry: RetryHeartbeatStaleTrialCallback,
-) -> StudyStorage:
-    url = _url(credentials)
-    # A connection that a restarted server has closed is replaced before it is used.
-    options = {"connect_args": {"connect_timeout": max(1, int(config.timeout_s))}, "pool_pre_ping": True}
-    engine = sqlalchemy.create_engine(url, **options)
-    key = zlib.crc32(f"clips-pipeline/{study_name}".encode())
-
-    @contextmanager
-    def claim() -> Iterator[None]:
-        with engine.connect() as connection, connection.begin():
-            limit = sqlalchemy.text(f"SET LOCAL lock_timeout = {int(config.timeout_s * 1000)}")
-            connection.execute(limit)
-            # Of the transaction: a process that dies lets go.
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            yield
-
-    try:
-        with claim():
-            backend = _database(url.render_as_string(hide_password=False), options, config, retry)
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        engine.dispose()
-        raise ConfigError(_out_of_reach(shown, error)) from None
-    return StudyStorage(backend, claim, retry, shown, engines=(backend.engine, engine))
+    return StudyStorage(backend, claim, retry, shown)
 
 
 def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
@@ -184,6 +142,19 @@ def _out_of_reach(shown: str, error: Exception) -> str:
         f"search.storage: {shown} is out of reach ({first}); start the server or mend its address, or choose another "
         "search.storage.kind"
     )
+
+
+@contextmanager
+def _server_lock(url: str, study_name: str, timeout_s: float) -> Iterator[None]:
+    """An advisory lock of PostgreSQL, on a connection of its own."""
+    connect_args = {"connect_timeout": max(1, int(timeout_s))}
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=connect_args)
+    with engine.connect() as connection, connection.begin():
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = {int(timeout_s * 1000)}"))
+        # Of the transaction: a process that dies lets go.
+        key = zlib.crc32(f"clips-pipeline/{study_name}".encode())
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import figures, importances, pareto_front
 from clips_pipeline.tuning.open_study import PARENT, open_study
-from clips_pipeline.tuning.search_space import check_space, nested, trial_parameters
+from clips_pipeline.tuning.search_space import check_space, merged, trial_parameters
 from clips_pipeline.tuning.storage import open_storage, quiet_optuna
 from clips_pipeline.tuning.trials import Bench, RecordTrial, run_trial, trials_folder
 
@@ -118,7 +118,7 @@ def search(
         values = best.user_attrs[trial_queue.VALUES]
         table = trials_table(study, config)
         return SearchResult(
-            {"train": nested(values)},
+            {"train": merged({}, values)},
             best.values[0],
             best.number,
             table,

@@ -13,7 +13,6 @@ from clips_pipeline.tuning.search_space import (
     first_trial,
     grid,
     merged,
-    nested,
     optuna_params,
     suggest,
     trial_parameters,
@@ -35,7 +34,7 @@ def test_every_kind_is_suggested_within_its_bounds() -> None:
 
 
 def test_paths_become_trees_and_overlay_parameters() -> None:
-    assert nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merged({}, {"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
     original = {"a": {"b": 0, "z": 9}}
     assert merged(original, {"a.b": 1, "n.m": 2}) == {"a": {"b": 1, "z": 9}, "n": {"m": 2}}
     assert original == {"a": {"b": 0, "z": 9}}
