@@ -22,6 +22,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
+from clips_pipeline.evaluation.items import compositionality_items
 from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, FloatArray
@@ -95,7 +96,6 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
     Raises:
         ConfigError: a picture cannot be decoded.
     """
-    metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
     rows: list[ItemRow] = []
 
@@ -114,12 +114,10 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
                 texts([entry.right for entry in entries]),
                 texts([entry.wrong for entry in entries]),
             )
-            metrics[f"sugarcrepe/{subset}/accuracy"] = float(hit_N.mean())
             for entry, right in zip(entries, hit_N.tolist(), strict=True):
                 of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
                 rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
-        metrics["sugarcrepe/mean/accuracy"] = float(np.mean(list(metrics.values())))
-        chance |= dict.fromkeys(metrics, 0.5)
+        chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*read.sugarcrepe, "mean")}
     if entries_W := read.winoground:
         version = _winoground_version(entries_W)
         text, image = winoground_hits(
@@ -131,14 +129,14 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
         for number, (text_right, image_right) in enumerate(zip(text.tolist(), image.tolist(), strict=True), start=1):
             right = {"text_right": text_right, "image_right": image_right}
             rows.append({"set": "winoground", "key": str(number), **right, SET_VERSION: version})
-        metrics["winoground/all/text_score"] = float(text.mean())
-        metrics["winoground/all/image_score"] = float(image.mean())
-        metrics["winoground/all/group_score"] = float((text & image).mean())
         chance |= {
             "winoground/all/text_score": 1 / 4,
             "winoground/all/image_score": 1 / 4,
             "winoground/all/group_score": 1 / 6,
         }
+    metrics: dict[str, float] = {}
+    for items in compositionality_items(rows).values():
+        metrics |= items.values()
     return Compositionality(metrics, chance, rows)
 
 

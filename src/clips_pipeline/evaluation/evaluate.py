@@ -5,7 +5,6 @@ Legend of suffixes: N images, M captions, C classes, E embedding width, B batch,
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -23,7 +22,9 @@ from clips_pipeline.evaluation.embedding_map import embedding_map
 from clips_pipeline.evaluation.exhibiting import with_examples
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
+from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
+from clips_pipeline.evaluation.metric_keys import whole_key
 from clips_pipeline.evaluation.probe import Probed, probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import (
@@ -33,12 +34,11 @@ from clips_pipeline.evaluation.retrieval import (
     RankedCaptions,
     chance_recall,
     rank_captions,
-    recall_metrics,
 )
 from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.evaluation.zero_shot import (
+    TOP5_FROM_CLASSES,
     Confusion,
-    accuracy_metrics,
     chance_accuracy,
     class_embeddings,
     confusion,
@@ -96,12 +96,13 @@ def evaluate_model(
     metrics, chance = beside.metrics, beside.chance
     if config.probe_samples:
         probed = probe(embedder, shards, config.split, config.probe_samples, remote, store)
-        found = probed.metrics()
-        metrics |= _keyed(f"probe/{config.set_name}", found)
-        if classes is not None:
-            chance |= _keyed(f"probe/{config.set_name}", dict.fromkeys(found, 1 / len(classes.names)))
         learned = [index.split_version(name) for name in ("train", "validation")]
         add_probed(result.per_item, probed, _digest([config.probe_samples, *learned]))
+        names = ("linear_accuracy@1", "knn_accuracy@1")
+        items = items_of(result.per_item)
+        metrics |= {f"probe/{config.set_name}/{name}": items.measures[f"probe/{name}"].value() for name in names}
+        if classes is not None:
+            chance |= {f"probe/{config.set_name}/{name}": 1 / len(classes.names) for name in names}
     for row in result.per_item:
         row |= origin
     for row in beside.rows:
@@ -142,7 +143,6 @@ def evaluate_records(
     refuse_missing_captions(config, found.keys, found.long_owners, "long")
     refuse_wrong_sizes(config, len(found.keys), len(found.texts))
     image_NE = np.concatenate(found.embeddings)
-    metrics: dict[str, float] = {}
     chance: dict[str, float] = {}
     ranked: dict[str, RankedCaptions] = {}
     for kind, texts, owners in (
@@ -152,7 +152,6 @@ def evaluate_records(
         if texts:
             name = f"{kind}/{config.set_name}"
             ranked[kind] = rank_captions(name, image_NE, texts, owners, encode_texts)
-            metrics |= _keyed(name, recall_metrics(ranked[kind].ranks))
             chance |= _keyed(name, chance_recall(ranked[kind].owners, len(image_NE)))
 
     zero_shot: dict[int, int] = {}
@@ -160,9 +159,6 @@ def evaluate_records(
     if classes is not None:
         zero_shot, confused = _zero_shot(encode_texts, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
-        found_N = np.array(list(zero_shot.values()), dtype=np.int64)
-        label_N = np.array([found.labels[i] for i in zero_shot], dtype=np.int64)
-        metrics |= _keyed(f"zero_shot/{config.set_name}", accuracy_metrics(found_N, label_N, len(classes.names)))
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
     # A captioner that is told the words before has an easier task: its loss must not be compared with the other's.
@@ -170,27 +166,28 @@ def evaluate_records(
     forced = captioner is not None and captioner.inputs == "tokens"
     if isinstance(embedder, Embedder) and any(found.tokens):
         name = f"caption/{config.set_name}/{'teacher_forced_loss' if forced else 'loss'}"
-        metrics[name] = math.fsum(found.nats) / sum(found.tokens)
         # A model that finds every piece equally likely.
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
     scores: list[CaptionScore] = []
     if found.written:
         scores = scored(found.written, found.references)
-        metrics |= _keyed(f"caption/{config.set_name}", corpus_scores(scores))
         # What captions of these images would score that are right for another of them.
         others = [*found.references[1:], found.references[0]]
         chance |= _keyed(f"caption/{config.set_name}", corpus_scores(scored(found.written, others)))
-    if not metrics:
-        raise ConfigError(
-            f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
-        )
-
     terms: dict[str, Any] = {"teacher_forced": forced}
     if scores:
         terms["caption_references"] = config.caption_references
     if classes is not None and zero_shot:
         terms["zero_shot_terms"] = _digest(to_mapping(classes))
     rows = _item_rows(found, ranked, zero_shot, scores, terms)
+    measured = items_of(rows).values()
+    if classes is not None and len(classes.names) < TOP5_FROM_CLASSES:
+        measured.pop("zero_shot/accuracy@5", None)
+    if not measured:
+        raise ConfigError(
+            f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
+        )
+    metrics = {whole_key(name, config.set_name): value for name, value in measured.items()}
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     asked = ranked.get("retrieval")
     text_ME, owner_M = (asked.embeddings, asked.owners) if asked else (None, None)

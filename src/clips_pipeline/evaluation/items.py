@@ -1,4 +1,4 @@
-"""Per-item results, from which every metric can be computed again, for all items or for a sample of them.
+"""Per-item results, and every metric computed from them, for all items or for a sample of them.
 
 Legend of suffixes: N images, E entries of a set, O orders of n-grams.
 """
@@ -59,6 +59,10 @@ class Items:
         """Whether a metric says the same of both, by its whole key; also where it is not known of one."""
         own, others = (one.terms.get(short_key(metric)) for one in (self, other))
         return own is None or others is None or own == others
+
+    def values(self) -> dict[str, float]:
+        """Every metric of all items, by key without the set."""
+        return {name: measure.value() for name, measure in self.measures.items()}
 
     def names(self) -> tuple[str, ...]:
         """What can be computed, as keys without the set."""
@@ -154,9 +158,6 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     written_N = _numbers(row.get("caption_rouge_l") is not None for row in rows)
     if not written_N.any():
         return found
-    for score in ("rouge_l", "cider"):
-        value_N = _numbers(row[f"caption_{score}"] or 0.0 for row in rows)
-        found[f"caption/{score}"] = Measure((Part(value_N, written_N),))
     matches_NO, tried_NO = (
         np.array([row[name] or [0] * 4 for row in rows], np.float64) for name in ("caption_matches", "caption_ngrams")
     )
@@ -166,6 +167,9 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     precisions = tuple(Part(above_N, below_N) for above_N, below_N in zip(matches_NO.T, tried_NO.T, strict=True))
     lengths = (Part(reference_N, words_N), Part(written_N, written_N))
     found["caption/bleu4"] = Measure(precisions + lengths, bleu4_of_ratios)
+    for score in ("rouge_l", "cider"):
+        value_N = _numbers(row[f"caption_{score}"] or 0.0 for row in rows)
+        found[f"caption/{score}"] = Measure((Part(value_N, written_N),))
     return found
 
 

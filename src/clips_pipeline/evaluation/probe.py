@@ -69,13 +69,6 @@ class Probed:
     linear_right: Flags
     knn_right: Flags
 
-    def metrics(self) -> dict[str, float]:
-        """`linear_accuracy@1` and `knn_accuracy@1`."""
-        return {
-            "linear_accuracy@1": float(self.linear_right.mean()),
-            "knn_accuracy@1": float(self.knn_right.mean()),
-        }
-
 
 def probe(
     embedder: TowerEmbedder,

@@ -89,45 +89,8 @@ def zero_shot_ranks(image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], labe
     return ahead_N - 1
 
 
-def accuracy_metrics(rank_N: IntArray, label_N: npt.NDArray[Any], classes: int) -> dict[str, float]:
-    """Shares of images, and of classes, that are found; in [0, 1].
-
-    Args:
-        rank_N: of `zero_shot_ranks`.
-        label_N: the right classes.
-        classes: to choose from, those without an image too.
-
-    Returns:
-        `accuracy@1`; `accuracy@5` where there are more than five classes; and `mean_per_class_accuracy@1`, in which every
-        class that occurs weighs the same, however many images it has.
-
-    Raises:
-        ValueError: no image, or not one label per rank.
-    """
-    metrics = {"accuracy@1": float(np.mean(rank_N < 1))}
-    if classes >= TOP5_FROM_CLASSES:
-        metrics["accuracy@5"] = float(np.mean(rank_N < 5))
-    metrics["mean_per_class_accuracy@1"] = mean_per_class_accuracy(rank_N, label_N)
-    return metrics
-
-
-def mean_per_class_accuracy(rank_N: IntArray, label_N: npt.NDArray[Any]) -> float:
-    """The share of a class's images that are classified correctly, averaged over the classes that occur.
-
-    Raises:
-        ValueError: no image, or not one label per rank.
-    """
-    label_N = np.asarray(label_N, dtype=np.int64)
-    if len(rank_N) == 0 or label_N.shape != rank_N.shape:
-        raise ValueError(f"zero-shot: one label per rank, found {label_N.shape} for {rank_N.shape}")
-    images_C = np.bincount(label_N)
-    right_C = np.bincount(label_N[rank_N < 1], minlength=len(images_C))
-    occurs_C = images_C > 0
-    return float(np.mean(right_C[occurs_C] / images_C[occurs_C]))
-
-
 def chance_accuracy(classes: int) -> dict[str, float]:
-    """Accuracy of a guess, under the names of `accuracy_metrics`.
+    """Accuracy of a guess, by name of the metric.
 
     A guess finds a share of 1 / C of each class, so the mean over classes is that of all images.
     """

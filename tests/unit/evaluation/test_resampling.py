@@ -11,7 +11,6 @@ from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
 from clips_pipeline.evaluation.comparison import compare, intervals
 from clips_pipeline.evaluation.items import Items, compositionality_items, items_of
 from clips_pipeline.evaluation.measures import NO_GROUP, Measure, Part, counted, resampled
-from clips_pipeline.evaluation.zero_shot import mean_per_class_accuracy
 
 PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
 BLEU = "caption/some/bleu4"
@@ -23,6 +22,10 @@ NOTHING = {
     "caption_nats": 0.0,
     "caption_tokens": 0,
 }
+
+
+def mean_per_class_accuracy(rank_N: np.ndarray, label_N: np.ndarray) -> float:
+    return float(np.mean([np.mean(rank_N[label_N == label] < 1) for label in np.unique(label_N)]))
 
 
 def labelled(*found: tuple[int | None, int | None]) -> Items:
