@@ -30,7 +30,13 @@ def start(project: Path, parameters: str = PARAMETERS) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "kedro", "run", *ARGUMENTS, parameters]
     environment = {**os.environ, "COLUMNS": "300", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -62,6 +68,17 @@ def test_interrupted_refused_and_gone_on_with(project: Path) -> None:
     assert "Traceback" not in shown
     done = trained(project)
     assert 3 <= done < STEPS
+
+    # Ctrl-C reaches the whole group of the terminal, and says the same.
+    second = start(project)
+    wait_for(lambda: trained(project) > done or second.poll() is not None, 180.0)
+    os.killpg(second.pid, signal.SIGINT)
+    code, shown = end(second)
+    assert code == 128 + signal.SIGINT, shown
+    assert "(Ctrl-C), with a checkpoint; the same command goes on from there" in shown
+    assert "Aborted!" not in shown
+    assert "Traceback" not in shown
+    assert done < trained(project) < STEPS
 
     code, shown = end(start(project, f"{PARAMETERS},train.seed=7"))
     assert code == 2, shown

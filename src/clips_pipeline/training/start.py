@@ -7,6 +7,7 @@ end, are not tried again: every rank then ends at once, before anything is loade
 import gc
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.training.failure import last_words
@@ -29,14 +30,21 @@ def main(arguments: list[str]) -> int:
             print("not started again: the attempt before ended for good", file=sys.stderr)
             return final[0]
         reason = last_words(before)
-    # Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so
-    # the collector rests meanwhile, and afterwards never looks at them again.
+    return load_rank().main(spec, reason)
+
+
+def load_rank() -> ModuleType:
+    """The module of a rank, with torch and Composer.
+
+    Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
+    collector rests meanwhile, and afterwards never looks at them again.
+    """
     gc.disable()
     from clips_pipeline.training import rank
 
     gc.freeze()
     gc.enable()
-    return rank.main(spec, reason)
+    return rank
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from clips_pipeline.training.config import LaunchConfig, TrainConfig
 from clips_pipeline.training.spec import RunSpec
 
 FAKE_AGENT = """
-import sys
+import pathlib, sys
 from clips_pipeline.training import agent
 agent.WORKER = "fake_rank"
+agent._GPU_DRIVER = pathlib.Path({driver!r})
+agent.start.load_rank = lambda: None
 sys.exit(agent.main(sys.argv[1:]))
 """
 HEAD = """
@@ -28,12 +30,12 @@ mark = pathlib.Path(sys.argv[1]).parent / "marks"
 """
 
 
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Starts an agent whose ranks run the given code."""
+@pytest.fixture(params=["/dev/null", "/nowhere"], ids=["gpu", "cpu"])
+def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Starts an agent whose ranks run the given code: as commands where there are GPUs, otherwise as forks."""
     monkeypatch.setattr(agent_process, "AGENT", "fake_agent")
     (tmp_path / "marks").mkdir()
-    (tmp_path / "fake_agent.py").write_text(FAKE_AGENT)
+    (tmp_path / "fake_agent.py").write_text(FAKE_AGENT.format(driver=request.param))
 
     def make(code: str, **launch: int) -> AgentProcess:
         (tmp_path / "fake_rank.py").write_text(HEAD + code)
@@ -129,7 +131,7 @@ while os.read(0, 1): pass
         psutil.Process(marks(tmp_path)["pid"]).parent().kill()
         wait_for(lambda: not agent.running(), 60.0)
         assert agent.exit_code == -signal.SIGKILL
-    wait_for(lambda: "seen" in marks(tmp_path), 60.0)
+    wait_for(lambda: "seen" in marks(tmp_path) and not psutil.pid_exists(marks(tmp_path)["pid"]), 60.0)
 
 
 def test_what_a_killed_start_left_among_temporary_files_is_removed_by_the_next(tmp_path, monkeypatch):
