@@ -3,12 +3,17 @@
 No library of the lock does this (fsspec's transactions neither sync nor replace folders), and `atomicwrites` is no longer kept up.
 """
 
+import glob
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
+
+_BEFORE = ".before"
 
 
 @contextmanager
@@ -22,6 +27,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the like.
     """
+    _remove_leftovers(path)
     temporary = temporary_path(path)
     try:
         yield temporary
@@ -45,8 +51,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the like.
     """
+    _remove_leftovers(folder)
     temporary = temporary_path(folder)
-    before = temporary.with_name(f"{temporary.name}.before")
+    before = temporary.with_name(f"{temporary.name}{_BEFORE}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
     try:
         temporary.mkdir(parents=True)
@@ -72,7 +79,26 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
 
 def temporary_path(path: Path) -> Path:
     """Where `replacing` writes; every thread of every machine has a path of its own."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
+    return path.with_name(f"{_prefix(path)}{os.getpid()}-{threading.get_ident()}")
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{os.uname().nodename}-"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes of this machine left: a folder's content may be versioned, stray files with it."""
+    prefix = _prefix(path)
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process = left.name.removeprefix(prefix).split("-")[0]
+        # A folder that was moved aside and never replaced may be the only copy.
+        only_copy = left.suffix == _BEFORE and not path.exists()
+        if not process.isdigit() or psutil.pid_exists(int(process)) or only_copy:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,8 @@
 """Atomic writes: whole or not at all, and nothing is left over."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,37 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (temporary / "new").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    file, folder = tmp_path / "a[1].txt", tmp_path / "folder"
+    code = """
+import os, pathlib, signal, sys
+from clips_pipeline import atomic
+with atomic.replacing(pathlib.Path(sys.argv[1])) as file, atomic.replacing_folder(pathlib.Path(sys.argv[2])):
+    file.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(file), str(folder)])
+    assert len(list(tmp_path.iterdir())) == 2
+    of_a_living = tmp_path / temporary_path(file).name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    of_a_living.touch()
+    write_text(file, "whole")
+    with replacing_folder(folder):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([of_a_living, file, folder])
+
+
+def test_a_folder_that_was_moved_aside_is_kept_while_it_is_the_only_one(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    aside = temporary_path(folder).name.replace(f"-{os.getpid()}-", f"-{gone.pid}-") + ".before"
+    (tmp_path / aside).mkdir()
+    with pytest.raises(RuntimeError), replacing_folder(folder):
+        raise RuntimeError
+    assert (tmp_path / aside).is_dir()
+    for _ in range(2):
+        with replacing_folder(folder):
+            pass
+    assert list(tmp_path.iterdir()) == [folder]

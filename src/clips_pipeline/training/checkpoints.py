@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
+from clips_pipeline.atomic import sync_folder
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.disk import cannot_write, sync_folder
+from clips_pipeline.training.disk import cannot_write
 
 STATE = "state.pt"
 SPEC = "run_spec.json"

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from clips_pipeline import atomic
+
 
 class CannotWriteError(RuntimeError):
     """A file of a run could not be written; the message names it, the reason and the remedy."""
@@ -56,29 +58,13 @@ class Reserve:
         self.free()
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk; a file alone may survive a power cut without its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write aside, sync and rename: a reader finds the old content or the new, never a part.
+    """Write to the disk itself: a reader finds the old content or the new, never a part.
 
     Raises:
         CannotWriteError: the disk is full, or the like; what was there before stays.
     """
-    aside = path.with_name(f".{path.name}.writing")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
+        atomic.write_text(path, text, sync=True)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise cannot_write(path, error) from error

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from clips_pipeline.atomic import write_text
+
 FOLDER = "ranks"
 SHOWN = 8
 """Ranks that a message lists."""
@@ -122,9 +124,7 @@ class LifeSign:
         (step, doing, since), (error, failed_at) = self._now, self._failed or (None, None)
         sign = {**asdict(self._who), "step": step, "doing": doing, "since": since, "final": self.final, "over": over}
         try:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({**sign, "error": error, "failed_at": failed_at}))
-            temporary.replace(self._path)
+            write_text(self._path, json.dumps({**sign, "error": error, "failed_at": failed_at}))
         except OSError:
             # A full disk is no sign of death; whoever writes something that matters will tell of it.
             if self._path.exists():
