@@ -6,13 +6,13 @@ end, are not tried again: every rank then ends at once, before anything is loade
 
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.training.failure import last_words
 from clips_pipeline.training.signs import attempt, read_signs
-from clips_pipeline.training.spec import load_spec
+from clips_pipeline.training.spec import RunSpec, load_spec
 
 
 def main(arguments: list[str]) -> int:
@@ -30,11 +30,11 @@ def main(arguments: list[str]) -> int:
             print("not started again: the attempt before ended for good", file=sys.stderr)
             return final[0]
         reason = last_words(before)
-    return load_rank().main(spec, reason)
+    return load_rank()(spec, reason)
 
 
-def load_rank() -> ModuleType:
-    """The module of a rank, with torch and Composer.
+def load_rank() -> Callable[[RunSpec, str | None], int]:
+    """Load torch and Composer, and return what runs a rank.
 
     Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
     collector rests meanwhile, and afterwards never looks at them again.
@@ -44,7 +44,7 @@ def load_rank() -> ModuleType:
 
     gc.freeze()
     gc.enable()
-    return rank
+    return rank.main
 
 
 if __name__ == "__main__":
