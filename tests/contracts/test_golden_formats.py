@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.small_model import small_model
 from tests.unit.shards.test_every_source import CASES
 
 from clips_pipeline import formats
@@ -29,7 +30,6 @@ from clips_pipeline.evaluation.embed import Embedder
 from clips_pipeline.evaluation.image_pass import one_pass
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
 from clips_pipeline.registry.gate import GateConfig, Measured, decide
 from clips_pipeline.reports.caption_lengths import DrawnSamples, measure
@@ -81,16 +81,8 @@ def tokenizer(scenes: Path) -> Path:
 @pytest.fixture
 def embedder(tokenizer: Path) -> Embedder:
     torch.manual_seed(0)
-    tiny = SIZES["tiny"]
-    config = replace(
-        tiny,
-        vision=replace(tiny.vision, image_size=32, width=32, depth=1),
-        text=replace(tiny.text, vocab_size=300, width=32, depth=1, context_length=24),
-        captioner=replace(tiny.captioner, vocab_size=300, width=32, depth=1, queries=40),
-        embed_dim=16,
-    )
     transform = partial(eval_image, config=ImageConfig(size=32))
-    return Embedder(ClipsModel(config), transform, load_tokenizer(tokenizer), batch_size=4)
+    return Embedder(ClipsModel(small_model()), transform, load_tokenizer(tokenizer), batch_size=4)
 
 
 @pytest.fixture

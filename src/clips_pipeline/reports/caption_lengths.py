@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
@@ -36,32 +36,38 @@ def rooms(captions: CaptionConfig) -> Rooms:
     return Rooms(context, captions.target_length - 2, min(context, captions.web_tokens or context))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lengths:
     """Ids of one kind of text.
 
     Attributes:
-        values: (N,) ids of each text, specials not counted; of a fragment with a budget what the budget left.
         room: ids that fit into the row it goes to.
+        values: ids of each of the N texts, specials not counted; of a fragment with a budget what the budget left.
         cut: texts of which ids are lost to the row, or to the fragment's budget.
         unknown: ids that stand for a word which the vocabulary cannot spell, of all texts together.
         replaced: fragments that have no usable piece, so that the web caption stands in.
     """
 
-    values: NDArray[np.int64]
     room: int
-    cut: int
+    values: list[int] = field(default_factory=list)
+    cut: int = 0
     unknown: int = 0
     replaced: int = 0
 
+    def add(self, ids: Sequence[int], unknown_id: int) -> None:
+        """Count one text."""
+        self.values.append(len(ids))
+        self.cut += len(ids) > self.room
+        self.unknown += ids.count(unknown_id)
+
     def quantile(self, part: float) -> int:
         """The smallest length that `part` of the texts, from 0 to 1, do not exceed; 0 where there is none."""
-        return int(np.quantile(self.values, part, method="inverted_cdf")) if len(self.values) else 0
+        return int(np.quantile(self.values, part, method="inverted_cdf")) if self.values else 0
 
     @property
     def empty(self) -> int:
         """Texts without any id."""
-        return int((self.values == 0).sum())
+        return self.values.count(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,27 +155,28 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) 
         captions: lengths of the rows, and the strategy that training uses. The others are given the same budget.
     """
     room = rooms(captions)
-    web, synthetic, human = (_Counter(tokenizer) for _ in range(3))
+    web, synthetic, human = Lengths(room.web_room), Lengths(room.target_room), Lengths(room.context_room)
+    unknown = tokenizer.unk_id
     samples, sentences = 0, []
     configs = {name: _fragment_config(name, captions) for name in STRATEGIES}
-    fragments = {name: _Counter(tokenizer) for name in STRATEGIES}
+    fragments = {name: Lengths(room.context_room) for name in STRATEGIES}
     for record in drawn.texts():
         samples += 1
         for caption in record.captions:
-            human.add(tokenizer.body(caption), room.context_room)
+            human.add(tokenizer.body(caption), unknown)
         if record.web_caption:
-            web.add(tokenizer.body(record.web_caption), room.web_room)
+            web.add(tokenizer.body(record.web_caption), unknown)
         if not record.synthetic_caption:
             continue
         body = tokenizer.body(record.synthetic_caption)
-        synthetic.add(body, room.target_room)
+        synthetic.add(body, unknown)
         sentences.append(len(sub_captions(record.synthetic_caption)))
         for name, config in configs.items():
             made = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
             if made is None:
                 fragments[name].replaced += 1
                 continue
-            fragments[name].add(made, room.context_room)
+            fragments[name].add(made, unknown)
             # A budget has cut it already.
             fragments[name].cut += config.tokens is not None and len(body) > config.tokens
     shards = drawn.set.samples
@@ -179,10 +186,10 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) 
         shards=len({shard for shard, _ in drawn.places}),
         of_shards=len(shards),
         unreadable=drawn.unreadable,
-        web=web.lengths(room.web_room),
-        synthetic=synthetic.lengths(room.target_room),
-        human=human.lengths(room.context_room),
-        fragments={name: counter.lengths(room.context_room) for name, counter in fragments.items()},
+        web=web,
+        synthetic=synthetic,
+        human=human,
+        fragments=fragments,
         sentences=np.array(sentences, np.int64),
     )
 
@@ -194,20 +201,3 @@ def _fragment_config(strategy: Strategy, captions: CaptionConfig) -> FragmentCon
         return FragmentConfig(tokens=captions.fragment.tokens)
     # Without a budget of its own it takes what the row holds, as `CaptionReader` has it.
     return FragmentConfig(strategy, captions.fragment.tokens or rooms(captions).context_room)
-
-
-class _Counter:
-    """Lengths in the making."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.unknown_id = tokenizer.unk_id
-        self.values: list[int] = []
-        self.cut = self.unknown = self.replaced = 0
-
-    def add(self, body: Sequence[int], room: int) -> None:
-        self.values.append(len(body))
-        self.cut += len(body) > room
-        self.unknown += body.count(self.unknown_id)
-
-    def lengths(self, room: int) -> Lengths:
-        return Lengths(np.array(self.values, np.int64), room, self.cut, self.unknown, self.replaced)

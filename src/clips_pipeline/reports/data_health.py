@@ -20,7 +20,7 @@ from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.index import Index, load_index
 from clips_pipeline.shards.reader import RemoteShards
 from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.statistics import Histogram, SplitStatistics, Statistics, load_statistics
+from clips_pipeline.shards.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.text.captions import CaptionConfig
 from clips_pipeline.text.tokenizer import Tokenizer
 
@@ -90,14 +90,10 @@ def report_html(
         captions=captions,
         lengths=caption_lengths.rooms(captions),
         warnings=findings(index, statistics, texts),
+        kinds={split: _kinds(read) for split, read in texts.items()},
         rows={
-            "summary": _summary(index, statistics, texts),
-            "samples": _samples(statistics),
-            "examples": [[e.split, e.reason, e.shard, e.key, e.detail] for e in statistics.examples],
-            "lengths": _lengths(texts),
             "sentences": _sentences(texts),
             "images": _images(statistics),
-            "duplicates": _duplicates(statistics),
             "shards": _shards(index),
         },
         drawn={
@@ -126,32 +122,6 @@ class Card:
             return cls(record, None, type(error).__name__)
 
 
-def _summary(index: Index, statistics: Statistics, texts: Mapping[str, SplitTexts]) -> Rows:
-    return [
-        [
-            name,
-            number(index.split_samples(name)),
-            number(statistics.splits.get(name, SplitStatistics()).lost),
-            size(sum(shard.bytes for shard in shards)),
-            number(texts[name].web.quantile(0.5)),
-            number(texts[name].synthetic.quantile(0.5)),
-            share(texts[name].web.cut, len(texts[name].web.values)),
-            share(texts[name].synthetic.cut, len(texts[name].synthetic.values)),
-        ]
-        for name, shards in index.splits.items()
-    ]
-
-
-def _samples(statistics: Statistics) -> Rows:
-    rows = []
-    for name, split in statistics.splits.items():
-        seen = split.kept + sum(split.filtered.values()) + sum(split.skipped.values())
-        rows.append([name, "in the index", "", number(split.kept), share(split.kept, seen)])
-        for fate, counts in (("cannot be used", split.skipped), ("filtered", split.filtered), ("odd", split.noted)):
-            rows += [[name, fate, reason, number(n), share(n, seen)] for reason, n in counts.items()]
-    return rows
-
-
 def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
     kinds = [
         ("web caption", read.web),
@@ -162,25 +132,8 @@ def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
     return [(label, lengths) for label, lengths in kinds if len(lengths.values)]
 
 
-def _lengths(texts: Mapping[str, SplitTexts]) -> Rows:
-    return [
-        [
-            split,
-            label,
-            number(len(lengths.values)),
-            *(number(lengths.quantile(part)) for part in (0.5, 0.95, 1)),
-            share(lengths.cut, len(lengths.values)),
-            share(lengths.empty, len(lengths.values)),
-            number(lengths.replaced),
-            share(lengths.unknown, int(lengths.values.sum())),
-        ]
-        for split, read in texts.items()
-        for label, lengths in _kinds(read)
-    ]
-
-
 def _length_chart(label: str, lengths: Lengths) -> Chart:
-    drawn = bars(lengths.values, lengths.room, 2 * lengths.room)
+    drawn = bars(np.array(lengths.values), lengths.room, 2 * lengths.room)
     told = (
         f"median {number(lengths.quantile(0.5))}, 95 % up to {number(lengths.quantile(0.95))}, "
         f"cut {share(lengths.cut, len(lengths.values))}"
@@ -238,18 +191,6 @@ def _image_charts(statistics: Statistics) -> list[Chart]:
         if whole.count:
             charts.append(Chart(histogram_chart(octave_bars(whole), label, doubling=base, show=show), label))
     return charts
-
-
-def _duplicates(statistics: Statistics) -> Rows:
-    return [
-        [name, label, number(count), share(count, s.kept + sum(s.filtered.values()))]
-        for name, s in statistics.splits.items()
-        for label, count in (
-            ("image of an earlier sample, byte for byte", s.duplicate_images),
-            ("web caption of an earlier sample", s.duplicate_captions),
-            ("web and synthetic caption are the same", s.identical_captions),
-        )
-    ]
 
 
 def _shards(index: Index) -> Rows:

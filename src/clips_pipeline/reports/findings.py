@@ -115,7 +115,7 @@ def _of_texts(name: str, read: SplitTexts) -> list[str]:
             "sub_caption reads them whole, without chance."
         )
     for label, lengths in (("web", read.web), ("synthetic", read.synthetic), ("human", read.human)):
-        ids = int(lengths.values.sum())
+        ids = sum(lengths.values)
         if lengths.unknown > MOST_UNKNOWN * ids:
             found.append(
                 f"{name}: {share(lengths.unknown, ids)} of the ids of {label} captions stand for words that the vocabulary "

@@ -31,6 +31,7 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("clips_pipeline.reports"),
         autoescape=True,
+        extensions=["jinja2.ext.do"],
         undefined=StrictUndefined,
         finalize=_seen,
         trim_blocks=True,

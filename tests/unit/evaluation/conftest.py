@@ -1,17 +1,16 @@
 """A small untrained model and a few rendered scenes, as real shards."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.small_model import small_model
 from tests.unit.evaluation.peer_model import save_peer
 
 from clips_pipeline.demo.source import ScenesConfig, ScenesSource
 from clips_pipeline.evaluation.embed import Embedder
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource
@@ -40,16 +39,8 @@ def tokenizer_folder(tmp_path_factory, shards) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
     torch.manual_seed(0)
-    tiny = SIZES["tiny"]
-    config = replace(
-        tiny,
-        vision=replace(tiny.vision, image_size=32, width=32, depth=1),
-        text=replace(tiny.text, vocab_size=300, width=32, depth=1, context_length=24),
-        captioner=replace(tiny.captioner, vocab_size=300, width=32, depth=1, queries=40),
-        embed_dim=16,
-    )
     folder = tmp_path_factory.mktemp("evaluation") / "clips"
-    return save_model(ClipsModel(config), tokenizer_folder, IMAGES.to_mapping(), folder)
+    return save_model(ClipsModel(small_model()), tokenizer_folder, IMAGES.to_mapping(), folder)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from clips_pipeline.shards.index import Index, ShardEntry
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.statistics import Histogram, SplitStatistics, Statistics
 
-GOOD_LENGTHS = Lengths(np.full(100, 10), 77, 20, unknown=50)
+GOOD_LENGTHS = Lengths(77, [10] * 100, 20, unknown=50)
 GOOD_TEXTS = SplitTexts(
     samples=100,
     of_samples=1000,
@@ -21,9 +21,9 @@ GOOD_TEXTS = SplitTexts(
     of_shards=10,
     unreadable=0,
     web=GOOD_LENGTHS,
-    synthetic=replace(GOOD_LENGTHS, values=np.full(100, 20), room=126),
-    human=replace(GOOD_LENGTHS, values=np.zeros(0, np.int64), unknown=0),
-    fragments={name: replace(GOOD_LENGTHS, values=np.array([0] * 5 + [9] * 95)) for name in STRATEGIES},
+    synthetic=replace(GOOD_LENGTHS, values=[20] * 100, room=126),
+    human=replace(GOOD_LENGTHS, values=[], unknown=0),
+    fragments={name: replace(GOOD_LENGTHS, values=[0] * 5 + [9] * 95) for name in STRATEGIES},
     sentences=np.array([1] * 50 + [2] * 50),
 )
 GOOD = SplitStatistics(
@@ -81,7 +81,7 @@ def test_of_samples_and_images(statistics: dict[str, Any], message: str) -> None
             "21.0 % of the synthetic captions are longer than the 126",
         ),
         (
-            {"synthetic": replace(GOOD_TEXTS.synthetic, values=np.full(100, 19))},
+            {"synthetic": replace(GOOD_TEXTS.synthetic, values=[19] * 100)},
             "short: 19 ids .median., web captions 10",
         ),
         ({"sentences": np.array([1] * 51 + [2] * 49)}, "51.0 % of the synthetic captions have fewer than 2 sentences"),
@@ -113,7 +113,7 @@ def test_few_samples() -> None:
 
 
 def test_a_split_of_which_nothing_can_be_read_is_told_once() -> None:
-    none = replace(GOOD_LENGTHS, values=np.zeros(0, np.int64), cut=0, unknown=0)
+    none = replace(GOOD_LENGTHS, values=[], cut=0, unknown=0)
     texts = {
         "samples": 0,
         "unreadable": 3,
