@@ -18,7 +18,7 @@ from clips_pipeline.demo.shapes import KINDS
 from clips_pipeline.demo.synthetic_captions import SyntheticCaption, synthetic_caption
 from clips_pipeline.demo.web_captions import WebCaption, web_caption
 from clips_pipeline.shards.records import Record, Skip
-from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Source, Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -110,10 +110,8 @@ class ScenesTask:
             yield scene_record(self.config, self.split, index)
 
 
-class ScenesSource:
-    """The embedded data: `shards.sources.Source` over rendered scenes."""
-
-    needs_captions = True
+class ScenesSource(Source):
+    """The embedded data: rendered scenes."""
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
@@ -133,10 +131,6 @@ class ScenesSource:
             raise ConfigError(f"split '{split}': the embedded data has {', '.join(self.splits) or 'no pictures'}")
         total, step = getattr(self.config, split), self.config.samples_per_shard
         return [ScenesTask(self.config, split, at, min(at + step, total)) for at in range(0, total, step)]
-
-    def notes(self) -> dict[str, int]:
-        """None."""
-        return {}
 
     def classes(self) -> Classes:
         """The 22 kinds of thing; a record's label is the index of its main thing's kind."""

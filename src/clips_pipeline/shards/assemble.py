@@ -22,7 +22,8 @@ from clips_pipeline.shards.job_files import JobFiles
 from clips_pipeline.shards.mapping import MappedJob
 from clips_pipeline.shards.prepare_task import Job, name_of, run_job
 from clips_pipeline.shards.records import SampleFields
-from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask, Source
+from clips_pipeline.shards.sources.in_place import TarTask
+from clips_pipeline.shards.sources.source import ShardTask, Source
 from clips_pipeline.shards.statistics import Example, SplitStatistics, Statistics, first_of_each
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def assemble(
     for split in source.splits:
         for name in (split, f"{_JOBS}/{split}"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        tasks: Sequence[ShardTask | InPlaceTask] = source.tasks(split)
+        tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
             Job(task, _fields_of(task, source), JobFiles(folder, split, number), samples_per_shard, rules)
             for number, task in enumerate(tasks)
@@ -109,7 +110,7 @@ def assemble(
             total = total.plus(result.statistics)
             examples += result.examples
             for shard in result.shards:
-                if not isinstance(job.task, InPlaceTask):
+                if not isinstance(job.task, TarTask):
                     path = f"{split}/{len(entries):05d}.tar"
                     moves[path] = f"{split}/{shard.path}"
                     shard = replace(shard, path=path)
@@ -185,15 +186,15 @@ def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set
             if any(map(len, places.values())):
                 numbers.add(number)
                 shard = name_of(job.task, number)
-                in_place = isinstance(job.task, InPlaceTask)
+                in_place = isinstance(job.task, TarTask)
                 again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
     map_jobs(run_drop_job, again)
     shutil.rmtree(folder)
     return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
-def _fields_of(task: ShardTask | InPlaceTask, source: Source) -> SampleFields:
-    if isinstance(task, InPlaceTask):
+def _fields_of(task: ShardTask | TarTask, source: Source) -> SampleFields:
+    if isinstance(task, TarTask):
         return task.fields
     return SampleFields(needed=source.needs_captions)
 

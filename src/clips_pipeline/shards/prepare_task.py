@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,8 @@ from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
 from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.shards.records import Record, SampleFields, Skip
-from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
+from clips_pipeline.shards.sources.in_place import TarTask, open_shard
+from clips_pipeline.shards.sources.source import ShardTask
 from clips_pipeline.shards.statistics import (
     EXAMPLES_PER_REASON,
     MEASURES,
@@ -45,7 +45,7 @@ class Job:
         rules: which samples are taken.
     """
 
-    task: ShardTask | InPlaceTask
+    task: ShardTask | TarTask
     fields: SampleFields
     files: JobFiles
     samples_per_shard: int
@@ -72,7 +72,7 @@ def run_job(job: Job) -> None:
     if job.is_done:
         return
     sieve = Sieve(job)
-    if isinstance(job.task, InPlaceTask):
+    if isinstance(job.task, TarTask):
         shards, places = _in_place(job.task, job, sieve)
     else:
         shards, places = _written(job.task, job, sieve)
@@ -104,38 +104,37 @@ def write_shards(
     return shards, np.concatenate(places)
 
 
-def _in_place(task: InPlaceTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+def _in_place(task: TarTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
     try:
-        with task.local() as file:
-            return _read_in_place(task, file, job, sieve)
+        with open_shard(task.address, task.storage) as tar:
+            return _read_in_place(task, tar, job, sieve)
     except BadSampleError as bad:
         sieve.skip(bad.skip)
     return [], np.zeros((0, 2), np.int64)
 
 
-def _read_in_place(task: InPlaceTask, file: Path, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
-    with TarFile(file) as tar:
-        used = np.zeros(len(tar.keys), np.bool_)
-        row = -1
-        for row, item in enumerate(task.rows(file)):
-            if row in tar.interleaved:
-                odd = Skip(records.INTERLEAVED, tar.keys[row], "other samples' files stand between its own")
-                if job.rules.interleaved == "leave_out":
-                    sieve.skip(odd)
-                    continue
-                sieve.note(odd)
-            used[row] = sieve.passes(item) is not None
-        if row + 1 != len(used):
-            raise RuntimeError(f"{type(task).__name__} gave {row + 1} items for the {len(used)} rows of {task.address}")
-        damage = tar.damage()
-        if damage is not None:
-            sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
-        places = tar.spans[used]
+def _read_in_place(task: TarTask, tar: TarFile, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+    used = np.zeros(len(tar.keys), np.bool_)
+    for row, key in enumerate(tar.keys):
+        if row in tar.interleaved:
+            odd = Skip(records.INTERLEAVED, key, "other samples' files stand between its own")
+            if job.rules.interleaved == "leave_out":
+                sieve.skip(odd)
+                continue
+            sieve.note(odd)
+        try:
+            used[row] = sieve.passes(task.read(tar, row)) is not None
+        except BadSampleError as bad:
+            sieve.skip(bad.skip)
+    damage = tar.damage()
+    if damage is not None:
+        sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
+    places = tar.spans[used]
     if not used.any():
         return [], places
-    with file.open("rb") as opened:
+    with tar.path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    entry = ShardEntry(task.address, len(sieve.keys), file.stat().st_size, digest, digest_keys(sieve.keys))
+    entry = ShardEntry(task.address, len(sieve.keys), tar.path.stat().st_size, digest, digest_keys(sieve.keys))
     return [entry], places
 
 
@@ -212,9 +211,9 @@ class Sieve:
             self.examples.append(example(self._split, self._shard, skip))
 
 
-def name_of(task: ShardTask | InPlaceTask, number: int) -> str:
+def name_of(task: ShardTask | TarTask, number: int) -> str:
     """What examples call the shard of a task: its address, without secrets, or its number."""
-    return shown(task.address) if isinstance(task, InPlaceTask) else str(number)
+    return shown(task.address) if isinstance(task, TarTask) else str(number)
 
 
 def histograms(rows: Rows) -> dict[str, Histogram]:

@@ -21,7 +21,8 @@ from clips_pipeline.pipelines.prepare.nodes import source_of
 from clips_pipeline.shards.prepare import is_current, prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Record, Skip
-from clips_pipeline.shards.sources.source import InPlaceTask, Source, Split
+from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
+from clips_pipeline.shards.sources.source import Source, Split
 from clips_pipeline.shards.storage import Storage, StorageConfig
 
 Files = Callable[[Path], None]
@@ -205,10 +206,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 
 
 def _of_task(task: Any) -> list[Record | Skip]:
-    if not isinstance(task, InPlaceTask):
-        return list(task.records())
-    with task.local() as file:
-        return list(task.rows(file))
+    return list((CopyTask(task) if isinstance(task, TarTask) else task).records())
 
 
 def _items(source: Source) -> dict[Split, list[Record | Skip]]:

@@ -14,7 +14,8 @@ from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask
+from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
+from clips_pipeline.shards.sources.source import ShardTask
 from clips_pipeline.shards.storage import Storage, StorageConfig
 
 HERE = Storage(StorageConfig(retries=0))
@@ -34,9 +35,8 @@ def _source(config: Img2datasetConfig, storage: Storage = HERE) -> Img2datasetSo
 def _items(source: Img2datasetSource, split: Any) -> list[Record | Skip]:
     found: list[Record | Skip] = []
     for task in source.tasks(split):
-        assert isinstance(task, InPlaceTask)
-        with task.local() as file:
-            found += task.rows(file)
+        assert isinstance(task, TarTask)
+        found += CopyTask(task).records()
     return found
 
 
@@ -87,7 +87,7 @@ def test_recaps_names_and_spelt_bytes(tmp_path: Path) -> None:
 def test_rewritten_shards_come_from_ordinary_tasks(folder: Path) -> None:
     source = _source(Img2datasetConfig(f"{folder}/{{00000..00005}}.tar", rewrite=True))
     (folder / "00001.tar").write_bytes(b"no tar at all")
-    tasks = [task for task in source.tasks("train") if not isinstance(task, InPlaceTask)]
+    tasks = [task for task in source.tasks("train") if not isinstance(task, TarTask)]
     assert len(tasks) == 4
     found = [item for task in tasks for item in task.records()]
     assert [item.reason if isinstance(item, Skip) else item.key for item in found] == [
@@ -137,7 +137,7 @@ def test_remote_shards(folder: Path) -> None:
         source = _source(Img2datasetConfig("s3://data/shards/{00000..00005}.tar"), storage)
         assert _items(source, "train") == [record(number) for number in range(8)]
         first = source.tasks("train")[0]
-        assert isinstance(first, InPlaceTask)
+        assert isinstance(first, TarTask)
         assert first.address == "s3://data/shards/00000.tar"
         before = source.fingerprint()
         storage.put(folder / "00001.tar", "s3://data/shards/00000.tar")

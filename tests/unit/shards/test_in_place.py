@@ -19,7 +19,7 @@ from clips_pipeline.shards.prepare import is_current, prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
-from clips_pipeline.shards.sources.source import InPlaceTask, ShardTask, Split
+from clips_pipeline.shards.sources.source import ShardTask, Split
 from clips_pipeline.shards.statistics import load_statistics
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
 
@@ -38,7 +38,7 @@ class Tars:
     def splits(self) -> tuple[Split, ...]:
         return tuple(self.parts)
 
-    def tasks(self, split: Split) -> Sequence[InPlaceTask] | Sequence[ShardTask]:
+    def tasks(self, split: Split) -> Sequence[TarTask] | Sequence[ShardTask]:
         tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
         return [CopyTask(one) for one in tars] if self.rewrite else tars
 

@@ -17,10 +17,10 @@ from annotated_types import Gt, Lt
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
-from clips_pipeline.shards.sources.parting import place_of
-from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.sources.in_place import shard_records
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Source, Split, hash_share
 from clips_pipeline.shards.storage import Storage, StorageError, shown
-from clips_pipeline.shards.tar import BadSampleError, Members, TarFile
+from clips_pipeline.shards.tar import Members, TarFile
 
 SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
 TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
@@ -45,8 +45,8 @@ class ClipBenchmarkConfig:
     validation_share: Annotated[float, Gt(0), Lt(1)] = 0.1
 
 
-class ClipBenchmarkSource:
-    """A set to evaluate on: `shards.sources.source.Source`. Its samples need no long captions; nothing is trained on it.
+class ClipBenchmarkSource(Source):
+    """A set to evaluate on. Its samples need no long captions; nothing is trained on it.
 
     Args:
         config: where it is.
@@ -89,10 +89,6 @@ class ClipBenchmarkSource:
         low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
         addresses = self.addresses if split == "test" else self.train_addresses
         return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
-
-    def notes(self) -> dict[str, int]:
-        """None."""
-        return {}
 
     def classes(self) -> Classes | None:
         """Of a classification set."""
@@ -185,30 +181,23 @@ class BenchmarkTask:
         Raises:
             StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
         """
-        prefix = self.address.rpartition("/")[2].removesuffix(".tar")
-        try:
-            with self.storage.local(self.address) as file, TarFile(file) as tar:
-                for row, key in enumerate(tar.keys):
-                    if not self.low <= place_of(_key(prefix, key)) < self.high:
-                        continue
-                    try:
-                        members = tar.read(row)
-                        yield self._caption(members, prefix) if self.classes is None else self._class(members, prefix)
-                    except BadSampleError as bad:
-                        yield bad.skip
-                # Of the two that read a shard to learn from, one tells.
-                if self.high == 1.0 and (damage := tar.damage()) is not None:
-                    yield Skip(records.TRUNCATED_SHARD, shown(self.address), damage)
-        except BadSampleError as bad:
-            yield bad.skip
-        except StorageError as error:
-            if not self.storage.leaves_out(error):
-                raise
-            yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
+        for item in shard_records(self.address, self.storage, self._read):
+            # Of the two that read a shard to learn from, one tells of its damage.
+            if self.high == 1.0 or isinstance(item, Record) or item.reason != records.TRUNCATED_SHARD:
+                yield item
 
-    def _caption(self, members: Members, prefix: str) -> Record | Skip:
+    def _read(self, tar: TarFile, row: int) -> Record | Skip | None:
+        prefix = self.address.rpartition("/")[2].removesuffix(".tar")
+        key = f"{prefix}/{tar.keys[row].replace('.', '_')}"
+        if not self.low <= hash_share(key) < self.high:
+            return None
+        members = tar.read(row)
         if members.image is None:
             return Skip(records.MISSING_IMAGE, members.key, "no image in the shard")
+        make = self._caption if self.classes is None else self._class
+        return make(key, members, members.image)
+
+    def _caption(self, key: str, members: Members, image: bytes) -> Record | Skip:
         try:
             lines = (members.text or b"").decode().splitlines()
         except UnicodeDecodeError as error:
@@ -216,18 +205,12 @@ class BenchmarkTask:
         captions = tuple(line.strip() for line in lines if line.strip())
         if not captions:
             return Skip(records.EMPTY_WEB_CAPTION, members.key, "no caption in its .txt")
-        return Record(_key(prefix, members.key), members.image, members.extension, captions[0], "", captions)
+        return Record(key, image, members.extension, captions[0], "", captions)
 
-    def _class(self, members: Members, prefix: str) -> Record | Skip:
-        if members.image is None:
-            return Skip(records.MISSING_IMAGE, members.key, "no image in the shard")
+    def _class(self, key: str, members: Members, image: bytes) -> Record | Skip:
         text = (members.cls or b"").strip()
         if not text.isdigit() or int(text) >= (self.classes or 0):
             return Skip(
                 records.BAD_RECORD, members.key, f"its .cls holds {text[:20]!r}, there are {self.classes} classes"
             )
-        return Record(_key(prefix, members.key), members.image, members.extension, "", "", (), int(text))
-
-
-def _key(prefix: str, key: str) -> str:
-    return f"{prefix}/{key.replace('.', '_')}"
+        return Record(key, image, members.extension, "", "", (), int(text))

@@ -14,8 +14,7 @@ from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
-from clips_pipeline.shards.sources.parting import place_of
-from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
+from clips_pipeline.shards.sources.source import Classes, ShardTask, Source, Split, hash_share
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class FolderTask:
             yield _record(self.folder, row, self.classes)
 
 
-class FolderSource:
-    """Images and captions of one's own: `shards.sources.source.Source`.
+class FolderSource(Source):
+    """Images and captions of one's own.
 
     Args:
         config: folder, file and split.
@@ -77,8 +76,6 @@ class FolderSource:
         ConfigError: the folder, the file or that of the classes is missing or unreadable, or no image of the file is in the
             folder.
     """
-
-    needs_captions = True
 
     def __init__(self, config: FolderConfig) -> None:
         self.config = config
@@ -108,10 +105,6 @@ class FolderSource:
         count = None if self._classes is None else len(self._classes.names)
         return [FolderTask(self.folder, tuple(rows[at : at + step]), count) for at in range(0, len(rows), step)]
 
-    def notes(self) -> dict[str, int]:
-        """None."""
-        return {}
-
     def classes(self) -> Classes | None:
         """Of the file that names them."""
         return self._classes
@@ -140,7 +133,7 @@ class FolderSource:
         return parts
 
     def _split_of(self, row: Row) -> Split:
-        place = place_of(f"{self.config.split_seed}/{key_of(row.image)}")
+        place = hash_share(f"{self.config.split_seed}/{key_of(row.image)}")
         if place < self.config.test_share:
             return "test"
         return "validation" if place < self.config.test_share + self.config.validation_share else "train"

@@ -10,7 +10,7 @@ from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.shards.addresses import expand, is_remote
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
-from clips_pipeline.shards.sources.source import Classes, InPlaceTask, ShardTask, Split
+from clips_pipeline.shards.sources.source import ShardTask, Source, Split
 from clips_pipeline.shards.storage import Storage, StorageError, shown
 
 NO_SPLIT = "none"
@@ -38,8 +38,8 @@ class Img2datasetConfig:
     rewrite: bool = False
 
 
-class Img2datasetSource:
-    """Shards in place: `shards.sources.source.Source`.
+class Img2datasetSource(Source):
+    """Shards in place.
 
     Args:
         config: addresses and names of fields.
@@ -49,8 +49,6 @@ class Img2datasetSource:
         ConfigError: an address that cannot be used, a shard that is in two splits, fewer shards than are held out, or the
             first shard of a split cannot be reached.
     """
-
-    needs_captions = True
 
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
@@ -72,7 +70,7 @@ class Img2datasetSource:
         """Train, and validation and test where they are not `none`."""
         return tuple(self._addresses)
 
-    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
+    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[TarTask]:
         """One task per shard, in the order of the addresses."""
         tars = [TarTask(address, self.config.fields, self.storage) for address in self.addresses(split)]
         return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
@@ -80,14 +78,6 @@ class Img2datasetSource:
     def addresses(self, split: Split) -> list[str]:
         """The shards of a split."""
         return self._addresses.get(split, [])
-
-    def notes(self) -> dict[str, int]:
-        """None."""
-        return {}
-
-    def classes(self) -> Classes | None:
-        """None: such shards name no classes."""
-        return None
 
     def fingerprint(self) -> str:
         """sha256 over names of fields, addresses, sizes and entity tags or times of change; no content is read.

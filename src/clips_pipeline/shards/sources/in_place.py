@@ -1,9 +1,8 @@
 """Tar files that are there already: read row by row as they are, or copied into new shards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.reader import parse
@@ -12,9 +11,55 @@ from clips_pipeline.shards.storage import Storage, StorageError, shown
 from clips_pipeline.shards.tar import BadSampleError, TarFile
 
 
+@contextmanager
+def open_shard(address: str, storage: Storage) -> Iterator[TarFile]:
+    """The tar file at an address: itself, or a copy while it is read.
+
+    Raises:
+        StorageError: it cannot be had, and the storage says `unreachable: stop`.
+        BadSampleError: likewise where it says `skip`, or it is no tar.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(storage.local(address))
+        except StorageError as error:
+            if not storage.leaves_out(error):
+                raise
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, shown(address), str(error))) from None
+        yield stack.enter_context(TarFile(file))
+
+
+def shard_records(
+    address: str, storage: Storage, read: Callable[[TarFile, int], Record | Skip | None]
+) -> Iterator[Record | Skip]:
+    """The samples of a shard in order, and a `Skip` where it cannot be read to its end.
+
+    Args:
+        address: path or URL.
+        storage: reaches it.
+        read: the sample of a row, None for none; it may raise `BadSampleError`.
+
+    Raises:
+        StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+    """
+    try:
+        with open_shard(address, storage) as tar:
+            for row in range(len(tar.keys)):
+                try:
+                    item = read(tar, row)
+                except BadSampleError as bad:
+                    item = bad.skip
+                if item is not None:
+                    yield item
+            if (damage := tar.damage()) is not None:
+                yield Skip(records.TRUNCATED_SHARD, shown(address), damage)
+    except BadSampleError as bad:
+        yield bad.skip
+
+
 @dataclass(frozen=True)
 class TarTask:
-    """One tar file in place: `sources.source.InPlaceTask`.
+    """A tar file that is read as it is: the index names it, and nothing is written.
 
     Attributes:
         address: absolute path or URL.
@@ -26,31 +71,13 @@ class TarTask:
     fields: SampleFields
     storage: Storage
 
-    @contextmanager
-    def local(self) -> Iterator[Path]:
-        """The file, or a copy while it is read.
+    def read(self, tar: TarFile, row: int) -> Record:
+        """The sample of a row.
 
         Raises:
-            StorageError: it cannot be had, and the storage says `unreachable: stop`.
-            BadSampleError: likewise where it says `skip`.
+            BadSampleError: it cannot be used.
         """
-        with ExitStack() as stack:
-            try:
-                file = stack.enter_context(self.storage.local(self.address))
-            except StorageError as error:
-                if not self.storage.leaves_out(error):
-                    raise
-                raise BadSampleError(Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))) from None
-            yield file
-
-    def rows(self, file: Path) -> Iterator[Record | Skip]:
-        """One item per row; a file that is no tar raises `BadSampleError`, which has no rows."""
-        with TarFile(file) as tar:
-            for row in range(len(tar.keys)):
-                try:
-                    yield parse(tar.read(row), self.fields)
-                except BadSampleError as bad:
-                    yield bad.skip
+        return parse(tar.read(row), self.fields)
 
 
 @dataclass(frozen=True)
@@ -60,17 +87,5 @@ class CopyTask:
     tar: TarTask
 
     def records(self) -> Iterator[Record | Skip]:
-        """The samples in order.
-
-        Raises:
-            StorageError: the file cannot be had, and the storage says `unreachable: stop`.
-        """
-        try:
-            with self.tar.local() as file:
-                yield from self.tar.rows(file)
-                with TarFile(file) as tar:
-                    damage = tar.damage()
-                if damage is not None:
-                    yield Skip(records.TRUNCATED_SHARD, shown(self.tar.address), damage)
-        except BadSampleError as bad:
-            yield bad.skip
+        """The samples in order; raises as `shard_records`."""
+        return shard_records(self.tar.address, self.tar.storage, self.tar.read)

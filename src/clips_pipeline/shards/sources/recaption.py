@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,9 +19,10 @@ from clips_pipeline.shards.reader import facts_of, parse
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.caption_table import TABLE_FILE, CaptionTable, Columns, build
 from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
-from clips_pipeline.shards.storage import Storage, StorageError, shown
-from clips_pipeline.shards.tar import BadSampleError, TarFile
+from clips_pipeline.shards.sources.in_place import shard_records
+from clips_pipeline.shards.sources.source import ShardTask, Source, Split
+from clips_pipeline.shards.storage import Storage, StorageError
+from clips_pipeline.shards.tar import TarFile
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class RecaptionConfig:
     memory_mib: Annotated[int, Ge(16)] = 512
 
 
-class RecaptionSource:
-    """The join as a source: `shards.sources.source.Source`. The table is built when the first samples are asked for.
+class RecaptionSource(Source):
+    """The join as a source. The table is built when the first samples are asked for.
 
     Args:
         config: shards and tables.
@@ -63,8 +63,6 @@ class RecaptionSource:
     Raises:
         ConfigError: as `Img2datasetSource`; a table that cannot be reached.
     """
-
-    needs_captions = True
 
     def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
         self.config, self.storage, self.work = config, storage, work
@@ -91,10 +89,6 @@ class RecaptionSource:
             StorageError: a table cannot be had.
         """
         return self._joins(split, self._table())
-
-    def classes(self) -> Classes | None:
-        """None: such shards name no classes."""
-        return None
 
     def fingerprint(self) -> str:
         """sha256 over names of fields and columns, and identities of shards and tables.
@@ -161,27 +155,11 @@ class JoinTask:
             StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
         """
         matched: list[int] = []
-        try:
-            with self._opened() as tar:
-                for row in range(len(tar.keys)):
-                    try:
-                        yield self._joined(tar, row, matched)
-                    except BadSampleError as bad:
-                        yield bad.skip
-                if (damage := tar.damage()) is not None:
-                    yield Skip(records.TRUNCATED_SHARD, shown(self.address), damage)
-        except BadSampleError as bad:
-            yield bad.skip
-        except StorageError as error:
-            if not self.storage.leaves_out(error):
-                raise
-            yield Skip(records.UNREADABLE_SHARD, shown(self.address), str(error))
-        self._remember(matched)
-
-    @contextmanager
-    def _opened(self) -> Iterator[TarFile]:
-        with self.storage.local(self.address) as file, TarFile(file) as tar:
-            yield tar
+        yield from shard_records(self.address, self.storage, lambda tar, row: self._joined(tar, row, matched))
+        # Which rows were used, so that those without a sample can be counted at the end.
+        self._matched_file.parent.mkdir(exist_ok=True)
+        with replacing(self._matched_file) as temporary, temporary.open("wb") as opened:
+            np.save(opened, np.array(matched, np.int64))
 
     def _joined(self, tar: TarFile, row: int, matched: list[int]) -> Record | Skip:
         members = tar.read(row)
@@ -209,13 +187,6 @@ class JoinTask:
             for _ in self.records():
                 pass
         return np.asarray(np.load(self._matched_file, allow_pickle=False), np.int64)
-
-    def _remember(self, matched: list[int]) -> None:
-        """Which rows were used, so that those without a sample can be counted at the end."""
-        file = self._matched_file
-        file.parent.mkdir(exist_ok=True)
-        with replacing(file) as temporary, temporary.open("wb") as opened:
-            np.save(opened, np.array(matched, np.int64))
 
     @property
     def _matched_file(self) -> Path:

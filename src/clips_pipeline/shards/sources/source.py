@@ -1,13 +1,15 @@
 """What every source of samples offers to `shards.prepare`."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards.records import Record, SampleFields, Skip
+from clips_pipeline.shards.records import Record, Skip
+
+if TYPE_CHECKING:
+    from clips_pipeline.shards.sources.in_place import TarTask
 
 Split = Literal["train", "validation", "test"]
 
@@ -43,59 +45,38 @@ class ShardTask(Protocol):
         ...
 
 
-@runtime_checkable
-class InPlaceTask(Protocol):
-    """A tar file that is read as it is: the index names it, and nothing is written. Must pickle."""
-
-    @property
-    def address(self) -> str:
-        """Absolute path or URL."""
-        ...
-
-    @property
-    def fields(self) -> SampleFields:
-        """Where the captions stand in it."""
-        ...
-
-    def local(self) -> AbstractContextManager[Path]:
-        """The file, while its samples are read: itself, or a copy that is deleted afterwards.
-
-        Raises:
-            StorageError: it cannot be reached, which ends the run.
-            BadSampleError: it cannot be reached, and is to be left out and counted.
-        """
-        ...
-
-    def rows(self, file: Path) -> Iterator[Record | Skip]:
-        """Exactly one item for every row of the tar file (`shards.tar.TarFile`), in order."""
-        ...
-
-
 class Source(Protocol):
-    """Samples by split. All methods are pure: the same source gives the same samples in the same order."""
+    """Samples by split. All methods are pure: the same source gives the same samples in the same order.
 
-    @property
-    def needs_captions(self) -> bool:
-        """Whether a sample without web and synthetic caption is bad; false for sets that only serve evaluation."""
-        ...
+    Attributes:
+        needs_captions: whether a sample without web and synthetic caption is bad; not so in sets that only serve evaluation.
+    """
+
+    needs_captions: bool = True
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits this source has, in the order in which they are written."""
         ...
 
-    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[InPlaceTask]:
+    def tasks(self, split: Split) -> "Sequence[ShardTask] | Sequence[TarTask]":
         """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
-        ...
-
-    def notes(self) -> dict[str, int]:
-        """Counts that only the source knows, such as rows of a table without a sample; asked when all tasks are done."""
-        ...
-
-    def classes(self) -> Classes | None:
-        """Classes for zero-shot evaluation, where samples carry labels."""
         ...
 
     def fingerprint(self) -> str:
         """A digest of everything the samples depend on besides code: parameters and the content of files read."""
         ...
+
+    def notes(self) -> dict[str, int]:
+        """Counts that only the source knows, such as rows of a table without a sample; asked when all tasks are done."""
+        return {}
+
+    def classes(self) -> Classes | None:
+        """Classes for zero-shot evaluation, where samples carry labels."""
+        return None
+
+
+def hash_share(key: str) -> float:
+    """A number from 0 to below 1 that follows from the key alone: samples that are added later move no others."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
