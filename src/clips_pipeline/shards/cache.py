@@ -4,7 +4,6 @@ A copy is named by the hash of its content in the index, so another version of a
 copy keeps it, also when it is removed to make room: the system frees the space when the last reader has closed it.
 """
 
-import hashlib
 import logging
 import os
 import queue
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from clips_pipeline.shards import records
 from clips_pipeline.shards.attempts import DISK_FULL
-from clips_pipeline.shards.index import ShardEntry
+from clips_pipeline.shards.index import ShardEntry, file_sha256
 from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.storage import Storage, StorageError, shown
 from clips_pipeline.shards.tar import BadSampleError
@@ -218,6 +217,5 @@ def _problem(file: Path, shard: ShardEntry) -> str | None:
     size = file.stat().st_size
     if size != shard.bytes:
         return f"{size} bytes, the index says {shard.bytes}"
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(file)
     return None if digest == shard.sha256 else f"its sha256 is {digest}, the index says {shard.sha256}"

@@ -186,6 +186,17 @@ def _problem(shard: ShardEntry, folder: Path) -> str | None:
     return None if size == shard.bytes else f"{file} has {size} bytes, the index says {shard.bytes}"
 
 
+def file_sha256(file: Path) -> str:
+    """Of its content, hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:
+    """What the index says about the tar file at `file`, of which the samples with these keys are used."""
+    return ShardEntry(path_in_index, len(keys), file.stat().st_size, file_sha256(file), digest_keys(keys))
+
+
 def digest_keys(keys: Iterable[str]) -> str:
     """sha256 over keys in order."""
     digest = hashlib.sha256()

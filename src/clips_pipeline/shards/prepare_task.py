@@ -14,7 +14,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records, spans
 from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
-from clips_pipeline.shards.index import ShardEntry, Split, digest_keys
+from clips_pipeline.shards.index import ShardEntry, Split, shard_entry
 from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.in_place import TarTask, open_shard
@@ -132,10 +132,7 @@ def _read_in_place(task: TarTask, tar: TarFile, job: Job, sieve: "Sieve") -> tup
     places = tar.spans[used]
     if not used.any():
         return [], places
-    with tar.path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    entry = ShardEntry(task.address, len(sieve.keys), tar.path.stat().st_size, digest, digest_keys(sieve.keys))
-    return [entry], places
+    return [shard_entry(tar.path, task.address, sieve.keys)], places
 
 
 class Sieve:

@@ -1,13 +1,12 @@
 """Samples to tar files, by webdataset's writer. The same records give the same bytes, on every machine."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.shards.index import ShardEntry, digest_keys
+from clips_pipeline.shards.index import ShardEntry, shard_entry
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.webdataset_parts import parts
 
@@ -51,6 +50,4 @@ def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> 
                 writer.write(sample)
         raw.flush()
         os.fsync(raw.fileno())
-    with file.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return ShardEntry(path_in_index, len(keys), file.stat().st_size, digest, digest_keys(keys))
+    return shard_entry(file, path_in_index, keys)

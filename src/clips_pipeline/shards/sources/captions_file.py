@@ -1,11 +1,10 @@
 """A JSON, CSV or Parquet file that says which captions belong to which image."""
 
 import csv
-import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +89,6 @@ def sentences(captions: Iterable[str]) -> str:
     return " ".join(text if text[-1] in ".!?" else f"{text}." for text in stripped if text)
 
 
-def digest(file: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def _from_json(text: str, file: Path, fields: Fields) -> list[Row]:
     try:
         entries = json.loads(text)
@@ -135,17 +128,12 @@ def _json_row(entry: Any, number: int, fields: Fields) -> Row:
         return Row(image=f"entry {number}", fault=f"no text under {fields.image!r}")
     image = entry[fields.image]
     captions = entry.get(fields.captions, [])
-    web, synthetic, label = (entry.get(name) for name in (fields.caption, fields.long_caption, fields.label))
+    web, synthetic = entry.get(fields.caption), entry.get(fields.long_caption)
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         return Row(image, fault=f"{fields.captions!r} is no list of texts")
     if not all(text is None or isinstance(text, str) for text in (web, synthetic)):
         return Row(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is no text")
-    if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
-        return Row(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
-    score = entry.get(fields.score)
-    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
-        return Row(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
-    return _row(image, web, synthetic, tuple(captions), label, None if score is None else float(score))
+    return _row(fields, image, web, synthetic, tuple(captions), entry.get(fields.label), entry.get(fields.score))
 
 
 def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
@@ -164,35 +152,44 @@ def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
 
 
 def _csv_row(image: str, lines: list[dict[str, str]], fields: Fields) -> Row:
+    def first(field: str) -> str | None:
+        return next((line[field] for line in lines if line.get(field, "").strip()), None)
+
     if not image.strip():
         return Row(image="row without an image", fault=f"nothing under {fields.image!r}")
     captions = tuple(line[fields.caption] for line in lines if line[fields.caption].strip())
-    synthetic = next((line[fields.long_caption] for line in lines if line.get(fields.long_caption, "").strip()), None)
-    written = next((line[fields.label] for line in lines if line.get(fields.label, "").strip()), None)
-    if written is not None and not re.fullmatch(r"[0-9]+", written.strip()):
-        return Row(image, fault=f"{fields.label!r} is {written!r}; a class number from 0 is needed")
-    scored = next((line[fields.score] for line in lines if line.get(fields.score, "").strip()), None)
+    label, score = (_as_number(first(field), kind) for field, kind in ((fields.label, int), (fields.score, float)))
+    return _row(fields, image, None, first(fields.long_caption), captions, label, score)
+
+
+def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | None:
+    """The number that a text of a CSV file spells; the text itself where it spells none."""
     try:
-        score = None if scored is None else float(scored)
+        return None if text is None else kind(text)
     except ValueError:
-        return Row(image, fault=f"{fields.score!r} is {scored!r}; a number is needed")
-    return _row(image, None, synthetic, captions, None if written is None else int(written), score)
+        return text
 
 
 def _row(
+    fields: Fields,
     image: str,
     web: str | None,
     synthetic: str | None,
     captions: tuple[str, ...],
-    label: int | None,
-    score: float | None,
+    label: Any,
+    score: Any,
 ) -> Row:
     """Without a web caption the first one by a person stands in for it; without a long caption, the others joined."""
+    if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
+        return Row(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
+    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
+        return Row(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
     if web is None:
         web, others = (captions[0], captions[1:]) if captions else ("", ())
     else:
         others = tuple(caption for caption in captions if caption != web)
-    return Row(image, web, sentences(others) if synthetic is None else synthetic, captions, label, score)
+    long = sentences(others) if synthetic is None else synthetic
+    return Row(image, web, long, captions, label, None if score is None else float(score))
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

@@ -12,8 +12,9 @@ from annotated_types import Ge, Lt
 
 from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, to_mapping
 from clips_pipeline.shards import records
+from clips_pipeline.shards.index import file_sha256
 from clips_pipeline.shards.records import Record, Skip
-from clips_pipeline.shards.sources.captions_file import Fields, Row, digest, read_captions
+from clips_pipeline.shards.sources.captions_file import Fields, Row, read_captions
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Source, Split, hash_share
 
 
@@ -116,10 +117,10 @@ class FolderSource(Source):
         settings = {key: value for key, value in to_mapping(self.config).items() if key not in paths}
         settings["classes"] = None if self._classes is None else to_mapping(self._classes)
         total.update(json.dumps(settings, sort_keys=True).encode())
-        total.update(digest(Path(self.config.captions)).encode())
+        total.update(file_sha256(Path(self.config.captions)).encode())
         for row in self.rows:
             image = self.folder / row.image
-            content = digest(image) if row.fault is None and _is_file(image) else "missing"
+            content = file_sha256(image) if row.fault is None and _is_file(image) else "missing"
             total.update(json.dumps([row.image, content]).encode())
         return total.hexdigest()
 
