@@ -1,5 +1,8 @@
 """A torch DataLoader of training batches; `eval_samples` is here too, for those who have torch anyway."""
 
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +13,6 @@ from torch.utils.data import DataLoader
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import Captions, TrainDataset
-from clips_pipeline.shards.loader_process import only_the_trainer_ends_it
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
@@ -122,3 +124,24 @@ def train_loader(
 
 def _as_it_is(batch: T) -> T:
     return batch
+
+
+def only_the_trainer_ends_it(worker: int) -> None:
+    """Ignore a SIGTERM that does not come from the trainer.
+
+    Cluster managers send it to every process of a job. The trainer then saves a checkpoint after its step, and for that it
+    needs its batches. (A loader whose trainer is gone ends by itself within seconds; torch sees to that.)
+
+    Args:
+        worker: number of the process; torch gives it.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait, args=(os.getppid(),), daemon=True, name="sigterm").start()
+
+
+def _wait(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import read_json, to_mapping
 
 STATISTICS_FILE = "statistics.json"
 EXAMPLES_PER_REASON = 5
@@ -210,15 +210,7 @@ def load_statistics(folder: Path) -> Statistics:
     Raises:
         ConfigError: the file is missing or damaged.
     """
-    file = folder / STATISTICS_FILE
-    remedy = "run `kedro run --pipelines prepare` to make it"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; {remedy}") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: not valid JSON ({error}); {remedy}") from None
-    return from_mapping(Statistics, found, str(file))
+    return read_json(Statistics, folder / STATISTICS_FILE, "run `kedro run --pipelines prepare` to make it")
 
 
 def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -6,10 +6,13 @@ Any such tar will do, also one whose samples are interleaved or that webdataset 
 import io
 import os
 import re
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +21,6 @@ from numpy.typing import NDArray
 from clips_pipeline.shards import records
 from clips_pipeline.shards.records import IMAGE_EXTENSIONS, Skip
 from clips_pipeline.shards.tar_scan import BLOCK, Member, damage, scan
-from clips_pipeline.shards.webdataset_parts import parts
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
@@ -130,7 +132,7 @@ def samples_of(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
         stream: whole files with their headers.
         url: for its messages.
     """
-    wds = parts()
+    wds = webdataset_parts()
     files = wds.tar_file_expander([{"url": url, "stream": stream}], select_files=_is_used, eof_value=None)
     # Its one complaint: a file of a kind that the sample has already.
     samples: Iterator[dict[str, Any]] = wds.group_by_keys(files, handler=wds.ignore_and_continue)
@@ -175,3 +177,30 @@ def key_kind_ending(name: str) -> tuple[str, int | None, str]:
 def unreadable(key: str, fault: str) -> BadSampleError:
     """The error of a sample, or of a whole shard, that cannot be read."""
     return BadSampleError(Skip(records.UNREADABLE_SHARD, key, fault))
+
+
+@cache
+def webdataset_parts() -> SimpleNamespace:
+    """webdataset's `TarWriter`, `tar_file_expander`, `group_by_keys` and `ignore_and_continue`, without torch if possible.
+
+    `import webdataset` imports torch for its `WebLoader`, which is not used here: 380 MB and two seconds of processor time
+    for each process of `prepare`. Where torch is not installed webdataset has stand-ins, so torch is hidden for the length of
+    this import; afterwards webdataset is forgotten, so that whoever imports it later gets the whole.
+    """
+    hide = "torch" not in sys.modules and "webdataset" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from webdataset.handlers import ignore_and_continue
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+        from webdataset.writer import TarWriter
+    finally:
+        if hide:
+            for name in [name for name in sys.modules if name == "torch" or name.partition(".")[0] == "webdataset"]:
+                del sys.modules[name]
+    return SimpleNamespace(
+        TarWriter=TarWriter,
+        tar_file_expander=tar_file_expander,
+        group_by_keys=group_by_keys,
+        ignore_and_continue=ignore_and_continue,
+    )

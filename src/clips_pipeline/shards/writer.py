@@ -8,7 +8,7 @@ from typing import Any
 
 from clips_pipeline.shards.index import ShardEntry, shard_entry
 from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.webdataset_parts import parts
+from clips_pipeline.shards.tar import webdataset_parts
 
 WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
@@ -44,7 +44,7 @@ def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> 
     with file.open("wb") as raw:
         # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
         # for a name that is long or not ASCII.
-        with parts().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
+        with webdataset_parts().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
             for sample in samples:
                 keys.append(sample["__key__"])
                 writer.write(sample)

@@ -49,11 +49,17 @@ def test_an_index_of_nothing(tmp_path: Path, splits: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: found.pop("splits"), "holds no splits"),
-        (lambda found: found.update(splits=[]), "holds no splits"),
-        (lambda found: found["splits"].update(train={}), r"splits\.train: expected a list of shards, found dict"),
-        (lambda found: found["splits"]["train"][0].update(samples="3"), r"train\[0\]\.samples: '3' is no int"),
-        (lambda found: found["splits"]["train"][0].update(samples=True), r"train\[0\]\.samples: True is no int"),
+        (lambda found: found.pop("splits"), r"index\.json\.splits: missing"),
+        (lambda found: found.update(splits=[]), r"splits: expected a mapping"),
+        (lambda found: found["splits"].update(train={}), r"splits\.train: expected a list.*found dict"),
+        (
+            lambda found: found["splits"]["train"][0].update(samples="3"),
+            r"train\[0\]\.samples: expected a whole number.*'3'",
+        ),
+        (
+            lambda found: found["splits"]["train"][0].update(samples=True),
+            r"train\[0\]\.samples: expected a whole number.*True",
+        ),
         (lambda found: found["splits"]["train"][0].update(weight=1), r"train\[0\]\.weight: unknown key"),
         (lambda found: found["splits"]["train"][0].pop("bytes"), r"train\[0\]\.bytes: missing"),
         (lambda found: found.update(colour=1), r"index\.json\.colour: unknown key"),
