@@ -21,7 +21,6 @@ from clips_pipeline.shards.index import Index, ShardEntry, Split, save_classes
 from clips_pipeline.shards.job_files import JobFiles
 from clips_pipeline.shards.mapping import MappedJob
 from clips_pipeline.shards.prepare_task import Job, name_of, run_job
-from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import TarTask
 from clips_pipeline.shards.sources.source import ShardTask, Source
 from clips_pipeline.shards.statistics import Example, SplitStatistics, Statistics, first_of_each
@@ -83,23 +82,21 @@ def assemble(
         wanted: the fingerprint.
 
     Raises:
-        ConfigError: a split has no sample, or shards in place have their captions in different places.
+        ConfigError: a split has no sample.
     """
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     totals: dict[str, SplitStatistics] = {}
     examples: list[Example] = []
     moves: dict[str, str] = {}
     places: list[Path] = []
-    fields = None
     for split in source.splits:
         for name in (split, f"{_JOBS}/{split}"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
-            Job(task, _fields_of(task, source), JobFiles(folder, split, number), samples_per_shard, rules)
+            Job(task, source.fields.needed, JobFiles(folder, split, number), samples_per_shard, rules)
             for number, task in enumerate(tasks)
         ]
-        fields = _same_fields(fields, jobs, split)
         map_jobs(run_job, jobs)
         dropped, duplicates = _without_repeated(jobs, map_jobs, folder / _JOBS / f"{split}.duplicates")
         total = duplicates
@@ -128,7 +125,7 @@ def assemble(
     few = first_of_each(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]
-    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), fields or SampleFields())
+    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), source.fields)
     notes = source.notes()
     return Assembled(index, Statistics(wanted, totals, few, notes), moves)
 
@@ -191,24 +188,6 @@ def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set
     map_jobs(run_drop_job, again)
     shutil.rmtree(folder)
     return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
-
-
-def _fields_of(task: ShardTask | TarTask, source: Source) -> SampleFields:
-    if isinstance(task, TarTask):
-        return task.fields
-    return SampleFields(needed=source.needs_captions)
-
-
-def _same_fields(fields: SampleFields | None, jobs: list[Job], split: Split) -> SampleFields | None:
-    for job in jobs:
-        found = job.fields
-        if fields is not None and found != fields:
-            raise ConfigError(
-                f"split {split!r}: captions stand under {found.web!r} and {found.synthetic!r} in some shards, under "
-                f"{fields.web!r} and {fields.synthetic!r} in others; all shards of an index need the same fields"
-            )
-        fields = found
-    return fields
 
 
 def _no_sample(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clips_pipeline.atomic import replacing, write_text
-from clips_pipeline.config import to_mapping
+from clips_pipeline.config import read_json, to_mapping
 from clips_pipeline.shards.index import ShardEntry, Split
-from clips_pipeline.shards.statistics import Example, Histogram, SplitStatistics
+from clips_pipeline.shards.statistics import Example, SplitStatistics
 
 ROW = np.dtype(
     [
@@ -116,18 +116,7 @@ class JobFiles:
 
     def load(self, *, dropped: bool = False) -> JobResult:
         """Read the result of a job that is done."""
-        found = json.loads(self._result(dropped).read_text(encoding="utf-8"))
-        # Not by `from_mapping`: nobody but `save` has written it, and a hundred thousand of them are read in a row.
-        numbers = found["statistics"]
-        histograms = {
-            name: Histogram(**(values | {"bins": tuple(map(tuple, values["bins"]))}))
-            for name, values in numbers["histograms"].items()
-        }
-        return JobResult(
-            tuple(ShardEntry(**shard) for shard in found["shards"]),
-            SplitStatistics(**(numbers | {"histograms": histograms})),
-            tuple(Example(**example) for example in found["examples"]),
-        )
+        return read_json(JobResult, self._result(dropped), "run `kedro run --pipelines prepare` again")
 
     def is_done(self, *, dropped: bool = False) -> bool:
         """Whether the job need not be done again."""

@@ -16,7 +16,7 @@ from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, shard_entry
 from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult, Rows
-from clips_pipeline.shards.records import Record, SampleFields, Skip
+from clips_pipeline.shards.records import Record, Skip
 from clips_pipeline.shards.sources.in_place import TarTask, open_shard
 from clips_pipeline.shards.sources.source import ShardTask
 from clips_pipeline.shards.statistics import (
@@ -39,14 +39,14 @@ class Job:
 
     Attributes:
         task: gives the samples.
-        fields: where captions stand in what is read later, and whether they are needed.
+        captions_needed: whether a sample without web and synthetic caption is bad.
         files: where shards, rows and result go.
         samples_per_shard: a shard that is full is followed by another.
         rules: which samples are taken.
     """
 
     task: ShardTask | TarTask
-    fields: SampleFields
+    captions_needed: bool
     files: JobFiles
     samples_per_shard: int
     rules: Rules = field(default_factory=Rules)
@@ -148,7 +148,7 @@ class Sieve:
         self.rows: list[tuple[int, ...]] = []
         self.keys: list[str] = []
         self.examples: list[Example] = []
-        self._rules, self._needed, self._split = job.rules, job.fields.needed, job.files.split
+        self._rules, self._needed, self._split = job.rules, job.captions_needed, job.files.split
         self._shard = name_of(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from clips_pipeline.shards.index import ShardEntry
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Split
 from clips_pipeline.shards.writer import sample_of, write_samples
 
@@ -74,6 +74,10 @@ class ListSource:
     wait: float = 0.0
     opened: list[Split] = field(default_factory=list)
     needs_captions: bool = True
+
+    @property
+    def fields(self) -> SampleFields:
+        return SampleFields(needed=self.needs_captions)
 
     @property
     def splits(self) -> tuple[Split, ...]:

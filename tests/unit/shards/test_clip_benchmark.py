@@ -74,7 +74,7 @@ def _items(source: ClipBenchmarkSource) -> list[Record | Skip]:
 
 def test_a_set_of_captions(captions: Path, tmp_path: Path) -> None:
     source = _source(captions)
-    assert (source.splits, source.classes(), source.needs_captions) == (("test",), None, False)
+    assert (source.splits, source.classes(), source.fields.needed) == (("test",), None, False)
     first, second, third = _items(source)
     assert isinstance(first, Record)
     assert (first.key, first.extension, first.captions) == ("0/s0000", "webp", ("A dog.", "A cat."))

@@ -56,9 +56,8 @@ class Case:
         return found
 
     def make(self, folder: Path, **changes: Any) -> Source:
-        made = source_of(self.parameters(folder, **changes), Storage(StorageConfig(retries=0)), folder / "tables")
-        assert isinstance(made.needs_captions, bool)
-        return made  # type: ignore[no-any-return]
+        storage = Storage(StorageConfig(retries=0))
+        return source_of(self.parameters(folder, **changes), storage, folder / "tables")  # type: ignore[no-any-return]
 
 
 def _folder(rows: Callable[[Path, list[dict[str, Any]]], None]) -> Files:
@@ -232,7 +231,7 @@ def test_samples_are_whole_and_keys_differ(case: Case, tmp_path: Path) -> None:
     for record in _good(items):
         assert record.extension in IMAGE_EXTENSIONS
         assert record.image
-        assert not source.needs_captions or (record.web_caption and record.synthetic_caption)
+        assert not source.fields.needed or (record.web_caption and record.synthetic_caption)
         assert source.classes() is None or record.label in range(len(source.classes().names))  # type: ignore[union-attr]
 
 

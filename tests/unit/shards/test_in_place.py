@@ -19,7 +19,7 @@ from clips_pipeline.shards.prepare import is_current, prepare
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.sources.in_place import CopyTask, TarTask
-from clips_pipeline.shards.sources.source import ShardTask, Split
+from clips_pipeline.shards.sources.source import ShardTask, Source, Split
 from clips_pipeline.shards.statistics import load_statistics
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
 
@@ -27,12 +27,11 @@ Member = tuple[str, bytes]
 
 
 @dataclass
-class Tars:
+class Tars(Source):
     parts: dict[Split, list[Path]]
     fields: SampleFields = SampleFields()  # noqa: RUF009 - immutable
     storage: Storage = field(default_factory=Storage)
     rewrite: bool = False
-    needs_captions: bool = True
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -41,12 +40,6 @@ class Tars:
     def tasks(self, split: Split) -> Sequence[TarTask] | Sequence[ShardTask]:
         tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
         return [CopyTask(one) for one in tars] if self.rewrite else tars
-
-    def notes(self) -> dict[str, int]:
-        return {}
-
-    def classes(self) -> None:
-        return None
 
     def fingerprint(self) -> str:
         return "tars"

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.unit.shards.samples import record
 
 from clips_pipeline.shards.records import Record, Skip
-from clips_pipeline.shards.sources.source import ShardTask, Split
+from clips_pipeline.shards.sources.source import ShardTask, Source, Split
 
 SAMPLES = 5
 
@@ -41,22 +41,15 @@ class WorkTask:
 
 
 @dataclass
-class WorkSource:
+class WorkSource(Source):
     """Tasks of five samples each; what happens is governed by files in `folder`."""
 
     folder: Path
     count: int = 6
     splits: tuple[Split, ...] = ("train",)
-    needs_captions: bool = True
-
-    def notes(self) -> dict[str, int]:
-        return {}
 
     def tasks(self, split: Split) -> list[ShardTask]:
         return [WorkTask(number, str(self.folder)) for number in range(self.count)]
-
-    def classes(self) -> None:
-        return None
 
     def fingerprint(self) -> str:
         return f"work {self.count}"

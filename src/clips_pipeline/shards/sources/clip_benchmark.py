@@ -16,7 +16,7 @@ from annotated_types import Gt, Lt
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.shards import records
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 from clips_pipeline.shards.sources.in_place import shard_records
 from clips_pipeline.shards.sources.source import Classes, ShardTask, Source, Split, hash_share
 from clips_pipeline.shards.storage import Storage, StorageError, shown
@@ -56,7 +56,7 @@ class ClipBenchmarkSource(Source):
         ConfigError: it is not there, has no number of shards, or is of no type that can be evaluated.
     """
 
-    needs_captions = False
+    fields = SampleFields(needed=False)
 
     def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage

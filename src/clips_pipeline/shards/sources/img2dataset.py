@@ -52,6 +52,7 @@ class Img2datasetSource(Source):
 
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
+        self.fields = SampleFields() if config.rewrite else config.fields
         self._addresses = self._parted()
         seen: dict[str, Split] = {}
         for split, addresses in self._addresses.items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards.records import Record, Skip
+from clips_pipeline.shards.records import Record, SampleFields, Skip
 
 if TYPE_CHECKING:
     from clips_pipeline.shards.sources.in_place import TarTask
@@ -49,10 +49,10 @@ class Source(Protocol):
     """Samples by split. All methods are pure: the same source gives the same samples in the same order.
 
     Attributes:
-        needs_captions: whether a sample without web and synthetic caption is bad; not so in sets that only serve evaluation.
+        fields: where the captions stand in the shards of the index, and whether a sample without them is bad.
     """
 
-    needs_captions: bool = True
+    fields: SampleFields = SampleFields()
 
     @property
     def splits(self) -> tuple[Split, ...]:
