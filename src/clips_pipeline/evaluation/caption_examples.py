@@ -63,12 +63,7 @@ def caption_examples(
         count: pictures.
         width: of the beam.
         remote: where shards that are not on this machine are copied to.
-
-    Raises:
-        ValueError: the model has no captioner.
     """
-    if model.captioner is None:
-        raise ValueError("the model has no captioner")
     shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
     records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
     transform = partial(eval_image, config=images)
@@ -90,7 +85,6 @@ def written(
         width: of the beam.
 
     Raises:
-        ValueError: the model has no captioner.
         UndecodableImageError: the bytes are no whole image.
     """
     image_CHW = transform(open_image(record.image)).to(next(model.parameters()).device)

@@ -54,6 +54,13 @@ class Difference:
         """B minus A."""
         return self.b - self.a
 
+    @property
+    def verdict(self) -> str:
+        """Of B: `better`, `worse` or `even`, where chance could explain the difference."""
+        if self.low <= 0 <= self.high:
+            return "even"
+        return "better" if (self.difference > 0) == higher_is_better(self.metric) else "worse"
+
 
 def compare(
     a: Items,

@@ -31,19 +31,15 @@ def cells(difference: Difference) -> tuple[str, ...]:
 
 def verdicts(differences: Sequence[Difference], confidence: float) -> list[str]:
     """What may be said, a sentence for each outcome."""
-    outcomes: dict[str, list[str]] = {"A": [], "B": [], "": []}
-    for one in differences:
-        if one.low <= 0 <= one.high:
-            outcomes[""].append(one.metric)
-        else:
-            outcomes["B" if (one.difference > 0) == higher_is_better(one.metric) else "A"].append(one.metric)
-    said = [
-        f"{who} is better, and the {confidence:.0%} interval leaves out 0: {', '.join(metrics)}"
-        for who, metrics in outcomes.items()
-        if who and metrics
-    ]
-    if outcomes[""]:
-        said.append(f"No difference that chance could not explain, at {confidence:.0%}: {', '.join(outcomes[''])}")
+    sentences = {
+        "worse": f"A is better, and the {confidence:.0%} interval leaves out 0",
+        "better": f"B is better, and the {confidence:.0%} interval leaves out 0",
+        "even": f"No difference that chance could not explain, at {confidence:.0%}",
+    }
+    said = []
+    for verdict, sentence in sentences.items():
+        if metrics := [one.metric for one in differences if one.verdict == verdict]:
+            said.append(f"{sentence}: {', '.join(metrics)}")
     return said
 
 

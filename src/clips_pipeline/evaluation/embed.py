@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,11 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.retrieval import FloatArray
-from clips_pipeline.interop.folder import load_model_folder
-from clips_pipeline.interop.open_clip_model import is_open_clip, load_open_clip
+from clips_pipeline.interop.folder import Towers
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.records import Record
@@ -32,34 +28,17 @@ ImageTransform = Callable[[Image.Image], Tensor]
 
 
 class TowerEmbedder:
-    """Two towers, of whatever model, with all they need to read files and texts.
+    """Two towers that read in batches.
 
     Args:
-        module: holds the weights; moved to `device` and put into evaluation mode; it stays there.
-        encode_image: (B, C, H, W) to (B, E), of length one.
-        encode_text: rows (B, L) to (B, E), of length one.
-        image_transform: for evaluation, without randomness.
-        text_rows: texts to the rows that `encode_text` takes, by the tokenizer the model was trained with.
+        towers: their weights are moved to `device` and put into evaluation mode; there they stay.
         batch_size: inputs per forward pass.
         device: where the model runs.
     """
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        encode_image: Callable[[Tensor], Tensor],
-        encode_text: Callable[[Tensor], Tensor],
-        image_transform: ImageTransform,
-        text_rows: Callable[[Sequence[str]], Tensor],
-        *,
-        batch_size: int = 64,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        module.to(device).eval()
-        self.encode_image, self.encode_text = encode_image, encode_text
-        self.image_transform, self.text_rows = image_transform, text_rows
-        self.batch_size = batch_size
-        self.device = torch.device(device)
+    def __init__(self, towers: Towers, *, batch_size: int = 64, device: str | torch.device = "cpu") -> None:
+        towers.module.to(device).eval()
+        self.towers, self.batch_size, self.device = towers, batch_size, torch.device(device)
 
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
         """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
@@ -67,29 +46,29 @@ class TowerEmbedder:
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
         """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
-        return _stack(self.text_batch(self.text_rows(batch)) for batch in in_batches(texts, self.batch_size))
+        return _stack(self.text_batch(self.towers.text_rows(batch)) for batch in in_batches(texts, self.batch_size))
 
     def stack(self, images: Iterable[Image.Image]) -> Tensor:
         """(B, C, H, W) on the device."""
-        return torch.stack([self.image_transform(image) for image in images]).to(self.device)
+        return torch.stack([self.towers.image_transform(image) for image in images]).to(self.device)
 
     @torch.no_grad()
     def image_batch(self, images_BCHW: Tensor) -> FloatArray:
         """(B, E) embeddings of transformed images."""
-        return _numpy(self.encode_image(images_BCHW.to(self.device)))
+        return _numpy(self.towers.encode_image(images_BCHW.to(self.device)))
 
     @torch.no_grad()
     def text_batch(self, ids_BL: Tensor) -> FloatArray:
         """(B, E) embeddings of encoder rows."""
-        return _numpy(self.encode_text(ids_BL.to(self.device)))
+        return _numpy(self.towers.encode_text(ids_BL.to(self.device)))
 
 
 class Embedder(TowerEmbedder):
     """A model of this project, which may have a captioner.
 
     Args:
-        model: as `module`.
-        image_transform: as above.
+        model: moved as above.
+        image_transform: for evaluation, without randomness.
         tokenizer: the one the model was trained with; rows are as long as its context.
         batch_size: inputs per forward pass.
         device: where the model runs.
@@ -109,41 +88,9 @@ class Embedder(TowerEmbedder):
         def rows(texts: Sequence[str]) -> Tensor:
             return torch.tensor([tokenizer.encode(text, length) for text in texts])
 
-        super().__init__(
-            model, model.encode_image, model.encode_text, image_transform, rows, batch_size=batch_size, device=device
-        )
+        towers = Towers(model, model.encode_image, model.encode_text, image_transform, rows)
+        super().__init__(towers, batch_size=batch_size, device=device)
         self.model, self.tokenizer = model, tokenizer
-
-
-def load_embedder(model: Path, config: EvaluationConfig) -> TowerEmbedder:
-    """An `Embedder` for an exported model; for one of open_clip the towers alone.
-
-    Args:
-        model: a folder that `train` exported, a folder of open_clip, or with `config.architecture` a checkpoint of open_clip.
-        config: batch size, device and architecture.
-
-    Raises:
-        ConfigError: it cannot be loaded, or its tokenizer knows more pieces than the model.
-    """
-    device = pick_device(config.device)
-    if is_open_clip(model, config.architecture):
-        found = load_open_clip(model, config.architecture)
-        return TowerEmbedder(
-            found.module,
-            found.encode_image,
-            found.encode_text,
-            found.image_transform,
-            found.text_rows,
-            batch_size=config.batch_size,
-            device=device,
-        )
-    loaded = load_model_folder(model)
-    known, pieces = loaded.model.config.text.vocab_size, loaded.tokenizer.vocab_size
-    if pieces > known:
-        raise ConfigError(
-            f"{model}: its tokenizer knows {pieces} pieces and its text tower {known}; the tokenizer is another model's"
-        )
-    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=config.batch_size, device=device)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -17,13 +17,14 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores, scored
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder, load_embedder
+from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.embedding_map import embedding_map
 from clips_pipeline.evaluation.exhibiting import with_examples
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
+from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.metric_keys import whole_key
 from clips_pipeline.evaluation.probe import Probed, probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
@@ -42,11 +43,11 @@ from clips_pipeline.evaluation.zero_shot import (
     chance_accuracy,
     class_embeddings,
     confusion,
+    imagenet_classes,
     taken_for,
     zero_shot_ranks,
 )
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.interop.imagenet_names import imagenet_classes
 from clips_pipeline.shards.index import load_classes, load_index
 from clips_pipeline.shards.reader import RemoteShards, eval_samples
 from clips_pipeline.shards.records import Record

@@ -65,7 +65,7 @@ def with_examples(
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
-            one = written(embedder.model, records[i], embedder.tokenizer, embedder.image_transform)
+            one = written(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
             loss = found.nats[i] / found.tokens[i] if found.tokens[i] else None
             captioned.append(Captioned(pictures[i], one.web, one.synthetic, one.at_once, one.beam, loss))
     return replace(

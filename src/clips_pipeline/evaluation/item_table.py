@@ -4,14 +4,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.items import Items, compositionality_items, items_of
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, ItemRow
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_right", "image_right", SET_VERSION, MODEL)
 """Of the table of SugarCrepe and Winoground, which has rows only where one of them is configured."""
@@ -29,8 +28,6 @@ def read_items(path: Path, set_name: str | None = None) -> Items:
     Raises:
         ConfigError: no such file, it is none of ours, or it holds several sets and not the one that was named.
     """
-    import pandas as pd
-
     try:
         # As they stand there: every column is read by its own rule, and no key is taken for a number or for nothing.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -49,7 +46,7 @@ def read_items(path: Path, set_name: str | None = None) -> Items:
     raise ConfigError(f"{path}: holds results on {' and '.join(found) or 'no set'}; name one that it has with --set")
 
 
-def items_of_table(table: "pd.DataFrame") -> Items:
+def items_of_table(table: pd.DataFrame) -> Items:
     """From the table of a split's images, as pandas holds it.
 
     Raises:
@@ -60,7 +57,7 @@ def items_of_table(table: "pd.DataFrame") -> Items:
     return items_of(rows_of_table(table))
 
 
-def items_by_set(tables: Mapping[str, "pd.DataFrame"]) -> dict[str, Items]:
+def items_by_set(tables: Mapping[str, pd.DataFrame]) -> dict[str, Items]:
     """From `tables_by_set`.
 
     Raises:
@@ -76,15 +73,13 @@ def items_by_set(tables: Mapping[str, "pd.DataFrame"]) -> dict[str, Items]:
     return found
 
 
-def tables_by_set(
-    set_name: str, per_item: "pd.DataFrame", compositionality: "pd.DataFrame"
-) -> dict[str, "pd.DataFrame"]:
+def tables_by_set(set_name: str, per_item: pd.DataFrame, compositionality: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Both tables of an evaluation, by the set that rows belong to; sets without rows are left out."""
     others = {str(name): rows for name, rows in compositionality.groupby("set")}
     return {set_name: per_item, **others}
 
 
-def rows_of_table(table: "pd.DataFrame") -> list[ItemRow]:
+def rows_of_table(table: pd.DataFrame) -> list[ItemRow]:
     """The rows of such a table, each as `EvaluationResult` has it.
 
     Raises:
@@ -93,7 +88,7 @@ def rows_of_table(table: "pd.DataFrame") -> list[ItemRow]:
     return [_row(row) for row in table.to_dict("records")]
 
 
-def _is_compositionality(table: "pd.DataFrame") -> bool:
+def _is_compositionality(table: pd.DataFrame) -> bool:
     return {"set", "key"} <= set(table.columns)
 
 

@@ -33,12 +33,8 @@ class Standing:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, `even` (chance could explain the difference) or, without a comparison, nothing."""
-        if self.difference is None:
-            return ""
-        if self.difference.low <= 0 <= self.difference.high:
-            return "even"
-        return "better" if (self.difference.difference > 0) == higher_is_better(self.metric) else "worse"
+        """Of the difference; empty without one."""
+        return "" if self.difference is None else self.difference.verdict
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.retrieval import TIE_TOLERANCE, EncodeTexts, FloatArray, IntArray
+from clips_pipeline.shards.sources.source import Classes
 
 TOP5_FROM_CLASSES = 6
 """With five classes or fewer, accuracy@5 is always 1 and is not reported."""
@@ -47,6 +48,22 @@ class Confusion:
     names: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
+
+
+def imagenet_classes() -> Classes:
+    """ImageNet's 1,000 names, in the order of the labels of ILSVRC 2012, and CLIP's 80 templates.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+    except ImportError as error:
+        raise ConfigError(
+            f"evaluate.class_names: imagenet needs the package of open_clip ({error}); pip install 'clips-pipeline[open-clip]'"
+        ) from None
+    # Each template is a function of the name.
+    return Classes(tuple(IMAGENET_CLASSNAMES), tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES))
 
 
 def class_embeddings(encode_texts: EncodeTexts, classes: Sequence[str], templates: Sequence[str]) -> FloatArray:

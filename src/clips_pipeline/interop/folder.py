@@ -7,7 +7,7 @@ tokenizer_config.json, vocab.txt or merges.txt.gz
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,25 @@ class LoadedModel:
     image_transform: "Callable[[Image.Image], Tensor]"
     tokenizer: Tokenizer
     config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Two towers, of whatever model, with all they need to read files and texts.
+
+    Attributes:
+        module: with all weights.
+        encode_image: (B, C, H, W) to (B, E), of length one.
+        encode_text: rows (B, L) to (B, E), of length one.
+        image_transform: a picture to its (C, H, W), without randomness.
+        text_rows: texts to their rows, (B, L), by the tokenizer the model was trained with.
+    """
+
+    module: torch.nn.Module
+    encode_image: Callable[[Tensor], Tensor]
+    encode_text: Callable[[Tensor], Tensor]
+    image_transform: "Callable[[Image.Image], Tensor]"
+    text_rows: Callable[[Sequence[str]], Tensor]
 
 
 def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[str, Any], out_dir: Path) -> Path:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.interop.folder import Towers
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 CONFIG_FILE = "open_clip_config.json"
 """Beside weights: model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
@@ -26,32 +27,13 @@ CONFIG_FILE = "open_clip_config.json"
 _TRIED = "a text to try the tokenizer with"
 
 
-@dataclass(frozen=True)
-class OpenClipModel:
-    """A loaded model, on the CPU and in evaluation mode.
-
-    Attributes:
-        module: with all weights.
-        encode_image: (B, C, H, W) to (B, E), of length one.
-        encode_text: rows (B, L) to (B, E), of length one.
-        image_transform: a picture to its (C, H, W).
-        text_rows: texts to their rows, (B, L).
-    """
-
-    module: nn.Module
-    encode_image: Callable[[Tensor], Tensor]
-    encode_text: Callable[[Tensor], Tensor]
-    image_transform: "Callable[[Image.Image], Tensor]"
-    text_rows: Callable[[Sequence[str]], Tensor]
-
-
 def is_open_clip(path: Path, architecture: str | None) -> bool:
     """Whether `path` is a folder of open_clip, or a checkpoint with the name of its architecture."""
     return architecture is not None or (path / CONFIG_FILE).is_file()
 
 
-def load_open_clip(path: Path, architecture: str | None = None) -> OpenClipModel:
-    """Load a model by its files alone; pickled code in them is refused.
+def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
+    """Load a model by its files alone, on the CPU and in evaluation mode; pickled code in them is refused.
 
     Args:
         path: a folder with `open_clip_config.json` and weights (and the tokenizer's files, where it is none of open_clip's own);
@@ -97,7 +79,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> OpenClipModel
             f"evaluate.model: no tokenizer for {path} ({_first_line(error)}); put its files into the folder"
         ) from None
     rows = _Rows(tokenizer, _vocabulary(module), path)
-    found = OpenClipModel(
+    found = Towers(
         module.eval(),
         partial(module.encode_image, normalize=True),
         partial(module.encode_text, normalize=True),
@@ -125,7 +107,7 @@ class _Rows:
 
 
 @torch.no_grad()
-def _try_text(model: OpenClipModel, path: Path) -> None:
+def _try_text(model: Towers, path: Path) -> None:
     rows_BL = model.text_rows([_TRIED])
     try:
         model.encode_text(rows_BL)

@@ -26,7 +26,7 @@ ARTIFACT = "model"
 """The name of the exported folder among the pyfunc's artifacts."""
 
 REQUIRED = (
-    *("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers"),
+    *("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers", "psutil"),
     *("pydantic", "pydantic_core", "annotated-types"),
 )
 """What the modules that embed import by name; training needs more."""

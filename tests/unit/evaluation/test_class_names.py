@@ -10,7 +10,7 @@ from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.image_pass import one_pass
-from clips_pipeline.interop.imagenet_names import imagenet_classes
+from clips_pipeline.evaluation.zero_shot import imagenet_classes
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource

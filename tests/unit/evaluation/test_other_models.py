@@ -11,8 +11,9 @@ from tests.unit.evaluation.peer_model import MODEL_CFG, WEIGHTS, settings
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import load_embedder, open_image, retrieval_texts
+from clips_pipeline.evaluation.embed import open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model
+from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.shards.index import load_classes

@@ -11,8 +11,9 @@ from tests.peer_packages import installed
 from clips_pipeline.demo.source import ScenesConfig, ScenesSource
 from clips_pipeline.evaluation.compositionality import SUBSETS, compositionality, read_entries
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
-from clips_pipeline.evaluation.embed import load_embedder, open_image, retrieval_texts
+from clips_pipeline.evaluation.embed import open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model
+from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.shards.index import load_classes
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import eval_samples
