@@ -14,10 +14,11 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
-from clips_pipeline.pipelines import dry_run, environments, lineage, run_identity, summary
+from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
 from clips_pipeline.pipelines.check import check, claim_data
 from clips_pipeline.pipelines.credentials import local_credentials
 from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
+from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,9 @@ class ProjectHooks:
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
             catalog["searched_environment"] = MemoryDataset(own)
         check(pipeline, catalog)
+        if not within_dvc():
+            # A stage of DVC's own has to write what `dvc.yaml` names.
+            other_model.keep_apart(pipeline, catalog)
         if dry_run.wanted(catalog):
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.
@@ -171,7 +175,7 @@ class ProjectHooks:
         from clips_pipeline.registry import lineage_store
 
         project = Project(self._context.project_path, environment)
-        names = {node.name for node in pipeline.nodes}
+        names = nodes_in_place(project, pipeline, catalog)
         found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
         lineage_store.record_run(self._run_id, found.only(ran), self._code.patch)
         for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():

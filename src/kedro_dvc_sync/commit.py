@@ -6,9 +6,13 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.lock import changed_leaves, with_parameters
 from kedro_dvc_sync.project import Project
+from kedro_dvc_sync.settings import read_entry
 from kedro_dvc_sync.stages import parameter_keys
 from kedro_dvc_sync.trees import has, read_yaml, value_at
 
@@ -21,6 +25,25 @@ def within_dvc() -> bool:
 def uses_dvc(root: Path) -> bool:
     """Whether the project stands in a DVC repository."""
     return any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
+
+
+def nodes_in_place(project: Project, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> set[str]:
+    """Names of the nodes whose outputs went where the project's configuration says.
+
+    A hook may have moved an output for this run; then what the stage makes is not what the node has made.
+    """
+    configs = catalog.to_config()[0]  # type: ignore[attr-defined]  # of every catalog but a user's own class
+
+    def path(filepath: str | None) -> Path | None:
+        return None if filepath is None else project.root / filepath
+
+    def is_moved(name: str) -> bool:
+        entry, found = project.entry(name), configs.get(name)
+        if entry is None or entry.filepath is None or found is None:
+            return False
+        return path(entry.filepath) != path(read_entry(name, found).filepath)
+
+    return {node.name for node in pipeline.nodes if not any(map(is_moved, node.outputs))}
 
 
 def finished_stages(project: Project, nodes: Set[str]) -> list[str]:

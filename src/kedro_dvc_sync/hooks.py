@@ -63,18 +63,19 @@ class DvcHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> None:
         """Commit what was made."""
-        self._commit({node.name for node in pipeline.nodes}, catalog)
+        self._commit(pipeline, catalog)
 
     @hook_impl
-    def on_pipeline_error(self, error: Exception, catalog: CatalogProtocol[Any, Any]) -> None:
+    def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         """What was finished before the error counts."""
-        self._commit(self._finished, catalog)
+        self._commit(pipeline.only_nodes(*self._finished), catalog)
 
-    def _commit(self, nodes: set[str], catalog: CatalogProtocol[Any, Any]) -> None:
+    def _commit(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         """A failure is a warning, never an error: the run's results are there."""
         try:
             project = self._project()
             if project is not None and not commit.within_dvc():
+                nodes = commit.nodes_in_place(project, pipeline, catalog)
                 commit.commit(project, nodes, catalog.load("parameters"))
         except StageError as error:
             log.warning("%s", error)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
-from tests.integration.test_pipelines import kedro
+from mlflow.entities import Run
+from tests.integration.test_pipelines import client, kedro
 from tests.integration.test_pipelines import project as project
 from tests.servers import wait_for
 
@@ -21,9 +21,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 
-ARGUMENTS = ("--pipelines", "train", "--env", "smoke", "--params")
+ARGUMENTS = ("--pipelines", "prepare,train", "--env", "smoke", "--params")
 STEPS = 100
 PARAMETERS = f"train.samples={16 * STEPS},train.every.log=1,train.every.evaluate=50,train.every.checkpoint=1000"
+CHANGED = PARAMETERS.replace("1000", "999")
 
 
 def start(project: Path, parameters: str = PARAMETERS) -> subprocess.Popen[str]:
@@ -51,7 +52,7 @@ def trained(project: Path) -> int:
     return max((event["step"] for log in logs for event in read_all(log) if event["kind"] == "step"), default=0)
 
 
-def test_interrupted_refused_and_gone_on_with(project: Path) -> None:
+def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
     first = start(project)
     wait_for(lambda: trained(project) >= 3 or first.poll() is not None, 180.0)
@@ -85,12 +86,29 @@ def test_interrupted_refused_and_gone_on_with(project: Path) -> None:
     assert "train.seed was 0 and is now 7" in shown
     assert "Traceback" not in shown
 
-    code, shown = end(start(project))
+    killed = start(project, CHANGED)
+    wait_for(lambda: trained(project) >= done + 5 or killed.poll() is not None, 180.0)
+    os.killpg(killed.pid, signal.SIGKILL)
+    code, shown = end(killed)
+    assert code == -signal.SIGKILL, shown
+    # The hook that looks for the run to go on in, and the node, both look for the run folder; one of them says so.
+    assert shown.count("train.every.checkpoint was 1000 and is now 999; applied to the unfinished training") == 1
+    killed_at = trained(project)
+    assert done + 5 <= killed_at < STEPS
+    assert [run.info.status for run in training_runs(project)] == ["RUNNING"]
+
+    writer = project / "src/clips_pipeline/shards/writer.py"
+    writer.write_text(writer.read_text() + "\n# A comment between kill and resume.\n")
+    code, shown = end(start(project, CHANGED))
     assert code == 0, shown
+    assert "shards: up to date" in shown
     assert trained(project) == STEPS
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = [run for run in client.search_runs(experiments) if "train/loss/total" in run.data.metrics]
-    assert [run.info.status for run in runs] == ["FINISHED"]
-    points = client.get_metric_history(runs[0].info.run_id, "train/loss/total")
+    (run,) = training_runs(project)
+    assert run.info.status == "FINISHED"
+    points = client(project).get_metric_history(run.info.run_id, "train/loss/total")
     assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
+
+
+def training_runs(project: Path) -> list[Run]:
+    experiments = [experiment.experiment_id for experiment in client(project).search_experiments()]
+    return [run for run in client(project).search_runs(experiments) if "train/loss/total" in run.data.metrics]

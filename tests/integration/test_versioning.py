@@ -119,6 +119,34 @@ def test_versions_carry_their_lineage(project: Path) -> None:
     assert client.get_run(found[3].run_id).info.run_name == "train smoke clips"
 
 
+def test_another_model_is_evaluated_into_a_folder_of_its_own(project: Path) -> None:
+    def files() -> dict[Path, bytes]:
+        outputs = [
+            *(project / "data/smoke/07_model_output").iterdir(),
+            *(project / "data/smoke/08_reporting").iterdir(),
+        ]
+        return {path: path.read_bytes() for path in [*outputs, project / "conf/smoke/dvc.lock"] if path.is_file()}
+
+    before = files()
+    evaluation = ("--env", "smoke", "--pipelines", "evaluate", "--params", "evaluate.model=models:/clips-smoke/1")
+    run(project, "kedro", "run", *evaluation)
+    assert files() == before
+    assert is_clean(project)
+    folder = "evaluations/models-clips-smoke-1"
+    own = project / "data/smoke/08_reporting" / folder
+    assert sorted(path.name for path in own.iterdir()) == ["evaluation.html", "metrics.json", "retrieval_ranks.png"]
+    assert (own / "metrics.json").read_bytes() == (project.parent / "metrics-1.json").read_bytes()
+    assert (project / "data/smoke/07_model_output" / folder / "retrieval_per_item.csv").is_file()
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    (latest,) = client.search_runs([client.get_experiment_by_name("clips").experiment_id], max_results=1)
+    assert latest.info.run_name == "evaluate smoke scenes"
+    assert not [tag for tag in latest.data.tags if tag.startswith("data.")]
+    # The results of the training are there to be registered.
+    assert "registered as models:/clips-smoke/3" in run(
+        project, "kedro", "run", "--env", "smoke", "--pipelines", "register"
+    )
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_version_comes_back_with_code_data_and_parameters(project: Path, tmp_path: Path, version: int) -> None:
     folder = tmp_path / "restored"

@@ -1,0 +1,51 @@
+"""`evaluate.model`: an evaluation of another model than the trained one writes into a folder of its own."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, CatalogProtocol, MemoryDataset
+from kedro.pipeline import Pipeline
+
+from clips_pipeline.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+FOLDER = "evaluations"
+
+
+def keep_apart(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+    """Move the outputs of the evaluation node to `evaluations/<model>/` beside their usual places.
+
+    Metrics, report and items of the trained model, which DVC versions, stay as they are. The trained model and its run are not
+    needed, so a project that has trained nothing can evaluate too.
+
+    Raises:
+        ConfigError: the same pipeline registers a model; it could only refuse these results, after all the work.
+    """
+    nodes = [node for node in pipeline.nodes if node.name.endswith("evaluate_node")]
+    model = catalog.load("params:evaluate").get("model") if nodes else None
+    if model is None:
+        return
+    if any(node.name.endswith("register_node") for node in pipeline.nodes):
+        raise ConfigError(
+            f"evaluate.model: {model!r}, but this pipeline registers the model that it trains; set null here, and evaluate the "
+            "other one by `kedro run --pipelines evaluate --params evaluate.model=…`"
+        )
+    folder = folder_name(str(model))
+    configs = catalog.to_config()[0]  # type: ignore[attr-defined]  # of every catalog but a user's own class
+    for node in nodes:
+        for name in node.outputs:
+            path = Path(configs[name]["filepath"])
+            moved = path.parent / FOLDER / folder / path.name
+            catalog[name] = AbstractDataset.from_config(name, {**configs[name], "filepath": str(moved)})
+        for name in {"clips_model", "mlflow_run"} & set(node.inputs):
+            if not catalog.exists(name):
+                catalog[name] = MemoryDataset({})
+    log.info("evaluate.model: results go to folders %s/%s", FOLDER, folder)
+
+
+def folder_name(model: str) -> str:
+    """A path or an address as the name of a folder: `models:/clips@champion` becomes `models-clips-champion`."""
+    return re.sub(r"[^\w.]+", "-", model).strip("-.")[-100:] or "model"
