@@ -1,9 +1,12 @@
-"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary."""
+"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary.
+
+Every `kedro` command imports this file, also `kedro --help`; so what only a run needs is imported by its hooks.
+"""
 
 import logging
 import os
 from collections.abc import Generator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
@@ -11,15 +14,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 
-from clips_pipeline.config import ConfigError
-from clips_pipeline.datasets.folder import MissingPathError, Paths
-from clips_pipeline.datasets.remote import RemoteDataset
-from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
-from clips_pipeline.pipelines.check import check, claim_data
-from clips_pipeline.pipelines.credentials import local_credentials
-from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
-from kedro_dvc_sync.commit import nodes_in_place, within_dvc
-from kedro_dvc_sync.project import Project
+if TYPE_CHECKING:
+    from clips_pipeline.pipelines.lineage import Code
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +25,7 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._context: KedroContext | None = None
-        self._code: lineage.Code | None = None
+        self._code: Code | None = None
         self._run_id: str | None = None
         self._continued: str | None = None
 
@@ -66,6 +62,11 @@ class ProjectHooks:
         parameters: dict[str, Any],
     ) -> None:
         """Add what is no parameter: where nodes write, and credentials."""
+        from clips_pipeline.datasets.folder import Paths
+        from clips_pipeline.datasets.remote import RemoteDataset
+        from clips_pipeline.pipelines.credentials import local_credentials
+        from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
+
         paths = Paths(catalog)
         paths.makes_parents = False
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
@@ -87,6 +88,8 @@ class ProjectHooks:
         Raises:
             SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it.
         """
+        from clips_pipeline.config import ConfigError
+
         try:
             self._prepare(run_params, pipeline, catalog)
         except ConfigError as error:
@@ -97,6 +100,11 @@ class ProjectHooks:
         return result
 
     def _prepare(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+        from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity
+        from clips_pipeline.pipelines.check import check, claim_data
+        from clips_pipeline.registry.system_metrics import configure
+        from kedro_dvc_sync.commit import within_dvc
+
         if self._context is not None and "searched_environment" in pipeline.inputs():
             # Here and not for every catalog: it reads `conf/base` once more, a tenth of a second.
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
@@ -118,8 +126,6 @@ class ProjectHooks:
         tracking = getattr(self._context, "mlflow", None)
         if tracking is None:
             return
-        from clips_pipeline.registry.system_metrics import configure
-
         configure(catalog.load("parameters").get("tracking", {}))
         run = tracking.tracking.run
         found = run_identity.run_to_continue(pipeline, catalog)
@@ -154,6 +160,7 @@ class ProjectHooks:
         """Record what was made, then say what came out; within, kedro-mlflow ends the run and DVC commits."""
         from mlflow.exceptions import MlflowException
 
+        from clips_pipeline.pipelines import summary
         from clips_pipeline.registry.server import is_away
 
         try:
@@ -172,7 +179,10 @@ class ProjectHooks:
         """The lineage, on the run and on the version that was registered."""
         if self._context is None or self._code is None or self._run_id is None:
             return
+        from clips_pipeline.pipelines import lineage
         from clips_pipeline.registry import lineage_store
+        from kedro_dvc_sync.commit import nodes_in_place
+        from kedro_dvc_sync.project import Project
 
         project = Project(self._context.project_path, environment)
         names = nodes_in_place(project, pipeline, catalog)
@@ -191,6 +201,8 @@ class ProjectHooks:
         """
         from mlflow.exceptions import MlflowException
 
+        from clips_pipeline.config import ConfigError
+        from clips_pipeline.datasets.folder import MissingPathError
         from clips_pipeline.registry.server import is_away
         from clips_pipeline.training.disk import CannotWriteError
         from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError

@@ -1,7 +1,10 @@
-"""Kedro hooks: finished stages are committed to DVC. A project adds them in its settings: `HOOKS = (DvcHooks(),)`."""
+"""Kedro hooks: finished stages are committed to DVC. A project adds them in its settings: `HOOKS = (DvcHooks(),)`.
+
+Every `kedro` command imports this file, also `kedro --help`; so what only a run needs is imported by its hooks.
+"""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -10,9 +13,10 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from kedro_dvc_sync import commit
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.project import Project
+
+if TYPE_CHECKING:
+    from kedro_dvc_sync.project import Project
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ class DvcHooks:
         Raises:
             SystemExit: there are such; the message has been shown.
         """
+        from kedro_dvc_sync import commit
+
         self._finished = set()
         project = self._project()
         if project is None or not commit.within_dvc():
@@ -72,6 +78,8 @@ class DvcHooks:
 
     def _commit(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         """A failure is a warning, never an error: the run's results are there."""
+        from kedro_dvc_sync import commit
+
         try:
             project = self._project()
             if project is not None and not commit.within_dvc():
@@ -80,7 +88,10 @@ class DvcHooks:
         except StageError as error:
             log.warning("%s", error)
 
-    def _project(self) -> Project | None:
+    def _project(self) -> "Project | None":
+        from kedro_dvc_sync import commit
+        from kedro_dvc_sync.project import Project
+
         if self._context is None or not commit.uses_dvc(self._context.project_path):
             return None
         name = self._context.env

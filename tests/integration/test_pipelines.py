@@ -72,6 +72,12 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
         [run.info.experiment_id], "metrics.`retrieval/scenes/mean_recall_at_1` >= 0"
     )
     assert model.source_run_id == run.info.run_id
+    checkpoints = client(project).search_logged_models(
+        [run.info.experiment_id],
+        f"source_run_id = '{run.info.run_id}' AND metrics.`validation/mean_recall_at_1` >= 0 AND metrics.`train/loss/total` > 0",
+    )
+    assert {one.model_type for one in checkpoints} == {"checkpoint"}
+    assert all(Path(one.tags["model.folder"]).is_dir() for one in checkpoints)
     # Evaluated and registered twice, stored once.
     for name in (name for name in run.data.metrics if name.startswith("retrieval/")):
         assert len(client(project).get_metric_history(run.info.run_id, name)) == 1

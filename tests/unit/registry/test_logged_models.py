@@ -1,6 +1,7 @@
 """Data as inputs with digests, and exported models that are found by their metrics."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -13,9 +14,11 @@ from clips_pipeline.registry import data_inputs
 from clips_pipeline.registry.data_inputs import TRAINING_DATA, log_data, refuse_other_data
 from clips_pipeline.registry.evaluation_log import log_evaluation
 from clips_pipeline.registry.gate import GateConfig
-from clips_pipeline.registry.logged_models import log_exported
+from clips_pipeline.registry.logged_models import log_checkpoints, log_exported
 from clips_pipeline.registry.register import RegistryConfig, register_model
+from clips_pipeline.registry.tracking import RunTracker
 from clips_pipeline.shards.index import Index, ShardEntry
+from clips_pipeline.training.events import Event
 
 METRIC = "retrieval/scenes/mean_recall@1"
 
@@ -83,6 +86,46 @@ def test_models_are_found_by_metric_and_final_numbers_are_stored_once(
     again = client.get_logged_model(found[0].model_id)
     assert [metric.value for metric in again.metrics] == [0.7]
     assert "mlflow.model.isExternal" not in again.tags
+
+
+def test_kept_checkpoints_are_found_by_what_was_measured_at_their_step(store: str, tmp_path: Path) -> None:
+    client = MlflowClient()
+    experiment = client.create_experiment("checkpoints")
+    run_id = client.create_run(experiment).info.run_id
+    folder, recall = tmp_path / "checkpoints", "validation/mean_recall_at_1"
+    events: list[Event] = [
+        {"kind": kind, "step": step, "time": 1_000.0 + step, **values}
+        for step in (4, 8, 12)
+        for kind, values in (
+            ("step", {"losses": {"total": 20.0 - step}}),
+            ("evaluation", {"metrics": {"mean_recall@1": step / 100}}),
+            ("checkpoint", {"path": "ba", "seconds": 0.1}),
+        )
+    ]
+
+    def found(query: str) -> list[str]:
+        models = mlflow.search_logged_models([experiment], query, output_format="list")
+        return sorted(model.name for model in models)
+
+    with RunTracker(tmp_path / "run", run_id) as tracker:
+        for event in events:
+            tracker.record(event)
+    for steps in ((4, 8), (4, 8), (8, 12)):
+        shutil.rmtree(folder, ignore_errors=True)
+        for step in steps:
+            (folder / f"ba{step}").mkdir(parents=True)
+        log_checkpoints(run_id, folder, events)
+        assert found("model_type = 'checkpoint'") == sorted(f"checkpoint-{step}" for step in steps)
+    assert found(f"metrics.`{recall}` > 0.1") == ["checkpoint-12"]
+    assert found("metrics.`train/loss/total` = 12") == ["checkpoint-8"]
+    (model,) = mlflow.search_logged_models([experiment], f"metrics.`{recall}` > 0.1", output_format="list")
+    assert model.tags["model.folder"] == str(folder / "ba12")
+    # The run itself has each point once.
+    assert [(point.step, point.value) for point in client.get_metric_history(run_id, recall)] == [
+        (4, 0.04),
+        (8, 0.08),
+        (12, 0.12),
+    ]
 
 
 def test_a_machine_is_watched_where_it_is_asked_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     # MLflow takes a second to import.
     from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.registry.data_inputs import log_data
-    from clips_pipeline.registry.logged_models import log_exported
+    from clips_pipeline.registry.logged_models import log_checkpoints, log_exported
     from clips_pipeline.registry.tracking import RunTracker
 
     check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
@@ -107,10 +107,12 @@ def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
             tracker.record(event)
 
         launch(spec, on_event, tracker.reader(spec.events), remote.storage.options)
+    events = read_all(spec.events)
+    log_checkpoints(tracker.run_id, Path(spec.run_folder) / "checkpoints", events)
     log_exported(tracker.run_id, Path(spec.model_folder))
     for name, count in tracker.skipped.items():
         log.warning("skipped %d training samples: %s", count, name)
-    return {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(read_all(spec.events))
+    return {"run_id": tracker.run_id, "spec": spec.fingerprint}, history(events)
 
 
 def interrupted_run_id(spec: RunSpec) -> str | None:
