@@ -64,7 +64,7 @@ class ProjectHooks:
         """Add what is no parameter: where nodes write, and credentials."""
         from clips_pipeline.datasets.folder import Paths
         from clips_pipeline.datasets.remote import RemoteDataset
-        from clips_pipeline.pipelines.credentials import local_credentials
+        from clips_pipeline.pipelines.environments import local_credentials
         from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
 
         paths = Paths(catalog)

@@ -1,4 +1,4 @@
-"""What an environment and a command line change of `conf/base`, as content of another environment."""
+"""What other environments than the one of the run hold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,3 +48,16 @@ def content(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
         return dict(loader[key])
     except MissingConfigException:
         return {}
+
+
+def local_credentials(loader: AbstractConfigLoader) -> dict[str, Any]:
+    """What `conf/local/credentials.yml` holds; nothing where it is missing.
+
+    Kedro reads that file only where no environment is named, but `--env smoke` goes to the same servers.
+
+    Args:
+        loader: of the run; where it is not of OmegaConf's kind, its own environment is all there is.
+    """
+    if not isinstance(loader, OmegaConfigLoader):
+        return {}
+    return content(loader_of(loader, loader.default_run_env), "credentials")

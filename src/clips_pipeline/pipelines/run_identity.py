@@ -9,6 +9,13 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import flatten
+from clips_pipeline.pipelines.finetune.nodes import stage_spec
+from clips_pipeline.pipelines.finetune.pipeline import INPUTS
+from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.prepare.nodes import is_current
+from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
+from clips_pipeline.registry.trial_runs import parent_of
+from clips_pipeline.training.folder_lock import refuse_if_held
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +30,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
         ConfigError: the training runs already, or an unfinished one differs in what may not change.
     """
     names = {node.name for node in pipeline.nodes}
-    if "train_node" in names:
-        run_id = _interrupted(catalog)
-    elif "finetune_node" in names:
-        run_id = _interrupted_stage(catalog)
+    if names & {"train_node", "finetune_node"}:
+        run_id = _interrupted(catalog, finetune="finetune_node" in names)
     elif "search_node" in names:
-        from clips_pipeline.registry.trial_runs import parent_of
-
         run_id = parent_of(catalog.load("paths")["search_folder"], catalog.load("params:search")["study_name"])
     elif "evaluate_node" in names and catalog.load("params:evaluate").get("model") is not None:
         # Of another model: its figures are not to stand among those of the one that was trained.
@@ -38,9 +41,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
         run_id = catalog.load("mlflow_run")["run_id"]
     else:
         return None
-    return (
-        (run_id, mlflow.get_run(run_id).info.run_name) if run_id and _may_continue(run_id, pipeline, catalog) else None
-    )
+    if run_id is None or not _may_continue(run_id, pipeline, catalog):
+        return None
+    return run_id, mlflow.get_run(run_id).info.run_name
 
 
 def run_name(
@@ -56,42 +59,22 @@ def run_name(
     return " ".join(parts)
 
 
-def _interrupted(catalog: CatalogProtocol[Any, Any]) -> str | None:
-    from clips_pipeline.pipelines.parameters import typed
-    from clips_pipeline.pipelines.prepare.nodes import is_current
-    from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
-    from clips_pipeline.training.folder_lock import refuse_if_held
-
+def _interrupted(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | None:
+    """The run of an earlier start of this training, if there is one to go on with."""
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
-    shards: Path = catalog.load("shards")
+    if finetune:
+        arguments = [*(catalog.load(name) for name in INPUTS), False]
+        return interrupted_run_id(stage_spec(*arguments))
+    remote, paths, shards = catalog.load("remote_shards"), catalog.load("paths"), catalog.load("shards")
     # If `prepare` is about to make other data, what was trained on the old data is another training.
-    remote, paths = catalog.load("remote_shards"), catalog.load("paths")
     if not is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
         return None
-    spec = build_spec(
-        typed("train", catalog.load("params:train")),
-        shards,
-        catalog.load("tokenizer"),
-        remote,
-        paths["training_runs"],
-        paths["clips_model"],
-        announce=False,
-    )
+    config, tokenizer = typed("train", catalog.load("params:train")), catalog.load("tokenizer")
+    spec = build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"], announce=False)
     # Before MLflow opens the run that the other one writes to.
     refuse_if_held(Path(spec.run_folder))
     return interrupted_run_id(spec)
-
-
-def _interrupted_stage(catalog: CatalogProtocol[Any, Any]) -> str | None:
-    from clips_pipeline.pipelines.finetune.nodes import stage_spec
-    from clips_pipeline.pipelines.finetune.pipeline import INPUTS
-    from clips_pipeline.pipelines.train.nodes import interrupted_run_id
-
-    if not (catalog.exists("shards") and catalog.exists("tokenizer")):
-        return None
-    arguments = [*(catalog.load(name) for name in INPUTS), False]
-    return interrupted_run_id(stage_spec(*arguments))
 
 
 def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import mlflow
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.registry.web_pages import how_to_open
+from clips_pipeline.tuning.config import study_address
 
 # The environment that a search writes.
 BEST = "best"
@@ -35,10 +38,6 @@ def show(
         if report in made:
             _print_next(console, "open the report:", catalog.load(report))
     if {"clips_model", "finetuned_model", "search_trials"} & made:
-        import mlflow
-
-        from clips_pipeline.registry.web_pages import how_to_open
-
         _print_next(
             console, "open the MLflow UI (a local one: 127.0.0.1:5000):", how_to_open(mlflow.get_tracking_uri())
         )
@@ -66,8 +65,6 @@ def _env_option(environment: str) -> str:
 
 
 def _study(catalog: CatalogProtocol[Any, Any]) -> str:
-    from clips_pipeline.tuning.config import study_address
-
     config = typed("search", catalog.load("params:search"))
     return study_address(config.storage.kind, catalog.load("paths")["search_folder"])
 

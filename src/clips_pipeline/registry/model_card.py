@@ -1,32 +1,32 @@
-"""The model card: what a version is, in Markdown, from facts alone. It goes with the version and stands beside the reports."""
+"""The model card: what a version is, in Markdown, by the template `model_card.md`; it goes with the version."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import flatten
 from clips_pipeline.evaluation.comparison import intervals
+from clips_pipeline.evaluation.item_table import items_by_set
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.metric_keys import higher_is_better
+from clips_pipeline.registry.register import Registration
+from clips_pipeline.shards.index import load_index
+from clips_pipeline.shards.statistics import added, load_statistics
 
 _SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
 _RESAMPLES = 2_000
-_WHAT = (
-    "A CLIP model (image and text towers with one embedding space), trained with a contrastive loss on web captions and fragments "
-    "of synthetic captions and, where the method has one, a captioner (CLIPS, arXiv 2411.16828)."
-)
-_USE = (
-    "## Intended use\n\nEmbedding images and English texts for retrieval, zero-shot classification and filtering. Not for "
-    "decisions about people, nor for anything that was not measured below."
-)
 
 
 @dataclass(frozen=True)
 class SplitFacts:
     """Counts of one split of the data: samples used, and left out or filtered by reason."""
 
-    name: str
     samples: int
     left_out: Mapping[str, int]
 
@@ -36,15 +36,14 @@ class CardFacts:
     """What the card is made from.
 
     Attributes:
-        name: of the registered model.
-        version: of it.
+        name, version: of the registered model.
         run_id: of MLflow.
         decision: the gate's sentence.
         metrics: flat numbers.
         items: per-item results by set, for intervals.
         parameters: of the training, nested.
         data_version: digest of the shards.
-        splits: counts.
+        splits: counts by name.
         history: a mapping per logged step, as `training_history.csv` has them.
         git_commit: of the code; None where it is not known.
     """
@@ -57,82 +56,81 @@ class CardFacts:
     items: Mapping[str, Items]
     parameters: Mapping[str, Any]
     data_version: str
-    splits: Sequence[SplitFacts]
+    splits: Mapping[str, SplitFacts]
     history: Sequence[Mapping[str, Any]]
     git_commit: str | None
 
 
 def card(facts: CardFacts) -> str:
     """The whole card."""
-    parts = [f"# {_plain(facts.name)}, version {facts.version}", _WHAT, _USE, _numbers(facts)]
-    parts += [f"**Registered as:** {_plain(facts.decision)}.", _data(facts), _training(facts), _limits(facts)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _numbers(facts: CardFacts) -> str:
-    reach = {
-        name: f"{low:.4f} to {high:.4f}"
-        for name, (low, high) in intervals(facts.items, facts.metrics, resamples=_RESAMPLES).items()
-    }
-    rows = [(f"`{name}`", f"{value:.4f}", reach.get(name, "–")) for name, value in sorted(facts.metrics.items())]
-    note = (
-        "Intervals are of 95 %, by resampling the images of the set (of Winoground the pairs); they say nothing about other "
-        "seeds or other data."
+    environment = Environment(  # noqa: S701  # Markdown: foreign text goes through `plain`
+        loader=PackageLoader("clips_pipeline.registry"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return "## Measured\n\n" + _table(("metric", "value", "95 % interval"), rows) + f"\n\n{note}"
-
-
-def _data(facts: CardFacts) -> str:
-    rows = []
-    for split in facts.splits:
-        reasons = ", ".join(f"{count:,} {_plain(reason)}" for reason, count in sorted(split.left_out.items()))
-        rows.append((split.name, f"{split.samples:,}", reasons or "none"))
-    return (
-        "## Data\n\n"
-        + _table(("split", "samples", "left out"), rows)
-        + f"\n\nData version `{facts.data_version}`, a digest of all "
-        "samples; the data health report is an artifact of the run."
-    )
-
-
-def _training(facts: CardFacts) -> str:
-    named = {
-        name: value
-        for name, value in flatten(dict(facts.parameters)).items()
-        if name.removeprefix("train.").startswith(_SHOWN_PARAMETERS)
-    }
-    rows = [(f"`{name}`", f"`{value}`") for name, value in sorted(named.items())]
+    environment.filters |= {"plain": _plain, "duration": _duration}
     rates = [float(row["samples_per_s"]) for row in facts.history if _is_number(row.get("samples_per_s"))]
-    seen = max((int(row["samples"]) for row in facts.history if _is_number(row.get("samples"))), default=0)
-    told = []
-    if rates and seen:
-        rate = statistics.median(rates)
-        told.append(
-            f"{seen:,} samples seen at a median of {rate:,.0f} a second, about {_duration(seen / rate)} of training."
-        )
-    code = f"Code: commit `{facts.git_commit}`. " if facts.git_commit else ""
-    told.append(
-        f"{code}MLflow run `{facts.run_id}`; `kedro lineage show {facts.version}` prints all inputs with their hashes."
+    return environment.get_template("model_card.md").render(
+        facts=facts,
+        reach=intervals(facts.items, facts.metrics, resamples=_RESAMPLES),
+        parameters={
+            name: value
+            for name, value in flatten(dict(facts.parameters)).items()
+            if name.removeprefix("train.").startswith(_SHOWN_PARAMETERS)
+        },
+        rate=statistics.median(rates) if rates else None,
+        seen=max((int(row["samples"]) for row in facts.history if _is_number(row.get("samples"))), default=0),
+        sets=sorted({name.split("/")[1] for name in facts.metrics if name.count("/") == 2}),
+        zero_shot=any(name.startswith("zero_shot/") and higher_is_better(name) for name in facts.metrics),
     )
-    return "## Training\n\n" + _table(("parameter", "value"), rows) + "\n\n" + "\n".join(told)
 
 
-def _limits(facts: CardFacts) -> str:
-    sets = sorted({name.split("/")[1] for name in facts.metrics if name.count("/") == 2})
-    worst = [name for name in facts.metrics if name.startswith("zero_shot/") and higher_is_better(name)]
-    lines = [
-        f"Measured on {', '.join(map(_plain, sets)) or 'nothing'} alone; other data may behave otherwise.",
-        "One training with one seed: another seed gives other numbers.",
-        "What web and synthetic captions get wrong, the model has learnt too.",
-    ]
-    if not worst:
-        lines.append("Zero-shot classification was not measured.")
-    return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines)
+def write_card(
+    registration: Registration,
+    metrics: Mapping[str, float],
+    items: Mapping[str, pd.DataFrame],
+    parameters: Mapping[str, Any],
+    shards: Path,
+    history: pd.DataFrame,
+    file: Path,
+) -> Path:
+    """Write the card, make it an artifact of the run, and the description of the version.
 
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    Args:
+        registration: of the version.
+        metrics: as in `metrics.json`.
+        items: the tables that `evaluate` writes, by set.
+        parameters: of the training, nested.
+        shards: folder of the prepared data.
+        history: the table that `train` writes.
+        file: for the card.
+    """
+    client = MlflowClient()
+    index, counts = load_index(shards), load_statistics(shards).splits
+    splits = {
+        name: SplitFacts(index.split_samples(name), added(counts[name].skipped, counts[name].filtered))
+        for name in index.splits
+    }
+    facts = CardFacts(
+        name=registration.name,
+        version=registration.version,
+        run_id=registration.run_id,
+        decision=registration.reason,
+        metrics=metrics,
+        items=items_by_set(items),
+        parameters=parameters,
+        data_version=index.version,
+        splits=splits,
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
+        git_commit=client.get_run(registration.run_id).data.tags.get("git.commit"),
+    )
+    text = card(facts)
+    file.write_text(text, encoding="utf-8")
+    client.log_artifact(registration.run_id, str(file))
+    client.update_model_version(registration.name, str(registration.version), text)
+    return file
 
 
 def _plain(value: object) -> str:

@@ -29,7 +29,7 @@ def facts(**changes: Any) -> CardFacts:
         "items": {"some": items},
         "parameters": {"train": {"seed": 7, "model": {"size": "tiny"}, "launch": {"processes": 2}}},
         "data_version": "d" * 64,
-        "splits": [SplitFacts("train", 20_000, {"empty_file": 3}), SplitFacts("test", 100, {})],
+        "splits": {"train": SplitFacts(20_000, {"empty_file": 3}), "test": SplitFacts(100, {})},
         "history": [{"samples": 64, "samples_per_s": 100.0}, {"samples": 6400, "samples_per_s": float("nan")}],
         "git_commit": "c" * 40,
     }
@@ -72,7 +72,7 @@ def test_foreign_text_does_nothing() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    text = card(facts(items={}, history=[], git_commit=None, metrics={}, splits=[]))
+    text = card(facts(items={}, history=[], git_commit=None, metrics={}, splits={}))
     assert "samples seen" not in text
     assert "commit" not in text
     assert "Measured on nothing alone" in text

@@ -9,14 +9,6 @@ from clips_pipeline.pipelines.export_benchmark import nodes
 
 def create_pipeline(**options: Any) -> Pipeline:
     """`clip_benchmark_set` from a split of `shards`."""
-    return Pipeline(
-        [
-            Node(
-                nodes.export,
-                ["params:export_benchmark", "shards", "remote_shards", "paths"],
-                "clip_benchmark_set",
-                name="export_benchmark_node",
-            )
-        ],
-        tags="export_benchmark",
-    )
+    inputs = ["params:export_benchmark", "shards", "remote_shards", "paths"]
+    node = Node(nodes.export, inputs, "clip_benchmark_set", name="export_benchmark_node")
+    return Pipeline([node], tags="export_benchmark")

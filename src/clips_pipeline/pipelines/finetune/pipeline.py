@@ -8,14 +8,7 @@ from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evalua
 from clips_pipeline.pipelines.finetune import nodes
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 
-INPUTS = [
-    "params:finetune",
-    "params:train",
-    "shards",
-    "tokenizer",
-    "remote_shards",
-    "paths",
-]
+INPUTS = ["params:finetune", "params:train", "shards", "tokenizer", "remote_shards", "paths"]
 """What `nodes.finetune` takes, in its order."""
 
 OWN = {
@@ -41,16 +34,13 @@ OWN_PATHS = "finetuned_paths"
 def create_pipeline(**options: Any) -> Pipeline:
     """`finetuned_model` and all that `evaluate` and `register` make of it."""
     outputs = ["finetuned_model", "finetuned_mlflow_run", "finetuned_history"]
-    train = Pipeline([Node(nodes.finetune, INPUTS, outputs, name="finetune_node")], tags="finetune")
-    return train + Pipeline([_own(node) for node in (evaluate() + register()).nodes], tags="finetune")
-
-
-def _own(node: Node) -> Node:
-    def named(names: list[str]) -> list[str]:
-        return [OWN_PATHS if name == "paths" else OWN.get(name, name) for name in names]
-
-    outputs = named(node.outputs)
-    # With one output Kedro takes a list for a list of outputs.
-    return Node(
-        node.func, named(node.inputs), outputs if len(outputs) > 1 else outputs[0], name=f"finetuned_{node.name}"
+    others = evaluate() + register()
+    free = {name for name in others.inputs() if not name.startswith("params:")}
+    return Pipeline([Node(nodes.finetune, INPUTS, outputs, name="finetune_node")], tags="finetune") + Pipeline(
+        others,
+        namespace="finetuned",
+        inputs={name: OWN_PATHS if name == "paths" else OWN.get(name, name) for name in free},
+        outputs={name: own for name, own in OWN.items() if name not in free},
+        parameters={name for name in others.inputs() if name.startswith("params:")},
+        tags="finetune",
     )

@@ -1,5 +1,7 @@
 """The nodes that prepare data. Each does nothing when what it would make is there and current."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +12,6 @@ from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import from_mapping, to_mapping
 from clips_pipeline.demo.source import ScenesSource
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.prepare.stamp import contents, is_stamped, stamp
 from clips_pipeline.reports.data_health import write_data_health
 from clips_pipeline.shards import prepare
 from clips_pipeline.shards.index import load_index
@@ -76,7 +77,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
     facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": to_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).version
-    if is_stamped(target, facts):
+    if _is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
     tokenizer: Tokenizer
@@ -91,7 +92,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
             else:
                 tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
             tokenizer.save(folder)
-    stamp(target, facts)
+    _stamp(target, facts)
     log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
     return target
 
@@ -114,12 +115,41 @@ def report_health(
         "health": to_mapping(config),
         "captions": to_mapping(rows),
         "shards": [index.version, index.fingerprint],
-        "tokenizer": contents(tokenizer),
+        "tokenizer": _contents(tokenizer),
     }
-    if is_stamped(target, facts):
+    if _is_stamped(target, facts):
         log.info("%s: up to date, nothing to do", target)
         return target
     write_data_health(shards, load_tokenizer(tokenizer), rows, config, target, remote)
-    stamp(target, facts)
+    _stamp(target, facts)
     log.info("%s: written", target)
     return target
+
+
+# A stamp says of which facts a file or folder was made, so that making it again can be left out. It stands beside what it
+# vouches for, so that it travels neither with an exported model nor through DVC.
+
+
+def _stamp_file(made: Path) -> Path:
+    """Where the stamp of `made` stands."""
+    return made.with_name(f".{made.name}.stamp")
+
+
+def _stamp(made: Path, facts: dict[str, Any]) -> None:
+    """Remember the facts. Call it last: what has no stamp is made again."""
+    _stamp_file(made).write_text(json.dumps({"facts": facts, "contents": _contents(made)}, indent=1, sort_keys=True))
+
+
+def _is_stamped(made: Path, facts: dict[str, Any]) -> bool:
+    """Whether `made` exists, was made of `facts`, and holds what it held then."""
+    try:
+        found = json.loads(_stamp_file(made).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return made.exists() and found == {"facts": facts, "contents": _contents(made)}
+
+
+def _contents(made: Path) -> dict[str, str]:
+    """sha256 of a file, or of every file of a folder, by name."""
+    files = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()}

@@ -9,26 +9,15 @@ from clips_pipeline.pipelines.prepare import nodes
 
 def create_pipeline(**options: Any) -> Pipeline:
     """`shards`, `tokenizer` and the data health report from `params:prepare`; the report shows what `train.captions` reads."""
+    reported = ["params:prepare", "params:train.captions", "shards", "tokenizer", "remote_shards", "paths"]
+    tokenized = ["params:prepare", "shards", "remote_shards", "paths"]
     return Pipeline(
         [
             Node(
-                nodes.prepare_shards,
-                ["params:prepare", "remote_shards", "paths"],
-                "shards",
-                name="prepare_shards_node",
+                nodes.prepare_shards, ["params:prepare", "remote_shards", "paths"], "shards", name="prepare_shards_node"
             ),
-            Node(
-                nodes.make_tokenizer,
-                ["params:prepare", "shards", "remote_shards", "paths"],
-                "tokenizer",
-                name="make_tokenizer_node",
-            ),
-            Node(
-                nodes.report_health,
-                ["params:prepare", "params:train.captions", "shards", "tokenizer", "remote_shards", "paths"],
-                "data_health",
-                name="report_health_node",
-            ),
+            Node(nodes.make_tokenizer, tokenized, "tokenizer", name="make_tokenizer_node"),
+            Node(nodes.report_health, reported, "data_health", name="report_health_node"),
         ],
         tags="prepare",
     )

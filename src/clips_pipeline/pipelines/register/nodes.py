@@ -19,9 +19,9 @@ def register(
     per_item: pd.DataFrame,
     compositionality: pd.DataFrame,
     mlflow_run: dict[str, Any],
+    history: pd.DataFrame,
     data_health: Path,
     shards: Path,
-    history: pd.DataFrame,
     paths: Mapping[str, Path],
 ) -> tuple[dict[str, Any], Path]:
     """Register the model as a new version of the registry, in the MLflow run that trained it, with its card.
@@ -29,8 +29,8 @@ def register(
     The run gets the data health report here and not in training, which no change of a report should start anew.
     """
     # MLflow takes a second to import; so below.
-    from clips_pipeline.registry.card_log import write_card
     from clips_pipeline.registry.evaluation_log import log_report
+    from clips_pipeline.registry.model_card import write_card
     from clips_pipeline.registry.register import register_model
 
     items = tables_by_set(split_set(metrics), per_item, compositionality)

@@ -12,29 +12,13 @@ FIGURES = ("history", "importances", "slices", "parallel_coordinates", "pareto_f
 
 def create_pipeline(**options: Any) -> Pipeline:
     """`best_parameters` (the environment `best`), the table of trials, the report and its figures."""
-    return Pipeline(
-        [
-            Node(
-                nodes.search,
-                [
-                    "params:search",
-                    "params:train",
-                    "shards",
-                    "tokenizer",
-                    "remote_shards",
-                    "search_credentials",
-                    "searched_environment",
-                    "paths",
-                ],
-                [
-                    "best_parameters",
-                    "best_globals",
-                    "search_trials",
-                    "search_report",
-                    *(f"search_{name}" for name in FIGURES),
-                ],
-                name="search_node",
-            )
-        ],
-        tags="search",
-    )
+    inputs = ["params:search", "params:train", "shards", "tokenizer", "remote_shards", "search_credentials"]
+    outputs = [
+        "best_parameters",
+        "best_globals",
+        "search_trials",
+        "search_report",
+        *(f"search_{name}" for name in FIGURES),
+    ]
+    node = Node(nodes.search, [*inputs, "searched_environment", "paths"], outputs, name="search_node")
+    return Pipeline([node], tags="search")

@@ -9,22 +9,6 @@ from clips_pipeline.pipelines.study import nodes
 
 def create_pipeline(**options: Any) -> Pipeline:
     """`study_runs`, and what is made of it."""
-    return Pipeline(
-        [
-            Node(
-                nodes.study,
-                [
-                    "params:study",
-                    "params:train",
-                    "params:evaluate",
-                    "shards",
-                    "tokenizer",
-                    "remote_shards",
-                    "paths",
-                ],
-                ["study_runs", "study_summary", "study_lengths_figure", "study_methods_figure"],
-                name="study_node",
-            )
-        ],
-        tags="study",
-    )
+    inputs = ["params:study", "params:train", "params:evaluate", "shards", "tokenizer", "remote_shards", "paths"]
+    outputs = ["study_runs", "study_summary", "study_lengths_figure", "study_methods_figure"]
+    return Pipeline([Node(nodes.study, inputs, outputs, name="study_node")], tags="study")

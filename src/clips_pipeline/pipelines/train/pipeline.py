@@ -9,14 +9,6 @@ from clips_pipeline.pipelines.train import nodes
 
 def create_pipeline(**options: Any) -> Pipeline:
     """`clips_model`, the id of its MLflow run and its training history."""
-    return Pipeline(
-        [
-            Node(
-                nodes.train,
-                ["params:train", "shards", "tokenizer", "remote_shards", "paths"],
-                ["clips_model", "mlflow_run", "training_history"],
-                name="train_node",
-            )
-        ],
-        tags="train",
-    )
+    inputs = ["params:train", "shards", "tokenizer", "remote_shards", "paths"]
+    outputs = ["clips_model", "mlflow_run", "training_history"]
+    return Pipeline([Node(nodes.train, inputs, outputs, name="train_node")], tags="train")
