@@ -41,8 +41,7 @@ class ProjectHooks:
         self._context = context
         from mlflow.exceptions import MlflowException
 
-        from clips_pipeline.registry.local_store import made_by_one
-        from clips_pipeline.registry.server import is_away
+        from clips_pipeline.registry.server import is_away, made_by_one
 
         uri, experiment = _tracking(context)
         try:
@@ -102,7 +101,7 @@ class ProjectHooks:
     def _prepare(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity
         from clips_pipeline.pipelines.check import check, claim_data
-        from clips_pipeline.registry.system_metrics import configure
+        from clips_pipeline.registry.runs import configure_system_metrics
         from kedro_dvc_sync.commit import within_dvc
 
         if self._context is not None and "searched_environment" in pipeline.inputs():
@@ -126,7 +125,7 @@ class ProjectHooks:
         tracking = getattr(self._context, "mlflow", None)
         if tracking is None:
             return
-        configure(catalog.load("parameters").get("tracking", {}))
+        configure_system_metrics(catalog.load("parameters").get("tracking", {}))
         run = tracking.tracking.run
         found = run_identity.run_to_continue(pipeline, catalog)
         if found is not None:
@@ -143,14 +142,14 @@ class ProjectHooks:
         active = mlflow.active_run()
         if active is None or self._code is None:
             return
-        from clips_pipeline.registry import run_owner
+        from clips_pipeline.registry import runs
         from clips_pipeline.registry.lineage_store import tag_run
 
         self._run_id = active.info.run_id
         tag_run(self._run_id, self._code.git)
         client = mlflow.MlflowClient()
-        client.set_tag(self._run_id, run_owner.OWNER, run_owner.owner())
-        for closed in run_owner.close_abandoned(client, active.info.experiment_id):
+        client.set_tag(self._run_id, runs.OWNER, runs.owner())
+        for closed in runs.close_abandoned(client, active.info.experiment_id):
             log.info("the MLflow run %s of a process that was killed is closed", closed)
 
     @hook_impl(wrapper=True)
@@ -232,7 +231,7 @@ class ProjectHooks:
             return
         import mlflow
 
-        from clips_pipeline.registry.run_owner import drop_if_empty
+        from clips_pipeline.registry.runs import drop_if_empty
 
         drop_if_empty(mlflow.MlflowClient(), self._run_id)
 

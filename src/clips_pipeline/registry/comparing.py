@@ -13,7 +13,7 @@ from clips_pipeline.evaluation.comparison import CONFIDENCE, OTHER_TERMS, RESAMP
 from clips_pipeline.evaluation.item_table import read_items
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, whole_key
-from clips_pipeline.registry.items_log import fetch_items, sets_of
+from clips_pipeline.registry.evaluation_log import fetch_items, sets_of
 
 log = logging.getLogger(__name__)
 

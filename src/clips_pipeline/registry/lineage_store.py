@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage import GitState, Lineage
-from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.registry.runs import mlflow_key
 
 FACTS, LOCK, PATCH = "lineage.json", "dvc.lock", "uncommitted.patch"
 

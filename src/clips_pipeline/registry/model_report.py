@@ -16,10 +16,10 @@ from clips_pipeline.evaluation.items import Items
 from clips_pipeline.evaluation.report import Link, ModelFacts, model_html
 from clips_pipeline.evaluation.standings import standings
 from clips_pipeline.registry.champion import GATE_AGAINST, NOBODY
-from clips_pipeline.registry.items_log import fetch_items
+from clips_pipeline.registry.evaluation_log import fetch_items
 from clips_pipeline.registry.logged_models import MODEL_DIGEST
 from clips_pipeline.registry.register import Registration
-from clips_pipeline.registry.web_pages import run_page, version_page, web_address
+from clips_pipeline.registry.server import run_page, version_page, web_address
 from clips_pipeline.reports.page import summary_of, write_page
 from clips_pipeline.shards.index import load_index
 

@@ -8,6 +8,7 @@ What it holds, and why:
 - pinned requirements, written down rather than inferred (inference would load the model and ask the package index).
 """
 
+import re
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -30,6 +31,8 @@ REQUIRED = (
     *("pydantic", "pydantic_core", "annotated-types"),
 )
 """What the modules that embed import by name; training needs more."""
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def requirements() -> list[str]:
@@ -102,6 +105,35 @@ def fetch_model_folder(uri: str) -> Path:
     if ARTIFACT not in artifacts:
         raise ConfigError(f"{uri}: not packaged by clips-pipeline; use mlflow.pyfunc.load_model for it")
     return root / str(artifacts[ARTIFACT]["path"])
+
+
+def find_folder(start: str, key: str = "train.model.initial_weights") -> Path:
+    """The folder of the model that a training starts from or that is evaluated.
+
+    Args:
+        start: a folder; `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH`; or the id of an MLflow run, which
+            stands for the newest version registered from it.
+        key: of the parameter, for messages.
+
+    Raises:
+        ConfigError: MLflow has no such model.
+    """
+    if not _RUN_ID.fullmatch(start) and not start.startswith(("models:/", "runs:/")):
+        return Path(start)
+    address = start
+    try:
+        if _RUN_ID.fullmatch(start):
+            versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{start}'")
+            if not versions:
+                raise ConfigError(
+                    f"{key}: no model was registered from MLflow run {start}; run "
+                    "`kedro run --pipelines register`, or give the folder of the exported model"
+                )
+            newest = max(versions, key=lambda version: int(version.version))
+            address = f"models:/{newest.name}/{newest.version}"
+        return fetch_model_folder(address)
+    except MlflowException as error:
+        raise ConfigError(f"{key}: {start}: MLflow has no such model ({error.message})") from None
 
 
 def find_model_folder(uri: str) -> Path:

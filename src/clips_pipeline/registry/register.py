@@ -22,12 +22,11 @@ from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.champion import Aliases, holder, settle
 from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
-from clips_pipeline.registry.final_metrics import log_once
+from clips_pipeline.registry.evaluation_log import fetch_items, log_items
 from clips_pipeline.registry.gate import Decision, Measured, check, decide
-from clips_pipeline.registry.items_log import fetch_items, log_items
 from clips_pipeline.registry.logged_models import MODEL_DIGEST, logged_model
-from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import log_package
+from clips_pipeline.registry.runs import log_once, mlflow_key
 
 log = logging.getLogger(__name__)
 

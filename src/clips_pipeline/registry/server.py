@@ -1,17 +1,29 @@
-"""A tracking server that does not answer: how long to wait for it, and what to say."""
+"""The tracking server or the SQLite file in its place: how long it is waited for, its pages, and who makes the database.
 
+MLflow makes its tables in many steps. Two processes that begin in a new project each make the same ones, and both fail; a
+process that is killed meanwhile leaves tables that MLflow can neither use nor complete. So one process at a time makes them.
+"""
+
+import logging
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
+from filelock import FileLock
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectionError as NoConnectionError
 from requests.exceptions import Timeout
 
-from clips_pipeline.registry.web_pages import web_address
+log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 10
+_SQLITE = "sqlite:///"
+# Of `mlflow ui`, where the tracking is no server that has pages.
+_LOCAL_UI = "http://127.0.0.1:5000"
 
 
 class TrackingAwayError(Exception):
@@ -61,3 +73,74 @@ def leave_runs() -> None:
         while mlflow.active_run():
             with suppress(MlflowException):
                 mlflow.end_run("KILLED")
+
+
+def web_address(tracking_uri: str) -> str | None:
+    """Where a tracking server has its pages, without user and password; None where it is no server."""
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def how_to_open(tracking_uri: str) -> str:
+    """The address of a tracking server, or the command that serves a store of another kind; a password is hidden."""
+    server = web_address(tracking_uri)
+    if server is not None:
+        return server
+    parts = urlsplit(tracking_uri)
+    user, at, host = parts.netloc.rpartition("@")
+    if at and ":" in user:
+        tracking_uri = tracking_uri.replace(parts.netloc, f"{user.partition(':')[0]}:***@{host}", 1)
+    return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1"
+
+
+def run_page(experiment: str, run_id: str) -> str:
+    """Of a run."""
+    return f"{_base()}/#/experiments/{experiment}/runs/{run_id}"
+
+
+def version_page(model: str, version: int) -> str:
+    """Of a registered version."""
+    return f"{_base()}/#/models/{model}/versions/{version}"
+
+
+def _base() -> str:
+    return web_address(mlflow.get_tracking_uri()) or _LOCAL_UI
+
+
+@contextmanager
+def made_by_one(uri: str, experiment: str) -> Iterator[None]:
+    """Hold a file lock beside the database while the body makes it; a database that is whole needs none.
+
+    Args:
+        uri: of the tracking store; another kind than SQLite's file is left to MLflow.
+        experiment: its row is the last thing that the body makes.
+    """
+    file = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or ":memory:" in uri or _experiments(file, experiment):
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if file.exists() and not _experiments(file):
+            # Not even the experiment "Default", the first row there is: no run can have been written.
+            log.warning("%s: an earlier start was killed while it made this database; it is made again", file)
+            for part in (file, *(Path(f"{file}{end}") for end in ("-journal", "-wal", "-shm"))):
+                part.unlink(missing_ok=True)
+        yield
+
+
+def _experiments(file: Path, name: str | None = None) -> int:
+    """How many experiments there are, or how many of this name; 0 without such a table."""
+    if not file.is_file():
+        return 0
+    where, values = ("", ()) if name is None else (" WHERE name = ?", (name,))
+    try:
+        with closing(sqlite3.connect(file, timeout=60)) as connection:
+            found: int = connection.execute(f"SELECT COUNT(*) FROM experiments{where}", values).fetchone()[0]  # noqa: S608
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return 0
+        raise
+    return found

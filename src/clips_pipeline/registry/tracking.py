@@ -13,7 +13,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.names import mlflow_key
+from clips_pipeline.registry.runs import mlflow_key
 from clips_pipeline.registry.server import TrackingAwayError, away_message, one_attempt
 from clips_pipeline.training.disk import write_text
 from clips_pipeline.training.events import STEP_NUMBERS, Event, EventReader

@@ -12,11 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from clips_pipeline.registry.active_run import active_run_id
-from clips_pipeline.registry.final_metrics import log_once
-from clips_pipeline.registry.run_owner import OWNER, owner
+from clips_pipeline.registry.runs import OWNER, active_run_id, log_once, owner
+from clips_pipeline.registry.server import run_page
 from clips_pipeline.registry.tracking import RunTracker
-from clips_pipeline.registry.web_pages import run_page
 from clips_pipeline.training.disk import write_text
 
 log = logging.getLogger(__name__)

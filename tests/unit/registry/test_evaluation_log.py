@@ -7,8 +7,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
-from clips_pipeline.registry.evaluation_log import log_evaluation, log_report
-from clips_pipeline.registry.items_log import fetch_items
+from clips_pipeline.registry.evaluation_log import fetch_items, log_evaluation, log_report
 
 
 def test_a_report_becomes_an_artifact_of_the_run(store: str, tmp_path: Path) -> None:

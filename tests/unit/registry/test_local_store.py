@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.local_store import made_by_one
+from clips_pipeline.registry.server import made_by_one
 
 START = """
 import sys
 from mlflow.tracking import MlflowClient
-from clips_pipeline.registry.local_store import made_by_one
+from clips_pipeline.registry.server import made_by_one
 with made_by_one(sys.argv[1], "clips"):
     client = MlflowClient(sys.argv[1])
     if client.get_experiment_by_name("clips") is None:

@@ -129,11 +129,11 @@ def test_kept_checkpoints_are_found_by_what_was_measured_at_their_step(store: st
 
 
 def test_a_machine_is_watched_where_it_is_asked_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clips_pipeline.registry.system_metrics import configure
+    from clips_pipeline.registry.runs import configure_system_metrics
 
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
     for asked in (True, False):
-        configure({"system_metrics": asked, "interval_s": 0.1})
+        configure_system_metrics({"system_metrics": asked, "interval_s": 0.1})
         with mlflow.start_run() as run:
             if asked:
                 wait_for(
@@ -142,4 +142,4 @@ def test_a_machine_is_watched_where_it_is_asked_for(store: str, monkeypatch: pyt
         names = set(MlflowClient().get_run(run.info.run_id).data.metrics)
         assert ("system/cpu_utilization_percentage" in names) == asked
     with pytest.raises(ConfigError, match=r"tracking"):
-        configure({"interval_s": 0})
+        configure_system_metrics({"interval_s": 0})

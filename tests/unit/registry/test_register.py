@@ -13,9 +13,9 @@ from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.registry.gate import GateConfig
 from clips_pipeline.registry.lineage import GitState, Lineage
 from clips_pipeline.registry.lineage_store import attach, fetch, record_run, tag_run
-from clips_pipeline.registry.names import mlflow_key
 from clips_pipeline.registry.packaging import fetch_model_folder, requirements
 from clips_pipeline.registry.register import RegistryConfig, register_model
+from clips_pipeline.registry.runs import mlflow_key
 
 METRIC = "retrieval/scenes/mean_recall@1"
 LINEAGE = Lineage(

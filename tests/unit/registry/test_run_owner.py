@@ -6,7 +6,7 @@ import sys
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.run_owner import OWNER, close_abandoned, drop_if_empty, owner
+from clips_pipeline.registry.runs import OWNER, close_abandoned, drop_if_empty, owner
 
 
 def test_only_the_runs_of_processes_that_are_gone_are_closed(store: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clips_pipeline.registry.web_pages import how_to_open, web_address
+from clips_pipeline.registry.server import how_to_open, web_address
 
 
 def test_links_carry_no_credentials():

@@ -11,7 +11,6 @@ from clips_pipeline.evaluation.figures import rank_figure
 from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
 from clips_pipeline.evaluation.report import write_evaluation
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.registry.start_model import find_folder
 
 
 def evaluate(
@@ -32,9 +31,10 @@ def evaluate(
     """
     # Imports here load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
-    from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.registry.data_inputs import log_data, refuse_other_data
     from clips_pipeline.registry.evaluation_log import log_evaluation, run_of
+    from clips_pipeline.registry.packaging import find_folder
+    from clips_pipeline.registry.runs import active_run_id
 
     config = typed("evaluate", parameters)
     if config.model is None:

@@ -31,7 +31,7 @@ def search(
     """
     # MLflow and Optuna take seconds to import.
     from clips_pipeline.registry import trial_runs
-    from clips_pipeline.registry.active_run import active_run_id
+    from clips_pipeline.registry.runs import active_run_id
     from clips_pipeline.tuning import figures, search_space, study, summary
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.registry.start_model import find_folder
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training.config import TrainConfig
@@ -61,6 +60,8 @@ def unplaced_spec(
     """
 
     if config.model.initial_weights:
+        from clips_pipeline.registry.packaging import find_folder
+
         folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
     return RunSpec(
@@ -93,9 +94,9 @@ def train(
 def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a spec under the active MLflow run: what identifies the run, and its history."""
     # MLflow takes a second to import.
-    from clips_pipeline.registry.active_run import active_run_id
     from clips_pipeline.registry.data_inputs import log_data
     from clips_pipeline.registry.logged_models import log_checkpoints, log_exported
+    from clips_pipeline.registry.runs import active_run_id
     from clips_pipeline.registry.tracking import RunTracker
 
     check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
