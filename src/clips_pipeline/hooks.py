@@ -109,9 +109,10 @@ class ProjectHooks:
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
             catalog["searched_environment"] = MemoryDataset(own)
         check(pipeline, catalog)
-        if not within_dvc():
-            # A stage of DVC's own has to write what `dvc.yaml` names.
-            other_model.keep_apart(pipeline, catalog)
+        if self._context is not None and not within_dvc():
+            # A stage that DVC runs has to write what `dvc.yaml` names.
+            configs = self._context.config_loader["catalog"]
+            other_model.keep_apart(pipeline, catalog, configs, self._context.project_path)
         if dry_run.wanted(catalog):
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.

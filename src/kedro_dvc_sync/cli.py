@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from kedro_dvc_sync.errors import StageError
-
 
 @click.group()
 def dvc() -> None:
@@ -23,12 +21,9 @@ _environment = click.option(
 def sync(metadata: object, env: str | None) -> None:
     """Write dvc.yaml as the graph says; what was written by hand stays."""
     root = Path(getattr(metadata, "project_path", Path.cwd()))
-    try:
-        for file, _, new in _compare(root, [env]):
-            file.write_text(new, encoding="utf-8")
-            click.echo(f"{file.relative_to(root)}: written")
-    except StageError as error:
-        raise click.ClickException(str(error)) from None
+    for file, _, new in _compare(root, [env]):
+        file.write_text(new, encoding="utf-8")
+        click.echo(f"{file.relative_to(root)}: written")
 
 
 @dvc.command()
@@ -39,13 +34,10 @@ def check(metadata: object, env: str | None) -> None:
     root = Path(getattr(metadata, "project_path", Path.cwd()))
     from kedro_dvc_sync.project import Project
 
-    try:
-        environments = [env]
-        if env is None:
-            environments += [file.parent.name for file in sorted(Project(root).conf.glob("*/dvc.yaml"))]
-        stale = _compare(root, environments)
-    except StageError as error:
-        raise click.ClickException(str(error)) from None
+    environments = [env]
+    if env is None:
+        environments += [file.parent.name for file in sorted(Project(root).conf.glob("*/dvc.yaml"))]
+    stale = _compare(root, environments)
     for _, shown, _ in stale:
         click.echo(shown, nl=False)
     if stale:

@@ -28,20 +28,15 @@ def uses_dvc(root: Path) -> bool:
 
 
 def nodes_in_place(project: Project, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> set[str]:
-    """Names of the nodes whose outputs went where the project's configuration says.
+    """Names of the nodes that wrote what the stages name.
 
-    A hook may have moved an output for this run; then what the stage makes is not what the node has made.
+    A hook that moves an output for one run puts a dataset with `metadata: {dvc: {track: false}}` into the catalog.
     """
-    configs = catalog.to_config()[0]  # type: ignore[attr-defined]  # of every catalog but a user's own class
-
-    def path(filepath: str | None) -> Path | None:
-        return None if filepath is None else project.root / filepath
 
     def is_moved(name: str) -> bool:
-        entry, found = project.entry(name), configs.get(name)
-        if entry is None or entry.filepath is None or found is None:
-            return False
-        return path(entry.filepath) != path(read_entry(name, found).filepath)
+        entry, metadata = project.entry(name), getattr(catalog.get(name), "metadata", None)
+        moved = entry is not None and not read_entry(name, {"metadata": metadata}).options.track
+        return moved and entry is not None and entry.options.track
 
     return {node.name for node in pipeline.nodes if not any(map(is_moved, node.outputs))}
 

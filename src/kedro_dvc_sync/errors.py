@@ -1,5 +1,7 @@
 """The one error of this package."""
 
+import click
 
-class StageError(ValueError):
+
+class StageError(click.ClickException):
     """The graph, the catalog or the settings cannot be written as DVC stages. The message says what to change."""

@@ -1,5 +1,6 @@
 """From a project's graph to its DVC stages."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,7 @@ def _all_stages(project: Project) -> list[Stage]:
 
 
 def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
-    made = [(path, entry) for path, entry in _entries(project, pipeline.all_outputs())]
+    made = _entries(project, pipeline.all_outputs())
     for path, entry in made:
         if "://" in path:
             raise StageError(
@@ -173,13 +174,7 @@ def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:
 
 def _normal(root: Path, path: str) -> Path:
     # Not `resolve`, which would follow the links that DVC itself may put in place of data.
-    parts: list[str] = []
-    for part in (root / path).parts:
-        if part == ".." and parts:
-            parts.pop()
-        else:
-            parts.append(part)
-    return Path(*parts)
+    return Path(os.path.normpath(root / path))
 
 
 def _path_parameters(project: Project, keys: set[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ log = logging.getLogger(__name__)
 FOLDER = "evaluations"
 
 
-def keep_apart(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+def keep_apart(
+    pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], configs: Mapping[str, Mapping[str, Any]], project: Path
+) -> None:
     """Move the outputs of the evaluation node to `evaluations/<model>/` beside their usual places.
 
     Metrics, report and items of the trained model, which DVC versions, stay as they are. The trained model and its run are not
     needed, so a project that has trained nothing can evaluate too.
+
+    Args:
+        pipeline: that is about to run.
+        catalog: of the run.
+        configs: of the catalog's entries, as the configuration has them.
+        project: where their relative paths begin.
 
     Raises:
         ConfigError: the same pipeline registers a model; it could only refuse these results, after all the work.
@@ -34,12 +43,11 @@ def keep_apart(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
             "other one by `kedro run --pipelines evaluate --params evaluate.model=…`"
         )
     folder = folder_name(str(model))
-    configs = catalog.to_config()[0]  # type: ignore[attr-defined]  # of every catalog but a user's own class
     for node in nodes:
         for name in node.outputs:
-            path = Path(configs[name]["filepath"])
-            moved = path.parent / FOLDER / folder / path.name
-            catalog[name] = AbstractDataset.from_config(name, {**configs[name], "filepath": str(moved)})
+            path = project / configs[name]["filepath"]
+            moved = {"filepath": str(path.parent / FOLDER / folder / path.name), "metadata": {"dvc": {"track": False}}}
+            catalog[name] = AbstractDataset.from_config(name, {**configs[name], **moved})
         for name in {"clips_model", "mlflow_run"} & set(node.inputs):
             if not catalog.exists(name):
                 catalog[name] = MemoryDataset({})

@@ -8,7 +8,7 @@ alias looks for such rivals afterwards, and the best of them gets it. All read t
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
@@ -30,7 +30,6 @@ PROMOTED, KEPT, ROLLED_BACK = "promoted", "kept", "rolled back"
 NOBODY = "none"
 
 _MOST_ROUNDS = 20
-_MOST_WRITES = 3
 # A version promoted longer ago against the same champion was not promoted at the same time: someone moved the alias back.
 _RIVALS_WITHIN_S = 600.0
 _LONGEST_TAG = 4_900
@@ -81,21 +80,21 @@ def settle(client: MlflowClient, names: Aliases, version: int, decide: Decide) -
     Returns:
         what was decided about the new version, with what a rival may have changed afterwards.
     """
+    model = _Model(client, names)
     for _ in range(_MOST_ROUNDS):
-        champion = holder(client, names.model, names.champion)
+        champion = model.champion
         if champion == version:
             # Registered twice: it must not have to beat itself, and its first reason stays.
-            tags = client.get_model_version(names.model, str(version)).tags
-            return Decision(True, tags.get(GATE_REASON, "is the champion"))
+            return Decision(True, model.tags(version).get(GATE_REASON, "is the champion"))
         decision = decide(version, champion)
-        _record(client, names.model, version, decision, champion)
+        model.record(version, decision, champion)
         if not decision.promote:
-            _set_alias(client, names.model, names.challenger, str(version))
+            model.give(names.challenger, version)
             return decision
         # Whoever moved the alias meanwhile is the one to beat now.
-        if holder(client, names.model, names.champion) == champion:
-            _crown(client, names, version, champion)
-            return _among_rivals(client, names, version, champion, decide, decision)
+        if model.champion == champion:
+            model.crown(version, champion)
+            return _among_rivals(model, version, champion, decide, decision)
     raise ConfigError(
         f"{names.model}: the alias {names.champion!r} keeps moving; try again when others have registered"
     )
@@ -110,20 +109,18 @@ def roll_back(names: Aliases, reason: str) -> tuple[int, int]:
     Raises:
         ConfigError: no champion, or it was the first one.
     """
-    client = MlflowClient()
-    champion = holder(client, names.model, names.champion)
+    model = _Model(MlflowClient(), names)
+    champion = model.champion
     if champion is None:
         raise ConfigError(f"{names.model} has no version with the alias {names.champion!r}; nothing to roll back")
-    tags = client.get_model_version(names.model, str(champion)).tags
-    before = tags.get(BEFORE, NOBODY)
+    before = model.tags(champion).get(BEFORE, NOBODY)
     if before == NOBODY:
         raise ConfigError(f"{names.model} {champion} is the first champion; there is none before it to go back to")
-    _exists(client, names.model, int(before))
+    model.tags(int(before))
     why = f"rolled back to version {before}: {reason}"
-    for key, value in ((GATE_DECISION, ROLLED_BACK), (GATE_REASON, why), (GATE_TIME, _now())):
-        _set_tag(client, names.model, str(champion), key, value[:_LONGEST_TAG])
-    _set_alias(client, names.model, names.champion, before)
-    _set_alias(client, names.model, names.challenger, str(champion))
+    model.tag(champion, {GATE_DECISION: ROLLED_BACK, GATE_REASON: why, GATE_TIME: _now()})
+    model.give(names.champion, int(before))
+    model.give(names.challenger, champion)
     return champion, int(before)
 
 
@@ -136,55 +133,71 @@ def crown(names: Aliases, version: int, reason: str) -> int | None:
     Raises:
         ConfigError: no such version.
     """
-    client = MlflowClient()
-    _exists(client, names.model, version)
-    champion = holder(client, names.model, names.champion)
+    model = _Model(MlflowClient(), names)
+    model.tags(version)
+    champion = model.champion
     if champion != version:
-        _record(client, names.model, version, Decision(True, f"set by hand: {reason}"), champion)
-        _crown(client, names, version, champion)
+        model.record(version, Decision(True, f"set by hand: {reason}"), champion)
+        model.crown(version, champion)
     return champion
 
 
-def _exists(client: MlflowClient, model: str, version: int) -> None:
-    try:
-        client.get_model_version(model, str(version))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise ConfigError(f"{model} has no version {version}") from None
+@dataclass(frozen=True)
+class _Model:
+    """A registered model: tags and aliases of its versions."""
+
+    client: MlflowClient
+    names: Aliases
+
+    @property
+    def champion(self) -> int | None:
+        return holder(self.client, self.names.model, self.names.champion)
+
+    def tags(self, version: int) -> dict[str, str]:
+        try:
+            tags: dict[str, str] = self.client.get_model_version(self.names.model, str(version)).tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ConfigError(f"{self.names.model} has no version {version}") from None
+        return tags
+
+    def tag(self, version: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._write(self.client.set_model_version_tag, str(version), key, value[:_LONGEST_TAG])
+
+    def give(self, alias: str, version: int) -> None:
+        self._write(self.client.set_registered_model_alias, alias, str(version))
+
+    def crown(self, version: int, champion: int | None) -> None:
+        self.tag(version, {BEFORE: _named(champion)})
+        self.give(self.names.champion, version)
+        if champion is not None:
+            self.give(self.names.challenger, champion)
+
+    def record(self, version: int, decision: Decision, champion: int | None) -> None:
+        tags = {GATE_REASON: decision.reason, GATE_FIGURES: decision.figures, GATE_AGAINST: _named(champion)}
+        # The decision last: rivals look for it.
+        self.tag(version, {**tags, GATE_TIME: _now(), GATE_DECISION: PROMOTED if decision.promote else KEPT})
+
+    def _write(self, write: Callable[..., None], *values: str) -> None:
+        """MLflow looks whether a row is there, then inserts it. Where another process has put it there in between, the database
+        refuses; the next time MLflow finds the row, and updates it.
+        """
+        for last in (False, False, True):
+            try:
+                write(self.names.model, *values)
+                return
+            except MlflowException as error:
+                if last or error.error_code != "BAD_REQUEST":
+                    raise
 
 
-def _crown(client: MlflowClient, names: Aliases, version: int, champion: int | None) -> None:
-    before = NOBODY if champion is None else str(champion)
-    _set_tag(client, names.model, str(version), BEFORE, before)
-    _set_alias(client, names.model, names.champion, str(version))
-    if champion is not None:
-        _set_alias(client, names.model, names.challenger, before)
-
-
-def _record(client: MlflowClient, model: str, version: int, decision: Decision, champion: int | None) -> None:
-    tags = {
-        GATE_REASON: decision.reason,
-        GATE_FIGURES: decision.figures,
-        GATE_AGAINST: NOBODY if champion is None else str(champion),
-        GATE_TIME: _now(),
-        # The last one: rivals look for it.
-        GATE_DECISION: PROMOTED if decision.promote else KEPT,
-    }
-    for key, value in tags.items():
-        _set_tag(client, model, str(version), key, value[:_LONGEST_TAG])
-
-
-def _among_rivals(
-    client: MlflowClient, names: Aliases, version: int, champion: int | None, decide: Decide, decision: Decision
-) -> Decision:
+def _among_rivals(model: _Model, version: int, champion: int | None, decide: Decide, decision: Decision) -> Decision:
     """Of all that beat the same champion at the same time, the alias goes to the best: each must beat those before it."""
-    against = NOBODY if champion is None else str(champion)
-    rivals = sorted(
-        int(other.version)
-        for other in client.search_model_versions(f"name='{names.model}'")
-        if _is_rival(other, against)
-    )
+    name = model.names.model
+    versions = model.client.search_model_versions(f"name='{name}'")
+    rivals = sorted(int(other.version) for other in versions if _is_rival(other, _named(champion)))
     if rivals in ([], [version]):
         return decision
     best, lost = rivals[0], {}
@@ -196,39 +209,15 @@ def _among_rivals(
         else:
             lost[rival] = found
     for loser, found in lost.items():
-        _record(client, names.model, loser, found, best)
-        _set_alias(client, names.model, names.challenger, str(loser))
-    if holder(client, names.model, names.champion) != best:
-        _set_alias(client, names.model, names.champion, str(best))
-    log.warning("%s: versions %s were registered at the same time; %d is the champion", names.model, rivals, best)
+        model.record(loser, found, best)
+        model.give(model.names.challenger, loser)
+    if model.champion != best:
+        model.give(model.names.champion, best)
+    log.warning("%s: versions %s were registered at the same time; %d is the champion", name, rivals, best)
     if best == version:
         return decision
     # Another one may have found the same before, and have said so in this version's tags.
-    reason = client.get_model_version(names.model, str(version)).tags[GATE_REASON]
-    return Decision(False, reason, None if version not in lost else lost[version].difference)
-
-
-def _set_alias(client: MlflowClient, model: str, alias: str, version: str) -> None:
-    _written(lambda: client.set_registered_model_alias(model, alias, version))
-
-
-def _set_tag(client: MlflowClient, model: str, version: str, key: str, value: str) -> None:
-    _written(lambda: client.set_model_version_tag(model, version, key, value))
-
-
-def _written(write: Callable[[], None]) -> None:
-    """MLflow looks whether a row is there, then inserts it. Where another process has put it there in between, the database
-    refuses; the next time MLflow finds the row, and updates it.
-    """
-    for _ in range(_MOST_WRITES - 1):
-        try:
-            write()
-        except MlflowException as error:
-            if error.error_code != "BAD_REQUEST":
-                raise
-        else:
-            return
-    write()
+    return Decision(False, model.tags(version)[GATE_REASON], lost[version].difference if version in lost else None)
 
 
 def _is_rival(version: ModelVersion, against: str) -> bool:
@@ -236,6 +225,10 @@ def _is_rival(version: ModelVersion, against: str) -> bool:
     if tags.get(GATE_DECISION) != PROMOTED or tags.get(GATE_AGAINST) != against:
         return False
     return time.time() - float(tags.get(GATE_TIME, "0")) < _RIVALS_WITHIN_S
+
+
+def _named(version: int | None) -> str:
+    return NOBODY if version is None else str(version)
 
 
 def _now() -> str:

@@ -1,47 +1,54 @@
 """Outputs of another model's evaluation, and what is refused. Whole runs: tests/integration/test_versioning.py."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from kedro.io import DataCatalog, MemoryDataset
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.datasets.remote import RemoteDataset
+from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines.other_model import folder_name, keep_apart
 
-PATHS = "clips_model mlflow_run per_item compositionality_per_item exhibits evaluation_report rank_figure"
+
+@pytest.fixture
+def configs(repository: Path) -> dict[str, Any]:
+    """Of the project's catalog."""
+    text = (repository / "conf/base/catalog.yml").read_text()
+    for variable, value in (("${_results}", "data"), ("${_model}", "data"), ("${_as_text}", "{}")):
+        text = text.replace(variable, value)
+    return {name: config for name, config in yaml.safe_load(text).items() if not name.startswith("_")}
 
 
-def catalog_of(folder: Path, model: str | None) -> DataCatalog:
-    path = {"type": "clips_pipeline.datasets.folder.PathDataset", "made_by": "x"}
-    configs = {name: {**path, "filepath": str(folder / name)} for name in PATHS.split()}
-    configs["metrics"] = {"type": "kedro_datasets.json.JSONDataset", "filepath": f"{folder}/metrics.json"}
-    catalog = DataCatalog.from_config(configs)
-    catalog["params:evaluate"] = MemoryDataset({"model": model})
-    catalog["remote_shards"] = RemoteDataset({}, [{"s3": {"key": "hush"}}, None], lambda: folder)
-    return catalog
+def catalog_of(model: str | None) -> DataCatalog:
+    missing = PathDataset(filepath="nowhere", made_by="train")
+    names = ("clips_model", "mlflow_run", "evaluation_report")
+    return DataCatalog({"params:evaluate": MemoryDataset({"model": model}), **dict.fromkeys(names, missing)})
 
 
-def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path) -> None:
-    catalog = catalog_of(tmp_path, "models:/clips@champion")
-    keep_apart(register_pipelines()["evaluate"], catalog)
+def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, configs: dict[str, Any]) -> None:
+    catalog, pipeline = catalog_of("models:/clips@champion"), register_pipelines()["evaluate"]
+    keep_apart(pipeline, catalog, configs, tmp_path)
     catalog.save("metrics", {"a": 1.0})
-    assert (tmp_path / "evaluations/models-clips-champion/metrics.json").is_file()
-    assert catalog["evaluation_report"].filepath == tmp_path / "evaluations/models-clips-champion/evaluation_report"
+    folder = tmp_path / "data/08_reporting/evaluations/models-clips-champion"
+    assert (folder / "metrics.json").is_file()
+    assert catalog["evaluation_report"].filepath == folder / "evaluation.html"
+    assert all(catalog[name].metadata == {"dvc": {"track": False}} for name in pipeline.all_outputs())
     assert catalog.load("clips_model") == catalog.load("mlflow_run") == {}
 
 
 def test_without_another_model_all_stays(tmp_path: Path) -> None:
-    catalog = catalog_of(tmp_path, None)
-    keep_apart(register_pipelines()["evaluate"], catalog)
-    assert catalog["per_item"].filepath == tmp_path / "per_item"
+    catalog = catalog_of(None)
+    keep_apart(register_pipelines()["evaluate"], catalog, {}, tmp_path)
+    assert catalog["evaluation_report"].filepath == Path("nowhere")
 
 
 @pytest.mark.parametrize("pipeline", ["pretrain", "finetune"])
 def test_what_could_not_be_registered_is_not_begun(tmp_path: Path, pipeline: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.model: 'runs:/1'"):
-        keep_apart(register_pipelines()[pipeline], catalog_of(tmp_path, "runs:/1"))
+        keep_apart(register_pipelines()[pipeline], catalog_of("runs:/1"), {}, tmp_path)
 
 
 @pytest.mark.parametrize(
