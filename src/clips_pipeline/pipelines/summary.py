@@ -43,9 +43,12 @@ def show(
         )
         # What a search found is trained apart from it: the study lies in the environment that was searched.
         if environment != BEST:
-            first = "" if "search_trials" in made else f", after `make search{_env_option(environment)}`"
+            option = "" if environment == "local" else f" ENV={environment}"
+            first = "" if "search_trials" in made else f", after `make search{option}`"
             label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
-            _print_next(console, label, f".venv/bin/optuna-dashboard {_study(catalog)}")
+            kind = typed("search", catalog.load("params:search")).storage.kind
+            study = study_address(kind, catalog.load("paths")["search_folder"])
+            _print_next(console, label, f".venv/bin/optuna-dashboard {study}")
     if "search_trials" in made:
         _print_next(console, "read what was found:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
@@ -58,15 +61,6 @@ def _print_next(console: Console, label: str, target: object) -> None:
     """A command or a file, on a line of its own that the terminal's width does not cut: it can be copied whole."""
     console.print(label, highlight=False, soft_wrap=True, markup=False)
     console.print(f"  {target}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _env_option(environment: str) -> str:
-    return "" if environment == "local" else f" ENV={environment}"
-
-
-def _study(catalog: CatalogProtocol[Any, Any]) -> str:
-    config = typed("search", catalog.load("params:search"))
-    return study_address(config.storage.kind, catalog.load("paths")["search_folder"])
 
 
 def _metrics_table(metrics: dict[str, float]) -> Table:

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.gate import Decision
+from clips_pipeline.registry.runs import missing_is
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,8 @@ def holder(client: MlflowClient, model: str, alias: str) -> int | None:
     Raises:
         ConfigError: there is no such model.
     """
-    try:
+    with missing_is(f"no registered model {model!r}; `kedro run --pipelines register` makes one"):
         version = client.get_registered_model(model).aliases.get(alias)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise ConfigError(f"no registered model {model!r}; `kedro run --pipelines register` makes one") from None
     return None if version is None else int(version)
 
 
@@ -154,13 +151,8 @@ class _Model:
         return holder(self.client, self.names.model, self.names.champion)
 
     def tags(self, version: int) -> dict[str, str]:
-        try:
-            tags: dict[str, str] = self.client.get_model_version(self.names.model, str(version)).tags
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise ConfigError(f"{self.names.model} has no version {version}") from None
-        return tags
+        with missing_is(f"{self.names.model} has no version {version}"):
+            return dict(self.client.get_model_version(self.names.model, str(version)).tags)
 
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():

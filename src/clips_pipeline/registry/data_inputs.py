@@ -31,7 +31,12 @@ def log_data(run_id: str | None, shards: Path, splits: Sequence[str], name: str 
     if run_id is None:
         return
     index = load_index(shards)
-    inputs = [_input(index, shards, split, name) for split in splits if split in index.splits]
+    inputs = []
+    for split in (split for split in splits if split in index.splits):
+        dataset = MetaDataset(LocalArtifactDatasetSource(str(shards)), name=name, digest=_digest(index, split))
+        profile = json.dumps({"samples": index.split_samples(split), "data_version": index.version})
+        entity = Dataset(**dataset.to_dict(), profile=profile)
+        inputs.append(DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, split)]))
     if inputs:
         MlflowClient().log_inputs(run_id, datasets=inputs)
 
@@ -51,13 +56,6 @@ def refuse_other_data(run_id: str | None, shards: Path, split: str, set_name: st
                 f"evaluate.set_name: {set_name!r} names the set with digest {one.dataset.digest} in MLflow run {run_id}, "
                 f"and {split!r} of {shards} has {digest}; its metrics would be overwritten. Give this set a name of its own"
             )
-
-
-def _input(index: Index, shards: Path, split: str, name: str) -> DatasetInput:
-    dataset = MetaDataset(LocalArtifactDatasetSource(str(shards)), name=name, digest=_digest(index, split))
-    profile = json.dumps({"samples": index.split_samples(split), "data_version": index.version})
-    entity = Dataset(**dataset.to_dict(), profile=profile)
-    return DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, split)])
 
 
 def _digest(index: Index, split: str) -> str:

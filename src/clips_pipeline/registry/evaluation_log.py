@@ -10,10 +10,11 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.item_table import read_items
 from clips_pipeline.evaluation.items import Items
 from clips_pipeline.registry.logged_models import logged_model
-from clips_pipeline.registry.runs import active_run_id, log_once
+from clips_pipeline.registry.runs import active_run_id, log_once, missing_is
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,15 @@ def run_of(run_id: str | None) -> str | None:
     Args:
         run_id: of the training; None where it was not tracked.
     """
-    if run_id is None or _is_known(MlflowClient(), run_id):
-        return run_id
-    log.warning("the MLflow run %s of this model is not on %s", run_id, mlflow.get_tracking_uri())
-    return active_run_id()
+    if run_id is None:
+        return None
+    try:
+        with missing_is(f"the MLflow run {run_id} of this model is not on {mlflow.get_tracking_uri()}"):
+            MlflowClient().get_run(run_id)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return active_run_id()
+    return run_id
 
 
 def log_evaluation(
@@ -56,17 +62,6 @@ def log_evaluation(
     log_once(client, run_id, metrics, None if model is None else logged_model(client, run_id, model))
     client.log_artifact(run_id, str(report))
     log_items(client, run_id, items)
-
-
-def _is_known(client: MlflowClient, run_id: str) -> bool:
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        # Any other trouble (a server that does not answer) must not pass for a run that is gone.
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    return True
 
 
 def log_report(run_id: str | None, report: Path) -> None:

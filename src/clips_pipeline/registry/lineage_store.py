@@ -56,7 +56,9 @@ def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
     """Keep the lineage of the stages that wrote to a run: tags `data.<path>`, and `lineage/<stage>/` among its artifacts."""
     client = MlflowClient()
     for stage in lineage.lock:
-        for path, value in {**_data_inputs(lineage, stage), **lineage.only([stage]).data}.items():
+        # Code has its commit; what is left are data.
+        inputs = {path: value for path, value in lineage.inputs(stage).items() if not path.startswith("src/")}
+        for path, value in {**inputs, **lineage.only([stage]).data}.items():
             client.set_tag(run_id, mlflow_key(f"data.{path}"), value)
         _log(client, run_id, f"lineage/{stage}", lineage.only([stage]), patch)
 
@@ -64,14 +66,10 @@ def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
 def attach(name: str, version: int, lineage: Lineage, patch: bytes | None) -> None:
     """Give a version its lineage: tags, and files below `lineage/<name>-<version>/` in its run."""
     client = MlflowClient()
-    for key, value in {**git_tags(lineage.git), **data_tags(lineage.data)}.items():
+    data = {mlflow_key(f"data.{path}"): value for path, value in lineage.data.items()}
+    for key, value in {**git_tags(lineage.git), **data}.items():
         client.set_model_version_tag(name, str(version), key, value)
     _log(client, client.get_model_version(name, str(version)).run_id, f"lineage/{name}-{version}", lineage, patch)
-
-
-def data_tags(data: dict[str, str]) -> dict[str, str]:
-    """One tag per output, `data.<path>`, with its hash."""
-    return {mlflow_key(f"data.{path}"): value for path, value in data.items()}
 
 
 def fetch(name: str, version: str) -> Record:
@@ -118,8 +116,3 @@ def _log(client: MlflowClient, run_id: str, folder: str, lineage: Lineage, patch
         if patch:
             (here / PATCH).write_bytes(patch)
         client.log_artifacts(run_id, str(here), folder)
-
-
-def _data_inputs(lineage: Lineage, stage: str) -> dict[str, str]:
-    # Code has its commit; what is left are data.
-    return {path: value for path, value in lineage.inputs(stage).items() if not path.startswith("src/")}

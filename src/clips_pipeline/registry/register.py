@@ -171,20 +171,15 @@ def _check_run(client: MlflowClient, run_id: str) -> None:
 
 
 def _same_version(client: MlflowClient, name: str, run_id: str, digest: str) -> int | None:
-    for version in client.search_model_versions(f"name='{name}'"):
-        if version.run_id == run_id and version.tags.get(MODEL_DIGEST) == digest:
-            return int(version.version)
-    return None
+    versions = client.search_model_versions(f"name='{name}'")
+    same = (one for one in versions if one.run_id == run_id and one.tags.get(MODEL_DIGEST) == digest)
+    return next((int(one.version) for one in same), None)
 
 
 def measured(client: MlflowClient, name: str, version: int, set_name: str) -> Measured:
     """What the registry knows of a version: its metrics, and per-item results on a set where its run has them."""
     found = client.get_model_version(name, str(version))
-    tagged = {key: value for key, value in found.tags.items() if key.startswith(_METRIC)}
-    metrics = {_metric_of(key): float(value) for key, value in tagged.items()}
-    return Measured(metrics, fetch_items(client, found.run_id, set_name))
-
-
-def _metric_of(tag: str) -> str:
+    tagged = {key.removeprefix(_METRIC): value for key, value in found.tags.items() if key.startswith(_METRIC)}
     # MLflow takes no '@' in names of tags.
-    return tag.removeprefix(_METRIC).replace("_at_", "@")
+    metrics = {key.replace("_at_", "@"): float(value) for key, value in tagged.items()}
+    return Measured(metrics, fetch_items(client, found.run_id, set_name))

@@ -60,7 +60,8 @@ def restore(record: Record, project: Path, target: Path) -> Path:
 
 def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
     lineage = record.lineage
-    _checked(project, "git", "clone", "--quiet", "--no-checkout", str(_top(project)), str(target.absolute()))
+    top = _checked(project, "git", "rev-parse", "--show-toplevel").strip()
+    _checked(project, "git", "clone", "--quiet", "--no-checkout", top, str(target.absolute()))
     _checked(target, "git", "checkout", "--quiet", "--detach", str(lineage.git.commit))
     if record.patch:
         done = subprocess.run(
@@ -115,10 +116,6 @@ def _data(record: Record, project: Path, restored: Path) -> None:
         reason = pulled.stderr.strip()[-800:]
         what = f"{record.name} {record.version}"
         raise ConfigError(f"{what}: data is neither in the DVC cache of {project} nor in a remote of it:\n{reason}")
-
-
-def _top(project: Path) -> Path:
-    return Path(_checked(project, "git", "rev-parse", "--show-toplevel").strip())
 
 
 def _dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

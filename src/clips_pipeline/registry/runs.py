@@ -4,16 +4,18 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mlflow
 import psutil
 from mlflow.entities import Metric, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from clips_pipeline.config import from_mapping
+from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.registry.config import TrackingConfig
 
 OWNER = "clips.process"
@@ -27,6 +29,18 @@ def active_run_id() -> str | None:
     """Id of the MLflow run that Kedro opened, None where there is none."""
     active = mlflow.active_run()
     return active.info.run_id if active else None
+
+
+@contextmanager
+def missing_is(message: str) -> Iterator[None]:
+    """What MLflow does not have becomes a `ConfigError` with this message."""
+    try:
+        yield
+    except MlflowException as error:
+        # Any other trouble (a server that does not answer) must not pass for something that is gone.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ConfigError(message) from None
 
 
 def mlflow_key(name: str) -> str:
