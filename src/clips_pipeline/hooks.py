@@ -28,6 +28,7 @@ class ProjectHooks:
         self._code: Code | None = None
         self._run_id: str | None = None
         self._continued: str | None = None
+        self._configs: dict[str, Any] = {}
 
     @hook_impl(wrapper=True)
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
@@ -57,6 +58,7 @@ class ProjectHooks:
     def after_catalog_created(
         self,
         catalog: CatalogProtocol[Any, Any],
+        conf_catalog: dict[str, Any],
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
@@ -66,6 +68,7 @@ class ProjectHooks:
         from clips_pipeline.pipelines.environments import local_credentials
         from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
 
+        self._configs = conf_catalog
         paths = Paths(catalog)
         paths.makes_parents = False
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
@@ -109,10 +112,9 @@ class ProjectHooks:
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
             catalog["searched_environment"] = MemoryDataset(own)
         check(pipeline, catalog)
-        if self._context is not None and not within_dvc():
+        if not within_dvc():
             # A stage that DVC runs has to write what `dvc.yaml` names.
-            configs = self._context.config_loader["catalog"]
-            other_model.keep_apart(pipeline, catalog, configs, self._context.project_path)
+            other_model.keep_apart(pipeline, catalog, self._configs)
         if dry_run.wanted(catalog):
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.

@@ -17,7 +17,7 @@ FOLDER = "evaluations"
 
 
 def keep_apart(
-    pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], configs: Mapping[str, Mapping[str, Any]], project: Path
+    pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], configs: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Move the outputs of the evaluation node to `evaluations/<model>/` beside their usual places.
 
@@ -27,8 +27,7 @@ def keep_apart(
     Args:
         pipeline: that is about to run.
         catalog: of the run.
-        configs: of the catalog's entries, as the configuration has them.
-        project: where their relative paths begin.
+        configs: of the catalog's entries.
 
     Raises:
         ConfigError: the same pipeline registers a model; it could only refuse these results, after all the work.
@@ -45,7 +44,7 @@ def keep_apart(
     folder = folder_name(str(model))
     for node in nodes:
         for name in node.outputs:
-            path = project / configs[name]["filepath"]
+            path = Path(configs[name]["filepath"])
             moved = {"filepath": str(path.parent / FOLDER / folder / path.name), "metadata": {"dvc": {"track": False}}}
             catalog[name] = AbstractDataset.from_config(name, {**configs[name], **moved})
         for name in {"clips_model", "mlflow_run"} & set(node.inputs):

@@ -14,10 +14,10 @@ from clips_pipeline.pipelines.other_model import folder_name, keep_apart
 
 
 @pytest.fixture
-def configs(repository: Path) -> dict[str, Any]:
+def configs(repository: Path, tmp_path: Path) -> dict[str, Any]:
     """Of the project's catalog."""
     text = (repository / "conf/base/catalog.yml").read_text()
-    for variable, value in (("${_results}", "data"), ("${_model}", "data"), ("${_as_text}", "{}")):
+    for variable, value in (("${_results}", f"{tmp_path}/data"), ("${_model}", "data"), ("${_as_text}", "{}")):
         text = text.replace(variable, value)
     return {name: config for name, config in yaml.safe_load(text).items() if not name.startswith("_")}
 
@@ -30,7 +30,7 @@ def catalog_of(model: str | None) -> DataCatalog:
 
 def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, configs: dict[str, Any]) -> None:
     catalog, pipeline = catalog_of("models:/clips@champion"), register_pipelines()["evaluate"]
-    keep_apart(pipeline, catalog, configs, tmp_path)
+    keep_apart(pipeline, catalog, configs)
     catalog.save("metrics", {"a": 1.0})
     folder = tmp_path / "data/08_reporting/evaluations/models-clips-champion"
     assert (folder / "metrics.json").is_file()
@@ -39,16 +39,16 @@ def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, config
     assert catalog.load("clips_model") == catalog.load("mlflow_run") == {}
 
 
-def test_without_another_model_all_stays(tmp_path: Path) -> None:
+def test_without_another_model_all_stays() -> None:
     catalog = catalog_of(None)
-    keep_apart(register_pipelines()["evaluate"], catalog, {}, tmp_path)
+    keep_apart(register_pipelines()["evaluate"], catalog, {})
     assert catalog["evaluation_report"].filepath == Path("nowhere")
 
 
 @pytest.mark.parametrize("pipeline", ["pretrain", "finetune"])
-def test_what_could_not_be_registered_is_not_begun(tmp_path: Path, pipeline: str) -> None:
+def test_what_could_not_be_registered_is_not_begun(pipeline: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.model: 'runs:/1'"):
-        keep_apart(register_pipelines()[pipeline], catalog_of("runs:/1"), {}, tmp_path)
+        keep_apart(register_pipelines()[pipeline], catalog_of("runs:/1"), {})
 
 
 @pytest.mark.parametrize(
