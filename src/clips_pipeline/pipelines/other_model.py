@@ -41,6 +41,8 @@ def keep_apart(
             f"evaluate.model: {model!r}, but this pipeline registers the model that it trains; set null here, and evaluate the "
             "other one by `kedro run --pipelines evaluate --params evaluate.model=…`"
         )
+    # Kedro warns of every dataset that is replaced; here it is meant.
+    logging.getLogger("kedro.io.data_catalog").setLevel(logging.ERROR)
     folder = folder_name(str(model))
     for node in nodes:
         for name in node.outputs:
