@@ -18,6 +18,7 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.study import SearchResult, search
+from clips_pipeline.tuning.trials import Bench
 
 BATCH = 8
 
@@ -62,7 +63,8 @@ def run(
         lengths = cost.row_lengths(spec.train, captions, tokenizer)
         return cost.flops_of(spec.train, lengths, tokenizer), cost.fragment_tokens(lengths)
 
-    return search(config, parameters, spec_of, cost_of, folder, trial_runs.child_run, credentials={"url": url}, **more)
+    bench = Bench(config, parameters, spec_of, cost_of, trial_runs.child_run, folder)
+    return search(bench, credentials={"url": url}, **more)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
 from clips_pipeline.evaluation.load import load_embedder
 from clips_pipeline.evaluation.metric_keys import whole_key
-from clips_pipeline.evaluation.probe import Probed, probe, refuse_what_cannot_be_probed
+from clips_pipeline.evaluation.probe import Flags, probe, refuse_what_cannot_be_probed
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.retrieval import (
     NO_CAPTION,
@@ -96,9 +96,9 @@ def evaluate_model(
     beside = compositionality(embedder, entries, store)
     metrics, chance = beside.metrics, beside.chance
     if config.probe_samples:
-        probed = probe(embedder, shards, config.split, config.probe_samples, remote, store)
+        right = probe(embedder, shards, config.split, config.probe_samples, remote, store)
         learned = [index.split_version(name) for name in ("train", "validation")]
-        add_probed(result.per_item, probed, _digest([config.probe_samples, *learned]))
+        add_probed(result.per_item, *right, _digest([config.probe_samples, *learned]))
         names = ("linear_accuracy@1", "knn_accuracy@1")
         items = items_of(result.per_item)
         metrics |= {f"probe/{config.set_name}/{name}": items.measures[f"probe/{name}"].value() for name in names}
@@ -260,15 +260,16 @@ def _item_rows(
     return rows
 
 
-def add_probed(rows: Sequence[ItemRow], probed: Probed, terms: str) -> None:
+def add_probed(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flags, terms: str) -> None:
     """Add whether the classifiers were right about each image; None where it has no label, so that none was asked.
 
     Args:
         rows: of all images.
-        probed: what came out for those with a label.
+        linear_right_M: of those with a label.
+        knn_right_M: likewise.
         terms: of the samples that were learned from.
     """
-    right = zip(probed.linear_right.tolist(), probed.knn_right.tolist(), strict=True)
+    right = zip(linear_right_M.tolist(), knn_right_M.tolist(), strict=True)
     for row in rows:
         linear, knn = (None, None) if row["label"] is None else next(right)
         row |= {"linear_right": linear, "knn_right": knn, "probe_terms": terms}

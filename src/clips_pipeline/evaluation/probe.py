@@ -57,19 +57,6 @@ class Labelled:
             raise ValueError(f"{len(self.features_NE)} features for {len(self.labels_N)} labels")
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What the two classifiers say about the labelled images of the split that is asked, in its order.
-
-    Attributes:
-        linear_right: (M,) whether the linear classifier is right.
-        knn_right: (M,) whether the nearest neighbours are.
-    """
-
-    linear_right: Flags
-    knn_right: Flags
-
-
 def probe(
     embedder: TowerEmbedder,
     shards: Path,
@@ -77,7 +64,7 @@ def probe(
     samples: int,
     remote: RemoteShards | None = None,
     kept: Kept = NOTHING_KEPT,
-) -> Probed:
+) -> tuple[Flags, Flags]:
     """Ask a split for its labels, learned from the first labelled images of the training split.
 
     Args:
@@ -87,6 +74,10 @@ def probe(
         samples: training images at most.
         remote: where shards that are not on this machine are copied to.
         kept: features of this model, from before and from now on.
+
+    Returns:
+        (M,) and (M,): whether the linear classifier is right about each labelled image of the split, in its order, and whether
+        the nearest neighbours are.
 
     Raises:
         ConfigError: a split without labelled images.
@@ -101,7 +92,7 @@ def probe(
     train = features("train", samples)
     validation, asked = (features(name, None) for name in ("validation", split))
     linear_right, _ = linear_hits(train, validation, asked)
-    return Probed(linear_right, knn_hits(train, asked))
+    return linear_right, knn_hits(train, asked)
 
 
 def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:

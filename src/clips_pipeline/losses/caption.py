@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clips_pipeline.losses.gather import world_size
-from clips_pipeline.losses.precision import in_full_precision
 
 _NO_DIVISION_BY_ZERO = 1.0e-8
 CHUNK = 160
@@ -48,7 +47,8 @@ def caption_loss(
         raise ValueError(f"{hidden_ND.shape[0]} hidden rows for {targets_N.shape[0]} targets; they must match")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; use 1 or more")
-    with in_full_precision(hidden_ND.device):
+    # In at least float32, whatever precision the model ran in.
+    with torch.autocast(hidden_ND.device.type, enabled=False):
         kind = torch.promote_types(torch.promote_types(hidden_ND.dtype, head_weight_VD.dtype), torch.float32)
         total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(kind), head_weight_VD.to(kind), targets_N, chunk

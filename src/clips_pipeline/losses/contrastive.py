@@ -15,7 +15,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.losses.gather import gather_rows, rank_in
-from clips_pipeline.losses.precision import in_full_precision
 
 MOST_LOGITS = 1 << 23
 """Logits of one softmax held at a time, 32 MiB in float32; a few copies of them live side by side."""
@@ -54,7 +53,8 @@ def contrastive_loss(
         raise ValueError(f"image, web and fragment rows must match, found {shapes}")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows is {chunk_rows}; use 1 or more, or None for all rows at once")
-    with in_full_precision(image_BE.device):
+    # In at least float32, whatever precision the model ran in.
+    with torch.autocast(image_BE.device.type, enabled=False):
         local_3BE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in rows]
         # One message instead of three; both terms read the same gathered images.
         width = image_BE.shape[1]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,16 +12,14 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards.storage import Options
 from clips_pipeline.training.outcome import TrainingFailedError
-from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import figures, importances, pareto_front
 from clips_pipeline.tuning.open_study import PARENT, open_study
 from clips_pipeline.tuning.search_space import check_space, merged, trial_parameters
 from clips_pipeline.tuning.storage import open_storage, quiet_optuna
-from clips_pipeline.tuning.trials import Bench, RecordTrial, run_trial, trials_folder
+from clips_pipeline.tuning.trials import Bench, run_trial, trials_folder
 
 log = logging.getLogger(__name__)
 
@@ -58,56 +55,34 @@ class SearchResult:
 
 
 def search(
-    config: SearchConfig,
-    train_parameters: dict[str, Any],
-    spec_of: Callable[[dict[str, Any], Path], RunSpec],
-    cost_of: Callable[[RunSpec], tuple[float, float]],
-    folder: Path,
-    record_trial: RecordTrial,
+    bench: Bench,
     *,
     credentials: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
     on_parent: Callable[[str | None], None] = lambda run_id: None,
-    storage_options: Options | None = None,
 ) -> SearchResult:
     """Run trials until the budget is used; the same call goes on with what is left of it.
 
     Args:
-        config: space, objectives and budget.
-        train_parameters: the `train` parameters that trials change.
-        spec_of: parameters and a folder for runs and model to a run spec.
-        cost_of: a run spec to operations per sample and tokens of its fragments.
-        folder: keeps `study.db` and the trials' run folders.
-        record_trial: opens the record of one trial.
+        bench: what its trials need.
         credentials: of the storage.
         parent_run_id: the tracker's run that is active; the study's own is the parent of all trials.
         on_parent: told which run that is, before the first trial.
-        storage_options: credentials for shards elsewhere, as in `launch`.
 
     Raises:
         ConfigError: see `check_search`, `open_storage` and `open_study`; raised before the first trial.
         TrainingFailedError: no trial has finished.
         TrainingInterruptedError: as `launch`; the trial is queued again.
     """
+    config, train_parameters, folder = bench.config, bench.train_parameters, bench.folder
     check_search(config, train_parameters)
     folder.mkdir(parents=True, exist_ok=True)
     quiet_optuna()
     with closing(open_storage(config, folder, credentials or {})) as storage:
-        own = spec_of(trial_parameters(config, train_parameters, {}), folder / "first")
+        own = bench.spec_of(trial_parameters(config, train_parameters, {}), folder / "first")
         study = open_study(config, storage, own, train_parameters, parent_run_id)
         parent = study.user_attrs.get(PARENT)
         on_parent(parent)
-        bench = Bench(
-            study,
-            config,
-            train_parameters,
-            spec_of,
-            cost_of,
-            record_trial,
-            folder,
-            parent,
-            storage_options,
-        )
         while trial_queue.run_next(study, storage, config, partial(run_trial, bench=bench)):
             pass
         best = best_trial(study, config)

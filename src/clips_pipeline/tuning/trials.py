@@ -20,6 +20,7 @@ from clips_pipeline.training.outcome import TrainingInterruptedError
 from clips_pipeline.training.spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Scalar, SearchConfig
+from clips_pipeline.tuning.open_study import PARENT
 from clips_pipeline.tuning.search_space import trial_parameters
 from clips_pipeline.tuning.trial_queue import ClaimedTrial, TrialKilledError
 
@@ -78,25 +79,22 @@ class Bench:
     """What every trial of a search needs.
 
     Attributes:
-        study, config: of the search.
+        config: space, objectives and budget.
         train_parameters: the `train` parameters that trials change.
         spec_of: parameters and a folder for runs and model to a run spec.
         cost_of: a run spec to operations per sample and tokens of its fragments.
         record_trial: opens the record of one trial.
-        folder: of the search.
-        parent: the tracker's run of the search.
-        storage_options: credentials for shards elsewhere.
+        folder: keeps `study.db` and the trials' run folders.
+        storage_options: credentials for shards elsewhere, as in `launch`.
     """
 
-    study: optuna.Study
     config: SearchConfig
     train_parameters: dict[str, Any]
     spec_of: Callable[[dict[str, Any], Path], RunSpec]
     cost_of: Callable[[RunSpec], tuple[float, float]]
     record_trial: RecordTrial
     folder: Path
-    parent: str | None
-    storage_options: Options | None
+    storage_options: Options | None = None
 
 
 def trials_folder(folder: Path, study_name: str) -> Path:
@@ -132,7 +130,7 @@ def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
         claimed.values,
         Path(spec.run_folder),
         config.study_name,
-        bench.parent,
+        trial.study.user_attrs.get(PARENT),
     )
     with bench.record_trial(name) as record:
         trial.set_user_attr(trial_queue.RUN_ID, record.run_id)
@@ -191,7 +189,7 @@ def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began: float) -> bool:
     """Whether it came to its end; it does not where the pruner asked it to stop."""
     steps, every = spec.train.steps, spec.train.every.evaluate
-    reported = set(bench.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def on_event(event: Event) -> None:
         record.record(event)

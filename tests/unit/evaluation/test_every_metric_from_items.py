@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,7 +29,6 @@ from clips_pipeline.evaluation.metric_keys import (
     split_set,
     whole_key,
 )
-from clips_pipeline.evaluation.probe import Probed
 from clips_pipeline.evaluation.report import evaluation_html
 from clips_pipeline.evaluation.standings import readable, standings
 from clips_pipeline.interop.folder import load_model_folder, save_model
@@ -211,7 +211,7 @@ def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
 
 def test_an_image_without_label_was_not_asked_by_the_probe():
     rows = [{"key": str(i), "label": label} for i, label in enumerate((2, None, 0))]
-    add_probed(rows, Probed(torch.tensor([True, False]).numpy(), torch.tensor([True, True]).numpy()), "terms")
+    add_probed(rows, np.array([True, False]), np.array([True, True]), "terms")
     assert [(row["linear_right"], row["knn_right"]) for row in rows] == [(True, True), (None, None), (False, True)]
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     items = items_of(row | nothing for row in rows)

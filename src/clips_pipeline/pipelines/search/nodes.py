@@ -32,7 +32,7 @@ def search(
     # MLflow and Optuna take seconds to import.
     from clips_pipeline.registry import trial_runs
     from clips_pipeline.registry.runs import active_run_id
-    from clips_pipeline.tuning import figures, search_space, study, summary
+    from clips_pipeline.tuning import figures, search_space, study, summary, trials
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
@@ -45,17 +45,12 @@ def search(
         return cost.flops_of(spec.train, lengths, words), cost.fragment_tokens(lengths)
 
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
+    options = remote.storage.options
     result = study.search(
-        config,
-        train_parameters,
-        spec_of,
-        cost_of,
-        folder,
-        trial_runs.child_run,
+        trials.Bench(config, train_parameters, spec_of, cost_of, trial_runs.child_run, folder, options),
         credentials=credentials,
         parent_run_id=active_run_id(),
         on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
-        storage_options=remote.storage.options,
     )
     report.mkdir(parents=True, exist_ok=True)
     for name, figure in result.figures.items():
