@@ -6,7 +6,7 @@ Every `kedro` command imports this file, also `kedro --help`; so what only a run
 import logging
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
@@ -42,15 +42,13 @@ class ProjectHooks:
         self._context = context
         from mlflow.exceptions import MlflowException
 
-        from clips_pipeline.registry.server import is_away, made_by_one
+        from clips_pipeline.registry.server import away_ends, made_by_one
 
         uri, experiment = _tracking(context)
         try:
-            with made_by_one(uri, experiment):
+            with away_ends(), made_by_one(uri, experiment):
                 return (yield)
         except MlflowException as error:
-            if is_away(error):
-                _give_up()
             log.error("MLflow's store %s: %s", uri, error.message.splitlines()[0])
             raise SystemExit(2) from None
 
@@ -160,21 +158,15 @@ class ProjectHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> Generator[None, Any, Any]:
         """Record what was made, then say what came out; within, kedro-mlflow ends the run and DVC commits."""
-        from mlflow.exceptions import MlflowException
-
         from clips_pipeline.pipelines import summary
-        from clips_pipeline.registry.server import is_away
+        from clips_pipeline.registry.server import away_ends
 
-        try:
+        with away_ends():
             result = yield
             if self._context is not None:
                 environment = self._context.env or "local"
                 self._record(pipeline, catalog, None if environment == "local" else environment)
                 summary.show(pipeline, catalog, environment)
-        except MlflowException as error:
-            if not is_away(error):
-                raise
-            _give_up()
         return result
 
     def _record(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str | None) -> None:
@@ -201,25 +193,19 @@ class ProjectHooks:
         Raises:
             SystemExit: the error is one of ours, with a message made for people, or the tracking server is away.
         """
-        from mlflow.exceptions import MlflowException
-
         from clips_pipeline.config import ConfigError
         from clips_pipeline.datasets.folder import MissingPathError
-        from clips_pipeline.registry.server import is_away
+        from clips_pipeline.registry.server import away_ends, is_away
         from clips_pipeline.training.disk import CannotWriteError
         from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
 
-        if is_away(error):
-            _give_up()
-        try:
+        with away_ends():
+            if is_away(error):
+                raise error
             # kedro-mlflow ends the run.
             result = yield
             if isinstance(error, ConfigError):
                 self._drop_refused_run()
-        except MlflowException as another:
-            if is_away(another):
-                _give_up()
-            raise
         if isinstance(error, TrainingInterruptedError):
             log.warning("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -250,12 +236,3 @@ def _tracking(context: KedroContext) -> tuple[str, str]:
     uri = found.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
     name = found.get("tracking", {}).get("experiment", {}).get("name") or str(context._package_name)
     return uri, name
-
-
-def _give_up() -> NoReturn:
-    """The tracking server is away: one message, and no more waiting for it."""
-    from clips_pipeline.registry.server import away_message, leave_runs
-
-    log.error("%s", away_message())
-    leave_runs()
-    raise SystemExit(1) from None

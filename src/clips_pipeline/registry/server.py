@@ -67,12 +67,25 @@ def away_message() -> str:
     )
 
 
-def leave_runs() -> None:
-    """Forget the active runs, with one attempt to close them: at exit MLflow would try for minutes."""
-    with one_attempt():
-        while mlflow.active_run():
-            with suppress(MlflowException):
-                mlflow.end_run("KILLED")
+@contextmanager
+def away_ends() -> Iterator[None]:
+    """Where the server is away, end with one message, and wait for it no more.
+
+    Raises:
+        SystemExit: it is; the message has been shown.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        log.error("%s", away_message())
+        # At exit MLflow would try for minutes to close the active runs.
+        with one_attempt():
+            while mlflow.active_run():
+                with suppress(MlflowException):
+                    mlflow.end_run("KILLED")
+        raise SystemExit(1) from None
 
 
 def web_address(tracking_uri: str) -> str | None:
