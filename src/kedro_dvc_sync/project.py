@@ -3,11 +3,9 @@
 No dataset is built and no credential is read: paths are text in the catalog.
 """
 
-import ast
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,6 @@ from kedro_dvc_sync.trees import has, read_yaml, value_at
 
 _GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
 _PATTERNS = {"parameters": ["parameters*", "parameters*/**", "**/parameters*"], "globals": ["globals.yml"]}
-
-
-@dataclass(frozen=True)
-class ParameterFile:
-    """A parameter file and what is in it; `path` is relative to the project."""
-
-    path: str
-    content: Mapping[str, Any]
 
 
 class Project:
@@ -130,22 +120,21 @@ class Project:
         """The parameters of this environment, as files alone give them."""
         return self._configuration[1]
 
-    def parameter_layers(self, kind: str = "parameters") -> list[list[ParameterFile]]:
-        """The parameter (or globals) files of the base, then those of the environment: what stands later wins."""
+    def parameter_files(self, kind: str = "parameters") -> dict[str, Mapping[str, Any]]:
+        """The content of the parameter (or globals) files by path: what stands later wins, the environment's after the base's."""
         layers = [self.base] if self.environment is None else [self.base, self.environment]
-        return [list(self._files(kind, layer)) for layer in layers]
-
-    def _files(self, kind: str, layer: str) -> Iterator[ParameterFile]:
         patterns = self._configuration[2].get(kind, _PATTERNS[kind])
-        found = {path for pattern in patterns for path in (self.conf / layer).glob(pattern) if path.is_file()}
-        for path in sorted(found):
-            if path.suffix in (".yml", ".yaml", ".json"):
-                yield ParameterFile(self.relative(path), read_yaml(path) or {})
+        found = {}
+        for layer in layers:
+            for path in sorted({path for pattern in patterns for path in (self.conf / layer).glob(pattern)}):
+                if path.is_file() and path.suffix in (".yml", ".yaml", ".json"):
+                    found[self.relative(path)] = read_yaml(path) or {}
+        return found
 
     @property
     def parameter_order(self) -> list[str]:
         """The parameter files, later ones over earlier ones."""
-        return [file.path for layer in self.parameter_layers() for file in layer]
+        return list(self.parameter_files())
 
     @cached_property
     def formats(self) -> dict[str, int]:
@@ -156,25 +145,13 @@ class Project:
         """
         if self.settings.formats is None:
             return {}
-        try:
-            tree = ast.parse((self.root / self.settings.formats).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError) as error:
-            raise StageError(f"pyproject.toml, [tool.kedro-dvc] formats: {self.settings.formats}: {error}") from None
-        return {
-            target.id: node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, int)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        from dvc.exceptions import DvcException
+        from dvc.utils.serialize import load_py
 
-    @property
-    def merges_softly(self) -> bool:
-        """Whether an environment changes single keys of a group; Kedro's default replaces the group."""
-        strategies = settings.CONFIG_LOADER_ARGS.get("merge_strategy") or {}
-        return strategies.get("parameters") == "soft"
+        try:
+            return dict(load_py(str(self.root / self.settings.formats)))
+        except (OSError, DvcException) as error:
+            raise StageError(f"pyproject.toml, [tool.kedro-dvc] formats: {self.settings.formats}: {error}") from None
 
     def keys_by_file(self, key: str, kind: str = "parameters") -> dict[str, list[str]]:
         """Which files give the dotted `key`, and which keys of globals it is made of.
@@ -183,15 +160,18 @@ class Project:
             StageError: none does.
         """
         found: dict[str, list[str]] = {}
-        layers = self.parameter_layers(kind)
-        top = key.split(".")[0]
-        if kind == "parameters" and not self.merges_softly:
-            layers = [layer for layer in layers if any(top in file.content for file in layer)][-1:]
-        for file in (file for layer in layers for file in layer):
-            if not has(file.content, key):
+        files = self.parameter_files(kind)
+        strategy = (settings.CONFIG_LOADER_ARGS.get("merge_strategy") or {}).get("parameters")
+        if kind == "parameters" and strategy != "soft":
+            # Kedro's default: an environment that sets one key of a group replaces the group.
+            top, own = key.split(".")[0], f"{self.relative(self.conf)}/{self.environment}/"
+            replaced = {path: content for path, content in files.items() if path.startswith(own) and top in content}
+            files = replaced or files
+        for file, content in files.items():
+            if not has(content, key):
                 continue
-            found.setdefault(file.path, []).append(key)
-            for used in sorted(set(_GLOBALS.findall(yaml.safe_dump(value_at(file.content, key))))):
+            found.setdefault(file, []).append(key)
+            for used in sorted(set(_GLOBALS.findall(yaml.safe_dump(value_at(content, key))))):
                 for path, keys in self.keys_by_file(used, "globals").items():
                     found[path] = sorted({*found.get(path, []), *keys})
         if not found:

@@ -20,14 +20,13 @@ def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any])
         known: the lock's entries of other stages; what these made is not read again.
     """
     made = {out["path"]: out for entry in known.values() for out in entry.get("outs") or []}
+    files = {**project.parameter_files(), **project.parameter_files("globals")}
+    files[str(project.settings.formats)] = project.formats
     found: dict[str, Any] = {}
     for stage in stages:
         outs = [_item(project.root, path) for path in sorted(stage.made)]
         deps = [made.get(path) or _item(project.root, path) for path in sorted(stage.deps)]
         made.update({out["path"]: out for out in outs})
-        files = {file.path: file.content for layer in project.parameter_layers() for file in layer}
-        files |= {file.path: file.content for layer in project.parameter_layers("globals") for file in layer}
-        files |= {str(project.settings.formats): project.formats}
         params = {
             path: {key: value_at(files[path], key) for key in keys or files[path] if has(files[path], key)}
             for path, keys in sorted(stage.params.items())

@@ -140,7 +140,7 @@ def parameter_keys(pipeline: Pipeline) -> set[str] | None:
 
 def _params(project: Project, keys: set[str] | None) -> dict[str, list[str]]:
     if keys is None:
-        return {file.path: [] for layer in project.parameter_layers() for file in layer}
+        return {path: [] for path in project.parameter_files()}
     params: dict[str, list[str]] = {}
     for key in sorted(keys):
         for path, found in project.keys_by_file(key).items():
