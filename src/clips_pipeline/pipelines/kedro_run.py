@@ -1,0 +1,199 @@
+"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlflow
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
+from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
+from kedro.pipeline import Pipeline
+from mlflow.exceptions import MlflowException
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.datasets.folder import MissingPathError, Paths
+from clips_pipeline.datasets.remote import RemoteDataset
+from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
+from clips_pipeline.pipelines.check import check, claim_data
+from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
+from clips_pipeline.registry import lineage_store, runs
+from clips_pipeline.registry.server import away_ends, is_away, made_by_one
+from clips_pipeline.training.disk import CannotWriteError
+from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
+from kedro_dvc_sync.commit import nodes_in_place, within_dvc
+from kedro_dvc_sync.project import Project
+
+log = logging.getLogger(__name__)
+
+
+class KedroRun:
+    """One `kedro run`, from the making of its context to its last line."""
+
+    def __init__(self) -> None:
+        self._context: KedroContext | None = None
+        self._configs: dict[str, Any] = {}
+        self._code: lineage.Code | None = None
+        self._run_id: str | None = None
+        self._continued: str | None = None
+
+    @contextmanager
+    def opening_store(self, context: KedroContext) -> Iterator[None]:
+        """Keep the context, and let one process at a time make MLflow's database in the body.
+
+        Raises:
+            SystemExit: the tracking server does not answer, or cannot be used; the message has been shown.
+        """
+        # kedro-mlflow sets its own level on import, after logging.yml was read.
+        logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
+        self._context = context
+        uri, experiment = _tracking(context)
+        try:
+            with away_ends(), made_by_one(uri, experiment):
+                yield
+        except MlflowException as error:
+            log.error("MLflow's store %s: %s", uri, error.message.splitlines()[0])
+            raise SystemExit(2) from None
+
+    def add_entries(
+        self,
+        catalog: CatalogProtocol[Any, Any],
+        configs: dict[str, Any],
+        credentials: dict[str, Any],
+        parameters: dict[str, Any],
+    ) -> None:
+        """Add to the catalog what is no parameter: where nodes write, and credentials."""
+        self._configs = configs
+        paths = Paths(catalog)
+        paths.makes_parents = False
+        catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
+        catalog[OWN_PATHS] = MemoryDataset(Paths(catalog, OWN), copy_mode="assign")
+        local = environments.local_credentials(self._context.config_loader) if self._context is not None else {}
+        storage = [local.get("storage"), credentials.get("storage")]
+        catalog["remote_shards"] = RemoteDataset(parameters.get("storage", {}), storage, lambda: paths["shard_cache"])
+        search = credentials.get("search") or local.get("search") or {}
+        catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
+
+    def begin(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+        """Refuse bad parameters before any work; let kedro-mlflow continue the right run.
+
+        Raises:
+            SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it. Or it was a dry run.
+        """
+        try:
+            self._check(pipeline, catalog)
+            self._choose_mlflow_run(run_params, pipeline, catalog)
+        except ConfigError as error:
+            log.error("%s", error)
+            raise SystemExit(2) from None
+
+    def _check(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+        if self._context is not None and "searched_environment" in pipeline.inputs():
+            # Here and not for every catalog: it reads `conf/base` once more, a tenth of a second.
+            own = environments.differences(self._context.config_loader, catalog.load("parameters"))
+            catalog["searched_environment"] = MemoryDataset(own)
+        check(pipeline, catalog)
+        if not within_dvc():
+            # A stage that DVC runs has to write what `dvc.yaml` names.
+            other_model.keep_apart(pipeline, catalog, self._configs)
+        if dry_run.wanted(catalog):
+            dry_run.show(pipeline, catalog)
+            # Before MLflow, DVC or any node has done anything.
+            raise SystemExit(0)
+        catalog.load("paths").makes_parents = True
+
+    def _choose_mlflow_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
+    ) -> None:
+        self._run_id = self._continued = None
+        if self._context is None:
+            return
+        claim_data(pipeline, catalog, self._context.env or "local")
+        self._code = lineage.code_of(self._context.project_path)
+        tracking = getattr(self._context, "mlflow", None)
+        if tracking is None:
+            return
+        runs.configure_system_metrics(catalog.load("parameters").get("tracking", {}))
+        run = tracking.tracking.run
+        found = run_identity.run_to_continue(pipeline, catalog)
+        if found is not None:
+            # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
+            run.id, run.name = found
+            self._continued = run.id
+        elif run.name is None:
+            run.name = run_identity.run_name(run_params.get("pipeline_names"), self._context.env, pipeline, catalog)
+
+    def own_mlflow_run(self) -> None:
+        """The run is open now: say which code and which process it belongs to; close what killed processes left open."""
+        active = mlflow.active_run()
+        if active is None or self._code is None:
+            return
+        self._run_id = active.info.run_id
+        lineage_store.tag_run(self._run_id, self._code.git)
+        client = mlflow.MlflowClient()
+        client.set_tag(self._run_id, runs.OWNER, runs.owner())
+        for closed in runs.close_abandoned(client, active.info.experiment_id):
+            log.info("the MLflow run %s of a process that was killed is closed", closed)
+
+    @contextmanager
+    def ending(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Iterator[None]:
+        """After the body, record what was made, then say what came out.
+
+        Raises:
+            SystemExit: the tracking server is away.
+        """
+        with away_ends():
+            yield
+            if self._context is not None:
+                environment = self._context.env or "local"
+                self._record(pipeline, catalog, None if environment == "local" else environment)
+                summary.show(pipeline, catalog, environment)
+
+    def _record(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str | None) -> None:
+        """The lineage, on the run and on the version that was registered."""
+        if self._context is None or self._code is None or self._run_id is None:
+            return
+        project = Project(self._context.project_path, environment)
+        names = nodes_in_place(project, pipeline, catalog)
+        found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
+        lineage_store.record_run(self._run_id, found.only(ran), self._code.patch)
+        for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():
+            registered = catalog.load(entry)
+            lineage_store.attach(registered["name"], registered["version"], found, self._code.patch)
+
+    @contextmanager
+    def failing(self, error: Exception) -> Iterator[None]:
+        """After the body, one message for bad input; other errors keep Kedro's traceback.
+
+        Raises:
+            SystemExit: the error is one of ours, with a message made for people, or the tracking server is away.
+        """
+        with away_ends():
+            if is_away(error):
+                raise error
+            yield
+            refused = isinstance(error, ConfigError) and self._run_id is not None
+            if refused and self._run_id != self._continued:
+                runs.drop_if_empty(mlflow.MlflowClient(), str(self._run_id))
+        if isinstance(error, TrainingInterruptedError):
+            log.warning("%s", error)
+            raise SystemExit(error.exit_code) from None
+        missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
+        if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
+            log.error("%s", error)
+            raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None
+
+
+def _tracking(context: KedroContext) -> tuple[str, str]:
+    """Tracking URI and experiment of `mlflow.yml`, as kedro-mlflow is about to read them."""
+    patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]  # of every loader that kedro-mlflow knows
+    patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+    try:
+        found = context.config_loader["mlflow"]
+    except MissingConfigException:
+        found = {}
+    uri = found.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    name = found.get("tracking", {}).get("experiment", {}).get("name") or str(context._package_name)
+    return uri, name
