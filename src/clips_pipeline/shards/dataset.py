@@ -10,7 +10,7 @@ epoch.
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,38 +26,12 @@ from clips_pipeline.shards.records import Skip
 from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.tar import BadSampleError
 from clips_pipeline.shards.transforms import ImageConfig, Pixels, UndecodableImageError, train_pixels
+from clips_pipeline.text.captions import CaptionReader, CaptionRows
 
 log = logging.getLogger(__name__)
 
 # So many bad samples one after the other are no accident.
 _MOST_TRIES = 1_000
-
-
-class Rows(Protocol):
-    """Ids of one sample; see `text.captions.CaptionRows`."""
-
-    @property
-    def web(self) -> list[int]:
-        """Row of the text tower."""
-        ...
-
-    @property
-    def fragment(self) -> list[int]:
-        """Row of the text tower."""
-        ...
-
-    @property
-    def target(self) -> list[int]:
-        """Row of the captioner."""
-        ...
-
-
-class Captions(Protocol):
-    """Makes rows of captions; `text.captions.CaptionReader` does."""
-
-    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> Rows:
-        """Rows of one sample, a pure function of the arguments."""
-        ...
 
 
 class TrainDataset(IterableDataset[ClipsBatch]):
@@ -67,7 +41,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         self,
         shards: ShardSet,
         order: EpochOrder,
-        captions: Captions,
+        captions: CaptionReader,
         images: ImageConfig,
         *,
         global_batch_size: int,
@@ -167,7 +141,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
 
     def _sample(
         self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
-    ) -> tuple[Pixels, Rows, str]:
+    ) -> tuple[Pixels, CaptionRows, str]:
         """The sample at `place` of `stream`; if it is bad, one that stands a batch later, or the next good one after it.
 
         Ranks need not agree on anything: which sample takes the place follows from the order and the data. It is one of
@@ -198,7 +172,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             "run `kedro run --pipelines prepare` or restore the data"
         )
 
-    def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, Rows, str]:
+    def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, CaptionRows, str]:
         self.clock.begin(shard)
         try:
             record = self.shards.read(shard, row)

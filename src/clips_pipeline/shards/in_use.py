@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
 
@@ -148,7 +150,7 @@ def _pids(descriptor: int) -> list[int]:
 
 def _command(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    except OSError:
+        words = " ".join(psutil.Process(pid).cmdline()).split()
+    except psutil.Error:
         return ""
-    return f" ({' '.join(' '.join(words).split())[:120]})"
+    return f" ({' '.join(words)[:120]})"

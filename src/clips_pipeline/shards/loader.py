@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,42 +11,22 @@ from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
-from clips_pipeline.shards.dataset import Captions, TrainDataset
+from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
 from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.transforms import ImageConfig
+from clips_pipeline.text.captions import CaptionReader
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """What does not change the meaning of a batch.
-
-    Attributes:
-        fields: where the captions stand in a sample; None for what the index says.
-        window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
-        most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
-        prefetch_batches: batches that each worker holds ready.
-    """
-
-    fields: SampleFields | None = None
-    window_samples: int = WINDOW_SAMPLES
-    most_streams: int = MOST_STREAMS
-    prefetch_batches: int = 2
-
-    def __post_init__(self) -> None:
-        if min(self.window_samples, self.most_streams, self.prefetch_batches) < 1:
-            raise ConfigError("window_samples, most_streams and prefetch_batches must be at least 1")
 
 
 def train_loader(
     index_dir: Path,
     split: str,
-    caption_reader: Captions,
+    caption_reader: CaptionReader,
     image_config: ImageConfig,
     *,
     global_batch_size: int,
@@ -55,7 +34,10 @@ def train_loader(
     world_size: int = 1,
     workers: int = 0,
     seed: int = 0,
-    config: LoaderConfig | None = None,
+    fields: SampleFields | None = None,
+    window_samples: int = WINDOW_SAMPLES,
+    most_streams: int = MOST_STREAMS,
+    prefetch_batches: int = 2,
     remote: RemoteShards | None = None,
 ) -> DataLoader[ClipsBatch]:
     """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
@@ -72,24 +54,26 @@ def train_loader(
         world_size: number of ranks.
         workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
         seed: of order and augmentation.
-        config: window size, names of caption fields, prefetching.
+        fields: where the captions stand in a sample; None for what the index says.
+        window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
+        most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
+        prefetch_batches: that each worker holds ready.
         remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
             shards are not what the index says.
     """
-    config = config if config is not None else LoaderConfig()
     if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
         raise ConfigError(
             f"global_batch_size {global_batch_size}, rank {rank} of {world_size}, workers {workers}: out of range"
         )
     if global_batch_size % world_size:
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
-    shards = ShardSet(index_dir, split, config.fields, remote=remote)
+    shards = ShardSet(index_dir, split, fields, remote=remote)
     total = sum(shards.samples)
-    streams = streams_for(total, global_batch_size, config.window_samples, config.most_streams)
-    order = EpochOrder(shards.samples, seed, config.window_samples, streams)
+    streams = streams_for(total, global_batch_size, window_samples, most_streams)
+    order = EpochOrder(shards.samples, seed, window_samples, streams)
     if total < global_batch_size:
         raise ConfigError(
             f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "
@@ -114,7 +98,7 @@ def train_loader(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        prefetch_factor=config.prefetch_batches if workers else None,
+        prefetch_factor=prefetch_batches if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=only_the_trainer_ends_it,
         # Of its own: otherwise each epoch would take a number from torch's global generator.

@@ -29,7 +29,7 @@ from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.loader import LoaderConfig, train_loader
+from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.storage import Storage
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
@@ -140,7 +140,8 @@ class Run:
             world_size=self.ranks,
             workers=config.launch.loader_workers,
             seed=config.seed,
-            config=LoaderConfig(window_samples=config.shuffle_window, prefetch_batches=config.launch.prefetch_batches),
+            window_samples=config.shuffle_window,
+            prefetch_batches=config.launch.prefetch_batches,
             remote=self.remote,
         )
 

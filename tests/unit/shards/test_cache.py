@@ -19,7 +19,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records, spans
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import Index, ShardEntry
-from clips_pipeline.shards.loader import LoaderConfig, train_loader
+from clips_pipeline.shards.loader import train_loader
 from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.storage import Storage, StorageConfig, StorageError
 from clips_pipeline.shards.tar import BadSampleError, TarFile
@@ -247,7 +247,6 @@ def test_killed_in_a_download_the_next_process_begins_anew(
 
 
 def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
-    config = LoaderConfig(window_samples=8, most_streams=2)
     loader = train_loader(
         tmp_path / "index",
         "train",
@@ -255,7 +254,8 @@ def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
         ImageConfig(size=8),
         global_batch_size=4,
         workers=workers,
-        config=config,
+        window_samples=8,
+        most_streams=2,
         remote=cache,
     )
     return list(loader)

@@ -14,7 +14,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import TrainDataset
-from clips_pipeline.shards.loader import LoaderConfig, train_loader
+from clips_pipeline.shards.loader import train_loader
+from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES
 from clips_pipeline.shards.prepare import prepare
 from clips_pipeline.shards.reader import ShardSet, eval_samples
 from clips_pipeline.shards.records import Record
@@ -40,7 +41,8 @@ def _loader(folder: Path, **changes: Any) -> Any:
     options: dict[str, Any] = {
         "global_batch_size": BATCH,
         "seed": 3,
-        "config": LoaderConfig(window_samples=15, most_streams=2),
+        "window_samples": 15,
+        "most_streams": 2,
     }
     return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
 
@@ -129,10 +131,10 @@ def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_siz
 
 
 def test_resuming_with_another_batch_size_goes_on_at_the_same_sample(shards: Path) -> None:
-    whole = LoaderConfig()
-    keys = [key for batch in _epoch(_loader(shards, config=whole)) for key in batch.keys]
-    loader = _loader(shards, config=whole, global_batch_size=5)
-    loader.dataset.load_state_dict(_loader(shards, config=whole).dataset.state_dict(16, True))
+    whole = {"window_samples": WINDOW_SAMPLES, "most_streams": MOST_STREAMS}
+    keys = [key for batch in _epoch(_loader(shards, **whole)) for key in batch.keys]
+    loader = _loader(shards, **whole, global_batch_size=5)
+    loader.dataset.load_state_dict(_loader(shards, **whole).dataset.state_dict(16, True))
     assert [key for batch in loader for key in batch.keys][:20] == keys[16:36]
 
 
