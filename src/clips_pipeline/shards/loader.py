@@ -15,7 +15,6 @@ from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
 from clips_pipeline.shards.reader import eval_samples as eval_samples
-from clips_pipeline.shards.records import SampleFields
 from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
@@ -34,7 +33,6 @@ def train_loader(
     world_size: int = 1,
     workers: int = 0,
     seed: int = 0,
-    fields: SampleFields | None = None,
     window_samples: int = WINDOW_SAMPLES,
     most_streams: int = MOST_STREAMS,
     prefetch_batches: int = 2,
@@ -54,7 +52,6 @@ def train_loader(
         world_size: number of ranks.
         workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
         seed: of order and augmentation.
-        fields: where the captions stand in a sample; None for what the index says.
         window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
         most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
         prefetch_batches: that each worker holds ready.
@@ -70,7 +67,7 @@ def train_loader(
         )
     if global_batch_size % world_size:
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
-    shards = ShardSet(index_dir, split, fields, remote=remote)
+    shards = ShardSet(index_dir, split, remote=remote)
     total = sum(shards.samples)
     streams = streams_for(total, global_batch_size, window_samples, most_streams)
     order = EpochOrder(shards.samples, seed, window_samples, streams)

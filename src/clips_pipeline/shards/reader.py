@@ -52,7 +52,6 @@ class ShardSet:
     Args:
         folder: of `index.json`.
         split: which shards.
-        fields: where the captions stand; None for what the index says.
         keep_open: files open at the same time; the one used longest ago is closed first.
         remote: where shards with a URL are copied to.
 
@@ -65,7 +64,6 @@ class ShardSet:
         self,
         folder: Path,
         split: str,
-        fields: SampleFields | None = None,
         *,
         keep_open: int = 16,
         remote: RemoteShards | None = None,
@@ -78,14 +76,12 @@ class ShardSet:
             raise ConfigError(
                 f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
             )
-        if (
-            remote is None
-            and (far := next((shard for shard in self.shards if is_remote(shard.path)), None)) is not None
-        ):
-            raise ConfigError(f"{shown(far.path)} is not on this machine; give `remote`, which copies such shards")
+        far = next((shard.path for shard in self.shards if is_remote(shard.path)), None)
+        if remote is None and far is not None:
+            raise ConfigError(f"{shown(far)} is not on this machine; give `remote`, which copies such shards")
         self.folder, self.version = folder, index.version
         self._spans = SplitSpans(folder, index, split)
-        self.fields = fields if fields is not None else index.fields
+        self.fields = index.fields
         self.keep_open, self.remote = keep_open, remote
         self._open: OrderedDict[int, tuple[SampleReader, Spans]] = OrderedDict()
 
@@ -166,22 +162,19 @@ class ShardSet:
         return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
 
 
-def eval_samples(
-    folder: Path, split: str, fields: SampleFields | None = None, *, remote: RemoteShards | None = None
-) -> Iterator[Record]:
+def eval_samples(folder: Path, split: str, *, remote: RemoteShards | None = None) -> Iterator[Record]:
     """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
 
     Args:
         folder: of `index.json`.
         split: which shards.
-        fields: where the captions stand; None for what the index says.
         remote: where shards that are not on this machine are copied to.
 
     Raises:
         ConfigError: as `ShardSet`.
     """
     # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
-    return ShardSet(folder, split, fields, keep_open=1, remote=remote).in_order()
+    return ShardSet(folder, split, keep_open=1, remote=remote).in_order()
 
 
 def parse(members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None) -> Record:
