@@ -18,7 +18,7 @@ from clips_pipeline.shards.drop_task import DropJob, run_drop_job
 from clips_pipeline.shards.duplicates import Found, repeated
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.index import Index, ShardEntry, Split, save_classes
-from clips_pipeline.shards.job_files import JobFiles
+from clips_pipeline.shards.job_files import JOBS, SHARDS, JobFiles
 from clips_pipeline.shards.mapping import MappedJob
 from clips_pipeline.shards.prepare_task import Job, name_of, run_job
 from clips_pipeline.shards.sources.in_place import TarTask
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 EXAMPLES = 20
 
 _FINGERPRINT_FILE = "fingerprint"
-_JOBS = "jobs"
 
 Map = Callable[[Callable[[Any], None], Sequence[MappedJob]], None]
 
@@ -50,21 +49,14 @@ class Assembled:
     moves: dict[str, str]
 
 
-def take_back(folder: Path, work: Path) -> None:
-    """After a kill behind `finish`: what it took out goes back, if the folder has not come into place."""
-    if work.exists() and folder.exists():
-        work.rename(folder / _JOBS)
-    shutil.rmtree(work, ignore_errors=True)
-
-
 def open_folder(folder: Path, wanted: str) -> None:
     """Make `folder` ready for work towards the fingerprint `wanted`: what is there goes on, or is thrown away."""
-    file = folder / _JOBS / _FINGERPRINT_FILE
+    file = folder / _FINGERPRINT_FILE
     if folder.exists() and not (file.is_file() and file.read_text() == wanted):
         log.info("%s: begun for other data, removed", folder)
         shutil.rmtree(folder)
     if not folder.exists():
-        file.parent.mkdir(parents=True)
+        folder.mkdir(parents=True)
         write_text(file, wanted, sync=True)
 
 
@@ -90,15 +82,15 @@ def assemble(
     moves: dict[str, str] = {}
     places: list[Path] = []
     for split in source.splits:
-        for name in (split, f"{_JOBS}/{split}"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name in (SHARDS, JOBS):
+            (folder / name / split).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
             Job(task, source.fields.needed, JobFiles(folder, split, number), samples_per_shard, rules)
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)
-        dropped, duplicates = _without_repeated(jobs, map_jobs, folder / _JOBS / f"{split}.duplicates")
+        dropped, duplicates = _without_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
         total = duplicates
         entries: list[ShardEntry] = []
         for number, job in enumerate(jobs):
@@ -120,8 +112,8 @@ def assemble(
             raise ConfigError(_no_sample(split, total, first_of_each(examples)))
     classes = source.classes()
     if classes is not None:
-        save_classes(classes, folder)
-    spans.save(folder, (file.read_bytes() for file in places))
+        save_classes(classes, folder / SHARDS)
+    spans.save(folder / SHARDS, (file.read_bytes() for file in places))
     few = first_of_each(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]
@@ -130,8 +122,8 @@ def assemble(
     return Assembled(index, Statistics(wanted, totals, few, notes), moves)
 
 
-def finish(made: Assembled, folder: Path, work: Path) -> None:
-    """Give shards their last names, write index and statistics, and take everything else out, to `work`.
+def finish(made: Assembled, folder: Path) -> None:
+    """Give the shards in `folder` their last names, remove all others, and write index and statistics.
 
     Killed in the middle or soon after, `assemble` finds all jobs done and this goes on.
     """
@@ -146,7 +138,6 @@ def finish(made: Assembled, folder: Path, work: Path) -> None:
             (folder / split).rmdir()
     made.index.save(folder)
     made.statistics.save(folder)
-    (folder / _JOBS).rename(work)
 
 
 def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:

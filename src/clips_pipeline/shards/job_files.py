@@ -1,7 +1,8 @@
 """What a job leaves in the folder where shards are made, so that nobody needs to do it again.
 
-.shards.partial/jobs/fingerprint            what is being made; work towards something else is thrown away
-.shards.partial/train/000003-000000.tar …   its shards, where it writes any
+.shards.partial/fingerprint                 what is being made; work towards something else is thrown away
+.shards.partial/shards/                     what is put into place at the end
+.shards.partial/shards/train/000003-000000.tar …   the shards of a job, where it writes any
 .shards.partial/jobs/train/000003.rows      what is to be compared with other jobs: a row of numbers per sample, and its key
 .shards.partial/jobs/train/000003.spans     where its samples stand in their tar files, as in `spans.bin`
 .shards.partial/jobs/train/000003.json      its result: it is done when this is there
@@ -19,6 +20,8 @@ from clips_pipeline.atomic import replacing, write_text
 from clips_pipeline.config import read_json, to_mapping
 from clips_pipeline.shards.index import ShardEntry, Split
 from clips_pipeline.shards.statistics import Example, SplitStatistics
+
+SHARDS, JOBS = "shards", "jobs"
 
 ROW = np.dtype(
     [
@@ -74,7 +77,7 @@ class JobFiles:
 
     def shard_file(self, name: str) -> Path:
         """Where it stands."""
-        return self.folder / self.split / name
+        return self.folder / SHARDS / self.split / name
 
     @property
     def rows(self) -> Path:
@@ -125,7 +128,7 @@ class JobFiles:
 
     @property
     def _jobs(self) -> Path:
-        return self.folder / "jobs" / self.split
+        return self.folder / JOBS / self.split
 
     def _result(self, dropped: bool) -> Path:
         return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.json"

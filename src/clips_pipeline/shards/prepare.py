@@ -13,10 +13,11 @@ from pathlib import Path
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.shards.assemble import assemble, finish, open_folder, take_back
+from clips_pipeline.shards.assemble import assemble, finish, open_folder
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.in_use import replacing
 from clips_pipeline.shards.index import CLASSES_FILE, INDEX_FILE, Index, load_index, missing_or_changed
+from clips_pipeline.shards.job_files import SHARDS
 from clips_pipeline.shards.mapping import RunOn, map_jobs
 from clips_pipeline.shards.sources.source import Source
 from clips_pipeline.shards.spans import SPANS_FILE, fits
@@ -63,9 +64,8 @@ def prepare(
         )
     out_dir = out_dir.absolute()
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside, before, work = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before", "jobs"))
+    aside, before = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before"))
     with _only_one(out_dir):
-        take_back(aside, work)
         _recover(out_dir, before)
         _refuse_foreign(out_dir)
         wanted = fingerprint(source, samples_per_shard, rules)
@@ -80,11 +80,11 @@ def prepare(
             mapped = partial(map_jobs, processes=processes, run_on=run_on)
             made = assemble(source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, wanted=wanted)
             _check_skips(made.index, made.statistics, max_skip_share)
-            finish(made, aside, work)
+            finish(made, aside / SHARDS)
             if out_dir.exists():
                 out_dir.rename(before)
-            aside.rename(out_dir)
-        shutil.rmtree(work)
+            (aside / SHARDS).rename(out_dir)
+        shutil.rmtree(aside)
         shutil.rmtree(before, ignore_errors=True)
     for split, shards in made.index.splits.items():
         log.info("%s/%s: %d samples in %d shards", out_dir, split, made.index.split_samples(split), len(shards))
