@@ -85,6 +85,12 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     assert "train.seed was 0 and is now 7" in shown
     assert "Traceback" not in shown
 
+    # The hook and the node both look which training goes on; what is applied to it is told once.
+    code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=16")))
+    assert code != 0, shown
+    assert shown.count(f"train.samples was {16 * STEPS} and is now 16; applied to the unfinished training in") == 1
+    assert "Traceback" not in shown
+
     killed = start(project)
     wait_for(lambda: trained(project) >= done + 5 or killed.poll() is not None, 180.0)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -79,7 +79,7 @@ def repeated(
         at_a_time: hashes in memory.
     """
     folder.mkdir(parents=True)
-    total = sum(job.count_rows() for job in jobs)
+    total = sum(len(job.load_rows()) for job in jobs)
     bits = min(max(-(-total // at_a_time) - 1, 0).bit_length(), _MOST_PARTS.bit_length() - 1)
     parts = [folder / f"part-{number:04d}" for number in range(1 << bits)]
     with ExitStack() as stack:

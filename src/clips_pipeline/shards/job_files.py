@@ -91,16 +91,8 @@ class JobFiles:
             file.write("\n".join(keys).encode())
 
     def load_rows(self) -> Rows:
-        """Read the numbers alone."""
-        with self.rows.open("rb") as file:
-            return np.asarray(np.load(file, allow_pickle=False))
-
-    def count_rows(self) -> int:
-        """How many there are."""
-        with self.rows.open("rb") as file:
-            np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-            (count,), _, _ = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-        return int(count)
+        """The numbers alone, mapped: only what is looked at is read."""
+        return np.asarray(np.load(self.rows, mmap_mode="r", allow_pickle=False))
 
     def load_rows_and_keys(self) -> tuple[Rows, list[str]]:
         """Read both."""

@@ -1,6 +1,5 @@
 """A source to shards and their index: in parallel, all or nothing, and only when something has changed."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, to_mapping
@@ -150,12 +151,11 @@ def _check_skips(index: Index, statistics: Statistics, max_skip_share: float) ->
 @contextmanager
 def _only_one(out_dir: Path) -> Iterator[None]:
     # The system drops the lock when the process ends, also when it is killed.
-    with out_dir.with_name(f".{out_dir.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{out_dir}: another process is preparing it; wait for it or stop it") from None
-        yield
+    try:
+        with FileLock(out_dir.with_name(f".{out_dir.name}.lock"), blocking=False):
+            yield
+    except Timeout:
+        raise ConfigError(f"{out_dir}: another process is preparing it; wait for it or stop it") from None
 
 
 def _recover(out_dir: Path, before: Path) -> None:
