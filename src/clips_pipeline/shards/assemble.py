@@ -3,24 +3,19 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards import filters, records, spans
-from clips_pipeline.shards.drop_task import DropJob, run_drop_job
-from clips_pipeline.shards.duplicates import Found, repeated
+from clips_pipeline.shards import spans
+from clips_pipeline.shards.duplicates import drop_repeated
 from clips_pipeline.shards.filters import Rules
 from clips_pipeline.shards.index import Index, ShardEntry, Split, save_classes
 from clips_pipeline.shards.job_files import JOBS, SHARDS, JobFiles
-from clips_pipeline.shards.mapping import MappedJob
-from clips_pipeline.shards.prepare_task import Job, name_of, run_job
+from clips_pipeline.shards.mapping import Map
+from clips_pipeline.shards.prepare_task import Job, run_job
 from clips_pipeline.shards.sources.in_place import TarTask
 from clips_pipeline.shards.sources.source import ShardTask, Source
 from clips_pipeline.shards.statistics import Example, SplitStatistics, Statistics, first_of_each
@@ -30,8 +25,6 @@ log = logging.getLogger(__name__)
 EXAMPLES = 20
 
 _FINGERPRINT_FILE = "fingerprint"
-
-Map = Callable[[Callable[[Any], None], Sequence[MappedJob]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,7 @@ def assemble(
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)
-        dropped, duplicates = _without_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
+        dropped, duplicates = drop_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
         total = duplicates
         entries: list[ShardEntry] = []
         for number, job in enumerate(jobs):
@@ -138,47 +131,6 @@ def finish(made: Assembled, folder: Path) -> None:
             (folder / split).rmdir()
     made.index.save(folder)
     made.statistics.save(folder)
-
-
-def _without_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:
-    """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
-
-    Returns:
-        Numbers of jobs that have a second result, and how many duplicates there are.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    files = [job.files for job in jobs]
-    drops: dict[str, Found] = {}
-
-    def without(job: int) -> NDArray[np.int64]:
-        places = [found.of(job) for found in drops.values()]
-        return np.concatenate(places) if places else np.zeros(0, np.int64)
-
-    counts = {}
-    # In this order: an image is only repeated by a sample whose own key was not.
-    drops[records.DUPLICATE_KEY] = repeated(files, "key", folder / "key", without=without)
-    rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
-    for column, wanted, reason in (
-        ("image", rules.duplicate_images, filters.DUPLICATE_IMAGE),
-        ("caption", rules.duplicate_captions, filters.DUPLICATE_CAPTION),
-    ):
-        found = repeated(files, column, folder / column, without=without)
-        counts[column] = found.total
-        if wanted:
-            drops[reason] = found
-    again = []
-    numbers = set()
-    if any(found.total for found in drops.values()):
-        for number, job in enumerate(jobs):
-            places = {reason: found.of(number) for reason, found in drops.items()}
-            if any(map(len, places.values())):
-                numbers.add(number)
-                shard = name_of(job.task, number)
-                in_place = isinstance(job.task, TarTask)
-                again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
-    map_jobs(run_drop_job, again)
-    shutil.rmtree(folder)
-    return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
 def _no_sample(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:

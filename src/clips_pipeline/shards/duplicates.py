@@ -1,18 +1,38 @@
-"""Samples that repeat an earlier one of another job, found in bounded memory however many there are.
+"""Samples that repeat an earlier one of another job: found in bounded memory however many there are, and left out.
 
 Hashes are parted by their first bits into files that fit in memory; in each of them, equal hashes stand side by side once it
-is sorted. What is found is parted again, by jobs, because it is asked for job by job.
+is sorted. What is found is parted again, by jobs, because it is asked for job by job. A job that has some gets a second result
+without them: its shards copied, or their spans left out.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.shards.job_files import JobFiles
+from clips_pipeline.atomic import write_bytes
+from clips_pipeline.shards import filters, records, spans
+from clips_pipeline.shards.index import ShardEntry, digest_keys
+from clips_pipeline.shards.job_files import JobFiles, JobResult
+from clips_pipeline.shards.mapping import Map
+from clips_pipeline.shards.prepare_task import Job, example, histograms, name_of, write_shards
+from clips_pipeline.shards.records import Skip
+from clips_pipeline.shards.sources.in_place import TarTask
+from clips_pipeline.shards.statistics import EXAMPLES_PER_REASON, SplitStatistics, added
+from clips_pipeline.shards.tar import TarFile
+from clips_pipeline.shards.writer import WEB_FIELD, Sample
+
+_DETAILS = {
+    records.DUPLICATE_KEY: "an earlier sample of this split has this key",
+    filters.DUPLICATE_IMAGE: "an earlier sample of this split has the same image",
+    filters.DUPLICATE_CAPTION: "an earlier sample of this split has the same web caption",
+}
+
 
 # 16 bytes each, and as much again to sort them: about 1 GB at a time.
 HASHES_AT_A_TIME = 16_000_000
@@ -22,6 +42,47 @@ _JOBS_PER_FILE = 256
 
 _HASH = np.dtype([("value", "<u8"), ("job", "<u4"), ("place", "<u4")])
 _FOUND = np.dtype([("job", "<u4"), ("place", "<u4")])
+
+
+def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:
+    """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
+
+    Returns:
+        Numbers of jobs that have a second result, and how many duplicates there are.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    files = [job.files for job in jobs]
+    drops: dict[str, Found] = {}
+
+    def without(job: int) -> NDArray[np.int64]:
+        places = [found.of(job) for found in drops.values()]
+        return np.concatenate(places) if places else np.zeros(0, np.int64)
+
+    counts = {}
+    # In this order: an image is only repeated by a sample whose own key was not.
+    drops[records.DUPLICATE_KEY] = repeated(files, "key", folder / "key", without=without)
+    rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
+    for column, wanted, reason in (
+        ("image", rules.duplicate_images, filters.DUPLICATE_IMAGE),
+        ("caption", rules.duplicate_captions, filters.DUPLICATE_CAPTION),
+    ):
+        found = repeated(files, column, folder / column, without=without)
+        counts[column] = found.total
+        if wanted:
+            drops[reason] = found
+    again = []
+    numbers = set()
+    if any(found.total for found in drops.values()):
+        for number, job in enumerate(jobs):
+            places = {reason: found.of(number) for reason, found in drops.items()}
+            if any(map(len, places.values())):
+                numbers.add(number)
+                shard = name_of(job.task, number)
+                in_place = isinstance(job.task, TarTask)
+                again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
+    map_jobs(run_drop_job, again)
+    shutil.rmtree(folder)
+    return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
 class Found:
@@ -113,3 +174,73 @@ def _parted(hashes: NDArray[np.void], bits: int) -> Iterator[tuple[int, NDArray[
     for number in range(1 << bits):
         if edges[number] < edges[number + 1]:
             yield number, hashes[order[edges[number] : edges[number + 1]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DropJob:
+    """Samples of one job to be left out.
+
+    Attributes:
+        files: of the job, which is done.
+        shard: what examples call it.
+        in_place: whether its shard is read where it is.
+        samples_per_shard: as in the job.
+        places: in the job's rows, by the reason why they are left out.
+    """
+
+    files: JobFiles
+    shard: str
+    in_place: bool
+    samples_per_shard: int
+    places: dict[str, NDArray[np.int64]]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.files.is_done(dropped=True)
+
+
+def run_drop_job(job: DropJob) -> None:
+    """Keep a second result beside the first; files of an earlier attempt are replaced."""
+    if job.is_done:
+        return
+    result = job.files.load()
+    rows, keys = job.files.load_rows_and_keys()
+    keep = np.ones(len(rows), np.bool_)
+    counts: dict[str, int] = {}
+    examples = list(result.examples)
+    for reason, places in job.places.items():
+        keep[places] = False
+        if len(places):
+            counts[reason] = len(places)
+        for place in places[:EXAMPLES_PER_REASON].tolist():
+            examples.append(example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
+    kept = [key for key, use in zip(keys, keep.tolist(), strict=True) if use]
+    if job.in_place:
+        places = spans.from_bytes(job.files.spans().read_bytes())[keep]
+        shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
+    else:
+        good = _remaining(job.files, result.shards, iter(keep.tolist()))
+        shards, places = write_shards(good, job.files, job.samples_per_shard, dropped=True)
+    write_bytes(job.files.spans(dropped=True), spans.to_bytes(places), sync=True)
+    found = result.statistics
+    bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
+    statistics = replace(
+        found,
+        kept=len(kept),
+        skipped=added(found.skipped, bad),
+        filtered=added(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
+        histograms=histograms(rows[keep]),
+    )
+    job.files.save(JobResult(tuple(shards), statistics, tuple(examples)), dropped=True)
+
+
+def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
+    """As they were written, without reading what is in them."""
+    for shard in shards:
+        with TarFile(files.shard_file(shard.path)) as tar:
+            for row in range(shard.samples):
+                if next(keep):
+                    found = tar.read(row)
+                    three = {found.extension: found.image, WEB_FIELD: found.text, "json": found.json}
+                    yield {"__key__": found.key} | {e: content for e, content in three.items() if content is not None}

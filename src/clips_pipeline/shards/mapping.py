@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from clips_pipeline.config import ConfigError
 
@@ -35,6 +35,8 @@ class MappedJob(Protocol):
 
 
 J = TypeVar("J", bound=MappedJob)
+Map = Callable[[Callable[[Any], None], Sequence[MappedJob]], None]
+"""`map_jobs` with its engine chosen."""
 
 
 @dataclass(frozen=True)
