@@ -28,6 +28,7 @@ _COLUMNS = 3
 # By the mean over words: every word makes a caption less likely, so by their product the best one often says nothing.
 _LENGTH_PENALTY = 1.0
 _LINE = 70  # letters below a picture
+_SHOWN = 220  # of a caption
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ def draw(examples: Sequence[CaptionedImage], records: Sequence[Record], step: in
         lines = [("web", example.web), ("synthetic", example.synthetic), ("beam", example.beam)]
         if example.at_once is not None:
             lines.append(("at once", example.at_once))
-        text = "\n".join(textwrap.fill(f"{name}: {_short(line)}", _LINE) for name, line in lines)
+        text = "\n".join(
+            textwrap.fill(f"{name}: {textwrap.shorten(line, _SHOWN, placeholder='…')}", _LINE) for name, line in lines
+        )
         # Captions are foreign text: a dollar sign in them is no formula.
         axes.set_xlabel(text.replace("$", r"\$"), fontsize=8)
     stream = io.BytesIO()
@@ -156,8 +159,3 @@ def draw(examples: Sequence[CaptionedImage], records: Sequence[Record], step: in
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
-
-
-def _short(text: str, most: int = 220) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -10,7 +10,7 @@ Legend of suffixes: N pairs, E embedding width.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,7 +107,13 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
         return kept.texts(embedder.texts, wanted)
 
     if read.sugarcrepe:
-        version = _sugarcrepe_version(read.sugarcrepe)
+        # Of entries and image bytes: results on other files must not be compared.
+        image_of = functools.cache(_file_digest)
+        version = _digest(
+            [subset, e.name, image_of(e.image), e.right, e.wrong]
+            for subset, entries in read.sugarcrepe.items()
+            for e in entries
+        )
         for subset, entries in read.sugarcrepe.items():
             hit_N = sugarcrepe_hits(
                 images(f"sugarcrepe {version} {subset}", [entry.image for entry in entries]),
@@ -119,7 +125,7 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
                 rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
         chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*read.sugarcrepe, "mean")}
     if entries_W := read.winoground:
-        version = _winoground_version(entries_W)
+        version = _digest([_file_digest(first), _file_digest(second), a, b] for first, second, a, b in entries_W)
         text, image = winoground_hits(
             images(f"winoground {version} first", [entry[0] for entry in entries_W]),
             images(f"winoground {version} second", [entry[1] for entry in entries_W]),
@@ -170,16 +176,6 @@ def _dot(a_NE: FloatArray, b_NE: FloatArray) -> FloatArray:
 
 def _nearer(a_N: FloatArray, b_N: FloatArray) -> Flags:
     return np.asarray(a_N > b_N + TIE_TOLERANCE)
-
-
-def _sugarcrepe_version(entries: Mapping[str, Sequence[CrepeEntry]]) -> str:
-    """Digest of entries and image bytes: results on other files must not be compared."""
-    image_of = functools.cache(_file_digest)
-    return _digest([subset, e.name, image_of(e.image), e.right, e.wrong] for subset in entries for e in entries[subset])
-
-
-def _winoground_version(entries: Iterable[tuple[Path, Path, str, str]]) -> str:
-    return _digest([_file_digest(first), _file_digest(second), a, b] for first, second, a, b in entries)
 
 
 def _file_digest(path: Path) -> str:

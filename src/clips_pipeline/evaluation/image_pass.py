@@ -106,18 +106,15 @@ def _captioned(
     has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
     found.nats += (nats_B * has_B).tolist()
     found.tokens += (tokens_B * has_B).tolist()
-    references = [_references(record, config.caption_references) for record in batch]
+    human = config.caption_references == "human"
+    texts = [record.captions if human else (record.synthetic_caption,) for record in batch]
+    references = [[text for text in of_image if text.strip()] for of_image in texts]
     asked_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
     if config.captioning and captioner.inputs == "queries" and asked_B.any():
         first = len(found.keys) - len(batch)
         found.captioned += [first + i for i, texts in enumerate(references) if texts]
         found.written += captions_at_once(embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer)
         found.references += [texts for texts in references if texts]
-
-
-def _references(record: Record, kind: str) -> list[str]:
-    texts = record.captions if kind == "human" else (record.synthetic_caption,)
-    return [text for text in texts if text.strip()]
 
 
 def _picture(record: Record) -> Image.Image:

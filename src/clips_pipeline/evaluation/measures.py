@@ -94,8 +94,8 @@ class Measure:
 
     def each(self) -> Array:
         """(N,) the metric of every image alone; a part that an image is not asked for counts as 0."""
-        ratio_NP = np.stack([_divided(part) for part in self.parts], axis=1)
-        return self.combine(ratio_NP)
+        ratios = [np.divide(p.above, p.below, out=np.zeros_like(p.above), where=p.below > 0) for p in self.parts]
+        return self.combine(np.stack(ratios, axis=1))
 
 
 def counted(hit_N: npt.NDArray[np.bool_], asked_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Part:
@@ -143,7 +143,3 @@ def _mean_of_groups(above_RG: Array, below_RG: Array) -> Array:
     each_RG = np.divide(above_RG, below_RG, out=np.zeros_like(above_RG), where=occurs_RG)
     with np.errstate(invalid="ignore"):
         return np.asarray(each_RG.sum(axis=1) / occurs_RG.sum(axis=1))
-
-
-def _divided(part: Part) -> Array:
-    return np.divide(part.above, part.below, out=np.zeros_like(part.above), where=part.below > 0)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.models.clips import ClipsModel
@@ -141,13 +141,10 @@ def _named(model: ClipsModel) -> dict[str, Tensor]:
         named[_TABLE] = vision.positions_PD
     for prefix, blocks in (("", text.blocks), ("visual.", vision.blocks)):
         for number, block in enumerate(blocks):
-            named |= _named_block(f"{prefix}transformer.resblocks.{number}.", block)
+            ours = dict(block.named_parameters())
+            place = f"{prefix}transformer.resblocks.{number}."
+            named |= {place + theirs: ours[own] for theirs, own in _BLOCK_NAMES.items()}
     return named
-
-
-def _named_block(prefix: str, block: nn.Module) -> dict[str, Tensor]:
-    parameters = dict(block.named_parameters())
-    return {prefix + theirs: parameters[ours] for theirs, ours in _BLOCK_NAMES.items()}
 
 
 def _read_config(

@@ -14,14 +14,14 @@ import html
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import ftfy
 import regex  # type: ignore[import-untyped, unused-ignore]
 from tokenizers.models import BPE
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizer import MERGES_FILE, Tokenizer
+from clips_pipeline.text.tokenizer import MERGES_FILE, StretchTokenizer
 
 OFFSET = 5
 """CLIP's id of a piece plus this is ours."""
@@ -32,7 +32,6 @@ _MERGES = 48_894
 _END = "</w>"
 # ASCII without controls and without "&" is a fixed point of the repairs, which are slow.
 _NOTHING_TO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
-_CACHE_ENTRIES = 200_000
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 
@@ -43,12 +42,13 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-class ClipBpeTokenizer(Tokenizer):
+class ClipBpeTokenizer(StretchTokenizer):
     """Byte pairs merged by rank; each word ends in a piece of its own kind."""
 
     kind: ClassVar[str] = "clip_bpe"
 
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
         self._byte_signs = _byte_signs()
         self._sign_bytes = {sign: byte for byte, sign in self._byte_signs.items()}
         signs = list(self._byte_signs.values())
@@ -59,7 +59,6 @@ class ClipBpeTokenizer(Tokenizer):
         self.vocab_size = OFFSET + len(self._pieces)
         self.unk_id = 3
         self.cls_id = 4
-        self._cache: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def from_merges(cls, path: Path | str) -> "ClipBpeTokenizer":
@@ -92,22 +91,15 @@ class ClipBpeTokenizer(Tokenizer):
             raise ConfigError(f"{path}: holds no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
         return cls(merges)
 
-    def body(self, text: str) -> list[int]:
-        """Ids of `text` without specials."""
-        cache = self._cache
-        ids: list[int] = []
-        # No word holds a blank, so each stretch between blanks can be cut into words alone, and most are known already.
-        for stretch in clean(text).split():
-            found = cache.get(stretch)
-            if found is None:
-                words = _WORDS.findall(stretch)
-                found = tuple(index for word in words for index in self._word_ids(word))
-                if len(cache) >= _CACHE_ENTRIES:
-                    cache.clear()
-                if len(stretch) <= 100:
-                    cache[stretch] = found
-            ids += found
-        return ids
+    def stretches(self, text: str) -> list[str]:
+        """No word holds a blank, so each stretch between blanks can be cut into words alone."""
+        return clean(text).split()
+
+    def stretch_ids(self, stretch: str) -> list[int]:
+        """Ids of its words."""
+        # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
+        signs = ("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(stretch))
+        return [token.id for word in signs for token in self._bpe.tokenize(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the pieces, a blank after each word; bytes that are not UTF-8 become U+FFFD, UNK becomes "[UNK]"."""
@@ -127,16 +119,6 @@ class ClipBpeTokenizer(Tokenizer):
         lines = ["#version: clips-pipeline", *(f"{first} {second}" for first, second in self._merges)]
         packed = gzip.compress(("\n".join(lines) + "\n").encode("utf-8"), mtime=0)
         (self._write_config(folder) / MERGES_FILE).write_bytes(packed)
-
-    def _word_ids(self, word: str) -> list[int]:
-        # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
-        return [
-            token.id for token in self._bpe.tokenize("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))))
-        ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Workers that unpickle a tokenizer fill their own cache.
-        return {**self.__dict__, "_cache": {}}
 
 
 def _byte_signs() -> dict[int, str]:

@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from clips_pipeline.config import ConfigError
 
@@ -24,6 +24,9 @@ VOCABULARY_FILE = "vocab.txt"
 
 MERGES_FILE = "merges.txt.gz"
 """Merge rules in order (CLIP's byte pairs)."""
+
+_CACHE_ENTRIES = 200_000
+_LONGEST_IN_CACHE = 100
 
 
 class Tokenizer(ABC):
@@ -117,6 +120,41 @@ class Tokenizer(ABC):
         content = {"kind": self.kind, "vocab_size": self.vocab_size, "special_ids": ids}
         (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return folder
+
+
+class StretchTokenizer(Tokenizer):
+    """A tokenizer that looks at one stretch between blanks at a time, and knows most of them already."""
+
+    def __init__(self) -> None:
+        self._cache: dict[str, tuple[int, ...]] = {}
+
+    @abstractmethod
+    def stretches(self, text: str) -> list[str]:
+        """Parts of `text` whose ids do not depend on each other."""
+
+    @abstractmethod
+    def stretch_ids(self, stretch: str) -> list[int]:
+        """Ids of one of them."""
+
+    def body(self, text: str) -> list[int]:
+        """Ids of `text` without specials."""
+        cache = self._cache
+        ids: list[int] = []
+        for stretch in self.stretches(text):
+            found = cache.get(stretch)
+            if found is None:
+                found = tuple(self.stretch_ids(stretch))
+                if len(cache) >= _CACHE_ENTRIES:
+                    cache.clear()
+                # A web caption may hold kilobytes without a blank; such stretches never come again.
+                if len(stretch) <= _LONGEST_IN_CACHE:
+                    cache[stretch] = found
+            ids += found
+        return ids
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers that unpickle a tokenizer fill their own cache.
+        return {**self.__dict__, "_cache": {}}
 
 
 def _refuse_text(body: object) -> None:

@@ -8,18 +8,17 @@ stretch to ids answers nearly all words of a caption.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import regex  # type: ignore[import-untyped, unused-ignore]
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizer import VOCABULARY_FILE, Tokenizer
+from clips_pipeline.text.tokenizer import VOCABULARY_FILE, StretchTokenizer
 
 MAX_WORD_BYTES = 100
 SUFFIX = "##"
-_CACHE_ENTRIES = 200_000
 
 _IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 _MARKS = regex.compile(r"\p{Mn}+")
@@ -33,6 +32,7 @@ _ALONE = (
 _WORDS = regex.compile(rf"[{_ALONE}]|[^{_ALONE} \t\n\r\f]+")
 # Blanks for Python's `str.split` that the published tokenizer takes for letters (NFKC leaves them as they are).
 _NOT_BLANK = regex.compile(r"[\u1680\u2028\u2029]")
+_SPECIAL = regex.compile(r"\[.+\]", regex.DOTALL)
 _ASCII_BLANKS = regex.compile(r"[ \t\n\r\f\v]+")
 
 
@@ -68,7 +68,7 @@ def words(text: str) -> list[str]:
     return found
 
 
-class WordPieceTokenizer(Tokenizer):
+class WordPieceTokenizer(StretchTokenizer):
     """Longest piece first, from a `vocab.txt` in BERT's layout.
 
     The file holds one piece per line and the line number is the id: PAD on line 0, BOS on line 1, EOS on line 2, and
@@ -79,6 +79,7 @@ class WordPieceTokenizer(Tokenizer):
     kind: ClassVar[str] = "wordpiece"
 
     def __init__(self, pieces: Sequence[str], where: str = VOCABULARY_FILE) -> None:
+        super().__init__()
         self.pieces = list(pieces)
         self.vocab_size = len(self.pieces)
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
@@ -87,7 +88,7 @@ class WordPieceTokenizer(Tokenizer):
             raise ConfigError(f"{where}: piece {twice!r} stands on two lines; ids must be unique")
         heads = self.pieces[:3]
         # Bracketed names cannot be spelled by text, because brackets are words of their own: no caption can forge one.
-        if len(heads) < 3 or heads[0] != "[PAD]" or not all(_is_special(piece) for piece in heads):
+        if len(heads) < 3 or heads[0] != "[PAD]" or not all(map(_SPECIAL.fullmatch, heads)):
             raise ConfigError(
                 f"{where}: lines 0, 1, 2 must be [PAD], [BOS], [EOS] (or [unused0], [unused1]); are {heads}"
             )
@@ -97,7 +98,6 @@ class WordPieceTokenizer(Tokenizer):
         self.unk_id = self._ids["[UNK]"]
         self.cls_id = self._ids["[CLS]"]
         self._longest = max(map(len, self.pieces))
-        self._cache: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def from_vocab(cls, path: Path | str) -> "WordPieceTokenizer":
@@ -117,21 +117,13 @@ class WordPieceTokenizer(Tokenizer):
             lines.pop()
         return cls(lines, where=str(path))
 
-    def body(self, text: str) -> list[int]:
-        """Ids of `text` without specials; a word that the pieces cannot spell or above 100 bytes is one UNK."""
-        cache = self._cache
-        ids: list[int] = []
-        for stretch in stretches(text):
-            found = cache.get(stretch)
-            if found is None:
-                found = self._encode(words(stretch))
-                if len(cache) >= _CACHE_ENTRIES:
-                    cache.clear()
-                # A web caption may hold kilobytes without a blank; such stretches never come again.
-                if len(stretch) <= MAX_WORD_BYTES:
-                    cache[stretch] = found
-            ids += found
-        return ids
+    def stretches(self, text: str) -> list[str]:
+        """As the function of this name."""
+        return stretches(text)
+
+    def stretch_ids(self, stretch: str) -> list[int]:
+        """A word that the pieces cannot spell or above 100 bytes is one UNK."""
+        return [index for word in words(stretch) for index in self._word(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Pieces joined by blanks, suffix pieces joined to the piece before. Folding is not undone."""
@@ -145,12 +137,6 @@ class WordPieceTokenizer(Tokenizer):
         """Write `vocab.txt` and `tokenizer_config.json` into `folder`."""
         target = self._write_config(folder) / VOCABULARY_FILE
         target.write_bytes(("\n".join(self.pieces) + "\n").encode("utf-8"))
-
-    def _encode(self, found: Iterable[str]) -> tuple[int, ...]:
-        ids: list[int] = []
-        for word in found:
-            ids += self._word(word)
-        return tuple(ids)
 
     def _word(self, word: str) -> list[int]:
         # Lone surrogates (JSON can hold them) have no UTF-8 form; they count three bytes and end as UNK.
@@ -169,11 +155,3 @@ class WordPieceTokenizer(Tokenizer):
             ids.append(index)
             start = end
         return ids
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Workers that unpickle a tokenizer fill their own cache.
-        return {**self.__dict__, "_cache": {}}
-
-
-def _is_special(piece: str) -> bool:
-    return len(piece) > 2 and piece.startswith("[") and piece.endswith("]")

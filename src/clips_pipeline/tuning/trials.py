@@ -141,7 +141,9 @@ def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
             trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
             _tell_failure(claimed, spec, record, config, error)
             raise
-        score = _last_score(spec, config.metric)
+        # From the log and not from the outcome: an attempt that finds the training finished sees no evaluation.
+        scores = [event["metrics"][config.metric] for event in read_all(spec.events) if event["kind"] == "evaluation"]
+        score = float(scores[-1])
         trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
         state = "complete" if finished else "pruned"
         record.finish(state)
@@ -208,12 +210,6 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began
             spec.stop_flag.touch()
 
     return launch(spec, on_event, record.reader(spec.events), bench.storage_options).finished
-
-
-def _last_score(spec: RunSpec, metric: str) -> float:
-    # From the log and not from the outcome: an attempt that finds the training finished sees no evaluation.
-    found = [event["metrics"][metric] for event in read_all(spec.events) if event["kind"] == "evaluation"]
-    return float(found[-1])
 
 
 def _note(trial: Trial, claimed: ClaimedTrial, record: TrialRecord, state: str) -> None:
