@@ -11,7 +11,7 @@ from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.figures import interval_figure, map_figure, recall_figure
 from clips_pipeline.evaluation.items import compositionality_items, items_of
 from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
-from clips_pipeline.evaluation.standings import Standing, cards, standings, table_head, table_rows
+from clips_pipeline.evaluation.standings import Standing, headlines, standings
 from clips_pipeline.evaluation.training_curves import training_charts
 from clips_pipeline.reports.page import render, write_page
 
@@ -98,10 +98,9 @@ def _values(
 ) -> dict[str, Any]:
     """What both pages show."""
     return {
-        "cards": cards(found, first),
+        "headlines": headlines(found, first),
         "champion": champion,
-        "head": table_head(champion is not None),
-        "rows": table_rows(found, champion is not None),
+        "found": found,
         "intervals": interval_figure(found),
         "images": len(per_item),
         "shown": shown,

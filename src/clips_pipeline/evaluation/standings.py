@@ -1,4 +1,4 @@
-"""What a model reaches, how sure that is, and how it stands beside the champion: as values, and as words for a page."""
+"""What a model reaches, how sure that is, and how it stands beside the champion: as values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,17 +36,20 @@ class Standing:
         """Of the difference; empty without one."""
         return "" if self.difference is None else self.difference.verdict
 
+    @property
+    def name(self) -> str:
+        """As `readable`."""
+        return readable(self.metric)
 
-@dataclass(frozen=True)
-class Card:
-    """One of the metrics that stand first, in words; `champion` is empty where there is no comparison."""
+    @property
+    def is_share(self) -> bool:
+        """As `metric_keys.is_share`."""
+        return is_share(self.metric)
 
-    title: str
-    value: str
-    told: str
-    verdict: str
-    champion: str
-    metric: str
+    @property
+    def higher_is_better(self) -> bool:
+        """As `metric_keys.higher_is_better`."""
+        return higher_is_better(self.metric)
 
 
 def standings(
@@ -88,27 +91,10 @@ def standings(
     ]
 
 
-def cards(found: Sequence[Standing], first: str) -> list[Card]:
+def headlines(found: Sequence[Standing], first: str) -> list[Standing]:
     """The metrics that stand first: the one that decides, by its key, and the best known of the others."""
     order = sorted(found, key=lambda one: (one.metric != first, _place(one.metric)))
-    best = [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]
-    return [_card(one) for one in best]
-
-
-def table_head(champion: bool) -> list[str]:
-    """Of the table of all metrics."""
-    head = ["metric", "value", "95 % interval", "chance"]
-    return [*head, "champion", "difference", "95 % interval", "won : lost"] if champion else head
-
-
-def table_rows(found: Sequence[Standing], champion: bool) -> list[list[str]]:
-    """Cells under `table_head`."""
-    rows = []
-    for one in found:
-        key = one.metric + (" (less is better)" if champion and not higher_is_better(one.metric) else "")
-        row = [key, _number(one.value), interval_text(one.interval), _number(one.chance)]
-        rows.append([*row, *_against(one)] if champion else row)
-    return rows
+    return [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]
 
 
 def readable(metric: str) -> str:
@@ -128,33 +114,6 @@ def interval_text(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _card(one: Standing) -> Card:
-    percent = is_share(one.metric)
-
-    def value(number: float) -> str:
-        return f"{100 * number:.1f} %" if percent else f"{number:.3f}"
-
-    def signed(number: float) -> str:
-        return f"{100 * number:+.1f} points" if percent else f"{number:+.3f}"
-
-    told = "no interval"
-    if one.interval is not None:
-        told = f"95 % interval {value(one.interval[0]).removesuffix(' %')} to {value(one.interval[1])}"
-    if one.chance is not None:
-        told += f", chance {value(one.chance)}"
-    champion = ""
-    if (d := one.difference) is not None:
-        champion = f"champion {value(d.a)}, difference {signed(d.difference)} ({signed(d.low)} to {signed(d.high)})"
-    return Card(readable(one.metric), value(one.value), told, one.verdict, champion, one.metric)
-
-
-def _against(one: Standing) -> list[str]:
-    if (d := one.difference) is None:
-        return ["–"] * 4
-    mark = {"better": "▲ ", "worse": "▼ "}.get(one.verdict, "")
-    return [f"{d.a:.4f}", f"{mark}{d.difference:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.wins} : {d.losses}"]
-
-
 def _place(metric: str) -> int:
     # Kind and end of a key: long captions have a mean recall too, which is no headline.
     chosen = (("retrieval", "/mean_recall@1"), ("zero_shot", "/accuracy@1"), ("caption", "loss"))
@@ -162,7 +121,3 @@ def _place(metric: str) -> int:
     return next(
         (place for place, (wanted, end) in enumerate(chosen) if kind == wanted and metric.endswith(end)), len(chosen)
     )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -21,7 +21,7 @@ from clips_pipeline.evaluation.figures import interval_figure, rank_figure, reca
 from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.report import evaluation_html, model_html, write_evaluation
 from clips_pipeline.evaluation.results import check_finite
-from clips_pipeline.evaluation.standings import Standing, cards, standings, table_rows
+from clips_pipeline.evaluation.standings import Standing, headlines, standings
 from clips_pipeline.evaluation.training_curves import training_charts
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
@@ -101,8 +101,8 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
 
 def test_the_headline_is_one_figure_of_a_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
-    found = cards([Standing(name, value) for name, value in metrics.items()], METRIC)
-    assert [card.metric for card in found] == [METRIC, "caption/scenes/loss"]
+    found = headlines([Standing(name, value) for name, value in metrics.items()], METRIC)
+    assert [one.metric for one in found] == [METRIC, "caption/scenes/loss"]
 
 
 def test_the_legend_names_the_champion_where_any_metric_has_one():
@@ -116,12 +116,13 @@ def test_the_legend_names_the_champion_where_any_metric_has_one():
 
 def test_what_is_no_share_is_not_told_in_percent():
     cider, recall = Standing("caption/scenes/cider", 1.25, (1.1, 1.4)), Standing(METRIC, 0.5, (0.4, 0.6))
-    (card,) = cards([cider], "caption/scenes/cider")
-    assert (card.value, card.told) == ("1.250", "95 % interval 1.100 to 1.400")
+    html = model_html(replace(facts(["a"], None), found=[cider], metric=cider.metric), exhibits(["a"]), rows(30))
+    card = Page(re.search(r'<section class="figure-card">(.*?)</section>', html, re.DOTALL).group(1)).text
+    assert " ".join(card.split()) == "caption: cider1.250 95 % interval 1.100 to 1.400 caption/scenes/cider"
     # Nor does it stretch the axis of those that are.
     described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", interval_figure([cider, recall])).group(1)
     assert described == "retrieval: mean recall at 1 0.500, 0.4000 to 0.6000"
-    assert [row[1:3] for row in table_rows([cider], champion=False)] == [["1.2500", "1.1000 to 1.4000"]]
+    assert '<td class="number">1.2500</td><td class="number">1.1000 to 1.4000</td>' in html
 
 
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
