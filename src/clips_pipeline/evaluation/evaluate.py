@@ -42,10 +42,9 @@ from clips_pipeline.evaluation.zero_shot import (
     Confusion,
     chance_accuracy,
     class_embeddings,
+    classify,
     confusion,
     imagenet_classes,
-    taken_for,
-    zero_shot_ranks,
 )
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.shards.index import load_classes, load_index
@@ -208,8 +207,7 @@ def _zero_shot(
         return {}, None
     class_CE = class_embeddings(encode_texts, classes.names, classes.templates)
     label_N = np.array(list(asked.values()))
-    rank_N = zero_shot_ranks(image_NE[list(asked)], class_CE, label_N)
-    found_N = taken_for(image_NE[list(asked)], class_CE, label_N, rank_N)
+    rank_N, found_N = classify(image_NE[list(asked)], class_CE, label_N)
     return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
 
 

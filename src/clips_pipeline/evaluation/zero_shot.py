@@ -87,8 +87,14 @@ def class_embeddings(encode_texts: EncodeTexts, classes: Sequence[str], template
     return _normalised(_normalised(prompt_CTE, classes).mean(axis=1), classes)
 
 
-def zero_shot_ranks(image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], label_N: npt.NDArray[Any]) -> IntArray:
-    """For each image, how many wrong classes score at least as high as the right one (0: classified correctly).
+def classify(
+    image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], label_N: npt.NDArray[Any]
+) -> tuple[IntArray, IntArray]:
+    """Which class each image is taken for.
+
+    Returns:
+        (N,) how many wrong classes score at least as high as the right one (0: classified correctly), and (N,) the right class
+        where that is 0, else the best of the others.
 
     Raises:
         ValueError: no image, or a label that is not a row of `class_CE`.
@@ -100,10 +106,9 @@ def zero_shot_ranks(image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], labe
         raise ValueError(f"zero-shot: labels {label_N.min()} to {label_N.max()} for {len(class_CE)} classes")
     score_NC = np.asarray(image_NE, dtype=np.float32) @ np.asarray(class_CE, dtype=np.float32).T
     own_N = score_NC[np.arange(len(label_N)), label_N]
-    ahead_N: IntArray = np.count_nonzero(score_NC >= (own_N - np.float32(TIE_TOLERANCE))[:, None], axis=1).astype(
-        np.int64
-    )
-    return ahead_N - 1
+    rank_N = np.count_nonzero(score_NC >= (own_N - np.float32(TIE_TOLERANCE))[:, None], axis=1) - 1
+    score_NC[np.arange(len(label_N)), label_N] = -np.inf
+    return rank_N.astype(np.int64), np.where(rank_N == 0, label_N, score_NC.argmax(axis=1)).astype(np.int64)
 
 
 def chance_accuracy(classes: int) -> dict[str, float]:
@@ -118,23 +123,12 @@ def chance_accuracy(classes: int) -> dict[str, float]:
     return chance
 
 
-def taken_for(
-    image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], label_N: npt.NDArray[Any], rank_N: npt.NDArray[Any]
-) -> IntArray:
-    """The class (N,) of each image: the right one where its rank is 0, and else the best of the others, as accuracy counts."""
-    score_NC = np.asarray(image_NE, np.float32) @ np.asarray(class_CE, np.float32).T
-    score_NC[np.arange(len(label_N)), label_N] = -np.inf
-    others_N = score_NC.argmax(axis=1)
-    found: IntArray = np.where(rank_N == 0, label_N, others_N).astype(np.int64)
-    return found
-
-
 def confusion(label_N: npt.NDArray[Any], found_N: npt.NDArray[Any], names: Sequence[str]) -> Confusion:
     """Count.
 
     Args:
         label_N: right classes.
-        found_N: of `taken_for`.
+        found_N: what they are taken for.
         names: of all classes.
     """
     images = Counter(label_N.tolist())

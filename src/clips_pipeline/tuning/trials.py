@@ -179,13 +179,8 @@ def _tell_failure(
 
 def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     """What the last start of a training failed of, where it could still tell: a killed one could not."""
-    found: dict[str, Any] | None = None
-    for event in events:
-        if event["kind"] == "start":
-            found = None
-        elif event["kind"] == "error":
-            found = event
-    return found
+    last = next((event for event in reversed(events) if event["kind"] in ("start", "error")), None)
+    return last if last is not None and last["kind"] == "error" else None
 
 
 def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began: float) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clips_pipeline.evaluation.embedding_map import MOST_POINTS, embedding_map
-from clips_pipeline.evaluation.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, confusion, taken_for
+from clips_pipeline.evaluation.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, classify, confusion
 
 
 def test_the_plane_holds_the_two_widest_directions() -> None:
@@ -41,7 +41,8 @@ def test_taken_for_the_right_class_or_the_best_of_the_others() -> None:
     image_NE = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
     class_CE = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
     # The third one ties with two others, so its rank is not 0.
-    found = taken_for(image_NE, class_CE, np.array([0, 0, 2]), np.array([0, 2, 2]))
+    ranks, found = classify(image_NE, class_CE, np.array([0, 0, 2]))
+    assert ranks.tolist() == [0, 2, 2]
     assert found.tolist() == [0, 1, 0]
 
 

@@ -8,7 +8,7 @@ from clips_pipeline.evaluation.items import items_of
 from clips_pipeline.evaluation.zero_shot import (
     chance_accuracy,
     class_embeddings,
-    zero_shot_ranks,
+    classify,
 )
 
 
@@ -39,7 +39,7 @@ def test_prompts_are_normalised_before_and_after_the_mean():
 def test_ranks_and_accuracy_by_hand():
     class_CE = np.eye(3)
     image_NE = np.array([[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.5, 0.5, 0.0]])
-    rank_N = zero_shot_ranks(image_NE, class_CE, np.array([0, 1, 1]))
+    rank_N, _ = classify(image_NE, class_CE, np.array([0, 1, 1]))
     assert rank_N.tolist() == [0, 2, 1]  # the last is a tie, which counts against
     assert accuracies(rank_N, [0, 1, 1]) == {
         "accuracy@1": pytest.approx(1 / 3),
@@ -76,4 +76,4 @@ def test_prompts_that_cancel_out_name_the_class():
 @pytest.mark.parametrize("label", [[0], [0, 3], [0, -1]])
 def test_labels_out_of_range_are_refused(label):
     with pytest.raises(ValueError, match="zero-shot"):
-        zero_shot_ranks(np.eye(3)[:2], np.eye(3), np.array(label))
+        classify(np.eye(3)[:2], np.eye(3), np.array(label))
