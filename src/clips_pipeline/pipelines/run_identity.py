@@ -13,9 +13,10 @@ from clips_pipeline.pipelines.finetune.nodes import stage_spec
 from clips_pipeline.pipelines.finetune.pipeline import INPUTS
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.nodes import is_current
-from clips_pipeline.pipelines.train.nodes import build_spec, interrupted_run_id
+from clips_pipeline.pipelines.train.nodes import interrupted_run_id, unplaced_spec
 from clips_pipeline.registry.trial_runs import parent_of
 from clips_pipeline.training.folder_lock import refuse_if_held
+from clips_pipeline.training.run_folder import place
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,17 @@ def _interrupted(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | No
     """The run of an earlier start of this training, if there is one to go on with."""
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
-    if finetune:
-        arguments = [*(catalog.load(name) for name in INPUTS), False]
-        return interrupted_run_id(stage_spec(*arguments))
     remote, paths, shards = catalog.load("remote_shards"), catalog.load("paths"), catalog.load("shards")
+    if finetune:
+        spec = stage_spec(*(catalog.load(name) for name in INPUTS))
     # If `prepare` is about to make other data, what was trained on the old data is another training.
-    if not is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
+    elif is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
+        config, tokenizer = typed("train", catalog.load("params:train")), catalog.load("tokenizer")
+        spec = unplaced_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
+    else:
         return None
-    config, tokenizer = typed("train", catalog.load("params:train")), catalog.load("tokenizer")
-    spec = build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"], announce=False)
+    # The node says what the training goes on with.
+    spec = place(spec, paths["training_runs"], announce=False)
     # Before MLflow opens the run that the other one writes to.
     refuse_if_held(Path(spec.run_folder))
     return interrupted_run_id(spec)

@@ -1,8 +1,7 @@
 """Two models by their names in MLflow, or by files, to a comparison item by item."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from mlflow.exceptions import MlflowException
@@ -18,36 +17,21 @@ from clips_pipeline.registry.evaluation_log import fetch_items, sets_of
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One side of a comparison.
-
-    Attributes:
-        name: as the user wrote it.
-        file: per-item results; None where they are in MLflow.
-        run_id: of the model; None for a file.
-    """
-
-    name: str
-    file: Path | None = None
-    run_id: str | None = None
-
-
-def resolve(client: MlflowClient, name: str) -> Reference:
-    """What a name means: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/ID`, or a CSV file of per-item results.
+def resolve(client: MlflowClient, name: str) -> str | Path:
+    """What a name means: the run of `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `runs:/ID`, or a file of per-item results.
 
     Raises:
         ConfigError: there is no such model, run or file.
     """
     try:
         if name.startswith("runs:/"):
-            return Reference(name, run_id=client.get_run(name.removeprefix("runs:/").strip("/")).info.run_id)
+            return str(client.get_run(name.removeprefix("runs:/").strip("/")).info.run_id)
         if name.startswith("models:/"):
             model, at, alias = name.removeprefix("models:/").partition("@")
             if at:
-                return Reference(name, run_id=client.get_model_version_by_alias(model, alias).run_id)
+                return str(client.get_model_version_by_alias(model, alias).run_id)
             model, _, version = model.rpartition("/")
-            return Reference(name, run_id=client.get_model_version(model, version).run_id)
+            return str(client.get_model_version(model, version).run_id)
     except MlflowException as error:
         raise ConfigError(f"{name}: {error.message}") from None
     if not Path(name).is_file():
@@ -55,48 +39,33 @@ def resolve(client: MlflowClient, name: str) -> Reference:
             f"{name}: no file, and no name in MLflow; give models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or the "
             "retrieval_per_item.csv that `evaluate` writes"
         )
-    return Reference(name, file=Path(name))
+    return Path(name)
 
 
-def common_set(client: MlflowClient, references: Sequence[Reference], wanted: str | None) -> str:
+def common_set(client: MlflowClient, runs: Mapping[str, str], wanted: str | None) -> str:
     """The set that all were evaluated on; sugarcrepe and winoground only where they are named, or where nothing else is there.
+
+    Args:
+        client: of the tracking server.
+        runs: name of each side that is in MLflow, and its run.
+        wanted: the set that was named.
 
     Raises:
         ConfigError: none, several and none was named, or not the one that was named.
     """
-    known = [
-        {PurePosixPath(path).stem for path in sets_of(client, one.run_id)}
-        for one in references
-        if one.run_id is not None
-    ]
+    known = {name: {PurePosixPath(path).stem for path in sets_of(client, run)} for name, run in runs.items()}
     if not known:
         return wanted or "set"
-    common = set.intersection(*known)
+    common = set.intersection(*known.values())
     if wanted is not None and wanted in common:
         return wanted
     if wanted is None:
         for sets in (common - set(COMPOSITIONALITY_SETS), common):
             if len(sets) == 1:
                 return sets.pop()
-    each = "; ".join(
-        f"{one.name}: {', '.join(sorted(sets)) or 'none'}" for one, sets in zip(references, known, strict=False)
-    )
+    each = "; ".join(f"{name}: {', '.join(sorted(sets)) or 'none'}" for name, sets in known.items())
     remedy = "name one with --set" if wanted is None and common else "evaluate both on the same set"
     raise ConfigError(f"per-item results in MLflow: {each}; {remedy}")
-
-
-def items_of_reference(client: MlflowClient, reference: Reference, set_name: str) -> Items:
-    """The results of one side.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    if reference.file is not None:
-        return read_items(reference.file, set_name)
-    found = None if reference.run_id is None else fetch_items(client, reference.run_id, set_name)
-    if found is None:
-        raise ConfigError(f"{reference.name}: no per-item results on {set_name!r} in MLflow; evaluate it again")
-    return found
 
 
 def compare_references(
@@ -116,9 +85,16 @@ def compare_references(
         ConfigError: a side is not known, or the two cannot be paired.
     """
     client = MlflowClient()
-    references = [resolve(client, name) for name in (first, second)]
-    found_set = common_set(client, references, set_name)
-    a, b = (items_of_reference(client, one, found_set) for one in references)
+    places = {name: resolve(client, name) for name in (first, second)}
+    found_set = common_set(client, {name: run for name, run in places.items() if isinstance(run, str)}, set_name)
+    found: list[Items] = []
+    for name in (first, second):
+        place = places[name]
+        items = read_items(place, found_set) if isinstance(place, Path) else fetch_items(client, place, found_set)
+        if items is None:
+            raise ConfigError(f"{name}: no per-item results on {found_set!r} in MLflow; evaluate it again")
+        found.append(items)
+    a, b = found
     names = [name for name in a.names() if name in b.names()]
     if not names:
         raise ConfigError(

@@ -10,11 +10,12 @@ from tests.integration.conftest import prepared as prepared
 from clips_pipeline.config import from_mapping
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines.run_identity import run_to_continue
-from clips_pipeline.pipelines.train.nodes import build_spec
+from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.storage import Storage, StorageConfig
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.run_folder import prepare
+from clips_pipeline.training.run_folder import place, prepare
+from clips_pipeline.training.spec import RunSpec
 
 
 def test_the_hook_and_the_node_warn_once_of_what_is_applied(
@@ -28,17 +29,15 @@ def test_the_hook_and_the_node_warn_once_of_what_is_applied(
     }
     parameters: dict[str, Any] = {"samples": 72, "batch_size": 8, "optimizer": {"warmup_samples": 16}}
 
-    def place() -> Path:
+    def spec_of() -> RunSpec:
         """As the node does."""
-        train = from_mapping(TrainConfig, parameters, "train")
-        data = (prepared / "shards", prepared / "tokenizer")
-        return Path(build_spec(train, *data, remote, paths["training_runs"], paths["clips_model"]).run_folder)
+        train, folders = from_mapping(TrainConfig, parameters, "train"), (paths["training_runs"], paths["clips_model"])
+        spec = unplaced_spec(train, prepared / "shards", prepared / "tokenizer", remote, *folders)
+        return place(spec, paths["training_runs"])
 
-    begun = place()
+    begun = Path(spec_of().run_folder)
     (begun / "checkpoints" / "ba2").mkdir(parents=True)
-    train = from_mapping(TrainConfig, parameters, "train")
-    spec = build_spec(train, prepared / "shards", prepared / "tokenizer", remote, tmp_path / "runs", tmp_path / "model")
-    prepare(spec)
+    prepare(spec_of())
     parameters["samples"] = 80
     scenes = {"train": 48, "validation": 8, "test": 8, "samples_per_shard": 16}
     entries = {
@@ -51,5 +50,5 @@ def test_the_hook_and_the_node_warn_once_of_what_is_applied(
     }
     catalog = DataCatalog({name: MemoryDataset(value, copy_mode="assign") for name, value in entries.items()})
     assert run_to_continue(register_pipelines()["train"], catalog) is None
-    assert place() == begun
+    assert Path(spec_of().run_folder) == begun
     assert caplog.text.count("train.samples was 72 and is now 80; applied to the unfinished training") == 1

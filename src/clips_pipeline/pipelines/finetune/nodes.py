@@ -8,8 +8,9 @@ import pandas as pd
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.train.nodes import build_spec, run_spec
+from clips_pipeline.pipelines.train.nodes import run_spec, unplaced_spec
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.run_folder import place
 from clips_pipeline.training.spec import RunSpec
 
 
@@ -20,12 +21,11 @@ def stage_spec(
     tokenizer: Path,
     remote: Any,
     paths: Mapping[str, Path],
-    announce: bool = True,
 ) -> RunSpec:
-    """The run spec of the stage. The model before may not be there: another start may be configured."""
+    """The run spec of the stage, without a run folder. The model before may not be there: another start may be configured."""
     merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
     config = from_mapping(TrainConfig, merged, "finetune.train")
-    return build_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"], announce)
+    return unplaced_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
 
 
 def finetune(
@@ -41,8 +41,7 @@ def finetune(
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-
     spec = stage_spec(parameters, train_parameters, shards, tokenizer, remote, paths)
-    run, table = run_spec(spec, remote)
+    run, table = run_spec(place(spec, paths["training_runs"]), remote)
     used = {"train": train_parameters, "finetune": parameters}
     return paths["finetuned_model"], {**run, "parameters": used}, table

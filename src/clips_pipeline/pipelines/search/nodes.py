@@ -6,10 +6,11 @@ from typing import Any
 
 from clips_pipeline.config import flatten
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.train.nodes import build_spec
+from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.shards.index import load_index
 from clips_pipeline.text.tokenizer import load_tokenizer
 from clips_pipeline.training import cost
+from clips_pipeline.training.run_folder import place
 
 
 def search(
@@ -36,7 +37,8 @@ def search(
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
-        return build_spec(train, shards, tokenizer, remote, trial_folder / "runs", trial_folder / "model")
+        runs = trial_folder / "runs"
+        return place(unplaced_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
 
     words, captions = load_tokenizer(tokenizer), cost.captions_of(shards, remote)
 

@@ -25,40 +25,13 @@ from clips_pipeline.training.starting import keep
 log = logging.getLogger(__name__)
 
 
-def build_spec(
-    config: TrainConfig,
-    shards: Path,
-    tokenizer: Path,
-    remote: Any,
-    runs_folder: Path,
-    model_folder: Path,
-    announce: bool = True,
-) -> RunSpec:
-    """The run spec of this training on these shards, in the run folder that is its own.
-
-    With `announce` the log says what an unfinished training there goes on with, or why it is left.
-
-    Raises:
-        ConfigError: as `training.run_folder.place`.
-    """
-
-    spec = unplaced_spec(config, shards, tokenizer, remote, runs_folder, model_folder)
-    return place(spec, runs_folder, announce)
-
-
 def unplaced_spec(
-    config: TrainConfig,
-    shards: Path,
-    tokenizer: Path,
-    remote: Any,
-    runs_folder: Path,
-    model_folder: Path,
+    config: TrainConfig, shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
-    """The run spec of this training on these shards, without a run folder.
+    """The run spec of this training on these shards, without a run folder: `training.run_folder.place` gives it one.
 
     A model it starts from is found, wherever it is, and kept among the runs.
     """
-
     if config.model.initial_weights:
         from clips_pipeline.registry.packaging import find_folder
 
@@ -85,10 +58,10 @@ def train(
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-    train_config = typed("train", parameters)
-    spec = build_spec(train_config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
-    run, table = run_spec(spec, remote)
-    return paths["clips_model"], {**run, "parameters": {"train": parameters}}, table
+    runs, model = paths["training_runs"], paths["clips_model"]
+    spec = unplaced_spec(typed("train", parameters), shards, tokenizer, remote, runs, model)
+    run, table = run_spec(place(spec, runs), remote)
+    return model, {**run, "parameters": {"train": parameters}}, table
 
 
 def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
