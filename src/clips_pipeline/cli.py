@@ -131,12 +131,15 @@ _name = click.option("--name", help="The registered model; by default register.n
 _environment = click.option("--env", "-e", help="The environment whose mlflow.yml and register.name count.")
 
 
+def _of_model(command: Any) -> Any:
+    """The options that name a registered model, behind the project's metadata."""
+    return _name(_environment(click.pass_obj(command)))
+
+
 @lineage.command()
 @click.argument("version")
-@_name
-@_environment
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-@click.pass_obj
+@_of_model
 def show(metadata: Any, version: str, name: str | None, env: str | None, as_json: bool) -> None:
     """Print what VERSION (a number or an alias, such as champion) was made of."""
     with _record(metadata, version, name, env) as record:
@@ -153,9 +156,7 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
 @lineage.command()
 @click.argument("version")
 @click.argument("folder", type=click.Path(path_type=Path))
-@_name
-@_environment
-@click.pass_obj
+@_of_model
 def restore(metadata: Any, version: str, folder: Path, name: str | None, env: str | None) -> None:
     """Make FOLDER a checkout with exactly the code, data and parameters of VERSION."""
     with _record(metadata, version, name, env) as record:
@@ -207,10 +208,8 @@ _reason = click.option("--reason", required=True, help="Why; kept with the versi
 
 
 @champion.command()
-@_name
-@_environment
 @_reason
-@click.pass_obj
+@_of_model
 def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias back to the version that had it before."""
     with _aliases(metadata, name, env) as aliases:
@@ -222,10 +221,8 @@ def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> N
 
 @champion.command("set")
 @click.argument("version", type=int)
-@_name
-@_environment
 @_reason
-@click.pass_obj
+@_of_model
 def set_champion(metadata: Any, version: int, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias to VERSION, whatever the gate says."""
     with _aliases(metadata, name, env) as aliases:

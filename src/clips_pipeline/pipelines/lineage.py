@@ -10,9 +10,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage import GitState, Lineage, git_state, uncommitted_patch
 from kedro_dvc_sync.commit import other_parameters, within_dvc
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.lock import read_lock, resolved_parameters, with_parameters
+from kedro_dvc_sync.lock import entries, read_lock, resolved_parameters, with_parameters
 from kedro_dvc_sync.project import Project
-from kedro_dvc_sync.record import entries
 from kedro_dvc_sync.stages import stages_of
 
 log = logging.getLogger(__name__)

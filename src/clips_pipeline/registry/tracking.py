@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ MAX_BATCH = 1000
 LAST_PATIENCE_SECONDS = 60.0
 
 
-class RunTracker:
+class RunTracker(AbstractContextManager["RunTracker"]):
     """Sends events to the active MLflow run as metrics.
 
     What has been sent is written beside the log (`mlflow_run.json`: run id, byte offset, last steps), so that a later
@@ -105,10 +106,6 @@ class RunTracker:
             return
         state = {"run_id": self.run_id, "offset": self._reader.offset, "last_steps": self._reader.last_steps}
         write_text(self._file, json.dumps(state))
-
-    def __enter__(self) -> "RunTracker":
-        """Nothing to open."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,8 +9,14 @@ import pytest
 import yaml
 
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.lock import changed_leaves, parameters_into_files, read_lock, resolved_parameters, with_parameters
-from kedro_dvc_sync.record import file_hash
+from kedro_dvc_sync.lock import (
+    changed_leaves,
+    file_hash,
+    parameters_into_files,
+    read_lock,
+    resolved_parameters,
+    with_parameters,
+)
 from kedro_dvc_sync.trees import read_yaml, set_value
 
 TEXT = """\
