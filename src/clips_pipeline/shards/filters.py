@@ -61,17 +61,12 @@ class CaptionFilter:
     def length_fault(self, caption: str) -> str | None:
         """Why its length is not wanted, or None."""
         text = caption.strip()
-        if self.min_words is not None or self.max_words is not None:
-            words = len(text.split())
-            if not (self.min_words or 0) <= words <= (words if self.max_words is None else self.max_words):
-                return f"{words} words"
-        characters = len(text)
-        if (
-            not (self.min_characters or 0)
-            <= characters
-            <= (characters if self.max_characters is None else self.max_characters)
+        for count, low, high, unit in (
+            (len(text.split()), self.min_words, self.max_words, "words"),
+            (len(text), self.min_characters, self.max_characters, "characters"),
         ):
-            return f"{characters} characters"
+            if count < (low or 0) or (high is not None and count > high):
+                return f"{count} {unit}"
         return None
 
     def character_fault(self, caption: str) -> str | None:

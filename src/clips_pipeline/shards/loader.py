@@ -1,4 +1,4 @@
-"""A torch DataLoader of training batches; `eval_samples` is here too, for those who have torch anyway."""
+"""A torch DataLoader of training batches."""
 
 import os
 import signal
@@ -14,7 +14,6 @@ from clips_pipeline.shards.batch import ClipsBatch
 from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.shards.reader import RemoteShards, ShardSet
-from clips_pipeline.shards.reader import eval_samples as eval_samples
 from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader

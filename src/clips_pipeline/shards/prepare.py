@@ -174,17 +174,8 @@ def _refuse_foreign(out_dir: Path) -> None:
         return
     if not out_dir.is_dir():
         raise ConfigError(f"{out_dir} is a file; shards need a folder: move it away")
-    known = {
-        INDEX_FILE,
-        STATISTICS_FILE,
-        CLASSES_FILE,
-        SPANS_FILE,
-        "train",
-        "validation",
-        "test",
-        ".gitkeep",
-        ".gitignore",
-    }
+    files, splits = (INDEX_FILE, STATISTICS_FILE, CLASSES_FILE, SPANS_FILE), ("train", "validation", "test")
+    known = {*files, *splits, ".gitkeep", ".gitignore"}
     foreign = sorted(set(os.listdir(out_dir)) - known)
     if foreign:
         raise ConfigError(f"{out_dir} holds {foreign[0]!r}, which prepare did not make; name an empty folder")

@@ -1,6 +1,7 @@
 """What prepared data consists of, in numbers: counted by each job, added up, and kept as `statistics.json` beside the index."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,11 +221,10 @@ def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
 
 def first_of_each(examples: Iterable[Example]) -> tuple[Example, ...]:
     """The first `EXAMPLES_PER_REASON` of every split and reason."""
-    seen: dict[tuple[str, str], int] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     kept = []
     for example in examples:
-        number = seen.get((example.split, example.reason), 0)
-        if number < EXAMPLES_PER_REASON:
-            seen[example.split, example.reason] = number + 1
+        seen[example.split, example.reason] += 1
+        if seen[example.split, example.reason] <= EXAMPLES_PER_REASON:
             kept.append(example)
     return tuple(kept)
