@@ -27,8 +27,6 @@ from clips_pipeline.text.tokenizer import Tokenizer
 _MOST_SENTENCES = 30
 _THUMBNAIL = 256
 
-Rows = list[list[str]]
-
 
 @dataclass(frozen=True)
 class HealthConfig:
@@ -91,11 +89,7 @@ def report_html(
         lengths=caption_lengths.rooms(captions),
         warnings=findings(index, statistics, texts),
         kinds={split: _kinds(read) for split, read in texts.items()},
-        rows={
-            "sentences": _sentences(texts),
-            "images": _images(statistics),
-            "shards": _shards(index),
-        },
+        measures=_MEASURES,
         drawn={
             "lengths": [_length_chart(label, lengths) for label, lengths in _kinds(next(iter(texts.values())))],
             "sentences": _sentence_charts(next(iter(texts.values()))),
@@ -141,21 +135,6 @@ def _length_chart(label: str, lengths: Lengths) -> Chart:
     return Chart(histogram_chart(drawn, label, limit=lengths.room, unit="ids"), label, told)
 
 
-def _sentences(texts: Mapping[str, SplitTexts]) -> Rows:
-    return [
-        [
-            name,
-            number(float(np.mean(t.sentences))),
-            number(int(np.median(t.sentences))),
-            number(int(t.sentences.max())),
-            *(share(int((t.sentences == count).sum()), len(t.sentences)) for count in range(4)),
-            share(int((t.sentences >= 4).sum()), len(t.sentences)),
-        ]
-        for name, t in texts.items()
-        if len(t.sentences)
-    ]
-
-
 def _sentence_charts(read: SplitTexts) -> list[Chart]:
     if not len(read.sentences):
         return []
@@ -172,15 +151,6 @@ _MEASURES = (
 )
 
 
-def _images(statistics: Statistics) -> Rows:
-    return [
-        [split, label, *(show(h.quantile(part)) for part in (0.05, 0.5, 0.95)), show(h.low), show(h.high)]
-        for name, label, show, _ in _MEASURES
-        for split, of_split in statistics.splits.items()
-        if (h := of_split.histograms.get(name)) is not None and h.count
-    ]
-
-
 def _image_charts(statistics: Statistics) -> list[Chart]:
     charts = []
     for name, label, show, base in _MEASURES:
@@ -191,23 +161,3 @@ def _image_charts(statistics: Statistics) -> list[Chart]:
         if whole.count:
             charts.append(Chart(histogram_chart(octave_bars(whole), label, doubling=base, show=show), label))
     return charts
-
-
-def _shards(index: Index) -> Rows:
-    rows = []
-    for name, shards in index.splits.items():
-        if not shards:
-            continue
-        samples, sizes = [s.samples for s in shards], [s.bytes for s in shards]
-        rows.append(
-            [
-                name,
-                number(len(shards)),
-                number(sum(samples)),
-                size(sum(sizes)),
-                *(number(value) for value in (min(samples), float(np.median(samples)), max(samples))),
-                *(size(value) for value in (min(sizes), float(np.median(sizes)), max(sizes))),
-                number(sum("://" in s.path for s in shards)),
-            ]
-        )
-    return rows

@@ -8,6 +8,7 @@ import base64
 import unicodedata
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -38,7 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"number": number, "share": share, "size": size, "cut": cut, "data_url": data_url}
+    made.filters |= {"number": number, "share": share, "size": size, "cut": cut, "data_url": data_url, "median": median}
     return made
 
 
