@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.figures import interval_figure, map_figure, recall_figure
 from clips_pipeline.evaluation.items import compositionality_items, items_of
@@ -77,20 +75,14 @@ def evaluation_html(result: EvaluationResult) -> str:
     found = standings(result.metrics, result.exhibits.chance, items)
     first = next((name for end in _HEAD for name in result.metrics if name.endswith(end)), next(iter(result.metrics)))
     values = _values(found, first, None, result.exhibits, result.per_item)
-    sections = {"all_metrics": "All metrics"} | _sections(result.exhibits, values["recall"])
-    return render("evaluation.html", title=f"Evaluation on {result.set_name}", sections=sections, **values)
+    return render("evaluation.html", title=f"Evaluation on {result.set_name}", **values)
 
 
 def model_html(facts: ModelFacts, shown: Exhibits, per_item: Sequence[ItemRow]) -> str:
     """The whole page on a registered version: `templates/model.html`."""
     values = _values(facts.found, facts.metric, facts.champion, shown, per_item)
-    sections = (
-        {"all_metrics": "All metrics", "training": "Training"}
-        | _sections(shown, values["recall"])
-        | {"data_health": "Data health", "lineage": "Lineage"}
-    )
     charts = training_charts(facts.history)
-    return render("model.html", title=facts.title, sections=sections, facts=facts, training=charts, **values)
+    return render("model.html", title=facts.title, facts=facts, training=charts, **values)
 
 
 def _values(
@@ -107,14 +99,3 @@ def _values(
         "recall": recall_figure(per_item),
         "map": None if shown.embedding_map is None else map_figure(shown.embedding_map),
     }
-
-
-def _sections(shown: Exhibits, recall: Markup | None) -> dict[str, str]:
-    """On one evaluation; what the set does not allow to show is left out."""
-    sections = {
-        "retrieval": ("Retrieval", recall or shown.even_images or shown.even_captions),
-        "captions": ("Captions", shown.captioned),
-        "embedding_map": ("Embedding map", shown.embedding_map),
-        "zero_shot": ("Zero-shot classes", shown.confusion),
-    }
-    return {name: title for name, (title, there) in sections.items() if there}
