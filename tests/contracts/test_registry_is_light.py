@@ -10,7 +10,7 @@ import sys
 from clips_pipeline.pipeline_registry import register_pipelines
 pipelines = register_pipelines()
 print(sorted(pipelines))
-print([name for name in ("torch", "composer", "optuna", "mlflow", "webdataset", "matplotlib") if name in sys.modules])
+print([name for name in ("torch", "composer", "optuna", "mlflow", "webdataset", "matplotlib", "scipy") if name in sys.modules])
 """
 
 

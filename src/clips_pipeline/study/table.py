@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from clips_pipeline.study.run import Done
 
@@ -36,6 +35,9 @@ def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
 
 def half_width(values: Sequence[float]) -> float:
     """Of the 95 % interval of a mean over seeds, by Student's t; infinite for one seed, which tells nothing of others."""
+    # Here, because it takes 0.3 s, and every `kedro` command loads this module.
+    from scipy.special import stdtrit
+
     count = len(values)
     if count < 2:
         return math.inf
