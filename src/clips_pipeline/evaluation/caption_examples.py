@@ -19,7 +19,8 @@ from torch import Tensor
 from clips_pipeline.evaluation.captioning import Specials, beam, log_probabilities, of_places, of_words_before, parallel
 from clips_pipeline.evaluation.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ def caption_examples(
     count: int,
     *,
     width: int = 4,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
 ) -> tuple[list[CaptionedImage], list[Record]]:
     """The first `count` samples of a split, captioned.
 

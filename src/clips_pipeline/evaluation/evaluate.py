@@ -47,8 +47,9 @@ from clips_pipeline.evaluation.zero_shot import (
     imagenet_classes,
 )
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import load_classes, load_index
-from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.source import Classes
 
@@ -59,7 +60,7 @@ def evaluate_model(
     model_folder: Path,
     shards: Path,
     config: EvaluationConfig | None = None,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
     kept: Path | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on a split of prepared shards.

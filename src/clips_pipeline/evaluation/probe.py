@@ -26,8 +26,9 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.embed import TowerEmbedder, open_image
 from clips_pipeline.evaluation.kept import NOTHING_KEPT, Array, Kept
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import load_classes, load_index
-from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.transforms import UndecodableImageError
 
 PENALTIES = tuple(10.0**power for power in range(-6, 3))
@@ -62,7 +63,7 @@ def probe(
     shards: Path,
     split: str,
     samples: int,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
     kept: Kept = NOTHING_KEPT,
 ) -> tuple[Flags, Flags]:
     """Ask a split for its labels, learned from the first labelled images of the training split.
@@ -110,7 +111,7 @@ def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
 
 
 def _features(
-    embedder: TowerEmbedder, shards: Path, split: str, samples: int | None, remote: RemoteShards | None
+    embedder: TowerEmbedder, shards: Path, split: str, samples: int | None, remote: ShardCache | None
 ) -> dict[str, Array]:
     labels: list[int] = []
 

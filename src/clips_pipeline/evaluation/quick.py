@@ -15,7 +15,8 @@ import torch.distributed as dist
 from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.transforms import ImageConfig, eval_image
 from clips_pipeline.text.tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ def quick_retrieval(
     *,
     batch_size: int = 128,
     limit: int | None = None,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
     """Recall of human captions (web captions where there are none), which no choice of fragments can favour.

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.tar import BadSampleError
 from clips_pipeline.text.captions import CaptionConfig, generator
@@ -111,7 +112,7 @@ class DrawnSamples:
         remote: where shards that are not on this machine are copied to.
     """
 
-    def __init__(self, folder: Path, split: str, most: int, remote: RemoteShards | None) -> None:
+    def __init__(self, folder: Path, split: str, most: int, remote: ShardCache | None) -> None:
         self.set = ShardSet(folder, split, keep_open=1, remote=remote)
         self.split, self.unreadable = split, 0
         shards = list(range(len(self.set.samples)))

@@ -16,9 +16,9 @@ from clips_pipeline.reports.figure import Chart
 from clips_pipeline.reports.findings import findings
 from clips_pipeline.reports.page import number, render, share, size, write_page
 from clips_pipeline.reports.thumbnail import Thumbnail, thumbnail
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.check import DECODE_ERRORS
 from clips_pipeline.shards.index import Index, load_index
-from clips_pipeline.shards.reader import RemoteShards
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.text.captions import CaptionConfig
@@ -47,7 +47,7 @@ def write_data_health(
     captions: CaptionConfig,
     config: HealthConfig,
     path: Path,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
 ) -> Path:
     """Write the report; the same data gives the same page.
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError, PositiveInt
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.index import load_classes
-from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.shards.records import Record
 from clips_pipeline.shards.sources.clip_benchmark import (
     CLASS_NAMES,
@@ -41,7 +42,7 @@ class ExportConfig:
     upload: str | None = None
 
 
-def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: RemoteShards, storage: Storage) -> int:
+def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: ShardCache, storage: Storage) -> int:
     """Write the set into `folder`, which is replaced, and upload it where that is asked for.
 
     Args:

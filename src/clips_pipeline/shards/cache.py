@@ -2,6 +2,7 @@
 
 A copy is named by the hash of its content in the index, so another version of a shard is another file. Whoever has opened a
 copy keeps it, also when it is removed to make room: the system frees the space when the last reader has closed it.
+fsspec's `filecache` bounds the age of copies and not their size, and neither it nor diskcache downloads once for all ranks.
 """
 
 import logging
@@ -34,7 +35,7 @@ _LOCK_DIGITS = 3
 
 
 class ShardCache:
-    """A folder of copies, shared by all processes of a machine: `reader.RemoteShards`.
+    """A folder of copies, shared by all processes of a machine. Pickles.
 
     Args:
         folder: for the copies; made when needed.

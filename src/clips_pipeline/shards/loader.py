@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.dataset import TrainDataset
 from clips_pipeline.shards.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
-from clips_pipeline.shards.reader import RemoteShards, ShardSet
+from clips_pipeline.shards.reader import ShardSet
 from clips_pipeline.shards.stall import ReadClock
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
@@ -35,7 +36,7 @@ def train_loader(
     window_samples: int = WINDOW_SAMPLES,
     most_streams: int = MOST_STREAMS,
     prefetch_batches: int = 2,
-    remote: RemoteShards | None = None,
+    remote: ShardCache | None = None,
 ) -> DataLoader[ClipsBatch]:
     """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
 

@@ -4,15 +4,16 @@ import json
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards import records
 from clips_pipeline.shards.addresses import is_remote
 from clips_pipeline.shards.attempts import shown
+from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.in_use import ReadLock
 from clips_pipeline.shards.index import ShardEntry, load_index, missing_or_changed
 from clips_pipeline.shards.records import Record, SampleFields, Skip
@@ -27,23 +28,6 @@ log = logging.getLogger(__name__)
 FALLBACK_WEB_FIELD = "org_caption"
 
 _COPIES_TRIED = 8
-
-
-class RemoteShards(Protocol):
-    """Makes shards that are not on this machine readable; `shards.cache.ShardCache` does. Must pickle."""
-
-    def local(self, shard: ShardEntry) -> Path:
-        """A local copy, whole; waits for it. It stays readable for whoever has opened it.
-
-        Raises:
-            StorageError: it cannot be had.
-            BadSampleError: it cannot be had, and its samples are to be left out.
-        """
-        ...
-
-    def soon(self, shards: Sequence[ShardEntry]) -> None:
-        """These will be asked for next; returns at once."""
-        ...
 
 
 class ShardSet:
@@ -66,7 +50,7 @@ class ShardSet:
         split: str,
         *,
         keep_open: int = 16,
-        remote: RemoteShards | None = None,
+        remote: ShardCache | None = None,
     ) -> None:
         self._lock: ReadLock | None = ReadLock(folder)
         index = load_index(folder)
@@ -162,7 +146,7 @@ class ShardSet:
         return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
 
 
-def eval_samples(folder: Path, split: str, *, remote: RemoteShards | None = None) -> Iterator[Record]:
+def eval_samples(folder: Path, split: str, *, remote: ShardCache | None = None) -> Iterator[Record]:
     """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
 
     Args:

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.shards.reader import RemoteShards, eval_samples
+from clips_pipeline.shards.cache import ShardCache
+from clips_pipeline.shards.reader import eval_samples
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import Tokenizer
 from clips_pipeline.training.config import TrainConfig
@@ -28,7 +29,7 @@ class Captions:
         return sum(len(tokenizer.body(pair[which])) for pair in self.pairs) / len(self.pairs)
 
 
-def captions_of(shards: Path, remote: RemoteShards | None) -> Captions:
+def captions_of(shards: Path, remote: ShardCache | None) -> Captions:
     """Those of the first training samples."""
     records = islice(eval_samples(shards, "train", remote=remote), LOOKED_AT)
     return Captions(tuple((r.web_caption, r.synthetic_caption, r.key) for r in records))
