@@ -212,11 +212,11 @@ _reason = click.option("--reason", required=True, help="Why; kept with the versi
 @_of_model
 def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias back to the version that had it before."""
-    with _aliases(metadata, name, env) as aliases:
+    with _registry(metadata, name, env) as names:
         from clips_pipeline.registry.champion import roll_back
 
-        lost, won = roll_back(aliases, reason)
-        click.echo(f"models:/{aliases.model}@{aliases.champion} is version {won} again, and no longer {lost}")
+        lost, won = roll_back(names, reason)
+        click.echo(f"models:/{names.name}@{names.alias} is version {won} again, and no longer {lost}")
 
 
 @champion.command("set")
@@ -225,11 +225,11 @@ def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> N
 @_of_model
 def set_champion(metadata: Any, version: int, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias to VERSION, whatever the gate says."""
-    with _aliases(metadata, name, env) as aliases:
+    with _registry(metadata, name, env) as names:
         from clips_pipeline.registry.champion import crown
 
-        before = crown(aliases, version, reason)
-        click.echo(f"models:/{aliases.model}@{aliases.champion} is version {version}; before: {before or 'none'}")
+        before = crown(names, version, reason)
+        click.echo(f"models:/{names.name}@{names.alias} is version {version}; before: {before or 'none'}")
 
 
 cli.add_command(dvc)
@@ -255,12 +255,11 @@ def _record(metadata: Any, version: str, name: str | None, env: str | None) -> I
 
 
 @contextmanager
-def _aliases(metadata: Any, name: str | None, env: str | None) -> Iterator[Any]:
-    """The names of the aliases that the environment uses."""
+def _registry(metadata: Any, name: str | None, env: str | None) -> Iterator[Any]:
+    """The names of the model and the aliases that the environment uses."""
     with _context(metadata, env) as context:
         from clips_pipeline.config import from_mapping
-        from clips_pipeline.registry.champion import Aliases
-        from clips_pipeline.registry.register import RegistryConfig
+        from clips_pipeline.registry.config import RegistryConfig
 
-        config = from_mapping(RegistryConfig, context.params["register"], "register")
-        yield Aliases(name or config.name, config.alias, config.challenger)
+        mapping = {**context.params["register"], **({"name": name} if name else {})}
+        yield from_mapping(RegistryConfig, mapping, "register")

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.config import RegistryConfig
 from clips_pipeline.registry.gate import Decision
 from clips_pipeline.registry.runs import missing_is
 
@@ -39,21 +40,6 @@ Decide = Callable[[int, int | None], Decision]
 """A version against another one, or against none."""
 
 
-@dataclass(frozen=True)
-class Aliases:
-    """Names of the two aliases of a registered model.
-
-    Attributes:
-        model: the registered model.
-        champion: what production loads.
-        challenger: the loser of the last comparison.
-    """
-
-    model: str
-    champion: str = "champion"
-    challenger: str = "challenger"
-
-
 def holder(client: MlflowClient, model: str, alias: str) -> int | None:
     """The version that has an alias, or None.
 
@@ -65,12 +51,12 @@ def holder(client: MlflowClient, model: str, alias: str) -> int | None:
     return None if version is None else int(version)
 
 
-def settle(client: MlflowClient, names: Aliases, version: int, decide: Decide) -> Decision:
+def settle(client: MlflowClient, names: RegistryConfig, version: int, decide: Decide) -> Decision:
     """Compare a new version with the champion, and move the aliases.
 
     Args:
         client: of the tracking server.
-        names: of the aliases.
+        names: of the model and the aliases.
         version: the new one.
         decide: compares two versions.
 
@@ -92,12 +78,10 @@ def settle(client: MlflowClient, names: Aliases, version: int, decide: Decide) -
         if model.champion == champion:
             model.crown(version, champion)
             return _among_rivals(model, version, champion, decide, decision)
-    raise ConfigError(
-        f"{names.model}: the alias {names.champion!r} keeps moving; try again when others have registered"
-    )
+    raise ConfigError(f"{names.name}: the alias {names.alias!r} keeps moving; try again when others have registered")
 
 
-def roll_back(names: Aliases, reason: str) -> tuple[int, int]:
+def roll_back(names: RegistryConfig, reason: str) -> tuple[int, int]:
     """Give the alias back to the version that had it before, and record that.
 
     Returns:
@@ -109,19 +93,19 @@ def roll_back(names: Aliases, reason: str) -> tuple[int, int]:
     model = _Model(MlflowClient(), names)
     champion = model.champion
     if champion is None:
-        raise ConfigError(f"{names.model} has no version with the alias {names.champion!r}; nothing to roll back")
+        raise ConfigError(f"{names.name} has no version with the alias {names.alias!r}; nothing to roll back")
     before = model.tags(champion).get(BEFORE, NOBODY)
     if before == NOBODY:
-        raise ConfigError(f"{names.model} {champion} is the first champion; there is none before it to go back to")
+        raise ConfigError(f"{names.name} {champion} is the first champion; there is none before it to go back to")
     model.tags(int(before))
     why = f"rolled back to version {before}: {reason}"
     model.tag(champion, {GATE_DECISION: ROLLED_BACK, GATE_REASON: why, GATE_TIME: _now()})
-    model.give(names.champion, int(before))
+    model.give(names.alias, int(before))
     model.give(names.challenger, champion)
     return champion, int(before)
 
 
-def crown(names: Aliases, version: int, reason: str) -> int | None:
+def crown(names: RegistryConfig, version: int, reason: str) -> int | None:
     """Give a version the alias by hand, and record that.
 
     Returns:
@@ -144,15 +128,15 @@ class _Model:
     """A registered model: tags and aliases of its versions."""
 
     client: MlflowClient
-    names: Aliases
+    names: RegistryConfig
 
     @property
     def champion(self) -> int | None:
-        return holder(self.client, self.names.model, self.names.champion)
+        return holder(self.client, self.names.name, self.names.alias)
 
     def tags(self, version: int) -> dict[str, str]:
-        with missing_is(f"{self.names.model} has no version {version}"):
-            return dict(self.client.get_model_version(self.names.model, str(version)).tags)
+        with missing_is(f"{self.names.name} has no version {version}"):
+            return dict(self.client.get_model_version(self.names.name, str(version)).tags)
 
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
@@ -163,7 +147,7 @@ class _Model:
 
     def crown(self, version: int, champion: int | None) -> None:
         self.tag(version, {BEFORE: _named(champion)})
-        self.give(self.names.champion, version)
+        self.give(self.names.alias, version)
         if champion is not None:
             self.give(self.names.challenger, champion)
 
@@ -178,7 +162,7 @@ class _Model:
         """
         for last in (False, False, True):
             try:
-                write(self.names.model, *values)
+                write(self.names.name, *values)
                 return
             except MlflowException as error:
                 if last or error.error_code != "BAD_REQUEST":
@@ -187,7 +171,7 @@ class _Model:
 
 def _among_rivals(model: _Model, version: int, champion: int | None, decide: Decide, decision: Decision) -> Decision:
     """Of all that beat the same champion at the same time, the alias goes to the best: each must beat those before it."""
-    name = model.names.model
+    name = model.names.name
     versions = model.client.search_model_versions(f"name='{name}'")
     rivals = sorted(int(other.version) for other in versions if _is_rival(other, _named(champion)))
     if rivals in ([], [version]):
@@ -204,7 +188,7 @@ def _among_rivals(model: _Model, version: int, champion: int | None, decide: Dec
         model.record(loser, found, best)
         model.give(model.names.challenger, loser)
     if model.champion != best:
-        model.give(model.names.champion, best)
+        model.give(model.names.alias, best)
     log.warning("%s: versions %s were registered at the same time; %d is the champion", name, rivals, best)
     if best == version:
         return decision

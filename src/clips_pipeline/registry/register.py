@@ -20,7 +20,7 @@ from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.evaluation.metric_keys import set_of
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.registry.champion import Aliases, holder, settle
+from clips_pipeline.registry.champion import holder, settle
 from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
 from clips_pipeline.registry.evaluation_log import fetch_items, log_items
 from clips_pipeline.registry.gate import Decision, Measured, check, decide
@@ -103,7 +103,6 @@ def register_model(
             for key, value in tags.items():
                 client.set_model_version_tag(config.name, str(version), key, value)
         log_items(client, active, items or {})
-    aliases = Aliases(config.name, config.alias, config.challenger)
 
     def by_version(one: int, other: int | None) -> Decision:
         def known(version: int) -> Measured:
@@ -111,7 +110,7 @@ def register_model(
 
         return decide(config.metric, config.gate, known(one), None if other is None else known(other))
 
-    decision = settle(client, aliases, version, by_version)
+    decision = settle(client, config, version, by_version)
     champion = holder(client, config.name, config.alias)
     return Registration(
         name=config.name,

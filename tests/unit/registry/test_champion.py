@@ -18,7 +18,6 @@ from clips_pipeline.registry.champion import (
     BEFORE,
     GATE_DECISION,
     GATE_REASON,
-    Aliases,
     crown,
     holder,
     roll_back,
@@ -81,7 +80,7 @@ def test_luck_does_not_promote_and_the_loser_is_the_challenger(store, model_fold
 def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
     for found in (20, 40):
         register(model_folder, found, "back")
-    names = Aliases("back")
+    names = RegistryConfig("back")
     assert roll_back(names, "answers nonsense") == (2, 1)
     assert aliases("back") == {"champion": 1, "challenger": 2}
     assert tags("back", 2)[GATE_DECISION] == "rolled back"
@@ -100,12 +99,12 @@ def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
 
 def test_what_is_not_there_is_named(store, model_folder):
     with pytest.raises(ConfigError, match="no registered model 'nobody'"):
-        roll_back(Aliases("nobody"), "why")
+        roll_back(RegistryConfig("nobody"), "why")
     register(model_folder, 20, "someone")
     with pytest.raises(ConfigError, match="someone has no version 9"):
-        crown(Aliases("someone"), 9, "why")
+        crown(RegistryConfig("someone"), 9, "why")
     with pytest.raises(ConfigError, match="no version with the alias 'best'"):
-        roll_back(Aliases("someone", "best"), "why")
+        roll_back(RegistryConfig("someone", "best"), "why")
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
@@ -114,7 +113,7 @@ def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, orde
     name = f"race-{order[0]}"
     for found in (10, 30, 50):
         register(model_folder, found, name, gate=GateConfig(confidence=None))
-    client, names = MlflowClient(), Aliases(name)
+    client, names = MlflowClient(), RegistryConfig(name)
     score = {1: 10, 2: 30, 3: 50}
     client.set_registered_model_alias(name, "champion", "1")
     contenders = {2: 2, 3: 3}
@@ -152,7 +151,7 @@ def test_an_alias_that_another_process_sets_in_between_is_set_all_the_same(store
                 other.execute(statement, ("default", "between", "first", 2))
 
     try:
-        crown(Aliases("between", champion="first"), 1, "why")
+        crown(RegistryConfig("between", alias="first"), 1, "why")
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", other_process)
     assert late
