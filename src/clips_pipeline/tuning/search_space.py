@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, flatten, from_mapping, to_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig
 
@@ -107,15 +107,8 @@ def first_trial(config: SearchConfig, train_parameters: Mapping[str, Any]) -> di
 
     A search should beat what one has already. A value outside its dimension is left to the sampler.
     """
-    own = to_mapping(from_mapping(TrainConfig, train_parameters, where="train"))
-    found: dict[str, Scalar] = {}
-    for path, dimension in config.space.items():
-        value: Any = own
-        for part in path.split("."):
-            value = value[part]
-        if dimension.holds(value):
-            found[path] = value
-    return found
+    own = flatten(to_mapping(from_mapping(TrainConfig, train_parameters, where="train")))
+    return {path: own[path] for path, dimension in config.space.items() if path in own and dimension.holds(own[path])}
 
 
 def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:

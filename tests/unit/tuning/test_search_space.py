@@ -51,6 +51,8 @@ def test_the_first_trial_is_what_one_has() -> None:
     assert values["captions.fragment.tokens"] is None
     narrow = SearchConfig(space={"captions.fragment.tokens": Dimension("int", low=6, high=48)})
     assert first_trial(narrow, own) == {}  # null lies in no range without or_null
+    in_a_group_that_is_null = SearchConfig(space={"ema.half_life_batches": Dimension("int", low=2, high=9)})
+    assert first_trial(in_a_group_that_is_null, own) == {}
 
 
 @pytest.mark.parametrize(
