@@ -99,9 +99,8 @@ def _refuse_another(
         if any(trial.state != optuna.trial.TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             raise ConfigError(f"{where} was not made by this search; {remedy}")
         return
-    different = [key for key in sorted({*before, *objective}) if before.get(key) != objective.get(key)]
     # A path that has joined the space, or left it, is on one side only: its trials keep what they trained with.
-    different = [key for key in different if key in before and key in objective]
+    different = [key for key in sorted(before.keys() & objective.keys()) if before[key] != objective[key]]
     if different:
         named = "; ".join(f"{key} was {before[key]!r} and is now {objective[key]!r}" for key in different[:5])
         raise ConfigError(f"{where} has another objective: {named}; {remedy}")
@@ -114,10 +113,9 @@ def _refuse_other_choices(config: SearchConfig, study: optuna.Study, where: str,
             dimension = config.space.get(path)
             if dimension is None:
                 continue
-            categorical = isinstance(distribution, CategoricalDistribution)
-            same = (dimension.kind == "categorical") == categorical
-            if isinstance(distribution, CategoricalDistribution):
-                same = same and tuple(distribution.choices) == dimension.choices
+            # A range has no choices.
+            chosen = tuple(distribution.choices) if isinstance(distribution, CategoricalDistribution) else ()
+            same = chosen == dimension.choices
             if not same:
                 raise ConfigError(
                     f"{where} has other choices for {path}, which Optuna keeps for a whole study; {remedy}"
