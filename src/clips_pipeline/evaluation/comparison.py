@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.items import Items
-from clips_pipeline.evaluation.measures import Measure, resampled
+from clips_pipeline.evaluation.measures import Array, resampled
 from clips_pipeline.evaluation.metric_keys import higher_is_better, set_of
 
 RESAMPLES = 10_000
@@ -96,27 +96,16 @@ def compare(
     all_a = [a.measure_of(metric) for metric in metrics]
     all_b = [b.measure_of(metric).ordered(order_N) for metric in metrics]
     drawn = resampled([*all_a, *all_b], len(a.keys), resamples, seed)
-    tail = 100 * (1 - confidence) / 2
     found = []
     for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
         difference_R = drawn[len(all_a) + place] - drawn[place]
         sign = 1.0 if higher_is_better(metric) else -1.0
-        low, high = np.nanpercentile(difference_R, [tail, 100 - tail])
-        better = sign * difference_R > margin
-        wins, losses = _division(of_a, of_b, sign)
-        found.append(
-            Difference(
-                metric,
-                of_a.value(),
-                of_b.value(),
-                float(low),
-                float(high),
-                float(np.mean(better)),
-                wins,
-                losses,
-                sign_test(wins, losses),
-            )
-        )
+        # By the metric of each image itself; those asked nothing count for neither.
+        better_N = sign * (of_b.each() - of_a.each())
+        wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
+        share_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
+        interval = _interval(difference_R, confidence)
+        found.append(Difference(metric, of_a.value(), of_b.value(), *interval, share_better, wins, losses, sign_p))
     return found
 
 
@@ -137,17 +126,15 @@ def intervals(
         resamples: draws.
         seed: of the draws.
     """
-    tail = 100 * (1 - confidence) / 2
-    metrics, found = list(metrics), {}
+    metrics = list(metrics)
+    found: dict[str, tuple[float, float]] = {}
     # One pass of draws for all metrics of a set.
     for name, of_set in items.items():
         held = [metric for metric in metrics if set_of(metric) == name and of_set.holds(metric)]
         if not held:
             continue
         drawn = resampled([of_set.measure_of(metric) for metric in held], len(of_set.keys), resamples, seed)
-        for metric, value_R in zip(held, drawn, strict=True):
-            low, high = np.nanpercentile(value_R, [tail, 100 - tail])
-            found[metric] = (float(low), float(high))
+        found |= {metric: _interval(value_R, confidence) for metric, value_R in zip(held, drawn, strict=True)}
     return found
 
 
@@ -180,7 +167,7 @@ def pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:
     return np.array([places[key] for key in a.keys], np.int64)
 
 
-def _division(of_a: Measure, of_b: Measure, sign: float) -> tuple[int, int]:
-    """Images on which B is better, and worse; those asked nothing count for neither."""
-    better_N = sign * (of_b.each() - of_a.each())
-    return int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
+def _interval(value_R: Array, confidence: float) -> tuple[float, float]:
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.nanpercentile(value_R, [tail, 100 - tail])
+    return float(low), float(high)
