@@ -72,7 +72,8 @@ def duplicates(jobs: int) -> dict[str, float]:
                 rows[column] = draws.lognormal(6, 0.5, ROWS_PER_JOB)
             file.save_rows(rows, ["000000000"] * ROWS_PER_JOB)
             entry = ShardEntry(f"s3://bucket/{file.number:08d}.tar", ROWS_PER_JOB, 10**9, "0" * 64, "0" * 64)
-            file.save(JobResult((entry,), SplitStatistics(ROWS_PER_JOB, shards=1, histograms=histograms(rows))))
+            statistics = SplitStatistics(ROWS_PER_JOB, shards=1, histograms=histograms(rows))
+            file.save(JobResult((entry,), statistics), np.zeros((ROWS_PER_JOB, 2), np.int64))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         begun = time.perf_counter()
         found = repeated(files, "image", folder / "work", without=lambda job: np.zeros(0, np.int64))

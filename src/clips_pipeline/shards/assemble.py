@@ -83,12 +83,11 @@ def assemble(
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)
-        dropped, duplicates = drop_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
-        total = duplicates
+        kept, total = drop_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
         entries: list[ShardEntry] = []
-        for number, job in enumerate(jobs):
-            result = job.files.load(dropped=number in dropped)
-            places.append(job.files.spans(dropped=number in dropped))
+        for job, files in zip(jobs, kept, strict=True):
+            result = files.load()
+            places.append(files.spans)
             total = total.plus(result.statistics)
             examples += result.examples
             for shard in result.shards:

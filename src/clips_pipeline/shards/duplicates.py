@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.atomic import write_bytes
 from clips_pipeline.shards import filters, records, spans
 from clips_pipeline.shards.index import ShardEntry, digest_keys
 from clips_pipeline.shards.job_files import JobFiles, JobResult
@@ -44,11 +43,11 @@ _HASH = np.dtype([("value", "<u8"), ("job", "<u4"), ("place", "<u4")])
 _FOUND = np.dtype([("job", "<u4"), ("place", "<u4")])
 
 
-def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int], SplitStatistics]:
+def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[list[JobFiles], SplitStatistics]:
     """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
 
     Returns:
-        Numbers of jobs that have a second result, and how many duplicates there are.
+        The files of each job's last result, and how many duplicates there are.
     """
     shutil.rmtree(folder, ignore_errors=True)
     files = [job.files for job in jobs]
@@ -70,19 +69,18 @@ def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[set[int
         counts[column] = found.total
         if wanted:
             drops[reason] = found
-    again = []
-    numbers = set()
+    again: dict[int, DropJob] = {}
     if any(found.total for found in drops.values()):
         for number, job in enumerate(jobs):
             places = {reason: found.of(number) for reason, found in drops.items()}
             if any(map(len, places.values())):
-                numbers.add(number)
-                shard = name_of(job.task, number)
-                in_place = isinstance(job.task, TarTask)
-                again.append(DropJob(job.files, shard, in_place, job.samples_per_shard, places))
-    map_jobs(run_drop_job, again)
+                shard, in_place = name_of(job.task, number), isinstance(job.task, TarTask)
+                into = replace(job.files, dropped=True)
+                again[number] = DropJob(job.files, into, shard, in_place, job.samples_per_shard, places)
+    map_jobs(run_drop_job, list(again.values()))
     shutil.rmtree(folder)
-    return numbers, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
+    kept = [again[number].into if number in again else job.files for number, job in enumerate(jobs)]
+    return kept, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
 class Found:
@@ -182,6 +180,7 @@ class DropJob:
 
     Attributes:
         files: of the job, which is done.
+        into: of its second result.
         shard: what examples call it.
         in_place: whether its shard is read where it is.
         samples_per_shard: as in the job.
@@ -189,6 +188,7 @@ class DropJob:
     """
 
     files: JobFiles
+    into: JobFiles
     shard: str
     in_place: bool
     samples_per_shard: int
@@ -197,7 +197,7 @@ class DropJob:
     @property
     def is_done(self) -> bool:
         """Whether its result is there."""
-        return self.files.is_done(dropped=True)
+        return self.into.is_done
 
 
 def run_drop_job(job: DropJob) -> None:
@@ -217,12 +217,11 @@ def run_drop_job(job: DropJob) -> None:
             examples.append(example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
     kept = [key for key, use in zip(keys, keep.tolist(), strict=True) if use]
     if job.in_place:
-        places = spans.from_bytes(job.files.spans().read_bytes())[keep]
+        places = spans.from_bytes(job.files.spans.read_bytes())[keep]
         shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
     else:
         good = _remaining(job.files, result.shards, iter(keep.tolist()))
-        shards, places = write_shards(good, job.files, job.samples_per_shard, dropped=True)
-    write_bytes(job.files.spans(dropped=True), spans.to_bytes(places), sync=True)
+        shards, places = write_shards(good, job.into, job.samples_per_shard)
     found = result.statistics
     bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
     statistics = replace(
@@ -232,7 +231,7 @@ def run_drop_job(job: DropJob) -> None:
         filtered=added(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
         histograms=histograms(rows[keep]),
     )
-    job.files.save(JobResult(tuple(shards), statistics, tuple(examples)), dropped=True)
+    job.into.save(JobResult(tuple(shards), statistics, tuple(examples)), places)
 
 
 def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.atomic import replacing, write_text
+from clips_pipeline.atomic import replacing, write_bytes, write_text
 from clips_pipeline.config import read_json, to_mapping
 from clips_pipeline.shards.index import ShardEntry, Split
+from clips_pipeline.shards.spans import to_bytes
 from clips_pipeline.shards.statistics import Example, SplitStatistics
+from clips_pipeline.shards.tar import Spans
 
 SHARDS, JOBS = "shards", "jobs"
 
@@ -65,15 +67,17 @@ class JobFiles:
         folder: where all is made.
         split: the job belongs to.
         number: of the job within its split, from 0.
+        dropped: those of its second result, without the samples that earlier jobs have.
     """
 
     folder: Path
     split: Split
     number: int
+    dropped: bool = False
 
-    def shard(self, number: int, *, dropped: bool = False) -> str:
+    def shard(self, number: int) -> str:
         """Name of a tar file in the folder of its split."""
-        return f"{self.number:06d}-{'d' if dropped else ''}{number:06d}.tar"
+        return f"{self.number:06d}-{'d' if self.dropped else ''}{number:06d}.tar"
 
     def shard_file(self, name: str) -> Path:
         """Where it stands."""
@@ -81,8 +85,8 @@ class JobFiles:
 
     @property
     def rows(self) -> Path:
-        """The numbers and keys."""
-        return self._jobs / f"{self.number:06d}.rows"
+        """The numbers and keys of the first result."""
+        return self.folder / JOBS / self.split / f"{self.number:06d}.rows"
 
     def save_rows(self, rows: Rows, keys: list[str]) -> None:
         """Keep them; `rows` has the type `ROW`."""
@@ -100,27 +104,27 @@ class JobFiles:
             rows = np.asarray(np.load(file, allow_pickle=False))
             return rows, file.read().decode().split("\n") if len(rows) else []
 
-    def spans(self, *, dropped: bool = False) -> Path:
-        """Of the samples of its shards; a result with other samples has other ones."""
-        return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.spans"
+    @property
+    def spans(self) -> Path:
+        """Of the samples of its shards, as `spans.to_bytes` makes them."""
+        return self.rows.with_suffix(".dropped.spans" if self.dropped else ".spans")
 
-    def save(self, result: JobResult, *, dropped: bool = False) -> None:
-        """Keep the result. Called last: from now on the job counts as done."""
+    def save(self, result: JobResult, places: Spans) -> None:
+        """Keep the result and the spans of its samples. Called last: from now on the job counts as done."""
+        write_bytes(self.spans, to_bytes(places), sync=True)
         text = json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":"))
-        write_text(self._result(dropped), text, sync=True)
+        write_text(self._result, text, sync=True)
 
-    def load(self, *, dropped: bool = False) -> JobResult:
+    def load(self) -> JobResult:
         """Read the result of a job that is done."""
-        return read_json(JobResult, self._result(dropped), "run `kedro run --pipelines prepare` again")
-
-    def is_done(self, *, dropped: bool = False) -> bool:
-        """Whether the job need not be done again."""
-        # It is renamed into place after everything else has reached the disk, so one look is enough.
-        return self._result(dropped).is_file()
+        return read_json(JobResult, self._result, "run `kedro run --pipelines prepare` again")
 
     @property
-    def _jobs(self) -> Path:
-        return self.folder / JOBS / self.split
+    def is_done(self) -> bool:
+        """Whether the job need not be done again."""
+        # It is renamed into place after everything else has reached the disk, so one look is enough.
+        return self._result.is_file()
 
-    def _result(self, dropped: bool) -> Path:
-        return self._jobs / f"{self.number:06d}{'.dropped' if dropped else ''}.json"
+    @property
+    def _result(self) -> Path:
+        return self.spans.with_suffix(".json")

@@ -9,9 +9,9 @@ from itertools import chain, islice
 
 import numpy as np
 
-from clips_pipeline.atomic import replacing, write_bytes
+from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError
-from clips_pipeline.shards import records, spans
+from clips_pipeline.shards import records
 from clips_pipeline.shards.check import examine
 from clips_pipeline.shards.filters import Rules, identical
 from clips_pipeline.shards.index import ShardEntry, Split, shard_entry
@@ -54,7 +54,7 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether its result is there."""
-        return self.files.is_done()
+        return self.files.is_done
 
 
 def run_job(job: Job) -> None:
@@ -78,8 +78,7 @@ def run_job(job: Job) -> None:
         shards, places = _written(job.task, job, sieve)
     rows = np.array(sieve.rows, ROW)
     job.files.save_rows(rows, sieve.keys)
-    write_bytes(job.files.spans(), spans.to_bytes(places), sync=True)
-    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)))
+    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)), places)
 
 
 def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
@@ -88,14 +87,12 @@ def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry
     return write_shards(good, job.files, job.samples_per_shard)
 
 
-def write_shards(
-    good: Iterator[Sample], files: JobFiles, samples_per_shard: int, *, dropped: bool = False
-) -> tuple[list[ShardEntry], Spans]:
+def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
     """All samples, into as many shards as they need; and where they stand in them."""
     shards: list[ShardEntry] = []
     places: list[Spans] = [np.zeros((0, 2), np.int64)]
     while (first := next(good, None)) is not None:
-        name = files.shard(len(shards), dropped=dropped)
+        name = files.shard(len(shards))
         file = files.shard_file(name)
         with replacing(file) as temporary:
             shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
