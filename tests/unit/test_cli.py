@@ -12,8 +12,8 @@ import pytest
 from clips_pipeline.cli import run, split_parameters
 
 
-def kedro_run(repository: Path, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "kedro", "run", *arguments]
+def kedro(repository: Path, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "kedro", *arguments]
     environment = {**os.environ, "COLUMNS": "300"}
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment)
     return done.returncode, done.stdout + done.stderr
@@ -27,7 +27,7 @@ def kedro_run(repository: Path, *arguments: str) -> tuple[int, str]:
     ],
 )
 def test_a_misspelt_name_is_one_line(repository: Path, arguments: list[str], message: str) -> None:
-    code, shown = kedro_run(repository, *arguments)
+    code, shown = kedro(repository, "run", *arguments)
     assert code == 2
     assert message in shown
     assert len(shown.strip().splitlines()) == 1
@@ -37,7 +37,7 @@ def test_broken_yaml_is_one_line(repository: Path, tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(repository / "conf", conf)
     (conf / "smoke" / "parameters.yml").write_text("train:\n  samples: [1\n  seed: 2\n")
-    code, shown = kedro_run(repository, "--env", "smoke", "--conf-source", str(conf))
+    code, shown = kedro(repository, "run", "--env", "smoke", "--conf-source", str(conf))
     assert code == 2
     assert "Traceback" not in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("Error: ")]
@@ -66,3 +66,10 @@ def test_what_is_no_parameter_says_how_to_give_a_list(text: str) -> None:
     option = next(option for option in run.params if option.name == "params")
     with pytest.raises(click.UsageError, match=r"give a list as 'key=\[2,3\]', in quotes"):
         split_parameters(click.Context(run), option, text)
+
+
+def test_a_name_that_no_model_can_have_is_one_line(repository: Path) -> None:
+    code, shown = kedro(repository, "champion", "set", "1", "--reason", "why", "--name", "a/b")
+    assert code == 2
+    assert shown.strip().splitlines()[-1] == "Error: register.name: 'a/b' must not be empty or contain '/' or ':'"
+    assert "Traceback" not in shown
