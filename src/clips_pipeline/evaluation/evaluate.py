@@ -18,8 +18,7 @@ from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores
 from clips_pipeline.evaluation.compositionality import compositionality, read_entries
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
-from clips_pipeline.evaluation.embedding_map import embedding_map
-from clips_pipeline.evaluation.exhibiting import with_examples
+from clips_pipeline.evaluation.exhibiting import exhibits_of
 from clips_pipeline.evaluation.exhibits import Exhibits
 from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
 from clips_pipeline.evaluation.items import items_of
@@ -155,10 +154,7 @@ def evaluate_records(
             ranked[kind] = rank_captions(name, image_NE, texts, owners, encode_texts)
             chance |= _keyed(name, chance_recall(ranked[kind].owners, len(image_NE)))
 
-    zero_shot: dict[int, int] = {}
-    confused: Confusion | None = None
-    if classes is not None:
-        zero_shot, confused = _zero_shot(encode_texts, image_NE, found.labels, classes)
+    zero_shot, confused = _zero_shot(encode_texts, image_NE, found.labels, classes)
     if classes is not None and zero_shot:
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
@@ -191,20 +187,17 @@ def evaluate_records(
     metrics = {whole_key(name, config.set_name): value for name, value in measured.items()}
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     asked = ranked.get("retrieval")
-    text_ME, owner_M = (asked.embeddings, asked.owners) if asked else (None, None)
-    plane = embedding_map(image_NE, text_ME, owner_M, found.keys, names)
-    shown = Exhibits(config.set_name, chance, embedding_map=plane, confusion=confused)
-    if config.examples and asked is not None:
-        shown = with_examples(shown, found, image_NE, asked, embedder, read, config.examples)
+    plain = Exhibits(config.set_name, chance, confusion=confused)
+    shown = exhibits_of(plain, found, names, image_NE, asked, embedder, read, config.examples)
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
 def _zero_shot(
-    encode_texts: EncodeTexts, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes
+    encode_texts: EncodeTexts, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes | None
 ) -> tuple[dict[int, int], Confusion | None]:
     """Image number to rank, for the images that have a label, and what they are taken for."""
     asked = {i: label for i, label in enumerate(labels) if label is not None}
-    if not asked:
+    if classes is None or not asked:
         return {}, None
     class_CE = class_embeddings(encode_texts, classes.names, classes.templates)
     label_N = np.array(list(asked.values()))

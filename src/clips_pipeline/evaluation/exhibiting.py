@@ -3,7 +3,7 @@
 Legend of suffixes: N images, M captions, E embedding width, X either.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from clips_pipeline.evaluation.caption_examples import written
 from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
+from clips_pipeline.evaluation.embedding_map import embedding_map
 from clips_pipeline.evaluation.exhibits import Captioned, CaptionExample, Exhibits, ImageExample, Picture
 from clips_pipeline.evaluation.image_pass import ImagePass
 from clips_pipeline.evaluation.retrieval import NO_CAPTION, FloatArray, IntArray, RankedCaptions
@@ -20,27 +21,34 @@ SHOWN = 5
 """Answers shown for each question."""
 
 
-def with_examples(
+def exhibits_of(
     plain: Exhibits,
     found: ImagePass,
+    classes: Sequence[str | None],
     image_NE: FloatArray,
-    asked: RankedCaptions,
+    asked: RankedCaptions | None,
     embedder: TowerEmbedder,
     read: Callable[[], Iterable[Record]],
     count: int,
 ) -> Exhibits:
-    """`plain` with chosen queries of both directions, and what the captioner writes.
+    """`plain` with the embedding map, chosen queries of both directions, and what the captioner writes.
 
     Args:
-        plain: without examples.
+        plain: without these.
         found: the N images.
+        classes: of the N images, None where there is none.
         image_NE: their embeddings.
-        asked: retrieval by their captions.
+        asked: retrieval by their captions; None without captions.
         embedder: its model writes captions.
         read: gives the N samples again, in order. Only those shown are kept, so a large set fits.
         count: examples of each kind.
     """
+    if asked is None:
+        return replace(plain, embedding_map=embedding_map(image_NE, None, None, found.keys, classes))
     text_ME, owner_M, ranks = asked.embeddings, asked.owners, asked.ranks
+    plain = replace(plain, embedding_map=embedding_map(image_NE, text_ME, owner_M, found.keys, classes))
+    if not count:
+        return plain
     # An image without a caption is no query.
     queries = np.flatnonzero(ranks.image_to_text != NO_CAPTION)
     even_images = _worst_first(queries[_spaced(len(queries), count)], ranks.image_to_text)
