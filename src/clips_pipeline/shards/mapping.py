@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import CancelledError, Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _MOST_BREAKS = 3
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_FOR_WORKERS = 10
+_SECONDS_FOR_WORKERS = 60
 
 
 class MappedJob(Protocol):
@@ -128,6 +128,11 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
             _run(function, waiting, client.get_executor(pure=False))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
+        except CancelledError:
+            raise ConfigError(
+                f"run_on.address: the scheduler at {run_on.address} went away; start it again. What is done is kept: the same "
+                "command goes on from there"
+            ) from None
         except KilledWorker as error:
             raise ConfigError(
                 f"workers of the cluster were killed again and again by one job, probably because memory was short ({error}). "

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -189,6 +191,52 @@ def test_a_job_that_kills_every_worker_is_one_clear_error_and_the_rest_stays_don
     prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", cluster))
     assert [len(work.begun(number)) for number in range(5)] == done
     assert tree(tmp_path / "shards") == expected
+
+
+def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repository: Path, work: WorkSource) -> None:
+    held = work.hold(0)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{found.getsockname()[1]}"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"env": environment(repository), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    begin = [
+        "scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        address.rpartition(":")[2],
+        "--dashboard-address",
+        "127.0.0.1:0",
+    ]
+    serve = [
+        "worker",
+        address,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--local-directory",
+        str(tmp_path / "d"),
+    ]
+    scheduler = subprocess.Popen([*dask, *begin], **quiet)  # type: ignore[call-overload]
+    worker = subprocess.Popen([*dask, *serve], **quiet)  # type: ignore[call-overload]
+
+    def end_scheduler() -> None:
+        until(lambda: bool(work.begun(0)))
+        scheduler.kill()
+
+    ending = threading.Thread(target=end_scheduler)
+    ending.start()
+    try:
+        with pytest.raises(ConfigError, match=r"the scheduler at tcp://.* went away.*goes on from there"):
+            prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", address))
+    finally:
+        held.unlink()
+        ending.join()
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
 
 
 def test_without_a_scheduler_there_is_one_clear_error(tmp_path: Path, work: WorkSource) -> None:
