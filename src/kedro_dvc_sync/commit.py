@@ -34,9 +34,11 @@ def nodes_in_place(project: Project, pipeline: Pipeline, catalog: CatalogProtoco
     """
 
     def is_moved(name: str) -> bool:
-        entry, metadata = project.entry(name), getattr(catalog.get(name), "metadata", None)
-        moved = entry is not None and not read_entry(name, {"metadata": metadata}).options.track
-        return moved and entry is not None and entry.options.track
+        entry = project.entry(name)
+        if entry is None or not entry.options.track:
+            return False
+        metadata = getattr(catalog.get(name), "metadata", None)
+        return not read_entry(name, {"metadata": metadata}).options.track
 
     return {node.name for node in pipeline.nodes if not any(map(is_moved, node.outputs))}
 

@@ -4,8 +4,10 @@ import subprocess
 
 import pytest
 import yaml
+from kedro.io import DataCatalog, MemoryDataset
 from tests.unit.kedro_dvc_sync.conftest import Tiny
 
+from kedro_dvc_sync.commit import nodes_in_place
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.stages import stages_of
@@ -160,6 +162,13 @@ def test_untracked_entries_and_paths_in_parameters(tiny: Tiny) -> None:
         (tiny.root.parent / "b.txt").as_posix(),
         "data/02_intermediate/clean.json",
     }
+
+
+def test_a_node_whose_output_was_moved_for_a_run_belongs_to_no_stage(tiny: Tiny) -> None:
+    project = Project(tiny.root)
+    moved = DataCatalog({"table": MemoryDataset("", metadata={"dvc": {"track": False}})})
+    assert nodes_in_place(project, project.stages["model"], DataCatalog()) == {"model_node", "report_node"}
+    assert nodes_in_place(project, project.stages["model"], moved) == {"model_node"}
 
 
 def test_all_parameters_at_once(tiny: Tiny) -> None:
