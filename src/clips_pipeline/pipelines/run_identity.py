@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from kedro.framework.project import pipelines as registered
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
@@ -52,7 +53,10 @@ def run_name(
 ) -> str:
     """The name of a new run: pipelines, environment, and the method or the set that it is about."""
     names = {node.name for node in pipeline.nodes}
-    parts = ["+".join(pipelines or ["pretrain"]), environment or "local"]
+    # Kedro gives those of the command line as a set had them, in another order each time.
+    order = list(registered)
+    chosen = sorted(pipelines or ["pretrain"], key=lambda name: order.index(name) if name in order else len(order))
+    parts = ["+".join(chosen), environment or "local"]
     if names & {"train_node", "finetune_node", "search_node"}:
         parts.append(catalog.load("params:train")["method"])
     elif "evaluate_node" in names:

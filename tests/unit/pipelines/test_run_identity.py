@@ -9,13 +9,23 @@ from tests.integration.conftest import prepared as prepared
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.pipeline_registry import register_pipelines
-from clips_pipeline.pipelines.run_identity import run_to_continue
+from clips_pipeline.pipelines import run_identity
+from clips_pipeline.pipelines.run_identity import run_name, run_to_continue
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.shards.cache import ShardCache
 from clips_pipeline.shards.storage import Storage, StorageConfig
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.run_folder import place, prepare
 from clips_pipeline.training.spec import RunSpec
+
+
+def test_pipelines_stand_in_the_name_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines = register_pipelines()
+    monkeypatch.setattr(run_identity, "registered", pipelines)
+    catalog = DataCatalog({"params:train": MemoryDataset({"method": "coca"})})
+    both = pipelines["prepare"] + pipelines["train"]
+    assert run_name(["train", "prepare"], "smoke", both, catalog) == "prepare+train smoke coca"
+    assert run_name(None, None, pipelines["pretrain"], catalog) == "pretrain local coca"
 
 
 def test_the_hook_and_the_node_warn_once_of_what_is_applied(
