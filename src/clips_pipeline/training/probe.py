@@ -10,10 +10,10 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 
 from clips_pipeline.config import from_mapping
@@ -148,11 +148,7 @@ class _Steps:
 def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return float(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # another system than Linux
-        return float(4 << 30)
+    return float(psutil.virtual_memory().available)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError
 from clips_pipeline.training.config import ModelConfig
 
@@ -57,14 +58,12 @@ def keep(folder: Path, store: Path, tokenizer: Path) -> Path:
 
 
 def _place(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        # A model folder is replaced as a whole and its files are never written again, so a link is as good as a copy.
-        os.link(source.resolve(), temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with replacing(target) as temporary:
+        try:
+            # A model folder is replaced as a whole and its files are never written again, so a link is as good as a copy.
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def fill(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
