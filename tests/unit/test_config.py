@@ -1,12 +1,14 @@
 """The border between YAML and frozen dataclasses."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from clips_pipeline.config import ConfigError, PositiveInt, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, from_mapping, read_json, to_mapping
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,22 @@ def test_all_mistakes_are_told_at_once_and_without_pydantics_address() -> None:
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["o.inner.size", "o.inner.rate", "o.pear"]
     assert "pydantic" not in str(caught.value)
+
+
+def test_a_json_file_is_read_as_its_mapping_would_be(tmp_path: Path) -> None:
+    file = tmp_path / "o.json"
+    made = from_mapping(Outer, {"pair": [1, 2], "names": ["é"], "table": {"k": {"size": 2}}}, "o")
+    file.write_text(json.dumps(to_mapping(made), ensure_ascii=False), encoding="utf-8")
+    assert read_json(Outer, file, "make it") == made
+    for content, message in (
+        ('{"pear": 1}', rf"^{file}\.pear: unknown key"),
+        ('{"inner": {"size": "3"}}', rf"^{file}\.inner\.size: .*'3'"),
+        ("[]", "expected a mapping"),
+        ("{", rf"^{file}: not valid JSON .*make it$"),
+        (b"\xff", "not valid JSON"),
+    ):
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ConfigError, match=message):
+            read_json(Outer, file, "make it")
+    with pytest.raises(ConfigError, match=r"gone\.json: no such file; make it"):
+        read_json(Outer, tmp_path / "gone.json", "make it")
