@@ -86,9 +86,9 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     assert "Traceback" not in shown
 
     # The hook and the node both look which training goes on; what is applied to it is told once.
-    code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=16")))
+    code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=48")))
     assert code != 0, shown
-    assert shown.count(f"train.samples was {16 * STEPS} and is now 16; applied to the unfinished training in") == 1
+    assert shown.count(f"train.samples was {16 * STEPS} and is now 48; applied to the unfinished training in") == 1
     assert "Traceback" not in shown
 
     killed = start(project)
