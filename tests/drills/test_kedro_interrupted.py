@@ -85,12 +85,6 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     assert "train.seed was 0 and is now 7" in shown
     assert "Traceback" not in shown
 
-    # The hook and the node both look which training goes on; what is applied to it is told once.
-    code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=48")))
-    assert code != 0, shown
-    assert shown.count(f"train.samples was {16 * STEPS} and is now 48; applied to the unfinished training in") == 1
-    assert "Traceback" not in shown
-
     killed = start(project)
     wait_for(lambda: trained(project) >= done + 5 or killed.poll() is not None, 180.0)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -115,3 +109,18 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
 def training_runs(project: Path) -> list[Run]:
     experiments = [experiment.experiment_id for experiment in client(project).search_experiments()]
     return [run for run in client(project).search_runs(experiments) if "train/loss/total" in run.data.metrics]
+
+
+def test_what_is_applied_to_an_unfinished_training_is_told_once(project: Path) -> None:
+    """The hook and the node both look which training goes on."""
+    kedro(project, "--pipelines", "prepare", "--env", "smoke")
+    first = start(project)
+    wait_for(lambda: trained(project) >= 4 or first.poll() is not None, 180.0)
+    first.send_signal(signal.SIGTERM)
+    code, shown = end(first)
+    assert code == INTERRUPTED, shown
+    # Fewer samples than it has seen, so that it ends at once.
+    code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=48")))
+    assert code != 0, shown
+    assert shown.count(f"train.samples was {16 * STEPS} and is now 48; applied to the unfinished training in") == 1
+    assert "Traceback" not in shown
