@@ -8,10 +8,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Executor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from clips_pipeline.config import ConfigError
@@ -95,7 +96,7 @@ def _in_processes(function: Callable[[J], None], waiting: list[J], processes: in
     while waiting:
         pool = ProcessPoolExecutor(min(processes, len(waiting)), initializer=_end_with, initargs=(os.getpid(),))
         try:
-            _run(function, waiting, pool)
+            _wait([pool.submit(function, job) for job in waiting], as_completed)
             return
         except BrokenProcessPool as error:
             left = [job for job in waiting if not job.is_done]
@@ -114,6 +115,7 @@ def _in_processes(function: Callable[[J], None], waiting: list[J], processes: in
 def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) -> None:
     try:
         from distributed import Client, KilledWorker
+        from distributed import as_completed as completed_on_cluster
     except ImportError:
         raise ConfigError(
             "run_on.engine: `dask` needs the package `distributed`; install clips-pipeline[cluster]"
@@ -125,7 +127,8 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
     with client:
         try:
             client.wait_for_workers(1, timeout=_SECONDS_FOR_WORKERS)
-            _run(function, waiting, client.get_executor(pure=False))
+            # Not `get_executor`: its futures fail where a worker dies just after a job is done (distributed 2026.8).
+            _wait(client.map(function, waiting, pure=False), partial(completed_on_cluster, loop=client.loop))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except CancelledError:
@@ -140,16 +143,15 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
             ) from None
 
 
-def _run(function: Callable[[J], None], jobs: list[J], executor: Executor) -> None:
-    """All engines get the same calls."""
-    futures = [executor.submit(function, job) for job in jobs]
+def _wait(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
+    """Until all are done; `completed` yields them as they are. The first error cancels what has not begun."""
     said = time.monotonic()
     try:
-        for number, future in enumerate(as_completed(futures), 1):
+        for number, future in enumerate(completed(futures), 1):
             future.result()
             if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
-                log.info("%d of %d jobs done", number, len(jobs))
+                log.info("%d of %d jobs done", number, len(futures))
     finally:
         for future in futures:
             future.cancel()
