@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from types import TracebackType
 from clips_pipeline.atomic import write_text
 
 FOLDER = "ranks"
+_BEFORE = ".before"
 SHOWN = 8
 """Ranks that a message lists."""
 
@@ -86,6 +88,10 @@ class LifeSign:
         folder = run_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._every_s = folder / f"{rank}.json", every_s
+        if attempt() > 0:
+            # Another rank, which begins later, may still ask how the attempt before ended.
+            with suppress(FileNotFoundError):
+                self._path.replace(self._path.with_suffix(_BEFORE))
         self._who = Sign(rank, ranks, socket.gethostname(), os.getpid(), attempt=attempt())
         self._now = (0, "starting", time.time())
         self._failed: tuple[str, float] | None = None
@@ -131,23 +137,37 @@ class LifeSign:
                 os.utime(self._path)
 
 
-def read_signs(run_folder: Path) -> list[Sign]:
-    """The last sign of every rank that has given one, by rank; those of an earlier, wider start are left out."""
+def read_signs(run_folder: Path, before: int | None = None) -> list[Sign]:
+    """The last sign of every rank that has given one, by rank; those of an earlier, wider start are left out.
+
+    Args:
+        run_folder: of the run.
+        before: only signs of earlier attempts than this one, also of ranks that have begun it already.
+    """
+    folder = run_folder / FOLDER
     found: dict[int, Sign] = {}
-    for path in (run_folder / FOLDER).glob("*.json"):
-        try:
-            sign = Sign(**{**json.loads(path.read_text()), "told": path.stat().st_mtime})
-        except (OSError, ValueError, TypeError):
-            continue  # just being replaced, or by another version
-        found[sign.rank] = sign
+    for name in {path.stem for suffix in (".json", _BEFORE) for path in folder.glob(f"*{suffix}")}:
+        sign = _read(folder / f"{name}.json")
+        if before is not None and (sign is None or sign.attempt >= before):
+            sign = _read(folder / f"{name}{_BEFORE}")
+        if sign is not None:
+            found[sign.rank] = sign
     ranks = found[0].ranks if 0 in found else max((sign.ranks for sign in found.values()), default=0)
     return [found[rank] for rank in sorted(found) if rank < ranks]
 
 
+def _read(path: Path) -> Sign | None:
+    try:
+        return Sign(**{**json.loads(path.read_text()), "told": path.stat().st_mtime})
+    except (OSError, ValueError, TypeError):
+        return None  # not there, just being replaced, or by another version
+
+
 def forget(run_folder: Path) -> None:
     """Remove the signs of an earlier start."""
-    for path in (run_folder / FOLDER).glob("*.json"):
-        path.unlink(missing_ok=True)
+    for suffix in (".json", _BEFORE):
+        for path in (run_folder / FOLDER).glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 class Silence:

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
         return 1
     reason = None
     if attempt() > 0:
-        before = read_signs(Path(spec.run_folder))
+        before = read_signs(Path(spec.run_folder), before=attempt())
         final = [sign.final for sign in before if sign.final is not None]
         if final:
             print("not started again: the attempt before ended for good", file=sys.stderr)

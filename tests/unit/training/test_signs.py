@@ -1,12 +1,14 @@
 """Signs of life, and whom a failure is put down to; no torch."""
 
 import os
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 from tests.servers import wait_for
 
+from clips_pipeline.atomic import temporary_path
 from clips_pipeline.training.failure import explain, last_words, silent, tail
 from clips_pipeline.training.signs import LifeSign, Sign, Silence, forget, interval_s, read_signs, silent_after_s
 
@@ -53,12 +55,36 @@ def test_signs_of_the_attempt_before_are_no_silence(tmp_path, monkeypatch):
     assert len(read_signs(tmp_path)) == 2  # for whoever asks why it was started again
 
 
+def test_how_an_attempt_ended_is_known_also_of_ranks_that_have_begun_again(tmp_path, monkeypatch):
+    for pid_of_1, count in ((21, "0"), (31, "1")):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        monkeypatch.setattr(os, "getpid", lambda pid=pid_of_1: pid)
+        with LifeSign(tmp_path, 1, 2, every_s=1.0):
+            pass
+        if count == "0":
+            with LifeSign(tmp_path, 0, 2, every_s=1.0):
+                pass
+    monkeypatch.undo()
+    assert [(sign.rank, sign.attempt) for sign in read_signs(tmp_path)] == [(0, 0), (1, 1)]
+    assert [(sign.rank, sign.attempt, sign.pid) for sign in read_signs(tmp_path, before=1)] == [(0, 0, 21), (1, 0, 21)]
+    (tmp_path / "ranks" / "1.json").unlink()  # between its first sign and the one before
+    assert len(read_signs(tmp_path, before=1)) == 2
+    forget(tmp_path)
+    assert list((tmp_path / "ranks").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_no_sign_of_death(tmp_path):
-    with LifeSign(tmp_path, 0, 1, every_s=0.02):
-        # What is written aside cannot be: its name is taken by a folder.
-        (tmp_path / "ranks" / "0.tmp").mkdir()
+    with LifeSign(tmp_path, 0, 1, every_s=0.02) as life:
+        # What the thread writes aside cannot be: its name is taken by a folder.
+        (thread,) = (one for one in threading.enumerate() if one.name == "life-sign")
+        aside = temporary_path(tmp_path / "ranks" / "0.json").name.replace(
+            str(threading.get_ident()), str(thread.ident)
+        )
+        (tmp_path / "ranks" / aside).mkdir()
+        life.at(7, "forward")
         told = read_signs(tmp_path)[0].told
         wait_for(lambda: read_signs(tmp_path)[0].told > told, 10.0)
+        assert read_signs(tmp_path)[0].step == 0
 
 
 @pytest.mark.parametrize("timeout_s", [1.0, 10.0, 300.0])
