@@ -105,6 +105,7 @@ def _forked_rank(agent: int, stdin: int, module: str, path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     sys.argv = [module, path]
+    sys.modules.pop(module, None)  # of the agent; `runpy` would warn that it is there
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except Exception:
