@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the like.
     """
-    _remove_leftovers(path)
+    _remove_leftovers_once(path.parent)
     temporary = temporary_path(path)
     try:
         yield temporary
@@ -43,7 +44,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give a new, empty folder beside `folder`, and put it in its place at the end; after an error it is removed.
+    """Give a new, empty folder beside `folder`, and put it in its place at the end; after an error the old one stays.
 
     Args:
         folder: replaced if it exists; folders above are made.
@@ -51,7 +52,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the like.
     """
-    _remove_leftovers(folder)
+    _remove_leftovers(folder.parent, glob.escape(folder.name))
     temporary = temporary_path(folder)
     before = temporary.with_name(f"{temporary.name}{_BEFORE}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
@@ -62,6 +63,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             folder.rename(before)
         temporary.rename(folder)
     finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
 
@@ -79,20 +82,26 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
 
 def temporary_path(path: Path) -> Path:
     """Where `replacing` writes; every thread of every machine has a path of its own."""
-    return path.with_name(f"{_prefix(path)}{os.getpid()}-{threading.get_ident()}")
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
 
 
-def _prefix(path: Path) -> str:
-    return f".{path.name}.{os.uname().nodename}-"
+@lru_cache
+def _remove_leftovers_once(parent: Path) -> None:
+    """For files: a folder may hold hundreds of thousands of them, and is not listed for each."""
+    _remove_leftovers(parent, "*")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes of this machine left: a folder's content may be versioned, stray files with it."""
-    prefix = _prefix(path)
-    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-        process = left.name.removeprefix(prefix).split("-")[0]
+def _remove_leftovers(parent: Path, name: str) -> None:
+    """Remove what killed processes of this machine left beside files and folders that match `name`.
+
+    A folder's content may be versioned, stray files with it.
+    """
+    host = os.uname().nodename
+    for left in parent.glob(f".{name}.{glob.escape(host)}-*"):
+        target, _, writer = left.name[1:].rpartition(f".{host}-")
+        process = writer.split("-")[0]
         # A folder that was moved aside and never replaced may be the only copy.
-        only_copy = left.suffix == _BEFORE and not path.exists()
+        only_copy = left.suffix == _BEFORE and not (parent / target).exists()
         if not process.isdigit() or psutil.pid_exists(int(process)) or only_copy:
             continue
         if left.is_dir() and not left.is_symlink():

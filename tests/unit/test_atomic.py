@@ -98,3 +98,13 @@ def test_a_folder_that_was_moved_aside_is_kept_while_it_is_the_only_one(tmp_path
         with replacing_folder(folder):
             pass
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_cannot_be_put_into_place_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OSError, match="No such file"), replacing_folder(folder) as temporary:
+        temporary.rmdir()  # so that the rename fails, after the old one has been moved aside
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]

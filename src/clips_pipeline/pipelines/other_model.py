@@ -41,9 +41,11 @@ def keep_apart(
             f"evaluate.model: {model!r}, but this pipeline registers the model that it trains; set null here, and evaluate the "
             "other one by `kedro run --pipelines evaluate --params evaluate.model=…`"
         )
-    # Kedro warns of every dataset that is replaced; here it is meant.
-    logging.getLogger("kedro.io.data_catalog").setLevel(logging.ERROR)
     folder = folder_name(str(model))
+    # Kedro warns of every dataset that is replaced; here it is meant.
+    kedro_log = logging.getLogger("kedro.io.data_catalog")
+    level = kedro_log.level
+    kedro_log.setLevel(logging.ERROR)
     for node in nodes:
         for name in node.outputs:
             path = Path(configs[name]["filepath"])
@@ -52,6 +54,7 @@ def keep_apart(
         for name in {"clips_model", "mlflow_run"} & set(node.inputs):
             if not catalog.exists(name):
                 catalog[name] = MemoryDataset({})
+    kedro_log.setLevel(level)
     log.info("evaluate.model: results go to folders %s/%s", FOLDER, folder)
 
 

@@ -170,8 +170,8 @@ def main(arguments: list[str]) -> int:
     """
     path = Path(arguments[0])
     asked = threading.Event()
-    # Loading torch and Composer once for all ranks saves a third of the start. CUDA does not outlive a fork, and what other
-    # packages do with it while they are loaded is not known.
+    # torch and Composer are loaded once, for the agent and all ranks (docs/performance.md, Start). CUDA does not outlive a
+    # fork, and what other packages do with it while they are loaded is not known.
     fork = not _GPU_DRIVER.exists()
     if fork:
         start.load_rank()
