@@ -40,15 +40,30 @@ def at_step(number: int, spec: RunSpec, act: Callable[[list[Sign]], None]) -> Ca
     return on_event
 
 
+def loaders_of(sign: Sign) -> list[int]:
+    """Processes that make the rank's batches."""
+    return [int(child) for child in Path(f"/proc/{sign.pid}/task/{sign.pid}/children").read_text().split()]
+
+
 def kill_loader_of(sign: Sign) -> None:
     """Ends the process that makes the rank's batches, as the system does when memory runs out."""
-    for child in Path(f"/proc/{sign.pid}/task/{sign.pid}/children").read_text().split():
-        os.kill(int(child), signal.SIGKILL)
+    for loader in loaders_of(sign):
+        os.kill(loader, signal.SIGKILL)
+
+
+def kill_beside_its_loader(sign: Sign) -> None:
+    """Ends the rank, and stops its loader before, so that it never sees that the rank is gone.
+
+    A loader holds the pipe by which torch sees the end of a forked rank.
+    """
+    for loader in loaders_of(sign):
+        os.kill(loader, signal.SIGSTOP)
+    os.kill(sign.pid, signal.SIGKILL)
 
 
 ACCIDENTS = {
     "rank 1 killed": (
-        lambda signs: os.kill(signs[1].pid, signal.SIGKILL),
+        lambda signs: kill_beside_its_loader(signs[1]),
         r"^rank 1 \(host \S+, pid \d+\) was killed by SIGKILL \(the system kills so when memory runs out\)\n",
     ),
     "rank 0 killed": (

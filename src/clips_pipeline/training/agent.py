@@ -162,6 +162,19 @@ class _Launch(threading.Thread):
             self.code = 1
 
 
+def _kill_group(pid: int) -> None:
+    """End what a rank has started: its loaders outlive a rank that was killed for seconds, until they look for it."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _kill_loaders_if_dead(rank: psutil.Process) -> None:
+    """Do so as soon as the rank is dead: a loader holds the pipe by which torch sees that a forked rank has ended."""
+    with suppress(psutil.NoSuchProcess):
+        if rank.status() == psutil.STATUS_ZOMBIE:
+            _kill_group(rank.pid)
+
+
 def main(arguments: list[str]) -> int:
     """Run the ranks of a spec.
 
@@ -184,14 +197,14 @@ def main(arguments: list[str]) -> int:
         # by themselves, since they inherit its pipe.
         for rank in psutil.Process().children():
             seen.add(rank.pid)
+            _kill_loaders_if_dead(rank)
             if asked.is_set() and rank.pid not in told:
                 told.add(rank.pid)
                 with suppress(psutil.NoSuchProcess):
                     rank.terminate()
         launch.join(_POLL_SECONDS)
-    for process in seen:
-        with suppress(ProcessLookupError):
-            os.killpg(process, signal.SIGKILL)  # loaders of a rank that is gone
+    for pid in seen:
+        _kill_group(pid)
     codes = {rank: {"pid": failure.pid, "code": failure.exitcode} for rank, failure in launch.failures.items()}
     (path.parent / EXIT_CODES).write_text(json.dumps(codes))
     return launch.code
