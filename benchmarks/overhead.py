@@ -83,7 +83,7 @@ def bare(path: Path) -> None:
     from clips_pipeline.shards.transforms import normalise
     from clips_pipeline.text.captions import CaptionReader
     from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training.callbacks import MAX_LOGIT_SCALE
+    from clips_pipeline.training.logit_scale import MAX_LOGIT_SCALE
     from clips_pipeline.training.optimizer import adamw
     from clips_pipeline.training.resolve import image_config, model_config
     from clips_pipeline.training.schedule import warmup_cosine

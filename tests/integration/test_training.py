@@ -145,8 +145,8 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) ->
 
 def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
     """Else the watch over the loader would go on warning, and the loader's processes would stay."""
-    from clips_pipeline.training.callbacks import TrainingDivergedError
     from clips_pipeline.training.data_wait import DataWait
+    from clips_pipeline.training.divergence import TrainingDivergedError
     from clips_pipeline.training.events import EventWriter
     from clips_pipeline.training.interrupt import Interrupt
     from clips_pipeline.training.signs import LifeSign

@@ -9,8 +9,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.shards.storage import StorageError
-from clips_pipeline.training.callbacks import TrainingDivergedError
 from clips_pipeline.training.disk import CannotWriteError, Reserve
+from clips_pipeline.training.divergence import TrainingDivergedError
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.folder_lock import WORKER, hold
 from clips_pipeline.training.interrupt import INTERRUPTED, PARENT, Interrupt

@@ -34,21 +34,25 @@ from clips_pipeline.shards.storage import Storage
 from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.captions import CaptionReader
 from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
-from clips_pipeline.training import callbacks, checkpoints, run_folder, saving, sharding
+from clips_pipeline.training import checkpoints, run_folder, saving, sharding
 from clips_pipeline.training.caption_log import CaptionLog
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.data_wait import DataWait
+from clips_pipeline.training.divergence import StopOnDivergence
 from clips_pipeline.training.event_logger import EventLogger, every
 from clips_pipeline.training.events import EventWriter
 from clips_pipeline.training.interrupt import Interrupt
 from clips_pipeline.training.life import TellLife
+from clips_pipeline.training.logit_scale import ClampTemperature
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.retrieval_probe import RetrievalProbe
+from clips_pipeline.training.sample_trace import SampleTrace
 from clips_pipeline.training.schedule import at_present, warmup_cosine
 from clips_pipeline.training.signs import LifeSign
 from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
 from clips_pipeline.training.starting import fill
+from clips_pipeline.training.stop_request import StopOnRequest
 from clips_pipeline.training.views import ImageSchedule, Views
 
 
@@ -71,7 +75,7 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     """
     run = Run(spec, writer)
     checkpoint = _resume(run)
-    trace = callbacks.SampleTrace(every(spec.train.every.log, spec.train.steps))
+    trace = SampleTrace(every(spec.train.every.log, spec.train.steps))
     trainer = _trainer(run, checkpoint, [TellLife(life), *_observers(run, trace, interrupt)])
     # Not `trainer.close`, which waits for all ranks: one that fails must not wait for those that do not.
     with closing(trainer.engine):
@@ -193,7 +197,7 @@ def _resume(run: Run) -> checkpoints.Checkpoint | None:
     return found
 
 
-def _observers(run: Run, trace: callbacks.SampleTrace, interrupt: Interrupt) -> list[Callback]:
+def _observers(run: Run, trace: SampleTrace, interrupt: Interrupt) -> list[Callback]:
     """Callbacks in the order in which Composer calls them: what ends the training comes before it is saved."""
     config, spec, writer = run.config, run.spec, run.writer
     logged, evaluated = every(config.every.log, config.steps), every(config.every.evaluate, config.steps)
@@ -203,14 +207,14 @@ def _observers(run: Run, trace: callbacks.SampleTrace, interrupt: Interrupt) -> 
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
     return [
         *([sharding.GatheredSteps()] if run.in_chunks else []),
-        callbacks.StopOnDivergence(lambda: checkpoints.newest(spec.checkpoints)),
+        StopOnDivergence(lambda: checkpoints.newest(spec.checkpoints)),
         trace,
         DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, logged),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
         RetrievalProbe(evaluated, run.retrieval, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
-        callbacks.StopOnRequest(writer, interrupt, spec.stop_flag, logged),
+        StopOnRequest(writer, interrupt, spec.stop_flag, logged),
         saving.SaveCheckpoints(writer, spec.checkpoints, interval, keep, spec.text, run.code),
     ]
 
@@ -222,7 +226,7 @@ def _algorithms(run: Run) -> list[Algorithm]:
     return [
         *([ImageSchedule()] if scheduled else []),
         *([GradientClipping("norm", clip_norm)] if clip_norm is not None else []),
-        callbacks.ClampTemperature(every(config.every.log, config.steps)),
+        ClampTemperature(every(config.every.log, config.steps)),
         *([run.ema] if run.ema is not None else []),
     ]
 

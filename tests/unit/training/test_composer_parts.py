@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.training.callbacks import StopOnDivergence, TrainingDivergedError
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.divergence import StopOnDivergence, TrainingDivergedError
 from clips_pipeline.training.schedule import warmup_cosine
 from clips_pipeline.training.views import Views
 
