@@ -38,14 +38,14 @@ FIRST_BATCH = 256
 
 def _images(size: int) -> Any:
     """The changes that open_clip's pipeline makes too."""
-    from clips_pipeline.shards.transforms import ImageConfig
+    from clips_pipeline.data.images.transforms import ImageConfig
 
     return ImageConfig(size=size, crop_area=(0.4, 1.0), color_jitter=0.4, grayscale_probability=0.2)
 
 
 def ours(size: int, batches: int) -> dict[str, float]:
     """The loader of this project with one worker."""
-    from clips_pipeline.shards.loader import train_loader
+    from clips_pipeline.data.loading.loader import train_loader
 
     loader = train_loader(SHARDS, "train", _caption_reader(), _images(size), global_batch_size=BATCH, workers=1)
     return _timed(_for_ever(lambda epoch: (loader.dataset.set_epoch(epoch), iter(loader))[1]), batches)  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def decode(size: int, batches: int) -> dict[str, float]:
 
     from PIL import Image
 
-    from clips_pipeline.shards.reader import ShardSet
+    from clips_pipeline.data.shards.reader import ShardSet
 
     shards = ShardSet(SHARDS, "train")
     images = [shards.read(0, row).image for row in range(PER_SHARD)]
@@ -102,7 +102,7 @@ def first_batch() -> dict[str, float]:
     """Seconds and memory until an index of the real size gives its first batch."""
     import torch  # noqa: F401 - its own import time is no matter of the loader
 
-    from clips_pipeline.shards.loader import train_loader
+    from clips_pipeline.data.loading.loader import train_loader
 
     captions = _caption_reader()
     before, started = _peak_gib(), time.perf_counter()
@@ -153,8 +153,8 @@ def _peak_gib(who: int = resource.RUSAGE_SELF) -> float:
 
 
 def _caption_reader() -> Any:
-    from clips_pipeline.text.bpe import ClipBpeTokenizer
-    from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+    from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+    from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 
     # Not imported: that would load torchvision and timm into our side too.
     package = find_spec("open_clip")
@@ -194,12 +194,12 @@ def _list_shards() -> None:
     from PIL import Image
 
     from benchmarks.photos import photo
-    from clips_pipeline.shards import spans
-    from clips_pipeline.shards.index import Index, ShardEntry
-    from clips_pipeline.shards.order import MOST_STREAMS, EpochOrder
-    from clips_pipeline.shards.records import Record
-    from clips_pipeline.shards.tar import TarFile
-    from clips_pipeline.shards.writer import sample_of, write_samples
+    from clips_pipeline.data.loading.order import MOST_STREAMS, EpochOrder
+    from clips_pipeline.data.shards import sample_offsets
+    from clips_pipeline.data.shards.index import Index, ShardEntry
+    from clips_pipeline.data.shards.records import Record
+    from clips_pipeline.data.shards.tar_file import TarFile
+    from clips_pipeline.data.shards.writer import sample_of, write_samples
 
     folder = SHARDS / "listed"
     if (folder / "index.json").is_file():
@@ -223,9 +223,9 @@ def _list_shards() -> None:
         entries.append(ShardEntry(name, real.samples, real.bytes, real.sha256, real.keys_digest))
     # Of the real size, 11 GB, but only what the first batches read takes room on the disk; the rest is a hole in the file.
     with TarFile(folder / "one.tar") as tar:
-        found = spans.to_bytes(tar.spans)
+        found = sample_offsets.to_bytes(tar.spans)
     order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MOST_STREAMS)
-    with (folder / spans.SPANS_FILE).open("wb") as file:
+    with (folder / sample_offsets.SPANS_FILE).open("wb") as file:
         file.truncate(len(found) * LISTED_SHARDS)
         for shard in {at for stream in range(MOST_STREAMS) for at in order.shards_at(0, stream, 0)}:
             file.seek(shard * len(found))

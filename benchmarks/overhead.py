@@ -34,10 +34,10 @@ STEPS = 1_000_000  # more than are run
 
 def prepared(folder: Path, samples: int) -> None:
     """Shards and a tokenizer."""
-    from clips_pipeline.demo.source import ScenesConfig, ScenesSource
-    from clips_pipeline.shards.prepare import prepare
-    from clips_pipeline.shards.reader import eval_samples
-    from clips_pipeline.text.train_vocabulary import train_wordpiece
+    from clips_pipeline.data.prepare.run import prepare
+    from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+    from clips_pipeline.data.shards.reader import eval_samples
+    from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
     prepare(ScenesSource(ScenesConfig(train=samples, validation=64, test=64)), folder / "shards")
     records = eval_samples(folder / "shards", "train")
@@ -48,10 +48,10 @@ def prepared(folder: Path, samples: int) -> None:
 def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -> Path:
     """The run spec, written as the training node writes it."""
     from clips_pipeline.config import from_mapping
-    from clips_pipeline.shards.index import load_index
-    from clips_pipeline.training import run_folder
+    from clips_pipeline.data.shards.index import load_index
     from clips_pipeline.training.config import TrainConfig
-    from clips_pipeline.training.spec import RunSpec
+    from clips_pipeline.training.resume import run_folder
+    from clips_pipeline.training.run_spec import RunSpec
 
     parameters = {
         "samples": steps * batch_size,
@@ -76,18 +76,18 @@ def bare(path: Path) -> None:
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
+    from clips_pipeline.data.images.transforms import normalise
+    from clips_pipeline.data.loading.dataset import TrainDataset
+    from clips_pipeline.data.loading.loader import train_loader
     from clips_pipeline.losses.total import LossWeights, clips_loss
     from clips_pipeline.models.clips import ClipsModel
-    from clips_pipeline.shards.dataset import TrainDataset
-    from clips_pipeline.shards.loader import train_loader
-    from clips_pipeline.shards.transforms import normalise
-    from clips_pipeline.text.captions import CaptionReader
-    from clips_pipeline.text.tokenizer import load_tokenizer
-    from clips_pipeline.training.logit_scale import MAX_LOGIT_SCALE
+    from clips_pipeline.text.caption_rows import CaptionReader
+    from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
+    from clips_pipeline.training.callbacks.logit_scale import MAX_LOGIT_SCALE
     from clips_pipeline.training.optimizer import adamw
     from clips_pipeline.training.resolve import image_config, model_config
+    from clips_pipeline.training.run_spec import load_spec
     from clips_pipeline.training.schedule import warmup_cosine
-    from clips_pipeline.training.spec import load_spec
 
     spec = load_spec(path)
     config = spec.train
@@ -173,11 +173,11 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
     """Both in turn; `path` is the run spec of ours and the configuration of the other."""
     import mlflow
 
-    from clips_pipeline.registry.tracking import RunTracker
-    from clips_pipeline.training.events import Event
-    from clips_pipeline.training.launch import launch
-    from clips_pipeline.training.signs import read_signs
-    from clips_pipeline.training.spec import load_spec
+    from clips_pipeline.registry.tracking.run_tracking import RunTracker
+    from clips_pipeline.training.events.event_log import Event
+    from clips_pipeline.training.launch.heartbeat import read_signs
+    from clips_pipeline.training.launch.launcher import launch
+    from clips_pipeline.training.run_spec import load_spec
 
     spec = load_spec(path)
     command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
@@ -257,7 +257,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import mlflow
 
-    from clips_pipeline.training.launch import environment_of_ranks
+    from clips_pipeline.training.launch.launcher import environment_of_ranks
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

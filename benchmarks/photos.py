@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clips_pipeline.demo.source import ScenesConfig, scene_sample
-from clips_pipeline.shards import spans
-from clips_pipeline.shards.index import Index, load_index
-from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.tar import TarFile
-from clips_pipeline.shards.writer import sample_of, write_samples
+from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
+from clips_pipeline.data.shards import sample_offsets
+from clips_pipeline.data.shards.index import Index, load_index
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.tar_file import TarFile
+from clips_pipeline.data.shards.writer import sample_of, write_samples
 
 SHORT_SIDE = 512
 QUALITY = 85
@@ -77,7 +77,7 @@ def make_shards(folder: Path, photos: Path | None, pictures: int, samples: int, 
             for number, name in enumerate(names)
         ]
         Index("benchmark", {"train": tuple(shards)}, {}).save(folder)
-        spans.save(folder, (spans.to_bytes(TarFile(folder / name).spans) for name in names))
+        sample_offsets.save(folder, (sample_offsets.to_bytes(TarFile(folder / name).spans) for name in names))
         mark.write_text(wanted)
     return load_index(folder)
 

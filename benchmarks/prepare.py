@@ -30,9 +30,9 @@ REPEATED = 0.1
 
 def measure(kind: str, processes: int) -> dict[str, float]:
     """One run of `prepare` on shards that are there."""
-    from clips_pipeline.shards.prepare import prepare
-    from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-    from clips_pipeline.shards.storage import Storage
+    from clips_pipeline.data.prepare.run import prepare
+    from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+    from clips_pipeline.data.storage.files import Storage
 
     files = sorted(SHARDS.absolute().glob("train/*.tar"))
     source = Img2datasetSource(Img2datasetConfig(tuple(map(str, files)), rewrite=KINDS[kind]), Storage())
@@ -53,11 +53,11 @@ def duplicates(jobs: int) -> dict[str, float]:
     """Results of `jobs` jobs, a tenth of whose images repeat earlier ones, put together."""
     import numpy as np
 
-    from clips_pipeline.shards.duplicates import repeated
-    from clips_pipeline.shards.index import ShardEntry
-    from clips_pipeline.shards.job_files import ROW, JobFiles, JobResult
-    from clips_pipeline.shards.prepare_task import histograms
-    from clips_pipeline.shards.statistics import SplitStatistics
+    from clips_pipeline.data.prepare.dedup import repeated
+    from clips_pipeline.data.prepare.job import histograms
+    from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult
+    from clips_pipeline.data.prepare.statistics import SplitStatistics
+    from clips_pipeline.data.shards.index import ShardEntry
 
     draws = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:

@@ -64,9 +64,9 @@ def make(folder: Path, rows: int, samples: int) -> None:
 
 def join(folder: Path, memory_mib: int) -> dict[str, float]:
     """Build the table, run all tasks, and say how it went."""
-    from clips_pipeline.shards.records import Record
-    from clips_pipeline.shards.sources.recaption import RecaptionConfig, RecaptionSource
-    from clips_pipeline.shards.storage import Storage
+    from clips_pipeline.data.shards.records import Record
+    from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
+    from clips_pipeline.data.storage.files import Storage
 
     shards = tuple(str(file) for file in sorted(folder.glob("*.tar")))
     config = RecaptionConfig(shards, str(folder / "table.parquet"), memory_mib=memory_mib)

@@ -22,20 +22,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from clips_pipeline.demo.draws import Draws
-from clips_pipeline.demo.human_captions import human_captions
-from clips_pipeline.demo.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
-from clips_pipeline.demo.shapes import KINDS
-from clips_pipeline.demo.source import ScenesConfig, scene_sample
-from clips_pipeline.evaluation.retrieval import recall_metrics, retrieval_ranks
+from clips_pipeline.data.scenes.human_captions import human_captions
+from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
+from clips_pipeline.data.scenes.shapes import KINDS
+from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
+from clips_pipeline.evaluation.metrics.retrieval import recall_metrics, retrieval_ranks
 from clips_pipeline.losses.contrastive import contrastive_loss
-from clips_pipeline.models.initialise import initialise_text
+from clips_pipeline.models.init import initialise_text
 from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.models.text import TextTower
-from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
 from clips_pipeline.text.fragments import FragmentConfig
-from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
 FRAGMENTS = {
     "whole": FragmentConfig(strategy="truncation", tokens=None),

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.shards.order import WINDOW_SAMPLES, EpochOrder, streams_for
+from clips_pipeline.data.loading.order import WINDOW_SAMPLES, EpochOrder, streams_for
 
 BUFFER = 5_000  # open_clip's sample buffer, in every worker
 

@@ -98,8 +98,8 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
     else:
         from clips_pipeline.losses.total import clips_loss
-        from clips_pipeline.models.chunks import forward_in_chunks
         from clips_pipeline.models.clips import ClipsModel
+        from clips_pipeline.models.grad_cache import forward_in_chunks
         from clips_pipeline.training.config import OptimizerConfig
         from clips_pipeline.training.optimizer import adamw
 

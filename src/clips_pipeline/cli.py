@@ -147,7 +147,7 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
             facts = {"name": record.name, "version": record.version, **record.lineage.to_mapping()}
             click.echo(json.dumps(facts, indent=1))
             return
-        from clips_pipeline.registry.lineage import described
+        from clips_pipeline.registry.lineage.record import described
 
         click.echo(f"{record.name} {record.version}")
         click.echo(described(record.lineage))
@@ -160,7 +160,7 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
 def restore(metadata: Any, version: str, folder: Path, name: str | None, env: str | None) -> None:
     """Make FOLDER a checkout with exactly the code, data and parameters of VERSION."""
     with _record(metadata, version, name, env) as record:
-        from clips_pipeline.registry.restore import restore as restore_record
+        from clips_pipeline.registry.lineage.restore import restore as restore_record
 
         project = restore_record(record, metadata.project_path, folder)
         click.echo(f"{project}: {record.name} {record.version} as it was made; `dvc status` finds no change")
@@ -187,8 +187,8 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
     with _context(metadata, env) as context:
         from rich.console import Console
 
-        from clips_pipeline.evaluation.comparison_report import terminal_table, verdicts, write_comparison
-        from clips_pipeline.registry.comparing import compare_references
+        from clips_pipeline.registry.versions.compare_models import compare_references
+        from clips_pipeline.reports.model.comparison import terminal_table, verdicts, write_comparison
 
         differences, items = compare_references(a, b, set_name, confidence=confidence)
         console = Console()
@@ -213,7 +213,7 @@ _reason = click.option("--reason", required=True, help="Why; kept with the versi
 def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias back to the version that had it before."""
     with _registry(metadata, name, env) as names:
-        from clips_pipeline.registry.champion import roll_back
+        from clips_pipeline.registry.versions.champion import roll_back
 
         lost, won = roll_back(names, reason)
         click.echo(f"models:/{names.name}@{names.alias} is version {won} again, and no longer {lost}")
@@ -226,7 +226,7 @@ def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> N
 def set_champion(metadata: Any, version: int, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias to VERSION, whatever the gate says."""
     with _registry(metadata, name, env) as names:
-        from clips_pipeline.registry.champion import crown
+        from clips_pipeline.registry.versions.champion import crown
 
         before = crown(names, version, reason)
         click.echo(f"models:/{names.name}@{names.alias} is version {version}; before: {before or 'none'}")
@@ -249,7 +249,7 @@ def _context(metadata: Any, env: str | None) -> Iterator[Any]:
 def _record(metadata: Any, version: str, name: str | None, env: str | None) -> Iterator[Any]:
     """The version's record, from the tracking server that the environment names."""
     with _context(metadata, env) as context:
-        from clips_pipeline.registry.lineage_store import fetch
+        from clips_pipeline.registry.lineage.tags import fetch
 
         yield fetch(name or context.params["register"]["name"], version)
 

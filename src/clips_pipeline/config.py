@@ -28,6 +28,17 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1, both included."""
 
+
+@dataclasses.dataclass(frozen=True)
+class FormerName:
+    """The key that a field had before: `max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")]`.
+
+    A configuration that still has the old key gets an error that names the new one.
+    """
+
+    key: str
+
+
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 _EXPECTED = {
     "string_type": "text (str)",
@@ -182,8 +193,11 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         name = text.partition(":")[0]
         return f".{text}" if ":" in text and name.replace(".", "").replace("_", "").isalnum() else text
     if kind in ("unexpected_keyword_argument", "unexpected_property"):
-        known = _fields_at(cls, detail["loc"][:-1])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        key, known = str(detail["loc"][-1]), _fields_at(cls, detail["loc"][:-1])
+        renamed = next((name for name, hint in known.items() if FormerName(key) in get_args(hint)), None)
+        if renamed is not None:
+            return f"this key was renamed; write '{renamed}'"
+        close = difflib.get_close_matches(key, known, n=1)
         return "unknown key; " + (f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}")
     if kind == "missing":
         return f"too few values: {value!r}" if isinstance(value, list) else "missing; add the key"
@@ -206,16 +220,16 @@ def _shown(value: Any) -> str:
     return "null" if value is None else f"{type(value).__name__} ({value!r})"
 
 
-def _fields_at(hint: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the dataclass at `loc` below the type `hint`."""
+def _fields_at(hint: Any, loc: tuple[int | str, ...]) -> dict[str, Any]:
+    """Names and types of the fields of the dataclass at `loc` below the type `hint`."""
     if dataclasses.is_dataclass(hint):
-        names = [field.name for field in dataclasses.fields(hint) if field.init]
+        hints = get_type_hints(hint, include_extras=True)
         if not loc:
-            return names
-        return _fields_at(get_type_hints(hint).get(str(loc[0])), loc[1:])
+            return {field.name: hints[field.name] for field in dataclasses.fields(hint) if field.init}
+        return _fields_at(hints.get(str(loc[0])), loc[1:])
     # Of a list or dict the next part of `loc` is an index or a key, of a union the name of its branch.
     rest = loc[1:] if get_origin(hint) not in (None, Annotated) and not _is_optional(hint) else loc
-    return next((found for argument in get_args(hint) if (found := _fields_at(argument, rest))), [])
+    return next((found for argument in get_args(hint) if (found := _fields_at(argument, rest))), {})
 
 
 def _is_optional(hint: Any) -> bool:

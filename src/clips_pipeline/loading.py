@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.caption_examples import write_caption
-from clips_pipeline.evaluation.embed import Embedder, open_image, pick_device
-from clips_pipeline.evaluation.retrieval import FloatArray
+from clips_pipeline.data.images.transforms import UndecodableImageError
+from clips_pipeline.evaluation.inference.caption_examples import write_caption
+from clips_pipeline.evaluation.inference.embed import Embedder, open_image, pick_device
+from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
-from clips_pipeline.shards.transforms import UndecodableImageError
-from clips_pipeline.text.tokenizer import Tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 # Two letters at least, so that a Windows drive is not taken for a scheme.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -27,7 +27,7 @@ Picture = str | Path | Image.Image | np.ndarray[Any, Any]
 
 
 class BatchTokenizer:
-    """A model's tokenizer, called with texts; it has the attributes and methods of `text.tokenizer.Tokenizer` too.
+    """A model's tokenizer, called with texts; it has the attributes and methods of `text.tokenizers.tokenizer.Tokenizer` too.
 
     Args:
         tokenizer: the one that the model was trained with.
@@ -138,7 +138,7 @@ def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int 
     text = str(path_or_uri)
     if _URI.match(text) or (Path(text) / "MLmodel").is_file():
         # Here, because a folder needs no mlflow, and importing it takes over a second.
-        from clips_pipeline.registry.packaging import find_model_folder
+        from clips_pipeline.registry.versions.packaging import find_model_folder
 
         folder = find_model_folder(text)
     else:

@@ -18,28 +18,28 @@ import numpy as np
 import pytest
 import torch
 from tests.small_model import small_model
-from tests.unit.shards.test_every_source import CASES
+from tests.unit.data.test_every_source import CASES
 
 from clips_pipeline import formats
 from clips_pipeline.config import to_mapping
-from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.images.transforms import ImageConfig, eval_image
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.prepare.statistics import load_statistics
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards.index import load_classes, load_index
+from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation import evaluate
-from clips_pipeline.evaluation.caption_scores import corpus_scores, scored
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import Embedder
-from clips_pipeline.evaluation.image_pass import one_pass
-from clips_pipeline.evaluation.items import items_of
+from clips_pipeline.evaluation.inference.embed import Embedder
+from clips_pipeline.evaluation.inference.image_pass import one_pass
+from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scored
+from clips_pipeline.evaluation.per_item.items import items_of
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
-from clips_pipeline.registry.gate import GateConfig, Measured, decide
-from clips_pipeline.reports.caption_lengths import DrawnSamples, measure
-from clips_pipeline.shards.index import load_classes, load_index
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.statistics import load_statistics
-from clips_pipeline.shards.transforms import ImageConfig, eval_image
-from clips_pipeline.text.captions import CaptionConfig
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
+from clips_pipeline.reports.data.caption_lengths import DrawnSamples, measure
+from clips_pipeline.text.caption_rows import CaptionConfig
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).with_name("golden_formats.json")
 CURVE = Path(__file__).parents[1] / "integration" / "golden_curve.json"

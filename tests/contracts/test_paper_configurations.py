@@ -9,18 +9,18 @@ import torch
 from kedro.config import OmegaConfigLoader
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.settings import CONFIG_LOADER_ARGS
-from clips_pipeline.shards.batch import ClipsBatch
+from clips_pipeline.training.callbacks.image_schedule import Views
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config
 from clips_pipeline.training.schedule import warmup_cosine
-from clips_pipeline.training.views import Views
 
 SIZES = ["s16", "b16", "l16", "l14", "h14"]
 ENVIRONMENTS = [*SIZES, "l14-336", "h14-336"]

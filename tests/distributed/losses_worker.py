@@ -12,8 +12,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from clips_pipeline.losses.total import clips_loss
-from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
+from clips_pipeline.models.grad_cache import forward_in_chunks
 
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:

@@ -9,8 +9,8 @@ from tests.integration.conftest import SpecOf
 from tests.integration.conftest import prepared as prepared
 from tests.integration.conftest import spec_of as spec_of
 
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.run_spec import RunSpec
 
 
 @pytest.fixture

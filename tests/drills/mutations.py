@@ -7,9 +7,9 @@ import tarfile
 import zlib
 from collections.abc import Callable
 
-from tests.unit.shards.samples import picture, record
+from tests.unit.data.samples import picture, record
 
-from clips_pipeline.shards.writer import sample_of
+from clips_pipeline.data.shards.writer import sample_of
 
 _BLOCK = 512
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.disk import CannotWriteError
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.interrupt import INTERRUPTED
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.outcome import Outcome, TrainingInterruptedError
-from clips_pipeline.training.signs import read_signs
-from clips_pipeline.training.spec import RunSpec, load_spec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.exit_status import Outcome, TrainingInterruptedError
+from clips_pipeline.training.launch.heartbeat import read_signs
+from clips_pipeline.training.launch.interrupt import INTERRUPTED
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.resume.disk_errors import CannotWriteError
+from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 
 class Started:
@@ -105,7 +105,7 @@ def tracked(spec: RunSpec, tracking: str) -> Outcome:
     import mlflow
 
     from clips_pipeline.pipelines.train.nodes import interrupted_run_id
-    from clips_pipeline.registry.tracking import RunTracker
+    from clips_pipeline.registry.tracking.run_tracking import RunTracker
 
     mlflow.set_tracking_uri(tracking)
     with mlflow.start_run(run_id=interrupted_run_id(spec)), RunTracker(Path(spec.run_folder)) as tracker:

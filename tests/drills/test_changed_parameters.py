@@ -6,8 +6,8 @@ import pytest
 from tests.integration.conftest import SpecOf
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import launch
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.schedule import learning_rate
 
 pytestmark = pytest.mark.slow

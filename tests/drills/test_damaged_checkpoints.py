@@ -8,11 +8,11 @@ import torch
 from tests.drills.conftest import assert_same_weights
 from tests.integration.conftest import SpecOf, output_of
 
-from clips_pipeline.training import checkpoints
-from clips_pipeline.training.checkpoints import STATE
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.resume import checkpoint_store
+from clips_pipeline.training.resume.checkpoint_store import STATE
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +48,10 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
 def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_of: SpecOf) -> None:
     other, spec = spec_of("other", captions={"target_length": 64}), spec_of("spec")
     stopped_at_4(other)
-    (state, *_) = (found.state.read_bytes() for found in checkpoints.found_in(other.checkpoints))
+    (state, *_) = (found.state.read_bytes() for found in checkpoint_store.found_in(other.checkpoints))
     # With its own spec it is refused for that already.
-    files = {STATE: lambda file: file.write(state), checkpoints.SPEC: checkpoints.content(spec.text)}
-    checkpoints.save(spec.checkpoints, 4, files, keep=2)
+    files = {STATE: lambda file: file.write(state), checkpoint_store.SPEC: checkpoint_store.content(spec.text)}
+    checkpoint_store.save(spec.checkpoints, 4, files, keep=2)
     with pytest.raises(
         TrainingFailedError, match=r"captioner\.queries_QD is \(64, \d+\) there and \(128, \d+\) here"
     ) as error:
@@ -71,11 +71,11 @@ def test_a_checkpoint_is_never_unpickled(spec_of: SpecOf, monkeypatch: pytest.Mo
     """Even where its checksums are right, as of a file that somebody made on purpose."""
     monkeypatch.chdir(tmp_path)
     spec = spec_of("foreign")
-    files: dict[str, checkpoints.Fill] = {
+    files: dict[str, checkpoint_store.Fill] = {
         STATE: lambda file: torch.save({"state": {"model": Harm()}}, file),  # type: ignore[arg-type]
-        checkpoints.SPEC: checkpoints.content(spec.text),
+        checkpoint_store.SPEC: checkpoint_store.content(spec.text),
     }
-    checkpoints.save(spec.checkpoints, 2, files, keep=2)
+    checkpoint_store.save(spec.checkpoints, 2, files, keep=2)
     with pytest.raises(TrainingFailedError, match="is no checkpoint of this program"):
         launch(spec, lambda event: None)
     assert not (tmp_path / "harmed").exists()

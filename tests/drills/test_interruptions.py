@@ -14,11 +14,11 @@ from tests.drills.starting import Started, kill_tree, send, tree
 from tests.integration.conftest import SpecOf
 from tests.servers import wait_for
 
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.interrupt import INTERRUPTED
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.outcome import WORKER
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.exit_status import WORKER
+from clips_pipeline.training.launch.interrupt import INTERRUPTED
+from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 

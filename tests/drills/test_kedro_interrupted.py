@@ -13,8 +13,8 @@ from tests.integration.test_pipelines import client, kedro
 from tests.integration.test_pipelines import project as project
 from tests.servers import wait_for
 
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.interrupt import INTERRUPTED
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.interrupt import INTERRUPTED
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,7 +95,7 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     assert done + 5 <= killed_at < STEPS
     assert [run.info.status for run in training_runs(project)] == ["RUNNING"]
 
-    writer = project / "src/clips_pipeline/shards/writer.py"
+    writer = project / "src/clips_pipeline/data/shards/writer.py"
     writer.write_text(writer.read_text() + "\n# A comment between kill and resume.\n")
     code, shown = end(start(project))
     assert code == 0, shown

@@ -19,9 +19,9 @@ from tests.drills.conftest import assert_same_weights
 from tests.drills.starting import Started, kill_tree, send
 from tests.integration.conftest import SpecOf
 
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = [
     pytest.mark.slow,

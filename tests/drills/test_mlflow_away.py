@@ -16,11 +16,11 @@ from mlflow.tracking import MlflowClient
 from tests.integration.conftest import SpecOf
 from tests.servers import free_port, wait_for
 
-from clips_pipeline.registry import tracking
-from clips_pipeline.registry.server import TrackingAwayError
-from clips_pipeline.registry.tracking import RunTracker
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import launch
+from clips_pipeline.registry.tracking import run_tracking
+from clips_pipeline.registry.tracking.run_tracking import RunTracker
+from clips_pipeline.registry.tracking.server import TrackingAwayError
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.launcher import launch
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_a_server_that_comes_back_has_every_point_once(
     server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(run_tracking, "FLUSH_SECONDS", 0.2)
     spec = spec_of("run", samples=60 * 8, every={"log": 1, "evaluate": 20, "checkpoint": 1_000})
     run = MlflowClient().create_run("0")
     with RunTracker(Path(spec.run_folder), run.info.run_id) as tracker:
@@ -113,7 +113,7 @@ def test_what_a_killed_process_had_not_noted_is_sent_again_and_stored_once(serve
 def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
     server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "LAST_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(run_tracking, "LAST_PATIENCE_SECONDS", 2.0)
     spec = spec_of("run")
     run = MlflowClient().create_run("0")
     tracker = RunTracker(Path(spec.run_folder), run.info.run_id)

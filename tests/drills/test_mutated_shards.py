@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.drills.mutations import mutated
-from tests.unit.shards.samples import record, write_shard
+from tests.unit.data.samples import record, write_shard
 
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.loader import train_loader
-from clips_pipeline.shards.reader import ShardSet, eval_samples
-from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.statistics import load_statistics
-from clips_pipeline.shards.tar import BadSampleError, TarFile
-from clips_pipeline.shards.transforms import ImageConfig
-from clips_pipeline.text.captions import CaptionConfig, CaptionReader
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.loading.loader import train_loader
+from clips_pipeline.data.prepare.statistics import load_statistics
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.reader import ShardSet, eval_samples
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +40,9 @@ PREPARE = """
 import sys, warnings
 from pathlib import Path
 warnings.simplefilter("error")
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-from clips_pipeline.shards.storage import Storage
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+from clips_pipeline.data.storage.files import Storage
 folder, out, rewrite = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "rewrite"
 count = int(sys.argv[4])
 train = f"{folder}/{{{0:05d}..{count - 1:05d}}}.tar"

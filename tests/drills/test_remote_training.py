@@ -14,18 +14,18 @@ from tests.integration.conftest import output_of
 from tests.servers import S3, s3_server, wait_for
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.demo.source import ScenesConfig, ScenesSource
-from clips_pipeline.shards import records
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-from clips_pipeline.shards.storage import Storage, StorageConfig
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+from clips_pipeline.data.storage.files import Storage, StorageConfig
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 

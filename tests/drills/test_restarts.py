@@ -11,9 +11,9 @@ from tests.drills.conftest import assert_same_weights
 from tests.drills.starting import Started, send
 from tests.integration.conftest import SpecOf
 
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = [
     pytest.mark.slow,

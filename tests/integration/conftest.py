@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.demo.source import ScenesConfig, ScenesSource
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 
 SpecOf = Callable[..., RunSpec]
 

@@ -10,15 +10,15 @@ from typing import Any
 import mlflow
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.registry import trial_runs
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.registry.tracking import trial_runs
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training import cost
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.study import SearchResult, search
-from clips_pipeline.tuning.trials import Bench
+from clips_pipeline.tuning.trial import Bench
 
 BATCH = 8
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf
 
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.signs import Sign, read_signs
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.heartbeat import Sign, read_signs
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 

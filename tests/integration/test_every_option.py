@@ -21,7 +21,7 @@ from clips_pipeline.interop.open_clip import to_state_dict
 from clips_pipeline.text.fragments import Strategy
 from clips_pipeline.text.methods import Method
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.events import read_all
+from clips_pipeline.training.events.event_log import read_all
 
 pytestmark = pytest.mark.slow
 

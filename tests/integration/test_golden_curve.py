@@ -11,8 +11,8 @@ import pytest
 from tests.integration.conftest import SpecOf
 
 from clips_pipeline import formats
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.launch import launch
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.launcher import launch
 
 pytestmark = pytest.mark.slow
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf, losses
 from tests.servers import free_port, wait_for
 
-from clips_pipeline.training import follow
-from clips_pipeline.training.events import Event, EventReader, read_all
-from clips_pipeline.training.launch import Outcome, TrainingFailedError, launch
-from clips_pipeline.training.signs import read_signs
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, EventReader, read_all
+from clips_pipeline.training.launch import monitor
+from clips_pipeline.training.launch.heartbeat import read_signs
+from clips_pipeline.training.launch.launcher import Outcome, TrainingFailedError, launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ class Waiting:
         self.events: list[Event] = []
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
-        monkeypatch.setattr("clips_pipeline.training.launch.show", self.shown.append)
+        monkeypatch.setattr("clips_pipeline.training.launch.launcher.show", self.shown.append)
         self._thread = threading.Thread(target=self._run, args=(spec,))
         self._thread.start()
         wait_for(lambda: self.shown or not self._thread.is_alive())
@@ -163,7 +163,7 @@ def test_a_rank_that_hangs_elsewhere_is_named_and_the_ranks_go_on(
     usual = spec_of("usual", **changes, launch={"processes": 2})
     launch(usual, lambda event: None)
     spec = spec_of("hung", **changes, launch={"processes": 2, "start": False, "rank_timeout_s": 8.0})
-    monkeypatch.setattr(follow, "RESTART_SECONDS", 3.0)
+    monkeypatch.setattr(monitor, "RESTART_SECONDS", 3.0)
     waiting = Waiting(spec, monkeypatch)
     command = shlex.split(next(line for line in waiting.shown[0].splitlines() if "--standalone" in line))
     torchrun = start(*command)

@@ -14,7 +14,7 @@ from optuna_dashboard import get_note
 from tests.integration import searching
 from tests.servers import postgresql_server, wait_for
 
-from clips_pipeline.training.events import read_all
+from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import PrunerConfig
 

@@ -12,9 +12,9 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.training.events import Event, read_all
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import Event, read_all
+from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
 

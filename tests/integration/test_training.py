@@ -12,9 +12,9 @@ from tests.integration.conftest import SpecOf, losses
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.launch import TrainingFailedError, launch
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in every worker
 
@@ -77,11 +77,11 @@ def test_a_training_ended_by_ctrl_c_resumes_to_the_same_weights(spec_of: SpecOf)
 
 def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
-    from clips_pipeline.shards.reader import ShardSet
-    from clips_pipeline.training.events import EventWriter
-    from clips_pipeline.training.interrupt import Interrupt
-    from clips_pipeline.training.signs import LifeSign
-    from clips_pipeline.training.worker import train
+    from clips_pipeline.data.shards.reader import ShardSet
+    from clips_pipeline.training.events.event_log import EventWriter
+    from clips_pipeline.training.launch.heartbeat import LifeSign
+    from clips_pipeline.training.launch.interrupt import Interrupt
+    from clips_pipeline.training.trainer import train
 
     spec = spec_of(every={"checkpoint": 1})
 
@@ -145,12 +145,12 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) ->
 
 def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
     """Else the watch over the loader would go on warning, and the loader's processes would stay."""
-    from clips_pipeline.training.data_wait import DataWait
-    from clips_pipeline.training.divergence import TrainingDivergedError
-    from clips_pipeline.training.events import EventWriter
-    from clips_pipeline.training.interrupt import Interrupt
-    from clips_pipeline.training.signs import LifeSign
-    from clips_pipeline.training.worker import train
+    from clips_pipeline.training.callbacks.data_wait import DataWait
+    from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
+    from clips_pipeline.training.events.event_log import EventWriter
+    from clips_pipeline.training.launch.heartbeat import LifeSign
+    from clips_pipeline.training.launch.interrupt import Interrupt
+    from clips_pipeline.training.trainer import train
 
     closed: list[DataWait] = []
     plain = DataWait.close
@@ -201,8 +201,8 @@ def test_ema_and_clipping_run(spec_of: SpecOf) -> None:
 
 
 def test_micro_batches_are_refused_with_what_to_do_instead() -> None:
-    from clips_pipeline.shards.batch import ClipsBatch
-    from clips_pipeline.training.worker import _whole_batch
+    from clips_pipeline.data.loading.batch import ClipsBatch
+    from clips_pipeline.training.trainer import _whole_batch
 
     ids = torch.zeros(4, 8, dtype=torch.int64)
     batch = ClipsBatch(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), ids, ids, ids, ["a", "b", "c", "d"], {})

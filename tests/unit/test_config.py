@@ -4,18 +4,18 @@ import json
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from clips_pipeline.config import ConfigError, PositiveInt, from_mapping, read_json, to_mapping
+from clips_pipeline.config import ConfigError, FormerName, PositiveInt, from_mapping, read_json, to_mapping
 
 
 @dataclass(frozen=True)
 class Inner:
     size: PositiveInt = 1
     rate: float = 0.5
-    kind: Literal["a", "b"] = "a"
+    kind: Annotated[Literal["a", "b"], FormerName("sort")] = "a"
 
     def __post_init__(self) -> None:
         if self.size > 8 and self.rate == 0.5:
@@ -49,6 +49,8 @@ def test_round_trip_keeps_every_kind_of_field() -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
+        ({"inner": {"sort": "b"}}, "o.inner.sort: this key was renamed; write 'kind'"),
+        ({"table": {"k": {"sort": "b"}}}, "o.table.k.sort: this key was renamed; write 'kind'"),
         ({"iner": {}}, "o.iner: unknown key; did you mean 'inner'?"),
         ({"inner": {"size": "3"}}, "o.inner.size: expected a whole number (int), found str ('3')"),
         ({"inner": {"size": True}}, "o.inner.size: expected a whole number (int), found bool (True)"),

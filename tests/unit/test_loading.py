@@ -15,12 +15,12 @@ from PIL import Image
 
 import clips_pipeline
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.loading import Clips
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.shards.transforms import ImageConfig, UndecodableImageError
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
 SIZE = 32
 

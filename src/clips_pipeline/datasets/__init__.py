@@ -1,1 +1,3 @@
 """Catalog types of this project."""
+
+__all__ = ["folder", "remote", "report"]

@@ -1,1 +1,16 @@
-"""What a trained model can do: retrieval, zero-shot classification, captioning loss, and the report of them."""
+"""What a trained model can do: retrieval, zero-shot classification, captioning, compositionality, linear probe."""
+
+__all__ = [
+    "config",
+    "embedding_map",
+    "evaluate",
+    "example_selection",
+    "inference",
+    "metric_keys",
+    "metrics",
+    "model_loading",
+    "per_item",
+    "report_data",
+    "results",
+    "split_check",
+]

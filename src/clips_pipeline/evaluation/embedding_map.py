@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clips_pipeline.evaluation.retrieval import FloatArray, IntArray
+from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray
 
 MOST_POINTS = 200
 

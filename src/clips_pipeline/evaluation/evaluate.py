@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.evaluation.caption_scores import CaptionScore, corpus_scores, scored
-from clips_pipeline.evaluation.compositionality import compositionality, read_entries
+from clips_pipeline.data.shards.index import load_classes, load_index
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import Embedder, TowerEmbedder
-from clips_pipeline.evaluation.exhibiting import exhibits_of
-from clips_pipeline.evaluation.exhibits import Exhibits
-from clips_pipeline.evaluation.image_pass import ImagePass, one_pass
-from clips_pipeline.evaluation.items import items_of
-from clips_pipeline.evaluation.kept import NOTHING_KEPT, Kept
-from clips_pipeline.evaluation.load import load_embedder
+from clips_pipeline.evaluation.example_selection import exhibits_of
+from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
+from clips_pipeline.evaluation.inference.embedding_cache import NOTHING_KEPT, Kept
+from clips_pipeline.evaluation.inference.image_pass import ImagePass, one_pass
 from clips_pipeline.evaluation.metric_keys import whole_key
-from clips_pipeline.evaluation.probe import Flags, probe, refuse_what_cannot_be_probed
-from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
-from clips_pipeline.evaluation.retrieval import (
+from clips_pipeline.evaluation.metrics.caption_scores import CaptionScore, corpus_scores, scored
+from clips_pipeline.evaluation.metrics.compositionality import compositionality, read_entries
+from clips_pipeline.evaluation.metrics.linear_probe import Flags, probe, refuse_what_cannot_be_probed
+from clips_pipeline.evaluation.metrics.retrieval import (
     NO_CAPTION,
     EncodeTexts,
     FloatArray,
@@ -35,8 +36,7 @@ from clips_pipeline.evaluation.retrieval import (
     chance_recall,
     rank_captions,
 )
-from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
-from clips_pipeline.evaluation.zero_shot import (
+from clips_pipeline.evaluation.metrics.zero_shot import (
     TOP5_FROM_CLASSES,
     Confusion,
     chance_accuracy,
@@ -45,12 +45,12 @@ from clips_pipeline.evaluation.zero_shot import (
     confusion,
     imagenet_classes,
 )
+from clips_pipeline.evaluation.model_loading import load_embedder
+from clips_pipeline.evaluation.per_item.items import items_of
+from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
+from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.shards.cache import ShardCache
-from clips_pipeline.shards.index import load_classes, load_index
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.sources.source import Classes
 
 Read = Callable[[], Iterable[Record]]
 

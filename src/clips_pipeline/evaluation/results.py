@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.exhibits import Exhibits
+from clips_pipeline.evaluation.report_data import Exhibits
 
 ItemRow = dict[str, Any]
 """One item of a set.

@@ -1,1 +1,3 @@
-"""Other layouts of the model on disk, in and out."""
+"""Model folders, and models of open_clip: weights in safetensors, converted key by key."""
+
+__all__ = ["digest", "folder", "open_clip", "open_clip_model"]

@@ -22,7 +22,7 @@ from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
-from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +75,7 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
     Args:
         model: on any device.
         tokenizer_dir: a saved tokenizer; its files are copied.
-        image_mapping: `shards.transforms.ImageConfig` as plain values.
+        image_mapping: `data.images.transforms.ImageConfig` as plain values.
         out_dir: replaced if it exists.
 
     Returns:
@@ -139,7 +139,7 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
         ConfigError: as `load_weights_folder`, an image configuration of another kind, or no usable tokenizer.
     """
     # Here, because it loads torchvision, which weights alone do not need.
-    from clips_pipeline.shards.transforms import ImageConfig, eval_image
+    from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 
     folder = Path(folder)
     model, config = load_weights_folder(folder)

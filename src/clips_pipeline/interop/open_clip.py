@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.models.initialise import initialise_captioner
+from clips_pipeline.models.init import initialise_captioner
 from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig, VisionConfig
 from clips_pipeline.models.vision import sincos_2d
 

@@ -1,1 +1,3 @@
-"""The two losses of CLIPS, in PyTorch alone."""
+"""The contrastive loss, the caption loss and their weighted sum, in PyTorch alone."""
+
+__all__ = ["caption", "contrastive", "gather", "total"]

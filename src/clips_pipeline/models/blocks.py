@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.fused_mlp import norm_mlp
-from clips_pipeline.models.fused_projections import add_projection, joined_projections, norm_projections
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.fused.mlp import norm_mlp
+from clips_pipeline.models.fused.packing import Packing
+from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
+from clips_pipeline.models.fused.tiling import Gelu
 from clips_pipeline.models.precision import BlockNorm
-from clips_pipeline.models.row_groups import Gelu
 from clips_pipeline.models.sizes import MLP_RATIO
 
 _QUERIES, _KEYS, _VALUES = range(3)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block, causal_tail
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.fused.packing import Packing
+from clips_pipeline.models.fused.tiling import kind_of
 from clips_pipeline.models.precision import FullLinear, FullNorm, widen
-from clips_pipeline.models.row_groups import kind_of
 from clips_pipeline.models.sizes import CaptionerConfig
 
 

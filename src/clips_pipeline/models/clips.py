@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clips_pipeline.models.captioner import Captioner
-from clips_pipeline.models.initialise import (
+from clips_pipeline.models.init import (
     INITIAL_TEMPERATURE,
     initialise_captioner,
     initialise_text,

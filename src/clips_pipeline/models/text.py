@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.fused.packing import Packing
 from clips_pipeline.models.precision import FullLinear, FullNorm, widen
 from clips_pipeline.models.sizes import TextConfig
 

@@ -6,10 +6,10 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.shards.folder_lock import Maker, claim
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import source_of
-from clips_pipeline.shards.in_use import Maker, claim
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import check_model
 

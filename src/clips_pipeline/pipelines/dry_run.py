@@ -8,11 +8,11 @@ from kedro.pipeline import Pipeline
 from rich.console import Console
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.models.sizes import sized
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.shards.addresses import is_remote
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.cost import captions_of, rows_of
 from clips_pipeline.training.estimate import estimate, table

@@ -19,10 +19,11 @@ from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
 from clips_pipeline.pipelines.check import check, claim_data
 from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
-from clips_pipeline.registry import lineage_store, runs
-from clips_pipeline.registry.server import away_ends, is_away, made_by_one
-from clips_pipeline.training.disk import CannotWriteError
-from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.registry.lineage import tags
+from clips_pipeline.registry.tracking import runs
+from clips_pipeline.registry.tracking.server import away_ends, is_away, made_by_one
+from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.resume.disk_errors import CannotWriteError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
 
@@ -131,7 +132,7 @@ class KedroRun:
         if active is None or self._code is None:
             return
         self._run_id = active.info.run_id
-        lineage_store.tag_run(self._run_id, self._code.git)
+        tags.tag_run(self._run_id, self._code.git)
         client = mlflow.MlflowClient()
         client.set_tag(self._run_id, runs.OWNER, runs.owner())
         for closed in runs.close_abandoned(client, active.info.experiment_id):
@@ -158,10 +159,10 @@ class KedroRun:
         project = Project(self._context.project_path, environment)
         names = nodes_in_place(project, pipeline, catalog)
         found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
-        lineage_store.record_run(self._run_id, found.only(ran), self._code.patch)
+        tags.record_run(self._run_id, found.only(ran), self._code.patch)
         for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():
             registered = catalog.load(entry)
-            lineage_store.attach(registered["name"], registered["version"], found, self._code.patch)
+            tags.attach(registered["name"], registered["version"], found, self._code.patch)
 
     @contextmanager
     def failing(self, error: Exception) -> Iterator[None]:

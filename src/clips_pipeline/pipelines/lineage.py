@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.registry.lineage import GitState, Lineage, git_state, uncommitted_patch
+from clips_pipeline.registry.lineage.record import GitState, Lineage, git_state, uncommitted_patch
 from kedro_dvc_sync.commit import other_parameters, within_dvc
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.lock import entries, read_lock, resolved_parameters, with_parameters

@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.data.shards.clip_benchmark_export import ExportConfig
+from clips_pipeline.data.storage.files import StorageConfig
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.pipelines.prepare.config import PrepareConfig
 from clips_pipeline.registry.config import RegistryConfig, TrackingConfig
-from clips_pipeline.shards.benchmark_export import ExportConfig
-from clips_pipeline.shards.storage import StorageConfig
 from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.finetune import FinetuneConfig

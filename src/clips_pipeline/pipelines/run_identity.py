@@ -15,9 +15,9 @@ from clips_pipeline.pipelines.finetune.pipeline import INPUTS
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.nodes import is_current
 from clips_pipeline.pipelines.train.nodes import interrupted_run_id, unplaced_spec
-from clips_pipeline.registry.trial_runs import parent_of
-from clips_pipeline.training.folder_lock import refuse_if_held
-from clips_pipeline.training.run_folder import place
+from clips_pipeline.registry.tracking.trial_runs import parent_of
+from clips_pipeline.training.launch.folder_lock import refuse_if_held
+from clips_pipeline.training.resume.run_folder import place
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.registry.server import how_to_open
+from clips_pipeline.registry.tracking.server import how_to_open
 from clips_pipeline.tuning.config import study_address
 
 # The environment that a search writes.

@@ -1,1 +1,3 @@
-"""HTML reports: the frame and charts of them all, and the report on prepared data. They know no Kedro."""
+"""HTML reports in Jinja2: the frame of all pages, the data health report, and the pages on a model."""
+
+__all__ = ["data", "figure", "model", "page"]

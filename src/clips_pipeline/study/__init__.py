@@ -1,1 +1,3 @@
-"""The paper in miniature: methods side by side, and what shorter captions do. Many trainings, one table."""
+"""A study: fragment lengths and methods compared over several seeds."""
+
+__all__ = ["config", "figures", "job", "plan", "run", "summary", "table"]

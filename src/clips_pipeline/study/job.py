@@ -14,14 +14,14 @@ from typing import Any
 
 from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.shards.cache import ShardCache
-from clips_pipeline.shards.storage import Storage
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.interrupt import INTERRUPTED, PARENT
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
-from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT
+from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 
 def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: Path) -> None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.data.storage.files import Options
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.shards.storage import Options
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.interrupt import PARENT, Terminated, exit_code_after
-from clips_pipeline.training.outcome import TrainingInterruptedError
-from clips_pipeline.training.spec import STORAGE_OPTIONS, RunSpec
+from clips_pipeline.training.launch.exit_status import TrainingInterruptedError
+from clips_pipeline.training.launch.interrupt import PARENT, Terminated, exit_code_after
+from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5

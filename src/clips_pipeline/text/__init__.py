@@ -1,1 +1,3 @@
-"""Captions: sentences, fragments, tokenizers and the id rows a model reads. Pure: no tensors, no files of data sets."""
+"""Captions as text: sentences, fragments, tokenizers, and the rows that a model reads. Pure Python."""
+
+__all__ = ["caption_rows", "escapes", "fragments", "methods", "sentences", "tokenizers"]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.text.sentences import sub_captions
-from clips_pipeline.text.tokenizer import Tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 Strategy = Literal["sub_caption", "truncation", "random_mask", "block_mask"]
 

@@ -7,12 +7,12 @@ import torch
 from composer.models import ComposerModel
 from torch import Tensor
 
+from clips_pipeline.data.images.transforms import ImageConfig, normalise
+from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.losses.total import LossWeights, clips_loss
-from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
-from clips_pipeline.shards.batch import ClipsBatch
-from clips_pipeline.shards.transforms import ImageConfig, normalise
-from clips_pipeline.training.views import Views
+from clips_pipeline.models.grad_cache import forward_in_chunks
+from clips_pipeline.training.callbacks.image_schedule import Views
 
 
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types

@@ -13,10 +13,10 @@ from clips_pipeline.config import (
     PositiveInt,
     Seed,
 )
+from clips_pipeline.data.images.transforms import AugmentConfig, PreprocessConfig
+from clips_pipeline.data.loading.order import WINDOW_SAMPLES
 from clips_pipeline.models.sizes import SizeConfig
-from clips_pipeline.shards.order import WINDOW_SAMPLES
-from clips_pipeline.shards.transforms import AugmentConfig, PreprocessConfig
-from clips_pipeline.text.captions import CaptionConfig
+from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.methods import CAPTIONING, Method
 
 ProcessCount = Annotated[int, Ge(1), Le(1024)]

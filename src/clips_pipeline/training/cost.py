@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.shards.cache import ShardCache
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.text.captions import CaptionReader
-from clips_pipeline.text.tokenizer import Tokenizer
+from clips_pipeline.text.caption_rows import CaptionReader
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import model_config
 

@@ -1,4 +1,4 @@
-"""What a training will cost, before it starts: parameters, FLOPs, memory, time. Loads no torch; `training.probe` measures."""
+"""What a training will cost, before it starts: parameters, FLOPs, memory, time. Loads no torch; `training.step_timer` measures."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], .
         ConfigError: the probe failed; the message has its last line.
     """
     asked = json.dumps({"train": to_mapping(config), "vocab_size": vocab_size, "rows": rows})
-    command = [sys.executable, "-m", "clips_pipeline.training.probe"]
+    command = [sys.executable, "-m", "clips_pipeline.training.step_timer"]
     load = os.getloadavg()[0]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, env={**os.environ})  # noqa: S603
     if done.returncode:
@@ -73,7 +73,7 @@ def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], .
 
 
 def of_measured(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
-    """The figures that follow from a measurement of `training.probe`.
+    """The figures that follow from a measurement of `training.step_timer`.
 
     Args:
         config: the training.

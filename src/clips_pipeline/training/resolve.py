@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.models.sizes import ClipsConfig, sized
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.transforms import ImageConfig
 from clips_pipeline.text.methods import CAPTIONING
 from clips_pipeline.training.config import TrainConfig
 

@@ -7,7 +7,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from clips_pipeline.config import ConfigError, flatten, to_mapping
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.search_space import first_trial, optuna_params
 from clips_pipeline.tuning.storage import StudyStorage, experimental_apis

@@ -12,14 +12,14 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.outcome import TrainingFailedError
+from clips_pipeline.training.launch.exit_status import TrainingFailedError
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import figures, importances, pareto_front
 from clips_pipeline.tuning.open_study import PARENT, open_study
 from clips_pipeline.tuning.search_space import check_space, merged, trial_parameters
 from clips_pipeline.tuning.storage import open_storage, quiet_optuna
-from clips_pipeline.tuning.trials import Bench, run_trial, trials_folder
+from clips_pipeline.tuning.trial import Bench, run_trial, trials_folder
 
 log = logging.getLogger(__name__)
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from tests.small_model import small_model
-from tests.unit.evaluation.peer_model import save_peer
+from tests.unit.evaluation.metrics.peer_model import save_peer
 
-from clips_pipeline.demo.source import ScenesConfig, ScenesSource
-from clips_pipeline.evaluation.embed import Embedder
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.sources.folder import FolderConfig, FolderSource
+from clips_pipeline.evaluation.inference.embed import Embedder
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.sources.folder import FolderConfig, FolderSource
-from clips_pipeline.shards.transforms import ImageConfig
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
 IMAGES = ImageConfig(size=32)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clips_pipeline.evaluation.embedding_map import MOST_POINTS, embedding_map
-from clips_pipeline.evaluation.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, classify, confusion
+from clips_pipeline.evaluation.metrics.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, classify, confusion
 
 
 def test_the_plane_holds_the_two_widest_directions() -> None:

@@ -13,18 +13,18 @@ from PIL import Image
 from tests.unit.evaluation.pictures import png
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.caption_examples import caption_examples
-from clips_pipeline.evaluation.captioning import caption_nats
+from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError
+from clips_pipeline.data.shards.index import load_classes
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
-from clips_pipeline.evaluation.quick import quick_retrieval
-from clips_pipeline.evaluation.report import write_evaluation
+from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
+from clips_pipeline.evaluation.inference.caption_examples import caption_examples
+from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
+from clips_pipeline.evaluation.inference.training_retrieval import quick_retrieval
 from clips_pipeline.interop.folder import load_model_folder
-from clips_pipeline.shards.index import load_classes
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.records import Record
-from clips_pipeline.shards.transforms import ImageConfig, UndecodableImageError
+from clips_pipeline.reports.model.pages import write_evaluation
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 ACCURACIES = ["accuracy@1", "accuracy@5", "mean_per_class_accuracy@1"]

@@ -7,17 +7,17 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tests.unit.evaluation.peer_model import MODEL_CFG, WEIGHTS, settings
+from tests.unit.evaluation.metrics.peer_model import MODEL_CFG, WEIGHTS, settings
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards.index import load_classes
+from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.embed import open_image, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model
-from clips_pipeline.evaluation.load import load_embedder
+from clips_pipeline.evaluation.inference.embed import open_image, retrieval_texts
+from clips_pipeline.evaluation.model_loading import load_embedder
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.shards.index import load_classes
-from clips_pipeline.shards.reader import eval_samples
 
 CPU = EvaluationConfig(device="cpu", examples=2, batch_size=5)
 

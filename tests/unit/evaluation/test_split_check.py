@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation.config import EvaluationConfig, ExpectedSizes
-from clips_pipeline.evaluation.embed import Embedder, retrieval_texts
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
+from clips_pipeline.evaluation.inference.embed import Embedder, retrieval_texts
 from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
 from clips_pipeline.interop.folder import load_model_folder
-from clips_pipeline.shards.reader import eval_samples
 
 PLAIN = EvaluationConfig(device="cpu", examples=0, captioning=False)
 COCO = replace(PLAIN, set_name="coco", expected=ExpectedSizes(images=5000, captions=25010))

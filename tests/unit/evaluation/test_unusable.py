@@ -8,10 +8,10 @@ import pytest
 from tests.unit.evaluation.pictures import png
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.records import Record
 
 CPU = EvaluationConfig(device="cpu", examples=3)
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from clips_pipeline.evaluation.embed import Embedder
-from clips_pipeline.evaluation.retrieval import FloatArray
+from clips_pipeline.evaluation.inference.embed import Embedder
+from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 
 
 class ToldEmbedder(Embedder):

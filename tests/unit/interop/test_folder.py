@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.folder import load_model_folder, load_weights_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.shards.transforms import ImageConfig
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 TINY = SIZES["tiny"]
 CONFIG = dataclasses.replace(

@@ -9,8 +9,8 @@ from tests.golden_weights import GOLDEN_CONFIG
 from torch.nn import functional
 
 from clips_pipeline.losses.total import LossWeights, clips_loss
-from clips_pipeline.models.chunks import forward_in_chunks
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.grad_cache import forward_in_chunks
 
 LIMIT = 1e-6
 METHODS = ["clip", "mixture", "coca"]

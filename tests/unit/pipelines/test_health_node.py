@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.shards.samples import ListSource, record
+from tests.unit.data.samples import ListSource, record
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.pipelines.prepare.nodes import report_health
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.records import Skip
-from clips_pipeline.text.train_vocabulary import SMALLEST, train_wordpiece
+from clips_pipeline.text.tokenizers.train_vocabulary import SMALLEST, train_wordpiece
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from kedro.io import DataCatalog, MemoryDataset
 from tests.integration.conftest import prepared as prepared
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.data.storage.files import Storage, StorageConfig
+from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines import run_identity
 from clips_pipeline.pipelines.run_identity import run_name, run_to_continue
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
-from clips_pipeline.shards.cache import ShardCache
-from clips_pipeline.shards.storage import Storage, StorageConfig
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.run_folder import place, prepare
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.resume.run_folder import place, prepare
+from clips_pipeline.training.run_spec import RunSpec
 
 
 def test_pipelines_stand_in_the_name_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:

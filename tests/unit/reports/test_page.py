@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
-from tests.unit.reports.hostile import TEXTS
+from tests.unit.reports.data.hostile import TEXTS
 
 from clips_pipeline.reports.page import cut, environment, number, share, size, summary_of, visible, write_page
 

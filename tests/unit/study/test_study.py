@@ -19,7 +19,7 @@ from clips_pipeline.study.run import Done
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.cost import Captions, flops_per_sample
 from clips_pipeline.training.resolve import model_config
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 
 TRAIN = TrainConfig(samples=6400, batch_size=64)
 METRIC = "retrieval/scenes/mean_recall@1"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clips_pipeline.text.bpe import ClipBpeTokenizer
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
-from clips_pipeline.text.bpe import ClipBpeTokenizer
 from clips_pipeline.text.fragments import FragmentConfig, Strategy, block_mask, fragment, random_mask
 from clips_pipeline.text.sentences import sub_captions
-from clips_pipeline.text.tokenizer import Tokenizer
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from clips_pipeline.text.captions import CaptionConfig, CaptionReader
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
 from clips_pipeline.text.sentences import sub_captions
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 LENGTHS = {"len_80_128": (80, 128), "len_12_9": (12, 9)}
 

@@ -24,10 +24,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.training.callbacks.divergence import StopOnDivergence, TrainingDivergedError
+from clips_pipeline.training.callbacks.image_schedule import Views
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.divergence import StopOnDivergence, TrainingDivergedError
 from clips_pipeline.training.schedule import warmup_cosine
-from clips_pipeline.training.views import Views
 
 STEPS, WARMUP, FINAL = 12, 4, 0.25
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.demo.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.shards.prepare import prepare
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.text.captions import CaptionReader
-from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
-from clips_pipeline.text.train_vocabulary import train_wordpiece
+from clips_pipeline.text.caption_rows import CaptionReader
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.cost import captions_of, flops_of, flops_per_sample, fragment_tokens, row_lengths
 from clips_pipeline.training.resolve import model_config

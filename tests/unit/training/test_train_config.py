@@ -9,7 +9,7 @@ import pytest
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.training.config import LaunchConfig, TrainConfig
 from clips_pipeline.training.resolve import image_config, model_config
-from clips_pipeline.training.spec import RunSpec, load_spec
+from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 
 @pytest.mark.parametrize(

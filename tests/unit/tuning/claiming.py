@@ -15,7 +15,7 @@ from tests.servers import wait_for
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.open_study import open_study

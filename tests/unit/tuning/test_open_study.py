@@ -12,14 +12,14 @@ from optuna.trial import TrialState
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.outcome import TrainingFailedError, TrainingInterruptedError
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SamplerConfig, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.open_study import PARENT, open_study, sampler
 from clips_pipeline.tuning.storage import StudyStorage, open_storage
 from clips_pipeline.tuning.study import check_search
-from clips_pipeline.tuning.trials import last_error
+from clips_pipeline.tuning.trial import last_error
 
 SPACE = {
     "loss.caption_weight": Dimension("float", low=0.5, high=4.0, points=3),

@@ -17,7 +17,7 @@ from clips_pipeline.tuning.search_space import (
     suggest,
     trial_parameters,
 )
-from clips_pipeline.tuning.trials import trials_folder
+from clips_pipeline.tuning.trial import trials_folder
 
 
 def test_every_kind_is_suggested_within_its_bounds() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import to_mapping
-from clips_pipeline.evaluation.figures import rank_figure
-from clips_pipeline.evaluation.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
-from clips_pipeline.evaluation.report import write_evaluation
+from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
 from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.reports.model.figures import rank_figure
+from clips_pipeline.reports.model.pages import write_evaluation
 
 
 def evaluate(
@@ -31,10 +31,10 @@ def evaluate(
     """
     # Imports here load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
-    from clips_pipeline.registry.data_inputs import log_data, refuse_other_data
-    from clips_pipeline.registry.evaluation_log import log_evaluation, run_of
-    from clips_pipeline.registry.packaging import find_folder
-    from clips_pipeline.registry.runs import active_run_id
+    from clips_pipeline.registry.tracking.data_inputs import log_data, refuse_other_data
+    from clips_pipeline.registry.tracking.evaluation_log import log_evaluation, run_of
+    from clips_pipeline.registry.tracking.runs import active_run_id
+    from clips_pipeline.registry.versions.packaging import find_folder
 
     config = typed("evaluate", parameters)
     if config.model is None:

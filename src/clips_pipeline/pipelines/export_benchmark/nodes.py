@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.data.shards.clip_benchmark_export import export_benchmark
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.shards.benchmark_export import export_benchmark
 
 log = logging.getLogger(__name__)
 

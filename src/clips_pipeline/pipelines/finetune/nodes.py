@@ -10,8 +10,8 @@ from clips_pipeline.config import from_mapping
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import run_spec, unplaced_spec
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.run_folder import place
-from clips_pipeline.training.spec import RunSpec
+from clips_pipeline.training.resume.run_folder import place
+from clips_pipeline.training.run_spec import RunSpec
 
 
 def stage_spec(

@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, Fraction
-from clips_pipeline.demo.source import ScenesConfig
-from clips_pipeline.reports.data_health import HealthConfig
-from clips_pipeline.shards.filters import MOST_PIXELS, FilterConfig, Rules
-from clips_pipeline.shards.mapping import RunOn
-from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkConfig
-from clips_pipeline.shards.sources.folder import FolderConfig
-from clips_pipeline.shards.sources.img2dataset import Img2datasetConfig
-from clips_pipeline.shards.sources.recaption import RecaptionConfig
-from clips_pipeline.shards.storage import shown
-from clips_pipeline.text.train_vocabulary import SMALLEST
+from clips_pipeline.data.prepare.executor import RunOn
+from clips_pipeline.data.prepare.filters import MOST_PIXELS, FilterConfig, Rules
+from clips_pipeline.data.scenes.source import ScenesConfig
+from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
+from clips_pipeline.data.sources.folder import FolderConfig
+from clips_pipeline.data.sources.img2dataset import Img2datasetConfig
+from clips_pipeline.data.sources.recaption import RecaptionConfig
+from clips_pipeline.data.storage.files import shown
+from clips_pipeline.reports.data.data_health import HealthConfig
+from clips_pipeline.text.tokenizers.train_vocabulary import SMALLEST
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,27 @@ from typing import Any
 from clips_pipeline import formats
 from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import from_mapping, to_mapping
-from clips_pipeline.demo.source import ScenesSource
+from clips_pipeline.data.prepare import run
+from clips_pipeline.data.scenes.source import ScenesSource
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
+from clips_pipeline.data.sources.folder import FolderSource
+from clips_pipeline.data.sources.img2dataset import Img2datasetSource
+from clips_pipeline.data.sources.recaption import RecaptionSource
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.reports.data_health import write_data_health
-from clips_pipeline.shards import prepare
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.shards.reader import eval_samples
-from clips_pipeline.shards.sources.clip_benchmark import ClipBenchmarkSource
-from clips_pipeline.shards.sources.folder import FolderSource
-from clips_pipeline.shards.sources.img2dataset import Img2datasetSource
-from clips_pipeline.shards.sources.recaption import RecaptionSource
-from clips_pipeline.text.bpe import ClipBpeTokenizer
-from clips_pipeline.text.captions import CaptionConfig
-from clips_pipeline.text.tokenizer import Tokenizer, load_tokenizer
-from clips_pipeline.text.train_vocabulary import train_wordpiece
-from clips_pipeline.text.wordpiece import WordPieceTokenizer
+from clips_pipeline.reports.data.data_health import write_data_health
+from clips_pipeline.text.caption_rows import CaptionConfig
+from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 log = logging.getLogger(__name__)
 
 
 def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
-    """The source that the parameters choose: `shards.sources.source.Source`.
+    """The source that the parameters choose: `data.sources.source.Source`.
 
     Raises:
         ConfigError: its folder or files are missing or unreadable.
@@ -51,7 +51,7 @@ def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
 def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
 
-    return prepare.is_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
+    return run.is_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
 
 
 def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, Path]) -> Path:
@@ -59,7 +59,7 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, 
 
     config = typed("prepare", parameters)
     source, target = source_of(parameters, remote.storage, paths["caption_tables"]), paths["shards"]
-    prepare.prepare(
+    run.prepare(
         source,
         target,
         processes=config.processes,

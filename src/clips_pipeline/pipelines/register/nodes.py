@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import from_mapping, to_mapping
-from clips_pipeline.evaluation.item_table import tables_by_set
 from clips_pipeline.evaluation.metric_keys import split_set
+from clips_pipeline.evaluation.per_item.item_table import tables_by_set
 from clips_pipeline.pipelines.parameters import typed
 
 
@@ -29,9 +29,9 @@ def register(
     The run gets the data health report here and not in training, which no change of a report should start anew.
     """
     # MLflow takes a second to import; so below.
-    from clips_pipeline.registry.evaluation_log import log_report
-    from clips_pipeline.registry.model_card import write_card
-    from clips_pipeline.registry.register import register_model
+    from clips_pipeline.registry.tracking.evaluation_log import log_report
+    from clips_pipeline.registry.versions.model_card import write_card
+    from clips_pipeline.registry.versions.register import register_model
 
     items = tables_by_set(split_set(metrics), per_item, compositionality)
     registration = register_model(
@@ -62,8 +62,8 @@ def report(
     paths: Mapping[str, Path],
 ) -> Path:
     """All there is to say about the registered version, as one HTML page."""
-    from clips_pipeline.registry.model_report import write_model_report
-    from clips_pipeline.registry.register import Registration
+    from clips_pipeline.registry.versions.model_report import write_model_report
+    from clips_pipeline.registry.versions.register import Registration
 
     return write_model_report(
         from_mapping(Registration, registered, "registered_model"),

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import flatten
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training import cost
-from clips_pipeline.training.run_folder import place
+from clips_pipeline.training.resume.run_folder import place
 
 
 def search(
@@ -31,9 +31,9 @@ def search(
         and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
     # MLflow and Optuna take seconds to import.
-    from clips_pipeline.registry import trial_runs
-    from clips_pipeline.registry.runs import active_run_id
-    from clips_pipeline.tuning import figures, search_space, study, summary, trials
+    from clips_pipeline.registry.tracking import trial_runs
+    from clips_pipeline.registry.tracking.runs import active_run_id
+    from clips_pipeline.tuning import figures, search_space, study, summary, trial
 
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
@@ -49,7 +49,7 @@ def search(
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     options = remote.storage.options
     result = study.search(
-        trials.Bench(config, train_parameters, spec_of, cost_of, trial_runs.child_run, folder, options),
+        trial.Bench(config, train_parameters, spec_of, cost_of, trial_runs.child_run, folder, options),
         credentials=credentials,
         parent_run_id=active_run_id(),
         on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),

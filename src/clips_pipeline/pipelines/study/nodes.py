@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
-from clips_pipeline.shards.index import load_index
 from clips_pipeline.study import plan, summary, table
 from clips_pipeline.study.run import run_all
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training.cost import captions_of, flops_per_sample
 from clips_pipeline.training.resolve import size_name
 

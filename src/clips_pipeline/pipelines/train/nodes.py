@@ -9,18 +9,18 @@ from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.shards.index import load_index
-from clips_pipeline.text.tokenizer import load_tokenizer
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.events import read_all
-from clips_pipeline.training.history import history
-from clips_pipeline.training.launch import launch
-from clips_pipeline.training.progress import Progress
+from clips_pipeline.training.events.event_log import read_all
+from clips_pipeline.training.events.history import history
+from clips_pipeline.training.events.progress import Progress
+from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.resolve import check
-from clips_pipeline.training.run_folder import files_digest, place
-from clips_pipeline.training.spec import RunSpec
-from clips_pipeline.training.starting import keep
+from clips_pipeline.training.resume.initial_weights import keep
+from clips_pipeline.training.resume.run_folder import files_digest, place
+from clips_pipeline.training.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 def unplaced_spec(
     config: TrainConfig, shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
-    """The run spec of this training on these shards, without a run folder: `training.run_folder.place` gives it one.
+    """The run spec of this training on these shards, without a run folder: `training.resume.run_folder.place` gives it one.
 
     A model it starts from is found, wherever it is, and kept among the runs.
     """
     if config.model.initial_weights:
-        from clips_pipeline.registry.packaging import find_folder
+        from clips_pipeline.registry.versions.packaging import find_folder
 
         folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
@@ -67,10 +67,10 @@ def train(
 def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a spec under the active MLflow run: what identifies the run, and its history."""
     # MLflow takes a second to import.
-    from clips_pipeline.registry.data_inputs import log_data
-    from clips_pipeline.registry.logged_models import log_checkpoints, log_exported
-    from clips_pipeline.registry.runs import active_run_id
-    from clips_pipeline.registry.tracking import RunTracker
+    from clips_pipeline.registry.tracking.data_inputs import log_data
+    from clips_pipeline.registry.tracking.logged_models import log_checkpoints, log_exported
+    from clips_pipeline.registry.tracking.run_tracking import RunTracker
+    from clips_pipeline.registry.tracking.runs import active_run_id
 
     check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
     log_data(active_run_id(), Path(spec.shards), ("train", "validation"))

@@ -1,0 +1,3 @@
+"""Encoded images to pixels: decoding, color, crops, thumbnails."""
+
+__all__ = ["color", "decode", "thumbnail", "transforms"]

@@ -1,0 +1,200 @@
+"""The samples of one rank: same samples in the same order for any number of ranks and workers, and exact resumption.
+
+Epoch e is one order of all samples in C streams (`order.EpochOrder`). Global batch number b of G samples is the next
+G / C samples of every stream, stream after stream; rank r of R takes its r-th part of it, so that the parts of all
+ranks, in order, are the batch of one process, and a rank reads few streams. Worker w of W makes batches w, w + W, …,
+which torch's DataLoader hands out in turn. All of it is arithmetic: nothing has to be read to begin in the middle of an
+epoch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig, Pixels, UndecodableImageError, train_pixels
+from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.order import EpochOrder
+from clips_pipeline.data.loading.stall_monitor import ReadClock
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.data.shards.records import Skip
+from clips_pipeline.data.shards.tar_file import BadSampleError
+from clips_pipeline.text.caption_rows import CaptionReader, CaptionRows
+
+log = logging.getLogger(__name__)
+
+# So many bad samples one after the other are no accident.
+_MOST_TRIES = 1_000
+
+
+class TrainDataset(IterableDataset[ClipsBatch]):
+    """Whole batches of one rank, in Composer's protocol for resumption. Made by `train_loader`."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        order: EpochOrder,
+        captions: CaptionReader,
+        images: ImageConfig,
+        *,
+        global_batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        clock: ReadClock,
+    ) -> None:
+        self.shards, self.order, self.captions, self.images = shards, order, captions, images
+        self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
+        self.clock = clock
+        self.epoch = 0
+        self.start = 0
+        self._asked: dict[int, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch; samples that do not fill one are left to other epochs, whose order differs."""
+        return self.order.length // (self.global_batch_size // self.order.streams)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration reads, from its beginning. For the present epoch nothing changes."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def state_dict(self, num_samples: int, from_beginning: bool = True) -> dict[str, Any]:
+        """Where to go on.
+
+        Args:
+            num_samples: global count of samples that the training has taken.
+            from_beginning: counted from the beginning of the epoch; otherwise from where the present iteration began.
+        """
+        samples = num_samples if from_beginning else self.start + num_samples
+        return {
+            "epoch": self.epoch,
+            "samples": samples,
+            "seed": self.seed,
+            "shards": self.shards.version,
+            "streams": self.order.streams,
+            "window": self.order.window,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there, with any number of ranks and workers; the next iteration yields the rest of the epoch.
+
+        Raises:
+            ConfigError: the state belongs to other shards, another seed or other streams, so the order would be another.
+        """
+        mine = self.state_dict(0)
+        for name in ("shards", "seed", "streams", "window"):
+            if state[name] != mine[name]:
+                raise ConfigError(
+                    f"the checkpoint was made with {name} {state[name]}, now it is {mine[name]}, which gives another "
+                    "order of samples; restore the former data and parameters (streams follow from the batch size), or "
+                    "train anew"
+                )
+        self.epoch, self.start = int(state["epoch"]), int(state["samples"])
+
+    def __iter__(self) -> Iterator[ClipsBatch]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        # Read here and not while batches are made: `set_epoch` may come before the last batch has been asked for.
+        epoch, start, each = self.epoch, self.start // self.order.streams, self.global_batch_size // self.order.streams
+        batches = (self.order.length - start) // each
+        return (self._batch(epoch, start + number * each) for number in range(first, batches, step))
+
+    def _batch(self, epoch: int, start: int) -> ClipsBatch:
+        """This rank's part of the global batch that begins at place `start` of every stream."""
+        count = self.global_batch_size // self.world_size
+        each = self.global_batch_size // self.order.streams
+        size, skipped = self.images.size, Counter[str]()
+        if self.shards.remote is not None:
+            self._look_ahead(epoch, start, range(self.rank * count // each, -(-(self.rank + 1) * count // each)))
+        images_BCHW = _shared_images(count, size)
+        pixels_BCHW = images_BCHW.numpy()
+        keys, rows = [], []
+        for i in range(count):
+            stream, place = divmod(self.rank * count + i, each)
+            pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, start, skipped)
+            rows.append(row)
+            keys.append(key)
+        return ClipsBatch(
+            images_BCHW,
+            _ids([row.web for row in rows]),
+            _ids([row.fragment for row in rows]),
+            _ids([row.target for row in rows]),
+            keys,
+            dict(skipped),
+        )
+
+    def _look_ahead(self, epoch: int, start: int, streams: range) -> None:
+        """Let the shards of the next window come while this one is read."""
+        for stream in streams:
+            window = epoch, start // self.order.window
+            if self._asked.get(stream) != window:
+                self._asked[stream] = window
+                self.shards.soon(self.order.shards_at(epoch, stream, start + self.order.window))
+
+    def _sample(
+        self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
+    ) -> tuple[Pixels, CaptionRows, str]:
+        """The sample at `place` of `stream`; if it is bad, one that stands a batch later, or the next good one after it.
+
+        Ranks need not agree on anything: which sample takes the place follows from the order and the data. It is one of
+        the same batch, which begins at place `begin` of every stream, only where no other can be used: it is its own negative
+        there. Each further try goes to another stream, since a shard that cannot be read takes a whole window of its stream
+        with it.
+        """
+        order, each = self.order, self.global_batch_size // self.order.streams
+        others = order.length - each  # places of a stream outside this batch
+        tries = 0
+        for later in range(-1, min(order.length * order.streams, _MOST_TRIES)):
+            at = (stream, place)
+            if later >= 0:
+                turn, further = (stream + later) % order.streams, place - begin + later // order.streams
+                if later < others * order.streams:
+                    at = turn, (begin + each + further % others) % order.length
+                elif (at := (turn, begin + (further - others) % each)) == (stream, place):
+                    continue
+            tries += 1
+            shard, row = order.at(epoch, *at)
+            try:
+                return self._read(epoch, shard, row)
+            except BadSampleError as bad:
+                skipped[bad.skip.reason] += 1
+                log.warning("skipped in %s: %s", self.shards.shards[shard].path, bad)
+        raise ConfigError(
+            f"{self.shards.folder}: {tries} samples in a row cannot be used ({dict(skipped)}); "
+            "run `kedro run --pipelines prepare` or restore the data"
+        )
+
+    def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, CaptionRows, str]:
+        self.clock.begin(shard)
+        try:
+            record = self.shards.read(shard, row)
+        finally:
+            self.clock.end()
+        try:
+            pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=record.key)
+        except UndecodableImageError as error:
+            raise BadSampleError(Skip(records.UNDECODABLE_IMAGE, record.key, str(error))) from None
+        ids = self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=record.key)
+        return pixels, ids, record.key
+
+
+def _ids(rows: list[list[int]]) -> Tensor:
+    # By way of NumPy, which reads nested lists four times as fast as torch does.
+    return torch.from_numpy(np.array(rows, np.int64))
+
+
+def _shared_images(count: int, size: int) -> Tensor:
+    """Room for (count, 3, size, size) pixels; in a worker it is memory that the trainer sees, so nothing is copied."""
+    shape = (count, 3, size, size)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * 3 * size * size, device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -1,0 +1,128 @@
+"""A torch DataLoader of training batches."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.dataset import TrainDataset
+from clips_pipeline.data.loading.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
+from clips_pipeline.data.loading.stall_monitor import ReadClock
+from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.text.caption_rows import CaptionReader
+
+T = TypeVar("T")
+
+
+def train_loader(
+    index_dir: Path,
+    split: str,
+    caption_reader: CaptionReader,
+    image_config: ImageConfig,
+    *,
+    global_batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    window_samples: int = WINDOW_SAMPLES,
+    most_streams: int = MOST_STREAMS,
+    prefetch_batches: int = 2,
+    remote: ShardCache | None = None,
+) -> DataLoader[ClipsBatch]:
+    """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
+
+    Call `.dataset.set_epoch(e)` before every epoch: workers are started anew for each one and so learn of it.
+
+    Args:
+        index_dir: folder of `index.json`.
+        split: which shards, usually `train`.
+        caption_reader: makes rows of ids.
+        image_config: resolution and augmentation.
+        global_batch_size: samples of a step over all ranks.
+        rank: of this process, from 0.
+        world_size: number of ranks.
+        workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
+        seed: of order and augmentation.
+        window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
+        most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
+        prefetch_batches: that each worker holds ready.
+        remote: where shards that are not on this machine are copied to.
+
+    Raises:
+        ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
+            shards are not what the index says.
+    """
+    if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
+        raise ConfigError(
+            f"global_batch_size {global_batch_size}, rank {rank} of {world_size}, workers {workers}: out of range"
+        )
+    if global_batch_size % world_size:
+        raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
+    shards = ShardSet(index_dir, split, remote=remote)
+    total = sum(shards.samples)
+    streams = streams_for(total, global_batch_size, window_samples, most_streams)
+    order = EpochOrder(shards.samples, seed, window_samples, streams)
+    if total < global_batch_size:
+        raise ConfigError(
+            f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "
+            f"{global_batch_size}; lower the batch size or give more data"
+        )
+    # Those of the next window are opened while the last samples of this one are read.
+    shards.keep_open = order.widest + 8
+    dataset = TrainDataset(
+        shards,
+        order,
+        caption_reader,
+        image_config,
+        global_batch_size=global_batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+        clock=ReadClock(workers),
+    )
+    workers = min(workers, len(dataset))
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=prefetch_batches if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=only_the_trainer_ends_it,
+        # Of its own: otherwise each epoch would take a number from torch's global generator.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _as_it_is(batch: T) -> T:
+    return batch
+
+
+def only_the_trainer_ends_it(worker: int) -> None:
+    """Ignore a SIGTERM that does not come from the trainer.
+
+    Cluster managers send it to every process of a job. The trainer then saves a checkpoint after its step, and for that it
+    needs its batches. (A loader whose trainer is gone ends by itself within seconds; torch sees to that.)
+
+    Args:
+        worker: number of the process; torch gives it.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait, args=(os.getppid(),), daemon=True, name="sigterm").start()
+
+
+def _wait(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

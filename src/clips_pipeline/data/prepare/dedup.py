@@ -1,0 +1,246 @@
+"""Samples that repeat an earlier one of another job: found in bounded memory however many there are, and left out.
+
+Hashes are parted by their first bits into files that fit in memory; in each of them, equal hashes stand side by side once it
+is sorted. What is found is parted again, by jobs, because it is asked for job by job. A job that has some gets a second result
+without them: its shards copied, or their spans left out.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clips_pipeline.data.prepare import filters
+from clips_pipeline.data.prepare.executor import Map
+from clips_pipeline.data.prepare.job import Job, example, histograms, name_of, write_shards
+from clips_pipeline.data.prepare.job_files import JobFiles, JobResult
+from clips_pipeline.data.prepare.statistics import EXAMPLES_PER_REASON, SplitStatistics, added
+from clips_pipeline.data.shards import records, sample_offsets
+from clips_pipeline.data.shards.index import ShardEntry, digest_keys
+from clips_pipeline.data.shards.records import Skip
+from clips_pipeline.data.shards.tar_file import TarFile
+from clips_pipeline.data.shards.writer import WEB_FIELD, Sample
+from clips_pipeline.data.sources.in_place import TarTask
+
+_DETAILS = {
+    records.DUPLICATE_KEY: "an earlier sample of this split has this key",
+    filters.DUPLICATE_IMAGE: "an earlier sample of this split has the same image",
+    filters.DUPLICATE_CAPTION: "an earlier sample of this split has the same web caption",
+}
+
+
+# 16 bytes each, and as much again to sort them: about 1 GB at a time.
+HASHES_AT_A_TIME = 16_000_000
+# Files of parts that are open at the same time.
+_MOST_PARTS = 512
+_JOBS_PER_FILE = 256
+
+_HASH = np.dtype([("value", "<u8"), ("job", "<u4"), ("place", "<u4")])
+_FOUND = np.dtype([("job", "<u4"), ("place", "<u4")])
+
+
+def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[list[JobFiles], SplitStatistics]:
+    """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
+
+    Returns:
+        The files of each job's last result, and how many duplicates there are.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    files = [job.files for job in jobs]
+    drops: dict[str, Found] = {}
+
+    def without(job: int) -> NDArray[np.int64]:
+        places = [found.of(job) for found in drops.values()]
+        return np.concatenate(places) if places else np.zeros(0, np.int64)
+
+    counts = {}
+    # In this order: an image is only repeated by a sample whose own key was not.
+    drops[records.DUPLICATE_KEY] = repeated(files, "key", folder / "key", without=without)
+    rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
+    for column, wanted, reason in (
+        ("image", rules.duplicate_images, filters.DUPLICATE_IMAGE),
+        ("caption", rules.duplicate_captions, filters.DUPLICATE_CAPTION),
+    ):
+        found = repeated(files, column, folder / column, without=without)
+        counts[column] = found.total
+        if wanted:
+            drops[reason] = found
+    again: dict[int, DropJob] = {}
+    if any(found.total for found in drops.values()):
+        for number, job in enumerate(jobs):
+            places = {reason: found.of(number) for reason, found in drops.items()}
+            if any(map(len, places.values())):
+                shard, in_place = name_of(job.task, number), isinstance(job.task, TarTask)
+                into = replace(job.files, dropped=True)
+                again[number] = DropJob(job.files, into, shard, in_place, job.samples_per_shard, places)
+    map_jobs(run_drop_job, list(again.values()))
+    shutil.rmtree(folder)
+    kept = [again[number].into if number in again else job.files for number, job in enumerate(jobs)]
+    return kept, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
+
+
+class Found:
+    """Places in the rows of jobs, on disk.
+
+    Attributes:
+        total: number of places.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self.total = folder, 0
+        self._group = -1
+        self._places: NDArray[np.void] = np.zeros(0, _FOUND)
+
+    def add(self, jobs: NDArray[Any], places: NDArray[Any]) -> None:
+        """More places, in any order."""
+        found = np.empty(len(jobs), _FOUND)
+        found["job"], found["place"] = jobs, places
+        self.total += len(found)
+        groups = found["job"] // _JOBS_PER_FILE
+        for group in np.unique(groups).tolist():
+            with self._file(group).open("ab") as file:
+                file.write(found[groups == group].tobytes())
+
+    def of(self, job: int) -> NDArray[np.int64]:
+        """The places of a job, in order. Quick when jobs are asked for in order."""
+        group = job // _JOBS_PER_FILE
+        if group != self._group:
+            file = self._file(group)
+            found = np.fromfile(file, _FOUND) if file.is_file() else np.zeros(0, _FOUND)
+            self._group, self._places = group, np.sort(found, order=("job", "place"))
+        first, end = np.searchsorted(self._places["job"], [job, job + 1])
+        return self._places["place"][first:end].astype(np.int64)
+
+    def _file(self, group: int) -> Path:
+        return self._folder / f"{group:06d}"
+
+
+def repeated(
+    jobs: list[JobFiles],
+    column: str,
+    folder: Path,
+    *,
+    without: Callable[[int], NDArray[np.int64]],
+    at_a_time: int = HASHES_AT_A_TIME,
+) -> Found:
+    """Places in the rows of jobs whose value in `column` stands earlier in the same job or in an earlier one.
+
+    Args:
+        jobs: in order, all done; numbers say where each stands in this list.
+        column: of `job_files.ROW`: `key`, `image` or `caption`.
+        folder: for files of this work; does not exist yet.
+        without: places of a job that do not count.
+        at_a_time: hashes in memory.
+    """
+    folder.mkdir(parents=True)
+    total = sum(len(job.load_rows()) for job in jobs)
+    bits = min(max(-(-total // at_a_time) - 1, 0).bit_length(), _MOST_PARTS.bit_length() - 1)
+    parts = [folder / f"part-{number:04d}" for number in range(1 << bits)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open("wb")) for part in parts]
+        for number, job in enumerate(jobs):
+            values = job.load_rows()[column]
+            places = np.delete(np.arange(len(values)), without(number))
+            counted = np.empty(len(places), _HASH)
+            counted["value"], counted["job"], counted["place"] = values[places], number, places
+            for at, some in _parted(counted, bits):
+                files[at].write(some.tobytes())
+    found = Found(folder / "found")
+    for part in parts:
+        hashes: NDArray[np.void] = np.fromfile(part, _HASH)
+        part.unlink()
+        # Stable: among equals, the order of jobs and places stays.
+        order = np.argsort(hashes["value"], kind="stable")
+        values = hashes["value"][order]
+        again = hashes[order[1:][values[1:] == values[:-1]]]
+        found.add(again["job"], again["place"])
+    return found
+
+
+def _parted(hashes: NDArray[np.void], bits: int) -> Iterator[tuple[int, NDArray[np.void]]]:
+    if bits == 0:
+        yield 0, hashes
+        return
+    part = (hashes["value"] >> np.uint64(64 - bits)).astype(np.int64)
+    order = np.argsort(part, kind="stable")
+    edges = np.searchsorted(part[order], np.arange((1 << bits) + 1))
+    for number in range(1 << bits):
+        if edges[number] < edges[number + 1]:
+            yield number, hashes[order[edges[number] : edges[number + 1]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DropJob:
+    """Samples of one job to be left out.
+
+    Attributes:
+        files: of the job, which is done.
+        into: of its second result.
+        shard: what examples call it.
+        in_place: whether its shard is read where it is.
+        samples_per_shard: as in the job.
+        places: in the job's rows, by the reason why they are left out.
+    """
+
+    files: JobFiles
+    into: JobFiles
+    shard: str
+    in_place: bool
+    samples_per_shard: int
+    places: dict[str, NDArray[np.int64]]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.into.is_done
+
+
+def run_drop_job(job: DropJob) -> None:
+    """Keep a second result beside the first; files of an earlier attempt are replaced."""
+    if job.is_done:
+        return
+    result = job.files.load()
+    rows, keys = job.files.load_rows_and_keys()
+    keep = np.ones(len(rows), np.bool_)
+    counts: dict[str, int] = {}
+    examples = list(result.examples)
+    for reason, places in job.places.items():
+        keep[places] = False
+        if len(places):
+            counts[reason] = len(places)
+        for place in places[:EXAMPLES_PER_REASON].tolist():
+            examples.append(example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
+    kept = [key for key, use in zip(keys, keep.tolist(), strict=True) if use]
+    if job.in_place:
+        places = sample_offsets.from_bytes(job.files.spans.read_bytes())[keep]
+        shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
+    else:
+        good = _remaining(job.files, result.shards, iter(keep.tolist()))
+        shards, places = write_shards(good, job.into, job.samples_per_shard)
+    found = result.statistics
+    bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
+    statistics = replace(
+        found,
+        kept=len(kept),
+        skipped=added(found.skipped, bad),
+        filtered=added(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
+        histograms=histograms(rows[keep]),
+    )
+    job.into.save(JobResult(tuple(shards), statistics, tuple(examples)), places)
+
+
+def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
+    """As they were written, without reading what is in them."""
+    for shard in shards:
+        with TarFile(files.shard_file(shard.path)) as tar:
+            for row in range(shard.samples):
+                if next(keep):
+                    found = tar.read(row)
+                    three = {found.extension: found.image, WEB_FIELD: found.text, "json": found.json}
+                    yield {"__key__": found.key} | {e: content for e, content in three.items() if content is not None}

@@ -1,0 +1,166 @@
+"""Which samples are taken: those that can be used and are wanted. Every filter is off until set, and counts what it drops.
+
+None of them knows a language: they look at sizes, lengths, characters and at what is the same.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Annotated, Final, Literal
+
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt
+from clips_pipeline.data.shards.records import Record
+
+TOO_SMALL: Final = "too_small"
+ASPECT_RATIO: Final = "aspect_ratio"
+WEB_LENGTH: Final = "web_length"
+SYNTHETIC_LENGTH: Final = "synthetic_length"
+WEB_CHARACTERS: Final = "web_characters"
+SYNTHETIC_CHARACTERS: Final = "synthetic_characters"
+IDENTICAL_CAPTIONS: Final = "identical_captions"
+DUPLICATE_IMAGE: Final = "duplicate_image"
+DUPLICATE_CAPTION: Final = "duplicate_caption"
+LOW_SCORE: Final = "low_score"
+NO_SCORE: Final = "no_score"
+
+MOST_PIXELS: Final = 89_478_485
+"""Pillow warns above this, and refuses above twice as many. Training decodes with Pillow, so no more can be allowed."""
+
+
+@dataclass(frozen=True)
+class CaptionFilter:
+    """What one caption must be like. Lengths and shares leave white space at the ends out.
+
+    Attributes:
+        min_words: parted by white space; use characters for languages that do not part words.
+        max_words: likewise.
+        min_characters: of the caption.
+        max_characters: of the caption.
+        min_letter_share: letters, with the marks that belong to them, among all characters that are no white space.
+        max_run: of one character in a row, such as `!!!!!!!!`.
+        printable: no control characters but tab and line ends, no replacement characters (what a wrong decoding leaves).
+    """
+
+    min_words: NonNegativeInt | None = None
+    max_words: PositiveInt | None = None
+    min_characters: NonNegativeInt | None = None
+    max_characters: PositiveInt | None = None
+    min_letter_share: Fraction | None = None
+    max_run: PositiveInt | None = None
+    printable: bool = False
+
+    def __post_init__(self) -> None:
+        for unit in ("words", "characters"):
+            low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if low is not None and high is not None and low > high:
+                raise ConfigError(f"min_{unit}: {low} is above max_{unit} {high}, and nothing lies between them")
+
+    def length_fault(self, caption: str) -> str | None:
+        """Why its length is not wanted, or None."""
+        text = caption.strip()
+        for count, low, high, unit in (
+            (len(text.split()), self.min_words, self.max_words, "words"),
+            (len(text), self.min_characters, self.max_characters, "characters"),
+        ):
+            if count < (low or 0) or (high is not None and count > high):
+                return f"{count} {unit}"
+        return None
+
+    def character_fault(self, caption: str) -> str | None:
+        """Why its characters are not wanted, or None."""
+        text = caption.strip()
+        if self.printable and (found := _UNPRINTABLE.search(text)) is not None:
+            return f"character U+{ord(found[0]):04X}"
+        if self.max_run is not None:
+            longest = max((sum(1 for _ in run) for _, run in groupby(text)), default=0)
+            if longest > self.max_run:
+                return f"{longest} times the same character in a row"
+        if self.min_letter_share is not None:
+            signs = "".join(text.split())
+            letters = sum(unicodedata.category(sign)[0] in "LM" for sign in signs)
+            if letters < self.min_letter_share * len(signs):
+                return f"{letters} letters among {len(signs)} characters"
+        return None
+
+
+# C0 and C1 controls but tab and line ends, and what decoders put in place of bytes that they do not understand.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which samples are wanted. Of those that are the same, the first stays.
+
+    Attributes:
+        min_side: pixels of the shorter side of the image.
+        max_aspect: longer side of the image over the shorter one.
+        web: what the web caption must be like.
+        synthetic: what the synthetic caption must be like.
+        identical_captions: drop samples whose web and synthetic caption are the same, but for white space at the ends.
+        min_score: of the sample's score (`fields.score` of the source); samples without one are dropped too.
+        duplicate_images: drop an image whose bytes an earlier sample of the split has.
+        duplicate_captions: drop a sample whose web caption an earlier one of the split has, but for white space at the ends.
+    """
+
+    min_side: PositiveInt | None = None
+    max_aspect: Annotated[float, Ge(1)] | None = None
+    web: CaptionFilter = field(default_factory=CaptionFilter)
+    synthetic: CaptionFilter = field(default_factory=CaptionFilter)
+    identical_captions: bool = False
+    min_score: float | None = None
+    duplicate_images: bool = False
+    duplicate_captions: bool = False
+
+    def fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
+        """The reason why a usable sample is not wanted, and a detail; None where it is. Duplicates are found elsewhere.
+
+        Args:
+            record: the sample.
+            size: width and height of its image.
+        """
+        short, long = sorted(size)
+        if self.min_side is not None and short < self.min_side:
+            return TOO_SMALL, f"{size[0]} x {size[1]}"
+        if self.max_aspect is not None and long > self.max_aspect * short:
+            return ASPECT_RATIO, f"{size[0]} x {size[1]}"
+        if self.min_score is not None:
+            if record.score is None:
+                return NO_SCORE, "set `fields.score` of the source to the name of the score, or min_score to null"
+            # So written, a score that is not a number fails too.
+            if not record.score >= self.min_score:
+                return LOW_SCORE, str(record.score)
+        for which, length, characters, caption in (
+            (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_caption),
+            (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, record.synthetic_caption),
+        ):
+            for reason, fault in ((length, which.length_fault), (characters, which.character_fault)):
+                found = fault(caption)
+                if found is not None:
+                    return reason, f"{found}: {caption[:80]!r}"
+        if self.identical_captions and identical(record):
+            return IDENTICAL_CAPTIONS, repr(record.web_caption[:80])
+        return None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which samples are taken. What is made depends on it.
+
+    Attributes:
+        max_pixels: of an image; more count as a decompression bomb, by the header, before anything is decoded.
+        interleaved: samples of shards in place whose files do not stand side by side: `leave_out`, because other readers
+            see pieces of them, or `keep`, because this project reads them whole. Shards that are written anew mend them.
+        filters: which usable samples are wanted.
+    """
+
+    max_pixels: Annotated[int, Ge(1), Le(MOST_PIXELS)] = MOST_PIXELS
+    interleaved: Literal["leave_out", "keep"] = "leave_out"
+    filters: FilterConfig = field(default_factory=FilterConfig)
+
+
+def identical(record: Record) -> bool:
+    """Whether web and synthetic caption are the same, but for white space at the ends."""
+    return record.web_caption.strip() == record.synthetic_caption.strip() != ""

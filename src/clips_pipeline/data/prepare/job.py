@@ -1,0 +1,238 @@
+"""One piece of a split: to tar files, or to the facts about a tar file that is read in place. A pure function of its job."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
+
+from clips_pipeline.atomic import replacing
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.prepare.filters import Rules, identical
+from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult, Rows
+from clips_pipeline.data.prepare.statistics import (
+    EXAMPLES_PER_REASON,
+    MEASURES,
+    Example,
+    Histogram,
+    SplitStatistics,
+)
+from clips_pipeline.data.prepare.validate import examine
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.index import ShardEntry, Split, shard_entry
+from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.tar_file import BadSampleError, Spans, TarFile
+from clips_pipeline.data.shards.writer import Sample, sample_of, write_samples
+from clips_pipeline.data.sources.in_place import TarTask, open_shard
+from clips_pipeline.data.sources.source import ShardTask
+from clips_pipeline.data.storage.files import shown
+
+_DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A task and where its result goes.
+
+    Attributes:
+        task: gives the samples.
+        captions_needed: whether a sample without web and synthetic caption is bad.
+        files: where shards, rows and result go.
+        samples_per_shard: a shard that is full is followed by another.
+        rules: which samples are taken.
+    """
+
+    task: ShardTask | TarTask
+    captions_needed: bool
+    files: JobFiles
+    samples_per_shard: int
+    rules: Rules = field(default_factory=Rules)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.files.is_done
+
+
+def run_job(job: Job) -> None:
+    """Do what `job` says and keep the result beside the shards; files of an earlier attempt are replaced.
+
+    Raises:
+        ConfigError: the folder is not there.
+        StorageError: a shard cannot be reached, and its task says stop.
+    """
+    if not job.files.rows.parent.is_dir():
+        raise ConfigError(
+            f"{job.files.rows.parent}: no such folder on {os.uname().nodename}; all workers need the folder of shards on a "
+            "file system that they share"
+        )
+    if job.is_done:
+        return
+    sieve = Sieve(job)
+    if isinstance(job.task, TarTask):
+        shards, places = _in_place(job.task, job, sieve)
+    else:
+        shards, places = _written(job.task, job, sieve)
+    rows = np.array(sieve.rows, ROW)
+    job.files.save_rows(rows, sieve.keys)
+    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)), places)
+
+
+def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+    taken = (sieve.passes(item) for item in task.records())
+    good = (sample_of(record) for record in taken if record is not None)
+    return write_shards(good, job.files, job.samples_per_shard)
+
+
+def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
+    """All samples, into as many shards as they need; and where they stand in them."""
+    shards: list[ShardEntry] = []
+    places: list[Spans] = [np.zeros((0, 2), np.int64)]
+    while (first := next(good, None)) is not None:
+        name = files.shard(len(shards))
+        file = files.shard_file(name)
+        with replacing(file) as temporary:
+            shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
+        with TarFile(file) as tar:
+            places.append(tar.spans)
+    return shards, np.concatenate(places)
+
+
+def _in_place(task: TarTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+    try:
+        with open_shard(task.address, task.storage) as tar:
+            return _read_in_place(task, tar, job, sieve)
+    except BadSampleError as bad:
+        sieve.skip(bad.skip)
+    return [], np.zeros((0, 2), np.int64)
+
+
+def _read_in_place(task: TarTask, tar: TarFile, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+    used = np.zeros(len(tar.keys), np.bool_)
+    for row, key in enumerate(tar.keys):
+        if row in tar.interleaved:
+            odd = Skip(records.INTERLEAVED, key, "other samples' files stand between its own")
+            if job.rules.interleaved == "leave_out":
+                sieve.skip(odd)
+                continue
+            sieve.note(odd)
+        try:
+            used[row] = sieve.passes(task.read(tar, row)) is not None
+        except BadSampleError as bad:
+            sieve.skip(bad.skip)
+    damage = tar.damage()
+    if damage is not None:
+        sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
+    places = tar.spans[used]
+    if not used.any():
+        return [], places
+    return [shard_entry(tar.path, task.address, sieve.keys)], places
+
+
+class Sieve:
+    """Checks, filters, counts and measures the samples of one job.
+
+    Attributes:
+        rows: of the samples that pass, in the order of `ROW`.
+        keys: of the same.
+        examples: of those that do not.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self.keys: list[str] = []
+        self.examples: list[Example] = []
+        self._rules, self._needed, self._split = job.rules, job.captions_needed, job.files.split
+        self._shard = name_of(job.task, job.files.number)
+        self._seen: set[str] = set()
+        self._skipped: Counter[str] = Counter()
+        self._filtered: Counter[str] = Counter()
+        self._noted: Counter[str] = Counter()
+        self._identical = 0
+
+    def passes(self, item: Record | Skip) -> Record | None:
+        """The sample if it is taken; else it is counted."""
+        if isinstance(item, Skip):
+            # A sample that the tables do not know is whole; that many are missing there is no damage.
+            self._count(self._filtered if item.reason == records.NO_TABLE_ROW else self._skipped, item)
+            return None
+        if item.key in self._seen:
+            self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
+            return None
+        size = examine(item, self._rules.max_pixels, captions_needed=self._needed)
+        if isinstance(size, Skip):
+            self.skip(size)
+            return None
+        self._identical += identical(item)
+        # A filtered sample does not use its key up, as if the source had never given it.
+        fault = self._rules.filters.fault(item, size)
+        if fault is not None:
+            self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
+            return None
+        self._seen.add(item.key)
+        self.keys.append(item.key)
+        self.rows.append((*_hashes(item), *size, len(item.image), *_lengths(item)))
+        return item
+
+    def skip(self, skip: Skip) -> None:
+        """Count a sample that cannot be used."""
+        self._count(self._skipped, skip)
+
+    def note(self, skip: Skip) -> None:
+        """Count a sample that is used, though something is odd."""
+        self._count(self._noted, skip)
+
+    def statistics(self, rows: Rows) -> SplitStatistics:
+        """Of all samples so far."""
+        damaged = any(reason in self._skipped for reason in _DAMAGED)
+        return SplitStatistics(
+            len(rows),
+            dict(sorted(self._skipped.items())),
+            dict(sorted(self._filtered.items())),
+            dict(sorted(self._noted.items())),
+            shards=1,
+            damaged_shards=int(damaged),
+            identical_captions=self._identical,
+            histograms=histograms(rows),
+        )
+
+    def _count(self, counts: Counter[str], skip: Skip) -> None:
+        counts[skip.reason] += 1
+        if counts[skip.reason] <= EXAMPLES_PER_REASON:
+            self.examples.append(example(self._split, self._shard, skip))
+
+
+def name_of(task: ShardTask | TarTask, number: int) -> str:
+    """What examples call the shard of a task: its address, without secrets, or its number."""
+    return shown(task.address) if isinstance(task, TarTask) else str(number)
+
+
+def histograms(rows: Rows) -> dict[str, Histogram]:
+    """What rows of the type `ROW` say about their samples."""
+    # 64 bits, because a width times a thousand may need more than 32.
+    columns = {name: rows[name].astype(np.int64) for name in MEASURES if name in ROW.names}  # type: ignore[operator]
+    columns["image_aspect"] = columns["image_width"] * 1000 // np.maximum(columns["image_height"], 1)
+    return {name: Histogram.of(columns[name]) for name in MEASURES}
+
+
+def example(split: Split, shard: str, skip: Skip) -> Example:
+    """For the statistics. A name may hold bytes that are no UTF-8, which neither a log nor a JSON file could take."""
+    texts = (text.encode("utf-8", "backslashreplace").decode() for text in (shard, skip.key, skip.detail[:300]))
+    return Example(split, skip.reason, *texts)
+
+
+def _hashes(record: Record) -> Iterator[int]:
+    # No caption is not the same caption as another one.
+    caption = record.web_caption.strip() or f"\n{record.key}"
+    for content in (record.key.encode(), record.image, caption.encode()):
+        # 64 bits: among a billion values, one pair is equal by chance in about forty such sets.
+        yield int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _lengths(record: Record) -> Iterator[int]:
+    for caption in (record.web_caption, record.synthetic_caption):
+        yield len(caption)
+        yield len(caption.split())

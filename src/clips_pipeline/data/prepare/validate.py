@@ -1,0 +1,59 @@
+"""Whether a record can be used: the same rules for every source, applied before anything is written."""
+
+import io
+import re
+
+from PIL import Image
+
+from clips_pipeline.data.prepare.filters import MOST_PIXELS
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.records import Record, Skip
+
+# webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
+_KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
+
+# What Pillow raises for damaged files: besides OSError, plug-ins let struct and value errors out.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
+
+
+def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: bool = True) -> tuple[int, int] | Skip:
+    """Width and height of the image, or why `record` cannot be used.
+
+    Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.
+    """
+    for text in (record.key, record.web_caption, record.synthetic_caption, *record.captions):
+        if not _is_utf8(text):
+            return Skip(records.NOT_UTF8, record.key.encode("utf-8", "replace").decode(), repr(text)[:120])
+    if not _KEY.fullmatch(record.key):
+        return Skip(records.BAD_RECORD, record.key, "a key may hold no '.', '\\', empty part or control character")
+    if captions_needed and not record.web_caption.strip():
+        return Skip(records.EMPTY_WEB_CAPTION, record.key, "no text beside the image")
+    if captions_needed and not record.synthetic_caption.strip():
+        return Skip(records.EMPTY_SYNTHETIC_CAPTION, record.key, "no long caption")
+    if record.extension not in records.IMAGE_EXTENSIONS:
+        names = ", ".join(records.IMAGE_EXTENSIONS)
+        return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
+    if not record.image:
+        return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
+    try:
+        with Image.open(io.BytesIO(record.image)) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                return Skip(records.TOO_MANY_PIXELS, record.key, f"{width} x {height}, max_pixels is {max_pixels}")
+            # A JPEG is still read to its end, but most of the arithmetic is saved.
+            opened.draft("RGB", (width // 8, height // 8))
+            opened.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return Skip(records.TOO_MANY_PIXELS, record.key, str(error))
+    except DECODE_ERRORS as error:
+        return Skip(records.UNDECODABLE_IMAGE, record.key, f"{type(error).__name__}: {error}")
+    return width, height
+
+
+def _is_utf8(text: str) -> bool:
+    # Text read with `surrogateescape` keeps bytes that are no UTF-8 as lone surrogates.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,15 @@
+"""The embedded data: rendered scenes, each with a web, a synthetic and five human-style captions."""
+
+__all__ = [
+    "backdrops",
+    "human_captions",
+    "lexicon",
+    "random_integers",
+    "raster",
+    "render",
+    "scene",
+    "shapes",
+    "source",
+    "synthetic_captions",
+    "web_captions",
+]

@@ -1,0 +1,149 @@
+"""What is in a picture: things with kind, colour, size, texture and place before a background.
+
+A scene is a plain value, drawn from a seed. The picture and all captions are made from it, so captions can be checked
+against what was painted. Lengths are in sixty-fourths of the picture's side, whatever its size in pixels.
+"""
+
+from dataclasses import dataclass
+
+from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.shapes import KINDS
+
+SIDE = 64
+"""The picture's side in the units of this module."""
+
+COLOURS: tuple[str, ...] = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "white",
+    "black",
+    "gray",
+)
+TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted", "checked")
+BACKGROUNDS: tuple[str, ...] = (
+    "sky",
+    "meadow",
+    "night",
+    "sea",
+    "desert",
+    "snow",
+    "sunset",
+    "room",
+    "kitchen",
+    "city",
+)
+
+_FLYING = frozenset({"balloon", "bird", "butterfly", "kite", "rocket", "star"})
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene; x and y are the middle of its square, `size` the square's side."""
+
+    kind: str
+    colour: str
+    texture: str
+    size: int
+    x: int
+    y: int
+    flipped: bool
+
+    @property
+    def size_name(self) -> str:
+        """small, medium or large."""
+        return "small" if self.size <= 15 else "medium" if self.size <= 24 else "large"
+
+    @property
+    def column(self) -> str:
+        """left, center or right third of the picture."""
+        return "left" if self.x < 22 else "center" if self.x < 42 else "right"
+
+    @property
+    def row(self) -> str:
+        """top, middle or bottom third of the picture."""
+        return "top" if self.y < 22 else "middle" if self.y < 42 else "bottom"
+
+    def overlap(self, other: "Thing") -> float:
+        """Shared area of the two squares as a share of the smaller one."""
+        width = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.x - other.x))
+        height = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.y - other.y))
+        return max(0, width) * max(0, height) / min(self.size, other.size) ** 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A background and two to five things of different kinds, from back to front; the last is the main thing."""
+
+    background: str
+    things: tuple[Thing, ...]
+
+    @property
+    def main(self) -> Thing:
+        """The largest thing, painted in front of all others; its kind is the picture's class."""
+        return self.things[-1]
+
+    @property
+    def others(self) -> tuple[Thing, ...]:
+        """All things but the main one, the larger first."""
+        return tuple(sorted(self.things[:-1], key=lambda thing: -thing.size))
+
+
+def relation(one: Thing, other: Thing) -> str:
+    """Where `one` is as seen from `other`: left, right, above or below."""
+    dx, dy = one.x - other.x, one.y - other.y
+    if abs(dx) >= abs(dy):
+        return "left" if dx < 0 else "right"
+    return "above" if dy < 0 else "below"
+
+
+def draw_scene(draws: Draws) -> Scene:
+    """A random scene. Crowded-out things are left away, so every thing of the scene can be seen in the picture."""
+    background = draws.pick(BACKGROUNDS)
+    count = draws.weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
+    kinds = draws.shuffled(KINDS)[:count]
+    if draws.chance(0.7):
+        main_size, other_sizes = draws.between(27, 36 if count < 4 else 32), (12, 22)
+    else:
+        main_size, other_sizes = draws.between(20, 24), (11, 15)
+    placed = [_thing(kinds[0], main_size, draws)]
+    for kind in kinds[1:]:
+        size = draws.between(*other_sizes)
+        tries = (_thing(kind, size, draws) for _ in range(24))
+        free = next((t for t in tries if all(t.overlap(p) <= 0.12 for p in placed)), None)
+        if free is not None:
+            placed.append(free)
+        elif len(placed) == 1:
+            placed.append(_in_a_corner(kind, other_sizes[0], placed[0], draws))
+    return Scene(background, tuple(reversed(placed)))
+
+
+def _thing(kind: str, size: int, draws: Draws) -> Thing:
+    reach = size // 2 + 1
+    y = draws.between(reach, SIDE - reach)
+    # Three in four flying things are in the upper half, three in four standing ones in the lower half.
+    if draws.chance(0.5):
+        high, low = min(y, SIDE - y), max(y, SIDE - y)
+        y = high if kind in _FLYING else low
+    return Thing(
+        kind,
+        draws.pick(COLOURS),
+        draws.weighted((("plain", 5), ("striped", 3), ("dotted", 2), ("checked", 2))),
+        size,
+        draws.between(reach, SIDE - reach),
+        y,
+        draws.chance(0.5),
+    )
+
+
+def _in_a_corner(kind: str, size: int, main: Thing, draws: Draws) -> Thing:
+    thing = _thing(kind, size, draws)
+    reach = size // 2 + 1
+    x = reach if main.x > SIDE // 2 else SIDE - reach
+    y = reach if main.y > SIDE // 2 else SIDE - reach
+    return Thing(kind, thing.colour, thing.texture, size, x, y, thing.flipped)

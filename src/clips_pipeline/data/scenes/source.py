@@ -1,0 +1,142 @@
+"""The embedded data as a source of records: `ScenesSource(ScenesConfig())`."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from clips_pipeline import formats
+from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt, Seed
+from clips_pipeline.data.scenes.human_captions import human_captions
+from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.render import encode_png, render
+from clips_pipeline.data.scenes.scene import Scene, draw_scene
+from clips_pipeline.data.scenes.shapes import KINDS
+from clips_pipeline.data.scenes.synthetic_captions import SyntheticCaption, synthetic_caption
+from clips_pipeline.data.scenes.web_captions import WebCaption, web_caption
+from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+TEMPLATES: tuple[str, ...] = (
+    "a picture of a {}.",
+    "an illustration of a {}.",
+    "a drawing of a {}.",
+    "a large {}.",
+    "the image shows a {}.",
+    "a scene with a {}.",
+    "a cartoon {}.",
+)
+"""Zero-shot prompts; {} stands for the name of the class."""
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """How much embedded data there is, and how noisy it is.
+
+    Attributes:
+        train: number of pictures in the split.
+        validation: likewise.
+        test: likewise.
+        image_size: pixels per side.
+        samples_per_shard: pictures that one task renders, which one shard holds.
+        seed: of everything that is drawn.
+        web_noise: fraction of web captions that are no true remark about one of the things; changes nothing else of a sample.
+        hallucination: fraction of synthetic captions with one untrue sentence; changes nothing else of a sample.
+    """
+
+    train: NonNegativeInt = 20_000
+    validation: NonNegativeInt = 500
+    test: NonNegativeInt = 1_000
+    image_size: Annotated[int, Ge(16), Le(512)] = 64
+    samples_per_shard: PositiveInt = 1_000
+    seed: Seed = 0
+    web_noise: Fraction = 0.5
+    hallucination: Fraction = 0.15
+
+
+@dataclass(frozen=True)
+class SceneSample:
+    """One sample before encoding: what is in the picture and what is said about it."""
+
+    scene: Scene
+    web: WebCaption
+    synthetic: SyntheticCaption
+
+
+def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
+    """Scene and captions number `index` of a split: a pure function of its arguments."""
+    name = (config.seed, split, index)
+    scene = draw_scene(Draws(*name, "scene"))
+    # Every part draws from a stream of its own, so turning one noise up changes nothing else.
+    return SceneSample(
+        scene,
+        web_caption(scene, config.web_noise, Draws(*name, "web")),
+        synthetic_caption(scene, config.hallucination, Draws(*name, "synthetic")),
+    )
+
+
+def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
+    """The record number `index` of a split; five human-style captions outside of train."""
+    name = (config.seed, split, index)
+    sample = scene_sample(config, split, index)
+    return Record(
+        key=f"{split}-{index:07d}",
+        image=encode_png(render(sample.scene, config.image_size, Draws(*name, "picture"))),
+        extension="png",
+        web_caption=sample.web.text,
+        synthetic_caption=sample.synthetic.text,
+        captions=() if split == "train" else human_captions(sample.scene, Draws(*name, "human")),
+        label=KINDS.index(sample.scene.main.kind),
+    )
+
+
+@dataclass(frozen=True)
+class ScenesTask:
+    """The samples `start` to `stop` (excluded) of a split; small to pickle, rendered where it is run."""
+
+    config: ScenesConfig
+    split: str
+    start: int
+    stop: int
+
+    def records(self) -> Iterator[Record | Skip]:
+        """Render the samples in order. None is ever skipped."""
+        for index in range(self.start, self.stop):
+            yield scene_record(self.config, self.split, index)
+
+
+class ScenesSource(Source):
+    """The embedded data: rendered scenes."""
+
+    def __init__(self, config: ScenesConfig) -> None:
+        self.config = config
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have at least one picture."""
+        return tuple(split for split in SPLITS if getattr(self.config, split) > 0)
+
+    def tasks(self, split: Split) -> list[ShardTask]:
+        """One task per shard.
+
+        Raises:
+            ConfigError: the split is unknown or empty.
+        """
+        if split not in self.splits:
+            raise ConfigError(f"split '{split}': the embedded data has {', '.join(self.splits) or 'no pictures'}")
+        total, step = getattr(self.config, split), self.config.samples_per_shard
+        return [ScenesTask(self.config, split, at, min(at + step, total)) for at in range(0, total, step)]
+
+    def classes(self) -> Classes:
+        """The 22 kinds of thing; a record's label is the index of its main thing's kind."""
+        return Classes(names=KINDS, templates=TEMPLATES)
+
+    def fingerprint(self) -> str:
+        """Changes with everything that changes a record: the configuration and the format version."""
+        facts = json.dumps({"format": formats.SCENES, **asdict(self.config)}, sort_keys=True)
+        return hashlib.sha256(f"scenes {facts}".encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""Captions as the web has them: a clean remark about one thing at best, else file names, shops, spam and errors."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, FOREIGN, article, describe
+from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.scene import COLOURS, Scene, Thing
+from clips_pipeline.data.scenes.shapes import KINDS
+
+Form = Literal["remark", "wrong", "vague", "shop", "spam", "file", "foreign"]
+
+_NOISE: tuple[tuple[Form, int], ...] = (
+    ("wrong", 4),
+    ("vague", 4),
+    ("shop", 4),
+    ("spam", 3),
+    ("file", 3),
+    ("foreign", 2),
+)
+
+_VAGUE = (
+    "my favorite picture of the year so far",
+    "nice day out with the family",
+    "throwback to last {month}, good times",
+    "look what we found today",
+    "best memories with friends and family",
+    "photo of the day, what do you think",
+    "a quick sketch I made last {month}",
+    "just another day, more pictures soon",
+    "this one always makes me smile",
+    "new post on the blog, link in bio",
+    "untitled work from {month} {year}",
+    "thanks for all the likes and follows",
+)
+_SPAM = (
+    "click here to win free gifts, best deals {year}",
+    "free download hd wallpaper 1920x1080 4k background",
+    "top {number} ideas you will love, number {digit} is great",
+    "how to make money online fast and easy in {year}",
+    "subscribe now and get {number}% off your first order",
+    "best cheap hotels and flights to {town}, book today",
+    "royalty free stock images, vectors and icons pack",
+)
+_MONTHS = ("january", "march", "may", "june", "august", "october", "december")
+_TOWNS = ("london", "paris", "new york", "rome", "tokyo")
+_PEOPLE = ("maria", "tom", "anna", "alex", "kim")
+
+
+@dataclass(frozen=True)
+class WebCaption:
+    """A web caption and what sort it is."""
+
+    text: str
+    form: Form
+
+
+def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
+    """Write a short caption, never empty.
+
+    Args:
+        scene: what the picture shows.
+        noise: probability that the caption is anything but a true remark about one of the things.
+        draws: makes the choices.
+    """
+    noisy = draws.chance(noise)
+    form: Form = draws.weighted(_NOISE) if noisy else "remark"
+    thing = scene.main if draws.chance(0.7) else draws.pick(scene.others)
+    tag = draws.pick(BACKDROP_WORDS[scene.background].web)
+    if form == "remark":
+        text = _remark(thing, tag, draws)
+    elif form == "wrong":
+        text = _remark(_mistaken(scene, thing, draws), tag, draws)
+    elif form == "shop":
+        text = _shop(thing, draws)
+    elif form == "file":
+        text = _file(thing, tag, draws)
+    elif form == "foreign":
+        text = _foreign(thing, draws)
+    else:
+        text = draws.pick(_VAGUE if form == "vague" else _SPAM).format(
+            month=draws.pick(_MONTHS),
+            year=draws.between(2009, 2024),
+            number=5 * draws.between(1, 10),
+            digit=draws.between(2, 9),
+            town=draws.pick(_TOWNS),
+        )
+    if draws.chance(0.25):
+        text = text[0].upper() + text[1:]
+    return WebCaption(text, form)
+
+
+def _name(thing: Thing, draws: Draws) -> str:
+    return describe(thing, draws, size=0.15, colour=0.55, texture=0.2, other=0.3)
+
+
+def _remark(thing: Thing, tag: str, draws: Draws) -> str:
+    name = _name(thing, draws)
+    return draws.pick(
+        (
+            f"{article(name)} in the {tag} picture I took",
+            f"{name} and {tag} - stock illustration",
+            f"{name}, {tag}, clip art collection",
+            f"cute {name} drawing for kids",
+            f"{tag} with {article(name)}, free image",
+            f"photo of {article(name)} by {draws.pick(_PEOPLE)}",
+            f"{name} {tag} art print",
+            f"my new {name}, what do you think?",
+            f"the {name} we saw in {draws.pick(_TOWNS)}",
+            f"{name} icon with {tag} background",
+        )
+    )
+
+
+def _mistaken(scene: Scene, thing: Thing, draws: Draws) -> Thing:
+    if draws.chance(0.6):
+        present = {other.kind for other in scene.things}
+        return replace(thing, kind=draws.pick([kind for kind in KINDS if kind not in present]))
+    return replace(thing, colour=draws.pick([colour for colour in COLOURS if colour != thing.colour]))
+
+
+def _shop(thing: Thing, draws: Draws) -> str:
+    name, price = _name(thing, draws), f"${draws.between(3, 89)}.{draws.pick(('99', '49', '95', '00'))}"
+    return draws.pick(
+        (
+            f"{name} {price} - free shipping - buy now",
+            f"vintage {name} for sale, only {price} on our shop",
+            f"sale! {name} gift idea {price} best price online",
+            f"handmade {name} decor, size m, {price}",
+            f"buy 2 get 1 free: {name} set from {price}",
+        )
+    )
+
+
+def _file(thing: Thing, tag: str, draws: Draws) -> str:
+    number, kind = draws.between(1000, 9999), thing.kind
+    return draws.pick(
+        (
+            f"IMG_{number}.jpg",
+            f"DSC0{number}.JPG uploaded by {draws.pick(_PEOPLE)}",
+            f"Screenshot {draws.between(2012, 2024)}-0{draws.between(1, 9)}-{draws.between(10, 28)} at {number}.png",
+            f"{kind}_{tag.replace(' ', '_')}_{number}.png",
+            f"{kind}-final-v{draws.between(2, 9)} (1).png download",
+            f"image {draws.between(2, 40)} of {draws.between(41, 90)} - album {draws.pick(_MONTHS)}",
+        )
+    )
+
+
+def _foreign(thing: Thing, draws: Draws) -> str:
+    spanish, french, german = FOREIGN[thing.kind]
+    return draws.pick(
+        (
+            f"dibujo de {spanish} para niños gratis",
+            f"foto de {spanish} en alta calidad",
+            f"comprar {spanish} barato envio gratis",
+            f"image de {french} pour les enfants",
+            f"{french} pas cher, livraison gratuite en france",
+            f"{german} günstig kaufen im online shop",
+            f"bild {german} kostenlos für kinder malen",
+        )
+    )

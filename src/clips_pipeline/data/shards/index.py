@@ -1,0 +1,200 @@
+"""What stands in the shards: `index.json` beside the folders of the splits.
+
+shards/index.json
+shards/classes.json                  where samples carry labels
+shards/spans.bin                     where each sample stands in its tar file (`spans`)
+shards/train/00000.tar 00001.tar …   likewise validation/, test/; none for shards in place, local or remote
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError, read_json, to_mapping
+from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.sources.source import Split as Split
+from clips_pipeline.data.storage.urls import is_remote
+
+INDEX_FILE = "index.json"
+CLASSES_FILE = "classes.json"
+
+_STATS_AT_A_TIME = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One tar file.
+
+    Attributes:
+        path: relative to the folder of the index, with '/'; of a shard in place an absolute path or a URL.
+        samples: number of complete samples that are not left out.
+        bytes: size of the file.
+        sha256: of the file, hexadecimal.
+        keys_digest: sha256 of the keys in order, so that two shards can be compared without their bytes.
+    """
+
+    path: str
+    samples: int
+    bytes: int
+    sha256: str
+    keys_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """All shards, by split.
+
+    Attributes:
+        fingerprint: digest of the parameters, the source and the format version that made the shards.
+        splits: shards in order, by name of the split.
+        skips: number of samples left out, by split and reason.
+        examples: the first few samples left out, as `split reason key: detail`.
+        fields: where the captions stand in the samples.
+    """
+
+    fingerprint: str
+    splits: dict[str, tuple[ShardEntry, ...]]
+    skips: dict[str, dict[str, int]]
+    examples: tuple[str, ...] = ()
+    fields: SampleFields = field(default_factory=SampleFields)
+
+    def split(self, name: str) -> tuple[ShardEntry, ...]:
+        """The shards of a split.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        if name not in self.splits:
+            raise ConfigError(
+                f"split {name!r} is not in the index; it has {', '.join(self.splits) or 'none'}{_other_way(name, self.splits)}"
+            )
+        return self.splits[name]
+
+    def split_samples(self, name: str) -> int:
+        """Number of samples of a split.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        return sum(shard.samples for shard in self.split(name))
+
+    @property
+    def version(self) -> str:
+        """A digest of the bytes of all shards and of which samples are used: the same on every machine, wherever they lie."""
+        return self._digest(self.splits)
+
+    def split_version(self, name: str) -> str:
+        """The same of one split.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        return self._digest({name: self.split(name)})
+
+    @staticmethod
+    def _digest(splits: Mapping[str, Sequence[ShardEntry]]) -> str:
+        digest = hashlib.sha256()
+        for name, shards in splits.items():
+            for shard in shards:
+                digest.update(f"{name} {shard.sha256} {shard.keys_digest}\n".encode())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `index.json`; the same index gives the same bytes. A shard takes one line."""
+        head = to_mapping(dataclasses.replace(self, splits={}))
+        del head["splits"]
+        lines = {
+            name: ",\n".join("   " + json.dumps(dataclasses.asdict(shard), ensure_ascii=False) for shard in shards)
+            for name, shards in self.splits.items()
+        }
+        splits = ",\n".join(f"  {json.dumps(name)}: [\n{text}\n  ]" for name, text in lines.items())
+        text = json.dumps(head, indent=1, ensure_ascii=False)[:-2] + ',\n "splits": {\n' + splits + "\n }\n}\n"
+        (folder / INDEX_FILE).write_text(text, encoding="utf-8")
+
+
+def _other_way(split: str, found: Iterable[str]) -> str:
+    if split != "test" and list(found) == ["test"]:
+        return (
+            ". Such a set serves evaluation alone: measure a model on it with `kedro run --pipelines benchmark --env NAME`, "
+            "where results_root and model_root of conf/NAME/globals.yml say which (docs/evaluation.md)"
+        )
+    if split == "test" and "validation" in found:
+        return "; set evaluate.split: validation, or give the source a test split"
+    return ""
+
+
+def load_index(folder: Path) -> Index:
+    """Read `index.json` of a folder of shards.
+
+    Raises:
+        ConfigError: the file is missing or is no index.
+    """
+    return read_json(Index, folder / INDEX_FILE, "run `kedro run --pipelines prepare` to make the shards")
+
+
+def save_classes(classes: Classes, folder: Path) -> None:
+    """Write `classes.json`: names in the order of the labels, and prompt templates."""
+    text = json.dumps(to_mapping(classes), indent=1, ensure_ascii=False)
+    (folder / CLASSES_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_classes(folder: Path) -> Classes | None:
+    """Read `classes.json`; None where there is none.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = folder / CLASSES_FILE
+    if not file.is_file():
+        return None
+    return read_json(Classes, file, "run `kedro run --pipelines prepare` again")
+
+
+def missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
+    """Those that are not there or have another size than the index says, as lines for a message."""
+    shards = list(shards)
+    parts = [shards[at : at + _STATS_AT_A_TIME] for at in range(0, len(shards), _STATS_AT_A_TIME)]
+    # Side by side, because on a network file system each question takes its time and there may be a hundred thousand.
+    with ThreadPoolExecutor(16) as pool:
+        found = pool.map(lambda part: [_problem(shard, folder) for shard in part], parts)
+        return [problem for part in found for problem in part if problem is not None]
+
+
+def _problem(shard: ShardEntry, folder: Path) -> str | None:
+    """Why the file of `shard` is not the one in the index, judged by presence and size; remote ones are not asked."""
+    if is_remote(shard.path):
+        return None
+    # Joined to an absolute path, the folder plays no part. `os` and not Path, which takes ten times as long.
+    file = os.path.join(folder, shard.path)
+    try:
+        size = os.stat(file).st_size
+    except FileNotFoundError:
+        return f"{file} is missing"
+    return None if size == shard.bytes else f"{file} has {size} bytes, the index says {shard.bytes}"
+
+
+def file_sha256(file: Path) -> str:
+    """Of its content, hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:
+    """What the index says about the tar file at `file`, of which the samples with these keys are used."""
+    return ShardEntry(path_in_index, len(keys), file.stat().st_size, file_sha256(file), digest_keys(keys))
+
+
+def digest_keys(keys: Iterable[str]) -> str:
+    """sha256 over keys in order."""
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(key.encode())
+        # No key holds a newline, so two different lists never give the same text.
+        digest.update(b"\n")
+    return digest.hexdigest()

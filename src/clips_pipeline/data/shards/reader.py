@@ -1,0 +1,238 @@
+"""Samples out of the shards: by place, or all in order. Loads no torch."""
+
+import json
+import logging
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.folder_lock import ReadLock
+from clips_pipeline.data.shards.index import ShardEntry, load_index, missing_or_changed
+from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.sample_offsets import SplitSpans
+from clips_pipeline.data.shards.sample_reader import SampleReader
+from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
+from clips_pipeline.data.shards.writer import WEB_FIELD
+from clips_pipeline.data.storage.retry import shown
+from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.storage.urls import is_remote
+from clips_pipeline.text.escapes import decode_byte_escapes
+
+log = logging.getLogger(__name__)
+
+FALLBACK_WEB_FIELD = "org_caption"
+
+_COPIES_TRIED = 8
+
+
+class ShardSet:
+    """The shards of one split, read at random. Forks and pickles: every process opens the files for itself.
+
+    Args:
+        folder: of `index.json`.
+        split: which shards.
+        keep_open: files open at the same time; the one used longest ago is closed first.
+        remote: where shards with a URL are copied to.
+
+    Raises:
+        ConfigError: no index, no such split, no `spans.bin` that fits, a shard that is missing or of another size than the
+            index says, a remote shard without a place for copies, or `prepare` is replacing the folder now.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        *,
+        keep_open: int = 16,
+        remote: ShardCache | None = None,
+    ) -> None:
+        self._lock: ReadLock | None = ReadLock(folder)
+        index = load_index(folder)
+        self.shards: tuple[ShardEntry, ...] = index.split(split)
+        problems = missing_or_changed(self.shards, folder)
+        if problems:
+            raise ConfigError(
+                f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
+            )
+        far = next((shard.path for shard in self.shards if is_remote(shard.path)), None)
+        if remote is None and far is not None:
+            raise ConfigError(f"{shown(far)} is not on this machine; give `remote`, which copies such shards")
+        self.folder, self.version = folder, index.version
+        self._spans = SplitSpans(folder, index, split)
+        self.fields = index.fields
+        self.keep_open, self.remote = keep_open, remote
+        self._open: OrderedDict[int, tuple[SampleReader, Spans]] = OrderedDict()
+
+    @property
+    def samples(self) -> list[int]:
+        """Number of samples of each shard."""
+        return [shard.samples for shard in self.shards]
+
+    def read(self, shard: int, row: int, *, image: bool = True) -> Record:
+        """Sample number `row` of a shard; its image is not decoded.
+
+        Args:
+            shard: number of it.
+            row: from 0.
+            image: False reads the texts only and gives an image of no bytes.
+
+        Raises:
+            BadSampleError: it is incomplete or damaged.
+        """
+        tar, spans = self._opened(shard)
+        begin, end = spans[row].tolist()
+        return parse(tar.members((begin, end), image=image), self.fields)
+
+    def in_order(self, places: range | None = None) -> Iterator[Record]:
+        """Samples in the order of the index; bad ones are left out and logged.
+
+        Args:
+            places: which, counted over all shards; None is all of them. A bad sample has a place too.
+        """
+        ends = list(accumulate(self.samples))
+        for place in range(ends[-1] if ends else 0) if places is None else places:
+            shard = bisect_right(ends, place)
+            try:
+                record = self.read(shard, place - ends[shard] + self.samples[shard])
+            except BadSampleError as bad:
+                log.warning("left out: %s", bad)
+                continue
+            yield record
+        self.close()
+
+    def soon(self, shards: Iterable[int]) -> None:
+        """These shards will be read next: those that are not on this machine begin to come; returns at once."""
+        if self.remote is not None:
+            self.remote.soon([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
+
+    def close(self) -> None:
+        """Close all files; the next `read` opens them again."""
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def _opened(self, shard: int) -> tuple[SampleReader, Spans]:
+        found = self._open.pop(shard, None)
+        if found is None:
+            while len(self._open) >= self.keep_open:
+                self._open.popitem(last=False)[1][0].close()
+            found = self._tar(self.shards[shard]), self._spans.of(shard)
+        self._open[shard] = found
+        return found
+
+    def _tar(self, entry: ShardEntry) -> SampleReader:
+        if self.remote is None or not is_remote(entry.path):
+            return SampleReader(self.folder / entry.path)
+        for _ in range(_COPIES_TRIED):
+            copy = self.remote.local(entry)
+            try:
+                return SampleReader(copy)
+            except BadSampleError as bad:
+                # Perhaps removed in between, to make room for another; a sample must not be lost by that.
+                fault = bad
+        if copy.exists():
+            raise fault
+        raise ConfigError(
+            "copies of shards are removed before they can be read, because so many are read side by side; raise "
+            "storage.cache_gib"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict(), "_lock": None}
+
+
+def eval_samples(folder: Path, split: str, *, remote: ShardCache | None = None) -> Iterator[Record]:
+    """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
+
+    Args:
+        folder: of `index.json`.
+        split: which shards.
+        remote: where shards that are not on this machine are copied to.
+
+    Raises:
+        ConfigError: as `ShardSet`.
+    """
+    # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
+    return ShardSet(folder, split, keep_open=1, remote=remote).in_order()
+
+
+def parse(members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None) -> Record:
+    """Files of a sample to a record.
+
+    Args:
+        members: the files.
+        fields: where the captions stand.
+        synthetic: used instead of what the sample holds; likewise `web`.
+        web: see there.
+
+    Raises:
+        BadSampleError: the image or a caption is missing or empty, or a text is not UTF-8 or not JSON.
+    """
+    key = members.key
+    if members.image is None:
+        raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
+    facts = facts_of(members)
+    web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
+    synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
+    if fields.needed and not web and members.text == b"":
+        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{WEB_FIELD} has 0 bytes"))
+    if fields.needed and not web.strip():
+        raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
+    if fields.needed and not synthetic.strip():
+        raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
+    captions, label = facts.get("captions"), facts.get("label")
+    people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
+    number = label if isinstance(label, int) and not isinstance(label, bool) else None
+    score = None if fields.score is None else _number(facts.get(fields.score))
+    return Record(key, members.image, members.extension, web, synthetic, people, number, score)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def facts_of(members: Members) -> dict[str, Any]:
+    """The JSON of a sample; empty where there is none.
+
+    Raises:
+        BadSampleError: it is no JSON object.
+    """
+    if members.json is None:
+        return {}
+    if not members.json:
+        raise BadSampleError(Skip(records.EMPTY_FILE, members.key, f"{members.key}.json has 0 bytes"))
+    try:
+        facts = json.loads(_text(members.json, members.key))
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"its JSON does not parse: {error}")) from None
+    if not isinstance(facts, dict):
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is no object"))
+    return facts
+
+
+def _caption(members: Members, facts: dict[str, Any], name: str) -> str:
+    if name == WEB_FIELD and members.text is not None:
+        return _text(members.text, members.key)
+    value = facts.get(FALLBACK_WEB_FIELD if name == WEB_FIELD else name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is no text"))
+    try:
+        # JSON can spell halves of a character, which no tokenizer takes.
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadSampleError(Skip(records.NOT_UTF8, members.key, f"{name!r}: {error}")) from None
+    return value
+
+
+def _text(content: bytes, key: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BadSampleError(Skip(records.NOT_UTF8, key, str(error))) from None

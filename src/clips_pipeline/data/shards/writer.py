@@ -1,0 +1,53 @@
+"""Samples to tar files, by webdataset's writer. The same records give the same bytes, on every machine."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.data.shards.index import ShardEntry, shard_entry
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.tar_file import webdataset_parts
+
+WEB_FIELD = "txt"
+SYNTHETIC_FIELD = "re_caption"
+
+Sample = dict[str, Any]
+"""As webdataset has it: `__key__`, and the bytes of each file under its ending."""
+
+
+def sample_of(record: Record) -> Sample:
+    """The files of a record."""
+    facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
+    if record.captions:
+        facts["captions"] = list(record.captions)
+    if record.label is not None:
+        facts["label"] = record.label
+    return {
+        "__key__": record.key,
+        record.extension: record.image,
+        WEB_FIELD: record.web_caption.encode(),
+        "json": json.dumps(facts, ensure_ascii=False).encode(),
+    }
+
+
+def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> ShardEntry:
+    """Write one tar file and bring it to the disk.
+
+    Args:
+        file: the tar file; its folder exists.
+        samples: complete and checked, with keys that differ.
+        path_in_index: what the entry calls the file.
+    """
+    keys = []
+    with file.open("wb") as raw:
+        # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
+        # for a name that is long or not ASCII.
+        with webdataset_parts().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
+            for sample in samples:
+                keys.append(sample["__key__"])
+                writer.write(sample)
+        raw.flush()
+        os.fsync(raw.fileno())
+    return shard_entry(file, path_in_index, keys)

@@ -1,0 +1,12 @@
+"""Where samples come from: one file per kind of source."""
+
+__all__ = [
+    "caption_table",
+    "captions_file",
+    "clip_benchmark",
+    "folder",
+    "img2dataset",
+    "in_place",
+    "recaption",
+    "source",
+]

@@ -1,0 +1,198 @@
+"""Tables of captions, any number of rows, found by key within bounded memory: one SQLite file, written once.
+
+Rows stand in the order of the tables. The index over the keys is made afterwards, by SQLite's external sort, which keeps to the
+memory it is given and writes the rest to a temporary file (in `TMPDIR`, else `/var/tmp`).
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clips_pipeline.atomic import replacing_folder
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.storage.files import Storage
+
+log = logging.getLogger(__name__)
+
+TABLE_FILE = "captions.sqlite"
+
+_ROWS_AT_A_TIME = 8_192
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns of the tables; None where there is none.
+
+    Attributes:
+        synthetic: the long caption.
+        web: a web caption to use in place of the one in the shard.
+        score: a number of the pair, for a filter.
+    """
+
+    synthetic: str = "re_caption"
+    web: str | None = None
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the tables hold.
+
+    Attributes:
+        rows: with a key of their own and a caption.
+        repeated: with a key that an earlier row has; the first one counts.
+        empty: without a key or a caption.
+    """
+
+    rows: int
+    repeated: int
+    empty: int
+
+
+class Found(NamedTuple):
+    """A row: its number among all with a key and a caption, from 0, and what it says."""
+
+    number: int
+    synthetic: str
+    web: str | None
+    score: float | None
+
+
+def build(
+    tables: Sequence[str], storage: Storage, folder: Path, *, key: str, columns: Columns, memory_mib: int
+) -> "CaptionTable":
+    """Read the Parquet files once and write the table into `folder`, which is replaced.
+
+    Args:
+        tables: addresses.
+        storage: reaches them.
+        folder: for the table.
+        key: name of the column to find rows by.
+        columns: names of the others.
+        memory_mib: for SQLite; the reader of Parquet takes some tens of MiB beside it.
+
+    Raises:
+        ConfigError: a file is no Parquet file or lacks a column, or a column is of another type.
+        StorageError: a file cannot be had.
+    """
+    total = sum(_row_count(table, storage, key, columns) for table in tables)
+    with (
+        replacing_folder(folder) as aside,
+        closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made,
+    ):
+        # No journal: what is not whole at the end is thrown away. Half for the pages, half for the sort.
+        made.executescript(f"""
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -{memory_mib * 512};
+            CREATE TABLE captions (row INTEGER PRIMARY KEY, key TEXT, synthetic TEXT, web TEXT, score REAL);
+            CREATE TABLE counts (rows INTEGER, repeated INTEGER, empty INTEGER);
+        """)
+        made.execute("BEGIN")
+        made.executemany(
+            "INSERT INTO captions (key, synthetic, web, score) VALUES (?, ?, ?, ?)",
+            (row for row in _rows(tables, storage, key, columns) if row[0] and row[1] and row[1].strip()),
+        )
+        made.execute("COMMIT")
+        made.execute("CREATE INDEX by_key ON captions (key)")
+        (written,) = made.execute("SELECT count(*) FROM captions").fetchone()
+        (kept,) = made.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
+        counts = Counts(kept, written - kept, total - written)
+        made.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
+    log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
+    return CaptionTable(folder)
+
+
+class CaptionTable:
+    """A table that `build` has made. Pickles; every process opens the file for itself.
+
+    Args:
+        folder: of the table.
+
+    Raises:
+        ConfigError: there is no whole table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.counts = Counts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
+        except (sqlite3.Error, TypeError) as error:
+            raise ConfigError(
+                f"{folder}: holds no whole table ({error}); delete the folder and prepare again"
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "counts": self.counts}
+
+    def find(self, key: str) -> Found | None:
+        """The first row of a key."""
+        wanted = "SELECT row - 1, synthetic, web, score FROM captions WHERE key = ? ORDER BY row LIMIT 1"
+        try:
+            row = self._file.execute(wanted, (key,)).fetchone()
+        except UnicodeEncodeError:
+            return None  # a name in a tar that is no UTF-8; no table holds such a key
+        return None if row is None else Found(*row)
+
+    @cached_property
+    def _file(self) -> sqlite3.Connection:
+        # Nobody writes to it any more, so no locks are needed, which network file systems may lack.
+        address = f"{(self.folder / TABLE_FILE).absolute().as_uri()}?mode=ro&immutable=1"
+        return sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+def _row_count(table: str, storage: Storage, key: str, columns: Columns) -> int:
+    """Of a table whose columns are those that are wanted."""
+    # Here and not above: the process that starts `kedro` knows this module, and pyarrow takes a tenth of a second.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with storage.open(table) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"{table}: no Parquet file ({error}); give Parquet tables") from None
+        schema = parquet.schema_arrow
+        for name in (key, columns.synthetic, columns.web, columns.score):
+            if name is None:
+                continue
+            if name not in schema.names:
+                raise ConfigError(
+                    f"{table}: no column {name!r} (it has: {', '.join(schema.names)}); name the right one"
+                )
+            kind = schema.field(name).type
+            fits = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+            if name != columns.score:
+                fits = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+            if not fits:
+                raise ConfigError(
+                    f"{table}: column {name!r} holds {kind}; {'numbers' if name == columns.score else 'text'}"
+                )
+        return int(parquet.metadata.num_rows)
+
+
+def _rows(
+    tables: Sequence[str], storage: Storage, key: str, columns: Columns
+) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
+    import pyarrow.parquet as pq
+
+    names = [name for name in (key, columns.synthetic, columns.web, columns.score) if name is not None]
+    for table in tables:
+        with storage.open(table) as file:
+            # Without `pre_buffer` only the pages being read are in memory, and not a whole group of rows.
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
+                listed = {name: batch.column(name).to_pylist() for name in names}
+                nothing = [None] * batch.num_rows
+                yield from zip(
+                    listed[key],
+                    listed[columns.synthetic],
+                    listed.get(columns.web or "", nothing),
+                    listed.get(columns.score or "", nothing),
+                    strict=True,
+                )

@@ -1,0 +1,216 @@
+"""Evaluation sets in the layout of CLIP_benchmark, local or remote.
+
+ROOT/SPLIT/nshards.txt  0.tar 1.tar …           pictures with KEY.txt (captions, one a line) or KEY.cls (class number)
+ROOT/classnames.txt                             one class a line, in the order of the numbers
+ROOT/zeroshot_classification_templates.txt      one prompt a line, with {c} where the class goes
+ROOT/dataset_type.txt                           `retrieval` for sets of captions
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Gt, Lt
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.tar_file import Members, TarFile
+from clips_pipeline.data.sources.in_place import shard_records
+from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split, hash_share
+from clips_pipeline.data.storage.files import Storage, StorageError, shown
+
+SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
+TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
+RETRIEVAL, CLASSIFICATION = "retrieval", "classification"
+CLASS_PLACE = "{c}"
+
+
+@dataclass(frozen=True)
+class ClipBenchmarkConfig:
+    """One set.
+
+    Attributes:
+        root: its folder, or the URL of it.
+        split: of the set, to read as this project's `test`.
+        train_split: of a set of classes, for a probe (`evaluate.probe_samples`); null reads no other split.
+        validation_share: of its images, which become `validation`: a stable hash of their keys parts them.
+    """
+
+    root: str
+    split: str = "test"
+    train_split: str | None = None
+    validation_share: Annotated[float, Gt(0), Lt(1)] = 0.1
+
+
+class ClipBenchmarkSource(Source):
+    """A set to evaluate on. Its samples need no long captions; nothing is trained on it.
+
+    Args:
+        config: where it is.
+        storage: reaches it.
+
+    Raises:
+        ConfigError: it is not there, has no number of shards, or is of no type that can be evaluated.
+    """
+
+    fields = SampleFields(needed=False)
+
+    def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
+        self.config, self.storage = config, storage
+        self.root = config.root.rstrip("/")
+        self.addresses = self._addresses(config.split)
+        self.train_addresses = [] if config.train_split is None else self._addresses(config.train_split)
+        kind = (self._text(SET_TYPE) or CLASSIFICATION).strip().lower()
+        if kind not in (RETRIEVAL, CLASSIFICATION):
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
+                "sets can be evaluated here"
+            )
+        self.is_retrieval = kind == RETRIEVAL
+        if self.is_retrieval and self.train_addresses:
+            raise ConfigError(
+                f"source.clip_benchmark.train_split: {shown(self.root)} is a set of captions, and only one of classes is learned "
+                "from; set it to null"
+            )
+        self._classes = None if self.is_retrieval else self._read_classes()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """`test`, and where there is a split to learn from, before it `train` and `validation`."""
+        return ("train", "validation", "test") if self.train_addresses else ("test",)
+
+    def tasks(self, split: Split) -> Sequence[ShardTask]:
+        """One task per shard of the set; those to learn from are read for `train` and for `validation`."""
+        count = None if self._classes is None else len(self._classes.names)
+        share = self.config.validation_share
+        low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
+        addresses = self.addresses if split == "test" else self.train_addresses
+        return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
+
+    def classes(self) -> Classes | None:
+        """Of a classification set."""
+        return self._classes
+
+    def fingerprint(self) -> str:
+        """sha256 over classes, addresses, and sizes and times or entity tags of the shards.
+
+        Raises:
+            StorageError: a shard cannot be reached.
+        """
+        classes = None if self._classes is None else to_mapping(self._classes)
+        facts: list[Any] = [classes, self.addresses, self.storage.identities(self.addresses)]
+        if self.train_addresses:
+            learned = self.storage.identities(self.train_addresses)
+            facts += [self.config.validation_share, self.train_addresses, learned]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _addresses(self, split: str) -> list[str]:
+        count = self._text(f"{split}/{SHARD_COUNT}")
+        if count is None:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
+                f"{split}/ (source.clip_benchmark.root), or another split"
+            )
+        if not count.strip().isdigit() or int(count) < 1:
+            raise ConfigError(
+                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
+            )
+        return [f"{self.root}/{split}/{number}.tar" for number in range(int(count))]
+
+    def _read_classes(self) -> Classes:
+        names, templates = self._lines(CLASS_NAMES), self._lines(TEMPLATES)
+        try:
+            return Classes(tuple(names), tuple(template.replace(CLASS_PLACE, "{}") for template in templates))
+        except ConfigError as error:
+            raise ConfigError(f"source.clip_benchmark: {shown(self.root)}: {error}") from None
+
+    def _lines(self, name: str) -> list[str]:
+        text = self._text(name)
+        if text is None:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
+                "add the one or the other"
+            )
+        # Labels are numbers of lines, so none within the file may be passed over; line ends after the last one are none.
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        if "" in lines:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{name}: line {lines.index('') + 1} is empty; write what belongs "
+                "there, since labels count the lines"
+            )
+        return lines
+
+    def _text(self, name: str) -> str | None:
+        """A small text file of the set; None where there is none."""
+        try:
+            with self.storage.local(f"{self.root}/{name}") as file:
+                return file.read_text(encoding="utf-8")
+        except StorageError as error:
+            if error.missing:
+                return None
+            raise ConfigError(f"source.clip_benchmark: {error}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"source.clip_benchmark: {shown(self.root)}/{name} is not UTF-8 ({error}); convert it"
+            ) from None
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """One shard of a set: `sources.source.ShardTask`.
+
+    Attributes:
+        address: of the shard.
+        classes: number of classes; None for a set of captions.
+        storage: reaches it.
+        low, high: the samples whose keys hash to between these, of 0 to 1.
+    """
+
+    address: str
+    classes: int | None
+    storage: Storage
+    low: float = 0.0
+    high: float = 1.0
+
+    def records(self) -> Iterator[Record | Skip]:
+        """The samples in order; keys get the number of the shard before them, since sets repeat them.
+
+        Raises:
+            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+        """
+        for item in shard_records(self.address, self.storage, self._read):
+            # Of the two that read a shard to learn from, one tells of its damage.
+            if self.high == 1.0 or isinstance(item, Record) or item.reason != records.TRUNCATED_SHARD:
+                yield item
+
+    def _read(self, tar: TarFile, row: int) -> Record | Skip | None:
+        prefix = self.address.rpartition("/")[2].removesuffix(".tar")
+        key = f"{prefix}/{tar.keys[row].replace('.', '_')}"
+        if not self.low <= hash_share(key) < self.high:
+            return None
+        members = tar.read(row)
+        if members.image is None:
+            return Skip(records.MISSING_IMAGE, members.key, "no image in the shard")
+        make = self._caption if self.classes is None else self._class
+        return make(key, members, members.image)
+
+    def _caption(self, key: str, members: Members, image: bytes) -> Record | Skip:
+        try:
+            lines = (members.text or b"").decode().splitlines()
+        except UnicodeDecodeError as error:
+            return Skip(records.NOT_UTF8, members.key, str(error))
+        captions = tuple(line.strip() for line in lines if line.strip())
+        if not captions:
+            return Skip(records.EMPTY_WEB_CAPTION, members.key, "no caption in its .txt")
+        return Record(key, image, members.extension, captions[0], "", captions)
+
+    def _class(self, key: str, members: Members, image: bytes) -> Record | Skip:
+        text = (members.cls or b"").strip()
+        if not text.isdigit() or int(text) >= (self.classes or 0):
+            return Skip(
+                records.BAD_RECORD, members.key, f"its .cls holds {text[:20]!r}, there are {self.classes} classes"
+            )
+        return Record(key, image, members.extension, "", "", (), int(text))

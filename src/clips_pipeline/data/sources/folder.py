@@ -1,0 +1,182 @@
+"""A folder of images and one file of captions."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+
+from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, to_mapping
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.index import file_sha256
+from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.sources.captions_file import Fields, Row, read_captions
+from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split, hash_share
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """Where images and captions are, and how they are split.
+
+    Attributes:
+        images: the folder.
+        captions: JSON: a list of `{image, captions: [...]}`, with `caption` (web) and `long_caption` (synthetic) where
+            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows;
+            Parquet: columns as the keys of JSON.
+        fields: other names of these keys or columns.
+        classes: JSON: `{names: [...], templates: [...]}`, for zero-shot evaluation by the labels of the captions file;
+            templates have `{}` where the name goes.
+        evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
+            split, to see whether a model can learn a few by heart.
+        validation_share: of the images, with `held_out`; 0 for none.
+        test_share: likewise.
+        split_seed: another number parts them in another way.
+        images_per_task: that one process reads at a time; a task starts a new shard.
+    """
+
+    images: str
+    captions: str
+    fields: Fields = field(default_factory=Fields)
+    classes: str | None = None
+    evaluate_on: Literal["held_out", "train"] = "held_out"
+    validation_share: Annotated[float, Ge(0), Lt(1)] = 0.05
+    test_share: Annotated[float, Ge(0), Lt(1)] = 0.05
+    split_seed: Seed = 0
+    images_per_task: PositiveInt = 1_000
+
+    def __post_init__(self) -> None:
+        if self.validation_share + self.test_share >= 1.0:
+            raise ConfigError("validation_share: with test_share it leaves nothing to train on; lower them")
+
+
+@dataclass(frozen=True)
+class FolderTask:
+    """Some images of a split, by their rows. A label that names none of the `classes` is a fault; None allows any."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+    classes: int | None = None
+
+    def records(self) -> Iterator[Record | Skip]:
+        """Read the images in the order of the captions file."""
+        for row in self.rows:
+            yield _record(self.folder, row, self.classes)
+
+
+class FolderSource(Source):
+    """Images and captions of one's own.
+
+    Args:
+        config: folder, file and split.
+
+    Raises:
+        ConfigError: the folder, the file or that of the classes is missing or unreadable, or no image of the file is in the
+            folder.
+    """
+
+    def __init__(self, config: FolderConfig) -> None:
+        self.config = config
+        self.folder = Path(config.images).absolute()
+        if not self.folder.is_dir():
+            raise ConfigError(f"source.folder.images: {self.folder} is no folder; give the folder with the images")
+        self.rows = read_captions(Path(config.captions), config.fields)
+        self._classes = None if config.classes is None else _read_classes(Path(config.classes))
+        if not any(_is_file(self.folder / row.image) for row in self.rows if row.fault is None):
+            raise ConfigError(
+                f"source.folder.images: none of the {len(self.rows)} images named in {config.captions} is in "
+                f"{self.folder} (the first is {self.rows[0].image!r}); give the folder these names are relative to"
+            )
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Train, and validation and test where their shares are above 0 or all images are in every split."""
+        if self.config.evaluate_on == "train":
+            return ("train", "validation", "test")
+        validation: tuple[Split, ...] = ("validation",) if self.config.validation_share else ()
+        return ("train", *validation, "test") if self.config.test_share else ("train", *validation)
+
+    def tasks(self, split: Split) -> list[ShardTask]:
+        """The images of `split` in the order of the captions file, `images_per_task` at a time."""
+        rows = self._rows_by_split.get(split, [])
+        step = self.config.images_per_task
+        count = None if self._classes is None else len(self._classes.names)
+        return [FolderTask(self.folder, tuple(rows[at : at + step]), count) for at in range(0, len(rows), step)]
+
+    def classes(self) -> Classes | None:
+        """Of the file that names them."""
+        return self._classes
+
+    def fingerprint(self) -> str:
+        """sha256 over configuration, captions file and images; paths and times do not count."""
+        total = hashlib.sha256()
+        paths = ("images", "captions", "classes")
+        settings = {key: value for key, value in to_mapping(self.config).items() if key not in paths}
+        settings["classes"] = None if self._classes is None else to_mapping(self._classes)
+        total.update(json.dumps(settings, sort_keys=True).encode())
+        total.update(file_sha256(Path(self.config.captions)).encode())
+        for row in self.rows:
+            image = self.folder / row.image
+            content = file_sha256(image) if row.fault is None and _is_file(image) else "missing"
+            total.update(json.dumps([row.image, content]).encode())
+        return total.hexdigest()
+
+    @cached_property
+    def _rows_by_split(self) -> dict[Split, list[Row]]:
+        if self.config.evaluate_on == "train":
+            return dict.fromkeys(self.splits, self.rows)
+        parts: dict[Split, list[Row]] = {split: [] for split in self.splits}
+        for row in self.rows:
+            parts[self._split_of(row)].append(row)
+        return parts
+
+    def _split_of(self, row: Row) -> Split:
+        place = hash_share(f"{self.config.split_seed}/{key_of(row.image)}")
+        if place < self.config.test_share:
+            return "test"
+        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+
+
+def key_of(image: str) -> str:
+    """The key of an image: its relative path without the ending; a '.' left over becomes '_', for tar readers."""
+    path = PurePosixPath(image.replace("\\", "/"))
+    return str(path.with_suffix("") if path.suffix else path).replace(".", "_").strip("/")
+
+
+def _read_classes(file: Path) -> Classes:
+    where = f"source.folder.classes: {file}"
+    try:
+        return from_mapping(Classes, json.loads(file.read_text(encoding="utf-8")), where)
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read ({error.strerror}); give the path of a JSON file") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where} is not valid JSON ({error}); repair it") from None
+
+
+def _record(folder: Path, row: Row, classes: int | None) -> Record | Skip:
+    if row.fault is not None:
+        return Skip(records.BAD_RECORD, row.image, row.fault)
+    if classes is not None and row.label is not None and row.label >= classes:
+        return Skip(
+            records.BAD_RECORD, row.image, f"label {row.label}, but source.folder.classes names {classes}, from 0"
+        )
+    file = folder / row.image
+    try:
+        image = file.read_bytes()
+    except (OSError, ValueError) as error:
+        return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
+    ending = file.suffix.lower().removeprefix(".")
+    extension = "jpg" if ending == "jpeg" else ending
+    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False

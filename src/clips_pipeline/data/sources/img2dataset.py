@@ -1,0 +1,135 @@
+"""Shards that img2dataset has made, or anything in webdataset's layout, read where they are."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
+from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.sources.in_place import CopyTask, TarTask
+from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.storage.files import Storage, StorageError, shown
+from clips_pipeline.data.storage.urls import expand, is_remote
+
+NO_SPLIT = "none"
+
+
+@dataclass(frozen=True)
+class Img2datasetConfig:
+    """Where the shards are. Addresses are paths or URLs, with `{00000..00123}`, `one::two` and lists.
+
+    Attributes:
+        train: shards to train on.
+        validation: shards to look at while training; None takes the last `held_out` ones of `train`, `none` makes no such split.
+        test: shards to evaluate on at the end; None takes the `held_out` ones before those, `none` makes no such split.
+        held_out: number of shards, for each split without addresses of its own.
+        fields: where the captions stand; the defaults are the names of Recap-DataComp-1B.
+        rewrite: copy what passes the checks and filters into new shards; otherwise nothing is copied, and the index says
+            which samples are used.
+    """
+
+    train: str | tuple[str, ...]
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
+    held_out: PositiveInt = 1
+    fields: SampleFields = field(default_factory=SampleFields)
+    rewrite: bool = False
+
+
+class Img2datasetSource(Source):
+    """Shards in place.
+
+    Args:
+        config: addresses and names of fields.
+        storage: reaches them.
+
+    Raises:
+        ConfigError: an address that cannot be used, a shard that is in two splits, fewer shards than are held out, or the
+            first shard of a split cannot be reached.
+    """
+
+    def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
+        self.config, self.storage = config, storage
+        self.fields = SampleFields() if config.rewrite else config.fields
+        self._addresses = self._parted()
+        seen: dict[str, Split] = {}
+        for split, addresses in self._addresses.items():
+            for address in addresses:
+                if address in seen:
+                    raise ConfigError(f"source.img2dataset: {shown(address)} is {_twice(seen[address], split)}")
+                seen[address] = split
+        for split, addresses in self._addresses.items():
+            try:
+                storage.size(addresses[0])
+            except StorageError as error:
+                raise ConfigError(f"source.img2dataset.{split}: {error}") from None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Train, and validation and test where they are not `none`."""
+        return tuple(self._addresses)
+
+    def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[TarTask]:
+        """One task per shard, in the order of the addresses."""
+        tars = [TarTask(address, self.config.fields, self.storage) for address in self.addresses(split)]
+        return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
+
+    def addresses(self, split: Split) -> list[str]:
+        """The shards of a split."""
+        return self._addresses.get(split, [])
+
+    def fingerprint(self) -> str:
+        """sha256 over names of fields, addresses, sizes and entity tags or times of change; no content is read.
+
+        Raises:
+            StorageError: a shard cannot be reached.
+        """
+        facts = {"fields": to_mapping(self.config.fields), "rewrite": self.config.rewrite}
+        total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for split, addresses in self._addresses.items():
+            for address, identity in zip(addresses, self.storage.identities(addresses), strict=True):
+                total.update(f"{split} {address} {identity}\n".encode())
+        return total.hexdigest()
+
+    def _parted(self) -> dict[Split, list[str]]:
+        train = _absolute(self.config.train)
+        missing = [split for split in ("validation", "test") if getattr(self.config, split) is None]
+        held = self.config.held_out * len(missing)
+        if held >= len(train):
+            raise ConfigError(
+                f"source.img2dataset.train: {len(train)} shards, of which {held} are held out for {' and '.join(missing)}; "
+                f"name more, or give {' and '.join(f'source.img2dataset.{split}' for split in missing)} (`none` for no such split)"
+            )
+        last, count = len(train), self.config.held_out
+        parts: dict[Split, list[str]] = {"train": train[: last - held]}
+        for split in ("validation", "test"):
+            own = getattr(self.config, split)
+            if own == NO_SPLIT:
+                continue
+            if own is not None:
+                parts[split] = _absolute(own)
+            else:
+                parts[split], last = train[last - count : last], last - count
+        return parts
+
+
+def _twice(first: Split, second: Split) -> str:
+    if first == second:
+        return f"twice in {first}; name it once"
+    where = f"in {first} and in {second}"
+    if first == "train":
+        return f"{where}; what is trained on must not be measured on. Give other shards, or {second}: {NO_SPLIT}"
+    # Validation and test.
+    return (
+        f"{where}; figures of the test split must come from samples by which nothing was chosen, and validation chooses "
+        f"(searches, checkpoints). Give other shards, or test: {NO_SPLIT} with evaluate.split: validation"
+    )
+
+
+def _absolute(addresses: str | tuple[str, ...]) -> list[str]:
+    return [
+        address if is_remote(address) else str(Path(address.removeprefix("file://")).absolute())
+        for address in expand(addresses)
+    ]

@@ -1,0 +1,202 @@
+"""Shards with web captions alone, joined with tables of synthetic ones."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+
+from clips_pipeline.atomic import replacing
+from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.reader import facts_of, parse
+from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.tar_file import TarFile
+from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, Columns, build
+from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
+from clips_pipeline.data.sources.in_place import shard_records
+from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.storage.files import Storage, StorageError
+from clips_pipeline.data.storage.urls import expand
+
+
+@dataclass(frozen=True)
+class RecaptionConfig:
+    """Shards, tables, and what joins them.
+
+    Attributes:
+        train: shards to train on, as in `img2dataset`; so are the next three.
+        validation: shards to look at while training, or `none`.
+        test: shards to evaluate on, or `none`.
+        held_out: number of shards for each of the two without addresses.
+        tables: Parquet files of synthetic captions, with `{…}`, `::`, lists and `*`.
+        on: `key` finds a row by the sample's key, `sha256` by the field of that name in its JSON.
+        columns: names of columns of the tables.
+        web: where the web caption stands in a sample, as `web` of `SampleFields`.
+        memory_mib: for the join; more rows than fit take longer, not more memory.
+    """
+
+    train: str | tuple[str, ...]
+    tables: str | tuple[str, ...]
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
+    held_out: PositiveInt = 1
+    on: Literal["key", "sha256"] = "key"
+    columns: Columns = field(default_factory=Columns)
+    web: str = records.SampleFields.web
+    memory_mib: Annotated[int, Ge(16)] = 512
+
+
+class RecaptionSource(Source):
+    """The join as a source. The table is built when the first samples are asked for.
+
+    Args:
+        config: shards and tables.
+        storage: reaches both.
+        work: folder for the table; kept, so that it is built once.
+
+    Raises:
+        ConfigError: as `Img2datasetSource`; a table that cannot be reached.
+    """
+
+    def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
+        self.config, self.storage, self.work = config, storage, work
+        try:
+            shards = Img2datasetConfig(config.train, config.validation, config.test, config.held_out, rewrite=True)
+            self._shards = Img2datasetSource(shards, storage)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("source.img2dataset", "source.recaption")) from None
+        try:
+            self.tables = [table for pattern in expand(config.tables) for table in _matches(pattern, storage)]
+        except StorageError as error:
+            raise ConfigError(f"source.recaption.tables: {error}") from None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """As of `img2dataset`."""
+        return self._shards.splits
+
+    def tasks(self, split: Split) -> Sequence[ShardTask]:
+        """One task per shard.
+
+        Raises:
+            ConfigError: a table is no Parquet file or lacks a column.
+            StorageError: a table cannot be had.
+        """
+        return self._joins(split, self._table())
+
+    def fingerprint(self) -> str:
+        """sha256 over names of fields and columns, and identities of shards and tables.
+
+        Raises:
+            StorageError: a shard or a table cannot be reached.
+        """
+        facts = [self._shards.fingerprint(), self._table_fingerprint(), self.config.on, self.config.web]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def notes(self) -> dict[str, int]:
+        """Rows of the tables by what became of them; call it when all tasks are done.
+
+        Raises:
+            StorageError: what a task has left is gone, and its shard cannot be had to find it again.
+        """
+        table = self._table()
+        seen = np.zeros((table.counts.rows + table.counts.repeated + 7) // 8, np.uint8)
+        for task in (task for split in self.splits for task in self._joins(split, table)):
+            numbers = task.matched()
+            np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
+        matched = int(np.bitwise_count(seen).sum())
+        counts = table.counts
+        return {
+            "table_rows_used": matched,
+            "table_rows_without_sample": counts.rows - matched,
+            "table_rows_repeated": counts.repeated,
+            "table_rows_empty": counts.empty,
+        }
+
+    def _joins(self, split: Split, table: CaptionTable) -> "list[JoinTask]":
+        addresses = self._shards.addresses(split)
+        return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
+
+    def _table(self) -> CaptionTable:
+        folder = self.work / self._table_fingerprint()[:16]
+        if (folder / TABLE_FILE).is_file():
+            return CaptionTable(folder)
+        config = self.config
+        return build(
+            self.tables, self.storage, folder, key=config.on, columns=config.columns, memory_mib=config.memory_mib
+        )
+
+    def _table_fingerprint(self) -> str:
+        identities = list(zip(self.tables, self.storage.identities(self.tables), strict=True))
+        facts = [identities, self.config.on, to_mapping(self.config.columns)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class JoinTask:
+    """The samples of one shard with captions of the table: `sources.source.ShardTask`."""
+
+    address: str
+    web: str
+    on: str
+    storage: Storage
+    table: CaptionTable
+
+    def records(self) -> Iterator[Record | Skip]:
+        """The samples in order; one that the table does not know is a `Skip`.
+
+        Raises:
+            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+        """
+        matched: list[int] = []
+        yield from shard_records(self.address, self.storage, lambda tar, row: self._joined(tar, row, matched))
+        # Which rows were used, so that those without a sample can be counted at the end.
+        self._matched_file.parent.mkdir(exist_ok=True)
+        with replacing(self._matched_file) as temporary, temporary.open("wb") as opened:
+            np.save(opened, np.array(matched, np.int64))
+
+    def _joined(self, tar: TarFile, row: int, matched: list[int]) -> Record | Skip:
+        members = tar.read(row)
+        key = members.key.rpartition("/")[2]
+        if self.on != "key":
+            value = facts_of(members).get(self.on)
+            if not isinstance(value, str):
+                return Skip(records.BAD_RECORD, members.key, f"its JSON has no text under {self.on!r}")
+            key = value
+        found = self.table.find(key)
+        if found is None:
+            return Skip(records.NO_TABLE_ROW, members.key, f"no row of the tables has this {self.on}")
+        matched.append(found.number)
+        record = parse(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
+        return replace(record, score=found.score)
+
+    def matched(self) -> NDArray[np.int64]:
+        """Numbers of the table's rows that have a sample here; the task is run where it has not left them.
+
+        Raises:
+            StorageError: as `records`.
+        """
+        if not self._matched_file.is_file():
+            # Done in an earlier run, and the folder of tables, which is safe to delete, was deleted since.
+            for _ in self.records():
+                pass
+        return np.asarray(np.load(self._matched_file, allow_pickle=False), np.int64)
+
+    @property
+    def _matched_file(self) -> Path:
+        return self.table.folder / "matched" / f"{hashlib.sha256(self.address.encode()).hexdigest()[:32]}.npy"
+
+
+def _matches(pattern: str, storage: Storage) -> list[str]:
+    if "*" not in pattern:
+        return [pattern]
+    found = storage.list(pattern)
+    if not found:
+        raise ConfigError(f"source.recaption.tables: nothing matches {pattern}; name Parquet files")
+    return found

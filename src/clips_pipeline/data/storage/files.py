@@ -1,0 +1,283 @@
+"""Files on this machine and elsewhere (`s3://`, `gs://`, `http://`), by fsspec, with bounded retries.
+
+fsspec is imported where it is used: the Kedro process starts without it, and a forked worker makes connections of its own.
+"""
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
+
+from annotated_types import Ge, Le
+
+from clips_pipeline.atomic import replacing
+from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
+from clips_pipeline.data.storage.retry import DISK_FULL, attempt, longest_pauses, secrets_of
+from clips_pipeline.data.storage.retry import StorageError as StorageError
+from clips_pipeline.data.storage.retry import shown as shown
+from clips_pipeline.data.storage.urls import file_system, is_remote, run_into
+
+T = TypeVar("T")
+Options = Mapping[str, Mapping[str, Any]]
+
+# Their folders are only parts of names; making one may even make a bucket.
+_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
+_LISTED = ("s3", "gs", "gcs")
+_WORTH_A_LISTING = 8
+_ASKED_AT_A_TIME = 16
+_READ_AHEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """How files elsewhere are reached.
+
+    Attributes:
+        retries: further attempts after one that failed, for each file.
+        back_off_s: seconds before the first of them; each further pause is twice as long, and a little random.
+        timeout_s: seconds without a byte after which an attempt has failed.
+        unreachable: a shard that cannot be had ends the run (`stop`), or its samples are left out and counted (`skip`).
+        allow_pipe: whether `pipe:COMMAND` may be an address, which runs COMMAND in a shell.
+        cache_gib: of disk for copies of remote shards; those used longest ago make room.
+    """
+
+    retries: Annotated[int, Ge(0), Le(1000)] = 5
+    back_off_s: NonNegativeFloat = 0.5
+    timeout_s: PositiveFloat = 60.0
+    unreachable: Literal["stop", "skip"] = "stop"
+    allow_pipe: bool = False
+    cache_gib: PositiveFloat = 100.0
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds until a server that never answers has been given up."""
+        return self.timeout_s * (self.retries + 1) + longest_pauses(self.retries, self.back_off_s)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Reads and writes whole files by address. Pickles.
+
+    Attributes:
+        config: retries and time-outs.
+        options: for fsspec, by protocol, such as `{"s3": {"key": …, "secret": …}}`; never shown.
+    """
+
+    config: StorageConfig = field(default_factory=StorageConfig)
+    options: Options = field(default_factory=dict, repr=False)
+
+    def size(self, address: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        return int(self._info(address)["size"])
+
+    def identity(self, address: str) -> str:
+        """What changes when the file does: its size with its entity tag or time of change; reads no content.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        if not is_remote(address):
+            stat = self._try(address, lambda: _path(address).stat())
+            return f"{stat.st_size} {stat.st_mtime_ns}"
+        if address.startswith("pipe:"):
+            return address
+        return _identity(self._info(address))
+
+    def identities(self, addresses: Sequence[str]) -> list[str]:
+        """`identity` of many: folders of an object store are listed once, others asked side by side.
+
+        Raises:
+            StorageError: one cannot be reached.
+        """
+        folders: dict[str, list[str]] = {}
+        for address in addresses:
+            if address.split("://", 1)[0] in _LISTED:
+                folders.setdefault(address.rpartition("/")[0], []).append(address)
+        known: dict[str, str] = {}
+        for folder, inside in folders.items():
+            if len(inside) >= _WORTH_A_LISTING:
+                known |= self._listed(folder)
+        with ThreadPoolExecutor(_ASKED_AT_A_TIME) as pool:
+            rest = [address for address in addresses if address not in known]
+            known |= dict(zip(rest, pool.map(self.identity, rest), strict=True))
+        return [known[address] for address in addresses]
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        def listed() -> dict[str, str]:
+            fs, path = self._fs(folder)
+            return {
+                str(fs.unstrip_protocol(info["name"])): _identity(info)
+                for info in fs.ls(path, detail=True, refresh=True)
+            }
+
+        return self._try(folder, listed)
+
+    @contextmanager
+    def local(self, address: str) -> Iterator[Path]:
+        """The file on this machine: itself, or a copy that is removed afterwards.
+
+        Raises:
+            StorageError: it cannot be had.
+        """
+        if not is_remote(address):
+            path = _path(address)
+            self._try(address, path.stat)
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="clips-shard-") as folder:
+            target = Path(folder, "shard")
+            self.fetch(address, target)
+            yield target
+
+    def fetch(self, address: str, target: Path) -> None:
+        """Copy a whole file to `target`, which is there before the copy is whole, and bring it to the disk.
+
+        Raises:
+            StorageError: it cannot be had, or the disk is full; `target` is gone then.
+        """
+        try:
+            self._try(address, lambda: self._copy(address, target))
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def leaves_out(self, error: StorageError) -> bool:
+        """Whether the file of `error` is to be left out and counted. A full disk here says nothing about a file there."""
+        return self.config.unreachable == "skip" and error.errno not in DISK_FULL
+
+    def put(self, file: Path, address: str) -> None:
+        """Copy a file of this machine to `address`; folders on the way are made.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if address.startswith("pipe:"):
+            raise ConfigError(f"{shown(address)}: a command cannot be written to; give a path or a URL")
+
+        def write() -> None:
+            fs, path = self._fs(address)
+            if address.split("://", 1)[0] not in _WITHOUT_FOLDERS:
+                fs.makedirs(fs._parent(path), exist_ok=True)
+            fs.put_file(str(file), path)
+
+        if is_remote(address):
+            self._try(address, write)
+            return
+        target = _path(address)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            self._try(address, lambda: shutil.copyfile(file, temporary))
+
+    def open(self, address: str) -> BinaryIO:
+        """Open for reading at any place, for formats such as Parquet. What is read later is tried again like all else.
+
+        Of a server that only gives whole files this one is fetched at once, into a temporary file.
+
+        Raises:
+            StorageError: it cannot be had; also while reading.
+        """
+        if not is_remote(address):
+            return self._try(address, lambda: _path(address).open("rb"))
+        if not address.startswith("pipe:"):
+            file = self._try(address, lambda: self._opened(address))
+            if file is not None:
+                return file
+        with self.local(address) as path:
+            # Open, it outlives its name.
+            return path.open("rb")
+
+    def _opened(self, address: str) -> BinaryIO | None:
+        """fsspec's file, which reads ahead, but every request is tried again; None where the server gives no parts."""
+        fs, path = self._fs(address)
+        size = self.size(address)
+        if not size:
+            return None
+        file = fs.open(path, "rb", size=size, block_size=_READ_AHEAD, cache_type="readahead")
+        fetch = file.cache.fetcher
+        try:
+            # Not the first byte: that one any server can give.
+            fetch(size - 1, size)
+        except ValueError:
+            return None
+
+        def read(begin: int, end: int) -> bytes:
+            found: bytes = fetch(begin, end)
+            if len(found) != end - begin:
+                raise OSError(f"{len(found)} bytes came, {end - begin} were asked for")
+            return found
+
+        file.cache.fetcher = lambda begin, end: self._try(address, lambda: read(begin, end))
+        return cast(BinaryIO, file)
+
+    def list(self, pattern: str) -> list[str]:
+        """Addresses that match a pattern with `*`, sorted.
+
+        Raises:
+            StorageError: the folder cannot be reached.
+        """
+
+        def found() -> list[str]:
+            fs, path = self._fs(pattern)
+            return sorted(str(fs.unstrip_protocol(name)) if is_remote(pattern) else name for name in fs.glob(path))
+
+        return self._try(pattern, found)
+
+    def _info(self, address: str) -> dict[str, Any]:
+        def info() -> dict[str, Any]:
+            fs, path = self._fs(address)
+            # Instances are kept and so are their listings: a file may have changed since.
+            fs.invalidate_cache()
+            found: dict[str, Any] = fs.info(path)
+            if found.get("size") is None:
+                raise ValueError("the server does not say how long the file is")
+            return found
+
+        return self._try(address, info)
+
+    def _fs(self, address: str) -> tuple[Any, str]:
+        return file_system(address, self.options, self.config.timeout_s)
+
+    def _copy(self, address: str, target: Path) -> None:
+        if address.startswith("pipe:"):
+            with target.open("wb") as out:
+                run_into(address.removeprefix("pipe:"), out, self.config.timeout_s)
+        else:
+            fs, path = self._fs(address)
+            # One request for the whole; the libraries notice when fewer bytes come than were announced.
+            fs.get_file(path, str(target))
+        with target.open("rb") as written:
+            os.fsync(written.fileno())
+
+    def _try(self, address: str, work: Callable[[], T]) -> T:
+        if address.startswith("pipe:") and not self.config.allow_pipe:
+            raise ConfigError(
+                f"{shlex.quote(shown(address))} would run a command in a shell, and whoever writes a list of shards could "
+                "run anything; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
+            )
+        return attempt(
+            work,
+            address,
+            retries=self.config.retries,
+            back_off_s=self.config.back_off_s,
+            secrets=secrets_of(self.options),
+        )
+
+
+def _identity(info: Mapping[str, Any]) -> str:
+    names = ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "mtime")
+    mark = next((info[name] for name in names if info.get(name)), "")
+    return f"{info['size']} {mark}"
+
+
+def _path(address: str) -> Path:
+    return Path(address.removeprefix("file://"))

@@ -1,0 +1,222 @@
+"""Copies of remote shards on this machine: each downloaded once for all processes, checked, and bounded in size.
+
+A copy is named by the hash of its content in the index, so another version of a shard is another file. Whoever has opened a
+copy keeps it, also when it is removed to make room: the system frees the space when the last reader has closed it.
+fsspec's `filecache` bounds the age of copies and not their size, and neither it nor diskcache downloads once for all ranks.
+"""
+
+import logging
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.index import ShardEntry, file_sha256
+from clips_pipeline.data.shards.records import Skip
+from clips_pipeline.data.shards.tar_file import BadSampleError
+from clips_pipeline.data.storage.files import Storage, StorageError, shown
+from clips_pipeline.data.storage.retry import DISK_FULL
+
+log = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+# Per process. More would take the bandwidth from the shard that is waited for.
+_THREADS_AHEAD = 2
+# Locks are files; a billion samples have a hundred thousand shards, which share some thousand locks.
+_LOCK_DIGITS = 3
+
+
+class ShardCache:
+    """A folder of copies, shared by all processes of a machine. Pickles.
+
+    Args:
+        folder: for the copies; made when needed.
+        storage: reaches the shards.
+    """
+
+    def __init__(self, folder: Path, storage: Storage) -> None:
+        self.folder, self.storage = folder, storage
+        self._start()
+
+    def local(self, shard: ShardEntry) -> Path:
+        """A whole and checked copy of a shard; waits until it is there.
+
+        Raises:
+            StorageError: it cannot be had, is not the one in the index, or the disk is full.
+            BadSampleError: it cannot be had, and the storage says `unreachable: skip`; this process does not try again.
+        """
+        if shard.path in self._failed:
+            raise BadSampleError(self._failed[shard.path])
+        copy = self._copy(shard)
+        if not _touch(copy):
+            try:
+                self._get(shard, copy)
+            except StorageError as error:
+                if not self.storage.leaves_out(error):
+                    raise
+                log.warning("left out: %s", error)
+                self._failed[shard.path] = Skip(records.UNREADABLE_SHARD, shown(shard.path), str(error))
+                raise BadSampleError(self._failed[shard.path]) from None
+        return copy
+
+    def soon(self, shards: Sequence[ShardEntry]) -> None:
+        """Download in the background; what fails now is tried again when it is needed."""
+        if self._process != os.getpid():
+            # Forked: the threads stayed behind.
+            self._start()
+        for shard in shards:
+            if shard.path in self._coming or shard.path in self._failed or self._copy(shard).exists():
+                continue
+            self._coming.add(shard.path)
+            self._ahead.put(shard)
+            if self._threads < _THREADS_AHEAD:
+                self._threads += 1
+                # A daemon, so that a process that ends does not wait for what nobody will read.
+                threading.Thread(target=self._download_ahead, daemon=True, name="shards-ahead").start()
+
+    def _download_ahead(self) -> None:
+        while True:
+            shard = self._ahead.get()
+            try:
+                self._get(shard, self._copy(shard), wait=False)
+            except Exception as error:
+                # Not the end of the thread; whoever needs the shard meets the error again.
+                log.warning("%s", error)
+            finally:
+                self._coming.discard(shard.path)
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._ahead: queue.SimpleQueue[ShardEntry] = queue.SimpleQueue()
+        self._threads = 0
+        self._coming: set[str] = set()
+        self._failed: dict[str, Skip] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "storage": self.storage}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.folder, self.storage = state["folder"], state["storage"]
+        self._start()
+
+    def _copy(self, shard: ShardEntry) -> Path:
+        return self.folder / shard.sha256[:2] / f"{shard.sha256}.tar"
+
+    def _get(self, shard: ShardEntry, copy: Path, *, wait: bool = True) -> None:
+        """Make the copy; without `wait` not where somebody else does."""
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        asked = time.time_ns()
+        with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as mine:
+            if not mine or _touch(copy):
+                return
+            failure = copy.with_suffix(".failed")
+            if _changed(failure) >= asked:
+                # It failed for another process while this one waited, after as many attempts.
+                raise StorageError(failure.read_text(encoding="utf-8"))
+            aside = copy.with_suffix(".new")
+            try:
+                self._make_room(shard.bytes)
+                self._fetch(shard, aside)
+                aside.rename(copy)
+                failure.unlink(missing_ok=True)
+            except StorageError as error:
+                if error.errno not in DISK_FULL:
+                    failure.write_text(str(error), encoding="utf-8")
+                raise
+            finally:
+                aside.unlink(missing_ok=True)
+            # Others may have come at the same time.
+            self._make_room(0, keep=copy)
+
+    def _fetch(self, shard: ShardEntry, aside: Path) -> None:
+        for last in (False, True):
+            try:
+                self.storage.fetch(shard.path, aside)
+            except StorageError as error:
+                if error.errno in DISK_FULL:
+                    error.args = (f"{self.folder}: the disk is full; make room, or lower storage.cache_gib ({error})",)
+                raise
+            problem = _problem(aside, shard)
+            if problem is None:
+                return
+            if last:
+                raise StorageError(
+                    f"{shown(shard.path)}: is not the shard of the index ({problem}); "
+                    "run `kedro run --pipelines prepare`, or restore the shard"
+                )
+            log.warning("%s: %s; copied once more", shown(shard.path), problem)
+
+    @contextmanager
+    def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """One at a time over all processes and threads; the system drops the lock with the process. False: it is taken."""
+        file = self.folder / "locks" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(file, blocking=wait):
+                yield True
+        except Timeout:
+            yield False
+
+    def _make_room(self, needed: int, keep: Path | None = None) -> None:
+        """Remove copies used longest ago until `needed` bytes fit, into the cache and onto the disk."""
+        with self._lock("room"):
+            self._remove_halves()
+            found = []
+            for copy in self.folder.glob("??/*.tar"):
+                try:
+                    stat = copy.stat()
+                except FileNotFoundError:
+                    continue
+                found.append((stat.st_mtime_ns, stat.st_size, copy))
+            bound = self.storage.config.cache_gib * _GIB - sum(size for _, size, _ in found)
+            room = min(bound, _free_bytes(self.folder)) - needed
+            for _, size, copy in sorted(found):
+                if room >= 0:
+                    return
+                if copy != keep:
+                    copy.unlink(missing_ok=True)
+                    room += size
+
+    def _remove_halves(self) -> None:
+        """What processes left behind that were killed while they wrote it: nobody has its lock any more."""
+        for aside in self.folder.glob("??/*.new"):
+            with self._lock(aside.name[:_LOCK_DIGITS], wait=False) as mine:
+                if mine:
+                    aside.unlink(missing_ok=True)
+
+
+def _touch(copy: Path) -> bool:
+    """Whether the copy is there; marks it as used now. Only whole copies bear this name."""
+    try:
+        os.utime(copy)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _changed(file: Path) -> int:
+    """Nanoseconds, as `time.time_ns`; 0 where there is no such file."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _problem(file: Path, shard: ShardEntry) -> str | None:
+    size = file.stat().st_size
+    if size != shard.bytes:
+        return f"{size} bytes, the index says {shard.bytes}"
+    digest = file_sha256(file)
+    return None if digest == shard.sha256 else f"its sha256 is {digest}, the index says {shard.sha256}"

@@ -1,0 +1,109 @@
+"""Which pictures and captions the report shows: the worst failures, and some evenly spaced over the set for a fair look.
+
+Legend of suffixes: N images, M captions, E embedding width, X either.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.evaluation.embedding_map import embedding_map
+from clips_pipeline.evaluation.inference.caption_examples import written
+from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
+from clips_pipeline.evaluation.inference.image_pass import ImagePass
+from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RankedCaptions
+from clips_pipeline.evaluation.report_data import Captioned, CaptionExample, Exhibits, ImageExample, Picture
+
+SHOWN = 5
+"""Answers shown for each question."""
+
+
+def exhibits_of(
+    plain: Exhibits,
+    found: ImagePass,
+    classes: Sequence[str | None],
+    image_NE: FloatArray,
+    asked: RankedCaptions | None,
+    embedder: TowerEmbedder,
+    read: Callable[[], Iterable[Record]],
+    count: int,
+) -> Exhibits:
+    """`plain` with the embedding map, chosen queries of both directions, and what the captioner writes.
+
+    Args:
+        plain: without these.
+        found: the N images.
+        classes: of the N images, None where there is none.
+        image_NE: their embeddings.
+        asked: retrieval by their captions; None without captions.
+        embedder: its model writes captions.
+        read: gives the N samples again, in order. Only those shown are kept, so a large set fits.
+        count: examples of each kind.
+    """
+    if asked is None:
+        return replace(plain, embedding_map=embedding_map(image_NE, None, None, found.keys, classes))
+    text_ME, owner_M, ranks = asked.embeddings, asked.owners, asked.ranks
+    plain = replace(plain, embedding_map=embedding_map(image_NE, text_ME, owner_M, found.keys, classes))
+    if not count:
+        return plain
+    # An image without a caption is no query.
+    queries = np.flatnonzero(ranks.image_to_text != NO_CAPTION)
+    even_images = _worst_first(queries[_spaced(len(queries), count)], ranks.image_to_text)
+    worst_images = _failures(ranks.image_to_text, np.arange(len(image_NE)), count)
+    even_captions = _worst_first(_spaced(len(text_ME), count), ranks.text_to_image)
+    worst_captions = _failures(ranks.text_to_image, owner_M, count)
+    best_images = {j: _best(image_NE @ text_ME[j]) for j in sorted({*even_captions, *worst_captions})}
+    owners = (int(owner_M[j]) for j in best_images)
+    wanted = {*even_images, *worst_images, *chain.from_iterable(best_images.values()), *owners}
+    records = {i: record for i, record in enumerate(read()) if i in wanted}
+    pictures = {i: Picture.of(record) for i, record in records.items()}
+
+    def image(i: int) -> ImageExample:
+        captions = tuple((asked.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))
+        truth = tuple(asked.texts[j] for j in np.flatnonzero(owner_M == i))
+        return ImageExample(pictures[i], int(ranks.image_to_text[i]), captions, truth)
+
+    def caption(j: int) -> CaptionExample:
+        best = tuple((pictures[i], bool(owner_M[j] == i)) for i in best_images[j])
+        return CaptionExample(asked.texts[j], int(ranks.text_to_image[j]), best, pictures[int(owner_M[j])])
+
+    captioned = []
+    if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
+        for i in even_images:
+            one = written(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
+            loss = found.nats[i] / found.tokens[i] if found.tokens[i] else None
+            captioned.append(Captioned(pictures[i], one.web, one.synthetic, one.at_once, one.beam, loss))
+    return replace(
+        plain,
+        worst_images=tuple(map(image, worst_images)),
+        even_images=tuple(map(image, even_images)),
+        worst_captions=tuple(map(caption, worst_captions)),
+        even_captions=tuple(map(caption, even_captions)),
+        captioned=tuple(sorted(captioned, key=lambda one: -(one.loss or 0.0))),
+    )
+
+
+def _spaced(total: int, count: int) -> list[int]:
+    # Distinct also where fewer are there than asked for.
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total))})
+
+
+def _worst_first(queries: Iterable[int], rank_X: IntArray) -> list[int]:
+    return sorted(map(int, queries), key=lambda x: -rank_X[x])
+
+
+def _failures(rank_X: IntArray, image_X: IntArray, count: int) -> list[int]:
+    """The queries that failed, worst first; no two of one image, whose captions often fail together."""
+    worst: dict[int, int] = {}
+    for x in np.argsort(-rank_X, kind="stable").tolist():
+        if len(worst) == count or rank_X[x] <= 0:
+            break
+        worst.setdefault(int(image_X[x]), x)
+    return list(worst.values())
+
+
+def _best(scores_X: FloatArray) -> list[int]:
+    return [int(i) for i in np.argsort(-scores_X, kind="stable")[:SHOWN]]

@@ -1,0 +1,226 @@
+"""Captions written by a trained captioner: all words at once, or by a beam. CLIPS paper, section 3; docs/training.md.
+
+CLIPS predicts every place from image, web caption and learned queries; no word is an input. Its distribution over captions
+is therefore a product over places: the likeliest word of each place is the likeliest caption. A beam finds the likeliest
+captions under a condition that ties places together (no word twice in a row, which independent places are prone to). CoCa's
+captioner reads the words before, so it goes through the same beam with one pass of the model for each place.
+
+Shapes: B batch, C H W image, L context, T target length, Q places, N hypotheses or valid targets, D width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+_AT_ONCE = 8
+_CHUNK_TOKENS = 1024
+
+Next = Callable[[Sequence[list[int]]], Tensor]
+"""Hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Ids that are no words."""
+
+    bos: int
+    eos: int
+    barred: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, rows: int) -> "Specials":
+        """Those of a tokenizer, for a vocabulary head of so many rows, which may be more than it has pieces."""
+        unused = range(tokenizer.vocab_size, rows)
+        return cls(tokenizer.bos_id, tokenizer.eos_id, (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused))
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Ids without BOS and EOS, and the sum of log-probabilities of these and of EOS if it came."""
+
+    ids: list[int]
+    score: float
+
+
+@torch.no_grad()
+def log_probabilities(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
+    """Log-probabilities (B, Q, V) of all places in one pass, for the places that training gives a target.
+
+    Args:
+        model: with queries (method clips), in evaluation mode.
+        images_BCHW: as `encode_image` takes them.
+        web_ids_BL: encoder rows of the web captions; of an empty text where there is none.
+
+    Raises:
+        ValueError: the model has no such captioner.
+    """
+    # The last query never has a target: a row of T ids has T - 1 words to predict.
+    return model.caption_logits(images_BCHW, web_ids_BL)[:, :-1].float().log_softmax(dim=-1)
+
+
+@torch.no_grad()
+def caption_nats(
+    model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, target_ids_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well the captioner predicts the synthetic captions of unseen images: cross-entropy of each caption.
+
+    The metric is the mean over all valid target tokens of a split, so long captions weigh more than short ones; `exp` of it is
+    the perplexity.
+
+    Args:
+        model: in evaluation mode.
+        images_BCHW: as `encode_image` takes them.
+        web_ids_BL: encoder rows of the web captions.
+        target_ids_BT: target rows of the synthetic captions.
+
+    Returns:
+        (B,) float64 sums in nats, and (B,) numbers of valid target tokens (EOS counts, BOS and PAD do not).
+
+    Raises:
+        ValueError: the model has no captioner.
+    """
+    if model.captioner is None:
+        raise ValueError("the model has no captioner, so there is no caption loss")
+    # The fragment feeds the contrastive term only, which is not looked at here.
+    output = model(images_BCHW, web_ids_BL, web_ids_BL[:, :0], target_ids_BT)
+    tokens_B = (target_ids_BT[:, 1:] != model.config.text.pad_id).sum(dim=1)
+    weight_VD = model.captioner.head.weight
+    row_N = torch.repeat_interleave(torch.arange(len(tokens_B), device=tokens_B.device), tokens_B)
+    nats_B = torch.zeros(len(tokens_B), dtype=torch.float64, device=tokens_B.device)
+    for low in range(0, len(row_N), _CHUNK_TOKENS):
+        chunk = slice(low, low + _CHUNK_TOKENS)
+        logits_NV = (output.caption_hidden_ND[chunk] @ weight_VD.T).float()
+        nats_N = torch.nn.functional.cross_entropy(logits_NV, output.caption_targets_N[chunk], reduction="none")
+        nats_B.index_add_(0, row_N[chunk], nats_N.double())
+    return nats_B, tokens_B
+
+
+def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:
+    """The likeliest caption of each image: the likeliest id of every place, up to the first EOS."""
+    log_p_BQV = _without(log_p_BQV, specials)
+    best_BQ = log_p_BQV.max(dim=-1)
+    found = []
+    for ids_Q, scores_Q in zip(best_BQ.indices.tolist(), best_BQ.values, strict=True):
+        end = ids_Q.index(specials.eos) if specials.eos in ids_Q else len(ids_Q)
+        found.append(Caption(ids_Q[:end], float(scores_Q[: end + 1].sum())))
+    return found
+
+
+def captions_at_once(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """The likeliest caption of each image, as text; the logits of a few images are held at a time.
+
+    Args:
+        model: as in `log_probabilities`.
+        images_BCHW: as there.
+        web_ids_BL: as there.
+        tokenizer: the model's.
+    """
+    assert model.captioner is not None  # noqa: S101  (`log_probabilities` says so)
+    specials = Specials.of(tokenizer, model.captioner.config.vocab_size)
+    found = []
+    for images_bCHW, web_ids_bL in zip(
+        torch.split(images_BCHW, _AT_ONCE), torch.split(web_ids_BL, _AT_ONCE), strict=True
+    ):
+        found += parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
+    return [tokenizer.decode(caption.ids) for caption in found]
+
+
+def beam(
+    following: Next,
+    places: int,
+    specials: Specials,
+    *,
+    width: int = 4,
+    length_penalty: float = 0.0,
+    repeat: bool = False,
+) -> list[Caption]:
+    """The likeliest captions that the beam meets, best first.
+
+    Args:
+        following: what comes next.
+        places: ids of a caption at most, EOS included.
+        specials: ids that are no words; `barred` ones are never written.
+        width: hypotheses kept.
+        length_penalty: captions are ranked by score / length ** length_penalty; 0 ranks by probability.
+        repeat: whether a word may come twice in a row.
+
+    Raises:
+        ValueError: `width` or `places` is below 1.
+    """
+    if width < 1 or places < 1:
+        raise ValueError(f"width is {width} and places {places}; both must be 1 or more")
+    alive: list[Caption] = [Caption([], 0.0)]
+    ended: list[Caption] = []
+
+    def rank(caption: Caption, eos: int = 0) -> float:
+        return caption.score / float(max(1, len(caption.ids) + eos) ** length_penalty)
+
+    for _ in range(places):
+        log_p_NV = _without(following([caption.ids for caption in alive]), specials).clone()
+        if not repeat:
+            for row_V, caption in zip(log_p_NV, alive, strict=True):
+                if caption.ids:
+                    row_V[caption.ids[-1]] = -torch.inf
+        scores_NV = log_p_NV + torch.tensor([[caption.score] for caption in alive], device=log_p_NV.device)
+        # At most one of a hypothesis's followers is EOS, so twice the width leaves `width` that go on.
+        best = scores_NV.flatten().topk(min(2 * width, scores_NV.numel()))
+        vocabulary = log_p_NV.shape[1]
+        grown: list[Caption] = []
+        for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            number, word = divmod(place, vocabulary)
+            if score == -torch.inf:
+                continue
+            if word == specials.eos:
+                ended.append(Caption(alive[number].ids, score))
+            elif len(grown) < width:
+                grown.append(Caption([*alive[number].ids, word], score))
+        alive = grown
+        ended = sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
+        # Without a penalty a longer caption is never likelier than its beginning.
+        settled = length_penalty == 0.0 and len(ended) == width and alive and ended[-1].score >= alive[0].score
+        if not alive or settled:
+            break
+    else:
+        ended += alive
+    return sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
+
+
+def of_places(log_p_QV: Tensor) -> Next:
+    """`following` of one image whose places have been predicted at once."""
+    return lambda hypotheses: log_p_QV[len(hypotheses[0])].expand(len(hypotheses), -1)
+
+
+@torch.no_grad()
+def of_words_before(model: ClipsModel, image_CHW: Tensor, bos: int) -> Next:
+    """`following` of one image for a captioner that reads the words before (method coca).
+
+    Raises:
+        ValueError: the model has no such captioner.
+    """
+    captioner = model.captioner
+    if captioner is None or captioner.token_embedding is None:
+        raise ValueError("only a captioner of method coca reads the words before")
+    image_1PD = model.vision(image_CHW[None]).tokens_BPD
+
+    @torch.no_grad()
+    def following(hypotheses: Sequence[list[int]]) -> Tensor:
+        before_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
+        last_NQ = torch.zeros_like(before_NQ, dtype=torch.bool)
+        last_NQ[:, -1] = True
+        image_NPD = image_1PD.expand(len(hypotheses), -1, -1)
+        hidden_ND = captioner(image_NPD, None, last_NQ, before_ids_BQ=before_NQ)
+        log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
+        return log_p_NV
+
+    return following
+
+
+def _without(log_p: Tensor, specials: Specials) -> Tensor:
+    barred = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
+    barred[[specials.bos, *specials.barred]] = True
+    return log_p.masked_fill(barred, -torch.inf)

@@ -1,0 +1,169 @@
+"""A few held-out pictures with what the captioner writes about them, as data and as one picture.
+
+Shapes: C H W image, L context length.
+"""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clips_pipeline.data.images.transforms import ImageConfig, eval_image
+from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.evaluation.inference.caption_decoding import (
+    Specials,
+    beam,
+    log_probabilities,
+    of_places,
+    of_words_before,
+    parallel,
+)
+from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+_COLUMNS = 3
+# By the mean over words: every word makes a caption less likely, so by their product the best one often says nothing.
+_LENGTH_PENALTY = 1.0
+_LINE = 70  # letters below a picture
+_SHOWN = 220  # of a caption
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One picture: the captions it has, and those the model writes. `at_once` is None where the model cannot."""
+
+    key: str
+    web: str
+    synthetic: str
+    at_once: str | None
+    beam: str
+
+
+def caption_examples(
+    model: ClipsModel,
+    shards_dir: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    images: ImageConfig,
+    count: int,
+    *,
+    width: int = 4,
+    remote: ShardCache | None = None,
+) -> tuple[list[CaptionedImage], list[Record]]:
+    """The first `count` samples of a split, captioned.
+
+    Args:
+        model: with a captioner; stays where it is, and in the mode it is in.
+        shards_dir: of `prepare`.
+        split: which samples.
+        tokenizer: the model's.
+        images: resolution and normalisation.
+        count: pictures.
+        width: of the beam.
+        remote: where shards that are not on this machine are copied to.
+    """
+    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
+    transform = partial(eval_image, config=images)
+    with evaluation_mode(model):
+        return [written(model, record, tokenizer, transform, width=width) for record in records], records
+
+
+@torch.no_grad()
+def written(
+    model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform, *, width: int = 4
+) -> CaptionedImage:
+    """What the model writes about the image of a sample.
+
+    Args:
+        model: with a captioner, in evaluation mode.
+        record: its image, and its web caption, which the captioner is given.
+        tokenizer: the model's.
+        transform: the model's.
+        width: of the beam.
+
+    Raises:
+        UndecodableImageError: the bytes are no whole image.
+    """
+    image_CHW = transform(open_image(record.image)).to(next(model.parameters()).device)
+    at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
+    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, best)
+
+
+@torch.no_grad()
+def write_caption(
+    model: ClipsModel, image_CHW: Tensor, web_caption: str, tokenizer: Tokenizer, *, width: int = 4
+) -> tuple[str | None, str]:
+    """The caption that is written at once, None where the model cannot, and the beam's.
+
+    Args:
+        model: with a captioner, in evaluation mode.
+        image_CHW: as the model's transform gives it, on the model's device.
+        web_caption: what a captioner of method clips is given.
+        tokenizer: the model's.
+        width: of the beam.
+
+    Raises:
+        ValueError: the model has no captioner.
+    """
+    captioner = model.captioner
+    if captioner is None:
+        raise ValueError("the model has no captioner")
+    device = image_CHW.device
+    specials = Specials.of(tokenizer, captioner.config.vocab_size)
+    at_once = None
+    if captioner.token_embedding is None:
+        row = tokenizer.encode(web_caption, model.config.text.context_length)
+        log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
+        at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
+        following, places = of_places(log_p_QV), len(log_p_QV)
+    else:
+        following = of_words_before(model, image_CHW, specials.bos)
+        places = captioner.config.queries - 1
+    best = beam(following, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
+    return at_once, tokenizer.decode(best[0].ids) if best else ""
+
+
+def as_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
+    """For JSON."""
+    return {"step": step, "examples": [asdict(example) for example in examples]}
+
+
+def draw(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:
+    """PNG of the pictures with their captions below."""
+    # The object interface and not pyplot: no global state, no display.
+    from matplotlib.figure import Figure
+
+    rows = -(-len(examples) // _COLUMNS)
+    figure = Figure(figsize=(5 * _COLUMNS, 5 * rows + 0.4), layout="constrained")
+    figure.suptitle(f"captions after {step:,} steps")
+    for place, (example, record) in enumerate(zip(examples, records, strict=True)):
+        axes = figure.add_subplot(rows, _COLUMNS, place + 1)
+        axes.imshow(open_image(record.image).convert("RGB"))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        lines = [("web", example.web), ("synthetic", example.synthetic), ("beam", example.beam)]
+        if example.at_once is not None:
+            lines.append(("at once", example.at_once))
+        text = "\n".join(
+            textwrap.fill(f"{name}: {textwrap.shorten(line, _SHOWN, placeholder='…')}", _LINE) for name, line in lines
+        )
+        # Captions are foreign text: a dollar sign in them is no formula.
+        axes.set_xlabel(text.replace("$", r"\$"), fontsize=8)
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()

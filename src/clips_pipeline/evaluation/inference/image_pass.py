@@ -1,0 +1,124 @@
+"""One pass over the images of a set: what the model makes of each, and what is asked of it.
+
+Legend of suffixes: B batch, C H W image, L context length, T target length.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import UndecodableImageError
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.inference.caption_decoding import caption_nats, captions_at_once
+from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, in_batches, open_image, retrieval_texts
+from clips_pipeline.evaluation.inference.embedding_cache import Array
+from clips_pipeline.evaluation.metrics.retrieval import FloatArray
+from clips_pipeline.models.sizes import CaptionerConfig
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+
+_AS_ARRAYS = ("embeddings", "nats")  # of `ImagePass`; its other fields are kept as JSON
+
+
+@dataclass
+class ImagePass:
+    """What one pass over the images leaves behind; pictures are not kept.
+
+    `captioned` names the images that the captions `written` are of.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    long_texts: list[str] = field(default_factory=list)
+    long_owners: list[int] = field(default_factory=list)
+    embeddings: list[FloatArray] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    captioned: list[int] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    references: list[list[str]] = field(default_factory=list)
+
+    def to_arrays(self) -> dict[str, Array]:
+        """As `Kept` keeps it; `of_arrays` is the inverse."""
+        names = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _AS_ARRAYS}
+        text = np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
+        image_NE = np.concatenate(self.embeddings) if self.embeddings else np.zeros((0, 0), np.float32)
+        return {"embeddings": image_NE, "nats": np.array(self.nats, np.float64), "rest": text}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Array]) -> "ImagePass":
+        """From what `to_arrays` gave."""
+        rest = json.loads(arrays["rest"].tobytes())
+        return cls(embeddings=[arrays["embeddings"]], nats=arrays["nats"].tolist(), **rest)
+
+
+def one_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> ImagePass:
+    """Embed every image and note what it is asked; with a captioner, measure and write captions.
+
+    Raises:
+        ConfigError: a picture cannot be decoded.
+    """
+    found = ImagePass()
+    for batch in in_batches(records, embedder.batch_size):
+        for record in batch:
+            texts = retrieval_texts(record)
+            found.texts += texts
+            found.owners += [len(found.keys)] * len(texts)
+            if config.long_captions and record.synthetic_caption.strip():
+                found.long_texts.append(record.synthetic_caption)
+                found.long_owners.append(len(found.keys))
+            found.keys.append(record.key)
+            found.labels.append(record.label)
+        images_BCHW = embedder.stack(_picture(record) for record in batch)
+        found.embeddings.append(embedder.image_batch(images_BCHW))
+        if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
+            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config, found)
+        else:
+            found.nats += [0.0] * len(batch)
+            found.tokens += [0] * len(batch)
+    return found
+
+
+def _captioned(
+    embedder: Embedder,
+    captioner: CaptionerConfig,
+    batch: Sequence[Record],
+    images_BCHW: Tensor,
+    config: EvaluationConfig,
+    found: ImagePass,
+) -> None:
+    """Caption loss of a batch, and the captions written for it."""
+    lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
+    reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
+    rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
+    web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
+    target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
+    nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
+    # An image without a long caption has no text that the captioner could be measured on.
+    has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
+    found.nats += (nats_B * has_B).tolist()
+    found.tokens += (tokens_B * has_B).tolist()
+    human = config.caption_references == "human"
+    texts = [record.captions if human else (record.synthetic_caption,) for record in batch]
+    references = [[text for text in of_image if text.strip()] for of_image in texts]
+    asked_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
+    if config.captioning and captioner.inputs == "queries" and asked_B.any():
+        first = len(found.keys) - len(batch)
+        found.captioned += [first + i for i, texts in enumerate(references) if texts]
+        found.written += captions_at_once(embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer)
+        found.references += [texts for texts in references if texts]
+
+
+def _picture(record: Record) -> Image.Image:
+    try:
+        return open_image(record.image)
+    except UndecodableImageError as error:
+        raise ConfigError(f"evaluate: the image of {record.key} cannot be decoded ({error}); prepare again") from None

@@ -1,0 +1,135 @@
+"""Retrieval on a few hundred samples while a model trains, shared by all ranks.
+
+Legend of suffixes: E embedding width; N images, M captions, of all ranks; R of one rank.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch.distributed as dist
+
+from clips_pipeline.data.images.transforms import ImageConfig, eval_image
+from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
+from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+def quick_retrieval(
+    model: ClipsModel,
+    shards_dir: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    images: ImageConfig,
+    *,
+    batch_size: int = 128,
+    limit: int | None = None,
+    remote: ShardCache | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> dict[str, float]:
+    """Recall of human captions (web captions where there are none), which no choice of fragments can favour.
+
+    Each rank embeds a run of whole batches; rank 0 ranks all rows, once. A batch is the same whichever rank has it, so the
+    numbers are those of one process.
+
+    Args:
+        model: stays where it is, and in the mode it is in; the same on all ranks.
+        shards_dir: of `prepare`.
+        split: which samples.
+        tokenizer: the model's.
+        images: resolution and normalisation.
+        batch_size: places of samples in a batch of images; texts per forward pass.
+        limit: use only the first places; recall is higher among fewer.
+        remote: where shards that are not on this machine are copied to.
+        group: ranks that share the work, each of which calls this; None is this process alone.
+
+    Returns:
+        As `recall_metrics`, on every rank: `mean_recall@1`, and recall at 1, 5 and 10 both ways.
+
+    Raises:
+        ValueError: on all ranks alike, the split is empty, or the model gives NaN.
+    """
+    device = next(model.parameters()).device
+    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
+    with evaluation_mode(model):
+        embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
+        image_RE, text_RE, owner_R = _embed(embedder, shards, _share(places, batch_size, group))
+    images_of, texts_of, owners_of = (_gathered(rows, group) for rows in (image_RE, text_RE, owner_R))
+
+    def metrics() -> dict[str, float]:
+        text_ME = np.concatenate(texts_of)
+        if not len(text_ME):
+            raise ValueError(f"the {split} split of {shards_dir} is empty")
+        # Owners are rows of their rank's images.
+        before = np.cumsum([0, *(len(rows) for rows in images_of)])
+        owner_M = np.concatenate([owner + first for owner, first in zip(owners_of, before, strict=False)])
+        return recall_metrics(retrieval_ranks(np.concatenate(images_of), text_ME, owner_M))
+
+    return _same_on_all(metrics, group)
+
+
+def _share(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
+    """The batches of this rank: neighbours, so that it reads few shards, and before those of the next rank."""
+    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    if group is None:
+        return batches
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    return batches[rank * len(batches) // ranks : (rank + 1) * len(batches) // ranks]
+
+
+def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[FloatArray, FloatArray, IntArray]:
+    width = embedder.model.config.embed_dim
+    image_RE: list[FloatArray] = [np.empty((0, width), np.float32)]
+    text_RE: list[FloatArray] = [np.empty((0, width), np.float32)]
+    owner_R: list[int] = []
+    images = 0
+    for places in batches:
+        records = list(shards.in_order(places))
+        if not records:
+            continue
+        image_RE.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in records)))
+        texts = [(images + i, text) for i, record in enumerate(records) for text in retrieval_texts(record)]
+        images += len(records)
+        if texts:
+            text_RE.append(embedder.texts(text for _, text in texts))
+            owner_R += [owner for owner, _ in texts]
+    return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)
+
+
+def _gathered(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:
+    """The arrays of all ranks, in their order, on rank 0 of `group`; elsewhere an empty list."""
+    if group is None:
+        return [rows_RX]
+    parts: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
+    dist.gather_object(rows_RX, parts, group=group, group_dst=0)
+    return parts or []
+
+
+def _same_on_all(work: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """What `work` returns on rank 0 of `group`, on every rank; the others do not call it.
+
+    Raises:
+        ValueError: with the message that it has on rank 0, on every rank: nobody waits for one that has given up.
+    """
+    if group is None:
+        return work()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank(group) == 0:
+        try:
+            outcome[0] = work()
+        except ValueError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, group=group, group_src=0)
+    if outcome[1] is not None:
+        raise ValueError(outcome[1])
+    found: T = outcome[0]
+    return found

@@ -1,0 +1,121 @@
+"""A norm and the MLP behind it as one function that keeps only its input for the backward pass.
+
+Autograd would keep what each layer reads: the normed rows, the hidden layer and its GELU, nine widths a token. Here they are made
+again. They never exist as a whole either: rows go through in groups that fit the processor's cache, and every group writes
+into the same memory. On an accelerator all rows are one group. `fused_projections.py` does the same around attention.
+
+What is computed is that of the plain modules, in the order of summation that groups give;
+`tests/unit/models/fused/test_fused.py` holds both against each other.
+
+Shapes: N tokens, R tokens of a group, D width, F hidden width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from clips_pipeline.models.fused.tiling import (
+    Gelu,
+    NormGradients,
+    Room,
+    add_product,
+    apply_gelu,
+    groups,
+    kind_of,
+    norm_rows,
+    to_fill,
+)
+
+
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, gelu: Gelu) -> Tensor:
+    """`x + narrow(gelu(wide(norm(x))))`, (..., D) -> (..., D).
+
+    Args:
+        x: rows.
+        norm: before.
+        wide: D to F.
+        narrow: F to D.
+        gelu: between them.
+    """
+    made: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias, gelu
+    )
+    return made.view(x.shape)
+
+
+class _NormMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        scale_D: Tensor,
+        shift_D: Tensor,
+        wide_FD: Tensor,
+        wide_F: Tensor,
+        narrow_DF: Tensor,
+        narrow_D: Tensor,
+        gelu: Gelu,
+    ) -> Tensor:
+        kind = kind_of(x_ND, wide_FD)
+        out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
+        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
+        room = Room(x_ND, len(wide), kind, len(wide))
+        for rows in groups(x_ND, len(wide)):
+            normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, kind)
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
+            active_RF = apply_gelu(hidden_RF, gelu, hidden_RF)
+            out_RD = torch.add(x_ND[rows], narrow_D, out=out_ND[rows])
+            add_product(out_RD, active_RF, narrow.T)
+        ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF)
+        ctx.gelu, ctx.kind = gelu, kind
+        return out_ND
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (out_grad_ND,) = gradients
+        x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF = ctx.saved_tensors
+        kind = ctx.kind
+        wants_x, wants_scale, wants_shift, wants_wide, wants_wide_bias, wants_narrow, wants_narrow_bias = (
+            ctx.needs_input_grad[:7]
+        )
+        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
+        wants_norm = wants_x or wants_scale or wants_shift
+        norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
+        wide_grad = to_fill(wide_FD, x_ND) if wants_wide else None
+        wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
+        narrow_grad = to_fill(narrow_DF, x_ND) if wants_narrow else None
+        narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
+        room = Room(x_ND, len(wide), kind, len(wide), places=3)
+        for rows in groups(x_ND, len(wide)):
+            normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, kind)
+            gradient_RD = out_grad_ND[rows].to(kind)
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(2, rows))
+            if narrow_grad is not None:
+                add_product(
+                    narrow_grad, gradient_RD.T, apply_gelu(hidden_RF, ctx.gelu, room.of(0, rows)), first=rows.start == 0
+                )
+            back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
+            torch.ops.aten.gelu_backward.grad_input(back_RF, hidden_RF, approximate=ctx.gelu, grad_input=back_RF)
+            if wide_bias_grad is not None:
+                wide_bias_grad += back_RF.sum(0)
+            if wide_grad is not None:
+                add_product(wide_grad, back_RF.T, normed_RD, first=rows.start == 0)
+            if norm is not None:
+                norm.add(rows, back_RF @ wide, mean, rstd)
+        if norm is None:
+            return None, None, None, wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, None
+        if wants_x:
+            norm.x_ND += out_grad_ND
+        return (
+            norm.x_ND,
+            norm.scale_D,
+            norm.shift_D,
+            wide_grad,
+            wide_bias_grad,
+            narrow_grad,
+            narrow_bias_grad,
+            None,
+        )

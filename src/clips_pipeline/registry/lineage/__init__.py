@@ -1,0 +1,3 @@
+"""Which code, data and parameters made a model, and how to restore them."""
+
+__all__ = ["record", "restore", "tags"]

@@ -1,0 +1,134 @@
+"""A checkout with exactly the code, data and parameters of a registered version."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.lineage.tags import Record
+from kedro_dvc_sync.lock import parameters_into_files, write_lock
+from kedro_dvc_sync.stages import command
+
+CONF = "conf"
+
+
+def restore(record: Record, project: Path, target: Path) -> Path:
+    """Clone the project at the version's commit into `target`, and put its changes, parameters, lock and data there.
+
+    Data comes from the project's DVC cache, or else from its remote. The clone uses the same cache.
+
+    Args:
+        record: of the version.
+        project: the project in the repository that has the commit.
+        target: a folder that does not exist, or an empty one.
+
+    Returns:
+        the project in `target`.
+
+    Raises:
+        ConfigError: the version cannot be made again: no commit, a difference too large to keep, a commit that is not here,
+            no DVC stages, data that is nowhere. `target` is left as it was.
+        ConfigError: all is there and DVC still finds a change; then `target` stays, to look at.
+    """
+    what, git = f"{record.name} {record.version}", record.lineage.git
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: not an empty folder; choose another")
+    if git.commit is None:
+        raise ConfigError(f"{what} was not made in a git commit, so its code is not known")
+    if record.patch is None:
+        raise ConfigError(
+            f"{what} was made of commit {git.commit[:12]} with changes that were too large to keep; commit before training"
+        )
+    if _run(project, "git", "cat-file", "-e", f"{git.commit}^{{commit}}").returncode:
+        raise ConfigError(f"{what} was made of commit {git.commit}, which is not in this repository; fetch it")
+    prefix = _run(project, "git", "rev-parse", "--show-prefix").stdout.strip()
+    existed = target.exists()
+    try:
+        restored = _checkout(record, project, target, prefix)
+        _data(record, project, restored)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        if existed:
+            target.mkdir()
+        raise
+    if _dvc(restored, "status", "--quiet", *_targets(record)).returncode:
+        found = _dvc(restored, "status", *_targets(record)).stdout.strip()
+        raise ConfigError(f"{target}: restored, but the version was registered while DVC saw changes:\n{found}")
+    return restored
+
+
+def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
+    lineage = record.lineage
+    top = _checked(project, "git", "rev-parse", "--show-toplevel").strip()
+    _checked(project, "git", "clone", "--quiet", "--no-checkout", top, str(target.absolute()))
+    _checked(target, "git", "checkout", "--quiet", "--detach", str(lineage.git.commit))
+    if record.patch:
+        done = subprocess.run(
+            ["git", "apply", "--binary", "--whitespace=nowarn", "-"],  # noqa: S607
+            cwd=target,
+            input=record.patch,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ConfigError(f"the version's changes do not apply: {done.stderr.decode(errors='replace').strip()}")
+    restored = target.absolute() / prefix
+    folder = restored if lineage.environment is None else restored / CONF / lineage.environment
+    if not (folder / "dvc.yaml").is_file():
+        option = f" --env {lineage.environment}" if lineage.environment else ""
+        raise ConfigError(
+            f"{record.name} {record.version} was made where DVC had no stages for environment {lineage.environment or 'base'}, so "
+            f"its data was not kept; `kedro dvc sync{option}` before the next run keeps it"
+        )
+    parameters_into_files(restored, lineage.lock)
+    for file, stages in _by_file(record).items():
+        write_lock((restored / file).with_name("dvc.lock"), {name: lineage.lock[name] for name in stages})
+    return restored
+
+
+def _by_file(record: Record) -> dict[str, list[str]]:
+    """The stages by their `dvc.yaml`: an environment may share some of the base's."""
+    environment = record.lineage.environment
+    found: dict[str, list[str]] = {}
+    for name, entry in record.lineage.lock.items():
+        own = environment is not None and entry["cmd"] == command(name, environment)
+        found.setdefault(f"{CONF}/{environment}/dvc.yaml" if own else "dvc.yaml", []).append(name)
+    return found
+
+
+def _targets(record: Record) -> list[str]:
+    return [f"{file}:{name}" for file, names in _by_file(record).items() for name in names]
+
+
+def _data(record: Record, project: Path, restored: Path) -> None:
+    """Fill in the data from the project's cache, then from its remote."""
+    private = project / ".dvc" / "config.local"
+    if private.is_file():
+        # Where the remote is and how to get in may stand only there.
+        shutil.copy2(private, restored / ".dvc" / "config.local")
+    cache = _checked(project, sys.executable, "-m", "dvc", "cache", "dir").strip()
+    _checked(restored, sys.executable, "-m", "dvc", "cache", "dir", "--local", str((project / cache).resolve()))
+    if not _dvc(restored, "checkout", "--quiet", *_targets(record)).returncode:
+        return
+    pulled = _dvc(restored, "pull", "--quiet", *_targets(record))
+    if pulled.returncode:
+        reason = pulled.stderr.strip()[-800:]
+        what = f"{record.name} {record.version}"
+        raise ConfigError(f"{what}: data is neither in the DVC cache of {project} nor in a remote of it:\n{reason}")
+
+
+def _dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return _run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def _run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    # Fixed programs, no shell.
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+def _checked(folder: Path, *command: str) -> str:
+    done = _run(folder, *command)
+    if done.returncode:
+        raise ConfigError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-500:]}")
+    return done.stdout

@@ -1,0 +1,118 @@
+"""Lineage on MLflow runs and model versions: tags for people, files for `kedro lineage`."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.lineage.record import GitState, Lineage
+from clips_pipeline.registry.tracking.runs import mlflow_key
+
+FACTS, LOCK, PATCH = "lineage.json", "dvc.lock", "uncommitted.patch"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The lineage of a version with what makes its checkout again.
+
+    Attributes:
+        name, version: of the registered model.
+        lineage: code, data and parameters.
+        patch: what the checkout had beyond the commit; None where it was too large to keep.
+    """
+
+    name: str
+    version: int
+    lineage: Lineage
+    patch: bytes | None
+
+
+def git_tags(git: GitState) -> dict[str, str]:
+    """`git.commit`, `git.dirty` and `git.branch`."""
+    return {
+        "git.commit": git.commit or "unknown",
+        "git.dirty": "unknown" if git.dirty is None else str(git.dirty).lower(),
+        "git.branch": git.branch or "unknown",
+    }
+
+
+def tag_run(run_id: str, git: GitState) -> None:
+    """Say on a run which code it began with. A run that is continued keeps what its model was trained with."""
+    client = MlflowClient()
+    present = client.get_run(run_id).data.tags
+    for key, value in git_tags(git).items():
+        if key not in present:
+            client.set_tag(run_id, key, value)
+
+
+def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
+    """Keep the lineage of the stages that wrote to a run: tags `data.<path>`, and `lineage/<stage>/` among its artifacts."""
+    client = MlflowClient()
+    for stage in lineage.lock:
+        # Code has its commit; what is left are data.
+        inputs = {path: value for path, value in lineage.inputs(stage).items() if not path.startswith("src/")}
+        for path, value in {**inputs, **lineage.only([stage]).data}.items():
+            client.set_tag(run_id, mlflow_key(f"data.{path}"), value)
+        _log(client, run_id, f"lineage/{stage}", lineage.only([stage]), patch)
+
+
+def attach(name: str, version: int, lineage: Lineage, patch: bytes | None) -> None:
+    """Give a version its lineage: tags, and files below `lineage/<name>-<version>/` in its run."""
+    client = MlflowClient()
+    data = {mlflow_key(f"data.{path}"): value for path, value in lineage.data.items()}
+    for key, value in {**git_tags(lineage.git), **data}.items():
+        client.set_model_version_tag(name, str(version), key, value)
+    _log(client, client.get_model_version(name, str(version)).run_id, f"lineage/{name}-{version}", lineage, patch)
+
+
+def fetch(name: str, version: str) -> Record:
+    """The lineage of a version.
+
+    Args:
+        name: of the registered model.
+        version: its number, or an alias.
+
+    Raises:
+        ConfigError: there is no such version, or it carries no lineage.
+    """
+    client = MlflowClient()
+    try:
+        by_number = version.isdecimal()
+        found = (
+            client.get_model_version(name, version) if by_number else client.get_model_version_by_alias(name, version)
+        )
+    except MlflowException:
+        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
+        have = f"it has {', '.join(map(str, known))}" if known else "no model of this name is registered"
+        raise ConfigError(f"{name}: no version or alias {version!r} at {mlflow.get_registry_uri()}; {have}") from None
+    folder = f"lineage/{name}-{found.version}"
+    with tempfile.TemporaryDirectory() as aside:
+        try:
+            here = Path(client.download_artifacts(found.run_id, folder, aside))
+            facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
+            lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
+        except (MlflowException, OSError):
+            raise ConfigError(
+                f"{name} {found.version}: no lineage was kept with it; run `kedro run --pipelines register` where it was made"
+            ) from None
+        patch = (here / PATCH).read_bytes() if (here / PATCH).is_file() else None
+    lineage = Lineage(GitState(**facts["git"]), facts["environment"], lock, facts["parameters"])
+    return Record(name, int(found.version), lineage, patch if lineage.git.dirty else b"")
+
+
+def _log(client: MlflowClient, run_id: str, folder: str, lineage: Lineage, patch: bytes | None) -> None:
+    with tempfile.TemporaryDirectory() as aside:
+        here = Path(aside)
+        (here / FACTS).write_text(json.dumps(lineage.to_mapping(), indent=1), encoding="utf-8")
+        lock: dict[str, Any] = {"schema": "2.0", "stages": dict(lineage.lock)}
+        (here / LOCK).write_text(yaml.safe_dump(lock, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        if patch:
+            (here / PATCH).write_bytes(patch)
+        client.log_artifacts(run_id, str(here), folder)

@@ -1,0 +1,139 @@
+"""From the event log to the MLflow run: batched, each point once, and nothing lost while the server is away."""
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.registry.tracking.runs import mlflow_key
+from clips_pipeline.registry.tracking.server import TrackingAwayError, away_message, one_attempt
+from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventReader
+from clips_pipeline.training.resume.disk_errors import write_text
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+# What one request may carry, set by MLflow.
+MAX_BATCH = 1000
+# At the end there is nothing else to do than to wait for a server that may come back.
+LAST_PATIENCE_SECONDS = 60.0
+
+
+class RunTracker(AbstractContextManager["RunTracker"]):
+    """Sends events to the active MLflow run as metrics.
+
+    What has been sent is written beside the log (`mlflow_run.json`: run id, byte offset, last steps), so that a later
+    start of the same training goes on in the same run without a double point.
+
+    Args:
+        run_folder: the training's folder.
+        run_id: the run to write to; by default the active one, which Kedro opened.
+    """
+
+    def __init__(self, run_folder: Path, run_id: str | None = None):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        self._file = run_folder / "mlflow_run.json"
+        active = mlflow.active_run()
+        self.run_id: str | None = run_id or (active.info.run_id if active else None)
+        self.skipped: Counter[str] = Counter()
+        self._client = MlflowClient()
+        self._pending: list[Metric] = []
+        self._files: list[str] = []
+        self._reader: EventReader | None = None
+        self._flushed_at = time.monotonic()
+        self._away = False
+
+    def reader(self, events: Path) -> EventReader:
+        """A reader of `events` placed behind what this MLflow run already holds."""
+        saved = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        if saved and saved["run_id"] == self.run_id:
+            self._reader = EventReader(events, saved["offset"], saved["last_steps"])
+        else:
+            self._reader = EventReader(events)
+        self._save()
+        return self._reader
+
+    def record(self, event: Event) -> None:
+        """Queue the numbers of one event; sends what is queued every few seconds."""
+        stamp = int(event["time"] * 1000)
+        for name, value in numbers(event).items():
+            # MLflow's run page breaks on NaN; the training stops with an error event in that case anyway.
+            if math.isfinite(value):
+                self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
+        if event["kind"] == "captions":
+            self._files += event["files"]
+        if event["kind"] == "skips":
+            self.skipped = Counter(event["counts"])
+        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all that is queued; when the server is away, keep it and say so once."""
+        self._flushed_at = time.monotonic()
+        if self.run_id is None:
+            self._pending.clear()
+            self._files.clear()
+            return
+        try:
+            with one_attempt():
+                while self._pending:
+                    # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
+                    self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
+                    del self._pending[:MAX_BATCH]
+                while self._files:
+                    if Path(self._files[0]).is_file():
+                        self._client.log_artifact(self.run_id, self._files[0], "captions")
+                    del self._files[0]
+        except (MlflowException, OSError) as error:
+            if not self._away:
+                log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)
+            self._away = True
+            return
+        self._away = False
+        self._save()
+
+    def _save(self) -> None:
+        if self._reader is None or self.run_id is None:
+            return
+        state = {"run_id": self.run_id, "offset": self._reader.offset, "last_steps": self._reader.last_steps}
+        write_text(self._file, json.dumps(state))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the rest, also when training failed; after one that ended well, wait for a server that is away.
+
+        Raises:
+            TrackingAwayError: training ended well, and the server did not come back in time.
+        """
+        self.flush()
+        until = time.monotonic() + (LAST_PATIENCE_SECONDS if kind is None else 0.0)
+        while self._pending and time.monotonic() < until:
+            time.sleep(1.0)
+            self.flush()
+        if self._pending:
+            log.warning("%d numbers are not in MLflow yet; the same command sends them", len(self._pending))
+            if kind is None:
+                raise TrackingAwayError(away_message())
+
+
+def numbers(event: Event) -> dict[str, float]:
+    """The metrics an event holds, by their MLflow names."""
+    if event["kind"] == "step":
+        losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}
+        others = {f"train/{name}": event[name] for name in STEP_NUMBERS if name in event}
+        return {**losses, **others}
+    if event["kind"] == "evaluation":
+        return {mlflow_key(f"validation/{name}"): value for name, value in event["metrics"].items()}
+    if event["kind"] == "skips":
+        return {mlflow_key(f"skipped/{reason}"): float(count) for reason, count in event["counts"].items()}
+    return {}

@@ -1,0 +1,109 @@
+"""Two models by their names in MLflow, or by files, to a comparison item by item."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, whole_key
+from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE, OTHER_TERMS, RESAMPLES, Difference, compare
+from clips_pipeline.evaluation.per_item.item_table import read_items
+from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.registry.tracking.evaluation_log import fetch_items, sets_of
+
+log = logging.getLogger(__name__)
+
+
+def resolve(client: MlflowClient, name: str) -> str | Path:
+    """What a name means: the run of `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `runs:/ID`, or a file of per-item results.
+
+    Raises:
+        ConfigError: there is no such model, run or file.
+    """
+    try:
+        if name.startswith("runs:/"):
+            return str(client.get_run(name.removeprefix("runs:/").strip("/")).info.run_id)
+        if name.startswith("models:/"):
+            model, at, alias = name.removeprefix("models:/").partition("@")
+            if at:
+                return str(client.get_model_version_by_alias(model, alias).run_id)
+            model, _, version = model.rpartition("/")
+            return str(client.get_model_version(model, version).run_id)
+    except MlflowException as error:
+        raise ConfigError(f"{name}: {error.message}") from None
+    if not Path(name).is_file():
+        raise ConfigError(
+            f"{name}: no file, and no name in MLflow; give models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or the "
+            "retrieval_per_item.csv that `evaluate` writes"
+        )
+    return Path(name)
+
+
+def common_set(client: MlflowClient, runs: Mapping[str, str], wanted: str | None) -> str:
+    """The set that all were evaluated on; sugarcrepe and winoground only where they are named, or where nothing else is there.
+
+    Args:
+        client: of the tracking server.
+        runs: name of each side that is in MLflow, and its run.
+        wanted: the set that was named.
+
+    Raises:
+        ConfigError: none, several and none was named, or not the one that was named.
+    """
+    known = {name: {PurePosixPath(path).stem for path in sets_of(client, run)} for name, run in runs.items()}
+    if not known:
+        return wanted or "set"
+    common = set.intersection(*known.values())
+    if wanted is not None and wanted in common:
+        return wanted
+    if wanted is None:
+        for sets in (common - set(COMPOSITIONALITY_SETS), common):
+            if len(sets) == 1:
+                return sets.pop()
+    each = "; ".join(f"{name}: {', '.join(sorted(sets)) or 'none'}" for name, sets in known.items())
+    remedy = "name one with --set" if wanted is None and common else "evaluate both on the same set"
+    raise ConfigError(f"per-item results in MLflow: {each}; {remedy}")
+
+
+def compare_references(
+    first: str,
+    second: str,
+    set_name: str | None = None,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> tuple[list[Difference], int]:
+    """Compare the second with the first on every metric that both allow.
+
+    Returns:
+        one difference per metric, and the number of items: images, or pairs of Winoground.
+
+    Raises:
+        ConfigError: a side is not known, or the two cannot be paired.
+    """
+    client = MlflowClient()
+    places = {name: resolve(client, name) for name in (first, second)}
+    found_set = common_set(client, {name: run for name, run in places.items() if isinstance(run, str)}, set_name)
+    found: list[Items] = []
+    for name in (first, second):
+        place = places[name]
+        items = read_items(place, found_set) if isinstance(place, Path) else fetch_items(client, place, found_set)
+        if items is None:
+            raise ConfigError(f"{name}: no per-item results on {found_set!r} in MLflow; evaluate it again")
+        found.append(items)
+    a, b = found
+    names = [name for name in a.names() if name in b.names()]
+    if not names:
+        raise ConfigError(
+            f"{first} and {second} have no metric in common; where they hold results on several sets, name one with --set"
+        )
+    metrics = [whole_key(name, found_set) for name in names]
+    if others := [metric for metric in metrics if not a.on_terms_of(b, metric)]:
+        log.warning("left out: %s, since %s", ", ".join(others), OTHER_TERMS)
+        metrics = [metric for metric in metrics if metric not in others]
+    if not metrics:
+        raise ConfigError(f"{first} and {second}: {OTHER_TERMS}")
+    return compare(a, b, metrics, confidence=confidence, resamples=resamples), len(a.keys)

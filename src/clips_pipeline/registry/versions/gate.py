@@ -1,0 +1,128 @@
+"""Whether a new model takes over the champion's alias: a pure function of two models' results.
+
+It does when it wins the deciding metric by more than `minimum_win`, so surely that no more than one resampling in twenty
+says otherwise (`confidence`), and falls on no other metric by more than that metric's floor allows.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.evaluation.metric_keys import higher_is_better, item_name
+from clips_pipeline.evaluation.per_item.comparison import OTHER_TERMS, Difference, compare
+from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.registry.config import GateConfig as GateConfig
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a model.
+
+    Attributes:
+        metrics: flat numbers, as in `metrics.json`.
+        items: per-item results on the deciding metric's set; None where they are not at hand.
+    """
+
+    metrics: Mapping[str, float]
+    items: Items | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome.
+
+    Attributes:
+        promote: whether the new model takes the alias.
+        reason: a sentence for a reader of the registry.
+        difference: the comparison on the deciding metric (A the champion, B the new model), where one was made.
+    """
+
+    promote: bool
+    reason: str
+    difference: Difference | None = None
+
+    @property
+    def figures(self) -> str:
+        """The comparison as JSON, for a tag of the version."""
+        return json.dumps({} if self.difference is None else to_mapping(self.difference))
+
+
+def check(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
+    """Refuse a gate that these metrics cannot pass through.
+
+    Raises:
+        ConfigError: the deciding metric or one with a floor was not measured, or is not a finite number.
+    """
+    for key, name in (("register.metric", metric), *(("register.gate.floors", name) for name in gate.floors)):
+        if name not in metrics:
+            raise ConfigError(f"{key}: {name!r} was not measured; choose one of {', '.join(sorted(metrics))}")
+        if not math.isfinite(metrics[name]):
+            raise ConfigError(f"{key}: {name!r} is {metrics[name]}; a model without a score cannot be compared")
+
+
+def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measured | None) -> Decision:
+    """Compare two models.
+
+    Args:
+        metric: the key of the deciding metric.
+        gate: the conditions.
+        candidate: the new model.
+        champion: the present champion; None where there is none.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    check(metric, gate, candidate.metrics)
+    value = candidate.metrics[metric]
+    if champion is None:
+        return Decision(True, f"first champion: {metric} = {value:.4f}")
+    for name in (metric, *gate.floors):
+        if name not in champion.metrics:
+            # Two models measured on different sets say nothing about each other; a person has to choose.
+            return _unknown(f"the champion has no {name}")
+    held = champion.metrics[metric]
+    comparison = f"{metric} = {value:.4f}, the champion's is {held:.4f}"
+    if not _win(metric, value, held) > gate.minimum_win:
+        wanted = f"; a win of more than {gate.minimum_win:g} is wanted" if gate.minimum_win else ""
+        return Decision(False, f"not better: {comparison}{wanted}")
+    difference = None
+    if gate.confidence is not None:
+        if candidate.items is None or champion.items is None:
+            who = "new model" if candidate.items is None else "champion"
+            return _unknown(f"no per-item results of the {who} on this set are in MLflow; evaluate it again")
+        try:
+            difference = compare(
+                champion.items,
+                candidate.items,
+                [metric],
+                confidence=gate.confidence,
+                resamples=gate.resamples,
+                margin=gate.minimum_win,
+            )[0]
+        except ConfigError as error:
+            return _unknown(str(error))
+        comparison += (
+            f" (difference {difference.difference:+.4f}, {gate.confidence:.0%} interval {difference.low:+.4f} to "
+            f"{difference.high:+.4f}; better in {difference.share_better:.1%} of resamplings, {difference.wins} "
+            f"{item_name(metric)} won and {difference.losses} lost)"
+        )
+        if difference.share_better < gate.confidence:
+            return Decision(False, f"not surely better: {comparison}", difference)
+    for name, allowed in gate.floors.items():
+        if candidate.items and champion.items and not candidate.items.on_terms_of(champion.items, name):
+            return _unknown(f"{name}: {OTHER_TERMS}")
+        fall = -_win(name, candidate.metrics[name], champion.metrics[name])
+        if fall > allowed:
+            floor = f"{name} = {candidate.metrics[name]:.4f} is worse than {champion.metrics[name]:.4f} by {fall:.4f}"
+            return Decision(False, f"below a floor: {floor}, {allowed:g} is allowed; {comparison}", difference)
+    return Decision(True, f"better: {comparison}", difference)
+
+
+def _win(metric: str, value: float, held: float) -> float:
+    return value - held if higher_is_better(metric) else held - value
+
+
+def _unknown(why: str) -> Decision:
+    return Decision(False, f"not comparable: {why}; or set the alias by hand with `kedro champion set`")

@@ -1,0 +1,148 @@
+"""The model card: what a version is, in Markdown, by the template `model_card.md`; it goes with the version."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import flatten
+from clips_pipeline.data.prepare.statistics import added, load_statistics
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.evaluation.metric_keys import higher_is_better
+from clips_pipeline.evaluation.per_item.comparison import intervals
+from clips_pipeline.evaluation.per_item.item_table import items_by_set
+from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.registry.versions.register import Registration
+
+_SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Counts of one split of the data: samples used, and left out or filtered by reason."""
+
+    samples: int
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card is made from.
+
+    Attributes:
+        name, version: of the registered model.
+        run_id: of MLflow.
+        decision: the gate's sentence.
+        metrics: flat numbers.
+        items: per-item results by set, for intervals.
+        parameters: of the training, nested.
+        data_version: digest of the shards.
+        splits: counts by name.
+        history: a mapping per logged step, as `training_history.csv` has them.
+        git_commit: of the code; None where it is not known.
+    """
+
+    name: str
+    version: int
+    run_id: str
+    decision: str
+    metrics: Mapping[str, float]
+    items: Mapping[str, Items]
+    parameters: Mapping[str, Any]
+    data_version: str
+    splits: Mapping[str, SplitFacts]
+    history: Sequence[Mapping[str, Any]]
+    git_commit: str | None
+
+
+def card(facts: CardFacts) -> str:
+    """The whole card."""
+    environment = Environment(  # noqa: S701  # Markdown: foreign text goes through `plain`
+        loader=PackageLoader("clips_pipeline.registry"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": _plain, "duration": _duration}
+    rates = [float(row["samples_per_s"]) for row in facts.history if _is_number(row.get("samples_per_s"))]
+    return environment.get_template("model_card.md").render(
+        facts=facts,
+        reach=intervals(facts.items, facts.metrics, resamples=_RESAMPLES),
+        parameters={
+            name: value
+            for name, value in flatten(dict(facts.parameters)).items()
+            if name.removeprefix("train.").startswith(_SHOWN_PARAMETERS)
+        },
+        rate=statistics.median(rates) if rates else None,
+        seen=max((int(row["samples"]) for row in facts.history if _is_number(row.get("samples"))), default=0),
+        sets=sorted({name.split("/")[1] for name in facts.metrics if name.count("/") == 2}),
+        zero_shot=any(name.startswith("zero_shot/") and higher_is_better(name) for name in facts.metrics),
+    )
+
+
+def write_card(
+    registration: Registration,
+    metrics: Mapping[str, float],
+    items: Mapping[str, pd.DataFrame],
+    parameters: Mapping[str, Any],
+    shards: Path,
+    history: pd.DataFrame,
+    file: Path,
+) -> Path:
+    """Write the card, make it an artifact of the run, and the description of the version.
+
+    Args:
+        registration: of the version.
+        metrics: as in `metrics.json`.
+        items: the tables that `evaluate` writes, by set.
+        parameters: of the training, nested.
+        shards: folder of the prepared data.
+        history: the table that `train` writes.
+        file: for the card.
+    """
+    client = MlflowClient()
+    index, counts = load_index(shards), load_statistics(shards).splits
+    splits = {
+        name: SplitFacts(index.split_samples(name), added(counts[name].skipped, counts[name].filtered))
+        for name in index.splits
+    }
+    facts = CardFacts(
+        name=registration.name,
+        version=registration.version,
+        run_id=registration.run_id,
+        decision=registration.reason,
+        metrics=metrics,
+        items=items_by_set(items),
+        parameters=parameters,
+        data_version=index.version,
+        splits=splits,
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
+        git_commit=client.get_run(registration.run_id).data.tags.get("git.commit"),
+    )
+    text = card(facts)
+    file.write_text(text, encoding="utf-8")
+    client.log_artifact(registration.run_id, str(file))
+    client.update_model_version(registration.name, str(registration.version), text)
+    return file
+
+
+def _plain(value: object) -> str:
+    """Foreign text without what Markdown or HTML would act on."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#!" else letter for letter in " ".join(str(value).split()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and value == value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,140 @@
+"""The facts of `report.html`, gathered from what the pipelines have made and from MLflow; the page written and put with its run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.evaluation.per_item.comparison import pairing
+from clips_pipeline.evaluation.per_item.item_table import items_by_set, rows_of_table
+from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.registry.tracking.evaluation_log import fetch_items
+from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST
+from clips_pipeline.registry.tracking.server import run_page, version_page, web_address
+from clips_pipeline.registry.versions.champion import GATE_AGAINST, NOBODY
+from clips_pipeline.registry.versions.register import Registration
+from clips_pipeline.reports.model.pages import Link, ModelFacts, model_html
+from clips_pipeline.reports.model.scores import standings
+from clips_pipeline.reports.page import summary_of, write_page
+
+
+def write_model_report(
+    registration: Registration,
+    metric: str,
+    metrics: Mapping[str, float],
+    tables: Mapping[str, pd.DataFrame],
+    exhibits: Mapping[str, Any],
+    run: Mapping[str, Any],
+    history: pd.DataFrame,
+    health: Path,
+    shards: Path,
+    file: Path,
+) -> Path:
+    """Write the page, and make it an artifact of the run.
+
+    Args:
+        registration: of the version.
+        metric: the key of the metric that decides.
+        metrics: as in `metrics.json`.
+        tables: of per-item results that `evaluate` writes, by set.
+        exhibits: what it has to show, as plain values.
+        run: what `train` says of its run.
+        history: the table that `train` writes.
+        health: the data health report.
+        shards: folder of the prepared data.
+        file: for the page.
+
+    Raises:
+        ConfigError: the exhibits are none of ours.
+    """
+    client = MlflowClient()
+    shown = from_mapping(Exhibits, exhibits, "exhibits")
+    items = items_by_set(tables)
+    champion, others, note = _champion(client, registration, shown.set_name, items)
+    facts = ModelFacts(
+        title=f"{registration.name}, version {registration.version}",
+        decision=registration.reason,
+        promoted=registration.promoted,
+        metric=metric,
+        found=standings(metrics, shown.chance, items, others),
+        champion=champion,
+        note=note,
+        history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
+        health=summary_of(health.read_text(encoding="utf-8")),
+        health_links=[Link(f"the whole report: {health.name}", None, "beside this page, and an artifact of the run")],
+        run_links=_links(client, registration),
+        steps=_steps(client, registration, run, shards),
+        command=f"kedro lineage show {registration.version}",
+    )
+    write_page(model_html(facts, shown, rows_of_table(tables[shown.set_name])), file)
+    client.log_artifact(registration.run_id, str(file))
+    return file
+
+
+def _champion(
+    client: MlflowClient, registration: Registration, main: str, items: Mapping[str, Items]
+) -> tuple[str | None, dict[str, Items], str]:
+    """Name of the version that the gate compared with and its results, as far as they can be compared, and what is to be said.
+
+    The name is None where there is nothing to compare with.
+    """
+    tags = client.get_model_version(registration.name, str(registration.version)).tags
+    against = tags.get(GATE_AGAINST, NOBODY)
+    if against == NOBODY:
+        return None, {}, "There was no champion when this version was registered, so it became the first."
+    name = f"{registration.name}, version {against}"
+    run_id = client.get_model_version(registration.name, against).run_id
+    comparable: dict[str, Items] = {}
+    said: list[str] = []
+    for set_name, own in items.items():
+        where = "this set" if set_name == main else set_name
+        theirs = fetch_items(client, run_id, set_name)
+        if theirs is None:
+            said.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
+            continue
+        try:
+            pairing(theirs, own)
+        except ConfigError as error:
+            # The gate may have met the same obstacle, and its sentence stands first on the page.
+            why = "" if str(error) in registration.reason else f": {error}"
+            said.append(f"Not compared with {name}{'' if set_name == main else f' on {set_name}'}{why}.")
+            continue
+        comparable[set_name] = theirs
+    if comparable:
+        said.insert(0, f"The champion then was {name}; both were measured on the same images.")
+    return name if comparable else None, comparable, " ".join(said)
+
+
+def _links(client: MlflowClient, registration: Registration) -> list[Link]:
+    hint = "" if web_address(mlflow.get_tracking_uri()) else "opens while “make mlflow-ui” runs on this machine"
+    experiment = client.get_run(registration.run_id).info.experiment_id
+    version = f"version {registration.version} in the registry"
+    return [
+        Link(f"MLflow run {registration.run_id}", run_page(experiment, registration.run_id), hint),
+        Link(version, version_page(registration.name, registration.version), hint),
+    ]
+
+
+def _steps(
+    client: MlflowClient, registration: Registration, run: Mapping[str, Any], shards: Path
+) -> list[tuple[str, str]]:
+    index = load_index(shards)
+    tags = client.get_run(registration.run_id).data.tags
+    version = client.get_model_version(registration.name, str(registration.version)).tags
+    dirty = " with uncommitted changes, kept with the run" if tags.get("git.dirty") == "true" else ""
+    samples = ", ".join(f"{index.split_samples(name):,} {name}" for name in index.splits)
+    return [
+        ("source, parameters and format of the data", index.fingerprint),
+        (f"shards: {samples}", index.version),
+        ("code of the training", tags.get("git.commit", "unknown") + dirty),
+        ("run spec: every setting of the training, data and tokenizer", str(run.get("spec", "unknown"))),
+        ("weights, configuration and tokenizer, SHA-256", version.get(MODEL_DIGEST, "unknown")),
+        ("MLflow run", registration.run_id),
+        ("registered version", registration.uri),
+    ]

@@ -1,0 +1,154 @@
+"""An exported model folder as an MLflow pyfunc model: one artifact that embeds images and texts in any process.
+
+What it holds, and why:
+
+- the exported folder as it is (safetensors, JSON, tokenizer files): no pickle anywhere;
+- `pyfunc_model.py` by models-from-code: a readable script instead of a pickled object tied to module paths;
+- this package's source under `code/`: a version loads with the code that made it, although the package is on no index;
+- pinned requirements, written down rather than inferred (inference would load the model and ask the package index).
+"""
+
+import re
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+
+from clips_pipeline.config import ConfigError
+
+ARTIFACT = "model"
+"""The name of the exported folder among the pyfunc's artifacts."""
+
+REQUIRED = (
+    *("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers", "psutil"),
+    *("pydantic", "pydantic_core", "annotated-types"),
+)
+"""What the modules that embed import by name; training needs more."""
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def requirements() -> list[str]:
+    """What the packaged model needs, pinned to the versions of this environment (without local build tags)."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIRED]
+
+
+def signature() -> ModelSignature:
+    """Rows of an `image` (a file's bytes, or base64 of them) or a `text`, to rows of an `embedding` of length one."""
+    inputs = Schema(
+        [
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.string, "text", required=False),
+        ]
+    )
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.float), "embedding")]))
+
+
+def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
+    """Put the packaged model among the artifacts of a LoggedModel.
+
+    As `mlflow.pyfunc.log_model(model_id=…)`, which fails when it is given the same model again after a crash.
+
+    Args:
+        model_folder: what `train` exported.
+        model_id: of the LoggedModel.
+        run_id: of the run that trained it.
+
+    Raises:
+        ConfigError: the folder lacks weights or configuration.
+    """
+    missing = [file for file in ("model.safetensors", "config.json") if not (model_folder / file).is_file()]
+    if missing:
+        raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
+    package = Path(__file__).resolve().parents[2]
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
+        # With an input example mlflow would load the model, and torch, into this process to try it.
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+        mlflow.pyfunc.save_model(
+            path=f"{aside}/model",
+            mlflow_model=Model(
+                artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id
+            ),
+            python_model=str(package / "registry" / "pyfunc_model.py"),
+            artifacts={ARTIFACT: str(model_folder.resolve())},
+            code_paths=[str(package)],
+            signature=signature(),
+            pip_requirements=requirements(),
+        )
+        client.log_model_artifacts(model_id, f"{aside}/model")
+    if MLFLOW_MODEL_IS_EXTERNAL in client.get_logged_model(model_id).tags:
+        client.delete_logged_model_tag(model_id, MLFLOW_MODEL_IS_EXTERNAL)
+
+
+def fetch_model_folder(uri: str) -> Path:
+    """The exported folder inside a registered or logged model, downloaded where it is remote.
+
+    Args:
+        uri: such as `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips` or a folder with an `MLmodel`.
+
+    Raises:
+        ConfigError: the model was not packaged by this project.
+        mlflow.exceptions.MlflowException: there is no such model.
+    """
+    root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    if not (root / "MLmodel").is_file():
+        raise ConfigError(f"{uri}: not an MLflow model (it has no MLmodel file)")
+    artifacts = Model.load(str(root)).flavors.get("python_function", {}).get("artifacts", {})
+    if ARTIFACT not in artifacts:
+        raise ConfigError(f"{uri}: not packaged by clips-pipeline; use mlflow.pyfunc.load_model for it")
+    return root / str(artifacts[ARTIFACT]["path"])
+
+
+def find_folder(start: str, key: str = "train.model.initial_weights") -> Path:
+    """The folder of the model that a training starts from or that is evaluated.
+
+    Args:
+        start: a folder; `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH`; or the id of an MLflow run, which
+            stands for the newest version registered from it.
+        key: of the parameter, for messages.
+
+    Raises:
+        ConfigError: MLflow has no such model.
+    """
+    if not _RUN_ID.fullmatch(start) and not start.startswith(("models:/", "runs:/")):
+        return Path(start)
+    address = start
+    try:
+        if _RUN_ID.fullmatch(start):
+            versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{start}'")
+            if not versions:
+                raise ConfigError(
+                    f"{key}: no model was registered from MLflow run {start}; run "
+                    "`kedro run --pipelines register`, or give the folder of the exported model"
+                )
+            newest = max(versions, key=lambda version: int(version.version))
+            address = f"models:/{newest.name}/{newest.version}"
+        return fetch_model_folder(address)
+    except MlflowException as error:
+        raise ConfigError(f"{key}: {start}: MLflow has no such model ({error.message})") from None
+
+
+def find_model_folder(uri: str) -> Path:
+    """As `fetch_model_folder`, for somebody who may not have said where MLflow is.
+
+    Raises:
+        ConfigError: as there, there is no such model, or no address of MLflow is set.
+    """
+    if uri.startswith(("models:", "runs:")) and not mlflow.tracking.is_tracking_uri_set():
+        # MLflow would make an empty mlflow.db in the working directory and look there.
+        raise ConfigError(
+            f"{uri}: it is not known where MLflow keeps it; in the project's folder "
+            "`export MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db`, or the address of a server"
+        )
+    try:
+        return fetch_model_folder(uri)
+    except MlflowException as error:
+        raise ConfigError(f"{uri}: MLflow cannot give it ({str(error).splitlines()[0]})") from None

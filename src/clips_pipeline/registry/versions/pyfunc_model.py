@@ -1,0 +1,76 @@
+"""The script MLflow runs to load a packaged model (models-from-code): running it declares the model."""
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pandas as pd
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE, TEXT = "image", "text"
+
+
+class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is not followed by mypy
+    """Images and texts to embeddings of length one, in one shared space."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the exported folder; called by MLflow once per process."""
+        # Here and not above: logging a model runs this script too, and needs no torch.
+        from clips_pipeline.evaluation.inference.embed import Embedder
+        from clips_pipeline.interop.folder import load_model_folder
+
+        loaded = load_model_folder(context.artifacts["model"])
+        self._embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One `embedding` (list of floats) per row.
+
+        Args:
+            context: given by MLflow; unused after loading.
+            model_input: columns `image` (bytes of an image file, or base64 of them) and `text`; a row fills just one.
+            params: none are known.
+
+        Raises:
+            ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row,
+                counted from 0.
+        """
+        images, texts = _filled(model_input, IMAGE), _filled(model_input, TEXT)
+        for row in range(len(model_input)):
+            if (row in images) == (row in texts):
+                found = "both" if row in images else "neither"
+                raise ValueError(f"row {row}: give an image or a text; found {found}")
+        embeddings: list[list[float]] = [[] for _ in range(len(model_input))]
+        if images:
+            for row, embedding_E in zip(images, self._embedder.images(_pictures(images)), strict=True):
+                embeddings[row] = embedding_E.tolist()
+        if texts:
+            for row, embedding_E in zip(texts, self._embedder.texts(texts.values()), strict=True):
+                embeddings[row] = embedding_E.tolist()
+        return pd.DataFrame({"embedding": embeddings}, index=model_input.index)
+
+
+def _filled(table: pd.DataFrame, column: str) -> dict[int, Any]:
+    """Row number to value; an empty place is None or NaN, neither of which is text or bytes."""
+    if column not in table.columns:
+        return {}
+    return {row: value for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)}
+
+
+def _pictures(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
+    from clips_pipeline.data.images.transforms import UndecodableImageError
+    from clips_pipeline.evaluation.inference.embed import open_image
+
+    for row, value in values.items():
+        try:
+            yield open_image(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
+        except binascii.Error:
+            raise ValueError(f"row {row}: the image is text, but not base64 of an image file") from None
+        except UndecodableImageError as error:
+            raise ValueError(f"row {row}: the image cannot be decoded: {error}") from None
+
+
+mlflow.models.set_model(ClipsEmbedder())

@@ -1,0 +1,184 @@
+"""One model, one run, one version: metrics and parameters joined, and the alias moved if the gate agrees.
+
+All goes to the tracking and registry URIs that mlflow is set to (kedro-mlflow sets them from `conf/*/mlflow.yml`).
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.evaluation.metric_keys import set_of
+from clips_pipeline.evaluation.results import MODEL
+from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
+from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_items
+from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST, logged_model
+from clips_pipeline.registry.tracking.runs import log_once, mlflow_key
+from clips_pipeline.registry.versions.champion import holder, settle
+from clips_pipeline.registry.versions.gate import Decision, Measured, check, decide
+from clips_pipeline.registry.versions.packaging import log_package
+
+log = logging.getLogger(__name__)
+
+_METRIC = "metric."
+_LONGEST_PARAMETER = 6000
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What happened.
+
+    Attributes:
+        name, version, run_id: of the registered model.
+        uri: this version, `models:/<name>/<version>`.
+        promoted: whether the alias points to this version now.
+        reason: why, in a sentence.
+        champion_uri: what `models:/<name>@<alias>` means now, as a version; None where no version has the alias.
+    """
+
+    name: str
+    version: int
+    run_id: str
+    uri: str
+    promoted: bool
+    reason: str
+    champion_uri: str | None
+
+
+def register_model(
+    model_folder: Path,
+    metrics: Mapping[str, float],
+    *,
+    run_id: str | None = None,
+    config: RegistryConfig | None = None,
+    items: Mapping[str, pd.DataFrame] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Registration:
+    """Register the exported model as a new version, and give it the alias if the gate lets it.
+
+    Registering the same model of the same run again finds the version it made before, also after a crash half-way.
+
+    Args:
+        model_folder: what `train` exported.
+        metrics: flat numbers, as in `metrics.json`.
+        run_id: the run that trained the model, which is continued; None means the active run, or a new one.
+        config: names, the deciding metric and the gate.
+        items: per-item results by set, for this comparison and later ones.
+        parameters: nested parameters; logged to the run flat, where it does not have them yet.
+
+    Raises:
+        ConfigError: no model in the folder, results of another model, a metric that is not finite, or an unknown run.
+    """
+    config = config or RegistryConfig()
+    digest = model_digest(model_folder)
+    for table in (items or {}).values():
+        _refuse_results_of_another(table, digest, model_folder)
+    bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+    if bad:
+        raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
+    check(config.metric, config.gate, metrics)
+    client = MlflowClient()
+    with _run(client, run_id) as active:
+        log_parameters(client, active, parameters or {})
+        tags = {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()} | {
+            MODEL_DIGEST: digest
+        }
+        model_id = logged_model(client, active, model_folder, digest)
+        log_once(client, active, metrics, model_id)
+        version = _same_version(client, config.name, active, digest)
+        if version is None:
+            log_package(model_folder, model_id, active)
+            version = int(mlflow.register_model(f"models:/{model_id}", config.name, tags=tags).version)
+        else:
+            for key, value in tags.items():
+                client.set_model_version_tag(config.name, str(version), key, value)
+        log_items(client, active, items or {})
+
+    def by_version(one: int, other: int | None) -> Decision:
+        def known(version: int) -> Measured:
+            return measured(client, config.name, version, set_of(config.metric))
+
+        return decide(config.metric, config.gate, known(one), None if other is None else known(other))
+
+    decision = settle(client, config, version, by_version)
+    champion = holder(client, config.name, config.alias)
+    return Registration(
+        name=config.name,
+        version=version,
+        run_id=active,
+        uri=f"models:/{config.name}/{version}",
+        promoted=champion == version,
+        reason=decision.reason,
+        champion_uri=None if champion is None else f"models:/{config.name}/{champion}",
+    )
+
+
+def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Log nested parameters as `a.b.c`; those the run has already stay, and a different value is only warned about.
+
+    MLflow refuses to change a parameter, and the values logged while training are the ones that made the model.
+    """
+    known = client.get_run(run_id).data.params
+    for key, value in flatten(parameters).items():
+        name, text = mlflow_key(key), str(value)[:_LONGEST_PARAMETER]
+        if name not in known:
+            client.log_param(run_id, name, text)
+        elif known[name] != text:
+            log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, known[name], text)
+
+
+def _refuse_results_of_another(items: pd.DataFrame, digest: str, model_folder: Path) -> None:
+    measured_on = set(items[MODEL]) if MODEL in items else {digest}
+    if measured_on != {digest}:
+        raise ConfigError(
+            f"the metrics are not those of the model in {model_folder}: it has changed since, or evaluate.model named another; "
+            "run `kedro run --pipelines evaluate` again, and nothing was registered"
+        )
+
+
+@contextmanager
+def _run(client: MlflowClient, run_id: str | None) -> Iterator[str]:
+    active = mlflow.active_run()
+    if active is not None and run_id in (None, active.info.run_id):
+        # Kedro's own run: it is kedro-mlflow that ends it.
+        yield str(active.info.run_id)
+        return
+    if run_id is not None:
+        _check_run(client, run_id)
+    with mlflow.start_run(run_id=run_id, nested=active is not None) as run:
+        yield str(run.info.run_id)
+
+
+def _check_run(client: MlflowClient, run_id: str) -> None:
+    remedy = "train again, or point the tracking URI in conf/<env>/mlflow.yml to the server that has it"
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise ConfigError(f"MLflow run {run_id} of this model: {error.message}; {remedy}") from None
+    if run.info.lifecycle_stage != "active":
+        raise ConfigError(f"MLflow run {run_id} of this model was deleted; restore it with `mlflow runs restore`")
+
+
+def _same_version(client: MlflowClient, name: str, run_id: str, digest: str) -> int | None:
+    versions = client.search_model_versions(f"name='{name}'")
+    same = (one for one in versions if one.run_id == run_id and one.tags.get(MODEL_DIGEST) == digest)
+    return next((int(one.version) for one in same), None)
+
+
+def measured(client: MlflowClient, name: str, version: int, set_name: str) -> Measured:
+    """What the registry knows of a version: its metrics, and per-item results on a set where its run has them."""
+    found = client.get_model_version(name, str(version))
+    tagged = {key.removeprefix(_METRIC): value for key, value in found.tags.items() if key.startswith(_METRIC)}
+    # MLflow takes no '@' in names of tags.
+    metrics = {key.replace("_at_", "@"): float(value) for key, value in tagged.items()}
+    return Measured(metrics, fetch_items(client, found.run_id, set_name))

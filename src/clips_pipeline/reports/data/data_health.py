@@ -1,0 +1,163 @@
+"""The data health report: what prepared data consists of, what was left out, and what the model will read of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from clips_pipeline.config import PositiveInt
+from clips_pipeline.data.images.thumbnail import Thumbnail, thumbnail
+from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
+from clips_pipeline.data.prepare.validate import DECODE_ERRORS
+from clips_pipeline.data.shards.index import Index, load_index
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.reports.data import caption_lengths
+from clips_pipeline.reports.data.caption_lengths import DrawnSamples, Lengths, SplitTexts
+from clips_pipeline.reports.data.findings import findings
+from clips_pipeline.reports.data.histograms import bars, histogram_chart, octave_bars
+from clips_pipeline.reports.figure import Chart
+from clips_pipeline.reports.page import number, render, share, size, write_page
+from clips_pipeline.text.caption_rows import CaptionConfig
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+_MOST_SENTENCES = 30
+_THUMBNAIL = 256
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """How much of the data the report reads.
+
+    Attributes:
+        samples: at most so many of each split, for caption lengths; everything else is counted over all samples.
+        examples: samples of each split in the contact sheet.
+    """
+
+    samples: PositiveInt = 20_000
+    examples: Annotated[int, Ge(0), Le(1000)] = 12
+
+
+def write_data_health(
+    shards: Path,
+    tokenizer: Tokenizer,
+    captions: CaptionConfig,
+    config: HealthConfig,
+    path: Path,
+    remote: ShardCache | None = None,
+) -> Path:
+    """Write the report; the same data gives the same page.
+
+    Args:
+        shards: folder of the index and its statistics.
+        tokenizer: gives the lengths.
+        captions: what training will read of them.
+        config: how much is read.
+        path: of the HTML file; folders above it are made.
+        remote: where shards that are not on this machine are copied to.
+
+    Raises:
+        ConfigError: index or statistics are missing or damaged, or a shard is.
+    """
+    index, statistics = load_index(shards), load_statistics(shards)
+    texts: dict[str, SplitTexts] = {}
+    examples: dict[str, list[Record]] = {}
+    for split in index.splits:
+        drawn = DrawnSamples(shards, split, config.samples, remote)
+        texts[split] = caption_lengths.measure(drawn, tokenizer, captions)
+        examples[split] = list(drawn.some(config.examples))
+    return write_page(report_html(index, statistics, texts, examples, captions), path)
+
+
+def report_html(
+    index: Index,
+    statistics: Statistics,
+    texts: Mapping[str, SplitTexts],
+    examples: Mapping[str, Sequence[Record]],
+    captions: CaptionConfig,
+) -> str:
+    """The whole page: `templates/data_health.html`."""
+    return render(
+        "data_health.html",
+        index=index,
+        statistics=statistics,
+        texts=texts,
+        captions=captions,
+        lengths=caption_lengths.rooms(captions),
+        warnings=findings(index, statistics, texts),
+        kinds={split: _kinds(read) for split, read in texts.items()},
+        measures=_MEASURES,
+        drawn={
+            "lengths": [_length_chart(label, lengths) for label, lengths in _kinds(next(iter(texts.values())))],
+            "sentences": _sentence_charts(next(iter(texts.values()))),
+            "images": _image_charts(statistics),
+        },
+        contact_sheet={name: list(map(Card.of, records)) for name, records in examples.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample of the contact sheet: with a thumbnail, or with the error that stands in its place."""
+
+    record: Record
+    small: Thumbnail | None
+    error: str = ""
+
+    @classmethod
+    def of(cls, record: Record) -> "Card":
+        """From a sample, whatever its image holds."""
+        try:
+            return cls(record, thumbnail(record.image, _THUMBNAIL))
+        except DECODE_ERRORS as error:
+            return cls(record, None, type(error).__name__)
+
+
+def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
+    kinds = [
+        ("web caption", read.web),
+        ("synthetic caption", read.synthetic),
+        *((f"fragment: {name}", lengths) for name, lengths in read.fragments.items()),
+        ("human captions", read.human),
+    ]
+    return [(label, lengths) for label, lengths in kinds if len(lengths.values)]
+
+
+def _length_chart(label: str, lengths: Lengths) -> Chart:
+    drawn = bars(np.array(lengths.values), lengths.room, 2 * lengths.room)
+    told = (
+        f"median {number(lengths.quantile(0.5))}, 95 % up to {number(lengths.quantile(0.95))}, "
+        f"cut {share(lengths.cut, len(lengths.values))}"
+    )
+    return Chart(histogram_chart(drawn, label, limit=lengths.room, unit="ids"), label, told)
+
+
+def _sentence_charts(read: SplitTexts) -> list[Chart]:
+    if not len(read.sentences):
+        return []
+    title = "sentences per synthetic caption"
+    return [Chart(histogram_chart(bars(read.sentences, most=_MOST_SENTENCES), title, unit="sentences"), title)]
+
+
+# Histogram, its name, how a value is written, and a value of the axis.
+_MEASURES = (
+    ("image_width", "width in pixels", number, 1),
+    ("image_height", "height in pixels", number, 1),
+    ("image_aspect", "width : height", lambda thousandths: f"{thousandths / 1000:.2f}", 1000),
+    ("image_bytes", "encoded size", size, 1000),
+)
+
+
+def _image_charts(statistics: Statistics) -> list[Chart]:
+    charts = []
+    for name, label, show, base in _MEASURES:
+        whole = Histogram()
+        for split in statistics.splits.values():
+            if name in split.histograms:
+                whole = whole.plus(split.histograms[name])
+        if whole.count:
+            charts.append(Chart(histogram_chart(octave_bars(whole), label, doubling=base, show=show), label))
+    return charts

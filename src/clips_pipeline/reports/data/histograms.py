@@ -1,0 +1,146 @@
+"""Histograms, in the page's colors."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from clips_pipeline.data.prepare.statistics import Histogram
+from clips_pipeline.reports.figure import LINE, SERIES, label, svg, tooltip
+from clips_pipeline.reports.page import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BAR, _CUT = SERIES[0], SERIES[1]
+_MOST_BARS = 40
+_MOST_TICKS = 6
+_NEXT_TO_ZERO = 0.75
+_SIZE = (4.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Values from `start` (included) to `end` (excluded), of the last bar sometimes also all beyond, and how many there are."""
+
+    start: int
+    end: int
+    count: int
+    beyond: bool = False
+
+
+def bars(values: NDArray[np.int64], limit: int | None = None, most: int | None = None) -> list[Bar]:
+    """Of integers from 0, all bars of one width, so that at most about forty are needed.
+
+    Args:
+        values: in any order, at least one.
+        limit: no bar holds values on both sides of it: those up to the limit, and those above.
+        most: the last bar begins here at the latest and holds all values beyond, so that one that is absurdly large does not
+            press the others into a corner.
+    """
+    high = int(values.max())
+    end = high if most is None else min(high, most)
+    width = max(1, -(-(max(end, limit or 0) + 1) // _MOST_BARS))
+    # The first bar is the narrower one where the limit asks for it.
+    first = 0 if limit is None else (limit + 1) % width - width
+    places, counts = np.unique((np.minimum(values, end) - first) // width, return_counts=True)
+    starts = (places * width + first).tolist()
+    return [
+        Bar(max(start, 0), start + width, count, start == starts[-1] and high >= start + width)
+        for start, count in zip(starts, counts.tolist(), strict=True)
+    ]
+
+
+def octave_bars(histogram: Histogram) -> list[Bar]:
+    """Four bars for every doubling, for values that differ by orders of magnitude; each is the sum of whole bins."""
+    found: dict[int, int] = {}
+    for start, count in histogram.bins:
+        # The three highest bits say which quarter of which octave.
+        shift = max(start.bit_length() - 3, 0)
+        place = (start >> shift) << shift
+        found[place] = found.get(place, 0) + count
+    return [Bar(start, start + (1 << max(start.bit_length() - 3, 0)), count) for start, count in sorted(found.items())]
+
+
+def histogram_chart(
+    drawn: Sequence[Bar],
+    title: str,
+    *,
+    limit: int | None = None,
+    doubling: int | None = None,
+    unit: str = "",
+    show: Callable[[float], str] = number,
+) -> Markup:
+    """A histogram as `<svg>`, with a description for those who do not see it.
+
+    Args:
+        drawn: bars in order, at least one.
+        title: says what is counted; no two charts of a page have the same.
+        limit: values above it are colored as cut, and it has a mark.
+        doubling: equal distances are equal ratios, with this value and its doubles and halves on the axis; None for equal
+            differences.
+        unit: of the values.
+        show: a value as plain text.
+    """
+    most = max(bar.count for bar in drawn)
+    # A bar of one value has its name below its middle.
+    shift = 0.5 if not doubling and all(bar.end - bar.start == 1 for bar in drawn) else 0.0
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_subplot()
+        for bar in drawn:
+            # A bar that is there is seen: 0 has no place where distances are ratios, and others may be too thin or too low.
+            start = (bar.start or _NEXT_TO_ZERO) if doubling else bar.start
+            width = bar.end - start if doubling else max(bar.end - start, drawn[-1].end / 300)
+            height = max(bar.count, most / 100)
+            color = _CUT if limit is not None and bar.start > limit else _BAR
+            (patch,) = axes.bar(start - shift, height, width, align="edge", color=color, edgecolor="none")
+            tooltip(patch, f"{_reach(bar, show)}: {number(bar.count)}")
+        if doubling:
+            low, high = drawn[0].start or _NEXT_TO_ZERO, drawn[-1].end
+            axes.set_xscale("log", base=2)
+            # Else one bar alone would fill the chart.
+            axes.set_xlim(min(low, high / 4), max(high, low * 4))
+            axes.set_xticks(_doubles(doubling, *axes.get_xlim()))
+            axes.minorticks_off()
+        else:
+            axes.set_xlim(-shift, max(drawn[-1].end, (limit or 0) + 2) - shift)
+            axes.locator_params(axis="x", nbins=_MOST_TICKS, integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_formatter(lambda value, _: label(show(round(value))))
+        if limit is not None:
+            axes.axvline(limit + 1 - shift, color=_CUT, linewidth=1, linestyle="--")
+            axes.annotate(
+                f"{limit} {unit}",
+                (limit + 1 - shift, 1.02),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                va="bottom",
+            )
+        axes.yaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_color(LINE)
+
+    fullest = max(drawn, key=lambda bar: bar.count)
+    described = (
+        f"{title}: histogram of {number(sum(bar.count for bar in drawn))} values, the smallest {_reach(drawn[0], show)}, "
+        f"the largest {_reach(drawn[-1], show)} {unit}; most frequent: {_reach(fullest, show)}"
+    )
+    return svg(draw, described, size=_SIZE)
+
+
+def _reach(bar: Bar, show: Callable[[float], str]) -> str:
+    if bar.beyond:
+        return f"{show(bar.start)} and more"
+    return show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
+
+
+def _doubles(base: int, low: float, high: float) -> list[float]:
+    """`base` times powers of two, at most so many that their names have room beside each other."""
+    first, last = math.ceil(math.log2(low / base)), math.floor(math.log2(high / base))
+    step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
+    return [base * 2.0**power for power in range(first, last + 1, step)]

@@ -1,0 +1,3 @@
+"""The pages on a model: evaluation, registered version, and comparison of two."""
+
+__all__ = ["comparison", "figures", "pages", "scores", "training_curves"]

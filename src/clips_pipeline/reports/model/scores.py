@@ -1,0 +1,123 @@
+"""What a model reaches, how sure that is, and how it stands beside the champion: as values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from clips_pipeline.evaluation.metric_keys import higher_is_better, is_share, set_of
+from clips_pipeline.evaluation.per_item.comparison import Difference, compare, intervals
+from clips_pipeline.evaluation.per_item.items import Items
+
+_RESAMPLES = 2_000
+_HEADLINES = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One metric.
+
+    Attributes:
+        metric: its key.
+        value: of the model.
+        interval: of the value; None where there are no per-item results of it.
+        chance: what a model that knows nothing reaches; None where that is not known.
+        difference: to the champion, A the champion; None where the two were not compared.
+        champion_interval: of the champion's value.
+    """
+
+    metric: str
+    value: float
+    interval: tuple[float, float] | None = None
+    chance: float | None = None
+    difference: Difference | None = None
+    champion_interval: tuple[float, float] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Of the difference; empty without one."""
+        return "" if self.difference is None else self.difference.verdict
+
+    @property
+    def name(self) -> str:
+        """As `readable`."""
+        return readable(self.metric)
+
+    @property
+    def is_share(self) -> bool:
+        """As `metric_keys.is_share`."""
+        return is_share(self.metric)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """As `metric_keys.higher_is_better`."""
+        return higher_is_better(self.metric)
+
+
+def standings(
+    metrics: Mapping[str, float],
+    chance: Mapping[str, float],
+    items: Mapping[str, Items],
+    champion: Mapping[str, Items] | None = None,
+    *,
+    resamples: int = _RESAMPLES,
+) -> list[Standing]:
+    """Every metric with its intervals.
+
+    Args:
+        metrics: flat numbers, as in `metrics.json`.
+        chance: under the same keys.
+        items: per-item results of the model, by set.
+        champion: and of the model that it is compared with, as far as there are any.
+        resamples: of each bootstrap.
+
+    Raises:
+        ConfigError: the two were evaluated on other images.
+    """
+    others = champion or {}
+    differences: dict[str, Difference] = {}
+    for name in items.keys() & others.keys():
+        a, b = others[name], items[name]
+        both = [
+            one for one in metrics if set_of(one) == name and a.holds(one) and b.holds(one) and a.on_terms_of(b, one)
+        ]
+        if both:
+            compared = compare(a, b, both, resamples=resamples)
+            differences |= {one.metric: one for one in compared}
+
+    own = intervals(items, metrics, resamples=resamples)
+    theirs = intervals(others, differences, resamples=resamples)
+    return [
+        Standing(name, value, own.get(name), chance.get(name), differences.get(name), theirs.get(name))
+        for name, value in metrics.items()
+    ]
+
+
+def headlines(found: Sequence[Standing], first: str) -> list[Standing]:
+    """The metrics that stand first: the one that decides, by its key, and the best known of the others."""
+    order = sorted(found, key=lambda one: (one.metric != first, _place(one.metric)))
+    return [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]
+
+
+def readable(metric: str) -> str:
+    """A metric's name for people: no two are alike, and none is too long for a figure."""
+    kind, _, rest = metric.partition("/")
+    part, _, end = rest.rpartition("/")
+    of_part = f" {part.replace('_', ' ')}" if kind == "sugarcrepe" else ""
+    what = {"retrieval_long": "long captions", "zero_shot": "zero-shot"}.get(kind, kind)
+    name = end.replace("_", " ").replace("@", " at ")
+    if kind == "retrieval_long":
+        name = name.replace("image recall", "image").replace("text recall", "text")
+    return f"{what}{of_part}: {name}".replace("caption: loss", "caption loss, nats per token")
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """`0.1234 to 0.2345`; empty for none."""
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _place(metric: str) -> int:
+    # Kind and end of a key: long captions have a mean recall too, which is no headline.
+    chosen = (("retrieval", "/mean_recall@1"), ("zero_shot", "/accuracy@1"), ("caption", "loss"))
+    kind = metric.split("/")[0]
+    return next(
+        (place for place, (wanted, end) in enumerate(chosen) if kind == wanted and metric.endswith(end)), len(chosen)
+    )

@@ -1,1 +1,0 @@
-"""Sources, tar shards, their index, and the loader that trains from them."""

@@ -1,0 +1,129 @@
+"""CLIP's byte-pair tokenizer in this project's row layout.
+
+Pieces, merges and cleaning are CLIP's (Radford et al. 2021, arXiv 2103.00020); the specials are not. CLIP gives id 0 to
+"!" and puts its two specials last; here the specials come first, as every tokenizer of this project has them:
+
+    PAD 0, BOS 1, EOS 2, UNK 3 (never used: bytes spell everything), CLS 4, then CLIP's id + 5
+
+So a CLIP embedding table carries over by a shift of `OFFSET` rows. CLIP's own names of specials ("<|endoftext|>") are
+ordinary text here.
+"""
+
+import gzip
+import html
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import ftfy
+import regex  # type: ignore[import-untyped, unused-ignore]
+from tokenizers.models import BPE
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, StretchTokenizer
+
+OFFSET = 5
+"""CLIP's id of a piece plus this is ours."""
+
+_MERGES = 48_894
+"""CLIP reads this many merges of its longer file: with 2 x 256 byte signs and 2 specials that makes 49,408 pieces."""
+
+_END = "</w>"
+# ASCII without controls and without "&" is a fixed point of the repairs, which are slow.
+_NOTHING_TO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
+_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+
+
+def clean(text: str) -> str:
+    """CLIP's cleaning: mis-decoded text repaired, HTML entities resolved twice, blanks collapsed, lower case."""
+    if not _NOTHING_TO_REPAIR.fullmatch(text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+class ClipBpeTokenizer(StretchTokenizer):
+    """Byte pairs merged by rank; each word ends in a piece of its own kind."""
+
+    kind: ClassVar[str] = "clip_bpe"
+
+    def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._byte_signs = _byte_signs()
+        self._sign_bytes = {sign: byte for byte, sign in self._byte_signs.items()}
+        signs = list(self._byte_signs.values())
+        self._merges = list(merges)
+        self._pieces = [*signs, *(sign + _END for sign in signs), *(first + second for first, second in merges)]
+        self._ids = {piece: index + OFFSET for index, piece in enumerate(self._pieces)}
+        self._bpe = BPE(self._ids, self._merges, end_of_word_suffix=_END)
+        self.vocab_size = OFFSET + len(self._pieces)
+        self.unk_id = 3
+        self.cls_id = 4
+
+    @classmethod
+    def from_merges(cls, path: Path | str) -> "ClipBpeTokenizer":
+        """Read CLIP's gzip file of merges: a comment line, then one pair per line in order of rank.
+
+        Raises:
+            ConfigError: the file is missing, not gzip, or a line is not a pair of pieces known so far.
+        """
+        try:
+            with gzip.open(path) as stream:
+                lines = stream.read().decode("utf-8").split("\n")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path}: no merges ({error}); give the path of CLIP's bpe_simple_vocab_16e6.txt.gz"
+            ) from None
+        merges = []
+        signs = list(_byte_signs().values())
+        known = {*signs, *(sign + _END for sign in signs)}
+        for number, line in enumerate(lines[1 : _MERGES + 1], start=2):
+            pair = tuple(line.split())
+            if not pair:
+                break
+            if len(pair) != 2 or not known.issuperset(pair):
+                raise ConfigError(
+                    f"{path}: line {number} ({line!r}) is not a pair of known pieces; the file is damaged"
+                )
+            merges.append((pair[0], pair[1]))
+            known.add(pair[0] + pair[1])
+        if not merges:
+            raise ConfigError(f"{path}: holds no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
+        return cls(merges)
+
+    def stretches(self, text: str) -> list[str]:
+        """No word holds a blank, so each stretch between blanks can be cut into words alone."""
+        return clean(text).split()
+
+    def stretch_ids(self, stretch: str) -> list[int]:
+        """Ids of its words."""
+        # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
+        signs = ("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(stretch))
+        return [token.id for word in signs for token in self._bpe.tokenize(word)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the pieces, a blank after each word; bytes that are not UTF-8 become U+FFFD, UNK becomes "[UNK]"."""
+        text = ""
+        run: list[str] = []
+        for index in [*self._readable(ids), self.unk_id]:
+            if index != self.unk_id:
+                run.append(self._pieces[index - OFFSET])
+                continue
+            joined = "".join(run).replace(_END, " ")
+            text += bytes(self._sign_bytes.get(sign, 32) for sign in joined).decode("utf-8", "replace") + "[UNK] "
+            run = []
+        return text.removesuffix("[UNK] ").strip()
+
+    def save(self, folder: Path | str) -> None:
+        """Write `merges.txt.gz` (the same bytes every time) and `tokenizer_config.json` into `folder`."""
+        lines = ["#version: clips-pipeline", *(f"{first} {second}" for first, second in self._merges)]
+        packed = gzip.compress(("\n".join(lines) + "\n").encode("utf-8"), mtime=0)
+        (self._write_config(folder) / MERGES_FILE).write_bytes(packed)
+
+
+def _byte_signs() -> dict[int, str]:
+    """A visible sign for each of the 256 bytes, in CLIP's order: printable Latin-1 as itself, the rest from U+0100."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    signs = {byte: chr(byte) for byte in visible}
+    hidden = [byte for byte in range(256) if byte not in signs]
+    return {**signs, **{byte: chr(256 + rank) for rank, byte in enumerate(hidden)}}

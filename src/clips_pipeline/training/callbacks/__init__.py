@@ -1,0 +1,13 @@
+"""Composer callbacks and algorithms: what happens around the steps of a training."""
+
+__all__ = [
+    "caption_log",
+    "data_wait",
+    "divergence",
+    "heartbeat",
+    "image_schedule",
+    "logit_scale",
+    "retrieval",
+    "sample_trace",
+    "stop_request",
+]

@@ -1,0 +1,45 @@
+"""Stops a training whose loss is NaN or infinite, before a checkpoint of it is written."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from composer.core import Callback, State
+from composer.loggers import Logger
+
+from clips_pipeline.training.events.event_logger import LOSS
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss became NaN or infinite."""
+
+
+class StopOnDivergence(Callback):  # type: ignore[misc]
+    """Ends the run before a checkpoint is written of a model whose loss is not finite.
+
+    Composer's `NaNMonitor` lets an infinite loss pass, and raises on the one rank that has a NaN, for which the others then
+    wait; here all ranks look at the mean over ranks, which Composer has brought to the host anyway.
+
+    Args:
+        last_checkpoint: gives the path to name in the message.
+    """
+
+    def __init__(self, last_checkpoint: Callable[[], Path | None]) -> None:
+        self.last_checkpoint = last_checkpoint
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Look at the losses.
+
+        Raises:
+            TrainingDivergedError: one is not finite.
+        """
+        losses = state.total_loss_dict or {}
+        bad = [name.removeprefix(LOSS) for name, value in losses.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        good = self.last_checkpoint()
+        where = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        raise TrainingDivergedError(
+            f"step {int(state.timestamp.batch)}: not finite: {', '.join(bad)}; training stopped before saving; {where}. "
+            "Lower train.optimizer.peak_lr, lengthen train.optimizer.warmup_samples or set train.optimizer.clip_norm."
+        )

@@ -1,0 +1,108 @@
+"""What a person sees while the workers train: a start-up line, a bar with the losses, and evaluations as they come."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from clips_pipeline.training.events.event_log import Event
+
+QUIET_STEPS = 10  # without a terminal, about this many lines for a whole training
+
+
+class Progress:
+    """Shows events. In a terminal a live bar; elsewhere (CI, a log file) a few plain lines.
+
+    Args:
+        steps: optimiser steps of the run.
+        console: where to write.
+    """
+
+    def __init__(self, steps: int, console: Console | None = None):
+        self._steps = steps
+        self._console = console or Console(stderr=True)
+        self._plain_every = max(1, steps // QUIET_STEPS)
+        self._next_plain = self._plain_every
+        self._bar = RichProgress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, note="starting workers")
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        kind = event["kind"]
+        if kind == "start":
+            self._console.print(start_line(event), highlight=False)
+        elif kind == "step":
+            self._bar.update(self._task, completed=event["step"], note=step_note(event))
+            if not self._console.is_terminal and (event["step"] >= self._next_plain or event["step"] == self._steps):
+                self._next_plain = event["step"] + self._plain_every
+                self._console.print(f"step {event['step']}/{self._steps}: {step_note(event)}", highlight=False)
+        elif kind == "evaluation":
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "mean" in name)
+            self._console.print(f"step {event['step']}: held-out {shown}", highlight=False)
+        elif kind == "stall":
+            names = ("rank", "seconds", "worker", "shard")
+            self._console.print(stall_line(*(event[name] for name in names)), style="yellow", highlight=False)
+        elif kind == "damaged":
+            line = damaged_line(event["path"], event["reason"], event["instead"])
+            self._console.print(line, style="yellow", highlight=False)
+        elif kind == "changed":
+            for key, (before, now) in event["values"].items():
+                line = f"from step {event['step']} on {key} is {now}; it was {before}"
+                self._console.print(line, style="yellow", highlight=False)
+        elif kind == "interrupted":
+            self._console.print(f"interrupted at step {event['step']}: {event['reason']}", highlight=False)
+        elif kind == "stop":
+            self._console.print(f"stopped on request at step {event['step']}", highlight=False)
+
+    def __enter__(self) -> "Progress":
+        """Start drawing."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing and leave the terminal as it was."""
+        self._bar.stop()
+
+
+def start_line(event: Event) -> str:
+    """Samples, steps, parameters, FLOPs and the losses of guessing, on one line or two."""
+    resumed = f"resuming from {event['resumed_from']}\n" if event["resumed_from"] else ""
+    return (
+        f"{resumed}{event['size']}: {event['parameters']:,} parameters, up to "
+        f"{event['training_flops_per_sample'] / 1e9:.2f} GFLOP per sample; {event['samples']:,} samples "
+        f"({event['epochs']:.1f} epochs of {event['train_samples']:,}) in {event['steps']:,} steps of {event['batch_size']}; "
+        f"chance: contrastive ln(N) = {event['chance_contrastive_loss']:.3f}"
+        + (f", caption ln(V) = {event['chance_caption_loss']:.3f}" if event["chance_caption_loss"] is not None else "")
+    )
+
+
+def stall_line(rank: int, seconds: float, worker: int | None, shard: str | None) -> str:
+    """Which rank waits for data, how long, and what its slowest reader reads."""
+    who = f"worker {worker} is reading {shard}" if shard is not None else "no worker is reading a shard"
+    return f"rank {rank} has waited {seconds:.0f} s for a batch: {who}"
+
+
+def damaged_line(path: str, reason: str, instead: str | None) -> str:
+    """Which checkpoint is refused, why, and what is used in its place."""
+    return f"damaged checkpoint, now {path}: {reason}; going on from {instead}"
+
+
+def step_note(event: Event) -> str:
+    """The losses that the method has, and the speed."""
+    losses = "  ".join(
+        f"{name} {event['losses'][name]:.3f}" for name in ("contrastive", "caption") if name in event["losses"]
+    )
+    return f"{losses}  {event['samples_per_s']:,.0f} samples/s"

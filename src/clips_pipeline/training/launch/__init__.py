@@ -1,0 +1,15 @@
+"""The processes of a training: torchrun's agent, ranks, heartbeats, interrupts, and why a run ended."""
+
+__all__ = [
+    "agent",
+    "agent_process",
+    "exit_status",
+    "failure",
+    "folder_lock",
+    "heartbeat",
+    "interrupt",
+    "launcher",
+    "monitor",
+    "worker",
+    "worker_main",
+]

@@ -1,0 +1,163 @@
+"""Measures a few steps of a training, in a process of its own: `python -m clips_pipeline.training.step_timer`.
+
+Reads one JSON object from standard input (`train`, `vocab_size`, `rows`) and writes one to standard output. Nothing else is
+touched.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+from clips_pipeline.config import from_mapping
+from clips_pipeline.losses.total import LossWeights, clips_loss
+from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.flops import forward_flops_by_part
+from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.optimizer import adamw
+from clips_pipeline.training.resolve import model_config
+
+STEPS = 5
+SAMPLES = (2, 8)
+"""Samples of the small batches that are always measured; what a sample more costs is the difference."""
+MOST_SECONDS = 40.0
+"""A batch of the training's own size is measured where its steps are expected to take no longer than this in all."""
+MOST_MEMORY = 0.7
+"""And to fill no more than this share of the memory that is free."""
+
+Rows = Sequence[Sequence[Sequence[int]]]
+"""Of each sample, the web caption's, the fragment's and the target's ids."""
+
+
+def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> dict[str, Any]:
+    """Parameters and FLOPs by part, and seconds and memory of measured steps.
+
+    Args:
+        config: the training.
+        vocab_size: of its tokenizer.
+        rows: of training samples; None measures with rows without padding, the most that rows can cost.
+
+    Returns:
+        `parameters` and `forward_flops` by part; `device`; `threads`; `samples`, `seconds` (of each step), `cpu_seconds` and
+        `peak_bytes` of the measured batches, the largest last: where time and memory allow, it is that of one rank.
+    """
+    built = model_config(config, vocab_size)
+    on_gpu = config.launch.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(config.launch.threads or max(1, cores // (1 if on_gpu else config.launch.processes)))
+    captions = config.captions
+    context, fragment = captions.context_length, captions.context_length if config.method == "clips" else 0
+    target = captions.target_length
+    model = ClipsModel(built).to(device)
+    for part in config.freeze:
+        getattr(model, part).requires_grad_(False)
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    steps = _Steps(config, model, device, vocab_size, (context, fragment, target), rows)
+    whole = config.launch.chunk_size or config.batch_size // config.launch.processes
+    for count in sorted({min(count, whole) for count in SAMPLES}):
+        steps.run(count)
+    if whole not in steps.samples and steps.allow(whole):
+        steps.run(whole)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.modules() if isinstance(block, Block)]
+    return {
+        "parameters": {**parts, "temperature": 1},
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "block_parameters": {"all": sum(blocks), "largest": max(blocks)},
+        "forward_flops": forward_flops_by_part(built, context, fragment, target - 1),
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "real_rows": rows is not None,
+        "samples": steps.samples,
+        "seconds": steps.seconds,
+        "cpu_seconds": steps.cpu_seconds,
+        "peak_bytes": steps.peaks,
+    }
+
+
+class _Steps:
+    """Runs and times steps of batches of several sizes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: ClipsModel,
+        device: torch.device,
+        vocab_size: int,
+        lengths: tuple[int, int, int],
+        rows: Rows | None,
+    ) -> None:
+        self.config, self.model, self.device, self.vocab_size = config, model, device, vocab_size
+        self.lengths, self.rows = lengths, rows
+        self.optimizer = adamw(model, config.optimizer)
+        self.weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
+        self.samples: list[int] = []
+        self.seconds: list[list[float]] = []
+        self.cpu_seconds: list[list[float]] = []
+        self.peaks: list[int] = []
+
+    def run(self, count: int) -> None:
+        """Steps of `count` samples; the first, which warms up, is not timed."""
+        size = self.model.config.vision.image_size
+        images = torch.randn(count, 3, size, size, device=self.device)
+        ids = [self._ids(count, which) for which in range(3)]
+        times, cpu_times = [], []
+        for _ in range(STEPS + 1):
+            begun, cpu_begun = time.perf_counter(), time.process_time()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.launch.precision == "amp_bf16"):
+                output = self.model(images, *ids)
+                head = None if self.model.captioner is None else self.model.captioner.head.weight
+                total = clips_loss(output, head, self.weights).total
+            total.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begun)
+            cpu_times.append(time.process_time() - cpu_begun)
+        self.samples.append(count)
+        self.seconds.append(times[1:])
+        self.cpu_seconds.append(cpu_times[1:])
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peaks.append(int(torch.cuda.max_memory_allocated()) if self.device.type == "cuda" else resident)
+
+    def allow(self, count: int) -> bool:
+        """Whether steps of `count` samples will take little time and memory, by those that have been measured."""
+        slope = 0.0
+        if len(self.samples) > 1:
+            slope = max(0.0, (self.peaks[-1] - self.peaks[-2]) / (self.samples[-1] - self.samples[-2]))
+        more = slope * (count - self.samples[-1])
+        seconds = (STEPS + 1) * median(self.seconds[-1]) * count / self.samples[-1]
+        return seconds <= MOST_SECONDS and more <= MOST_MEMORY * _free_memory(self.device)
+
+    def _ids(self, count: int, which: int) -> torch.Tensor:
+        length = self.lengths[which]
+        if self.rows is None or not length:
+            return torch.randint(3, self.vocab_size, (count, length), device=self.device)
+        return torch.tensor([self.rows[i % len(self.rows)][which] for i in range(count)], device=self.device)
+
+
+def _free_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    return float(psutil.virtual_memory().available)
+
+
+def main() -> int:
+    """Measure what standard input describes."""
+    asked = json.load(sys.stdin)
+    config = from_mapping(TrainConfig, asked["train"], "train")
+    print(json.dumps(measure(config, asked["vocab_size"], asked["rows"])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Pixels of encoded images: Pillow's own, whichever way they take."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.unit.data.samples import picture
+
+from clips_pipeline.data.images.color import Pixels, rgb
+from clips_pipeline.data.images.decode import SCALES, Encoded
+from clips_pipeline.data.prepare.validate import DECODE_ERRORS
+
+
+def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:
+    draws = np.random.default_rng(0)
+    coarse = Image.fromarray(draws.integers(0, 256, (9, 12, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    coarse.convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def _pillow(content: bytes, scale: int) -> Pixels:
+    with Image.open(io.BytesIO(content)) as opened:
+        if scale > 1:
+            opened.draft("RGB", (opened.width // scale, opened.height // scale))
+        return np.asarray(opened.convert("RGB"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"mode": "L"},
+        {"mode": "CMYK"},
+    ],
+    ids=str,
+)
+def test_jpegs(options: dict[str, Any], scale: int) -> None:
+    content = _jpeg(**options)
+    encoded = Encoded(content)
+    assert (encoded.width, encoded.height, encoded.scales) == (203, 117, SCALES)
+    decoded = encoded.decode(scale)
+    # A CMYK picture is not for simplejpeg. Torch warns of arrays that cannot be written to.
+    assert isinstance(decoded, Image.Image) if options.get("mode") == "CMYK" else decoded.flags.writeable
+    pixels = np.asarray(decoded)
+    assert pixels.shape == (-(-117 // scale), -(-203 // scale), 3)
+    assert np.array_equal(pixels, _pillow(content, scale))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 15), (31, 64), (9, 70)])
+def test_small_jpegs(size: tuple[int, int]) -> None:
+    content = _jpeg(size)
+    for scale in SCALES:
+        assert np.array_equal(Encoded(content).decode(scale), _pillow(content, scale))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
+def test_other_formats_have_one_scale(mode: str) -> None:
+    content = picture(1, mode=mode)
+    encoded = Encoded(content)
+    assert encoded.scales == (1,)
+    assert np.array_equal(encoded.decode(), np.asarray(rgb(Image.open(io.BytesIO(content)))))
+
+
+def test_small_faults_are_judged_by_pillow() -> None:
+    content = _jpeg()
+    # A byte that belongs nowhere before the end mark; libjpeg warns of it and Pillow does not mind.
+    faulty = content[:-2] + b"\x00" + content[-2:]
+    assert np.array_equal(Encoded(faulty).decode(), _pillow(content, 1))
+
+
+def test_damage_raises() -> None:
+    content = _jpeg()
+    for damaged in (b"", b"no image", content[:10], content[: len(content) // 2], content[:-40]):
+        with pytest.raises(DECODE_ERRORS):
+            Encoded(damaged).decode()
+
+
+def test_huge_pictures_meet_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 117 // 3)
+    with pytest.raises(Image.DecompressionBombError):
+        Encoded(_jpeg())
+
+
+def test_real_photos(fixtures_dir: Path) -> None:
+    for file in sorted((fixtures_dir / "images").iterdir())[:8]:
+        for scale in SCALES:
+            assert np.array_equal(Encoded(file.read_bytes()).decode(scale), _pillow(file.read_bytes(), scale))

@@ -1,0 +1,329 @@
+"""Training batches: one sequence for any number of ranks and workers, exact resumption, bad samples replaced."""
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.data.samples import Lengths, ListSource, record
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.dataset import TrainDataset
+from clips_pipeline.data.loading.loader import train_loader
+from clips_pipeline.data.loading.order import MOST_STREAMS, WINDOW_SAMPLES
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.reader import ShardSet, eval_samples
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.tar_file import TarFile
+
+IMAGES = ImageConfig(size=8)
+COUNT, BATCH = 46, 8
+
+
+def _shards(folder: Path, made: list[Record], tasks: int = 5) -> Path:
+    step = -(-len(made) // tasks)
+    prepare(ListSource({"train": [list(made[at : at + step]) for at in range(0, len(made), step)]}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _shards(tmp_path_factory.mktemp("loader") / "shards", [record(number) for number in range(COUNT)])
+
+
+def _loader(folder: Path, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "global_batch_size": BATCH,
+        "seed": 3,
+        "window_samples": 15,
+        "most_streams": 2,
+    }
+    return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
+
+
+def _epoch(loader: Any, epoch: int = 0) -> list[ClipsBatch]:
+    loader.dataset.set_epoch(epoch)
+    return list(loader)
+
+
+def _same(found: list[ClipsBatch], wanted: list[ClipsBatch]) -> bool:
+    return [batch.keys for batch in found] == [batch.keys for batch in wanted] and all(
+        torch.equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(found, wanted, strict=True)
+        for name in ("images_BCHW", "web_ids_BL", "fragment_ids_BL", "target_ids_BT")
+    )
+
+
+def _joined(ranks: list[list[ClipsBatch]]) -> list[ClipsBatch]:
+    """Global batches out of the parts of all ranks, as a gather makes them."""
+    return [
+        ClipsBatch(
+            torch.cat([part.images_BCHW for part in parts]),
+            torch.cat([part.web_ids_BL for part in parts]),
+            torch.cat([part.fragment_ids_BL for part in parts]),
+            torch.cat([part.target_ids_BT for part in parts]),
+            [key for part in parts for key in part.keys],
+        )
+        for parts in zip(*ranks, strict=True)
+    ]
+
+
+def test_a_batch(shards: Path) -> None:
+    batches = _epoch(_loader(shards))
+    assert len(batches) == COUNT // BATCH == len(_loader(shards)) == len(_loader(shards).dataset)
+    batch = batches[0]
+    assert len(batch) == BATCH
+    assert (batch.images_BCHW.shape, batch.images_BCHW.dtype) == ((BATCH, 3, 8, 8), torch.uint8)
+    assert (batch.web_ids_BL.shape, batch.fragment_ids_BL.shape, batch.target_ids_BT.shape) == ((8, 2), (8, 2), (8, 3))
+    assert batch.target_ids_BT.dtype == torch.int64
+    assert [f"k{number:04d}" for number in batch.web_ids_BL[:, 0].tolist()] == batch.keys
+    assert batch.skipped == {}
+    keys = [key for batch in batches for key in batch.keys]
+    assert len(set(keys)) == len(keys)
+    assert batch.to("meta").images_BCHW.is_meta
+    assert batch.to("meta").keys == batch.keys
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_same_global_batches_for_any_ranks_and_workers(shards: Path, world_size: int, workers: int) -> None:
+    wanted = _epoch(_loader(shards), 1)
+    ranks = [
+        _epoch(_loader(shards, rank=rank, world_size=world_size, workers=workers), 1) for rank in range(world_size)
+    ]
+    assert _same(_joined(ranks), wanted)
+
+
+def test_epochs_and_seeds_differ_and_repeat(shards: Path) -> None:
+    loader = _loader(shards, workers=2)
+    first, second = _epoch(loader, 0), _epoch(loader, 1)
+    assert [batch.keys for batch in first] != [batch.keys for batch in second]
+    assert second[0].fragment_ids_BL[:, 1].tolist() == [1] * BATCH
+    assert _same(_epoch(loader, 0), first)
+    assert _same(_epoch(_loader(shards), 1), second)
+    assert [batch.keys for batch in _epoch(_loader(shards, seed=4))] != [batch.keys for batch in first]
+
+
+@pytest.mark.parametrize("done", [0, 3, 5])
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 2)])
+def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_size: int, workers: int) -> None:
+    uninterrupted = _loader(shards, workers=1)
+    wanted = _epoch(uninterrupted, 2)
+    state = uninterrupted.dataset.state_dict(done * BATCH, True)
+    assert pickle.loads(pickle.dumps(state)) == state  # noqa: S301
+    ranks, after = [], []
+    for rank in range(world_size):
+        loader = _loader(shards, rank=rank, world_size=world_size, workers=workers)
+        loader.dataset.load_state_dict(state)
+        # A callback that names the epoch that goes on must not throw the place away.
+        loader.dataset.set_epoch(2)
+        assert loader.dataset.state_dict(8, from_beginning=False)["samples"] == done * BATCH + 8
+        ranks.append(list(loader))
+        after.append(_epoch(loader, 3))
+    assert _same(_joined(ranks), wanted[done:])
+    assert _same(_joined(after), _epoch(_loader(shards), 3))
+
+
+def test_resuming_with_another_batch_size_goes_on_at_the_same_sample(shards: Path) -> None:
+    whole = {"window_samples": WINDOW_SAMPLES, "most_streams": MOST_STREAMS}
+    keys = [key for batch in _epoch(_loader(shards, **whole)) for key in batch.keys]
+    loader = _loader(shards, **whole, global_batch_size=5)
+    loader.dataset.load_state_dict(_loader(shards, **whole).dataset.state_dict(16, True))
+    assert [key for batch in loader for key in batch.keys][:20] == keys[16:36]
+
+
+def test_two_streams_resume_with_another_batch_size_that_has_two_streams(shards: Path) -> None:
+    state = _loader(shards).dataset.state_dict(16, True)
+    assert state["streams"] == 2
+    keys = [batch.keys for batch in _epoch(_loader(shards))]
+    loader = _loader(shards, global_batch_size=4)
+    loader.dataset.load_state_dict(state)
+    found = [batch.keys for batch in loader]
+    assert [a[:2] + b[:2] + a[2:] + b[2:] for a, b in zip(found[::2], found[1::2], strict=False)] == keys[2:]
+    with pytest.raises(ConfigError, match="streams 2, now it is 1"):
+        _loader(shards, global_batch_size=5).dataset.load_state_dict(state)
+
+
+def test_a_state_of_other_data_is_refused(shards: Path, tmp_path: Path) -> None:
+    state = _loader(shards).dataset.state_dict(8, True)
+    with pytest.raises(ConfigError, match="seed 3, now it is 4"):
+        _loader(shards, seed=4).dataset.load_state_dict(state)
+    made = ListSource({"train": [[record(number) for number in range(20)]]}, name="other")
+    prepare(made, tmp_path / "other")
+    with pytest.raises(ConfigError, match="made with shards"):
+        _loader(tmp_path / "other").dataset.load_state_dict(state)
+
+
+def test_an_interrupted_iteration_leaves_the_epoch_as_it_was(shards: Path) -> None:
+    loader = _loader(shards, workers=2)
+    wanted = _epoch(loader)
+    next(iter(loader))
+    assert _same(list(loader), wanted)
+
+
+def _overwrite(folder: Path, key: str, find: Callable[[Record], bytes], value: bytes) -> None:
+    """Damage a sample in its shard without changing the size of any file."""
+    (wanted,) = [sample for sample in eval_samples(folder, "train") if sample.key == key]
+    content = find(wanted)
+    for file in sorted((folder / "train").iterdir()):
+        with TarFile(file) as tar:
+            inside = key in tar.keys
+        if inside:
+            data = bytearray(file.read_bytes())
+            at = data.index(content)
+            data[at : at + len(content)] = (value * len(content))[: len(content)]
+            file.write_bytes(bytes(data))
+
+
+def _damage(folder: Path, keys: list[str]) -> None:
+    for number, key in enumerate(keys):
+        if number % 2:
+            _overwrite(folder, key, lambda sample: sample.web_caption.encode(), b" ")
+        else:
+            _overwrite(folder, key, lambda sample: sample.image, b"\0")
+
+
+def test_bad_samples_are_replaced_and_counted(tmp_path: Path, shards: Path) -> None:
+    made = [record(number, web_caption=f"unlike any other {number}") for number in range(COUNT)]
+    folder = _shards(tmp_path / "shards", made)
+    whole = _epoch(_loader(folder))
+    bad = [whole[0].keys[1], whole[0].keys[2], whole[2].keys[7], whole[2].keys[6]]
+    _damage(folder, bad)
+    found = _epoch(_loader(folder))
+    assert [sum(batch.skipped.values()) for batch in found] == [2, 0, 2, 0, 0]
+    assert found[0].skipped == {records.UNDECODABLE_IMAGE: 1, records.EMPTY_WEB_CAPTION: 1}
+    for batch, before in zip(found, whole, strict=True):
+        assert len(batch) == BATCH
+        assert len(set(batch.keys)) == BATCH
+        assert not set(batch.keys) & set(bad)
+        # Nothing but the bad samples has moved.
+        assert all(new == old for new, old in zip(batch.keys, before.keys, strict=True) if old not in bad)
+    # From the same places one batch later.
+    assert found[0].keys[1:3] == whole[1].keys[1:3]
+    ranks = [_epoch(_loader(folder, rank=rank, world_size=2, workers=2)) for rank in range(2)]
+    assert _same(_joined(ranks), found)
+    assert [a.skipped | b.skipped for a, b in zip(*ranks, strict=True)] == [batch.skipped for batch in found]
+    resumed = _loader(folder, workers=1)
+    resumed.dataset.load_state_dict(resumed.dataset.state_dict(2 * BATCH, True))
+    assert _same(list(resumed), found[2:])
+
+
+def test_a_replacement_that_is_bad_too_is_replaced(tmp_path: Path) -> None:
+    folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(COUNT)])
+    whole = _epoch(_loader(folder))
+    _damage(folder, [whole[0].keys[1], whole[1].keys[1]])
+    first = _epoch(_loader(folder))[0]
+    # In the other stream, whose part of the batch begins in its middle.
+    assert first.keys[1] == whole[1].keys[1 + BATCH // 2]
+    assert sum(first.skipped.values()) == 2
+
+
+def test_one_bad_sample_when_the_batch_is_the_whole_epoch(tmp_path: Path) -> None:
+    folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(6)])
+    _damage(folder, ["k0004"])
+    (batch,) = _epoch(_loader(folder, global_batch_size=6))
+    assert batch.skipped == {records.UNDECODABLE_IMAGE: 1}
+    assert set(batch.keys) == {f"k{n:04d}" for n in range(6)} - {"k0004"}
+
+
+@pytest.mark.parametrize("bad", range(7))
+@pytest.mark.parametrize("batch_size", [4, 6])
+def test_a_replacement_is_none_of_the_same_batch_in_a_split_of_less_than_two(
+    tmp_path: Path, bad: int, batch_size: int
+) -> None:
+    folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(7)])
+    _damage(folder, [f"k{bad:04d}"])
+    (batch,) = _epoch(_loader(folder, global_batch_size=batch_size))
+    assert len(set(batch.keys)) == batch_size
+    assert f"k{bad:04d}" not in batch.keys
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_bad_samples_is_an_error(tmp_path: Path, workers: int) -> None:
+    folder = _shards(tmp_path / "shards", [record(n) for n in range(4)])
+    for file in (folder / "train").iterdir():
+        file.write_bytes(b"x" * file.stat().st_size)
+    with pytest.raises(ConfigError, match=r"4 samples in a row cannot be used .*unreadable_shard"):
+        _epoch(_loader(folder, global_batch_size=2, workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch_size": COUNT + 1}, "46 samples, fewer than one global batch of 47"),
+        ({"global_batch_size": 9, "world_size": 2}, "9 does not divide by 2 ranks"),
+        ({"rank": 2, "world_size": 2}, "out of range"),
+        ({"workers": -1}, "out of range"),
+    ],
+)
+def test_impossible_loaders_are_refused_before_work(shards: Path, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _loader(shards, **changes)
+
+
+def test_shards_that_are_not_those_of_the_index_are_refused(tmp_path: Path) -> None:
+    folder = _shards(tmp_path / "shards", [record(n) for n in range(10)])
+    (folder / "train" / "00001.tar").unlink()
+    with pytest.raises(ConfigError, match=r"00001\.tar is missing \(1 such"):
+        _loader(folder)
+    with pytest.raises(ConfigError, match="split 'test' is not in the index; it has train"):
+        train_loader(folder, "test", Lengths(), IMAGES, global_batch_size=2)
+    with pytest.raises(ConfigError, match=r"index\.json: no such file"):
+        _loader(tmp_path)
+
+
+def test_more_workers_than_batches(shards: Path) -> None:
+    loader = _loader(shards, global_batch_size=COUNT, workers=2)
+    assert loader.num_workers == 1
+    assert len(_epoch(loader)) == 1
+
+
+def test_the_global_random_state_is_left_alone(shards: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    _epoch(_loader(shards, workers=1))
+    _epoch(_loader(shards))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_batches_of_workers_are_in_shared_memory(shards: Path) -> None:
+    for batch in _loader(shards, workers=1):
+        assert batch.images_BCHW.is_shared()
+
+
+def test_the_dataset_travels_to_spawned_workers(shards: Path) -> None:
+    loader = _loader(shards)
+    wanted = _epoch(loader)
+    loader.dataset.set_epoch(0)
+    copy: TrainDataset = pickle.loads(pickle.dumps(loader.dataset))  # noqa: S301
+    assert _same(list(copy), wanted)
+    assert multiprocessing.active_children() == []
+
+
+def test_few_files_are_open_at_a_time(shards: Path) -> None:
+    opened = ShardSet(shards, "train", keep_open=2)
+    for shard in (0, 1, 2, 0, 3, 0):
+        assert opened.read(shard, 0).key == f"k{10 * shard:04d}"
+    assert list(opened._open) == [3, 0]
+    opened.close()
+    assert opened.read(1, 1).web_caption == "web 11"
+    opened.close()
+
+
+def test_with_the_real_caption_reader(shards: Path) -> None:
+    from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+    from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
+
+    pieces = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", "web", "long", "and", "more", ".", *"0123456789"]
+    tokenizer = WordPieceTokenizer([*pieces, *(f"##{digit}" for digit in "0123456789")])
+    reader = CaptionReader(CaptionConfig(context_length=12, target_length=16), tokenizer, seed=3)
+    loader = train_loader(shards, "train", reader, IMAGES, global_batch_size=BATCH, workers=1, seed=3)
+    batch = next(iter(loader))
+    assert (batch.web_ids_BL.shape, batch.target_ids_BT.shape) == ((BATCH, 12), (BATCH, 16))
+    assert tokenizer.decode(batch.web_ids_BL[0].tolist()).replace(" ", "") == f"web{int(batch.keys[0][1:])}"

@@ -1,0 +1,128 @@
+"""Small samples, and sources of them that other processes can open too."""
+
+import io
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from clips_pipeline.data.shards.index import ShardEntry
+from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.writer import sample_of, write_samples
+from clips_pipeline.data.sources.source import Classes, ShardTask, Split
+
+
+def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:
+    """A picture that no other number gives."""
+    image = Image.new("RGB", size, (number % 256, number // 256, 90))
+    image.putpixel((3, 4), (255, 0, number % 256))
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header promises more pixels than anybody wants to decode."""
+    whole = picture(0)
+    header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+def record(number: int, key: str | None = None, **changes: object) -> Record:
+    facts: dict[str, object] = {
+        "key": key or f"k{number:04d}",
+        "image": picture(number),
+        "extension": "png",
+        "web_caption": f"web {number}",
+        "synthetic_caption": f"Long {number}. And more.",
+    }
+    return Record(**(facts | changes))  # type: ignore[arg-type]
+
+
+def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> ShardEntry:
+    """One tar file with these records."""
+    return write_samples(file, map(sample_of, records), path_in_index)
+
+
+@dataclass(frozen=True)
+class ListTask:
+    items: tuple[Record | Skip, ...]
+    # Where to say that the task has begun, and how long to wait then: to be killed in the middle.
+    flag: str | None = None
+    wait: float = 0.0
+
+    def records(self) -> Iterator[Record | Skip]:
+        for place, item in enumerate(self.items):
+            if self.flag is not None and place == 1:
+                Path(self.flag, str(os.getpid())).touch()
+                time.sleep(self.wait)
+            yield item
+
+
+@dataclass
+class ListSource:
+    parts: dict[Split, list[list[Record | Skip]]]
+    name: str = "list"
+    found: Classes | None = None
+    flag: str | None = None
+    wait: float = 0.0
+    opened: list[Split] = field(default_factory=list)
+    needs_captions: bool = True
+
+    @property
+    def fields(self) -> SampleFields:
+        return SampleFields(needed=self.needs_captions)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(self.parts)
+
+    def tasks(self, split: Split) -> list[ShardTask]:
+        self.opened.append(split)
+        return [ListTask(tuple(items), self.flag, self.wait) for items in self.parts[split]]
+
+    def notes(self) -> dict[str, int]:
+        return {}
+
+    def classes(self) -> Classes | None:
+        return self.found
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+def source(count: int = 10, tasks: int = 2, **changes: object) -> ListSource:
+    """`count` good samples of train, parted evenly, and three of test."""
+    step = -(-count // tasks)
+    train: list[list[Record | Skip]] = [
+        [record(number) for number in range(at, min(at + step, count))] for at in range(0, count, step)
+    ]
+    test: list[list[Record | Skip]] = [
+        [record(1000 + number, captions=("a", "b"), label=number) for number in range(3)]
+    ]
+    return ListSource({"train": train, "test": test}, **changes)  # type: ignore[arg-type]
+
+
+class Ids(NamedTuple):
+    web: list[int]
+    fragment: list[int]
+    target: list[int]
+
+
+class Lengths:
+    """Stands for a caption reader where rows only have to be told apart: numbers from the captions, and the epoch."""
+
+    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> Ids:
+        number = int(web.split()[-1])
+        return Ids([number, 0], [number, epoch], [number, len(synthetic), 0])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below `folder` with their contents."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

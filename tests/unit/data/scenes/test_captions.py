@@ -1,0 +1,180 @@
+"""Captions: true where they claim to be, as noisy as asked, of the lengths that the documentation states."""
+
+import re
+from statistics import mean
+
+import pytest
+from tests.unit.data.scenes.reading import Named, named_things
+
+from clips_pipeline.data.scenes.human_captions import human_captions
+from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOUR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
+from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
+from clips_pipeline.data.scenes.shapes import KINDS
+from clips_pipeline.data.scenes.source import SceneSample, ScenesConfig, scene_sample
+
+COUNT = 2_000
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[SceneSample]:
+    return [scene_sample(ScenesConfig(), "train", index) for index in range(COUNT)]
+
+
+def colours_said(sentence: str) -> set[str]:
+    text = sentence.lower()
+    return {colour for colour, words in COLOUR_WORDS.items() if any(re.search(rf"\b{word}\b", text) for word in words)}
+
+
+def is_true(named: Named, scene: Scene) -> bool:
+    return any(
+        thing.kind == named.kind
+        and named.colour in (None, thing.colour)
+        and named.texture in (None, thing.texture)
+        and named.size in (None, thing.size_name)
+        for thing in scene.things
+    )
+
+
+def test_every_word_table_covers_everything_that_can_be_drawn() -> None:
+    assert set(KIND_WORDS) == set(FOREIGN) == set(KINDS)
+    assert set(COLOUR_WORDS) == set(COLOURS)
+    assert set(TEXTURE_WORDS) == set(TEXTURES)
+    assert set(BACKDROP_WORDS) == set(BACKGROUNDS)
+    words = [word for names in KIND_WORDS.values() for word in names]
+    assert len(words) == len(set(words)), "one word for two kinds"
+
+
+def test_synthetic_sentences_are_true_unless_hallucinated(samples: list[SceneSample]) -> None:
+    checked = 0
+    for sample in samples:
+        for index, sentence in enumerate(sample.synthetic.sentences):
+            for named in named_things(sentence):
+                if index not in sample.synthetic.hallucinated:
+                    assert is_true(named, sample.scene), (sentence, sample.scene)
+                    checked += 1
+    assert checked > 4 * COUNT  # the check would prove nothing if it read nothing
+
+
+def test_colours_and_patterns_told_with_a_verb_are_true(samples: list[SceneSample]) -> None:
+    """ "The cat is small and white", "Stripes cover the blue hat": words apart from the name they belong to."""
+    textures = {"strip": "striped", "dot": "dotted", "spot": "dotted", "check": "checked", "plain": "plain"}
+    checked = 0
+    for sample in samples:
+        backdrop = BACKDROP_WORDS[sample.scene.background]
+        for index, sentence in enumerate(sample.synthetic.sentences):
+            named = named_things(sentence)
+            tells_of_background = sentence in backdrop.sentences or any(phrase in sentence for phrase in backdrop.where)
+            if len(named) != 1 or tells_of_background or index in sample.synthetic.hallucinated:
+                continue
+            thing = next(thing for thing in sample.scene.things if thing.kind == named[0].kind)
+            assert colours_said(sentence) <= {thing.colour}, (sentence, thing)
+            assert {t for stem, t in textures.items() if stem in sentence.lower()} <= {thing.texture}, (sentence, thing)
+            checked += len(colours_said(sentence))
+    assert checked > COUNT
+
+
+def test_positions_and_relations_are_true(samples: list[SceneSample]) -> None:
+    checked = 0
+    for sample in samples:
+        where = {thing.kind: (thing.x, thing.y) for thing in sample.scene.things}
+        for index, sentence in enumerate(sample.synthetic.sentences):
+            if index in sample.synthetic.hallucinated:
+                continue
+            match = re.search(r"(?:is|located) (to the left of|to the right of|above|below) the", sentence)
+            if match:
+                (x0, y0), (x1, y1) = (where[named.kind] for named in named_things(sentence))
+                gap = {"left": x1 - x0, "right": x0 - x1, "above": y1 - y0, "below": y0 - y1}
+                assert gap[match[1].split()[2] if "the" in match[1] else match[1]] >= 0, sentence
+                checked += 1
+            match = re.search(r"(upper|lower) (left|right) corner", sentence)
+            if match:
+                x, y = where[named_things(sentence)[0].kind]
+                assert (y < 32) == (match[1] == "upper"), sentence
+                assert (x < 32) == (match[2] == "left"), sentence
+                checked += 1
+    assert checked > COUNT // 4
+
+
+def test_hallucinated_sentences_are_untrue(samples: list[SceneSample]) -> None:
+    told = [(s.synthetic.sentences[i], s.scene) for s in samples for i in s.synthetic.hallucinated]
+    for sentence, scene in told:
+        kinds = {thing.kind for thing in scene.things}
+        absent = any(named.kind not in kinds for named in named_things(sentence))
+        colours = {thing.colour for thing in scene.things if thing.kind in {n.kind for n in named_things(sentence)}}
+        assert absent or colours_said(sentence) - colours, (sentence, scene)
+    assert 0.12 * COUNT < len(told) < 0.18 * COUNT
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 200)])
+def test_hallucination_can_be_turned_off_and_on(share: float, expected: int) -> None:
+    config = ScenesConfig(hallucination=share)
+    assert sum(len(scene_sample(config, "train", i).synthetic.hallucinated) for i in range(200)) == expected
+
+
+def test_synthetic_length_is_that_of_a_recaptioner(samples: list[SceneSample]) -> None:
+    captions = [sample.synthetic for sample in samples]
+    assert 46 < mean(len(caption.text.split()) for caption in captions) < 54
+    assert {len(caption.sentences) for caption in captions} == {4, 5, 6, 7, 8, 9}
+    for caption in captions:
+        # The published rule for sub-captions splits at runs of "." and "!"; it must find exactly our sentences.
+        pieces = [piece.strip() for piece in re.split(r"[.!]+", caption.text) if piece.strip()]
+        assert pieces == list(caption.sentences)
+        assert all(sentence[0].isupper() for sentence in caption.sentences)
+
+
+def test_fragments_differ_in_what_they_tell(samples: list[SceneSample]) -> None:
+    told = [len(named_things(sentence)) for sample in samples for sentence in sample.synthetic.sentences]
+    shares = [sum(count == wanted for count in told) / len(told) for wanted in (0, 1)]
+    assert shares[0] > 0.12, "too little filler"
+    assert 0.4 < shares[1] < 0.7
+    assert sum(count >= 2 for count in told) / len(told) > 0.12
+
+
+def test_web_captions_are_as_noisy_as_asked(samples: list[SceneSample]) -> None:
+    assert 5 < mean(len(sample.web.text.split()) for sample in samples) < 9
+    assert all(sample.web.text.strip() for sample in samples)
+    noisy = [sample.web.form for sample in samples if sample.web.form != "remark"]
+    assert 0.46 * COUNT < len(noisy) < 0.54 * COUNT
+    assert set(noisy) == {"wrong", "vague", "shop", "spam", "file", "foreign"}
+
+
+def test_web_remarks_are_true_and_wrong_ones_are_not(samples: list[SceneSample]) -> None:
+    for sample in samples:
+        if sample.web.form == "remark":
+            assert all(is_true(named, sample.scene) for named in named_things(sample.web.text)), sample.web
+            assert named_things(sample.web.text)
+    wrong = [sample for sample in samples if sample.web.form == "wrong"]
+    untrue = [s for s in wrong if not all(is_true(named, s.scene) for named in named_things(s.web.text))]
+    # A mistaken colour shows only when the remark names a colour at all.
+    assert len(untrue) > 0.6 * len(wrong)
+
+
+@pytest.mark.parametrize(("noise", "clean"), [(0.0, 300), (1.0, 0)])
+def test_web_noise_reaches_from_none_to_all(noise: float, clean: int) -> None:
+    config = ScenesConfig(web_noise=noise)
+    assert sum(scene_sample(config, "train", i).web.form == "remark" for i in range(300)) == clean
+
+
+def test_noise_changes_nothing_but_what_it_names() -> None:
+    plain, noisy = ScenesConfig(web_noise=0.2), ScenesConfig(web_noise=0.8)
+    for index in range(100):
+        one, two = scene_sample(plain, "train", index), scene_sample(noisy, "train", index)
+        assert (one.scene, one.synthetic) == (two.scene, two.synthetic)
+        if two.web.form == "remark":  # what the higher noise spares, the lower one spares too
+            assert one.web == two.web
+
+
+def test_human_captions_are_five_true_and_in_other_words(samples: list[SceneSample]) -> None:
+    captions = [human_captions(sample.scene, Draws("human", i)) for i, sample in enumerate(samples)]
+    words: list[int] = []
+    for sample, five in zip(samples, captions, strict=True):
+        assert len(five) == len(set(five)) == 5
+        for caption in five:
+            assert named_things(caption)
+            assert all(is_true(named, sample.scene) for named in named_things(caption)), (caption, sample.scene)
+            words.append(len(caption.split()))
+    assert 9 < mean(words) < 12.5
+    human = {word for five in captions for caption in five for word in re.findall(r"[a-z]+", caption.lower())}
+    synthetic = {word for s in samples for word in re.findall(r"[a-z]+", s.synthetic.text.lower())}
+    assert {"beside", "beneath", "downtown", "somebody"} <= human - synthetic

@@ -1,0 +1,105 @@
+"""Data of another environment is not replaced, nor is what a training or evaluation reads."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.data.samples import source
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.shards import folder_lock
+from clips_pipeline.data.shards.folder_lock import Maker, claim, replacing
+from clips_pipeline.data.shards.reader import ShardSet, eval_samples
+from clips_pipeline.pipelines.check import claim_data
+
+PHOTOS = Maker("photos", "img2dataset", ("/data/{0..9}.tar",))
+SCENES = Maker("other", "scenes")
+
+READ = """
+import sys
+from pathlib import Path
+from clips_pipeline.data.shards.reader import ShardSet
+shards = ShardSet(Path(sys.argv[1]), "train")
+print("reading", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_data_of_another_environment_and_source_is_refused(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    claim(shards, PHOTOS)
+    shards.mkdir()
+    with pytest.raises(ConfigError) as refused:
+        claim(shards, SCENES)
+    for part in (
+        str(shards),
+        "img2dataset (/data/{0..9}.tar)",
+        "environment photos",
+        "conf/other/globals.yml",
+        "delete",
+    ):
+        assert part in str(refused.value)
+    with pytest.raises(ConfigError, match="holds data of the source img2dataset"):
+        claim(shards, Maker("other", "img2dataset", ("/elsewhere/{0..9}.tar",)))
+    # The same data in another environment, and another source in the same one.
+    claim(shards, Maker("other", PHOTOS.kind, PHOTOS.addresses))
+    claim(shards, SCENES)
+    claim(shards, Maker("third", "scenes"))
+    # Deleted, as the message says.
+    shards.rmdir()
+    claim(shards, PHOTOS)
+
+
+def test_the_environment_of_a_run_is_what_claims(tmp_path: Path) -> None:
+    def run(environment: str, prepare: dict[str, Any]) -> None:
+        values = {"params:prepare": prepare, "paths": {"shards": tmp_path / "shards"}}
+        pipeline = SimpleNamespace(inputs=lambda: {"params:prepare"})
+        claim_data(pipeline, SimpleNamespace(load=values.__getitem__), environment)  # type: ignore[arg-type]
+
+    folder = {"source": {"kind": "folder", "folder": {"images": "a", "captions": "b.json"}}}
+    run("mine", folder)
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(
+        ConfigError, match=r"holds data of the source folder \(a, b.json\), made by the environment mine"
+    ):
+        run("smoke", {})
+    run("mine", {})
+
+
+def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_lock, "_PATIENCE_S", 0.0)
+    shards = tmp_path / "shards"
+    before = prepare(source(4), shards)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READ, str(shards)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
+        # What is current needs nothing of anybody.
+        assert prepare(source(4), shards) == before
+        with pytest.raises(ConfigError, match=rf"in use by process {reader.pid} \(.*python.*would replace it"):
+            prepare(source(6, name="other"), shards)
+        assert len(list(eval_samples(shards, "train"))) == 4
+    finally:
+        reader.communicate("")
+    assert prepare(source(6, name="other"), shards).split_samples("train") == 6
+
+
+def test_what_is_being_replaced_is_not_read(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    prepare(source(4), shards)
+    with replacing(shards), pytest.raises(ConfigError, match="is being made anew by process"):
+        ShardSet(shards, "train")
+    assert len(list(eval_samples(shards, "train"))) == 4
+
+
+def test_a_reader_in_the_same_process_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    prepare(source(4), tmp_path / "shards")
+    reader = ShardSet(tmp_path / "shards", "train")
+    assert prepare(source(6, name="other"), tmp_path / "shards").split_samples("train") == 6
+    reader.close()

@@ -1,0 +1,121 @@
+"""Headers that make `tarfile` loop, recurse or crawl are refused before it sees them; what stands before them is read."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.unit.data.samples import record, write_shard
+
+from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
+from clips_pipeline.data.shards.tar_headers import scan
+
+BLOCK = 512
+
+
+def header(kind: bytes, size: bytes, name: bytes = b"evil") -> bytes:
+    made = bytearray(BLOCK)
+    made[: len(name)] = name
+    made[100:108], made[124:136], made[156:157] = b"0000644\0", size.ljust(12, b"\0"), kind
+    made[257:265] = b"ustar\x0000"
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o\0 " % sum(made)
+    return bytes(made)
+
+
+def extended(kind: bytes, content: bytes) -> bytes:
+    return header(kind, b"%011o" % len(content)) + content + bytes(-len(content) % BLOCK)
+
+
+MINUS_512 = b"\xff" * 10 + b"\xfe\x00"
+FILE = extended(b"0", b"text")
+HOSTILE = {
+    "negative size, unknown type": (header(b"Z", MINUS_512), "a file of -512 bytes"),
+    "negative size, octal": (header(b"Z", b"-0000001000"), "is no size"),
+    "negative size of a file": (header(b"0", MINUS_512), "a file of -512 bytes"),
+    "PAX header of digits": (extended(b"x", b"1" * 83_000) + FILE, "an extended header of 83000 bytes"),
+    "short PAX header of digits": (extended(b"x", b"1" * 60_000) + FILE, "a record of an extended header is damaged"),
+    "chained long names": (extended(b"L", b"a\0") * 2_000 + FILE, "more than 4 extended headers"),
+    "chained PAX headers": (extended(b"x", b"11 path=ab\n") * 2_000 + FILE, "more than 4 extended headers"),
+    "PAX size of 40 digits": (extended(b"x", b"50 size=" + b"9" * 41 + b"\n") + FILE, "gives the size"),
+    "global name": (extended(b"g", b"11 path=ab\n") + FILE, "sets the path of every file"),
+    "nothing to extend": (extended(b"x", b"11 path=ab\n"), "extends nothing"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers_end_the_shard_and_never_reach_tarfile(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, fault = HOSTILE[name]
+    file = tmp_path / "a.tar"
+    write_shard(file, [record(0), record(1)], "a.tar")
+    whole = scan(file)
+    file.write_bytes(file.read_bytes()[: whole.end] + content + bytes(2 * BLOCK))
+    seen: list[int] = []
+    opened = tarfile.open
+
+    def watched(*args: object, **options: object) -> object:
+        seen.append(len(options["fileobj"].getvalue()))  # type: ignore[attr-defined]
+        return opened(*args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(tarfile, "open", watched)
+    with TarFile(file) as tar:
+        assert tar.keys == ["k0000", "k0001"]
+        assert [tar.read(row).text for row in range(2)] == [b"web 0", b"web 1"]
+        assert tar.damage() is not None
+    assert sum(seen) == whole.end
+    found = scan(file)
+    assert found.members == whole.members
+    assert found.fault is not None
+    assert fault in found.fault
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_shard_that_begins_so_is_no_tar(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.tar").write_bytes(HOSTILE[name][0] + bytes(2 * BLOCK))
+    with pytest.raises(BadSampleError, match="unreadable_shard") as bad:
+        TarFile(tmp_path / "a.tar")
+    assert HOSTILE[name][1] in str(bad.value)
+
+
+def test_a_shard_sorted_by_ending_takes_as_many_bytes_as_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 300
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for ending in ("jpg", "json", "txt"):
+            for number in range(count):
+                member = tarfile.TarInfo(f"{number:06d}.{ending}")
+                member.size = 4
+                tar.addfile(member, io.BytesIO(b"text"))
+    given = 0
+    whole = io.BytesIO
+
+    class Counted(whole):
+        def __init__(self, content: bytes) -> None:
+            nonlocal given
+            given += len(content)
+            super().__init__(content)
+
+    monkeypatch.setattr("clips_pipeline.data.shards.tar_file.io.BytesIO", Counted)
+    with TarFile(tmp_path / "a.tar") as shard:
+        assert len(shard.interleaved) == count
+        assert all(shard.read(row).image == b"text" for row in range(count))
+    # Each file once: a header and a block. (It was the whole tar for each sample.)
+    assert given == count * 3 * 2 * BLOCK
+
+
+def test_other_kinds_of_members_are_passed_over(tmp_path: Path) -> None:
+    kinds = (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for number, kind in enumerate(kinds):
+            odd = tarfile.TarInfo(f"odd{number}.jpg")
+            odd.type, odd.linkname = kind, "/etc/passwd" + "x" * 150 * (kind == tarfile.SYMTYPE)
+            tar.addfile(odd)
+            good = tarfile.TarInfo(f"good{number}.txt")
+            good.size = 4
+            tar.addfile(good, io.BytesIO(b"text"))
+    with TarFile(tmp_path / "a.tar") as shard:
+        assert shard.keys == [f"good{number}" for number in range(len(kinds))]
+        assert shard.damage() is None

@@ -1,0 +1,141 @@
+"""The index: what is written is what is read, also for shards in place and for samples left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.data.samples import record, write_shard
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards import index as index_module
+from clips_pipeline.data.shards import sample_offsets
+from clips_pipeline.data.shards.index import Index, ShardEntry, load_index, missing_or_changed
+from clips_pipeline.data.shards.reader import ShardSet, eval_samples
+from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.tar_file import TarFile
+
+ENTRY = ShardEntry("train/00000.tar", 3, 4096, "a" * 64, "b" * 64)
+
+
+def _index(**changes: Any) -> Index:
+    facts: dict[str, Any] = {"fingerprint": "f", "splits": {"train": (ENTRY,)}, "skips": {"train": {"bad": 1}}}
+    return Index(**(facts | changes))
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    far = ShardEntry("s3://bucket/ü.tar", 2, 10, "c" * 64, "d" * 64)
+    made = _index(
+        splits={"train": (ENTRY, far), "test": (ENTRY,)},
+        examples=("train bad k: <&\n",),
+        fields=SampleFields("org_caption", "llava", "score"),
+    )
+    made.save(tmp_path)
+    assert load_index(tmp_path) == made
+    before = (tmp_path / "index.json").read_bytes()
+    made.save(tmp_path)
+    assert (tmp_path / "index.json").read_bytes() == before
+    # One line a shard, so that a difference between two versions can be read.
+    assert sum(b'"sha256"' in line for line in before.splitlines()) == 3
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": ()}])
+def test_an_index_of_nothing(tmp_path: Path, splits: dict[str, Any]) -> None:
+    _index(splits=splits).save(tmp_path)
+    assert load_index(tmp_path).splits == splits
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.pop("splits"), r"index\.json\.splits: missing"),
+        (lambda found: found.update(splits=[]), r"splits: expected a mapping"),
+        (lambda found: found["splits"].update(train={}), r"splits\.train: expected a list.*found dict"),
+        (
+            lambda found: found["splits"]["train"][0].update(samples="3"),
+            r"train\[0\]\.samples: expected a whole number.*'3'",
+        ),
+        (
+            lambda found: found["splits"]["train"][0].update(samples=True),
+            r"train\[0\]\.samples: expected a whole number.*True",
+        ),
+        (lambda found: found["splits"]["train"][0].update(weight=1), r"train\[0\]\.weight: unknown key"),
+        (lambda found: found["splits"]["train"][0].pop("bytes"), r"train\[0\]\.bytes: missing"),
+        (lambda found: found.update(colour=1), r"index\.json\.colour: unknown key"),
+    ],
+)
+def test_what_is_no_index_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    _index().save(tmp_path)
+    found = json.loads((tmp_path / "index.json").read_text())
+    change(found)
+    (tmp_path / "index.json").write_text(json.dumps(found))
+    with pytest.raises(ConfigError, match=message):
+        load_index(tmp_path)
+
+
+@pytest.fixture
+def in_place(tmp_path: Path) -> tuple[Path, list[Any]]:
+    """A shard of twelve samples elsewhere, and an index that leaves out numbers 0, 5 and 11."""
+    made = [record(number) for number in range(12)]
+    (tmp_path / "elsewhere").mkdir()
+    entry = write_shard(tmp_path / "elsewhere" / "a.tar", made, str(tmp_path / "elsewhere" / "a.tar"))
+    use = np.array([number not in (0, 5, 11) for number in range(12)])
+    folder = tmp_path / "index"
+    folder.mkdir()
+    before = ShardEntry("elsewhere", 2, 1, "-", "-")
+    _index(splits={"test": (before,), "train": (ShardEntry(entry.path, 9, entry.bytes, entry.sha256, "-"),)}).save(
+        folder
+    )
+    with TarFile(Path(entry.path)) as tar:
+        sample_offsets.save(folder, [bytes(2 * 8), sample_offsets.to_bytes(tar.spans[use])])
+    return folder, [made[number] for number in range(12) if use[number]]
+
+
+def test_samples_left_out_of_a_shard_in_place_are_not_read(in_place: tuple[Path, list[Any]]) -> None:
+    folder, wanted = in_place
+    shards = ShardSet(folder, "train")
+    assert shards.samples == [9]
+    assert [shards.read(0, row) for row in range(9)] == wanted
+    shards.close()
+    assert list(eval_samples(folder, "train")) == wanted
+
+
+@pytest.mark.parametrize("damage", [None, b"", bytes(10 * 8), bytes(12 * 8)])
+def test_spans_that_do_not_fit_are_refused(in_place: tuple[Path, list[Any]], damage: bytes | None) -> None:
+    folder, _ = in_place
+    if damage is None:
+        (folder / "spans.bin").unlink()
+    else:
+        (folder / "spans.bin").write_bytes(damage)
+    with pytest.raises(ConfigError, match=r"spans\.bin: missing, or does not fit"):
+        ShardSet(folder, "train")
+
+
+def test_spans_beyond_two_terabytes_are_refused() -> None:
+    found = np.array([[0, 2**32 - 1]])
+    assert sample_offsets.from_bytes(sample_offsets.to_bytes(found)).tolist() == found.tolist()
+    with pytest.raises(ConfigError, match="more than two TiB"):
+        sample_offsets.to_bytes(found + 1)
+
+
+def test_missing_and_changed_shards_among_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_STATS_AT_A_TIME", 7)
+    shards = []
+    for number in range(50):
+        (tmp_path / f"{number}.tar").write_bytes(b"x" * number)
+        shards.append(ShardEntry(f"{number}.tar", 1, number, "", ""))
+    assert missing_or_changed(shards, tmp_path) == []
+    (tmp_path / "13.tar").unlink()
+    (tmp_path / "40.tar").write_bytes(b"x")
+    problems = missing_or_changed([*shards, ShardEntry("s3://bucket/a.tar", 1, 1, "", "")], tmp_path)
+    assert problems == [
+        f"{tmp_path}/13.tar is missing",
+        f"{tmp_path}/40.tar has 1 bytes, the index says 40",
+    ]
+
+
+def test_remote_shards_need_a_place_for_copies(tmp_path: Path) -> None:
+    _index(splits={"train": (ShardEntry("s3://bucket/a.tar", 1, 1, "", ""),)}).save(tmp_path)
+    with pytest.raises(ConfigError, match=r"s3://bucket/a\.tar is not on this machine"):
+        ShardSet(tmp_path, "train")

@@ -1,0 +1,310 @@
+"""A folder of images with a JSON or CSV file of captions."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.unit.data.samples import picture
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.prepare.run import is_current, prepare
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.sources.captions_file import Fields, sentences
+from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, key_of
+from clips_pipeline.data.sources.source import Classes, Split
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.png", "sub/c.v2.png")):
+        (folder / name).write_bytes(picture(number))
+    (folder / "d.jpeg").write_bytes(picture(3, kind="JPEG"))
+    return folder
+
+
+def _source(images: Path, entries: Any, **changes: Any) -> FolderSource:
+    file = images.parent / "captions.json"
+    file.write_text(json.dumps(entries))
+    return FolderSource(FolderConfig(str(images), str(file), evaluate_on="train", **changes))
+
+
+def _csv(images: Path, text: str, **changes: Any) -> FolderSource:
+    file = images.parent / "captions.csv"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return FolderSource(FolderConfig(str(images), str(file), evaluate_on="train", **changes))
+
+
+def _items(source: FolderSource, split: Split = "train") -> list[Record | Skip]:
+    return [item for task in source.tasks(split) for item in task.records()]
+
+
+def _record(source: FolderSource) -> Record:
+    (item,) = _items(source)
+    assert isinstance(item, Record)
+    return item
+
+
+def test_first_caption_is_the_web_caption_and_the_others_are_the_long_one(images: Path) -> None:
+    found = _record(_source(images, [{"image": "a.png", "captions": ["A dog.", " two\n dogs", "Three!", ""]}]))
+    assert found.web_caption == "A dog."
+    assert found.synthetic_caption == "two dogs. Three!"
+    assert found.captions == ("A dog.", " two\n dogs", "Three!", "")
+    assert (found.key, found.extension, found.image) == ("a", "png", picture(0))
+
+
+def test_a_long_caption_and_a_web_caption_where_given(images: Path) -> None:
+    entry = {
+        "image": "d.jpeg",
+        "captions": ["A.", "B."],
+        "caption": "web",
+        "long_caption": "Long one. Of two.",
+        "label": 3,
+    }
+    found = _record(_source(images, [entry]))
+    assert (found.web_caption, found.synthetic_caption, found.label) == ("web", "Long one. Of two.", 3)
+    assert (found.captions, found.extension) == (("A.", "B."), "jpg")
+
+
+def test_web_caption_alone_leaves_all_others_for_the_long_one(images: Path) -> None:
+    found = _record(_source(images, [{"image": "a.png", "caption": "B.", "captions": ["A.", "B.", "C."]}]))
+    assert (found.web_caption, found.synthetic_caption) == ("B.", "A. C.")
+
+
+def test_repeated_rows_of_a_csv_are_several_captions(images: Path) -> None:
+    text = 'image,caption,long_caption\na.png,"one, two",\nb.png,b,Long b.\na.png,second,\na.png,third,\n'
+    first, second = _items(_csv(images, text))
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert (first.web_caption, first.synthetic_caption) == ("one, two", "second. third.")
+    assert first.captions == ("one, two", "second", "third")
+    assert (second.web_caption, second.synthetic_caption, second.captions) == ("b", "Long b.", ("b",))
+
+
+def test_parquet_is_read_as_json_is(images: Path) -> None:
+    rows = {
+        "image": ["a.png", "b.png", "d.jpeg"],
+        "caption": ["web", None, "other"],
+        "long_caption": ["Long. Longer.", "Long.", None],
+        "captions": [["one", "two"], None, ["Three.", "Four."]],
+        "label": [3, None, -1],
+        "score": [0.5, None, 1.0],
+    }
+    file = images.parent / "captions.parquet"
+    pq.write_table(pa.table(rows), file)
+    found = _items(FolderSource(FolderConfig(str(images), str(file), evaluate_on="train")))
+    entries = [{k: v[i] for k, v in rows.items() if v[i] is not None} for i in range(3)]
+    assert found == _items(_source(images, entries))
+    first, second, third = found
+    assert isinstance(first, Record)
+    assert (first.web_caption, first.synthetic_caption, first.label, first.score) == ("web", "Long. Longer.", 3, 0.5)
+    assert isinstance(second, Record)
+    assert (second.web_caption, second.label, second.score) == ("", None, None)
+    assert isinstance(third, Skip)
+
+
+def test_scores(images: Path) -> None:
+    found = _items(_csv(images, "image,caption,score\na.png,x,0.25\nb.png,y,\nd.jpeg,z,high\n"))
+    assert [item.score for item in found[:2] if isinstance(item, Record)] == [0.25, None]
+    assert isinstance(found[2], Skip)
+    assert "'score' is 'high'; a number is needed" in found[2].detail
+    entries = [{"image": "a.png", "captions": ["x"], "score": True}, {"image": "b.png", "captions": ["x"]}]
+    assert isinstance(_items(_source(images, entries))[0], Skip)
+
+
+def test_other_names_of_fields(images: Path) -> None:
+    fields = Fields(image="file", captions="texts", long_caption="dense")
+    entry = {"file": "a.png", "texts": ["A."], "dense": "Long."}
+    assert _record(_source(images, [entry], fields=fields)).synthetic_caption == "Long."
+
+
+def test_one_bad_entry_costs_only_itself(images: Path, tmp_path: Path) -> None:
+    good = {"image": "a.png", "captions": ["A.", "B."]}
+    entries = [
+        good,
+        {"image": "nowhere.png", "captions": ["A.", "B."]},
+        {"image": "b.png", "captions": ["only one"]},
+        {"image": "sub/c.v2.png", "captions": []},
+        {"image": "d.jpeg", "captions": "no list"},
+        {"captions": ["A."]},
+        "no entry",
+        good,
+    ]
+    index = prepare(_source(images, entries), tmp_path / "shards", max_skip_share=0.9)
+    assert index.skips["train"] == {
+        records.BAD_RECORD: 3,
+        records.DUPLICATE_KEY: 1,
+        records.EMPTY_SYNTHETIC_CAPTION: 1,
+        records.EMPTY_WEB_CAPTION: 1,
+        records.MISSING_IMAGE: 1,
+    }
+    assert [sample.key for sample in eval_samples(tmp_path / "shards", "train")] == ["a"]
+
+
+def test_bytes_that_are_no_utf8_cost_only_their_row(images: Path, tmp_path: Path) -> None:
+    source = _csv(images, "image,caption,long_caption\na.png,caf\udce9,Long.\nb.png,café,Long.\n\udcff.png,x,Long.\n")
+    index = prepare(source, tmp_path / "shards", max_skip_share=0.7)
+    assert index.skips["train"] == {records.MISSING_IMAGE: 1, records.NOT_UTF8: 1}
+    assert [sample.web_caption for sample in eval_samples(tmp_path / "shards", "train")] == ["café"]
+
+
+def test_every_split_holds_all_when_evaluated_on_train(images: Path) -> None:
+    source = _source(images, [{"image": name, "captions": ["A.", "B."]} for name in ("a.png", "b.png")])
+    assert source.splits == ("train", "validation", "test")
+    assert _items(source) == _items(source, "validation") == _items(source, "test")
+    assert len(_items(source)) == 2
+
+
+def _held_out(tmp_path: Path, names: list[str], **changes: Any) -> dict[str, set[str]]:
+    folder = tmp_path / "many"
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    (tmp_path / "many.csv").write_text("image,caption\n" + "".join(f"{name},x\n" for name in names))
+    source = FolderSource(FolderConfig(str(folder), str(tmp_path / "many.csv"), **changes))
+    return {
+        split: {item.key for task in source.tasks(split) for item in task.records() if isinstance(item, Record)}
+        for split in source.splits
+    }
+
+
+def test_shares_by_a_stable_hash_of_the_key(tmp_path: Path) -> None:
+    names = [f"{number:04d}.jpg" for number in range(400)]
+    parts = _held_out(tmp_path, names, validation_share=0.2, test_share=0.3)
+    assert 90 <= len(parts["test"]) <= 150
+    assert 55 <= len(parts["validation"]) <= 105
+    assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 400
+    # More images, another order: none of the first moves.
+    more = _held_out(tmp_path, [f"new{n}.jpg" for n in range(50)] + names[::-1], validation_share=0.2, test_share=0.3)
+    assert all(parts[split] <= more[split] for split in parts)
+    assert _held_out(tmp_path, names, validation_share=0.2, test_share=0.3, split_seed=1) != parts
+    assert list(_held_out(tmp_path, names, validation_share=0.0, test_share=0.0)) == ["train"]
+
+
+def test_fingerprint_follows_content_and_not_place_or_time(images: Path, tmp_path: Path) -> None:
+    entries = [{"image": name, "captions": ["A.", "B."]} for name in ("a.png", "b.png")]
+    source = _source(images, entries)
+    prepare(source, tmp_path / "shards")
+    (images / "a.png").touch()
+    moved = images.rename(tmp_path / "moved")
+    same = FolderSource(replace(source.config, images=str(moved)))
+    assert is_current(same, tmp_path / "shards")
+    (moved / "a.png").write_bytes(picture(77))
+    assert not is_current(same, tmp_path / "shards")
+    (moved / "a.png").write_bytes(picture(0))
+    assert is_current(same, tmp_path / "shards")
+    assert not is_current(FolderSource(replace(same.config, split_seed=5)), tmp_path / "shards")
+    Path(source.config.captions).write_text(json.dumps([*entries, {"image": "d.jpeg", "captions": ["A.", "B."]}]))
+    assert not is_current(FolderSource(same.config), tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("missing.json", None, r"missing\.json does not exist"),
+        ("captions.txt", "x", r"neither in \.json nor in \.csv"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", '{"images": []}', "holds a dict"),
+        ("a.json", "[]", "holds no entry"),
+        ("a.json", '[{"file": "a.png", "captions": []}]', r"fields\.image.*no field 'image'.*captions, file"),
+        ("a.json", '[{"image": "a.png", "texts": []}]', r"fields\.captions.*no field 'caption'"),
+        ("a.parquet", "PAR1", "not valid Parquet"),
+        ("a.csv", "", "has no field 'image'"),
+        ("a.csv", "image,text\na.png,x\n", r"fields\.caption.*no field 'caption'"),
+        ("a.csv", "image,caption\n", "holds no entry"),
+        ("a.csv", 'image,caption\na.png,"' + "x" * 140_000 + '"\n', "after line 1: no valid CSV"),
+        ("a.json", '[{"image": "z.png", "captions": ["A."]}]', r"none of the 1 images.*'z\.png'"),
+    ],
+)
+def test_what_is_wrong_is_named(images: Path, name: str, text: str | None, message: str) -> None:
+    file = images.parent / name
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        FolderSource(FolderConfig(str(images), str(file)))
+
+
+def test_a_missing_folder_and_impossible_shares(images: Path) -> None:
+    (images.parent / "a.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"source\.folder\.images: .*nowhere"):
+        FolderSource(FolderConfig(str(images / "nowhere"), str(images.parent / "a.json")))
+    mapping = {"images": "i", "captions": "c", "validation_share": 0.5, "test_share": 0.5}
+    with pytest.raises(ConfigError, match=r"folder\.validation_share: with test_share it leaves nothing"):
+        from_mapping(FolderConfig, mapping, "folder")
+    with pytest.raises(ConfigError, match=r"folder\.fields\.imag: unknown key; did you mean 'image'"):
+        from_mapping(FolderConfig, {"images": "i", "captions": "c", "fields": {"imag": "x"}}, "folder")
+
+
+@pytest.mark.parametrize(
+    ("image", "key"),
+    [
+        ("a.png", "a"),
+        ("./x/b.v2.jpg", "x/b_v2"),
+        ("../up.png", "__/up"),
+        ("/abs/c.png", "abs/c"),
+        ("noending", "noending"),
+    ],
+)
+def test_keys(image: str, key: str) -> None:
+    assert key_of(image) == key
+
+
+def test_sentences_can_be_told_apart() -> None:
+    assert sentences(["One", "two. ", "", "three?", "a\nb"]) == "One. two. three? a b."
+
+
+def test_the_photos(fixtures_dir: Path, tmp_path: Path) -> None:
+    config = FolderConfig(str(fixtures_dir / "images"), str(fixtures_dir / "captions.json"), evaluate_on="train")
+    index = prepare(FolderSource(config), tmp_path / "shards", max_skip_share=0.0)
+    assert {split: index.split_samples(split) for split in index.splits} == {"train": 29, "validation": 29, "test": 29}
+    found = list(eval_samples(tmp_path / "shards", "test"))
+    assert all(len(sample.captions) == 5 and sample.web_caption == sample.captions[0] for sample in found)
+    assert all(len(re.findall("[.!]", sample.synthetic_caption)) >= 4 for sample in found)
+
+
+def test_class_names_come_from_a_file_of_their_own(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({"names": ["cat", "dog"], "templates": ["a {}."]}))
+    entries = [
+        {"image": name, "captions": ["A.", "B."], "label": label} for name, label in (("a.png", 1), ("b.png", 2))
+    ]
+    source = _source(images, [*entries, {"image": "d.jpeg", "captions": ["A.", "B."]}], classes=str(file))
+    good, bad, unlabelled = _items(source)
+    assert source.classes() == Classes(("cat", "dog"), ("a {}.",))
+    assert isinstance(good, Record)
+    assert good.label == 1
+    assert isinstance(bad, Skip)
+    assert (bad.reason, bad.detail) == (records.BAD_RECORD, "label 2, but source.folder.classes names 2, from 0")
+    assert isinstance(unlabelled, Record)
+    assert unlabelled.label is None
+    before = source.fingerprint()
+    other = FolderSource(replace(source.config, classes=str(file.rename(tmp_path / "moved.json"))))
+    assert other.fingerprint() == before
+    (tmp_path / "moved.json").write_text(json.dumps({"names": ["cat", "bird"], "templates": ["a {}."]}))
+    assert FolderSource(other.config).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"source\.folder\.classes: .*classes\.json cannot be read"),
+        ("{", "is not valid JSON"),
+        ('{"names": ["cat"]}', r"classes\.json\.templates: missing"),
+        ('{"names": ["cat"], "templates": ["a"]}', "has no {} for the class name"),
+    ],
+)
+def test_a_file_of_classes_that_cannot_be_used_is_refused(
+    images: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        _source(images, [{"image": "a.png", "captions": ["A.", "B."]}], classes=str(tmp_path / "classes.json"))

@@ -1,0 +1,276 @@
+"""Shards that are read where they are: nothing is copied, and whatever is wrong is found, counted and left out."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.unit.data.samples import ListSource, bomb, picture, record
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.prepare import filters
+from clips_pipeline.data.prepare.filters import FilterConfig, Rules
+from clips_pipeline.data.prepare.run import is_current, prepare
+from clips_pipeline.data.prepare.statistics import load_statistics
+from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.index import Index, digest_keys, load_index
+from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.sources.in_place import CopyTask, TarTask
+from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
+
+Member = tuple[str, bytes]
+
+
+@dataclass
+class Tars(Source):
+    parts: dict[Split, list[Path]]
+    fields: SampleFields = SampleFields()  # noqa: RUF009 - immutable
+    storage: Storage = field(default_factory=Storage)
+    rewrite: bool = False
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(self.parts)
+
+    def tasks(self, split: Split) -> Sequence[TarTask] | Sequence[ShardTask]:
+        tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
+        return [CopyTask(one) for one in tars] if self.rewrite else tars
+
+    def fingerprint(self) -> str:
+        return "tars"
+
+
+def sample(number: int, key: str | None = None, image: bytes | None = None, **changes: bytes | None) -> list[Member]:
+    key = key or f"k{number:04d}"
+    files: dict[str, bytes | None] = {
+        "png": picture(number) if image is None else image,
+        "txt": f"web {number}".encode(),
+        "json": json.dumps({"re_caption": f"Long {number}.", "score": number / 10}).encode(),
+    }
+    return [(f"{key}.{ending}", content) for ending, content in (files | changes).items() if content is not None]
+
+
+def tar(path: Path, *samples: list[Member]) -> Path:
+    with tarfile.open(path, "w") as made:
+        for name, content in (member for files in samples for member in files):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return path
+
+
+def keys(folder: Path, split: Split = "train") -> list[str]:
+    return [record.key for record in eval_samples(folder, split)]
+
+
+def test_whole_shards_are_named_and_nothing_is_copied(tmp_path: Path) -> None:
+    one = tar(tmp_path / "one.tar", *map(sample, range(4)))
+    two = tar(tmp_path / "two.tar", *map(sample, range(4, 6)))
+    index = prepare(Tars({"train": [one, two]}), tmp_path / "shards")
+    assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == [
+        "index.json",
+        "spans.bin",
+        "statistics.json",
+    ]
+    first = index.split("train")[0]
+    assert (first.path, first.samples) == (str(one), 4)
+    assert first.bytes == one.stat().st_size
+    assert first.sha256 == hashlib.sha256(one.read_bytes()).hexdigest()
+    assert first.keys_digest == digest_keys(["k0000", "k0001", "k0002", "k0003"])
+    assert keys(tmp_path / "shards") == [f"k{number:04d}" for number in range(6)]
+    assert load_index(tmp_path / "shards") == index
+    assert is_current(Tars({"train": [one, two]}), tmp_path / "shards")
+
+
+JPEG = picture(3, kind="JPEG", size=(64, 64))
+BAD: dict[str, list[Member]] = {
+    records.MISSING_IMAGE: sample(1, png=None),
+    records.EMPTY_WEB_CAPTION: sample(2, txt=None),
+    records.EMPTY_SYNTHETIC_CAPTION: sample(3, json=b'{"re_caption": " "}'),
+    records.UNDECODABLE_IMAGE: sample(4, png=None, jpg=JPEG[:-300]),
+    records.NOT_UTF8: sample(5, txt=b"caf\xe9"),
+    records.EMPTY_FILE: sample(6, image=b""),
+    records.TOO_MANY_PIXELS: sample(7, image=bomb(30_000, 30_000)),
+    records.BAD_RECORD: sample(8, json=b"{"),
+}
+
+
+def one_of(index: Index, folder: Path, reason: str) -> tuple[str, str]:
+    """Shard and key of the example of a reason."""
+    assert index.skips["train"][reason] >= 1
+    found = next(example for example in load_statistics(folder).examples if example.reason == reason)
+    return found.shard, found.key
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path, reason: str) -> None:
+    made = tar(tmp_path / "a.tar", sample(100), BAD[reason], sample(101))
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
+    assert index.skips == {"train": {reason: 1}}
+    key = BAD[reason][0][0].partition(".")[0]
+    assert one_of(index, tmp_path / "shards", reason) == (str(made), key)
+    assert f"{reason} {key}" in index.examples[0]
+    entry = index.split("train")[0]
+    assert entry.samples == 2
+    assert entry.keys_digest == digest_keys(["k0100", "k0101"])
+    assert (tmp_path / "shards" / "spans.bin").stat().st_size == 2 * 8
+    assert keys(tmp_path / "shards") == ["k0100", "k0101"]
+
+
+def test_a_smaller_limit_of_pixels_is_kept(tmp_path: Path) -> None:
+    made = tar(tmp_path / "a.tar", sample(1), sample(2, image=picture(2, size=(100, 50))))
+    index = prepare(Tars({"train": [made]}), tmp_path / "s", max_skip_share=0.5, rules=Rules(max_pixels=4999))
+    assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
+    index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=Rules(max_pixels=5000))
+    assert index.skips == {"train": {}}
+    with pytest.raises(ConfigError, match="max_pixels: 200000000"):
+        from_mapping(Rules, {"max_pixels": 200_000_000}, "rules")
+
+
+@pytest.mark.parametrize("policy", ["leave_out", "keep"])
+def test_interleaved_samples_are_found(tmp_path: Path, policy: str) -> None:
+    one, two = sample(1), sample(2)
+    made = tar(tmp_path / "a.tar", sample(0), [one[0], two[0], *one[1:], *two[1:]], sample(3))
+    rules = Rules(interleaved=policy)  # type: ignore[arg-type]
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5, rules=rules)
+    found = load_statistics(tmp_path / "shards").splits["train"]
+    if policy == "keep":
+        assert (index.skips["train"], found.noted) == ({}, {records.INTERLEAVED: 2})
+        assert keys(tmp_path / "shards") == ["k0000", "k0001", "k0002", "k0003"]
+    else:
+        assert (index.skips["train"], found.noted) == ({records.INTERLEAVED: 2}, {})
+        assert one_of(index, tmp_path / "shards", records.INTERLEAVED) == (str(made), "k0001")
+        assert keys(tmp_path / "shards") == ["k0000", "k0003"]
+
+
+def test_a_cut_tar_gives_what_is_whole_and_counts_as_a_shard_that_lost_samples(tmp_path: Path) -> None:
+    whole = [tar(tmp_path / f"{n}.tar", *(sample(10 * n + at) for at in range(10))) for n in range(3)]
+    content = whole[1].read_bytes()
+    cut = tmp_path / "cut.tar"
+    # Nine samples, of three files with a block each, and a part of the tenth.
+    cut.write_bytes(content[: 9 * 3 * 1024 + 1024 + 100])
+    index = prepare(Tars({"train": [whole[0], cut, whole[2]]}), tmp_path / "shards", max_skip_share=0.5)
+    assert index.skips["train"][records.TRUNCATED_SHARD] == 1
+    assert one_of(index, tmp_path / "shards", records.TRUNCATED_SHARD) == (str(cut), str(cut))
+    assert keys(tmp_path / "shards") == [f"k{n:04d}" for n in [*range(19), *range(20, 30)]]
+    found = load_statistics(tmp_path / "shards").splits["train"]
+    assert (found.shards, found.damaged_shards) == (3, 1)
+    # As many as a shard holds on average, though nobody can know.
+    assert found.lost >= 10
+
+
+def test_a_cut_between_two_files_and_a_damaged_header_are_found_too(tmp_path: Path) -> None:
+    content = tar(tmp_path / "a.tar", *map(sample, range(6))).read_bytes()
+    for name, damaged in {
+        "cut": content[: 4 * 3 * 1024],
+        "header": content[: 4 * 3 * 1024] + b"\xff" * 512 + content[4 * 3 * 1024 + 512 :],
+        "zeros": content[: 4 * 3 * 1024] + b"\0" * 512 + content[4 * 3 * 1024 + 512 :],
+    }.items():
+        (tmp_path / f"{name}.tar").write_bytes(damaged)
+        index = prepare(Tars({"train": [tmp_path / f"{name}.tar"]}), tmp_path / name, max_skip_share=0.6)
+        assert index.skips == {"train": {records.TRUNCATED_SHARD: 1}}
+        assert keys(tmp_path / name) == ["k0000", "k0001", "k0002", "k0003"]
+
+
+def test_a_shard_that_cannot_be_read_weighs_as_much_as_one_that_can(tmp_path: Path) -> None:
+    good = [tar(tmp_path / f"{n}.tar", *(sample(10 * n + at) for at in range(10))) for n in range(3)]
+    (tmp_path / "bad.tar").write_bytes(b"no tar " * 999)
+    source = Tars({"train": [*good, tmp_path / "bad.tar"]})
+    with pytest.raises(ConfigError, match=r"25\.0% of the samples.*unreadable_shard"):
+        prepare(source, tmp_path / "shards", max_skip_share=0.1)
+    assert prepare(source, tmp_path / "shards", max_skip_share=0.25).split_samples("train") == 30
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_shard_that_cannot_be_had_stops_the_run_or_is_counted(tmp_path: Path, policy: str) -> None:
+    storage = Storage(StorageConfig(retries=0, unreachable=policy))  # type: ignore[arg-type]
+    good = tar(tmp_path / "a.tar", sample(1), sample(2))
+    source = Tars({"train": [good, tmp_path / "gone.tar"]}, storage=storage)
+    if policy == "stop":
+        with pytest.raises(StorageError, match=r"gone\.tar"):
+            prepare(source, tmp_path / "shards")
+        tar(tmp_path / "gone.tar", sample(3))
+        assert prepare(source, tmp_path / "shards").split_samples("train") == 3
+    else:
+        index = prepare(source, tmp_path / "shards", max_skip_share=0.5)
+        assert index.skips == {"train": {records.UNREADABLE_SHARD: 1}}
+        assert keys(tmp_path / "shards") == ["k0001", "k0002"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_earlier_shards_have_is_left_out(tmp_path: Path, processes: int) -> None:
+    same = picture(1)
+    tars = [
+        tar(tmp_path / "0.tar", sample(0), sample(1), sample(2, image=same)),
+        tar(tmp_path / "1.tar", sample(3), sample(0), sample(4, image=same), sample(5, txt=b" web 1\n")),
+        tar(tmp_path / "2.tar", sample(0)),
+    ]
+    rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
+    index = prepare(Tars({"train": tars}), tmp_path / "shards", processes=processes, max_skip_share=0.5, rules=rules)
+    assert keys(tmp_path / "shards") == ["k0000", "k0001", "k0003"]
+    assert [entry.samples for entry in index.split("train")] == [2, 1]
+    assert index.split("train")[1].keys_digest == digest_keys(["k0003"])
+    assert index.skips == {"train": {records.DUPLICATE_KEY: 2}}
+    found = load_statistics(tmp_path / "shards")
+    assert found.splits["train"].filtered == {filters.DUPLICATE_CAPTION: 1, filters.DUPLICATE_IMAGE: 2}
+    assert found.splits["train"].histograms["web_words"].count == 3
+    where = {(example.shard, example.key, example.reason) for example in found.examples}
+    assert (str(tars[2]), "k0000", records.DUPLICATE_KEY) in where
+    assert (str(tars[1]), "k0004", filters.DUPLICATE_IMAGE) in where
+
+
+def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
+    fields = SampleFields(score="score")
+    made = tar(tmp_path / "a.tar", *map(sample, range(6)))
+    source = Tars({"train": [made]}, fields)
+    index = prepare(source, tmp_path / "shards", rules=Rules(filters=FilterConfig(min_score=0.3)))
+    assert keys(tmp_path / "shards") == ["k0003", "k0004", "k0005"]
+    assert index.fields == fields
+    # Filtered samples are no bad ones.
+    assert (index.skips, load_statistics(tmp_path / "shards").lost_share()) == ({"train": {}}, 0.0)
+
+
+def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_path: Path) -> None:
+    one, two = sample(1), sample(2)
+    made = tar(tmp_path / "a.tar", [one[0], two[0], *one[1:], *two[1:]], sample(3), BAD[records.EMPTY_FILE], sample(4))
+    made.write_bytes(made.read_bytes()[: 27 * 512])
+    index = prepare(Tars({"train": [made]}, rewrite=True), tmp_path / "shards", max_skip_share=0.8)
+    assert index.skips["train"] == {
+        records.EMPTY_FILE: 1,
+        records.EMPTY_SYNTHETIC_CAPTION: 1,
+        records.TRUNCATED_SHARD: 1,
+    }
+    with tarfile.open(tmp_path / "shards" / "train" / "00000.tar") as found:
+        names = found.getnames()
+    assert names == [f"k000{number}.{ending}" for number in (1, 2, 3) for ending in ("json", "png", "txt")]
+
+
+@pytest.mark.parametrize("ending", ["png", "txt", "json"])
+def test_a_file_without_bytes_is_one_whichever_it_is(tmp_path: Path, ending: str) -> None:
+    made = tar(tmp_path / "a.tar", sample(1), sample(2, **{ending: b""}))
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
+    assert index.skips == {"train": {records.EMPTY_FILE: 1}}
+    assert f"k0002.{ending} has 0 bytes" in index.examples[0]
+
+
+def test_a_set_that_only_serves_evaluation_needs_no_captions_and_sources_add_counts(tmp_path: Path) -> None:
+    class Evaluation(ListSource):
+        def notes(self) -> dict[str, int]:
+            return {"rows_without_sample": 7}
+
+    made = [record(1, web_caption="", synthetic_caption="", label=3), record(2, web_caption="", synthetic_caption="")]
+    index = prepare(Evaluation({"test": [list(made)]}, needs_captions=False), tmp_path / "shards")
+    assert index.fields == SampleFields(needed=False)
+    assert list(eval_samples(tmp_path / "shards", "test")) == made
+    found = load_statistics(tmp_path / "shards")
+    assert found.notes == {"rows_without_sample": 7}
+    # Having none is not having the same.
+    assert (found.splits["test"].duplicate_captions, found.splits["test"].identical_captions) == (0, 0)
+    with pytest.raises(ConfigError, match="no sample"):
+        prepare(ListSource({"test": [list(made)]}), tmp_path / "needed")

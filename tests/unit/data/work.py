@@ -1,0 +1,76 @@
+"""A source whose tasks tell when they begin, and can be made to wait or to lose their process."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.unit.data.samples import record
+
+from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.sources.source import ShardTask, Source, Split
+
+SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class WorkTask:
+    number: int
+    folder: str
+
+    def records(self) -> Iterator[Record | Skip]:
+        with Path(self.folder, f"begun-{self.number}").open("a") as begun:
+            begun.write(f"{os.getpid()}\n")
+        for at in range(SAMPLES):
+            if at == 3:
+                self._obey()
+            # The second half of every task repeats the image of the task before it.
+            number = self.number * SAMPLES + at
+            yield record(number, image=record(max(number - SAMPLES, 0)).image if at > 2 else record(number).image)
+
+    def _obey(self) -> None:
+        kill = Path(self.folder, f"kill-{self.number}")
+        if kill.exists():
+            left = int(kill.read_text()) - 1
+            kill.write_text(str(left)) if left else kill.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while Path(self.folder, f"hold-{self.number}").exists():
+            time.sleep(0.02)
+
+
+@dataclass
+class WorkSource(Source):
+    """Tasks of five samples each; what happens is governed by files in `folder`."""
+
+    folder: Path
+    count: int = 6
+    splits: tuple[Split, ...] = ("train",)
+
+    def tasks(self, split: Split) -> list[ShardTask]:
+        return [WorkTask(number, str(self.folder)) for number in range(self.count)]
+
+    def fingerprint(self) -> str:
+        return f"work {self.count}"
+
+    def kill(self, number: int, times: int = 1) -> None:
+        Path(self.folder, f"kill-{number}").write_text(str(times))
+
+    def hold(self, number: int) -> Path:
+        held = Path(self.folder, f"hold-{number}")
+        held.touch()
+        return held
+
+    def begun(self, number: int) -> list[int]:
+        """Process ids of those who began the task, in order."""
+        file = Path(self.folder, f"begun-{number}")
+        return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def until(condition: object, seconds: float = 60.0) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,132 @@
+"""Captions by one pass and by a beam, against all captions there are; examples as data and as a picture."""
+
+import io
+import itertools
+
+import pytest
+import torch
+from PIL import Image
+
+from clips_pipeline.data.shards.records import Record
+from clips_pipeline.evaluation.inference.caption_decoding import (
+    Caption,
+    Specials,
+    beam,
+    log_probabilities,
+    of_places,
+    of_words_before,
+    parallel,
+)
+from clips_pipeline.evaluation.inference.caption_examples import CaptionedImage, as_mapping, draw
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig, VisionConfig
+
+BOS, EOS = 1, 2
+SPECIALS = Specials(BOS, EOS, (0,))
+WORDS = (3, 4, 5)
+PLACES = 4
+
+
+def model(inputs: str) -> ClipsModel:
+    torch.manual_seed(3)
+    found = ClipsModel(
+        ClipsConfig(
+            vision=VisionConfig(image_size=32, patch_size=16, width=32, depth=1, heads=1),
+            text=TextConfig(vocab_size=6, width=32, depth=1, heads=1, context_length=8, padding="mask"),
+            captioner=CaptionerConfig(vocab_size=6, width=32, depth=2, heads=1, queries=PLACES + 1, inputs=inputs),
+            embed_dim=32,
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return found
+
+
+def every_caption(repeat: bool) -> list[list[int]]:
+    captions = [list(ids) for n in range(PLACES + 1) for ids in itertools.product(WORDS, repeat=n)]
+    return [ids for ids in captions if repeat or all(a != b for a, b in itertools.pairwise(ids))]
+
+
+def image() -> torch.Tensor:
+    return torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def score(following: object, ids: list[int]) -> float:
+    """Of one caption: its words, and EOS where there is room for it."""
+    total = 0.0
+    for place, word in enumerate([*ids, EOS][:PLACES]):
+        total += float(following([ids[:place]])[0, word])  # type: ignore[operator]
+    return total
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("inputs", ["queries", "tokens"])
+def test_a_wide_beam_finds_the_best_of_all_captions(inputs: str, penalty: float, repeat: bool) -> None:
+    captioner = model(inputs)
+    if inputs == "queries":
+        web = torch.tensor([[1, 3, 4, 2, 0, 0, 0, 5]])
+        following = of_places(log_probabilities(captioner, image()[None], web)[0])
+    else:
+        following = of_words_before(captioner, image(), BOS)
+
+    def rank(ids: list[int], total: float) -> float:
+        return total / max(1, len(ids) + 1) ** penalty
+
+    expected = sorted(
+        (Caption(ids, score(following, ids)) for ids in every_caption(repeat)), key=lambda c: -rank(c.ids, c.score)
+    )
+    # As wide as there are hypotheses.
+    found = beam(following, PLACES, SPECIALS, width=200, length_penalty=penalty, repeat=repeat)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+    assert found[0].ids == expected[0].ids
+
+
+def test_one_pass_is_a_beam_of_independent_places() -> None:
+    captioner = model("queries")
+    web = torch.tensor([[1, 3, 4, 2, 0, 0, 0, 5]])
+    log_p_BQV = log_probabilities(captioner, torch.stack([image(), -image()]), web.expand(2, -1))
+    assert log_p_BQV.shape == (2, PLACES, 6)
+    for row, caption in zip(log_p_BQV, parallel(log_p_BQV, SPECIALS), strict=True):
+        assert not {0, BOS, EOS} & set(caption.ids)
+        assert caption.score == pytest.approx(score(of_places(row), caption.ids), abs=1e-5)
+        # Word for word the likeliest, so that no caption of this length that goes on is likelier.
+        same = [ids for ids in every_caption(True) if len(ids) == len(caption.ids)]
+        assert caption.score >= max(score(of_places(row), ids) for ids in same) - 1e-5
+
+
+def test_no_word_twice_in_a_row() -> None:
+    log_p = torch.full((5, 6), -10.0)
+    log_p[:, 3], log_p[:, 4], log_p[:, EOS] = -0.1, -2.0, -3.0
+    assert parallel(log_p[None], SPECIALS)[0].ids == [3] * 5
+    best = beam(of_places(log_p), 5, SPECIALS, width=3, length_penalty=1.0)[0].ids
+    assert best
+    assert all(a != b for a, b in itertools.pairwise(best))
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        beam(of_places(log_p), 5, SPECIALS, width=0)
+
+
+def test_captioners_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="method clips"):
+        log_probabilities(model("tokens"), image()[None], torch.tensor([[1, 2, 0, 0, 0, 0, 0, 5]]))
+    with pytest.raises(ValueError, match="method coca"):
+        of_words_before(model("queries"), image(), BOS)
+
+
+def test_a_picture_and_its_data_hold_foreign_text() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(stream, "png")
+    odd = "costs $5 and $6_7 \\frac{ \U0001f98a " * 20
+    examples = [CaptionedImage(str(i), odd, odd, None if i else "a", "") for i in range(4)]
+    records = [
+        Record(key=str(i), image=stream.getvalue(), extension="png", web_caption=odd, synthetic_caption=odd)
+        for i in range(4)
+    ]
+    drawn = Image.open(io.BytesIO(draw(examples, records, 12)))
+    assert drawn.format == "PNG"
+    assert drawn.width > drawn.height * 0.8
+    assert as_mapping(examples, 12)["examples"][0]["at_once"] == "a"
+    assert as_mapping(examples, 12)["step"] == 12

@@ -1,0 +1,67 @@
+"""Evaluation shared by two and three ranks gives the rows and the numbers of one process, to the bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.distributed.ranks import run_ranks
+from tests.unit.evaluation.inference.training_retrieval_worker import run_case
+
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.reader import ShardSet
+
+CASES = {
+    "uneven": {"split": "validation", "batch_size": 2},
+    "more samples": {"split": "test", "batch_size": 3},
+    "one batch, so a rank has nothing": {"split": "validation"},
+    "first places": {"split": "validation", "batch_size": 2, "limit": 5},
+    "diverged": {"split": "validation", "batch_size": 2, "diverged": True},
+    "empty": {"split": "validation", "limit": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def damaged(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards with a sample in each split that cannot be read."""
+    folder = tmp_path_factory.mktemp("damaged") / "shards"
+    shutil.copytree(shards, folder)
+    for split in ("validation", "test"):
+        file = folder / load_index(folder).split(split)[0].path
+        content = file.read_bytes()
+        # The brace that opens the second sample's JSON.
+        at = content.index(b'{"', content.index(b'{"') + content[content.index(b'{"') :].index(b"\0"))
+        file.write_bytes(content[:at] + b"x" + content[at + 1 :])
+    return folder
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request, damaged, model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quick")
+    worker = Path(__file__).with_name("quick_worker.py")
+    run_ranks(worker, request.param, folder / "store", json.dumps(CASES), damaged, model_folder, folder / "{rank}.pt")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_equal_one_process(found, damaged, model_folder, case):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = run_case(CASES[case], str(damaged), str(model_folder), None)
+    torch.set_num_threads(threads)
+    assert ("error" in alone) == (case in ("diverged", "empty"))
+    assert all(rank[case].get("metrics") == alone.get("metrics") for rank in found)
+    assert all(rank[case].get("error") == alone.get("error") for rank in found)
+    first, *others = (rank[case]["ranked"] for rank in found)
+    assert others == [[]] * len(others)
+    assert len(first) == len(alone["ranked"])
+    for together, by_one in zip(first, alone["ranked"], strict=True):
+        assert torch.equal(together.nan_to_num(), by_one.nan_to_num())
+
+
+def test_a_bad_sample_has_a_place_and_no_row(shards, damaged):
+    whole, rest = (list(ShardSet(folder, "validation").in_order()) for folder in (shards, damaged))
+    assert len(rest) == len(whole) - 1
+    assert [r.key for r in ShardSet(damaged, "validation").in_order(range(3))] == [r.key for r in rest[:2]]
+    assert [r.key for r in ShardSet(damaged, "validation").in_order(range(3, 9))] == [r.key for r in rest[2:]]

@@ -1,0 +1,93 @@
+"""Linear probe and nearest neighbours on features whose answers can be counted or derived."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from clips_pipeline.evaluation.metrics.linear_probe import Labelled, fit, knn_hits, linear_hits
+
+
+def knn_accuracy(train, asked, **options):
+    return float(knn_hits(train, asked, **options).mean())
+
+
+def linear_accuracy(train, validation, asked, *penalties):
+    right, penalty = linear_hits(train, validation, asked, *penalties)
+    return float(right.mean()), penalty
+
+
+def labelled(features, labels):
+    return Labelled(np.array(features, dtype=np.float32), np.array(labels))
+
+
+AXES = labelled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
+
+
+def test_neighbours_vote_by_nearness():
+    asked = labelled([[1, 0.2], [0.3, 1], [1, 0.1]], [0, 1, 1])
+    assert knn_accuracy(AXES, asked, neighbours=1) == pytest.approx(2 / 3)
+
+
+def test_a_near_vote_outweighs_two_far_ones():
+    near, far = [1.0, 0.0], [math.cos(0.5), math.sin(0.5)]
+    train = labelled([near, far, [far[0], -far[1]]], [0, 1, 1])
+    # exp(1 / 0.07) against twice exp(cos 0.5 / 0.07): 5.7 times against 2.
+    assert knn_accuracy(train, labelled([[1, 0]], [0]), neighbours=3) == 1.0
+
+
+def test_more_neighbours_than_images():
+    assert knn_accuracy(AXES, labelled([[1, 0], [0, 1]], [0, 1])) == 1.0
+
+
+def test_the_length_of_a_feature_does_not_matter_to_neighbours():
+    asked = labelled([[0.01, 0.001], [5.0, 40.0]], [0, 1])
+    assert knn_accuracy(AXES, asked, neighbours=2) == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fit_is_where_the_gradient_is_zero(classes):
+    draws = np.random.default_rng(0)
+    train = labelled(draws.normal(size=(60, 4)), draws.integers(0, classes, 60))
+    found = fit(train, penalty=0.1)
+    weight, bias = torch.from_numpy(found.coef_.T), torch.from_numpy(found.intercept_)
+    if classes == 2:  # scikit-learn keeps the difference of the two
+        weight, bias = torch.cat([-weight / 2, weight / 2], 1), torch.cat([-bias / 2, bias / 2])
+    x = torch.from_numpy(train.features_NE).double()
+    excess = (x @ weight + bias).softmax(1) - torch.nn.functional.one_hot(torch.from_numpy(train.labels_N), classes)
+    assert float((x.T @ excess / 60 + 0.1 * weight).abs().max()) < 1e-6
+    assert float((excess.mean(0)).abs().max()) < 1e-6
+
+
+def test_one_class_alone_is_always_answered():
+    train = labelled([[1, 0], [0, 1]], [3, 3])
+    assert linear_accuracy(train, train, labelled([[1, 0], [0, 1]], [3, 1])) == (0.5, 100.0)
+
+
+def test_a_linear_classifier_separates_what_is_separable_and_nothing_else():
+    asked = labelled([[0.8, 0.3], [0.2, 0.7]], [0, 1])
+    accuracy, _ = linear_accuracy(AXES, AXES, asked)
+    assert accuracy == 1.0
+    xor = labelled([[0, 0], [1, 1], [0, 1], [1, 0]], [0, 0, 1, 1])
+    assert linear_accuracy(xor, xor, xor)[0] <= 0.75
+
+
+def test_validation_chooses_the_penalty_and_the_asked_do_not():
+    # With a heavy penalty only the majority's bias is left.
+    train = labelled([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1])
+    light, heavy = 1e-6, 100.0
+    wants_light = labelled([[0, 1]], [1])
+    wants_heavy = labelled([[0, 1]], [0])
+    assert linear_accuracy(train, wants_light, wants_heavy, (light, heavy)) == (0.0, light)
+    assert linear_accuracy(train, wants_heavy, wants_heavy, (light, heavy)) == (1.0, heavy)
+
+
+def test_empty_splits_are_refused():
+    none = Labelled(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="cannot be probed"):
+        knn_accuracy(AXES, none)
+    with pytest.raises(ValueError, match="cannot be probed"):
+        linear_accuracy(AXES, none, AXES)
+    with pytest.raises(ValueError, match="2 features for 1 labels"):
+        labelled([[1, 0], [0, 1]], [0])

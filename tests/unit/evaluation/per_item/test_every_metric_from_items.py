@@ -1,0 +1,239 @@
+"""Each metric of a real evaluation, computed again from its per-item results: the same number to the last bit."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.unit.evaluation.conftest import IMAGES
+from tests.unit.evaluation.metrics.published_sets import write_sets
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.evaluate import add_probed, evaluate_model
+from clips_pipeline.evaluation.metric_keys import (
+    higher_is_better,
+    is_share,
+    item_name,
+    set_of,
+    short_key,
+    split_set,
+    whole_key,
+)
+from clips_pipeline.evaluation.metrics.compositionality import SUBSETS
+from clips_pipeline.evaluation.per_item.comparison import compare, intervals
+from clips_pipeline.evaluation.per_item.item_table import (
+    COMPOSITIONALITY_COLUMNS,
+    items_by_set,
+    read_items,
+    tables_by_set,
+)
+from clips_pipeline.evaluation.per_item.items import compositionality_items, items_of
+from clips_pipeline.interop.folder import load_model_folder, save_model
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
+from clips_pipeline.reports.figure import label
+from clips_pipeline.reports.model.pages import evaluation_html
+from clips_pipeline.reports.model.scores import readable, standings
+
+RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+METRICS = [
+    *(f"{kind}/scenes/{name}" for kind in ("retrieval", "retrieval_long") for name in [*RECALLS, "mean_recall@1"]),
+    *(f"zero_shot/scenes/{name}" for name in ("accuracy@1", "accuracy@5", "mean_per_class_accuracy@1")),
+    *(f"caption/scenes/{name}" for name in ("loss", "bleu4", "rouge_l", "cider")),
+    *(f"probe/scenes/{name}_accuracy@1" for name in ("linear", "knn")),
+    *(f"sugarcrepe/{subset}/accuracy" for subset in (*SUBSETS, "mean")),
+    *(f"winoground/all/{name}_score" for name in ("text", "image", "group")),
+]
+FORCED = "caption/scenes/teacher_forced_loss"
+
+
+def config(folder: Path) -> EvaluationConfig:
+    return EvaluationConfig(
+        device="cpu", examples=0, long_captions=True, probe_samples=9, compositionality=write_sets(folder)
+    )
+
+
+def tables(result):
+    entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
+    return tables_by_set(result.set_name, pd.DataFrame(result.per_item), entries)
+
+
+@pytest.fixture(scope="module")
+def evaluated(model_folder, tokenizer_folder, shards, tmp_path_factory):
+    """Results of the model and of one whose captioner is told the words before, and where they were written."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    settings = config(folder)
+    loaded = load_model_folder(model_folder)
+    torch.manual_seed(1)
+    told = replace(loaded.model.config, captioner=replace(loaded.model.config.captioner, inputs="tokens"))
+    coca = save_model(ClipsModel(told), tokenizer_folder, IMAGES.to_mapping(), folder / "coca")
+    found = SimpleNamespace(folder=folder, clips=evaluate_model(model_folder, shards, settings))
+    found.coca = evaluate_model(coca, shards, settings)
+    for name in ("clips", "coca"):
+        for set_name, table in tables(getattr(found, name)).items():
+            table.to_csv(folder / f"{name}-{set_name}.csv", index=False)
+    return found
+
+
+def test_these_are_all_metrics(evaluated):
+    assert set(evaluated.clips.metrics) == set(METRICS)
+    assert FORCED in evaluated.coca.metrics
+    found = items_by_set(tables(evaluated.clips))
+    assert {whole_key(name, set_name) for set_name, items in found.items() for name in items.names()} == set(METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_comes_back_exactly(evaluated, metric):
+    result, set_name = evaluated.clips, set_of(metric)
+    rows = {"scenes": items_of(result.per_item)} | compositionality_items(result.compositionality)
+    in_memory, in_a_file = items_by_set(tables(result)), read_items(evaluated.folder / f"clips-{set_name}.csv")
+    for items in (rows[set_name], in_memory[set_name], in_a_file):
+        assert items.measure_of(metric).value() == result.metrics[metric]
+    # And so it is in the comparison with another model.
+    other = read_items(evaluated.folder / f"coca-{set_name}.csv")
+    if other.holds(metric):
+        found = compare(other, in_a_file, [metric], resamples=200)[0]
+        assert (found.a, found.b) == (evaluated.coca.metrics[metric], result.metrics[metric])
+        assert found.low <= found.high
+
+
+def test_the_loss_of_a_captioner_that_is_told_the_words_is_another_metric(evaluated):
+    clips, coca = (read_items(evaluated.folder / f"{name}-scenes.csv") for name in ("clips", "coca"))
+    assert coca.measure_of(FORCED).value() == evaluated.coca.metrics[FORCED]
+    assert not coca.holds("caption/scenes/loss")
+    assert not clips.holds(FORCED)
+    assert not higher_is_better(FORCED)
+    found = compare(coca, coca, [FORCED], resamples=50)[0]
+    assert (found.difference, found.wins, found.losses) == (0.0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"caption_references": "human"}, "caption/scenes/rouge_l"),
+        ({"probe_samples": 8}, "probe/scenes/knn_accuracy@1"),
+        ({}, "zero_shot/scenes/mean_per_class_accuracy@1"),
+    ],
+)
+def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder, shards, tmp_path, changes, metric):
+    asked_of = tmp_path / "shards"
+    shutil.copytree(shards, asked_of)
+    if not changes:
+        classes = json.loads((asked_of / "classes.json").read_text())
+        (asked_of / "classes.json").write_text(json.dumps({**classes, "templates": ["a {}."]}))
+    result = evaluate_model(model_folder, asked_of, replace(config(tmp_path), **changes))
+    ours, other = items_of(evaluated.clips.per_item), items_of(result.per_item)
+    with pytest.raises(ConfigError, match=f"{metric}: the two were not asked alike"):
+        compare(ours, other, [metric])
+    same = "retrieval/scenes/mean_recall@1"
+    assert compare(ours, other, [same], resamples=50)[0].difference == 0.0
+    # Among reports, it is left out of the comparison and nothing else is.
+    found = {
+        one.metric: one for one in standings(result.metrics, {}, {"scenes": other}, {"scenes": ours}, resamples=50)
+    }
+    assert found[metric].difference is None
+    assert found[same].difference is not None
+    # The gate compares floors by numbers, but not such ones.
+    gate = GateConfig(confidence=None, floors={metric: 1.0})
+    better = Measured({**result.metrics, same: 1.0}, other)
+    decision = decide(same, gate, better, Measured(evaluated.clips.metrics, ours))
+    assert not decision.promote
+    assert f"not comparable: {metric}: the two were not asked alike" in decision.reason
+
+
+def test_every_metric_has_an_interval_in_the_report(evaluated):
+    held = intervals(items_by_set(tables(evaluated.clips)), evaluated.clips.metrics, resamples=50)
+    assert set(held) == set(METRICS)
+    html = evaluation_html(evaluated.clips)
+    rows = {metric: html.split(f"<bdi>{metric}</bdi>")[1].split("</tr>")[0] for metric in METRICS}
+    assert all(" to " in row for row in rows.values())
+
+
+def test_every_metric_has_a_name_of_its_own_that_a_figure_shows_whole():
+    names = [readable(metric) for metric in METRICS]
+    assert len(set(names)) == len(names)
+    assert [label(name) for name in names] == names
+
+
+def test_both_sets_of_one_file_are_told_apart(evaluated, tmp_path):
+    entries = pd.DataFrame(evaluated.clips.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
+    entries.to_csv(tmp_path / "both.csv", index=False)
+    assert read_items(tmp_path / "both.csv", "winoground").names() == tuple(
+        f"winoground/all/{name}_score" for name in ("text", "image", "group")
+    )
+    assert len(read_items(tmp_path / "both.csv", "sugarcrepe").keys) == 5  # images, which the subsets share
+    with pytest.raises(ConfigError, match=r"both\.csv: holds results on sugarcrepe and winoground; .*--set"):
+        read_items(tmp_path / "both.csv")
+
+
+def test_where_no_such_set_is_configured_the_table_has_headers_alone(evaluated, tmp_path):
+    empty = pd.DataFrame([], columns=list(COMPOSITIONALITY_COLUMNS))
+    empty.to_csv(tmp_path / "none.csv", index=False)
+    read = pd.read_csv(tmp_path / "none.csv", dtype=str, keep_default_na=False)
+    per_item = pd.DataFrame(evaluated.clips.per_item)
+    assert list(tables_by_set("scenes", per_item, read)) == ["scenes"]
+    assert compositionality_items([]) == {}
+    with pytest.raises(ConfigError, match=r"none\.csv: holds results on no set"):
+        read_items(tmp_path / "none.csv")
+
+
+OLD = """key,image_to_text_rank,text_to_image_ranks,label,zero_shot_rank,caption_nats,caption_tokens,set_version,model
+001,0,"[0, 7]",3.0,0.0,6.5,3,v,m
+None,,[],,,0.0,0,v,m
+002,4,[1],1.0,2.0,2.5,1,v,m
+"""
+
+
+def test_a_file_from_before_holds_what_it_can(tmp_path):
+    (tmp_path / "old.csv").write_text(OLD)
+    old = read_items(tmp_path / "old.csv")
+    assert old.keys == ("001", "None", "002")
+    assert set(old.names()) == {
+        *(f"retrieval/{name}" for name in [*RECALLS, "mean_recall@1"]),
+        *(f"zero_shot/{name}" for name in ("accuracy@1", "accuracy@5", "mean_per_class_accuracy@1")),
+        "caption/loss",
+    }
+    assert old.measure_of("zero_shot/some/mean_per_class_accuracy@1").value() == 0.5
+    assert old.measure_of("caption/some/loss").value() == 9 / 4
+    with pytest.raises(ConfigError, match=r"caption/some/bleu4 cannot be computed .* evaluate again"):
+        old.measure_of("caption/some/bleu4")
+
+
+@pytest.mark.parametrize(("value", "name"), [("x", "label"), ("maybe", "teacher_forced"), ("[1", "caption_matches")])
+def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
+    table = pd.DataFrame([{"key": "a", "image_to_text_rank": 0, "text_to_image_ranks": [0], "zero_shot_rank": None}])
+    table = table.assign(caption_nats=0.0, caption_tokens=0).assign(**{name: value})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ConfigError, match=rf"a\.csv: no per-item results: {name} of a is '"):
+        read_items(tmp_path / "a.csv")
+
+
+def test_an_image_without_label_was_not_asked_by_the_probe():
+    rows = [{"key": str(i), "label": label} for i, label in enumerate((2, None, 0))]
+    add_probed(rows, np.array([True, False]), np.array([True, True]), "terms")
+    assert [(row["linear_right"], row["knn_right"]) for row in rows] == [(True, True), (None, None), (False, True)]
+    nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
+    items = items_of(row | nothing for row in rows)
+    assert items.measure_of("probe/s/linear_accuracy@1").value() == 0.5
+    assert items.measure_of("probe/s/knn_accuracy@1").value() == 1.0
+
+
+def test_keys_say_set_and_kind():
+    assert [set_of(m) for m in ("retrieval/a/b", "sugarcrepe/mean/accuracy", "winoground/all/x")] == [
+        *("a", "sugarcrepe", "winoground"),
+    ]
+    for metric in METRICS:
+        assert whole_key(short_key(metric), set_of(metric)) == metric
+    assert split_set(METRICS) == "scenes"
+    assert {set_of(metric) for metric in METRICS if item_name(metric) == "pairs"} == {"winoground"}
+    with pytest.raises(ConfigError, match="no set"):
+        split_set(["winoground/all/text_score"])
+    assert [m for m in METRICS if not is_share(m)] == ["caption/scenes/loss", "caption/scenes/cider"]
+    with pytest.raises(ConfigError, match="set_name: 'winoground' is the name of another set"):
+        EvaluationConfig(set_name="winoground")

@@ -1,0 +1,62 @@
+"""MLflow's database in a new project: two starts at once, and a start that is killed while it makes the tables."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.registry.tracking.server import made_by_one
+
+START = """
+import sys
+from mlflow.tracking import MlflowClient
+from clips_pipeline.registry.tracking.server import made_by_one
+with made_by_one(sys.argv[1], "clips"):
+    client = MlflowClient(sys.argv[1])
+    if client.get_experiment_by_name("clips") is None:
+        client.create_experiment("clips")
+"""
+# Dies in the middle of MLflow's migrations.
+KILLED = """
+import os
+import mlflow.store.db.utils as utils
+utils._upgrade_db = lambda engine: os._exit(9)
+"""
+
+
+def start(uri: str, before: str = "") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "ignore", "-c", before + START, uri]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "GIT_PYTHON_REFRESH": "quiet"}
+    )
+
+
+def test_two_first_starts_make_one_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
+    for process in [start(uri), start(uri)]:
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+    assert [one.name for one in MlflowClient(uri).search_experiments()] == ["clips", "Default"]
+
+
+def test_a_database_left_half_made_is_made_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    killed = start(uri, KILLED)
+    killed.communicate(timeout=300)
+    assert killed.returncode == 9
+    assert (tmp_path / "mlflow.db").stat().st_size > 0
+    again = start(uri)
+    _, told = again.communicate(timeout=300)
+    assert again.returncode == 0, told
+    assert MlflowClient(uri).get_experiment_by_name("clips") is not None
+
+
+def test_a_whole_database_is_neither_locked_nor_touched(store: str) -> None:
+    client = MlflowClient()
+    run = client.create_run("0").info.run_id
+    with made_by_one(store, "Default"):
+        assert not Path(f"{store.removeprefix('sqlite:///')}.lock").exists()
+    with made_by_one(store, "of another name"):
+        assert client.get_run(run).info.run_id == run

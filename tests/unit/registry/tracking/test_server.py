@@ -1,0 +1,49 @@
+"""A tracking server that does not answer: recognised at once, and left within one attempt."""
+
+import socket
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from clips_pipeline.hooks import ProjectHooks
+from clips_pipeline.registry.tracking.server import TrackingAwayError, away_message, is_away, one_attempt
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a port that nobody listens at, with a password in it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_an_absent_server_is_told_from_other_errors(nobody: str) -> None:
+    with one_attempt(), pytest.raises(MlflowException) as caught:
+        MlflowClient(nobody).get_run("0" * 32)
+    assert is_away(caught.value)
+    wrapped = RuntimeError("node failed")
+    wrapped.__cause__ = caught.value
+    assert is_away(wrapped)
+    assert is_away(TrackingAwayError("gone"))
+    assert not is_away(MlflowException("no such run"))
+    assert not is_away(None)
+
+
+def test_a_run_whose_server_went_away_ends_with_one_message(
+    store: str, nobody: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlflow.start_run()
+    mlflow.set_tracking_uri(nobody)
+    # Within MLflow's own patience the test would take minutes.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    hook = ProjectHooks().on_pipeline_error(TrackingAwayError("gone"))
+    with pytest.raises(SystemExit) as ended:
+        next(hook)
+    assert ended.value.code == 1
+    assert mlflow.active_run() is None
+    (record,) = [record for record in caplog.records if record.name.startswith("clips_pipeline.")]
+    assert record.getMessage() == away_message()
+    assert "secret" not in record.getMessage()
+    assert "the same command" in record.getMessage()

@@ -1,0 +1,26 @@
+"""Addresses that are shown hold no password."""
+
+import pytest
+
+from clips_pipeline.registry.tracking.server import how_to_open, web_address
+
+
+def test_links_carry_no_credentials():
+    assert web_address("https://user:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
+    assert web_address("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    for uri in ("sqlite:///mlruns/mlflow.db", "file:///x", "databricks", "javascript://x"):
+        assert web_address(uri) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:///mlruns/mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1"),
+        ("postgresql://me:hush@db.example:5432/runs", "--backend-store-uri postgresql://me:***@db.example:5432/runs "),
+        ("postgresql://me@db.example/runs", "--backend-store-uri postgresql://me@db.example/runs "),
+        ("https://me:hush@mlflow.example/base", "https://mlflow.example/base"),
+    ],
+)
+def test_a_store_is_opened_by_a_command_and_a_server_by_its_address(uri, shown):
+    assert shown in how_to_open(uri)
+    assert "hush" not in how_to_open(uri)

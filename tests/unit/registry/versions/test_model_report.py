@@ -1,0 +1,118 @@
+"""The report of a version, from a real store: beside whom the gate put it, and what it says where that is not possible."""
+
+import re
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from tests.unit.reports.data.hostile import TEXTS, Words, hostile_shards
+from tests.unit.reports.model.report_data_of_a_model import METRIC, exhibits, rows
+
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.registry.versions.model_report import write_model_report
+from clips_pipeline.registry.versions.register import Registration, RegistryConfig, register_model
+from clips_pipeline.reports.data.data_health import HealthConfig, write_data_health
+from clips_pipeline.text.caption_rows import CaptionConfig
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("prepared")
+    hostile_shards(folder / "shards")
+    health = write_data_health(folder / "shards", Words(), CaptionConfig(), HealthConfig(), folder / "data_health.html")
+    return folder / "shards", health
+
+
+def registered(folder: Path, found: int, name: str, images: int = 40) -> tuple[Registration, pd.DataFrame]:
+    (folder / "model.safetensors").write_bytes(bytes([found]))
+    items = pd.DataFrame(rows(found, images))
+    return register_model(folder, {METRIC: found / images}, config=RegistryConfig(name), items={"scenes": items}), items
+
+
+def report(
+    registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, others=None, **changes
+) -> str:
+    history = pd.DataFrame([{"step": 2, "samples": 32, "loss_caption": 6.5}, {"step": 4, "samples": 64}])
+    shown = to_mapping(exhibits(TEXTS[:2])) | changes
+    run = {"run_id": registration.run_id, "spec": "abc123"}
+    metrics = {
+        METRIC: float(MlflowClient().get_run(registration.run_id).data.metrics["retrieval/scenes/mean_recall_at_1"])
+    }
+    shards, health = prepared
+    written = write_model_report(
+        registration, METRIC, metrics, {"scenes": items, **(others or {})}, shown, run, history, health, shards, file
+    )
+    assert written == file
+    # Line breaks are the template's.
+    return " ".join(file.read_text(encoding="utf-8").split())
+
+
+def test_the_first_version_has_nobody_to_be_compared_with(store, model_folder, prepared, tmp_path):
+    registration, items = registered(model_folder, 10, "alone")
+    html = report(registration, items, prepared, tmp_path / "report.html")
+    assert "<h1>alone, version 1</h1>" in html
+    assert "It is the champion.</strong> <bdi>First champion" in html
+    assert "There was no champion when this version was registered" in html
+    assert "won : lost" not in html
+    assert "report.html" in {file.path for file in MlflowClient().list_artifacts(registration.run_id)}
+
+
+def test_the_winner_stands_beside_the_champion_it_beat(store, model_folder, prepared, tmp_path):
+    registered(model_folder, 5, "beaten")
+    registration, items = registered(model_folder, 35, "beaten")
+    assert registration.promoted
+    for _ in range(2):
+        # Written again, it still is beside the other and not beside itself.
+        html = report(registration, items, prepared, tmp_path / "report.html")
+        assert "The champion then was beaten, version 1; both were measured on the same images." in html
+        assert "▲ surely better than the champion" in html
+        assert re.search(r'<td class="number">0.0938</td><td class="number">▲ \+0.5625</td>', html)
+    assert f"http://127.0.0.1:5000/#/experiments/0/runs/{registration.run_id}" in html
+    assert "http://127.0.0.1:5000/#/models/beaten/versions/2" in html
+    assert "abc123" in html
+    # What the data health report puts first, whatever the data say.
+    assert "<script>" not in html
+    assert "of what the source offered cannot be used" in html
+
+
+def test_other_images_are_said_and_not_compared(store, model_folder, prepared, tmp_path):
+    registered(model_folder, 5, "other")
+    registration, items = registered(model_folder, 35, "other", images=50)
+    html = report(registration, items, prepared, tmp_path / "report.html")
+    assert not registration.promoted
+    assert "different images" in html
+    assert "Not compared with other, version 1." in html
+    assert "surely" not in html
+
+
+def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_folder, prepared, tmp_path):
+    def pairs(version: str) -> pd.DataFrame:
+        found = {"key": ["1", "2"], "text_right": [True, False], "image_right": [False, False]}
+        return pd.DataFrame({"set": "winoground", **found, "set_version": version})
+
+    for found, version in ((5, "v"), (35, "w")):
+        (model_folder / "model.safetensors").write_bytes(bytes([found]))
+        tables = {"scenes": pd.DataFrame(rows(found)), "winoground": pairs(version)}
+        last = register_model(model_folder, {METRIC: found / 40}, config=RegistryConfig("files"), items=tables)
+    html = report(last, tables["scenes"], prepared, tmp_path / "report.html", others=tables)
+    assert "The champion then was files, version 1; both were measured on the same images." in html
+    assert "Not compared with files, version 1 on winoground: the two were evaluated on different data" in html
+    assert "▲ surely better than the champion" in html
+
+
+def test_exhibits_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):
+    registration, items = registered(model_folder, 10, "shapeless")
+    with pytest.raises(ConfigError, match=r"exhibits\.worst: unknown key"):
+        report(registration, items, prepared, tmp_path / "report.html", worst=[])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_links_lead_to_the_server_that_is_used(store, model_folder, prepared, tmp_path, monkeypatch):
+    registration, items = registered(model_folder, 10, "served")
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@mlflow.example")
+    html = report(registration, items, prepared, tmp_path / "report.html")
+    assert f'href="https://mlflow.example/#/experiments/0/runs/{registration.run_id}"' in html
+    assert "secret" not in html
+    assert "make mlflow-ui" not in html
