@@ -7,8 +7,8 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage, StorageConfig
-from clips_pipeline.data.storage.shard_cache import ShardCache
 
 
 class RemoteDataset(AbstractDataset[None, ShardCache]):

@@ -17,8 +17,8 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.data.sources.source import Classes
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.example_selection import exhibits_of
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder

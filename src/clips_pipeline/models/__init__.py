@@ -1,6 +1,7 @@
 """The two towers and the captioner, in PyTorch alone."""
 
 __all__ = [
+    "attention_masks",
     "blocks",
     "captioner",
     "clips",

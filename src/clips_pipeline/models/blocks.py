@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clips_pipeline.models.attention_masks import key_mask
 from clips_pipeline.models.fused.mlp import norm_mlp
 from clips_pipeline.models.fused.packing import Packing
 from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
@@ -82,7 +83,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
         """Every token attends to every token of its row, (T, D) -> (T, D)."""
         q, k, v = self._project(x, packing, _QUERIES, _KEYS, _VALUES)
-        return self._mlp(self.attn(x, q, k, v, _key_mask(packing), packing))
+        return self._mlp(self.attn(x, q, k, v, key_mask(packing), packing))
 
     def last(self, x: Tensor, packing: Packing | None = None) -> Tensor:
         """The last token of each row of `forward` alone, (T, D) -> (B, D)."""
@@ -90,7 +91,7 @@ class Block(nn.Module):
         asking_B1D = asking_BD[:, None]
         (q_B1D,) = self._project(asking_B1D, None, _QUERIES)
         k, v = self._project(x, packing, _KEYS, _VALUES)
-        return self._mlp(self.attn(asking_B1D, q_B1D, k, v, _key_mask(packing), None)).squeeze(1)
+        return self._mlp(self.attn(asking_B1D, q_B1D, k, v, key_mask(packing), None)).squeeze(1)
 
     def prefix_causal(
         self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, mask: Tensor
@@ -104,14 +105,14 @@ class Block(nn.Module):
             queries_MD: the others.
             prefix_packing: of the prefix; None where all of it is there.
             packing: of the queries in (B, Q).
-            mask: `causal_tail` of both.
+            mask: `prefix_causal_mask` of both.
 
         Returns:
             Both anew.
         """
         q, own_q, all_k, all_v = self._project_both(prefix, queries_MD, prefix_packing, packing)
         k, v = (part[:, : q.shape[1]] for part in (all_k, all_v))
-        prefix = self._mlp(self.attn(prefix, q, k, v, _key_mask(prefix_packing), prefix_packing))
+        prefix = self._mlp(self.attn(prefix, q, k, v, key_mask(prefix_packing), prefix_packing))
         return prefix, self._mlp(self.attn(queries_MD, own_q, all_k, all_v, mask, packing))
 
     def prefix_causal_chosen(
@@ -166,26 +167,3 @@ class Block(nn.Module):
         # A compiler fuses these by itself, and chooses what to keep.
         made: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
         return x + made
-
-
-def _key_mask(packing: Packing | None) -> Tensor | None:
-    return None if packing is None else packing.keep_BS[:, None, None, :]
-
-
-def causal_tail(prefix: int, prefix_packing: Packing | None, packing: Packing, kind: torch.dtype) -> Tensor:
-    """What the last Q of S positions see, for all blocks: query i what there is of the prefix, and the queries up to itself.
-
-    (Q, S) or (B, 1, Q, S), not (S, S), with 0 where a query may look and minus infinity elsewhere: of True and False every
-    attention would make that for itself, and keep it. Fused kernels take it; their own causal flag starts from the other corner.
-
-    Args:
-        prefix: its places.
-        prefix_packing: of the prefix; None where all of it is there.
-        packing: of the queries in (B, Q).
-        kind: of the queries.
-    """
-    queries = packing.keep_BS.shape[1]
-    sees = torch.ones(queries, prefix + queries, dtype=torch.bool, device=packing.keep_BS.device).tril(prefix)
-    if prefix_packing is not None:
-        sees = sees & functional.pad(prefix_packing.keep_BS, (0, queries), value=True)[:, None, None, :]
-    return torch.zeros(sees.shape, dtype=kind, device=sees.device).masked_fill_(~sees, float("-inf"))

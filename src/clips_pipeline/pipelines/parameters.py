@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.data.shards.clip_benchmark_export import ExportConfig
+from clips_pipeline.data.sources.clip_benchmark_export import ExportConfig
 from clips_pipeline.data.storage.files import StorageConfig
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.pipelines.prepare.config import PrepareConfig

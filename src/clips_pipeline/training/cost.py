@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.text.caption_rows import CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer

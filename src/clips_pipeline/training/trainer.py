@@ -24,8 +24,8 @@ from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.loader import train_loader
 from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
-from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.evaluation.inference.caption_examples import as_mapping, caption_examples, draw
 from clips_pipeline.evaluation.inference.training_retrieval import quick_retrieval

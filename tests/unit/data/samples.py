@@ -14,8 +14,9 @@ from PIL import Image
 
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.writer import sample_of, write_samples
-from clips_pipeline.data.sources.source import Classes, ShardTask, Split
+from clips_pipeline.data.sources.source import ShardTask
 
 
 def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:

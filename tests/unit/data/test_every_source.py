@@ -19,8 +19,9 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import IMAGE_EXTENSIONS, Record, Skip
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
-from clips_pipeline.data.sources.source import Source, Split
+from clips_pipeline.data.sources.source import Source
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 from clips_pipeline.pipelines.prepare.config import SourceConfig
 from clips_pipeline.pipelines.prepare.nodes import source_of

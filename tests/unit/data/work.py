@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.unit.data.samples import record
 
 from clips_pipeline.data.shards.records import Record, Skip
-from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.shards.splits import Split
+from clips_pipeline.data.sources.source import ShardTask, Source
 
 SAMPLES = 5
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.golden_weights import golden, golden_model, images
 
-from clips_pipeline.models.blocks import causal_tail
+from clips_pipeline.models.attention_masks import prefix_causal_mask
 from clips_pipeline.models.fused.packing import Packing
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.vision import sincos_2d
@@ -95,7 +95,7 @@ def through(block, x_BSD, prefix):
     queries_BQD = x_BSD[:, prefix:]
     every = Packing.of(torch.ones(queries_BQD.shape[:2], dtype=torch.bool))
     parts = block.prefix_causal(
-        x_BSD[:, :prefix], queries_BQD.flatten(0, 1), None, every, causal_tail(prefix, None, every, x_BSD.dtype)
+        x_BSD[:, :prefix], queries_BQD.flatten(0, 1), None, every, prefix_causal_mask(prefix, None, every, x_BSD.dtype)
     )
     return torch.cat([parts[0], parts[1].view_as(queries_BQD)], dim=1)
 

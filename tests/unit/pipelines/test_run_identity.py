@@ -8,8 +8,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from tests.integration.conftest import prepared as prepared
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage, StorageConfig
-from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines import run_identity
 from clips_pipeline.pipelines.run_identity import run_name, run_to_continue

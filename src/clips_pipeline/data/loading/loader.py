@@ -16,7 +16,7 @@ from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.text.caption_rows import CaptionReader
 
 T = TypeVar("T")

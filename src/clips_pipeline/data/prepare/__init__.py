@@ -1,13 +1,3 @@
 """From a source to shards and their index: filters, deduplication, validation, statistics, parallel jobs."""
 
-__all__ = [
-    "assemble",
-    "dedup",
-    "executor",
-    "filters",
-    "job",
-    "job_files",
-    "run",
-    "statistics",
-    "validate",
-]
+__all__ = ["assemble", "dedup", "executor", "filters", "job", "job_files", "run", "statistics", "validate"]

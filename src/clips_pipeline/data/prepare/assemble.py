@@ -16,7 +16,8 @@ from clips_pipeline.data.prepare.job import Job, run_job
 from clips_pipeline.data.prepare.job_files import JOBS, SHARDS, JobFiles
 from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Statistics, first_of_each
 from clips_pipeline.data.shards import sample_offsets
-from clips_pipeline.data.shards.index import Index, ShardEntry, Split, save_classes
+from clips_pipeline.data.shards.index import Index, ShardEntry, save_classes
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
 

@@ -22,8 +22,9 @@ from clips_pipeline.data.prepare.statistics import (
 )
 from clips_pipeline.data.prepare.validate import examine
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.index import ShardEntry, Split, shard_entry
+from clips_pipeline.data.shards.index import ShardEntry, shard_entry
 from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import BadSampleError, Spans, TarFile
 from clips_pipeline.data.shards.writer import Sample, sample_of, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard

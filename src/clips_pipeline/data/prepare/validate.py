@@ -5,15 +5,13 @@ import re
 
 from PIL import Image
 
+from clips_pipeline.data.images.decode import DECODE_ERRORS
 from clips_pipeline.data.prepare.filters import MOST_PIXELS
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip
 
 # webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
 _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
-
-# What Pillow raises for damaged files: besides OSError, plug-ins let struct and value errors out.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
 def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: bool = True) -> tuple[int, int] | Skip:

@@ -18,7 +18,8 @@ from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.synthetic_captions import SyntheticCaption, synthetic_caption
 from clips_pipeline.data.scenes.web_captions import WebCaption, web_caption
 from clips_pipeline.data.shards.records import Record, Skip
-from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split
+from clips_pipeline.data.shards.splits import Classes, Split
+from clips_pipeline.data.sources.source import ShardTask, Source
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

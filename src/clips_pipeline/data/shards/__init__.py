@@ -1,13 +1,14 @@
 """Tar shards: their index, the offsets of their samples, and how they are written and read."""
 
 __all__ = [
-    "clip_benchmark_export",
     "folder_lock",
     "index",
     "reader",
     "records",
     "sample_offsets",
     "sample_reader",
+    "shard_cache",
+    "splits",
     "tar_file",
     "tar_headers",
     "writer",

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from clips_pipeline.config import ConfigError, read_json, to_mapping
 from clips_pipeline.data.shards.records import SampleFields
-from clips_pipeline.data.sources.source import Classes
-from clips_pipeline.data.sources.source import Split as Split
+from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.storage.urls import is_remote
 
 INDEX_FILE = "index.json"

@@ -16,10 +16,10 @@ from clips_pipeline.data.shards.index import ShardEntry, load_index, missing_or_
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.sample_offsets import SplitSpans
 from clips_pipeline.data.shards.sample_reader import SampleReader
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
 from clips_pipeline.data.shards.writer import WEB_FIELD
 from clips_pipeline.data.storage.retry import shown
-from clips_pipeline.data.storage.shard_cache import ShardCache
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.text.escapes import decode_byte_escapes
 

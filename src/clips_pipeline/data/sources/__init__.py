@@ -4,6 +4,7 @@ __all__ = [
     "caption_table",
     "captions_file",
     "clip_benchmark",
+    "clip_benchmark_export",
     "folder",
     "img2dataset",
     "in_place",

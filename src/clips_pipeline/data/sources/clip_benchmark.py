@@ -17,9 +17,10 @@ from annotated_types import Gt, Lt
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.tar_file import Members, TarFile
 from clips_pipeline.data.sources.in_place import shard_records
-from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split, hash_share
+from clips_pipeline.data.sources.source import ShardTask, Source, hash_share
 from clips_pipeline.data.storage.files import Storage, StorageError, shown
 
 SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"

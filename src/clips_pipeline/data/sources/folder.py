@@ -14,8 +14,9 @@ from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, 
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
 from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.captions_file import Fields, Row, read_captions
-from clips_pipeline.data.sources.source import Classes, ShardTask, Source, Split, hash_share
+from clips_pipeline.data.sources.source import ShardTask, Source, hash_share
 
 
 @dataclass(frozen=True)

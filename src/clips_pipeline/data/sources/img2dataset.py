@@ -8,8 +8,9 @@ from pathlib import Path
 
 from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
-from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError, shown
 from clips_pipeline.data.storage.urls import expand, is_remote
 

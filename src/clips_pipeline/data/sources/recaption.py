@@ -16,11 +16,12 @@ from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import facts_of, parse
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import TarFile
 from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, Columns, build
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
 from clips_pipeline.data.sources.in_place import shard_records
-from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand
 

@@ -2,39 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.splits import Classes, Split
 
 if TYPE_CHECKING:
     from clips_pipeline.data.sources.in_place import TarTask
-
-Split = Literal["train", "validation", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class Classes:
-    """Class names and prompt templates for zero-shot classification.
-
-    Attributes:
-        names: class names, in the order of the labels.
-        templates: prompts with `{}` where the name goes.
-
-    Raises:
-        ConfigError: no name, no template, or a template without `{}`.
-    """
-
-    names: tuple[str, ...]
-    templates: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.names or not self.templates:
-            raise ConfigError("classes: give at least one name and one template")
-        for template in self.templates:
-            if "{}" not in template:
-                raise ConfigError(f"classes.templates: {template!r} has no {{}} for the class name; add it")
 
 
 class ShardTask(Protocol):

@@ -1,3 +1,3 @@
 """Files on this machine and elsewhere: URLs, retries, and a bounded cache of remote shards."""
 
-__all__ = ["files", "retry", "shard_cache", "urls"]
+__all__ = ["files", "retry", "urls"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.evaluation.inference.caption_decoding import (
     Specials,
     beam,

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel

@@ -26,7 +26,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
 from clips_pipeline.evaluation.inference.embedding_cache import NOTHING_KEPT, Array, Kept
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray

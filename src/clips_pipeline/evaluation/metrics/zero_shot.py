@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, EncodeTexts, FloatArray, IntArray
 
 TOP5_FROM_CLASSES = 6

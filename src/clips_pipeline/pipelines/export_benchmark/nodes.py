@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.data.shards.clip_benchmark_export import export_benchmark
+from clips_pipeline.data.sources.clip_benchmark_export import export_benchmark
 from clips_pipeline.pipelines.parameters import typed
 
 log = logging.getLogger(__name__)

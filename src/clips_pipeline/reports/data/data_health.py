@@ -9,12 +9,12 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import PositiveInt
+from clips_pipeline.data.images.decode import DECODE_ERRORS
 from clips_pipeline.data.images.thumbnail import Thumbnail, thumbnail
 from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
-from clips_pipeline.data.prepare.validate import DECODE_ERRORS
 from clips_pipeline.data.shards.index import Index, load_index
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.data.storage.shard_cache import ShardCache
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.reports.data import caption_lengths
 from clips_pipeline.reports.data.caption_lengths import DrawnSamples, Lengths, SplitTexts
 from clips_pipeline.reports.data.findings import findings

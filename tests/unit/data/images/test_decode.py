@@ -10,8 +10,7 @@ from PIL import Image
 from tests.unit.data.samples import picture
 
 from clips_pipeline.data.images.color import Pixels, rgb
-from clips_pipeline.data.images.decode import SCALES, Encoded
-from clips_pipeline.data.prepare.validate import DECODE_ERRORS
+from clips_pipeline.data.images.decode import DECODE_ERRORS, SCALES, Encoded
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:

@@ -18,7 +18,7 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Skip
-from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.shards.splits import Classes
 
 
 def test_what_goes_in_comes_out_in_order(tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from tests.unit.data.samples import ListSource, picture, record
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.clip_benchmark_export import ExportConfig, export_benchmark
 from clips_pipeline.data.shards.index import load_classes
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig, ClipBenchmarkSource
-from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.sources.clip_benchmark_export import ExportConfig, export_benchmark
 from clips_pipeline.data.storage.files import Storage, StorageConfig
-from clips_pipeline.data.storage.shard_cache import ShardCache
 
 HERE = Storage(StorageConfig(retries=0))
 

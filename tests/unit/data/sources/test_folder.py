@@ -16,9 +16,9 @@ from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.captions_file import Fields, sentences
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, key_of
-from clips_pipeline.data.sources.source import Classes, Split
 
 
 @pytest.fixture

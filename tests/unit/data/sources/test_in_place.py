@@ -20,8 +20,9 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import Index, digest_keys, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
-from clips_pipeline.data.sources.source import ShardTask, Source, Split
+from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 
 Member = tuple[str, bytes]

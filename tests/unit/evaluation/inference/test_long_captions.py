@@ -9,7 +9,7 @@ from tests.unit.evaluation.told_embedder import ToldEmbedder
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.data.sources.source import Classes
+from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.inference.embed import Embedder

@@ -21,9 +21,9 @@ from clips_pipeline.data.loading.loader import train_loader
 from clips_pipeline.data.shards import records, sample_offsets
 from clips_pipeline.data.shards.index import Index, ShardEntry
 from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
-from clips_pipeline.data.storage.shard_cache import ShardCache
 
 QUICK = StorageConfig(retries=1, back_off_s=0.01, timeout_s=2.0)
 COUNT = 6
@@ -132,7 +132,7 @@ def test_other_copies_make_room_on_a_disk_that_fills_up(
     for shard in entries[:3]:
         cache.local(shard)
         time.sleep(0.01)
-    monkeypatch.setattr("clips_pipeline.data.storage.shard_cache._free_bytes", lambda folder: entries[0].bytes // 2)
+    monkeypatch.setattr("clips_pipeline.data.shards.shard_cache._free_bytes", lambda folder: entries[0].bytes // 2)
     cache.local(entries[3])
     assert [cache._copy(shard).exists() for shard in entries[:4]] == [False, True, True, True]
 

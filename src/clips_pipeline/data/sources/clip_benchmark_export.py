@@ -10,6 +10,8 @@ from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.data.shards.index import load_classes
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.writer import Sample, write_samples
 from clips_pipeline.data.sources.clip_benchmark import (
     CLASS_NAMES,
@@ -20,9 +22,7 @@ from clips_pipeline.data.sources.clip_benchmark import (
     SHARD_COUNT,
     TEMPLATES,
 )
-from clips_pipeline.data.sources.source import Split
 from clips_pipeline.data.storage.files import Storage
-from clips_pipeline.data.storage.shard_cache import ShardCache
 
 
 @dataclass(frozen=True)
