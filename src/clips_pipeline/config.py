@@ -33,7 +33,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 class FormerName:
     """The key that a field had before: `max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")]`.
 
-    A configuration that still has the old key gets an error that names the new one.
+    A configuration that still has the old key gets an error that names the new one. Files that an earlier version wrote are
+    read (`with_present_names`), and digests stay what they were (`digest_mapping`).
     """
 
     key: str
@@ -84,6 +85,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 def read_json(cls: type[T], file: Path, remedy: str) -> T:
     """Read a dataclass that `to_mapping` and JSON have written; ten times as fast as `from_mapping`.
 
+    Keys that were renamed since then are read under their former names.
+
     Args:
         cls: as for `from_mapping`.
         file: UTF-8.
@@ -105,12 +108,40 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
         mapping = json.loads(content)
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error}); {remedy}") from None
-    return from_mapping(cls, mapping, str(file))
+    return from_mapping(cls, with_present_names(cls, mapping), str(file))
+
+
+def with_present_names(hint: Any, value: Any) -> Any:
+    """`value` as read from a file that an earlier version wrote, for the type `hint`: renamed keys under their present names."""
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        former = {_former_name(hints[name]): name for name in hints}
+        renamed = {
+            former[key] if key in former and former[key] not in value else key: item for key, item in value.items()
+        }
+        return {key: with_present_names(hints.get(key), item) for key, item in renamed.items()}
+    if isinstance(value, dict) and get_origin(hint) is dict:
+        return {key: with_present_names(get_args(hint)[1], item) for key, item in value.items()}
+    if isinstance(value, list | dict):
+        for argument in get_args(hint):
+            value = (
+                [with_present_names(argument, item) for item in value]
+                if isinstance(value, list)
+                else with_present_names(argument, value)
+            )
+    return value
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """The inverse of `from_mapping`: plain dicts, lists and scalars, ready for JSON or YAML."""
     return cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def digest_mapping(config: Any) -> dict[str, Any]:
+    """As `to_mapping`, each field under its former name where it has one: a digest of it survives a renaming."""
+    hints = get_type_hints(type(config), include_extras=True)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {_former_name(hints[name]) or name: _digest_value(value) for name, value in fields.items()}
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -122,6 +153,18 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
+
+
+def _former_name(hint: Any) -> str | None:
+    return next((extra.key for extra in get_args(hint) if isinstance(extra, FormerName)), None)
+
+
+def _digest_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return digest_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: _digest_value(item) for key, item in value.items()}
+    return [_digest_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @cache
@@ -194,7 +237,7 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         return f".{text}" if ":" in text and name.replace(".", "").replace("_", "").isalnum() else text
     if kind in ("unexpected_keyword_argument", "unexpected_property"):
         key, known = str(detail["loc"][-1]), _fields_at(cls, detail["loc"][:-1])
-        renamed = next((name for name, hint in known.items() if FormerName(key) in get_args(hint)), None)
+        renamed = next((name for name, hint in known.items() if _former_name(hint) == key), None)
         if renamed is not None:
             return f"this key was renamed; write '{renamed}'"
         close = difflib.get_close_matches(key, known, n=1)

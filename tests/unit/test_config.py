@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from clips_pipeline.config import ConfigError, FormerName, PositiveInt, from_mapping, read_json, to_mapping
+from clips_pipeline.config import (
+    ConfigError,
+    FormerName,
+    PositiveInt,
+    digest_mapping,
+    from_mapping,
+    read_json,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,24 @@ class Outer:
     shape: str | Inner = "round"
     shards: str | tuple[str, ...] | None = None
     table: dict[str, Inner] = field(default_factory=dict)
+
+
+def test_files_of_before_a_key_was_renamed_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text('{"inner": {"sort": "b"}, "shape": {"sort": "b"}, "table": {"k": {"sort": "b", "size": 2}}}')
+    b = Inner(kind="b")
+    assert read_json(Outer, file, "remedy") == Outer(inner=b, shape=b, table={"k": Inner(2, kind="b")})
+    file.write_text('{"inner": {"sort": "b", "kind": "a"}}')  # both: one of them is a mistake
+    with pytest.raises(ConfigError, match=r"\.inner\.sort: this key was renamed"):
+        read_json(Outer, file, "remedy")
+
+
+def test_a_digest_survives_a_renaming() -> None:
+    found = digest_mapping(Outer(inner=Inner(kind="b"), table={"k": Inner()}))
+    plain = {"size": 1, "rate": 0.5}
+    assert found["inner"] == plain | {"sort": "b"}
+    assert found["table"] == {"k": plain | {"sort": "a"}}
+    assert list(found) == list(to_mapping(Outer()))
 
 
 def test_round_trip_keeps_every_kind_of_field() -> None:

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
+from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
 from clips_pipeline.pipelines.check import check, claim_data
 from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
@@ -23,7 +24,6 @@ from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
 from clips_pipeline.registry.tracking.server import away_ends, is_away, made_by_one
 from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
-from clips_pipeline.training.resume.disk_errors import CannotWriteError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
 

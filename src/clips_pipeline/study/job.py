@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.io.atomic import write_text
 from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT

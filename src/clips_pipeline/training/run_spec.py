@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips_pipeline import formats
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, digest_mapping, from_mapping, to_mapping, with_present_names
 from clips_pipeline.data.storage.files import StorageConfig
+from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.resume.disk_errors import write_text
 
 STORAGE_OPTIONS = "CLIPS_STORAGE_OPTIONS"
 """Environment variable of the workers: fsspec's options by protocol, as JSON."""
@@ -47,7 +47,7 @@ class RunSpec:
 
         Process count, device, threads, loader workers and intervals may differ: they do not change what is trained.
         """
-        mapping = to_mapping(self)
+        mapping = digest_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
         relevant["precision"] = mapping["train"]["launch"]["precision"]
         versions = [formats.TRAINING, self.data_version, self.tokenizer_version]
@@ -97,4 +97,4 @@ def load_spec(path: Path) -> RunSpec:
         raise ConfigError(
             f"{path}: not valid JSON ({error}); delete it and run `kedro run --pipelines train`"
         ) from None
-    return from_mapping(RunSpec, mapping, where=path.name)
+    return from_mapping(RunSpec, with_present_names(RunSpec, mapping), where=path.name)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.dedup import drop_repeated
 from clips_pipeline.data.prepare.executor import Map
@@ -20,6 +19,7 @@ from clips_pipeline.data.shards.index import Index, ShardEntry, save_classes
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
+from clips_pipeline.io.atomic import write_text
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from itertools import chain, islice
 
 import numpy as np
 
-from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.filters import Rules, identical
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult, Rows
@@ -30,6 +29,7 @@ from clips_pipeline.data.shards.writer import Sample, sample_of, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
 from clips_pipeline.data.sources.source import ShardTask
 from clips_pipeline.data.storage.files import shown
+from clips_pipeline.io.atomic import replacing
 
 _DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 

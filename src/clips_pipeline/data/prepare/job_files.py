@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.atomic import replacing, write_bytes, write_text
 from clips_pipeline.config import read_json, to_mapping
 from clips_pipeline.data.prepare.statistics import Example, SplitStatistics
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.sample_offsets import to_bytes
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import Spans
+from clips_pipeline.io.atomic import replacing, write_bytes, write_text
 
 SHARDS, JOBS = "shards", "jobs"
 

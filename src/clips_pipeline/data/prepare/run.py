@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clips_pipeline import formats
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.data.prepare.assemble import assemble, finish, open_folder
 from clips_pipeline.data.prepare.executor import RunOn, map_jobs
 from clips_pipeline.data.prepare.filters import Rules
@@ -100,7 +100,7 @@ def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
     facts = {
         "source": source.fingerprint(),
         "samples_per_shard": samples_per_shard,
-        "rules": to_mapping(rules),
+        "rules": digest_mapping(rules),
         "format": formats.SHARDS,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

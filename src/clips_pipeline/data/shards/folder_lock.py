@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from clips_pipeline.atomic import write_text
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.atomic import write_text
 
 INDEX_FILE = "index.json"
 

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.io.atomic import replacing_folder
 
 log = logging.getLogger(__name__)
 

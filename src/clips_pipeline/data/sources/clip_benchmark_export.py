@@ -5,7 +5,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from clips_pipeline.atomic import replacing_folder
 from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.data.shards.index import load_classes
 from clips_pipeline.data.shards.reader import eval_samples
@@ -23,6 +22,7 @@ from clips_pipeline.data.sources.clip_benchmark import (
     TEMPLATES,
 )
 from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.io.atomic import replacing_folder
 
 
 @dataclass(frozen=True)

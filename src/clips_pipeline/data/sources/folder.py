@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from clips_pipeline.config import ConfigError, PositiveInt, Seed, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, Seed, digest_mapping, from_mapping, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
 from clips_pipeline.data.shards.records import Record, Skip
@@ -115,7 +115,7 @@ class FolderSource(Source):
         """sha256 over configuration, captions file and images; paths and times do not count."""
         total = hashlib.sha256()
         paths = ("images", "captions", "classes")
-        settings = {key: value for key, value in to_mapping(self.config).items() if key not in paths}
+        settings = {key: value for key, value in digest_mapping(self.config).items() if key not in paths}
         settings["classes"] = None if self._classes is None else to_mapping(self._classes)
         total.update(json.dumps(settings, sort_keys=True).encode())
         total.update(file_sha256(Path(self.config.captions)).encode())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
+from clips_pipeline.config import ConfigError, PositiveInt, digest_mapping
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
@@ -87,7 +87,7 @@ class Img2datasetSource(Source):
         Raises:
             StorageError: a shard cannot be reached.
         """
-        facts = {"fields": to_mapping(self.config.fields), "rewrite": self.config.rewrite}
+        facts = {"fields": digest_mapping(self.config.fields), "rewrite": self.config.rewrite}
         total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split, addresses in self._addresses.items():
             for address, identity in zip(addresses, self.storage.identities(addresses), strict=True):

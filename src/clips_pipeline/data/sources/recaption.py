@@ -11,7 +11,6 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import facts_of, parse
@@ -24,6 +23,7 @@ from clips_pipeline.data.sources.in_place import shard_records
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand
+from clips_pipeline.io.atomic import replacing
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
 from annotated_types import Ge, Le
 
-from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
 from clips_pipeline.data.storage.retry import DISK_FULL, attempt, longest_pauses, secrets_of
 from clips_pipeline.data.storage.retry import StorageError as StorageError
 from clips_pipeline.data.storage.retry import shown as shown
 from clips_pipeline.data.storage.urls import file_system, is_remote, run_into
+from clips_pipeline.io.atomic import replacing
 
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]

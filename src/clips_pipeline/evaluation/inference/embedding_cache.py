@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from clips_pipeline import formats
-from clips_pipeline.atomic import replacing
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
+from clips_pipeline.io.atomic import replacing
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline import formats
-from clips_pipeline.atomic import replacing_folder
-from clips_pipeline.config import from_mapping, to_mapping
+from clips_pipeline.config import digest_mapping, from_mapping
 from clips_pipeline.data.prepare import run
 from clips_pipeline.data.scenes.source import ScenesSource
 from clips_pipeline.data.shards.index import load_index
@@ -18,6 +17,7 @@ from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderSource
 from clips_pipeline.data.sources.img2dataset import Img2datasetSource
 from clips_pipeline.data.sources.recaption import RecaptionSource
+from clips_pipeline.io.atomic import replacing_folder
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.reports.data.data_health import write_data_health
 from clips_pipeline.text.caption_rows import CaptionConfig
@@ -74,7 +74,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
     """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
 
     config, target = typed("prepare", parameters).tokenizer, paths["tokenizer"]
-    facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": to_mapping(config)}
+    facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": digest_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).version
     if _is_stamped(target, facts):
@@ -112,8 +112,8 @@ def report_health(
     # The fingerprint too: another filter or source may leave the same samples and other counts.
     facts = {
         "format": formats.DATA_HEALTH,
-        "health": to_mapping(config),
-        "captions": to_mapping(rows),
+        "health": digest_mapping(config),
+        "captions": digest_mapping(rows),
         "shards": [index.version, index.fingerprint],
         "tokenizer": _contents(tokenizer),
     }

@@ -14,10 +14,10 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.registry.tracking.runs import mlflow_key
 from clips_pipeline.registry.tracking.server import TrackingAwayError, away_message, one_attempt
 from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventReader
-from clips_pipeline.training.resume.disk_errors import write_text
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
 from clips_pipeline.registry.tracking.runs import OWNER, active_run_id, log_once, owner
 from clips_pipeline.registry.tracking.server import run_page
-from clips_pipeline.training.resume.disk_errors import write_text
 
 log = logging.getLogger(__name__)
 

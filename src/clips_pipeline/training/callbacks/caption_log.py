@@ -8,7 +8,7 @@ from typing import Any
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from clips_pipeline.atomic import write_bytes
+from clips_pipeline.io.atomic import write_bytes
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.event_logger import Due
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.training.resume.disk_errors import cannot_write
+from clips_pipeline.io.disk_errors import cannot_write
 
 Event = dict[str, Any]
 

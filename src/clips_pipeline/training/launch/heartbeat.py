@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from clips_pipeline.atomic import write_text
+from clips_pipeline.io.atomic import write_text
 
 FOLDER = "ranks"
 _BEFORE = ".before"

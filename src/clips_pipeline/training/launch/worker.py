@@ -9,12 +9,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import StorageError
+from clips_pipeline.io.disk_errors import CannotWriteError, Reserve
 from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.launch.folder_lock import WORKER, hold
 from clips_pipeline.training.launch.heartbeat import LifeSign, attempt, interval_s
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT, Interrupt
-from clips_pipeline.training.resume.disk_errors import CannotWriteError, Reserve
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.training.trainer import train
 

@@ -16,10 +16,10 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.progress import damaged_line
 from clips_pipeline.training.resume import checkpoint_store
-from clips_pipeline.training.resume.disk_errors import CannotWriteError
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
-from clips_pipeline.atomic import sync_folder
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.resume.disk_errors import cannot_write
+from clips_pipeline.io.atomic import sync_folder
+from clips_pipeline.io.disk_errors import cannot_write
 
 STATE = "state.pt"
 SPEC = "run_spec.json"

@@ -12,8 +12,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from clips_pipeline.atomic import replacing
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.atomic import replacing
 from clips_pipeline.training.config import ModelConfig
 
 if TYPE_CHECKING:

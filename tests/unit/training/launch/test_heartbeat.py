@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.servers import wait_for
 
-from clips_pipeline.atomic import temporary_path
+from clips_pipeline.io.atomic import temporary_path
 from clips_pipeline.training.launch.failure import explain, last_words, silent, tail
 from clips_pipeline.training.launch.heartbeat import (
     LifeSign,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.disk_errors import CannotWriteError, write_text
 from clips_pipeline.training.resume import checkpoint_store
 from clips_pipeline.training.resume.checkpoint_store import CHECKSUMS, SPEC, STATE, content
-from clips_pipeline.training.resume.disk_errors import CannotWriteError, write_text
 
 BYTES = 100_000
 

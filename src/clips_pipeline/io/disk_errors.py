@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from clips_pipeline import atomic
+from clips_pipeline.io import atomic
 
 
 class CannotWriteError(RuntimeError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clips_pipeline.atomic import replacing, replacing_folder, temporary_path, write_bytes, write_text
+from clips_pipeline.io.atomic import replacing, replacing_folder, temporary_path, write_bytes, write_text
 
 
 @pytest.mark.parametrize("sync", [False, True])

@@ -1,0 +1,3 @@
+"""Files: atomic writes, and what to say when the disk refuses."""
+
+__all__ = ["atomic", "disk_errors"]
