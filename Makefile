@@ -76,9 +76,11 @@ dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
 check: lint types layers stages test drill ## everything that CI runs
 
 .PHONY: lint
-lint: $(STAMP) ## format and style (ruff), changing nothing
+lint: $(STAMP) ## format and style (ruff), spelling (codespell), prose (proselint), changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell -D - -D words.txt
+	$(BIN)/proselint check README.md CONTRIBUTING.md docs
 
 .PHONY: format
 format: $(STAMP) ## format the code and fix what ruff can fix
