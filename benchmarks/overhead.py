@@ -68,7 +68,7 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
         data_version=load_index(folder / "shards").version,
     )
     Path(spec.run_folder).mkdir()
-    return run_folder.prepare(spec)
+    return run_folder.write_spec(spec)
 
 
 def bare(path: Path) -> None:
@@ -175,7 +175,7 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
 
     from clips_pipeline.registry.tracking.run_tracking import RunTracker
     from clips_pipeline.training.events.event_log import Event
-    from clips_pipeline.training.launch.heartbeat import read_signs
+    from clips_pipeline.training.launch.heartbeat import read_heartbeats
     from clips_pipeline.training.launch.launcher import launch
     from clips_pipeline.training.run_spec import load_spec
 
@@ -202,7 +202,7 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
             try:
                 while min(len(bare_marks), len(our_marks)) < WARM_UP:
                     time.sleep(0.1)
-                hand, worker = Turns(by_hand.pid), Turns(read_signs(Path(spec.run_folder))[0].pid)
+                hand, worker = Turns(by_hand.pid), Turns(read_heartbeats(Path(spec.run_folder))[0].pid)
                 turns += [hand, worker]
                 hand.stop()
                 worker.stop()
@@ -257,7 +257,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import mlflow
 
-    from clips_pipeline.training.launch.launcher import environment_of_ranks
+    from clips_pipeline.training.launch.launcher import rank_environment
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -266,7 +266,7 @@ def main() -> None:
         mlflow.set_experiment("overhead")
         prepared(folder, 20 * options.batch_size)
         spec = spec_in(folder, "run", STEPS, options.batch_size, options.threads)
-        figures = measure(spec, environment_of_ranks({}), options.windows)
+        figures = measure(spec, rank_environment({}), options.windows)
     figures |= {"batch_size": options.batch_size, "threads": options.threads}
     if options.json:
         print(json.dumps(figures))

@@ -29,7 +29,7 @@ from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
 from clips_pipeline.evaluation.metrics.retrieval import recall_metrics, retrieval_ranks
 from clips_pipeline.losses.contrastive import contrastive_loss
-from clips_pipeline.models.init import initialise_text
+from clips_pipeline.models.init import initialize_text
 from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.models.text import TextTower
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
@@ -86,7 +86,7 @@ class FactsAndText(nn.Module):
         self.seen = nn.Linear(facts, size.embed_dim)
         self.text = TextTower(replace(size.text, vocab_size=vocabulary_size, padding="mask"), size.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
-        initialise_text(self.text)
+        initialize_text(self.text)
 
 
 def train(

@@ -35,9 +35,22 @@ class FormerName:
 
     A configuration that still has the old key gets an error that names the new one. Files that an earlier version wrote are
     read (`with_present_names`), and digests stay what they were (`digest_mapping`).
+
+    Attributes:
+        key: the former key.
+        values: (former, present) pairs of values that were renamed together with the key.
     """
 
     key: str
+    values: tuple[tuple[str, str], ...] = ()
+
+    def present_value(self, value: Any) -> Any:
+        """Return the present name of a value that was written under the former key."""
+        return next((present for former, present in self.values if value == former), value)
+
+    def former_value(self, value: Any) -> Any:
+        """Return the inverse of `present_value`."""
+        return next((former for former, present in self.values if value == present), value)
 
 
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
@@ -115,10 +128,14 @@ def with_present_names(hint: Any, value: Any) -> Any:
     """`value` as read from a file that an earlier version wrote, for the type `hint`: renamed keys under their present names."""
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
-        former = {_former_name(hints[name]): name for name in hints}
-        renamed = {
-            former[key] if key in former and former[key] not in value else key: item for key, item in value.items()
-        }
+        former = {note.key: (name, note) for name, hint in hints.items() if (note := _former_name(hint)) is not None}
+        renamed: dict[str, Any] = {}
+        for key, item in value.items():
+            name, note = former.get(key, (key, None))
+            if note is None or name in value:
+                renamed[key] = item
+            else:
+                renamed[name] = note.present_value(item)
         return {key: with_present_names(hints.get(key), item) for key, item in renamed.items()}
     if isinstance(value, dict) and get_origin(hint) is dict:
         return {key: with_present_names(get_args(hint)[1], item) for key, item in value.items()}
@@ -141,7 +158,11 @@ def digest_mapping(config: Any) -> dict[str, Any]:
     """As `to_mapping`, each field under its former name where it has one: a digest of it survives a renaming."""
     hints = get_type_hints(type(config), include_extras=True)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {_former_name(hints[name]) or name: _digest_value(value) for name, value in fields.items()}
+    digested: dict[str, Any] = {}
+    for name, value in fields.items():
+        former = _former_name(hints[name])
+        digested[former.key if former else name] = _digest_value(former.former_value(value) if former else value)
+    return digested
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -155,8 +176,8 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _former_name(hint: Any) -> str | None:
-    return next((extra.key for extra in get_args(hint) if isinstance(extra, FormerName)), None)
+def _former_name(hint: Any) -> FormerName | None:
+    return next((extra for extra in get_args(hint) if isinstance(extra, FormerName)), None)
 
 
 def _digest_value(value: Any) -> Any:
@@ -237,7 +258,9 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         return f".{text}" if ":" in text and name.replace(".", "").replace("_", "").isalnum() else text
     if kind in ("unexpected_keyword_argument", "unexpected_property"):
         key, known = str(detail["loc"][-1]), _fields_at(cls, detail["loc"][:-1])
-        renamed = next((name for name, hint in known.items() if _former_name(hint) == key), None)
+        renamed = next(
+            (name for name, hint in known.items() if (former := _former_name(hint)) and former.key == key), None
+        )
         if renamed is not None:
             return f"this key was renamed; write '{renamed}'"
         close = difflib.get_close_matches(key, known, n=1)

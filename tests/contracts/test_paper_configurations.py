@@ -15,7 +15,7 @@ from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.settings import CONFIG_LOADER_ARGS
-from clips_pipeline.training.callbacks.image_schedule import Views
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.optimizer import adamw
@@ -98,7 +98,7 @@ def test_two_steps_of_a_shrunken_copy(repository: Path, environment: str) -> Non
             model.load_state_dict(state)
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         wrapped = ComposerClips(
-            model, weights, images, None, Views(config, images.size, model.config.vision.patch_size)
+            model, weights, images, None, ImageSchedule(config, images.size, model.config.vision.patch_size)
         )
         optimizer = adamw(model, dataclasses.replace(config.optimizer, peak_lr=1e-4))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(4, 1, 0.0))

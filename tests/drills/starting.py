@@ -15,7 +15,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.training.events.event_log import Event, read_all
 from clips_pipeline.training.launch.exit_status import Outcome, TrainingInterruptedError
-from clips_pipeline.training.launch.heartbeat import read_signs
+from clips_pipeline.training.launch.heartbeat import read_heartbeats
 from clips_pipeline.training.launch.interrupt import INTERRUPTED
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.run_spec import RunSpec, load_spec
@@ -46,7 +46,7 @@ class Started:
     def ranks(self) -> list[int]:
         """Processes of the ranks that have told of themselves; those of an earlier start are none of this one's."""
         mine = set(tree(self.process.pid))
-        return [sign.pid for sign in read_signs(Path(self.spec.run_folder)) if sign.pid in mine]
+        return [sign.pid for sign in read_heartbeats(Path(self.spec.run_folder)) if sign.pid in mine]
 
     def trained(self) -> int:
         """The last logged step."""

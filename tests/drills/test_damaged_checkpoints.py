@@ -48,7 +48,7 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
 def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_of: SpecOf) -> None:
     other, spec = spec_of("other", captions={"target_length": 64}), spec_of("spec")
     stopped_at_4(other)
-    (state, *_) = (found.state.read_bytes() for found in checkpoint_store.found_in(other.checkpoints))
+    (state, *_) = (found.state.read_bytes() for found in checkpoint_store.list_checkpoints(other.checkpoints))
     # With its own spec it is refused for that already.
     files = {STATE: lambda file: file.write(state), checkpoint_store.SPEC: checkpoint_store.content(spec.text)}
     checkpoint_store.save(spec.checkpoints, 4, files, keep=2)

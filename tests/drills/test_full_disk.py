@@ -55,7 +55,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(spec_of: SpecOf, whole: RunSp
         launch(spec, lambda event: None)
     assert [event["kind"] for event in read_all(spec.events)].count("error") == 1
     assert [path.name for path in spec.checkpoints.iterdir()] == ["ba2"]
-    assert checkpoint_store.wrong_with(spec.checkpoints / "ba2") is None
+    assert checkpoint_store.find_damage(spec.checkpoints / "ba2") is None
     more_room(disk)
     assert launch(spec, lambda event: None).finished
     assert_same_weights(spec, whole)
@@ -78,9 +78,9 @@ def test_a_full_disk_while_the_event_log_is_written(spec_of: SpecOf, disk: Path)
 
     with pytest.raises(TrainingFailedError, match=r"^\S+/events\.jsonl: cannot be written: No space left on device"):
         launch(spec, fill)
-    left = checkpoint_store.found_in(spec.checkpoints)
+    left = checkpoint_store.list_checkpoints(spec.checkpoints)
     assert len(left) == 1
-    assert checkpoint_store.wrong_with(left[0].folder) is None
+    assert checkpoint_store.find_damage(left[0].folder) is None
     (disk / "filler").unlink()
     assert launch(spec, lambda event: None).finished
     assert [event["step"] for event in read_all(spec.events) if event["kind"] == "step"] == list(range(1, 201))

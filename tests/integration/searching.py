@@ -52,7 +52,7 @@ def run(
     """As the node does, without Kedro."""
     tokenizer = load_tokenizer(prepared / "tokenizer")
     version = load_index(prepared / "shards").version
-    captions = cost.captions_of(prepared / "shards", None)
+    captions = cost.read_captions(prepared / "shards", None)
 
     def spec_of(found: dict[str, Any], place: Path) -> RunSpec:
         train = from_mapping(TrainConfig, found, "train")
@@ -61,7 +61,7 @@ def run(
 
     def cost_of(spec: RunSpec) -> tuple[float, float]:
         lengths = cost.row_lengths(spec.train, captions, tokenizer)
-        return cost.flops_of(spec.train, lengths, tokenizer), cost.fragment_tokens(lengths)
+        return cost.mean_flops(spec.train, lengths, tokenizer), cost.fragment_tokens(lengths)
 
     bench = Bench(config, parameters, spec_of, cost_of, trial_runs.child_run, folder)
     return search(bench, credentials={"url": url}, **more)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf
 
 from clips_pipeline.training.events.event_log import Event, read_all
-from clips_pipeline.training.launch.heartbeat import Sign, read_signs
+from clips_pipeline.training.launch.heartbeat import Heartbeat, read_heartbeats
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.run_spec import RunSpec
 
@@ -28,30 +28,30 @@ def ignore(event: Event) -> None:
     """For launches whose events are read afterwards."""
 
 
-def at_step(number: int, spec: RunSpec, act: Callable[[list[Sign]], None]) -> Callable[[Event], None]:
+def at_step(number: int, spec: RunSpec, act: Callable[[list[Heartbeat]], None]) -> Callable[[Event], None]:
     """Does something to the ranks once, when `number` has been trained."""
     done: list[int] = []
 
     def on_event(event: Event) -> None:
         if event["kind"] == "step" and event["step"] >= number and not done:
             done.append(event["step"])
-            act(read_signs(Path(spec.run_folder)))
+            act(read_heartbeats(Path(spec.run_folder)))
 
     return on_event
 
 
-def loaders_of(sign: Sign) -> list[int]:
+def loaders_of(sign: Heartbeat) -> list[int]:
     """Processes that make the rank's batches."""
     return [int(child) for child in Path(f"/proc/{sign.pid}/task/{sign.pid}/children").read_text().split()]
 
 
-def kill_loader_of(sign: Sign) -> None:
+def kill_loader_of(sign: Heartbeat) -> None:
     """Ends the process that makes the rank's batches, as the system does when memory runs out."""
     for loader in loaders_of(sign):
         os.kill(loader, signal.SIGKILL)
 
 
-def kill_beside_its_loader(sign: Sign) -> None:
+def kill_beside_its_loader(sign: Heartbeat) -> None:
     """Ends the rank, and stops its loader before, so that it never sees that the rank is gone.
 
     A loader holds the pipe by which torch sees the end of a forked rank.
@@ -91,9 +91,11 @@ def test_accidents_end_the_run_and_the_same_call_goes_on(spec_of: SpecOf) -> Non
     expected = load_file(Path(whole.model_folder) / "model.safetensors")
     for number, (name, (accident, message)) in enumerate(ACCIDENTS.items()):
         spec = spec_of(f"run-{number}", **CHANGES)
-        hurt: list[Sign] = []
+        hurt: list[Heartbeat] = []
 
-        def act(signs: list[Sign], hurt: list[Sign] = hurt, accident: Callable[[list[Sign]], None] = accident) -> None:
+        def act(
+            signs: list[Heartbeat], hurt: list[Heartbeat] = hurt, accident: Callable[[list[Heartbeat]], None] = accident
+        ) -> None:
             hurt.extend(signs)
             accident(signs)
 

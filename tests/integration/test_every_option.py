@@ -104,7 +104,7 @@ RUNS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "launch.precision": "amp_bf16 needs a GPU",
     "launch.start": "tests/integration/test_other_starters.py starts the ranks by torchrun",
-    "launch.if_changed": "tests/drills/test_changed_parameters.py edits an unfinished training",
+    "launch.on_change": "tests/drills/test_changed_parameters.py edits an unfinished training",
 }
 """Options that no run here sets, and why."""
 

@@ -19,7 +19,7 @@ from tests.servers import free_port, wait_for
 
 from clips_pipeline.training.events.event_log import Event, EventReader, read_all
 from clips_pipeline.training.launch import monitor
-from clips_pipeline.training.launch.heartbeat import read_signs
+from clips_pipeline.training.launch.heartbeat import read_heartbeats
 from clips_pipeline.training.launch.launcher import Outcome, TrainingFailedError, launch
 from clips_pipeline.training.run_spec import RunSpec
 
@@ -169,7 +169,7 @@ def test_a_rank_that_hangs_elsewhere_is_named_and_the_ranks_go_on(
     torchrun = start(*command)
     reader = EventReader(spec.events)
     wait_for(lambda: any(event["kind"] == "step" and event["step"] >= 5 for event in reader.read()), 60.0)
-    os.kill(read_signs(Path(spec.run_folder))[1].pid, signal.SIGSTOP)
+    os.kill(read_heartbeats(Path(spec.run_folder))[1].pid, signal.SIGSTOP)
     # Nobody here ends the ranks: rank 0 must give up by itself.
     finish(torchrun, code=1)
     assert any(event["kind"] == "error" and "imed out" in event["message"] for event in read_all(spec.events))

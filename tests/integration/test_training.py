@@ -79,7 +79,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
     """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
     from clips_pipeline.data.shards.reader import ShardSet
     from clips_pipeline.training.events.event_log import EventWriter
-    from clips_pipeline.training.launch.heartbeat import LifeSign
+    from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
     from clips_pipeline.training.launch.interrupt import Interrupt
     from clips_pipeline.training.trainer import train
 
@@ -100,7 +100,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
         return plain(self, shard, row)
 
     monkeypatch.setattr(ShardSet, "read", counting)
-    with EventWriter(spec.events) as writer, LifeSign(Path(spec.run_folder), 0, 1, 1.0) as life:
+    with EventWriter(spec.events) as writer, HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as life:
         train(spec, writer, life, Interrupt())
     assert 3 <= done < 9
     # An epoch of 48 samples is six batches of eight; the run is nine.
@@ -145,17 +145,17 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) ->
 
 def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
     """Else the watch over the loader would go on warning, and the loader's processes would stay."""
-    from clips_pipeline.training.callbacks.data_wait import DataWait
+    from clips_pipeline.training.callbacks.data_wait import DataWaitMonitor
     from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
     from clips_pipeline.training.events.event_log import EventWriter
-    from clips_pipeline.training.launch.heartbeat import LifeSign
+    from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
     from clips_pipeline.training.launch.interrupt import Interrupt
     from clips_pipeline.training.trainer import train
 
-    closed: list[DataWait] = []
-    plain = DataWait.close
+    closed: list[DataWaitMonitor] = []
+    plain = DataWaitMonitor.close
 
-    def noted(self: DataWait, *arguments: Any) -> None:
+    def noted(self: DataWaitMonitor, *arguments: Any) -> None:
         closed.append(self)
         plain(self, *arguments)
 
@@ -163,9 +163,9 @@ def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
     with (
         pytest.MonkeyPatch.context() as patched,
         EventWriter(spec.events) as writer,
-        LifeSign(Path(spec.run_folder), 0, 1, 1.0) as life,
+        HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as life,
     ):
-        patched.setattr(DataWait, "close", noted)
+        patched.setattr(DataWaitMonitor, "close", noted)
         with pytest.raises(TrainingDivergedError):
             train(spec, writer, life, Interrupt())
         assert len(closed) == 1

@@ -23,7 +23,7 @@ from clips_pipeline.config import (
 class Inner:
     size: PositiveInt = 1
     rate: float = 0.5
-    kind: Annotated[Literal["a", "b"], FormerName("sort")] = "a"
+    kind: Annotated[Literal["a", "b"], FormerName("sort", values=(("be", "b"),))] = "a"
 
     def __post_init__(self) -> None:
         if self.size > 8 and self.rate == 0.5:
@@ -46,6 +46,8 @@ def test_files_of_before_a_key_was_renamed_are_read(tmp_path: Path) -> None:
     file.write_text('{"inner": {"sort": "b"}, "shape": {"sort": "b"}, "table": {"k": {"sort": "b", "size": 2}}}')
     b = Inner(kind="b")
     assert read_json(Outer, file, "remedy") == Outer(inner=b, shape=b, table={"k": Inner(2, kind="b")})
+    file.write_text('{"inner": {"sort": "be"}}')
+    assert read_json(Outer, file, "remedy").inner == b
     file.write_text('{"inner": {"sort": "b", "kind": "a"}}')  # both: one of them is a mistake
     with pytest.raises(ConfigError, match=r"\.inner\.sort: this key was renamed"):
         read_json(Outer, file, "remedy")
@@ -54,7 +56,7 @@ def test_files_of_before_a_key_was_renamed_are_read(tmp_path: Path) -> None:
 def test_a_digest_survives_a_renaming() -> None:
     found = digest_mapping(Outer(inner=Inner(kind="b"), table={"k": Inner()}))
     plain = {"size": 1, "rate": 0.5}
-    assert found["inner"] == plain | {"sort": "b"}
+    assert found["inner"] == plain | {"sort": "be"}
     assert found["table"] == {"k": plain | {"sort": "a"}}
     assert list(found) == list(to_mapping(Outer()))
 

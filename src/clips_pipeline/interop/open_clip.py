@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.models.init import initialise_captioner
+from clips_pipeline.models.init import initialize_captioner
 from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig, VisionConfig
 from clips_pipeline.models.vision import sincos_2d
 
@@ -94,7 +94,7 @@ def from_state_dict(
         model = ClipsModel(config)
     model.to_empty(device="cpu")
     if model.captioner is not None:
-        initialise_captioner(model.captioner)
+        initialize_captioner(model.captioner)
     named = _named(model)
     expected = {*named, _TABLE}
     missing, unexpected = sorted(expected - set(state_dict)), sorted(set(state_dict) - expected)

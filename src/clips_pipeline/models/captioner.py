@@ -17,7 +17,7 @@ from torch.nn import functional
 from clips_pipeline.models.attention_masks import prefix_causal_mask
 from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.fused.packing import Packing
-from clips_pipeline.models.fused.tiling import kind_of
+from clips_pipeline.models.fused.tiling import compute_dtype
 from clips_pipeline.models.precision import FullLinear, FullNorm, widen
 from clips_pipeline.models.sizes import CaptionerConfig
 
@@ -84,7 +84,7 @@ class Captioner(nn.Module):
             queries_MD = (widen(queries_MD) + widen(self.token_embedding(ids_M))).to(self.queries_QD.dtype)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
-        mask = prefix_causal_mask(length, prefix_packing, packing, kind_of(queries_MD, last.attn.in_proj.weight))
+        mask = prefix_causal_mask(length, prefix_packing, packing, compute_dtype(queries_MD, last.attn.in_proj.weight))
         for block in self.blocks[:-1]:
             prefix, queries_MD = block.prefix_causal(prefix, queries_MD, prefix_packing, packing, mask)
         hidden_ND: Tensor = self.norm(

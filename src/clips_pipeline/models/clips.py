@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from clips_pipeline.models.captioner import Captioner
 from clips_pipeline.models.init import (
     INITIAL_TEMPERATURE,
-    initialise_captioner,
-    initialise_text,
-    initialise_vision,
+    initialize_captioner,
+    initialize_text,
+    initialize_vision,
 )
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.sizes import ClipsConfig
@@ -63,11 +63,11 @@ class ClipsModel(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Fill all parameters with the method's initial values, from PyTorch's default generator."""
-        initialise_vision(self.vision)
-        initialise_text(self.text)
+        initialize_vision(self.vision)
+        initialize_text(self.text)
         # Last, so that methods with another captioner, or none, begin with the same towers.
         if self.captioner is not None:
-            initialise_captioner(self.captioner)
+            initialize_captioner(self.captioner)
         self.logit_scale.fill_(math.log(1.0 / INITIAL_TEMPERATURE))
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:

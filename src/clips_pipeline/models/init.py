@@ -25,7 +25,7 @@ _TRUNCATED_STD = 0.87962566103423978
 
 
 @torch.no_grad()
-def initialise_vision(tower: VisionTower) -> None:
+def initialize_vision(tower: VisionTower) -> None:
     """Fill the vision tower."""
     for block in _blocks(tower.blocks):
         _plain(block)
@@ -45,7 +45,7 @@ def initialise_vision(tower: VisionTower) -> None:
 
 
 @torch.no_grad()
-def initialise_text(tower: TextTower) -> None:
+def initialize_text(tower: TextTower) -> None:
     """Fill the text tower."""
     config = tower.config
     nn.init.normal_(tower.token_embedding.weight, std=0.02)
@@ -56,7 +56,7 @@ def initialise_text(tower: TextTower) -> None:
 
 
 @torch.no_grad()
-def initialise_captioner(captioner: Captioner) -> None:
+def initialize_captioner(captioner: Captioner) -> None:
     """Fill the captioner."""
     config = captioner.config
     for layer in (captioner.image_projection, captioner.text_projection, captioner.head):

@@ -62,7 +62,7 @@ class TextConfig:
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
-    # Room for BOS, a token, EOS and CLS.
+    # ScratchBuffer for BOS, a token, EOS and CLS.
     context_length: Annotated[int, Ge(4)]
     padding: Literal["attend", "mask"]
     pad_id: Annotated[int, Ge(0)] = 0
@@ -215,7 +215,7 @@ class SizeConfig:
     vocab_size: Annotated[int, Ge(1), Le(2**24)] | None = None
 
 
-def sized(size: str | SizeConfig) -> ClipsConfig:
+def resolve_size(size: str | SizeConfig) -> ClipsConfig:
     """The model that `train.model.size` means.
 
     Raises:

@@ -10,12 +10,12 @@ from rich.console import Console
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.storage.urls import is_remote
-from clips_pipeline.models.sizes import sized
+from clips_pipeline.models.sizes import resolve_size
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.cost import captions_of, rows_of
-from clips_pipeline.training.estimate import estimate, table
+from clips_pipeline.training.cost import read_captions, tokenized_rows
+from clips_pipeline.training.estimate import estimate, estimate_table
 
 KEY = "dry_run"
 """A parameter of its own, beside the groups."""
@@ -47,17 +47,17 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
         parameters = typed("finetune", catalog.load("params:finetune")).parameters(parameters, "")
     config = from_mapping(TrainConfig, parameters, "train")
     # Before `prepare` has run, all of the model's table.
-    size = sized(config.model.size).text.vocab_size
+    size = resolve_size(config.model.size).text.vocab_size
     tokenizer = load_tokenizer(catalog.load("tokenizer")) if catalog.exists("tokenizer") else None
     rows = None
     if tokenizer is not None and catalog.exists("shards"):
         rows = _rows(config, catalog.load("shards"), tokenizer)
     found = estimate(config, size if tokenizer is None else tokenizer.vocab_size, rows)
-    (console or Console()).print(table(found, config))
+    (console or Console()).print(estimate_table(found, config))
 
 
 def _rows(config: TrainConfig, shards: Path, tokenizer: Tokenizer) -> list[tuple[list[int], ...]] | None:
     """Of the first training samples; None where they lie elsewhere, since a dry run fetches nothing."""
     if any(is_remote(shard.path) for shard in load_index(shards).splits.get("train", ())):
         return None
-    return rows_of(config, captions_of(shards, None), tokenizer)
+    return tokenized_rows(config, read_captions(shards, None), tokenizer)

@@ -16,8 +16,8 @@ from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.nodes import is_current
 from clips_pipeline.pipelines.train.nodes import interrupted_run_id, unplaced_spec
 from clips_pipeline.registry.tracking.trial_runs import parent_of
-from clips_pipeline.training.launch.folder_lock import refuse_if_held
-from clips_pipeline.training.resume.run_folder import place
+from clips_pipeline.training.launch.folder_lock import refuse_if_locked
+from clips_pipeline.training.resume.run_folder import choose_run_folder
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,9 @@ def _interrupted(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | No
     else:
         return None
     # The node says what the training goes on with.
-    spec = place(spec, paths["training_runs"], announce=False)
+    spec = choose_run_folder(spec, paths["training_runs"], announce=False)
     # Before MLflow opens the run that the other one writes to.
-    refuse_if_held(Path(spec.run_folder))
+    refuse_if_locked(Path(spec.run_folder))
     return interrupted_run_id(spec)
 
 

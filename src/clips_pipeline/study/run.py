@@ -17,7 +17,7 @@ from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.launch.exit_status import TrainingInterruptedError
-from clips_pipeline.training.launch.interrupt import PARENT, Terminated, exit_code_after
+from clips_pipeline.training.launch.interrupt import PARENT, InterruptHandler, exit_code_after
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _work_off(jobs: list[Path], at_once: int, hours: float | None, options: Opti
     """Messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
-    terminated = Terminated()
+    terminated = InterruptHandler()
     started = time.monotonic()
     try:
         with terminated:

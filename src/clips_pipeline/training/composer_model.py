@@ -12,7 +12,7 @@ from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.losses.total import LossWeights, clips_loss
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
 from clips_pipeline.models.grad_cache import forward_in_chunks
-from clips_pipeline.training.callbacks.image_schedule import Views
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 
 
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
@@ -24,7 +24,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         weights: LossWeights,
         images: ImageConfig,
         chunk_size: int | None = None,
-        views: Views | None = None,
+        views: ImageSchedule | None = None,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size

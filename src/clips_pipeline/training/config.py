@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from clips_pipeline.config import (
     ConfigError,
+    FormerName,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -134,7 +135,7 @@ class LaunchConfig:
         prefetch_batches: batches that each of these processes holds ready.
         threads: torch threads of each rank; None shares the cores evenly.
         stall_warning_s: seconds of waiting for one batch that are worth a warning.
-        if_changed: parameters, or data, differ from those of an unfinished training: refuse, or begin another beside it.
+        on_change: parameters, or data, differ from those of an unfinished training: refuse, or begin another beside it.
         rank_timeout_s: a rank that is silent for so many seconds, or lets the others wait so long, is ended.
         restarts: how often all ranks are started again, from the last checkpoint, when one has failed, died or hung.
     """
@@ -150,7 +151,9 @@ class LaunchConfig:
     prefetch_batches: ProcessCount = 2
     threads: ProcessCount | None = None
     stall_warning_s: PositiveFloat = 30.0
-    if_changed: Literal["refuse", "begin_anew"] = "refuse"
+    on_change: Annotated[
+        Literal["refuse", "restart"], FormerName("if_changed", values=(("begin_anew", "restart"),))
+    ] = "refuse"
     rank_timeout_s: Annotated[float, Ge(1)] = 300.0
     restarts: Annotated[int, Ge(0), Le(1_000_000)] = 0
 

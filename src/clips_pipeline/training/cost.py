@@ -29,13 +29,13 @@ class Captions:
         return sum(len(tokenizer.body(pair[which])) for pair in self.pairs) / len(self.pairs)
 
 
-def captions_of(shards: Path, remote: ShardCache | None) -> Captions:
+def read_captions(shards: Path, remote: ShardCache | None) -> Captions:
     """Those of the first training samples."""
     records = islice(eval_samples(shards, "train", remote=remote), LOOKED_AT)
     return Captions(tuple((r.web_caption, r.synthetic_caption, r.key) for r in records))
 
 
-def rows_of(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -> list[tuple[list[int], ...]]:
+def tokenized_rows(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -> list[tuple[list[int], ...]]:
     """Web, fragment and target ids of these captions' samples in the first epoch."""
     reader = CaptionReader(config.captions, tokenizer, config.seed, config.method)
     read = (reader.read(web, synthetic, epoch=0, key=key) for web, synthetic, key in captions.pairs)
@@ -62,7 +62,7 @@ def row_lengths(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -
     return found
 
 
-def flops_of(config: TrainConfig, lengths: Counter[Lengths], tokenizer: Tokenizer) -> float:
+def mean_flops(config: TrainConfig, lengths: Counter[Lengths], tokenizer: Tokenizer) -> float:
     """Mean floating-point operations of a training sample with these lengths, forward and backward (`models.flops`)."""
     model = model_config(config, tokenizer.vocab_size)
     total = sum(count * training_flops(model, *row) for row, count in lengths.items())
@@ -70,8 +70,8 @@ def flops_of(config: TrainConfig, lengths: Counter[Lengths], tokenizer: Tokenize
 
 
 def flops_per_sample(config: TrainConfig, captions: Captions, tokenizer: Tokenizer) -> float:
-    """`flops_of` the lengths of these captions."""
-    return flops_of(config, row_lengths(config, captions, tokenizer), tokenizer)
+    """`mean_flops` the lengths of these captions."""
+    return mean_flops(config, row_lengths(config, captions, tokenizer), tokenizer)
 
 
 def fragment_tokens(lengths: Counter[Lengths]) -> float:

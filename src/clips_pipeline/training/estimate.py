@@ -32,7 +32,7 @@ class Estimate:
         seconds: of the whole run, if ranks do not slow each other down: at best and at worst.
         device: on which this was measured.
         measured: samples of the measured batches.
-        rests_on: in words.
+        basis: in words.
         warning: why the times may be far off, if they may.
     """
 
@@ -45,7 +45,7 @@ class Estimate:
     seconds: tuple[float, float]
     device: str
     measured: list[int]
-    rests_on: str
+    basis: str
     warning: str | None = None
 
 
@@ -69,10 +69,10 @@ def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], .
         raise ConfigError(
             f"dry_run: the measured steps failed: {last}; lower train.launch.chunk_size or train.batch_size"
         )
-    return of_measured(config, json.loads(done.stdout), load)
+    return from_measurement(config, json.loads(done.stdout), load)
 
 
-def of_measured(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
+def from_measurement(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
     """The figures that follow from a measurement of `training.step_timer`.
 
     Args:
@@ -102,7 +102,7 @@ def of_measured(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0
         seconds=(fastest * per_rank, slowest * per_rank),
         device=found["device"],
         measured=list(samples),
-        rests_on=_rests_on(found, at_once),
+        basis=_basis(found, at_once),
         warning=_warning(load),
     )
 
@@ -141,7 +141,7 @@ def _state_bytes(config: TrainConfig, found: Mapping[str, Any], total: int) -> t
     return on_rank, measured - on_rank
 
 
-def _rests_on(found: Mapping[str, Any], at_once: int) -> str:
+def _basis(found: Mapping[str, Any], at_once: int) -> str:
     rows = "rows of the training data" if found["real_rows"] else "full rows, the longest there can be"
     sizes = " and ".join(map(str, found["samples"]))
     steps = len(found["seconds"][-1])
@@ -160,7 +160,7 @@ def _warning(load: float) -> str | None:
     )
 
 
-def table(found: Estimate, config: TrainConfig) -> Table:
+def estimate_table(found: Estimate, config: TrainConfig) -> Table:
     """For people."""
     shown = Table("", "value", title="dry run: nothing is trained", title_justify="left")
     for name, count in found.parameters.items():
@@ -176,7 +176,7 @@ def table(found: Estimate, config: TrainConfig) -> Table:
     shown.add_row(f"seconds per sample on {found.device}", _range(found.sample_seconds))
     hours = found.seconds[0] / 3600, found.seconds[1] / 3600
     shown.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
-    shown.caption = f"Measured: {found.rests_on}. Loading, evaluation and communication are not in it."
+    shown.caption = f"Measured: {found.basis}. Loading, evaluation and communication are not in it."
     if found.warning is not None:
         shown.caption += f"\nWarning: {found.warning}."
     return shown

@@ -9,7 +9,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
-from clips_pipeline.models.sizes import ClipsConfig, sized
+from clips_pipeline.models.sizes import ClipsConfig, resolve_size
 from clips_pipeline.text.methods import CAPTIONING
 from clips_pipeline.training.config import TrainConfig
 
@@ -27,7 +27,7 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
     """
     model, captions = config.model, config.captions
     try:
-        size = sized(model.size)
+        size = resolve_size(model.size)
     except ConfigError as error:
         text = str(error)
         # A dimension's message begins with its key.
@@ -65,11 +65,11 @@ def size_name(config: TrainConfig) -> str:
 
 def image_config(config: TrainConfig) -> ImageConfig:
     """How training images are cropped and coloured, at the model's resolution."""
-    size = config.model.image_size or sized(config.model.size).vision.image_size
+    size = config.model.image_size or resolve_size(config.model.size).vision.image_size
     return ImageConfig(**vars(config.images), **vars(config.augment), size=size)
 
 
-def check(config: TrainConfig, shards: Path, vocab_size: int) -> None:
+def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
     """Refuse what cannot train, before any process starts.
 
     Raises:

@@ -50,7 +50,7 @@ def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_share: float = 
     return share
 
 
-def at_present(schedule: "LambdaLR") -> None:
+def apply_current_rate(schedule: "LambdaLR") -> None:
     """Give the optimiser the rate of `schedule` at the step where it stands; loading a checkpoint gave it a former one's."""
     groups = schedule.optimizer.param_groups
     for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):

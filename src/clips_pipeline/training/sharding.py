@@ -34,7 +34,7 @@ def parallelism(sharding: str, clips: ClipsModel, *, in_chunks: bool = False) ->
     lowers in the products, as without sharding.
 
     A batch in chunks runs every block forward and backward many times in a step. Then all stay gathered through the step
-    (`GatheredSteps`): FSDP2 would not gather a block again that is made anew after its first backward pass. Gradients and
+    (`ParameterGathering`): FSDP2 would not gather a block again that is made anew after its first backward pass. Gradients and
     optimiser state are shared out all the same.
     """
     if sharding == "none":
@@ -95,7 +95,7 @@ def whole_model(clips: ClipsModel) -> ClipsModel:
     return found.train(clips.training)
 
 
-class GatheredSteps(Callback):  # type: ignore[misc]
+class ParameterGathering(Callback):  # type: ignore[misc]
     """Keeps parameters gathered until a step's backward passes are over, and shares them out before gradients are clipped."""
 
     def fit_start(self, state: State, logger: Logger) -> None:

@@ -36,28 +36,28 @@ from clips_pipeline.text.caption_rows import CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training import sharding
 from clips_pipeline.training.callbacks.caption_log import CaptionLog
-from clips_pipeline.training.callbacks.data_wait import DataWait
-from clips_pipeline.training.callbacks.divergence import StopOnDivergence
-from clips_pipeline.training.callbacks.heartbeat import TellLife
-from clips_pipeline.training.callbacks.image_schedule import ImageSchedule, Views
-from clips_pipeline.training.callbacks.logit_scale import ClampTemperature
-from clips_pipeline.training.callbacks.retrieval import RetrievalProbe
+from clips_pipeline.training.callbacks.data_wait import DataWaitMonitor
+from clips_pipeline.training.callbacks.divergence import DivergenceMonitor
+from clips_pipeline.training.callbacks.heartbeat import HeartbeatCallback
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule, ImageScheduleUpdate
+from clips_pipeline.training.callbacks.logit_scale import LogitScaleClamp
+from clips_pipeline.training.callbacks.retrieval import RetrievalCallback
 from clips_pipeline.training.callbacks.sample_trace import SampleTrace
-from clips_pipeline.training.callbacks.stop_request import StopOnRequest
+from clips_pipeline.training.callbacks.stop_request import StopRequestMonitor
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.event_logger import EventLogger, every
-from clips_pipeline.training.launch.heartbeat import LifeSign
+from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 from clips_pipeline.training.launch.interrupt import Interrupt
 from clips_pipeline.training.optimizer import adamw
 from clips_pipeline.training.resolve import image_config, model_config, start_facts
 from clips_pipeline.training.resume import checkpoint_callback, checkpoint_store, run_folder
-from clips_pipeline.training.resume.initial_weights import fill
+from clips_pipeline.training.resume.initial_weights import load_initial_weights
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
-from clips_pipeline.training.schedule import at_present, warmup_cosine
+from clips_pipeline.training.schedule import apply_current_rate, warmup_cosine
 
 
-def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: Interrupt) -> bool:
+def train(spec: RunSpec, writer: EventWriter | None, life: HeartbeatWriter, interrupt: Interrupt) -> bool:
     """Train `spec` to its end (or until it is asked to stop) and export the model.
 
     Args:
@@ -77,12 +77,12 @@ def train(spec: RunSpec, writer: EventWriter | None, life: LifeSign, interrupt: 
     run = Run(spec, writer)
     checkpoint = _resume(run)
     trace = SampleTrace(every(spec.train.every.log, spec.train.steps))
-    trainer = _trainer(run, checkpoint, [TellLife(life), *_observers(run, trace, interrupt)])
+    trainer = _trainer(run, checkpoint, [HeartbeatCallback(life), *_observers(run, trace, interrupt)])
     # Not `trainer.close`, which waits for all ranks: one that fails must not wait for those that do not.
     with closing(trainer.engine):
         sharding.check(spec.train.launch.sharding, run.clips, in_chunks=run.in_chunks)
         # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
-        at_present(run.schedule)
+        apply_current_rate(run.schedule)
         if int(trainer.state.timestamp.batch) < spec.train.steps:
             trainer.fit()
         finished = _export(run, trainer.state, dict(trace.skipped))
@@ -119,13 +119,13 @@ class Run:
         self.remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
         self.loader = self._loader()
         clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
-        fill(clips, config.model, config.freeze)
+        load_initial_weights(clips, config.model, config.freeze)
         self.clips = sharding.without_scalars(clips)
         if config.launch.compile:
             _compile(self.clips)
         chunk = config.launch.chunk_size
         self.in_chunks = chunk is not None and chunk < config.batch_size // self.ranks
-        views = Views(config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank())
+        views = ImageSchedule(config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank())
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         self.model = ComposerClips(self.clips, weights, self.images, chunk, views)
         self.optimizer = adamw(self.clips, config.optimizer)
@@ -184,11 +184,11 @@ def _resume(run: Run) -> checkpoint_store.Checkpoint | None:
         ConfigError: it does not fit the run spec or the model, or all are damaged.
     """
     checkpoint_callback.load_weights_only()
-    found = checkpoint_callback.to_resume(run.spec.checkpoints, run.writer)
+    found = checkpoint_callback.find_checkpoint(run.spec.checkpoints, run.writer)
     changed: list[run_folder.Change] = []
     if found is not None:
-        changed = run_folder.resumed_with(found, run.spec, run.code)
-        checkpoint_callback.check_fits(found, run.model)
+        changed = run_folder.changes_since(found, run.spec, run.code)
+        checkpoint_callback.check_compatible(found, run.model)
     if run.writer is not None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
         run.writer.write("start", **facts, resumed_from=str(found.folder) if found else None)
@@ -207,16 +207,16 @@ def _observers(run: Run, trace: SampleTrace, interrupt: Interrupt) -> list[Callb
     captions = CaptionLog(writer, folder, evaluated, run.evaluated_model, run.caption_examples)
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
     return [
-        *([sharding.GatheredSteps()] if run.in_chunks else []),
-        StopOnDivergence(lambda: checkpoint_store.newest(spec.checkpoints)),
+        *([sharding.ParameterGathering()] if run.in_chunks else []),
+        DivergenceMonitor(lambda: checkpoint_store.newest(spec.checkpoints)),
         trace,
-        DataWait(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, logged),
+        DataWaitMonitor(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, logged),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
-        RetrievalProbe(evaluated, run.retrieval, run.evaluated_model),
+        RetrievalCallback(evaluated, run.retrieval, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
-        StopOnRequest(writer, interrupt, spec.stop_flag, logged),
-        checkpoint_callback.SaveCheckpoints(writer, spec.checkpoints, interval, keep, spec.text, run.code),
+        StopRequestMonitor(writer, interrupt, spec.stop_flag, logged),
+        checkpoint_callback.CheckpointCallback(writer, spec.checkpoints, interval, keep, spec.text, run.code),
     ]
 
 
@@ -225,9 +225,9 @@ def _algorithms(run: Run) -> list[Algorithm]:
     clip_norm = config.optimizer.clip_norm
     scheduled = config.progressive is not None or config.model.patch_dropout > 0
     return [
-        *([ImageSchedule()] if scheduled else []),
+        *([ImageScheduleUpdate()] if scheduled else []),
         *([GradientClipping("norm", clip_norm)] if clip_norm is not None else []),
-        ClampTemperature(every(config.every.log, config.steps)),
+        LogitScaleClamp(every(config.every.log, config.steps)),
         *([run.ema] if run.ema is not None else []),
     ]
 

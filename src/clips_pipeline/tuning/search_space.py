@@ -97,7 +97,7 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
     own = {
         "every.evaluate": every,
         "every.checkpoint": min(every, train.every.checkpoint),
-        "launch.if_changed": "begin_anew",
+        "launch.on_change": "restart",
     }
     return merged(found, own)
 

@@ -15,7 +15,7 @@ from clips_pipeline.pipelines import run_identity
 from clips_pipeline.pipelines.run_identity import run_name, run_to_continue
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.resume.run_folder import place, prepare
+from clips_pipeline.training.resume.run_folder import choose_run_folder, write_spec
 from clips_pipeline.training.run_spec import RunSpec
 
 
@@ -43,11 +43,11 @@ def test_the_hook_and_the_node_warn_once_of_what_is_applied(
         """As the node does."""
         train, folders = from_mapping(TrainConfig, parameters, "train"), (paths["training_runs"], paths["clips_model"])
         spec = unplaced_spec(train, prepared / "shards", prepared / "tokenizer", remote, *folders)
-        return place(spec, paths["training_runs"])
+        return choose_run_folder(spec, paths["training_runs"])
 
     begun = Path(spec_of().run_folder)
     (begun / "checkpoints" / "ba2").mkdir(parents=True)
-    prepare(spec_of())
+    write_spec(spec_of())
     parameters["samples"] = 80
     scenes = {"train": 48, "validation": 8, "test": 8, "samples_per_shard": 16}
     entries = {

@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.training.callbacks.divergence import StopOnDivergence, TrainingDivergedError
-from clips_pipeline.training.callbacks.image_schedule import Views
+from clips_pipeline.training.callbacks.divergence import DivergenceMonitor, TrainingDivergedError
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.schedule import warmup_cosine
 
@@ -92,7 +92,7 @@ class State:
 
 
 def test_composers_nan_monitor_lets_an_infinite_loss_pass() -> None:
-    ours = StopOnDivergence(lambda: None)
+    ours = DivergenceMonitor(lambda: None)
     NaNMonitor().after_loss(State(math.inf), None)
     for loss in (math.inf, math.nan):
         with pytest.raises(TrainingDivergedError, match="step 7: not finite: total; training stopped before saving"):
@@ -105,7 +105,7 @@ def test_composers_progressive_resizing_takes_the_nearest_pixel() -> None:
     side = 64
     board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float().expand(1, 3, side, side)
     changes = {"samples": 800, "batch_size": 8, "optimizer": {"warmup_samples": 0}, "progressive": {"first_size": 32}}
-    ours = Views(from_mapping(TrainConfig, changes, "t"), side, 16).resized(board, 0)
+    ours = ImageSchedule(from_mapping(TrainConfig, changes, "t"), side, 16).resized(board, 0)
     theirs, _ = resize_batch(board, torch.zeros(1), scale_factor=0.5)
     assert ours.shape == theirs.shape
     assert theirs.unique().tolist() in ([0.0], [1.0])
@@ -144,6 +144,6 @@ def test_composers_saver_leaves_a_part_under_the_final_name(tmp_path: Path, repo
 def test_nothing_of_a_library_is_replaced(repository: Path) -> None:
     """No assignment to an attribute of Composer's or torch's modules."""
     replaced = re.compile(r"^\s*(dist|composer|torch|reproducibility)(\.\w+)+ = ")
-    files = (repository / "src/clips_pipeline/training").glob("*.py")
+    files = (repository / "src/clips_pipeline/training").rglob("*.py")
     found = [line for path in files for line in path.read_text().splitlines() if replaced.search(line)]
     assert found == []

@@ -13,7 +13,7 @@ from clips_pipeline.text.caption_rows import CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.cost import captions_of, flops_of, flops_per_sample, fragment_tokens, row_lengths
+from clips_pipeline.training.cost import flops_per_sample, fragment_tokens, mean_flops, read_captions, row_lengths
 from clips_pipeline.training.resolve import model_config
 
 
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer]:
 
 def cost(data: tuple[Path, Tokenizer], **changes: object) -> float:
     config = from_mapping(TrainConfig, changes, "train")
-    return flops_per_sample(config, captions_of(data[0], None), data[1])
+    return flops_per_sample(config, read_captions(data[0], None), data[1])
 
 
 def test_it_is_the_mean_over_samples(data: tuple[Path, Tokenizer]) -> None:
@@ -40,9 +40,9 @@ def test_it_is_the_mean_over_samples(data: tuple[Path, Tokenizer]) -> None:
         rows = reader.read(record.web_caption, record.synthetic_caption, epoch=0, key=record.key)
         web, part, target = (sum(token != 0 for token in row) for row in rows)
         each.append(training_flops(model_config(config, tokenizer.vocab_size), web, part, target - 1))
-    lengths = row_lengths(config, captions_of(shards, None), tokenizer)
+    lengths = row_lengths(config, read_captions(shards, None), tokenizer)
     assert lengths.total() == len(each) == 24
-    assert flops_of(config, lengths, tokenizer) == pytest.approx(sum(each) / len(each), rel=1e-12)
+    assert mean_flops(config, lengths, tokenizer) == pytest.approx(sum(each) / len(each), rel=1e-12)
     assert 3 < fragment_tokens(lengths) <= 11
 
 

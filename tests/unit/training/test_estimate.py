@@ -6,7 +6,7 @@ from rich.console import Console
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.models.flops import forward_flops_by_part, training_flops
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.estimate import estimate, of_measured, table
+from clips_pipeline.training.estimate import estimate, estimate_table, from_measurement
 from clips_pipeline.training.resolve import model_config
 
 SMALL = {
@@ -35,7 +35,7 @@ def config_of(**changes: object) -> TrainConfig:
 
 
 def test_what_follows_from_a_measurement() -> None:
-    found = of_measured(config_of(launch={"processes": 2}), FOUND)
+    found = from_measurement(config_of(launch={"processes": 2}), FOUND)
     assert found.training_flops == 30
     assert found.state_bytes == 4 * (1500 + 3 * 500)
     # 10,000 bytes for each sample beyond those that were measured; a rank has 32.
@@ -44,33 +44,33 @@ def test_what_follows_from_a_measurement() -> None:
     best, worst = (1.6 - 0.8) / 6, 4.0 / 8
     assert found.sample_seconds == pytest.approx((best, worst))
     assert found.seconds == pytest.approx((best * 640 / 2, worst * 640 / 2))
-    assert "extrapolated to the 32 of a rank" in found.rests_on
-    assert "full rows" in found.rests_on
+    assert "extrapolated to the 32 of a rank" in found.basis
+    assert "full rows" in found.basis
 
 
 def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
-    chunked = of_measured(config_of(launch={"chunk_size": 8}), FOUND)
+    chunked = from_measurement(config_of(launch={"chunk_size": 8}), FOUND)
     assert chunked.peak_bytes == 160_000
     assert chunked.sample_seconds == pytest.approx((0.2 * 4 / 3, 0.5 * 4 / 3))
-    assert "the last is that of a rank" in chunked.rests_on
+    assert "the last is that of a rank" in chunked.basis
 
 
 def test_ranks_that_share_the_state_out_need_less_memory() -> None:
-    plain = of_measured(config_of(launch={"processes": 4}), FOUND)
-    shared = of_measured(config_of(launch={"processes": 4, "sharding": "fsdp2"}), FOUND)
+    plain = from_measurement(config_of(launch={"processes": 4}), FOUND)
+    shared = from_measurement(config_of(launch={"processes": 4, "sharding": "fsdp2"}), FOUND)
     # Whole are the largest block and what is in no block, 300 + 300 parameters, with their gradients.
     assert shared.state_bytes == plain.state_bytes // 4 + 2 * 4 * 600
     assert plain.peak_bytes - shared.peak_bytes == plain.state_bytes - shared.state_bytes
-    chunked = of_measured(config_of(launch={"processes": 4, "sharding": "fsdp2", "chunk_size": 8}), FOUND)
+    chunked = from_measurement(config_of(launch={"processes": 4, "sharding": "fsdp2", "chunk_size": 8}), FOUND)
     assert chunked.state_bytes == plain.state_bytes // 4 + 2 * 4 * 1500
 
 
 def test_a_busy_machine_is_said() -> None:
-    quiet, busy = (of_measured(config_of(), FOUND, load) for load in (0.0, 1_000.0))
+    quiet, busy = (from_measurement(config_of(), FOUND, load) for load in (0.0, 1_000.0))
     assert quiet.warning is None
     assert "1000.0 processes were running" in busy.warning
     console = Console(width=120, record=True)
-    console.print(table(busy, config_of()))
+    console.print(estimate_table(busy, config_of()))
     assert "Warning: this machine was busy" in " ".join(console.export_text().split())
 
 
@@ -84,10 +84,10 @@ def test_a_real_measurement_counts_what_the_model_has() -> None:
     assert found.training_flops == training_flops(built, 80, 0, 127)
     assert 0 < found.sample_seconds[0] <= found.sample_seconds[1]
     assert found.measured == [2, 8, 16]
-    assert "rows of the training data" in found.rests_on
+    assert "rows of the training data" in found.basis
     assert found.peak_bytes > found.state_bytes
     console = Console(width=120, record=True)
-    console.print(table(found, config))
+    console.print(estimate_table(found, config))
     shown = console.export_text()
     assert f"{sum(found.parameters.values()):,}" in shown
     assert "nothing is trained" in shown

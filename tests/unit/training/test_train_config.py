@@ -64,6 +64,17 @@ def test_fingerprint_changes_with_what_is_trained_and_only_then() -> None:
     assert base.fingerprint != spec(TrainConfig(), data="e").fingerprint
 
 
+def test_a_spec_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It had `if_changed: begin_anew`, which is `on_change: restart` now."""
+    present = spec(TrainConfig(launch=LaunchConfig(on_change="restart")))
+    path = tmp_path / "run_spec.json"
+    path.write_text(present.text.replace('"on_change": "restart"', '"if_changed": "begin_anew"'))
+    assert '"if_changed": "begin_anew"' in path.read_text()
+    assert load_spec(path) == present
+    with pytest.raises(ConfigError, match=r"train\.launch\.if_changed: this key was renamed; write 'on_change'"):
+        from_mapping(TrainConfig, {"launch": {"if_changed": "refuse"}}, "train")
+
+
 def test_spec_round_trip_and_unknown_key(tmp_path: Path) -> None:
     path = tmp_path / "run_spec.json"
     spec(TrainConfig(seed=3)).save(path)

@@ -19,11 +19,11 @@ from torch.autograd.function import once_differentiable
 from clips_pipeline.models.fused.tiling import (
     Gelu,
     NormGradients,
-    Room,
+    ScratchBuffer,
     add_product,
     apply_gelu,
+    compute_dtype,
     groups,
-    kind_of,
     norm_rows,
     to_fill,
 )
@@ -58,10 +58,10 @@ class _NormMlp(torch.autograd.Function):
         narrow_D: Tensor,
         gelu: Gelu,
     ) -> Tensor:
-        kind = kind_of(x_ND, wide_FD)
+        kind = compute_dtype(x_ND, wide_FD)
         out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
         wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
-        room = Room(x_ND, len(wide), kind, len(wide))
+        room = ScratchBuffer(x_ND, len(wide), kind, len(wide))
         for rows in groups(x_ND, len(wide)):
             normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
@@ -88,7 +88,7 @@ class _NormMlp(torch.autograd.Function):
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
         narrow_grad = to_fill(narrow_DF, x_ND) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
-        room = Room(x_ND, len(wide), kind, len(wide), places=3)
+        room = ScratchBuffer(x_ND, len(wide), kind, len(wide), places=3)
         for rows in groups(x_ND, len(wide)):
             normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, kind)
             gradient_RD = out_grad_ND[rows].to(kind)

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clips_pipeline.models.fused.packing import Packing
-from clips_pipeline.models.fused.tiling import NormGradients, Room, add_product, groups, kind_of, norm_rows, to_fill
+from clips_pipeline.models.fused.tiling import (
+    NormGradients,
+    ScratchBuffer,
+    add_product,
+    compute_dtype,
+    groups,
+    norm_rows,
+    to_fill,
+)
 
 
 def norm_projections(
@@ -142,7 +150,7 @@ class _NormProjections(torch.autograd.Function):
         *sources: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(scale_D, shift_D, weight, bias, *sources)
-        ctx.parts, ctx.kind = parts, kind_of(sources[0], weight)
+        ctx.parts, ctx.kind = parts, compute_dtype(sources[0], weight)
         ctx.set_materialize_grads(False)
         width = sources[0].shape[1]
         weights_OD = torch.split(weight.to(ctx.kind), width)
@@ -153,7 +161,7 @@ class _NormProjections(torch.autograd.Function):
             for output, count in enumerate(counts)
         )
         for x_ND, its_parts in zip(sources, parts, strict=True):
-            room = Room(x_ND, 3 * width, ctx.kind, width)
+            room = ScratchBuffer(x_ND, 3 * width, ctx.kind, width)
             for rows in groups(x_ND, 3 * width):
                 normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
                 for part, output, place_N in its_parts:
@@ -177,7 +185,7 @@ class _NormProjections(torch.autograd.Function):
         for x_ND, parts, wants_x in zip(sources, ctx.parts, ctx.needs_input_grad[6:], strict=True):
             wants_norm = wants_x or wants_scale or wants_shift
             norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-            room = Room(x_ND, 3 * width, ctx.kind, width)
+            room = ScratchBuffer(x_ND, 3 * width, ctx.kind, width)
             for rows in groups(x_ND, 3 * width):
                 normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
                 back_RD: Tensor | None = None
@@ -222,7 +230,7 @@ class _AddProjection(torch.autograd.Function):
         kind, width = mixed_MD.dtype, mixed_MD.shape[1]
         narrow = weight.to(kind).T
         out_ND = x_ND + bias
-        room = Room(out_ND, 3 * width, kind, width)
+        room = ScratchBuffer(out_ND, 3 * width, kind, width)
         for rows in groups(out_ND, 3 * width):
             add_product(out_ND[rows], _tokens(mixed_MD, rows, place_N, room), narrow)
         return out_ND
@@ -241,7 +249,7 @@ class _AddProjection(torch.autograd.Function):
             mixed_grad = torch.empty_like(mixed_MD) if place_N is None else torch.zeros_like(mixed_MD)
         if wants_weight:
             weight_grad = to_fill(weight, gradient_ND)
-        room = Room(gradient_ND, 3 * width, kind, width)
+        room = ScratchBuffer(gradient_ND, 3 * width, kind, width)
         for rows in groups(gradient_ND, 3 * width):
             gradient_RO = gradient_ND[rows].to(kind)
             if weight_grad is not None:
@@ -257,7 +265,7 @@ class _AddProjection(torch.autograd.Function):
         return gradient_ND, mixed_grad, weight_grad, bias_grad, None
 
 
-def _tokens(x_MD: Tensor, rows: slice, place_N: Tensor | None, room: Room) -> Tensor:
+def _tokens(x_MD: Tensor, rows: slice, place_N: Tensor | None, room: ScratchBuffer) -> Tensor:
     """A group's tokens, (R, D), out of rows that hold others too, or nothing else."""
     if place_N is None:
         return x_MD[rows]

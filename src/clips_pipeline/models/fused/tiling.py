@@ -50,7 +50,7 @@ class NormGradients:
                 total += part
 
 
-class Room:
+class ScratchBuffer:
     """Memory for tensors of a group, the same for every group.
 
     On a CPU it is also the same for every call of a thread: pieces of this size that come and go among the layers' small
@@ -98,7 +98,7 @@ def groups(x_ND: Tensor, hidden: int) -> Iterator[slice]:
         yield slice(count * group // number, count * (group + 1) // number)
 
 
-def kind_of(x: Tensor, weight: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """In what the products are taken."""
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):

@@ -10,7 +10,7 @@ from clips_pipeline.config import from_mapping
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import run_spec, unplaced_spec
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.resume.run_folder import place
+from clips_pipeline.training.resume.run_folder import choose_run_folder
 from clips_pipeline.training.run_spec import RunSpec
 
 
@@ -42,6 +42,6 @@ def finetune(
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
     spec = stage_spec(parameters, train_parameters, shards, tokenizer, remote, paths)
-    run, table = run_spec(place(spec, paths["training_runs"]), remote)
+    run, table = run_spec(choose_run_folder(spec, paths["training_runs"]), remote)
     used = {"train": train_parameters, "finetune": parameters}
     return paths["finetuned_model"], {**run, "parameters": used}, table

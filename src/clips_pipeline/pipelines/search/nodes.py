@@ -10,7 +10,7 @@ from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training import cost
-from clips_pipeline.training.resume.run_folder import place
+from clips_pipeline.training.resume.run_folder import choose_run_folder
 
 
 def search(
@@ -38,13 +38,13 @@ def search(
     def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
         runs = trial_folder / "runs"
-        return place(unplaced_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
+        return choose_run_folder(unplaced_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
 
-    words, captions = load_tokenizer(tokenizer), cost.captions_of(shards, remote)
+    words, captions = load_tokenizer(tokenizer), cost.read_captions(shards, remote)
 
     def cost_of(spec: Any) -> tuple[float, float]:
         lengths = cost.row_lengths(spec.train, captions, words)
-        return cost.flops_of(spec.train, lengths, words), cost.fragment_tokens(lengths)
+        return cost.mean_flops(spec.train, lengths, words), cost.fragment_tokens(lengths)
 
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     options = remote.storage.options

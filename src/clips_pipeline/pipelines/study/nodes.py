@@ -13,7 +13,7 @@ from clips_pipeline.pipelines.train.nodes import unplaced_spec
 from clips_pipeline.study import plan, summary, table
 from clips_pipeline.study.run import run_all
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
-from clips_pipeline.training.cost import captions_of, flops_per_sample
+from clips_pipeline.training.cost import flops_per_sample, read_captions
 from clips_pipeline.training.resolve import size_name
 
 
@@ -37,7 +37,7 @@ def study(
     folder = paths["study_folder"]
     config, train = typed("study", parameters), typed("train", train_parameters)
     evaluation = replace(typed("evaluate", evaluate_parameters), examples=0)
-    tokenizer, captions = load_tokenizer(tokenizer_folder), captions_of(shards, remote)
+    tokenizer, captions = load_tokenizer(tokenizer_folder), read_captions(shards, remote)
 
     def flops(changed: Any) -> float:
         return flops_per_sample(changed, captions, tokenizer)

@@ -17,9 +17,9 @@ from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.training.events.history import history
 from clips_pipeline.training.events.progress import Progress
 from clips_pipeline.training.launch.launcher import launch
-from clips_pipeline.training.resolve import check
-from clips_pipeline.training.resume.initial_weights import keep
-from clips_pipeline.training.resume.run_folder import files_digest, place
+from clips_pipeline.training.resolve import check_training
+from clips_pipeline.training.resume.initial_weights import keep_copy
+from clips_pipeline.training.resume.run_folder import choose_run_folder, files_digest
 from clips_pipeline.training.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 def unplaced_spec(
     config: TrainConfig, shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
-    """The run spec of this training on these shards, without a run folder: `training.resume.run_folder.place` gives it one.
+    """The run spec of this training on these shards, without a run folder (`run_folder.choose_run_folder`).
 
     A model it starts from is found, wherever it is, and kept among the runs.
     """
     if config.model.initial_weights:
         from clips_pipeline.registry.versions.packaging import find_folder
 
-        folder = keep(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
+        folder = keep_copy(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
     return RunSpec(
         train=config,
@@ -60,7 +60,7 @@ def train(
     """
     runs, model = paths["training_runs"], paths["clips_model"]
     spec = unplaced_spec(typed("train", parameters), shards, tokenizer, remote, runs, model)
-    run, table = run_spec(place(spec, runs), remote)
+    run, table = run_spec(choose_run_folder(spec, runs), remote)
     return model, {**run, "parameters": {"train": parameters}}, table
 
 
@@ -72,7 +72,7 @@ def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     from clips_pipeline.registry.tracking.run_tracking import RunTracker
     from clips_pipeline.registry.tracking.runs import active_run_id
 
-    check(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
+    check_training(spec.train, Path(spec.shards), load_tokenizer(Path(spec.tokenizer)).vocab_size)
     log_data(active_run_id(), Path(spec.shards), ("train", "validation"))
     with RunTracker(Path(spec.run_folder)) as tracker, Progress(spec.train.steps) as progress:
 

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.tracking.run_tracking import numbers
 from clips_pipeline.training.events.event_log import Event
-from clips_pipeline.training.resume.checkpoint_store import found_in
+from clips_pipeline.training.resume.checkpoint_store import list_checkpoints
 
 MODEL_DIGEST = "model.sha256"
 MODEL_TYPE = "clips"
@@ -65,7 +65,7 @@ def log_checkpoints(run_id: str | None, folder: Path, events: Sequence[Event]) -
         return
     client = MlflowClient()
     run = client.get_run(run_id)
-    kept = {checkpoint.step: checkpoint.folder for checkpoint in found_in(folder)}
+    kept = {checkpoint.step: checkpoint.folder for checkpoint in list_checkpoints(folder)}
     known = mlflow.search_logged_models(
         [run.info.experiment_id],
         f"source_run_id = '{run_id}' AND model_type = '{CHECKPOINT_TYPE}'",

@@ -17,7 +17,7 @@ from clips_pipeline.training.events.progress import stall_line
 log = logging.getLogger(__name__)
 
 
-class DataWait(Callback):  # type: ignore[misc]
+class DataWaitMonitor(Callback):  # type: ignore[misc]
     """Times the waits for batches; a wait that is too long becomes a warning in the worker's log and a `stall` event.
 
     Args:

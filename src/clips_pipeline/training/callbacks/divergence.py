@@ -14,7 +14,7 @@ class TrainingDivergedError(RuntimeError):
     """A loss became NaN or infinite."""
 
 
-class StopOnDivergence(Callback):  # type: ignore[misc]
+class DivergenceMonitor(Callback):  # type: ignore[misc]
     """Ends the run before a checkpoint is written of a model whose loss is not finite.
 
     Composer's `NaNMonitor` lets an infinite loss pass, and raises on the one rank that has a NaN, for which the others then

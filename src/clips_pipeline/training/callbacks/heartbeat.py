@@ -3,17 +3,17 @@
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from clips_pipeline.training.launch.heartbeat import LifeSign
+from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 
 
-class TellLife(Callback):  # type: ignore[misc]
+class HeartbeatCallback(Callback):  # type: ignore[misc]
     """Notes the parts of each step.
 
     Args:
         life: of this rank.
     """
 
-    def __init__(self, life: LifeSign) -> None:
+    def __init__(self, life: HeartbeatWriter) -> None:
         self.life = life
 
     def _at(self, state: State, doing: str) -> None:

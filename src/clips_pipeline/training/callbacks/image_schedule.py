@@ -16,7 +16,7 @@ from torch.nn import functional
 from clips_pipeline.training.config import TrainConfig
 
 
-class Views:
+class ImageSchedule:
     """What the pictures of one step become.
 
     Args:
@@ -62,8 +62,8 @@ class Views:
         return noise_BP.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-class ImageSchedule(Algorithm):  # type: ignore[misc]
-    """Tells the model the number of the step, of which its `Views` are functions; a checkpoint restores it.
+class ImageScheduleUpdate(Algorithm):  # type: ignore[misc]
+    """Tells the model the number of the step, of which its `ImageSchedule` are functions; a checkpoint restores it.
 
     Composer's `ProgressiveResizing` is not used: it takes the nearest pixel, whatever its documentation says, so that what is
     finer than the new grid turns into patterns (`tests/unit/training/test_composer_parts.py`).

@@ -13,7 +13,7 @@ from clips_pipeline.training.sharding import whole
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
-class ClampTemperature(Algorithm):  # type: ignore[misc]
+class LogitScaleClamp(Algorithm):  # type: ignore[misc]
     """Keeps the temperature within CLIP's bound after every update, before an average is taken of it.
 
     Args:

@@ -9,7 +9,7 @@ from composer.loggers import Logger
 from clips_pipeline.training.events.event_logger import VALIDATION, Due
 
 
-class RetrievalProbe(Callback):  # type: ignore[misc]
+class RetrievalCallback(Callback):  # type: ignore[misc]
     """Evaluates every so often and logs the metrics.
 
     Not a Composer `Evaluator`: that takes its metrics batch by batch, and retrieval ranks the rows of all batches and ranks.

@@ -13,7 +13,7 @@ from clips_pipeline.training.events.event_logger import Due
 from clips_pipeline.training.launch.interrupt import Interrupt
 
 
-class StopOnRequest(Callback):  # type: ignore[misc]
+class StopRequestMonitor(Callback):  # type: ignore[misc]
     """Ends the training after the step in which the stop flag is seen or any rank is interrupted; a checkpoint follows.
 
     Args:

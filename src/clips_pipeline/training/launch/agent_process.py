@@ -16,7 +16,7 @@ from types import TracebackType
 import psutil
 
 from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS
-from clips_pipeline.training.launch.heartbeat import Sign
+from clips_pipeline.training.launch.heartbeat import Heartbeat
 from clips_pipeline.training.launch.interrupt import PARENT
 
 AGENT = "clips_pipeline.training.launch.agent"
@@ -102,7 +102,7 @@ class AgentProcess:
         self.close()
 
 
-def end_hung(rank: Sign) -> bool:
+def kill_rank(rank: Heartbeat) -> bool:
     """End a rank of this machine that hangs, with its loaders, so that the agent sees it fail; False if it is gone already."""
     try:
         os.killpg(rank.pid, signal.SIGKILL)

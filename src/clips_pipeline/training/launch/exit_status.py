@@ -52,7 +52,7 @@ class Outcome:
     skipped: dict[str, int]
 
 
-class Followed:
+class RunMonitor:
     """What has been learned of a run from its events.
 
     Args:

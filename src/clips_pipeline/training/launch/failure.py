@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from clips_pipeline.training.launch.heartbeat import Sign, where_they_were
+from clips_pipeline.training.launch.heartbeat import Heartbeat, describe_ranks
 
 TAIL_LINES = 15
 # Loader processes of a rank that is gone lose their pipe; their tracebacks say nothing of the cause.
@@ -16,13 +16,13 @@ _CONSEQUENCE = re.compile(
 )
 
 
-def silent(heard: Mapping[int, tuple[Sign, float]], longest_s: float) -> int | None:
+def silent(heard: Mapping[int, tuple[Heartbeat, float]], longest_s: float) -> int | None:
     """The rank that has been silent for longest, if that is longer than `longest_s`; one that has ended is not silent."""
     quiet = {rank: seconds for rank, (sign, seconds) in heard.items() if seconds > longest_s and not sign.over}
     return max(quiet, key=lambda rank: quiet[rank], default=None)
 
 
-def last_words(signs: list[Sign]) -> str:
+def restart_reason(signs: list[Heartbeat]) -> str:
     """Why an attempt failed, in one line, from what its ranks wrote last: one that ended without a word comes first."""
     gone = [sign for sign in signs if not sign.over]
     failed = sorted((sign for sign in signs if sign.error), key=lambda sign: sign.failed_at or 0.0)
@@ -32,7 +32,7 @@ def last_words(signs: list[Sign]) -> str:
 
 
 def explain(
-    heard: Mapping[int, tuple[Sign, float]],
+    heard: Mapping[int, tuple[Heartbeat, float]],
     quiet: int | None,
     ended: tuple[int, int] | None,
     error: str | None,
@@ -68,7 +68,7 @@ def explain(
         return "the workers ended without saying why"
     lines = [f"{signs[rank].name if rank in signs else f'rank {rank}'} {what}"]
     if len(signs) > 1:
-        lines += ["Where the ranks were last seen:", where_they_were(signs.values())]
+        lines += ["Where the ranks were last seen:", describe_ranks(signs.values())]
     if rank in logs:
         said = tail(logs[rank])
         lines += [f"The last lines of {logs[rank]}:", said] if said else [f"It wrote nothing to {logs[rank]}."]

@@ -57,7 +57,7 @@ def hold(run_folder: Path, name: str, patience_s: float = 0.0) -> Iterator[None]
         lock.release()
 
 
-def refuse_if_held(run_folder: Path) -> None:
+def refuse_if_locked(run_folder: Path) -> None:
     """Refuse where a training is followed already.
 
     Raises:

@@ -24,7 +24,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Sign:
+class Heartbeat:
     """What one rank said last.
 
     Attributes:
@@ -75,7 +75,7 @@ def attempt() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-class LifeSign:
+class HeartbeatWriter:
     """Tells what this rank is doing, in a thread of its own: a stopped or starved process falls silent.
 
     Args:
@@ -92,7 +92,7 @@ class LifeSign:
             # Another rank, which begins later, may still ask how the attempt before ended.
             with suppress(FileNotFoundError):
                 self._path.replace(self._path.with_suffix(_BEFORE))
-        self._who = Sign(rank, ranks, socket.gethostname(), os.getpid(), attempt=attempt())
+        self._who = Heartbeat(rank, ranks, socket.gethostname(), os.getpid(), attempt=attempt())
         self._now = (0, "starting", time.time())
         self._failed: tuple[str, float] | None = None
         self.final: int | None = None
@@ -108,7 +108,7 @@ class LifeSign:
         self._failed, self.final = (message, time.time()), final
         self._tell()
 
-    def __enter__(self) -> "LifeSign":
+    def __enter__(self) -> "HeartbeatWriter":
         """The first sign."""
         self._tell()
         self._thread.start()
@@ -137,7 +137,7 @@ class LifeSign:
                 os.utime(self._path)
 
 
-def read_signs(run_folder: Path, before: int | None = None) -> list[Sign]:
+def read_heartbeats(run_folder: Path, before: int | None = None) -> list[Heartbeat]:
     """The last sign of every rank that has given one, by rank; those of an earlier, wider start are left out.
 
     Args:
@@ -145,7 +145,7 @@ def read_signs(run_folder: Path, before: int | None = None) -> list[Sign]:
         before: only signs of earlier attempts than this one, also of ranks that have begun it already.
     """
     folder = run_folder / FOLDER
-    found: dict[int, Sign] = {}
+    found: dict[int, Heartbeat] = {}
     for name in {path.stem for suffix in (".json", _BEFORE) for path in folder.glob(f"*{suffix}")}:
         sign = _read(folder / f"{name}.json")
         if before is not None and (sign is None or sign.attempt >= before):
@@ -156,9 +156,9 @@ def read_signs(run_folder: Path, before: int | None = None) -> list[Sign]:
     return [found[rank] for rank in sorted(found) if rank < ranks]
 
 
-def _read(path: Path) -> Sign | None:
+def _read(path: Path) -> Heartbeat | None:
     try:
-        return Sign(**{**json.loads(path.read_text()), "told": path.stat().st_mtime})
+        return Heartbeat(**{**json.loads(path.read_text()), "told": path.stat().st_mtime})
     except (OSError, ValueError, TypeError):
         return None  # not there, just being replaced, or by another version
 
@@ -170,7 +170,7 @@ def forget(run_folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-class Silence:
+class HeartbeatMonitor:
     """How long each rank has said nothing, by the clock of whoever looks; call `look` often.
 
     Args:
@@ -181,9 +181,9 @@ class Silence:
         self._run_folder = run_folder
         self._heard: dict[int, tuple[float, float]] = {}
 
-    def look(self) -> dict[int, tuple[Sign, float]]:
+    def look(self) -> dict[int, tuple[Heartbeat, float]]:
         """By rank, its last sign in the latest attempt and the seconds since it came."""
-        now, signs = time.monotonic(), read_signs(self._run_folder)
+        now, signs = time.monotonic(), read_heartbeats(self._run_folder)
         latest = max((sign.attempt for sign in signs), default=0)
         found = {}
         for sign in signs:
@@ -195,7 +195,7 @@ class Silence:
         return found
 
 
-def where_they_were(signs: Iterable[Sign]) -> str:
+def describe_ranks(signs: Iterable[Heartbeat]) -> str:
     """A line for each rank, those who lag behind first."""
     ordered = sorted(signs, key=lambda sign: (sign.step, sign.told, sign.rank))
     lines = [f"  {sign.name}: step {sign.step}, {sign.doing}" for sign in ordered[:SHOWN]]

@@ -56,7 +56,7 @@ class Interrupt:
         os._exit(INTERRUPTED)
 
 
-class Terminated:
+class InterruptHandler:
     """Notes a SIGTERM or Ctrl-C to this process instead of dying of it, while the context lasts and in the main thread only.
 
     A second Ctrl-C is a `KeyboardInterrupt` as ever, for those who do not want to wait.
@@ -71,7 +71,7 @@ class Terminated:
         """Whether one came."""
         return self.by is not None
 
-    def __enter__(self) -> "Terminated":
+    def __enter__(self) -> "InterruptHandler":
         """Put the handlers there."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from clips_pipeline.data.storage.files import Options
 from clips_pipeline.training.events.event_log import Event, EventReader
-from clips_pipeline.training.launch.agent_process import GRACE_SECONDS, AgentProcess, end_hung, temporary_folder
-from clips_pipeline.training.launch.exit_status import POLL_SECONDS, Followed, Outcome, TrainingInterruptedError
+from clips_pipeline.training.launch.agent_process import GRACE_SECONDS, AgentProcess, kill_rank, temporary_folder
+from clips_pipeline.training.launch.exit_status import POLL_SECONDS, Outcome, RunMonitor, TrainingInterruptedError
 from clips_pipeline.training.launch.exit_status import TrainingFailedError as TrainingFailedError
 from clips_pipeline.training.launch.failure import explain, silent
 from clips_pipeline.training.launch.folder_lock import FOLLOWER, hold, wait_for_orphans
-from clips_pipeline.training.launch.heartbeat import Sign, Silence, forget, silent_after_s
-from clips_pipeline.training.launch.interrupt import INTERRUPTED, ORPHAN_SECONDS, Terminated, exit_code_after
+from clips_pipeline.training.launch.heartbeat import Heartbeat, HeartbeatMonitor, forget, silent_after_s
+from clips_pipeline.training.launch.interrupt import INTERRUPTED, ORPHAN_SECONDS, InterruptHandler, exit_code_after
 from clips_pipeline.training.launch.monitor import follow, show
 from clips_pipeline.training.resume import checkpoint_store, run_folder
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
@@ -56,15 +56,15 @@ def launch(
 def _launch(
     spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader | None, storage_options: Options
 ) -> Outcome:
-    path = run_folder.prepare(spec)
+    path = run_folder.write_spec(spec)
     spec.stop_flag.unlink(missing_ok=True)
     if reader is None:
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
     forget(Path(spec.run_folder))
-    followed = Followed(on_event)
-    with Terminated() as terminated:
+    followed = RunMonitor(on_event)
+    with InterruptHandler() as terminated:
         if spec.train.launch.start:
-            _run(spec, path, followed, reader, environment_of_ranks(storage_options), terminated)
+            _run(spec, path, followed, reader, rank_environment(storage_options), terminated)
         else:
             follow(spec, path, followed, reader, show, terminated)
     return followed.outcome(terminated.by)
@@ -73,14 +73,14 @@ def _launch(
 def _run(
     spec: RunSpec,
     path: Path,
-    followed: Followed,
+    followed: RunMonitor,
     reader: EventReader,
     environment: dict[str, str],
-    terminated: Terminated,
+    terminated: InterruptHandler,
 ) -> None:
     folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    silence = Silence(folder)
-    hung: tuple[Sign, float] | None = None
+    silence = HeartbeatMonitor(folder)
+    hung: tuple[Heartbeat, float] | None = None
     with temporary_folder(folder) as temporary, AgentProcess(path, environment | temporary) as agent:
         passed_on = False
         while agent.running():
@@ -91,7 +91,11 @@ def _run(
             heard = silence.look()
             quiet = silent(heard, timeout_s)
             # torchelastic knows only processes that end. This one now does, and the agent ends or restarts all.
-            if quiet is not None and (hung is None or heard[quiet][0].pid != hung[0].pid) and end_hung(heard[quiet][0]):
+            if (
+                quiet is not None
+                and (hung is None or heard[quiet][0].pid != hung[0].pid)
+                and kill_rank(heard[quiet][0])
+            ):
                 hung = heard[quiet]
             time.sleep(POLL_SECONDS)
     heard = silence.look()
@@ -125,7 +129,7 @@ def _run(
     )
 
 
-def _hint(spec: RunSpec, signs: list[Sign]) -> str:
+def _hint(spec: RunSpec, signs: list[Heartbeat]) -> str:
     """How to go on, where the same command would."""
     if any(sign.final is not None for sign in signs):
         return ""
@@ -134,7 +138,7 @@ def _hint(spec: RunSpec, signs: list[Sign]) -> str:
     return " The same command resumes from the last checkpoint."
 
 
-def environment_of_ranks(storage_options: Options) -> dict[str, str]:
+def rank_environment(storage_options: Options) -> dict[str, str]:
     """This process's own, with what ranks need."""
     # Idle OpenMP threads that spin steal the cores from loader workers and from each other's ranks. A spin of microseconds
     # steals nothing and bridges the gaps between a small model's operations, where falling asleep costs a fifth of a step.

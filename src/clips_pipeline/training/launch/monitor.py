@@ -15,13 +15,13 @@ from clips_pipeline.training.events.event_log import EventReader, read_all
 from clips_pipeline.training.launch.exit_status import (
     POLL_SECONDS,
     WORKER,
-    Followed,
+    RunMonitor,
     TrainingFailedError,
     TrainingInterruptedError,
 )
 from clips_pipeline.training.launch.failure import explain, silent
-from clips_pipeline.training.launch.heartbeat import Silence, read_signs, silent_after_s
-from clips_pipeline.training.launch.interrupt import Terminated, exit_code_after
+from clips_pipeline.training.launch.heartbeat import HeartbeatMonitor, read_heartbeats, silent_after_s
+from clips_pipeline.training.launch.interrupt import InterruptHandler, exit_code_after
 from clips_pipeline.training.run_spec import RunSpec
 
 RESTART_SECONDS = 20.0
@@ -44,10 +44,10 @@ def commands(spec: RunSpec, path: Path) -> str:
 def follow(
     spec: RunSpec,
     path: Path,
-    followed: Followed,
+    followed: RunMonitor,
     reader: EventReader,
     say: Callable[[str], None],
-    terminated: Terminated,
+    terminated: InterruptHandler,
 ) -> None:
     """Read the event log until the training has ended; `followed` then has its `end`.
 
@@ -73,8 +73,8 @@ def follow(
     followed.end = followed.error = None  # of an earlier start
     say(commands(spec, path))
     run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    before = {sign.rank: sign.told for sign in read_signs(run_folder)}
-    silence = Silence(run_folder)
+    before = {sign.rank: sign.told for sign in read_heartbeats(run_folder)}
+    silence = HeartbeatMonitor(run_folder)
     news_at, error_at = time.monotonic(), None
     while followed.end is None:
         time.sleep(POLL_SECONDS)

@@ -13,7 +13,7 @@ from clips_pipeline.io.disk_errors import CannotWriteError, Reserve
 from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.launch.folder_lock import WORKER, hold
-from clips_pipeline.training.launch.heartbeat import LifeSign, attempt, interval_s
+from clips_pipeline.training.launch.heartbeat import HeartbeatWriter, attempt, interval_s
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT, Interrupt
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.training.trainer import train
@@ -87,9 +87,9 @@ def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int
         return INTERRUPTED
 
 
-def _life_sign(spec: RunSpec, rank: int) -> LifeSign:
+def _life_sign(spec: RunSpec, rank: int) -> HeartbeatWriter:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    return LifeSign(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
+    return HeartbeatWriter(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
 
 
 def told(error: Exception) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.launch.failure import last_words
-from clips_pipeline.training.launch.heartbeat import attempt, read_signs
+from clips_pipeline.training.launch.failure import restart_reason
+from clips_pipeline.training.launch.heartbeat import attempt, read_heartbeats
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 
@@ -24,12 +24,12 @@ def main(arguments: list[str]) -> int:
         return 1
     reason = None
     if attempt() > 0:
-        before = read_signs(Path(spec.run_folder), before=attempt())
+        before = read_heartbeats(Path(spec.run_folder), before=attempt())
         final = [sign.final for sign in before if sign.final is not None]
         if final:
             print("not started again: the attempt before ended for good", file=sys.stderr)
             return final[0]
-        reason = last_words(before)
+        reason = restart_reason(before)
     return load_rank()(spec, reason)
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _MOST_NAMED = 3
 
 
-class SaveCheckpoints(Callback):  # type: ignore[misc]
+class CheckpointCallback(Callback):  # type: ignore[misc]
     """Saves every so often and when the training ends or is stopped, and tells it in a `checkpoint` event.
 
     The content is that of Composer's `CheckpointSaver`, handed to `checkpoints.save`. Composer's own writes under the final name,
@@ -93,7 +93,7 @@ def load_weights_only() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
-def to_resume(folder: Path, writer: EventWriter | None) -> checkpoint_store.Checkpoint | None:
+def find_checkpoint(folder: Path, writer: EventWriter | None) -> checkpoint_store.Checkpoint | None:
     """The checkpoint that every rank goes on from: rank 0 looks, reads its checksums, and tells the others.
 
     Raises:
@@ -102,7 +102,7 @@ def to_resume(folder: Path, writer: EventWriter | None) -> checkpoint_store.Chec
     answer: list[Any] = [None, None]
     if dist.get_global_rank() == 0:
         try:
-            answer[0], damaged = checkpoint_store.newest_valid(folder)
+            answer[0], damaged = checkpoint_store.latest_valid(folder)
             for one in damaged:
                 instead = str(answer[0].folder) if answer[0] is not None else None
                 log.warning("%s", damaged_line(str(one.moved_to), one.reason, instead))
@@ -117,7 +117,7 @@ def to_resume(folder: Path, writer: EventWriter | None) -> checkpoint_store.Chec
     return found
 
 
-def check_fits(checkpoint: checkpoint_store.Checkpoint, model: nn.Module) -> None:
+def check_compatible(checkpoint: checkpoint_store.Checkpoint, model: nn.Module) -> None:
     """Refuse a checkpoint of another model before anything is loaded. Reads names and shapes, not the weights.
 
     Args:

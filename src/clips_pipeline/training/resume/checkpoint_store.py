@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint that was refused.
 
     Attributes:
@@ -148,7 +148,7 @@ def save(folder: Path, step: int, files: dict[str, Fill], keep: int) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         raise cannot_write(target, error) from error
     shutil.rmtree(folder / f".ba{step}.replaced", ignore_errors=True)
-    whole = [found for found in found_in(folder) if _cut(found.folder) is None]
+    whole = [found for found in list_checkpoints(folder) if _cut(found.folder) is None]
     for old in whole[keep:]:
         shutil.rmtree(old.folder)
     return target
@@ -165,7 +165,7 @@ def _write(path: Path, fill: Fill) -> Entry:
     return hashed.entry
 
 
-def found_in(folder: Path) -> list[Checkpoint]:
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """All that are there, the newest first; whether they can be used is not looked at."""
     found = [Checkpoint(int(match[1]), path) for path in folder.glob("ba*") if (match := _NAME.fullmatch(path.name))]
     return sorted(found, key=lambda checkpoint: -checkpoint.step)
@@ -173,23 +173,23 @@ def found_in(folder: Path) -> list[Checkpoint]:
 
 def newest(folder: Path) -> Path | None:
     """The folder of the latest one, unchecked, for messages."""
-    return next((checkpoint.folder for checkpoint in found_in(folder)), None)
+    return next((checkpoint.folder for checkpoint in list_checkpoints(folder)), None)
 
 
-def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[Damaged]]:
+def latest_valid(folder: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
     """The latest checkpoint whose checksums hold, or None where there is no checkpoint; and the later ones that are damaged.
 
-    Damaged ones are renamed, so call it only where no worker writes.
+    DamagedCheckpoint ones are renamed, so call it only where no worker writes.
 
     Raises:
         ConfigError: there are checkpoints, and all are damaged; to begin anew is for the user to decide.
     """
-    damaged: list[Damaged] = []
-    for found in found_in(folder):
-        reason = wrong_with(found.folder)
+    damaged: list[DamagedCheckpoint] = []
+    for found in list_checkpoints(folder):
+        reason = find_damage(found.folder)
         if reason is None:
             return found, damaged
-        damaged.append(Damaged(found.folder, folder / f"damaged-{found.folder.name}", reason))
+        damaged.append(DamagedCheckpoint(found.folder, folder / f"damaged-{found.folder.name}", reason))
         shutil.rmtree(damaged[-1].moved_to, ignore_errors=True)
         found.folder.rename(damaged[-1].moved_to)
     if damaged:
@@ -201,7 +201,7 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[Damaged]]:
     return None, damaged
 
 
-def wrong_with(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """Why the checkpoint in `folder` cannot be used, or None; reads all of it."""
     reason = _cut(folder)
     if reason is not None:

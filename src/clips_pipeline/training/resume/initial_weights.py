@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def keep(folder: Path, store: Path, tokenizer: Path) -> Path:
+def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
     """The model in `folder`, kept under `store` as a folder named by its weights.
 
     Args:
@@ -66,7 +66,7 @@ def _place(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def fill(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
+def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
     """Put the weights a training starts from into `clips`, and freeze what is not to be trained.
 
     Position tables follow the resolution by themselves: only weights travel.

@@ -2,7 +2,7 @@
 
 A training that was interrupted goes on in its folder, with what may change applied. What may not change makes another
 training: it is refused while the one that was begun is unfinished, since a week of it should not be left for a default that
-somebody has edited; with `launch.if_changed: begin_anew` it gets a folder of its own.
+somebody has edited; with `launch.on_change: restart` it gets a folder of its own.
 """
 
 import dataclasses
@@ -50,14 +50,14 @@ class Change:
         return f"{self.key} was {json.dumps(self.before)} and is now {json.dumps(self.now)}"
 
 
-def changes(before: RunSpec, now: RunSpec) -> list[Change]:
+def compare_specs(before: RunSpec, now: RunSpec) -> list[Change]:
     """What differs, except for places, by key."""
     old, new = flatten(to_mapping(before)), flatten(to_mapping(now))
     keys = [key for key in sorted(old.keys() | new.keys()) if key.split(".")[0] not in _PLACES]
     return [Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
-def refuse_what_may_not(found: list[Change], folder: Path) -> None:
+def check_changes(found: list[Change], folder: Path) -> None:
     """Refuse changes that make another training.
 
     Raises:
@@ -69,11 +69,11 @@ def refuse_what_may_not(found: list[Change], folder: Path) -> None:
         more = f" (and {len(forbidden) - _MOST_NAMED} more)" if len(forbidden) > _MOST_NAMED else ""
         raise ConfigError(
             f"{named}{more}: {folder} holds an unfinished training, which cannot go on so. Put it back to go on; or set "
-            f"train.launch.if_changed to begin_anew, or delete that folder, to train anew"
+            f"train.launch.on_change to restart, or delete that folder, to train anew"
         )
 
 
-def place(spec: RunSpec, runs: Path, announce: bool = True) -> RunSpec:
+def choose_run_folder(spec: RunSpec, runs: Path, announce: bool = True) -> RunSpec:
     """The spec with its run folder under `runs`: that of the same training, of an unfinished one that it may go on with, or
     a new one, named by the fingerprint.
 
@@ -90,20 +90,20 @@ def place(spec: RunSpec, runs: Path, announce: bool = True) -> RunSpec:
     same = next((folder for folder, other in begun if other.fingerprint == spec.fingerprint), None)
     if same is not None:
         return dataclasses.replace(spec, run_folder=str(same))
-    unfinished = [(folder, changes(other, spec)) for folder, other in begun if _is_unfinished(folder)]
+    unfinished = [(folder, compare_specs(other, spec)) for folder, other in begun if _is_unfinished(folder)]
     for folder, found in unfinished:
         if all(change.allowed for change in found):
             for change in found:
                 warn("%s; applied to the unfinished training in %s", change, folder)
             return dataclasses.replace(spec, run_folder=str(folder))
     for folder, found in unfinished:
-        if spec.train.launch.if_changed == "refuse":
-            refuse_what_may_not(found, folder)
+        if spec.train.launch.on_change == "refuse":
+            check_changes(found, folder)
         warn("an unfinished training is left in %s: %s", folder, "; ".join(map(str, found)))
     return dataclasses.replace(spec, run_folder=str(runs / spec.fingerprint))
 
 
-def prepare(spec: RunSpec) -> Path:
+def write_spec(spec: RunSpec) -> Path:
     """Write the spec into its run folder, which must be there.
 
     Raises:
@@ -113,20 +113,20 @@ def prepare(spec: RunSpec) -> Path:
     folder = Path(spec.run_folder)
     path = folder / SPEC
     if path.exists():
-        refuse_what_may_not(changes(load_spec(path), spec), folder)
+        check_changes(compare_specs(load_spec(path), spec), folder)
     spec.save(path)
     return path
 
 
 def code_digest() -> str:
-    """Of this package's source. It decides nothing: a training that goes on with other code says so (`resumed_with`)."""
+    """Of this package's source. It decides nothing: a training that goes on with other code says so (`changes_since`)."""
     package, found = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         found.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()[:16]
 
 
-def resumed_with(checkpoint: checkpoint_store.Checkpoint, spec: RunSpec, code: str | None = None) -> list[Change]:
+def changes_since(checkpoint: checkpoint_store.Checkpoint, spec: RunSpec, code: str | None = None) -> list[Change]:
     """What has changed since a checkpoint was written, if the training may go on from it; also the source, as `code`.
 
     Args:
@@ -137,8 +137,8 @@ def resumed_with(checkpoint: checkpoint_store.Checkpoint, spec: RunSpec, code: s
     Raises:
         ConfigError: it may not, or is shorter now than what has been trained.
     """
-    found = changes(load_spec(checkpoint.folder / checkpoint_store.SPEC), spec)
-    refuse_what_may_not(found, Path(spec.run_folder))
+    found = compare_specs(load_spec(checkpoint.folder / checkpoint_store.SPEC), spec)
+    check_changes(found, Path(spec.run_folder))
     if checkpoint.step > spec.train.steps:
         done = checkpoint.step * spec.train.batch_size
         raise ConfigError(

@@ -8,16 +8,16 @@ import torch
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.training.callbacks.image_schedule import Views
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import model_config
 
 
-def views(rank: int = 0, **changes: object) -> Views:
+def views(rank: int = 0, **changes: object) -> ImageSchedule:
     config = from_mapping(
         TrainConfig, {"samples": 800, "batch_size": 8, "optimizer": {"warmup_samples": 0}, **changes}, "t"
     )
-    return Views(config, 64, 16, rank)
+    return ImageSchedule(config, 64, 16, rank)
 
 
 def test_off_by_default() -> None:

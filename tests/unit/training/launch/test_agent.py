@@ -17,10 +17,10 @@ from clips_pipeline.training.run_spec import RunSpec
 
 FAKE_AGENT = """
 import pathlib, sys
-from clips_pipeline.training import agent
+from clips_pipeline.training.launch import agent
 agent.WORKER = "fake_rank"
 agent._GPU_DRIVER = pathlib.Path({driver!r})
-agent.start.load_rank = lambda: None
+agent.worker_main.load_rank = lambda: None
 sys.exit(agent.main(sys.argv[1:]))
 """
 HEAD = """

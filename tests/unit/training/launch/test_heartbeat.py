@@ -9,34 +9,34 @@ import pytest
 from tests.servers import wait_for
 
 from clips_pipeline.io.atomic import temporary_path
-from clips_pipeline.training.launch.failure import explain, last_words, silent, tail
+from clips_pipeline.training.launch.failure import explain, restart_reason, silent, tail
 from clips_pipeline.training.launch.heartbeat import (
-    LifeSign,
-    Sign,
-    Silence,
+    Heartbeat,
+    HeartbeatMonitor,
+    HeartbeatWriter,
     forget,
     interval_s,
-    read_signs,
+    read_heartbeats,
     silent_after_s,
 )
 
-HERE = Sign(0, 2, "node", 11, step=5, doing="backward")
+HERE = Heartbeat(0, 2, "node", 11, step=5, doing="backward")
 THERE = replace(HERE, rank=1, pid=12, step=4, doing="waiting for a batch")
 
 
 def test_signs_come_while_the_process_lives_and_tell_what_it_does(tmp_path):
-    silence = Silence(tmp_path)
-    with LifeSign(tmp_path, 1, 2, every_s=0.02) as life:
-        first = read_signs(tmp_path)[0]
+    silence = HeartbeatMonitor(tmp_path)
+    with HeartbeatWriter(tmp_path, 1, 2, every_s=0.02) as life:
+        first = read_heartbeats(tmp_path)[0]
         assert (first.rank, first.ranks, first.pid, first.doing) == (1, 2, os.getpid(), "starting")
         life.at(3, "forward")
-        wait_for(lambda: read_signs(tmp_path)[0].step == 3, 10.0)
-        told = read_signs(tmp_path)[0].told
-        wait_for(lambda: read_signs(tmp_path)[0].told > told, 10.0)
+        wait_for(lambda: read_heartbeats(tmp_path)[0].step == 3, 10.0)
+        told = read_heartbeats(tmp_path)[0].told
+        wait_for(lambda: read_heartbeats(tmp_path)[0].told > told, 10.0)
         life.failed("no memory", final=1)
-        assert (read_signs(tmp_path)[0].error, read_signs(tmp_path)[0].final) == ("no memory", 1)
-        assert not read_signs(tmp_path)[0].over
-    assert read_signs(tmp_path)[0].over
+        assert (read_heartbeats(tmp_path)[0].error, read_heartbeats(tmp_path)[0].final) == ("no memory", 1)
+        assert not read_heartbeats(tmp_path)[0].over
+    assert read_heartbeats(tmp_path)[0].over
     silence.look()
     time.sleep(0.1)
     assert silence.look()[1][1] >= 0.1
@@ -46,43 +46,46 @@ def test_signs_come_while_the_process_lives_and_tell_what_it_does(tmp_path):
 
 def test_signs_of_a_wider_start_before_are_left_out(tmp_path):
     for rank, ranks in ((3, 4), (0, 2), (1, 2)):
-        with LifeSign(tmp_path, rank, ranks, every_s=1.0):
+        with HeartbeatWriter(tmp_path, rank, ranks, every_s=1.0):
             pass
-    assert [sign.rank for sign in read_signs(tmp_path)] == [0, 1]
+    assert [sign.rank for sign in read_heartbeats(tmp_path)] == [0, 1]
 
 
 def test_signs_of_the_attempt_before_are_no_silence(tmp_path, monkeypatch):
     for rank in (0, 1):
-        with LifeSign(tmp_path, rank, 2, every_s=1.0):
+        with HeartbeatWriter(tmp_path, rank, 2, every_s=1.0):
             pass
-    silence = Silence(tmp_path)
+    silence = HeartbeatMonitor(tmp_path)
     assert silence.look().keys() == {0, 1}
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with LifeSign(tmp_path, 0, 2, every_s=1.0):
+    with HeartbeatWriter(tmp_path, 0, 2, every_s=1.0):
         assert silence.look().keys() == {0}
-    assert len(read_signs(tmp_path)) == 2  # for whoever asks why it was started again
+    assert len(read_heartbeats(tmp_path)) == 2  # for whoever asks why it was started again
 
 
 def test_how_an_attempt_ended_is_known_also_of_ranks_that_have_begun_again(tmp_path, monkeypatch):
     for pid_of_1, count in ((21, "0"), (31, "1")):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
         monkeypatch.setattr(os, "getpid", lambda pid=pid_of_1: pid)
-        with LifeSign(tmp_path, 1, 2, every_s=1.0):
+        with HeartbeatWriter(tmp_path, 1, 2, every_s=1.0):
             pass
         if count == "0":
-            with LifeSign(tmp_path, 0, 2, every_s=1.0):
+            with HeartbeatWriter(tmp_path, 0, 2, every_s=1.0):
                 pass
     monkeypatch.undo()
-    assert [(sign.rank, sign.attempt) for sign in read_signs(tmp_path)] == [(0, 0), (1, 1)]
-    assert [(sign.rank, sign.attempt, sign.pid) for sign in read_signs(tmp_path, before=1)] == [(0, 0, 21), (1, 0, 21)]
+    assert [(sign.rank, sign.attempt) for sign in read_heartbeats(tmp_path)] == [(0, 0), (1, 1)]
+    assert [(sign.rank, sign.attempt, sign.pid) for sign in read_heartbeats(tmp_path, before=1)] == [
+        (0, 0, 21),
+        (1, 0, 21),
+    ]
     (tmp_path / "ranks" / "1.json").unlink()  # between its first sign and the one before
-    assert len(read_signs(tmp_path, before=1)) == 2
+    assert len(read_heartbeats(tmp_path, before=1)) == 2
     forget(tmp_path)
     assert list((tmp_path / "ranks").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_no_sign_of_death(tmp_path):
-    with LifeSign(tmp_path, 0, 1, every_s=0.02) as life:
+    with HeartbeatWriter(tmp_path, 0, 1, every_s=0.02) as life:
         # What the thread writes aside cannot be: its name is taken by a folder.
         (thread,) = (one for one in threading.enumerate() if one.name == "life-sign")
         aside = temporary_path(tmp_path / "ranks" / "0.json").name.replace(
@@ -90,9 +93,9 @@ def test_a_folder_that_cannot_be_written_is_no_sign_of_death(tmp_path):
         )
         (tmp_path / "ranks" / aside).mkdir()
         life.at(7, "forward")
-        told = read_signs(tmp_path)[0].told
-        wait_for(lambda: read_signs(tmp_path)[0].told > told, 10.0)
-        assert read_signs(tmp_path)[0].step == 0
+        told = read_heartbeats(tmp_path)[0].told
+        wait_for(lambda: read_heartbeats(tmp_path)[0].told > told, 10.0)
+        assert read_heartbeats(tmp_path)[0].step == 0
 
 
 @pytest.mark.parametrize("timeout_s", [1.0, 10.0, 300.0])
@@ -137,10 +140,10 @@ def test_what_is_nobodys_fault_names_no_rank():
 
 def test_what_is_said_of_an_attempt_names_who_went_without_a_word():
     lost = replace(HERE, error="RuntimeError: Connection closed by peer", failed_at=2.0, over=True)
-    assert last_words([lost, THERE]).startswith("rank 1 (host node, pid 12) ended without a word")
+    assert restart_reason([lost, THERE]).startswith("rank 1 (host node, pid 12) ended without a word")
     full = replace(THERE, error="OSError: no space", failed_at=1.0, over=True)
-    assert last_words([lost, full]) == "rank 1 (host node, pid 12) failed: OSError: no space"
-    assert last_words([]) == "it failed without saying why"
+    assert restart_reason([lost, full]) == "rank 1 (host node, pid 12) failed: OSError: no space"
+    assert restart_reason([]) == "it failed without saying why"
 
 
 LOADER = """Traceback (most recent call last):

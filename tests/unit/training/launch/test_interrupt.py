@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.launch.exit_status import Followed, TrainingInterruptedError
-from clips_pipeline.training.launch.heartbeat import LifeSign
-from clips_pipeline.training.launch.interrupt import INTERRUPTED, Terminated
+from clips_pipeline.training.launch.exit_status import RunMonitor, TrainingInterruptedError
+from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
+from clips_pipeline.training.launch.interrupt import INTERRUPTED, InterruptHandler
 from clips_pipeline.training.run_spec import RunSpec
 
 CODE = """
@@ -43,13 +43,13 @@ def test_a_second_sigterm_while_python_ends_leaves_the_exit_code(way: str, code:
     ("number", "by", "exit_code"), [(signal.SIGTERM, "SIGTERM", INTERRUPTED), (signal.SIGINT, "Ctrl-C", 130)]
 )
 def test_ctrl_c_is_noted_as_a_sigterm_is(number: signal.Signals, by: str, exit_code: int) -> None:
-    with Terminated() as terminated:
+    with InterruptHandler() as terminated:
         signal.raise_signal(number)
         assert terminated.by == by
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
-    followed = Followed(lambda event: None)
+    followed = RunMonitor(lambda event: None)
     followed.take([{"kind": "interrupted", "step": 7, "reason": "rank 0: SIGTERM"}])
     with pytest.raises(
         TrainingInterruptedError, match=r"^interrupted at step 7 \(.*with a checkpoint; the same"
@@ -63,7 +63,7 @@ def test_ctrl_c_is_noted_as_a_sigterm_is(number: signal.Signals, by: str, exit_c
 def test_what_ended_for_good_is_not_started_again(tmp_path: Path, final: int) -> None:
     spec = RunSpec(TrainConfig(), shards="", tokenizer="", run_folder=str(tmp_path), model_folder="", data_version="")
     spec.save(tmp_path / "run_spec.json")
-    with LifeSign(tmp_path, 1, 2, every_s=1.0) as life:
+    with HeartbeatWriter(tmp_path, 1, 2, every_s=1.0) as life:
         life.failed("train.x: no", final=final)
     code = "import sys; from clips_pipeline.training.launch.worker_main import main; code = main(sys.argv[1:]); "
     code += "assert 'torch' not in sys.modules; sys.exit(code)"

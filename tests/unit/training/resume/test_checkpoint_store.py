@@ -58,10 +58,10 @@ def remove(path: Path) -> None:
 
 
 def test_the_newest_is_used_and_the_oldest_goes(folder: Path) -> None:
-    assert checkpoint_store.newest_valid(folder) == (None, [])
+    assert checkpoint_store.latest_valid(folder) == (None, [])
     for step in (8, 9, 10, 11):
         save(folder, step)
-    found, damaged = checkpoint_store.newest_valid(folder)
+    found, damaged = checkpoint_store.latest_valid(folder)
     assert found is not None
     assert (found.step, found.state.read_text()[:4], damaged) == (11, "1111", [])
     assert names(folder) == {"ba10", "ba11"}
@@ -83,7 +83,7 @@ def test_a_damaged_one_is_refused_for_the_one_before(
 ) -> None:
     save(folder, 2)
     harm(save(folder, 4) / file)
-    found, damaged = checkpoint_store.newest_valid(folder)
+    found, damaged = checkpoint_store.latest_valid(folder)
     assert found is not None
     assert found.step == 2
     assert [(one.folder.name, one.moved_to.name) for one in damaged] == [("ba4", "damaged-ba4")]
@@ -101,19 +101,19 @@ def test_no_flipped_bit_goes_unseen(folder: Path) -> None:
             harmed = bytearray(data)
             harmed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(harmed)
-            found = checkpoint_store.wrong_with(whole)
+            found = checkpoint_store.find_damage(whole)
             # White space of the list of sums, and its spelling of numbers, is all that may change.
             assert found is not None or path.name == CHECKSUMS
             if found is None:
                 assert (whole / STATE).read_bytes() == good[whole / STATE]
         path.write_bytes(data)
-    assert checkpoint_store.wrong_with(whole) is None
+    assert checkpoint_store.find_damage(whole) is None
 
 
 def test_when_all_are_damaged_training_does_not_silently_begin_anew(folder: Path) -> None:
     flip(save(folder, 2) / STATE)
     with pytest.raises(ConfigError, match=r"every checkpoint is damaged: .*damaged-ba2: state\.pt .*to train anew"):
-        checkpoint_store.newest_valid(folder)
+        checkpoint_store.latest_valid(folder)
 
 
 def test_one_that_was_cut_does_not_push_out_a_good_one(folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_leftovers_of_a_killed_process_are_no_checkpoints(folder: Path) -> None:
     save(folder, 2)
     (folder / ".ba4.writing").mkdir()
     (folder / ".ba4.writing" / STATE).write_bytes(b"half")
-    found, damaged = checkpoint_store.newest_valid(folder)
+    found, damaged = checkpoint_store.latest_valid(folder)
     assert found is not None
     assert (found.step, damaged) == (2, [])
     save(folder, 4)
@@ -142,9 +142,9 @@ def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_is_whole(small_disk
     with pytest.raises(CannotWriteError, match=message):
         save(folder, 4, keep, size=300_000)
     assert names(folder) == {"ba2"}
-    assert checkpoint_store.wrong_with(folder / "ba2") is None
+    assert checkpoint_store.find_damage(folder / "ba2") is None
     save(folder, 4, keep, size=60_000)
-    found, _ = checkpoint_store.newest_valid(folder)
+    found, _ = checkpoint_store.latest_valid(folder)
     assert found is not None
     assert found.step == 4
 

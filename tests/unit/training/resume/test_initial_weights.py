@@ -15,7 +15,7 @@ from clips_pipeline.models.sizes import SIZES, CaptionerConfig, ClipsConfig, Tex
 from clips_pipeline.training.config import ModelConfig, OptimizerConfig
 from clips_pipeline.training.finetune import FinetuneConfig, merge
 from clips_pipeline.training.optimizer import adamw
-from clips_pipeline.training.resume.initial_weights import fill, keep
+from clips_pipeline.training.resume.initial_weights import keep_copy, load_initial_weights
 
 SMALL = ClipsConfig(
     vision=VisionConfig(image_size=32, patch_size=16, width=64, depth=1, heads=1),
@@ -44,20 +44,20 @@ def exported(tmp_path: Path, tokenizer: Path) -> Path:
 
 
 def test_a_model_is_kept_by_its_content(exported: Path, tokenizer: Path, tmp_path: Path) -> None:
-    kept = keep(exported, tmp_path / "store", tokenizer)
-    assert keep(exported, tmp_path / "store", tokenizer) == kept
+    kept = keep_copy(exported, tmp_path / "store", tokenizer)
+    assert keep_copy(exported, tmp_path / "store", tokenizer) == kept
     save_model(model(1), tokenizer, {}, exported)
-    other = keep(exported, tmp_path / "store", tokenizer)
+    other = keep_copy(exported, tmp_path / "store", tokenizer)
     assert other != kept
     # The first is still what it was.
     found = model(2)
-    fill(found, ModelConfig(initial_weights=str(kept)))
+    load_initial_weights(found, ModelConfig(initial_weights=str(kept)))
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model(0).parameters(), strict=True))
 
 
 def test_a_higher_resolution_takes_the_weights_and_its_own_positions(exported: Path) -> None:
     found = model(1, image_size=64)
-    fill(found, ModelConfig(initial_weights=str(exported)))
+    load_initial_weights(found, ModelConfig(initial_weights=str(exported)))
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model(0).parameters(), strict=True))
     assert found.vision.embed(torch.zeros(1, 3, 64, 64)).shape == (1, 17, 64)
 
@@ -65,18 +65,18 @@ def test_a_higher_resolution_takes_the_weights_and_its_own_positions(exported: P
 def test_another_tokenizer_is_refused(exported: Path, tokenizer: Path, tmp_path: Path) -> None:
     (tokenizer / "vocab.txt").write_text("a\nc\n")
     with pytest.raises(ConfigError, match=r"initial_weights: .*trained with another tokenizer"):
-        keep(exported, tmp_path / "store", tokenizer)
+        keep_copy(exported, tmp_path / "store", tokenizer)
 
 
 def test_no_model_there(tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.model\.initial_weights: .*does not exist; give the folder"):
-        keep(tmp_path / "nowhere", tmp_path / "store", tokenizer)
+        keep_copy(tmp_path / "nowhere", tmp_path / "store", tokenizer)
 
 
 def test_a_model_of_another_shape_is_refused(exported: Path) -> None:
     found = ClipsModel(dataclasses.replace(SMALL, captioner=None))
     with pytest.raises(ConfigError, match=r"initial_weights: .*does not fit train\.model\.size and train\.method"):
-        fill(found, ModelConfig(initial_weights=str(exported)))
+        load_initial_weights(found, ModelConfig(initial_weights=str(exported)))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "checkpoint"])
@@ -89,7 +89,7 @@ def test_one_tower_of_an_open_clip_checkpoint(kind: str, part: str, tmp_path: Pa
     else:
         torch.save(state if kind == "bin" else {"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
     found, before = model(1, image_size=64), model(1)
-    fill(found, from_mapping(ModelConfig, {f"{part}_weights": str(path)}, "train.model"))
+    load_initial_weights(found, from_mapping(ModelConfig, {f"{part}_weights": str(path)}, "train.model"))
     for name, parameter in found.named_parameters():
         expected = source if name.startswith(part) else before
         assert torch.equal(parameter, expected.get_parameter(name)), name
@@ -98,18 +98,18 @@ def test_one_tower_of_an_open_clip_checkpoint(kind: str, part: str, tmp_path: Pa
 def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(ConfigError, match=r"train\.model\.vision_weights: .*does not exist"):
-        fill(model(0), ModelConfig(vision_weights=str(path)))
+        load_initial_weights(model(0), ModelConfig(vision_weights=str(path)))
     path.write_bytes(b"no checkpoint")
     with pytest.raises(ConfigError, match=r"train\.model\.text_weights: .*cannot be read as tensors"):
-        fill(model(0), ModelConfig(text_weights=str(path)))
+        load_initial_weights(model(0), ModelConfig(text_weights=str(path)))
     torch.save(to_state_dict(ClipsModel(SIZES["tiny"])), path)
     with pytest.raises(ConfigError, match=r"train\.model\.text_weights: "):
-        fill(model(0), ModelConfig(text_weights=str(path)))
+        load_initial_weights(model(0), ModelConfig(text_weights=str(path)))
     state = to_state_dict(model(0))
     state["visual.positional_embedding"] += 1.0
     torch.save(state, path)
     with pytest.raises(ConfigError, match=r"vision_weights: .*position table was trained further"):
-        fill(model(0), ModelConfig(vision_weights=str(path)))
+        load_initial_weights(model(0), ModelConfig(vision_weights=str(path)))
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match="cannot be read as tensors"):
-        fill(model(0), ModelConfig(vision_weights=str(tmp_path / "evil.pt")))
+        load_initial_weights(model(0), ModelConfig(vision_weights=str(tmp_path / "evil.pt")))
     assert not (tmp_path / "ran").exists()
 
 
 def test_frozen_parts_keep_their_weights_and_leave_the_optimiser() -> None:
     found = model(0)
-    fill(found, ModelConfig(), ("vision",))
+    load_initial_weights(found, ModelConfig(), ("vision",))
     trained = {id(p) for group in adamw(found, OptimizerConfig()).param_groups for p in group["params"]}
     for name, parameter in found.named_parameters():
         assert (id(parameter) in trained) == (not name.startswith("vision."))

@@ -11,7 +11,7 @@ from clips_pipeline.config import ConfigError, flatten, from_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.resume import checkpoint_store, run_folder
-from clips_pipeline.training.resume.run_folder import changes, place, prepare, resumed_with
+from clips_pipeline.training.resume.run_folder import changes_since, choose_run_folder, compare_specs, write_spec
 from clips_pipeline.training.run_spec import RunSpec
 
 Parameters = dict[str, Any]
@@ -25,18 +25,18 @@ def spec(parameters: Parameters | None = None, **fields: Any) -> RunSpec:
 
 def begin(runs: Path, made: RunSpec, *events: tuple[str, Parameters], step: int = 5) -> Path:
     """A training that has written a checkpoint and these events."""
-    placed = place(made, runs)
-    folder = Path(placed.run_folder)
+    chosen = choose_run_folder(made, runs)
+    folder = Path(chosen.run_folder)
     folder.mkdir(parents=True)
-    prepare(placed)
-    with EventWriter(placed.events) as writer:
+    write_spec(chosen)
+    with EventWriter(chosen.events) as writer:
         for kind, values in (("start", {}), *events):
             writer.write(kind, **values)
     files = {
         checkpoint_store.STATE: checkpoint_store.content("x"),
-        checkpoint_store.SPEC: checkpoint_store.content(placed.text),
+        checkpoint_store.SPEC: checkpoint_store.content(chosen.text),
     }
-    checkpoint_store.save(placed.checkpoints, step, files, keep=2)
+    checkpoint_store.save(chosen.checkpoints, step, files, keep=2)
     return folder
 
 
@@ -50,18 +50,18 @@ APPLIED: list[Parameters] = [
 
 
 def test_other_code_is_said_and_not_refused(tmp_path: Path) -> None:
-    placed = place(spec(), tmp_path)
+    chosen = choose_run_folder(spec(), tmp_path)
     files = {
         name: checkpoint_store.content(text)
         for name, text in ((checkpoint_store.STATE, "x"), (checkpoint_store.CODE, "before"))
     }
     checkpoint_store.save(
-        placed.checkpoints, 5, {**files, checkpoint_store.SPEC: checkpoint_store.content(placed.text)}, keep=2
+        chosen.checkpoints, 5, {**files, checkpoint_store.SPEC: checkpoint_store.content(chosen.text)}, keep=2
     )
-    (found,) = checkpoint_store.found_in(placed.checkpoints)
+    (found,) = checkpoint_store.list_checkpoints(chosen.checkpoints)
     now = run_folder.code_digest()
-    assert [str(change) for change in resumed_with(found, placed, now)] == [f'code was "before" and is now "{now}"']
-    assert resumed_with(found, placed, "before") == []
+    assert [str(change) for change in changes_since(found, chosen, now)] == [f'code was "before" and is now "{now}"']
+    assert changes_since(found, chosen, "before") == []
 
 
 REFUSED: list[tuple[Parameters, Parameters, str]] = [
@@ -81,38 +81,38 @@ REFUSED[5] = (REFUSED[5][0], {}, "train.ema.half_life_batches was null and is no
 @pytest.mark.parametrize("parameters", APPLIED)
 def test_what_may_change_goes_on_in_the_same_folder(tmp_path: Path, parameters: Parameters) -> None:
     folder = begin(tmp_path, spec())
-    placed = place(spec(parameters), tmp_path)
-    assert placed.run_folder == str(folder)
-    prepare(placed)
-    found = resumed_with(checkpoint_store.found_in(placed.checkpoints)[0], placed)
+    chosen = choose_run_folder(spec(parameters), tmp_path)
+    assert chosen.run_folder == str(folder)
+    write_spec(chosen)
+    found = changes_since(checkpoint_store.list_checkpoints(chosen.checkpoints)[0], chosen)
     assert found
     assert all(change.allowed for change in found)
     # And from now on it is that training.
-    assert place(spec(parameters), tmp_path).run_folder == str(folder)
+    assert choose_run_folder(spec(parameters), tmp_path).run_folder == str(folder)
 
 
 @pytest.mark.parametrize(("parameters", "fields", "message"), REFUSED)
 def test_what_may_not_is_refused_by_name(tmp_path: Path, parameters: Parameters, fields: Any, message: str) -> None:
     folder = begin(tmp_path, spec())
     with pytest.raises(ConfigError) as caught:
-        place(spec(parameters, **fields), tmp_path)
+        choose_run_folder(spec(parameters, **fields), tmp_path)
     assert message in str(caught.value)
     assert f"{folder} holds an unfinished training" in str(caught.value)
     # By name of a folder, and from a checkpoint alone, as ranks that somebody else starts would.
     here = spec(parameters, **fields, run_folder=str(folder))
     with pytest.raises(ConfigError, match="cannot go on so"):
-        prepare(here)
+        write_spec(here)
     with pytest.raises(ConfigError, match="cannot go on so"):
-        resumed_with(checkpoint_store.found_in(here.checkpoints)[0], here)
+        changes_since(checkpoint_store.list_checkpoints(here.checkpoints)[0], here)
     # The folder is as it was.
     assert json.loads((folder / run_folder.SPEC).read_text())["train"]["seed"] == 0
-    assert place(spec(), tmp_path).run_folder == str(folder)
+    assert choose_run_folder(spec(), tmp_path).run_folder == str(folder)
 
 
 def test_every_parameter_is_either_applied_or_refused() -> None:
     """A new parameter is refused unless somebody has thought about it."""
-    now = spec({"launch": {"if_changed": "begin_anew"}})
-    assert [change.key for change in changes(spec(), now)] == ["train.launch.if_changed"]
+    now = spec({"launch": {"on_change": "restart"}})
+    assert [change.key for change in compare_specs(spec(), now)] == ["train.launch.on_change"]
     keys = flatten({"train": dataclasses.asdict(TrainConfig())})
     allowed = {key for key in keys if run_folder.Change(key, 0, 1).allowed}
     assert {key for key in keys if key.startswith(("train.every.", "train.launch."))} | {"train.samples"} == allowed | {
@@ -123,14 +123,14 @@ def test_every_parameter_is_either_applied_or_refused() -> None:
 def test_places_and_storage_may_change(tmp_path: Path) -> None:
     folder = begin(tmp_path, spec())
     moved = spec(shards="/elsewhere", tokenizer="/there", model_folder="/m2", shard_cache="/c")
-    assert changes(spec(), moved) == []
-    assert place(moved, tmp_path).run_folder == str(folder)
+    assert compare_specs(spec(), moved) == []
+    assert choose_run_folder(moved, tmp_path).run_folder == str(folder)
 
 
-def test_begin_anew_leaves_the_unfinished_one(tmp_path: Path) -> None:
+def test_restart_leaves_the_unfinished_one(tmp_path: Path) -> None:
     folder = begin(tmp_path, spec())
-    placed = place(spec({"seed": 1, "launch": {"if_changed": "begin_anew"}}), tmp_path)
-    assert placed.run_folder != str(folder)
+    chosen = choose_run_folder(spec({"seed": 1, "launch": {"on_change": "restart"}}), tmp_path)
+    assert chosen.run_folder != str(folder)
     assert (folder / "checkpoints" / "ba5").is_dir()
 
 
@@ -141,25 +141,25 @@ def test_begin_anew_leaves_the_unfinished_one(tmp_path: Path) -> None:
 def test_what_is_over_stands_in_nobodys_way(tmp_path: Path, event: tuple[str, Parameters]) -> None:
     """A finished training is not prolonged either: what it gives must not depend on what was trained before."""
     folder = begin(tmp_path, spec(), event)
-    assert place(spec({"seed": 1}), tmp_path).run_folder != str(folder)
-    assert place(spec({"samples": 200_000}), tmp_path).run_folder != str(folder)
-    assert place(spec(), tmp_path).run_folder == str(folder)
+    assert choose_run_folder(spec({"seed": 1}), tmp_path).run_folder != str(folder)
+    assert choose_run_folder(spec({"samples": 200_000}), tmp_path).run_folder != str(folder)
+    assert choose_run_folder(spec(), tmp_path).run_folder == str(folder)
 
 
 def test_a_training_without_a_checkpoint_has_nothing_to_lose(tmp_path: Path) -> None:
     folder = begin(tmp_path, spec())
     checkpoint_store.newest(folder / "checkpoints").rename(folder / "gone")  # type: ignore[union-attr]
-    assert place(spec({"seed": 1}), tmp_path).run_folder != str(folder)
+    assert choose_run_folder(spec({"seed": 1}), tmp_path).run_folder != str(folder)
 
 
 def test_a_training_cannot_be_shorter_than_it_is(tmp_path: Path) -> None:
     begin(tmp_path, spec(), step=100)
-    placed = place(spec({"samples": 6_399}), tmp_path)
+    chosen = choose_run_folder(spec({"samples": 6_399}), tmp_path)
     with pytest.raises(
         ConfigError, match=r"train\.samples: 6399, but 6400 are trained already; set it to 6400 or more"
     ):
-        resumed_with(checkpoint_store.found_in(placed.checkpoints)[0], placed)
-    placed = place(spec({"samples": 6_400}), tmp_path)
-    assert [change.key for change in resumed_with(checkpoint_store.found_in(placed.checkpoints)[0], placed)] == [
-        "train.samples"
-    ]
+        changes_since(checkpoint_store.list_checkpoints(chosen.checkpoints)[0], chosen)
+    chosen = choose_run_folder(spec({"samples": 6_400}), tmp_path)
+    assert [
+        change.key for change in changes_since(checkpoint_store.list_checkpoints(chosen.checkpoints)[0], chosen)
+    ] == ["train.samples"]
