@@ -21,7 +21,7 @@ from tests.small_model import small_model
 from tests.unit.data.test_every_source import CASES
 
 from clips_pipeline import formats
-from clips_pipeline.config import to_mapping
+from clips_pipeline.config import digest_mapping
 from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
@@ -31,9 +31,9 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation import evaluate
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.inference.embed import Embedder
-from clips_pipeline.evaluation.inference.image_pass import one_pass
-from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scored
-from clips_pipeline.evaluation.per_item.items import items_of
+from clips_pipeline.evaluation.inference.image_pass import run_image_pass
+from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions
+from clips_pipeline.evaluation.per_item.items import items_from_rows
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
 from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
@@ -118,7 +118,7 @@ def data_health(scenes: Path, tokenizer: Path) -> Outputs:
 @pytest.fixture
 def embeddings(scenes: Path, embedder: Embedder) -> Outputs:
     records = list(eval_samples(scenes, "test"))
-    made = one_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
+    made = run_image_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
     rows = {
         "image": np.concatenate(made.embeddings)[0],
         "text": embedder.texts([records[0].captions[0]])[0],
@@ -139,9 +139,9 @@ def _results(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, 
         found = np.stack([centers[number] for number in numbers]) + noise * draw.normal(size=(len(numbers), 16))
         return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
-    made = one_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
+    made = run_image_pass(embedder, records, EvaluationConfig(device="cpu", captioning=False))
     made.embeddings, made.nats = [rows(list(range(len(records))))], [2.5] * len(records)
-    monkeypatch.setattr(evaluate, "one_pass", lambda *arguments: made)
+    monkeypatch.setattr(evaluate, "run_image_pass", lambda *arguments: made)
     known = dict(zip(texts, rows([owner[text] for text in texts]), strict=True))
     monkeypatch.setattr(
         embedder, "texts", lambda wanted: np.stack([known[t] if t in known else rows([len(t) % 8])[0] for t in wanted])
@@ -153,7 +153,9 @@ def _results(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture
 def evaluation(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Outputs:
     result = _results(scenes, embedder, monkeypatch, 0.6)
-    captions = scored(["a red cube on a table", "two stars"], [["a red cube", "the cube is red"], ["two big stars"]])
+    captions = score_captions(
+        ["a red cube on a table", "two stars"], [["a red cube", "the cube is red"], ["two big stars"]]
+    )
     return {
         "metrics": {name: round(value, 6) for name, value in sorted(result.metrics.items())},
         "items": _digest(
@@ -169,11 +171,11 @@ def registration(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPat
     models = {}
     for name, noise in (("better", 0.1), ("worse", 1.5)):
         result = _results(scenes, embedder, monkeypatch, noise)
-        models[name] = Measured(result.metrics, items_of(result.per_item))
+        models[name] = Measured(result.metrics, items_from_rows(result.per_item))
     metric = next(name for name in models["better"].metrics if name.endswith("mean_recall@1"))
     for new, old in (("better", "worse"), ("worse", "better"), ("better", "better")):
         made = decide(metric, GateConfig(resamples=500), models[new], models[old])
-        difference = to_mapping(made.difference) if made.difference else {}
+        difference = digest_mapping(made.difference) if made.difference else {}
         numbers = {key: round(value, 5) for key, value in difference.items() if isinstance(value, float)}
         found[f"{new} after {old}"] = [made.promote, numbers]
     return found

@@ -20,19 +20,19 @@ from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.example_selection import exhibits_of
+from clips_pipeline.evaluation.example_selection import select_examples
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
-from clips_pipeline.evaluation.inference.embedding_cache import NOTHING_KEPT, Kept
-from clips_pipeline.evaluation.inference.image_pass import ImagePass, one_pass
-from clips_pipeline.evaluation.metric_keys import whole_key
-from clips_pipeline.evaluation.metrics.caption_scores import CaptionScore, corpus_scores, scored
-from clips_pipeline.evaluation.metrics.compositionality import compositionality, read_entries
-from clips_pipeline.evaluation.metrics.linear_probe import Flags, probe, refuse_what_cannot_be_probed
+from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, EmbeddingCache
+from clips_pipeline.evaluation.inference.image_pass import ImagePass, run_image_pass
+from clips_pipeline.evaluation.metric_keys import full_key
+from clips_pipeline.evaluation.metrics.caption_scores import CaptionScore, corpus_scores, score_captions
+from clips_pipeline.evaluation.metrics.compositionality import measure_compositionality, read_entries
+from clips_pipeline.evaluation.metrics.linear_probe import Flags, check_probe_data, probe
 from clips_pipeline.evaluation.metrics.retrieval import (
     NO_CAPTION,
     EncodeTexts,
     FloatArray,
-    RankedCaptions,
+    RetrievalResult,
     chance_recall,
     rank_captions,
 )
@@ -46,10 +46,10 @@ from clips_pipeline.evaluation.metrics.zero_shot import (
     imagenet_classes,
 )
 from clips_pipeline.evaluation.model_loading import load_embedder
-from clips_pipeline.evaluation.per_item.items import items_of
-from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.per_item.items import items_from_rows
+from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
-from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
+from clips_pipeline.evaluation.split_check import check_expected_sizes, check_missing_captions
 from clips_pipeline.interop.digest import model_digest
 
 Read = Callable[[], Iterable[Record]]
@@ -80,35 +80,35 @@ def evaluate_model(
     entries = read_entries(config.compositionality)
     classes = _classes(shards, config)
     if config.probe_samples:
-        refuse_what_cannot_be_probed(shards, config.split)
+        check_probe_data(shards, config.split)
     index = load_index(shards)
     if config.expected.images is not None:
-        refuse_wrong_sizes(config, index.split_samples(config.split))
+        check_expected_sizes(config, index.split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     origin = {SET_VERSION: index.split_version(config.split), MODEL: model_digest(model_folder)}
-    store = Kept(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
+    store = EmbeddingCache(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
     def read() -> Iterable[Record]:
         return eval_samples(shards, config.split, remote=remote)
 
     result = evaluate_records(embedder, read, classes, config, store)
-    beside = compositionality(embedder, entries, store)
+    beside = measure_compositionality(embedder, entries, store)
     metrics, chance = beside.metrics, beside.chance
     if config.probe_samples:
         right = probe(embedder, shards, config.split, config.probe_samples, remote, store)
         learned = [index.split_version(name) for name in ("train", "validation")]
-        add_probed(result.per_item, *right, _digest([config.probe_samples, *learned]))
+        add_probe_results(result.per_item, *right, _digest([config.probe_samples, *learned]))
         names = ("linear_accuracy@1", "knn_accuracy@1")
-        items = items_of(result.per_item)
-        metrics |= {f"probe/{config.set_name}/{name}": items.measures[f"probe/{name}"].value() for name in names}
+        items = items_from_rows(result.per_item)
+        metrics |= {f"probe/{config.set_name}/{name}": items.metrics[f"probe/{name}"].value() for name in names}
         if classes is not None:
             chance |= {f"probe/{config.set_name}/{name}": 1 / len(classes.names) for name in names}
     for row in result.per_item:
         row |= origin
     for row in beside.rows:
         row[MODEL] = origin[MODEL]
-    exhibits = replace(result.exhibits, chance=result.exhibits.chance | chance)
-    return replace(result, metrics=result.metrics | metrics, compositionality=beside.rows, exhibits=exhibits)
+    report_data = replace(result.report_data, chance=result.report_data.chance | chance)
+    return replace(result, metrics=result.metrics | metrics, compositionality=beside.rows, report_data=report_data)
 
 
 def evaluate_records(
@@ -116,7 +116,7 @@ def evaluate_records(
     read: Read,
     classes: Classes | None,
     config: EvaluationConfig,
-    kept: Kept = NOTHING_KEPT,
+    kept: EmbeddingCache = NO_CACHE,
 ) -> EvaluationResult:
     """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
 
@@ -136,15 +136,15 @@ def evaluate_records(
     what = (
         f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
     )
-    found = ImagePass.of_arrays(kept.arrays(what, lambda: one_pass(embedder, read(), config).to_arrays()))
+    found = ImagePass.from_arrays(kept.arrays(what, lambda: run_image_pass(embedder, read(), config).to_arrays()))
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
-    refuse_missing_captions(config, found.keys, found.owners)
-    refuse_missing_captions(config, found.keys, found.long_owners, "long")
-    refuse_wrong_sizes(config, len(found.keys), len(found.texts))
+    check_missing_captions(config, found.keys, found.owners)
+    check_missing_captions(config, found.keys, found.long_owners, "long")
+    check_expected_sizes(config, len(found.keys), len(found.texts))
     image_NE = np.concatenate(found.embeddings)
     chance: dict[str, float] = {}
-    ranked: dict[str, RankedCaptions] = {}
+    ranked: dict[str, RetrievalResult] = {}
     for kind, texts, owners in (
         ("retrieval", found.texts, found.owners),
         ("retrieval_long", found.long_texts, found.long_owners),
@@ -167,28 +167,28 @@ def evaluate_records(
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
     scores: list[CaptionScore] = []
     if found.written:
-        scores = scored(found.written, found.references)
+        scores = score_captions(found.written, found.references)
         # What captions of these images would score that are right for another of them.
         others = [*found.references[1:], found.references[0]]
-        chance |= _keyed(f"caption/{config.set_name}", corpus_scores(scored(found.written, others)))
-    terms: dict[str, Any] = {"teacher_forced": forced}
+        chance |= _keyed(f"caption/{config.set_name}", corpus_scores(score_captions(found.written, others)))
+    settings: dict[str, Any] = {"teacher_forced": forced}
     if scores:
-        terms["caption_references"] = config.caption_references
+        settings["caption_references"] = config.caption_references
     if classes is not None and zero_shot:
-        terms["zero_shot_terms"] = _digest(to_mapping(classes))
-    rows = _item_rows(found, ranked, zero_shot, scores, terms)
-    measured = items_of(rows).values()
+        settings["zero_shot_terms"] = _digest(to_mapping(classes))
+    rows = _item_rows(found, ranked, zero_shot, scores, settings)
+    measured = items_from_rows(rows).values()
     if classes is not None and len(classes.names) < TOP5_FROM_CLASSES:
         measured.pop("zero_shot/accuracy@5", None)
     if not measured:
         raise ConfigError(
             f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
         )
-    metrics = {whole_key(name, config.set_name): value for name, value in measured.items()}
+    metrics = {full_key(name, config.set_name): value for name, value in measured.items()}
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
     asked = ranked.get("retrieval")
-    plain = Exhibits(config.set_name, chance, confusion=confused)
-    shown = exhibits_of(plain, found, names, image_NE, asked, embedder, read, config.examples)
+    plain = ReportData(config.set_name, chance, confusion=confused)
+    shown = select_examples(plain, found, names, image_NE, asked, embedder, read, config.examples)
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
@@ -207,10 +207,10 @@ def _zero_shot(
 
 def _item_rows(
     found: ImagePass,
-    ranked: Mapping[str, RankedCaptions],
+    ranked: Mapping[str, RetrievalResult],
     zero_shot: Mapping[int, int],
     scores: Sequence[CaptionScore],
-    terms: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> list[ItemRow]:
     """One row an image; what was not measured on the set has no column, save what rows have always had.
 
@@ -230,7 +230,7 @@ def _item_rows(
             "zero_shot_rank": zero_shot.get(i),
             "caption_nats": nats,
             "caption_tokens": tokens,
-            **terms,
+            **settings,
         }
         for i, (key, label, nats, tokens) in enumerate(
             zip(found.keys, found.labels, found.nats, found.tokens, strict=True)
@@ -252,7 +252,7 @@ def _item_rows(
     return rows
 
 
-def add_probed(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flags, terms: str) -> None:
+def add_probe_results(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flags, settings: str) -> None:
     """Add whether the classifiers were right about each image; None where it has no label, so that none was asked.
 
     Args:
@@ -264,7 +264,7 @@ def add_probed(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flag
     right = zip(linear_right_M.tolist(), knn_right_M.tolist(), strict=True)
     for row in rows:
         linear, knn = (None, None) if row["label"] is None else next(right)
-        row |= {"linear_right": linear, "knn_right": knn, "probe_terms": terms}
+        row |= {"linear_right": linear, "knn_right": knn, "probe_terms": settings}
 
 
 def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:

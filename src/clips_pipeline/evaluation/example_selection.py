@@ -11,26 +11,26 @@ import numpy as np
 
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.embedding_map import embedding_map
-from clips_pipeline.evaluation.inference.caption_examples import written
+from clips_pipeline.evaluation.inference.caption_examples import caption_record
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.image_pass import ImagePass
-from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RankedCaptions
-from clips_pipeline.evaluation.report_data import Captioned, CaptionExample, Exhibits, ImageExample, Picture
+from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RetrievalResult
+from clips_pipeline.evaluation.report_data import CaptionExample, CaptioningExample, ImageExample, Picture, ReportData
 
 SHOWN = 5
 """Answers shown for each question."""
 
 
-def exhibits_of(
-    plain: Exhibits,
+def select_examples(
+    plain: ReportData,
     found: ImagePass,
     classes: Sequence[str | None],
     image_NE: FloatArray,
-    asked: RankedCaptions | None,
+    asked: RetrievalResult | None,
     embedder: TowerEmbedder,
     read: Callable[[], Iterable[Record]],
     count: int,
-) -> Exhibits:
+) -> ReportData:
     """`plain` with the embedding map, chosen queries of both directions, and what the captioner writes.
 
     Args:
@@ -73,9 +73,9 @@ def exhibits_of(
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
-            one = written(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
+            one = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
             loss = found.nats[i] / found.tokens[i] if found.tokens[i] else None
-            captioned.append(Captioned(pictures[i], one.web, one.synthetic, one.at_once, one.beam, loss))
+            captioned.append(CaptioningExample(pictures[i], one.web, one.synthetic, one.at_once, one.beam, loss))
     return replace(
         plain,
         worst_images=tuple(map(image, worst_images)),

@@ -35,7 +35,7 @@ def short_key(metric: str) -> str:
     return metric if kind in COMPOSITIONALITY_SETS else f"{kind}/{rest.rpartition('/')[2]}"
 
 
-def whole_key(short: str, set_name: str) -> str:
+def full_key(short: str, set_name: str) -> str:
     """The key on a set; the inverse of `short_key`."""
     kind, _, name = short.partition("/")
     return short if kind in COMPOSITIONALITY_SETS else f"{kind}/{set_name}/{name}"
@@ -51,6 +51,6 @@ def higher_is_better(metric: str) -> bool:
     return not metric.endswith("loss")
 
 
-def is_share(metric: str) -> bool:
+def is_fraction(metric: str) -> bool:
     """Whether it lies between 0 and 1, so that it may be told in percent: all but losses and CIDEr."""
     return higher_is_better(metric) and not metric.endswith("/cider")

@@ -66,7 +66,7 @@ class CaptionExample:
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptioningExample:
     """An image with the captions it has and those the model writes.
 
     Attributes:
@@ -86,7 +86,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Exhibits:
+class ReportData:
     """All that one evaluation shows.
 
     Attributes:
@@ -105,6 +105,6 @@ class Exhibits:
     worst_captions: tuple[CaptionExample, ...] = ()
     even_images: tuple[ImageExample, ...] = ()
     even_captions: tuple[CaptionExample, ...] = ()
-    captioned: tuple[Captioned, ...] = ()
+    captioned: tuple[CaptioningExample, ...] = ()
     embedding_map: EmbeddingMap | None = None
     confusion: Confusion | None = None

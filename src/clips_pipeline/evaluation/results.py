@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.report_data import ReportData
 
 ItemRow = dict[str, Any]
 """One item of a set.
@@ -37,13 +37,13 @@ class EvaluationResult:
         metrics: flat, finite numbers by key, as they stand in `metrics.json`.
         per_item: one row per image, in the order of the shards.
         compositionality: one row per entry of SugarCrepe and Winoground; empty where neither is configured.
-        exhibits: for the reports.
+        report_data: for the reports.
     """
 
     set_name: str
     metrics: dict[str, float]
     per_item: list[ItemRow]
-    exhibits: Exhibits = field(repr=False)
+    report_data: ReportData = field(repr=False)
     compositionality: list[ItemRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:

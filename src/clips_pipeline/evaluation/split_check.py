@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _KEYS_NAMED = 5
 
 
-def refuse_wrong_sizes(config: EvaluationConfig, images: int, captions: int | None = None) -> None:
+def check_expected_sizes(config: EvaluationConfig, images: int, captions: int | None = None) -> None:
     """Compare what a split has with `evaluate.expected`.
 
     Args:
@@ -40,7 +40,7 @@ def refuse_wrong_sizes(config: EvaluationConfig, images: int, captions: int | No
         )
 
 
-def refuse_missing_captions(
+def check_missing_captions(
     config: EvaluationConfig, keys: Sequence[str], owners: Sequence[int], kind: str = "retrieval"
 ) -> None:
     """See that all images have captions of a kind, or none has.

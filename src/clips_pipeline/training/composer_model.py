@@ -62,7 +62,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         return found | {"total": parts.total}
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
-        """Not used: evaluation runs through `evaluation.quick_retrieval`, which needs every row at once."""
+        """Not used: evaluation runs through `evaluation.measure_retrieval`, which needs every row at once."""
         raise NotImplementedError("evaluation during training runs in training.retrieval_probe")
 
     def get_metrics(self, is_train: bool = False) -> Mapping[str, Any]:

@@ -27,8 +27,8 @@ from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.urls import is_remote
-from clips_pipeline.evaluation.inference.caption_examples import as_mapping, caption_examples, draw
-from clips_pipeline.evaluation.inference.training_retrieval import quick_retrieval
+from clips_pipeline.evaluation.inference.caption_examples import caption_examples, draw_examples, examples_to_mapping
+from clips_pipeline.evaluation.inference.training_retrieval import measure_retrieval
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
@@ -160,7 +160,7 @@ class Run:
 
     def retrieval(self, clips: ClipsModel) -> dict[str, float]:
         """Held-out retrieval; every rank must ask."""
-        return quick_retrieval(
+        return measure_retrieval(
             clips,
             Path(self.spec.shards),
             "validation",
@@ -174,7 +174,7 @@ class Run:
         """Held-out pictures and what is written about them, as data and as a PNG."""
         shards, count = Path(self.spec.shards), self.config.every.caption_examples
         shown = caption_examples(clips, shards, "validation", self.tokenizer, self.images, count, remote=self.remote)
-        return as_mapping(shown[0], step), draw(*shown, step)
+        return examples_to_mapping(shown[0], step), draw_examples(*shown, step)
 
 
 def _resume(run: Run) -> checkpoint_store.Checkpoint | None:

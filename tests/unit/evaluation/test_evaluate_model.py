@@ -22,7 +22,7 @@ from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
 from clips_pipeline.evaluation.inference.caption_examples import caption_examples
 from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
-from clips_pipeline.evaluation.inference.training_retrieval import quick_retrieval
+from clips_pipeline.evaluation.inference.training_retrieval import measure_retrieval
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.reports.model.pages import write_evaluation
 
@@ -53,7 +53,7 @@ def test_the_keys_are_the_contract(result, shards):
     expected |= {f"zero_shot/scenes/{name}" for name in ACCURACIES} | {"caption/scenes/loss"}
     expected |= {f"caption/scenes/{score}" for score in ("bleu4", "rouge_l", "cider")}
     assert len(load_classes(shards).names) > 5
-    assert set(result.metrics) == expected == set(result.exhibits.chance)
+    assert set(result.metrics) == expected == set(result.report_data.chance)
     assert all(type(value) is float for value in result.metrics.values())
     assert all(0 <= value <= 1 for name, value in result.metrics.items() if not name.startswith("caption"))
 
@@ -62,7 +62,7 @@ def test_a_captioner_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(em
     embedder.model.captioner.head.weight.data.zero_()
     result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
     assert result.metrics["caption/scenes/loss"] == pytest.approx(math.log(300), rel=1e-6)
-    assert result.exhibits.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
+    assert result.report_data.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
 
 
 def test_rows_and_metrics_tell_the_same_story(result, shards):
@@ -96,7 +96,7 @@ def test_retrieval_is_that_of_the_model_used_by_hand(result, loaded, shards):
 def test_the_batch_size_changes_no_metric(result, model_folder, shards):
     other = evaluate_model(model_folder, shards, EvaluationConfig(device="cpu", batch_size=3, examples=0))
     assert other.metrics == pytest.approx(result.metrics, abs=1e-5)
-    assert other.exhibits.worst_images == other.exhibits.even_captions == other.exhibits.captioned == ()
+    assert other.report_data.worst_images == other.report_data.even_captions == other.report_data.captioned == ()
 
 
 def test_another_set_name_and_split(model_folder, shards):
@@ -107,7 +107,7 @@ def test_another_set_name_and_split(model_folder, shards):
 
 def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
     records = {record.key: record for record in eval_samples(shards, "test")}
-    shown = result.exhibits
+    shown = result.report_data
     ranks = {row["key"]: row["image_to_text_rank"] for row in result.per_item}
     assert len(shown.even_images) == len(shown.even_captions) == len(shown.captioned) == 3
     for example in (*shown.even_images, *shown.worst_images):
@@ -129,7 +129,7 @@ def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
 
 
 def test_the_worst_failures_come_first(result):
-    shown = result.exhibits
+    shown = result.report_data
     ranks = sorted((row["image_to_text_rank"] for row in result.per_item), reverse=True)
     assert [example.rank for example in shown.worst_images] == [rank for rank in ranks[:3] if rank]
     of_images = sorted((max(row["text_to_image_ranks"]) for row in result.per_item), reverse=True)
@@ -141,7 +141,7 @@ def test_the_worst_failures_come_first(result):
 
 def test_pictures_are_small_and_made_anew(result, shards):
     records = {record.key: record for record in eval_samples(shards, "test")}
-    for example in result.exhibits.even_images:
+    for example in result.report_data.even_images:
         assert example.picture.about == records[example.picture.key].captions[0][:120]
         with Image.open(io.BytesIO(base64.b64decode(example.picture.webp))) as image:
             assert (image.format, image.size) == ("WEBP", (32, 32))
@@ -150,7 +150,7 @@ def test_pictures_are_small_and_made_anew(result, shards):
 def test_written_captions_are_those_of_the_captioner(result, loaded, shards):
     found, _ = caption_examples(loaded.model, shards, "test", loaded.tokenizer, ImageConfig(size=32), 13)
     words = {one.key: one for one in found}
-    for one in result.exhibits.captioned:
+    for one in result.report_data.captioned:
         theirs = words[one.picture.key]
         assert (one.web, one.synthetic, one.at_once, one.beam) == (
             theirs.web,
@@ -160,12 +160,12 @@ def test_written_captions_are_those_of_the_captioner(result, loaded, shards):
         )
         row = next(row for row in result.per_item if row["key"] == one.picture.key)
         assert one.loss == pytest.approx(row["caption_nats"] / row["caption_tokens"])
-    losses = [one.loss for one in result.exhibits.captioned]
+    losses = [one.loss for one in result.report_data.captioned]
     assert losses == sorted(losses, reverse=True)
 
 
 def test_confusion_counts_what_accuracy_counts(result, shards):
-    shown = result.exhibits.confusion
+    shown = result.report_data.confusion
     names = load_classes(shards).names
     assert shown.classes == len(names)
     assert sum(map(sum, shown.counts)) == len(result.per_item)
@@ -264,11 +264,11 @@ def test_quick_retrieval_equals_the_full_evaluation_and_leaves_the_model_as_it_w
     full = evaluate_model(model_folder, shards, EvaluationConfig(split="validation", device="cpu", examples=0)).metrics
     loaded.model.train()
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-    quick = quick_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), batch_size=4)
+    quick = measure_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), batch_size=4)
     assert loaded.model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.model.state_dict().items())
     assert quick == {name: pytest.approx(full[f"retrieval/scenes/{name}"]) for name in [*RECALLS, "mean_recall@1"]}
-    few = quick_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), limit=2)
+    few = measure_retrieval(loaded.model, shards, "validation", loaded.tokenizer, ImageConfig(size=32), limit=2)
     assert few["text_to_image_recall@5"] == 1.0
 
 

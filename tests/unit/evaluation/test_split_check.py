@@ -10,7 +10,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation.config import EvaluationConfig, ExpectedSizes
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.inference.embed import Embedder, retrieval_texts
-from clips_pipeline.evaluation.split_check import refuse_missing_captions, refuse_wrong_sizes
+from clips_pipeline.evaluation.split_check import check_expected_sizes, check_missing_captions
 from clips_pipeline.interop.folder import load_model_folder
 
 PLAIN = EvaluationConfig(device="cpu", examples=0, captioning=False)
@@ -36,10 +36,10 @@ def some(records):
 
 
 def test_the_right_sizes_and_those_nobody_expects_pass():
-    refuse_wrong_sizes(COCO, 5000, 25010)
-    refuse_wrong_sizes(COCO, 5000)  # captions are not counted yet
-    refuse_wrong_sizes(PLAIN, 3, 7)
-    refuse_wrong_sizes(replace(PLAIN, expected=ExpectedSizes(captions=0)), 3, 0)
+    check_expected_sizes(COCO, 5000, 25010)
+    check_expected_sizes(COCO, 5000)  # captions are not counted yet
+    check_expected_sizes(PLAIN, 3, 7)
+    check_expected_sizes(replace(PLAIN, expected=ExpectedSizes(captions=0)), 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_right_sizes_and_those_nobody_expects_pass():
 )
 def test_a_wrong_size_is_named_with_what_was_found_and_what_to_do(sizes, wrong):
     with pytest.raises(ConfigError) as caught:
-        refuse_wrong_sizes(COCO, *sizes)
+        check_expected_sizes(COCO, *sizes)
     assert str(caught.value).startswith(wrong)
     assert "prepare the whole set" in str(caught.value)
     assert "null: not checked" in str(caught.value)
@@ -96,19 +96,19 @@ def test_captions_are_counted_before_any_is_embedded(embedder, records, monkeypa
 
 
 def test_all_or_none_with_captions_is_no_problem():
-    refuse_missing_captions(PLAIN, ["a", "b"], [1, 0, 0])
-    refuse_missing_captions(PLAIN, ["a", "b"], [])
+    check_missing_captions(PLAIN, ["a", "b"], [1, 0, 0])
+    check_missing_captions(PLAIN, ["a", "b"], [])
 
 
 def test_missing_captions_are_counted_and_the_first_are_named():
     with pytest.raises(ConfigError) as caught:
-        refuse_missing_captions(PLAIN, KEYS, [0, 0, 6])
+        check_missing_captions(PLAIN, KEYS, [0, 0, 6])
     assert str(caught.value) == (
         "evaluate: 6 of 8 images in the test split of scenes have no retrieval caption: b, c, d, e, f, …; prepare the set with "
         "a caption for each image, or set evaluate.missing_captions to skip to leave them out as queries"
     )
     with pytest.raises(ConfigError, match=r"have no long caption: a, c; prepare"):
-        refuse_missing_captions(PLAIN, ["a", "b", "c"], [1], "long")
+        check_missing_captions(PLAIN, ["a", "b", "c"], [1], "long")
 
 
 def test_some_images_without_captions_are_refused_or_left_out_aloud(embedder, some, caplog):

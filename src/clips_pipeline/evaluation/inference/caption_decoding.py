@@ -20,20 +20,20 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 _AT_ONCE = 8
 _CHUNK_TOKENS = 1024
 
-Next = Callable[[Sequence[list[int]]], Tensor]
+NextLogProbs = Callable[[Sequence[list[int]]], Tensor]
 """Hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
 
 
 @dataclass(frozen=True)
-class Specials:
+class SpecialIds:
     """Ids that are no words."""
 
     bos: int
     eos: int
-    barred: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, rows: int) -> "Specials":
+    def of(cls, tokenizer: Tokenizer, rows: int) -> "SpecialIds":
         """Those of a tokenizer, for a vocabulary head of so many rows, which may be more than it has pieces."""
         unused = range(tokenizer.vocab_size, rows)
         return cls(tokenizer.bos_id, tokenizer.eos_id, (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused))
@@ -100,9 +100,9 @@ def caption_nats(
     return nats_B, tokens_B
 
 
-def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:
+def decode_parallel(log_p_BQV: Tensor, specials: SpecialIds) -> list[Caption]:
     """The likeliest caption of each image: the likeliest id of every place, up to the first EOS."""
-    log_p_BQV = _without(log_p_BQV, specials)
+    log_p_BQV = _mask_forbidden(log_p_BQV, specials)
     best_BQ = log_p_BQV.max(dim=-1)
     found = []
     for ids_Q, scores_Q in zip(best_BQ.indices.tolist(), best_BQ.values, strict=True):
@@ -111,7 +111,9 @@ def parallel(log_p_BQV: Tensor, specials: Specials) -> list[Caption]:
     return found
 
 
-def captions_at_once(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer) -> list[str]:
+def decode_captions_parallel(
+    model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer
+) -> list[str]:
     """The likeliest caption of each image, as text; the logits of a few images are held at a time.
 
     Args:
@@ -121,19 +123,19 @@ def captions_at_once(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor,
         tokenizer: the model's.
     """
     assert model.captioner is not None  # noqa: S101  (`log_probabilities` says so)
-    specials = Specials.of(tokenizer, model.captioner.config.vocab_size)
+    specials = SpecialIds.of(tokenizer, model.captioner.config.vocab_size)
     found = []
     for images_bCHW, web_ids_bL in zip(
         torch.split(images_BCHW, _AT_ONCE), torch.split(web_ids_BL, _AT_ONCE), strict=True
     ):
-        found += parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
+        found += decode_parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
     return [tokenizer.decode(caption.ids) for caption in found]
 
 
-def beam(
-    following: Next,
+def beam_search(
+    next_log_probs: NextLogProbs,
     places: int,
-    specials: Specials,
+    specials: SpecialIds,
     *,
     width: int = 4,
     length_penalty: float = 0.0,
@@ -144,7 +146,7 @@ def beam(
     Args:
         following: what comes next.
         places: ids of a caption at most, EOS included.
-        specials: ids that are no words; `barred` ones are never written.
+        specials: ids that are no words; `forbidden` ones are never written.
         width: hypotheses kept.
         length_penalty: captions are ranked by score / length ** length_penalty; 0 ranks by probability.
         repeat: whether a word may come twice in a row.
@@ -161,7 +163,7 @@ def beam(
         return caption.score / float(max(1, len(caption.ids) + eos) ** length_penalty)
 
     for _ in range(places):
-        log_p_NV = _without(following([caption.ids for caption in alive]), specials).clone()
+        log_p_NV = _mask_forbidden(next_log_probs([caption.ids for caption in alive]), specials).clone()
         if not repeat:
             for row_V, caption in zip(log_p_NV, alive, strict=True):
                 if caption.ids:
@@ -170,16 +172,16 @@ def beam(
         # At most one of a hypothesis's followers is EOS, so twice the width leaves `width` that go on.
         best = scores_NV.flatten().topk(min(2 * width, scores_NV.numel()))
         vocabulary = log_p_NV.shape[1]
-        grown: list[Caption] = []
+        extended: list[Caption] = []
         for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             number, word = divmod(place, vocabulary)
             if score == -torch.inf:
                 continue
             if word == specials.eos:
                 ended.append(Caption(alive[number].ids, score))
-            elif len(grown) < width:
-                grown.append(Caption([*alive[number].ids, word], score))
-        alive = grown
+            elif len(extended) < width:
+                extended.append(Caption([*alive[number].ids, word], score))
+        alive = extended
         ended = sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
         # Without a penalty a longer caption is never likelier than its beginning.
         settled = length_penalty == 0.0 and len(ended) == width and alive and ended[-1].score >= alive[0].score
@@ -190,14 +192,14 @@ def beam(
     return sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
 
 
-def of_places(log_p_QV: Tensor) -> Next:
-    """`following` of one image whose places have been predicted at once."""
+def next_from_positions(log_p_QV: Tensor) -> NextLogProbs:
+    """`next_log_probs` of one image whose places have been predicted at once."""
     return lambda hypotheses: log_p_QV[len(hypotheses[0])].expand(len(hypotheses), -1)
 
 
 @torch.no_grad()
-def of_words_before(model: ClipsModel, image_CHW: Tensor, bos: int) -> Next:
-    """`following` of one image for a captioner that reads the words before (method coca).
+def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogProbs:
+    """`next_log_probs` of one image for a captioner that reads the words before (method coca).
 
     Raises:
         ValueError: the model has no such captioner.
@@ -208,7 +210,7 @@ def of_words_before(model: ClipsModel, image_CHW: Tensor, bos: int) -> Next:
     image_1PD = model.vision(image_CHW[None]).tokens_BPD
 
     @torch.no_grad()
-    def following(hypotheses: Sequence[list[int]]) -> Tensor:
+    def next_log_probs(hypotheses: Sequence[list[int]]) -> Tensor:
         before_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
         last_NQ = torch.zeros_like(before_NQ, dtype=torch.bool)
         last_NQ[:, -1] = True
@@ -217,10 +219,10 @@ def of_words_before(model: ClipsModel, image_CHW: Tensor, bos: int) -> Next:
         log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
         return log_p_NV
 
-    return following
+    return next_log_probs
 
 
-def _without(log_p: Tensor, specials: Specials) -> Tensor:
-    barred = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
-    barred[[specials.bos, *specials.barred]] = True
-    return log_p.masked_fill(barred, -torch.inf)
+def _mask_forbidden(log_p: Tensor, specials: SpecialIds) -> Tensor:
+    forbidden = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
+    forbidden[[specials.bos, *specials.forbidden]] = True
+    return log_p.masked_fill(forbidden, -torch.inf)

@@ -21,12 +21,12 @@ from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.evaluation.inference.caption_decoding import (
-    Specials,
-    beam,
+    SpecialIds,
+    beam_search,
+    decode_parallel,
     log_probabilities,
-    of_places,
-    of_words_before,
-    parallel,
+    next_from_positions,
+    next_from_prefix,
 )
 from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
@@ -77,11 +77,11 @@ def caption_examples(
     records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
     transform = partial(eval_image, config=images)
     with evaluation_mode(model):
-        return [written(model, record, tokenizer, transform, width=width) for record in records], records
+        return [caption_record(model, record, tokenizer, transform, width=width) for record in records], records
 
 
 @torch.no_grad()
-def written(
+def caption_record(
     model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform, *, width: int = 4
 ) -> CaptionedImage:
     """What the model writes about the image of a sample.
@@ -121,26 +121,26 @@ def write_caption(
     if captioner is None:
         raise ValueError("the model has no captioner")
     device = image_CHW.device
-    specials = Specials.of(tokenizer, captioner.config.vocab_size)
+    specials = SpecialIds.of(tokenizer, captioner.config.vocab_size)
     at_once = None
     if captioner.token_embedding is None:
         row = tokenizer.encode(web_caption, model.config.text.context_length)
         log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
-        at_once = tokenizer.decode(parallel(log_p_QV[None], specials)[0].ids)
-        following, places = of_places(log_p_QV), len(log_p_QV)
+        at_once = tokenizer.decode(decode_parallel(log_p_QV[None], specials)[0].ids)
+        next_log_probs, places = next_from_positions(log_p_QV), len(log_p_QV)
     else:
-        following = of_words_before(model, image_CHW, specials.bos)
+        next_log_probs = next_from_prefix(model, image_CHW, specials.bos)
         places = captioner.config.queries - 1
-    best = beam(following, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
+    best = beam_search(next_log_probs, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
     return at_once, tokenizer.decode(best[0].ids) if best else ""
 
 
-def as_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
+def examples_to_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
     """For JSON."""
     return {"step": step, "examples": [asdict(example) for example in examples]}
 
 
-def draw(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:
+def draw_examples(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:
     """PNG of the pictures with their captions below."""
     # The object interface and not pyplot: no global state, no display.
     from matplotlib.figure import Figure

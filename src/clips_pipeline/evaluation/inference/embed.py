@@ -42,11 +42,13 @@ class TowerEmbedder:
 
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
         """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
-        return _stack(self.image_batch(self.stack(batch)) for batch in in_batches(images, self.batch_size))
+        return _stack(self.image_batch(self.stack(batch)) for batch in iterate_batches(images, self.batch_size))
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
         """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
-        return _stack(self.text_batch(self.towers.text_rows(batch)) for batch in in_batches(texts, self.batch_size))
+        return _stack(
+            self.text_batch(self.towers.text_rows(batch)) for batch in iterate_batches(texts, self.batch_size)
+        )
 
     def stack(self, images: Iterable[Image.Image]) -> Tensor:
         """(B, C, H, W) on the device."""
@@ -131,7 +133,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def iterate_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last one shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Kept:
+class EmbeddingCache:
     """The embeddings of one model.
 
     Attributes:
@@ -71,4 +71,4 @@ class Kept:
         return np.asarray(found["embeddings"])
 
 
-NOTHING_KEPT = Kept()
+NO_CACHE = EmbeddingCache()

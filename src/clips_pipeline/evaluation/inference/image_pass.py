@@ -16,8 +16,14 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.inference.caption_decoding import caption_nats, captions_at_once
-from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, in_batches, open_image, retrieval_texts
+from clips_pipeline.evaluation.inference.caption_decoding import caption_nats, decode_captions_parallel
+from clips_pipeline.evaluation.inference.embed import (
+    Embedder,
+    TowerEmbedder,
+    iterate_batches,
+    open_image,
+    retrieval_texts,
+)
 from clips_pipeline.evaluation.inference.embedding_cache import Array
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.models.sizes import CaptionerConfig
@@ -47,27 +53,27 @@ class ImagePass:
     references: list[list[str]] = field(default_factory=list)
 
     def to_arrays(self) -> dict[str, Array]:
-        """As `Kept` keeps it; `of_arrays` is the inverse."""
+        """As `EmbeddingCache` keeps it; `from_arrays` is the inverse."""
         names = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _AS_ARRAYS}
         text = np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
         image_NE = np.concatenate(self.embeddings) if self.embeddings else np.zeros((0, 0), np.float32)
         return {"embeddings": image_NE, "nats": np.array(self.nats, np.float64), "rest": text}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, Array]) -> "ImagePass":
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> "ImagePass":
         """From what `to_arrays` gave."""
         rest = json.loads(arrays["rest"].tobytes())
         return cls(embeddings=[arrays["embeddings"]], nats=arrays["nats"].tolist(), **rest)
 
 
-def one_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> ImagePass:
+def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> ImagePass:
     """Embed every image and note what it is asked; with a captioner, measure and write captions.
 
     Raises:
         ConfigError: a picture cannot be decoded.
     """
     found = ImagePass()
-    for batch in in_batches(records, embedder.batch_size):
+    for batch in iterate_batches(records, embedder.batch_size):
         for record in batch:
             texts = retrieval_texts(record)
             found.texts += texts
@@ -113,7 +119,9 @@ def _captioned(
     if config.captioning and captioner.inputs == "queries" and asked_B.any():
         first = len(found.keys) - len(batch)
         found.captioned += [first + i for i, texts in enumerate(references) if texts]
-        found.written += captions_at_once(embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer)
+        found.written += decode_captions_parallel(
+            embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer
+        )
         found.references += [texts for texts in references if texts]
 
 

@@ -23,7 +23,7 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 T = TypeVar("T")
 
 
-def quick_retrieval(
+def measure_retrieval(
     model: ClipsModel,
     shards_dir: Path,
     split: str,

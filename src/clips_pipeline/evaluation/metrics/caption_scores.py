@@ -52,7 +52,7 @@ def words(text: str) -> Words:
     return _WORD.findall(text.lower())
 
 
-def scored(written: Sequence[str], references: Sequence[Sequence[str]]) -> list[CaptionScore]:
+def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) -> list[CaptionScore]:
     """Score every caption.
 
     Args:

@@ -23,7 +23,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
-from clips_pipeline.evaluation.inference.embedding_cache import NOTHING_KEPT, Kept
+from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, EmbeddingCache
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.evaluation.per_item.items import compositionality_items
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
@@ -34,7 +34,7 @@ Embed = Callable[[Iterable[Any]], FloatArray]
 Flags = npt.NDArray[np.bool_]
 
 
-class CrepeEntry(NamedTuple):
+class SugarCrepeEntry(NamedTuple):
     """One entry: its name in the file, the image's name there and its file, the right and the wrong caption."""
 
     name: str
@@ -53,12 +53,12 @@ class Entries:
         winoground: both images and their captions.
     """
 
-    sugarcrepe: dict[str, list[CrepeEntry]]
+    sugarcrepe: dict[str, list[SugarCrepeEntry]]
     winoground: list[tuple[Path, Path, str, str]]
 
 
 @dataclass(frozen=True)
-class Compositionality:
+class CompositionalityResult:
     """What is found on the sets.
 
     Attributes:
@@ -78,14 +78,16 @@ def read_entries(config: CompositionalityConfig) -> Entries:
     Raises:
         ConfigError: a file or an image is missing or none of the published form; names it and the entry.
     """
-    sugarcrepe: dict[str, list[CrepeEntry]] = {}
+    sugarcrepe: dict[str, list[SugarCrepeEntry]] = {}
     if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
         folder, images = Path(config.sugarcrepe), Path(config.sugarcrepe_images)
         sugarcrepe = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
     return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
 
 
-def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHING_KEPT) -> Compositionality:
+def measure_compositionality(
+    embedder: TowerEmbedder, read: Entries, kept: EmbeddingCache = NO_CACHE
+) -> CompositionalityResult:
     """Measure the sets that have entries.
 
     Args:
@@ -143,7 +145,7 @@ def compositionality(embedder: TowerEmbedder, read: Entries, kept: Kept = NOTHIN
     metrics: dict[str, float] = {}
     for items in compositionality_items(rows).values():
         metrics |= items.values()
-    return Compositionality(metrics, chance, rows)
+    return CompositionalityResult(metrics, chance, rows)
 
 
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
@@ -190,11 +192,11 @@ def _digest(entries: Iterable[list[str]]) -> str:
     return digest.hexdigest()
 
 
-def _sugarcrepe_entries(path: Path, images: Path) -> list[CrepeEntry]:
+def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
     found = []
     for name, entry in _json(path, path.read_text(encoding="utf-8") if path.is_file() else None).items():
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
-        found.append(CrepeEntry(name, file, _existing(images / file, f"{path}, entry {name}"), right, wrong))
+        found.append(SugarCrepeEntry(name, file, _existing(images / file, f"{path}, entry {name}"), right, wrong))
     if not found:
         raise ConfigError(f"{path}: holds no entry")
     return found

@@ -28,11 +28,11 @@ from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
-from clips_pipeline.evaluation.inference.embedding_cache import NOTHING_KEPT, Array, Kept
+from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, Array, EmbeddingCache
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray
 
 PENALTIES = tuple(10.0**power for power in range(-6, 3))
-NEIGHBOURS = 20
+NEIGHBORS = 20
 _TEMPERATURE = 0.07
 _ROWS = 1024
 _STEPS = 200
@@ -42,7 +42,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledFeatures:
     """Features and labels of one split.
 
     Attributes:
@@ -64,7 +64,7 @@ def probe(
     split: str,
     samples: int,
     remote: ShardCache | None = None,
-    kept: Kept = NOTHING_KEPT,
+    kept: EmbeddingCache = NO_CACHE,
 ) -> tuple[Flags, Flags]:
     """Ask a split for its labels, learned from the first labelled images of the training split.
 
@@ -85,10 +85,10 @@ def probe(
     """
     index = load_index(shards)
 
-    def features(name: str, most: int | None) -> Labelled:
+    def features(name: str, most: int | None) -> LabeledFeatures:
         what = f"features {index.split_version(name)} {most}"
         found = kept.arrays(what, lambda: _features(embedder, shards, name, most, remote))
-        return Labelled(found["features_NE"], found["labels_N"])
+        return LabeledFeatures(found["features_NE"], found["labels_N"])
 
     train = features("train", samples)
     validation, asked = (features(name, None) for name in ("validation", split))
@@ -96,7 +96,7 @@ def probe(
     return linear_right, knn_hits(train, asked)
 
 
-def refuse_what_cannot_be_probed(shards: Path, split: str) -> None:
+def check_probe_data(shards: Path, split: str) -> None:
     """Look at index and class names alone.
 
     Raises:
@@ -135,7 +135,7 @@ def _features(
     return {"features_NE": features_NE, "labels_N": np.array(labels, dtype=np.int64)}
 
 
-def knn_hits(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> Flags:
+def knn_hits(train: LabeledFeatures, asked: LabeledFeatures, neighbors: int = NEIGHBORS) -> Flags:
     """(M,) whether an asked image's neighbours vote for its class; between equal votes the lower class wins.
 
     Raises:
@@ -147,7 +147,7 @@ def knn_hits(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> 
     classes = int(max(train.labels_N.max(), asked.labels_N.max())) + 1
     right = []
     for low in range(0, len(asked_ME), _ROWS):
-        near_RK = (asked_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbours, len(train_NE)), dim=1)
+        near_RK = (asked_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbors, len(train_NE)), dim=1)
         vote_RC = torch.zeros(len(near_RK.values), classes, dtype=torch.float64)
         vote_RC.scatter_add_(1, label_N[near_RK.indices], (near_RK.values / _TEMPERATURE).exp())
         right.append(vote_RC.argmax(dim=1).numpy() == asked.labels_N[low : low + _ROWS])
@@ -155,7 +155,7 @@ def knn_hits(train: Labelled, asked: Labelled, neighbours: int = NEIGHBOURS) -> 
 
 
 def linear_hits(
-    train: Labelled, validation: Labelled, asked: Labelled, penalties: Sequence[float] = PENALTIES
+    train: LabeledFeatures, validation: LabeledFeatures, asked: LabeledFeatures, penalties: Sequence[float] = PENALTIES
 ) -> tuple[Flags, float]:
     """(M,) whether the linear classifier is right about an asked image, and the penalty that validation chose.
 
@@ -173,7 +173,7 @@ def linear_hits(
     return _right(fits[best], asked), best
 
 
-def fit(train: Labelled, penalty: float) -> LogisticRegression:
+def fit(train: LabeledFeatures, penalty: float) -> LogisticRegression:
     """Softmax regression that minimizes the mean cross-entropy plus penalty / 2 times the squared weights, in float64."""
     # scikit-learn fits two classes by one weight vector, the difference of the two: the same penalty weighs twice as much.
     doubled = 2.0 if len(np.unique(train.labels_N)) == 2 else 1.0
@@ -185,7 +185,7 @@ def fit(train: Labelled, penalty: float) -> LogisticRegression:
     return found
 
 
-def _right(classifier: LogisticRegression, split: Labelled) -> Flags:
+def _right(classifier: LogisticRegression, split: LabeledFeatures) -> Flags:
     return np.asarray(classifier.predict(np.asarray(split.features_NE, dtype=np.float64)) == split.labels_N)
 
 
@@ -193,6 +193,6 @@ def _unit(features: FloatArray) -> Tensor:
     return torch.nn.functional.normalize(torch.from_numpy(np.asarray(features, dtype=np.float64)), dim=1)
 
 
-def _not_empty(*splits: Labelled) -> None:
+def _not_empty(*splits: LabeledFeatures) -> None:
     if not all(len(split.labels_N) for split in splits):
         raise ValueError("a split without labelled images cannot be probed")

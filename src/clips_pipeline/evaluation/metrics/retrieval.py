@@ -47,7 +47,7 @@ class RetrievalRanks:
 
 
 @dataclass(frozen=True)
-class RankedCaptions:
+class RetrievalResult:
     """Captions and how they were answered.
 
     Attributes:
@@ -64,7 +64,7 @@ class RankedCaptions:
 
 def rank_captions(
     name: str, image_NE: FloatArray, texts: Sequence[str], owners: Sequence[int], encode_texts: EncodeTexts
-) -> RankedCaptions:
+) -> RetrievalResult:
     """Embed captions and rank both ways.
 
     Captions longer than the text encoder's context are cut to it, as in training. Of a long caption only the beginning is
@@ -83,7 +83,7 @@ def rank_captions(
     text_ME = np.asarray(encode_texts(texts), dtype=np.float32)
     owner_M = np.array(owners, dtype=np.int64)
     try:
-        return RankedCaptions(text_ME, owner_M, texts, retrieval_ranks(image_NE, text_ME, owner_M))
+        return RetrievalResult(text_ME, owner_M, texts, retrieval_ranks(image_NE, text_ME, owner_M))
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
 

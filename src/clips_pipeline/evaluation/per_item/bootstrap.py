@@ -23,41 +23,43 @@ NO_GROUP = -1
 _COUNTS_AT_A_TIME = 4_000_000
 
 
-def mean_of_parts(ratio_RP: Array) -> Array:
+def mean_of_ratios(ratio_RP: Array) -> Array:
     """(R,): every part weighs the same; NaN where one of them has nothing to divide by."""
     return np.asarray(ratio_RP.mean(axis=1))
 
 
 @dataclass(frozen=True)
-class Part:
+class Ratio:
     """One quotient.
 
     Attributes:
-        above: (N,) what each image adds to the numerator.
-        below: (N,) and to the denominator, 0 where it is not asked.
+        numerator: (N,) what each image adds to the numerator.
+        denominator: (N,) and to the denominator, 0 where it is not asked.
         group: (N,) class of each image, `NO_GROUP` for none: the quotient is then the mean of the quotients of the groups
             that occur in a draw. None divides the sums over all images.
     """
 
-    above: Array
-    below: Array
+    numerator: Array
+    denominator: Array
     group: IntArray | None = None
 
-    def ordered(self, order_N: IntArray) -> "Part":
+    def reordered(self, order_N: IntArray) -> "Ratio":
         """The same with the images in another order."""
         group_N = None if self.group is None else self.group[order_N]
-        return Part(self.above[order_N], self.below[order_N], group_N)
+        return Ratio(self.numerator[order_N], self.denominator[order_N], group_N)
 
-    def quotient(self) -> float:
+    def value(self) -> float:
         """Of all images; NaN where there is nothing to divide by."""
         if self.group is None:
             # Correctly rounded, so that it does not depend on the order of the images.
-            above, below = math.fsum(self.above), math.fsum(self.below)
-            return above / below if below else math.nan
-        above_1G, below_1G = (np.ones((1, len(self.above))) @ column_NG for column_NG in self.by_group())
-        return float(_mean_of_groups(above_1G, below_1G)[0])
+            numerator, denominator = math.fsum(self.numerator), math.fsum(self.denominator)
+            return numerator / denominator if denominator else math.nan
+        numerator_1G, denominator_1G = (
+            np.ones((1, len(self.numerator))) @ column_NG for column_NG in self.group_matrices()
+        )
+        return float(_mean_of_groups(numerator_1G, denominator_1G)[0])
 
-    def by_group(self) -> tuple[Any, Any]:
+    def group_matrices(self) -> tuple[Any, Any]:
         """What each image adds to the numerator and the denominator of its group, as sparse (N, G) matrices."""
         # Here, because it takes a moment, and this module is loaded with the gate.
         from scipy.sparse import csr_array
@@ -65,49 +67,52 @@ class Part:
         assert self.group is not None  # noqa: S101
         (of_a_group_S,) = np.nonzero(self.group != NO_GROUP)
         names_G, group_S = np.unique(self.group[of_a_group_S], return_inverse=True)
-        above, below = (
+        numerator, denominator = (
             csr_array((column_N[of_a_group_S], (of_a_group_S, group_S)), shape=(len(column_N), len(names_G)))
-            for column_N in (self.above, self.below)
+            for column_N in (self.numerator, self.denominator)
         )
-        return above, below
+        return numerator, denominator
 
 
 @dataclass(frozen=True)
-class Measure:
+class RatioMetric:
     """A metric of one model.
 
     Attributes:
-        parts: its quotients.
+        ratios: its quotients.
         combine: what makes the metric of them.
     """
 
-    parts: tuple[Part, ...]
-    combine: Combine = mean_of_parts
+    ratios: tuple[Ratio, ...]
+    combine: Combine = mean_of_ratios
 
-    def ordered(self, order_N: IntArray) -> "Measure":
+    def reordered(self, order_N: IntArray) -> "RatioMetric":
         """The same with the images in another order."""
-        return Measure(tuple(part.ordered(order_N) for part in self.parts), self.combine)
+        return RatioMetric(tuple(ratio.reordered(order_N) for ratio in self.ratios), self.combine)
 
     def value(self) -> float:
         """The metric of all images."""
-        return float(self.combine(np.array([[part.quotient() for part in self.parts]]))[0])
+        return float(self.combine(np.array([[ratio.value() for ratio in self.ratios]]))[0])
 
-    def each(self) -> Array:
+    def per_image(self) -> Array:
         """(N,) the metric of every image alone; a part that an image is not asked for counts as 0."""
-        ratios = [np.divide(p.above, p.below, out=np.zeros_like(p.above), where=p.below > 0) for p in self.parts]
-        return self.combine(np.stack(ratios, axis=1))
+        values = [
+            np.divide(r.numerator, r.denominator, out=np.zeros_like(r.numerator), where=r.denominator > 0)
+            for r in self.ratios
+        ]
+        return self.combine(np.stack(values, axis=1))
 
 
-def counted(hit_N: npt.NDArray[np.bool_], asked_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Part:
+def hit_ratio(hit_N: npt.NDArray[np.bool_], asked_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Ratio:
     """Images that are right over images asked."""
-    return Part((hit_N & asked_N).astype(np.float64), asked_N.astype(np.float64), group)
+    return Ratio((hit_N & asked_N).astype(np.float64), asked_N.astype(np.float64), group)
 
 
-def resampled(measures: Sequence[Measure], images: int, resamples: int, seed: int) -> list[Array]:
+def bootstrap(metrics: Sequence[RatioMetric], images: int, resamples: int, seed: int) -> list[Array]:
     """Each metric in every draw of the bootstrap; all metrics see the same draws.
 
     Args:
-        measures: of the same images in the same order.
+        metrics: of the same images in the same order.
         images: how many.
         resamples: draws.
         seed: of the draws.
@@ -115,13 +120,13 @@ def resampled(measures: Sequence[Measure], images: int, resamples: int, seed: in
     Returns:
         (R,) for each metric; NaN where a draw has nothing to divide by.
     """
-    parts = [part for measure in measures for part in measure.parts]
-    plain = [place for place, part in enumerate(parts) if part.group is None]
-    columns = [column_N for place in plain for column_N in (parts[place].above, parts[place].below)]
+    ratios = [ratio for metric in metrics for ratio in metric.ratios]
+    plain = [place for place, part in enumerate(ratios) if part.group is None]
+    columns = [column_N for place in plain for column_N in (ratios[place].numerator, ratios[place].denominator)]
     table_NT = np.stack(columns, axis=1) if columns else np.empty((images, 0))
-    grouped = {place: part.by_group() for place, part in enumerate(parts) if part.group is not None}
+    grouped = {place: part.group_matrices() for place, part in enumerate(ratios) if part.group is not None}
     draws = np.random.default_rng(seed)
-    ratio_RP = np.empty((resamples, len(parts)))
+    ratio_RP = np.empty((resamples, len(ratios)))
     at_a_time = max(1, _COUNTS_AT_A_TIME // images)
     for begin in range(0, resamples, at_a_time):
         rows_RP = ratio_RP[begin : begin + at_a_time]
@@ -131,15 +136,15 @@ def resampled(measures: Sequence[Measure], images: int, resamples: int, seed: in
         sum_RT = times_RN @ table_NT
         with np.errstate(divide="ignore", invalid="ignore"):
             rows_RP[:, plain] = sum_RT[:, ::2] / sum_RT[:, 1::2]
-        for place, (above_NG, below_NG) in grouped.items():
-            rows_RP[:, place] = _mean_of_groups(times_RN @ above_NG, times_RN @ below_NG)
-    ends = np.cumsum([len(measure.parts) for measure in measures])[:-1]
-    return [measure.combine(own_RP) for measure, own_RP in zip(measures, np.split(ratio_RP, ends, axis=1), strict=True)]
+        for place, (numerator_NG, denominator_NG) in grouped.items():
+            rows_RP[:, place] = _mean_of_groups(times_RN @ numerator_NG, times_RN @ denominator_NG)
+    ends = np.cumsum([len(metric.ratios) for metric in metrics])[:-1]
+    return [metric.combine(own_RP) for metric, own_RP in zip(metrics, np.split(ratio_RP, ends, axis=1), strict=True)]
 
 
-def _mean_of_groups(above_RG: Array, below_RG: Array) -> Array:
+def _mean_of_groups(numerator_RG: Array, denominator_RG: Array) -> Array:
     """(R,) mean of the quotients of the groups that occur; NaN where none does."""
-    occurs_RG = below_RG > 0
-    each_RG = np.divide(above_RG, below_RG, out=np.zeros_like(above_RG), where=occurs_RG)
+    occurs_RG = denominator_RG > 0
+    each_RG = np.divide(numerator_RG, denominator_RG, out=np.zeros_like(numerator_RG), where=occurs_RG)
     with np.errstate(invalid="ignore"):
         return np.asarray(each_RG.sum(axis=1) / occurs_RG.sum(axis=1))

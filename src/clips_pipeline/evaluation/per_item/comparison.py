@@ -9,18 +9,19 @@ Legend of suffixes: N images, R resamples.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, FormerName
 from clips_pipeline.evaluation.metric_keys import higher_is_better, set_of
-from clips_pipeline.evaluation.per_item.bootstrap import Array, resampled
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.bootstrap import Array, bootstrap
+from clips_pipeline.evaluation.per_item.items import ItemResults
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-OTHER_TERMS = (
+INCOMPARABLE = (
     "the two were not asked alike (other class names or prompts, other samples of a probe, or captions scored by other "
     "references); evaluate both with the same settings"
 )
@@ -34,7 +35,7 @@ class Difference:
         metric: its key.
         a, b: the metric of each.
         low, high: the interval of B minus A.
-        share_better: of the resamples, those in which B is better than A by more than the margin.
+        fraction_better: of the resamples, those in which B is better than A by more than the margin.
         wins, losses: images on which B is better than A, and worse.
         sign_p: the chance of such a division or a more uneven one, were the models alike.
     """
@@ -44,7 +45,7 @@ class Difference:
     b: float
     low: float
     high: float
-    share_better: float
+    fraction_better: Annotated[float, FormerName("share_better")]
     wins: int
     losses: int
     sign_p: float
@@ -63,8 +64,8 @@ class Difference:
 
 
 def compare(
-    a: Items,
-    b: Items,
+    a: ItemResults,
+    b: ItemResults,
     metrics: Sequence[str],
     *,
     confidence: float = CONFIDENCE,
@@ -80,7 +81,7 @@ def compare(
         metrics: keys, such as `retrieval/scenes/mean_recall@1`.
         confidence: of the intervals, above 0 and below 1.
         resamples: draws; 10,000 leave the ends of an interval uncertain by a few hundredths of its width.
-        margin: for `share_better`, in the metric's own unit.
+        margin: for `fraction_better`, in the metric's own unit.
         seed: of the draws.
 
     Raises:
@@ -89,28 +90,28 @@ def compare(
     """
     if not 0 < confidence < 1 or resamples < 1:
         raise ConfigError(f"confidence {confidence}, resamples {resamples}: between 0 and 1, and 1 or more")
-    order_N = pairing(a, b)
+    order_N = match_items(a, b)
     for metric in metrics:
-        if not a.on_terms_of(b, metric):
-            raise ConfigError(f"{metric}: {OTHER_TERMS}")
-    all_a = [a.measure_of(metric) for metric in metrics]
-    all_b = [b.measure_of(metric).ordered(order_N) for metric in metrics]
-    drawn = resampled([*all_a, *all_b], len(a.keys), resamples, seed)
+        if not a.is_comparable(b, metric):
+            raise ConfigError(f"{metric}: {INCOMPARABLE}")
+    all_a = [a.metric_of(metric) for metric in metrics]
+    all_b = [b.metric_of(metric).reordered(order_N) for metric in metrics]
+    drawn = bootstrap([*all_a, *all_b], len(a.keys), resamples, seed)
     found = []
     for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
         difference_R = drawn[len(all_a) + place] - drawn[place]
         sign = 1.0 if higher_is_better(metric) else -1.0
         # By the metric of each image itself; those asked nothing count for neither.
-        better_N = sign * (of_b.each() - of_a.each())
+        better_N = sign * (of_b.per_image() - of_a.per_image())
         wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
-        share_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
+        fraction_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
         interval = _interval(difference_R, confidence)
-        found.append(Difference(metric, of_a.value(), of_b.value(), *interval, share_better, wins, losses, sign_p))
+        found.append(Difference(metric, of_a.value(), of_b.value(), *interval, fraction_better, wins, losses, sign_p))
     return found
 
 
 def intervals(
-    items: Mapping[str, Items],
+    items: Mapping[str, ItemResults],
     metrics: Iterable[str],
     *,
     confidence: float = CONFIDENCE,
@@ -130,10 +131,10 @@ def intervals(
     found: dict[str, tuple[float, float]] = {}
     # One pass of draws for all metrics of a set.
     for name, of_set in items.items():
-        held = [metric for metric in metrics if set_of(metric) == name and of_set.holds(metric)]
+        held = [metric for metric in metrics if set_of(metric) == name and of_set.has_metric(metric)]
         if not held:
             continue
-        drawn = resampled([of_set.measure_of(metric) for metric in held], len(of_set.keys), resamples, seed)
+        drawn = bootstrap([of_set.metric_of(metric) for metric in held], len(of_set.keys), resamples, seed)
         found |= {metric: _interval(value_R, confidence) for metric, value_R in zip(held, drawn, strict=True)}
     return found
 
@@ -146,7 +147,7 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2.0 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
-def pairing(a: Items, b: Items) -> npt.NDArray[np.int64]:
+def match_items(a: ItemResults, b: ItemResults) -> npt.NDArray[np.int64]:
     """(N,) where each image of A stands in B.
 
     Raises:

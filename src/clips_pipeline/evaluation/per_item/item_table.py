@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.per_item.items import Items, compositionality_items, items_of
+from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, ItemRow
 
 COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_right", "image_right", SET_VERSION, MODEL)
@@ -18,7 +18,7 @@ COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_righ
 _NEEDED = {"key", "image_to_text_rank", "text_to_image_ranks", "zero_shot_rank", "caption_nats", "caption_tokens"}
 
 
-def read_items(path: Path, set_name: str | None = None) -> Items:
+def read_items(path: Path, set_name: str | None = None) -> ItemResults:
     """From a CSV file that `evaluate` writes.
 
     Args:
@@ -37,8 +37,8 @@ def read_items(path: Path, set_name: str | None = None) -> Items:
         raise ConfigError(f"{path}: no per-item results ({error})") from None
     try:
         if not _is_compositionality(table):
-            return items_of_table(table)
-        found = compositionality_items(rows_of_table(table))
+            return items_from_table(table)
+        found = compositionality_items(rows_from_table(table))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if set_name in found or len(found) == 1:
@@ -46,7 +46,7 @@ def read_items(path: Path, set_name: str | None = None) -> Items:
     raise ConfigError(f"{path}: holds results on {' and '.join(found) or 'no set'}; name one that it has with --set")
 
 
-def items_of_table(table: pd.DataFrame) -> Items:
+def items_from_table(table: pd.DataFrame) -> ItemResults:
     """From the table of a split's images, as pandas holds it.
 
     Raises:
@@ -54,21 +54,21 @@ def items_of_table(table: pd.DataFrame) -> Items:
     """
     if missing := _NEEDED - set(table.columns):
         raise ConfigError(f"no per-item results: it lacks {', '.join(sorted(missing))}")
-    return items_of(rows_of_table(table))
+    return items_from_rows(rows_from_table(table))
 
 
-def items_by_set(tables: Mapping[str, pd.DataFrame]) -> dict[str, Items]:
+def items_by_set(tables: Mapping[str, pd.DataFrame]) -> dict[str, ItemResults]:
     """From `tables_by_set`.
 
     Raises:
         ConfigError: a table is none of ours.
     """
-    found: dict[str, Items] = {}
+    found: dict[str, ItemResults] = {}
     for name, table in tables.items():
         found |= (
-            compositionality_items(rows_of_table(table))
+            compositionality_items(rows_from_table(table))
             if _is_compositionality(table)
-            else {name: items_of_table(table)}
+            else {name: items_from_table(table)}
         )
     return found
 
@@ -79,7 +79,7 @@ def tables_by_set(set_name: str, per_item: pd.DataFrame, compositionality: pd.Da
     return {set_name: per_item, **others}
 
 
-def rows_of_table(table: pd.DataFrame) -> list[ItemRow]:
+def rows_from_table(table: pd.DataFrame) -> list[ItemRow]:
     """The rows of such a table, each as `EvaluationResult` has it.
 
     Raises:

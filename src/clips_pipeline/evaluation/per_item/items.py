@@ -14,14 +14,14 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.metric_keys import short_key
 from clips_pipeline.evaluation.metrics.caption_scores import bleu4_of_ratios
 from clips_pipeline.evaluation.metrics.retrieval import RECALL_AT
-from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, IntArray, Measure, Part, counted
+from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, IntArray, Ratio, RatioMetric, hit_ratio
 from clips_pipeline.evaluation.results import SET_VERSION
 
 _ACCURACY_AT = (1, 5)
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemResults:
     """The results of one model on one set.
 
     Attributes:
@@ -34,16 +34,16 @@ class Items:
 
     keys: tuple[str, ...]
     set_version: str
-    measures: dict[str, Measure]
-    terms: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, RatioMetric]
+    settings: dict[str, str] = field(default_factory=dict)
 
-    def measure_of(self, metric: str) -> Measure:
+    def metric_of(self, metric: str) -> RatioMetric:
         """That of a metric by its whole key.
 
         Raises:
             ConfigError: it cannot be computed from these items.
         """
-        found = self.measures.get(short_key(metric))
+        found = self.metrics.get(short_key(metric))
         if found is None:
             raise ConfigError(
                 f"{metric} cannot be computed from per-item results, which allow {', '.join(self.names())}; evaluate again "
@@ -51,25 +51,25 @@ class Items:
             )
         return found
 
-    def holds(self, metric: str) -> bool:
+    def has_metric(self, metric: str) -> bool:
         """Whether a metric can be computed, by its whole key."""
-        return short_key(metric) in self.measures
+        return short_key(metric) in self.metrics
 
-    def on_terms_of(self, other: "Items", metric: str) -> bool:
+    def is_comparable(self, other: "ItemResults", metric: str) -> bool:
         """Whether a metric says the same of both, by its whole key; also where it is not known of one."""
-        own, others = (one.terms.get(short_key(metric)) for one in (self, other))
+        own, others = (one.settings.get(short_key(metric)) for one in (self, other))
         return own is None or others is None or own == others
 
     def values(self) -> dict[str, float]:
         """Every metric of all items, by key without the set."""
-        return {name: measure.value() for name, measure in self.measures.items()}
+        return {name: metric.value() for name, metric in self.metrics.items()}
 
     def names(self) -> tuple[str, ...]:
         """What can be computed, as keys without the set."""
-        return tuple(self.measures)
+        return tuple(self.metrics)
 
 
-def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
+def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
     """From rows of a split's images, as `EvaluationResult.per_item` has them. What rows do not have is no metric of theirs.
 
     Raises:
@@ -78,35 +78,37 @@ def items_of(rows: Iterable[Mapping[str, Any]]) -> Items:
     rows = list(rows)
     keys, version = _checked_keys(rows)
     shot_N = _ranks(rows, "zero_shot_rank")
-    measures = _retrieval(rows, "retrieval", "image_to_text_rank", "text_to_image_ranks")
+    metrics = _retrieval(rows, "retrieval", "image_to_text_rank", "text_to_image_ranks")
     if "long_image_to_text_rank" in rows[0]:
-        measures |= _retrieval(rows, "retrieval_long", "long_image_to_text_rank", "long_text_to_image_ranks")
+        metrics |= _retrieval(rows, "retrieval_long", "long_image_to_text_rank", "long_text_to_image_ranks")
     asked_N = shot_N >= 0
     if asked_N.any():
         for k in _ACCURACY_AT:
-            measures[f"zero_shot/accuracy@{k}"] = Measure((counted(shot_N < k, asked_N),))
+            metrics[f"zero_shot/accuracy@{k}"] = RatioMetric((hit_ratio(shot_N < k, asked_N),))
         class_N = np.where(asked_N, _ranks(rows, "label"), NO_GROUP)
         if (class_N[asked_N] != NO_GROUP).all():
-            measures["zero_shot/mean_per_class_accuracy@1"] = Measure((counted(shot_N < 1, asked_N, class_N),))
-    measures |= _captions(rows)
+            metrics["zero_shot/mean_per_class_accuracy@1"] = RatioMetric((hit_ratio(shot_N < 1, asked_N, class_N),))
+    metrics |= _captions(rows)
     for name in ("linear", "knn"):
         right = [row.get(f"{name}_right") for row in rows]
         labelled_N = np.array([flag is not None for flag in right])
         if labelled_N.any():
             right_N = np.array([bool(flag) for flag in right])
-            measures[f"probe/{name}_accuracy@1"] = Measure((counted(right_N, labelled_N),))
-    terms = {name: str(rows[0][column]) for name in measures if (column := _terms_column(name, rows[0])) is not None}
-    return Items(keys, version, measures, terms)
+            metrics[f"probe/{name}_accuracy@1"] = RatioMetric((hit_ratio(right_N, labelled_N),))
+    settings = {
+        name: str(rows[0][column]) for name in metrics if (column := _settings_column(name, rows[0])) is not None
+    }
+    return ItemResults(keys, version, metrics, settings)
 
 
-def _terms_column(name: str, row: Mapping[str, Any]) -> str | None:
+def _settings_column(name: str, row: Mapping[str, Any]) -> str | None:
     """Where a row says the terms of a metric."""
     written = name in ("caption/rouge_l", "caption/cider", "caption/bleu4")
     column = "caption_references" if written else f"{name.partition('/')[0]}_terms"
     return column if row.get(column) is not None else None
 
 
-def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, Items]:
+def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, ItemResults]:
     """From rows of entries, as `EvaluationResult.compositionality` has them, to the items of each set that has some.
 
     SugarCrepe's entries on the same image stay together, as the captions of an image do: its items are the images.
@@ -135,26 +137,26 @@ def _checked_keys(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], s
     return keys, versions.pop()
 
 
-def _retrieval(rows: Sequence[Mapping[str, Any]], kind: str, image: str, texts: str) -> dict[str, Measure]:
+def _retrieval(rows: Sequence[Mapping[str, Any]], kind: str, image: str, texts: str) -> dict[str, RatioMetric]:
     rank_N = _ranks(rows, image)
     if not (rank_N >= 0).any():
         return {}
     ranks = [np.array(row[texts], np.int64) for row in rows]
     asked_N = _numbers(len(own) for own in ranks)
-    to_text = {k: counted(rank_N < k, rank_N >= 0) for k in RECALL_AT}
-    to_image = {k: Part(_numbers(np.count_nonzero(own < k) for own in ranks), asked_N) for k in RECALL_AT}
-    found = {f"{kind}/image_to_text_recall@{k}": Measure((to_text[k],)) for k in RECALL_AT}
-    found |= {f"{kind}/text_to_image_recall@{k}": Measure((to_image[k],)) for k in RECALL_AT}
-    return found | {f"{kind}/mean_recall@1": Measure((to_text[1], to_image[1]))}
+    to_text = {k: hit_ratio(rank_N < k, rank_N >= 0) for k in RECALL_AT}
+    to_image = {k: Ratio(_numbers(np.count_nonzero(own < k) for own in ranks), asked_N) for k in RECALL_AT}
+    found = {f"{kind}/image_to_text_recall@{k}": RatioMetric((to_text[k],)) for k in RECALL_AT}
+    found |= {f"{kind}/text_to_image_recall@{k}": RatioMetric((to_image[k],)) for k in RECALL_AT}
+    return found | {f"{kind}/mean_recall@1": RatioMetric((to_text[1], to_image[1]))}
 
 
-def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
+def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, RatioMetric]:
     found = {}
     tokens_N = _numbers(row["caption_tokens"] for row in rows)
     if tokens_N.any():
         # Before rows said so, none was told: those of method coca passed for others.
         name = "teacher_forced_loss" if rows[0].get("teacher_forced") else "loss"
-        found[f"caption/{name}"] = Measure((Part(_numbers(row["caption_nats"] for row in rows), tokens_N),))
+        found[f"caption/{name}"] = RatioMetric((Ratio(_numbers(row["caption_nats"] for row in rows), tokens_N),))
     written_N = _numbers(row.get("caption_rouge_l") is not None for row in rows)
     if not written_N.any():
         return found
@@ -164,16 +166,16 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Measure]:
     words_N, reference_N = (
         _numbers(row[name] or 0 for row in rows) for name in ("caption_words", "caption_reference_words")
     )
-    precisions = tuple(Part(above_N, below_N) for above_N, below_N in zip(matches_NO.T, tried_NO.T, strict=True))
-    lengths = (Part(reference_N, words_N), Part(written_N, written_N))
-    found["caption/bleu4"] = Measure(precisions + lengths, bleu4_of_ratios)
+    precisions = tuple(Ratio(above_N, below_N) for above_N, below_N in zip(matches_NO.T, tried_NO.T, strict=True))
+    lengths = (Ratio(reference_N, words_N), Ratio(written_N, written_N))
+    found["caption/bleu4"] = RatioMetric(precisions + lengths, bleu4_of_ratios)
     for score in ("rouge_l", "cider"):
         value_N = _numbers(row[f"caption_{score}"] or 0.0 for row in rows)
-        found[f"caption/{score}"] = Measure((Part(value_N, written_N),))
+        found[f"caption/{score}"] = RatioMetric((Ratio(value_N, written_N),))
     return found
 
 
-def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> Items:
+def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
     _, version = _checked_keys(rows)
     images, image_E = np.unique([str(row["image"]) for row in rows], return_inverse=True)
     right_E = _numbers(bool(row["right"]) for row in rows)
@@ -184,19 +186,21 @@ def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> Items:
             np.bincount(image_E, weights=of_subset_E, minlength=len(images)).astype(np.float64)
             for of_subset_E in (right_E * (subset_E == subset), (subset_E == subset).astype(np.float64))
         )
-        parts[subset] = Part(above_N, below_N)
-    measures = {f"sugarcrepe/{subset}/accuracy": Measure((part,)) for subset, part in parts.items()}
-    measures["sugarcrepe/mean/accuracy"] = Measure(tuple(parts.values()))
-    return Items(tuple(images.tolist()), version, measures)
+        parts[subset] = Ratio(above_N, below_N)
+    metrics = {f"sugarcrepe/{subset}/accuracy": RatioMetric((part,)) for subset, part in parts.items()}
+    metrics["sugarcrepe/mean/accuracy"] = RatioMetric(tuple(parts.values()))
+    return ItemResults(tuple(images.tolist()), version, metrics)
 
 
-def _winoground(rows: Sequence[Mapping[str, Any]]) -> Items:
+def _winoground(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
     keys, version = _checked_keys(rows)
     text_N, image_N = (np.array([bool(row[name]) for row in rows]) for name in ("text_right", "image_right"))
     every_N = np.ones(len(rows), np.bool_)
     right = {"text": text_N, "image": image_N, "group": text_N & image_N}
-    measures = {f"winoground/all/{name}_score": Measure((counted(hit_N, every_N),)) for name, hit_N in right.items()}
-    return Items(keys, version, measures)
+    metrics = {
+        f"winoground/all/{name}_score": RatioMetric((hit_ratio(hit_N, every_N),)) for name, hit_N in right.items()
+    }
+    return ItemResults(keys, version, metrics)
 
 
 def _ranks(rows: Sequence[Mapping[str, Any]], name: str) -> IntArray:

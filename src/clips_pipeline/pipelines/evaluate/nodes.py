@@ -53,4 +53,4 @@ def evaluate(
     entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
     log_data(run_id, shards, [config.split], config.set_name)
     log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries), model_folder)
-    return result.metrics, items, entries, to_mapping(result.exhibits), report, figure
+    return result.metrics, items, entries, to_mapping(result.report_data), report, figure

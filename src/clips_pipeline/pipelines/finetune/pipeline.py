@@ -18,7 +18,7 @@ OWN = {
     "per_item": "finetuned_per_item",
     "compositionality_per_item": "finetuned_compositionality_per_item",
     "evaluation_report": "finetuned_report",
-    "exhibits": "finetuned_exhibits",
+    "report_data": "finetuned_report_data",
     "rank_figure": "finetuned_rank_figure",
     "training_history": "finetuned_history",
     "registered_model": "finetuned_registered_model",

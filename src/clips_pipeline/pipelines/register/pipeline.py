@@ -12,7 +12,7 @@ def create_pipeline(**options: Any) -> Pipeline:
     measured = ["metrics", "per_item", "compositionality_per_item"]
     origin = ["mlflow_run", "training_history", "data_health", "shards", "paths"]
     register = ["params:register", "clips_model", *measured, *origin]
-    report = ["params:register", "registered_model", *measured, "exhibits", *origin]
+    report = ["params:register", "registered_model", *measured, "report_data", *origin]
     return Pipeline(
         [
             Node(nodes.register, register, ["registered_model", "model_card"], name="register_node"),

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.per_item.item_table import read_items
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.registry.tracking.logged_models import logged_model
 from clips_pipeline.registry.tracking.runs import active_run_id, log_once, missing_is
 
@@ -79,7 +79,7 @@ def log_items(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFra
             client.log_artifact(run_id, str(file), FOLDER)
 
 
-def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> Items | None:
+def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> ItemResults | None:
     """The results of a run's model on a set; None where there are none.
 
     Raises:

@@ -8,10 +8,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, whole_key
-from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE, OTHER_TERMS, RESAMPLES, Difference, compare
+from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, full_key
+from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE, INCOMPARABLE, RESAMPLES, Difference, compare
 from clips_pipeline.evaluation.per_item.item_table import read_items
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, sets_of
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def compare_references(
     client = MlflowClient()
     places = {name: resolve(client, name) for name in (first, second)}
     found_set = common_set(client, {name: run for name, run in places.items() if isinstance(run, str)}, set_name)
-    found: list[Items] = []
+    found: list[ItemResults] = []
     for name in (first, second):
         place = places[name]
         items = read_items(place, found_set) if isinstance(place, Path) else fetch_items(client, place, found_set)
@@ -100,10 +100,10 @@ def compare_references(
         raise ConfigError(
             f"{first} and {second} have no metric in common; where they hold results on several sets, name one with --set"
         )
-    metrics = [whole_key(name, found_set) for name in names]
-    if others := [metric for metric in metrics if not a.on_terms_of(b, metric)]:
-        log.warning("left out: %s, since %s", ", ".join(others), OTHER_TERMS)
+    metrics = [full_key(name, found_set) for name in names]
+    if others := [metric for metric in metrics if not a.is_comparable(b, metric)]:
+        log.warning("left out: %s, since %s", ", ".join(others), INCOMPARABLE)
         metrics = [metric for metric in metrics if metric not in others]
     if not metrics:
-        raise ConfigError(f"{first} and {second}: {OTHER_TERMS}")
+        raise ConfigError(f"{first} and {second}: {INCOMPARABLE}")
     return compare(a, b, metrics, confidence=confidence, resamples=resamples), len(a.keys)

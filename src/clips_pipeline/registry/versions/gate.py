@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.evaluation.metric_keys import higher_is_better, item_name
-from clips_pipeline.evaluation.per_item.comparison import OTHER_TERMS, Difference, compare
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.comparison import INCOMPARABLE, Difference, compare
+from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.registry.config import GateConfig as GateConfig
 
 
@@ -26,7 +26,7 @@ class Measured:
     """
 
     metrics: Mapping[str, float]
-    items: Items | None = None
+    items: ItemResults | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Decision:
 
     @property
     def figures(self) -> str:
-        """The comparison as JSON, for a tag of the version."""
-        return json.dumps({} if self.difference is None else to_mapping(self.difference))
+        """The comparison as JSON for a tag of the version, under the same keys as in tags of earlier releases."""
+        return json.dumps({} if self.difference is None else digest_mapping(self.difference))
 
 
 def check(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
@@ -105,14 +105,14 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
             return _unknown(str(error))
         comparison += (
             f" (difference {difference.difference:+.4f}, {gate.confidence:.0%} interval {difference.low:+.4f} to "
-            f"{difference.high:+.4f}; better in {difference.share_better:.1%} of resamplings, {difference.wins} "
+            f"{difference.high:+.4f}; better in {difference.fraction_better:.1%} of resamplings, {difference.wins} "
             f"{item_name(metric)} won and {difference.losses} lost)"
         )
-        if difference.share_better < gate.confidence:
+        if difference.fraction_better < gate.confidence:
             return Decision(False, f"not surely better: {comparison}", difference)
     for name, allowed in gate.floors.items():
-        if candidate.items and champion.items and not candidate.items.on_terms_of(champion.items, name):
-            return _unknown(f"{name}: {OTHER_TERMS}")
+        if candidate.items and champion.items and not candidate.items.is_comparable(champion.items, name):
+            return _unknown(f"{name}: {INCOMPARABLE}")
         fall = -_win(name, candidate.metrics[name], champion.metrics[name])
         if fall > allowed:
             floor = f"{name} = {candidate.metrics[name]:.4f} is worse than {champion.metrics[name]:.4f} by {fall:.4f}"

@@ -16,7 +16,7 @@ from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.per_item.comparison import intervals
 from clips_pipeline.evaluation.per_item.item_table import items_by_set
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.registry.versions.register import Registration
 
 _SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
@@ -53,7 +53,7 @@ class CardFacts:
     run_id: str
     decision: str
     metrics: Mapping[str, float]
-    items: Mapping[str, Items]
+    items: Mapping[str, ItemResults]
     parameters: Mapping[str, Any]
     data_version: str
     splits: Mapping[str, SplitFacts]

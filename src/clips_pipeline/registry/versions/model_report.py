@@ -8,19 +8,19 @@ import mlflow
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.config import ConfigError, from_mapping, with_present_names
 from clips_pipeline.data.shards.index import load_index
-from clips_pipeline.evaluation.per_item.comparison import pairing
-from clips_pipeline.evaluation.per_item.item_table import items_by_set, rows_of_table
-from clips_pipeline.evaluation.per_item.items import Items
-from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.per_item.comparison import match_items
+from clips_pipeline.evaluation.per_item.item_table import items_by_set, rows_from_table
+from clips_pipeline.evaluation.per_item.items import ItemResults
+from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items
 from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST
 from clips_pipeline.registry.tracking.server import run_page, version_page, web_address
 from clips_pipeline.registry.versions.champion import GATE_AGAINST, NOBODY
 from clips_pipeline.registry.versions.register import Registration
 from clips_pipeline.reports.model.pages import Link, ModelFacts, model_html
-from clips_pipeline.reports.model.scores import standings
+from clips_pipeline.reports.model.scores import score_metrics
 from clips_pipeline.reports.page import summary_of, write_page
 
 
@@ -29,7 +29,7 @@ def write_model_report(
     metric: str,
     metrics: Mapping[str, float],
     tables: Mapping[str, pd.DataFrame],
-    exhibits: Mapping[str, Any],
+    report_data: Mapping[str, Any],
     run: Mapping[str, Any],
     history: pd.DataFrame,
     health: Path,
@@ -43,7 +43,7 @@ def write_model_report(
         metric: the key of the metric that decides.
         metrics: as in `metrics.json`.
         tables: of per-item results that `evaluate` writes, by set.
-        exhibits: what it has to show, as plain values.
+        report_data: report data of the evaluation, as plain values.
         run: what `train` says of its run.
         history: the table that `train` writes.
         health: the data health report.
@@ -51,10 +51,10 @@ def write_model_report(
         file: for the page.
 
     Raises:
-        ConfigError: the exhibits are none of ours.
+        ConfigError: `report_data` does not have the expected form.
     """
     client = MlflowClient()
-    shown = from_mapping(Exhibits, exhibits, "exhibits")
+    shown = from_mapping(ReportData, with_present_names(ReportData, report_data), "report_data")
     items = items_by_set(tables)
     champion, others, note = _champion(client, registration, shown.set_name, items)
     facts = ModelFacts(
@@ -62,7 +62,7 @@ def write_model_report(
         decision=registration.reason,
         promoted=registration.promoted,
         metric=metric,
-        found=standings(metrics, shown.chance, items, others),
+        found=score_metrics(metrics, shown.chance, items, others),
         champion=champion,
         note=note,
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
@@ -72,14 +72,14 @@ def write_model_report(
         steps=_steps(client, registration, run, shards),
         command=f"kedro lineage show {registration.version}",
     )
-    write_page(model_html(facts, shown, rows_of_table(tables[shown.set_name])), file)
+    write_page(model_html(facts, shown, rows_from_table(tables[shown.set_name])), file)
     client.log_artifact(registration.run_id, str(file))
     return file
 
 
 def _champion(
-    client: MlflowClient, registration: Registration, main: str, items: Mapping[str, Items]
-) -> tuple[str | None, dict[str, Items], str]:
+    client: MlflowClient, registration: Registration, main: str, items: Mapping[str, ItemResults]
+) -> tuple[str | None, dict[str, ItemResults], str]:
     """Name of the version that the gate compared with and its results, as far as they can be compared, and what is to be said.
 
     The name is None where there is nothing to compare with.
@@ -90,7 +90,7 @@ def _champion(
         return None, {}, "There was no champion when this version was registered, so it became the first."
     name = f"{registration.name}, version {against}"
     run_id = client.get_model_version(registration.name, against).run_id
-    comparable: dict[str, Items] = {}
+    comparable: dict[str, ItemResults] = {}
     said: list[str] = []
     for set_name, own in items.items():
         where = "this set" if set_name == main else set_name
@@ -99,7 +99,7 @@ def _champion(
             said.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
             continue
         try:
-            pairing(theirs, own)
+            match_items(theirs, own)
         except ConfigError as error:
             # The gate may have met the same obstacle, and its sentence stands first on the page.
             why = "" if str(error) in registration.reason else f": {error}"

@@ -23,7 +23,7 @@ STRATEGIES: Final = get_args(Strategy)
 _SEED = 0
 
 
-class Rooms(NamedTuple):
+class RowCapacity(NamedTuple):
     """Ids that rows hold, specials not counted: of the text tower, of the captioner, and what training leaves of a web caption."""
 
     context_room: int
@@ -31,10 +31,10 @@ class Rooms(NamedTuple):
     web_room: int
 
 
-def rooms(captions: CaptionConfig) -> Rooms:
+def rooms(captions: CaptionConfig) -> RowCapacity:
     """Of the rows that training makes."""
     context = captions.context_length - 3
-    return Rooms(context, captions.target_length - 2, min(context, captions.web_tokens or context))
+    return RowCapacity(context, captions.target_length - 2, min(context, captions.web_tokens or context))
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ def cells(difference: Difference) -> tuple[str, ...]:
         f"{difference.b:.4f}",
         f"{difference.difference:+.4f}",
         f"{difference.low:+.4f} to {difference.high:+.4f}",
-        f"{difference.share_better:.1%}",
+        f"{difference.fraction_better:.1%}",
         f"{difference.wins} : {difference.losses}",
         f"{difference.sign_p:.2g}",
     )

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
-from clips_pipeline.evaluation.metric_keys import is_share
+from clips_pipeline.evaluation.metric_keys import is_fraction
 from clips_pipeline.evaluation.metrics.retrieval import chance_recall
 from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE
 from clips_pipeline.evaluation.results import ItemRow
 from clips_pipeline.reports.figure import LINE, SERIES, SOFT, label, svg
-from clips_pipeline.reports.model.scores import Standing, interval_text, readable
+from clips_pipeline.reports.model.scores import MetricScore, interval_text, readable
 from clips_pipeline.reports.page import share
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ def rank_figure(per_item: Sequence[ItemRow]) -> bytes:
     return stream.getvalue()
 
 
-def interval_figure(found: Sequence[Standing]) -> Markup | None:
+def interval_figure(found: Sequence[MetricScore]) -> Markup | None:
     """Metrics that are shares, with their intervals, beside the champion's and chance; None where there is none."""
-    shares = [one for one in found if is_share(one.metric) and one.interval is not None]
+    shares = [one for one in found if is_fraction(one.metric) and one.interval is not None]
     if not shares:
         return None
 

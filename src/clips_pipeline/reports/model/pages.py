@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.evaluation.per_item.items import compositionality_items, items_of
-from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.per_item.items import compositionality_items, items_from_rows
+from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
 from clips_pipeline.reports.model.figures import interval_figure, map_figure, recall_figure
-from clips_pipeline.reports.model.scores import Standing, headlines, standings
+from clips_pipeline.reports.model.scores import MetricScore, score_metrics, select_headlines
 from clips_pipeline.reports.model.training_curves import training_charts
 from clips_pipeline.reports.page import render, write_page
 
@@ -32,7 +32,7 @@ class Link:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What `report.html` is made from, besides exhibits.
+    """What `report.html` is made from, besides the report data.
 
     Attributes:
         title: name and version.
@@ -53,7 +53,7 @@ class ModelFacts:
     decision: str
     promoted: bool
     metric: str
-    found: Sequence[Standing]
+    found: Sequence[MetricScore]
     champion: str | None
     note: str
     history: Sequence[Mapping[str, Any]]
@@ -71,14 +71,14 @@ def write_evaluation(result: EvaluationResult, path: Path) -> Path:
 
 def evaluation_html(result: EvaluationResult) -> str:
     """The whole page: `templates/evaluation.html`."""
-    items = {result.set_name: items_of(result.per_item)} | compositionality_items(result.compositionality)
-    found = standings(result.metrics, result.exhibits.chance, items)
+    items = {result.set_name: items_from_rows(result.per_item)} | compositionality_items(result.compositionality)
+    found = score_metrics(result.metrics, result.report_data.chance, items)
     first = next((name for end in _HEAD for name in result.metrics if name.endswith(end)), next(iter(result.metrics)))
-    values = _values(found, first, None, result.exhibits, result.per_item)
+    values = _values(found, first, None, result.report_data, result.per_item)
     return render("evaluation.html", title=f"Evaluation on {result.set_name}", **values)
 
 
-def model_html(facts: ModelFacts, shown: Exhibits, per_item: Sequence[ItemRow]) -> str:
+def model_html(facts: ModelFacts, shown: ReportData, per_item: Sequence[ItemRow]) -> str:
     """The whole page on a registered version: `templates/model.html`."""
     values = _values(facts.found, facts.metric, facts.champion, shown, per_item)
     charts = training_charts(facts.history)
@@ -86,11 +86,11 @@ def model_html(facts: ModelFacts, shown: Exhibits, per_item: Sequence[ItemRow]) 
 
 
 def _values(
-    found: Sequence[Standing], first: str, champion: str | None, shown: Exhibits, per_item: Sequence[ItemRow]
+    found: Sequence[MetricScore], first: str, champion: str | None, shown: ReportData, per_item: Sequence[ItemRow]
 ) -> dict[str, Any]:
     """What both pages show."""
     return {
-        "headlines": headlines(found, first),
+        "headlines": select_headlines(found, first),
         "champion": champion,
         "found": found,
         "intervals": interval_figure(found),

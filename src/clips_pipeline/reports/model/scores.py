@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clips_pipeline.evaluation.metric_keys import higher_is_better, is_share, set_of
+from clips_pipeline.evaluation.metric_keys import higher_is_better, is_fraction, set_of
 from clips_pipeline.evaluation.per_item.comparison import Difference, compare, intervals
-from clips_pipeline.evaluation.per_item.items import Items
+from clips_pipeline.evaluation.per_item.items import ItemResults
 
 _RESAMPLES = 2_000
 _HEADLINES = 3
 
 
 @dataclass(frozen=True)
-class Standing:
+class MetricScore:
     """One metric.
 
     Attributes:
@@ -42,9 +42,9 @@ class Standing:
         return readable(self.metric)
 
     @property
-    def is_share(self) -> bool:
-        """As `metric_keys.is_share`."""
-        return is_share(self.metric)
+    def is_fraction(self) -> bool:
+        """As `metric_keys.is_fraction`."""
+        return is_fraction(self.metric)
 
     @property
     def higher_is_better(self) -> bool:
@@ -52,14 +52,14 @@ class Standing:
         return higher_is_better(self.metric)
 
 
-def standings(
+def score_metrics(
     metrics: Mapping[str, float],
     chance: Mapping[str, float],
-    items: Mapping[str, Items],
-    champion: Mapping[str, Items] | None = None,
+    items: Mapping[str, ItemResults],
+    champion: Mapping[str, ItemResults] | None = None,
     *,
     resamples: int = _RESAMPLES,
-) -> list[Standing]:
+) -> list[MetricScore]:
     """Every metric with its intervals.
 
     Args:
@@ -77,7 +77,9 @@ def standings(
     for name in items.keys() & others.keys():
         a, b = others[name], items[name]
         both = [
-            one for one in metrics if set_of(one) == name and a.holds(one) and b.holds(one) and a.on_terms_of(b, one)
+            one
+            for one in metrics
+            if set_of(one) == name and a.has_metric(one) and b.has_metric(one) and a.is_comparable(b, one)
         ]
         if both:
             compared = compare(a, b, both, resamples=resamples)
@@ -86,12 +88,12 @@ def standings(
     own = intervals(items, metrics, resamples=resamples)
     theirs = intervals(others, differences, resamples=resamples)
     return [
-        Standing(name, value, own.get(name), chance.get(name), differences.get(name), theirs.get(name))
+        MetricScore(name, value, own.get(name), chance.get(name), differences.get(name), theirs.get(name))
         for name, value in metrics.items()
     ]
 
 
-def headlines(found: Sequence[Standing], first: str) -> list[Standing]:
+def select_headlines(found: Sequence[MetricScore], first: str) -> list[MetricScore]:
     """The metrics that stand first: the one that decides, by its key, and the best known of the others."""
     order = sorted(found, key=lambda one: (one.metric != first, _place(one.metric)))
     return [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]

@@ -10,19 +10,19 @@ from PIL import Image
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.inference.caption_decoding import (
     Caption,
-    Specials,
-    beam,
+    SpecialIds,
+    beam_search,
+    decode_parallel,
     log_probabilities,
-    of_places,
-    of_words_before,
-    parallel,
+    next_from_positions,
+    next_from_prefix,
 )
-from clips_pipeline.evaluation.inference.caption_examples import CaptionedImage, as_mapping, draw
+from clips_pipeline.evaluation.inference.caption_examples import CaptionedImage, draw_examples, examples_to_mapping
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig, VisionConfig
 
 BOS, EOS = 1, 2
-SPECIALS = Specials(BOS, EOS, (0,))
+SPECIALS = SpecialIds(BOS, EOS, (0,))
 WORDS = (3, 4, 5)
 PLACES = 4
 
@@ -52,11 +52,11 @@ def image() -> torch.Tensor:
     return torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def score(following: object, ids: list[int]) -> float:
+def score(next_log_probs: object, ids: list[int]) -> float:
     """Of one caption: its words, and EOS where there is room for it."""
     total = 0.0
     for place, word in enumerate([*ids, EOS][:PLACES]):
-        total += float(following([ids[:place]])[0, word])  # type: ignore[operator]
+        total += float(next_log_probs([ids[:place]])[0, word])  # type: ignore[operator]
     return total
 
 
@@ -67,18 +67,18 @@ def test_a_wide_beam_finds_the_best_of_all_captions(inputs: str, penalty: float,
     captioner = model(inputs)
     if inputs == "queries":
         web = torch.tensor([[1, 3, 4, 2, 0, 0, 0, 5]])
-        following = of_places(log_probabilities(captioner, image()[None], web)[0])
+        next_log_probs = next_from_positions(log_probabilities(captioner, image()[None], web)[0])
     else:
-        following = of_words_before(captioner, image(), BOS)
+        next_log_probs = next_from_prefix(captioner, image(), BOS)
 
     def rank(ids: list[int], total: float) -> float:
         return total / max(1, len(ids) + 1) ** penalty
 
     expected = sorted(
-        (Caption(ids, score(following, ids)) for ids in every_caption(repeat)), key=lambda c: -rank(c.ids, c.score)
+        (Caption(ids, score(next_log_probs, ids)) for ids in every_caption(repeat)), key=lambda c: -rank(c.ids, c.score)
     )
     # As wide as there are hypotheses.
-    found = beam(following, PLACES, SPECIALS, width=200, length_penalty=penalty, repeat=repeat)
+    found = beam_search(next_log_probs, PLACES, SPECIALS, width=200, length_penalty=penalty, repeat=repeat)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.score == pytest.approx(theirs.score, abs=1e-5)
@@ -90,30 +90,30 @@ def test_one_pass_is_a_beam_of_independent_places() -> None:
     web = torch.tensor([[1, 3, 4, 2, 0, 0, 0, 5]])
     log_p_BQV = log_probabilities(captioner, torch.stack([image(), -image()]), web.expand(2, -1))
     assert log_p_BQV.shape == (2, PLACES, 6)
-    for row, caption in zip(log_p_BQV, parallel(log_p_BQV, SPECIALS), strict=True):
+    for row, caption in zip(log_p_BQV, decode_parallel(log_p_BQV, SPECIALS), strict=True):
         assert not {0, BOS, EOS} & set(caption.ids)
-        assert caption.score == pytest.approx(score(of_places(row), caption.ids), abs=1e-5)
+        assert caption.score == pytest.approx(score(next_from_positions(row), caption.ids), abs=1e-5)
         # Word for word the likeliest, so that no caption of this length that goes on is likelier.
         same = [ids for ids in every_caption(True) if len(ids) == len(caption.ids)]
-        assert caption.score >= max(score(of_places(row), ids) for ids in same) - 1e-5
+        assert caption.score >= max(score(next_from_positions(row), ids) for ids in same) - 1e-5
 
 
 def test_no_word_twice_in_a_row() -> None:
     log_p = torch.full((5, 6), -10.0)
     log_p[:, 3], log_p[:, 4], log_p[:, EOS] = -0.1, -2.0, -3.0
-    assert parallel(log_p[None], SPECIALS)[0].ids == [3] * 5
-    best = beam(of_places(log_p), 5, SPECIALS, width=3, length_penalty=1.0)[0].ids
+    assert decode_parallel(log_p[None], SPECIALS)[0].ids == [3] * 5
+    best = beam_search(next_from_positions(log_p), 5, SPECIALS, width=3, length_penalty=1.0)[0].ids
     assert best
     assert all(a != b for a, b in itertools.pairwise(best))
     with pytest.raises(ValueError, match="must be 1 or more"):
-        beam(of_places(log_p), 5, SPECIALS, width=0)
+        beam_search(next_from_positions(log_p), 5, SPECIALS, width=0)
 
 
 def test_captioners_of_the_other_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="method clips"):
         log_probabilities(model("tokens"), image()[None], torch.tensor([[1, 2, 0, 0, 0, 0, 0, 5]]))
     with pytest.raises(ValueError, match="method coca"):
-        of_words_before(model("queries"), image(), BOS)
+        next_from_prefix(model("queries"), image(), BOS)
 
 
 def test_a_picture_and_its_data_hold_foreign_text() -> None:
@@ -125,8 +125,8 @@ def test_a_picture_and_its_data_hold_foreign_text() -> None:
         Record(key=str(i), image=stream.getvalue(), extension="png", web_caption=odd, synthetic_caption=odd)
         for i in range(4)
     ]
-    drawn = Image.open(io.BytesIO(draw(examples, records, 12)))
+    drawn = Image.open(io.BytesIO(draw_examples(examples, records, 12)))
     assert drawn.format == "PNG"
     assert drawn.width > drawn.height * 0.8
-    assert as_mapping(examples, 12)["examples"][0]["at_once"] == "a"
-    assert as_mapping(examples, 12)["step"] == 12
+    assert examples_to_mapping(examples, 12)["examples"][0]["at_once"] == "a"
+    assert examples_to_mapping(examples, 12)["step"] == 12

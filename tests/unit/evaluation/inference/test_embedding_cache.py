@@ -11,7 +11,7 @@ from clips_pipeline import formats
 from clips_pipeline.evaluation import evaluate
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder
-from clips_pipeline.evaluation.inference.embedding_cache import Kept
+from clips_pipeline.evaluation.inference.embedding_cache import EmbeddingCache
 
 CPU = EvaluationConfig(device="cpu", examples=0)
 
@@ -20,9 +20,9 @@ CPU = EvaluationConfig(device="cpu", examples=0)
 def passes(monkeypatch):
     """How often images and batches of texts went through a model."""
     counts = {"images": 0, "texts": 0}
-    images, texts = evaluate.one_pass, TowerEmbedder.text_batch
+    images, texts = evaluate.run_image_pass, TowerEmbedder.text_batch
 
-    def one_pass(*arguments):
+    def run_image_pass(*arguments):
         counts["images"] += 1
         return images(*arguments)
 
@@ -30,7 +30,7 @@ def passes(monkeypatch):
         counts["texts"] += 1
         return texts(*arguments)
 
-    monkeypatch.setattr(evaluate, "one_pass", one_pass)
+    monkeypatch.setattr(evaluate, "run_image_pass", run_image_pass)
     monkeypatch.setattr(TowerEmbedder, "text_batch", text_batch)
     return counts
 
@@ -81,7 +81,7 @@ def twos():
 
 
 def test_another_model_device_or_input_has_another_name(tmp_path):
-    store = Kept(tmp_path, "model", "cpu", "samples")
+    store = EmbeddingCache(tmp_path, "model", "cpu", "samples")
     assert store.arrays("images", ones)["x"].tolist() == [1.0, 1.0, 1.0]
     assert store.arrays("images", twos)["x"].tolist() == [1.0, 1.0, 1.0]
     for other, what in (
@@ -93,14 +93,14 @@ def test_another_model_device_or_input_has_another_name(tmp_path):
 
 
 def test_another_format_version_has_another_name(tmp_path, monkeypatch):
-    store = Kept(tmp_path, "model", "cpu", "samples")
+    store = EmbeddingCache(tmp_path, "model", "cpu", "samples")
     store.arrays("images", ones)
     monkeypatch.setattr(formats, "EMBEDDINGS", formats.EMBEDDINGS + 1)
     assert store.arrays("images", twos)["x"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_texts_that_join_to_the_same_letters_are_not_the_same(tmp_path):
-    store = Kept(tmp_path, "model", "cpu", "samples")
+    store = EmbeddingCache(tmp_path, "model", "cpu", "samples")
 
     def lengths(texts):
         return np.array([[float(len(text))] for text in texts])
@@ -111,7 +111,7 @@ def test_texts_that_join_to_the_same_letters_are_not_the_same(tmp_path):
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
 def test_a_damaged_file_is_made_again(tmp_path, caplog, left):
-    store = Kept(tmp_path, "model", "cpu", "samples")
+    store = EmbeddingCache(tmp_path, "model", "cpu", "samples")
     store.arrays("images", ones)
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()

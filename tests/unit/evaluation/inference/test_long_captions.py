@@ -46,7 +46,7 @@ def test_each_image_is_asked_for_its_own_long_caption_and_back(told):
         "text_to_image_recall@10": 1.0,
         "mean_recall@1": 0.375,
     }
-    assert {name: found.exhibits.chance[f"retrieval_long/scenes/{name}"] for name in of_long} == pytest.approx(
+    assert {name: found.report_data.chance[f"retrieval_long/scenes/{name}"] for name in of_long} == pytest.approx(
         dict.fromkeys(of_long, 1.0) | {name: 0.25 for name in of_long if name.endswith("recall@1")}
     )
     # The short captions are asked apart from them, and only theirs are the ranks of the rows.
@@ -64,7 +64,7 @@ def test_long_captions_are_asked_only_where_it_is_wanted_and_there_are_some(told
         name.replace("retrieval/", "retrieval_long/") for name in plain.metrics if name.startswith("retrieval/")
     }
     assert plain.metrics == {name: pytest.approx(long.metrics[name]) for name in plain.metrics}
-    assert set(long.exhibits.chance) == set(long.metrics)
+    assert set(long.report_data.chance) == set(long.metrics)
 
 
 def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
@@ -77,8 +77,8 @@ def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
     found = evaluate_records(told.tell(E, SHORT | texts), lambda: records, None, skip)
     assert found.metrics["retrieval_long/scenes/image_to_text_recall@1"] == 1.0
     assert found.metrics["retrieval_long/scenes/text_to_image_recall@1"] == pytest.approx(2 / 3)
-    assert found.exhibits.chance["retrieval_long/scenes/image_to_text_recall@1"] == pytest.approx(1 / 3)
-    assert found.exhibits.chance["retrieval_long/scenes/text_to_image_recall@1"] == 1 / 4
+    assert found.report_data.chance["retrieval_long/scenes/image_to_text_recall@1"] == pytest.approx(1 / 3)
+    assert found.report_data.chance["retrieval_long/scenes/text_to_image_recall@1"] == 1 / 4
 
 
 def test_long_captions_are_cut_and_those_that_begin_alike_are_ties(loaded):
@@ -103,4 +103,4 @@ def test_every_class_weighs_the_same_however_many_images_it_has(told):
         "zero_shot/scenes/accuracy@1": pytest.approx(6 / 9),
         "zero_shot/scenes/mean_per_class_accuracy@1": pytest.approx((5 / 6 + 0 / 2 + 1 / 1) / 3),
     }
-    assert found.exhibits.chance == dict.fromkeys(found.metrics, 0.25)
+    assert found.report_data.chance == dict.fromkeys(found.metrics, 0.25)

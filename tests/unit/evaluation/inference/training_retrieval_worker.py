@@ -15,7 +15,7 @@ from clips_pipeline.interop.folder import load_model_folder
 
 
 def run_case(case: dict[str, Any], shards: str, model_folder: str, group: dist.ProcessGroup | None) -> dict[str, Any]:
-    """What `quick_retrieval` returns or raises, and what it gave to `retrieval_ranks`, if this process ranked."""
+    """What `measure_retrieval` returns or raises, and what it gave to `retrieval_ranks`, if this process ranked."""
     loaded = load_model_folder(Path(model_folder))
     if case.get("diverged"):
         next(loaded.model.vision.parameters()).data.fill_(float("nan"))
@@ -29,7 +29,7 @@ def run_case(case: dict[str, Any], shards: str, model_folder: str, group: dist.P
     training_retrieval.retrieval_ranks = spy
     options = {name: case[name] for name in ("batch_size", "limit") if name in case}
     try:
-        metrics = training_retrieval.quick_retrieval(
+        metrics = training_retrieval.measure_retrieval(
             loaded.model, Path(shards), case["split"], loaded.tokenizer, ImageConfig(size=32), group=group, **options
         )
     except ValueError as error:

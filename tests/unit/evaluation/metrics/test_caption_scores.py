@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from tests.peer_packages import installed
 
-from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scored, words
+from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions, words
 
 
 def split(*texts):
@@ -14,7 +14,7 @@ def split(*texts):
 
 
 def caption_scores(written, references):
-    return corpus_scores(scored(written, references))
+    return corpus_scores(score_captions(written, references))
 
 
 def _of(name, written, references):

@@ -11,8 +11,8 @@ from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
-from clips_pipeline.evaluation.inference.image_pass import one_pass
-from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scored
+from clips_pipeline.evaluation.inference.image_pass import run_image_pass
+from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions
 from clips_pipeline.evaluation.metrics.zero_shot import imagenet_classes
 
 PLAIN = EvaluationConfig(device="cpu", examples=0)
@@ -59,12 +59,12 @@ def test_captions_are_scored_by_those_of_people_if_wanted(embedder):
         for i, texts in enumerate(people)
     ]
     human = replace(PLAIN, caption_references="human", missing_captions="skip")
-    found = one_pass(embedder, records, human)
+    found = run_image_pass(embedder, records, human)
     # The third image has only a long caption, the first none; so they are asked by one rule and not by the other.
     assert found.references == [["a cube", "one red cube"], ["a ball"]]
     assert found.captioned == [0, 1]
     assert len(found.written) == 2
-    assert one_pass(embedder, records, PLAIN).references == [["long caption 1"], ["long caption 2"]]
+    assert run_image_pass(embedder, records, PLAIN).references == [["long caption 1"], ["long caption 2"]]
     metrics = evaluate_records(embedder, lambda: records, None, human).metrics
-    expected = corpus_scores(scored(found.written, found.references))
+    expected = corpus_scores(score_captions(found.written, found.references))
     assert {name: metrics[f"caption/scenes/{name}"] for name in expected} == expected

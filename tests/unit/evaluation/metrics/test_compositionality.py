@@ -10,8 +10,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.metrics.compositionality import (
     SUBSETS,
-    Compositionality,
-    compositionality,
+    CompositionalityResult,
+    measure_compositionality,
     read_entries,
     sugarcrepe_hits,
     winoground_hits,
@@ -78,7 +78,7 @@ def sets(tmp_path):
 
 
 def test_published_files(sets):
-    found = compositionality(Colours(), read_entries(sets))
+    found = measure_compositionality(Colours(), read_entries(sets))
     metrics, chance = found.metrics, found.chance
     assert metrics["sugarcrepe/add_att/accuracy"] == 0.5
     assert metrics["sugarcrepe/swap_obj/accuracy"] == 1.0
@@ -89,10 +89,10 @@ def test_published_files(sets):
 
 def test_rows_say_what_was_right_and_on_which_files(sets, tmp_path):
     def versions():
-        found = compositionality(Colours(), read_entries(sets)).rows
+        found = measure_compositionality(Colours(), read_entries(sets)).rows
         return {row["set"]: row[SET_VERSION] for row in found}
 
-    rows = compositionality(Colours(), read_entries(sets)).rows
+    rows = measure_compositionality(Colours(), read_entries(sets)).rows
     first = versions()
     assert rows[1] == {
         "set": "sugarcrepe",
@@ -119,7 +119,9 @@ def test_rows_say_what_was_right_and_on_which_files(sets, tmp_path):
 
 
 def test_nothing_configured_measures_nothing():
-    assert compositionality(Colours(), read_entries(CompositionalityConfig())) == Compositionality({}, {}, [])
+    assert measure_compositionality(Colours(), read_entries(CompositionalityConfig())) == CompositionalityResult(
+        {}, {}, []
+    )
 
 
 def test_one_of_two_folders_is_refused():
@@ -158,7 +160,7 @@ def test_damaged_sets_are_refused(sets, tmp_path, file, content, message):
     else:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        compositionality(Colours(), read_entries(sets))
+        measure_compositionality(Colours(), read_entries(sets))
 
 
 def test_a_line_separator_within_a_caption_ends_no_line(sets, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clips_pipeline.evaluation.metrics.linear_probe import Labelled, fit, knn_hits, linear_hits
+from clips_pipeline.evaluation.metrics.linear_probe import LabeledFeatures, fit, knn_hits, linear_hits
 
 
 def knn_accuracy(train, asked, **options):
@@ -19,7 +19,7 @@ def linear_accuracy(train, validation, asked, *penalties):
 
 
 def labelled(features, labels):
-    return Labelled(np.array(features, dtype=np.float32), np.array(labels))
+    return LabeledFeatures(np.array(features, dtype=np.float32), np.array(labels))
 
 
 AXES = labelled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
@@ -27,14 +27,14 @@ AXES = labelled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
 
 def test_neighbours_vote_by_nearness():
     asked = labelled([[1, 0.2], [0.3, 1], [1, 0.1]], [0, 1, 1])
-    assert knn_accuracy(AXES, asked, neighbours=1) == pytest.approx(2 / 3)
+    assert knn_accuracy(AXES, asked, neighbors=1) == pytest.approx(2 / 3)
 
 
 def test_a_near_vote_outweighs_two_far_ones():
     near, far = [1.0, 0.0], [math.cos(0.5), math.sin(0.5)]
     train = labelled([near, far, [far[0], -far[1]]], [0, 1, 1])
     # exp(1 / 0.07) against twice exp(cos 0.5 / 0.07): 5.7 times against 2.
-    assert knn_accuracy(train, labelled([[1, 0]], [0]), neighbours=3) == 1.0
+    assert knn_accuracy(train, labelled([[1, 0]], [0]), neighbors=3) == 1.0
 
 
 def test_more_neighbours_than_images():
@@ -43,7 +43,7 @@ def test_more_neighbours_than_images():
 
 def test_the_length_of_a_feature_does_not_matter_to_neighbours():
     asked = labelled([[0.01, 0.001], [5.0, 40.0]], [0, 1])
-    assert knn_accuracy(AXES, asked, neighbours=2) == 1.0
+    assert knn_accuracy(AXES, asked, neighbors=2) == 1.0
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -84,7 +84,7 @@ def test_validation_chooses_the_penalty_and_the_asked_do_not():
 
 
 def test_empty_splits_are_refused():
-    none = Labelled(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
+    none = LabeledFeatures(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="cannot be probed"):
         knn_accuracy(AXES, none)
     with pytest.raises(ValueError, match="cannot be probed"):

@@ -15,7 +15,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model
 from clips_pipeline.evaluation.inference.embed import open_image, retrieval_texts
-from clips_pipeline.evaluation.metrics.compositionality import SUBSETS, compositionality, read_entries
+from clips_pipeline.evaluation.metrics.compositionality import SUBSETS, measure_compositionality, read_entries
 from clips_pipeline.evaluation.model_loading import load_embedder
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_compositionality(published, peer, theirs, photos, tmp_path):
     for subset in SUBSETS:
         (tmp_path / f"{subset}.json").write_text(json.dumps(crepe))
     config = CompositionalityConfig(str(tmp_path), str(tmp_path / "images"), str(tmp_path))
-    metrics = compositionality(load_embedder(peer, CPU), read_entries(config)).metrics
+    metrics = measure_compositionality(load_embedder(peer, CPU), read_entries(config)).metrics
 
     seen = torch.stack([transform(picture) for picture in pictures])
     evaluate = published("image_caption_selection").evaluate

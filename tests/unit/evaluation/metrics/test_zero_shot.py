@@ -9,14 +9,14 @@ from clips_pipeline.evaluation.metrics.zero_shot import (
     class_embeddings,
     classify,
 )
-from clips_pipeline.evaluation.per_item.items import items_of
+from clips_pipeline.evaluation.per_item.items import items_from_rows
 
 
 def accuracies(ranks, labels):
     """Of images by rank and label."""
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     rows = zip(np.asarray(ranks).tolist(), labels, strict=True)
-    found = items_of(
+    found = items_from_rows(
         nothing | {"key": str(i), "zero_shot_rank": rank, "label": label} for i, (rank, label) in enumerate(rows)
     )
     return {name.removeprefix("zero_shot/"): value for name, value in found.values().items()}

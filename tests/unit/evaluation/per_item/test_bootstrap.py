@@ -7,10 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scored
-from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, Measure, Part, counted, resampled
+from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions
+from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, Ratio, RatioMetric, bootstrap, hit_ratio
 from clips_pipeline.evaluation.per_item.comparison import compare, intervals
-from clips_pipeline.evaluation.per_item.items import Items, compositionality_items, items_of
+from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
 
 PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
 BLEU = "caption/some/bleu4"
@@ -28,16 +28,16 @@ def mean_per_class_accuracy(rank_N: np.ndarray, label_N: np.ndarray) -> float:
     return float(np.mean([np.mean(rank_N[label_N == label] < 1) for label in np.unique(label_N)]))
 
 
-def labelled(*found: tuple[int | None, int | None]) -> Items:
+def labelled(*found: tuple[int | None, int | None]) -> ItemResults:
     """Images by class and rank."""
-    return items_of(
+    return items_from_rows(
         NOTHING | {"key": f"k{n}", "label": label, "zero_shot_rank": rank} for n, (label, rank) in enumerate(found)
     )
 
 
-def captioned(*pairs: tuple[str, str] | None) -> Items:
+def captioned(*pairs: tuple[str, str] | None) -> ItemResults:
     """Images by written caption and reference; None has neither."""
-    scores = iter(scored(*zip(*((a, [b]) for a, b in filter(None, pairs)), strict=True)))
+    scores = iter(score_captions(*zip(*((a, [b]) for a, b in filter(None, pairs)), strict=True)))
     rows = []
     for number, pair in enumerate(pairs):
         score = None if pair is None else next(scores)
@@ -50,7 +50,7 @@ def captioned(*pairs: tuple[str, str] | None) -> Items:
             "caption_reference_words": score and score.reference_words,
         }
         rows.append(NOTHING | {"key": f"k{number}"} | columns)
-    return items_of(rows)
+    return items_from_rows(rows)
 
 
 def shares(value_R: np.ndarray) -> dict[float, float]:
@@ -68,14 +68,14 @@ def test_classes_that_are_not_drawn_do_not_count():
         value = round(float(np.mean([np.mean(hits) for hits in of_class if hits])), 9)
         wanted[value] = wanted.get(value, 0) + 1 / 27
     items = labelled((5, 0), (5, 3), (2, 0))
-    assert items.measure_of(PER_CLASS).value() == 0.75
-    found = shares(resampled([items.measure_of(PER_CLASS)], 3, 100_000, 0)[0])
+    assert items.metric_of(PER_CLASS).value() == 0.75
+    found = shares(bootstrap([items.metric_of(PER_CLASS)], 3, 100_000, 0)[0])
     assert found == pytest.approx(wanted, abs=0.006)
 
 
 def test_an_image_without_class_counts_for_none():
     items = labelled((None, None), (1, 0))
-    found = shares(resampled([items.measure_of(PER_CLASS)], 2, 20_000, 0)[0])
+    found = shares(bootstrap([items.metric_of(PER_CLASS)], 2, 20_000, 0)[0])
     # Of four draws one has no labelled image at all, and nothing to say.
     assert found == pytest.approx({1.0: 3 / 4, -1.0: 1 / 4}, abs=0.02)
     assert intervals({"some": items}, [PER_CLASS]) == {PER_CLASS: (1.0, 1.0)}
@@ -86,9 +86,9 @@ def test_draws_by_class_are_those_computed_one_by_one():
     labels, ranks = draws.integers(0, 40, 300), draws.integers(0, 3, 300)
     items = labelled(*zip(labels.tolist(), ranks.tolist(), strict=True))
     every = np.ones(300, np.bool_)
-    other = Measure((counted(ranks < 2, every, labels), counted(ranks < 1, every)))
-    found, _, both = resampled(
-        [items.measure_of(PER_CLASS), items.measure_of("zero_shot/s/accuracy@1"), other], 300, 50, 3
+    other = RatioMetric((hit_ratio(ranks < 2, every, labels), hit_ratio(ranks < 1, every)))
+    found, _, both = bootstrap(
+        [items.metric_of(PER_CLASS), items.metric_of("zero_shot/s/accuracy@1"), other], 300, 50, 3
     )
     drawn_RN = np.random.default_rng(3).integers(0, 300, (50, 300))
     for draw_N, value, other_value in zip(drawn_RN, found, both, strict=True):
@@ -100,7 +100,7 @@ def test_draws_by_class_are_those_computed_one_by_one():
 def test_models_are_paired_by_key_also_by_class():
     found = [(0, 0), (0, 3), (1, 0), (2, 1)]
     a = labelled(*found)
-    turned = items_of(
+    turned = items_from_rows(
         reversed([NOTHING | {"key": f"k{n}", "label": c, "zero_shot_rank": r} for n, (c, r) in enumerate(found)])
     )
     one = compare(a, turned, [PER_CLASS], resamples=300)[0]
@@ -112,9 +112,9 @@ def test_models_are_paired_by_key_also_by_class():
 def test_a_thousand_classes_need_no_column_each():
     images, classes = 50_000, 1_000
     draws = np.random.default_rng(0)
-    part = counted(draws.random(images) < 0.5, np.ones(images, np.bool_), draws.integers(0, classes, images))
+    part = hit_ratio(draws.random(images) < 0.5, np.ones(images, np.bool_), draws.integers(0, classes, images))
     tracemalloc.start()
-    value_R = resampled([Measure((part,))], images, 160, 0)[0]
+    value_R = bootstrap([RatioMetric((part,))], images, 160, 0)[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # Numerators and denominators by class would take 800 MB before anything is drawn.
@@ -126,42 +126,42 @@ def test_bleu_is_of_the_captions_that_are_drawn():
     """A caption that is right and one that shares a word with its reference: four equally likely draws."""
     items = captioned(("a b c d e", "a b c d e"), ("a w", "a q"))
     of_both = (6 / 7 * 4 / 5 * 3 / 3 * 2 / 2) ** 0.25
-    assert items.measure_of(BLEU).value() == pytest.approx(of_both)
-    found = shares(resampled([items.measure_of(BLEU)], 2, 40_000, 0)[0])
+    assert items.metric_of(BLEU).value() == pytest.approx(of_both)
+    found = shares(bootstrap([items.metric_of(BLEU)], 2, 40_000, 0)[0])
     assert found == pytest.approx({1.0: 1 / 4, round(of_both, 9): 1 / 2, 0.0: 1 / 4}, abs=0.01)
 
 
 def test_bleu_punishes_a_draw_that_is_short():
     items = captioned(("a b c d", "a b c d e f g h"), ("p q r s t u", "p q r s t u"))
     both, short = math.exp(1 - 14 / 10), math.exp(1 - 8 / 4)
-    found = shares(resampled([items.measure_of(BLEU)], 2, 40_000, 0)[0])
+    found = shares(bootstrap([items.metric_of(BLEU)], 2, 40_000, 0)[0])
     assert found == pytest.approx({1.0: 1 / 4, round(both, 9): 1 / 2, round(short, 9): 1 / 4}, abs=0.01)
 
 
 def test_a_draw_without_captions_has_no_bleu_and_none_is_no_zero():
-    found = shares(resampled([captioned(("a b c d", "a b c d"), None).measure_of(BLEU)], 2, 20_000, 0)[0])
+    found = shares(bootstrap([captioned(("a b c d", "a b c d"), None).metric_of(BLEU)], 2, 20_000, 0)[0])
     assert found == pytest.approx({1.0: 3 / 4, -1.0: 1 / 4}, abs=0.02)
 
 
 def test_captions_without_any_word_score_nothing():
     for pair in (("", "a b c d"), ("!", "?")):
         items = captioned(pair, pair)
-        values = [items.measure_of(f"caption/s/{name}").value() for name in ("bleu4", "rouge_l", "cider")]
+        values = [items.metric_of(f"caption/s/{name}").value() for name in ("bleu4", "rouge_l", "cider")]
         assert values == [0.0, 0.0, 0.0]
-        assert set(corpus_scores(scored([pair[0]] * 2, [[pair[1]]] * 2)).values()) == {0.0}
+        assert set(corpus_scores(score_captions([pair[0]] * 2, [[pair[1]]] * 2)).values()) == {0.0}
 
 
 def test_scores_of_a_corpus_come_back_exactly_and_draw_by_draw():
     texts = ["the red cube is on grass", "a dog runs on the wide beach", "one tall tree", "the green ball is on sand"]
     wanted = ["the red cube is on green grass", "a brown dog runs on the wide beach", "one tall tree", "a ball on sand"]
     items = captioned(*zip(texts, wanted, strict=True))
-    scores = scored(texts, [[text] for text in wanted])
+    scores = score_captions(texts, [[text] for text in wanted])
     for name, value in corpus_scores(scores).items():
         assert value > 0
-        assert items.measure_of(f"caption/s/{name}").value() == value
+        assert items.metric_of(f"caption/s/{name}").value() == value
     names = ("bleu4", "rouge_l", "cider")
     drawn_RN = np.random.default_rng(1).integers(0, 4, (100, 4))
-    found = resampled([items.measure_of(f"caption/s/{name}") for name in names], 4, 100, 1)
+    found = bootstrap([items.metric_of(f"caption/s/{name}") for name in names], 4, 100, 1)
     for row, draw in enumerate(drawn_RN.tolist()):
         # How rare an n-gram is stays that of the whole set, whatever is drawn.
         one = corpus_scores([scores[i] for i in draw])
@@ -176,7 +176,7 @@ def test_the_sign_test_of_bleu_asks_each_caption_alone():
     assert [(one.wins, one.losses) for one in found] == [(1, 0), (2, 0)]
 
 
-def entries(right: dict[str, list[bool]]) -> Items:
+def entries(right: dict[str, list[bool]]) -> ItemResults:
     """Entries of one subset by image."""
     rows = [
         {"set": "sugarcrepe", "key": f"swap_obj/{image}{i}", "subset": "swap_obj", "image": image, "right": hit}
@@ -200,10 +200,10 @@ def test_the_mean_over_subsets_is_no_mean_over_entries():
         for i, hit in enumerate(hits)
     ]
     items = compositionality_items(rows)["sugarcrepe"]
-    assert items.measure_of("sugarcrepe/mean/accuracy").value() == pytest.approx((1 + 1 / 3) / 2)
+    assert items.metric_of("sugarcrepe/mean/accuracy").value() == pytest.approx((1 + 1 / 3) / 2)
 
 
 def test_a_part_without_anything_to_divide_by_has_no_quotient():
     none = np.zeros(2)
-    assert math.isnan(Part(none, none).quotient())
-    assert math.isnan(Part(none, none, np.array([NO_GROUP, 3])).quotient())
+    assert math.isnan(Ratio(none, none).value())
+    assert math.isnan(Ratio(none, none, np.array([NO_GROUP, 3])).value())

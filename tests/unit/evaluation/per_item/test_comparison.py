@@ -14,7 +14,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.per_item.comparison import Difference, compare, intervals, sign_test
 from clips_pipeline.evaluation.per_item.item_table import read_items
-from clips_pipeline.evaluation.per_item.items import Items, items_of
+from clips_pipeline.evaluation.per_item.items import ItemResults, items_from_rows
 from clips_pipeline.evaluation.results import ItemRow
 from clips_pipeline.reports.model.comparison import HEAD, cells, terminal_table, verdicts, write_comparison
 
@@ -26,12 +26,12 @@ def row(key: str, image: int | None = 0, texts: tuple[int, ...] = (0,), **change
     return {"key": key, "image_to_text_rank": image, "text_to_image_ranks": list(texts), **facts, **changes}
 
 
-def ranks(*found: int) -> Items:
-    return items_of(row(f"k{number}", rank) for number, rank in enumerate(found))
+def ranks(*found: int) -> ItemResults:
+    return items_from_rows(row(f"k{number}", rank) for number, rank in enumerate(found))
 
 
 def test_every_metric_comes_back_from_the_items() -> None:
-    items = items_of(
+    items = items_from_rows(
         [
             row("a", 0, (0, 7), zero_shot_rank=0, caption_nats=6.0, caption_tokens=3),
             row("b", 4, (1,), zero_shot_rank=4, caption_nats=2.0, caption_tokens=1),
@@ -50,9 +50,9 @@ def test_every_metric_comes_back_from_the_items() -> None:
         "caption/loss": 8 / 4,
     }
     for name, value in wanted.items():
-        assert items.measure_of(name.replace("/", "/set/")).value() == pytest.approx(value, abs=1e-15), name
+        assert items.metric_of(name.replace("/", "/set/")).value() == pytest.approx(value, abs=1e-15), name
     with pytest.raises(ConfigError, match=r"zero_shot/set/accuracy@9 cannot be computed .* allow retrieval/"):
-        items.measure_of("zero_shot/set/accuracy@9")
+        items.metric_of("zero_shot/set/accuracy@9")
     assert [higher_is_better(name) for name in ("caption/s/loss", "zero_shot/s/accuracy@1")] == [False, True]
 
 
@@ -63,33 +63,33 @@ def test_the_bootstrap_is_the_exact_one_where_all_draws_can_be_listed() -> None:
     every = np.array([gain[list(draw)].mean() for draw in itertools.product(range(3), repeat=3)])
     found = compare(a, b, [RECALL], resamples=200_000, confidence=0.6)[0]
     assert (found.a, found.b, found.difference) == (1 / 3, 2 / 3, 1 / 3)
-    assert found.share_better == pytest.approx(np.mean(every > 0), abs=0.01)
+    assert found.fraction_better == pytest.approx(np.mean(every > 0), abs=0.01)
     assert (found.low, found.high) == tuple(np.percentile(np.repeat(every, 1000), [20, 80]))
     assert (found.wins, found.losses) == (2, 1)
     # Half a point of margin leaves only the draws in which nothing was lost.
     with_margin = compare(a, b, [RECALL], resamples=200_000, margin=0.5)[0]
-    assert with_margin.share_better == pytest.approx(np.mean(every > 0.5), abs=0.01)
+    assert with_margin.fraction_better == pytest.approx(np.mean(every > 0.5), abs=0.01)
 
 
 def test_captions_of_an_image_stay_together() -> None:
     """Were captions drawn one by one, a hundred of them would seem to say much; they are those of one image."""
-    a = items_of([row("x", 0, (5,) * 100), row("y", 0, (0,) * 100)])
-    b = items_of([row("x", 0, (0,) * 100), row("y", 0, (5,) * 100)])
+    a = items_from_rows([row("x", 0, (5,) * 100), row("y", 0, (0,) * 100)])
+    b = items_from_rows([row("x", 0, (0,) * 100), row("y", 0, (5,) * 100)])
     found = compare(a, b, ["retrieval/some/text_to_image_recall@1"])[0]
     assert (found.low, found.high) == (-1.0, 1.0)
 
 
 def test_a_loss_is_better_when_it_is_lower() -> None:
-    a = items_of(row(f"k{n}", caption_nats=4.0, caption_tokens=2) for n in range(9))
-    b = items_of(row(f"k{n}", caption_nats=3.0, caption_tokens=2) for n in range(9))
+    a = items_from_rows(row(f"k{n}", caption_nats=4.0, caption_tokens=2) for n in range(9))
+    b = items_from_rows(row(f"k{n}", caption_nats=3.0, caption_tokens=2) for n in range(9))
     found = compare(a, b, ["caption/some/loss"])[0]
-    assert (found.difference, found.share_better, found.wins, found.losses) == (-0.5, 1.0, 9, 0)
+    assert (found.difference, found.fraction_better, found.wins, found.losses) == (-0.5, 1.0, 9, 0)
     assert verdicts([found], 0.95) == ["B is better, and the 95% interval leaves out 0: caption/some/loss"]
 
 
 def test_images_are_paired_by_key_and_draws_are_repeatable() -> None:
     a = ranks(*[n % 2 for n in range(50)])
-    turned = items_of(row(f"k{number}", number % 2) for number in reversed(range(50)))
+    turned = items_from_rows(row(f"k{number}", number % 2) for number in reversed(range(50)))
     found = compare(a, turned, [RECALL], resamples=500)[0]
     assert (found.low, found.high, found.wins, found.losses, found.sign_p) == (0.0, 0.0, 0, 0, 1.0)
     other = ranks(*[n % 3 for n in range(50)])
@@ -121,24 +121,24 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (items_of([row("k0"), row("k2")]), "2 and 2, 1 of the first are not among the second"),
-        (items_of([row("k0"), row("k1"), row("k2")]), "2 and 3"),
+        (items_from_rows([row("k0"), row("k2")]), "2 and 2, 1 of the first are not among the second"),
+        (items_from_rows([row("k0"), row("k1"), row("k2")]), "2 and 3"),
         (
-            items_of([row("k0", set_version="w"), row("k1", set_version="w")]),
+            items_from_rows([row("k0", set_version="w"), row("k1", set_version="w")]),
             r"different data \(set versions v and w\)",
         ),
     ],
 )
-def test_results_on_other_images_are_refused(other: Items, message: str) -> None:
+def test_results_on_other_images_are_refused(other: ItemResults, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compare(ranks(0, 1), other, [RECALL])
 
 
 def test_rows_of_one_image_twice_are_refused() -> None:
     with pytest.raises(ConfigError, match="2 rows, 1 different keys"):
-        items_of([row("a"), row("a")])
+        items_from_rows([row("a"), row("a")])
     with pytest.raises(ConfigError, match="0 rows"):
-        items_of([])
+        items_from_rows([])
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         row("None", None, (), set_version="v"),
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
-    found, wanted = read_items(tmp_path / "a.csv"), items_of(rows)
+    found, wanted = read_items(tmp_path / "a.csv"), items_from_rows(rows)
     assert (found.keys, found.set_version) == (wanted.keys, "v") == (("001", "None"), "v")
     for name in wanted.names():
-        np.testing.assert_array_equal(wanted.measures[name].each(), found.measures[name].each())
+        np.testing.assert_array_equal(wanted.metrics[name].per_image(), found.metrics[name].per_image())
     # As Kedro hands the table on: whole numbers with gaps have become floats, lists have become texts.
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv", index=False)
     assert read_items(tmp_path / "b.csv").names() == wanted.names()

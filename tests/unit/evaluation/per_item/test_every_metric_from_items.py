@@ -15,15 +15,15 @@ from tests.unit.evaluation.metrics.published_sets import write_sets
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.evaluate import add_probed, evaluate_model
+from clips_pipeline.evaluation.evaluate import add_probe_results, evaluate_model
 from clips_pipeline.evaluation.metric_keys import (
+    full_key,
     higher_is_better,
-    is_share,
+    is_fraction,
     item_name,
     set_of,
     short_key,
     split_set,
-    whole_key,
 )
 from clips_pipeline.evaluation.metrics.compositionality import SUBSETS
 from clips_pipeline.evaluation.per_item.comparison import compare, intervals
@@ -33,13 +33,13 @@ from clips_pipeline.evaluation.per_item.item_table import (
     read_items,
     tables_by_set,
 )
-from clips_pipeline.evaluation.per_item.items import compositionality_items, items_of
+from clips_pipeline.evaluation.per_item.items import compositionality_items, items_from_rows
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
 from clips_pipeline.reports.figure import label
 from clips_pipeline.reports.model.pages import evaluation_html
-from clips_pipeline.reports.model.scores import readable, standings
+from clips_pipeline.reports.model.scores import readable, score_metrics
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 METRICS = [
@@ -85,19 +85,19 @@ def test_these_are_all_metrics(evaluated):
     assert set(evaluated.clips.metrics) == set(METRICS)
     assert FORCED in evaluated.coca.metrics
     found = items_by_set(tables(evaluated.clips))
-    assert {whole_key(name, set_name) for set_name, items in found.items() for name in items.names()} == set(METRICS)
+    assert {full_key(name, set_name) for set_name, items in found.items() for name in items.names()} == set(METRICS)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_metric_comes_back_exactly(evaluated, metric):
     result, set_name = evaluated.clips, set_of(metric)
-    rows = {"scenes": items_of(result.per_item)} | compositionality_items(result.compositionality)
+    rows = {"scenes": items_from_rows(result.per_item)} | compositionality_items(result.compositionality)
     in_memory, in_a_file = items_by_set(tables(result)), read_items(evaluated.folder / f"clips-{set_name}.csv")
     for items in (rows[set_name], in_memory[set_name], in_a_file):
-        assert items.measure_of(metric).value() == result.metrics[metric]
+        assert items.metric_of(metric).value() == result.metrics[metric]
     # And so it is in the comparison with another model.
     other = read_items(evaluated.folder / f"coca-{set_name}.csv")
-    if other.holds(metric):
+    if other.has_metric(metric):
         found = compare(other, in_a_file, [metric], resamples=200)[0]
         assert (found.a, found.b) == (evaluated.coca.metrics[metric], result.metrics[metric])
         assert found.low <= found.high
@@ -105,9 +105,9 @@ def test_a_metric_comes_back_exactly(evaluated, metric):
 
 def test_the_loss_of_a_captioner_that_is_told_the_words_is_another_metric(evaluated):
     clips, coca = (read_items(evaluated.folder / f"{name}-scenes.csv") for name in ("clips", "coca"))
-    assert coca.measure_of(FORCED).value() == evaluated.coca.metrics[FORCED]
-    assert not coca.holds("caption/scenes/loss")
-    assert not clips.holds(FORCED)
+    assert coca.metric_of(FORCED).value() == evaluated.coca.metrics[FORCED]
+    assert not coca.has_metric("caption/scenes/loss")
+    assert not clips.has_metric(FORCED)
     assert not higher_is_better(FORCED)
     found = compare(coca, coca, [FORCED], resamples=50)[0]
     assert (found.difference, found.wins, found.losses) == (0.0, 0, 0)
@@ -128,14 +128,14 @@ def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder
         classes = json.loads((asked_of / "classes.json").read_text())
         (asked_of / "classes.json").write_text(json.dumps({**classes, "templates": ["a {}."]}))
     result = evaluate_model(model_folder, asked_of, replace(config(tmp_path), **changes))
-    ours, other = items_of(evaluated.clips.per_item), items_of(result.per_item)
+    ours, other = items_from_rows(evaluated.clips.per_item), items_from_rows(result.per_item)
     with pytest.raises(ConfigError, match=f"{metric}: the two were not asked alike"):
         compare(ours, other, [metric])
     same = "retrieval/scenes/mean_recall@1"
     assert compare(ours, other, [same], resamples=50)[0].difference == 0.0
     # Among reports, it is left out of the comparison and nothing else is.
     found = {
-        one.metric: one for one in standings(result.metrics, {}, {"scenes": other}, {"scenes": ours}, resamples=50)
+        one.metric: one for one in score_metrics(result.metrics, {}, {"scenes": other}, {"scenes": ours}, resamples=50)
     }
     assert found[metric].difference is None
     assert found[same].difference is not None
@@ -199,10 +199,10 @@ def test_a_file_from_before_holds_what_it_can(tmp_path):
         *(f"zero_shot/{name}" for name in ("accuracy@1", "accuracy@5", "mean_per_class_accuracy@1")),
         "caption/loss",
     }
-    assert old.measure_of("zero_shot/some/mean_per_class_accuracy@1").value() == 0.5
-    assert old.measure_of("caption/some/loss").value() == 9 / 4
+    assert old.metric_of("zero_shot/some/mean_per_class_accuracy@1").value() == 0.5
+    assert old.metric_of("caption/some/loss").value() == 9 / 4
     with pytest.raises(ConfigError, match=r"caption/some/bleu4 cannot be computed .* evaluate again"):
-        old.measure_of("caption/some/bleu4")
+        old.metric_of("caption/some/bleu4")
 
 
 @pytest.mark.parametrize(("value", "name"), [("x", "label"), ("maybe", "teacher_forced"), ("[1", "caption_matches")])
@@ -216,12 +216,12 @@ def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
 
 def test_an_image_without_label_was_not_asked_by_the_probe():
     rows = [{"key": str(i), "label": label} for i, label in enumerate((2, None, 0))]
-    add_probed(rows, np.array([True, False]), np.array([True, True]), "terms")
+    add_probe_results(rows, np.array([True, False]), np.array([True, True]), "terms")
     assert [(row["linear_right"], row["knn_right"]) for row in rows] == [(True, True), (None, None), (False, True)]
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
-    items = items_of(row | nothing for row in rows)
-    assert items.measure_of("probe/s/linear_accuracy@1").value() == 0.5
-    assert items.measure_of("probe/s/knn_accuracy@1").value() == 1.0
+    items = items_from_rows(row | nothing for row in rows)
+    assert items.metric_of("probe/s/linear_accuracy@1").value() == 0.5
+    assert items.metric_of("probe/s/knn_accuracy@1").value() == 1.0
 
 
 def test_keys_say_set_and_kind():
@@ -229,11 +229,11 @@ def test_keys_say_set_and_kind():
         *("a", "sugarcrepe", "winoground"),
     ]
     for metric in METRICS:
-        assert whole_key(short_key(metric), set_of(metric)) == metric
+        assert full_key(short_key(metric), set_of(metric)) == metric
     assert split_set(METRICS) == "scenes"
     assert {set_of(metric) for metric in METRICS if item_name(metric) == "pairs"} == {"winoground"}
     with pytest.raises(ConfigError, match="no set"):
         split_set(["winoground/all/text_score"])
-    assert [m for m in METRICS if not is_share(m)] == ["caption/scenes/loss", "caption/scenes/cider"]
+    assert [m for m in METRICS if not is_fraction(m)] == ["caption/scenes/loss", "caption/scenes/cider"]
     with pytest.raises(ConfigError, match="set_name: 'winoground' is the name of another set"):
         EvaluationConfig(set_name="winoground")

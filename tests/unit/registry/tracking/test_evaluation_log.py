@@ -46,8 +46,8 @@ def test_results_on_each_set_come_back_from_the_run(store: str, tmp_path: Path) 
     assert scenes is not None
     assert winoground is not None
     assert scenes.keys == ("001", "None")
-    assert scenes.measure_of("caption/scenes/loss").value() == math.fsum([0.1, 0.2]) / 3
-    assert [winoground.measure_of(f"winoground/all/{name}_score").value() for name in ("text", "image", "group")] == [
+    assert scenes.metric_of("caption/scenes/loss").value() == math.fsum([0.1, 0.2]) / 3
+    assert [winoground.metric_of(f"winoground/all/{name}_score").value() for name in ("text", "image", "group")] == [
         *(1.0, 0.5, 0.5),
     ]
     assert fetch_items(client, run_id, "sugarcrepe") is None

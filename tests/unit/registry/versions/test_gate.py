@@ -6,7 +6,7 @@ import math
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.evaluation.per_item.items import Items, compositionality_items, items_of
+from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
 from clips_pipeline.registry.versions.gate import GateConfig, Measured, check, decide
 
 M = "retrieval/some/image_to_text_recall@1"
@@ -15,9 +15,9 @@ LOSS = "caption/some/loss"
 NUMBERS = GateConfig(confidence=None)
 
 
-def items(found: int, of: int = 100, version: str = "v") -> Items:
+def items(found: int, of: int = 100, version: str = "v") -> ItemResults:
     """So many of the images found."""
-    return items_of(
+    return items_from_rows(
         {
             "key": str(number),
             "image_to_text_rank": int(number >= found),
@@ -105,15 +105,15 @@ PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
 CREPE = "sugarcrepe/mean/accuracy"
 
 
-def labelled(right: int) -> Items:
+def labelled(right: int) -> ItemResults:
     """Ninety images of class 0 and ten of class 1; of the latter so many right, of the others all."""
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
-    return items_of(
+    return items_from_rows(
         {"key": str(n), "label": int(n >= 90), "zero_shot_rank": int(n >= 90 + right), **nothing} for n in range(100)
     )
 
 
-def crepe(right: int) -> Items:
+def crepe(right: int) -> ItemResults:
     rows = [
         {"set": "sugarcrepe", "key": f"{subset}/{n}", "subset": subset, "image": str(n), "right": n < right}
         for subset in ("add_att", "swap_obj")
@@ -127,7 +127,7 @@ def crepe(right: int) -> Items:
 )
 def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
     """A rare class decides by its own images, SugarCrepe by its entries; both bound another metric by numbers alone."""
-    low, high = few.measure_of(metric).value(), many.measure_of(metric).value()
+    low, high = few.metric_of(metric).value(), many.metric_of(metric).value()
     won = decide(metric, GateConfig(), Measured({metric: high}, many), Measured({metric: low}, few))
     assert won.promote
     assert (won.difference.a, won.difference.b) == (low, high)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from clips_pipeline.evaluation.per_item.items import compositionality_items, items_of
+from clips_pipeline.evaluation.per_item.items import compositionality_items, items_from_rows
 from clips_pipeline.registry.versions.model_card import CardFacts, SplitFacts, card
 
 METRIC = "retrieval/some/image_to_text_recall@1"
 
 
 def facts(**changes: Any) -> CardFacts:
-    items = items_of(
+    items = items_from_rows(
         {
             "key": str(number),
             "image_to_text_rank": number % 2,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from tests.unit.reports.data.hostile import TEXTS, Words, hostile_shards
-from tests.unit.reports.model.report_data_of_a_model import METRIC, exhibits, rows
+from tests.unit.reports.model.report_data_of_a_model import METRIC, report_data, rows
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.registry.versions.model_report import write_model_report
@@ -35,7 +35,7 @@ def report(
     registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, others=None, **changes
 ) -> str:
     history = pd.DataFrame([{"step": 2, "samples": 32, "loss_caption": 6.5}, {"step": 4, "samples": 64}])
-    shown = to_mapping(exhibits(TEXTS[:2])) | changes
+    shown = to_mapping(report_data(TEXTS[:2])) | changes
     run = {"run_id": registration.run_id, "spec": "abc123"}
     metrics = {
         METRIC: float(MlflowClient().get_run(registration.run_id).data.metrics["retrieval/scenes/mean_recall_at_1"])
@@ -102,9 +102,9 @@ def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_f
     assert "▲ surely better than the champion" in html
 
 
-def test_exhibits_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):
+def test_report_data_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):
     registration, items = registered(model_folder, 10, "shapeless")
-    with pytest.raises(ConfigError, match=r"exhibits\.worst: unknown key"):
+    with pytest.raises(ConfigError, match=r"report_data\.worst: unknown key"):
         report(registration, items, prepared, tmp_path / "report.html", worst=[])
     assert not (tmp_path / "report.html").exists()
 

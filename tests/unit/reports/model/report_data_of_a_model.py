@@ -9,11 +9,11 @@ from tests.unit.reports.data.hostile import TEXTS
 
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
 from clips_pipeline.evaluation.metrics.zero_shot import Confusion, Mistake
-from clips_pipeline.evaluation.per_item.items import items_of
-from clips_pipeline.evaluation.report_data import Captioned, CaptionExample, Exhibits, ImageExample, Picture
+from clips_pipeline.evaluation.per_item.items import items_from_rows
+from clips_pipeline.evaluation.report_data import CaptionExample, CaptioningExample, ImageExample, Picture, ReportData
 from clips_pipeline.evaluation.results import EvaluationResult
 from clips_pipeline.reports.model.pages import Link, ModelFacts
-from clips_pipeline.reports.model.scores import standings
+from clips_pipeline.reports.model.scores import score_metrics
 
 METRIC = "retrieval/scenes/mean_recall@1"
 METRICS = {METRIC: 0.25, "zero_shot/scenes/accuracy@1": 0.5, "caption/scenes/loss": 3.5}
@@ -41,7 +41,7 @@ def rows(found: int, images: int = 40) -> list[dict[str, Any]]:
     ]
 
 
-def exhibits(texts: list[str]) -> Exhibits:
+def report_data(texts: list[str]) -> ReportData:
     """One query of each kind for each text."""
     images = tuple(ImageExample(picture(one, one), 2, ((one, False), ("other", False)), (one, "mine")) for one in texts)
     captions = tuple(
@@ -49,14 +49,14 @@ def exhibits(texts: list[str]) -> Exhibits:
     )
     right = (ImageExample(picture("k"), 0, (("mine", True), ("other", False)), ("mine",)),)
     found = (CaptionExample("mine", 0, ((picture("k"), True), (picture("y"), False)), picture("k")),)
-    return Exhibits(
+    return ReportData(
         "scenes",
         {METRIC: 0.0625},
         images,
         captions,
         right,
         found,
-        tuple(Captioned(picture(one), one, one, one, one, 2.5) for one in texts),
+        tuple(CaptioningExample(picture(one), one, one, one, one, 2.5) for one in texts),
         EmbeddingMap(
             tuple(MapPoint(one, one, (i, -i), (i / 2, 1) if i % 2 else None) for i, one in enumerate(texts)),
             99,
@@ -74,14 +74,14 @@ def exhibits(texts: list[str]) -> Exhibits:
 
 def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> ModelFacts:
     """Of a version beside a champion that finds so many images; None for no champion."""
-    other = None if champion is None else {"scenes": items_of(rows(champion))}
+    other = None if champion is None else {"scenes": items_from_rows(rows(champion))}
     foreign = texts[0]
     return ModelFacts(
         f"clips {foreign}, version 2",
         f"better: {foreign}",
         True,
         METRIC,
-        standings(METRICS, {METRIC: 0.0625}, {"scenes": items_of(rows(found))}, other, resamples=200),
+        score_metrics(METRICS, {METRIC: 0.0625}, {"scenes": items_from_rows(rows(found))}, other, resamples=200),
         None if champion is None else f"clips {foreign}, version 1",
         f"The champion then was {foreign}",
         [
@@ -97,5 +97,5 @@ def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> Model
 
 
 def result(texts: list[str], **changes: Any) -> EvaluationResult:
-    values = {"set_name": "scenes", "metrics": METRICS, "per_item": rows(20), "exhibits": exhibits(texts)}
+    values = {"set_name": "scenes", "metrics": METRICS, "per_item": rows(20), "report_data": report_data(texts)}
     return EvaluationResult(**(values | changes))

@@ -11,17 +11,17 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from tests.unit.reports.data.hostile import TEXTS
-from tests.unit.reports.model.report_data_of_a_model import METRIC, exhibits, facts, result, rows
+from tests.unit.reports.model.report_data_of_a_model import METRIC, facts, report_data, result, rows
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.per_item.comparison import Difference
-from clips_pipeline.evaluation.per_item.items import items_of
-from clips_pipeline.evaluation.report_data import Exhibits
+from clips_pipeline.evaluation.per_item.items import items_from_rows
+from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import check_finite
 from clips_pipeline.reports.model.figures import interval_figure, rank_figure, recall_curves
 from clips_pipeline.reports.model.pages import evaluation_html, model_html, write_evaluation
-from clips_pipeline.reports.model.scores import Standing, headlines, standings
+from clips_pipeline.reports.model.scores import MetricScore, score_metrics, select_headlines
 from clips_pipeline.reports.model.training_curves import training_charts
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
@@ -50,7 +50,7 @@ def test_a_metric_that_is_no_number_is_named(value):
 
 def test_each_page_is_one_file_without_foreign_markup(tmp_path):
     path = write_evaluation(result([HOSTILE]), tmp_path / "report" / "evaluation.html")
-    whole = model_html(facts([HOSTILE]), exhibits([HOSTILE]), rows(30))
+    whole = model_html(facts([HOSTILE]), report_data([HOSTILE]), rows(30))
     for html, links in ((path.read_text(encoding="utf-8"), 0), (whole, 1)):
         page = Page(html)
         assert "script" not in page.tags
@@ -65,7 +65,7 @@ def test_each_page_is_one_file_without_foreign_markup(tmp_path):
 
 
 def test_every_picture_and_figure_has_words_for_those_who_do_not_see_it():
-    page = Page(model_html(facts(["a"]), exhibits(["a"]), rows(30)))
+    page = Page(model_html(facts(["a"]), report_data(["a"]), rows(30)))
     assert len(
         [1 for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value]
     ) == page.tags.count("img")
@@ -76,16 +76,16 @@ def test_every_picture_and_figure_has_words_for_those_who_do_not_see_it():
 
 
 def test_figures_have_no_colour_of_their_own():
-    html = model_html(facts(["a"]), exhibits(["a"]), rows(30))
+    html = model_html(facts(["a"]), report_data(["a"]), rows(30))
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert drawings
     assert not re.search(r"#[0-9a-f]{6}\b(?!-)", "".join(drawings))
     assert "var(--series-1)" in drawings[0]
-    assert html == model_html(facts(["a"]), exhibits(["a"]), rows(30))
+    assert html == model_html(facts(["a"]), report_data(["a"]), rows(30))
 
 
 def test_the_headline_shows_value_interval_chance_and_the_champion():
-    html = model_html(facts(["a"]), exhibits(["a"]), rows(30))
+    html = model_html(facts(["a"]), report_data(["a"]), rows(30))
     card = Page(re.search(r"retrieval: mean recall at 1</h3>(.*?)</section>", html, re.DOTALL).group(1)).text
     assert re.fullmatch(
         r"25.0 % 95 % interval [\d.]+ to [\d.]+ %, chance 6.2 % ▲ surely better than the championchampion 18.8 %, difference "
@@ -94,29 +94,29 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
     )
     # The losses are the same in both, and a loss that is equal is no win.
     assert "chance could explain the difference" in html
-    alone = model_html(facts(["a"], champion=None), exhibits(["a"]), rows(30))
+    alone = model_html(facts(["a"], champion=None), report_data(["a"]), rows(30))
     assert "surely" not in alone
     assert "won : lost" not in alone
 
 
 def test_the_headline_is_one_figure_of_a_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
-    found = headlines([Standing(name, value) for name, value in metrics.items()], METRIC)
+    found = select_headlines([MetricScore(name, value) for name, value in metrics.items()], METRIC)
     assert [one.metric for one in found] == [METRIC, "caption/scenes/loss"]
 
 
 def test_the_legend_names_the_champion_where_any_metric_has_one():
     ahead = Difference(METRIC, 0.25, 0.5, 0.1, 0.4, 1.0, 9, 1, 0.02)
-    first = Standing(METRIC, 0.5, (0.4, 0.6), 0.1, ahead, (0.2, 0.3))
-    last = Standing("winoground/all/text_score", 0.5, (0.4, 0.6), 0.25)
+    first = MetricScore(METRIC, 0.5, (0.4, 0.6), 0.1, ahead, (0.2, 0.3))
+    last = MetricScore("winoground/all/text_score", 0.5, (0.4, 0.6), 0.25)
     figure = interval_figure([first, last])
     assert [figure.count(name) for name in (">this model<", ">champion<", ">chance<")] == [1, 1, 1]
     assert ">champion<" not in interval_figure([last])
 
 
 def test_what_is_no_share_is_not_told_in_percent():
-    cider, recall = Standing("caption/scenes/cider", 1.25, (1.1, 1.4)), Standing(METRIC, 0.5, (0.4, 0.6))
-    html = model_html(replace(facts(["a"], None), found=[cider], metric=cider.metric), exhibits(["a"]), rows(30))
+    cider, recall = MetricScore("caption/scenes/cider", 1.25, (1.1, 1.4)), MetricScore(METRIC, 0.5, (0.4, 0.6))
+    html = model_html(replace(facts(["a"], None), found=[cider], metric=cider.metric), report_data(["a"]), rows(30))
     card = Page(re.search(r'<section class="figure-card">(.*?)</section>', html, re.DOTALL).group(1)).text
     assert " ".join(card.split()) == "caption: cider1.250 95 % interval 1.100 to 1.400 caption/scenes/cider"
     # Nor does it stretch the axis of those that are.
@@ -126,20 +126,20 @@ def test_what_is_no_share_is_not_told_in_percent():
 
 
 def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
-    few, many = items_of(rows(5)), items_of(rows(35))
+    few, many = items_from_rows(rows(5)), items_from_rows(rows(35))
 
     def of(metrics, mine, other):
         champion = None if other is None else {"scenes": other}
-        return [one.verdict for one in standings(metrics, {}, {"scenes": mine}, champion, resamples=200)]
+        return [one.verdict for one in score_metrics(metrics, {}, {"scenes": mine}, champion, resamples=200)]
 
     assert of({METRIC: 0.1}, many, few) == ["better"]
     assert of({METRIC: 0.1}, few, many) == ["worse"]
     assert of({METRIC: 0.1}, few, few) == ["even"]
     assert of({METRIC: 0.1, "x/scenes/unknown": 1.0}, few, None) == ["", ""]
-    dearer = items_of([{**row, "caption_nats": 9.0} for row in rows(5)])
+    dearer = items_from_rows([{**row, "caption_nats": 9.0} for row in rows(5)])
     assert of({"caption/scenes/loss": 1.0}, dearer, few) == ["worse"]
     with pytest.raises(ConfigError, match="different images"):
-        of({METRIC: 0.1}, few, items_of(rows(5, images=7)))
+        of({METRIC: 0.1}, few, items_from_rows(rows(5, images=7)))
 
 
 def test_answers_are_marked_and_a_far_right_one_is_shown_too():
@@ -159,9 +159,9 @@ def test_answers_are_marked_and_a_far_right_one_is_shown_too():
         assert words in page.text
 
 
-def test_exhibits_are_the_same_after_a_way_through_json():
-    shown = exhibits(TEXTS)
-    assert from_mapping(Exhibits, json.loads(json.dumps(to_mapping(shown))), "exhibits") == shown
+def test_report_data_survives_a_round_trip_through_json():
+    shown = report_data(TEXTS)
+    assert from_mapping(ReportData, json.loads(json.dumps(to_mapping(shown))), "report_data") == shown
 
 
 def test_what_a_set_does_not_allow_to_show_is_left_out():
@@ -170,12 +170,14 @@ def test_what_a_set_does_not_allow_to_show_is_left_out():
 
     every = ["all_metrics", "retrieval", "captions", "embedding_map", "zero_shot"]
     assert titles() == every
-    shown = exhibits([HOSTILE])
-    assert titles(exhibits=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:2]
+    shown = report_data([HOSTILE])
+    assert titles(report_data=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:2]
     unranked = [
         {**row, "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": None} for row in rows(1)
     ]
-    assert titles(exhibits=Exhibits("scenes"), per_item=unranked, metrics={"caption/scenes/loss": 1.0}) == every[:1]
+    assert (
+        titles(report_data=ReportData("scenes"), per_item=unranked, metrics={"caption/scenes/loss": 1.0}) == every[:1]
+    )
 
 
 def test_curves_of_many_steps_are_small_and_keep_their_extremes():
@@ -187,7 +189,7 @@ def test_curves_of_many_steps_are_small_and_keep_their_extremes():
     assert "caption loss by step: synthetic caption from 2 to 2" in charts[0].svg
     assert training_charts([]) == []
     assert "No step of the training was logged." in model_html(
-        replace(facts(["a"]), history=[]), exhibits(["a"]), rows(30)
+        replace(facts(["a"]), history=[]), report_data(["a"]), rows(30)
     )
     hole = [{"step": 1, "samples": 8, "loss_caption": math.nan}, {"step": 2, "samples": 16, "loss_caption": 1.5}]
     assert "synthetic caption from 1.5 to 1.5" in training_charts(hole)[0].svg

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.browser import FAINT, STICKING_OUT, Browser, browser
 from tests.unit.reports.data.hostile import TEXTS
-from tests.unit.reports.model.report_data_of_a_model import exhibits, facts, rows
+from tests.unit.reports.model.report_data_of_a_model import facts, report_data, rows
 
 from clips_pipeline.data.images.thumbnail import thumbnail
 from clips_pipeline.evaluation.config import EvaluationConfig
@@ -31,7 +31,7 @@ def opened() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    html = model_html(facts(TEXTS), exhibits(TEXTS), rows(30))
+    html = model_html(facts(TEXTS), report_data(TEXTS), rows(30))
     return write_page(html, tmp_path_factory.mktemp("report") / "report.html")
 
 
@@ -64,7 +64,7 @@ def test_the_largest_report_of_the_worst_pictures_is_below_ten_megabytes(tmp_pat
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
     noise.save(tmp_path / "noise.png")
     webp = base64.b64encode(thumbnail((tmp_path / "noise.png").read_bytes(), 144).webp).decode()
-    few = exhibits(["x" * 2_000])
+    few = report_data(["x" * 2_000])
     picture = replace(few.worst_images[0].picture, webp=webp)
     image = replace(few.worst_images[0], picture=picture, captions=(("x" * 2_000, False),) * 5)
     caption = replace(few.worst_captions[0], pictures=((picture, False),) * 5, truth=picture)
@@ -81,7 +81,7 @@ def test_the_largest_report_of_the_worst_pictures_is_below_ten_megabytes(tmp_pat
 
 
 def test_on_paper_the_table_of_metrics_fits_and_what_was_folded_is_seen(opened: Browser, tmp_path: Path) -> None:
-    page = write_page(model_html(facts(["a b"]), exhibits(["a b"]), rows(30)), tmp_path / "report.html")
+    page = write_page(model_html(facts(["a b"]), report_data(["a b"]), rows(30)), tmp_path / "report.html")
     # A4 within usual margins.
     opened.open(page.as_uri(), 718)
     opened.show_as("print", "dark")
