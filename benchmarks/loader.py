@@ -194,12 +194,12 @@ def _list_shards() -> None:
     from PIL import Image
 
     from benchmarks.photos import photo
-    from clips_pipeline.data.loading.order import MOST_STREAMS, EpochOrder
+    from clips_pipeline.data.loading.order import MAX_STREAMS, EpochOrder
     from clips_pipeline.data.shards import sample_offsets
     from clips_pipeline.data.shards.index import Index, ShardEntry
     from clips_pipeline.data.shards.records import Record
     from clips_pipeline.data.shards.tar_file import TarFile
-    from clips_pipeline.data.shards.writer import sample_of, write_samples
+    from clips_pipeline.data.shards.writer import make_sample, write_samples
 
     folder = SHARDS / "listed"
     if (folder / "index.json").is_file():
@@ -215,7 +215,7 @@ def _list_shards() -> None:
         Record(f"{number:09d}", small.getvalue(), "jpg", "a picture", "It is a picture. It is small.")
         for number in range(LISTED_SAMPLES)
     )
-    real = write_samples(folder / "one.tar", map(sample_of, records), "one.tar")
+    real = write_samples(folder / "one.tar", map(make_sample, records), "one.tar")
     entries = []
     for number in range(LISTED_SHARDS):
         name = f"train/{number:06d}.tar"
@@ -224,10 +224,10 @@ def _list_shards() -> None:
     # Of the real size, 11 GB, but only what the first batches read takes room on the disk; the rest is a hole in the file.
     with TarFile(folder / "one.tar") as tar:
         found = sample_offsets.to_bytes(tar.spans)
-    order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MOST_STREAMS)
+    order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MAX_STREAMS)
     with (folder / sample_offsets.SPANS_FILE).open("wb") as file:
         file.truncate(len(found) * LISTED_SHARDS)
-        for shard in {at for stream in range(MOST_STREAMS) for at in order.shards_at(0, stream, 0)}:
+        for shard in {at for stream in range(MAX_STREAMS) for at in order.window_shards(0, stream, 0)}:
             file.seek(shard * len(found))
             file.write(found)
     Index("benchmark", {"train": tuple(entries)}, {}).save(folder)

@@ -76,7 +76,7 @@ def bare(path: Path) -> None:
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
-    from clips_pipeline.data.images.transforms import normalise
+    from clips_pipeline.data.images.transforms import normalize
     from clips_pipeline.data.loading.dataset import TrainDataset
     from clips_pipeline.data.loading.loader import train_loader
     from clips_pipeline.losses.total import LossWeights, clips_loss
@@ -112,7 +112,7 @@ def bare(path: Path) -> None:
     while step < config.steps:
         dataset.set_epoch(epoch)
         for batch in loader:
-            images_BCHW = normalise(batch.images_BCHW, images.mean, images.std)
+            images_BCHW = normalize(batch.images_BCHW, images.mean, images.std)
             output = model(images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
             loss = clips_loss(output, model.captioner.head.weight, weights).total
             optimizer.zero_grad()

@@ -15,7 +15,7 @@ from clips_pipeline.data.shards import sample_offsets
 from clips_pipeline.data.shards.index import Index, load_index
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.tar_file import TarFile
-from clips_pipeline.data.shards.writer import sample_of, write_samples
+from clips_pipeline.data.shards.writer import make_sample, write_samples
 
 SHORT_SIDE = 512
 QUALITY = 85
@@ -73,7 +73,7 @@ def make_shards(folder: Path, photos: Path | None, pictures: int, samples: int, 
             images = [enlarged(file) for file in sorted(photos.glob("*.jpg"))[:pictures]]
         names = [f"train/{number:05d}.tar" for number in range(samples // per_shard)]
         shards = [
-            write_samples(folder / name, map(sample_of, _records(images, number * per_shard, per_shard)), name)
+            write_samples(folder / name, map(make_sample, _records(images, number * per_shard, per_shard)), name)
             for number, name in enumerate(names)
         ]
         Index("benchmark", {"train": tuple(shards)}, {}).save(folder)

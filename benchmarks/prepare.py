@@ -80,7 +80,7 @@ def duplicates(jobs: int) -> dict[str, float]:
         searched = time.perf_counter()
         total = SplitStatistics()
         for file in files:
-            total = total.plus(file.load().statistics)
+            total = total.merge(file.load().statistics)
         joined = time.perf_counter()
     return {
         "jobs": jobs,

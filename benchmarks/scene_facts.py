@@ -24,7 +24,7 @@ from torch import nn
 
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
 from clips_pipeline.evaluation.metrics.retrieval import recall_metrics, retrieval_ranks
@@ -53,9 +53,9 @@ def facts_of(scene: Scene, seen: str) -> list[str]:
     """What is true of a scene, as far as it is seen."""
     found = [f"background {scene.background}"]
     for thing in scene.things if seen != "backgrounds" else ():
-        found.append(f"colour {thing.colour}")
+        found.append(f"colour {thing.color}")
         if seen in ("all", "kinds"):
-            found += [f"kind {thing.kind}", f"{thing.kind} {thing.colour}"]
+            found += [f"kind {thing.kind}", f"{thing.kind} {thing.color}"]
         if seen == "all":
             found += [f"{thing.kind} {thing.texture}", f"{thing.kind} {thing.size_name}"]
     return found
@@ -63,9 +63,9 @@ def facts_of(scene: Scene, seen: str) -> list[str]:
 
 def vocabulary() -> dict[str, int]:
     """Columns of the facts."""
-    names = [f"background {name}" for name in BACKGROUNDS] + [f"colour {name}" for name in COLOURS]
+    names = [f"background {name}" for name in BACKGROUNDS] + [f"colour {name}" for name in COLORS]
     for kind in KINDS:
-        names += [f"kind {kind}", *(f"{kind} {other}" for other in (*COLOURS, *TEXTURES, *SIZES_OF_THINGS))]
+        names += [f"kind {kind}", *(f"{kind} {other}" for other in (*COLORS, *TEXTURES, *SIZES_OF_THINGS))]
     return {name: number for number, name in enumerate(names)}
 
 

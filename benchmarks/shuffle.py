@@ -19,18 +19,18 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.data.loading.order import WINDOW_SAMPLES, EpochOrder, streams_for
+from clips_pipeline.data.loading.order import WINDOW_SAMPLES, EpochOrder, choose_streams
 
 BUFFER = 5_000  # open_clip's sample buffer, in every worker
 
 
 def ours(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
     """Global batches as the loader makes them, samples counted through all shards."""
-    order = EpochOrder(samples, 0, streams=streams_for(sum(samples), size, WINDOW_SAMPLES))
+    order = EpochOrder(samples, 0, streams=choose_streams(sum(samples), size, WINDOW_SAMPLES))
     first = np.concatenate([[0], np.cumsum(samples)])
     each = size // order.streams
     for start in range(0, order.length - each + 1, each):
-        places = [order.at(0, stream, start + i) for stream in range(order.streams) for i in range(each)]
+        places = [order.locate(0, stream, start + i) for stream in range(order.streams) for i in range(each)]
         yield np.array([first[shard] + row for shard, row in places])
 
 

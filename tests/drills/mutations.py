@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tests.unit.data.samples import picture, record
 
-from clips_pipeline.data.shards.writer import sample_of
+from clips_pipeline.data.shards.writer import make_sample
 
 _BLOCK = 512
 
@@ -39,7 +39,7 @@ def whole(draws: random.Random, prefix: str) -> bytearray:
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for number in range(6):
             made = record(number, key=f"{folder}{prefix}{number:04d}", image=picture(number, (64, 48), kind))
-            files = [(f"{made.key}.{end}", content) for end, content in sample_of(made).items() if end != "__key__"]
+            files = [(f"{made.key}.{end}", content) for end, content in make_sample(made).items() if end != "__key__"]
             if draws.random() < 0.02:
                 files.append((f"{made.key}.other", b"more"))
             for name, content in files:

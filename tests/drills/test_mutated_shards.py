@@ -48,7 +48,7 @@ count = int(sys.argv[4])
 train = f"{folder}/{{{0:05d}..{count - 1:05d}}}.tar"
 config = Img2datasetConfig(train, f"{folder}/good.tar", f"{folder}/fine.tar", rewrite=rewrite)
 if __name__ == "__main__":
-    prepare(Img2datasetSource(config, Storage()), out, processes=2, max_skip_share=1.0, samples_per_shard=1_000)
+    prepare(Img2datasetSource(config, Storage()), out, processes=2, max_skipped_fraction=1.0, samples_per_shard=1_000)
 """
 
 
@@ -73,7 +73,7 @@ def prepared(request: pytest.FixtureRequest, damaged: Path, tmp_path_factory: py
 
 
 def _accepted(folder: Path) -> list[Record]:
-    shards = ShardSet(folder, "train", keep_open=4)
+    shards = ShardSet(folder, "train", max_open_files=4)
     found = [shards.read(shard, row) for shard, count in enumerate(shards.samples) for row in range(count)]
     shards.close()
     return found

@@ -49,7 +49,7 @@ def spec_of(s3: S3, tmp_path: Path) -> SpecOf:
     prepare(ScenesSource(ScenesConfig(train=24, validation=8, test=8, samples_per_shard=4)), made)
     storage = Storage(PATIENT, s3.options)
     for file in made.glob("*/*.tar"):
-        storage.put(file, f"s3://data/{file.relative_to(made).as_posix()}")
+        storage.upload(file, f"s3://data/{file.relative_to(made).as_posix()}")
     splits = {
         split: f"s3://data/{split}/{{00000..0000{last}}}.tar"
         for split, last in (("train", 5), ("validation", 1), ("test", 1))

@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass, field
 
-from clips_pipeline.data.images.thumbnail import thumbnail
+from clips_pipeline.data.images.thumbnail import make_thumbnail
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap
 from clips_pipeline.evaluation.metrics.zero_shot import Confusion
@@ -28,7 +28,7 @@ class Picture:
             Exception: one of `data.prepare.validate.DECODE_ERRORS`.
         """
         about = next(iter((*record.captions, record.web_caption)), "")[:_ABOUT]
-        return cls(record.key, about, base64.b64encode(thumbnail(record.image, _THUMBNAIL).webp).decode())
+        return cls(record.key, about, base64.b64encode(make_thumbnail(record.image, _THUMBNAIL).webp).decode())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_present_names
-from clips_pipeline.io.atomic import replacing_folder
+from clips_pipeline.io.atomic import replace_folder
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -87,7 +87,7 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
     tokenizer_dir, out_dir = Path(tokenizer_dir), Path(out_dir)
     if not tokenizer_dir.is_dir():
         raise ConfigError(f"{tokenizer_dir}: no tokenizer folder there; give the one that `prepare` wrote")
-    with replacing_folder(out_dir) as folder:
+    with replace_folder(out_dir) as folder:
         for file in sorted(tokenizer_dir.iterdir()):
             if file.name in (WEIGHTS_FILE, CONFIG_FILE):
                 raise ConfigError(f"{file}: a tokenizer folder must not hold {file.name}; move that file away")

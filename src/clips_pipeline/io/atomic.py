@@ -18,7 +18,7 @@ _BEFORE = ".before"
 
 
 @contextmanager
-def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def replace_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give a temporary path in the same folder, and rename it to `path` at the end; after an error it is removed.
 
     Args:
@@ -43,7 +43,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path) -> Iterator[Path]:
     """Give a new, empty folder beside `folder`, and put it in its place at the end; after an error the old one stays.
 
     Args:
@@ -76,7 +76,7 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Write bytes; see `replacing`."""
-    with replacing(path, sync=sync) as temporary:
+    with replace_file(path, sync=sync) as temporary:
         temporary.write_bytes(content)
 
 

@@ -11,7 +11,7 @@ class CannotWriteError(RuntimeError):
     """A file of a run could not be written; the message names it, the reason and the remedy."""
 
 
-def cannot_write(path: Path, error: OSError) -> CannotWriteError:
+def write_error(path: Path, error: OSError) -> CannotWriteError:
     """The error for people: which file, why, and how much room its disk has."""
     try:
         usage = shutil.disk_usage(path if path.exists() else path.parent)
@@ -24,7 +24,7 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     )
 
 
-class Reserve:
+class DiskReserve:
     """Some room that is given back when the disk is full, so that the run can still say so.
 
     Args:
@@ -36,7 +36,7 @@ class Reserve:
     def __init__(self, folder: Path) -> None:
         self._path = folder / ".reserve"
 
-    def __enter__(self) -> "Reserve":
+    def __enter__(self) -> "DiskReserve":
         """Take it.
 
         Raises:
@@ -46,7 +46,7 @@ class Reserve:
             self._path.write_bytes(os.urandom(self.BYTES))  # zeros might be stored as nothing
         except OSError as error:
             self.free()
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
         return self
 
     def free(self) -> None:
@@ -67,4 +67,4 @@ def write_text(path: Path, text: str) -> None:
     try:
         atomic.write_text(path, text, sync=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error

@@ -9,7 +9,7 @@ from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.shards.folder_lock import Maker, claim
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
-from clips_pipeline.pipelines.prepare.nodes import source_of
+from clips_pipeline.pipelines.prepare.nodes import make_source
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import check_model
 
@@ -50,7 +50,7 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         raise (cause if isinstance(cause, ConfigError) else error) from None
     configs = {name: typed(name, mapping) for name, mapping in sorted(groups.items())}
     if "prepare" in configs:
-        source_of(groups["prepare"], remote.storage, catalog.load("paths")["caption_tables"])
+        make_source(groups["prepare"], remote.storage, catalog.load("paths")["caption_tables"])
     if "train" in configs:
         # Only a vocabulary that is about to be trained has a size already.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None

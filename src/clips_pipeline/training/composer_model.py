@@ -7,7 +7,7 @@ import torch
 from composer.models import ComposerModel
 from torch import Tensor
 
-from clips_pipeline.data.images.transforms import ImageConfig, normalise
+from clips_pipeline.data.images.transforms import ImageConfig, normalize
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.losses.total import LossWeights, clips_loss
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
@@ -38,7 +38,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         """Both towers and the captioner on one batch."""
         # Composer moves tensors and collections of them, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
-        images_BCHW = normalise(batch.images_BCHW, self.images.mean, self.images.std)
+        images_BCHW = normalize(batch.images_BCHW, self.images.mean, self.images.std)
         kept_BK = None
         if self.views is not None and self.training:
             images_BCHW = self.views.resized(images_BCHW, self.step)

@@ -108,10 +108,10 @@ class Run:
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
         self.ranks = dist.get_world_size()
         torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
-        self.patience_s = _patience_s(spec)
+        self.max_wait_s = _patience_s(spec)
         if self.ranks > 1:
             # One rank has no group: Composer would sum over it several times in a step.
-            dist.initialize_dist(get_device(self.device), self.patience_s)
+            dist.initialize_dist(get_device(self.device), self.max_wait_s)
         torch.manual_seed(config.seed)
         self.tokenizer: Tokenizer = load_tokenizer(Path(spec.tokenizer))
         self.images: ImageConfig = image_config(config)
@@ -255,7 +255,7 @@ def _trainer(run: Run, checkpoint: checkpoint_store.Checkpoint | None, observers
         load_path=str(checkpoint.state) if checkpoint else None,
         load_progress_bar=False,
         seed=config.seed,
-        dist_timeout=run.patience_s,
+        dist_timeout=run.max_wait_s,
     )
 
 
@@ -276,7 +276,7 @@ def _patience_s(spec: RunSpec) -> float:
     """Seconds that ranks wait for each other in one operation."""
     # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
     far = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
-    return spec.train.launch.rank_timeout_s + (spec.storage.patience_s if far else 0.0)
+    return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if far else 0.0)
 
 
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:

@@ -15,7 +15,7 @@ from PIL import Image
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
-from clips_pipeline.data.shards.writer import sample_of, write_samples
+from clips_pipeline.data.shards.writer import make_sample, write_samples
 from clips_pipeline.data.sources.source import ShardTask
 
 
@@ -48,7 +48,7 @@ def record(number: int, key: str | None = None, **changes: object) -> Record:
 
 def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> ShardEntry:
     """One tar file with these records."""
-    return write_samples(file, map(sample_of, records), path_in_index)
+    return write_samples(file, map(make_sample, records), path_in_index)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from clips_pipeline.data.sources.in_place import CopyTask, TarTask
 from clips_pipeline.data.sources.source import Source
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 from clips_pipeline.pipelines.prepare.config import SourceConfig
-from clips_pipeline.pipelines.prepare.nodes import source_of
+from clips_pipeline.pipelines.prepare.nodes import make_source
 
 Files = Callable[[Path], None]
 
@@ -58,7 +58,7 @@ class Case:
 
     def make(self, folder: Path, **changes: Any) -> Source:
         storage = Storage(StorageConfig(retries=0))
-        return source_of(self.parameters(folder, **changes), storage, folder / "tables")  # type: ignore[no-any-return]
+        return make_source(self.parameters(folder, **changes), storage, folder / "tables")  # type: ignore[no-any-return]
 
 
 def _folder(rows: Callable[[Path, list[dict[str, Any]]], None]) -> Files:
@@ -152,7 +152,7 @@ CASES = {
         "folder",
         _FOLDER | {"captions": "DIR/captions.json"},
         _folder(_json),
-        {"evaluate_on": "held_out", "test_share": 0.5},
+        {"evaluate_on": "held_out", "test_fraction": 0.5},
         _OTHER_IMAGE,
         _LOST_IMAGE,
         ({"images": "DIR/nowhere"}, "source.folder.images", "give the folder with the images"),
@@ -291,7 +291,7 @@ def test_without_its_group_a_kind_is_refused(case: Case, tmp_path: Path) -> None
     parameters = case.parameters(tmp_path)
     del parameters["source"][case.kind]
     with pytest.raises(ConfigError, match=rf"kind: '{case.kind}', but the group '{case.kind}' is missing; set source"):
-        source_of(parameters, Storage(), tmp_path / "tables")
+        make_source(parameters, Storage(), tmp_path / "tables")
 
 
 def test_prepared_samples_are_those_of_the_source(case: Case, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clips_pipeline.io.atomic import replacing, replacing_folder, temporary_path, write_bytes, write_text
+from clips_pipeline.io.atomic import replace_file, replace_folder, temporary_path, write_bytes, write_text
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -25,7 +25,7 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path, sync: bool) -> No
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
-    with pytest.raises(type(error)), replacing(file) as temporary:  # noqa: PT012
+    with pytest.raises(type(error)), replace_file(file) as temporary:  # noqa: PT012
         temporary.write_text("ha")
         assert file.read_text() == "old"
         raise error
@@ -51,16 +51,16 @@ def test_a_file_follows_the_umask(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "folder"
-    with replacing_folder(folder) as temporary:
+    with replace_folder(folder) as temporary:
         (temporary / "old").write_text("old")
     # What a killed process of the same number left.
     temporary_path(folder).mkdir()
     (temporary_path(folder) / "half").write_text("")
-    with pytest.raises(RuntimeError), replacing_folder(folder) as temporary:  # noqa: PT012
+    with pytest.raises(RuntimeError), replace_folder(folder) as temporary:  # noqa: PT012
         (temporary / "new").write_text("new")
         raise RuntimeError
     assert [path.name for path in folder.iterdir()] == ["old"]
-    with replacing_folder(folder) as temporary:
+    with replace_folder(folder) as temporary:
         (temporary / "new").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(folder.parent.iterdir()) == [folder]
@@ -70,8 +70,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path)
     file, folder = tmp_path / "a[1].txt", tmp_path / "folder"
     code = """
 import os, pathlib, signal, sys
-from clips_pipeline import atomic
-with atomic.replacing(pathlib.Path(sys.argv[1])) as file, atomic.replacing_folder(pathlib.Path(sys.argv[2])):
+from clips_pipeline.io import atomic
+with atomic.replace_file(pathlib.Path(sys.argv[1])) as file, atomic.replace_folder(pathlib.Path(sys.argv[2])):
     file.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -80,7 +80,7 @@ with atomic.replacing(pathlib.Path(sys.argv[1])) as file, atomic.replacing_folde
     of_a_living = tmp_path / temporary_path(file).name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
     of_a_living.touch()
     write_text(file, "whole")
-    with replacing_folder(folder):
+    with replace_folder(folder):
         pass
     assert sorted(tmp_path.iterdir()) == sorted([of_a_living, file, folder])
 
@@ -91,11 +91,11 @@ def test_a_folder_that_was_moved_aside_is_kept_while_it_is_the_only_one(tmp_path
     gone.wait()
     aside = temporary_path(folder).name.replace(f"-{os.getpid()}-", f"-{gone.pid}-") + ".before"
     (tmp_path / aside).mkdir()
-    with pytest.raises(RuntimeError), replacing_folder(folder):
+    with pytest.raises(RuntimeError), replace_folder(folder):
         raise RuntimeError
     assert (tmp_path / aside).is_dir()
     for _ in range(2):
-        with replacing_folder(folder):
+        with replace_folder(folder):
             pass
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_put_into_place_leaves_the_old_one(tmp_path: Pat
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(OSError, match="No such file"), replacing_folder(folder) as temporary:
+    with pytest.raises(OSError, match="No such file"), replace_folder(folder) as temporary:
         temporary.rmdir()  # so that the rename fails, after the old one has been moved aside
     assert [path.name for path in folder.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [folder]

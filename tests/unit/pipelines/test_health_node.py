@@ -21,7 +21,7 @@ def prepared(tmp_path: Path) -> Path:
 
 
 def make_shards(folder: Path, records: list[Any], name: str = "list") -> None:
-    prepare(ListSource({"train": [records]}, name), folder / "shards", max_skip_share=0.5)  # type: ignore[arg-type]
+    prepare(ListSource({"train": [records]}, name), folder / "shards", max_skipped_fraction=0.5)  # type: ignore[arg-type]
 
 
 def made(folder: Path, captions: dict[str, Any] | None = None, **health: int) -> tuple[int, str]:

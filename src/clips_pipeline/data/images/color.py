@@ -21,7 +21,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Shares of red, green and blue in the brightness that people see (ITU-R 601)."""
 
 
-def rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
     """The picture in red, green and blue, decoded."""
     if picture.mode == "RGB":
         picture.load()
@@ -30,7 +30,7 @@ def rgb(picture: Image.Image) -> Image.Image:
     return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 
-def random_colours(
+def augment_colors(
     pixels_CHW: Pixels, *, strength: float, jitter: float, grayscale: float, draws: random.Random
 ) -> Pixels:
     """Change the colours of a picture at random; a picture that is left as it is comes back itself.
@@ -55,7 +55,7 @@ def random_colours(
         draws.shuffle(changes)
         for change in changes:
             amount = draws.uniform(-turn, turn) if change == "hue" else draws.uniform(1.0 - reach, 1.0 + reach)
-            _CHANGES[change](values_CN, amount)
+            _ADJUSTMENTS[change](values_CN, amount)
     if gray:
         values_CN[:] = LUMA @ values_CN
     # All values are 0 or more: adding a half and cutting off is rounding.
@@ -63,13 +63,13 @@ def random_colours(
     return values_CN.astype(np.uint8).reshape(pixels_CHW.shape)
 
 
-def change_brightness(values_CN: Floats, factor: float) -> None:
+def adjust_brightness(values_CN: Floats, factor: float) -> None:
     """Multiply, in place."""
     values_CN *= np.float32(factor)
     _clip(values_CN, factor)
 
 
-def change_contrast(values_CN: Floats, factor: float) -> None:
+def adjust_contrast(values_CN: Floats, factor: float) -> None:
     """Stretch all values away from the mean brightness of the picture, in place."""
     mean = float((LUMA @ values_CN).mean())
     values_CN *= np.float32(factor)
@@ -77,7 +77,7 @@ def change_contrast(values_CN: Floats, factor: float) -> None:
     _clip(values_CN, factor)
 
 
-def change_saturation(values_CN: Floats, factor: float) -> None:
+def adjust_saturation(values_CN: Floats, factor: float) -> None:
     """Stretch the values of each pixel away from its brightness, in place."""
     gray_N = (LUMA * np.float32(1.0 - factor)) @ values_CN
     values_CN *= np.float32(factor)
@@ -85,7 +85,7 @@ def change_saturation(values_CN: Floats, factor: float) -> None:
     _clip(values_CN, factor)
 
 
-def turn_hue(values_CN: Floats, turn: float) -> None:
+def adjust_hue(values_CN: Floats, turn: float) -> None:
     """Turn the hue by a share of the full circle, from -0.5 to 0.5, keeping value and saturation of HSV; in place.
 
     Everything is counted in chromas, the largest less the smallest value of a pixel: hue is then a place on a circle of 6
@@ -137,11 +137,11 @@ def _replace(values_N: Floats, others_N: Floats, where_N: NDArray[np.bool_]) -> 
     values_N += others_N
 
 
-_CHANGES = {
-    "brightness": change_brightness,
-    "contrast": change_contrast,
-    "saturation": change_saturation,
-    "hue": turn_hue,
+_ADJUSTMENTS = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
 }
 
 

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clips_pipeline.data.images.color import Pixels, rgb
+from clips_pipeline.data.images.color import Pixels, to_rgb
 
 SCALES = (1, 2, 4, 8)
 """A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a picture so many times smaller for less work."""
@@ -23,7 +23,7 @@ _JPEG_START = b"\xff\xd8\xff"
 _PLAIN = ("YCbCr", "Gray")
 
 
-class Encoded:
+class EncodedImage:
     """The bytes of an image file. Its size is known at once; its pixels are decoded on demand.
 
     Attributes:
@@ -40,11 +40,11 @@ class Encoded:
         self._opened: Image.Image | None = None
         if content.startswith(_JPEG_START):
             try:
-                self.height, self.width, colours, _ = simplejpeg.decode_jpeg_header(content)
+                self.height, self.width, colors, _ = simplejpeg.decode_jpeg_header(content)
             except ValueError:
-                colours = "unknown"
+                colors = "unknown"
             # Pillow warns of huge pictures and refuses larger ones.
-            if colours in _PLAIN and self.width * self.height <= (Image.MAX_IMAGE_PIXELS or 0):
+            if colors in _PLAIN and self.width * self.height <= (Image.MAX_IMAGE_PIXELS or 0):
                 self.scales: tuple[int, ...] = SCALES
                 return
         self._opened = Image.open(io.BytesIO(content))
@@ -68,4 +68,4 @@ class Encoded:
         with self._opened as opened:
             if scale > 1:
                 opened.draft("RGB", (self.width // scale, self.height // scale))
-            return rgb(opened)
+            return to_rgb(opened)

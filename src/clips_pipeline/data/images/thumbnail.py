@@ -15,7 +15,7 @@ class Thumbnail:
     height: int
 
 
-def thumbnail(data: bytes, longest: int) -> Thumbnail:
+def make_thumbnail(data: bytes, longest: int) -> Thumbnail:
     """Make an encoded image small.
 
     Args:

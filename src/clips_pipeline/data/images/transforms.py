@@ -19,7 +19,7 @@ from PIL import Image
 
 from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
 from clips_pipeline.data.images.color import Pixels as Pixels
-from clips_pipeline.data.images.color import random_colours, rgb
+from clips_pipeline.data.images.color import augment_colors, to_rgb
 from clips_pipeline.data.images.decode import DECODE_ERRORS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Deviation = Annotated[float, Gt(0), Le(1)]
 Box = tuple[int, int, int, int]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_CROP_TRIES = 100
+_MAX_CROP_TRIES = 100
 
 
 class UndecodableImageError(ValueError):
@@ -112,12 +112,12 @@ def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, ke
     try:
         if config.crop_area == (1.0, 1.0):
             with Image.open(io.BytesIO(image)) as opened:
-                pixels_CHW = _channels_first(_framed(rgb(opened), config))
+                pixels_CHW = _to_channels_first(_apply_framing(to_rgb(opened), config))
         else:
             pixels_CHW = _random_crop(image, config, draws)
     except DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
-    return random_colours(
+    return augment_colors(
         pixels_CHW,
         strength=config.color_jitter,
         jitter=config.color_jitter_probability,
@@ -133,7 +133,7 @@ def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
         UndecodableImageError: the picture was opened from bytes that are no whole image.
     """
     try:
-        return _channels_first(_framed(rgb(image), config))
+        return _to_channels_first(_apply_framing(to_rgb(image), config))
     except DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
 
@@ -146,10 +146,10 @@ def eval_image(image: Image.Image, config: ImageConfig) -> "Tensor":
     """
     import torch
 
-    return normalise(torch.from_numpy(eval_pixels(image, config))[None], config.mean, config.std)[0]
+    return normalize(torch.from_numpy(eval_pixels(image, config))[None], config.mean, config.std)[0]
 
 
-def normalise(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+def normalize(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
     """uint8 to float32: (pixel / 255 - mean) / std per channel, on the device of the images."""
     import torch
 
@@ -163,9 +163,9 @@ def normalise(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]
 def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pixels:
     """An inception crop, made square: (3, size, size)."""
     # Not at the top: a registered model takes this file along, trains nothing, and need not have simplejpeg.
-    from clips_pipeline.data.images.decode import Encoded
+    from clips_pipeline.data.images.decode import EncodedImage
 
-    encoded = Encoded(image)
+    encoded = EncodedImage(image)
     left, top, right, bottom = _random_box((encoded.width, encoded.height), config, draws)
     enough = min(right - left, bottom - top) / config.size
     scale = max((scale for scale in encoded.scales if scale <= enough), default=1)
@@ -178,11 +178,11 @@ def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pix
     decoded = encoded.decode(scale)
     if isinstance(decoded, Image.Image):
         part = decoded.crop((left, top, right, bottom))
-        return _channels_first(part.resize((config.size, config.size), _FILTERS[config.interpolation]))
-    return _resized(decoded[top:bottom, left:right], config)
+        return _to_channels_first(part.resize((config.size, config.size), _FILTERS[config.interpolation]))
+    return _resize(decoded[top:bottom, left:right], config)
 
 
-def _resized(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
+def _resize(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
     """(3, size, size): as Pillow does it, and at most 1 off, but by vector instructions in a third of the time."""
     import torch
     from torch.nn.functional import interpolate
@@ -195,7 +195,7 @@ def _resized(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
 def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random) -> Box:
     """Left, top, right, bottom of an inception crop in pixels; the whole picture when none fits."""
     width, height = size
-    for _ in range(_CROP_TRIES):
+    for _ in range(_MAX_CROP_TRIES):
         area = draws.uniform(*config.crop_area) * width * height
         aspect = draws.uniform(*config.crop_aspect)
         w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
@@ -205,7 +205,7 @@ def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random
     return 0, 0, width, height
 
 
-def _framed(picture: Image.Image, config: ImageConfig) -> Image.Image:
+def _apply_framing(picture: Image.Image, config: ImageConfig) -> Image.Image:
     width, height = picture.size
     side = min(width, height)
     # Resizing the middle square is resizing the shorter side and then cutting, without the rounding in between.
@@ -214,5 +214,5 @@ def _framed(picture: Image.Image, config: ImageConfig) -> Image.Image:
     return picture.resize((config.size, config.size), _FILTERS[config.interpolation], box=box)
 
 
-def _channels_first(picture: Image.Image) -> Pixels:
+def _to_channels_first(picture: Image.Image) -> Pixels:
     return np.ascontiguousarray(np.asarray(picture, np.uint8).transpose(2, 0, 1))

@@ -31,7 +31,7 @@ from clips_pipeline.text.caption_rows import CaptionReader, CaptionRows
 log = logging.getLogger(__name__)
 
 # So many bad samples one after the other are no accident.
-_MOST_TRIES = 1_000
+_MAX_TRIES = 1_000
 
 
 class TrainDataset(IterableDataset[ClipsBatch]):
@@ -55,7 +55,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         self.clock = clock
         self.epoch = 0
         self.start = 0
-        self._asked: dict[int, tuple[int, int]] = {}
+        self._prefetched: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """Batches of a whole epoch; samples that do not fill one are left to other epochs, whose order differs."""
@@ -113,7 +113,9 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         each = self.global_batch_size // self.order.streams
         size, skipped = self.images.size, Counter[str]()
         if self.shards.remote is not None:
-            self._look_ahead(epoch, start, range(self.rank * count // each, -(-(self.rank + 1) * count // each)))
+            self._prefetch_next_window(
+                epoch, start, range(self.rank * count // each, -(-(self.rank + 1) * count // each))
+            )
         images_BCHW = _shared_images(count, size)
         pixels_BCHW = images_BCHW.numpy()
         keys, rows = [], []
@@ -131,13 +133,13 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             dict(skipped),
         )
 
-    def _look_ahead(self, epoch: int, start: int, streams: range) -> None:
+    def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
         """Let the shards of the next window come while this one is read."""
         for stream in streams:
             window = epoch, start // self.order.window
-            if self._asked.get(stream) != window:
-                self._asked[stream] = window
-                self.shards.soon(self.order.shards_at(epoch, stream, start + self.order.window))
+            if self._prefetched.get(stream) != window:
+                self._prefetched[stream] = window
+                self.shards.prefetch(self.order.window_shards(epoch, stream, start + self.order.window))
 
     def _sample(
         self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
@@ -152,7 +154,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         order, each = self.order, self.global_batch_size // self.order.streams
         others = order.length - each  # places of a stream outside this batch
         tries = 0
-        for later in range(-1, min(order.length * order.streams, _MOST_TRIES)):
+        for later in range(-1, min(order.length * order.streams, _MAX_TRIES)):
             at = (stream, place)
             if later >= 0:
                 turn, further = (stream + later) % order.streams, place - begin + later // order.streams
@@ -161,7 +163,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 elif (at := (turn, begin + (further - others) % each)) == (stream, place):
                     continue
             tries += 1
-            shard, row = order.at(epoch, *at)
+            shard, row = order.locate(epoch, *at)
             try:
                 return self._read(epoch, shard, row)
             except BadSampleError as bad:

@@ -13,7 +13,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
-from clips_pipeline.data.loading.order import MOST_STREAMS, WINDOW_SAMPLES, EpochOrder, streams_for
+from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES, EpochOrder, choose_streams
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -34,7 +34,7 @@ def train_loader(
     workers: int = 0,
     seed: int = 0,
     window_samples: int = WINDOW_SAMPLES,
-    most_streams: int = MOST_STREAMS,
+    max_streams: int = MAX_STREAMS,
     prefetch_batches: int = 2,
     remote: ShardCache | None = None,
 ) -> DataLoader[ClipsBatch]:
@@ -69,7 +69,7 @@ def train_loader(
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
     shards = ShardSet(index_dir, split, remote=remote)
     total = sum(shards.samples)
-    streams = streams_for(total, global_batch_size, window_samples, most_streams)
+    streams = choose_streams(total, global_batch_size, window_samples, max_streams)
     order = EpochOrder(shards.samples, seed, window_samples, streams)
     if total < global_batch_size:
         raise ConfigError(
@@ -77,7 +77,7 @@ def train_loader(
             f"{global_batch_size}; lower the batch size or give more data"
         )
     # Those of the next window are opened while the last samples of this one are read.
-    shards.keep_open = order.widest + 8
+    shards.max_open_files = order.max_open_shards + 8
     dataset = TrainDataset(
         shards,
         order,
@@ -93,21 +93,21 @@ def train_loader(
     return DataLoader(
         dataset,
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=workers,
         prefetch_factor=prefetch_batches if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=only_the_trainer_ends_it,
+        worker_init_fn=ignore_foreign_sigterm,
         # Of its own: otherwise each epoch would take a number from torch's global generator.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _as_it_is(batch: T) -> T:
+def _identity(batch: T) -> T:
     return batch
 
 
-def only_the_trainer_ends_it(worker: int) -> None:
+def ignore_foreign_sigterm(worker: int) -> None:
     """Ignore a SIGTERM that does not come from the trainer.
 
     Cluster managers send it to every process of a job. The trainer then saves a checkpoint after its step, and for that it
@@ -119,10 +119,10 @@ def only_the_trainer_ends_it(worker: int) -> None:
     if not hasattr(signal, "sigwaitinfo"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait, args=(os.getppid(),), daemon=True, name="sigterm").start()
+    threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True, name="sigterm").start()
 
 
-def _wait(trainer: int) -> None:
+def _exit_on_sigterm_from(trainer: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)

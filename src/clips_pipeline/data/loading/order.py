@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # More open files than this per worker would meet the usual limit of 1024.
-_MOST_SHARDS = 512
-MOST_STREAMS = 64
+_MAX_OPEN_SHARDS = 512
+MAX_STREAMS = 64
 WINDOW_SAMPLES = 500_000
 """Samples of all windows together. `python -m benchmarks.shuffle` says how well that mixes."""
 
@@ -44,7 +44,7 @@ class EpochOrder:
         self.seed, self.window_samples, self.streams = seed, window_samples, streams
         self.length = self.total // streams
         # Many small shards: a window of them all would be more files than can be open.
-        many = self.total // max(len(self.samples), 1) * _MOST_SHARDS
+        many = self.total // max(len(self.samples), 1) * _MAX_OPEN_SHARDS
         self.window = max(1, min(window_samples, many) // streams)
         self._first = np.concatenate([[0], np.cumsum(self.samples)])
         # The last two: of the present window and the next one for every stream, of this epoch and the next.
@@ -52,21 +52,21 @@ class EpochOrder:
         self._ids = lru_cache(2 * streams)(self._window_ids)
 
     @property
-    def widest(self) -> int:
+    def max_open_shards(self) -> int:
         """An upper bound, but for very uneven shards, of the files that the windows touch at a time."""
         sizes = np.sort(self.samples[self.samples > 0])
         # A window that begins within one shard ends within another.
         per_window = int(np.searchsorted(np.cumsum(sizes), self.window)) + 2
-        return min(per_window * self.streams, len(self.samples), _MOST_SHARDS)
+        return min(per_window * self.streams, len(self.samples), _MAX_OPEN_SHARDS)
 
-    def at(self, epoch: int, stream: int, place: int) -> tuple[int, int]:
+    def locate(self, epoch: int, stream: int, place: int) -> tuple[int, int]:
         """Shard and row of the sample at `place` (0 to `length`, excluded) of a stream."""
         number, within = divmod(place, self.window)
         sample = self._ids(epoch, stream, number)[within]
         shard = int(np.searchsorted(self._first, sample, side="right")) - 1
         return shard, int(sample - self._first[shard])
 
-    def shards_at(self, epoch: int, stream: int, place: int) -> list[int]:
+    def window_shards(self, epoch: int, stream: int, place: int) -> list[int]:
         """The shards that the window with this place reads, in the order of the line; none beyond the stream's end."""
         begin = place // self.window * self.window
         if begin >= self.length:
@@ -98,14 +98,14 @@ class EpochOrder:
         return ids[np.argsort(_hash(self.seed, epoch, "samples", ids), kind="stable")]
 
 
-def streams_for(samples: int, global_batch_size: int, window_samples: int, most: int = MOST_STREAMS) -> int:
+def choose_streams(samples: int, global_batch_size: int, window_samples: int, max_streams: int = MAX_STREAMS) -> int:
     """How many streams: one where a window holds all samples, else the largest divisor of the global batch up to `most`.
 
     Ranks and workers play no part, so that the order is the same for any number of them.
     """
     if samples <= window_samples:
         return 1
-    return max(count for count in range(1, most + 1) if global_batch_size % count == 0)
+    return max(count for count in range(1, max_streams + 1) if global_batch_size % count == 0)
 
 
 def _hash(seed: int, epoch: int, use: str, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -26,32 +26,32 @@ class ReadClock:
 
     def __init__(self, workers: int) -> None:
         # Doubles hold any shard number exactly. The clock is the system's, the same for all processes of a machine.
-        noted = torch.full((max(workers, 1), 2), -1.0, dtype=torch.float64)
-        self._noted: Tensor = noted.share_memory_()  # type: ignore[no-untyped-call]
+        reads = torch.full((max(workers, 1), 2), -1.0, dtype=torch.float64)
+        self._reads: Tensor = reads.share_memory_()  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Tensor]:
-        return {"_noted": self._noted}
+        return {"_noted": self._reads}
 
     def begin(self, shard: int) -> None:
         """This worker begins to read from `shard`."""
-        self._mine()[:] = shard, time.monotonic()
+        self._own_row()[:] = shard, time.monotonic()
 
     def end(self) -> None:
         """This worker has read."""
-        self._mine()[0] = -1.0
+        self._own_row()[0] = -1.0
 
-    def reading(self) -> list[tuple[int, int, float]]:
+    def pending_reads(self) -> list[tuple[int, int, float]]:
         """Worker, shard and seconds for every read that goes on."""
         now = time.monotonic()
         return [
             (worker, int(shard), now - since)
-            for worker, (shard, since) in enumerate(self._noted.tolist())
+            for worker, (shard, since) in enumerate(self._reads.tolist())
             if shard >= 0
         ]
 
-    def _mine(self) -> NDArray[np.float64]:
+    def _own_row(self) -> NDArray[np.float64]:
         worker = get_worker_info()
-        mine: NDArray[np.float64] = self._noted.numpy()[0 if worker is None else worker.id]
+        mine: NDArray[np.float64] = self._reads.numpy()[0 if worker is None else worker.id]
         return mine
 
 
@@ -74,7 +74,7 @@ class Stall:
     reading_seconds: float = 0.0
 
 
-class StallWatch:
+class StallMonitor:
     """Calls `on_stall` when a wait takes longer than `after_s`, and again each time the wait has doubled.
 
     Args:
@@ -106,18 +106,18 @@ class StallWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        told_of, due = None, self.after_s
+        reported_wait, due = None, self.after_s
         while not self._closed.wait(self.after_s / 4):
             since = self._since
             if since is None:
                 continue
-            if since != told_of:
-                told_of, due = since, self.after_s
+            if since != reported_wait:
+                reported_wait, due = since, self.after_s
             seconds = time.monotonic() - since
             if seconds >= due:
                 due = 2 * seconds
                 self.on_stall(self._stall(seconds))
 
     def _stall(self, seconds: float) -> Stall:
-        longest = max(self.clock.reading(), key=lambda read: read[2], default=None)
+        longest = max(self.clock.pending_reads(), key=lambda read: read[2], default=None)
         return Stall(self.rank, seconds) if longest is None else Stall(self.rank, seconds, *longest)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.prepare.dedup import drop_repeated
-from clips_pipeline.data.prepare.executor import Map
+from clips_pipeline.data.prepare.dedup import drop_duplicates
+from clips_pipeline.data.prepare.executor import MapFunction
 from clips_pipeline.data.prepare.filters import Rules
 from clips_pipeline.data.prepare.job import Job, run_job
 from clips_pipeline.data.prepare.job_files import JOBS, SHARDS, JobFiles
-from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Statistics, first_of_each
+from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Statistics, first_examples
 from clips_pipeline.data.shards import sample_offsets
 from clips_pipeline.data.shards.index import Index, ShardEntry, save_classes
 from clips_pipeline.data.shards.splits import Split
@@ -29,7 +29,7 @@ _FINGERPRINT_FILE = "fingerprint"
 
 
 @dataclass(frozen=True, slots=True)
-class Assembled:
+class PreparedData:
     """What is in the folder, before its files have their last names.
 
     Attributes:
@@ -40,23 +40,23 @@ class Assembled:
 
     index: Index
     statistics: Statistics
-    moves: dict[str, str]
+    written_paths: dict[str, str]
 
 
-def open_folder(folder: Path, wanted: str) -> None:
+def open_folder(folder: Path, fingerprint: str) -> None:
     """Make `folder` ready for work towards the fingerprint `wanted`: what is there goes on, or is thrown away."""
     file = folder / _FINGERPRINT_FILE
-    if folder.exists() and not (file.is_file() and file.read_text() == wanted):
+    if folder.exists() and not (file.is_file() and file.read_text() == fingerprint):
         log.info("%s: begun for other data, removed", folder)
         shutil.rmtree(folder)
     if not folder.exists():
         folder.mkdir(parents=True)
-        write_text(file, wanted, sync=True)
+        write_text(file, fingerprint, sync=True)
 
 
 def assemble(
-    source: Source, folder: Path, map_jobs: Map, *, samples_per_shard: int, rules: Rules, wanted: str
-) -> Assembled:
+    source: Source, folder: Path, map_jobs: MapFunction, *, samples_per_shard: int, rules: Rules, fingerprint: str
+) -> PreparedData:
     """Run all jobs that are not done, and put their results together.
 
     Args:
@@ -73,7 +73,7 @@ def assemble(
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     totals: dict[str, SplitStatistics] = {}
     examples: list[Example] = []
-    moves: dict[str, str] = {}
+    written_paths: dict[str, str] = {}
     places: list[Path] = []
     for split in source.splits:
         for name in (SHARDS, JOBS):
@@ -84,59 +84,59 @@ def assemble(
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)
-        kept, total = drop_repeated(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
+        results, total = drop_duplicates(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
         entries: list[ShardEntry] = []
-        for job, files in zip(jobs, kept, strict=True):
+        for job, files in zip(jobs, results, strict=True):
             result = files.load()
             places.append(files.spans)
-            total = total.plus(result.statistics)
+            total = total.merge(result.statistics)
             examples += result.examples
             for shard in result.shards:
                 if not isinstance(job.task, TarTask):
                     path = f"{split}/{len(entries):05d}.tar"
-                    moves[path] = f"{split}/{shard.path}"
+                    written_paths[path] = f"{split}/{shard.path}"
                     shard = replace(shard, path=path)
                 entries.append(shard)
             # A few of each reason are kept; a hundred thousand jobs have more.
             if len(examples) > 1000:
-                examples = list(first_of_each(examples))
+                examples = list(first_examples(examples))
         splits[split], totals[split] = tuple(entries), total
         if not entries:
-            raise ConfigError(_no_sample(split, total, first_of_each(examples)))
+            raise ConfigError(_no_sample(split, total, first_examples(examples)))
     classes = source.classes()
     if classes is not None:
         save_classes(classes, folder / SHARDS)
     sample_offsets.save(folder / SHARDS, (file.read_bytes() for file in places))
-    few = first_of_each(examples)
+    few = first_examples(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in few if example.reason in skips[example.split]]
-    index = Index(wanted, splits, skips, tuple(bad[:EXAMPLES]), source.fields)
+    index = Index(fingerprint, splits, skips, tuple(bad[:EXAMPLES]), source.fields)
     notes = source.notes()
-    return Assembled(index, Statistics(wanted, totals, few, notes), moves)
+    return PreparedData(index, Statistics(fingerprint, totals, few, notes), written_paths)
 
 
-def finish(made: Assembled, folder: Path) -> None:
+def finish(prepared: PreparedData, folder: Path) -> None:
     """Give the shards in `folder` their last names, remove all others, and write index and statistics.
 
     Killed in the middle or soon after, `assemble` finds all jobs done and this goes on.
     """
-    for path, now in made.moves.items():
+    for path, now in prepared.written_paths.items():
         if (folder / now).exists():
             (folder / now).rename(folder / path)
-    for split in made.index.splits:
+    for split in prepared.index.splits:
         for name in os.listdir(folder / split):
-            if f"{split}/{name}" not in made.moves:
+            if f"{split}/{name}" not in prepared.written_paths:
                 (folder / split / name).unlink()
-        if not any(path.startswith(f"{split}/") for path in made.moves):
+        if not any(path.startswith(f"{split}/") for path in prepared.written_paths):
             (folder / split).rmdir()
-    made.index.save(folder)
-    made.statistics.save(folder)
+    prepared.index.save(folder)
+    prepared.statistics.save(folder)
 
 
 def _no_sample(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:
     first = next((f"; first left out: {example}" for example in examples if example.split == split), "")
     return (
         f"split {split!r} has no sample ({sum(total.skipped.values())} skipped, {sum(total.filtered.values())} filtered"
-        f"{first}); give more data, or change how the source is split (source.folder: test_share, validation_share, "
+        f"{first}); give more data, or change how the source is split (source.folder: test_fraction, validation_fraction, "
         "evaluate_on)"
     )

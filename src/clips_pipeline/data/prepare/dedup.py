@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clips_pipeline.data.prepare import filters
-from clips_pipeline.data.prepare.executor import Map
-from clips_pipeline.data.prepare.job import Job, example, histograms, name_of, write_shards
+from clips_pipeline.data.prepare.executor import MapFunction
+from clips_pipeline.data.prepare.job import Job, histograms, make_example, shard_name, write_shards
 from clips_pipeline.data.prepare.job_files import JobFiles, JobResult
-from clips_pipeline.data.prepare.statistics import EXAMPLES_PER_REASON, SplitStatistics, added
+from clips_pipeline.data.prepare.statistics import EXAMPLES_PER_REASON, SplitStatistics, add_counts
 from clips_pipeline.data.shards import records, sample_offsets
 from clips_pipeline.data.shards.index import ShardEntry, digest_keys
 from clips_pipeline.data.shards.records import Skip
@@ -35,16 +35,16 @@ _DETAILS = {
 
 
 # 16 bytes each, and as much again to sort them: about 1 GB at a time.
-HASHES_AT_A_TIME = 16_000_000
+HASHES_IN_MEMORY = 16_000_000
 # Files of parts that are open at the same time.
-_MOST_PARTS = 512
+_MAX_PARTITIONS = 512
 _JOBS_PER_FILE = 256
 
 _HASH = np.dtype([("value", "<u8"), ("job", "<u4"), ("place", "<u4")])
-_FOUND = np.dtype([("job", "<u4"), ("place", "<u4")])
+_DUPLICATE = np.dtype([("job", "<u4"), ("place", "<u4")])
 
 
-def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[list[JobFiles], SplitStatistics]:
+def drop_duplicates(jobs: list[Job], map_jobs: MapFunction, folder: Path) -> tuple[list[JobFiles], SplitStatistics]:
     """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
 
     Returns:
@@ -52,39 +52,39 @@ def drop_repeated(jobs: list[Job], map_jobs: Map, folder: Path) -> tuple[list[Jo
     """
     shutil.rmtree(folder, ignore_errors=True)
     files = [job.files for job in jobs]
-    drops: dict[str, Found] = {}
+    drops: dict[str, DuplicateRows] = {}
 
-    def without(job: int) -> NDArray[np.int64]:
-        places = [found.of(job) for found in drops.values()]
+    def excluded(job: int) -> NDArray[np.int64]:
+        places = [found.rows_of(job) for found in drops.values()]
         return np.concatenate(places) if places else np.zeros(0, np.int64)
 
     counts = {}
     # In this order: an image is only repeated by a sample whose own key was not.
-    drops[records.DUPLICATE_KEY] = repeated(files, "key", folder / "key", without=without)
+    drops[records.DUPLICATE_KEY] = find_duplicates(files, "key", folder / "key", excluded=excluded)
     rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
     for column, wanted, reason in (
         ("image", rules.duplicate_images, filters.DUPLICATE_IMAGE),
         ("caption", rules.duplicate_captions, filters.DUPLICATE_CAPTION),
     ):
-        found = repeated(files, column, folder / column, without=without)
+        found = find_duplicates(files, column, folder / column, excluded=excluded)
         counts[column] = found.total
         if wanted:
             drops[reason] = found
-    again: dict[int, DropJob] = {}
+    second_jobs: dict[int, DropJob] = {}
     if any(found.total for found in drops.values()):
         for number, job in enumerate(jobs):
-            places = {reason: found.of(number) for reason, found in drops.items()}
+            places = {reason: found.rows_of(number) for reason, found in drops.items()}
             if any(map(len, places.values())):
-                shard, in_place = name_of(job.task, number), isinstance(job.task, TarTask)
+                shard, in_place = shard_name(job.task, number), isinstance(job.task, TarTask)
                 into = replace(job.files, dropped=True)
-                again[number] = DropJob(job.files, into, shard, in_place, job.samples_per_shard, places)
-    map_jobs(run_drop_job, list(again.values()))
+                second_jobs[number] = DropJob(job.files, into, shard, in_place, job.samples_per_shard, places)
+    map_jobs(run_drop_job, list(second_jobs.values()))
     shutil.rmtree(folder)
-    kept = [again[number].into if number in again else job.files for number, job in enumerate(jobs)]
+    kept = [second_jobs[number].into if number in second_jobs else job.files for number, job in enumerate(jobs)]
     return kept, SplitStatistics(duplicate_images=counts["image"], duplicate_captions=counts["caption"])
 
 
-class Found:
+class DuplicateRows:
     """Places in the rows of jobs, on disk.
 
     Attributes:
@@ -95,11 +95,11 @@ class Found:
         folder.mkdir(parents=True)
         self._folder, self.total = folder, 0
         self._group = -1
-        self._places: NDArray[np.void] = np.zeros(0, _FOUND)
+        self._places: NDArray[np.void] = np.zeros(0, _DUPLICATE)
 
     def add(self, jobs: NDArray[Any], places: NDArray[Any]) -> None:
         """More places, in any order."""
-        found = np.empty(len(jobs), _FOUND)
+        found = np.empty(len(jobs), _DUPLICATE)
         found["job"], found["place"] = jobs, places
         self.total += len(found)
         groups = found["job"] // _JOBS_PER_FILE
@@ -107,12 +107,12 @@ class Found:
             with self._file(group).open("ab") as file:
                 file.write(found[groups == group].tobytes())
 
-    def of(self, job: int) -> NDArray[np.int64]:
+    def rows_of(self, job: int) -> NDArray[np.int64]:
         """The places of a job, in order. Quick when jobs are asked for in order."""
         group = job // _JOBS_PER_FILE
         if group != self._group:
             file = self._file(group)
-            found = np.fromfile(file, _FOUND) if file.is_file() else np.zeros(0, _FOUND)
+            found = np.fromfile(file, _DUPLICATE) if file.is_file() else np.zeros(0, _DUPLICATE)
             self._group, self._places = group, np.sort(found, order=("job", "place"))
         first, end = np.searchsorted(self._places["job"], [job, job + 1])
         return self._places["place"][first:end].astype(np.int64)
@@ -121,14 +121,14 @@ class Found:
         return self._folder / f"{group:06d}"
 
 
-def repeated(
+def find_duplicates(
     jobs: list[JobFiles],
     column: str,
     folder: Path,
     *,
-    without: Callable[[int], NDArray[np.int64]],
-    at_a_time: int = HASHES_AT_A_TIME,
-) -> Found:
+    excluded: Callable[[int], NDArray[np.int64]],
+    hashes_in_memory: int = HASHES_IN_MEMORY,
+) -> DuplicateRows:
     """Places in the rows of jobs whose value in `column` stands earlier in the same job or in an earlier one.
 
     Args:
@@ -140,30 +140,30 @@ def repeated(
     """
     folder.mkdir(parents=True)
     total = sum(len(job.load_rows()) for job in jobs)
-    bits = min(max(-(-total // at_a_time) - 1, 0).bit_length(), _MOST_PARTS.bit_length() - 1)
+    bits = min(max(-(-total // hashes_in_memory) - 1, 0).bit_length(), _MAX_PARTITIONS.bit_length() - 1)
     parts = [folder / f"part-{number:04d}" for number in range(1 << bits)]
     with ExitStack() as stack:
         files = [stack.enter_context(part.open("wb")) for part in parts]
         for number, job in enumerate(jobs):
             values = job.load_rows()[column]
-            places = np.delete(np.arange(len(values)), without(number))
+            places = np.delete(np.arange(len(values)), excluded(number))
             counted = np.empty(len(places), _HASH)
             counted["value"], counted["job"], counted["place"] = values[places], number, places
-            for at, some in _parted(counted, bits):
+            for at, some in _partition(counted, bits):
                 files[at].write(some.tobytes())
-    found = Found(folder / "found")
+    found = DuplicateRows(folder / "found")
     for part in parts:
         hashes: NDArray[np.void] = np.fromfile(part, _HASH)
         part.unlink()
         # Stable: among equals, the order of jobs and places stays.
         order = np.argsort(hashes["value"], kind="stable")
         values = hashes["value"][order]
-        again = hashes[order[1:][values[1:] == values[:-1]]]
-        found.add(again["job"], again["place"])
+        repeats = hashes[order[1:][values[1:] == values[:-1]]]
+        found.add(repeats["job"], repeats["place"])
     return found
 
 
-def _parted(hashes: NDArray[np.void], bits: int) -> Iterator[tuple[int, NDArray[np.void]]]:
+def _partition(hashes: NDArray[np.void], bits: int) -> Iterator[tuple[int, NDArray[np.void]]]:
     if bits == 0:
         yield 0, hashes
         return
@@ -215,27 +215,27 @@ def run_drop_job(job: DropJob) -> None:
         if len(places):
             counts[reason] = len(places)
         for place in places[:EXAMPLES_PER_REASON].tolist():
-            examples.append(example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
+            examples.append(make_example(job.files.split, job.shard, Skip(reason, keys[place], _DETAILS[reason])))
     kept = [key for key, use in zip(keys, keep.tolist(), strict=True) if use]
     if job.in_place:
         places = sample_offsets.from_bytes(job.files.spans.read_bytes())[keep]
         shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
     else:
-        good = _remaining(job.files, result.shards, iter(keep.tolist()))
+        good = _remaining_samples(job.files, result.shards, iter(keep.tolist()))
         shards, places = write_shards(good, job.into, job.samples_per_shard)
     found = result.statistics
     bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
     statistics = replace(
         found,
         kept=len(kept),
-        skipped=added(found.skipped, bad),
-        filtered=added(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
+        skipped=add_counts(found.skipped, bad),
+        filtered=add_counts(found.filtered, {reason: n for reason, n in counts.items() if reason not in bad}),
         histograms=histograms(rows[keep]),
     )
     job.into.save(JobResult(tuple(shards), statistics, tuple(examples)), places)
 
 
-def _remaining(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
+def _remaining_samples(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
     """As they were written, without reading what is in them."""
     for shard in shards:
         with TarFile(files.shard_file(shard.path)) as tar:

@@ -20,13 +20,13 @@ from clips_pipeline.config import ConfigError
 log = logging.getLogger(__name__)
 
 # Processes that end in a row without one job done in between.
-_MOST_BREAKS = 3
-_SECONDS_BETWEEN_LINES = 30.0
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_FOR_WORKERS = 60
+_MAX_CRASHES = 3
+_LOG_INTERVAL_S = 30.0
+_PARENT_CHECK_INTERVAL_S = 0.5
+_WORKER_TIMEOUT_S = 60
 
 
-class MappedJob(Protocol):
+class MappableJob(Protocol):
     """What can be mapped. Must pickle."""
 
     @property
@@ -35,13 +35,13 @@ class MappedJob(Protocol):
         ...
 
 
-J = TypeVar("J", bound=MappedJob)
-Map = Callable[[Callable[[Any], None], Sequence[MappedJob]], None]
+J = TypeVar("J", bound=MappableJob)
+MapFunction = Callable[[Callable[[Any], None], Sequence[MappableJob]], None]
 """`map_jobs` with its engine chosen."""
 
 
 @dataclass(frozen=True)
-class RunOn:
+class ExecutorConfig:
     """Where jobs are run.
 
     Attributes:
@@ -61,7 +61,9 @@ class RunOn:
             )
 
 
-def map_jobs(function: Callable[[J], None], jobs: Sequence[J], *, processes: int = 1, run_on: RunOn = RunOn()) -> None:
+def map_jobs(
+    function: Callable[[J], None], jobs: Sequence[J], *, processes: int = 1, run_on: ExecutorConfig = ExecutorConfig()
+) -> None:
     """Run `function` on every job that is not done.
 
     Args:
@@ -80,30 +82,30 @@ def map_jobs(function: Callable[[J], None], jobs: Sequence[J], *, processes: int
     if not waiting:
         return
     if run_on.engine == "dask":
-        _on_cluster(function, waiting, run_on)
+        _run_on_cluster(function, waiting, run_on)
     elif processes == 1 or len(jobs) == 1:
         for job in waiting:
             function(job)
     else:
-        _in_processes(function, waiting, processes)
+        _run_in_processes(function, waiting, processes)
 
 
-def _in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
+def _run_in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
     # loky's, because its processes start clean: they neither inherit threads nor import the script that was started.
     from joblib.externals.loky import ProcessPoolExecutor
 
-    breaks = 0
+    crashes = 0
     while waiting:
-        pool = ProcessPoolExecutor(min(processes, len(waiting)), initializer=_end_with, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(min(processes, len(waiting)), initializer=_exit_with_parent, initargs=(os.getpid(),))
         try:
-            _wait([pool.submit(function, job) for job in waiting], as_completed)
+            _wait_for_all([pool.submit(function, job) for job in waiting], as_completed)
             return
         except BrokenProcessPool as error:
             left = [job for job in waiting if not job.is_done]
-            breaks = 1 if len(left) < len(waiting) else breaks + 1
-            if breaks == _MOST_BREAKS:
+            crashes = 1 if len(left) < len(waiting) else crashes + 1
+            if crashes == _MAX_CRASHES:
                 raise ConfigError(
-                    f"a process was killed {breaks} times before it finished a job, probably because memory was short; give "
+                    f"a process was killed {crashes} times before it finished a job, probably because memory was short; give "
                     "fewer `processes`, or make shards smaller. What is done is kept: the same command goes on from there"
                 ) from error
             log.warning("a process was killed; %d jobs are left, trying them again", len(left))
@@ -112,7 +114,7 @@ def _in_processes(function: Callable[[J], None], waiting: list[J], processes: in
             pool.shutdown(wait=True, kill_workers=True)
 
 
-def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) -> None:
+def _run_on_cluster(function: Callable[[J], None], waiting: list[J], run_on: ExecutorConfig) -> None:
     try:
         from distributed import Client, KilledWorker
         from distributed import as_completed as completed_on_cluster
@@ -126,9 +128,9 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
         raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=_SECONDS_FOR_WORKERS)
+            client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
             # Not `get_executor`: its futures fail where a worker dies just after a job is done (distributed 2026.8).
-            _wait(client.map(function, waiting, pure=False), partial(completed_on_cluster, loop=client.loop))
+            _wait_for_all(client.map(function, waiting, pure=False), partial(completed_on_cluster, loop=client.loop))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except CancelledError:
@@ -143,21 +145,21 @@ def _on_cluster(function: Callable[[J], None], waiting: list[J], run_on: RunOn) 
             ) from None
 
 
-def _wait(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
+def _wait_for_all(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
     """Until all are done; `completed` yields them as they are. The first error cancels what has not begun."""
-    said = time.monotonic()
+    last_logged = time.monotonic()
     try:
         for number, future in enumerate(completed(futures), 1):
             future.result()
-            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - last_logged > _LOG_INTERVAL_S:
+                last_logged = time.monotonic()
                 log.info("%d of %d jobs done", number, len(futures))
     finally:
         for future in futures:
             future.cancel()
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """Make this process end when its parent does, however that one was killed.
 
     It would otherwise finish its job and wait for more, in a folder that another run may own by then.
@@ -165,7 +167,7 @@ def _end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_PARENT_CHECK_INTERVAL_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

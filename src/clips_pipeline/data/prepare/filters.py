@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from annotated_types import Ge, Le
 
-from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt
+from clips_pipeline.config import ConfigError, FormerName, Fraction, NonNegativeInt, PositiveInt
 from clips_pipeline.data.shards.records import Record
 
 TOO_SMALL: Final = "too_small"
@@ -26,7 +26,7 @@ DUPLICATE_CAPTION: Final = "duplicate_caption"
 LOW_SCORE: Final = "low_score"
 NO_SCORE: Final = "no_score"
 
-MOST_PIXELS: Final = 89_478_485
+MAX_PIXELS: Final = 89_478_485
 """Pillow warns above this, and refuses above twice as many. Training decodes with Pillow, so no more can be allowed."""
 
 
@@ -39,7 +39,7 @@ class CaptionFilter:
         max_words: likewise.
         min_characters: of the caption.
         max_characters: of the caption.
-        min_letter_share: letters, with the marks that belong to them, among all characters that are no white space.
+        min_letter_fraction: letters, with the marks that belong to them, among all characters that are no white space.
         max_run: of one character in a row, such as `!!!!!!!!`.
         printable: no control characters but tab and line ends, no replacement characters (what a wrong decoding leaves).
     """
@@ -48,7 +48,7 @@ class CaptionFilter:
     max_words: PositiveInt | None = None
     min_characters: NonNegativeInt | None = None
     max_characters: PositiveInt | None = None
-    min_letter_share: Fraction | None = None
+    min_letter_fraction: Annotated[Fraction | None, FormerName("min_letter_share")] = None
     max_run: PositiveInt | None = None
     printable: bool = False
 
@@ -78,10 +78,10 @@ class CaptionFilter:
             longest = max((sum(1 for _ in run) for _, run in groupby(text)), default=0)
             if longest > self.max_run:
                 return f"{longest} times the same character in a row"
-        if self.min_letter_share is not None:
+        if self.min_letter_fraction is not None:
             signs = "".join(text.split())
             letters = sum(unicodedata.category(sign)[0] in "LM" for sign in signs)
-            if letters < self.min_letter_share * len(signs):
+            if letters < self.min_letter_fraction * len(signs):
                 return f"{letters} letters among {len(signs)} characters"
         return None
 
@@ -156,7 +156,7 @@ class Rules:
         filters: which usable samples are wanted.
     """
 
-    max_pixels: Annotated[int, Ge(1), Le(MOST_PIXELS)] = MOST_PIXELS
+    max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
 

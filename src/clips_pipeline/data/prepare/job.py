@@ -14,24 +14,24 @@ from clips_pipeline.data.prepare.filters import Rules, identical
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.data.prepare.statistics import (
     EXAMPLES_PER_REASON,
-    MEASURES,
+    HISTOGRAM_UNITS,
     Example,
     Histogram,
     SplitStatistics,
 )
-from clips_pipeline.data.prepare.validate import examine
+from clips_pipeline.data.prepare.validate import validate_record
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.index import ShardEntry, shard_entry
+from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import BadSampleError, Spans, TarFile
-from clips_pipeline.data.shards.writer import Sample, sample_of, write_samples
+from clips_pipeline.data.shards.writer import Sample, make_sample, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
 from clips_pipeline.data.sources.source import ShardTask
-from clips_pipeline.data.storage.files import shown
-from clips_pipeline.io.atomic import replacing
+from clips_pipeline.data.storage.files import redact
+from clips_pipeline.io.atomic import replace_file
 
-_DAMAGED = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
+_DAMAGE_REASONS = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +72,19 @@ def run_job(job: Job) -> None:
         )
     if job.is_done:
         return
-    sieve = Sieve(job)
+    checker = SampleChecker(job)
     if isinstance(job.task, TarTask):
-        shards, places = _in_place(job.task, job, sieve)
+        shards, places = _scan_in_place(job.task, job, checker)
     else:
-        shards, places = _written(job.task, job, sieve)
-    rows = np.array(sieve.rows, ROW)
-    job.files.save_rows(rows, sieve.keys)
-    job.files.save(JobResult(tuple(shards), sieve.statistics(rows), tuple(sieve.examples)), places)
+        shards, places = _write_task(job.task, job, checker)
+    rows = np.array(checker.rows, ROW)
+    job.files.save_rows(rows, checker.keys)
+    job.files.save(JobResult(tuple(shards), checker.statistics(rows), tuple(checker.examples)), places)
 
 
-def _written(task: ShardTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
-    taken = (sieve.passes(item) for item in task.records())
-    good = (sample_of(record) for record in taken if record is not None)
+def _write_task(task: ShardTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
+    taken = (checker.accept(item) for item in task.records())
+    good = (make_sample(record) for record in taken if record is not None)
     return write_shards(good, job.files, job.samples_per_shard)
 
 
@@ -95,45 +95,45 @@ def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int
     while (first := next(good, None)) is not None:
         name = files.shard(len(shards))
         file = files.shard_file(name)
-        with replacing(file) as temporary:
+        with replace_file(file) as temporary:
             shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
         with TarFile(file) as tar:
             places.append(tar.spans)
     return shards, np.concatenate(places)
 
 
-def _in_place(task: TarTask, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+def _scan_in_place(task: TarTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
     try:
         with open_shard(task.address, task.storage) as tar:
-            return _read_in_place(task, tar, job, sieve)
+            return _scan_tar(task, tar, job, checker)
     except BadSampleError as bad:
-        sieve.skip(bad.skip)
+        checker.skip(bad.skip)
     return [], np.zeros((0, 2), np.int64)
 
 
-def _read_in_place(task: TarTask, tar: TarFile, job: Job, sieve: "Sieve") -> tuple[list[ShardEntry], Spans]:
+def _scan_tar(task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
     used = np.zeros(len(tar.keys), np.bool_)
     for row, key in enumerate(tar.keys):
         if row in tar.interleaved:
             odd = Skip(records.INTERLEAVED, key, "other samples' files stand between its own")
             if job.rules.interleaved == "leave_out":
-                sieve.skip(odd)
+                checker.skip(odd)
                 continue
-            sieve.note(odd)
+            checker.count_odd(odd)
         try:
-            used[row] = sieve.passes(task.read(tar, row)) is not None
+            used[row] = checker.accept(task.read(tar, row)) is not None
         except BadSampleError as bad:
-            sieve.skip(bad.skip)
-    damage = tar.damage()
+            checker.skip(bad.skip)
+    damage = tar.find_damage()
     if damage is not None:
-        sieve.skip(Skip(records.TRUNCATED_SHARD, shown(task.address), damage))
+        checker.skip(Skip(records.TRUNCATED_SHARD, redact(task.address), damage))
     places = tar.spans[used]
     if not used.any():
         return [], places
-    return [shard_entry(tar.path, task.address, sieve.keys)], places
+    return [make_shard_entry(tar.path, task.address, checker.keys)], places
 
 
-class Sieve:
+class SampleChecker:
     """Checks, filters, counts and measures the samples of one job.
 
     Attributes:
@@ -147,14 +147,14 @@ class Sieve:
         self.keys: list[str] = []
         self.examples: list[Example] = []
         self._rules, self._needed, self._split = job.rules, job.captions_needed, job.files.split
-        self._shard = name_of(job.task, job.files.number)
+        self._shard = shard_name(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
         self._filtered: Counter[str] = Counter()
-        self._noted: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
         self._identical = 0
 
-    def passes(self, item: Record | Skip) -> Record | None:
+    def accept(self, item: Record | Skip) -> Record | None:
         """The sample if it is taken; else it is counted."""
         if isinstance(item, Skip):
             # A sample that the tables do not know is whole; that many are missing there is no damage.
@@ -163,7 +163,7 @@ class Sieve:
         if item.key in self._seen:
             self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
             return None
-        size = examine(item, self._rules.max_pixels, captions_needed=self._needed)
+        size = validate_record(item, self._rules.max_pixels, captions_needed=self._needed)
         if isinstance(size, Skip):
             self.skip(size)
             return None
@@ -182,18 +182,18 @@ class Sieve:
         """Count a sample that cannot be used."""
         self._count(self._skipped, skip)
 
-    def note(self, skip: Skip) -> None:
+    def count_odd(self, skip: Skip) -> None:
         """Count a sample that is used, though something is odd."""
-        self._count(self._noted, skip)
+        self._count(self._odd, skip)
 
     def statistics(self, rows: Rows) -> SplitStatistics:
         """Of all samples so far."""
-        damaged = any(reason in self._skipped for reason in _DAMAGED)
+        damaged = any(reason in self._skipped for reason in _DAMAGE_REASONS)
         return SplitStatistics(
             len(rows),
             dict(sorted(self._skipped.items())),
             dict(sorted(self._filtered.items())),
-            dict(sorted(self._noted.items())),
+            dict(sorted(self._odd.items())),
             shards=1,
             damaged_shards=int(damaged),
             identical_captions=self._identical,
@@ -203,23 +203,23 @@ class Sieve:
     def _count(self, counts: Counter[str], skip: Skip) -> None:
         counts[skip.reason] += 1
         if counts[skip.reason] <= EXAMPLES_PER_REASON:
-            self.examples.append(example(self._split, self._shard, skip))
+            self.examples.append(make_example(self._split, self._shard, skip))
 
 
-def name_of(task: ShardTask | TarTask, number: int) -> str:
+def shard_name(task: ShardTask | TarTask, number: int) -> str:
     """What examples call the shard of a task: its address, without secrets, or its number."""
-    return shown(task.address) if isinstance(task, TarTask) else str(number)
+    return redact(task.address) if isinstance(task, TarTask) else str(number)
 
 
 def histograms(rows: Rows) -> dict[str, Histogram]:
     """What rows of the type `ROW` say about their samples."""
     # 64 bits, because a width times a thousand may need more than 32.
-    columns = {name: rows[name].astype(np.int64) for name in MEASURES if name in ROW.names}  # type: ignore[operator]
+    columns = {name: rows[name].astype(np.int64) for name in HISTOGRAM_UNITS if name in ROW.names}  # type: ignore[operator]
     columns["image_aspect"] = columns["image_width"] * 1000 // np.maximum(columns["image_height"], 1)
-    return {name: Histogram.of(columns[name]) for name in MEASURES}
+    return {name: Histogram.from_values(columns[name]) for name in HISTOGRAM_UNITS}
 
 
-def example(split: Split, shard: str, skip: Skip) -> Example:
+def make_example(split: Split, shard: str, skip: Skip) -> Example:
     """For the statistics. A name may hold bytes that are no UTF-8, which neither a log nor a JSON file could take."""
     texts = (text.encode("utf-8", "backslashreplace").decode() for text in (shard, skip.key, skip.detail[:300]))
     return Example(split, skip.reason, *texts)

@@ -22,7 +22,7 @@ from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.sample_offsets import to_bytes
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import Spans
-from clips_pipeline.io.atomic import replacing, write_bytes, write_text
+from clips_pipeline.io.atomic import replace_file, write_bytes, write_text
 
 SHARDS, JOBS = "shards", "jobs"
 
@@ -91,7 +91,7 @@ class JobFiles:
 
     def save_rows(self, rows: Rows, keys: list[str]) -> None:
         """Keep them; `rows` has the type `ROW`."""
-        with replacing(self.rows, sync=True) as temporary, temporary.open("wb") as file:
+        with replace_file(self.rows, sync=True) as temporary, temporary.open("wb") as file:
             np.save(file, rows)
             file.write("\n".join(keys).encode())
 

@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.data.prepare.assemble import assemble, finish, open_folder
-from clips_pipeline.data.prepare.executor import RunOn, map_jobs
+from clips_pipeline.data.prepare.executor import ExecutorConfig, map_jobs
 from clips_pipeline.data.prepare.filters import Rules
 from clips_pipeline.data.prepare.job_files import SHARDS
 from clips_pipeline.data.prepare.statistics import STATISTICS_FILE, Statistics, load_statistics
-from clips_pipeline.data.shards.folder_lock import replacing
-from clips_pipeline.data.shards.index import CLASSES_FILE, INDEX_FILE, Index, load_index, missing_or_changed
-from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, fits
+from clips_pipeline.data.shards.folder_lock import lock_for_replacement
+from clips_pipeline.data.shards.index import CLASSES_FILE, INDEX_FILE, Index, find_missing_or_changed, load_index
+from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ def prepare(
     out_dir: Path,
     *,
     processes: int = 1,
-    max_skip_share: float = 0.05,
+    max_skipped_fraction: float = 0.05,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     rules: Rules = Rules(),  # noqa: B008 - immutable
-    run_on: RunOn = RunOn(),  # noqa: B008 - immutable
+    run_on: ExecutorConfig = ExecutorConfig(),  # noqa: B008 - immutable
 ) -> Index:
     """Write all splits of `source` into `out_dir`, unless it already holds exactly that.
 
@@ -48,7 +48,7 @@ def prepare(
         source: gives the samples.
         out_dir: index, spans, statistics, classes and a folder of tar files per split. What it held before is replaced.
         processes: working side by side; the shards do not depend on it. 1 works in this process.
-        max_skip_share: of samples that cannot be used, from 0 to 1; those that filters drop do not count.
+        max_skipped_fraction: of samples that cannot be used, from 0 to 1; those that filters drop do not count.
         samples_per_shard: at most so many per tar file; a task of the source starts a new one.
         rules: which samples are taken.
         run_on: these processes, or a cluster; the shards do not depend on it.
@@ -58,38 +58,40 @@ def prepare(
             argument is out of range, `out_dir` holds something else, or another process is preparing or reading it.
         StorageError: a shard elsewhere cannot be reached, and the rules say stop.
     """
-    if processes < 1 or samples_per_shard < 1 or not 0.0 <= max_skip_share <= 1.0:
+    if processes < 1 or samples_per_shard < 1 or not 0.0 <= max_skipped_fraction <= 1.0:
         raise ConfigError(
-            f"processes {processes}, samples_per_shard {samples_per_shard}, max_skip_share {max_skip_share}: "
+            f"processes {processes}, samples_per_shard {samples_per_shard}, max_skipped_fraction {max_skipped_fraction}: "
             "the first two must be at least 1, the last a share from 0 to 1"
         )
     out_dir = out_dir.absolute()
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     aside, before = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before"))
-    with _only_one(out_dir):
+    with _exclusive_lock(out_dir):
         _recover(out_dir, before)
-        _refuse_foreign(out_dir)
-        wanted = fingerprint(source, samples_per_shard, rules)
-        found = _current(out_dir, wanted)
+        _refuse_unknown_files(out_dir)
+        digest = fingerprint(source, samples_per_shard, rules)
+        found = _current(out_dir, digest)
         if found is not None:
             shutil.rmtree(aside, ignore_errors=True)
-            _check_skips(*found, max_skip_share)
-            log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, wanted[:12])
+            _check_skips(*found, max_skipped_fraction)
+            log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, digest[:12])
             return found[0]
-        with replacing(out_dir):
-            open_folder(aside, wanted)
+        with lock_for_replacement(out_dir):
+            open_folder(aside, digest)
             mapped = partial(map_jobs, processes=processes, run_on=run_on)
-            made = assemble(source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, wanted=wanted)
-            _check_skips(made.index, made.statistics, max_skip_share)
-            finish(made, aside / SHARDS)
+            prepared = assemble(
+                source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, fingerprint=digest
+            )
+            _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
+            finish(prepared, aside / SHARDS)
             if out_dir.exists():
                 out_dir.rename(before)
             (aside / SHARDS).rename(out_dir)
         shutil.rmtree(aside)
         shutil.rmtree(before, ignore_errors=True)
-    for split, shards in made.index.splits.items():
-        log.info("%s/%s: %d samples in %d shards", out_dir, split, made.index.split_samples(split), len(shards))
-    return made.index
+    for split, shards in prepared.index.splits.items():
+        log.info("%s/%s: %d samples in %d shards", out_dir, split, prepared.index.split_samples(split), len(shards))
+    return prepared.index
 
 
 def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
@@ -117,39 +119,39 @@ def is_current(
     return _current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None
 
 
-def _current(out_dir: Path, wanted: str) -> tuple[Index, Statistics] | None:
+def _current(out_dir: Path, digest: str) -> tuple[Index, Statistics] | None:
     try:
         index, statistics = load_index(out_dir), load_statistics(out_dir)
     except ConfigError:
         return None
     shards = (shard for split in index.splits.values() for shard in split)
-    if {index.fingerprint, statistics.fingerprint} != {wanted} or not fits(out_dir, index):
+    if {index.fingerprint, statistics.fingerprint} != {digest} or not matches_index(out_dir, index):
         return None
-    if missing_or_changed(shards, out_dir):
+    if find_missing_or_changed(shards, out_dir):
         return None
     return index, statistics
 
 
-def _check_skips(index: Index, statistics: Statistics, max_skip_share: float) -> None:
+def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: float) -> None:
     for split, found in statistics.splits.items():
         for what, counts in (("left out", found.skipped), ("filtered", found.filtered), ("noted", found.noted)):
             for reason, count in counts.items():
                 log.warning("%s: %s %d samples: %s", split, what, count, reason)
     for what, count in statistics.notes.items():
         log.info("%s: %d", what, count)
-    share = statistics.lost_share()
-    if share <= max_skip_share:
+    share = statistics.unusable_fraction()
+    if share <= max_skipped_fraction:
         return
     counted = "; ".join(f"{split} {name} {n}" for split, reasons in index.skips.items() for name, n in reasons.items())
     raise ConfigError(
-        f"{share:.1%} of the samples cannot be used, max_skip_share allows {max_skip_share:.1%} ({counted}). "
-        "Repair the source or raise max_skip_share, which needs no work done again. Examples:\n  "
+        f"{share:.1%} of the samples cannot be used, max_skipped_fraction allows {max_skipped_fraction:.1%} ({counted}). "
+        "Repair the source or raise max_skipped_fraction, which needs no work done again. Examples:\n  "
         + "\n  ".join(index.examples)
     )
 
 
 @contextmanager
-def _only_one(out_dir: Path) -> Iterator[None]:
+def _exclusive_lock(out_dir: Path) -> Iterator[None]:
     # The system drops the lock when the process ends, also when it is killed.
     try:
         with FileLock(out_dir.with_name(f".{out_dir.name}.lock"), blocking=False):
@@ -168,7 +170,7 @@ def _recover(out_dir: Path, before: Path) -> None:
         before.rename(out_dir)
 
 
-def _refuse_foreign(out_dir: Path) -> None:
+def _refuse_unknown_files(out_dir: Path) -> None:
     """Never replace a folder that holds anything but shards."""
     if not out_dir.exists():
         return

@@ -15,7 +15,7 @@ from clips_pipeline.config import read_json, to_mapping
 STATISTICS_FILE = "statistics.json"
 EXAMPLES_PER_REASON = 5
 
-MEASURES = {
+HISTOGRAM_UNITS = {
     "image_width": "pixels",
     "image_height": "pixels",
     "image_aspect": "width per 1,000 of height",
@@ -50,7 +50,7 @@ class Histogram:
     bins: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> "Histogram":
+    def from_values(cls, values: NDArray[Any]) -> "Histogram":
         """Of integers from 0, in any order."""
         if not len(values):
             return cls()
@@ -66,7 +66,7 @@ class Histogram:
         """Of the values themselves, not of the bins; 0 where there is none."""
         return self.total / max(self.count, 1)
 
-    def plus(self, other: "Histogram") -> "Histogram":
+    def merge(self, other: "Histogram") -> "Histogram":
         """Of the values of both."""
         if not self.count or not other.count:
             return self if self.count else other
@@ -124,27 +124,27 @@ class SplitStatistics:
     identical_captions: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
-    def plus(self, other: "SplitStatistics") -> "SplitStatistics":
+    def merge(self, other: "SplitStatistics") -> "SplitStatistics":
         """Of the samples of both."""
-        names = [name for name in MEASURES if name in self.histograms or name in other.histograms]
+        names = [name for name in HISTOGRAM_UNITS if name in self.histograms or name in other.histograms]
         return SplitStatistics(
             self.kept + other.kept,
-            added(self.skipped, other.skipped),
-            added(self.filtered, other.filtered),
-            added(self.noted, other.noted),
+            add_counts(self.skipped, other.skipped),
+            add_counts(self.filtered, other.filtered),
+            add_counts(self.noted, other.noted),
             self.shards + other.shards,
             self.damaged_shards + other.damaged_shards,
             self.duplicate_images + other.duplicate_images,
             self.duplicate_captions + other.duplicate_captions,
             self.identical_captions + other.identical_captions,
             {
-                name: self.histograms.get(name, Histogram()).plus(other.histograms.get(name, Histogram()))
+                name: self.histograms.get(name, Histogram()).merge(other.histograms.get(name, Histogram()))
                 for name in names
             },
         )
 
     @property
-    def lost(self) -> int:
+    def unusable(self) -> int:
         """Samples that cannot be used. A damaged shard counts as if it lacked as many as the others hold on average."""
         # What stands for a damaged shard among the skips is no sample.
         bad = sum(self.skipped.values()) - self.damaged_shards
@@ -193,11 +193,11 @@ class Statistics:
     examples: tuple[Example, ...] = ()
     notes: dict[str, int] = field(default_factory=dict)
 
-    def lost_share(self) -> float:
-        """Samples that cannot be used (`SplitStatistics.lost`), as a share of all; those that filters drop can be."""
-        lost = sum(split.lost for split in self.splits.values())
+    def unusable_fraction(self) -> float:
+        """Samples that cannot be used (`SplitStatistics.unusable`), as a share of all; those that filters drop can be."""
+        unusable = sum(split.unusable for split in self.splits.values())
         good = sum(split.kept + sum(split.filtered.values()) for split in self.splits.values())
-        return lost / max(lost + good, 1)
+        return unusable / max(unusable + good, 1)
 
     def save(self, folder: Path) -> None:
         """Write `statistics.json`; the same statistics give the same bytes."""
@@ -214,12 +214,12 @@ def load_statistics(folder: Path) -> Statistics:
     return read_json(Statistics, folder / STATISTICS_FILE, "run `kedro run --pipelines prepare` to make it")
 
 
-def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+def add_counts(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     """Counts by reason, in the order of the reasons."""
     return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted({*one, *other})}
 
 
-def first_of_each(examples: Iterable[Example]) -> tuple[Example, ...]:
+def first_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
     """The first `EXAMPLES_PER_REASON` of every split and reason."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []

@@ -6,7 +6,7 @@ import re
 from PIL import Image
 
 from clips_pipeline.data.images.decode import DECODE_ERRORS
-from clips_pipeline.data.prepare.filters import MOST_PIXELS
+from clips_pipeline.data.prepare.filters import MAX_PIXELS
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip
 
@@ -14,7 +14,9 @@ from clips_pipeline.data.shards.records import Record, Skip
 _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 
 
-def examine(record: Record, max_pixels: int = MOST_PIXELS, *, captions_needed: bool = True) -> tuple[int, int] | Skip:
+def validate_record(
+    record: Record, max_pixels: int = MAX_PIXELS, *, captions_needed: bool = True
+) -> tuple[int, int] | Skip:
     """Width and height of the image, or why `record` cannot be used.
 
     Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.

@@ -15,7 +15,7 @@ RGB = tuple[int, int, int]
 Canvas = NDArray[np.int32]
 
 
-def backdrop(name: str, image_size: int, draws: Draws) -> Canvas:
+def paint_backdrop(name: str, image_size: int, draws: Draws) -> Canvas:
     """An (S, S, C) canvas of values in [0, 255] with the named background on it."""
     canvas = np.empty((image_size, image_size, 3), dtype=np.int32)
     _PAINTERS[name](canvas, draws)

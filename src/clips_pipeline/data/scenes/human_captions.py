@@ -26,7 +26,7 @@ def human_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
 
 def _name(thing: Thing, draws: Draws) -> str:
     size = 0.15 if thing.size_name == "medium" else 0.45
-    return article(describe(thing, draws, size=size, colour=0.65, texture=0.4, other=0.4))
+    return article(describe(thing, draws, size=size, color=0.65, texture=0.4, other=0.4))
 
 
 def _caption(scene: Scene, draws: Draws) -> str:
@@ -50,7 +50,7 @@ def _caption(scene: Scene, draws: Draws) -> str:
     if rest:
         third = _name(draws.pick(rest), draws)
         forms += [(f"{first}, {second} and {third} {where}", 3), (f"{first} with {second} and {third}", 2)]
-    caption = draws.weighted(forms)
+    caption = draws.pick_weighted(forms)
     if draws.chance(0.6):
         caption = caption[0].upper() + caption[1:]
     return caption + "." if draws.chance(0.5) else caption

@@ -61,7 +61,7 @@ FOREIGN: dict[str, tuple[str, str, str]] = {
 }
 """The kinds in Spanish, French and German."""
 
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {
+COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "bright red", "crimson"),
     "orange": ("orange", "bright orange"),
     "yellow": ("yellow", "golden"),
@@ -245,7 +245,7 @@ def describe(
     draws: Draws,
     *,
     size: float,
-    colour: float,
+    color: float,
     texture: float,
     other: float,
 ) -> str:
@@ -260,8 +260,8 @@ def describe(
     words = []
     if draws.chance(size):
         words.append(choose(SIZE_WORDS[thing.size_name], other, draws))
-    if draws.chance(colour):
-        words.append(choose(COLOUR_WORDS[thing.colour], other, draws))
+    if draws.chance(color):
+        words.append(choose(COLOR_WORDS[thing.color], other, draws))
     if thing.texture != "plain" and draws.chance(texture):
         words.append(choose(TEXTURE_WORDS[thing.texture], other, draws))
     words.append(choose(KIND_WORDS[thing.kind], other, draws))

@@ -47,7 +47,7 @@ class Draws:
         """One of `choices`, each equally likely."""
         return choices[self.below(len(choices))]
 
-    def weighted(self, choices: Sequence[tuple[T, int]]) -> T:
+    def pick_weighted(self, choices: Sequence[tuple[T, int]]) -> T:
         """One item of (item, weight) pairs, in proportion to its whole-number weight."""
         rest = self.below(sum(weight for _, weight in choices))
         for item, weight in choices:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clips_pipeline.data.scenes.backdrops import RGB, backdrop, blend
+from clips_pipeline.data.scenes.backdrops import RGB, blend, paint_backdrop
 from clips_pipeline.data.scenes.random_integers import Draws
 from clips_pipeline.data.scenes.raster import FULL, ellipse_counts, sprite_counts
 from clips_pipeline.data.scenes.scene import SIDE, Scene, Thing
@@ -69,7 +69,7 @@ def render(scene: Scene, image_size: int, draws: Draws) -> NDArray[np.uint8]:
     Returns:
         (S, S, C) RGB values.
     """
-    canvas = backdrop(scene.background, image_size, draws)
+    canvas = paint_backdrop(scene.background, image_size, draws)
     for thing in scene.things:
         _paint(canvas, thing, image_size, draws)
     return canvas.astype(np.uint8)
@@ -94,7 +94,7 @@ def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: 
         blend(canvas_SSC, shadow, (30, 30, 40), left + 1 + (pixels - width) // 2, top + pixels - height // 2, 3)
     counts = sprite_counts(thing.kind, pixels, thing.texture, thing.flipped).astype(np.int32)
     side = counts.shape[0]
-    palette_RC = _palette(thing.colour, tint)
+    palette_RC = _palette(thing.color, tint)
     paint = (counts.reshape(-1, ROLES) @ palette_RC).reshape(side, side, 3)
     y0, x0, y1, x1 = max(0, top), max(0, left), min(image_size, top + side), min(image_size, left + side)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
@@ -103,8 +103,8 @@ def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: 
 
 
 @lru_cache(maxsize=512)
-def _palette(colour: str, tint: int) -> NDArray[np.int32]:
-    body, pattern = PAINT[colour]
+def _palette(color: str, tint: int) -> NDArray[np.int32]:
+    body, pattern = PAINT[color]
     palette = np.zeros((ROLES, 3), dtype=np.int32)
     for role, rgb in _FIXED.items():
         palette[role] = rgb
@@ -113,10 +113,10 @@ def _palette(colour: str, tint: int) -> NDArray[np.int32]:
     palette[SHADE] = [(value + tint) * 3 // 4 for value in body]
     palette[LIGHT] = [value + (255 - value) * 2 // 5 for value in body]
     # A dark rim parts a thing from its background; a black thing needs a light one.
-    palette[OUTLINE] = (196, 196, 202) if colour == "black" else [value // 4 for value in body]
-    if colour == "white":
+    palette[OUTLINE] = (196, 196, 202) if color == "black" else [value // 4 for value in body]
+    if color == "white":
         palette[OUTLINE] = (96, 98, 110)
-    if colour == "black":
+    if color == "black":
         palette[SHADE] = (78, 78, 88)
     np.clip(palette, 0, 255, out=palette)
     palette.flags.writeable = False

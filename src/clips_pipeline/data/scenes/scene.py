@@ -12,7 +12,7 @@ from clips_pipeline.data.scenes.shapes import KINDS
 SIDE = 64
 """The picture's side in the units of this module."""
 
-COLOURS: tuple[str, ...] = (
+COLORS: tuple[str, ...] = (
     "red",
     "orange",
     "yellow",
@@ -47,7 +47,7 @@ class Thing:
     """One object of a scene; x and y are the middle of its square, `size` the square's side."""
 
     kind: str
-    colour: str
+    color: str
     texture: str
     size: int
     x: int
@@ -105,7 +105,7 @@ def relation(one: Thing, other: Thing) -> str:
 def draw_scene(draws: Draws) -> Scene:
     """A random scene. Crowded-out things are left away, so every thing of the scene can be seen in the picture."""
     background = draws.pick(BACKGROUNDS)
-    count = draws.weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
+    count = draws.pick_weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
     kinds = draws.shuffled(KINDS)[:count]
     if draws.chance(0.7):
         main_size, other_sizes = draws.between(27, 36 if count < 4 else 32), (12, 22)
@@ -119,7 +119,7 @@ def draw_scene(draws: Draws) -> Scene:
         if free is not None:
             placed.append(free)
         elif len(placed) == 1:
-            placed.append(_in_a_corner(kind, other_sizes[0], placed[0], draws))
+            placed.append(_corner_thing(kind, other_sizes[0], placed[0], draws))
     return Scene(background, tuple(reversed(placed)))
 
 
@@ -132,8 +132,8 @@ def _thing(kind: str, size: int, draws: Draws) -> Thing:
         y = high if kind in _FLYING else low
     return Thing(
         kind,
-        draws.pick(COLOURS),
-        draws.weighted((("plain", 5), ("striped", 3), ("dotted", 2), ("checked", 2))),
+        draws.pick(COLORS),
+        draws.pick_weighted((("plain", 5), ("striped", 3), ("dotted", 2), ("checked", 2))),
         size,
         draws.between(reach, SIDE - reach),
         y,
@@ -141,9 +141,9 @@ def _thing(kind: str, size: int, draws: Draws) -> Thing:
     )
 
 
-def _in_a_corner(kind: str, size: int, main: Thing, draws: Draws) -> Thing:
+def _corner_thing(kind: str, size: int, main: Thing, draws: Draws) -> Thing:
     thing = _thing(kind, size, draws)
     reach = size // 2 + 1
     x = reach if main.x > SIDE // 2 else SIDE - reach
     y = reach if main.y > SIDE // 2 else SIDE - reach
-    return Thing(kind, thing.colour, thing.texture, size, x, y, thing.flipped)
+    return Thing(kind, thing.color, thing.texture, size, x, y, thing.flipped)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from clips_pipeline.data.scenes.lexicon import (
     BACKDROP_WORDS,
-    COLOUR_WORDS,
+    COLOR_WORDS,
     SIZE_WORDS,
     TEXTURE_NOUNS,
     article,
@@ -18,7 +18,7 @@ from clips_pipeline.data.scenes.lexicon import (
     place,
 )
 from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import COLOURS, TEXTURES, Scene, Thing, relation
+from clips_pipeline.data.scenes.scene import COLORS, TEXTURES, Scene, Thing, relation
 from clips_pipeline.data.scenes.shapes import KINDS
 
 FILLERS: tuple[str, ...] = (
@@ -67,8 +67,8 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
         hallucination: probability that one sentence tells of a thing, a colour or a texture that is not there.
         draws: makes the choices.
     """
-    told = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
-    body = [_about(thing, draws) for thing in draws.shuffled(told)]
+    described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
+    body = [_about(thing, draws) for thing in draws.shuffled(described)]
     if draws.chance(0.35):
         body.append(_relation(scene, draws))
     if draws.chance(0.5):
@@ -91,25 +91,27 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
     return SyntheticCaption(sentences, () if untrue is None else (body.index(untrue),))
 
 
-def _name(thing: Thing, draws: Draws, *, size: float = 0.0, colour: float = 0.0, texture: float = 0.0) -> str:
-    return describe(thing, draws, size=size, colour=colour, texture=texture, other=0.15)
+def _name(thing: Thing, draws: Draws, *, size: float = 0.0, color: float = 0.0, texture: float = 0.0) -> str:
+    return describe(thing, draws, size=size, color=color, texture=texture, other=0.15)
 
 
-def _listed(phrases: list[str]) -> str:
+def _join_phrases(phrases: list[str]) -> str:
     if len(phrases) == 1:
         return phrases[0]
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
 def _summary(scene: Scene, draws: Draws) -> str:
-    main = article(_name(scene.main, draws, size=0.5, colour=0.8, texture=0.4))
-    others = [article(_name(thing, draws, colour=0.3)) for thing in scene.others[: draws.weighted(((1, 2), (2, 1)))]]
+    main = article(_name(scene.main, draws, size=0.5, color=0.8, texture=0.4))
+    others = [
+        article(_name(thing, draws, color=0.3)) for thing in scene.others[: draws.pick_weighted(((1, 2), (2, 1)))]
+    ]
     where = draws.pick(BACKDROP_WORDS[scene.background].where)
-    everything, number = _listed([main, *others]), _NUMBERS[len(scene.things)]
+    everything, number = _join_phrases([main, *others]), _NUMBERS[len(scene.things)]
     return draws.pick(
         (
             f"the image shows {everything} {where}",
-            f"the image features {main} {where}, along with {_listed(others)}",
+            f"the image features {main} {where}, along with {_join_phrases(others)}",
             f"this is a colorful illustration of {main} {where}",
             f"in this picture {main} stands out {where}",
             f"a playful scene with {everything} {where}",
@@ -123,29 +125,29 @@ def _summary(scene: Scene, draws: Draws) -> str:
 
 def _about(thing: Thing, draws: Draws) -> str:
     name, spot = _name(thing, draws), place(thing, draws)
-    colour = choose(COLOUR_WORDS[thing.colour], 0.15, draws)
+    color = choose(COLOR_WORDS[thing.color], 0.15, draws)
     size = choose(SIZE_WORDS[thing.size_name], 0.15, draws)
-    full = article(_name(thing, draws, size=0.6, colour=1.0, texture=0.75))
+    full = article(_name(thing, draws, size=0.6, color=1.0, texture=0.75))
     forms = [
         f"{spot} there is {full}",
         f"{full} is {spot}",
-        f"the {name} is {size} and {colour}",
-        f"the {colour} {name} is placed {spot}",
+        f"the {name} is {size} and {color}",
+        f"the {color} {name} is placed {spot}",
         f"there is also {full} {spot}",
         f"one can see {full}",
-        f"the {name} is {colour}",
-        f"the {name} has {article(colour)} color",
+        f"the {name} is {color}",
+        f"the {name} has {article(color)} color",
     ]
     if thing.texture == "plain":
-        forms += [f"the {name} is painted in a plain {colour} tone", f"the {name} has a smooth {colour} surface"]
+        forms += [f"the {name} is painted in a plain {color} tone", f"the {name} has a smooth {color} surface"]
     else:
         pattern = draws.pick(TEXTURE_NOUNS[thing.texture])
         forms += [
-            f"the {colour} {name} is decorated with {pattern}",
-            f"the {name} {spot} is {colour} with {pattern}",
-            f"{pattern} cover the {colour} {name}"
+            f"the {color} {name} is decorated with {pattern}",
+            f"the {name} {spot} is {color} with {pattern}",
+            f"{pattern} cover the {color} {name}"
             if pattern[:2] != "a "
-            else f"{pattern} covers the surface of the {colour} {name}",
+            else f"{pattern} covers the surface of the {color} {name}",
         ]
     return draws.pick(forms)
 
@@ -155,7 +157,7 @@ def _relation(scene: Scene, draws: Draws) -> str:
     other = draws.pick(scene.others)
     if draws.chance(0.5):
         one, other = other, one
-    first, second = _name(one, draws, colour=0.4), _name(other, draws, colour=0.4)
+    first, second = _name(one, draws, color=0.4), _name(other, draws, color=0.4)
     where = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[
         relation(one, other)
     ]
@@ -172,8 +174,8 @@ def _hallucination(scene: Scene, draws: Draws) -> str:
     present = {thing.kind for thing in scene.things}
     if draws.chance(0.6):
         kind = draws.pick([kind for kind in KINDS if kind not in present])
-        invented = replace(scene.others[0], kind=kind, colour=draws.pick(COLOURS), texture="plain")
-        full = article(_name(invented, draws, size=0.4, colour=0.7))
+        invented = replace(scene.others[0], kind=kind, color=draws.pick(COLORS), texture="plain")
+        full = article(_name(invented, draws, size=0.4, color=0.7))
         return draws.pick(
             (
                 f"{full} is partly visible in the background",
@@ -182,6 +184,6 @@ def _hallucination(scene: Scene, draws: Draws) -> str:
             )
         )
     thing = draws.pick(scene.things)
-    colour = draws.pick([colour for colour in COLOURS if colour != thing.colour])
+    color = draws.pick([color for color in COLORS if color != thing.color])
     texture = draws.pick([texture for texture in TEXTURES if texture != thing.texture])
-    return _about(replace(thing, colour=colour, texture=texture), draws)
+    return _about(replace(thing, color=color, texture=texture), draws)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, FOREIGN, article, describe
 from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import COLOURS, Scene, Thing
+from clips_pipeline.data.scenes.scene import COLORS, Scene, Thing
 from clips_pipeline.data.scenes.shapes import KINDS
 
 Form = Literal["remark", "wrong", "vague", "shop", "spam", "file", "foreign"]
@@ -64,13 +64,13 @@ def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
         draws: makes the choices.
     """
     noisy = draws.chance(noise)
-    form: Form = draws.weighted(_NOISE) if noisy else "remark"
+    form: Form = draws.pick_weighted(_NOISE) if noisy else "remark"
     thing = scene.main if draws.chance(0.7) else draws.pick(scene.others)
     tag = draws.pick(BACKDROP_WORDS[scene.background].web)
     if form == "remark":
         text = _remark(thing, tag, draws)
     elif form == "wrong":
-        text = _remark(_mistaken(scene, thing, draws), tag, draws)
+        text = _remark(_wrong_thing(scene, thing, draws), tag, draws)
     elif form == "shop":
         text = _shop(thing, draws)
     elif form == "file":
@@ -91,7 +91,7 @@ def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
 
 
 def _name(thing: Thing, draws: Draws) -> str:
-    return describe(thing, draws, size=0.15, colour=0.55, texture=0.2, other=0.3)
+    return describe(thing, draws, size=0.15, color=0.55, texture=0.2, other=0.3)
 
 
 def _remark(thing: Thing, tag: str, draws: Draws) -> str:
@@ -112,11 +112,11 @@ def _remark(thing: Thing, tag: str, draws: Draws) -> str:
     )
 
 
-def _mistaken(scene: Scene, thing: Thing, draws: Draws) -> Thing:
+def _wrong_thing(scene: Scene, thing: Thing, draws: Draws) -> Thing:
     if draws.chance(0.6):
         present = {other.kind for other in scene.things}
         return replace(thing, kind=draws.pick([kind for kind in KINDS if kind not in present]))
-    return replace(thing, colour=draws.pick([colour for colour in COLOURS if colour != thing.colour]))
+    return replace(thing, color=draws.pick([color for color in COLORS if color != thing.color]))
 
 
 def _shop(thing: Thing, draws: Draws) -> str:

@@ -22,7 +22,7 @@ from clips_pipeline.io.atomic import write_text
 INDEX_FILE = "index.json"
 
 # A process that was killed a moment ago may have children that have not noticed yet.
-_PATIENCE_S = 5.0
+_MAX_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class ReadLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = _holders(descriptor)
+            who = _describe_holders(descriptor)
             raise ConfigError(f"{shards} is being made anew by {who}; wait for it or stop it") from None
         except OSError:
             return  # a file system without locks
 
 
 @contextmanager
-def replacing(shards: Path) -> Iterator[None]:
+def lock_for_replacement(shards: Path) -> Iterator[None]:
     """Hold the folder against readers while it is made anew.
 
     Raises:
@@ -108,12 +108,12 @@ def replacing(shards: Path) -> Iterator[None]:
         yield  # nothing there that anybody could read
         return
     try:
-        until = time.monotonic() + _PATIENCE_S
+        until = time.monotonic() + _MAX_WAIT_S
         # Readers of this process, in a notebook for instance, know what it does.
-        while not _locked(descriptor) and set(_pids(descriptor)) != {os.getpid()}:
+        while not _try_lock(descriptor) and set(_holder_pids(descriptor)) != {os.getpid()}:
             if time.monotonic() > until:
                 raise ConfigError(
-                    f"{shards} is in use by {_holders(descriptor)}, and these parameters would replace it; wait for that "
+                    f"{shards} is in use by {_describe_holders(descriptor)}, and these parameters would replace it; wait for that "
                     "process or stop it, or set another data_root in conf/<env>/globals.yml"
                 )
             time.sleep(0.1)
@@ -122,7 +122,7 @@ def replacing(shards: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -132,12 +132,12 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _holders(descriptor: int) -> str:
-    names = [f"process {pid}{_command(pid)}" for pid in _pids(descriptor)[:3]]
+def _describe_holders(descriptor: int) -> str:
+    names = [f"process {pid}{_command_line(pid)}" for pid in _holder_pids(descriptor)[:3]]
     return " and ".join(names) or "another process"
 
 
-def _pids(descriptor: int) -> list[int]:
+def _holder_pids(descriptor: int) -> list[int]:
     """Processes that hold a lock on the file, as far as Linux tells."""
     inode = str(os.fstat(descriptor).st_ino)
     try:
@@ -148,7 +148,7 @@ def _pids(descriptor: int) -> list[int]:
     return sorted({int(f[4]) for f in fields if len(f) > 5 and f[1] == "FLOCK" and f[5].split(":")[-1] == inode})
 
 
-def _command(pid: int) -> str:
+def _command_line(pid: int) -> str:
     try:
         words = " ".join(psutil.Process(pid).cmdline()).split()
     except psutil.Error:

@@ -23,7 +23,7 @@ from clips_pipeline.data.storage.urls import is_remote
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"
 
-_STATS_AT_A_TIME = 2_000
+_STATS_PER_TASK = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Index:
         """
         if name not in self.splits:
             raise ConfigError(
-                f"split {name!r} is not in the index; it has {', '.join(self.splits) or 'none'}{_other_way(name, self.splits)}"
+                f"split {name!r} is not in the index; it has {', '.join(self.splits) or 'none'}{_split_remedy(name, self.splits)}"
             )
         return self.splits[name]
 
@@ -117,7 +117,7 @@ class Index:
         (folder / INDEX_FILE).write_text(text, encoding="utf-8")
 
 
-def _other_way(split: str, found: Iterable[str]) -> str:
+def _split_remedy(split: str, found: Iterable[str]) -> str:
     if split != "test" and list(found) == ["test"]:
         return (
             ". Such a set serves evaluation alone: measure a model on it with `kedro run --pipelines benchmark --env NAME`, "
@@ -155,10 +155,10 @@ def load_classes(folder: Path) -> Classes | None:
     return read_json(Classes, file, "run `kedro run --pipelines prepare` again")
 
 
-def missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
+def find_missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
     """Those that are not there or have another size than the index says, as lines for a message."""
     shards = list(shards)
-    parts = [shards[at : at + _STATS_AT_A_TIME] for at in range(0, len(shards), _STATS_AT_A_TIME)]
+    parts = [shards[at : at + _STATS_PER_TASK] for at in range(0, len(shards), _STATS_PER_TASK)]
     # Side by side, because on a network file system each question takes its time and there may be a hundred thousand.
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda part: [_problem(shard, folder) for shard in part], parts)
@@ -184,7 +184,7 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:
+def make_shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:
     """What the index says about the tar file at `file`, of which the samples with these keys are used."""
     return ShardEntry(path_in_index, len(keys), file.stat().st_size, file_sha256(file), digest_keys(keys))
 

@@ -12,14 +12,14 @@ from typing import Any
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.folder_lock import ReadLock
-from clips_pipeline.data.shards.index import ShardEntry, load_index, missing_or_changed
+from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.sample_offsets import SplitSpans
 from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
 from clips_pipeline.data.shards.writer import WEB_FIELD
-from clips_pipeline.data.storage.retry import shown
+from clips_pipeline.data.storage.retry import redact
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.text.escapes import decode_byte_escapes
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FALLBACK_WEB_FIELD = "org_caption"
 
-_COPIES_TRIED = 8
+_MAX_COPY_TRIES = 8
 
 
 class ShardSet:
@@ -49,24 +49,24 @@ class ShardSet:
         folder: Path,
         split: str,
         *,
-        keep_open: int = 16,
+        max_open_files: int = 16,
         remote: ShardCache | None = None,
     ) -> None:
         self._lock: ReadLock | None = ReadLock(folder)
         index = load_index(folder)
         self.shards: tuple[ShardEntry, ...] = index.split(split)
-        problems = missing_or_changed(self.shards, folder)
+        problems = find_missing_or_changed(self.shards, folder)
         if problems:
             raise ConfigError(
                 f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
             )
         far = next((shard.path for shard in self.shards if is_remote(shard.path)), None)
         if remote is None and far is not None:
-            raise ConfigError(f"{shown(far)} is not on this machine; give `remote`, which copies such shards")
+            raise ConfigError(f"{redact(far)} is not on this machine; give `remote`, which copies such shards")
         self.folder, self.version = folder, index.version
         self._spans = SplitSpans(folder, index, split)
         self.fields = index.fields
-        self.keep_open, self.remote = keep_open, remote
+        self.max_open_files, self.remote = max_open_files, remote
         self._open: OrderedDict[int, tuple[SampleReader, Spans]] = OrderedDict()
 
     @property
@@ -85,11 +85,11 @@ class ShardSet:
         Raises:
             BadSampleError: it is incomplete or damaged.
         """
-        tar, spans = self._opened(shard)
+        tar, spans = self._open_shard(shard)
         begin, end = spans[row].tolist()
-        return parse(tar.members((begin, end), image=image), self.fields)
+        return parse_sample(tar.members((begin, end), image=image), self.fields)
 
-    def in_order(self, places: range | None = None) -> Iterator[Record]:
+    def iterate(self, places: range | None = None) -> Iterator[Record]:
         """Samples in the order of the index; bad ones are left out and logged.
 
         Args:
@@ -106,30 +106,30 @@ class ShardSet:
             yield record
         self.close()
 
-    def soon(self, shards: Iterable[int]) -> None:
+    def prefetch(self, shards: Iterable[int]) -> None:
         """These shards will be read next: those that are not on this machine begin to come; returns at once."""
         if self.remote is not None:
-            self.remote.soon([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
+            self.remote.prefetch([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
 
     def close(self) -> None:
         """Close all files; the next `read` opens them again."""
         while self._open:
             self._open.popitem()[1][0].close()
 
-    def _opened(self, shard: int) -> tuple[SampleReader, Spans]:
+    def _open_shard(self, shard: int) -> tuple[SampleReader, Spans]:
         found = self._open.pop(shard, None)
         if found is None:
-            while len(self._open) >= self.keep_open:
+            while len(self._open) >= self.max_open_files:
                 self._open.popitem(last=False)[1][0].close()
-            found = self._tar(self.shards[shard]), self._spans.of(shard)
+            found = self._open_tar(self.shards[shard]), self._spans.of(shard)
         self._open[shard] = found
         return found
 
-    def _tar(self, entry: ShardEntry) -> SampleReader:
+    def _open_tar(self, entry: ShardEntry) -> SampleReader:
         if self.remote is None or not is_remote(entry.path):
             return SampleReader(self.folder / entry.path)
-        for _ in range(_COPIES_TRIED):
-            copy = self.remote.local(entry)
+        for _ in range(_MAX_COPY_TRIES):
+            copy = self.remote.local_copy(entry)
             try:
                 return SampleReader(copy)
             except BadSampleError as bad:
@@ -158,10 +158,12 @@ def eval_samples(folder: Path, split: str, *, remote: ShardCache | None = None) 
         ConfigError: as `ShardSet`.
     """
     # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
-    return ShardSet(folder, split, keep_open=1, remote=remote).in_order()
+    return ShardSet(folder, split, max_open_files=1, remote=remote).iterate()
 
 
-def parse(members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None) -> Record:
+def parse_sample(
+    members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None
+) -> Record:
     """Files of a sample to a record.
 
     Args:
@@ -176,7 +178,7 @@ def parse(members: Members, fields: SampleFields, *, synthetic: str | None = Non
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
-    facts = facts_of(members)
+    facts = parse_json(members)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
     if fields.needed and not web and members.text == b"":
@@ -196,7 +198,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def facts_of(members: Members) -> dict[str, Any]:
+def parse_json(members: Members) -> dict[str, Any]:
     """The JSON of a sample; empty where there is none.
 
     Raises:

@@ -37,7 +37,7 @@ def from_bytes(content: bytes) -> Spans:
     return np.frombuffer(content, _NUMBER).reshape(-1, 2).astype(np.int64)
 
 
-def fits(folder: Path, index: Index) -> bool:
+def matches_index(folder: Path, index: Index) -> bool:
     """Whether the file beside `index` is there and has its size."""
     try:
         size = os.stat(folder / SPANS_FILE).st_size
@@ -59,7 +59,7 @@ class SplitSpans:
     """
 
     def __init__(self, folder: Path, index: Index, split: str) -> None:
-        if not fits(folder, index):
+        if not matches_index(folder, index):
             raise ConfigError(
                 f"{folder / SPANS_FILE}: missing, or does not fit {INDEX_FILE}; run `kedro run --pipelines prepare` to make "
                 "both anew, or restore the data"

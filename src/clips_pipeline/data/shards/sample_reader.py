@@ -11,11 +11,11 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from clips_pipeline.data.shards.tar_file import TEXT_KINDS, Members, key_kind_ending, unreadable
-from clips_pipeline.data.shards.tar_headers import BLOCK, Member, Read, headers
+from clips_pipeline.data.shards.tar_file import TEXT_KINDS, Members, split_member_name, unreadable_error
+from clips_pipeline.data.shards.tar_headers import BLOCK, Member, ReadBytes, read_headers
 
 # A sample of more bytes is read file by file: other samples may stand between its own files, or a header may be damaged.
-_AT_ONCE = 8 << 20
+_MAX_BYTES_AT_ONCE = 8 << 20
 
 
 class SampleReader:
@@ -30,7 +30,7 @@ class SampleReader:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise unreadable(str(path), f"{type(error).__name__}: {error}") from None
+            raise unreadable_error(str(path), f"{type(error).__name__}: {error}") from None
         self._descriptor, self._length = descriptor, os.fstat(descriptor).st_size
         # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
         self._closed = weakref.finalize(self, os.close, descriptor)
@@ -48,13 +48,13 @@ class SampleReader:
         # `pread` takes memory for all that is asked for, and a damaged header may say anything.
         begin, end = span[0] * BLOCK, min(span[1] * BLOCK, self._length)
         read = self._pread
-        if image and end - begin <= _AT_ONCE:
+        if image and end - begin <= _MAX_BYTES_AT_ONCE:
             piece = self._pread(begin, end - begin)
             read = lambda at, size: piece[at - begin : at - begin + size]  # noqa: E731 - shorter than a def in an if
         files: list[Member | None] = [None] * (len(TEXT_KINDS) + 1)
         key, extension = "", ""
-        for member in headers(read, begin, end).members:
-            found, kind, ending = key_kind_ending(member.name)
+        for member in read_headers(read, begin, end).members:
+            found, kind, ending = split_member_name(member.name)
             if kind is None or (key and found != key) or files[kind] is not None:
                 continue
             key = found
@@ -62,7 +62,7 @@ class SampleReader:
             extension = ending if kind == 0 else extension
         if not key:
             fault = "no sample stands there; the file has changed since it was prepared"
-            raise unreadable(f"{self.path}, byte {begin}", fault)
+            raise unreadable_error(f"{self.path}, byte {begin}", fault)
         texts = [None if file is None else self._content(read, file, key) for file in files[1:]]
         picture = files[0]
         encoded = b"" if picture is not None and not image else None
@@ -80,10 +80,10 @@ class SampleReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _content(self, read: Read, member: Member, key: str) -> bytes:
+    def _content(self, read: ReadBytes, member: Member, key: str) -> bytes:
         found = b"" if member.offset + member.size > self._length else read(member.offset, member.size)
         if len(found) < member.size:
-            raise unreadable(key, f"{self.path} ends within it")
+            raise unreadable_error(key, f"{self.path} ends within it")
         return found
 
     def _pread(self, at: int, size: int) -> bytes:
@@ -91,4 +91,4 @@ class SampleReader:
             # `pread` has no position that processes forked from one another could disturb.
             return os.pread(self._descriptor, size, at)
         except OSError as error:
-            raise unreadable(f"{self.path}, byte {at}", str(error)) from None
+            raise unreadable_error(f"{self.path}, byte {at}", str(error)) from None

@@ -22,14 +22,14 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import ShardEntry, file_sha256
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
-from clips_pipeline.data.storage.files import Storage, StorageError, shown
+from clips_pipeline.data.storage.files import Storage, StorageError, redact
 from clips_pipeline.data.storage.retry import DISK_FULL
 
 log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 # Per process. More would take the bandwidth from the shard that is waited for.
-_THREADS_AHEAD = 2
+_PREFETCH_THREADS = 2
 # Locks are files; a billion samples have a hundred thousand shards, which share some thousand locks.
 _LOCK_DIGITS = 3
 
@@ -44,9 +44,9 @@ class ShardCache:
 
     def __init__(self, folder: Path, storage: Storage) -> None:
         self.folder, self.storage = folder, storage
-        self._start()
+        self._reset()
 
-    def local(self, shard: ShardEntry) -> Path:
+    def local_copy(self, shard: ShardEntry) -> Path:
         """A whole and checked copy of a shard; waits until it is there.
 
         Raises:
@@ -58,46 +58,46 @@ class ShardCache:
         copy = self._copy(shard)
         if not _touch(copy):
             try:
-                self._get(shard, copy)
+                self._download(shard, copy)
             except StorageError as error:
-                if not self.storage.leaves_out(error):
+                if not self.storage.should_skip(error):
                     raise
                 log.warning("left out: %s", error)
-                self._failed[shard.path] = Skip(records.UNREADABLE_SHARD, shown(shard.path), str(error))
+                self._failed[shard.path] = Skip(records.UNREADABLE_SHARD, redact(shard.path), str(error))
                 raise BadSampleError(self._failed[shard.path]) from None
         return copy
 
-    def soon(self, shards: Sequence[ShardEntry]) -> None:
+    def prefetch(self, shards: Sequence[ShardEntry]) -> None:
         """Download in the background; what fails now is tried again when it is needed."""
         if self._process != os.getpid():
             # Forked: the threads stayed behind.
-            self._start()
+            self._reset()
         for shard in shards:
-            if shard.path in self._coming or shard.path in self._failed or self._copy(shard).exists():
+            if shard.path in self._queued or shard.path in self._failed or self._copy(shard).exists():
                 continue
-            self._coming.add(shard.path)
-            self._ahead.put(shard)
-            if self._threads < _THREADS_AHEAD:
+            self._queued.add(shard.path)
+            self._queue.put(shard)
+            if self._threads < _PREFETCH_THREADS:
                 self._threads += 1
                 # A daemon, so that a process that ends does not wait for what nobody will read.
-                threading.Thread(target=self._download_ahead, daemon=True, name="shards-ahead").start()
+                threading.Thread(target=self._run_prefetch, daemon=True, name="shards-ahead").start()
 
-    def _download_ahead(self) -> None:
+    def _run_prefetch(self) -> None:
         while True:
-            shard = self._ahead.get()
+            shard = self._queue.get()
             try:
-                self._get(shard, self._copy(shard), wait=False)
+                self._download(shard, self._copy(shard), wait=False)
             except Exception as error:
                 # Not the end of the thread; whoever needs the shard meets the error again.
                 log.warning("%s", error)
             finally:
-                self._coming.discard(shard.path)
+                self._queued.discard(shard.path)
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self._process = os.getpid()
-        self._ahead: queue.SimpleQueue[ShardEntry] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[ShardEntry] = queue.SimpleQueue()
         self._threads = 0
-        self._coming: set[str] = set()
+        self._queued: set[str] = set()
         self._failed: dict[str, Skip] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,54 +105,54 @@ class ShardCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.folder, self.storage = state["folder"], state["storage"]
-        self._start()
+        self._reset()
 
     def _copy(self, shard: ShardEntry) -> Path:
         return self.folder / shard.sha256[:2] / f"{shard.sha256}.tar"
 
-    def _get(self, shard: ShardEntry, copy: Path, *, wait: bool = True) -> None:
+    def _download(self, shard: ShardEntry, copy: Path, *, wait: bool = True) -> None:
         """Make the copy; without `wait` not where somebody else does."""
         copy.parent.mkdir(parents=True, exist_ok=True)
-        asked = time.time_ns()
+        requested_ns = time.time_ns()
         with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as mine:
             if not mine or _touch(copy):
                 return
             failure = copy.with_suffix(".failed")
-            if _changed(failure) >= asked:
+            if _mtime_ns(failure) >= requested_ns:
                 # It failed for another process while this one waited, after as many attempts.
                 raise StorageError(failure.read_text(encoding="utf-8"))
-            aside = copy.with_suffix(".new")
+            temporary = copy.with_suffix(".new")
             try:
-                self._make_room(shard.bytes)
-                self._fetch(shard, aside)
-                aside.rename(copy)
+                self._free_space(shard.bytes)
+                self._fetch(shard, temporary)
+                temporary.rename(copy)
                 failure.unlink(missing_ok=True)
             except StorageError as error:
                 if error.errno not in DISK_FULL:
                     failure.write_text(str(error), encoding="utf-8")
                 raise
             finally:
-                aside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             # Others may have come at the same time.
-            self._make_room(0, keep=copy)
+            self._free_space(0, keep=copy)
 
-    def _fetch(self, shard: ShardEntry, aside: Path) -> None:
+    def _fetch(self, shard: ShardEntry, temporary: Path) -> None:
         for last in (False, True):
             try:
-                self.storage.fetch(shard.path, aside)
+                self.storage.fetch(shard.path, temporary)
             except StorageError as error:
                 if error.errno in DISK_FULL:
                     error.args = (f"{self.folder}: the disk is full; make room, or lower storage.cache_gib ({error})",)
                 raise
-            problem = _problem(aside, shard)
+            problem = _problem(temporary, shard)
             if problem is None:
                 return
             if last:
                 raise StorageError(
-                    f"{shown(shard.path)}: is not the shard of the index ({problem}); "
+                    f"{redact(shard.path)}: is not the shard of the index ({problem}); "
                     "run `kedro run --pipelines prepare`, or restore the shard"
                 )
-            log.warning("%s: %s; copied once more", shown(shard.path), problem)
+            log.warning("%s: %s; copied once more", redact(shard.path), problem)
 
     @contextmanager
     def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
@@ -165,10 +165,10 @@ class ShardCache:
         except Timeout:
             yield False
 
-    def _make_room(self, needed: int, keep: Path | None = None) -> None:
+    def _free_space(self, needed: int, keep: Path | None = None) -> None:
         """Remove copies used longest ago until `needed` bytes fit, into the cache and onto the disk."""
         with self._lock("room"):
-            self._remove_halves()
+            self._remove_partial_copies()
             found = []
             for copy in self.folder.glob("??/*.tar"):
                 try:
@@ -185,12 +185,12 @@ class ShardCache:
                     copy.unlink(missing_ok=True)
                     room += size
 
-    def _remove_halves(self) -> None:
+    def _remove_partial_copies(self) -> None:
         """What processes left behind that were killed while they wrote it: nobody has its lock any more."""
-        for aside in self.folder.glob("??/*.new"):
-            with self._lock(aside.name[:_LOCK_DIGITS], wait=False) as mine:
+        for temporary in self.folder.glob("??/*.new"):
+            with self._lock(temporary.name[:_LOCK_DIGITS], wait=False) as mine:
                 if mine:
-                    aside.unlink(missing_ok=True)
+                    temporary.unlink(missing_ok=True)
 
 
 def _touch(copy: Path) -> bool:
@@ -202,7 +202,7 @@ def _touch(copy: Path) -> bool:
     return True
 
 
-def _changed(file: Path) -> int:
+def _mtime_ns(file: Path) -> int:
     """Nanoseconds, as `time.time_ns`; 0 where there is no such file."""
     try:
         return file.stat().st_mtime_ns

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import IMAGE_EXTENSIONS, Skip
-from clips_pipeline.data.shards.tar_headers import BLOCK, Member, damage, scan
+from clips_pipeline.data.shards.tar_headers import BLOCK, Member, find_damage, scan
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
 _META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
 
 # What `tarfile` lets out besides its own errors.
-_DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
+_DAMAGE_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
 
 Spans = NDArray[np.int64]
 """(samples, 2): where the first header of each sample stands, and where its last file ends, in blocks of 512 bytes."""
@@ -71,9 +71,9 @@ class TarFile:
             found = scan(path)
             self._file = path.open("rb", buffering=0)
         except (OSError, tarfile.TarError) as error:
-            raise unreadable(str(path), f"{type(error).__name__}: {error}") from None
+            raise unreadable_error(str(path), f"{type(error).__name__}: {error}") from None
         self._length, self._end = os.fstat(self._file.fileno()).st_size, found.end
-        self._files, self.interleaved = _samples(found.members)
+        self._files, self.interleaved = _group_by_key(found.members)
         self.keys = list(self._files)
         spans = [(files[0].start, files[-1].end) for files in self._files.values()]
         self.spans: Spans = np.array(spans, np.int64).reshape(len(spans), 2) // BLOCK
@@ -85,34 +85,34 @@ class TarFile:
             BadSampleError: the tar ends before the sample does, or the disk fails.
         """
         if row >= len(self.keys):
-            raise unreadable(f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
+            raise unreadable_error(f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
         key = self.keys[row]
         try:
             # Its own files alone, wherever they stand: as many bytes as it has, also where samples are interleaved.
             content = b"".join(self._bytes_of(file, key) for file in self._files[key])
-            sample = next(samples_of(io.BytesIO(content), str(self.path)))
+            sample = next(read_samples(io.BytesIO(content), str(self.path)))
         except StopIteration:
-            raise unreadable(key, f"{self.path}: webdataset finds no sample") from None
-        except _DAMAGE as error:
-            raise unreadable(key, f"{self.path}: {type(error).__name__}: {error.args[:1]}") from None
+            raise unreadable_error(key, f"{self.path}: webdataset finds no sample") from None
+        except _DAMAGE_ERRORS as error:
+            raise unreadable_error(key, f"{self.path}: {type(error).__name__}: {error.args[:1]}") from None
         image = next((ending for ending in sample if ending in _ENDINGS), "")
         texts = (sample.get(ending) for ending in TEXT_KINDS)
         return Members(key, _ENDINGS.get(image, ""), sample.get(image), *texts)
 
     def _bytes_of(self, file: Member, key: str) -> bytes:
         if file.offset + file.size > self._length:
-            raise unreadable(key, f"{self.path} ends within it")
+            raise unreadable_error(key, f"{self.path} ends within it")
         self._file.seek(file.start)
         found = self._file.read(file.end - file.start)
         return found + bytes(-len(found) % BLOCK)  # the last file of a tar that ends without its padding
 
-    def damage(self) -> str | None:
+    def find_damage(self) -> str | None:
         """Why the tar is not whole, so that samples may be missing at its end, or None. Reads what follows the last file.
 
         Raises:
             OSError: the disk fails.
         """
-        return damage(self.path, self._end)
+        return find_damage(self.path, self._end)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -125,14 +125,14 @@ class TarFile:
         self.close()
 
 
-def samples_of(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
+def read_samples(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
     """webdataset's samples of a tar, or of a piece of one, whose headers have been checked.
 
     Args:
         stream: whole files with their headers.
         url: for its messages.
     """
-    wds = webdataset_parts()
+    wds = import_webdataset()
     files = wds.tar_file_expander([{"url": url, "stream": stream}], select_files=_is_used, eof_value=None)
     # Its one complaint: a file of a kind that the sample has already.
     samples: Iterator[dict[str, Any]] = wds.group_by_keys(files, handler=wds.ignore_and_continue)
@@ -140,17 +140,17 @@ def samples_of(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_used(name: str) -> bool:
-    return key_kind_ending(name)[1] is not None
+    return split_member_name(name)[1] is not None
 
 
-def _samples(members: list[Member]) -> tuple[dict[str, list[Member]], frozenset[int]]:
+def _group_by_key(members: list[Member]) -> tuple[dict[str, list[Member]], frozenset[int]]:
     """The files of each key, and the rows whose files do not stand side by side."""
     files: dict[str, list[Member]] = {}
     rows: dict[str, int] = {}
-    parted: set[int] = set()
+    scattered: set[int] = set()
     before = ""
     for member in members:
-        key, kind, _ = key_kind_ending(member.name)
+        key, kind, _ = split_member_name(member.name)
         followed, before = key == before, key
         if kind is None:
             continue
@@ -158,12 +158,12 @@ def _samples(members: list[Member]) -> tuple[dict[str, list[Member]], frozenset[
             rows[key] = len(files)
             files[key] = []
         elif not followed:
-            parted.add(rows[key])
+            scattered.add(rows[key])
         files[key].append(member)
-    return files, frozenset(parted)
+    return files, frozenset(scattered)
 
 
-def key_kind_ending(name: str) -> tuple[str, int | None, str]:
+def split_member_name(name: str) -> tuple[str, int | None, str]:
     """Key of the sample that a file belongs to; 0 for an image, more for a text, None for what is not used; the image's
     ending."""
     folder, _, last = name.rpartition("/")
@@ -174,13 +174,13 @@ def key_kind_ending(name: str) -> tuple[str, int | None, str]:
     return f"{folder}/{stem}" if folder else stem, kind if stem and not _META.match(name) else None, image
 
 
-def unreadable(key: str, fault: str) -> BadSampleError:
+def unreadable_error(key: str, fault: str) -> BadSampleError:
     """The error of a sample, or of a whole shard, that cannot be read."""
     return BadSampleError(Skip(records.UNREADABLE_SHARD, key, fault))
 
 
 @cache
-def webdataset_parts() -> SimpleNamespace:
+def import_webdataset() -> SimpleNamespace:
     """webdataset's `TarWriter`, `tar_file_expander`, `group_by_keys` and `ignore_and_continue`, without torch if possible.
 
     `import webdataset` imports torch for its `WebLoader`, which is not used here: 380 MB and two seconds of processor time

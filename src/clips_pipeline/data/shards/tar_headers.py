@@ -30,7 +30,7 @@ _MAX_BYTES = 1 << 60
 _SIZE = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _DIGITS = re.compile(rb"\d{1,6} ")
 
-Read = Callable[[int, int], bytes]
+ReadBytes = Callable[[int, int], bytes]
 """Bytes of a file: from an offset on, so many; fewer where it ends."""
 
 
@@ -70,7 +70,7 @@ class Scan:
     fault: str | None = None
 
 
-class _RefusedError(Exception):
+class _RefusedHeaderError(Exception):
     """A header that nobody should act on."""
 
 
@@ -95,13 +95,13 @@ def scan(path: Path) -> Scan:
         if file.seek(0, 2) < BLOCK:
             raise tarfile.ReadError("empty file" if file.tell() == 0 else "shorter than one block of a tar")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = headers(lambda at, size: content[at : at + size], 0, len(content))
+            found = read_headers(lambda at, size: content[at : at + size], 0, len(content))
     if found.fault is not None and not found.members:
         raise tarfile.ReadError(found.fault)
     return found
 
 
-def damage(path: Path, end: int) -> str | None:
+def find_damage(path: Path, end: int) -> str | None:
     """Why the tar at `path` is not whole, or None. `end` is what `scan` has found.
 
     Raises:
@@ -119,7 +119,7 @@ def damage(path: Path, end: int) -> str | None:
     return None
 
 
-def headers(read: Read, at: int, end: int) -> Scan:
+def read_headers(read: ReadBytes, at: int, end: int) -> Scan:
     """The files whose headers stand from `at` to `end`, up to the first header that is refused."""
     found: list[Member] = []
     start, extension = at, _Extension()
@@ -147,21 +147,21 @@ def headers(read: Read, at: int, end: int) -> Scan:
                 found.append(Member(name, start, at, size))
             at += _whole_blocks(size)
             start, extension = at, _Extension()
-    except _RefusedError as refused:
+    except _RefusedHeaderError as refused:
         return Scan(found, start, f"byte {start}: {refused}")
     # After an extended header something must stand that it extends.
     return Scan(found, start, None if start == at else f"byte {start}: an extended header extends nothing")
 
 
-def _extend(extension: _Extension, kind: int, size: int, read: Read, at: int) -> None:
+def _extend(extension: _Extension, kind: int, size: int, read: ReadBytes, at: int) -> None:
     extension.count += 1
     if extension.count > _MAX_EXTENSIONS:
-        raise _RefusedError(f"more than {_MAX_EXTENSIONS} extended headers before one file")
+        raise _RefusedHeaderError(f"more than {_MAX_EXTENSIONS} extended headers before one file")
     if size > _MAX_EXTENSION_BYTES:
-        raise _RefusedError(f"an extended header of {size} bytes; at most {_MAX_EXTENSION_BYTES} are read")
+        raise _RefusedHeaderError(f"an extended header of {size} bytes; at most {_MAX_EXTENSION_BYTES} are read")
     content = read(at, size)
     if len(content) < size:
-        raise _RefusedError("the tar ends within an extended header")
+        raise _RefusedHeaderError("the tar ends within an extended header")
     if kind == _GNU_NAME:
         extension.name = _text(content)
     elif kind != _GNU_LINK:
@@ -175,24 +175,24 @@ def _read_records(content: bytes, extension: _Extension, *, everywhere: bool) ->
         digits = _DIGITS.match(content, at)
         length = int(digits.group()) if digits else 0
         if digits is None or length < 5 or at + length > len(content) or content[at + length - 1] != 0x0A:
-            raise _RefusedError("a record of an extended header is damaged")
+            raise _RefusedHeaderError("a record of an extended header is damaged")
         key, _, value = content[digits.end() : at + length - 1].partition(b"=")
         if key in (b"path", b"size") and everywhere:
-            raise _RefusedError(f"a global header sets the {key.decode()} of every file")
+            raise _RefusedHeaderError(f"a global header sets the {key.decode()} of every file")
         if key == b"path":
             if b"\0" in value:
-                raise _RefusedError("a name with a NUL in it")
+                raise _RefusedHeaderError("a name with a NUL in it")
             extension.name = _text(value).rstrip("/")
         elif key == b"size":
             if not value.isdigit() or len(value) > 18:
-                raise _RefusedError(f"an extended header gives the size {value[:24]!r}")
+                raise _RefusedHeaderError(f"an extended header gives the size {value[:24]!r}")
             extension.size = int(value)
         elif key.startswith(b"GNU.sparse."):
             extension.sparse = True
         at += length
 
 
-def _after_sparse_map(header: bytes, read: Read, at: int, end: int) -> int:
+def _after_sparse_map(header: bytes, read: ReadBytes, at: int, end: int) -> int:
     more = header[482]
     while more and at + BLOCK <= end:
         block = read(at, BLOCK)
@@ -209,10 +209,10 @@ def _checked_size(header: bytes) -> int:
         # Some old writers add up signed bytes.
         signed = total - 256 * (sum(byte > 127 for byte in header) - sum(byte > 127 for byte in header[148:156]))
         if signed != wanted:
-            raise _RefusedError("the checksum of the header is wrong")
+            raise _RefusedHeaderError("the checksum of the header is wrong")
     size = _number(header[124:136], "size")
     if not 0 <= size <= _MAX_BYTES:
-        raise _RefusedError(f"a file of {size} bytes")
+        raise _RefusedHeaderError(f"a file of {size} bytes")
     return size
 
 
@@ -222,7 +222,7 @@ def _number(field: bytes, what: str) -> int:
         return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
     found = _SIZE.fullmatch(field.partition(b"\0")[0] or b"0")
     if found is None:
-        raise _RefusedError(f"{field!r} is no {what}")
+        raise _RefusedHeaderError(f"{field!r} is no {what}")
     return int(found.group(1) or b"0", 8)
 
 

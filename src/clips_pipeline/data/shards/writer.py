@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.data.shards.index import ShardEntry, shard_entry
+from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.data.shards.tar_file import webdataset_parts
+from clips_pipeline.data.shards.tar_file import import_webdataset
 
 WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
@@ -17,7 +17,7 @@ Sample = dict[str, Any]
 """As webdataset has it: `__key__`, and the bytes of each file under its ending."""
 
 
-def sample_of(record: Record) -> Sample:
+def make_sample(record: Record) -> Sample:
     """The files of a record."""
     facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
     if record.captions:
@@ -44,10 +44,10 @@ def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> 
     with file.open("wb") as raw:
         # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
         # for a name that is long or not ASCII.
-        with webdataset_parts().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
+        with import_webdataset().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
             for sample in samples:
                 keys.append(sample["__key__"])
                 writer.write(sample)
         raw.flush()
         os.fsync(raw.fileno())
-    return shard_entry(file, path_in_index, keys)
+    return make_shard_entry(file, path_in_index, keys)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import Storage
-from clips_pipeline.io.atomic import replacing_folder
+from clips_pipeline.io.atomic import replace_folder
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _ROWS_AT_A_TIME = 8_192
 
 
 @dataclass(frozen=True)
-class Columns:
+class TableColumns:
     """Names of columns of the tables; None where there is none.
 
     Attributes:
@@ -40,7 +40,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Counts:
+class TableCounts:
     """What the tables hold.
 
     Attributes:
@@ -54,7 +54,7 @@ class Counts:
     empty: int
 
 
-class Found(NamedTuple):
+class TableRow(NamedTuple):
     """A row: its number among all with a key and a caption, from 0, and what it says."""
 
     number: int
@@ -63,8 +63,8 @@ class Found(NamedTuple):
     score: float | None
 
 
-def build(
-    tables: Sequence[str], storage: Storage, folder: Path, *, key: str, columns: Columns, memory_mib: int
+def build_table(
+    tables: Sequence[str], storage: Storage, folder: Path, *, key: str, columns: TableColumns, memory_mib: int
 ) -> "CaptionTable":
     """Read the Parquet files once and write the table into `folder`, which is replaced.
 
@@ -82,7 +82,7 @@ def build(
     """
     total = sum(_row_count(table, storage, key, columns) for table in tables)
     with (
-        replacing_folder(folder) as aside,
+        replace_folder(folder) as aside,
         closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made,
     ):
         # No journal: what is not whole at the end is thrown away. Half for the pages, half for the sort.
@@ -102,7 +102,7 @@ def build(
         made.execute("CREATE INDEX by_key ON captions (key)")
         (written,) = made.execute("SELECT count(*) FROM captions").fetchone()
         (kept,) = made.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
-        counts = Counts(kept, written - kept, total - written)
+        counts = TableCounts(kept, written - kept, total - written)
         made.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
     log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
     return CaptionTable(folder)
@@ -121,7 +121,7 @@ class CaptionTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.counts = Counts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
+            self.counts = TableCounts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
         except (sqlite3.Error, TypeError) as error:
             raise ConfigError(
                 f"{folder}: holds no whole table ({error}); delete the folder and prepare again"
@@ -130,14 +130,14 @@ class CaptionTable:
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "counts": self.counts}
 
-    def find(self, key: str) -> Found | None:
+    def find(self, key: str) -> TableRow | None:
         """The first row of a key."""
         wanted = "SELECT row - 1, synthetic, web, score FROM captions WHERE key = ? ORDER BY row LIMIT 1"
         try:
             row = self._file.execute(wanted, (key,)).fetchone()
         except UnicodeEncodeError:
             return None  # a name in a tar that is no UTF-8; no table holds such a key
-        return None if row is None else Found(*row)
+        return None if row is None else TableRow(*row)
 
     @cached_property
     def _file(self) -> sqlite3.Connection:
@@ -146,7 +146,7 @@ class CaptionTable:
         return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
-def _row_count(table: str, storage: Storage, key: str, columns: Columns) -> int:
+def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) -> int:
     """Of a table whose columns are those that are wanted."""
     # Here and not above: the process that starts `kedro` knows this module, and pyarrow takes a tenth of a second.
     import pyarrow as pa
@@ -177,7 +177,7 @@ def _row_count(table: str, storage: Storage, key: str, columns: Columns) -> int:
 
 
 def _rows(
-    tables: Sequence[str], storage: Storage, key: str, columns: Columns
+    tables: Sequence[str], storage: Storage, key: str, columns: TableColumns
 ) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
     import pyarrow.parquet as pq
 

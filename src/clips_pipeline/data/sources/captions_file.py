@@ -13,7 +13,7 @@ from clips_pipeline.config import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class CaptionFields:
     """Names of the keys (JSON) or columns (CSV, Parquet). A Parquet file is read as JSON would be, row by row.
 
     Attributes:
@@ -34,7 +34,7 @@ class Fields:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CaptionRow:
     """What the file says about one image. Bytes that are no UTF-8 stand as lone surrogates in the texts.
 
     Attributes:
@@ -56,7 +56,7 @@ class Row:
     fault: str | None = None
 
 
-def read_captions(file: Path, fields: Fields) -> list[Row]:
+def read_captions(file: Path, fields: CaptionFields) -> list[CaptionRow]:
     """All entries in the order of the file, one per image in a CSV file.
 
     Raises:
@@ -83,13 +83,13 @@ def read_captions(file: Path, fields: Fields) -> list[Row]:
     return rows
 
 
-def sentences(captions: Iterable[str]) -> str:
+def join_sentences(captions: Iterable[str]) -> str:
     """Captions joined into one text, each ended by '.', so that sub-captions can be told apart again."""
     stripped = (re.sub(r"\s+", " ", caption).strip() for caption in captions)
     return " ".join(text if text[-1] in ".!?" else f"{text}." for text in stripped if text)
 
 
-def _from_json(text: str, file: Path, fields: Fields) -> list[Row]:
+def _from_json(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
     try:
         entries = json.loads(text)
     except ValueError as error:
@@ -113,7 +113,7 @@ def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def _rows(entries: list[Any], file: Path, fields: Fields) -> list[Row]:
+def _rows(entries: list[Any], file: Path, fields: CaptionFields) -> list[CaptionRow]:
     if not entries:
         return []
     known = {name for entry in entries if isinstance(entry, dict) for name in entry}
@@ -123,20 +123,20 @@ def _rows(entries: list[Any], file: Path, fields: Fields) -> list[Row]:
     return [_json_row(entry, number, fields) for number, entry in enumerate(entries)]
 
 
-def _json_row(entry: Any, number: int, fields: Fields) -> Row:
+def _json_row(entry: Any, number: int, fields: CaptionFields) -> CaptionRow:
     if not isinstance(entry, dict) or not isinstance(entry.get(fields.image), str):
-        return Row(image=f"entry {number}", fault=f"no text under {fields.image!r}")
+        return CaptionRow(image=f"entry {number}", fault=f"no text under {fields.image!r}")
     image = entry[fields.image]
     captions = entry.get(fields.captions, [])
     web, synthetic = entry.get(fields.caption), entry.get(fields.long_caption)
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        return Row(image, fault=f"{fields.captions!r} is no list of texts")
+        return CaptionRow(image, fault=f"{fields.captions!r} is no list of texts")
     if not all(text is None or isinstance(text, str) for text in (web, synthetic)):
-        return Row(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is no text")
-    return _row(fields, image, web, synthetic, tuple(captions), entry.get(fields.label), entry.get(fields.score))
+        return CaptionRow(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is no text")
+    return _make_row(fields, image, web, synthetic, tuple(captions), entry.get(fields.label), entry.get(fields.score))
 
 
-def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
+def _from_csv(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
     _require(fields.image, reader.fieldnames or (), file, "source.folder.fields.image")
     _require(fields.caption, reader.fieldnames or (), file, "source.folder.fields.caption")
@@ -151,15 +151,15 @@ def _from_csv(text: str, file: Path, fields: Fields) -> list[Row]:
     return [_csv_row(image, lines, fields) for image, lines in by_image.items()]
 
 
-def _csv_row(image: str, lines: list[dict[str, str]], fields: Fields) -> Row:
+def _csv_row(image: str, lines: list[dict[str, str]], fields: CaptionFields) -> CaptionRow:
     def first(field: str) -> str | None:
         return next((line[field] for line in lines if line.get(field, "").strip()), None)
 
     if not image.strip():
-        return Row(image="row without an image", fault=f"nothing under {fields.image!r}")
+        return CaptionRow(image="row without an image", fault=f"nothing under {fields.image!r}")
     captions = tuple(line[fields.caption] for line in lines if line[fields.caption].strip())
     label, score = (_as_number(first(field), kind) for field, kind in ((fields.label, int), (fields.score, float)))
-    return _row(fields, image, None, first(fields.long_caption), captions, label, score)
+    return _make_row(fields, image, None, first(fields.long_caption), captions, label, score)
 
 
 def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | None:
@@ -170,26 +170,26 @@ def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | 
         return text
 
 
-def _row(
-    fields: Fields,
+def _make_row(
+    fields: CaptionFields,
     image: str,
     web: str | None,
     synthetic: str | None,
     captions: tuple[str, ...],
     label: Any,
     score: Any,
-) -> Row:
+) -> CaptionRow:
     """Without a web caption the first one by a person stands in for it; without a long caption, the others joined."""
     if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
-        return Row(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
+        return CaptionRow(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
     if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
-        return Row(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
+        return CaptionRow(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
     if web is None:
         web, others = (captions[0], captions[1:]) if captions else ("", ())
     else:
         others = tuple(caption for caption in captions if caption != web)
-    long = sentences(others) if synthetic is None else synthetic
-    return Row(image, web, long, captions, label, None if score is None else float(score))
+    long = join_sentences(others) if synthetic is None else synthetic
+    return CaptionRow(image, web, long, captions, label, None if score is None else float(score))
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

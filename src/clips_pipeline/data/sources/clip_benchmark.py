@@ -14,14 +14,14 @@ from typing import Annotated, Any
 
 from annotated_types import Gt, Lt
 
-from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.config import ConfigError, FormerName, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.tar_file import Members, TarFile
 from clips_pipeline.data.sources.in_place import shard_records
-from clips_pipeline.data.sources.source import ShardTask, Source, hash_share
-from clips_pipeline.data.storage.files import Storage, StorageError, shown
+from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
+from clips_pipeline.data.storage.files import Storage, StorageError, redact
 
 SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
 TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
@@ -37,13 +37,13 @@ class ClipBenchmarkConfig:
         root: its folder, or the URL of it.
         split: of the set, to read as this project's `test`.
         train_split: of a set of classes, for a probe (`evaluate.probe_samples`); null reads no other split.
-        validation_share: of its images, which become `validation`: a stable hash of their keys parts them.
+        validation_fraction: of its images, which become `validation`: a stable hash of their keys parts them.
     """
 
     root: str
     split: str = "test"
     train_split: str | None = None
-    validation_share: Annotated[float, Gt(0), Lt(1)] = 0.1
+    validation_fraction: Annotated[float, Gt(0), Lt(1), FormerName("validation_share")] = 0.1
 
 
 class ClipBenchmarkSource(Source):
@@ -67,13 +67,13 @@ class ClipBenchmarkSource(Source):
         kind = (self._text(SET_TYPE) or CLASSIFICATION).strip().lower()
         if kind not in (RETRIEVAL, CLASSIFICATION):
             raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
+                f"source.clip_benchmark: {redact(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
                 "sets can be evaluated here"
             )
         self.is_retrieval = kind == RETRIEVAL
         if self.is_retrieval and self.train_addresses:
             raise ConfigError(
-                f"source.clip_benchmark.train_split: {shown(self.root)} is a set of captions, and only one of classes is learned "
+                f"source.clip_benchmark.train_split: {redact(self.root)} is a set of captions, and only one of classes is learned "
                 "from; set it to null"
             )
         self._classes = None if self.is_retrieval else self._read_classes()
@@ -86,7 +86,7 @@ class ClipBenchmarkSource(Source):
     def tasks(self, split: Split) -> Sequence[ShardTask]:
         """One task per shard of the set; those to learn from are read for `train` and for `validation`."""
         count = None if self._classes is None else len(self._classes.names)
-        share = self.config.validation_share
+        share = self.config.validation_fraction
         low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
         addresses = self.addresses if split == "test" else self.train_addresses
         return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
@@ -105,14 +105,14 @@ class ClipBenchmarkSource(Source):
         facts: list[Any] = [classes, self.addresses, self.storage.identities(self.addresses)]
         if self.train_addresses:
             learned = self.storage.identities(self.train_addresses)
-            facts += [self.config.validation_share, self.train_addresses, learned]
+            facts += [self.config.validation_fraction, self.train_addresses, learned]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _addresses(self, split: str) -> list[str]:
         count = self._text(f"{split}/{SHARD_COUNT}")
         if count is None:
             raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
+                f"source.clip_benchmark: {redact(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
                 f"{split}/ (source.clip_benchmark.root), or another split"
             )
         if not count.strip().isdigit() or int(count) < 1:
@@ -126,20 +126,20 @@ class ClipBenchmarkSource(Source):
         try:
             return Classes(tuple(names), tuple(template.replace(CLASS_PLACE, "{}") for template in templates))
         except ConfigError as error:
-            raise ConfigError(f"source.clip_benchmark: {shown(self.root)}: {error}") from None
+            raise ConfigError(f"source.clip_benchmark: {redact(self.root)}: {error}") from None
 
     def _lines(self, name: str) -> list[str]:
         text = self._text(name)
         if text is None:
             raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
+                f"source.clip_benchmark: {redact(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
                 "add the one or the other"
             )
         # Labels are numbers of lines, so none within the file may be passed over; line ends after the last one are none.
         lines = [line.strip() for line in text.rstrip().splitlines()]
         if "" in lines:
             raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)}/{name}: line {lines.index('') + 1} is empty; write what belongs "
+                f"source.clip_benchmark: {redact(self.root)}/{name}: line {lines.index('') + 1} is empty; write what belongs "
                 "there, since labels count the lines"
             )
         return lines
@@ -147,7 +147,7 @@ class ClipBenchmarkSource(Source):
     def _text(self, name: str) -> str | None:
         """A small text file of the set; None where there is none."""
         try:
-            with self.storage.local(f"{self.root}/{name}") as file:
+            with self.storage.local_copy(f"{self.root}/{name}") as file:
                 return file.read_text(encoding="utf-8")
         except StorageError as error:
             if error.missing:
@@ -155,7 +155,7 @@ class ClipBenchmarkSource(Source):
             raise ConfigError(f"source.clip_benchmark: {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"source.clip_benchmark: {shown(self.root)}/{name} is not UTF-8 ({error}); convert it"
+                f"source.clip_benchmark: {redact(self.root)}/{name} is not UTF-8 ({error}); convert it"
             ) from None
 
 
@@ -190,7 +190,7 @@ class BenchmarkTask:
     def _read(self, tar: TarFile, row: int) -> Record | Skip | None:
         prefix = self.address.rpartition("/")[2].removesuffix(".tar")
         key = f"{prefix}/{tar.keys[row].replace('.', '_')}"
-        if not self.low <= hash_share(key) < self.high:
+        if not self.low <= hash_to_unit_interval(key) < self.high:
             return None
         members = tar.read(row)
         if members.image is None:

@@ -22,7 +22,7 @@ from clips_pipeline.data.sources.clip_benchmark import (
     TEMPLATES,
 )
 from clips_pipeline.data.storage.files import Storage
-from clips_pipeline.io.atomic import replacing_folder
+from clips_pipeline.io.atomic import replace_folder
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,30 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: S
         ConfigError: no such split, or nothing in it that fits the task.
         StorageError: the upload failed; the set on this machine is whole.
     """
-    with replacing_folder(folder) as made:
+    with replace_folder(folder) as made:
         (made / config.split).mkdir()
-        records = (record for record in eval_samples(shards, config.split, remote=remote) if _fits(record, config))
+        records = (
+            record for record in eval_samples(shards, config.split, remote=remote) if _is_exportable(record, config)
+        )
         samples = shard_count = 0
         while (first := next(records, None)) is not None:
-            part = (_files(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1)))
+            part = (
+                _make_sample(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1))
+            )
             name = f"{config.split}/{shard_count}.tar"
             samples += write_samples(made / name, part, name).samples
             shard_count += 1
         if not samples:
             raise ConfigError(f"export_benchmark: the {config.split} split of {shards} has no sample for {config.task}")
         (made / config.split / SHARD_COUNT).write_text(f"{shard_count}\n")
-        _describe(shards, made, config)
+        _write_description(shards, made, config)
     if config.upload is not None:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            storage.put(file, f"{config.upload.rstrip('/')}/{file.relative_to(folder).as_posix()}")
+            storage.upload(file, f"{config.upload.rstrip('/')}/{file.relative_to(folder).as_posix()}")
     return samples
 
 
-def _fits(record: Record, config: ExportConfig) -> bool:
+def _is_exportable(record: Record, config: ExportConfig) -> bool:
     if config.task == "classification":
         return record.label is not None
     return bool(_captions(record))
@@ -90,7 +94,7 @@ def _captions(record: Record) -> list[str]:
     return [caption for caption in people or [" ".join(record.web_caption.split())] if caption]
 
 
-def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
+def _write_description(shards: Path, folder: Path, config: ExportConfig) -> None:
     if config.task == "retrieval":
         (folder / SET_TYPE).write_text(f"{RETRIEVAL}\n")
         return
@@ -105,7 +109,7 @@ def _describe(shards: Path, folder: Path, config: ExportConfig) -> None:
     (folder / TEMPLATES).write_text("".join(f"{template}\n" for template in templates), encoding="utf-8")
 
 
-def _files(record: Record, config: ExportConfig) -> Sample:
+def _make_sample(record: Record, config: ExportConfig) -> Sample:
     if config.task == "classification":
         text, ending = str(record.label), "cls"
     else:

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from clips_pipeline.config import ConfigError, PositiveInt, Seed, digest_mapping, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, FormerName, PositiveInt, Seed, digest_mapping, from_mapping, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
-from clips_pipeline.data.sources.captions_file import Fields, Row, read_captions
-from clips_pipeline.data.sources.source import ShardTask, Source, hash_share
+from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
+from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class FolderConfig:
             templates have `{}` where the name goes.
         evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
             split, to see whether a model can learn a few by heart.
-        validation_share: of the images, with `held_out`; 0 for none.
-        test_share: likewise.
+        validation_fraction: of the images, with `held_out`; 0 for none.
+        test_fraction: likewise.
         split_seed: another number parts them in another way.
         images_per_task: that one process reads at a time; a task starts a new shard.
     """
 
     images: str
     captions: str
-    fields: Fields = field(default_factory=Fields)
+    fields: CaptionFields = field(default_factory=CaptionFields)
     classes: str | None = None
     evaluate_on: Literal["held_out", "train"] = "held_out"
-    validation_share: Annotated[float, Ge(0), Lt(1)] = 0.05
-    test_share: Annotated[float, Ge(0), Lt(1)] = 0.05
+    validation_fraction: Annotated[float, Ge(0), Lt(1), FormerName("validation_share")] = 0.05
+    test_fraction: Annotated[float, Ge(0), Lt(1), FormerName("test_share")] = 0.05
     split_seed: Seed = 0
     images_per_task: PositiveInt = 1_000
 
     def __post_init__(self) -> None:
-        if self.validation_share + self.test_share >= 1.0:
-            raise ConfigError("validation_share: with test_share it leaves nothing to train on; lower them")
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ConfigError("validation_fraction: with test_fraction it leaves nothing to train on; lower them")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FolderTask:
     """Some images of a split, by their rows. A label that names none of the `classes` is a fault; None allows any."""
 
     folder: Path
-    rows: tuple[Row, ...]
+    rows: tuple[CaptionRow, ...]
     classes: int | None = None
 
     def records(self) -> Iterator[Record | Skip]:
@@ -97,8 +97,8 @@ class FolderSource(Source):
         """Train, and validation and test where their shares are above 0 or all images are in every split."""
         if self.config.evaluate_on == "train":
             return ("train", "validation", "test")
-        validation: tuple[Split, ...] = ("validation",) if self.config.validation_share else ()
-        return ("train", *validation, "test") if self.config.test_share else ("train", *validation)
+        validation: tuple[Split, ...] = ("validation",) if self.config.validation_fraction else ()
+        return ("train", *validation, "test") if self.config.test_fraction else ("train", *validation)
 
     def tasks(self, split: Split) -> list[ShardTask]:
         """The images of `split` in the order of the captions file, `images_per_task` at a time."""
@@ -126,19 +126,19 @@ class FolderSource(Source):
         return total.hexdigest()
 
     @cached_property
-    def _rows_by_split(self) -> dict[Split, list[Row]]:
+    def _rows_by_split(self) -> dict[Split, list[CaptionRow]]:
         if self.config.evaluate_on == "train":
             return dict.fromkeys(self.splits, self.rows)
-        parts: dict[Split, list[Row]] = {split: [] for split in self.splits}
+        parts: dict[Split, list[CaptionRow]] = {split: [] for split in self.splits}
         for row in self.rows:
             parts[self._split_of(row)].append(row)
         return parts
 
-    def _split_of(self, row: Row) -> Split:
-        place = hash_share(f"{self.config.split_seed}/{key_of(row.image)}")
-        if place < self.config.test_share:
+    def _split_of(self, row: CaptionRow) -> Split:
+        place = hash_to_unit_interval(f"{self.config.split_seed}/{key_of(row.image)}")
+        if place < self.config.test_fraction:
             return "test"
-        return "validation" if place < self.config.test_share + self.config.validation_share else "train"
+        return "validation" if place < self.config.test_fraction + self.config.validation_fraction else "train"
 
 
 def key_of(image: str) -> str:
@@ -159,7 +159,7 @@ def _read_classes(file: Path) -> Classes:
         raise ConfigError(f"{where} is not valid JSON ({error}); repair it") from None
 
 
-def _record(folder: Path, row: Row, classes: int | None) -> Record | Skip:
+def _record(folder: Path, row: CaptionRow, classes: int | None) -> Record | Skip:
     if row.fault is not None:
         return Skip(records.BAD_RECORD, row.image, row.fault)
     if classes is not None and row.label is not None and row.label >= classes:

@@ -11,8 +11,8 @@ from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
-from clips_pipeline.data.storage.files import Storage, StorageError, shown
-from clips_pipeline.data.storage.urls import expand, is_remote
+from clips_pipeline.data.storage.files import Storage, StorageError, redact
+from clips_pipeline.data.storage.urls import expand_addresses, is_remote
 
 NO_SPLIT = "none"
 
@@ -54,12 +54,14 @@ class Img2datasetSource(Source):
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self.fields = SampleFields() if config.rewrite else config.fields
-        self._addresses = self._parted()
+        self._addresses = self._split_shards()
         seen: dict[str, Split] = {}
         for split, addresses in self._addresses.items():
             for address in addresses:
                 if address in seen:
-                    raise ConfigError(f"source.img2dataset: {shown(address)} is {_twice(seen[address], split)}")
+                    raise ConfigError(
+                        f"source.img2dataset: {redact(address)} is {_repetition_message(seen[address], split)}"
+                    )
                 seen[address] = split
         for split, addresses in self._addresses.items():
             try:
@@ -94,8 +96,8 @@ class Img2datasetSource(Source):
                 total.update(f"{split} {address} {identity}\n".encode())
         return total.hexdigest()
 
-    def _parted(self) -> dict[Split, list[str]]:
-        train = _absolute(self.config.train)
+    def _split_shards(self) -> dict[Split, list[str]]:
+        train = _absolute_addresses(self.config.train)
         missing = [split for split in ("validation", "test") if getattr(self.config, split) is None]
         held = self.config.held_out * len(missing)
         if held >= len(train):
@@ -110,13 +112,13 @@ class Img2datasetSource(Source):
             if own == NO_SPLIT:
                 continue
             if own is not None:
-                parts[split] = _absolute(own)
+                parts[split] = _absolute_addresses(own)
             else:
                 parts[split], last = train[last - count : last], last - count
         return parts
 
 
-def _twice(first: Split, second: Split) -> str:
+def _repetition_message(first: Split, second: Split) -> str:
     if first == second:
         return f"twice in {first}; name it once"
     where = f"in {first} and in {second}"
@@ -129,8 +131,8 @@ def _twice(first: Split, second: Split) -> str:
     )
 
 
-def _absolute(addresses: str | tuple[str, ...]) -> list[str]:
+def _absolute_addresses(addresses: str | tuple[str, ...]) -> list[str]:
     return [
         address if is_remote(address) else str(Path(address.removeprefix("file://")).absolute())
-        for address in expand(addresses)
+        for address in expand_addresses(addresses)
     ]

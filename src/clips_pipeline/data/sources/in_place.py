@@ -5,10 +5,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.reader import parse
+from clips_pipeline.data.shards.reader import parse_sample
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
-from clips_pipeline.data.storage.files import Storage, StorageError, shown
+from clips_pipeline.data.storage.files import Storage, StorageError, redact
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def open_shard(address: str, storage: Storage) -> Iterator[TarFile]:
     """
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(storage.local(address))
+            file = stack.enter_context(storage.local_copy(address))
         except StorageError as error:
-            if not storage.leaves_out(error):
+            if not storage.should_skip(error):
                 raise
-            raise BadSampleError(Skip(records.UNREADABLE_SHARD, shown(address), str(error))) from None
+            raise BadSampleError(Skip(records.UNREADABLE_SHARD, redact(address), str(error))) from None
         yield stack.enter_context(TarFile(file))
 
 
@@ -51,8 +51,8 @@ def shard_records(
                     item = bad.skip
                 if item is not None:
                     yield item
-            if (damage := tar.damage()) is not None:
-                yield Skip(records.TRUNCATED_SHARD, shown(address), damage)
+            if (damage := tar.find_damage()) is not None:
+                yield Skip(records.TRUNCATED_SHARD, redact(address), damage)
     except BadSampleError as bad:
         yield bad.skip
 
@@ -77,7 +77,7 @@ class TarTask:
         Raises:
             BadSampleError: it cannot be used.
         """
-        return parse(tar.read(row), self.fields)
+        return parse_sample(tar.read(row), self.fields)
 
 
 @dataclass(frozen=True)

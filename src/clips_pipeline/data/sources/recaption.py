@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.reader import facts_of, parse
+from clips_pipeline.data.shards.reader import parse_json, parse_sample
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import TarFile
-from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, Columns, build
+from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, TableColumns, build_table
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
 from clips_pipeline.data.sources.in_place import shard_records
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError
-from clips_pipeline.data.storage.urls import expand
-from clips_pipeline.io.atomic import replacing
+from clips_pipeline.data.storage.urls import expand_addresses
+from clips_pipeline.io.atomic import replace_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RecaptionConfig:
     test: str | tuple[str, ...] | None = None
     held_out: PositiveInt = 1
     on: Literal["key", "sha256"] = "key"
-    columns: Columns = field(default_factory=Columns)
+    columns: TableColumns = field(default_factory=TableColumns)
     web: str = records.SampleFields.web
     memory_mib: Annotated[int, Ge(16)] = 512
 
@@ -73,7 +73,9 @@ class RecaptionSource(Source):
         except ConfigError as error:
             raise ConfigError(str(error).replace("source.img2dataset", "source.recaption")) from None
         try:
-            self.tables = [table for pattern in expand(config.tables) for table in _matches(pattern, storage)]
+            self.tables = [
+                table for pattern in expand_addresses(config.tables) for table in _matching_files(pattern, storage)
+            ]
         except StorageError as error:
             raise ConfigError(f"source.recaption.tables: {error}") from None
 
@@ -89,7 +91,7 @@ class RecaptionSource(Source):
             ConfigError: a table is no Parquet file or lacks a column.
             StorageError: a table cannot be had.
         """
-        return self._joins(split, self._table())
+        return self._join_tasks(split, self._table())
 
     def fingerprint(self) -> str:
         """sha256 over names of fields and columns, and identities of shards and tables.
@@ -108,7 +110,7 @@ class RecaptionSource(Source):
         """
         table = self._table()
         seen = np.zeros((table.counts.rows + table.counts.repeated + 7) // 8, np.uint8)
-        for task in (task for split in self.splits for task in self._joins(split, table)):
+        for task in (task for split in self.splits for task in self._join_tasks(split, table)):
             numbers = task.matched()
             np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
         matched = int(np.bitwise_count(seen).sum())
@@ -120,7 +122,7 @@ class RecaptionSource(Source):
             "table_rows_empty": counts.empty,
         }
 
-    def _joins(self, split: Split, table: CaptionTable) -> "list[JoinTask]":
+    def _join_tasks(self, split: Split, table: CaptionTable) -> "list[JoinTask]":
         addresses = self._shards.addresses(split)
         return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
 
@@ -129,7 +131,7 @@ class RecaptionSource(Source):
         if (folder / TABLE_FILE).is_file():
             return CaptionTable(folder)
         config = self.config
-        return build(
+        return build_table(
             self.tables, self.storage, folder, key=config.on, columns=config.columns, memory_mib=config.memory_mib
         )
 
@@ -156,17 +158,17 @@ class JoinTask:
             StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
         """
         matched: list[int] = []
-        yield from shard_records(self.address, self.storage, lambda tar, row: self._joined(tar, row, matched))
+        yield from shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
         # Which rows were used, so that those without a sample can be counted at the end.
         self._matched_file.parent.mkdir(exist_ok=True)
-        with replacing(self._matched_file) as temporary, temporary.open("wb") as opened:
+        with replace_file(self._matched_file) as temporary, temporary.open("wb") as opened:
             np.save(opened, np.array(matched, np.int64))
 
-    def _joined(self, tar: TarFile, row: int, matched: list[int]) -> Record | Skip:
+    def _join(self, tar: TarFile, row: int, matched: list[int]) -> Record | Skip:
         members = tar.read(row)
         key = members.key.rpartition("/")[2]
         if self.on != "key":
-            value = facts_of(members).get(self.on)
+            value = parse_json(members).get(self.on)
             if not isinstance(value, str):
                 return Skip(records.BAD_RECORD, members.key, f"its JSON has no text under {self.on!r}")
             key = value
@@ -174,7 +176,7 @@ class JoinTask:
         if found is None:
             return Skip(records.NO_TABLE_ROW, members.key, f"no row of the tables has this {self.on}")
         matched.append(found.number)
-        record = parse(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
+        record = parse_sample(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
         return replace(record, score=found.score)
 
     def matched(self) -> NDArray[np.int64]:
@@ -194,7 +196,7 @@ class JoinTask:
         return self.table.folder / "matched" / f"{hashlib.sha256(self.address.encode()).hexdigest()[:32]}.npy"
 
 
-def _matches(pattern: str, storage: Storage) -> list[str]:
+def _matching_files(pattern: str, storage: Storage) -> list[str]:
     if "*" not in pattern:
         return [pattern]
     found = storage.list(pattern)

@@ -50,7 +50,7 @@ class Source(Protocol):
         return None
 
 
-def hash_share(key: str) -> float:
+def hash_to_unit_interval(key: str) -> float:
     """A number from 0 to below 1 that follows from the key alone: samples that are added later move no others."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -17,20 +17,20 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
-from clips_pipeline.data.storage.retry import DISK_FULL, attempt, longest_pauses, secrets_of
+from clips_pipeline.data.storage.retry import DISK_FULL, call_with_retries, max_total_pause, secret_values
 from clips_pipeline.data.storage.retry import StorageError as StorageError
-from clips_pipeline.data.storage.retry import shown as shown
-from clips_pipeline.data.storage.urls import file_system, is_remote, run_into
-from clips_pipeline.io.atomic import replacing
+from clips_pipeline.data.storage.retry import redact as redact
+from clips_pipeline.data.storage.urls import file_system, is_remote, write_command_output
+from clips_pipeline.io.atomic import replace_file
 
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]
 
 # Their folders are only parts of names; making one may even make a bucket.
-_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
-_LISTED = ("s3", "gs", "gcs")
-_WORTH_A_LISTING = 8
-_ASKED_AT_A_TIME = 16
+_PROTOCOLS_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
+_LISTABLE_PROTOCOLS = ("s3", "gs", "gcs")
+_MIN_FILES_TO_LIST = 8
+_MAX_CONCURRENT_REQUESTS = 16
 _READ_AHEAD = 1 << 20
 
 
@@ -55,9 +55,9 @@ class StorageConfig:
     cache_gib: PositiveFloat = 100.0
 
     @property
-    def patience_s(self) -> float:
+    def max_wait_s(self) -> float:
         """Seconds until a server that never answers has been given up."""
-        return self.timeout_s * (self.retries + 1) + longest_pauses(self.retries, self.back_off_s)
+        return self.timeout_s * (self.retries + 1) + max_total_pause(self.retries, self.back_off_s)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Storage:
             StorageError: it cannot be reached.
         """
         if not is_remote(address):
-            stat = self._try(address, lambda: _path(address).stat())
+            stat = self._with_retries(address, lambda: _path(address).stat())
             return f"{stat.st_size} {stat.st_mtime_ns}"
         if address.startswith("pipe:"):
             return address
@@ -101,18 +101,18 @@ class Storage:
         """
         folders: dict[str, list[str]] = {}
         for address in addresses:
-            if address.split("://", 1)[0] in _LISTED:
+            if address.split("://", 1)[0] in _LISTABLE_PROTOCOLS:
                 folders.setdefault(address.rpartition("/")[0], []).append(address)
         known: dict[str, str] = {}
         for folder, inside in folders.items():
-            if len(inside) >= _WORTH_A_LISTING:
-                known |= self._listed(folder)
-        with ThreadPoolExecutor(_ASKED_AT_A_TIME) as pool:
+            if len(inside) >= _MIN_FILES_TO_LIST:
+                known |= self._list_identities(folder)
+        with ThreadPoolExecutor(_MAX_CONCURRENT_REQUESTS) as pool:
             rest = [address for address in addresses if address not in known]
             known |= dict(zip(rest, pool.map(self.identity, rest), strict=True))
         return [known[address] for address in addresses]
 
-    def _listed(self, folder: str) -> dict[str, str]:
+    def _list_identities(self, folder: str) -> dict[str, str]:
         def listed() -> dict[str, str]:
             fs, path = self._fs(folder)
             return {
@@ -120,10 +120,10 @@ class Storage:
                 for info in fs.ls(path, detail=True, refresh=True)
             }
 
-        return self._try(folder, listed)
+        return self._with_retries(folder, listed)
 
     @contextmanager
-    def local(self, address: str) -> Iterator[Path]:
+    def local_copy(self, address: str) -> Iterator[Path]:
         """The file on this machine: itself, or a copy that is removed afterwards.
 
         Raises:
@@ -131,7 +131,7 @@ class Storage:
         """
         if not is_remote(address):
             path = _path(address)
-            self._try(address, path.stat)
+            self._with_retries(address, path.stat)
             yield path
             return
         with tempfile.TemporaryDirectory(prefix="clips-shard-") as folder:
@@ -146,37 +146,37 @@ class Storage:
             StorageError: it cannot be had, or the disk is full; `target` is gone then.
         """
         try:
-            self._try(address, lambda: self._copy(address, target))
+            self._with_retries(address, lambda: self._copy(address, target))
         except BaseException:
             target.unlink(missing_ok=True)
             raise
 
-    def leaves_out(self, error: StorageError) -> bool:
+    def should_skip(self, error: StorageError) -> bool:
         """Whether the file of `error` is to be left out and counted. A full disk here says nothing about a file there."""
         return self.config.unreachable == "skip" and error.errno not in DISK_FULL
 
-    def put(self, file: Path, address: str) -> None:
+    def upload(self, file: Path, address: str) -> None:
         """Copy a file of this machine to `address`; folders on the way are made.
 
         Raises:
             StorageError: it cannot be written.
         """
         if address.startswith("pipe:"):
-            raise ConfigError(f"{shown(address)}: a command cannot be written to; give a path or a URL")
+            raise ConfigError(f"{redact(address)}: a command cannot be written to; give a path or a URL")
 
         def write() -> None:
             fs, path = self._fs(address)
-            if address.split("://", 1)[0] not in _WITHOUT_FOLDERS:
+            if address.split("://", 1)[0] not in _PROTOCOLS_WITHOUT_FOLDERS:
                 fs.makedirs(fs._parent(path), exist_ok=True)
             fs.put_file(str(file), path)
 
         if is_remote(address):
-            self._try(address, write)
+            self._with_retries(address, write)
             return
         target = _path(address)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            self._try(address, lambda: shutil.copyfile(file, temporary))
+        with replace_file(target) as temporary:
+            self._with_retries(address, lambda: shutil.copyfile(file, temporary))
 
     def open(self, address: str) -> BinaryIO:
         """Open for reading at any place, for formats such as Parquet. What is read later is tried again like all else.
@@ -187,16 +187,16 @@ class Storage:
             StorageError: it cannot be had; also while reading.
         """
         if not is_remote(address):
-            return self._try(address, lambda: _path(address).open("rb"))
+            return self._with_retries(address, lambda: _path(address).open("rb"))
         if not address.startswith("pipe:"):
-            file = self._try(address, lambda: self._opened(address))
+            file = self._with_retries(address, lambda: self._open_remote(address))
             if file is not None:
                 return file
-        with self.local(address) as path:
+        with self.local_copy(address) as path:
             # Open, it outlives its name.
             return path.open("rb")
 
-    def _opened(self, address: str) -> BinaryIO | None:
+    def _open_remote(self, address: str) -> BinaryIO | None:
         """fsspec's file, which reads ahead, but every request is tried again; None where the server gives no parts."""
         fs, path = self._fs(address)
         size = self.size(address)
@@ -216,7 +216,7 @@ class Storage:
                 raise OSError(f"{len(found)} bytes came, {end - begin} were asked for")
             return found
 
-        file.cache.fetcher = lambda begin, end: self._try(address, lambda: read(begin, end))
+        file.cache.fetcher = lambda begin, end: self._with_retries(address, lambda: read(begin, end))
         return cast(BinaryIO, file)
 
     def list(self, pattern: str) -> list[str]:
@@ -230,7 +230,7 @@ class Storage:
             fs, path = self._fs(pattern)
             return sorted(str(fs.unstrip_protocol(name)) if is_remote(pattern) else name for name in fs.glob(path))
 
-        return self._try(pattern, found)
+        return self._with_retries(pattern, found)
 
     def _info(self, address: str) -> dict[str, Any]:
         def info() -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Storage:
                 raise ValueError("the server does not say how long the file is")
             return found
 
-        return self._try(address, info)
+        return self._with_retries(address, info)
 
     def _fs(self, address: str) -> tuple[Any, str]:
         return file_system(address, self.options, self.config.timeout_s)
@@ -250,7 +250,7 @@ class Storage:
     def _copy(self, address: str, target: Path) -> None:
         if address.startswith("pipe:"):
             with target.open("wb") as out:
-                run_into(address.removeprefix("pipe:"), out, self.config.timeout_s)
+                write_command_output(address.removeprefix("pipe:"), out, self.config.timeout_s)
         else:
             fs, path = self._fs(address)
             # One request for the whole; the libraries notice when fewer bytes come than were announced.
@@ -258,18 +258,18 @@ class Storage:
         with target.open("rb") as written:
             os.fsync(written.fileno())
 
-    def _try(self, address: str, work: Callable[[], T]) -> T:
+    def _with_retries(self, address: str, work: Callable[[], T]) -> T:
         if address.startswith("pipe:") and not self.config.allow_pipe:
             raise ConfigError(
-                f"{shlex.quote(shown(address))} would run a command in a shell, and whoever writes a list of shards could "
+                f"{shlex.quote(redact(address))} would run a command in a shell, and whoever writes a list of shards could "
                 "run anything; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
             )
-        return attempt(
+        return call_with_retries(
             work,
             address,
             retries=self.config.retries,
             back_off_s=self.config.back_off_s,
-            secrets=secrets_of(self.options),
+            secrets=secret_values(self.options),
         )
 
 

@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-_LONGEST_PAUSE_S = 60.0
+_MAX_PAUSE_S = 60.0
 # Asking again may help: the server is busy, or asks to be asked later.
-_BUSY = (408, 425, 429)
+_TRANSIENT_STATUS = (408, 425, 429)
 # Missing, forbidden, or an address or option that cannot be used (`ValueError`, `TypeError`).
-_FINAL = (
+_PERMANENT_ERRORS = (
     FileNotFoundError,
     PermissionError,
     IsADirectoryError,
@@ -29,10 +29,10 @@ _FINAL = (
     ValueError,
 )
 # Botocore's, by name, so that nothing has to be imported.
-_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
+_PERMANENT_ERROR_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
 _SECRET = re.compile("key|secret|token|pass|auth|sign|account", re.IGNORECASE)
 # Shorter ones would stand in every second word.
-_SHORTEST_SECRET = 4
+_MIN_SECRET_LENGTH = 4
 
 
 class StorageError(OSError):
@@ -45,7 +45,7 @@ class StorageError(OSError):
     missing = False
 
 
-def attempt(
+def call_with_retries(
     work: Callable[[], T], address: str, *, retries: int, back_off_s: float, secrets: tuple[str, ...] = ()
 ) -> T:
     """What `work` returns, called again where that may help, after pauses that double and are a little random.
@@ -64,16 +64,16 @@ def attempt(
     # Here and not above: where tornado is installed, tenacity imports it too.
     import tenacity
 
-    def say(state: tenacity.RetryCallState) -> None:
-        cause = _cause(state.outcome.exception() if state.outcome else None, secrets)
-        log.warning("%s: %s; trying again in %.1f s", shown(address), cause, state.upcoming_sleep)
+    def log_retry(state: tenacity.RetryCallState) -> None:
+        cause = _cause_text(state.outcome.exception() if state.outcome else None, secrets)
+        log.warning("%s: %s; trying again in %.1f s", redact(address), cause, state.upcoming_sleep)
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(retries + 1),
         # Random, so that workers do not ask in step.
-        wait=tenacity.wait_exponential(back_off_s, max=_LONGEST_PAUSE_S) + tenacity.wait_random(0, back_off_s / 2),
-        retry=tenacity.retry_if_exception(_may_pass),
-        before_sleep=say,
+        wait=tenacity.wait_exponential(back_off_s, max=_MAX_PAUSE_S) + tenacity.wait_random(0, back_off_s / 2),
+        retry=tenacity.retry_if_exception(_is_transient),
+        before_sleep=log_retry,
         reraise=True,
     )
     try:
@@ -83,22 +83,22 @@ def attempt(
     except Exception as error:
         tried = retrying.statistics["attempt_number"]
         attempts = "one attempt" if tried == 1 else f"{tried} attempts"
-        failed = StorageError(f"{shown(address)}: {attempts}, the last one failed with {_cause(error, secrets)}")
+        failed = StorageError(f"{redact(address)}: {attempts}, the last one failed with {_cause_text(error, secrets)}")
         failed.errno = error.errno if isinstance(error, OSError) else None
         failed.missing = isinstance(error, FileNotFoundError)
         raise failed from None
 
 
-def longest_pauses(retries: int, back_off_s: float) -> float:
+def max_total_pause(retries: int, back_off_s: float) -> float:
     """Seconds of all pauses together, at most."""
-    return sum(min(back_off_s * 2.0**number, _LONGEST_PAUSE_S) + back_off_s / 2 for number in range(retries))
+    return sum(min(back_off_s * 2.0**number, _MAX_PAUSE_S) + back_off_s / 2 for number in range(retries))
 
 
-def _cause(error: BaseException | None, secrets: tuple[str, ...]) -> str:
-    return shown(f"{type(error).__name__}: {error}", secrets)
+def _cause_text(error: BaseException | None, secrets: tuple[str, ...]) -> str:
+    return redact(f"{type(error).__name__}: {error}", secrets)
 
 
-def shown(text: str, secrets: tuple[str, ...] = ()) -> str:
+def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """Without user names, passwords and signatures that URLs may hold, and without `secrets`."""
     text = re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
     for secret in secrets:
@@ -106,7 +106,7 @@ def shown(text: str, secrets: tuple[str, ...] = ()) -> str:
     return text
 
 
-def secrets_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+def secret_values(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The values of fsspec's options that are credentials, judged by their names; the longest first."""
     return tuple(sorted(set(_secrets(options, False)), key=len, reverse=True))
 
@@ -118,17 +118,17 @@ def _secrets(value: Any, secret: bool) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _secrets(inner, secret)
-    elif secret and isinstance(value, str) and len(value) >= _SHORTEST_SECRET:
+    elif secret and isinstance(value, str) and len(value) >= _MIN_SECRET_LENGTH:
         yield value
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether another attempt may go better: not so where the file is missing, forbidden, or the disk is full."""
-    if not isinstance(error, Exception) or isinstance(error, (StorageError, *_FINAL)):
+    if not isinstance(error, Exception) or isinstance(error, (StorageError, *_PERMANENT_ERRORS)):
         return False
-    if type(error).__name__ in _FINAL_NAMES:
+    if type(error).__name__ in _PERMANENT_ERROR_NAMES:
         return False
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return False
     status = getattr(error, "status", None)
-    return not isinstance(status, int) or status >= 500 or status in _BUSY
+    return not isinstance(status, int) or status >= 500 or status in _TRANSIENT_STATUS

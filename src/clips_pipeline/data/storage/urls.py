@@ -15,7 +15,7 @@ from clips_pipeline.config import ConfigError
 _CHUNK = 1 << 20
 
 
-def expand(addresses: str | Sequence[str]) -> list[str]:
+def expand_addresses(addresses: str | Sequence[str]) -> list[str]:
     """Every single address, in the order in which they are written.
 
     Args:
@@ -25,19 +25,19 @@ def expand(addresses: str | Sequence[str]) -> list[str]:
         ConfigError: braces that do not fit, or no address at all.
     """
     texts = [addresses] if isinstance(addresses, str) else list(addresses)
-    found: list[str] = []
+    expanded: list[str] = []
     for text in texts:
         # A command may hold braces and colons of its own.
         parts = [text] if text.startswith("pipe:") else text.split("::")
         for part in parts:
             try:
-                found += braceexpand.braceexpand(part)
+                expanded += braceexpand.braceexpand(part)
             except braceexpand.UnbalancedBracesError:  # type: ignore[attr-defined]
                 raise ConfigError(f"{part!r}: the braces do not fit; write ranges like {{000..123}}") from None
-    found = [address.strip() for address in found if address.strip()]
-    if not found:
+    expanded = [address.strip() for address in expanded if address.strip()]
+    if not expanded:
         raise ConfigError("no address of a shard; give one, such as /data/{00000..00099}.tar")
-    return found
+    return expanded
 
 
 def is_remote(address: str) -> bool:
@@ -60,14 +60,14 @@ def file_system(address: str, options: Mapping[str, Mapping[str, Any]], timeout_
     from fsspec.core import url_to_fs
 
     protocol = address.split("://", 1)[0] if "://" in address else "file"
-    fs, path = url_to_fs(address, **_patient(protocol, timeout_s, dict(options.get(protocol, {}))))
+    fs, path = url_to_fs(address, **_with_timeouts(protocol, timeout_s, dict(options.get(protocol, {}))))
     if protocol == "s3":
         # With its own five on top of ours a server in trouble would be asked thirty times.
         fs.retries = 1
     return fs, path
 
 
-def _patient(protocol: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
+def _with_timeouts(protocol: str, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
     if protocol in ("http", "https", "gs", "gcs"):
         from aiohttp import ClientTimeout
 
@@ -80,7 +80,7 @@ def _patient(protocol: str, seconds: float, options: dict[str, Any]) -> dict[str
     return options
 
 
-def run_into(command: str, out: BinaryIO, timeout_s: float) -> None:
+def write_command_output(command: str, out: BinaryIO, timeout_s: float) -> None:
     """Write the output of a command to `out`, by webdataset's `Pipe`: in a shell, which is why it has to be allowed.
 
     webdataset's own switch (the environment variable `WDS_SECURE=1`) forbids it too, whatever the configuration says.
@@ -103,8 +103,8 @@ def run_into(command: str, out: BinaryIO, timeout_s: float) -> None:
         raise ConfigError(
             "pipe: WDS_SECURE is set, so webdataset runs no commands; unset it, or use s3://, gs:// or http://"
         )
-    with tempfile.TemporaryFile() as said:
-        options = {"stdin": subprocess.DEVNULL, "stderr": said, "start_new_session": True}
+    with tempfile.TemporaryFile() as stderr:
+        options = {"stdin": subprocess.DEVNULL, "stderr": stderr, "start_new_session": True}
         pipe = Pipe(command, mode="rb", shell=True, **options)  # noqa: S604 - allowed by storage.allow_pipe
         process = pipe.proc  # read directly: `Pipe` itself has no time-out for a command that hangs
         try:
@@ -125,6 +125,6 @@ def run_into(command: str, out: BinaryIO, timeout_s: float) -> None:
                 process.wait()
             process.stdout.close()
         if status:
-            said.seek(0)
-            tail = said.read().decode("utf-8", "replace").strip()[-300:]
+            stderr.seek(0)
+            tail = stderr.read().decode("utf-8", "replace").strip()[-300:]
             raise OSError(f"the command ended with {status}: {tail}")

@@ -73,8 +73,8 @@ def caption_examples(
         width: of the beam.
         remote: where shards that are not on this machine are copied to.
     """
-    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
-    records = list(islice(shards.in_order(range(min(count, sum(shards.samples)))), count))
+    shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
+    records = list(islice(shards.iterate(range(min(count, sum(shards.samples)))), count))
     transform = partial(eval_image, config=images)
     with evaluation_mode(model):
         return [caption_record(model, record, tokenizer, transform, width=width) for record in records], records

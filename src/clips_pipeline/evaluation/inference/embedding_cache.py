@@ -18,7 +18,7 @@ import torch
 
 from clips_pipeline import formats
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
-from clips_pipeline.io.atomic import replacing
+from clips_pipeline.io.atomic import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class EmbeddingCache:
             log.warning("%s is damaged (%s); it is made again", path, error)
         made = make()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as out:
+        with replace_file(path) as temporary, temporary.open("wb") as out:
             np.savez(out, **made)  # type: ignore[arg-type]  # its second parameter is no array
         return made
 

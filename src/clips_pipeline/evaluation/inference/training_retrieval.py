@@ -58,7 +58,7 @@ def measure_retrieval(
         ValueError: on all ranks alike, the split is empty, or the model gives NaN.
     """
     device = next(model.parameters()).device
-    shards = ShardSet(shards_dir, split, keep_open=1, remote=remote)
+    shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
     places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
     with evaluation_mode(model):
         embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
@@ -93,7 +93,7 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
     owner_R: list[int] = []
     images = 0
     for places in batches:
-        records = list(shards.in_order(places))
+        records = list(shards.iterate(places))
         if not records:
             continue
         image_RE.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in records)))

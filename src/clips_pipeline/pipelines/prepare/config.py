@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from clips_pipeline.config import ConfigError, Fraction
-from clips_pipeline.data.prepare.executor import RunOn
-from clips_pipeline.data.prepare.filters import MOST_PIXELS, FilterConfig, Rules
+from clips_pipeline.config import ConfigError, FormerName, Fraction
+from clips_pipeline.data.prepare.executor import ExecutorConfig
+from clips_pipeline.data.prepare.filters import MAX_PIXELS, FilterConfig, Rules
 from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.data.sources.folder import FolderConfig
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig
 from clips_pipeline.data.sources.recaption import RecaptionConfig
-from clips_pipeline.data.storage.files import shown
+from clips_pipeline.data.storage.files import redact
 from clips_pipeline.reports.data.data_health import HealthConfig
 from clips_pipeline.text.tokenizers.train_vocabulary import SMALLEST
 
@@ -41,7 +41,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if getattr(self, self.kind) is None:
             raise ConfigError(
-                f"kind: {self.kind!r}, but the group {self.kind!r} is missing; set {_LEAST[self.kind]}, see docs/data.md"
+                f"kind: {self.kind!r}, but the group {self.kind!r} is missing; set {_REQUIRED_KEYS[self.kind]}, see docs/data.md"
             )
 
     @property
@@ -53,10 +53,10 @@ class SourceConfig:
             "recaption": self.recaption and (self.recaption.train, self.recaption.tables),
             "clip_benchmark": self.clip_benchmark and (self.clip_benchmark.root, self.clip_benchmark.split),
         }.get(self.kind)
-        return tuple(shown(one) for each in found or () for one in ((each,) if isinstance(each, str) else each))
+        return tuple(redact(one) for each in found or () for one in ((each,) if isinstance(each, str) else each))
 
 
-_LEAST = {
+_REQUIRED_KEYS = {
     "folder": "source.folder.images and .captions",
     "img2dataset": "source.img2dataset.train",
     "recaption": "source.recaption.train and .tables",
@@ -92,7 +92,7 @@ class PrepareConfig:
         tokenizer: how text becomes ids.
         processes: that make shards side by side; the result does not depend on it.
         run_on: these processes, or a cluster; the result does not depend on it.
-        max_skip_share: of samples that cannot be used; more stop the run. A damaged shard counts as many as others hold.
+        max_skipped_fraction: of samples that cannot be used; more stop the run. A damaged shard counts as many as others hold.
         max_pixels: of an image; more count as a decompression bomb.
         interleaved: samples of shards in place whose files do not stand side by side: other readers would see pieces.
         filters: of usable samples, those that are wanted.
@@ -102,9 +102,9 @@ class PrepareConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     processes: Annotated[int, Ge(1), Le(1024)] = 2
-    run_on: RunOn = field(default_factory=RunOn)
-    max_skip_share: Fraction = 0.05
-    max_pixels: Annotated[int, Ge(1), Le(MOST_PIXELS)] = MOST_PIXELS
+    run_on: ExecutorConfig = field(default_factory=ExecutorConfig)
+    max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")] = 0.05
+    max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -17,7 +17,7 @@ from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderSource
 from clips_pipeline.data.sources.img2dataset import Img2datasetSource
 from clips_pipeline.data.sources.recaption import RecaptionSource
-from clips_pipeline.io.atomic import replacing_folder
+from clips_pipeline.io.atomic import replace_folder
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.reports.data.data_health import write_data_health
 from clips_pipeline.text.caption_rows import CaptionConfig
@@ -29,7 +29,7 @@ from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 log = logging.getLogger(__name__)
 
 
-def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
+def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
     """The source that the parameters choose: `data.sources.source.Source`.
 
     Raises:
@@ -51,19 +51,19 @@ def source_of(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
 def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:
     """Whether `shards` holds what these parameters would prepare."""
 
-    return run.is_current(source_of(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
+    return run.is_current(make_source(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
 
 
 def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, Path]) -> Path:
     """Source to validated shards and their index."""
 
     config = typed("prepare", parameters)
-    source, target = source_of(parameters, remote.storage, paths["caption_tables"]), paths["shards"]
+    source, target = make_source(parameters, remote.storage, paths["caption_tables"]), paths["shards"]
     run.prepare(
         source,
         target,
         processes=config.processes,
-        max_skip_share=config.max_skip_share,
+        max_skipped_fraction=config.max_skipped_fraction,
         rules=config.rules,
         run_on=config.run_on,
     )
@@ -81,7 +81,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
         log.info("%s: up to date, nothing to do", target)
         return target
     tokenizer: Tokenizer
-    with replacing_folder(target) as folder:
+    with replace_folder(target) as folder:
         if config.kind == "trained":
             records = eval_samples(shards, "train", remote=remote)
             captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import flatten
-from clips_pipeline.data.prepare.statistics import added, load_statistics
+from clips_pipeline.data.prepare.statistics import add_counts, load_statistics
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.per_item.comparison import intervals
@@ -110,7 +110,7 @@ def write_card(
     client = MlflowClient()
     index, counts = load_index(shards), load_statistics(shards).splits
     splits = {
-        name: SplitFacts(index.split_samples(name), added(counts[name].skipped, counts[name].filtered))
+        name: SplitFacts(index.split_samples(name), add_counts(counts[name].skipped, counts[name].filtered))
         for name in index.splits
     }
     facts = CardFacts(

@@ -113,7 +113,7 @@ class DrawnSamples:
     """
 
     def __init__(self, folder: Path, split: str, most: int, remote: ShardCache | None) -> None:
-        self.set = ShardSet(folder, split, keep_open=1, remote=remote)
+        self.set = ShardSet(folder, split, max_open_files=1, remote=remote)
         self.split, self.unreadable = split, 0
         shards = list(range(len(self.set.samples)))
         random.Random(f"{_SEED}/{split}").shuffle(shards)  # noqa: S311 - no secret depends on it

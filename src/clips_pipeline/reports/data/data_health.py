@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from clips_pipeline.config import PositiveInt
 from clips_pipeline.data.images.decode import DECODE_ERRORS
-from clips_pipeline.data.images.thumbnail import Thumbnail, thumbnail
+from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.data.shards.index import Index, load_index
 from clips_pipeline.data.shards.records import Record
@@ -111,7 +111,7 @@ class Card:
     def of(cls, record: Record) -> "Card":
         """From a sample, whatever its image holds."""
         try:
-            return cls(record, thumbnail(record.image, _THUMBNAIL))
+            return cls(record, make_thumbnail(record.image, _THUMBNAIL))
         except DECODE_ERRORS as error:
             return cls(record, None, type(error).__name__)
 
@@ -157,7 +157,7 @@ def _image_charts(statistics: Statistics) -> list[Chart]:
         whole = Histogram()
         for split in statistics.splits.values():
             if name in split.histograms:
-                whole = whole.plus(split.histograms[name])
+                whole = whole.merge(split.histograms[name])
         if whole.count:
             charts.append(Chart(histogram_chart(octave_bars(whole), label, doubling=base, show=show), label))
     return charts

@@ -40,15 +40,15 @@ def findings(index: Index, statistics: Statistics, texts: Mapping[str, SplitText
 
 def _of_samples(name: str, split: SplitStatistics, captions_needed: bool) -> list[str]:
     found = []
-    seen = split.kept + sum(split.filtered.values()) + split.lost
+    seen = split.kept + sum(split.filtered.values()) + split.unusable
     if split.damaged_shards:
         found.append(
             f"{name}: {number(split.damaged_shards)} of {number(split.shards)} shards cannot be read to their end."
         )
-    if split.lost > MOST_LOST * seen:
+    if split.unusable > MOST_LOST * seen:
         reason = max(split.skipped, key=lambda name: split.skipped[name], default="damaged shards")
         found.append(
-            f"{name}: {share(split.lost, seen)} of the samples cannot be used; the most frequent reason is {reason}."
+            f"{name}: {share(split.unusable, seen)} of the samples cannot be used; the most frequent reason is {reason}."
         )
     for reason, count in split.noted.items():
         found.append(f"{name}: {number(count)} samples in use are odd: {reason}.")

@@ -8,7 +8,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from clips_pipeline.data.loading.stall_monitor import ReadClock, Stall, StallWatch
+from clips_pipeline.data.loading.stall_monitor import ReadClock, Stall, StallMonitor
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.event_logger import DATA_WAIT, Due
@@ -32,14 +32,14 @@ class DataWaitMonitor(Callback):  # type: ignore[misc]
         self, writer: EventWriter | None, clock: ReadClock, shards: Sequence[ShardEntry], stall_s: float, due: Due
     ) -> None:
         self.writer, self.clock, self.shards, self.stall_s, self.due = writer, clock, shards, stall_s, due
-        self._watch: StallWatch | None = None
+        self._watch: StallMonitor | None = None
         self._asked_at = self._since = 0.0
         self._waited = 0.0
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Start the clock and the watch."""
         self._since = time.perf_counter()
-        self._watch = StallWatch(self.clock, dist.get_global_rank(), self.stall_s, self._tell)
+        self._watch = StallMonitor(self.clock, dist.get_global_rank(), self.stall_s, self._tell)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         """A batch is waited for."""

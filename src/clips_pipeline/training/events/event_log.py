@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.io.disk_errors import cannot_write
+from clips_pipeline.io.disk_errors import write_error
 
 Event = dict[str, Any]
 
@@ -36,7 +36,7 @@ class EventWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab+", buffering=0)
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         # A process killed inside a write leaves half a line; ending it keeps the next event readable.
         self._torn = False
         if self._file.tell():
@@ -52,7 +52,7 @@ class EventWriter:
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
         self._torn = False
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import StorageError
-from clips_pipeline.io.disk_errors import CannotWriteError, Reserve
+from clips_pipeline.io.disk_errors import CannotWriteError, DiskReserve
 from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.launch.folder_lock import WORKER, hold
@@ -62,7 +62,7 @@ def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int
     rank, run_folder = _rank(), Path(spec.run_folder)
     with (
         _life_sign(spec, rank) as life,
-        Reserve(run_folder) if rank == 0 else nullcontext() as reserve,
+        DiskReserve(run_folder) if rank == 0 else nullcontext() as reserve,
         EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
     ):
         try:

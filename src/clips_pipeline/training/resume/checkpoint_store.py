@@ -20,7 +20,7 @@ from typing import BinaryIO, TypedDict
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.atomic import sync_folder
-from clips_pipeline.io.disk_errors import cannot_write
+from clips_pipeline.io.disk_errors import write_error
 
 STATE = "state.pt"
 SPEC = "run_spec.json"
@@ -146,7 +146,7 @@ def save(folder: Path, step: int, files: dict[str, Fill], keep: int) -> Path:
         sync_folder(folder)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise cannot_write(target, error) from error
+        raise write_error(target, error) from error
     shutil.rmtree(folder / f".ba{step}.replaced", ignore_errors=True)
     whole = [found for found in list_checkpoints(folder) if _cut(found.folder) is None]
     for old in whole[keep:]:

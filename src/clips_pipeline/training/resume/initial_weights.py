@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.io.atomic import replacing
+from clips_pipeline.io.atomic import replace_file
 from clips_pipeline.training.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
 
 
 def _place(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
+    with replace_file(target) as temporary:
         try:
             # A model folder is replaced as a whole and its files are never written again, so a link is as good as a copy.
             os.link(source.resolve(), temporary)

@@ -10,11 +10,11 @@ from PIL import Image, ImageEnhance
 
 from clips_pipeline.data.images.color import (
     Pixels,
-    change_brightness,
-    change_contrast,
-    change_saturation,
-    random_colours,
-    turn_hue,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    augment_colors,
 )
 
 Doubles = NDArray[np.float64]
@@ -41,7 +41,7 @@ def naive_change(values_CN: Doubles, change: str, amount: float) -> Doubles:
     return np.clip(changed, 0, 255)
 
 
-def naive_colours(pixels_CHW: Pixels, draws: Random, gray: bool, pillow: bool) -> Pixels:
+def naive_colors(pixels_CHW: Pixels, draws: Random, gray: bool, pillow: bool) -> Pixels:
     """All steps at strength 0.4; `pillow`: in Pillow, whose pictures have 8 bits after each step."""
     picture = Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
     values_CN = pixels_CHW.reshape(3, -1).astype(float)
@@ -69,7 +69,7 @@ def naive_colours(pixels_CHW: Pixels, draws: Random, gray: bool, pillow: bool) -
 
 
 @pytest.fixture(scope="module")
-def colours() -> Pixels:
+def colors() -> Pixels:
     """Random colours, among them greys, primaries, and all ways in which two channels can be equal."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 32), np.uint8)
     pixels[:, 0] = pixels[:1, 0]
@@ -81,39 +81,39 @@ def colours() -> Pixels:
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.68, 1.0, 1.32, 1.8])
-@pytest.mark.parametrize("change", [change_brightness, change_contrast, change_saturation])
-def test_factors(change, amount: float, colours: Pixels) -> None:  # type: ignore[no-untyped-def]
-    found = colours.reshape(3, -1).astype(np.float32)
+@pytest.mark.parametrize("change", [adjust_brightness, adjust_contrast, adjust_saturation])
+def test_factors(change, amount: float, colors: Pixels) -> None:  # type: ignore[no-untyped-def]
+    found = colors.reshape(3, -1).astype(np.float32)
     change(found, amount)
-    wanted = naive_change(colours.reshape(3, -1).astype(float), change.__name__.removeprefix("change_"), amount)
+    wanted = naive_change(colors.reshape(3, -1).astype(float), change.__name__.removeprefix("adjust_"), amount)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.2, -0.08, -0.01, 0.0, 0.03, 1 / 6, 0.2, 1 / 3, 0.5])
-def test_hue(turn: float, colours: Pixels) -> None:
-    found = colours.reshape(3, -1).astype(np.float32)
-    turn_hue(found, turn)
-    np.testing.assert_allclose(found, naive_change(colours.reshape(3, -1).astype(float), "hue", turn), atol=1e-3)
+def test_hue(turn: float, colors: Pixels) -> None:
+    found = colors.reshape(3, -1).astype(np.float32)
+    adjust_hue(found, turn)
+    np.testing.assert_allclose(found, naive_change(colors.reshape(3, -1).astype(float), "hue", turn), atol=1e-3)
 
 
 @pytest.mark.parametrize("gray", [False, True])
-def test_all_steps(gray: bool, colours: Pixels) -> None:
+def test_all_steps(gray: bool, colors: Pixels) -> None:
     for seed in range(30):
-        found = random_colours(colours, strength=0.4, jitter=1.0, grayscale=float(gray), draws=_draws(seed)).astype(int)
-        exact = naive_colours(colours, _draws(seed), gray, pillow=False)
+        found = augment_colors(colors, strength=0.4, jitter=1.0, grayscale=float(gray), draws=_draws(seed)).astype(int)
+        exact = naive_colors(colors, _draws(seed), gray, pillow=False)
         assert np.abs(found - exact).max() <= 1
         assert (found != exact).mean() < 0.001
         # Pillow's steps of 1/256 of the circle and of whole levels add up where colours are strong.
-        off = np.abs(found - naive_colours(colours, _draws(seed), gray, pillow=True))
+        off = np.abs(found - naive_colors(colors, _draws(seed), gray, pillow=True))
         assert off.max() <= 14
         assert off.mean() < 2.0
 
 
-def test_a_picture_left_alone_is_the_same(colours: Pixels) -> None:
-    before = colours.copy()
-    never = random_colours(colours, strength=0.4, jitter=0.0, grayscale=0.0, draws=_draws(0))
-    no_strength = random_colours(colours, strength=0.0, jitter=1.0, grayscale=0.0, draws=_draws(0))
-    assert never is colours
-    assert no_strength is colours
-    random_colours(colours, strength=1.0, jitter=1.0, grayscale=1.0, draws=_draws(0))
-    assert np.array_equal(colours, before)
+def test_a_picture_left_alone_is_the_same(colors: Pixels) -> None:
+    before = colors.copy()
+    never = augment_colors(colors, strength=0.4, jitter=0.0, grayscale=0.0, draws=_draws(0))
+    no_strength = augment_colors(colors, strength=0.0, jitter=1.0, grayscale=0.0, draws=_draws(0))
+    assert never is colors
+    assert no_strength is colors
+    augment_colors(colors, strength=1.0, jitter=1.0, grayscale=1.0, draws=_draws(0))
+    assert np.array_equal(colors, before)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tests.unit.data.samples import picture
 
-from clips_pipeline.data.images.color import Pixels, rgb
-from clips_pipeline.data.images.decode import DECODE_ERRORS, SCALES, Encoded
+from clips_pipeline.data.images.color import Pixels, to_rgb
+from clips_pipeline.data.images.decode import DECODE_ERRORS, SCALES, EncodedImage
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:
@@ -43,7 +43,7 @@ def _pillow(content: bytes, scale: int) -> Pixels:
 )
 def test_jpegs(options: dict[str, Any], scale: int) -> None:
     content = _jpeg(**options)
-    encoded = Encoded(content)
+    encoded = EncodedImage(content)
     assert (encoded.width, encoded.height, encoded.scales) == (203, 117, SCALES)
     decoded = encoded.decode(scale)
     # A CMYK picture is not for simplejpeg. Torch warns of arrays that cannot be written to.
@@ -57,38 +57,38 @@ def test_jpegs(options: dict[str, Any], scale: int) -> None:
 def test_small_jpegs(size: tuple[int, int]) -> None:
     content = _jpeg(size)
     for scale in SCALES:
-        assert np.array_equal(Encoded(content).decode(scale), _pillow(content, scale))
+        assert np.array_equal(EncodedImage(content).decode(scale), _pillow(content, scale))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
 def test_other_formats_have_one_scale(mode: str) -> None:
     content = picture(1, mode=mode)
-    encoded = Encoded(content)
+    encoded = EncodedImage(content)
     assert encoded.scales == (1,)
-    assert np.array_equal(encoded.decode(), np.asarray(rgb(Image.open(io.BytesIO(content)))))
+    assert np.array_equal(encoded.decode(), np.asarray(to_rgb(Image.open(io.BytesIO(content)))))
 
 
 def test_small_faults_are_judged_by_pillow() -> None:
     content = _jpeg()
     # A byte that belongs nowhere before the end mark; libjpeg warns of it and Pillow does not mind.
     faulty = content[:-2] + b"\x00" + content[-2:]
-    assert np.array_equal(Encoded(faulty).decode(), _pillow(content, 1))
+    assert np.array_equal(EncodedImage(faulty).decode(), _pillow(content, 1))
 
 
 def test_damage_raises() -> None:
     content = _jpeg()
     for damaged in (b"", b"no image", content[:10], content[: len(content) // 2], content[:-40]):
         with pytest.raises(DECODE_ERRORS):
-            Encoded(damaged).decode()
+            EncodedImage(damaged).decode()
 
 
 def test_huge_pictures_meet_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 117 // 3)
     with pytest.raises(Image.DecompressionBombError):
-        Encoded(_jpeg())
+        EncodedImage(_jpeg())
 
 
 def test_real_photos(fixtures_dir: Path) -> None:
     for file in sorted((fixtures_dir / "images").iterdir())[:8]:
         for scale in SCALES:
-            assert np.array_equal(Encoded(file.read_bytes()).decode(scale), _pillow(file.read_bytes(), scale))
+            assert np.array_equal(EncodedImage(file.read_bytes()).decode(scale), _pillow(file.read_bytes(), scale))

@@ -19,7 +19,7 @@ from clips_pipeline.data.images.transforms import (
     UndecodableImageError,
     eval_image,
     eval_pixels,
-    normalise,
+    normalize,
     train_pixels,
 )
 
@@ -165,16 +165,16 @@ def test_damaged_images_raise_one_error(noisy: bytes) -> None:
 
 def test_normalise() -> None:
     images_BCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
-    found = normalise(images_BCHW, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
+    found = normalize(images_BCHW, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
     torch.testing.assert_close(found.flatten(), torch.tensor([-1.0, 3.0, 0.0]))
     with pytest.raises(TypeError, match="normalised twice"):
-        normalise(found, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
+        normalize(found, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
 
 
 def test_eval_image_is_what_the_model_takes(noisy: bytes) -> None:
     config = ImageConfig(size=20)
     found_CHW = eval_image(Image.open(io.BytesIO(noisy)), config)
-    wanted = normalise(torch.from_numpy(_eval(noisy, config))[None], config.mean, config.std)[0]
+    wanted = normalize(torch.from_numpy(_eval(noisy, config))[None], config.mean, config.std)[0]
     assert found_CHW.dtype == torch.float32
     assert torch.equal(found_CHW, wanted)
 

@@ -15,7 +15,7 @@ from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.loader import train_loader
-from clips_pipeline.data.loading.order import MOST_STREAMS, WINDOW_SAMPLES
+from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
@@ -42,7 +42,7 @@ def _loader(folder: Path, **changes: Any) -> Any:
         "global_batch_size": BATCH,
         "seed": 3,
         "window_samples": 15,
-        "most_streams": 2,
+        "max_streams": 2,
     }
     return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
 
@@ -131,7 +131,7 @@ def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_siz
 
 
 def test_resuming_with_another_batch_size_goes_on_at_the_same_sample(shards: Path) -> None:
-    whole = {"window_samples": WINDOW_SAMPLES, "most_streams": MOST_STREAMS}
+    whole = {"window_samples": WINDOW_SAMPLES, "max_streams": MAX_STREAMS}
     keys = [key for batch in _epoch(_loader(shards, **whole)) for key in batch.keys]
     loader = _loader(shards, **whole, global_batch_size=5)
     loader.dataset.load_state_dict(_loader(shards, **whole).dataset.state_dict(16, True))
@@ -307,7 +307,7 @@ def test_the_dataset_travels_to_spawned_workers(shards: Path) -> None:
 
 
 def test_few_files_are_open_at_a_time(shards: Path) -> None:
-    opened = ShardSet(shards, "train", keep_open=2)
+    opened = ShardSet(shards, "train", max_open_files=2)
     for shard in (0, 1, 2, 0, 3, 0):
         assert opened.read(shard, 0).key == f"k{10 * shard:04d}"
     assert list(opened._open) == [3, 0]

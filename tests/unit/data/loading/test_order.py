@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clips_pipeline.data.loading.order import EpochOrder, streams_for
+from clips_pipeline.data.loading.order import EpochOrder, choose_streams
 
 
 def _stream(order: EpochOrder, epoch: int, stream: int) -> list[tuple[int, int]]:
-    return [order.at(epoch, stream, place) for place in range(order.length)]
+    return [order.locate(epoch, stream, place) for place in range(order.length)]
 
 
 def _epoch(order: EpochOrder, epoch: int) -> list[tuple[int, int]]:
@@ -84,8 +84,8 @@ def test_any_position_without_those_before() -> None:
     straight = _epoch(order, 4)
     fresh = EpochOrder([5, 3, 8, 2], seed=3, window_samples=6, streams=2)
     for position in (17, 2, 11, 0, 16, 5):
-        assert fresh.at(4, *divmod(position, 9)) == straight[position]
-        assert fresh.at(0, *divmod(position, 9)) == order.at(0, *divmod(position, 9))
+        assert fresh.locate(4, *divmod(position, 9)) == straight[position]
+        assert fresh.locate(0, *divmod(position, 9)) == order.locate(0, *divmod(position, 9))
 
 
 def test_reads_stay_within_the_shards_of_a_window() -> None:
@@ -95,22 +95,22 @@ def test_reads_stay_within_the_shards_of_a_window() -> None:
         found = _stream(order, 1, stream)
         for begin in range(0, order.length, 30):
             window = found[begin : begin + 30]
-            assert {shard for shard, _ in window} == set(order.shards_at(1, stream, begin + 7))
-            assert len(order.shards_at(1, stream, begin)) <= 4
+            assert {shard for shard, _ in window} == set(order.window_shards(1, stream, begin + 7))
+            assert len(order.window_shards(1, stream, begin)) <= 4
             assert window != sorted(window)
-        assert order.shards_at(1, stream, order.length) == []
-    assert order.widest <= 12
+        assert order.window_shards(1, stream, order.length) == []
+    assert order.max_open_shards <= 12
 
 
 @pytest.mark.parametrize(("samples", "widest"), [([1000], 1), ([1, 1, 1, 100], 4), ([5] * 4, 2)])
 def test_widest(samples: list[int], widest: int) -> None:
-    assert EpochOrder(samples, 0, window_samples=3).widest == widest
+    assert EpochOrder(samples, 0, window_samples=3).max_open_shards == widest
 
 
 def test_many_small_shards_do_not_open_too_many_files() -> None:
     order = EpochOrder([3] * 5000, 0, window_samples=15_000)
     assert order.window == 3 * 512
-    assert len(order.shards_at(0, 0, 0)) <= 514
+    assert len(order.window_shards(0, 0, 0)) <= 514
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_many_small_shards_do_not_open_too_many_files() -> None:
     [(20_000, 64, 1), (250_000, 64, 1), (250_001, 64, 64), (1_000_000, 30, 30), (10**9, 67, 1), (10**9, 32_768, 64)],
 )
 def test_streams_divide_the_batch_and_one_window_is_one_stream(samples: int, batch: int, streams: int) -> None:
-    assert streams_for(samples, batch, 250_000) == streams
+    assert choose_streams(samples, batch, 250_000) == streams
 
 
 def test_pickles() -> None:
     order = EpochOrder([5, 3], seed=3, window_samples=6, streams=2)
-    order.at(0, 0, 0)
+    order.locate(0, 0, 0)
     assert _epoch(pickle.loads(pickle.dumps(order)), 1) == _epoch(order, 1)  # noqa: S301

@@ -13,7 +13,7 @@ from tests.unit.data.samples import Lengths, ListSource, record
 
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.loader import train_loader
-from clips_pipeline.data.loading.stall_monitor import ReadClock, Stall, StallWatch
+from clips_pipeline.data.loading.stall_monitor import ReadClock, Stall, StallMonitor
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
@@ -35,13 +35,13 @@ def told() -> _Told:
 
 
 @pytest.fixture
-def watch(told: _Told) -> Iterator[StallWatch]:
-    made = StallWatch(ReadClock(0), rank=3, after_s=0.05, on_stall=told)
+def watch(told: _Told) -> Iterator[StallMonitor]:
+    made = StallMonitor(ReadClock(0), rank=3, after_s=0.05, on_stall=told)
     yield made
     made.close()
 
 
-def test_a_long_wait_names_who_reads_what(watch: StallWatch, told: _Told) -> None:
+def test_a_long_wait_names_who_reads_what(watch: StallMonitor, told: _Told) -> None:
     watch.clock.begin(17)
     watch.begin()
     assert told.any.wait(30.0)
@@ -51,7 +51,7 @@ def test_a_long_wait_names_who_reads_what(watch: StallWatch, told: _Told) -> Non
     assert stall.reading_seconds >= stall.seconds
 
 
-def test_a_long_wait_in_which_nothing_is_read(watch: StallWatch, told: _Told) -> None:
+def test_a_long_wait_in_which_nothing_is_read(watch: StallMonitor, told: _Told) -> None:
     watch.clock.begin(17)
     watch.clock.end()
     watch.begin()
@@ -59,7 +59,7 @@ def test_a_long_wait_in_which_nothing_is_read(watch: StallWatch, told: _Told) ->
     assert (told.stalls[0].worker, told.stalls[0].shard) == (None, None)
 
 
-def test_one_wait_is_told_more_and_more_seldom(watch: StallWatch, told: _Told) -> None:
+def test_one_wait_is_told_more_and_more_seldom(watch: StallMonitor, told: _Told) -> None:
     watch.begin()
     while len(told.stalls) < 3:
         time.sleep(0.01)
@@ -69,7 +69,7 @@ def test_one_wait_is_told_more_and_more_seldom(watch: StallWatch, told: _Told) -
     assert third >= 2 * second
 
 
-def test_nothing_is_told_while_nobody_waits(watch: StallWatch, told: _Told) -> None:
+def test_nothing_is_told_while_nobody_waits(watch: StallMonitor, told: _Told) -> None:
     watch.begin()
     watch.end()
     assert not told.any.wait(0.4)
@@ -93,7 +93,7 @@ def test_a_worker_that_hangs_is_named_in_the_training_process(tmp_path: Path, to
         tmp_path / "shards", "train", Lengths(), ImageConfig(size=8), global_batch_size=4, workers=2, seed=1
     )
     loader.dataset.shards.__class__ = _HangingShards
-    watch = StallWatch(loader.dataset.clock, rank=0, after_s=0.3, on_stall=told)
+    watch = StallMonitor(loader.dataset.clock, rank=0, after_s=0.3, on_stall=told)
     watch.begin()
     with ThreadPoolExecutor() as pool:
         batches = pool.submit(lambda: list(loader))

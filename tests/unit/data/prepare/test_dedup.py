@@ -7,18 +7,18 @@ import pytest
 from tests.unit.data.samples import ListSource, picture, record, tree
 
 from clips_pipeline.data.prepare import filters
-from clips_pipeline.data.prepare.dedup import Found, repeated
+from clips_pipeline.data.prepare.dedup import DuplicateRows, find_duplicates
 from clips_pipeline.data.prepare.filters import FilterConfig, Rules
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles
 from clips_pipeline.data.prepare.run import prepare
-from clips_pipeline.data.prepare.statistics import MEASURES, Histogram, load_statistics
+from clips_pipeline.data.prepare.statistics import HISTOGRAM_UNITS, Histogram, load_statistics
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.shards.reader import eval_samples
 
 
-@pytest.mark.parametrize("at_a_time", [10, 300, 1_000_000])
-def test_repeated_values_are_those_that_a_set_would_find(tmp_path: Path, at_a_time: int) -> None:
+@pytest.mark.parametrize("hashes_in_memory", [10, 300, 1_000_000])
+def test_repeated_values_are_those_that_a_set_would_find(tmp_path: Path, hashes_in_memory: int) -> None:
     draws = np.random.default_rng(0)
     (tmp_path / "jobs" / "train").mkdir(parents=True)
     jobs, columns = [], []
@@ -40,18 +40,22 @@ def test_repeated_values_are_those_that_a_set_would_find(tmp_path: Path, at_a_ti
                 expected[-1].append(place)
             elif not skip:
                 seen.add(value)
-    found = repeated(
-        jobs, "image", tmp_path / "work", without=lambda job: np.flatnonzero(leave_out[job]), at_a_time=at_a_time
+    found = find_duplicates(
+        jobs,
+        "image",
+        tmp_path / "work",
+        excluded=lambda job: np.flatnonzero(leave_out[job]),
+        hashes_in_memory=hashes_in_memory,
     )
-    assert [found.of(job).tolist() for job in range(len(jobs))] == expected
+    assert [found.rows_of(job).tolist() for job in range(len(jobs))] == expected
     assert found.total == sum(map(len, expected)) > 100
 
 
 def test_places_may_come_in_any_order(tmp_path: Path) -> None:
-    found = Found(tmp_path / "found")
+    found = DuplicateRows(tmp_path / "found")
     found.add(np.array([300, 2, 300]), np.array([7, 1, 3]))
     found.add(np.array([2, 299]), np.array([0, 5]))
-    assert {job: found.of(job).tolist() for job in (300, 2, 1, 299)} == {300: [3, 7], 2: [0, 1], 1: [], 299: [5]}
+    assert {job: found.rows_of(job).tolist() for job in (300, 2, 1, 299)} == {300: [3, 7], 2: [0, 1], 1: [], 299: [5]}
 
 
 def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: Path) -> None:
@@ -75,7 +79,11 @@ def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: 
         )
     rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
     made = prepare(
-        ListSource({"train": list(parts)}), tmp_path / "made", samples_per_shard=7, max_skip_share=1.0, rules=rules
+        ListSource({"train": list(parts)}),
+        tmp_path / "made",
+        samples_per_shard=7,
+        max_skipped_fraction=1.0,
+        rules=rules,
     )
     # One kind after the other, each over all that is left.
     for value in (lambda r: r.key, lambda r: r.image, lambda r: r.web_caption):
@@ -112,6 +120,6 @@ def test_histograms_are_those_of_the_samples_in_the_index(tmp_path: Path) -> Non
         "synthetic_characters": [len(one.synthetic_caption) for one in kept],
         "synthetic_words": [len(one.synthetic_caption.split()) for one in kept],
     }
-    assert found == {name: Histogram.of(np.array(values)) for name, values in expected.items()}
-    assert set(found) == set(MEASURES)
+    assert found == {name: Histogram.from_values(np.array(values)) for name, values in expected.items()}
+    assert set(found) == set(HISTOGRAM_UNITS)
     assert load_statistics(tmp_path / "shards").fingerprint == load_index(tmp_path / "shards").fingerprint

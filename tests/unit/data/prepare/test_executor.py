@@ -16,7 +16,7 @@ from tests.unit.data.work import WorkSource, until
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare import run as prepare_module
 from clips_pipeline.data.prepare.assemble import finish
-from clips_pipeline.data.prepare.executor import RunOn
+from clips_pipeline.data.prepare.executor import ExecutorConfig
 from clips_pipeline.data.prepare.filters import FilterConfig, Rules
 from clips_pipeline.data.prepare.run import prepare
 
@@ -170,7 +170,7 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], cluster: str
 ) -> None:
     work.kill(2)
-    prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", cluster))
+    prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
     assert tree(tmp_path / "shards") == expected
     begun = [work.begun(number) for number in range(work.count)]
     assert len(set(begun[2])) == 2
@@ -184,11 +184,11 @@ def test_a_job_that_kills_every_worker_is_one_clear_error_and_the_rest_stays_don
 ) -> None:
     work.kill(5, times=99)
     with pytest.raises(ConfigError, match=r"workers of the cluster were killed.*memory.*goes on from there"):
-        prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", cluster))
+        prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
     done = [len(work.begun(number)) for number in range(5)]
     assert len(work.begun(5)) == 2
     (work.folder / "kill-5").unlink()
-    prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", cluster))
+    prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
     assert [len(work.begun(number)) for number in range(5)] == done
     assert tree(tmp_path / "shards") == expected
 
@@ -230,7 +230,7 @@ def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repositor
     ending.start()
     try:
         with pytest.raises(ConfigError, match=r"the scheduler at tcp://.* went away.*goes on from there"):
-            prepare(work, tmp_path / "shards", rules=RULES, run_on=RunOn("dask", address))
+            prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", address))
     finally:
         held.unlink()
         ending.join()
@@ -246,11 +246,11 @@ def test_without_a_scheduler_there_is_one_clear_error(tmp_path: Path, work: Work
         dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}),
         pytest.raises(ConfigError, match=r"run_on\.address: no scheduler answers at tcp://127\.0\.0\.1:9"),
     ):
-        prepare(work, tmp_path / "shards", run_on=RunOn("dask", "tcp://127.0.0.1:9"))
+        prepare(work, tmp_path / "shards", run_on=ExecutorConfig("dask", "tcp://127.0.0.1:9"))
 
 
 def test_an_engine_without_its_address_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs the address"):
-        RunOn("dask")
+        ExecutorConfig("dask")
     with pytest.raises(ConfigError, match="has none"):
-        RunOn("processes", "tcp://127.0.0.1:1")
+        ExecutorConfig("processes", "tcp://127.0.0.1:1")

@@ -35,13 +35,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
         filters.SYNTHETIC_LENGTH,
     ),
     "letters": (
-        {"web": {"min_letter_share": 0.5}},
+        {"web": {"min_letter_fraction": 0.5}},
         {"web_caption": "ab 12"},
         {"web_caption": "ab 123"},
         filters.WEB_CHARACTERS,
     ),
     "letters of any script": (
-        {"web": {"min_letter_share": 0.75}},
+        {"web": {"min_letter_fraction": 0.75}},
         {"web_caption": "हिन्दी 日本"},
         {"web_caption": "日本!"},
         filters.WEB_CHARACTERS,
@@ -85,7 +85,7 @@ def test_a_filter_drops_what_it_says_and_nothing_else(tmp_path: Path, case: str)
     first = record(1, score=1.0)
     source = ListSource({"train": [[first, made(2, good)], [made(3, bad)]]})
     rules = Rules(filters=from_mapping(FilterConfig, config, "filters"))
-    index = prepare(source, tmp_path / "shards", max_skip_share=0.0, rules=rules)
+    index = prepare(source, tmp_path / "shards", max_skipped_fraction=0.0, rules=rules)
     assert [found.key for found in eval_samples(tmp_path / "shards", "train")] == ["k0001", "k0002"]
     statistics = load_statistics(tmp_path / "shards")
     assert (index.skips, statistics.splits["train"].filtered) == ({"train": {}}, {reason: 1})
@@ -108,7 +108,7 @@ def test_without_filters_all_that_can_be_used_is_taken() -> None:
         (FilterConfig, {"max_aspect": 0.5}, "max_aspect: 0.5 must be at least 1"),
         (CaptionFilter, {"min_words": 5, "max_words": 4}, "nothing lies between"),
         (CaptionFilter, {"max_characters": 0}, "max_characters: 0"),
-        (CaptionFilter, {"min_letter_share": 50.0}, "at most 1"),
+        (CaptionFilter, {"min_letter_fraction": 50.0}, "at most 1"),
         (CaptionFilter, {"max_run": 0}, "max_run: 0"),
     ],
 )

@@ -95,7 +95,7 @@ BAD = {
 def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
     good = [record(100 + number) for number in range(4)]
     made = ListSource({"train": [[*good, *BAD.values()]]})
-    index = prepare(made, tmp_path / "shards", max_skip_share=0.75)
+    index = prepare(made, tmp_path / "shards", max_skipped_fraction=0.75)
     assert index.skips == {"train": dict.fromkeys(sorted(BAD), 1)}
     assert list(eval_samples(tmp_path / "shards", "train")) == good
     assert load_index(tmp_path / "shards") == index
@@ -103,7 +103,9 @@ def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image", [b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_any_damage_to_an_image_is_a_skip(tmp_path: Path, image: bytes) -> None:
-    index = prepare(ListSource({"train": [[record(1), record(2, image=image)]]}), tmp_path / "s", max_skip_share=0.5)
+    index = prepare(
+        ListSource({"train": [[record(1), record(2, image=image)]]}), tmp_path / "s", max_skipped_fraction=0.5
+    )
     assert index.skips == {"train": {records.UNDECODABLE_IMAGE: 1}}
 
 
@@ -115,11 +117,11 @@ def test_too_many_bad_samples_stop_with_counts_and_examples_and_keep_the_old(
     before = tree(out)
     made = ListSource({"train": [[record(100), *BAD.values()]]}, name="spoiled")
     with pytest.raises(ConfigError, match=r"(?s)90\.9%.*10\.0%.*train undecodable_image 1.*empty_web_caption k0001"):
-        prepare(made, out, max_skip_share=0.1)
+        prepare(made, out, max_skipped_fraction=0.1)
     assert tree(out) == before
     # What has been done is kept: a higher limit needs no sample read again.
     monkeypatch.setattr(ListTask, "records", None)
-    assert prepare(made, out, max_skip_share=0.95).splits["train"][0].samples == 1
+    assert prepare(made, out, max_skipped_fraction=0.95).splits["train"][0].samples == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
 
 
@@ -135,15 +137,15 @@ def test_work_towards_other_data_is_thrown_away(tmp_path: Path) -> None:
 
 def test_a_lower_limit_counts_for_shards_that_are_there(tmp_path: Path) -> None:
     made = ListSource({"train": [[record(1), BAD[records.EMPTY_WEB_CAPTION]]]})
-    prepare(made, tmp_path / "shards", max_skip_share=0.5)
+    prepare(made, tmp_path / "shards", max_skipped_fraction=0.5)
     with pytest.raises(ConfigError, match=r"50\.0%"):
-        prepare(made, tmp_path / "shards", max_skip_share=0.1)
+        prepare(made, tmp_path / "shards", max_skipped_fraction=0.1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_keys_repeated_across_tasks_are_found(tmp_path: Path, processes: int) -> None:
     made = ListSource({"train": [[record(1), record(2)], [record(3), record(2)], [record(2)], [record(4)]]})
-    index = prepare(made, tmp_path / "shards", processes=processes, max_skip_share=0.4)
+    index = prepare(made, tmp_path / "shards", processes=processes, max_skipped_fraction=0.4)
     assert index.skips == {"train": {records.DUPLICATE_KEY: 2}}
     assert [r.key for r in eval_samples(tmp_path / "shards", "train")] == ["k0001", "k0002", "k0003", "k0004"]
     assert len(list((tmp_path / "shards" / "train").iterdir())) == len(index.split("train")) == 3

@@ -12,7 +12,7 @@ from clips_pipeline.data.prepare.statistics import (
     SplitStatistics,
     Statistics,
     bin_end,
-    first_of_each,
+    first_examples,
     load_statistics,
 )
 
@@ -20,7 +20,7 @@ VALUES = np.concatenate([np.arange(70), np.random.default_rng(0).integers(0, 1 <
 
 
 def test_every_value_lies_in_its_bin_and_nothing_is_lost() -> None:
-    found = Histogram.of(VALUES)
+    found = Histogram.from_values(VALUES)
     assert sum(count for _, count in found.bins) == found.count == len(VALUES)
     assert (found.total, found.low, found.high) == (sum(VALUES.tolist()), 0, 1 << 52)
     for start, count in found.bins:
@@ -32,28 +32,28 @@ def test_every_value_lies_in_its_bin_and_nothing_is_lost() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 300, len(VALUES)])
 def test_parts_add_up_to_the_whole(at: int) -> None:
-    assert Histogram.of(VALUES[:at]).plus(Histogram.of(VALUES[at:])) == Histogram.of(VALUES)
+    assert Histogram.from_values(VALUES[:at]).merge(Histogram.from_values(VALUES[at:])) == Histogram.from_values(VALUES)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_quantiles_are_exact_to_the_bin(share: float) -> None:
-    found = Histogram.of(VALUES).quantile(share)
+    found = Histogram.from_values(VALUES).quantile(share)
     assert (found >= VALUES).mean() >= share
     exact = int(np.quantile(VALUES, share, method="inverted_cdf"))
     assert exact <= found <= exact * 17 / 16
 
 
 def test_of_nothing() -> None:
-    assert Histogram.of(np.zeros(0, np.int64)) == Histogram()
+    assert Histogram.from_values(np.zeros(0, np.int64)) == Histogram()
     assert Histogram().mean == Histogram().quantile(0.5) == 0
 
 
 def test_written_and_read(tmp_path: Path) -> None:
     one = SplitStatistics(
-        3, {"not_utf8": 1}, {"too_small": 2}, {}, 1, 0, 1, 0, 1, {"image_width": Histogram.of(VALUES)}
+        3, {"not_utf8": 1}, {"too_small": 2}, {}, 1, 0, 1, 0, 1, {"image_width": Histogram.from_values(VALUES)}
     )
     two = SplitStatistics(1, {"bad_record": 1, "not_utf8": 4}, noted={"interleaved": 1})
-    both = one.plus(two)
+    both = one.merge(two)
     assert both == SplitStatistics(
         4, {"bad_record": 1, "not_utf8": 5}, {"too_small": 2}, {"interleaved": 1}, 1, 0, 1, 0, 1, one.histograms
     )
@@ -72,6 +72,6 @@ def test_a_missing_or_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_examples_are_the_first_of_every_split_and_reason() -> None:
     many = [Example(split, reason, "0", str(n), "") for n in range(9) for split in ("train", "test") for reason in "ab"]
-    kept = first_of_each(many)
+    kept = first_examples(many)
     assert len(kept) == 20
     assert {example.key for example in kept} == set("01234")

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from clips_pipeline.data.scenes.lexicon import COLOUR_WORDS, KIND_WORDS, SIZE_WORDS, TEXTURE_WORDS
+from clips_pipeline.data.scenes.lexicon import COLOR_WORDS, KIND_WORDS, SIZE_WORDS, TEXTURE_WORDS
 
 
 def _meanings(words: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -15,11 +15,11 @@ def _any_of(words: dict[str, str]) -> str:
 
 
 KINDS_BY_WORD = _meanings(KIND_WORDS)
-COLOURS_BY_WORD = _meanings(COLOUR_WORDS)
+COLORS_BY_WORD = _meanings(COLOR_WORDS)
 TEXTURES_BY_WORD = _meanings(TEXTURE_WORDS)
 SIZES_BY_WORD = _meanings(SIZE_WORDS)
 _PHRASE = re.compile(
-    rf"\b(?:(?P<size>{_any_of(SIZES_BY_WORD)}) )?(?:(?P<colour>{_any_of(COLOURS_BY_WORD)}) )?"
+    rf"\b(?:(?P<size>{_any_of(SIZES_BY_WORD)}) )?(?:(?P<colour>{_any_of(COLORS_BY_WORD)}) )?"
     rf"(?:(?P<texture>{_any_of(TEXTURES_BY_WORD)}) )?(?P<kind>{_any_of(KINDS_BY_WORD)})\b"
 )
 
@@ -30,19 +30,19 @@ class Named:
 
     kind: str
     size: str | None
-    colour: str | None
+    color: str | None
     texture: str | None
 
 
 def named_things(text: str) -> list[Named]:
     found = []
     for match in _PHRASE.finditer(text.lower()):
-        size, colour, texture = match["size"], match["colour"], match["texture"]
+        size, color, texture = match["size"], match["colour"], match["texture"]
         found.append(
             Named(
                 KINDS_BY_WORD[match["kind"]],
                 SIZES_BY_WORD[size] if size else None,
-                COLOURS_BY_WORD[colour] if colour else None,
+                COLORS_BY_WORD[color] if color else None,
                 TEXTURES_BY_WORD[texture] if texture else None,
             )
         )

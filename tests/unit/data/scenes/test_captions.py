@@ -7,9 +7,9 @@ import pytest
 from tests.unit.data.scenes.reading import Named, named_things
 
 from clips_pipeline.data.scenes.human_captions import human_captions
-from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOUR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
+from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
 from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLOURS, TEXTURES, Scene
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import SceneSample, ScenesConfig, scene_sample
 
@@ -21,15 +21,15 @@ def samples() -> list[SceneSample]:
     return [scene_sample(ScenesConfig(), "train", index) for index in range(COUNT)]
 
 
-def colours_said(sentence: str) -> set[str]:
+def colors_said(sentence: str) -> set[str]:
     text = sentence.lower()
-    return {colour for colour, words in COLOUR_WORDS.items() if any(re.search(rf"\b{word}\b", text) for word in words)}
+    return {color for color, words in COLOR_WORDS.items() if any(re.search(rf"\b{word}\b", text) for word in words)}
 
 
 def is_true(named: Named, scene: Scene) -> bool:
     return any(
         thing.kind == named.kind
-        and named.colour in (None, thing.colour)
+        and named.color in (None, thing.color)
         and named.texture in (None, thing.texture)
         and named.size in (None, thing.size_name)
         for thing in scene.things
@@ -38,7 +38,7 @@ def is_true(named: Named, scene: Scene) -> bool:
 
 def test_every_word_table_covers_everything_that_can_be_drawn() -> None:
     assert set(KIND_WORDS) == set(FOREIGN) == set(KINDS)
-    assert set(COLOUR_WORDS) == set(COLOURS)
+    assert set(COLOR_WORDS) == set(COLORS)
     assert set(TEXTURE_WORDS) == set(TEXTURES)
     assert set(BACKDROP_WORDS) == set(BACKGROUNDS)
     words = [word for names in KIND_WORDS.values() for word in names]
@@ -68,9 +68,9 @@ def test_colours_and_patterns_told_with_a_verb_are_true(samples: list[SceneSampl
             if len(named) != 1 or tells_of_background or index in sample.synthetic.hallucinated:
                 continue
             thing = next(thing for thing in sample.scene.things if thing.kind == named[0].kind)
-            assert colours_said(sentence) <= {thing.colour}, (sentence, thing)
+            assert colors_said(sentence) <= {thing.color}, (sentence, thing)
             assert {t for stem, t in textures.items() if stem in sentence.lower()} <= {thing.texture}, (sentence, thing)
-            checked += len(colours_said(sentence))
+            checked += len(colors_said(sentence))
     assert checked > COUNT
 
 
@@ -101,8 +101,8 @@ def test_hallucinated_sentences_are_untrue(samples: list[SceneSample]) -> None:
     for sentence, scene in told:
         kinds = {thing.kind for thing in scene.things}
         absent = any(named.kind not in kinds for named in named_things(sentence))
-        colours = {thing.colour for thing in scene.things if thing.kind in {n.kind for n in named_things(sentence)}}
-        assert absent or colours_said(sentence) - colours, (sentence, scene)
+        colors = {thing.color for thing in scene.things if thing.kind in {n.kind for n in named_things(sentence)}}
+        assert absent or colors_said(sentence) - colors, (sentence, scene)
     assert 0.12 * COUNT < len(told) < 0.18 * COUNT
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clips_pipeline.data.scenes.backdrops import backdrop
+from clips_pipeline.data.scenes.backdrops import paint_backdrop
 from clips_pipeline.data.scenes.random_integers import Draws
 from clips_pipeline.data.scenes.raster import FULL, ellipse_counts, sprite_counts
 from clips_pipeline.data.scenes.render import encode_png, render
-from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLOURS, SIDE, TEXTURES, Scene, Thing, draw_scene, relation
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, SIDE, TEXTURES, Scene, Thing, draw_scene, relation
 from clips_pipeline.data.scenes.shapes import DRAWINGS, KINDS, Polygon
 
 SCENES = [draw_scene(Draws("scenes", index)) for index in range(1_500)]
@@ -30,7 +30,7 @@ def test_draws_choose_evenly_and_within_bounds() -> None:
     counts = Counter(draws.between(3, 7) for _ in range(10_000))
     assert set(counts) == {3, 4, 5, 6, 7}
     assert all(1_800 < count < 2_200 for count in counts.values())
-    weighted = Counter(draws.weighted((("a", 1), ("b", 3))) for _ in range(4_000))
+    weighted = Counter(draws.pick_weighted((("a", 1), ("b", 3))) for _ in range(4_000))
     assert 2_850 < weighted["b"] < 3_150
     assert sorted(draws.shuffled(range(20))) == list(range(20))
     assert not any(draws.chance(0.0) for _ in range(100))
@@ -61,7 +61,7 @@ def test_the_main_thing_is_the_largest_and_in_front() -> None:
 def test_scenes_vary_in_everything() -> None:
     things = [thing for scene in SCENES for thing in scene.things]
     assert {thing.kind for thing in things} == set(KINDS)
-    assert {thing.colour for thing in things} == set(COLOURS)
+    assert {thing.color for thing in things} == set(COLORS)
     assert {thing.texture for thing in things} == set(TEXTURES)
     assert {(thing.row, thing.column) for thing in things} == {
         (row, column) for row in ("top", "middle", "bottom") for column in ("left", "center", "right")
@@ -84,7 +84,7 @@ def test_every_thing_can_be_seen_in_the_picture() -> None:
         whole = render(scene, 64, Draws("picture", index)).astype(int)
         for thing in scene.things:
             # Painted last in another colour, its visible pixels change; where it is hidden they do not.
-            changed = replace(thing, colour="red" if thing.colour != "red" else "blue")
+            changed = replace(thing, color="red" if thing.color != "red" else "blue")
             other = Scene(scene.background, tuple(changed if t is thing else t for t in scene.things))
             difference = np.abs(whole - render(other, 64, Draws("picture", index))).max(axis=2) > 20
             assert difference.sum() > 0.1 * thing.size**2, (index, thing)
@@ -130,7 +130,7 @@ def test_pictures_of_any_size(size: int) -> None:
 
 @pytest.mark.parametrize("name", BACKGROUNDS)
 def test_backgrounds_stay_in_range_and_vary(name: str) -> None:
-    canvases = [backdrop(name, 64, Draws(name, index)) for index in range(40)]
+    canvases = [paint_backdrop(name, 64, Draws(name, index)) for index in range(40)]
     assert all(canvas.min() >= 0 and canvas.max() <= 255 for canvas in canvases)
     assert len({canvas.tobytes() for canvas in canvases}) > 30
 

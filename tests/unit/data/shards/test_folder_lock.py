@@ -12,7 +12,7 @@ from tests.unit.data.samples import source
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import folder_lock
-from clips_pipeline.data.shards.folder_lock import Maker, claim, replacing
+from clips_pipeline.data.shards.folder_lock import Maker, claim, lock_for_replacement
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
 from clips_pipeline.pipelines.check import claim_data
 
@@ -71,7 +71,7 @@ def test_the_environment_of_a_run_is_what_claims(tmp_path: Path) -> None:
 
 
 def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_lock, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(folder_lock, "_MAX_WAIT_S", 0.0)
     shards = tmp_path / "shards"
     before = prepare(source(4), shards)
     reader = subprocess.Popen(
@@ -93,7 +93,7 @@ def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch:
 def test_what_is_being_replaced_is_not_read(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     prepare(source(4), shards)
-    with replacing(shards), pytest.raises(ConfigError, match="is being made anew by process"):
+    with lock_for_replacement(shards), pytest.raises(ConfigError, match="is being made anew by process"):
         ShardSet(shards, "train")
     assert len(list(eval_samples(shards, "train"))) == 4
 

@@ -63,7 +63,7 @@ def test_hostile_headers_end_the_shard_and_never_reach_tarfile(
     with TarFile(file) as tar:
         assert tar.keys == ["k0000", "k0001"]
         assert [tar.read(row).text for row in range(2)] == [b"web 0", b"web 1"]
-        assert tar.damage() is not None
+        assert tar.find_damage() is not None
     assert sum(seen) == whole.end
     found = scan(file)
     assert found.members == whole.members
@@ -118,4 +118,4 @@ def test_other_kinds_of_members_are_passed_over(tmp_path: Path) -> None:
             tar.addfile(good, io.BytesIO(b"text"))
     with TarFile(tmp_path / "a.tar") as shard:
         assert shard.keys == [f"good{number}" for number in range(len(kinds))]
-        assert shard.damage() is None
+        assert shard.find_damage() is None

@@ -11,7 +11,7 @@ from tests.unit.data.samples import record, write_shard
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards import index as index_module
 from clips_pipeline.data.shards import sample_offsets
-from clips_pipeline.data.shards.index import Index, ShardEntry, load_index, missing_or_changed
+from clips_pipeline.data.shards.index import Index, ShardEntry, find_missing_or_changed, load_index
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.tar_file import TarFile
@@ -62,7 +62,7 @@ def test_an_index_of_nothing(tmp_path: Path, splits: dict[str, Any]) -> None:
         ),
         (lambda found: found["splits"]["train"][0].update(weight=1), r"train\[0\]\.weight: unknown key"),
         (lambda found: found["splits"]["train"][0].pop("bytes"), r"train\[0\]\.bytes: missing"),
-        (lambda found: found.update(colour=1), r"index\.json\.colour: unknown key"),
+        (lambda found: found.update(color=1), r"index\.json\.color: unknown key"),
     ],
 )
 def test_what_is_no_index_is_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -120,15 +120,15 @@ def test_spans_beyond_two_terabytes_are_refused() -> None:
 
 
 def test_missing_and_changed_shards_among_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_STATS_AT_A_TIME", 7)
+    monkeypatch.setattr(index_module, "_STATS_PER_TASK", 7)
     shards = []
     for number in range(50):
         (tmp_path / f"{number}.tar").write_bytes(b"x" * number)
         shards.append(ShardEntry(f"{number}.tar", 1, number, "", ""))
-    assert missing_or_changed(shards, tmp_path) == []
+    assert find_missing_or_changed(shards, tmp_path) == []
     (tmp_path / "13.tar").unlink()
     (tmp_path / "40.tar").write_bytes(b"x")
-    problems = missing_or_changed([*shards, ShardEntry("s3://bucket/a.tar", 1, 1, "", "")], tmp_path)
+    problems = find_missing_or_changed([*shards, ShardEntry("s3://bucket/a.tar", 1, 1, "", "")], tmp_path)
     assert problems == [
         f"{tmp_path}/13.tar is missing",
         f"{tmp_path}/40.tar has 1 bytes, the index says 40",

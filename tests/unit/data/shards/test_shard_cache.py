@@ -58,14 +58,14 @@ def test_a_shard_is_copied_once(served: tuple[Http, list[ShardEntry]], tmp_path:
     http, entries = served
     cache = pickle.loads(pickle.dumps(_cache(tmp_path)))  # noqa: S301
     for _ in range(3):
-        assert cache.local(entries[0]).read_bytes() == (http.folder / "0.tar").read_bytes()
-    assert _cache(tmp_path).local(entries[0]).exists()
+        assert cache.local_copy(entries[0]).read_bytes() == (http.folder / "0.tar").read_bytes()
+    assert _cache(tmp_path).local_copy(entries[0]).exists()
     assert http.gets("0.tar") == 1
 
 
 def _local(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
     barrier.wait()
-    assert cache.local(shard).stat().st_size == shard.bytes
+    assert cache.local_copy(shard).stat().st_size == shard.bytes
 
 
 def test_many_processes_download_a_shard_once(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
@@ -84,25 +84,25 @@ def test_many_processes_download_a_shard_once(served: tuple[Http, list[ShardEntr
 def test_what_comes_ahead_is_there_when_it_is_needed(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     cache = _cache(tmp_path)
-    cache.soon(entries[:3])
-    cache.soon(entries[:3])
-    wait_for(lambda: not cache._coming)
-    assert [cache.local(shard).exists() for shard in entries[:3]] == [True] * 3
+    cache.prefetch(entries[:3])
+    cache.prefetch(entries[:3])
+    wait_for(lambda: not cache._queued)
+    assert [cache.local_copy(shard).exists() for shard in entries[:3]] == [True] * 3
     assert [http.gets(f"{n}.tar") for n in range(4)] == [1, 1, 1, 0]
 
 
 def test_those_used_longest_ago_make_room(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     cache = _cache(tmp_path, cache_gib=2.5 * entries[0].bytes / 2**30)
-    first = cache.local(entries[0])
+    first = cache.local_copy(entries[0])
     with first.open("rb") as still_open:
-        cache.local(entries[1])
+        cache.local_copy(entries[1])
         time.sleep(0.01)
-        cache.local(entries[0])
-        cache.local(entries[2])
+        cache.local_copy(entries[0])
+        cache.local_copy(entries[2])
         assert [cache._copy(shard).exists() for shard in entries[:3]] == [True, False, True]
-        cache.local(entries[3])
-        cache.local(entries[4])
+        cache.local_copy(entries[3])
+        cache.local_copy(entries[4])
         assert not first.exists()
         assert still_open.read() == (http.folder / "0.tar").read_bytes()
 
@@ -116,10 +116,10 @@ def test_another_file_than_the_index_names_is_refused(served: tuple[Http, list[S
     http.trouble["1.tar"] = Trouble("short", after=1024)
     for number, problem in ((0, "sha256"), (1, "1024 bytes, the index says")):
         with pytest.raises(StorageError, match=rf"{number}\.tar: is not the shard of the index .*{problem}"):
-            _cache(tmp_path).local(entries[number])
+            _cache(tmp_path).local_copy(entries[number])
         assert http.gets(f"{number}.tar") == 2
     http.trouble["1.tar"] = Trouble("short", after=1024, times=1)
-    assert _cache(tmp_path).local(entries[1]).stat().st_size == entries[1].bytes
+    assert _cache(tmp_path).local_copy(entries[1]).stat().st_size == entries[1].bytes
     assert http.gets("1.tar") == 4
     assert [file.name for file in (tmp_path / "cache").glob("??/*.tar")] == [f"{entries[1].sha256}.tar"]
 
@@ -130,10 +130,10 @@ def test_other_copies_make_room_on_a_disk_that_fills_up(
     _, entries = served
     cache = _cache(tmp_path)
     for shard in entries[:3]:
-        cache.local(shard)
+        cache.local_copy(shard)
         time.sleep(0.01)
     monkeypatch.setattr("clips_pipeline.data.shards.shard_cache._free_bytes", lambda folder: entries[0].bytes // 2)
-    cache.local(entries[3])
+    cache.local_copy(entries[3])
     assert [cache._copy(shard).exists() for shard in entries[:4]] == [False, True, True, True]
 
 
@@ -151,14 +151,14 @@ def test_a_full_disk_ends_the_run_also_where_shards_may_be_left_out(
     cache = ShardCache(tmp_path / "cache", OntoFullDisk(replace(QUICK, unreachable="skip")))
     for _ in range(2):
         with pytest.raises(StorageError, match=r"cache: the disk is full; make room, or lower storage\.cache_gib"):
-            cache.local(entries[0])
-    assert _cache(tmp_path).local(entries[0]).exists()
+            cache.local_copy(entries[0])
+    assert _cache(tmp_path).local_copy(entries[0]).exists()
 
 
 def _fail(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
     barrier.wait()
     with pytest.raises(BadSampleError, match="503"):
-        cache.local(shard)
+        cache.local_copy(shard)
 
 
 def test_processes_that_wait_share_a_failure(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_processes_that_wait_share_a_failure(served: tuple[Http, list[ShardEntry
     assert [worker.exitcode for worker in workers] == [0] * 3
     assert http.gets("4.tar") == 4
     http.trouble.clear()
-    assert _cache(tmp_path).local(entries[4]).exists()
+    assert _cache(tmp_path).local_copy(entries[4]).exists()
     assert not list((tmp_path / "cache").glob("??/*.failed"))
 
 
@@ -187,8 +187,8 @@ def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
 
         left = 3
 
-        def local(self, shard: ShardEntry) -> Path:
-            copy = super().local(shard)
+        def local_copy(self, shard: ShardEntry) -> Path:
+            copy = super().local_copy(shard)
             if self.left:
                 self.left -= 1
                 copy.unlink()
@@ -206,22 +206,22 @@ def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
 def test_a_fork_has_threads_of_its_own(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
     _, entries = served
     cache = _cache(tmp_path)
-    cache.soon(entries[:2])
-    wait_for(lambda: not cache._coming)
-    worker = multiprocessing.get_context("fork").Process(target=_soon, args=(cache, entries[2:4]))
+    cache.prefetch(entries[:2])
+    wait_for(lambda: not cache._queued)
+    worker = multiprocessing.get_context("fork").Process(target=_prefetch, args=(cache, entries[2:4]))
     worker.start()
     worker.join(60.0)
     assert worker.exitcode == 0
     assert all(cache._copy(shard).exists() for shard in entries[:4])
 
 
-def _soon(cache: ShardCache, shards: list[ShardEntry]) -> None:
-    cache.soon(shards)
-    wait_for(lambda: not cache._coming)
+def _prefetch(cache: ShardCache, shards: list[ShardEntry]) -> None:
+    cache.prefetch(shards)
+    wait_for(lambda: not cache._queued)
 
 
 def _hang(cache: ShardCache, shard: ShardEntry) -> None:
-    cache.local(shard)
+    cache.local_copy(shard)
 
 
 def test_killed_in_a_download_the_next_process_begins_anew(
@@ -239,10 +239,10 @@ def test_killed_in_a_download_the_next_process_begins_anew(
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     left.write_bytes(b"half")
-    assert _cache(tmp_path).local(entries[2]).stat().st_size == entries[2].bytes
+    assert _cache(tmp_path).local_copy(entries[2]).stat().st_size == entries[2].bytes
     assert not left.exists()
     left.write_bytes(b"half of a shard that nobody needs again")
-    _cache(tmp_path).local(entries[3])
+    _cache(tmp_path).local_copy(entries[3])
     assert not left.exists()
 
 
@@ -255,7 +255,7 @@ def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
         global_batch_size=4,
         workers=workers,
         window_samples=8,
-        most_streams=2,
+        max_streams=2,
         remote=cache,
     )
     return list(loader)
@@ -294,4 +294,4 @@ def test_a_shard_that_is_gone_stops_or_is_left_out(served: tuple[Http, list[Shar
     # Once ahead and once in need, and then never again.
     assert http.gets("3.tar") - asked <= 2
     with pytest.raises(BadSampleError, match="unreadable_shard"):
-        cache.local(entries[3])
+        cache.local_copy(entries[3])

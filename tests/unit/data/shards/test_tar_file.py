@@ -14,7 +14,7 @@ import webdataset
 from tests.unit.data.samples import picture, record, write_shard
 
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.reader import parse
+from clips_pipeline.data.shards.reader import parse_sample
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, TarFile
@@ -58,7 +58,7 @@ def test_we_read_webdatasets_shards(tmp_path: Path) -> None:
             writer.write(sample)
     with TarFile(tmp_path / "a.tar") as tar:
         assert tar.keys == [f"{number:09d}" for number in range(3)]
-        found = parse(tar.read(2), FIELDS)
+        found = parse_sample(tar.read(2), FIELDS)
     assert (found.web_caption, found.synthetic_caption, found.extension) == ("ü", "long 2", "jpg")
     assert found.image == picture(2, kind="JPEG")
 
@@ -227,15 +227,15 @@ MEMBERS = {"key": "k", "extension": "jpg", "image": b"i", "text": b"web", "json"
 )
 def test_incomplete_samples_say_why(changes: dict[str, bytes | None], reason: str) -> None:
     with pytest.raises(BadSampleError) as bad:
-        parse(Members(**(MEMBERS | changes)), FIELDS)  # type: ignore[arg-type]
+        parse_sample(Members(**(MEMBERS | changes)), FIELDS)  # type: ignore[arg-type]
     assert (bad.value.skip.reason, bad.value.skip.key) == (reason, "k")
 
 
 def test_captions_by_name_of_field() -> None:
     facts = json.dumps({"org_caption": "from the web", "re_caption": "long", "llava": "other"}).encode()
     without_text = Members("k", "jpg", b"i", None, facts)
-    assert parse(without_text, FIELDS).web_caption == "from the web"
+    assert parse_sample(without_text, FIELDS).web_caption == "from the web"
     # As img2dataset writes Recap-DataComp-1B when told that the caption is `re_caption`.
-    found = parse(Members("k", "jpg", b"i", b"long", facts), SampleFields(web="org_caption", synthetic="txt"))
+    found = parse_sample(Members("k", "jpg", b"i", b"long", facts), SampleFields(web="org_caption", synthetic="txt"))
     assert (found.web_caption, found.synthetic_caption) == ("from the web", "long")
-    assert parse(without_text, SampleFields(synthetic="llava")).synthetic_caption == "other"
+    assert parse_sample(without_text, SampleFields(synthetic="llava")).synthetic_caption == "other"

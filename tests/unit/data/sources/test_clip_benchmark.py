@@ -93,7 +93,7 @@ def test_a_set_of_classes(classes: Path, tmp_path: Path) -> None:
     found = _items(source)
     assert [item.label for item in found if isinstance(item, Record)] == [1, 0]
     assert [item.reason for item in found if isinstance(item, Skip)] == [records.BAD_RECORD] * 2
-    prepare(source, tmp_path / "shards", max_skip_share=0.5)
+    prepare(source, tmp_path / "shards", max_skipped_fraction=0.5)
     assert [r.label for r in eval_samples(tmp_path / "shards", "test")] == [1, 0]
     assert load_classes(tmp_path / "shards") == source.classes()
 
@@ -101,17 +101,17 @@ def test_a_set_of_classes(classes: Path, tmp_path: Path) -> None:
 def test_a_split_to_learn_from_is_parted_by_keys(classes: Path, tmp_path: Path) -> None:
     samples = [(f"k{n:02d}", "cls", b"%d" % (n % 2)) for n in range(40)]
     (_set(tmp_path / "more", [samples[:25], samples[25:]]) / "test").rename(classes / "train")
-    config = ClipBenchmarkConfig(str(classes), train_split="train", validation_share=0.25)
+    config = ClipBenchmarkConfig(str(classes), train_split="train", validation_fraction=0.25)
     source = ClipBenchmarkSource(config, HERE)
     assert source.splits == ("train", "validation", "test")
-    prepare(source, tmp_path / "shards", max_skip_share=0.5)
+    prepare(source, tmp_path / "shards", max_skipped_fraction=0.5)
     found = {split: [r.key for r in eval_samples(tmp_path / "shards", split)] for split in source.splits}
     assert found["test"] == ["0/a", "0/bb"]
     every = sorted(found["train"] + found["validation"])
     assert every == sorted([f"0/k{n:02d}" for n in range(25)] + [f"1/k{n:02d}" for n in range(25, 40)])
     assert 2 <= len(found["validation"]) <= 18
     # A larger share takes more, and lets go of none.
-    larger = ClipBenchmarkSource(replace(config, validation_share=0.5), HERE)
+    larger = ClipBenchmarkSource(replace(config, validation_fraction=0.5), HERE)
     keys = [item.key for task in larger.tasks("validation") for item in task.records() if isinstance(item, Record)]
     assert set(found["validation"]) < set(keys)
     prints = {one.fingerprint() for one in (source, larger, _source(classes))}
@@ -130,7 +130,7 @@ def test_remote_sets(captions: Path, classes: Path) -> None:
     with s3_server() as s3:
         storage = Storage(StorageConfig(retries=0), s3.options)
         for file in classes.rglob("*.*"):
-            storage.put(file, f"s3://data/set/{file.relative_to(classes)}")
+            storage.upload(file, f"s3://data/set/{file.relative_to(classes)}")
         assert _items(_source("s3://data/set", storage)) == _items(_source(classes))
 
 

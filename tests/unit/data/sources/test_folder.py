@@ -17,7 +17,7 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
-from clips_pipeline.data.sources.captions_file import Fields, sentences
+from clips_pipeline.data.sources.captions_file import CaptionFields, join_sentences
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, key_of
 
 
@@ -121,7 +121,7 @@ def test_scores(images: Path) -> None:
 
 
 def test_other_names_of_fields(images: Path) -> None:
-    fields = Fields(image="file", captions="texts", long_caption="dense")
+    fields = CaptionFields(image="file", captions="texts", long_caption="dense")
     entry = {"file": "a.png", "texts": ["A."], "dense": "Long."}
     assert _record(_source(images, [entry], fields=fields)).synthetic_caption == "Long."
 
@@ -138,7 +138,7 @@ def test_one_bad_entry_costs_only_itself(images: Path, tmp_path: Path) -> None:
         "no entry",
         good,
     ]
-    index = prepare(_source(images, entries), tmp_path / "shards", max_skip_share=0.9)
+    index = prepare(_source(images, entries), tmp_path / "shards", max_skipped_fraction=0.9)
     assert index.skips["train"] == {
         records.BAD_RECORD: 3,
         records.DUPLICATE_KEY: 1,
@@ -151,7 +151,7 @@ def test_one_bad_entry_costs_only_itself(images: Path, tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf8_cost_only_their_row(images: Path, tmp_path: Path) -> None:
     source = _csv(images, "image,caption,long_caption\na.png,caf\udce9,Long.\nb.png,café,Long.\n\udcff.png,x,Long.\n")
-    index = prepare(source, tmp_path / "shards", max_skip_share=0.7)
+    index = prepare(source, tmp_path / "shards", max_skipped_fraction=0.7)
     assert index.skips["train"] == {records.MISSING_IMAGE: 1, records.NOT_UTF8: 1}
     assert [sample.web_caption for sample in eval_samples(tmp_path / "shards", "train")] == ["café"]
 
@@ -178,15 +178,17 @@ def _held_out(tmp_path: Path, names: list[str], **changes: Any) -> dict[str, set
 
 def test_shares_by_a_stable_hash_of_the_key(tmp_path: Path) -> None:
     names = [f"{number:04d}.jpg" for number in range(400)]
-    parts = _held_out(tmp_path, names, validation_share=0.2, test_share=0.3)
+    parts = _held_out(tmp_path, names, validation_fraction=0.2, test_fraction=0.3)
     assert 90 <= len(parts["test"]) <= 150
     assert 55 <= len(parts["validation"]) <= 105
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 400
     # More images, another order: none of the first moves.
-    more = _held_out(tmp_path, [f"new{n}.jpg" for n in range(50)] + names[::-1], validation_share=0.2, test_share=0.3)
+    more = _held_out(
+        tmp_path, [f"new{n}.jpg" for n in range(50)] + names[::-1], validation_fraction=0.2, test_fraction=0.3
+    )
     assert all(parts[split] <= more[split] for split in parts)
-    assert _held_out(tmp_path, names, validation_share=0.2, test_share=0.3, split_seed=1) != parts
-    assert list(_held_out(tmp_path, names, validation_share=0.0, test_share=0.0)) == ["train"]
+    assert _held_out(tmp_path, names, validation_fraction=0.2, test_fraction=0.3, split_seed=1) != parts
+    assert list(_held_out(tmp_path, names, validation_fraction=0.0, test_fraction=0.0)) == ["train"]
 
 
 def test_fingerprint_follows_content_and_not_place_or_time(images: Path, tmp_path: Path) -> None:
@@ -236,8 +238,8 @@ def test_a_missing_folder_and_impossible_shares(images: Path) -> None:
     (images.parent / "a.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"source\.folder\.images: .*nowhere"):
         FolderSource(FolderConfig(str(images / "nowhere"), str(images.parent / "a.json")))
-    mapping = {"images": "i", "captions": "c", "validation_share": 0.5, "test_share": 0.5}
-    with pytest.raises(ConfigError, match=r"folder\.validation_share: with test_share it leaves nothing"):
+    mapping = {"images": "i", "captions": "c", "validation_fraction": 0.5, "test_fraction": 0.5}
+    with pytest.raises(ConfigError, match=r"folder\.validation_fraction: with test_fraction it leaves nothing"):
         from_mapping(FolderConfig, mapping, "folder")
     with pytest.raises(ConfigError, match=r"folder\.fields\.imag: unknown key; did you mean 'image'"):
         from_mapping(FolderConfig, {"images": "i", "captions": "c", "fields": {"imag": "x"}}, "folder")
@@ -258,12 +260,12 @@ def test_keys(image: str, key: str) -> None:
 
 
 def test_sentences_can_be_told_apart() -> None:
-    assert sentences(["One", "two. ", "", "three?", "a\nb"]) == "One. two. three? a b."
+    assert join_sentences(["One", "two. ", "", "three?", "a\nb"]) == "One. two. three? a b."
 
 
 def test_the_photos(fixtures_dir: Path, tmp_path: Path) -> None:
     config = FolderConfig(str(fixtures_dir / "images"), str(fixtures_dir / "captions.json"), evaluate_on="train")
-    index = prepare(FolderSource(config), tmp_path / "shards", max_skip_share=0.0)
+    index = prepare(FolderSource(config), tmp_path / "shards", max_skipped_fraction=0.0)
     assert {split: index.split_samples(split) for split in index.splits} == {"train": 29, "validation": 29, "test": 29}
     found = list(eval_samples(tmp_path / "shards", "test"))
     assert all(len(sample.captions) == 5 and sample.web_caption == sample.captions[0] for sample in found)

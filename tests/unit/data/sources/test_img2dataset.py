@@ -133,14 +133,14 @@ def test_remote_shards(folder: Path) -> None:
     with s3_server() as s3:
         storage = Storage(StorageConfig(retries=1, back_off_s=0.01), s3.options)
         for number in range(6):
-            storage.put(folder / f"{number:05d}.tar", f"s3://data/shards/{number:05d}.tar")
+            storage.upload(folder / f"{number:05d}.tar", f"s3://data/shards/{number:05d}.tar")
         source = _source(Img2datasetConfig("s3://data/shards/{00000..00005}.tar"), storage)
         assert _items(source, "train") == [record(number) for number in range(8)]
         first = source.tasks("train")[0]
         assert isinstance(first, TarTask)
         assert first.address == "s3://data/shards/00000.tar"
         before = source.fingerprint()
-        storage.put(folder / "00001.tar", "s3://data/shards/00000.tar")
+        storage.upload(folder / "00001.tar", "s3://data/shards/00000.tar")
         assert source.fingerprint() != before
 
 

@@ -112,7 +112,7 @@ def one_of(index: Index, folder: Path, reason: str) -> tuple[str, str]:
 @pytest.mark.parametrize("reason", BAD)
 def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path, reason: str) -> None:
     made = tar(tmp_path / "a.tar", sample(100), BAD[reason], sample(101))
-    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5)
     assert index.skips == {"train": {reason: 1}}
     key = BAD[reason][0][0].partition(".")[0]
     assert one_of(index, tmp_path / "shards", reason) == (str(made), key)
@@ -126,7 +126,7 @@ def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path,
 
 def test_a_smaller_limit_of_pixels_is_kept(tmp_path: Path) -> None:
     made = tar(tmp_path / "a.tar", sample(1), sample(2, image=picture(2, size=(100, 50))))
-    index = prepare(Tars({"train": [made]}), tmp_path / "s", max_skip_share=0.5, rules=Rules(max_pixels=4999))
+    index = prepare(Tars({"train": [made]}), tmp_path / "s", max_skipped_fraction=0.5, rules=Rules(max_pixels=4999))
     assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
     index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=Rules(max_pixels=5000))
     assert index.skips == {"train": {}}
@@ -139,7 +139,7 @@ def test_interleaved_samples_are_found(tmp_path: Path, policy: str) -> None:
     one, two = sample(1), sample(2)
     made = tar(tmp_path / "a.tar", sample(0), [one[0], two[0], *one[1:], *two[1:]], sample(3))
     rules = Rules(interleaved=policy)  # type: ignore[arg-type]
-    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5, rules=rules)
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5, rules=rules)
     found = load_statistics(tmp_path / "shards").splits["train"]
     if policy == "keep":
         assert (index.skips["train"], found.noted) == ({}, {records.INTERLEAVED: 2})
@@ -156,14 +156,14 @@ def test_a_cut_tar_gives_what_is_whole_and_counts_as_a_shard_that_lost_samples(t
     cut = tmp_path / "cut.tar"
     # Nine samples, of three files with a block each, and a part of the tenth.
     cut.write_bytes(content[: 9 * 3 * 1024 + 1024 + 100])
-    index = prepare(Tars({"train": [whole[0], cut, whole[2]]}), tmp_path / "shards", max_skip_share=0.5)
+    index = prepare(Tars({"train": [whole[0], cut, whole[2]]}), tmp_path / "shards", max_skipped_fraction=0.5)
     assert index.skips["train"][records.TRUNCATED_SHARD] == 1
     assert one_of(index, tmp_path / "shards", records.TRUNCATED_SHARD) == (str(cut), str(cut))
     assert keys(tmp_path / "shards") == [f"k{n:04d}" for n in [*range(19), *range(20, 30)]]
     found = load_statistics(tmp_path / "shards").splits["train"]
     assert (found.shards, found.damaged_shards) == (3, 1)
     # As many as a shard holds on average, though nobody can know.
-    assert found.lost >= 10
+    assert found.unusable >= 10
 
 
 def test_a_cut_between_two_files_and_a_damaged_header_are_found_too(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_cut_between_two_files_and_a_damaged_header_are_found_too(tmp_path: Pa
         "zeros": content[: 4 * 3 * 1024] + b"\0" * 512 + content[4 * 3 * 1024 + 512 :],
     }.items():
         (tmp_path / f"{name}.tar").write_bytes(damaged)
-        index = prepare(Tars({"train": [tmp_path / f"{name}.tar"]}), tmp_path / name, max_skip_share=0.6)
+        index = prepare(Tars({"train": [tmp_path / f"{name}.tar"]}), tmp_path / name, max_skipped_fraction=0.6)
         assert index.skips == {"train": {records.TRUNCATED_SHARD: 1}}
         assert keys(tmp_path / name) == ["k0000", "k0001", "k0002", "k0003"]
 
@@ -184,8 +184,8 @@ def test_a_shard_that_cannot_be_read_weighs_as_much_as_one_that_can(tmp_path: Pa
     (tmp_path / "bad.tar").write_bytes(b"no tar " * 999)
     source = Tars({"train": [*good, tmp_path / "bad.tar"]})
     with pytest.raises(ConfigError, match=r"25\.0% of the samples.*unreadable_shard"):
-        prepare(source, tmp_path / "shards", max_skip_share=0.1)
-    assert prepare(source, tmp_path / "shards", max_skip_share=0.25).split_samples("train") == 30
+        prepare(source, tmp_path / "shards", max_skipped_fraction=0.1)
+    assert prepare(source, tmp_path / "shards", max_skipped_fraction=0.25).split_samples("train") == 30
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -199,7 +199,7 @@ def test_a_shard_that_cannot_be_had_stops_the_run_or_is_counted(tmp_path: Path, 
         tar(tmp_path / "gone.tar", sample(3))
         assert prepare(source, tmp_path / "shards").split_samples("train") == 3
     else:
-        index = prepare(source, tmp_path / "shards", max_skip_share=0.5)
+        index = prepare(source, tmp_path / "shards", max_skipped_fraction=0.5)
         assert index.skips == {"train": {records.UNREADABLE_SHARD: 1}}
         assert keys(tmp_path / "shards") == ["k0001", "k0002"]
 
@@ -213,7 +213,9 @@ def test_what_earlier_shards_have_is_left_out(tmp_path: Path, processes: int) ->
         tar(tmp_path / "2.tar", sample(0)),
     ]
     rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
-    index = prepare(Tars({"train": tars}), tmp_path / "shards", processes=processes, max_skip_share=0.5, rules=rules)
+    index = prepare(
+        Tars({"train": tars}), tmp_path / "shards", processes=processes, max_skipped_fraction=0.5, rules=rules
+    )
     assert keys(tmp_path / "shards") == ["k0000", "k0001", "k0003"]
     assert [entry.samples for entry in index.split("train")] == [2, 1]
     assert index.split("train")[1].keys_digest == digest_keys(["k0003"])
@@ -234,14 +236,14 @@ def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
     assert keys(tmp_path / "shards") == ["k0003", "k0004", "k0005"]
     assert index.fields == fields
     # Filtered samples are no bad ones.
-    assert (index.skips, load_statistics(tmp_path / "shards").lost_share()) == ({"train": {}}, 0.0)
+    assert (index.skips, load_statistics(tmp_path / "shards").unusable_fraction()) == ({"train": {}}, 0.0)
 
 
 def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_path: Path) -> None:
     one, two = sample(1), sample(2)
     made = tar(tmp_path / "a.tar", [one[0], two[0], *one[1:], *two[1:]], sample(3), BAD[records.EMPTY_FILE], sample(4))
     made.write_bytes(made.read_bytes()[: 27 * 512])
-    index = prepare(Tars({"train": [made]}, rewrite=True), tmp_path / "shards", max_skip_share=0.8)
+    index = prepare(Tars({"train": [made]}, rewrite=True), tmp_path / "shards", max_skipped_fraction=0.8)
     assert index.skips["train"] == {
         records.EMPTY_FILE: 1,
         records.EMPTY_SYNTHETIC_CAPTION: 1,
@@ -255,7 +257,7 @@ def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_pa
 @pytest.mark.parametrize("ending", ["png", "txt", "json"])
 def test_a_file_without_bytes_is_one_whichever_it_is(tmp_path: Path, ending: str) -> None:
     made = tar(tmp_path / "a.tar", sample(1), sample(2, **{ending: b""}))
-    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skip_share=0.5)
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5)
     assert index.skips == {"train": {records.EMPTY_FILE: 1}}
     assert f"k0002.{ending} has 0 bytes" in index.examples[0]
 

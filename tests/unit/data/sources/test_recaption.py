@@ -20,7 +20,7 @@ from tests.unit.data.samples import picture
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip
-from clips_pipeline.data.sources.caption_table import CaptionTable, Columns, build
+from clips_pipeline.data.sources.caption_table import CaptionTable, TableColumns, build_table
 from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 
@@ -50,8 +50,8 @@ def _table(file: Path, rows: dict[str, Any]) -> str:
 
 
 def _build(tmp_path: Path, tables: list[str], **changes: Any) -> CaptionTable:
-    options: dict[str, Any] = {"key": "key", "columns": Columns(), "memory_mib": 16}
-    return build(tables, HERE, tmp_path / "table", **(options | changes))
+    options: dict[str, Any] = {"key": "key", "columns": TableColumns(), "memory_mib": 16}
+    return build_table(tables, HERE, tmp_path / "table", **(options | changes))
 
 
 def test_rows_are_found_by_key(tmp_path: Path) -> None:
@@ -94,12 +94,16 @@ def test_equal_to_a_dict(tmp_path_factory: pytest.TempPathFactory, keys: list[st
     [
         (
             {"key": ["1"], "re_caption": ["a"]},
-            {"columns": Columns(web="org")},
+            {"columns": TableColumns(web="org")},
             r"no column 'org' \(it has: key, re_caption\)",
         ),
         ({"key": ["1"], "re_caption": ["a"]}, {"key": "sha256"}, "no column 'sha256'"),
         ({"key": [1], "re_caption": ["a"]}, {}, "column 'key' holds int64; text"),
-        ({"key": ["1"], "re_caption": ["a"], "s": ["x"]}, {"columns": Columns(score="s")}, "'s' holds string; numbers"),
+        (
+            {"key": ["1"], "re_caption": ["a"], "s": ["x"]},
+            {"columns": TableColumns(score="s")},
+            "'s' holds string; numbers",
+        ),
     ],
 )
 def test_tables_of_another_shape_are_refused(
@@ -194,7 +198,7 @@ def test_by_hash_with_another_web_caption_and_a_score(tmp_path: Path) -> None:
     files = [_shard(tmp_path / f"{n}.tar", [(f"{n}{key}", web, facts) for key, web, facts in made]) for n in range(3)]
     rows = {"sha256": ["aa", "bb"], "long": ["A.", "B."], "org": ["new", "newer"], "clip": [0.25, 3.0]}
     table = _table(tmp_path / "a.parquet", rows)
-    columns = Columns("long", web="org", score="clip")
+    columns = TableColumns("long", web="org", score="clip")
     source = RecaptionSource(
         RecaptionConfig(tuple(files), table, on="sha256", columns=columns), HERE, tmp_path / "work"
     )
@@ -221,9 +225,9 @@ def test_remote_shards_and_tables(source: RecaptionSource, tmp_path: Path) -> No
     with s3_server() as s3:
         storage = Storage(StorageConfig(retries=1, back_off_s=0.01), s3.options)
         for number in range(4):
-            storage.put(tmp_path / "shards" / f"{number:05d}.tar", f"s3://data/shards/{number:05d}.tar")
+            storage.upload(tmp_path / "shards" / f"{number:05d}.tar", f"s3://data/shards/{number:05d}.tar")
         for name in "ab":
-            storage.put(tmp_path / f"{name}.parquet", f"s3://data/tables/{name}.parquet")
+            storage.upload(tmp_path / f"{name}.parquet", f"s3://data/tables/{name}.parquet")
         config = RecaptionConfig("s3://data/shards/{00000..00003}.tar", "s3://data/tables/*.parquet")
         assert _all(RecaptionSource(config, storage, tmp_path / "remote")) == wanted
 

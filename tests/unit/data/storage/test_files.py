@@ -11,8 +11,8 @@ import pytest
 from tests.servers import S3, Http, Trouble, http_server, s3_server
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError, shown
-from clips_pipeline.data.storage.urls import expand, is_remote
+from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError, redact
+from clips_pipeline.data.storage.urls import expand_addresses, is_remote
 
 CONTENT = bytes(range(256)) * 40
 QUICK = StorageConfig(retries=2, back_off_s=0.01, timeout_s=2.0)
@@ -44,7 +44,7 @@ def http(tmp_path: Path) -> Iterator[Http]:
     ],
 )
 def test_addresses(addresses: str | list[str], wanted: list[str]) -> None:
-    assert expand(addresses) == wanted
+    assert expand_addresses(addresses) == wanted
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_addresses(addresses: str | list[str], wanted: list[str]) -> None:
 )
 def test_addresses_that_cannot_be_used(addresses: str | list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        expand(addresses)
+        expand_addresses(addresses)
 
 
 def test_what_is_remote() -> None:
@@ -64,20 +64,20 @@ def test_what_is_remote() -> None:
 def test_s3_there_and_back(s3: S3, tmp_path: Path) -> None:
     storage = pickle.loads(pickle.dumps(Storage(QUICK, s3.options)))  # noqa: S301
     (tmp_path / "a").write_bytes(CONTENT)
-    storage.put(tmp_path / "a", "s3://data/some/where.tar")
+    storage.upload(tmp_path / "a", "s3://data/some/where.tar")
     assert storage.size("s3://data/some/where.tar") == len(CONTENT)
     storage.fetch("s3://data/some/where.tar", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == CONTENT
     with storage.open("s3://data/some/where.tar") as file:
         file.seek(1000)
         assert file.read(10) == CONTENT[1000:1010]
-    with storage.local("s3://data/some/where.tar") as path:
+    with storage.local_copy("s3://data/some/where.tar") as path:
         assert path.read_bytes() == CONTENT
     assert not path.exists()
     assert storage.list("s3://data/some/*.tar") == ["s3://data/some/where.tar"]
     before = storage.identity("s3://data/some/where.tar")
     (tmp_path / "a").write_bytes(CONTENT[::-1])
-    storage.put(tmp_path / "a", "s3://data/some/where.tar")
+    storage.upload(tmp_path / "a", "s3://data/some/where.tar")
     assert storage.identity("s3://data/some/where.tar") != before
 
 
@@ -86,7 +86,7 @@ def test_many_identities_come_from_few_questions(s3: S3, http: Http, tmp_path: P
     (tmp_path / "a").write_bytes(CONTENT)
     addresses = [f"s3://data/many/{number}.tar" for number in range(9)]
     for address in addresses:
-        storage.put(tmp_path / "a", address)
+        storage.upload(tmp_path / "a", address)
     others = [f"{http.url}/a.tar", str(tmp_path / "a"), "s3://data/many/3.tar"]
     wanted = [storage.identity(address) for address in [*addresses, *others]]
     assert storage.identities([*addresses, *others]) == wanted
@@ -113,7 +113,7 @@ def test_no_secret_is_shown(s3: S3) -> None:
     with pytest.raises(StorageError) as error:
         Storage(QUICK, wrong).size("http://127.0.0.1:9/a.tar")
     assert "hush" not in str(error.value)
-    assert shown("http://me:pw@host/f?X-Amz-Signature=abc failed") == "http://…@host/f?… failed"
+    assert redact("http://me:pw@host/f?X-Amz-Signature=abc failed") == "http://…@host/f?… failed"
 
 
 def test_http(http: Http, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def _fetch(storage: Storage, address: str, target: Path) -> None:
 def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_path: Path) -> None:
     storage = Storage(QUICK, s3.options)
     (tmp_path / "a").write_bytes(CONTENT)
-    storage.put(tmp_path / "a", "s3://data/forked.tar")
+    storage.upload(tmp_path / "a", "s3://data/forked.tar")
     for number, address in enumerate((f"{http.url}/a.tar", "s3://data/forked.tar")):
         parent, child = tmp_path / f"parent-{number}", tmp_path / f"child-{number}"
         storage.fetch(address, parent)
@@ -236,10 +236,10 @@ def test_a_disk_that_is_full(http: Http, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"one attempt.*No space left on device") as error:
         storage.fetch(f"{http.url}/a.tar", tmp_path / "b")
     assert http.gets("a.tar") == 1
-    assert not storage.leaves_out(error.value)
+    assert not storage.should_skip(error.value)
     with pytest.raises(StorageError) as error:
         storage.fetch(f"{http.url}/gone.tar", tmp_path / "b")
-    assert storage.leaves_out(error.value)
+    assert storage.should_skip(error.value)
 
 
 def test_google_needs_its_package(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_bucket_is_not_made_by_a_misspelt_name(s3: S3, tmp_path: Path) -> None
     (tmp_path / "a").write_bytes(CONTENT)
     storage = Storage(QUICK, s3.options)
     with pytest.raises(StorageError, match=r"^s3://dtaa/a: one attempt"):
-        storage.put(tmp_path / "a", "s3://dtaa/a")
+        storage.upload(tmp_path / "a", "s3://dtaa/a")
     with pytest.raises(StorageError):
         storage.size("s3://dtaa/a")
 
@@ -261,14 +261,14 @@ def test_a_bucket_is_not_made_by_a_misspelt_name(s3: S3, tmp_path: Path) -> None
 def test_files_of_this_machine(tmp_path: Path) -> None:
     storage = Storage(QUICK)
     (tmp_path / "a").write_bytes(CONTENT)
-    storage.put(tmp_path / "a", str(tmp_path / "new" / "b"))
+    storage.upload(tmp_path / "a", str(tmp_path / "new" / "b"))
     assert storage.size(str(tmp_path / "new" / "b")) == len(CONTENT)
-    with storage.local(f"file://{tmp_path}/new/b") as path:
+    with storage.local_copy(f"file://{tmp_path}/new/b") as path:
         assert path == tmp_path / "new" / "b"
     assert path.exists()
     storage.fetch(str(path), tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == CONTENT
-    with pytest.raises(StorageError, match="gone: one attempt"), storage.local(str(tmp_path / "gone")):
+    with pytest.raises(StorageError, match="gone: one attempt"), storage.local_copy(str(tmp_path / "gone")):
         pass
 
 

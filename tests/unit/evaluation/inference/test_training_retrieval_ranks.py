@@ -61,7 +61,7 @@ def test_ranks_equal_one_process(found, damaged, model_folder, case):
 
 
 def test_a_bad_sample_has_a_place_and_no_row(shards, damaged):
-    whole, rest = (list(ShardSet(folder, "validation").in_order()) for folder in (shards, damaged))
+    whole, rest = (list(ShardSet(folder, "validation").iterate()) for folder in (shards, damaged))
     assert len(rest) == len(whole) - 1
-    assert [r.key for r in ShardSet(damaged, "validation").in_order(range(3))] == [r.key for r in rest[:2]]
-    assert [r.key for r in ShardSet(damaged, "validation").in_order(range(3, 9))] == [r.key for r in rest[2:]]
+    assert [r.key for r in ShardSet(damaged, "validation").iterate(range(3))] == [r.key for r in rest[:2]]
+    assert [r.key for r in ShardSet(damaged, "validation").iterate(range(3, 9))] == [r.key for r in rest[2:]]

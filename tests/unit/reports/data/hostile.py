@@ -60,4 +60,4 @@ def hostile_shards(folder: Path) -> Index:
     ]
     bad = [Skip("not_utf8", text, text) for text in TEXTS] + [Skip(TEXTS[0], "k", TEXTS[1])]
     parts = {"train": [[*good, *bad]], "test": [good[:2]]}
-    return prepare(ListSource(parts), folder, max_skip_share=0.9)  # type: ignore[arg-type]
+    return prepare(ListSource(parts), folder, max_skipped_fraction=0.9)  # type: ignore[arg-type]

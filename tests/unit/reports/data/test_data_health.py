@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         Skip("empty_web_caption", "bad", "no text beside the image"),
     ]
     source = ListSource({"train": [train], "test": [[record(9, captions=("by a person",), label=3)]]})
-    prepare(source, folder / "shards", max_skip_share=0.5)  # type: ignore[arg-type]
+    prepare(source, folder / "shards", max_skipped_fraction=0.5)  # type: ignore[arg-type]
     write_data_health(folder / "shards", Words(), CAPTIONS, HealthConfig(), folder / "new" / "report.html")
     return (folder / "new" / "report.html").read_text(encoding="utf-8")
 

@@ -34,7 +34,7 @@ GOOD = SplitStatistics(
     duplicate_images=49,
     duplicate_captions=297,
     identical_captions=49,
-    histograms={"image_aspect": Histogram.of(np.array([1000] * 95 + [200, 4000, 3100, 4000, 4000]))},
+    histograms={"image_aspect": Histogram.from_values(np.array([1000] * 95 + [200, 4000, 3100, 4000, 4000]))},
 )
 
 
@@ -61,7 +61,7 @@ def test_nothing_stands_out_where_all_shares_are_at_their_limits() -> None:
         ({"duplicate_captions": 298}, "30.1 % of the web captions repeat an earlier one"),
         ({"identical_captions": 50}, "the same in 5.1 % of the samples; is the right field read?"),
         (
-            {"histograms": {"image_aspect": Histogram.of(np.array([1000] * 90 + [200] * 5 + [5000] * 5))}},
+            {"histograms": {"image_aspect": Histogram.from_values(np.array([1000] * 90 + [200] * 5 + [5000] * 5))}},
             "10.0 % of the images have one side more than 3 times the other",
         ),
     ],

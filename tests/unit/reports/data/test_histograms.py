@@ -38,11 +38,11 @@ def test_what_is_absurdly_large_goes_into_the_last_bar() -> None:
 
 def test_octave_bars_are_sums_of_whole_bins() -> None:
     values = np.concatenate([np.arange(70), np.random.default_rng(1).integers(0, 1 << 30, 500)])
-    found = octave_bars(Histogram.of(values))
+    found = octave_bars(Histogram.from_values(values))
     assert sum(bar.count for bar in found) == len(values)
     for bar in found:
         assert bar.count == sum(bar.start <= value < bar.end for value in values.tolist())
-    assert [bar.start for bar in octave_bars(Histogram.of(np.arange(64, 128)))] == [64, 80, 96, 112]
+    assert [bar.start for bar in octave_bars(Histogram.from_values(np.arange(64, 128)))] == [64, 80, 96, 112]
 
 
 BAR = re.compile(r'<title>(.*?): ([\d,]+)</title><path d="(.*?)"[^>]*fill: (.*?)"')
@@ -61,7 +61,7 @@ def drawn_bars(svg: str) -> list[tuple[int, float, float, float, str]]:
 @pytest.mark.parametrize("doubling", [None, 1, 1000])
 @pytest.mark.parametrize("values", [VALUES, np.array([0]), np.array([64, 64]), np.array([1, 1 << 40])])
 def test_bars_lie_within_the_chart_and_are_as_high_as_they_are_many(values: np.ndarray, doubling: int | None) -> None:
-    chart = octave_bars(Histogram.of(values)) if doubling else bars(values, 77)
+    chart = octave_bars(Histogram.from_values(values)) if doubling else bars(values, 77)
     svg = histogram_chart(chart, '"<t>"', limit=None if doubling else 77, doubling=doubling)
     found = drawn_bars(svg)
     assert [count for count, *_ in found] == [bar.count for bar in chart]

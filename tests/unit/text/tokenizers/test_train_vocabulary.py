@@ -13,9 +13,9 @@ from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.text.tokenizers.train_vocabulary import SPECIALS, train_wordpiece
 
 CAPTIONS = [
-    f'A {size} {colour} {kind} stands near a {other}. The {other} is {colour}, and it\'s "old"!'
+    f'A {size} {color} {kind} stands near a {other}. The {other} is {color}, and it\'s "old"!'
     for size in ("small", "large", "tiny")
-    for colour in ("red", "blue", "green", "yellow")
+    for color in ("red", "blue", "green", "yellow")
     for kind, other in (("lamp", "table"), ("chair", "lamp"), ("bottle", "window"), ("vase", "carpet"))
 ]
 
