@@ -30,7 +30,7 @@ class ReadClock:
         self._reads: Tensor = reads.share_memory_()  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Tensor]:
-        return {"_noted": self._reads}
+        return {"_reads": self._reads}
 
     def begin(self, shard: int) -> None:
         """This worker begins to read from `shard`."""
