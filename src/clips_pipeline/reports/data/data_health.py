@@ -89,7 +89,7 @@ def report_html(
         lengths=caption_lengths.rooms(captions),
         warnings=findings(index, statistics, texts),
         kinds={split: _kinds(read) for split, read in texts.items()},
-        metrics=_MEASURES,
+        measures=_MEASURES,
         drawn={
             "lengths": [_length_chart(label, lengths) for label, lengths in _kinds(next(iter(texts.values())))],
             "sentences": _sentence_charts(next(iter(texts.values()))),
