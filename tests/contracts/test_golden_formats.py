@@ -37,7 +37,7 @@ from clips_pipeline.evaluation.per_item.items import items_from_rows
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
 from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
-from clips_pipeline.reports.data.caption_lengths import DrawnSamples, measure
+from clips_pipeline.reports.data.caption_lengths import RandomSamples, measure
 from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 
@@ -110,8 +110,12 @@ def data_health(scenes: Path, tokenizer: Path) -> Outputs:
     del statistics["fingerprint"]
     found: Outputs = {"statistics": _digest(statistics)}
     for split in load_index(scenes).splits:
-        texts = asdict(measure(DrawnSamples(scenes, split, 20, None), load_tokenizer(tokenizer), CaptionConfig()))
-        found[split] = _digest(json.loads(json.dumps(texts, default=np.ndarray.tolist)))
+        texts = asdict(measure(RandomSamples(scenes, split, 20, None), load_tokenizer(tokenizer), CaptionConfig()))
+        content = json.dumps(texts, default=np.ndarray.tolist)
+        # The golden digests were made with the former names of these fields.
+        for name, former in (("capacity", "room"), ("total_samples", "of_samples"), ("total_shards", "of_shards")):
+            content = content.replace(f'"{name}":', f'"{former}":')
+        found[split] = _digest(json.loads(content))
     return found
 
 

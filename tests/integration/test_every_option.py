@@ -49,7 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "mixture": {
         "method": "mixture",
-        "captions": {"synthetic_share": 0.5},
+        "captions": {"synthetic_fraction": 0.5},
         "model": {"padding": "attend", "patch_dropout": 0.5},
         "optimizer": {
             "peak_lr": 1.0e-3,

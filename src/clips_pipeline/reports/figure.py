@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from clips_pipeline.reports.page import visible
+from clips_pipeline.reports.page import escape_invisible
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,11 +54,11 @@ class Chart:
 
     svg: Markup
     title: str
-    told: str = ""
+    summary: str = ""
     about: str = ""
 
 
-def svg(draw: Callable[["Figure"], None], described: str, *, size: tuple[float, float] = (4.0, 2.6)) -> Markup:
+def svg(draw: Callable[["Figure"], None], description: str, *, size: tuple[float, float] = (4.0, 2.6)) -> Markup:
     """A figure as `<svg>`; the same figure gives the same bytes.
 
     Args:
@@ -69,9 +69,9 @@ def svg(draw: Callable[["Figure"], None], described: str, *, size: tuple[float, 
     import matplotlib
     from matplotlib.figure import Figure
 
-    described = visible(described)
+    description = escape_invisible(description)
     # Names of markers and clips are digests with this salt: they differ between the figures of a page.
-    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": described}), warnings.catch_warnings():
+    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": description}), warnings.catch_warnings():
         # Matplotlib measures with its own font, which lacks most scripts; the reader's browser has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
@@ -79,21 +79,21 @@ def svg(draw: Callable[["Figure"], None], described: str, *, size: tuple[float, 
         draw(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(ElementTree.fromstring(stream.getvalue()), described)  # noqa: S314 - Matplotlib has written it
+    return _inline(ElementTree.fromstring(stream.getvalue()), description)  # noqa: S314 - Matplotlib has written it
 
 
 def label(foreign: object, most: int = 40) -> str:
     """Foreign text for a figure, short and with nothing hidden; `svg` escapes it."""
-    shown = visible(str(foreign))
+    shown = escape_invisible(str(foreign))
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def tooltip(artist: "Artist", told: str) -> None:
+def set_tooltip(artist: "Artist", summary: str) -> None:
     """What the browser shows while the pointer is over it."""
-    artist.set_gid(_TOOLTIP + visible(told))
+    artist.set_gid(_TOOLTIP + escape_invisible(summary))
 
 
-def _inline(root: ElementTree.Element, described: str) -> Markup:
+def _inline(root: ElementTree.Element, description: str) -> Markup:
     """Without namespaces, which HTML knows by itself; without names of groups, metadata and style sheet."""
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
@@ -101,12 +101,12 @@ def _inline(root: ElementTree.Element, described: str) -> Markup:
         for child in [child for child in element if child.tag.rpartition("}")[2] in ("metadata", "style")]:
             element.remove(child)
         if element.tag == "g":
-            told = element.attrib.pop("id", "")
-            if told.startswith(_TOOLTIP):
+            summary = element.attrib.pop("id", "")
+            if summary.startswith(_TOOLTIP):
                 title = ElementTree.Element("title")
-                title.text = told.removeprefix(_TOOLTIP)
+                title.text = summary.removeprefix(_TOOLTIP)
                 element.insert(0, title)
-    root.attrib = {"class": "figure", "viewBox": root.attrib["viewBox"], "role": "img", "aria-label": described}
+    root.attrib = {"class": "figure", "viewBox": root.attrib["viewBox"], "role": "img", "aria-label": description}
     drawn = ElementTree.tostring(root, encoding="unicode")
     for color, variable in _VARIABLES.items():
         drawn = drawn.replace(color, f"var({variable})")

@@ -34,12 +34,19 @@ def environment() -> Environment:
         autoescape=True,
         extensions=["jinja2.ext.do"],
         undefined=StrictUndefined,
-        finalize=_seen,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"number": number, "share": share, "size": size, "cut": cut, "data_url": data_url, "median": median}
+    made.filters |= {
+        "number": format_number,
+        "percent": format_percent,
+        "bytes": format_bytes,
+        "shorten": shorten,
+        "data_url": data_url,
+        "median": median,
+    }
     return made
 
 
@@ -69,29 +76,29 @@ def summary_of(html: str) -> str:
     return html.partition(_SUMMARY[0])[2].partition(_SUMMARY[1])[0].strip()
 
 
-def visible(foreign: str) -> str:
+def escape_invisible(foreign: str) -> str:
     """Foreign text in which nothing is hidden.
 
     Control characters, those that turn the direction of writing and halves of characters are spelled out as `[U+202E]`, so
     that they are seen and do nothing.
     """
-    return foreign if foreign.isprintable() else "".join(map(_visible, foreign))
+    return foreign if foreign.isprintable() else "".join(map(_escape_letter, foreign))
 
 
-def cut(value: object, most: int) -> str:
+def shorten(value: object, most: int) -> str:
     """Text of at most so many characters; what is longer is cut, and its length told."""
     whole = str(value)
-    return whole if len(whole) <= most else f"{whole[:most]}… ({number(len(whole))} characters)"
+    return whole if len(whole) <= most else f"{whole[:most]}… ({format_number(len(whole))} characters)"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """`1,234,567`; what is no integer with three digits: `0.123`, `12.3`, `123`."""
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
-def share(part: float, whole: float) -> str:
+def format_percent(part: float, whole: float) -> str:
     """`12.3 %`; a dash where there is nothing to divide. What occurs is never shown as 0, nor what lacks as all."""
     if not whole:
         return "–"
@@ -103,7 +110,7 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.1f} %"
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes as `1.2 MB`, in powers of 1,000."""
     unit = "B"
     for larger in ("kB", "MB", "GB", "TB"):
@@ -111,7 +118,7 @@ def size(count: float) -> str:
         if count < 999.5:
             break
         count, unit = count / 1000, larger
-    return f"{number(float(count)) if unit != 'B' else round(count)} {unit}"
+    return f"{format_number(float(count)) if unit != 'B' else round(count)} {unit}"
 
 
 def data_url(data: bytes, extension: str) -> str:
@@ -124,11 +131,11 @@ def data_url(data: bytes, extension: str) -> str:
     return f"data:{_MEDIA[extension]};base64,{base64.b64encode(data).decode()}"
 
 
-def _seen(value: object) -> object:
+def _finalize(value: object) -> object:
     """Jinja2 calls it for whatever a template prints."""
-    return value if isinstance(value, Markup) else visible(str(value))
+    return value if isinstance(value, Markup) else escape_invisible(str(value))
 
 
-def _visible(letter: str) -> str:
+def _escape_letter(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") or letter in _NO_CHARACTERS
     return f"[U+{ord(letter):04X}]" if hidden and letter not in _HARMLESS else letter

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Le
 
-from clips_pipeline.config import ConfigError, Fraction, PositiveInt
+from clips_pipeline.config import ConfigError, FormerName, Fraction, PositiveInt
 from clips_pipeline.text.fragments import FragmentConfig, fragment
 from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ class CaptionConfig:
         context_length: places of a text tower row, three of them for BOS, EOS and CLS.
         target_length: places of a target row, two of them for BOS and EOS.
         fragment: how the fragment is made; its budget must fit into a text tower row.
-        synthetic_share: of the samples that show their synthetic caption in place of the web caption, where the method mixes.
+        synthetic_fraction: of the samples that show their synthetic caption in place of the web caption, where the method mixes.
         web_tokens: ids that training leaves of a web caption, its first ones; None is all that the row holds. For studies of
             what shorter web captions do.
     """
@@ -36,7 +36,7 @@ class CaptionConfig:
     context_length: Annotated[int, Ge(4), Le(65_536)] = 80
     target_length: Annotated[int, Ge(3), Le(65_536)] = 128
     fragment: FragmentConfig = field(default_factory=FragmentConfig)
-    synthetic_share: Fraction = 0.2
+    synthetic_fraction: Annotated[Fraction, FormerName("synthetic_share")] = 0.2
     web_tokens: PositiveInt | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class CaptionReader:
     def _reads_web(self, synthetic: str, epoch: int, key: str) -> bool:
         if self.method == "clip" or not synthetic.strip():
             return True
-        return generator(self.seed, epoch, key, "mixture").random() >= self.config.synthetic_share
+        return generator(self.seed, epoch, key, "mixture").random() >= self.config.synthetic_fraction
 
     def _one_text(self, body: list[int]) -> CaptionRows:
         row = self.tokenizer.encoder_row(body, self.config.context_length)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clips_pipeline.config import ConfigError, PositiveInt
-from clips_pipeline.text.sentences import sub_captions
+from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 Strategy = Literal["sub_caption", "truncation", "random_mask", "block_mask"]
@@ -55,8 +55,8 @@ def fragment(caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: ra
     """
     if config.strategy == "sub_caption":
         if config.tokens is None:
-            return one_sentence(caption, tokenizer, rng, drop_blank=config.blank_pieces == "drop")
-        return sentences_within(caption, config.tokens, tokenizer, rng)
+            return draw_sentence(caption, tokenizer, rng, drop_blank=config.blank_pieces == "drop")
+        return draw_sentences(caption, config.tokens, tokenizer, rng)
     body = tokenizer.body(caption)
     if not body:
         return None
@@ -69,19 +69,19 @@ def fragment(caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: ra
     return block_mask(body, config.tokens, rng)
 
 
-def one_sentence(caption: str, tokenizer: Tokenizer, rng: random.Random, *, drop_blank: bool) -> list[int] | None:
+def draw_sentence(caption: str, tokenizer: Tokenizer, rng: random.Random, *, drop_blank: bool) -> list[int] | None:
     """One sub-caption, each with the same chance, whole: the published training default.
 
     Short and long sentences are equally likely, and so are equal ones at two places. None without any piece.
     """
-    pieces = sub_captions(caption)
+    pieces = split_sub_captions(caption)
     if not drop_blank:
         return tokenizer.body(rng.choice(pieces)) if pieces else None
     bodies = [body for body in map(tokenizer.body, pieces) if body]
     return rng.choice(bodies) if bodies else None
 
 
-def sentences_within(caption: str, tokens: int, tokenizer: Tokenizer, rng: random.Random) -> list[int] | None:
+def draw_sentences(caption: str, tokens: int, tokenizer: Tokenizer, rng: random.Random) -> list[int] | None:
     """Distinct random sub-captions until `tokens` ids are full, in the caption's order (the paper's length study).
 
     Sentences are drawn without replacement; the last one drawn is cut at its end to fill the budget exactly, and every
@@ -91,7 +91,7 @@ def sentences_within(caption: str, tokens: int, tokenizer: Tokenizer, rng: rando
     A caption that fits as it stands comes back untouched, stops included, as from every other strategy. None when no
     sub-caption holds an id.
     """
-    pieces = sub_captions(caption)
+    pieces = split_sub_captions(caption)
     whole = tokenizer.body(caption)
     if len(whole) <= tokens:
         return whole if any(tokenizer.body(piece) for piece in pieces) else None

@@ -15,5 +15,5 @@ from typing import Literal
 
 Method = Literal["clip", "mixture", "coca", "clips"]
 
-CAPTIONING: frozenset[str] = frozenset({"coca", "clips"})
+CAPTIONING_METHODS: frozenset[str] = frozenset({"coca", "clips"})
 """Methods whose model has a captioner."""

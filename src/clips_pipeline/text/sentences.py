@@ -5,7 +5,7 @@ import re
 _STOPS = re.compile(r"[.!]+")
 
 
-def sub_captions(caption: str) -> list[str]:
+def split_sub_captions(caption: str) -> list[str]:
     """Every sub-caption of `caption`, in order.
 
     The published rule, exactly: each run of "." or "!" becomes "|", the text is split at "|", empty pieces are dropped.

@@ -18,7 +18,7 @@ from clips_pipeline.data.images.transforms import AugmentConfig, PreprocessConfi
 from clips_pipeline.data.loading.order import WINDOW_SAMPLES
 from clips_pipeline.models.sizes import SizeConfig
 from clips_pipeline.text.caption_rows import CaptionConfig
-from clips_pipeline.text.methods import CAPTIONING, Method
+from clips_pipeline.text.methods import CAPTIONING_METHODS, Method
 
 ProcessCount = Annotated[int, Ge(1), Le(1024)]
 
@@ -226,10 +226,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         method, launch = self.method, self.launch
-        parts = {"vision", "text"} | ({"captioner"} if method in CAPTIONING else set())
+        parts = {"vision", "text"} | ({"captioner"} if method in CAPTIONING_METHODS else set())
         rules = (
             (
-                self.loss.contrastive_weight > 0 or method in CAPTIONING,
+                self.loss.contrastive_weight > 0 or method in CAPTIONING_METHODS,
                 f"loss.contrastive_weight: 0, and method {method!r} has no other loss; raise it",
             ),
             (

@@ -10,7 +10,7 @@ from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.models.sizes import ClipsConfig, resolve_size
-from clips_pipeline.text.methods import CAPTIONING
+from clips_pipeline.text.methods import CAPTIONING_METHODS
 from clips_pipeline.training.config import TrainConfig
 
 
@@ -39,7 +39,7 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             f"another size, or `{{base: {name or 'NAME'}, vocab_size: {vocab_size}}}`, or lower prepare.tokenizer.vocabulary_size"
         )
     captioner = None
-    if size.captioner is not None and config.method in CAPTIONING:
+    if size.captioner is not None and config.method in CAPTIONING_METHODS:
         captioner = dataclasses.replace(
             size.captioner,
             condition=model.condition,

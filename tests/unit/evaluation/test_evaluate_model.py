@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.evaluation.pictures import png
+from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError

@@ -10,13 +10,13 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.pipelines.prepare.nodes import report_health
-from clips_pipeline.text.tokenizers.train_vocabulary import SMALLEST, train_wordpiece
+from clips_pipeline.text.tokenizers.train_vocabulary import MIN_VOCAB_SIZE, train_wordpiece
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
     make_shards(tmp_path, [record(i) for i in range(5)])
-    train_wordpiece(["web 1", "Long 2. And more."], SMALLEST, tmp_path / "tokenizer")
+    train_wordpiece(["web 1", "Long 2. And more."], MIN_VOCAB_SIZE, tmp_path / "tokenizer")
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def test_made_anew_when_settings_data_tokenizer_or_the_file_change(prepared: Pat
     make_shards(prepared, [*(record(i) for i in range(5)), Skip("bad_record", "odd", "why")], "other")
     seen.append(made(prepared, samples=2))
     assert "bad_record" in seen[-1][1]
-    train_wordpiece(["web 1 2 3 4", "Long 2. And more."], SMALLEST, prepared / "tokenizer")
+    train_wordpiece(["web 1 2 3 4", "Long 2. And more."], MIN_VOCAB_SIZE, prepared / "tokenizer")
     seen.append(made(prepared, samples=2))
     assert len({written for written, _ in seen}) == 4
     (prepared / "data_health.html").write_text("edited")

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
-from tests.unit.reports.data.hostile import TEXTS
+from tests.unit.reports.data.hostile_texts import TEXTS
 
-from clips_pipeline.reports.page import cut, environment, number, share, size, summary_of, visible, write_page
+from clips_pipeline.reports.page import (
+    environment,
+    escape_invisible,
+    format_bytes,
+    format_number,
+    format_percent,
+    shorten,
+    summary_of,
+    write_page,
+)
 
 FRAME = """{% extends "page.html" %}{% set sections = {"one": "First"} %}
 {% block summary %}<p>{{ value }}</p>{% endblock %}
@@ -52,18 +61,18 @@ def test_foreign_text_is_text_in_every_place(value: str) -> None:
 
 
 def test_what_cannot_be_seen_is_spelled_out() -> None:
-    assert visible("a\x00b\u202ec\u2066\ud800\uffff") == "a[U+0000]b[U+202E]c[U+2066][U+D800][U+FFFF]"
-    assert visible("tab\tend\n") == "tab\tend\n"
+    assert escape_invisible("a\x00b\u202ec\u2066\ud800\uffff") == "a[U+0000]b[U+202E]c[U+2066][U+D800][U+FFFF]"
+    assert escape_invisible("tab\tend\n") == "tab\tend\n"
     # Letters of Persian and pictures of families need their joiners.
-    assert visible("\u0645\u06cc\u200c\u062e 👨\u200d👩") == "\u0645\u06cc\u200c\u062e 👨\u200d👩"
+    assert escape_invisible("\u0645\u06cc\u200c\u062e 👨\u200d👩") == "\u0645\u06cc\u200c\u062e 👨\u200d👩"
     assert shown("{{ value }}", value="<\u202e>") == "&lt;[U+202E]&gt;"
 
 
 def test_long_text_is_cut_and_its_length_told() -> None:
-    assert cut("x" * 10_000, 3) == "xxx… (10,000 characters)"
-    assert cut("xxx", 3) == "xxx"
+    assert shorten("x" * 10_000, 3) == "xxx… (10,000 characters)"
+    assert shorten("xxx", 3) == "xxx"
     # Cut before it is escaped, so that no half of an escape is left.
-    assert shown("{{ value|cut(2) }}", value="<<<<") == "&lt;&lt;… (4 characters)"
+    assert shown("{{ value|shorten(2) }}", value="<<<<") == "&lt;&lt;… (4 characters)"
 
 
 def test_a_value_that_is_missing_is_an_error_and_no_gap() -> None:
@@ -76,7 +85,7 @@ def test_a_value_that_is_missing_is_an_error_and_no_gap() -> None:
     [(0, "0"), (1234567, "1,234,567"), (5.3049, "5.3"), (0.01234, "0.0123"), (123.4, "123"), (99999.6, "100,000")],
 )
 def test_numbers(value: float, expected: str) -> None:
-    assert number(value) == expected
+    assert format_number(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,7 @@ def test_numbers(value: float, expected: str) -> None:
     ],
 )
 def test_shares_never_hide_what_there_is(part: int, whole: int, expected: str) -> None:
-    assert share(part, whole) == expected
+    assert format_percent(part, whole) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_shares_never_hide_what_there_is(part: int, whole: int, expected: str) -
     ],
 )
 def test_sizes(value: float, expected: str) -> None:
-    assert size(value) == expected
+    assert format_bytes(value) == expected
 
 
 def test_tables_have_heads_and_figures_stand_right() -> None:

@@ -112,13 +112,13 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
 
 @pytest.mark.parametrize(("share", "reads"), [(0.0, "a red dog"), (1.0, TEXT)])
 def test_the_share_of_synthetic_captions(share: float, reads: str, small: WordPieceTokenizer) -> None:
-    reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=share), small, 0, "mixture")
+    reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=share), small, 0, "mixture")
     assert all(reader.read("a red dog", TEXT, epoch=e, key="a").web == small.encode(reads, 16) for e in range(50))
 
 
 def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer) -> None:
     def drawn(**changes: int) -> list[list[int]]:
-        reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=0.5), small, changes.get("seed", 0), "mixture")
+        reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=0.5), small, changes.get("seed", 0), "mixture")
         return [reader.read("a dog", TEXT, epoch=changes.get("epoch", 0), key=str(k)).web for k in range(40)]
 
     assert drawn() == drawn()
@@ -127,11 +127,11 @@ def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer)
 
 
 def test_where_there_is_no_synthetic_caption_the_mixture_shows_the_web_caption(small: WordPieceTokenizer) -> None:
-    reader = CaptionReader(CaptionConfig(16, 12, synthetic_share=1.0), small, 0, "coca")
+    reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=1.0), small, 0, "coca")
     rows = reader.read("a dog", " ", epoch=0, key="a")
     assert rows == CaptionRows(small.encode("a dog", 16), [], small.target_row(small.body("a dog"), 12))
 
 
 def test_a_share_above_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"captions\.synthetic_share: 1\.5 must be at most 1"):
-        from_mapping(CaptionConfig, {"synthetic_share": 1.5}, "train.captions")
+    with pytest.raises(ConfigError, match=r"captions\.synthetic_fraction: 1\.5 must be at most 1"):
+        from_mapping(CaptionConfig, {"synthetic_fraction": 1.5}, "train.captions")

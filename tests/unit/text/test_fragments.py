@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.text.fragments import FragmentConfig, Strategy, block_mask, fragment, random_mask
-from clips_pipeline.text.sentences import sub_captions
+from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
@@ -34,7 +34,7 @@ def check_contract(caption: str, strategy: Strategy, tokens: int, tokenizer: Tok
     config = FragmentConfig(strategy, tokens)
     part = fragment(caption, config, tokenizer, random.Random(seed))
     whole = tokenizer.body(caption)
-    usable = any(map(tokenizer.body, sub_captions(caption))) if strategy == "sub_caption" else bool(whole)
+    usable = any(map(tokenizer.body, split_sub_captions(caption))) if strategy == "sub_caption" else bool(whole)
     assert fragment(caption, config, tokenizer, random.Random(seed)) == part
     assert (part is not None) == usable
     if part is None:
@@ -44,7 +44,9 @@ def check_contract(caption: str, strategy: Strategy, tokens: int, tokenizer: Tok
     assert is_subsequence(part, whole)
     if len(whole) <= tokens:
         assert part == whole
-    elif strategy != "sub_caption" or sum(len(tokenizer.body(piece)) for piece in sub_captions(caption)) >= tokens:
+    elif (
+        strategy != "sub_caption" or sum(len(tokenizer.body(piece)) for piece in split_sub_captions(caption)) >= tokens
+    ):
         assert len(part) == tokens
 
 
@@ -150,7 +152,7 @@ def test_sentences_with_clips_byte_pairs(clip_bpe: ClipBpeTokenizer, long_texts:
     for place, text in enumerate(long_texts[:100]):
         part = fragment(text, FragmentConfig("sub_caption", 32), clip_bpe, random.Random(place))
         assert part is not None
-        pieces = [index for piece in sub_captions(text) for index in clip_bpe.body(piece)]
+        pieces = [index for piece in split_sub_captions(text) for index in clip_bpe.body(piece)]
         assert len(part) == min(32, len(pieces))
         assert is_subsequence(part, pieces)
 
@@ -190,7 +192,7 @@ def test_random_mask_keeps_order_and_each_place_equally() -> None:
     ],
 )
 def test_published_rule(caption: str, pieces: list[str]) -> None:
-    assert sub_captions(caption) == pieces
+    assert split_sub_captions(caption) == pieces
 
 
 def test_configuration() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
-from clips_pipeline.text.sentences import sub_captions
+from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 LENGTHS = {"len_80_128": (80, 128), "len_12_9": (12, 9)}
@@ -34,7 +34,7 @@ def test_every_case(name: str, bert: WordPieceTokenizer, golden: dict[str, Any])
         rows = reader.read(case["web"], case["synthetic"], epoch=0, key="k")
         assert rows.web == case["t1"], case["web"]
         assert rows.target == case["y"], case["synthetic"]
-        assert sub_captions(case["synthetic"]) == case["pieces"]
+        assert split_sub_captions(case["synthetic"]) == case["pieces"]
         candidates = [bert.encode(piece, context_length) for piece in case["pieces"]]
         assert (candidates or [bert.encode(case["web"], context_length)]) == case["t2"]
 

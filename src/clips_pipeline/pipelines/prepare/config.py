@@ -15,7 +15,7 @@ from clips_pipeline.data.sources.img2dataset import Img2datasetConfig
 from clips_pipeline.data.sources.recaption import RecaptionConfig
 from clips_pipeline.data.storage.files import redact
 from clips_pipeline.reports.data.data_health import HealthConfig
-from clips_pipeline.text.tokenizers.train_vocabulary import SMALLEST
+from clips_pipeline.text.tokenizers.train_vocabulary import MIN_VOCAB_SIZE
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TokenizerConfig:
     """
 
     kind: Literal["trained", "wordpiece", "clip_bpe"] = "trained"
-    vocabulary_size: Annotated[int, Ge(SMALLEST), Le(2**24)] = 1000
+    vocabulary_size: Annotated[int, Ge(MIN_VOCAB_SIZE), Le(2**24)] = 1000
     vocabulary_file: str | None = None
 
     def __post_init__(self) -> None:

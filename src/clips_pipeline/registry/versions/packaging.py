@@ -77,7 +77,7 @@ def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
             mlflow_model=Model(
                 artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id
             ),
-            python_model=str(package / "registry" / "pyfunc_model.py"),
+            python_model=str(package / "registry" / "versions" / "pyfunc_model.py"),
             artifacts={ARTIFACT: str(model_folder.resolve())},
             code_paths=[str(package)],
             signature=signature(),

@@ -15,7 +15,7 @@ from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.text.caption_rows import CaptionConfig, generator
 from clips_pipeline.text.fragments import FragmentConfig, Strategy, fragment
-from clips_pipeline.text.sentences import sub_captions
+from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 STRATEGIES: Final = get_args(Strategy)
@@ -26,12 +26,12 @@ _SEED = 0
 class RowCapacity(NamedTuple):
     """Ids that rows hold, specials not counted: of the text tower, of the captioner, and what training leaves of a web caption."""
 
-    context_room: int
-    target_room: int
-    web_room: int
+    context: int
+    target: int
+    web: int
 
 
-def rooms(captions: CaptionConfig) -> RowCapacity:
+def row_capacity(captions: CaptionConfig) -> RowCapacity:
     """Of the rows that training makes."""
     context = captions.context_length - 3
     return RowCapacity(context, captions.target_length - 2, min(context, captions.web_tokens or context))
@@ -42,14 +42,14 @@ class Lengths:
     """Ids of one kind of text.
 
     Attributes:
-        room: ids that fit into the row it goes to.
+        capacity: ids that fit into the row it goes to.
         values: ids of each of the N texts, specials not counted; of a fragment with a budget what the budget left.
         cut: texts of which ids are lost to the row, or to the fragment's budget.
         unknown: ids that stand for a word which the vocabulary cannot spell, of all texts together.
         replaced: fragments that have no usable piece, so that the web caption stands in.
     """
 
-    room: int
+    capacity: int
     values: list[int] = field(default_factory=list)
     cut: int = 0
     unknown: int = 0
@@ -58,7 +58,7 @@ class Lengths:
     def add(self, ids: Sequence[int], unknown_id: int) -> None:
         """Count one text."""
         self.values.append(len(ids))
-        self.cut += len(ids) > self.room
+        self.cut += len(ids) > self.capacity
         self.unknown += ids.count(unknown_id)
 
     def quantile(self, part: float) -> int:
@@ -77,9 +77,9 @@ class SplitTexts:
 
     Attributes:
         samples: whose texts were read. Sets that serve evaluation alone may lack captions, which are not counted then.
-        of_samples: that the split has.
+        total_samples: that the split has.
         shards: they came from.
-        of_shards: that the split has.
+        total_shards: that the split has.
         unreadable: samples left out, because they are damaged or cannot be had.
         web: web captions in a row of the text tower.
         synthetic: synthetic captions, whole, in the captioner's row.
@@ -89,9 +89,9 @@ class SplitTexts:
     """
 
     samples: int
-    of_samples: int
+    total_samples: int
     shards: int
-    of_shards: int
+    total_shards: int
     unreadable: int
     web: Lengths
     synthetic: Lengths
@@ -100,7 +100,7 @@ class SplitTexts:
     sentences: NDArray[np.int64]
 
 
-class DrawnSamples:
+class RandomSamples:
     """Samples of a split: whole shards drawn at random, by a fixed seed, until there are enough.
 
     Shards and not single samples, because each shard that is touched may have to be fetched.
@@ -134,7 +134,7 @@ class DrawnSamples:
                 self.unreadable += 1
         self.set.close()
 
-    def some(self, count: int) -> Iterator[Record]:
+    def examples(self, count: int) -> Iterator[Record]:
         """At random `count` of them, with their images, in the order of the shards; fewer where some cannot be read."""
         chosen = random.Random(f"{_SEED}/{self.split}/some").sample(  # noqa: S311 - as above
             range(len(self.places)), min(count, len(self.places))
@@ -147,7 +147,7 @@ class DrawnSamples:
         self.set.close()
 
 
-def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) -> SplitTexts:
+def measure(drawn: RandomSamples, tokenizer: Tokenizer, captions: CaptionConfig) -> SplitTexts:
     """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does.
 
     Args:
@@ -155,12 +155,12 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) 
         tokenizer: gives the lengths.
         captions: lengths of the rows, and the strategy that training uses. The others are given the same budget.
     """
-    room = rooms(captions)
-    web, synthetic, human = Lengths(room.web_room), Lengths(room.target_room), Lengths(room.context_room)
+    capacity = row_capacity(captions)
+    web, synthetic, human = Lengths(capacity.web), Lengths(capacity.target), Lengths(capacity.context)
     unknown = tokenizer.unk_id
     samples, sentences = 0, []
     configs = {name: _fragment_config(name, captions) for name in STRATEGIES}
-    fragments = {name: Lengths(room.context_room) for name in STRATEGIES}
+    fragments = {name: Lengths(capacity.context) for name in STRATEGIES}
     for record in drawn.texts():
         samples += 1
         for caption in record.captions:
@@ -171,7 +171,7 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) 
             continue
         body = tokenizer.body(record.synthetic_caption)
         synthetic.add(body, unknown)
-        sentences.append(len(sub_captions(record.synthetic_caption)))
+        sentences.append(len(split_sub_captions(record.synthetic_caption)))
         for name, config in configs.items():
             made = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
             if made is None:
@@ -183,9 +183,9 @@ def measure(drawn: DrawnSamples, tokenizer: Tokenizer, captions: CaptionConfig) 
     shards = drawn.set.samples
     return SplitTexts(
         samples=samples,
-        of_samples=sum(shards),
+        total_samples=sum(shards),
         shards=len({shard for shard, _ in drawn.places}),
-        of_shards=len(shards),
+        total_shards=len(shards),
         unreadable=drawn.unreadable,
         web=web,
         synthetic=synthetic,
@@ -201,4 +201,4 @@ def _fragment_config(strategy: Strategy, captions: CaptionConfig) -> FragmentCon
     if strategy == "sub_caption":
         return FragmentConfig(tokens=captions.fragment.tokens)
     # Without a budget of its own it takes what the row holds, as `CaptionReader` has it.
-    return FragmentConfig(strategy, captions.fragment.tokens or rooms(captions).context_room)
+    return FragmentConfig(strategy, captions.fragment.tokens or row_capacity(captions).context)

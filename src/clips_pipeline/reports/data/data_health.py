@@ -16,11 +16,11 @@ from clips_pipeline.data.shards.index import Index, load_index
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.reports.data import caption_lengths
-from clips_pipeline.reports.data.caption_lengths import DrawnSamples, Lengths, SplitTexts
-from clips_pipeline.reports.data.findings import findings
+from clips_pipeline.reports.data.caption_lengths import Lengths, RandomSamples, SplitTexts
+from clips_pipeline.reports.data.findings import collect_findings
 from clips_pipeline.reports.data.histograms import bars, histogram_chart, octave_bars
 from clips_pipeline.reports.figure import Chart
-from clips_pipeline.reports.page import number, render, share, size, write_page
+from clips_pipeline.reports.page import format_bytes, format_number, format_percent, render, write_page
 from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
@@ -66,9 +66,9 @@ def write_data_health(
     texts: dict[str, SplitTexts] = {}
     examples: dict[str, list[Record]] = {}
     for split in index.splits:
-        drawn = DrawnSamples(shards, split, config.samples, remote)
+        drawn = RandomSamples(shards, split, config.samples, remote)
         texts[split] = caption_lengths.measure(drawn, tokenizer, captions)
-        examples[split] = list(drawn.some(config.examples))
+        examples[split] = list(drawn.examples(config.examples))
     return write_page(report_html(index, statistics, texts, examples, captions), path)
 
 
@@ -86,8 +86,8 @@ def report_html(
         statistics=statistics,
         texts=texts,
         captions=captions,
-        lengths=caption_lengths.rooms(captions),
-        warnings=findings(index, statistics, texts),
+        lengths=caption_lengths.row_capacity(captions),
+        warnings=collect_findings(index, statistics, texts),
         kinds={split: _kinds(read) for split, read in texts.items()},
         measures=_MEASURES,
         drawn={
@@ -127,12 +127,12 @@ def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
 
 
 def _length_chart(label: str, lengths: Lengths) -> Chart:
-    drawn = bars(np.array(lengths.values), lengths.room, 2 * lengths.room)
+    drawn = bars(np.array(lengths.values), lengths.capacity, 2 * lengths.capacity)
     told = (
-        f"median {number(lengths.quantile(0.5))}, 95 % up to {number(lengths.quantile(0.95))}, "
-        f"cut {share(lengths.cut, len(lengths.values))}"
+        f"median {format_number(lengths.quantile(0.5))}, 95 % up to {format_number(lengths.quantile(0.95))}, "
+        f"cut {format_percent(lengths.cut, len(lengths.values))}"
     )
-    return Chart(histogram_chart(drawn, label, limit=lengths.room, unit="ids"), label, told)
+    return Chart(histogram_chart(drawn, label, limit=lengths.capacity, unit="ids"), label, told)
 
 
 def _sentence_charts(read: SplitTexts) -> list[Chart]:
@@ -144,10 +144,10 @@ def _sentence_charts(read: SplitTexts) -> list[Chart]:
 
 # Histogram, its name, how a value is written, and a value of the axis.
 _MEASURES = (
-    ("image_width", "width in pixels", number, 1),
-    ("image_height", "height in pixels", number, 1),
+    ("image_width", "width in pixels", format_number, 1),
+    ("image_height", "height in pixels", format_number, 1),
     ("image_aspect", "width : height", lambda thousandths: f"{thousandths / 1000:.2f}", 1000),
-    ("image_bytes", "encoded size", size, 1000),
+    ("image_bytes", "encoded size", format_bytes, 1000),
 )
 
 

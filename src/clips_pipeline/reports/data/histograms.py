@@ -10,8 +10,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from clips_pipeline.data.prepare.statistics import Histogram
-from clips_pipeline.reports.figure import LINE, SERIES, label, svg, tooltip
-from clips_pipeline.reports.page import number
+from clips_pipeline.reports.figure import LINE, SERIES, label, set_tooltip, svg
+from clips_pipeline.reports.page import format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Bar:
     start: int
     end: int
     count: int
-    beyond: bool = False
+    open_ended: bool = False
 
 
 def bars(values: NDArray[np.int64], limit: int | None = None, most: int | None = None) -> list[Bar]:
@@ -73,7 +73,7 @@ def histogram_chart(
     limit: int | None = None,
     doubling: int | None = None,
     unit: str = "",
-    show: Callable[[float], str] = number,
+    show: Callable[[float], str] = format_number,
 ) -> Markup:
     """A histogram as `<svg>`, with a description for those who do not see it.
 
@@ -99,7 +99,7 @@ def histogram_chart(
             height = max(bar.count, most / 100)
             color = _CUT if limit is not None and bar.start > limit else _BAR
             (patch,) = axes.bar(start - shift, height, width, align="edge", color=color, edgecolor="none")
-            tooltip(patch, f"{_reach(bar, show)}: {number(bar.count)}")
+            set_tooltip(patch, f"{_bar_range(bar, show)}: {format_number(bar.count)}")
         if doubling:
             low, high = drawn[0].start or _NEXT_TO_ZERO, drawn[-1].end
             axes.set_xscale("log", base=2)
@@ -126,15 +126,16 @@ def histogram_chart(
         axes.spines["bottom"].set_color(LINE)
 
     fullest = max(drawn, key=lambda bar: bar.count)
-    described = (
-        f"{title}: histogram of {number(sum(bar.count for bar in drawn))} values, the smallest {_reach(drawn[0], show)}, "
-        f"the largest {_reach(drawn[-1], show)} {unit}; most frequent: {_reach(fullest, show)}"
+    description = (
+        f"{title}: histogram of {format_number(sum(bar.count for bar in drawn))} values, "
+        f"smallest {_bar_range(drawn[0], show)}, largest {_bar_range(drawn[-1], show)} {unit}; "
+        f"most frequent: {_bar_range(fullest, show)}"
     )
-    return svg(draw, described, size=_SIZE)
+    return svg(draw, description, size=_SIZE)
 
 
-def _reach(bar: Bar, show: Callable[[float], str]) -> str:
-    if bar.beyond:
+def _bar_range(bar: Bar, show: Callable[[float], str]) -> str:
+    if bar.open_ended:
         return f"{show(bar.start)} and more"
     return show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
 

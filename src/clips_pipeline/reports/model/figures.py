@@ -15,8 +15,8 @@ from clips_pipeline.evaluation.metrics.retrieval import chance_recall
 from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE
 from clips_pipeline.evaluation.results import ItemRow
 from clips_pipeline.reports.figure import LINE, SERIES, SOFT, label, svg
-from clips_pipeline.reports.model.scores import MetricScore, interval_text, readable
-from clips_pipeline.reports.page import share
+from clips_pipeline.reports.model.scores import MetricScore, interval_text, readable_name
+from clips_pipeline.reports.page import format_percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def interval_figure(found: Sequence[MetricScore]) -> Markup | None:
                 axes.plot(one.difference.a, under, "D", color=SERIES[1], markersize=4, label="champion")
             if one.chance is not None:
                 axes.plot(one.chance, place, "|", color=SOFT, markersize=11, label="chance", zorder=1)
-        axes.set_yticks(range(len(shares)), [label(readable(one.metric)) for one in reversed(shares)])
+        axes.set_yticks(range(len(shares)), [label(readable_name(one.metric)) for one in reversed(shares)])
         axes.set_xlim(left=0)
         axes.set_ylim(-0.7, len(shares) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -120,7 +120,7 @@ def interval_figure(found: Sequence[MetricScore]) -> Markup | None:
         order = [name for name in ("this model", "champion", "chance") if name in named]
         figure.legend([named[name] for name in order], order, loc="outside upper left", ncols=3)
 
-    told = "; ".join(f"{readable(one.metric)} {one.value:.3f}, {interval_text(one.interval)}" for one in shares)
+    told = "; ".join(f"{readable_name(one.metric)} {one.value:.3f}, {interval_text(one.interval)}" for one in shares)
     return svg(draw, f"Metrics with {CONFIDENCE:.0%} intervals: {told}", size=(5.2, 0.6 + 0.26 * len(shares)))
 
 
@@ -152,8 +152,8 @@ def map_figure(shown: EmbeddingMap) -> Markup:
                     axes.scatter(across, up, 16, marker=mark, **look)
         axes.set(xticklabels=[], yticklabels=[])
         axes.tick_params(length=0)
-        axes.set_xlabel(f"first direction, {share(shown.explained[0], 1)} of the variance")
-        axes.set_ylabel(f"second, {share(shown.explained[1], 1)}")
+        axes.set_xlabel(f"first direction, {format_percent(shown.explained[0], 1)} of the variance")
+        axes.set_ylabel(f"second, {format_percent(shown.explained[1], 1)}")
         longest = max(len(label(name, _LETTERS)) for name in groups)
         figure.legend(loc="outside lower left", ncols=4 if longest <= 9 else 3 if longest <= 13 else 2)
 

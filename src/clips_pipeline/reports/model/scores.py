@@ -38,8 +38,8 @@ class MetricScore:
 
     @property
     def name(self) -> str:
-        """As `readable`."""
-        return readable(self.metric)
+        """As `readable_name`."""
+        return readable_name(self.metric)
 
     @property
     def is_fraction(self) -> bool:
@@ -99,7 +99,7 @@ def select_headlines(found: Sequence[MetricScore], first: str) -> list[MetricSco
     return [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]
 
 
-def readable(metric: str) -> str:
+def readable_name(metric: str) -> str:
     """A metric's name for people: no two are alike, and none is too long for a figure."""
     kind, _, rest = metric.partition("/")
     part, _, end = rest.rpartition("/")

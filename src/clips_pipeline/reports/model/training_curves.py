@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clips_pipeline.reports.figure import SERIES, SOFT, Chart, svg
-from clips_pipeline.reports.page import number
+from clips_pipeline.reports.page import format_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
 
-    ends = "; ".join(f"{name} from {number(p[0][1])} to {number(p[-1][1])}" for name, p in curves.items())
+    ends = "; ".join(f"{name} from {format_number(p[0][1])} to {format_number(p[-1][1])}" for name, p in curves.items())
     return Chart(svg(draw, f"{chart.title} by step: {ends}"), chart.title, f"{ends}.", chart.about)
 
 

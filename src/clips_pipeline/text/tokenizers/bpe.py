@@ -21,7 +21,7 @@ import regex  # type: ignore[import-untyped, unused-ignore]
 from tokenizers.models import BPE
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, StretchTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, ChunkTokenizer
 
 OFFSET = 5
 """CLIP's id of a piece plus this is ours."""
@@ -42,7 +42,7 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-class ClipBpeTokenizer(StretchTokenizer):
+class ClipBpeTokenizer(ChunkTokenizer):
     """Byte pairs merged by rank; each word ends in a piece of its own kind."""
 
     kind: ClassVar[str] = "clip_bpe"
@@ -91,14 +91,14 @@ class ClipBpeTokenizer(StretchTokenizer):
             raise ConfigError(f"{path}: holds no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
         return cls(merges)
 
-    def stretches(self, text: str) -> list[str]:
+    def split_chunks(self, text: str) -> list[str]:
         """No word holds a blank, so each stretch between blanks can be cut into words alone."""
         return clean(text).split()
 
-    def stretch_ids(self, stretch: str) -> list[int]:
+    def encode_chunk(self, chunk: str) -> list[int]:
         """Ids of its words."""
         # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
-        signs = ("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(stretch))
+        signs = ("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(chunk))
         return [token.id for word in signs for token in self._bpe.tokenize(word)]
 
     def decode(self, ids: Sequence[int]) -> str:

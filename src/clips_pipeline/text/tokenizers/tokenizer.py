@@ -122,33 +122,33 @@ class Tokenizer(ABC):
         return folder
 
 
-class StretchTokenizer(Tokenizer):
+class ChunkTokenizer(Tokenizer):
     """A tokenizer that looks at one stretch between blanks at a time, and knows most of them already."""
 
     def __init__(self) -> None:
         self._cache: dict[str, tuple[int, ...]] = {}
 
     @abstractmethod
-    def stretches(self, text: str) -> list[str]:
+    def split_chunks(self, text: str) -> list[str]:
         """Parts of `text` whose ids do not depend on each other."""
 
     @abstractmethod
-    def stretch_ids(self, stretch: str) -> list[int]:
+    def encode_chunk(self, chunk: str) -> list[int]:
         """Ids of one of them."""
 
     def body(self, text: str) -> list[int]:
         """Ids of `text` without specials."""
         cache = self._cache
         ids: list[int] = []
-        for stretch in self.stretches(text):
-            found = cache.get(stretch)
+        for chunk in self.split_chunks(text):
+            found = cache.get(chunk)
             if found is None:
-                found = tuple(self.stretch_ids(stretch))
+                found = tuple(self.encode_chunk(chunk))
                 if len(cache) >= _CACHE_ENTRIES:
                     cache.clear()
                 # A web caption may hold kilobytes without a blank; such stretches never come again.
-                if len(stretch) <= _LONGEST_IN_CACHE:
-                    cache[stretch] = found
+                if len(chunk) <= _LONGEST_IN_CACHE:
+                    cache[chunk] = found
             ids += found
         return ids
 

@@ -12,12 +12,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizers.wordpiece import MAX_WORD_BYTES, SUFFIX, WordPieceTokenizer, stretches, words
+from clips_pipeline.text.tokenizers.wordpiece import (
+    MAX_WORD_BYTES,
+    SUFFIX,
+    WordPieceTokenizer,
+    split_chunks,
+    split_words,
+)
 
 SPECIALS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]")
 """The first pieces of every trained vocabulary; the place is the id."""
 
-SMALLEST = 64
+MIN_VOCAB_SIZE = 64
 _PRIVATE = 0xF0000
 _LETTERS_SHARE = 0.5
 _MIN_COUNT = 2
@@ -38,8 +44,8 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, out_dir: Path | st
     Raises:
         ConfigError: `vocab_size` below 64, or captions without any word.
     """
-    if vocab_size < SMALLEST:
-        raise ConfigError(f"vocab_size: {vocab_size} has no room for letters and pieces; use {SMALLEST} or more")
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"vocab_size: {vocab_size} has no room for letters and pieces; use {MIN_VOCAB_SIZE} or more")
     counts = _count(captions)
     if not counts:
         raise ConfigError("captions: none holds a word; a vocabulary needs captions to learn from")
@@ -57,10 +63,10 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int, out_dir: Path | st
 
 
 def _count(captions: Iterable[str]) -> Counter[str]:
-    stretch_counts = Counter(stretch for caption in captions for stretch in stretches(caption))
+    chunk_counts = Counter(chunk for caption in captions for chunk in split_chunks(caption))
     counts: Counter[str] = Counter()
-    for stretch, count in stretch_counts.items():
-        for word in words(stretch):
+    for chunk, count in chunk_counts.items():
+        for word in split_words(chunk):
             # Private-use characters would clash with the code below, and lone surrogates have no UTF-8 form.
             if any(unicodedata.category(sign) in ("Co", "Cs") for sign in word):
                 continue

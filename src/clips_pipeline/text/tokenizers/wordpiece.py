@@ -15,7 +15,7 @@ from typing import ClassVar
 import regex  # type: ignore[import-untyped, unused-ignore]
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizers.tokenizer import VOCABULARY_FILE, StretchTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import VOCABULARY_FILE, ChunkTokenizer
 
 MAX_WORD_BYTES = 100
 SUFFIX = "##"
@@ -55,20 +55,20 @@ def fold(text: str) -> str:
     return str(_CONTROL.sub(" ", stripped))
 
 
-def stretches(text: str) -> list[str]:
+def split_chunks(text: str) -> list[str]:
     """Split at the blanks that never matter to `fold`: each stretch can be folded and split alone."""
     if text.isascii() or not _NOT_BLANK.search(text):
         return text.split()
-    return [stretch for stretch in _ASCII_BLANKS.split(text) if stretch]
+    return [chunk for chunk in _ASCII_BLANKS.split(text) if chunk]
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Folded words of `text`, each punctuation sign and each CJK ideograph a word of its own."""
     found: list[str] = _WORDS.findall(fold(text))
     return found
 
 
-class WordPieceTokenizer(StretchTokenizer):
+class WordPieceTokenizer(ChunkTokenizer):
     """Longest piece first, from a `vocab.txt` in BERT's layout.
 
     The file holds one piece per line and the line number is the id: PAD on line 0, BOS on line 1, EOS on line 2, and
@@ -117,13 +117,13 @@ class WordPieceTokenizer(StretchTokenizer):
             lines.pop()
         return cls(lines, where=str(path))
 
-    def stretches(self, text: str) -> list[str]:
+    def split_chunks(self, text: str) -> list[str]:
         """As the function of this name."""
-        return stretches(text)
+        return split_chunks(text)
 
-    def stretch_ids(self, stretch: str) -> list[int]:
+    def encode_chunk(self, chunk: str) -> list[int]:
         """A word that the pieces cannot spell or above 100 bytes is one UNK."""
-        return [index for word in words(stretch) for index in self._word(word)]
+        return [index for word in split_words(chunk) for index in self._word(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Pieces joined by blanks, suffix pieces joined to the piece before. Folding is not undone."""

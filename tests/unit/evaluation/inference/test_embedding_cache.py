@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.unit.evaluation.metrics.published_sets import write_sets
-from tests.unit.evaluation.pictures import png
+from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline import formats
 from clips_pipeline.evaluation import evaluate

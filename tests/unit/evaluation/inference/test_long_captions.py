@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.evaluation.pictures import png
-from tests.unit.evaluation.told_embedder import ToldEmbedder
+from tests.unit.evaluation.fixed_embedder import ToldEmbedder
+from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.records import Record

@@ -39,7 +39,7 @@ def damaged(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, damaged, model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
-    worker = Path(__file__).with_name("quick_worker.py")
+    worker = Path(__file__).with_name("training_retrieval_worker.py")
     run_ranks(worker, request.param, folder / "store", json.dumps(CASES), damaged, model_folder, folder / "{rank}.pt")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 

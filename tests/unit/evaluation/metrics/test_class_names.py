@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.unit.evaluation.pictures import png
+from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare

@@ -7,8 +7,8 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from tests.unit.reports.data.hostile import TEXTS, Words, hostile_shards
-from tests.unit.reports.model.report_data_of_a_model import METRIC, report_data, rows
+from tests.unit.reports.data.hostile_texts import TEXTS, Words, hostile_shards
+from tests.unit.reports.model.model_report_data import METRIC, report_data, rows
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.registry.versions.model_report import write_model_report

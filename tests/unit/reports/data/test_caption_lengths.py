@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.unit.data.samples import ListSource, record
-from tests.unit.reports.data.hostile import Words
+from tests.unit.reports.data.hostile_texts import Words
 
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.reports.data.caption_lengths import STRATEGIES, DrawnSamples, measure, rooms
+from clips_pipeline.reports.data.caption_lengths import STRATEGIES, RandomSamples, measure, row_capacity
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader, FragmentConfig
 
 CAPTIONS = [
@@ -31,12 +31,12 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_counts_can_be_checked_by_hand(shards: Path) -> None:
-    found = measure(DrawnSamples(shards, "train", 100, None), Words(), CaptionConfig())
-    assert (found.samples, found.of_samples, found.shards, found.of_shards, found.unreadable) == (5, 5, 1, 1, 0)
+    found = measure(RandomSamples(shards, "train", 100, None), Words(), CaptionConfig())
+    assert (found.samples, found.total_samples, found.shards, found.total_shards, found.unreadable) == (5, 5, 1, 1, 0)
     assert found.web.values == [3, 78, 2, 77, 1]
     assert (found.web.cut, found.web.unknown, found.web.quantile(0.5), found.web.quantile(1)) == (1, 2, 3, 78)
     assert found.synthetic.values == [6, 127, 77, 126, 2]
-    assert (found.synthetic.cut, found.synthetic.room, found.synthetic.unknown) == (1, 126, 77)
+    assert (found.synthetic.cut, found.synthetic.capacity, found.synthetic.unknown) == (1, 126, 77)
     # The blank after the last word of the others is no stop, so they are one sentence.
     assert found.sentences.tolist() == [3, 1, 1, 1, 1]
     assert set(found.fragments) == set(STRATEGIES) == {"sub_caption", "truncation", "random_mask", "block_mask"}
@@ -59,8 +59,8 @@ def test_counts_can_be_checked_by_hand(shards: Path) -> None:
 )
 def test_rows_of_training_hold_what_the_report_says(shards: Path, config: CaptionConfig) -> None:
     """The rows made by the reader that training uses, of the lengths that are configured."""
-    found = measure(DrawnSamples(shards, "train", 100, None), Words(), config)
-    room = rooms(config)
+    found = measure(RandomSamples(shards, "train", 100, None), Words(), config)
+    capacity = row_capacity(config)
     for name in STRATEGIES:
         captions = replace(config, fragment=FragmentConfig(strategy=name, tokens=config.fragment.tokens))
         reader = CaptionReader(captions, Words(), seed=0)
@@ -72,22 +72,22 @@ def test_rows_of_training_hold_what_the_report_says(shards: Path, config: Captio
         # Where the fragment is replaced, the row holds the web caption.
         assert [ids for ids in read if ids or name == "sub_caption"][: len(fragments.values)] or fragments.replaced
         if not fragments.replaced:
-            assert read == np.minimum(fragments.values, room.context_room).tolist()
-    assert [sum(i in (4, 5) for i in row.web) for row in rows] == np.minimum(found.web.values, room.web_room).tolist()
-    assert found.web.room == room.web_room
+            assert read == np.minimum(fragments.values, capacity.context).tolist()
+    assert [sum(i in (4, 5) for i in row.web) for row in rows] == np.minimum(found.web.values, capacity.web).tolist()
+    assert found.web.capacity == capacity.web
     targets = [sum(i in (4, 5) for i in row.target) for row in rows]
     if not any(fragments.replaced for fragments in found.fragments.values()):
-        assert targets == np.minimum(found.synthetic.values, room.target_room).tolist()
-    assert (found.synthetic.room, found.synthetic.cut) == (
-        room.target_room,
-        sum(ids > room.target_room for ids in found.synthetic.values),
+        assert targets == np.minimum(found.synthetic.values, capacity.target).tolist()
+    assert (found.synthetic.capacity, found.synthetic.cut) == (
+        capacity.target,
+        sum(ids > capacity.target for ids in found.synthetic.values),
     )
 
 
 def test_a_caption_without_a_piece_is_replaced(tmp_path: Path) -> None:
     source = ListSource({"train": [[record(0, synthetic_caption="..."), record(1)]]})
     prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
-    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
+    found = measure(RandomSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
     assert found.fragments["sub_caption"].replaced == 1
     assert len(found.fragments["sub_caption"].values) == 1
     assert found.fragments["truncation"].replaced == 0
@@ -97,7 +97,7 @@ def test_human_captions_count_one_by_one_and_captions_that_a_set_lacks_do_not(tm
     records = [record(0, web_caption="", synthetic_caption="", captions=("a b", "c d e")), record(1)]
     source = ListSource({"train": [records]}, needs_captions=False)
     prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
-    found = measure(DrawnSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
+    found = measure(RandomSamples(tmp_path / "shards", "train", 100, None), Words(), CaptionConfig())
     assert found.samples == 2
     assert found.human.values == [2, 3]
     assert found.web.values == [2]
@@ -109,21 +109,21 @@ def test_human_captions_count_one_by_one_and_captions_that_a_set_lacks_do_not(tm
 def test_whole_shards_are_drawn_until_there_are_enough(tmp_path: Path) -> None:
     records = [record(i) for i in range(50)]
     prepare(ListSource({"train": [records]}), tmp_path / "shards", samples_per_shard=5)  # type: ignore[arg-type]
-    drawn = DrawnSamples(tmp_path / "shards", "train", 12, None)
+    drawn = RandomSamples(tmp_path / "shards", "train", 12, None)
     shards = [shard for shard, _ in drawn.places]
     assert len(drawn.places) == 12
     assert [shards.count(shard) for shard in dict.fromkeys(shards)] == [5, 5, 2]
     assert sorted(set(shards)) != [0, 1, 2]
-    assert drawn.places == DrawnSamples(tmp_path / "shards", "train", 12, None).places
+    assert drawn.places == RandomSamples(tmp_path / "shards", "train", 12, None).places
     keys = [r.key for r in drawn.texts()]
-    some = list(drawn.some(4))
+    some = list(drawn.examples(4))
     assert len({r.key for r in some}) == 4
     assert {r.key for r in some} <= set(keys)
     assert all(r.image for r in some)
     assert not any(r.image for r in drawn.texts())
-    assert len(list(drawn.some(100))) == 12
+    assert len(list(drawn.examples(100))) == 12
     found = measure(drawn, Words(), CaptionConfig())
-    assert (found.samples, found.of_samples, found.shards, found.of_shards) == (12, 50, 3, 10)
+    assert (found.samples, found.total_samples, found.shards, found.total_shards) == (12, 50, 3, 10)
 
 
 def test_samples_that_have_become_unreadable_are_counted(shards: Path) -> None:
@@ -131,5 +131,5 @@ def test_samples_that_have_become_unreadable_are_counted(shards: Path) -> None:
     content = (shards / entry.path).read_bytes()
     at = content.index(b"re_caption")
     (shards / entry.path).write_bytes(content[:at] + b"xx_caption" + content[at + 10 :])
-    found = measure(DrawnSamples(shards, "train", 100, None), Words(), CaptionConfig())
+    found = measure(RandomSamples(shards, "train", 100, None), Words(), CaptionConfig())
     assert (found.samples, found.unreadable) == (4, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.unit.data.samples import ListSource, picture, record
-from tests.unit.reports.data.hostile import TEXTS, Words, hostile_shards
+from tests.unit.reports.data.hostile_texts import TEXTS, Words, hostile_shards
 from tests.unit.reports.test_page import Page
 
 from clips_pipeline.config import ConfigError, from_mapping

@@ -11,17 +11,17 @@ from clips_pipeline.data.prepare.statistics import Histogram, SplitStatistics, S
 from clips_pipeline.data.shards.index import Index, ShardEntry
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.reports.data.caption_lengths import STRATEGIES, Lengths, SplitTexts
-from clips_pipeline.reports.data.findings import findings
+from clips_pipeline.reports.data.findings import collect_findings
 
 GOOD_LENGTHS = Lengths(77, [10] * 100, 20, unknown=50)
 GOOD_TEXTS = SplitTexts(
     samples=100,
-    of_samples=1000,
+    total_samples=1000,
     shards=1,
-    of_shards=10,
+    total_shards=10,
     unreadable=0,
     web=GOOD_LENGTHS,
-    synthetic=replace(GOOD_LENGTHS, values=[20] * 100, room=126),
+    synthetic=replace(GOOD_LENGTHS, values=[20] * 100, capacity=126),
     human=replace(GOOD_LENGTHS, values=[], unknown=0),
     fragments={name: replace(GOOD_LENGTHS, values=[0] * 5 + [9] * 95) for name in STRATEGIES},
     sentences=np.array([1] * 50 + [2] * 50),
@@ -43,30 +43,30 @@ def found(
 ) -> list[str]:
     index = Index("f", {"some": (ShardEntry("a.tar", samples, 1, "", ""),)}, {})
     made = Statistics("f", {"some": replace(GOOD, **(statistics or {}))})
-    return findings(index, made, {"some": replace(GOOD_TEXTS, **(texts or {}))})
+    return collect_findings(index, made, {"some": replace(GOOD_TEXTS, **(texts or {}))})
 
 
-def test_nothing_stands_out_where_all_shares_are_at_their_limits() -> None:
+def test_no_findings_where_all_fractions_are_at_their_limits() -> None:
     assert found() == []
 
 
 @pytest.mark.parametrize(
     ("statistics", "message"),
     [
-        ({"skipped": {"not_utf8": 3, "bad_record": 9}}, "1.2 % of the samples cannot be used; .* is bad_record"),
-        ({"damaged_shards": 1}, "1 of 10 shards cannot be read to their end"),
+        ({"skipped": {"not_utf8": 3, "bad_record": 9}}, "1.2 % of the samples are unusable; .* is bad_record"),
+        ({"damaged_shards": 1}, "1 of 10 shards cannot be read to the end"),
         ({"damaged_shards": 1, "skipped": {}}, "the most frequent reason is damaged shards"),
-        ({"noted": {"interleaved": 7}}, "7 samples in use are odd: interleaved"),
-        ({"duplicate_images": 50}, "5.1 % of the images repeat an earlier one byte for byte"),
-        ({"duplicate_captions": 298}, "30.1 % of the web captions repeat an earlier one"),
-        ({"identical_captions": 50}, "the same in 5.1 % of the samples; is the right field read?"),
+        ({"noted": {"interleaved": 7}}, "7 samples in the index are unusual: interleaved"),
+        ({"duplicate_images": 50}, "5.1 % of the images are exact duplicates"),
+        ({"duplicate_captions": 298}, "30.1 % of the web captions are duplicates of an earlier one"),
+        ({"identical_captions": 50}, "identical in 5.1 % of the samples; check that the right field"),
         (
             {"histograms": {"image_aspect": Histogram.from_values(np.array([1000] * 90 + [200] * 5 + [5000] * 5))}},
-            "10.0 % of the images have one side more than 3 times the other",
+            "10.0 % of the images have one side more than 3 times as long",
         ),
     ],
 )
-def test_of_samples_and_images(statistics: dict[str, Any], message: str) -> None:
+def test_findings_on_samples_and_images(statistics: dict[str, Any], message: str) -> None:
     warnings = found(statistics)
     assert all(warning.startswith("some: ") for warning in warnings)
     assert any(re.search(message, warning) for warning in warnings)
@@ -75,18 +75,21 @@ def test_of_samples_and_images(statistics: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"web": replace(GOOD_LENGTHS, cut=21)}, "21.0 % of the web captions are longer than the 77 ids"),
+        (
+            {"web": replace(GOOD_LENGTHS, cut=21)},
+            "21.0 % of the web captions are truncated: they are longer than the 77 ids",
+        ),
         (
             {"synthetic": replace(GOOD_TEXTS.synthetic, cut=21)},
-            "21.0 % of the synthetic captions are longer than the 126",
+            "21.0 % of the synthetic captions are truncated: they are longer than the 126",
         ),
         (
             {"synthetic": replace(GOOD_TEXTS.synthetic, values=[19] * 100)},
-            "short: 19 ids .median., web captions 10",
+            "short: 19 ids .median., against 10",
         ),
         ({"sentences": np.array([1] * 51 + [2] * 49)}, "51.0 % of the synthetic captions have fewer than 2 sentences"),
-        ({"web": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of web captions stand for words"),
-        ({"human": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of human captions stand for words"),
+        ({"web": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of web captions are UNK"),
+        ({"human": replace(GOOD_LENGTHS, unknown=51)}, "5.1 % of the ids of human captions are UNK"),
         ({"synthetic": replace(GOOD_TEXTS.synthetic, unknown=110)}, "5.5 % of the ids of synthetic captions"),
         (
             {"fragments": {"sub_caption": replace(GOOD_TEXTS.fragments["sub_caption"], replaced=1)}},
@@ -95,24 +98,24 @@ def test_of_samples_and_images(statistics: dict[str, Any], message: str) -> None
         ({"unreadable": 2}, "2 samples of the index could not be read for this report"),
     ],
 )
-def test_of_texts(texts: dict[str, Any], message: str) -> None:
+def test_findings_on_texts(texts: dict[str, Any], message: str) -> None:
     warnings = found(texts=texts)
     assert len(warnings) == 1
     assert warnings[0].startswith("some: ")
     assert re.search(message, warnings[0])
 
 
-def test_captions_that_a_set_may_lack_are_not_missed() -> None:
+def test_no_finding_on_captions_that_a_set_may_lack() -> None:
     index = Index("f", {"some": (ShardEntry("a.tar", 1000, 1, "", ""),)}, {}, fields=SampleFields(needed=False))
     made = Statistics("f", {"some": replace(GOOD, duplicate_captions=979, identical_captions=980)})
-    assert findings(index, made, {"some": GOOD_TEXTS}) == []
+    assert collect_findings(index, made, {"some": GOOD_TEXTS}) == []
 
 
 def test_few_samples() -> None:
-    assert found(samples=99) == ["some: only 99 samples; numbers measured on so few vary by chance."]
+    assert found(samples=99) == ["some: only 99 samples; metrics on so few samples are noisy."]
 
 
-def test_a_split_of_which_nothing_can_be_read_is_told_once() -> None:
+def test_an_unreadable_split_gives_one_finding() -> None:
     none = replace(GOOD_LENGTHS, values=[], cut=0, unknown=0)
     texts = {
         "samples": 0,

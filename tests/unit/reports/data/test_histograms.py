@@ -19,7 +19,7 @@ def test_every_value_is_in_one_bar_and_none_straddles_the_limit(values: np.ndarr
     assert sum(bar.count for bar in found) == len(values)
     for bar in found:
         assert bar.count == sum(bar.start <= value < bar.end for value in values.tolist())
-        assert not bar.beyond
+        assert not bar.open_ended
         if limit is not None:
             assert bar.end <= limit + 1 or bar.start > limit
     assert len(found) <= 42
@@ -30,7 +30,7 @@ def test_what_is_absurdly_large_goes_into_the_last_bar() -> None:
     values = np.array([*range(50), 160, 1_000_000])
     found = bars(values, 77, 154)
     assert found[-1].count == 2
-    assert found[-1].beyond
+    assert found[-1].open_ended
     assert 77 < found[-1].start <= 154 < found[-1].end
     assert sum(bar.count for bar in found) == 52
     assert "and more: 2</title>" in histogram_chart(found, "t", limit=77)

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from tests.unit.reports.data.hostile import TEXTS
-from tests.unit.reports.model.report_data_of_a_model import METRIC, facts, report_data, result, rows
+from tests.unit.reports.data.hostile_texts import TEXTS
+from tests.unit.reports.model.model_report_data import METRIC, facts, report_data, result, rows
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.evaluation.config import EvaluationConfig

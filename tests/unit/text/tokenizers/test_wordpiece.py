@@ -11,7 +11,7 @@ from transformers import BertTokenizer
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
-from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer, fold, words
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer, fold, split_words
 
 SPECIAL_NAMES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -29,7 +29,7 @@ def reasons_to_differ(text: str) -> set[str]:
     lowered = unicodedata.normalize("NFD", text.lower())
     if "".join(sign for sign in lowered if unicodedata.category(sign) != "Mn").split() != fold(text).split():
         reasons.add("NFKC case folding")
-    if any(len(word) <= 100 < len(word.encode()) for word in words(text)):
+    if any(len(word) <= 100 < len(word.encode()) for word in split_words(text)):
         reasons.add("limit in bytes")
     return reasons
 

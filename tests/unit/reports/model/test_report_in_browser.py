@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.browser import FAINT, STICKING_OUT, Browser, browser
-from tests.unit.reports.data.hostile import TEXTS
-from tests.unit.reports.model.report_data_of_a_model import facts, report_data, rows
+from tests.unit.reports.data.hostile_texts import TEXTS
+from tests.unit.reports.model.model_report_data import facts, report_data, rows
 
 from clips_pipeline.data.images.thumbnail import thumbnail
 from clips_pipeline.evaluation.config import EvaluationConfig

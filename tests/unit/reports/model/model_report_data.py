@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 from PIL import Image
-from tests.unit.reports.data.hostile import TEXTS
+from tests.unit.reports.data.hostile_texts import TEXTS
 
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
 from clips_pipeline.evaluation.metrics.zero_shot import Confusion, Mistake

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.browser import FAINT, STICKING_OUT, Browser, browser
-from tests.unit.reports.data.hostile import Words, hostile_shards
+from tests.unit.reports.data.hostile_texts import Words, hostile_shards
 
 from clips_pipeline.reports.data.data_health import HealthConfig, write_data_health
 from clips_pipeline.text.caption_rows import CaptionConfig

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tests.unit.evaluation.pictures import png
+from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.reader import eval_samples
