@@ -93,7 +93,7 @@ def test_images_and_duplicates(report: str) -> None:
 
 def test_summary_says_what_is_wrong(report: str) -> None:
     summary = Page(summary_of(report))
-    assert "25.0 % of the web captions are longer than the 77 ids" in summary.text
+    assert "25.0 % of the web captions are truncated: they are longer than the 77 ids" in summary.text
     assert "20.0 % of the samples cannot be used; the most frequent reason is empty_web_caption" in summary.text
     assert "25.0 % of the images repeat an earlier one" in summary.text
     assert rows(summary_of(report), "Lengths are medians")[0][:3] == ["train", "4", "1"]
@@ -166,7 +166,10 @@ def test_lengths_are_those_that_the_run_will_use(tmp_path: Path) -> None:
     found = {row[1]: row[2:] for row in rows(html, "Lengths in ids")}
     assert found["synthetic caption"][4] == "50.0 %"
     assert found["fragment: truncation"][1:4] == ["10", "10", "10"]
-    assert "50.0 % of the synthetic captions are longer than the 46 ids that a target of 48 holds" in Page(html).text
+    assert (
+        "50.0 % of the synthetic captions are truncated: they are longer than the 46 ids of a target row of length 48"
+        in Page(html).text
+    )
     assert "a context of 32 (web) or a target of 48 (synthetic)" in Page(html).text
     assert "train.captions.target_length" in summary_of(html)
     assert "truncation with a budget of 10 ids" in " ".join(Page(html).text.split())
