@@ -20,7 +20,7 @@ from clips_pipeline.hooks import ProjectHooks
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines.check import check
 from clips_pipeline.pipelines.parameters import TYPES
-from clips_pipeline.tuning.search_space import merged
+from clips_pipeline.tuning.search_space import merge
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
     ],
 )
 def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, message: str | None) -> None:
-    parameters = merged(copy.deepcopy(base), {path: value})
+    parameters = merge(copy.deepcopy(base), {path: value})
     if message is None:
         check(
             register_pipelines()["pretrain"], catalog_of(parameters)
         )  # the group of a source not chosen is not looked at
-        parameters = merged(parameters, {"prepare.source.kind": "folder"})
+        parameters = merge(parameters, {"prepare.source.kind": "folder"})
         message = "nowhere"
     with pytest.raises(ConfigError) as caught:
         check(register_pipelines()["pretrain"], catalog_of(parameters))
@@ -103,7 +103,7 @@ def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, me
     ],
 )
 def test_a_search_is_refused_before_its_first_trial(base: dict[str, Any], path: str, value: Any, message: str) -> None:
-    parameters = merged(copy.deepcopy(base), {path: value})
+    parameters = merge(copy.deepcopy(base), {path: value})
     with pytest.raises(ConfigError) as caught:
         check(register_pipelines()["search"], catalog_of(parameters))
     assert message in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.reference import Parameter, parameters
-from clips_pipeline.tuning.search_space import merged
+from clips_pipeline.tuning.search_space import merge
 
 NONSENSE = 10**12
 
@@ -96,7 +96,7 @@ def refused(found: Parameter, number: float) -> bool:
     mapping = to_mapping(TYPES[group]())
     for place, least in LEAST.items():
         if found.key.startswith(f"{place}."):
-            mapping = merged(mapping, {place.removeprefix(f"{group}."): copy.deepcopy(least)})
+            mapping = merge(mapping, {place.removeprefix(f"{group}."): copy.deepcopy(least)})
     origin, args = get_origin(found.hint), get_args(found.hint)
     value: Any = number
     if origin is tuple:
@@ -104,7 +104,7 @@ def refused(found: Parameter, number: float) -> bool:
     if origin is dict:
         value = {"retrieval/scenes/recall": number}
     try:
-        typed(group, merged(mapping, {".".join(path): value}))
+        typed(group, merge(mapping, {".".join(path): value}))
     except ConfigError as error:
         message = str(error)
     else:

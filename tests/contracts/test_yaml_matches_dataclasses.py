@@ -17,11 +17,11 @@ def base(repository: Path, name: str) -> dict[str, Any]:
 
 
 def soft_merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(lower)
+    result = dict(lower)
     for key, value in upper.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = soft_merge(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = soft_merge(result[key], value) if both else value
+    return result
 
 
 @pytest.mark.parametrize("name", TYPES)

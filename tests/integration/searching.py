@@ -18,7 +18,7 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.study import SearchResult, search
-from clips_pipeline.tuning.trial import Bench
+from clips_pipeline.tuning.trial import SearchContext
 
 BATCH = 8
 
@@ -54,17 +54,17 @@ def run(
     version = load_index(prepared / "shards").version
     captions = cost.read_captions(prepared / "shards", None)
 
-    def spec_of(found: dict[str, Any], place: Path) -> RunSpec:
+    def build_spec(found: dict[str, Any], place: Path) -> RunSpec:
         train = from_mapping(TrainConfig, found, "train")
         shards, words = str(prepared / "shards"), str(prepared / "tokenizer")
         return RunSpec(train, shards, words, str(place / "run"), str(place / "model"), version)
 
-    def cost_of(spec: RunSpec) -> tuple[float, float]:
+    def estimate_cost(spec: RunSpec) -> tuple[float, float]:
         lengths = cost.row_lengths(spec.train, captions, tokenizer)
         return cost.mean_flops(spec.train, lengths, tokenizer), cost.fragment_tokens(lengths)
 
-    bench = Bench(config, parameters, spec_of, cost_of, trial_runs.child_run, folder)
-    return search(bench, credentials={"url": url}, **more)
+    context = SearchContext(config, parameters, build_spec, estimate_cost, trial_runs.child_run, folder)
+    return search(context, credentials={"url": url}, **more)
 
 
 def main() -> None:

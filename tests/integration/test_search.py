@@ -64,7 +64,7 @@ def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Pa
     study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     # The other trial may come first: the killed one is retried once its last heartbeat is old.
-    ((_, number),) = trial_queue.successors(study.trials).items()
+    ((_, number),) = trial_queue.next_attempts(study.trials).items()
     killed, again, second = study.trials[0], study.trials[number], study.trials[3 - number]
     assert again.params == killed.params
     assert list(again.intermediate_values) == [1, 2, 3, 4]
@@ -133,8 +133,8 @@ def test_four_processes_share_a_study_in_postgresql(prepared: Path, tmp_path: Pa
         storage.engine.dispose()
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
     assert len(complete) == trials
-    retried = trial_queue.successors(found)
+    retried = trial_queue.next_attempts(found)
     assert all(trial.number in retried for trial in found if trial not in complete)
-    assert len({trial_queue.root_of(trial) for trial in complete}) == trials
+    assert len({trial_queue.first_attempt_of(trial) for trial in complete}) == trials
     _, children = tree(tmp_path)
     assert set(children) == {trial.user_attrs[trial_queue.RUN_ID] for trial in complete}

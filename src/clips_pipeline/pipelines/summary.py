@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.registry.tracking.server import how_to_open
-from clips_pipeline.tuning.config import study_address
+from clips_pipeline.tuning.config import study_url
 
 # The environment that a search writes.
 BEST = "best"
@@ -47,7 +47,7 @@ def show(
             first = "" if "search_trials" in made else f", after `make search{option}`"
             label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
             kind = typed("search", catalog.load("params:search")).storage.kind
-            study = study_address(kind, catalog.load("paths")["search_folder"])
+            study = study_url(kind, catalog.load("paths")["search_folder"])
             _print_next(console, label, f".venv/bin/optuna-dashboard {study}")
     if "search_trials" in made:
         _print_next(console, "read what was found:", f"{catalog.load('paths')['search_report']}/summary.md")

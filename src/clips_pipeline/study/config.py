@@ -9,8 +9,8 @@ from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveInt, Se
 from clips_pipeline.text.fragments import Strategy
 from clips_pipeline.text.methods import Method
 
-Exhibit = Literal["methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations"]
-EXHIBITS: Final = get_args(Exhibit)
+Comparison = Literal["methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations"]
+COMPARISONS: Final = get_args(Comparison)
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class StudyConfig:
             0 trains nothing.
     """
 
-    exhibits: tuple[Exhibit, ...] = EXHIBITS
+    comparisons: tuple[Comparison, ...] = COMPARISONS
     seeds: tuple[Seed, ...] = (0, 1, 2)
     samples: PositiveInt = 140_000
     curve_samples: PositiveInt | None = 50_000
     methods: tuple[Method, ...] = get_args(Method)
     strategies: tuple[Strategy, ...] = get_args(Strategy)
-    shares: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.5, 0.25, 0.125)
-    runs_at_once: Annotated[int, Ge(1), Le(1024)] | None = None
+    length_fractions: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.5, 0.25, 0.125)
+    parallel_runs: Annotated[int, Ge(1), Le(1024)] | None = None
     hours: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
-        for key in ("exhibits", "seeds", "methods", "strategies", "shares"):
+        for key in ("comparisons", "seeds", "methods", "strategies", "length_fractions"):
             values = getattr(self, key)
             if not values:
                 raise ConfigError(f"{key}: empty; name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(f"{key}: {list(values)} names one twice")
-        with_methods = {"methods", "methods_at_equal_compute"} & set(self.exhibits)
+        with_methods = {"methods", "methods_at_equal_compute"} & set(self.comparisons)
         if with_methods and "clips" not in self.methods:
             raise ConfigError("methods: without clips there is nothing to compare the others with; add it")

@@ -13,17 +13,17 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.axhline(0.0, color="0.5", linewidth=1)
-    curves = lines[lines["exhibit"].isin(["fragment_lengths", "web_lengths"]) & lines["change"].notna()]
-    for (exhibit, label), curve in curves.groupby(["exhibit", "label"], sort=False):
-        ordered = curve.sort_values("share", ascending=False)
-        style = "--" if exhibit == "web_lengths" else "-"
-        name = f"{label}, truncated" if exhibit == "web_lengths" else f"fragment, {label.replace('_', ' ')}"
-        (drawn,) = axes.plot([1.0, *ordered["share"]], [0.0, *(100 * ordered["change"])], style, label=name)
-        dots = _changes(runs, exhibit, label, metric)
-        axes.plot(dots["share"], 100 * dots["change"], ".", color=drawn.get_color(), alpha=0.5)
-    shares = sorted({1.0, *curves["share"]})
+    curves = lines[lines["comparison"].isin(["fragment_lengths", "web_lengths"]) & lines["change"].notna()]
+    for (comparison, label), curve in curves.groupby(["comparison", "label"], sort=False):
+        ordered = curve.sort_values("fraction", ascending=False)
+        style = "--" if comparison == "web_lengths" else "-"
+        name = f"{label}, truncated" if comparison == "web_lengths" else f"fragment, {label.replace('_', ' ')}"
+        (drawn,) = axes.plot([1.0, *ordered["fraction"]], [0.0, *(100 * ordered["change"])], style, label=name)
+        dots = _changes(runs, comparison, label, metric)
+        axes.plot(dots["fraction"], 100 * dots["change"], ".", color=drawn.get_color(), alpha=0.5)
+    length_fractions = sorted({1.0, *curves["fraction"]})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.set_xticks(length_fractions, [f"{fraction:g}" for fraction in length_fractions])
     axes.minorticks_off()
     axes.invert_xaxis()
     axes.set_xlabel("part of the mean caption that the text tower reads")
@@ -37,27 +37,27 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
     """Mean of a metric by method, at equal samples and at equal compute, with intervals over seeds and a dot for each."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
-    exhibits = [name for name in ("methods", "methods_at_equal_compute") if (lines["exhibit"] == name).any()]
-    labels = list(dict.fromkeys(lines[lines["exhibit"].isin(exhibits)]["label"]))
-    for number, exhibit in enumerate(exhibits):
-        chosen = lines[lines["exhibit"] == exhibit].set_index("label").reindex(labels)
+    comparisons = [name for name in ("methods", "methods_at_equal_compute") if (lines["comparison"] == name).any()]
+    labels = list(dict.fromkeys(lines[lines["comparison"].isin(comparisons)]["label"]))
+    for number, comparison in enumerate(comparisons):
+        chosen = lines[lines["comparison"] == comparison].set_index("label").reindex(labels)
         places = [place + 0.4 * number for place in range(len(labels))]
         # Of one seed there is no interval, and none of width 0 is drawn.
         widths = [100 * width if math.isfinite(width) else math.nan for width in chosen["half_width"]]
-        name = "equal samples" if exhibit == "methods" else "equal compute"
+        name = "equal samples" if comparison == "methods" else "equal compute"
         axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
-        dots = runs[runs["exhibit"] == exhibit]
+        dots = runs[runs["comparison"] == comparison]
         axes.plot([places[labels.index(label)] for label in dots["label"]], 100 * dots[metric], ".", color="0.2")
     # A share of hits is not below 0, whatever the interval of two seeds.
     axes.set_ylim(bottom=0.0)
-    axes.set_xticks([place + 0.2 * (len(exhibits) - 1) for place in range(len(labels))], labels)
+    axes.set_xticks([place + 0.2 * (len(comparisons) - 1) for place in range(len(labels))], labels)
     axes.set_ylabel(f"{metric.rsplit('/', 1)[-1]} (%)")
-    if exhibits:
+    if comparisons:
         axes.legend(fontsize="small")
     return figure
 
 
-def _changes(runs: pd.DataFrame, exhibit: str, label: str, metric: str) -> pd.DataFrame:
-    own = runs[(runs["exhibit"] == exhibit) & (runs["label"] == label)]
-    base = runs[(runs["exhibit"] == exhibit) & (runs["label"] == own["baseline"].iloc[0])].set_index("seed")[metric]
-    return pd.DataFrame({"share": own["share"], "change": own[metric] - own["seed"].map(base)})
+def _changes(runs: pd.DataFrame, comparison: str, label: str, metric: str) -> pd.DataFrame:
+    own = runs[(runs["comparison"] == comparison) & (runs["label"] == label)]
+    base = runs[(runs["comparison"] == comparison) & (runs["label"] == own["baseline"].iloc[0])].set_index("seed")[metric]
+    return pd.DataFrame({"fraction": own["fraction"], "change": own[metric] - own["seed"].map(base)})

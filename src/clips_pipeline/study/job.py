@@ -52,7 +52,7 @@ def run(job: dict[str, Any]) -> None:
     write_text(Path(str(job["result"])), json.dumps(found, indent=1))
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -61,7 +61,7 @@ def _end_with_parent() -> None:
 def main(arguments: list[str]) -> int:
     """Exit code 75 where a SIGTERM, or the end of the study, ended it after a checkpoint, 1 with one line where it failed."""
     if os.environ.pop(PARENT, None) == "1":
-        threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+        threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()
     try:
         run(json.loads(Path(arguments[0]).read_text()))
     except TrainingInterruptedError as error:

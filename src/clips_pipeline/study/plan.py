@@ -7,7 +7,7 @@ from typing import Any
 from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.training.config import TrainConfig
 
-WHOLE = "whole caption"
+WHOLE_CAPTION = "whole caption"
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Case:
         baseline: the label, in the same exhibit, that it is compared with.
     """
 
-    exhibit: str
+    comparison: str
     label: str
     train: TrainConfig
     baseline: str
-    share: float | None = None
+    fraction: float | None = None
 
 
 def cases(
@@ -44,39 +44,41 @@ def cases(
         flops: of a training sample.
     """
     clips = replace(train, method="clips")
-    made = _methods(config, at_length(clips, config.samples), flops)
-    base = at_length(clips, config.curve_samples or config.samples)
-    if "fragment_lengths" in config.exhibits:
+    made = _methods(config, with_samples(clips, config.samples), flops)
+    base = with_samples(clips, config.curve_samples or config.samples)
+    if "fragment_lengths" in config.comparisons:
         whole = _fragment(base, "truncation", None)
-        made.append(Case("fragment_lengths", WHOLE, whole, WHOLE, 1.0))
+        made.append(Case("fragment_lengths", WHOLE_CAPTION, whole, WHOLE_CAPTION, 1.0))
         for strategy in config.strategies:
-            for share in config.shares:
-                tokens = min(max(1, round(share * mean_ids(1))), base.captions.context_length - 3)
-                made.append(Case("fragment_lengths", strategy, _fragment(base, strategy, tokens), WHOLE, share))
-    if "web_lengths" in config.exhibits:
-        made.append(Case("web_lengths", WHOLE, base, WHOLE, 1.0))
-        for share in config.shares:
-            captions = replace(base.captions, web_tokens=max(1, round(share * mean_ids(0))))
-            made.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE, share))
-    if "ablations" in config.exhibits:
+            for fraction in config.length_fractions:
+                tokens = min(max(1, round(fraction * mean_ids(1))), base.captions.context_length - 3)
+                made.append(
+                    Case("fragment_lengths", strategy, _fragment(base, strategy, tokens), WHOLE_CAPTION, fraction)
+                )
+    if "web_lengths" in config.comparisons:
+        made.append(Case("web_lengths", WHOLE_CAPTION, base, WHOLE_CAPTION, 1.0))
+        for fraction in config.length_fractions:
+            captions = replace(base.captions, web_tokens=max(1, round(fraction * mean_ids(0))))
+            made.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE_CAPTION, fraction))
+    if "ablations" in config.comparisons:
         made += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
     return made
 
 
 def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfig], float]) -> list[Case]:
     made: list[Case] = []
-    if "methods" in config.exhibits:
+    if "methods" in config.comparisons:
         made += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
-    if "methods_at_equal_compute" in config.exhibits:
+    if "methods_at_equal_compute" in config.comparisons:
         budget = flops(base) * base.samples
         for name in config.methods:
             other = replace(base, method=name)
-            longer = other if name == "clips" else at_length(other, round(budget / flops(other)))
+            longer = other if name == "clips" else with_samples(other, round(budget / flops(other)))
             made.append(Case("methods_at_equal_compute", name, longer, "clips"))
     return made
 
 
-def at_length(config: TrainConfig, samples: int) -> TrainConfig:
+def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
     """The same training with whole steps of about so many samples; a schedule stays within them."""
     whole = max(1, round(samples / config.batch_size)) * config.batch_size
     warmup = min(config.optimizer.warmup_samples, whole // 10)

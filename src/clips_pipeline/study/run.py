@@ -30,7 +30,7 @@ class StudyError(Exception):
 
 
 @dataclass(frozen=True)
-class Done:
+class RunResult:
     """A case with one seed, and what came out."""
 
     case: Case
@@ -42,13 +42,13 @@ class Done:
 def run_all(
     cases: Sequence[Case],
     seeds: Sequence[int],
-    at_once: int | None,
+    parallel_runs: int | None,
     hours: float | None,
     spec_of: Callable[[TrainConfig], RunSpec],
     evaluation: EvaluationConfig,
     folder: Path,
     storage_options: Options | None = None,
-) -> tuple[list[Done], int, int]:
+) -> tuple[list[RunResult], int, int]:
     """Train and evaluate every case with every seed, one seed after the other.
 
     Args:
@@ -69,10 +69,10 @@ def run_all(
         TrainingInterruptedError: a SIGTERM to this process.
     """
     cores = len(os.sched_getaffinity(0))
-    at_once = min(at_once or cores, len(cases) * len(seeds))
+    parallel_runs = min(parallel_runs or cores, len(cases) * len(seeds))
     wanted: list[tuple[Case, int, Path]] = []
     jobs: dict[Path, Path] = {}
-    for case, seed, spec in _planned(cases, seeds, max(1, cores // at_once), spec_of, folder):
+    for case, seed, spec in _plan_runs(cases, seeds, max(1, cores // parallel_runs), spec_of, folder):
         name = f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
         result = folder / "results" / f"{name}.json"
         wanted.append((case, seed, result))
@@ -81,8 +81,8 @@ def run_all(
             write_job(jobs[result], spec, evaluation, result)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     distinct = len({result for *_, result in wanted})
-    log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), at_once)
-    failed = _work_off(list(jobs.values()), at_once, hours, storage_options)
+    log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), parallel_runs)
+    failed = _run_jobs(list(jobs.values()), parallel_runs, hours, storage_options)
     if failed:
         raise StudyError(
             f"{len(failed)} of {distinct} trainings failed; the others are kept, and the same command tries again:\n"
@@ -93,10 +93,10 @@ def run_all(
         raise StudyError(f"none of {distinct} trainings has been run; raise study.hours, which is {hours:g}")
     if len(there) < distinct:
         log.warning("study.hours are over: %d of %d trainings are done; the same command goes on", len(there), distinct)
-    return [_read(case, seed, result) for case, seed, result in wanted if result in there], len(there), distinct
+    return [_read_result(case, seed, result) for case, seed, result in wanted if result in there], len(there), distinct
 
 
-def _planned(
+def _plan_runs(
     cases: Sequence[Case],
     seeds: Sequence[int],
     threads: int,
@@ -112,7 +112,7 @@ def _planned(
             yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
 
 
-def _work_off(jobs: list[Path], at_once: int, hours: float | None, options: Options | None) -> list[str]:
+def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options: Options | None) -> list[str]:
     """Messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
@@ -123,7 +123,7 @@ def _work_off(jobs: list[Path], at_once: int, hours: float | None, options: Opti
             while (waiting or running) and not terminated.asked:
                 if hours is not None and time.monotonic() - started >= 3600 * hours:
                     waiting.clear()
-                while waiting and len(running) < at_once:
+                while waiting and len(running) < parallel_runs:
                     job = waiting.pop(0)
                     running[job] = _start(job, environment)
                 for job, process in list(running.items()):
@@ -162,6 +162,6 @@ def _last_lines(path: Path) -> str:
     return " / ".join(lines[-_LAST_LINES:])
 
 
-def _read(case: Case, seed: int, path: Path) -> Done:
+def _read_result(case: Case, seed: int, path: Path) -> RunResult:
     found: dict[str, Any] = json.loads(path.read_text())
-    return Done(case, seed, found["metrics"], found["samples_per_s"])
+    return RunResult(case, seed, found["metrics"], found["samples_per_s"])

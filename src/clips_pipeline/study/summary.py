@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 
-from clips_pipeline.study.table import over_seeds
+from clips_pipeline.study.table import aggregate_seeds
 
 _TITLES = {
     "methods": "Methods at the same number of samples",
@@ -15,14 +15,14 @@ _TITLES = {
     "ablations": "Behind the defaults",
 }
 # Of the method tables, whose lines are compared by more than one metric.
-_ALSO_TOLD = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
+_EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
 
 
 def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
     """One table for each exhibit, and for the methods another of recall both ways and zero-shot accuracy.
 
     Args:
-        lines: what `over_seeds` gives for `metric`.
+        lines: what `aggregate_seeds` gives for `metric`.
         runs: what `runs_table` gives.
         metric: its column that is compared.
         facts: what else belongs at the head: data version, seeds and the like.
@@ -36,8 +36,8 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
         "seed against the baseline of the same seed, where both have been run, and is called clear where its interval leaves "
         "out zero. Many lines are compared, so one in twenty would be called clear by chance.",
     ]
-    for exhibit, title in _TITLES.items():
-        chosen = lines[lines["exhibit"] == exhibit]
+    for comparison, title in _TITLES.items():
+        chosen = lines[lines["comparison"] == comparison]
         if chosen.empty:
             continue
         text += ["", f"## {title}", ""]
@@ -46,18 +46,18 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
             "|" + " --- |" * 9,
         ]
         text += [_row(line) for line in chosen.to_dict("records")]
-        if exhibit.startswith("methods"):
-            text += ["", *_by_metric(runs[runs["exhibit"] == exhibit])]
+        if comparison.startswith("methods"):
+            text += ["", *_by_metric(runs[runs["comparison"] == comparison])]
     return "\n".join(text) + "\n"
 
 
 def _by_metric(runs: pd.DataFrame) -> list[str]:
     """Percent of one exhibit's lines, a column a metric."""
-    metrics = [name for name in runs.columns if _ALSO_TOLD.fullmatch(name)]
+    metrics = [name for name in runs.columns if _EXTRA_METRICS.fullmatch(name)]
     heads = [_name(metric) for metric in metrics]
     rows: dict[str, list[str]] = {}
     for metric in metrics:
-        for line in over_seeds(runs, metric).to_dict("records"):
+        for line in aggregate_seeds(runs, metric).to_dict("records"):
             cell = f"{100 * line['mean']:.1f}{_plus_minus(line['half_width'], digits=1)}"
             rows.setdefault(str(line["label"]), []).append(cell)
     table = [["%, ± as above", *heads], ["---"] * (1 + len(heads)), *([label, *cells] for label, cells in rows.items())]
@@ -72,10 +72,10 @@ def _name(metric: str) -> str:
 def _row(line: dict[str, float | str]) -> str:
     change, width = float(line["change"]), float(line["change_half_width"])
     verdict = "" if math.isnan(change) or math.isinf(width) else "clear" if abs(change) > width else "not clear"
-    share, is_baseline = float(line["share"]), line["label"] == line["baseline"]
+    fraction, is_baseline = float(line["fraction"]), line["label"] == line["baseline"]
     cells = (
         str(line["label"]),
-        "" if math.isnan(share) else f"{share:g}",
+        "" if math.isnan(fraction) else f"{fraction:g}",
         f"{int(line['samples']):,}",
         f"{float(line['gflop_per_sample']):.3f}",
         f"{float(line['samples_per_s']):.0f}",

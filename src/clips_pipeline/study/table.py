@@ -6,10 +6,10 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from clips_pipeline.study.run import Done
+from clips_pipeline.study.run import RunResult
 
 
-def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
+def runs_table(results: Sequence[RunResult], flops: Sequence[float]) -> pd.DataFrame:
     """One row for each line of each exhibit and seed, with every metric.
 
     Args:
@@ -18,9 +18,9 @@ def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
     """
     rows = [
         {
-            "exhibit": run.case.exhibit,
+            "comparison": run.case.comparison,
             "label": run.case.label,
-            "share": run.case.share,
+            "fraction": run.case.fraction,
             "baseline": run.case.baseline,
             "seed": run.seed,
             "samples": run.case.train.samples,
@@ -28,12 +28,12 @@ def runs_table(done: Sequence[Done], flops: Sequence[float]) -> pd.DataFrame:
             "samples_per_s": run.samples_per_s,
             **run.metrics,
         }
-        for run, per_sample in zip(done, flops, strict=True)
+        for run, per_sample in zip(results, flops, strict=True)
     ]
     return pd.DataFrame(rows)
 
 
-def half_width(values: Sequence[float]) -> float:
+def ci_half_width(values: Sequence[float]) -> float:
     """Of the 95 % interval of a mean over seeds, by Student's t; infinite for one seed, which tells nothing of others."""
     # Here, because it takes 0.3 s, and every `kedro` command loads this module.
     from scipy.special import stdtrit
@@ -44,7 +44,7 @@ def half_width(values: Sequence[float]) -> float:
     return float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
 
 
-def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Means over seeds of one metric, and mean differences from the baseline, each pair of the same seed.
 
     Args:
@@ -57,26 +57,26 @@ def over_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
         of the line.
     """
     found = []
-    for exhibit, of_exhibit in runs.groupby("exhibit", sort=False):
-        for (label, share), line in of_exhibit.groupby(["label", "share"], sort=False, dropna=False):
+    for comparison, of_comparison in runs.groupby("comparison", sort=False):
+        for (label, fraction), line in of_comparison.groupby(["label", "fraction"], sort=False, dropna=False):
             values = line.set_index("seed")[metric]
             base_label = line["baseline"].iloc[0]
-            base = of_exhibit[of_exhibit["label"] == base_label].set_index("seed")[metric]
+            base = of_comparison[of_comparison["label"] == base_label].set_index("seed")[metric]
             changes = [] if label == base_label else list((values - base.reindex(values.index)).dropna())
             found.append(
                 {
-                    "exhibit": exhibit,
+                    "comparison": comparison,
                     "label": label,
-                    "share": share,
+                    "fraction": fraction,
                     "baseline": base_label,
                     "samples": int(line["samples"].iloc[0]),
                     "gflop_per_sample": line["gflop_per_sample"].iloc[0],
                     "samples_per_s": line["samples_per_s"].median(),
                     "seeds": len(values),
                     "mean": mean(values),
-                    "half_width": half_width(list(values)),
+                    "half_width": ci_half_width(list(values)),
                     "change": mean(changes) if changes else math.nan,
-                    "change_half_width": half_width(changes) if changes else math.nan,
+                    "change_half_width": ci_half_width(changes) if changes else math.nan,
                 }
             )
     return pd.DataFrame(found)

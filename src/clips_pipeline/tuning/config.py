@@ -8,7 +8,7 @@ from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveFloat, Po
 
 Scalar = str | int | float | bool | None
 
-_MOST_GRID_POINTS = 10_000
+_MAX_GRID_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Dimension:
             raise ConfigError("points: 1 is too few; at least 2 are needed, for low and high")
 
     @property
-    def ends(self) -> tuple[Scalar, ...]:
+    def extreme_values(self) -> tuple[Scalar, ...]:
         """Its extreme values: every choice, or low and high, and null where it is one."""
         if self.kind == "categorical" or self.low is None or self.high is None:
             return self.choices
         low, high = (int(self.low), int(self.high)) if self.kind == "int" else (self.low, self.high)
         return tuple(dict.fromkeys((low, high))) + ((None,) if self.or_null else ())
 
-    def holds(self, value: object) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether `value` is one of its values."""
         if self.kind == "categorical":
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
@@ -202,11 +202,11 @@ class SearchConfig:
                 raise ConfigError(f"space.{path}: sampler.kind grid needs points, the number of values of a range")
             whole = 1 + int((dimension.high or 0) - (dimension.low or 0))
             size *= len(dimension.choices) or (dimension.points or whole) + dimension.or_null
-        if size > _MOST_GRID_POINTS:
-            raise ConfigError(f"space: the grid has {size} points, more than {_MOST_GRID_POINTS}; lower points")
+        if size > _MAX_GRID_POINTS:
+            raise ConfigError(f"space: the grid has {size} points, more than {_MAX_GRID_POINTS}; lower points")
 
 
-def study_address(kind: str, folder: Path) -> str:
+def study_url(kind: str, folder: Path) -> str:
     """What `optuna-dashboard` is to be given; the address of a server, which has a password, is named and not shown."""
     files = {"sqlite": f"sqlite:///{folder / 'study.db'}", "journal": str(folder / "study.journal")}
     return files.get(kind, "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")

@@ -14,7 +14,7 @@ from clips_pipeline.tuning.trial_queue import COST
 
 _GFLOP = "GFLOP per training sample"
 _STRATEGY = "captions.fragment.strategy"
-_FEWEST = 2
+_MIN_TRIALS = 2
 FIGURES = ("history", "importances", "slices", "parallel_coordinates", "pareto_front", "fragment_length")
 
 
@@ -27,8 +27,8 @@ def figures(study: optuna.Study, table: pd.DataFrame, config: SearchConfig) -> d
         config: of the search.
     """
     done = table[table["state"] == "complete"]
-    if len(done) < _FEWEST:
-        empty = px.scatter(title=f"at least {_FEWEST} finished trials are needed")
+    if len(done) < _MIN_TRIALS:
+        empty = px.scatter(title=f"at least {_MIN_TRIALS} finished trials are needed")
         return dict.fromkeys(FIGURES, empty)
     of_score: dict[str, Any] = {"target": _score, "target_name": config.metric}
     drawn = (
@@ -36,7 +36,7 @@ def figures(study: optuna.Study, table: pd.DataFrame, config: SearchConfig) -> d
         _importances(study),
         visualization.plot_slice(study, **of_score),
         visualization.plot_parallel_coordinate(study, **of_score),
-        visualization.plot_pareto_front(with_cost(study), target_names=[config.metric, _GFLOP]),
+        visualization.plot_pareto_front(with_cost_objective(study), target_names=[config.metric, _GFLOP]),
         _fragment_length(done, config),
     )
     return dict(zip(FIGURES, drawn, strict=True))
@@ -61,12 +61,12 @@ def importances(study: optuna.Study) -> dict[str, float]:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = dict.fromkeys(name for trial in done for name in trial.params)
     varied = [name for name in names if len({trial.params.get(name) for trial in done}) > 1]
-    if not varied or len({_score(trial) for trial in done}) < _FEWEST:
+    if not varied or len({_score(trial) for trial in done}) < _MIN_TRIALS:
         return {}
     return dict(optuna.importance.get_param_importances(study, params=varied))
 
 
-def with_cost(study: optuna.Study) -> optuna.Study:
+def with_cost_objective(study: optuna.Study) -> optuna.Study:
     """A copy in memory with two objectives, score and GFLOP, whatever the search has: its `best_trials` are the front."""
     both = optuna.create_study(directions=[study.directions[0], StudyDirection.MINIMIZE])
     for trial in study.get_trials(deepcopy=False):
@@ -81,7 +81,7 @@ def with_cost(study: optuna.Study) -> optuna.Study:
 
 def pareto_front(study: optuna.Study) -> list[int]:
     """Numbers of the finished trials that no other beats in score and cost at once, the cheapest first."""
-    return [trial.number for trial in sorted(with_cost(study).best_trials, key=lambda trial: trial.values[1])]
+    return [trial.number for trial in sorted(with_cost_objective(study).best_trials, key=lambda trial: trial.values[1])]
 
 
 def _fragment_length(done: pd.DataFrame, config: SearchConfig) -> Any:

@@ -9,8 +9,8 @@ from optuna.distributions import CategoricalDistribution
 from clips_pipeline.config import ConfigError, flatten, to_mapping
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning.config import SearchConfig
-from clips_pipeline.tuning.search_space import first_trial, optuna_params
-from clips_pipeline.tuning.storage import StudyStorage, experimental_apis
+from clips_pipeline.tuning.search_space import first_trial_values, optuna_params
+from clips_pipeline.tuning.storage import StudyStorage, ignore_experimental_warnings
 
 FLOPS = "FLOPs per sample"
 OBJECTIVE = "objective"
@@ -40,21 +40,21 @@ def open_study(
     """
     names = [config.metric, *([FLOPS] if config.cost else [])]
     directions: list[Literal["minimize", "maximize"]] = [config.direction, *_COST[: config.cost]]
-    objective = objective_of(config, spec)
-    with storage.claim():
-        _refuse_another(config, storage, objective, directions)
+    objective = objective_settings(config, spec)
+    with storage.lock():
+        _check_same_objective(config, storage, objective, directions)
         study = optuna.create_study(
             study_name=config.study_name,
             storage=storage.backend,
-            pruner=pruner(config),
+            pruner=build_pruner(config),
             directions=directions,
             load_if_exists=True,
         )
         if OBJECTIVE not in study.user_attrs:
-            with experimental_apis():
+            with ignore_experimental_warnings():
                 study.set_metric_names(names)
             if not study.get_trials(deepcopy=False):
-                own = optuna_params(config.space, first_trial(config, train_parameters))
+                own = optuna_params(config.space, first_trial_values(config, train_parameters))
                 study.enqueue_trial(own, user_attrs={"origin": "train parameters"})
             # Last, so that one which was killed in between is completed.
             study.set_user_attr(OBJECTIVE, objective)
@@ -63,7 +63,7 @@ def open_study(
     return study
 
 
-def objective_of(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
+def objective_settings(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
     """What makes two scores comparable, as flat JSON: the metric, the data, and every parameter that is not searched."""
     train = flatten(to_mapping(spec.train))
     for path in list(train):
@@ -82,14 +82,14 @@ def objective_of(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def _refuse_another(
+def _check_same_objective(
     config: SearchConfig, storage: StudyStorage, objective: Mapping[str, Any], directions: Sequence[str]
 ) -> None:
     if config.study_name not in optuna.get_all_study_names(storage.backend):
         return
     study = optuna.load_study(study_name=config.study_name, storage=storage.backend)
     remedy = "choose another search.study_name, or put it back"
-    where = f"search.study_name: {config.study_name!r} in {storage.shown}"
+    where = f"search.study_name: {config.study_name!r} in {storage.display_url}"
     theirs = [direction.name.lower() for direction in study.directions]
     if theirs != list(directions):
         raise ConfigError(f"{where} has another objective ({theirs} instead of {list(directions)}); {remedy}")
@@ -104,10 +104,10 @@ def _refuse_another(
     if different:
         named = "; ".join(f"{key} was {before[key]!r} and is now {objective[key]!r}" for key in different[:5])
         raise ConfigError(f"{where} has another objective: {named}; {remedy}")
-    _refuse_other_choices(config, study, where, remedy)
+    _check_same_choices(config, study, where, remedy)
 
 
-def _refuse_other_choices(config: SearchConfig, study: optuna.Study, where: str, remedy: str) -> None:
+def _check_same_choices(config: SearchConfig, study: optuna.Study, where: str, remedy: str) -> None:
     for trial in study.get_trials(deepcopy=False):
         for path, distribution in trial.distributions.items():
             dimension = config.space.get(path)
@@ -134,7 +134,7 @@ def sampler(config: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+def build_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     """By number of the evaluation within its trial, from 1 on."""
     first = config.pruner.warmup_evaluations + 1
     if config.pruner.kind == "median":

@@ -12,7 +12,7 @@ from clips_pipeline.config import ConfigError, flatten, from_mapping, to_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig
 
-_MOST_COMBINATIONS = 1024
+_MAX_COMBINATIONS = 1024
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
@@ -27,7 +27,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
     low, high = dimension.low, dimension.high
     if low is None or high is None:  # Dimension has refused this already; the type checker cannot know
         raise ConfigError(f"search.space.{path}: needs low and high")
-    if dimension.or_null and trial.suggest_categorical(_null(path), (False, True)):
+    if dimension.or_null and trial.suggest_categorical(_null_param(path), (False, True)):
         return None
     if dimension.kind == "int":
         return trial.suggest_int(path, int(low), int(high), log=dimension.log)
@@ -39,17 +39,17 @@ def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) 
     found: dict[str, Scalar] = {}
     for path, value in values.items():
         if space[path].or_null:
-            found[_null(path)] = value is None
+            found[_null_param(path)] = value is None
         if value is not None or space[path].kind == "categorical":
             found[path] = value
     return found
 
 
-def _null(path: str) -> str:
+def _null_param(path: str) -> str:
     return f"{path} is null"
 
 
-def grid(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
+def grid_points(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
     """Every combination of the dimensions' values, the last path changing fastest."""
     axes = [[(path, value) for value in _grid_values(dimension)] for path, dimension in space.items()]
     return [dict(point) for point in itertools.product(*axes)]
@@ -67,7 +67,7 @@ def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
     return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
 
 
-def merged(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def merge(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """`parameters` with the values of the paths put in place; the original is not changed.
 
     Raises:
@@ -90,7 +90,7 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
 
     A checkpoint is written at every evaluation at least, so that a killed trial loses no more than that.
     """
-    found = merged(parameters, values) | {"samples": config.samples}
+    found = merge(parameters, values) | {"samples": config.samples}
     train = from_mapping(TrainConfig, found, where="train")
     every = max(1, -(-train.steps // config.evaluations))
     # What a study that was deleted has left unfinished is no reason to refuse a trial.
@@ -99,16 +99,18 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
         "every.checkpoint": min(every, train.every.checkpoint),
         "launch.on_change": "restart",
     }
-    return merged(found, own)
+    return merge(found, own)
 
 
-def first_trial(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
+def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
     """The training's own values, the paper's by default, where they lie within the space.
 
     A search should beat what one has already. A value outside its dimension is left to the sampler.
     """
     own = flatten(to_mapping(from_mapping(TrainConfig, train_parameters, where="train")))
-    return {path: own[path] for path, dimension in config.space.items() if path in own and dimension.holds(own[path])}
+    return {
+        path: own[path] for path, dimension in config.space.items() if path in own and dimension.contains(own[path])
+    }
 
 
 def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
@@ -129,12 +131,12 @@ def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> No
         )
     for path, dimension in config.space.items():
         _check_path(path, config)
-        for value in dimension.ends:
+        for value in dimension.extreme_values:
             try:
-                from_mapping(TrainConfig, merged(train_parameters, {path: value}), where="train")
+                from_mapping(TrainConfig, merge(train_parameters, {path: value}), where="train")
             except ConfigError as error:
                 raise ConfigError(f"search.space.{path}: {error}") from None
-    _check_together(config, train_parameters)
+    _check_combinations(config, train_parameters)
 
 
 def _check_path(path: str, config: SearchConfig) -> None:
@@ -145,9 +147,9 @@ def _check_path(path: str, config: SearchConfig) -> None:
         raise ConfigError(f"search.space.{path}: {above} holds it and is searched too; remove one of them")
 
 
-def _check_together(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
-    ends = [[(path, value) for value in dimension.ends] for path, dimension in config.space.items()]
-    for combination in itertools.islice(itertools.product(*ends), _MOST_COMBINATIONS):
+def _check_combinations(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
+    extreme_values = [[(path, value) for value in dimension.extreme_values] for path, dimension in config.space.items()]
+    for combination in itertools.islice(itertools.product(*extreme_values), _MAX_COMBINATIONS):
         try:
             trial_parameters(config, train_parameters, dict(combination))
         except ConfigError as error:

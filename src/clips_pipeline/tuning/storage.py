@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.tuning.config import SearchConfig, study_address
+from clips_pipeline.tuning.config import SearchConfig, study_url
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class StudyStorage:
     """
 
     backend: BaseStorage
-    claim: Callable[[], AbstractContextManager[None]]
+    lock: Callable[[], AbstractContextManager[None]]
     retry: Callable[[optuna.Study, FrozenTrial], None]
-    shown: str
+    display_url: str
 
     @property
     def has_heartbeat(self) -> bool:
@@ -69,7 +69,7 @@ class StudyStorage:
 
 
 @contextmanager
-def experimental_apis() -> Iterator[None]:
+def ignore_experimental_warnings() -> Iterator[None]:
     """Optuna's heartbeat, its retry and names of metrics warn that they may change; a user cannot act on that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -88,21 +88,21 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
         ConfigError: no or wrong credentials, a server that does not answer, a file that cannot be opened.
     """
     config = search.storage
-    claim: Callable[[], AbstractContextManager[None]]
+    lock: Callable[[], AbstractContextManager[None]]
     if config.kind == "postgresql":
         address = _url(credentials)
-        url, shown = (address.render_as_string(hide_password=hidden) for hidden in (False, True))
+        url, display_url = (address.render_as_string(hide_password=hidden) for hidden in (False, True))
         # A connection that a restarted server has closed is replaced before it is used.
         options = {"connect_args": {"connect_timeout": max(1, int(config.timeout_s))}, "pool_pre_ping": True}
-        claim = partial(_server_lock, url, search.study_name, config.timeout_s)
+        lock = partial(_server_lock, url, search.study_name, config.timeout_s)
     else:
-        url = shown = study_address(config.kind, folder)
+        url = display_url = study_url(config.kind, folder)
         # A process that waits for another's commit is no error.
         options = {"connect_args": {"timeout": config.timeout_s}}
-        claim = partial(_file_lock, folder / "claim.lock", config.timeout_s)
+        lock = partial(_file_lock, folder / "claim.lock", config.timeout_s)
     try:
         # Tables are made by one process; another that starts meanwhile finds them.
-        with claim(), experimental_apis():
+        with lock(), ignore_experimental_warnings():
             retry = RetryHeartbeatStaleTrialCallback(search.retries, inherit_intermediate_values=True)
             backend: BaseStorage
             if config.kind == "journal":
@@ -116,8 +116,8 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
                     heartbeat_stale_trial_callback=retry,
                 )
     except (OSError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
-        raise ConfigError(_out_of_reach(shown, error)) from None
-    return StudyStorage(backend, claim, retry, shown)
+        raise ConfigError(_unreachable_message(display_url, error)) from None
+    return StudyStorage(backend, lock, retry, display_url)
 
 
 def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
@@ -135,11 +135,11 @@ def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
     return url.set(drivername=_DRIVER)
 
 
-def _out_of_reach(shown: str, error: Exception) -> str:
+def _unreachable_message(display_url: str, error: Exception) -> str:
     cause = getattr(error, "orig", None) or error.__cause__ or error
     first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return (
-        f"search.storage: {shown} is out of reach ({first}); start the server or mend its address, or choose another "
+        f"search.storage: {display_url} is out of reach ({first}); start the server or mend its address, or choose another "
         "search.storage.kind"
     )
 
@@ -172,6 +172,6 @@ def _file_lock(path: Path, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-def quiet_optuna() -> None:
+def silence_optuna() -> None:
     """Optuna's own log lines tell what ours do."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

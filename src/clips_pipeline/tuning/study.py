@@ -17,9 +17,9 @@ from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import figures, importances, pareto_front
 from clips_pipeline.tuning.open_study import PARENT, open_study
-from clips_pipeline.tuning.search_space import check_space, merged, trial_parameters
-from clips_pipeline.tuning.storage import open_storage, quiet_optuna
-from clips_pipeline.tuning.trial import Bench, run_trial, trials_folder
+from clips_pipeline.tuning.search_space import check_space, merge, trial_parameters
+from clips_pipeline.tuning.storage import open_storage, silence_optuna
+from clips_pipeline.tuning.trial import SearchContext, run_trial, trials_folder
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class SearchResult:
 
 
 def search(
-    bench: Bench,
+    context: SearchContext,
     *,
     credentials: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
@@ -74,16 +74,16 @@ def search(
         TrainingFailedError: no trial has finished.
         TrainingInterruptedError: as `launch`; the trial is queued again.
     """
-    config, train_parameters, folder = bench.config, bench.train_parameters, bench.folder
+    config, train_parameters, folder = context.config, context.train_parameters, context.folder
     check_search(config, train_parameters)
     folder.mkdir(parents=True, exist_ok=True)
-    quiet_optuna()
+    silence_optuna()
     with closing(open_storage(config, folder, credentials or {})) as storage:
-        own = bench.spec_of(trial_parameters(config, train_parameters, {}), folder / "first")
+        own = context.build_spec(trial_parameters(config, train_parameters, {}), folder / "first")
         study = open_study(config, storage, own, train_parameters, parent_run_id)
         parent = study.user_attrs.get(PARENT)
         on_parent(parent)
-        while trial_queue.run_next(study, storage, config, partial(run_trial, bench=bench)):
+        while trial_queue.run_next_trial(study, storage, config, partial(run_trial, context=context)):
             pass
         best = best_trial(study, config)
         if best is None:
@@ -93,7 +93,7 @@ def search(
         values = best.user_attrs[trial_queue.VALUES]
         table = trials_table(study, config)
         return SearchResult(
-            {"train": merged({}, values)},
+            {"train": merge({}, values)},
             best.values[0],
             best.number,
             table,
@@ -129,7 +129,7 @@ def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
     """One row per attempt: state, score, cost, values by path, MLflow run, seconds."""
     rows = []
     trials = study.get_trials(deepcopy=False)
-    continued = trial_queue.successors(trials)
+    continued = trial_queue.next_attempts(trials)
     for trial in trials:
         attrs = trial.user_attrs
         state = "killed" if trial.number in continued else trial.state.name.lower()
@@ -142,7 +142,7 @@ def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
                 "gflop_per_sample": attrs[trial_queue.COST] / 1e9 if trial_queue.COST in attrs else None,
                 "fragment_tokens": attrs.get("fragment_tokens"),
                 **{path: attrs.get(trial_queue.VALUES, {}).get(path) for path in config.space},
-                "first_attempt": trial_queue.root_of(trial),
+                "first_attempt": trial_queue.first_attempt_of(trial),
                 "continued_as": continued.get(trial.number),
                 "seconds": attrs.get(trial_queue.SECONDS),
                 "mlflow_run_id": attrs.get(trial_queue.RUN_ID),

@@ -6,7 +6,7 @@ from clips_pipeline.reports.page import environment
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.study import SearchResult
 
-_FEWEST_FOR_IMPORTANCE = 20
+_MIN_TRIALS_FOR_IMPORTANCE = 20
 _Z95 = 1.96
 
 
@@ -23,7 +23,7 @@ def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
     best = done[done["trial"] == result.best_trial].iloc[0]
     score = float(best[config.metric])
     # Of a difference of two trials on the same images at most, as if they were independent.
-    apart = math.sqrt(2) * margin(score, held_out)
+    apart = math.sqrt(2) * margin_of_error(score, held_out)
     others = done[done["trial"] != result.best_trial]
     first = done[done["first_attempt"] == 0]
     front = done[done["trial"].isin(result.front)].sort_values("gflop_per_sample")
@@ -36,15 +36,15 @@ def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
         best=best.to_dict(),
         first=None if first.empty else first.iloc[0].to_dict(),
         front=front.to_dict("records"),
-        margin=margin(score, held_out),
+        margin_of_error=margin_of_error(score, held_out),
         apart=apart,
         close=others[(others[config.metric] - score).abs() <= apart]["trial"].tolist(),
         importances=result.importances,
-        enough=_FEWEST_FOR_IMPORTANCE,
+        enough=_MIN_TRIALS_FOR_IMPORTANCE,
     )
 
 
-def margin(score: float, held_out: int) -> float:
+def margin_of_error(score: float, held_out: int) -> float:
     """Half the 95 % interval of a share that was counted on `held_out` images.
 
     Normal approximation of the binomial; both directions of retrieval see the same images, so they count once.

@@ -22,7 +22,7 @@ from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Scalar, SearchConfig
 from clips_pipeline.tuning.open_study import PARENT
 from clips_pipeline.tuning.search_space import trial_parameters
-from clips_pipeline.tuning.trial_queue import ClaimedTrial, TrialKilledError
+from clips_pipeline.tuning.trial_queue import TrialAttempt, TrialKilledError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class TrialRecord(Protocol):
 
 
 @dataclass(frozen=True)
-class TrialName:
+class TrialInfo:
     """What a record is opened by.
 
     Attributes:
@@ -63,7 +63,7 @@ class TrialName:
     """
 
     number: int
-    root: int
+    first_attempt: int
     run_id: str | None
     values: dict[str, Scalar]
     run_folder: Path
@@ -71,11 +71,11 @@ class TrialName:
     parent: str | None
 
 
-RecordTrial = Callable[[TrialName], AbstractContextManager[TrialRecord]]
+TrialRecordFactory = Callable[[TrialInfo], AbstractContextManager[TrialRecord]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class SearchContext:
     """What every trial of a search needs.
 
     Attributes:
@@ -90,9 +90,9 @@ class Bench:
 
     config: SearchConfig
     train_parameters: dict[str, Any]
-    spec_of: Callable[[dict[str, Any], Path], RunSpec]
-    cost_of: Callable[[RunSpec], tuple[float, float]]
-    record_trial: RecordTrial
+    build_spec: Callable[[dict[str, Any], Path], RunSpec]
+    estimate_cost: Callable[[RunSpec], tuple[float, float]]
+    record_trial: TrialRecordFactory
     folder: Path
     storage_options: Options | None = None
 
@@ -102,7 +102,7 @@ def trials_folder(folder: Path, study_name: str) -> Path:
     return folder / "trials" / re.sub(r"[^\w.-]", "_", study_name)
 
 
-def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
+def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence[float]:
     """Train it: the objective of the study.
 
     Returns:
@@ -114,32 +114,34 @@ def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
         TrainingFailedError: it failed by itself.
         TrainingInterruptedError: this process was asked to end.
     """
-    trial, config = claimed.trial, bench.config
+    trial, config = attempt.trial, context.config
     began = time.monotonic()
-    parameters = trial_parameters(config, bench.train_parameters, claimed.values)
-    spec = bench.spec_of(parameters, trials_folder(bench.folder, config.study_name) / f"{claimed.root:04d}")
+    parameters = trial_parameters(config, context.train_parameters, attempt.values)
+    spec = context.build_spec(
+        parameters, trials_folder(context.folder, config.study_name) / f"{attempt.first_attempt:04d}"
+    )
     trial.set_user_attr(trial_queue.FOLDER, spec.run_folder)
-    flops, tokens = bench.cost_of(spec)
+    flops, tokens = context.estimate_cost(spec)
     trial.set_user_attr(trial_queue.COST, flops)
     trial.set_user_attr("fragment_tokens", tokens)
-    log.info("trial %d (%d wanted): %s", trial.number, config.trials, claimed.values)
-    name = TrialName(
+    log.info("trial %d (%d wanted): %s", trial.number, config.trials, attempt.values)
+    name = TrialInfo(
         trial.number,
-        claimed.root,
-        claimed.run_id,
-        claimed.values,
+        attempt.first_attempt,
+        attempt.run_id,
+        attempt.values,
         Path(spec.run_folder),
         config.study_name,
         trial.study.user_attrs.get(PARENT),
     )
-    with bench.record_trial(name) as record:
+    with context.record_trial(name) as record:
         trial.set_user_attr(trial_queue.RUN_ID, record.run_id)
-        _note(trial, claimed, record, "running")
+        _save_note(trial, attempt, record, "running")
         try:
-            finished = _train(trial, spec, record, bench, began)
+            finished = _train(trial, spec, record, context, began)
         except (TrainingFailedError, TrainingInterruptedError) as error:
             trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
-            _tell_failure(claimed, spec, record, config, error)
+            _report_failure(attempt, spec, record, config, error)
             raise
         # From the log and not from the outcome: an attempt that finds the training finished sees no evaluation.
         scores = [event["metrics"][config.metric] for event in read_all(spec.events) if event["kind"] == "evaluation"]
@@ -147,27 +149,27 @@ def run_trial(claimed: ClaimedTrial, bench: Bench) -> float | Sequence[float]:
         trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
         state = "complete" if finished else "pruned"
         record.finish(state)
-        _note(trial, claimed, record, f"{state}, {config.metric} {score:.4f}")
+        _save_note(trial, attempt, record, f"{state}, {config.metric} {score:.4f}")
         log.info("trial %d: %s, %s %.4f", trial.number, state, config.metric, score)
     if not finished:
         raise optuna.TrialPruned
     return (score, flops) if config.cost else score
 
 
-def _tell_failure(
-    claimed: ClaimedTrial, spec: RunSpec, record: TrialRecord, config: SearchConfig, error: RuntimeError
+def _report_failure(
+    attempt: TrialAttempt, spec: RunSpec, record: TrialRecord, config: SearchConfig, error: RuntimeError
 ) -> None:
     """Note how it failed.
 
     Raises:
         TrialKilledError: it was killed, and could not tell why itself.
     """
-    trial, first = claimed.trial, str(error).splitlines()[0]
+    trial, first = attempt.trial, str(error).splitlines()[0]
     interrupted = isinstance(error, TrainingInterruptedError)
     killed = interrupted or last_error(read_all(spec.events)) is None
-    again = interrupted or (killed and claimed.attempts < config.retries)
+    again = interrupted or (killed and attempt.retries < config.retries)
     record.finish("interrupted" if again else "failed")
-    _note(trial, claimed, record, "killed, queued again" if again else f"failed: {error}")
+    _save_note(trial, attempt, record, "killed, queued again" if again else f"failed: {error}")
     if not again:
         log.warning("trial %d failed: %s", trial.number, first)
         trial.set_user_attr("error", first)
@@ -183,7 +185,7 @@ def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     return last if last is not None and last["kind"] == "error" else None
 
 
-def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began: float) -> bool:
+def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchContext, began: float) -> bool:
     """Whether it came to its end; it does not where the pruner asked it to stop."""
     steps, every = spec.train.steps, spec.train.every.evaluate
     reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
@@ -193,24 +195,24 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, bench: Bench, began
         if event["kind"] != "evaluation":
             return
         trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
-        if bench.config.cost:
+        if context.config.cost:
             return
         number = -(-event["step"] // every)
         if number not in reported:  # by an earlier attempt
             reported.add(number)
-            trial.report(event["metrics"][bench.config.metric], number)
+            trial.report(event["metrics"][context.config.metric], number)
         if event["step"] < steps and trial.should_prune():
             log.info("trial %d is pruned at step %d of %d", trial.number, event["step"], steps)
             # Every rank reads it at the same step.
             spec.stop_flag.touch()
 
-    return launch(spec, on_event, record.reader(spec.events), bench.storage_options).finished
+    return launch(spec, on_event, record.reader(spec.events), context.storage_options).finished
 
 
-def _note(trial: Trial, claimed: ClaimedTrial, record: TrialRecord, state: str) -> None:
+def _save_note(trial: Trial, attempt: TrialAttempt, record: TrialRecord, state: str) -> None:
     """The dashboard shows it beside the trial."""
-    values = "\n".join(f"- `{path}`: {value}" for path, value in claimed.values.items())
-    before = "" if claimed.root == trial.number else f" It goes on with trial {claimed.root}."
+    values = "\n".join(f"- `{path}`: {value}" for path, value in attempt.values.items())
+    before = "" if attempt.first_attempt == trial.number else f" It goes on with trial {attempt.first_attempt}."
     run = "No MLflow run." if record.run_id is None else f"[MLflow run {record.run_id}]({record.url})"
     cost = trial.user_attrs[trial_queue.COST] / 1e9
     body = f"**{state}**.{before}\n\n{run}\n\n{values}\n- {cost:.3f} GFLOP per training sample\n"

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.tuning.config import Scalar, SearchConfig
 from clips_pipeline.tuning.open_study import sampler
-from clips_pipeline.tuning.search_space import grid, optuna_params, suggest
-from clips_pipeline.tuning.storage import StudyStorage, experimental_apis
+from clips_pipeline.tuning.search_space import grid_points, optuna_params, suggest
+from clips_pipeline.tuning.storage import StudyStorage, ignore_experimental_warnings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ SECONDS = "seconds"
 FOLDER = "run_folder"
 RUN_ID = "mlflow_run_id"
 COST = "flops_per_sample"
-_CLAIMED = "claimed_as"
+_STARTED_AS = "claimed_as"
 _WAIT_SECONDS = 2.0
 
 
@@ -37,17 +37,17 @@ class TrialKilledError(TrainingFailedError):
     """A rank of the trial's training was killed, or hung: another attempt may go well."""
 
 
-class Next(enum.Enum):
+class NextStep(enum.Enum):
     """What a process of a search does next."""
 
-    BEGIN = "begin"
+    START = "start"
     WAIT = "wait"
     """The budget is begun, but a trial of another process may still have to be retried."""
     END = "end"
 
 
 @dataclass(frozen=True)
-class ClaimedTrial:
+class TrialAttempt:
     """A trial that this process is to run.
 
     Attributes:
@@ -60,32 +60,32 @@ class ClaimedTrial:
 
     trial: Trial
     values: dict[str, Scalar]
-    root: int
-    attempts: int
+    first_attempt: int
+    retries: int
     run_id: str | None
 
 
-Train = Callable[[ClaimedTrial], float | Sequence[float]]
+TrainFunction = Callable[[TrialAttempt], float | Sequence[float]]
 
 
-def root_of(trial: FrozenTrial) -> int:
+def first_attempt_of(trial: FrozenTrial) -> int:
     """Number of its first attempt, as `RetryHeartbeatStaleTrialCallback` notes it."""
     return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
-def successors(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+def next_attempts(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     """Number of each retried trial to that of its next attempt."""
     last: dict[int, int] = {}
     found = {}
     for trial in trials:
-        root = root_of(trial)
-        if root in last:
-            found[last[root]] = trial.number
-        last[root] = trial.number
+        first_attempt = first_attempt_of(trial)
+        if first_attempt in last:
+            found[last[first_attempt]] = trial.number
+        last[first_attempt] = trial.number
     return found
 
 
-def run_next(study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: Train) -> bool:
+def run_next_trial(study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: TrainFunction) -> bool:
     """Run the next trial within the budget, or wait a moment for those of other processes; False when the search is done.
 
     Args:
@@ -98,18 +98,18 @@ def run_next(study: optuna.Study, storage: StudyStorage, config: SearchConfig, t
         TrainingInterruptedError: this process was asked to end; the trial is queued again.
     """
     with ExitStack() as lock:
-        lock.enter_context(storage.claim())
-        step = prepare(study, storage, config)
-        if step is Next.BEGIN:
+        lock.enter_context(storage.lock())
+        step = plan_next_step(study, storage, config)
+        if step is NextStep.START:
             # Released as soon as the trial has its values.
             _optimize_one(study, storage, config, train, lock)
-    if step is Next.WAIT:
+    if step is NextStep.WAIT:
         time.sleep(_WAIT_SECONDS)
-    return step is not Next.END
+    return step is not NextStep.END
 
 
 def _optimize_one(
-    study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: Train, lock: ExitStack
+    study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: TrainFunction, lock: ExitStack
 ) -> None:
     study.sampler = sampler(config, len(study.get_trials(deepcopy=False)))
     number = 0
@@ -118,16 +118,16 @@ def _optimize_one(
     def objective(trial: Trial) -> float | Sequence[float]:
         nonlocal number, error
         number = trial.number
-        claimed = claim(trial, study, storage, config)
+        attempt = start_attempt(trial, study, storage, config)
         lock.close()
         try:
-            return train(claimed)
+            return train(attempt)
         except optuna.TrialPruned:
             raise
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
             # Held until the next attempt is queued, so that nobody takes the search for done.
-            lock.enter_context(storage.claim())
+            lock.enter_context(storage.lock())
             raise
 
     try:
@@ -139,42 +139,42 @@ def _optimize_one(
         return
     finally:
         if isinstance(error, TrainingInterruptedError | KeyboardInterrupt):
-            queue_again(study, study.trials[number])
-        elif _is_killed(error):
+            requeue(study, study.trials[number])
+        elif _is_retryable(error):
             storage.retry(study, study.trials[number])
 
 
-def _is_killed(error: BaseException | None) -> bool:
+def _is_retryable(error: BaseException | None) -> bool:
     """Whether another attempt may go well: a training that failed by itself would fail again."""
     failed = isinstance(error, TrainingFailedError) and not isinstance(error, TrialKilledError)
     return error is not None and not failed and not isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
 
 
-def prepare(study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> Next:
+def plan_next_step(study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> NextStep:
     """Retry what was killed, look at the budget, and queue the next point of a grid. The storage's lock must be held."""
     _retry_killed(study, storage)
     trials = study.get_trials(deepcopy=False)
     if config.hours is not None and hours_spent(trials) >= config.hours:
-        return Next.END
+        return NextStep.END
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-    begun = {root_of(trial) for trial in trials if trial.state != TrialState.WAITING}
-    if any(root_of(trial) in begun for trial in waiting):
-        return Next.BEGIN
+    begun = {first_attempt_of(trial) for trial in trials if trial.state != TrialState.WAITING}
+    if any(first_attempt_of(trial) in begun for trial in waiting):
+        return NextStep.START
     if len(begun) < config.trials and (config.sampler.kind != "grid" or waiting or _enqueue_grid_point(study, config)):
-        return Next.BEGIN
+        return NextStep.START
     running = any(trial.state == TrialState.RUNNING for trial in trials)
-    return Next.WAIT if running and storage.has_heartbeat else Next.END
+    return NextStep.WAIT if running and storage.has_heartbeat else NextStep.END
 
 
 def _retry_killed(study: optuna.Study, storage: StudyStorage) -> None:
-    with experimental_apis():
+    with ignore_experimental_warnings():
         before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         optuna.storages.fail_stale_trials(study)
     running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
     for trial in before:
         if trial.number not in running:
             log.warning("trial %d: its process gives no heartbeat any more", trial.number)
-        elif trial.user_attrs.get(_CLAIMED) != trial.number:
+        elif trial.user_attrs.get(_STARTED_AS) != trial.number:
             # It is claimed under the lock that is held now: its process died there, before its first heartbeat.
             study.tell(trial.number, state=TrialState.FAIL)
             storage.retry(study, study.trials[trial.number])
@@ -183,26 +183,26 @@ def _retry_killed(study: optuna.Study, storage: StudyStorage) -> None:
 def _enqueue_grid_point(study: optuna.Study, config: SearchConfig) -> bool:
     """Whether a point was left. Not by `GridSampler`, which repeats points where null stands beside a range."""
     count = len(study.get_trials(deepcopy=False))
-    for point in grid(config.space):
+    for point in grid_points(config.space):
         study.enqueue_trial(optuna_params(config.space, point), skip_if_exists=True)
         if len(study.get_trials(deepcopy=False)) > count:
             return True
     return False
 
 
-def claim(trial: Trial, study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> ClaimedTrial:
+def start_attempt(trial: Trial, study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> TrialAttempt:
     """Draw the values of a trial that was asked for and mark it as begun. The storage's lock must be held."""
     values = suggest(trial, config.space)
     frozen = study.get_trials(deepcopy=False)[trial.number]
     trial.set_user_attr(VALUES, values)
     trial.set_user_attr(SECONDS, 0.0)
     storage.record_heartbeat(trial)
-    trial.set_user_attr(_CLAIMED, trial.number)
-    attempts = len(frozen.system_attrs.get("retry_history", ()))
-    return ClaimedTrial(trial, values, root_of(frozen), attempts, frozen.user_attrs.get(RUN_ID))
+    trial.set_user_attr(_STARTED_AS, trial.number)
+    retries = len(frozen.system_attrs.get("retry_history", ()))
+    return TrialAttempt(trial, values, first_attempt_of(frozen), retries, frozen.user_attrs.get(RUN_ID))
 
 
-def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial that was asked to end, which is no fault of its own: unlike a retry it is not counted."""
     study.add_trial(
         optuna.create_trial(

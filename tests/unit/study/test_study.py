@@ -14,8 +14,8 @@ from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.study import figures, plan, run, summary, table
 from clips_pipeline.study.config import StudyConfig
-from clips_pipeline.study.plan import at_length
-from clips_pipeline.study.run import Done
+from clips_pipeline.study.plan import with_samples
+from clips_pipeline.study.run import RunResult
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.cost import Captions, flops_per_sample
 from clips_pipeline.training.resolve import model_config
@@ -25,26 +25,26 @@ TRAIN = TrainConfig(samples=6400, batch_size=64)
 METRIC = "retrieval/scenes/mean_recall@1"
 
 
-def planned(**changes):
+def plan_cases(**changes):
     config = StudyConfig(**{"samples": 3200, "curve_samples": None, **changes})
     # A sample of `clip` costs half as much as one of any other method.
     return plan.cases(config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0)
 
 
 def test_methods_differ_in_nothing_but_the_method():
-    cases = planned(exhibits=("methods",))
+    cases = plan_cases(comparisons=("methods",))
     assert [case.label for case in cases] == ["clip", "mixture", "coca", "clips"]
-    assert {replace(case.train, method="clips") for case in cases} == {at_length(TRAIN, 3200)}
+    assert {replace(case.train, method="clips") for case in cases} == {with_samples(TRAIN, 3200)}
 
 
 def test_equal_compute_gives_the_cheap_method_more_samples():
-    cases = {case.label: case for case in planned(exhibits=("methods_at_equal_compute",))}
+    cases = {case.label: case for case in plan_cases(comparisons=("methods_at_equal_compute",))}
     assert cases["clip"].train.samples == 6400
     assert cases["clips"].train.samples == cases["coca"].train.samples == 3200
 
 
 def test_curves_and_ablations_have_a_length_of_their_own():
-    found = {(case.exhibit, case.train.samples) for case in planned(curve_samples=1600, methods=("coca", "clips"))}
+    found = {(case.comparison, case.train.samples) for case in plan_cases(curve_samples=1600, methods=("coca", "clips"))}
     assert found == {
         ("methods", 3200),
         ("methods_at_equal_compute", 3200),
@@ -55,10 +55,12 @@ def test_curves_and_ablations_have_a_length_of_their_own():
 
 
 def test_fragment_budgets_are_shares_of_the_mean_caption():
-    cases = planned(exhibits=("fragment_lengths",), strategies=("truncation", "sub_caption"), shares=(0.5, 0.25))
-    found = [(case.label, case.share, case.train.captions.fragment.tokens) for case in cases]
+    cases = plan_cases(
+        comparisons=("fragment_lengths",), strategies=("truncation", "sub_caption"), length_fractions=(0.5, 0.25)
+    )
+    found = [(case.label, case.fraction, case.train.captions.fragment.tokens) for case in cases]
     assert found == [
-        (plan.WHOLE, 1.0, None),
+        (plan.WHOLE_CAPTION, 1.0, None),
         ("truncation", 0.5, 30),
         ("truncation", 0.25, 15),
         ("sub_caption", 0.5, 30),
@@ -67,13 +69,13 @@ def test_fragment_budgets_are_shares_of_the_mean_caption():
 
 
 def test_web_budgets_leave_the_fragment_alone():
-    cases = planned(exhibits=("web_lengths",), shares=(0.25,))
+    cases = plan_cases(comparisons=("web_lengths",), length_fractions=(0.25,))
     assert [case.train.captions.web_tokens for case in cases] == [None, 3]
     assert len({case.train.captions.fragment for case in cases}) == 1
 
 
 def test_ablations_hold_what_is_configured_once():
-    cases = planned(exhibits=("ablations",))
+    cases = plan_cases(comparisons=("ablations",))
     assert len({case.train for case in cases}) == len(cases)
     labels = [case.label for case in cases]
     assert labels[0] == "as configured"
@@ -85,14 +87,14 @@ def test_ablations_hold_what_is_configured_once():
 
 def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
     """Two that differ only in their length would otherwise go on in one folder when an interrupted study is started again."""
-    cases = planned(exhibits=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
+    cases = plan_cases(comparisons=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
     begun = []
 
-    def work_off(jobs, _at_once, _hours, _options):
+    def run_jobs(jobs, _parallel_runs, _hours, _options):
         begun.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 
-    monkeypatch.setattr(run, "_work_off", work_off)
+    monkeypatch.setattr(run, "_run_jobs", run_jobs)
     with pytest.raises(run.StudyError, match="1 of 6 trainings"):
         run.run_all(
             cases,
@@ -110,7 +112,7 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_when_its_hours_are_over_it_tells_what_there_is(tmp_path):
-    cases = planned(exhibits=("methods",), methods=("clip", "clips"))
+    cases = plan_cases(comparisons=("methods",), methods=("clip", "clips"))
 
     def run_all(hours):
         spec_of = partial(RunSpec, shards="s", tokenizer="t", run_folder="", model_folder="", data_version="version")
@@ -129,8 +131,8 @@ def test_when_its_hours_are_over_it_tells_what_there_is(tmp_path):
 
 
 def test_a_line_without_its_baseline_has_no_change_yet():
-    runs = table.runs_table([done("clip", 0, 0.1), done("coca", 1, 0.1), done("clips", 1, 0.3)], [1e9] * 3)
-    lines = table.over_seeds(runs, METRIC)
+    runs = table.runs_table([result("clip", 0, 0.1), result("coca", 1, 0.1), result("clips", 1, 0.3)], [1e9] * 3)
+    lines = table.aggregate_seeds(runs, METRIC)
     assert lines.set_index("label")["change"].to_dict() == pytest.approx(
         {"clip": math.nan, "coca": -0.2, "clips": math.nan}, nan_ok=True
     )
@@ -148,10 +150,10 @@ def test_a_line_without_its_baseline_has_no_change_yet():
     [
         ({"seeds": ()}, "seeds: empty"),
         ({"seeds": (1, 1)}, "names one twice"),
-        ({"shares": (1.0,)}, r"shares\[0\]: 1.0 must be below 1"),
+        ({"length_fractions": (1.0,)}, r"length_fractions\[0\]: 1.0 must be below 1"),
         ({"samples": 0}, "at least 1"),
         ({"curve_samples": 0}, "at least 1"),
-        ({"runs_at_once": 0}, "at least 1"),
+        ({"parallel_runs": 0}, "at least 1"),
         ({"hours": -1.0}, "at least 0"),
         ({"hours": math.nan}, "not a finite number"),
         ({"methods": ("clip",)}, "without clips"),
@@ -162,7 +164,7 @@ def test_impossible_studies_are_refused(changes, message):
         from_mapping(StudyConfig, changes, "study")
 
 
-class Words:
+class WordTokenizer:
     """A tokenizer of words, three special ids around each row."""
 
     vocab_size = 200
@@ -188,28 +190,28 @@ def test_cost_is_the_mean_over_samples_of_their_own_lengths():
     )
     model = model_config(config, 200)
     by_hand = (training_flops(model, 6, 4, 5) + training_flops(model, 4, 4, 3)) / 2
-    assert flops_per_sample(config, Captions(pairs), Words()) == by_hand
-    assert Captions(pairs).mean_ids(Words(), 1) == 3.0
+    assert flops_per_sample(config, Captions(pairs), WordTokenizer()) == by_hand
+    assert Captions(pairs).mean_ids(WordTokenizer(), 1) == 3.0
     shorter = replace(config, captions=replace(config.captions, web_tokens=1))
-    assert flops_per_sample(shorter, Captions(pairs), Words()) < by_hand
+    assert flops_per_sample(shorter, Captions(pairs), WordTokenizer()) < by_hand
     attended = replace(config, model=replace(config.model, padding="attend"))
-    assert flops_per_sample(attended, Captions(pairs), Words()) > by_hand
+    assert flops_per_sample(attended, Captions(pairs), WordTokenizer()) > by_hand
 
 
-def done(label, seed, value, share=None, exhibit="methods", baseline="clips"):
-    return Done(plan.Case(exhibit, label, TRAIN, baseline, share), seed, {METRIC: value}, 100.0)
+def result(label, seed, value, fraction=None, comparison="methods", baseline="clips"):
+    return RunResult(plan.Case(comparison, label, TRAIN, baseline, fraction), seed, {METRIC: value}, 100.0)
 
 
 def three_seeds():
     found = []
     for seed, (clip, clips) in enumerate([(0.10, 0.12), (0.11, 0.15), (0.12, 0.15)]):
-        found += [done("clip", seed, clip), done("clips", seed, clips)]
+        found += [result("clip", seed, clip), result("clips", seed, clips)]
     return found
 
 
 def test_changes_are_taken_within_a_seed():
     runs = table.runs_table(three_seeds(), [1e9] * 6)
-    lines = table.over_seeds(runs, METRIC).set_index("label")
+    lines = table.aggregate_seeds(runs, METRIC).set_index("label")
     assert lines.loc["clip", "mean"] == pytest.approx(0.11)
     assert lines.loc["clip", "change"] == pytest.approx(-0.03)
     # Differences -0.02, -0.04, -0.03: deviation 0.01, t of two degrees of freedom 4.303.
@@ -218,17 +220,17 @@ def test_changes_are_taken_within_a_seed():
 
 
 def test_one_seed_has_no_interval():
-    assert table.half_width([0.5]) == math.inf
-    runs = table.runs_table([done("clip", 0, 0.1), done("clips", 0, 0.2)], [1e9] * 2)
-    text = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {"data": "abc"})
+    assert table.ci_half_width([0.5]) == math.inf
+    runs = table.runs_table([result("clip", 0, 0.1), result("clips", 0, 0.2)], [1e9] * 2)
+    text = summary.markdown(table.aggregate_seeds(runs, METRIC), runs, METRIC, {"data": "abc"})
     assert "| 1 | 20.00 | baseline |  |" in text
     assert "| 1 | 10.00 | -10.00 |  |" in text
 
 
 def test_summary_says_what_is_clear_and_what_is_not():
-    runs = three_seeds() + [done("coca", seed, value) for seed, value in enumerate([0.13, 0.14, 0.16])]
+    runs = three_seeds() + [result("coca", seed, value) for seed, value in enumerate([0.13, 0.14, 0.16])]
     runs = table.runs_table(runs, [1e9] * 9)
-    text = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {})
+    text = summary.markdown(table.aggregate_seeds(runs, METRIC), runs, METRIC, {})
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| c")}
     assert rows["clip"].rstrip(" |").endswith("| clear")
     assert rows["coca"].rstrip(" |").endswith("not clear")
@@ -244,7 +246,7 @@ def test_methods_are_told_by_recall_both_ways_and_zero_shot_accuracy():
     }
     runs = [replace(run, metrics={**run.metrics, **others}) for run in three_seeds()]
     runs = table.runs_table(runs, [1e9] * 6)
-    rows = summary.markdown(table.over_seeds(runs, METRIC), runs, METRIC, {}).splitlines()
+    rows = summary.markdown(table.aggregate_seeds(runs, METRIC), runs, METRIC, {}).splitlines()
     (at,) = [number for number, row in enumerate(rows) if row.startswith("| %")]
     heads = ["image to text recall@1", "text to image recall@10", "zero-shot accuracy@1"]
     assert [cell.strip() for cell in rows[at].split("|")[2:-1]] == heads
@@ -252,15 +254,15 @@ def test_methods_are_told_by_recall_both_ways_and_zero_shot_accuracy():
 
 
 def test_figures_show_every_curve_and_bar():
-    curves = [done(plan.WHOLE, 0, 0.2, 1.0, "fragment_lengths", plan.WHOLE)]
+    curves = [result(plan.WHOLE_CAPTION, 0, 0.2, 1.0, "fragment_lengths", plan.WHOLE_CAPTION)]
     curves += [
-        done("truncation", 0, value, share, "fragment_lengths", plan.WHOLE)
-        for share, value in ((0.5, 0.25), (0.25, 0.3))
+        result("truncation", 0, value, fraction, "fragment_lengths", plan.WHOLE_CAPTION)
+        for fraction, value in ((0.5, 0.25), (0.25, 0.3))
     ]
-    curves += [done(plan.WHOLE, 0, 0.2, 1.0, "web_lengths", plan.WHOLE)]
-    curves += [done("web caption", 0, 0.1, 0.5, "web_lengths", plan.WHOLE)]
+    curves += [result(plan.WHOLE_CAPTION, 0, 0.2, 1.0, "web_lengths", plan.WHOLE_CAPTION)]
+    curves += [result("web caption", 0, 0.1, 0.5, "web_lengths", plan.WHOLE_CAPTION)]
     runs = table.runs_table(curves + three_seeds(), [1e9] * (len(curves) + 6))
-    lines = table.over_seeds(runs, METRIC)
+    lines = table.aggregate_seeds(runs, METRIC)
     (axes,) = figures.length_curves(lines, runs, METRIC).axes
     drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines() if not line.get_label().startswith("_")}
     assert list(drawn["fragment, truncation"]) == pytest.approx([0.0, 5.0, 10.0])

@@ -19,7 +19,7 @@ from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.open_study import open_study
-from clips_pipeline.tuning.storage import StudyStorage, open_storage, quiet_optuna
+from clips_pipeline.tuning.storage import StudyStorage, open_storage, silence_optuna
 
 
 def config_of(kind: str, trials: int) -> SearchConfig:
@@ -31,7 +31,7 @@ def config_of(kind: str, trials: int) -> SearchConfig:
 
 
 def opened(folder: Path, config: SearchConfig, url: str) -> tuple[optuna.Study, StudyStorage]:
-    quiet_optuna()
+    silence_optuna()
     storage = open_storage(config, folder, {"url": url})
     spec = RunSpec(from_mapping(TrainConfig, {}, "train"), "s", "t", "r", "m", "version")
     return open_study(config, storage, spec, {}, None), storage
@@ -43,7 +43,7 @@ def main() -> None:
     study, storage = opened(folder, config, url)
     done = 0
 
-    def score(claimed: trial_queue.ClaimedTrial) -> float:
+    def score(attempt: trial_queue.TrialAttempt) -> float:
         nonlocal done
         done += 1
         if hang == "1" and done == 2:
@@ -52,9 +52,9 @@ def main() -> None:
         if done == 2:
             wait_for((folder / "hangs").exists, 300.0)
         time.sleep(0.05)
-        return float(claimed.values["loss.caption_weight"] or 0.0)
+        return float(attempt.values["loss.caption_weight"] or 0.0)
 
-    while trial_queue.run_next(study, storage, config, score):
+    while trial_queue.run_next_trial(study, storage, config, score):
         pass
 
 

@@ -40,12 +40,12 @@ def run_all(folder: Path, config: SearchConfig) -> list[dict[str, Any]]:
     """Every trial within the budget, scored without training."""
     found: list[dict[str, Any]] = []
 
-    def score(claimed: trial_queue.ClaimedTrial) -> float:
-        found.append(claimed.values)
+    def score(attempt: trial_queue.TrialAttempt) -> float:
+        found.append(attempt.values)
         return 0.0
 
     with opened(folder, config) as (study, storage):
-        while trial_queue.run_next(study, storage, config, score):
+        while trial_queue.run_next_trial(study, storage, config, score):
             pass
     return found
 
@@ -84,42 +84,42 @@ def test_hours_end_a_search(tmp_path: Path) -> None:
     config = SearchConfig(trials=100, hours=1.0, space=SPACE)
     seconds = iter((1_800.0, 1_900.0))
 
-    def score(claimed: trial_queue.ClaimedTrial) -> float:
-        claimed.trial.set_user_attr(trial_queue.SECONDS, next(seconds))
+    def score(attempt: trial_queue.TrialAttempt) -> float:
+        attempt.trial.set_user_attr(trial_queue.SECONDS, next(seconds))
         return 0.0
 
     with opened(tmp_path, config) as (study, storage):
-        assert trial_queue.run_next(study, storage, config, score)
-        assert trial_queue.run_next(study, storage, config, score)
-        assert not trial_queue.run_next(study, storage, config, score)
+        assert trial_queue.run_next_trial(study, storage, config, score)
+        assert trial_queue.run_next_trial(study, storage, config, score)
+        assert not trial_queue.run_next_trial(study, storage, config, score)
 
 
-def killed(claimed: trial_queue.ClaimedTrial) -> float:
+def killed(attempt: trial_queue.TrialAttempt) -> float:
     raise trial_queue.TrialKilledError("rank 0 was killed")
 
 
 def test_a_trial_is_retried_so_often_and_no_more(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, retries=2, space=SPACE)
     with opened(tmp_path, config) as (study, storage):
-        while trial_queue.run_next(study, storage, config, killed):
+        while trial_queue.run_next_trial(study, storage, config, killed):
             pass
         trials = study.trials
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 3
-    assert trial_queue.successors(trials) == {0: 1, 1: 2}
-    assert [trial_queue.root_of(trial) for trial in trials] == [0, 0, 0]
+    assert trial_queue.next_attempts(trials) == {0: 1, 1: 2}
+    assert [trial_queue.first_attempt_of(trial) for trial in trials] == [0, 0, 0]
     assert [trial.params for trial in trials] == [trials[0].params] * 3
 
 
 def test_a_training_that_failed_by_itself_is_not_retried(tmp_path: Path) -> None:
-    def fails(claimed: trial_queue.ClaimedTrial) -> float:
+    def fails(attempt: trial_queue.TrialAttempt) -> float:
         raise TrainingFailedError("a loss is NaN")
 
     config = SearchConfig(trials=2, space=SPACE)
     with opened(tmp_path, config) as (study, storage):
-        while trial_queue.run_next(study, storage, config, fails):
+        while trial_queue.run_next_trial(study, storage, config, fails):
             pass
         assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
-        assert trial_queue.successors(study.trials) == {}
+        assert trial_queue.next_attempts(study.trials) == {}
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")  # `ask` stands for a process that died
@@ -132,32 +132,32 @@ def test_a_trial_whose_process_is_gone_is_retried(tmp_path: Path, where: str, mo
         # As it is left behind by SIGKILL: running, with a last heartbeat or with none yet.
         trial = study.ask()
         if where == "while it trains":
-            trial_queue.claim(trial, study, storage, config)
-            assert trial_queue.prepare(study, storage, config) is trial_queue.Next.BEGIN
+            trial_queue.start_attempt(trial, study, storage, config)
+            assert trial_queue.plan_next_step(study, storage, config) is trial_queue.NextStep.START
             assert study.trials[0].state == TrialState.RUNNING
     found = run_all(tmp_path, config)
     with opened(tmp_path, config) as (study, _):
         states = [trial.state for trial in study.trials]
         assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
         # The one that was left is begun again, and the budget holds.
-        assert len({trial_queue.root_of(trial) for trial in study.trials}) == config.trials
+        assert len({trial_queue.first_attempt_of(trial) for trial in study.trials}) == config.trials
     assert {"loss.caption_weight": 2.0, "captions.fragment.tokens": None} in found
 
 
 def test_a_trial_that_was_taken_over_ends_without_harm(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, space=SPACE)
 
-    def slow(claimed: trial_queue.ClaimedTrial) -> float:
-        if claimed.trial.number == 0:
+    def slow(attempt: trial_queue.TrialAttempt) -> float:
+        if attempt.trial.number == 0:
             # Another process has found it silent.
             with opened(tmp_path, config) as (other, storage):
                 other.tell(0, state=TrialState.FAIL)
                 storage.retry(other, other.trials[0])
-        claimed.trial.set_user_attr(trial_queue.SECONDS, 1.0)
+        attempt.trial.set_user_attr(trial_queue.SECONDS, 1.0)
         return 1.0
 
     with opened(tmp_path, config) as (study, storage):
-        while trial_queue.run_next(study, storage, config, slow):
+        while trial_queue.run_next_trial(study, storage, config, slow):
             pass
         assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
@@ -284,16 +284,16 @@ def test_one_mistake_one_message(settings: dict[str, Any], message: str) -> None
 def test_a_trial_that_was_asked_to_end_uses_up_no_retry(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, retries=0, space=SPACE)
 
-    def interrupted(claimed: trial_queue.ClaimedTrial) -> float:
+    def interrupted(attempt: trial_queue.TrialAttempt) -> float:
         raise TrainingInterruptedError("SIGTERM")
 
     with opened(tmp_path, config) as (study, storage):
         for _ in range(2):
             with pytest.raises(TrainingInterruptedError):
-                trial_queue.run_next(study, storage, config, interrupted)
-        assert trial_queue.run_next(study, storage, config, killed)
-        assert not trial_queue.run_next(study, storage, config, killed)
-        assert [trial_queue.root_of(trial) for trial in study.trials] == [0, 0, 0]
+                trial_queue.run_next_trial(study, storage, config, interrupted)
+        assert trial_queue.run_next_trial(study, storage, config, killed)
+        assert not trial_queue.run_next_trial(study, storage, config, killed)
+        assert [trial_queue.first_attempt_of(trial) for trial in study.trials] == [0, 0, 0]
 
 
 def test_a_training_that_could_tell_what_was_wrong_was_not_killed() -> None:

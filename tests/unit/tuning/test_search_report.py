@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from clips_pipeline.pipelines.search.pipeline import FIGURES as PIPELINE_FIGURES
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
-from clips_pipeline.tuning.figures import FIGURES, figures, importances, pareto_front, with_cost
+from clips_pipeline.tuning.figures import FIGURES, figures, importances, pareto_front, with_cost_objective
 from clips_pipeline.tuning.search_space import suggest
 from clips_pipeline.tuning.study import SearchResult, best_trial, trials_table
-from clips_pipeline.tuning.summary import margin, summary
+from clips_pipeline.tuning.summary import margin_of_error, summary
 
 CONFIG = SearchConfig()
 STRATEGIES = ("sub_caption", "truncation", "random_mask", "block_mask")
@@ -65,7 +65,7 @@ def test_six_figures(study: optuna.Study) -> None:
 
 
 def test_two_objectives_have_importances_of_the_front(study: optuna.Study) -> None:
-    both = with_cost(study)
+    both = with_cost_objective(study)
     assert len(both.directions) == 2
     assert sum(importances(both).values()) == pytest.approx(1.0)
 
@@ -135,7 +135,7 @@ def test_the_summary_says_what_was_found_and_how_sure_one_may_be(study: optuna.S
 
 
 def test_the_margin_is_that_of_a_counted_share() -> None:
-    assert margin(0.5, 100) == pytest.approx(1.96 * 0.05)
+    assert margin_of_error(0.5, 100) == pytest.approx(1.96 * 0.05)
     # Nothing found on 8 images is no certainty.
-    assert margin(0.0, 8) > 0.1
-    assert margin(0.5, 400) == pytest.approx(margin(0.5, 100) / math.sqrt(4))
+    assert margin_of_error(0.0, 8) > 0.1
+    assert margin_of_error(0.5, 400) == pytest.approx(margin_of_error(0.5, 100) / math.sqrt(4))

@@ -10,9 +10,9 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.tuning.config import Dimension, SearchConfig
 from clips_pipeline.tuning.search_space import (
     check_space,
-    first_trial,
-    grid,
-    merged,
+    first_trial_values,
+    grid_points,
+    merge,
     optuna_params,
     suggest,
     trial_parameters,
@@ -34,9 +34,9 @@ def test_every_kind_is_suggested_within_its_bounds() -> None:
 
 
 def test_paths_become_trees_and_overlay_parameters() -> None:
-    assert merged({}, {"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert merge({}, {"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
     original = {"a": {"b": 0, "z": 9}}
-    assert merged(original, {"a.b": 1, "n.m": 2}) == {"a": {"b": 1, "z": 9}, "n": {"m": 2}}
+    assert merge(original, {"a.b": 1, "n.m": 2}) == {"a": {"b": 1, "z": 9}, "n": {"m": 2}}
     assert original == {"a": {"b": 0, "z": 9}}
 
 
@@ -45,14 +45,14 @@ def test_the_first_trial_is_what_one_has() -> None:
         "loss": {"caption_weight": 2.0, "contrastive_weight": 1.0},
         "captions": {"fragment": {"strategy": "block_mask"}},
     }
-    values = first_trial(SearchConfig(), own)
+    values = first_trial_values(SearchConfig(), own)
     assert values["loss.caption_weight"] == 2.0
     assert values["captions.fragment.strategy"] == "block_mask"
     assert values["captions.fragment.tokens"] is None
     narrow = SearchConfig(space={"captions.fragment.tokens": Dimension("int", low=6, high=48)})
-    assert first_trial(narrow, own) == {}  # null lies in no range without or_null
+    assert first_trial_values(narrow, own) == {}  # null lies in no range without or_null
     in_a_group_that_is_null = SearchConfig(space={"ema.half_life_batches": Dimension("int", low=2, high=9)})
-    assert first_trial(in_a_group_that_is_null, own) == {}
+    assert first_trial_values(in_a_group_that_is_null, own) == {}
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_grid_keeps_to_its_ranges() -> None:
         "a": Dimension("float", low=0.1, high=10.0, log=True, points=3),
         "b": Dimension("int", low=6, high=48, log=True, points=4, or_null=True),
     }
-    points = grid(space)
+    points = grid_points(space)
     assert len(points) == 3 * 5
     assert sorted({float(str(point["a"])) for point in points}) == pytest.approx([0.1, 1.0, 10.0])
     assert {point["b"] for point in points} == {6, 12, 24, 48, None}
-    assert all(space[path].holds(value) for point in points for path, value in point.items())
+    assert all(space[path].contains(value) for point in points for path, value in point.items())

@@ -55,9 +55,9 @@ def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_pat
     assert len(complete) == TRIALS
     assert len(trials) == TRIALS + 1
     (killed,) = [trial for trial in trials if trial.state == TrialState.FAIL]
-    successor = trials[trial_queue.successors(trials)[killed.number]]
+    successor = trials[trial_queue.next_attempts(trials)[killed.number]]
     assert successor.params == killed.params
-    assert trial_queue.root_of(successor) == killed.number
+    assert trial_queue.first_attempt_of(successor) == killed.number
     assert len({trial.params["loss.caption_weight"] for trial in complete}) == TRIALS
     assert complete[0].params["loss.caption_weight"] == 2.0  # the training's own
     assert all(trial.value == trial.params["loss.caption_weight"] for trial in complete)

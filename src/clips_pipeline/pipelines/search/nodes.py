@@ -35,21 +35,21 @@ def search(
     from clips_pipeline.registry.tracking.runs import active_run_id
     from clips_pipeline.tuning import figures, search_space, study, summary, trial
 
-    def spec_of(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
+    def build_spec(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
         runs = trial_folder / "runs"
         return choose_run_folder(unplaced_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
 
     words, captions = load_tokenizer(tokenizer), cost.read_captions(shards, remote)
 
-    def cost_of(spec: Any) -> tuple[float, float]:
+    def estimate_cost(spec: Any) -> tuple[float, float]:
         lengths = cost.row_lengths(spec.train, captions, words)
         return cost.mean_flops(spec.train, lengths, words), cost.fragment_tokens(lengths)
 
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     options = remote.storage.options
     result = study.search(
-        trial.Bench(config, train_parameters, spec_of, cost_of, trial_runs.child_run, folder, options),
+        trial.SearchContext(config, train_parameters, build_spec, estimate_cost, trial_runs.child_run, folder, options),
         credentials=credentials,
         parent_run_id=active_run_id(),
         on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
@@ -68,5 +68,5 @@ def search(
     # Without model_root: the model is its own.
     roots = {key: value for key, value in environment["globals"].items() if key != "model_root"}
     own = environment["parameters"]
-    best = {**own, "train": search_space.merged(own.get("train", {}), flatten(result.best_parameters["train"]))}
+    best = {**own, "train": search_space.merge(own.get("train", {}), flatten(result.best_parameters["train"]))}
     return (best, {**roots, "results_root": "data/best"}, result.trials, report, *previews)

@@ -46,7 +46,7 @@ def study(
     done, there, planned = run_all(
         cases,
         config.seeds,
-        config.runs_at_once,
+        config.parallel_runs,
         config.hours,
         lambda changed: unplaced_spec(changed, shards, tokenizer_folder, remote, folder / "runs", folder),
         evaluation,
@@ -56,7 +56,7 @@ def study(
     costs = {id(case): flops(case.train) for case in cases}
     runs = table.runs_table(done, [costs[id(run.case)] for run in done])
     metric = f"retrieval/{evaluation.set_name}/mean_recall@1"
-    lines = table.over_seeds(runs, metric)
+    lines = table.aggregate_seeds(runs, metric)
     facts = {
         "data": f"{load_index(shards).version}, split {evaluation.split}",
         "model": size_name(train),

@@ -24,13 +24,13 @@ PARENT_FILE = "mlflow_run.json"
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
-class _Name(Protocol):
-    """`tuning.trial.TrialName`, which stands above this package."""
+class _TrialInfo(Protocol):
+    """`tuning.trial.TrialInfo`, which stands above this package."""
 
     @property
     def number(self) -> int: ...
     @property
-    def root(self) -> int: ...
+    def first_attempt(self) -> int: ...
     @property
     def run_id(self) -> str | None: ...
     @property
@@ -55,13 +55,13 @@ class TrialTracker(RunTracker):
 
 
 @contextmanager
-def child_run(name: _Name) -> Iterator[TrialTracker]:
+def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
     """The MLflow run of one trial, a child of the search's.
 
     A later attempt at the trial goes on in the same run, also where the study never learned its id.
 
     Args:
-        name: `tuning.trial.TrialName`.
+        name: `tuning.trial.TrialInfo`.
     """
     parent = name.parent or active_run_id()
     if parent is None:
@@ -72,14 +72,14 @@ def child_run(name: _Name) -> Iterator[TrialTracker]:
     tags = {
         MLFLOW_PARENT_RUN_ID: parent,
         "optuna.study": name.study,
-        "optuna.first_attempt": str(name.root),
+        "optuna.first_attempt": str(name.first_attempt),
         "optuna.trial": str(name.number),
         "optuna.state": "running",
         OWNER: owner(),
     }
     run_id = _earlier(client, experiment, parent, name)
     if run_id is None:
-        run_id = client.create_run(experiment, run_name=f"trial-{name.root:04d}", tags=tags).info.run_id
+        run_id = client.create_run(experiment, run_name=f"trial-{name.first_attempt:04d}", tags=tags).info.run_id
         for key, value in name.values.items():
             client.log_param(run_id, key, value)
     else:
@@ -96,14 +96,14 @@ def child_run(name: _Name) -> Iterator[TrialTracker]:
         client.set_terminated(run_id, _STATUS[tracker.state])
 
 
-def _earlier(client: MlflowClient, experiment: str, parent: str, name: _Name) -> str | None:
+def _earlier(client: MlflowClient, experiment: str, parent: str, name: _TrialInfo) -> str | None:
     if name.run_id is not None:
         try:
             return str(client.get_run(name.run_id).info.run_id)
         except MlflowException:
-            log.warning("the MLflow run %s of trial %d is gone; a new one is opened", name.run_id, name.root)
+            log.warning("the MLflow run %s of trial %d is gone; a new one is opened", name.run_id, name.first_attempt)
             return None
-    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{name.root}'"
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{name.first_attempt}'"
     found = client.search_runs([experiment], wanted, max_results=1)
     return str(found[0].info.run_id) if found else None
 

@@ -8,7 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.registry.tracking import trial_runs
-from clips_pipeline.tuning.trial import TrialName
+from clips_pipeline.tuning.trial import TrialInfo
 
 # MLflow's own tables, on the SQLAlchemy that the lock has.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -22,9 +22,9 @@ def client(tmp_path: Path) -> Iterator[MlflowClient]:
     mlflow.set_tracking_uri(before)
 
 
-def name(tmp_path: Path, number: int, root: int, parent: str | None, run_id: str | None = None) -> TrialName:
-    folder = tmp_path / f"{root:04d}"
-    return TrialName(number, root, run_id, {"loss.caption_weight": 2.0}, folder, "clips", parent)
+def name(tmp_path: Path, number: int, first_attempt: int, parent: str | None, run_id: str | None = None) -> TrialInfo:
+    folder = tmp_path / f"{first_attempt:04d}"
+    return TrialInfo(number, first_attempt, run_id, {"loss.caption_weight": 2.0}, folder, "clips", parent)
 
 
 def test_attempts_share_a_child_that_ends_as_the_trial_does(client: MlflowClient, tmp_path: Path) -> None:
