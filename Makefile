@@ -144,7 +144,7 @@ bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and wi
 ##@ Upkeep
 .PHONY: docs-parameters
 docs-parameters: $(STAMP) ## write docs/parameters.md from the configuration dataclasses
-	$(BIN)/python -m clips_pipeline.pipelines.reference
+	$(BIN)/python -m clips_pipeline.pipelines.parameters_reference
 
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit

@@ -147,10 +147,10 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
             facts = {"name": record.name, "version": record.version, **record.lineage.to_mapping()}
             click.echo(json.dumps(facts, indent=1))
             return
-        from clips_pipeline.registry.lineage.record import described
+        from clips_pipeline.registry.lineage.record import describe
 
         click.echo(f"{record.name} {record.version}")
-        click.echo(described(record.lineage))
+        click.echo(describe(record.lineage))
 
 
 @lineage.command()
@@ -226,9 +226,9 @@ def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> N
 def set_champion(metadata: Any, version: int, name: str | None, env: str | None, reason: str) -> None:
     """Give the alias to VERSION, whatever the gate says."""
     with _registry(metadata, name, env) as names:
-        from clips_pipeline.registry.versions.champion import crown
+        from clips_pipeline.registry.versions.champion import set_champion
 
-        before = crown(names, version, reason)
+        before = set_champion(names, version, reason)
         click.echo(f"models:/{names.name}@{names.alias} is version {version}; before: {before or 'none'}")
 
 
@@ -249,9 +249,9 @@ def _context(metadata: Any, env: str | None) -> Iterator[Any]:
 def _record(metadata: Any, version: str, name: str | None, env: str | None) -> Iterator[Any]:
     """The version's record, from the tracking server that the environment names."""
     with _context(metadata, env) as context:
-        from clips_pipeline.registry.lineage.tags import fetch
+        from clips_pipeline.registry.lineage.tags import load_record
 
-        yield fetch(name or context.params["register"]["name"], version)
+        yield load_record(name or context.params["register"]["name"], version)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class FormerName:
     """The key that a field had before: `max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")]`.
 
     A configuration that still has the old key gets an error that names the new one. Files that an earlier version wrote are
-    read (`with_present_names`), and digests stay what they were (`digest_mapping`).
+    read (`with_current_names`), and digests stay what they were (`digest_mapping`).
 
     Attributes:
         key: the former key.
@@ -85,8 +85,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
             them are told, one a line.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of keys to values, found {_shown(mapping)}")
-    plain = _checked(mapping, where)
+        raise ConfigError(f"{where}: expected a mapping of keys to values, found {_describe(mapping)}")
+    plain = _check_values(mapping, where)
     try:
         # By JSON, because in strict mode pydantic takes only tuples for tuples and instances for dataclasses from Python.
         found: T = _adapter(cast(Hashable, cls)).validate_json(json.dumps(plain), strict=True, extra="forbid")
@@ -121,10 +121,10 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
         mapping = json.loads(content)
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error}); {remedy}") from None
-    return from_mapping(cls, with_present_names(cls, mapping), str(file))
+    return from_mapping(cls, with_current_names(cls, mapping), str(file))
 
 
-def with_present_names(hint: Any, value: Any) -> Any:
+def with_current_names(hint: Any, value: Any) -> Any:
     """`value` as read from a file that an earlier version wrote, for the type `hint`: renamed keys under their present names."""
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
@@ -136,15 +136,15 @@ def with_present_names(hint: Any, value: Any) -> Any:
                 renamed[key] = item
             else:
                 renamed[name] = note.present_value(item)
-        return {key: with_present_names(hints.get(key), item) for key, item in renamed.items()}
+        return {key: with_current_names(hints.get(key), item) for key, item in renamed.items()}
     if isinstance(value, dict) and get_origin(hint) is dict:
-        return {key: with_present_names(get_args(hint)[1], item) for key, item in value.items()}
+        return {key: with_current_names(get_args(hint)[1], item) for key, item in value.items()}
     if isinstance(value, list | dict):
         for argument in get_args(hint):
             value = (
-                [with_present_names(argument, item) for item in value]
+                [with_current_names(argument, item) for item in value]
                 if isinstance(value, list)
-                else with_present_names(argument, value)
+                else with_current_names(argument, value)
             )
     return value
 
@@ -199,16 +199,16 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _checked(value: Any, where: str) -> Any:
+def _check_values(value: Any, where: str) -> Any:
     """As `_plain`; refuses what JSON cannot hold: YAML's dates, and numbers that are not finite, which no range would refuse."""
     if isinstance(value, Mapping):
-        return {str(key): _checked(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _check_values(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_checked(item, f"{where}[{number}]") for number, item in enumerate(value)]
+        return [_check_values(item, f"{where}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {value} is not a finite number; give another one")
     if value is not None and not isinstance(value, str | int | float):
-        raise ConfigError(f"{where}: {_shown(value)} is neither text nor a number; write it in quotes if it is text")
+        raise ConfigError(f"{where}: {_describe(value)} is neither text nor a number; write it in quotes if it is text")
     return value
 
 
@@ -217,7 +217,7 @@ def _messages(cls: type[Any], error: ValidationError, mapping: dict[str, Any], w
     unions: dict[str, int] = {}
     details = error.errors(include_url=False)
     # Of a union, the branch that got furthest into the value is the one that was meant.
-    placed = [(*_place(detail, mapping, where), detail) for detail in details]
+    placed = [(*_locate(detail, mapping, where), detail) for detail in details]
     for _, union, depth, _ in placed:
         if union is not None:
             unions[union] = max(unions.get(union, 0), depth)
@@ -233,7 +233,7 @@ def _messages(cls: type[Any], error: ValidationError, mapping: dict[str, Any], w
     return lines
 
 
-def _place(detail: ErrorDetails, mapping: dict[str, Any], where: str) -> tuple[str, str | None, int]:
+def _locate(detail: ErrorDetails, mapping: dict[str, Any], where: str) -> tuple[str, str | None, int]:
     """Dotted key of an error, that of the innermost union around it, and the number of keys below that union."""
     value: Any = mapping
     key, union, depth = where, None, 0
@@ -278,11 +278,11 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         if bound in context:
             return f"{value!r} must be {words} {context[bound]}"
     if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, found {_shown(value)}"
-    return f"{detail['msg']}, found {_shown(value)}"
+        return f"expected {_EXPECTED[kind]}, found {_describe(value)}"
+    return f"{detail['msg']}, found {_describe(value)}"
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "null" if value is None else f"{type(value).__name__} ({value!r})"
 
 

@@ -33,7 +33,7 @@ class ProjectHooks:
     @hook_impl(wrapper=True)
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
         """Keep the context; within, kedro-mlflow opens MLflow's store."""
-        with self.run.opening_store(context):
+        with self.run.open_store(context):
             return (yield)
 
     @hook_impl
@@ -54,17 +54,17 @@ class ProjectHooks:
         """Check all parameters; within, kedro-mlflow opens the run."""
         self.run.begin(run_params, pipeline, catalog)
         result = yield
-        self.run.own_mlflow_run()
+        self.run.tag_mlflow_run()
         return result
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Generator[None, Any, Any]:
         """Record what was made and say what came out; within, kedro-mlflow ends the run and DVC commits."""
-        with self.run.ending(pipeline, catalog):
+        with self.run.finish(pipeline, catalog):
             return (yield)
 
     @hook_impl(wrapper=True, tryfirst=True)
     def on_pipeline_error(self, error: Exception) -> Generator[None, Any, Any]:
         """Bad input gets its one message; within, kedro-mlflow ends the run."""
-        with self.run.failing(error):
+        with self.run.handle_error(error):
             return (yield)

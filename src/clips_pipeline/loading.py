@@ -138,9 +138,9 @@ def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int 
     text = str(path_or_uri)
     if _URI.match(text) or (Path(text) / "MLmodel").is_file():
         # Here, because a folder needs no mlflow, and importing it takes over a second.
-        from clips_pipeline.registry.versions.packaging import find_model_folder
+        from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
 
-        folder = find_model_folder(text)
+        folder = fetch_model_folder_for_load(text)
     else:
         folder = Path(text)
     try:

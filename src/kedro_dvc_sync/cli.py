@@ -49,8 +49,8 @@ def check(metadata: object, env: str | None) -> None:
 def _compare(root: Path, environments: list[str | None]) -> list[tuple[Path, str, str]]:
     """File, difference and wanted text of all that is stale."""
     from kedro_dvc_sync.project import Project
-    from kedro_dvc_sync.stage_file import difference, merged
-    from kedro_dvc_sync.stages import stages_of
+    from kedro_dvc_sync.stage_file import difference, merge_stages
+    from kedro_dvc_sync.stages import build_stages
 
     stale = []
     for environment in environments:
@@ -58,7 +58,7 @@ def _compare(root: Path, environments: list[str | None]) -> list[tuple[Path, str
         file = project.stage_file
         name = project.relative(file)
         old = file.read_text(encoding="utf-8") if file.is_file() else None
-        new = merged(old, stages_of(project), project.environment, name)
+        new = merge_stages(old, build_stages(project), project.environment, name)
         shown = difference(old, new, name)
         if shown:
             stale.append((file, shown, new))

@@ -14,7 +14,7 @@ from kedro_dvc_sync.lock import changed_leaves, with_parameters
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.settings import read_entry
 from kedro_dvc_sync.stages import parameter_keys
-from kedro_dvc_sync.trees import has, read_yaml, value_at
+from kedro_dvc_sync.trees import has_path, read_yaml, value_at
 
 
 def within_dvc() -> bool:
@@ -61,7 +61,7 @@ def other_parameters(project: Project, stage: str, used: Mapping[str, Any]) -> d
     keys = parameter_keys(project.stages[stage])
     found: dict[str, Any] = {}
     for key in sorted(set(used) | set(files) if keys is None else keys):
-        if has(files, key) and has(used, key):
+        if has_path(files, key) and has_path(used, key):
             found.update(changed_leaves(value_at(files, key), value_at(used, key), key))
     return found
 
@@ -101,8 +101,8 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
                 watched = {dep.def_path: dep for dep in stage.deps if isinstance(dep, ParamsDependency)}
                 values = {path: dep.hash_info.value for path, dep in watched.items()}
                 changed = other_parameters(project, name, used)
-                for path, told in with_parameters(values, changed, project.parameter_order).items():
-                    watched[path].hash_info.value = told
+                for path, value in with_parameters(values, changed, project.parameter_order).items():
+                    watched[path].hash_info.value = value
                 stage.commit()
                 stage.dump(update_pipeline=False)
     except DvcException as error:

@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.stages import Stage
-from kedro_dvc_sync.trees import has, read_yaml, set_value, value_at
+from kedro_dvc_sync.trees import has_path, read_yaml, set_value, value_at
 
 LIMIT_BYTES = 2**30
 
@@ -66,13 +66,13 @@ def with_parameters(params: Mapping[str, Any], changed: Mapping[str, Any], order
 
 def resolved_parameters(entry: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
     """The nested parameters of a stage by its lock entry: those of all files, later ones over earlier ones."""
-    merged: dict[str, Any] = {}
+    merge_stages: dict[str, Any] = {}
     params = _files(entry)
     for name in sorted(params, key=lambda name: order.index(name) if name in order else -1):
         for key, value in params[name].items():
             for path, leaf in _leaves(value, key):
-                set_value(merged, path, leaf)
-    return merged
+                set_value(merge_stages, path, leaf)
+    return merge_stages
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -104,7 +104,7 @@ def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
             with modify_yaml(root / name) as content:
                 for key, wanted in keys.items():
                     for path, value in changed_leaves(
-                        value_at(content, key) if has(content, key) else None, wanted, key
+                        value_at(content, key) if has_path(content, key) else None, wanted, key
                     ):
                         set_value(content, path, value)
                         changed.append(path)
@@ -116,7 +116,7 @@ def _files(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: keys for name, keys in (entry.get("params") or {}).items() if not name.endswith(".py")}
 
 
-def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any]) -> dict[str, Any]:
+def lock_entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any]) -> dict[str, Any]:
     """Lock entries of `stages`, by name, for the files as they are now.
 
     Args:
@@ -124,16 +124,16 @@ def entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any])
         stages: as the graph has them.
         known: the lock's entries of other stages; what these made is not read again.
     """
-    made = {out["path"]: out for entry in known.values() for out in entry.get("outs") or []}
+    outputs = {out["path"]: out for entry in known.values() for out in entry.get("outs") or []}
     files = {**project.parameter_files(), **project.parameter_files("globals")}
     files[str(project.settings.formats)] = project.formats
     found: dict[str, Any] = {}
     for stage in stages:
-        outs = [_item(project.root, path) for path in sorted(stage.made)]
-        deps = [made.get(path) or _item(project.root, path) for path in sorted(stage.deps)]
-        made.update({out["path"]: out for out in outs})
+        outs = [_lock_item(project.root, path) for path in sorted(stage.outputs)]
+        deps = [outputs.get(path) or _lock_item(project.root, path) for path in sorted(stage.deps)]
+        outputs.update({out["path"]: out for out in outs})
         params = {
-            path: {key: value_at(files[path], key) for key in keys or files[path] if has(files[path], key)}
+            path: {key: value_at(files[path], key) for key in keys or files[path] if has_path(files[path], key)}
             for path, keys in sorted(stage.params.items())
         }
         parts = {"cmd": stage.cmd, "deps": deps, "params": params, "outs": outs}
@@ -151,10 +151,10 @@ def file_hash(path: Path) -> dict[str, Any]:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     if not files or sum(file.stat().st_size for file in files) > LIMIT_BYTES:
         return {}
-    _, meta, made = build(HashFileDB(MemoryFileSystem(), "/"), str(path.absolute()), localfs, "md5", dry_run=True)
+    _, meta, outputs = build(HashFileDB(MemoryFileSystem(), "/"), str(path.absolute()), localfs, "md5", dry_run=True)
     facts = {key: value for key, value in meta.to_dict().items() if key in ("size", "nfiles")}
-    return {"hash": "md5", "md5": made.hash_info.value, **facts}
+    return {"hash": "md5", "md5": outputs.hash_info.value, **facts}
 
 
-def _item(root: Path, path: str) -> dict[str, Any]:
+def _lock_item(root: Path, path: str) -> dict[str, Any]:
     return {"path": path, **file_hash(root / path)}

@@ -20,7 +20,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.settings import Entry, Settings, read_entry, read_settings
-from kedro_dvc_sync.trees import has, read_yaml, value_at
+from kedro_dvc_sync.trees import has_path, read_yaml, value_at
 
 _GLOBALS = re.compile(r"\$\{globals:\s*([\w.]+)")
 _PATTERNS = {"parameters": ["parameters*", "parameters*/**", "**/parameters*"], "globals": ["globals.yml"]}
@@ -74,7 +74,7 @@ class Project:
             StageError: the settings name a pipeline that is not registered.
         """
         registered = dict(pipelines)
-        wanted = self.settings.stages or [name for name in registered if not _is_made_of_others(name, registered)]
+        wanted = self.settings.stages or [name for name in registered if not _is_sum_of_others(name, registered)]
         for name in wanted:
             if name not in registered:
                 raise StageError(
@@ -168,7 +168,7 @@ class Project:
             replaced = {path: content for path, content in files.items() if path.startswith(own) and top in content}
             files = replaced or files
         for file, content in files.items():
-            if not has(content, key):
+            if not has_path(content, key):
                 continue
             found.setdefault(file, []).append(key)
             for used in sorted(set(_GLOBALS.findall(yaml.safe_dump(value_at(content, key))))):
@@ -182,7 +182,7 @@ class Project:
         return found
 
 
-def _is_made_of_others(name: str, registered: Mapping[str, Pipeline]) -> bool:
+def _is_sum_of_others(name: str, registered: Mapping[str, Pipeline]) -> bool:
     nodes = set(registered[name].nodes)
     parts = [set(other.nodes) for key, other in registered.items() if key != name and set(other.nodes) < nodes]
     return name == "__default__" or not nodes or (bool(parts) and nodes == set().union(*parts))

@@ -78,10 +78,10 @@ class Entry:
     options: OutOptions
 
 
-_Kind = TypeVar("_Kind", bound=_Table)
+_TableT = TypeVar("_TableT", bound=_Table)
 
 
-def _parsed(kind: type[_Kind], table: Any, where: str) -> _Kind:
+def _parse(kind: type[_TableT], table: Any, where: str) -> _TableT:
     try:
         return kind.model_validate(table)
     except ValidationError as error:
@@ -102,7 +102,7 @@ def read_settings(root: Path) -> Settings:
         StageError: an unknown key, or a value of another type.
     """
     table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {}).get("kedro-dvc", {})
-    return _parsed(Settings, table, "pyproject.toml, [tool.kedro-dvc] ")
+    return _parse(Settings, table, "pyproject.toml, [tool.kedro-dvc] ")
 
 
 def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
@@ -111,7 +111,7 @@ def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
     Raises:
         StageError: an unknown or wrong option, or a dataset that Kedro versions too.
     """
-    options = _parsed(OutOptions, (config.get("metadata") or {}).get("dvc", {}), f"catalog entry {name}, metadata.dvc")
+    options = _parse(OutOptions, (config.get("metadata") or {}).get("dvc", {}), f"catalog entry {name}, metadata.dvc")
     # Wrappers (partitions, caches, artifacts) hold the path in the dataset that they wrap.
     inner = config.get("dataset")
     places = [config, inner] if isinstance(inner, Mapping) else [config]

@@ -18,7 +18,7 @@ Edit = tuple[int, int, list[str]]
 """First line, line after the last, and what comes in their place."""
 
 
-def merged(text: str | None, stages: Iterable[Stage], environment: str | None, name: str = "dvc.yaml") -> str:
+def merge_stages(text: str | None, stages: Iterable[Stage], environment: str | None, name: str = "dvc.yaml") -> str:
     """`text` with the managed keys of `stages` brought up to date.
 
     Comments outside these keys, top-level keys, hand-made stages, and keys of a stage that the graph does not give (`desc`,
@@ -39,14 +39,14 @@ def merged(text: str | None, stages: Iterable[Stage], environment: str | None, n
     old: dict[str, Any] = content.get("stages") or {}
     wanted = {stage.name: stage.written() for stage in stages}
     gone = {key for key, stage in old.items() if key not in wanted and _is_ours(key, stage, environment)}
-    new = {key: _joined(old.get(key), wanted[key]) for key in wanted if key not in old}
+    new = {key: _merge_stage(old.get(key), wanted[key]) for key in wanted if key not in old}
     found = [pair for pair in (root.value if root is not None else []) if pair[0].value == "stages"]
     if not old or found[0][1].flow_style:
         # There is no line of a stage to keep: all of `stages` is written anew.
         start = found[0][0].start_mark.line if found else len(lines)
         end = _last_line(found[0][1]) + 1 if found else len(lines)
-        kept = {key: _joined(stage, wanted.get(key)) for key, stage in old.items() if key not in gone}
-        return _spliced(lines, [(start, end, _block({"stages": {**kept, **new}}, 0))])
+        kept = {key: _merge_stage(stage, wanted.get(key)) for key, stage in old.items() if key not in gone}
+        return _splice(lines, [(start, end, _block({"stages": {**kept, **new}}, 0))])
     edits: list[Edit] = []
     for key_node, node in found[0][1].value:
         key, whole = key_node.value, (key_node.start_mark.line, _last_line(node) + 1)
@@ -54,10 +54,10 @@ def merged(text: str | None, stages: Iterable[Stage], environment: str | None, n
             edits.append((*whole, []))
         elif key in wanted and isinstance(node, yaml.MappingNode) and not node.flow_style:
             edits += _key_edits(node, old[key], wanted[key])
-        elif key in wanted and _joined(old[key], wanted[key]) != old[key]:
-            edits.append((*whole, _block({key: _joined(old[key], wanted[key])}, key_node.start_mark.column)))
+        elif key in wanted and _merge_stage(old[key], wanted[key]) != old[key]:
+            edits.append((*whole, _block({key: _merge_stage(old[key], wanted[key])}, key_node.start_mark.column)))
     end, indent = _last_line(found[0][1]) + 1, found[0][1].start_mark.column
-    return _spliced(lines, [*edits, (end, end, _block(new, indent) if new else [])])
+    return _splice(lines, [*edits, (end, end, _block(new, indent) if new else [])])
 
 
 def difference(old: str | None, new: str, name: str = "dvc.yaml") -> str:
@@ -74,7 +74,7 @@ def _is_ours(name: str, stage: Any, environment: str | None) -> bool:
     return isinstance(stage, dict) and stage.get("cmd") == command(name, environment)
 
 
-def _joined(old: Any, written: dict[str, Any] | None) -> Any:
+def _merge_stage(old: Any, written: dict[str, Any] | None) -> Any:
     """A stage with its managed keys as `written`; None leaves it as it is."""
     if written is None:
         return old
@@ -98,7 +98,7 @@ def _key_edits(node: yaml.MappingNode, old: dict[str, Any], written: dict[str, A
     return edits
 
 
-def _spliced(lines: list[str], edits: list[Edit]) -> str:
+def _splice(lines: list[str], edits: list[Edit]) -> str:
     """`lines` with the lines of each edit replaced; blocks for the same place keep their order."""
     result: list[str] = []
     done = 0

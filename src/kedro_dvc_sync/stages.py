@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.settings import Entry
-from kedro_dvc_sync.trees import has, value_at
+from kedro_dvc_sync.trees import has_path, value_at
 
 MANAGED_KEYS = ("cmd", "wdir", "deps", "params", "outs", "metrics", "plots")
 
@@ -35,7 +35,7 @@ class Stage:
     plots: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def made(self) -> dict[str, dict[str, Any]]:
+    def outputs(self) -> dict[str, dict[str, Any]]:
         """All it writes."""
         return {**self.outs, **self.metrics, **self.plots}
 
@@ -55,7 +55,7 @@ def command(stage: str, environment: str | None) -> str:
     return f"kedro run {f'--env {environment} ' if environment else ''}--pipelines {stage}"
 
 
-def stages_of(project: Project) -> list[Stage]:
+def build_stages(project: Project) -> list[Stage]:
     """The stages of the project's environment, in order.
 
     An environment may share results of the base, such as data. A stage that would make the same paths of the same parameters
@@ -72,10 +72,10 @@ def stages_of(project: Project) -> list[Stage]:
     kept = []
     for stage in stages:
         twin = shared.get(stage.name)
-        common = sorted(set(stage.made) & {path for other in shared.values() for path in other.made})
+        common = sorted(set(stage.outputs) & {path for other in shared.values() for path in other.outputs})
         if not common:
             kept.append(stage)
-        elif twin is None or set(twin.made) != set(stage.made) or _values(project, stage) != _values(base, stage):
+        elif twin is None or set(twin.outputs) != set(stage.outputs) or _values(project, stage) != _values(base, stage):
             raise StageError(
                 f"stage {stage.name} of environment {project.environment} writes {common[0]}, which is also a result of "
                 f"the base environment, made with other parameters; give the environment a path of its own"
@@ -87,7 +87,7 @@ def _all_stages(project: Project) -> list[Stage]:
     stages = [_stage(project, name, pipeline) for name, pipeline in project.stages.items()]
     makers: dict[str, str] = {}
     for stage in stages:
-        for path in stage.made:
+        for path in stage.outputs:
             if path in makers:
                 raise StageError(
                     f"stages {makers[path]} and {stage.name} both make {path}; choose the pipelines that are stages in "
@@ -100,14 +100,14 @@ def _all_stages(project: Project) -> list[Stage]:
 
 
 def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
-    made = _entries(project, pipeline.all_outputs())
-    for path, entry in made:
+    outputs = _entries(project, pipeline.all_outputs())
+    for path, entry in outputs:
         if "://" in path:
             raise StageError(
                 f"catalog entry {entry.name}: DVC versions files of this machine only, not {path}; set "
                 "`metadata: {dvc: {track: false}}` there"
             )
-    outs = {path for path, _ in made}
+    outs = {path for path, _ in outputs}
     read = _entries(project, pipeline.inputs())
     # A path that the stage makes itself is no dependency: some nodes are told where to write by an input.
     deps = {path for path, _ in read} - outs
@@ -115,7 +115,9 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
     deps |= set(_path_parameters(project, keys))
 
     def chosen(metrics: bool, plots: bool) -> dict[str, dict[str, Any]]:
-        return {path: e.options.written for path, e in made if (e.options.metrics, e.options.plots) == (metrics, plots)}
+        return {
+            path: e.options.written for path, e in outputs if (e.options.metrics, e.options.plots) == (metrics, plots)
+        }
 
     depth = len(project.stage_file.parent.relative_to(project.root).parts)
     return Stage(
@@ -123,7 +125,7 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
         cmd=command(name, project.environment),
         wdir="/".join([".."] * depth) or None,
         deps=tuple(deps),
-        params=_params(project, keys) | _formats(project, [entry for _, entry in made]),
+        params=_params(project, keys) | _formats(project, [entry for _, entry in outputs]),
         outs=chosen(False, False),
         metrics=chosen(True, False),
         plots=chosen(False, True),
@@ -148,8 +150,8 @@ def _params(project: Project, keys: set[str] | None) -> dict[str, list[str]]:
     return params
 
 
-def _formats(project: Project, made: Iterable[Entry]) -> dict[str, list[str]]:
-    for entry in made:
+def _formats(project: Project, outputs: Iterable[Entry]) -> dict[str, list[str]]:
+    for entry in outputs:
         for name in entry.options.formats:
             if name not in project.formats:
                 raise StageError(
@@ -157,7 +159,7 @@ def _formats(project: Project, made: Iterable[Entry]) -> dict[str, list[str]]:
                     f"({project.settings.formats or 'which [tool.kedro-dvc] formats in pyproject.toml names'}); it has "
                     f"{', '.join(project.formats) or 'none'}"
                 )
-    names = sorted({name for entry in made for name in entry.options.formats})
+    names = sorted({name for entry in outputs for name in entry.options.formats})
     return {str(project.settings.formats): names} if names else {}
 
 
@@ -168,11 +170,11 @@ def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:
         entry = project.entry(name)
         if entry is not None and entry.filepath is not None:
             path = entry.filepath.removeprefix("file://")
-            found.append((path if "://" in path else project.relative(_normal(project.root, path)), entry))
+            found.append((path if "://" in path else project.relative(_normalize(project.root, path)), entry))
     return found
 
 
-def _normal(root: Path, path: str) -> Path:
+def _normalize(root: Path, path: str) -> Path:
     # Not `resolve`, which would follow the links that DVC itself may put in place of data.
     return Path(os.path.normpath(root / path))
 
@@ -182,13 +184,13 @@ def _path_parameters(project: Project, keys: set[str] | None) -> list[str]:
     paths = []
     for name in project.settings.path_parameters:
         read = keys is None or any(name == key or name.startswith(f"{key}.") for key in keys)
-        if not read or not has(values, name):
+        if not read or not has_path(values, name):
             continue
         value = value_at(values, name)
         for item in value if isinstance(value, list) else [value]:
             # Addresses elsewhere and lists in brace notation are not files that DVC can hash here.
             if isinstance(item, str) and "://" not in item and "{" not in item:
-                paths.append(project.relative(_normal(project.root, item)))
+                paths.append(project.relative(_normalize(project.root, item)))
     return paths
 
 

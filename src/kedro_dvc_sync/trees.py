@@ -18,7 +18,7 @@ def read_yaml(file: Path) -> Any:
     return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
 
 
-def has(tree: Any, path: str) -> bool:
+def has_path(tree: Any, path: str) -> bool:
     """Whether the nested mapping has the dotted path."""
     try:
         value_at(tree, path)

@@ -36,7 +36,7 @@ from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, scor
 from clips_pipeline.evaluation.per_item.items import items_from_rows
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.pipelines.prepare.nodes import make_tokenizer
-from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
+from clips_pipeline.registry.versions.gate import GateConfig, ModelResults, decide
 from clips_pipeline.reports.data.caption_lengths import RandomSamples, measure
 from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
@@ -175,7 +175,7 @@ def registration(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPat
     models = {}
     for name, noise in (("better", 0.1), ("worse", 1.5)):
         result = _results(scenes, embedder, monkeypatch, noise)
-        models[name] = Measured(result.metrics, items_from_rows(result.per_item))
+        models[name] = ModelResults(result.metrics, items_from_rows(result.per_item))
     metric = next(name for name in models["better"].metrics if name.endswith("mean_recall@1"))
     for new, old in (("better", "worse"), ("worse", "better"), ("better", "better")):
         made = decide(metric, GateConfig(resamples=500), models[new], models[old])

@@ -9,7 +9,7 @@ import pytest
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.pipelines.parameters import TYPES, typed
-from clips_pipeline.pipelines.reference import Parameter, parameters
+from clips_pipeline.pipelines.parameters_reference import Parameter, parameters
 from clips_pipeline.tuning.search_space import merge
 
 NONSENSE = 10**12

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clips_pipeline.pipelines.parameters import TYPES
-from clips_pipeline.pipelines.reference import parameters, reference
+from clips_pipeline.pipelines.parameters_reference import parameters, reference
 
 
 def test_the_page_is_that_of_the_dataclasses(repository: Path) -> None:

@@ -18,7 +18,7 @@ from tests.servers import free_port, wait_for
 
 from clips_pipeline.registry.tracking import run_tracking
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
-from clips_pipeline.registry.tracking.server import TrackingAwayError
+from clips_pipeline.registry.tracking.server import TrackingUnavailableError
 from clips_pipeline.training.events.event_log import Event, read_all
 from clips_pipeline.training.launch.launcher import launch
 
@@ -113,7 +113,7 @@ def test_what_a_killed_process_had_not_noted_is_sent_again_and_stored_once(serve
 def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
     server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_tracking, "LAST_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(run_tracking, "FINAL_WAIT_SECONDS", 2.0)
     spec = spec_of("run")
     run = MlflowClient().create_run("0")
     tracker = RunTracker(Path(spec.run_folder), run.info.run_id)
@@ -123,7 +123,7 @@ def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
             server.stop()
             assert launch(spec, tracker.record, tracker.reader(spec.events)).finished
 
-    with pytest.raises(TrackingAwayError, match="does not answer"):
+    with pytest.raises(TrackingUnavailableError, match="does not answer"):
         train_without_server()
     server.start()
     with RunTracker(Path(spec.run_folder), run.info.run_id) as again:

@@ -71,7 +71,7 @@ def main() -> None:
     folder, prepared, kind, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     config = config_of(kind, int(sys.argv[5]), int(sys.argv[6]))
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    run_id = trial_runs.parent_of(folder, config.study_name)
+    run_id = trial_runs.load_parent(folder, config.study_name)
     with mlflow.start_run(run_id=run_id) as active:
         run(
             config,
@@ -80,7 +80,7 @@ def main() -> None:
             prepared,
             url,
             parent_run_id=active.info.run_id,
-            on_parent=lambda found: trial_runs.keep_parent(folder, config.study_name, found),
+            on_parent=lambda found: trial_runs.save_parent(folder, config.study_name, found),
         )
 
 

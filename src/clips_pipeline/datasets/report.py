@@ -7,7 +7,7 @@ from kedro_datasets._typing import HTMLPreview, ImagePreview
 from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.reports.page import summary_of
 
-_UNSEEN_END_OF_LINE = "\u2028"
+_INVISIBLE_LINE_END = "\u2028"
 
 
 class ReportDataset(PathDataset):
@@ -19,12 +19,12 @@ class ReportDataset(PathDataset):
         # Kedro-Viz cleans the HTML and only then reads it as Markdown, line by line, which gives `mean_recall` italics and makes a
         # link, with whatever attributes, of a caption that looks like one. An end of line that nobody sees stops both.
         for sign in ("_", "*", "]"):
-            summary = summary.replace(sign, sign + _UNSEEN_END_OF_LINE)
+            summary = summary.replace(sign, sign + _INVISIBLE_LINE_END)
         summary = summary.replace("`", "’")
         return HTMLPreview(summary)
 
 
-class PictureDataset(PathDataset):
+class ImageFileDataset(PathDataset):
     """A PNG file, handed on as its path."""
 
     def preview(self) -> ImagePreview:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_present_names
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_current_names
 from clips_pipeline.io.atomic import replace_folder
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
@@ -116,7 +116,7 @@ def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]
     folder = Path(folder)
     config = _read_config(folder / CONFIG_FILE)
     model_config = from_mapping(
-        ClipsConfig, with_present_names(ClipsConfig, config["model"]), f"{folder / CONFIG_FILE}: model"
+        ClipsConfig, with_current_names(ClipsConfig, config["model"]), f"{folder / CONFIG_FILE}: model"
     )
     file = folder / WEIGHTS_FILE
     if not file.is_file():
@@ -146,7 +146,7 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     folder = Path(folder)
     model, config = load_weights_folder(folder)
     images = from_mapping(
-        ImageConfig, with_present_names(ImageConfig, config["images"]), f"{folder / CONFIG_FILE}: images"
+        ImageConfig, with_current_names(ImageConfig, config["images"]), f"{folder / CONFIG_FILE}: images"
     )
     return LoadedModel(model, partial(eval_image, config=images), load_tokenizer(folder), config)
 

@@ -14,7 +14,7 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import check_model
 
 
-def claim_data(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
+def reserve_shards_folder(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
     """Note that this environment prepares its folder of shards.
 
     Raises:

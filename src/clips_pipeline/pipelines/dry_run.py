@@ -21,7 +21,7 @@ KEY = "dry_run"
 """A parameter of its own, beside the groups."""
 
 
-def wanted(catalog: CatalogProtocol[Any, Any]) -> bool:
+def is_requested(catalog: CatalogProtocol[Any, Any]) -> bool:
     """Whether this run is to be estimated only.
 
     Raises:

@@ -15,15 +15,15 @@ def differences(loader: AbstractConfigLoader, parameters: Mapping[str, Any]) -> 
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {"parameters": dict(parameters), "globals": {}}
-    base = loader_of(loader, loader.base_env)
-    return {"parameters": _changed(base["parameters"], parameters), "globals": content(loader, "globals")}
+    base = loader_for(loader, loader.base_env)
+    return {"parameters": _changed_values(base["parameters"], parameters), "globals": load_or_empty(loader, "globals")}
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in now.items():
         if key in before and isinstance(value, Mapping) and isinstance(before[key], Mapping):
-            below = _changed(before[key], value)
+            below = _changed_values(before[key], value)
             if below:
                 found[key] = below
         elif key not in before or before[key] != value:
@@ -31,7 +31,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def loader_of(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:
+def loader_for(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:
     """A loader of the same files for another environment."""
     return OmegaConfigLoader(
         loader.conf_source,
@@ -42,7 +42,7 @@ def loader_of(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:
     )
 
 
-def content(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
+def load_or_empty(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
     """What the files of a pattern hold; nothing where there is none."""
     try:
         return dict(loader[key])
@@ -60,4 +60,4 @@ def local_credentials(loader: AbstractConfigLoader) -> dict[str, Any]:
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {}
-    return content(loader_of(loader, loader.default_run_env), "credentials")
+    return load_or_empty(loader_for(loader, loader.default_run_env), "credentials")

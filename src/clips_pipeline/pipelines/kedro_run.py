@@ -18,11 +18,11 @@ from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
-from clips_pipeline.pipelines.check import check, claim_data
-from clips_pipeline.pipelines.finetune.pipeline import OWN, OWN_PATHS
+from clips_pipeline.pipelines.check import check, reserve_shards_folder
+from clips_pipeline.pipelines.finetune.pipeline import FINETUNED_NAMES, FINETUNED_PATHS
 from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
-from clips_pipeline.registry.tracking.server import away_ends, is_away, made_by_one
+from clips_pipeline.registry.tracking.server import database_creation_lock, exit_if_unavailable, is_unavailable
 from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
@@ -36,12 +36,12 @@ class KedroRun:
     def __init__(self) -> None:
         self._context: KedroContext | None = None
         self._configs: dict[str, Any] = {}
-        self._code: lineage.Code | None = None
+        self._code: lineage.CodeState | None = None
         self._run_id: str | None = None
         self._continued: str | None = None
 
     @contextmanager
-    def opening_store(self, context: KedroContext) -> Iterator[None]:
+    def open_store(self, context: KedroContext) -> Iterator[None]:
         """Keep the context, and let one process at a time make MLflow's database in the body.
 
         Raises:
@@ -52,7 +52,7 @@ class KedroRun:
         self._context = context
         uri, experiment = _tracking(context)
         try:
-            with away_ends(), made_by_one(uri, experiment):
+            with exit_if_unavailable(), database_creation_lock(uri, experiment):
                 yield
         except MlflowException as error:
             log.error("MLflow's store %s: %s", uri, error.message.splitlines()[0])
@@ -70,7 +70,7 @@ class KedroRun:
         paths = Paths(catalog)
         paths.makes_parents = False
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
-        catalog[OWN_PATHS] = MemoryDataset(Paths(catalog, OWN), copy_mode="assign")
+        catalog[FINETUNED_PATHS] = MemoryDataset(Paths(catalog, FINETUNED_NAMES), copy_mode="assign")
         local = environments.local_credentials(self._context.config_loader) if self._context is not None else {}
         storage = [local.get("storage"), credentials.get("storage")]
         catalog["remote_shards"] = RemoteDataset(parameters.get("storage", {}), storage, lambda: paths["shard_cache"])
@@ -98,8 +98,8 @@ class KedroRun:
         check(pipeline, catalog)
         if not within_dvc():
             # A stage that DVC runs has to write what `dvc.yaml` names.
-            other_model.keep_apart(pipeline, catalog, self._configs)
-        if dry_run.wanted(catalog):
+            other_model.redirect_outputs(pipeline, catalog, self._configs)
+        if dry_run.is_requested(catalog):
             dry_run.show(pipeline, catalog)
             # Before MLflow, DVC or any node has done anything.
             raise SystemExit(0)
@@ -111,8 +111,8 @@ class KedroRun:
         self._run_id = self._continued = None
         if self._context is None:
             return
-        claim_data(pipeline, catalog, self._context.env or "local")
-        self._code = lineage.code_of(self._context.project_path)
+        reserve_shards_folder(pipeline, catalog, self._context.env or "local")
+        self._code = lineage.code_state(self._context.project_path)
         tracking = getattr(self._context, "mlflow", None)
         if tracking is None:
             return
@@ -126,7 +126,7 @@ class KedroRun:
         elif run.name is None:
             run.name = run_identity.run_name(run_params.get("pipeline_names"), self._context.env, pipeline, catalog)
 
-    def own_mlflow_run(self) -> None:
+    def tag_mlflow_run(self) -> None:
         """The run is open now: say which code and which process it belongs to; close what killed processes left open."""
         active = mlflow.active_run()
         if active is None or self._code is None:
@@ -134,18 +134,18 @@ class KedroRun:
         self._run_id = active.info.run_id
         tags.tag_run(self._run_id, self._code.git)
         client = mlflow.MlflowClient()
-        client.set_tag(self._run_id, runs.OWNER, runs.owner())
+        client.set_tag(self._run_id, runs.OWNER, runs.process_tag())
         for closed in runs.close_abandoned(client, active.info.experiment_id):
             log.info("the MLflow run %s of a process that was killed is closed", closed)
 
     @contextmanager
-    def ending(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Iterator[None]:
+    def finish(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Iterator[None]:
         """After the body, record what was made, then say what came out.
 
         Raises:
             SystemExit: the tracking server is away.
         """
-        with away_ends():
+        with exit_if_unavailable():
             yield
             if self._context is not None:
                 environment = self._context.env or "local"
@@ -158,26 +158,26 @@ class KedroRun:
             return
         project = Project(self._context.project_path, environment)
         names = nodes_in_place(project, pipeline, catalog)
-        found, ran = lineage.gather(project, names, catalog.load("parameters"), self._code)
-        tags.record_run(self._run_id, found.only(ran), self._code.patch)
+        found, ran = lineage.gather_lineage(project, names, catalog.load("parameters"), self._code)
+        tags.record_run(self._run_id, found.select_stages(ran), self._code.patch)
         for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():
             registered = catalog.load(entry)
-            tags.attach(registered["name"], registered["version"], found, self._code.patch)
+            tags.tag_version(registered["name"], registered["version"], found, self._code.patch)
 
     @contextmanager
-    def failing(self, error: Exception) -> Iterator[None]:
+    def handle_error(self, error: Exception) -> Iterator[None]:
         """After the body, one message for bad input; other errors keep Kedro's traceback.
 
         Raises:
             SystemExit: the error is one of ours, with a message made for people, or the tracking server is away.
         """
-        with away_ends():
-            if is_away(error):
+        with exit_if_unavailable():
+            if is_unavailable(error):
                 raise error
             yield
             refused = isinstance(error, ConfigError) and self._run_id is not None
             if refused and self._run_id != self._continued:
-                runs.drop_if_empty(mlflow.MlflowClient(), str(self._run_id))
+                runs.delete_if_empty(mlflow.MlflowClient(), str(self._run_id))
         if isinstance(error, TrainingInterruptedError):
             log.warning("%s", error)
             raise SystemExit(error.exit_code) from None

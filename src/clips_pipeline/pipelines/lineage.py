@@ -10,22 +10,22 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage.record import GitState, Lineage, git_state, uncommitted_patch
 from kedro_dvc_sync.commit import other_parameters, within_dvc
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.lock import entries, read_lock, resolved_parameters, with_parameters
+from kedro_dvc_sync.lock import lock_entries, read_lock, resolved_parameters, with_parameters
 from kedro_dvc_sync.project import Project
-from kedro_dvc_sync.stages import stages_of
+from kedro_dvc_sync.stages import build_stages
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeState:
     """The checkout when a run began: files may be edited while it trains."""
 
     git: GitState
     patch: bytes | None
 
 
-def code_of(root: Path) -> Code:
+def code_state(root: Path) -> CodeState:
     """The state of git, and what is not committed.
 
     Raises:
@@ -39,13 +39,15 @@ def code_of(root: Path) -> Code:
     made = [out["path"] for entry in lock.values() for out in entry.get("outs") or []]
     git = git_state(root, outputs=made)
     try:
-        return Code(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
+        return CodeState(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
     except ConfigError as error:
         log.warning("what is not committed could not be kept, so a version of this run cannot be restored: %s", error)
-        return Code(git, None)
+        return CodeState(git, None)
 
 
-def gather(project: Project, nodes: Set[str], used: Mapping[str, Any], code: Code) -> tuple[Lineage, set[str]]:
+def gather_lineage(
+    project: Project, nodes: Set[str], used: Mapping[str, Any], code: CodeState
+) -> tuple[Lineage, set[str]]:
     """The lineage as it stands after a run, and the stages that ran whole.
 
     Stages that DVC has not committed yet (within `dvc repro` it does so afterwards), or does not know, are read from the files.
@@ -63,8 +65,8 @@ def gather(project: Project, nodes: Set[str], used: Mapping[str, Any], code: Cod
     pipelines = project.stages.items()
     ran = {name for name, pipeline in pipelines if {node.name for node in pipeline.nodes} <= nodes}
     by_dvc = project.stage_file.is_file() and not within_dvc()
-    own = [stage for stage in stages_of(project) if stage.name in ran and not (by_dvc and stage.name in lock)]
-    for name, entry in entries(project, own, lock).items():
+    own = [stage for stage in build_stages(project) if stage.name in ran and not (by_dvc and stage.name in lock)]
+    for name, entry in lock_entries(project, own, lock).items():
         params = with_parameters(
             entry.get("params", {}), other_parameters(project, name, used), project.parameter_order
         )

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 FOLDER = "evaluations"
 
 
-def keep_apart(
+def redirect_outputs(
     pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], configs: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Move the outputs of the evaluation node to `evaluations/<model>/` beside their usual places.

@@ -10,12 +10,12 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import flatten
-from clips_pipeline.pipelines.finetune.nodes import stage_spec
+from clips_pipeline.pipelines.finetune.nodes import build_finetune_spec
 from clips_pipeline.pipelines.finetune.pipeline import INPUTS
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.prepare.nodes import is_current
-from clips_pipeline.pipelines.train.nodes import interrupted_run_id, unplaced_spec
-from clips_pipeline.registry.tracking.trial_runs import parent_of
+from clips_pipeline.pipelines.train.nodes import build_run_spec, interrupted_run_id
+from clips_pipeline.registry.tracking.trial_runs import load_parent
 from clips_pipeline.training.launch.folder_lock import refuse_if_locked
 from clips_pipeline.training.resume.run_folder import choose_run_folder
 
@@ -33,9 +33,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     """
     names = {node.name for node in pipeline.nodes}
     if names & {"train_node", "finetune_node"}:
-        run_id = _interrupted(catalog, finetune="finetune_node" in names)
+        run_id = _interrupted_run(catalog, finetune="finetune_node" in names)
     elif "search_node" in names:
-        run_id = parent_of(catalog.load("paths")["search_folder"], catalog.load("params:search")["study_name"])
+        run_id = load_parent(catalog.load("paths")["search_folder"], catalog.load("params:search")["study_name"])
     elif "evaluate_node" in names and catalog.load("params:evaluate").get("model") is not None:
         # Of another model: its figures are not to stand among those of the one that was trained.
         return None
@@ -64,17 +64,17 @@ def run_name(
     return " ".join(parts)
 
 
-def _interrupted(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | None:
+def _interrupted_run(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | None:
     """The run of an earlier start of this training, if there is one to go on with."""
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
     remote, paths, shards = catalog.load("remote_shards"), catalog.load("paths"), catalog.load("shards")
     if finetune:
-        spec = stage_spec(*(catalog.load(name) for name in INPUTS))
+        spec = build_finetune_spec(*(catalog.load(name) for name in INPUTS))
     # If `prepare` is about to make other data, what was trained on the old data is another training.
     elif is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
         config, tokenizer = typed("train", catalog.load("params:train")), catalog.load("tokenizer")
-        spec = unplaced_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
+        spec = build_run_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
     else:
         return None
     # The node says what the training goes on with.

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.registry.tracking.server import how_to_open
+from clips_pipeline.registry.tracking.server import ui_command_or_url
 from clips_pipeline.tuning.config import study_url
 
 # The environment that a search writes.
@@ -39,7 +39,7 @@ def show(
             _print_next(console, "open the report:", catalog.load(report))
     if {"clips_model", "finetuned_model", "search_trials"} & made:
         _print_next(
-            console, "open the MLflow UI (a local one: 127.0.0.1:5000):", how_to_open(mlflow.get_tracking_uri())
+            console, "open the MLflow UI (a local one: 127.0.0.1:5000):", ui_command_or_url(mlflow.get_tracking_uri())
         )
         # What a search found is trained apart from it: the study lies in the environment that was searched.
         if environment != BEST:

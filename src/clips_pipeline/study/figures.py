@@ -59,5 +59,7 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
 
 def _changes(runs: pd.DataFrame, comparison: str, label: str, metric: str) -> pd.DataFrame:
     own = runs[(runs["comparison"] == comparison) & (runs["label"] == label)]
-    base = runs[(runs["comparison"] == comparison) & (runs["label"] == own["baseline"].iloc[0])].set_index("seed")[metric]
+    base = runs[(runs["comparison"] == comparison) & (runs["label"] == own["baseline"].iloc[0])].set_index("seed")[
+        metric
+    ]
     return pd.DataFrame({"fraction": own["fraction"], "change": own[metric] - own["seed"].map(base)})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips_pipeline import formats
-from clips_pipeline.config import ConfigError, digest_mapping, from_mapping, to_mapping, with_present_names
+from clips_pipeline.config import ConfigError, digest_mapping, from_mapping, to_mapping, with_current_names
 from clips_pipeline.data.storage.files import StorageConfig
 from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.training.config import TrainConfig
@@ -97,4 +97,4 @@ def load_spec(path: Path) -> RunSpec:
         raise ConfigError(
             f"{path}: not valid JSON ({error}); delete it and run `kedro run --pipelines train`"
         ) from None
-    return from_mapping(RunSpec, with_present_names(RunSpec, mapping), where=path.name)
+    return from_mapping(RunSpec, with_current_names(RunSpec, mapping), where=path.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kedro.io import DatasetError
 
-from clips_pipeline.datasets.report import PictureDataset, ReportDataset
+from clips_pipeline.datasets.report import ImageFileDataset, ReportDataset
 from clips_pipeline.reports.page import environment, write_page
 
 
@@ -40,7 +40,7 @@ def test_a_preview_is_no_markdown(tmp_path: Path) -> None:
 def test_the_preview_of_a_picture_is_the_picture(tmp_path: Path) -> None:
     file = tmp_path / "figure.png"
     file.write_bytes(b"\x89PNG and so on")
-    dataset = PictureDataset(filepath=str(file), made_by="evaluate")
+    dataset = ImageFileDataset(filepath=str(file), made_by="evaluate")
     assert base64.b64decode(dataset.preview()) == file.read_bytes()
     assert inspect.signature(dataset.preview).return_annotation.__name__ == "ImagePreview"
 

@@ -10,11 +10,11 @@ from tests.unit.kedro_dvc_sync.conftest import Tiny
 from kedro_dvc_sync.commit import nodes_in_place
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.project import Project
-from kedro_dvc_sync.stages import stages_of
+from kedro_dvc_sync.stages import build_stages
 
 
 def written(tiny: Tiny, environment: str | None = None) -> dict[str, object]:
-    return {stage.name: stage.written() for stage in stages_of(Project(tiny.root, environment))}
+    return {stage.name: stage.written() for stage in build_stages(Project(tiny.root, environment))}
 
 
 def test_stages_say_what_the_graph_says(tiny: Tiny) -> None:
@@ -156,7 +156,7 @@ def test_untracked_entries_and_paths_in_parameters(tiny: Tiny) -> None:
     assert "plots" not in stages["model"]  # type: ignore[operator]
     assert "zero" in stages["model"]["deps"]  # type: ignore[index]
     tiny.edit("conf/base/parameters.yml", "words: zero", "words: [a.txt, ../b.txt, 's3://c/d', 'e{0..3}']")
-    deps = stages_of(Project(tiny.root))[1].deps
+    deps = build_stages(Project(tiny.root))[1].deps
     assert set(deps) == {
         "a.txt",
         (tiny.root.parent / "b.txt").as_posix(),
@@ -173,7 +173,7 @@ def test_a_node_whose_output_was_moved_for_a_run_belongs_to_no_stage(tiny: Tiny)
 
 def test_all_parameters_at_once(tiny: Tiny) -> None:
     tiny.edit("src/PACKAGE/pipelines/cleaning/pipeline.py", "params:clean.drop", "parameters")
-    assert stages_of(Project(tiny.root))[0].written()["params"][0] == {"conf/base/parameters.yml": None}
+    assert build_stages(Project(tiny.root))[0].written()["params"][0] == {"conf/base/parameters.yml": None}
 
 
 @pytest.fixture

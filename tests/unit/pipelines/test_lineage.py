@@ -14,4 +14,4 @@ def test_a_broken_lock_is_one_error_before_any_work(tmp_path: Path, monkeypatch:
     lock.write_text("stages: [1, 2]")
     monkeypatch.setattr(lineage, "Project", lambda root: SimpleNamespace(lock_file=lock))
     with pytest.raises(ConfigError, match=r"dvc\.lock: not a DVC lock; restore it"):
-        lineage.code_of(tmp_path)
+        lineage.code_state(tmp_path)

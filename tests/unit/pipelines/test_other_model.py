@@ -10,7 +10,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.pipeline_registry import register_pipelines
-from clips_pipeline.pipelines.other_model import folder_name, keep_apart
+from clips_pipeline.pipelines.other_model import folder_name, redirect_outputs
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def catalog_of(model: str | None) -> DataCatalog:
 
 def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, configs: dict[str, Any]) -> None:
     catalog, pipeline = catalog_of("models:/clips@champion"), register_pipelines()["evaluate"]
-    keep_apart(pipeline, catalog, configs)
+    redirect_outputs(pipeline, catalog, configs)
     catalog.save("metrics", {"a": 1.0})
     folder = tmp_path / "data/08_reporting/evaluations/models-clips-champion"
     assert (folder / "metrics.json").is_file()
@@ -41,14 +41,14 @@ def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, config
 
 def test_without_another_model_all_stays() -> None:
     catalog = catalog_of(None)
-    keep_apart(register_pipelines()["evaluate"], catalog, {})
+    redirect_outputs(register_pipelines()["evaluate"], catalog, {})
     assert catalog["evaluation_report"].filepath == Path("nowhere")
 
 
 @pytest.mark.parametrize("pipeline", ["pretrain", "finetune"])
 def test_what_could_not_be_registered_is_not_begun(pipeline: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.model: 'runs:/1'"):
-        keep_apart(register_pipelines()[pipeline], catalog_of("runs:/1"), {})
+        redirect_outputs(register_pipelines()[pipeline], catalog_of("runs:/1"), {})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from clips_pipeline.data.storage.files import Storage, StorageConfig
 from clips_pipeline.pipeline_registry import register_pipelines
 from clips_pipeline.pipelines import run_identity
 from clips_pipeline.pipelines.run_identity import run_name, run_to_continue
-from clips_pipeline.pipelines.train.nodes import unplaced_spec
+from clips_pipeline.pipelines.train.nodes import build_run_spec
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resume.run_folder import choose_run_folder, write_spec
 from clips_pipeline.training.run_spec import RunSpec
@@ -42,7 +42,7 @@ def test_the_hook_and_the_node_warn_once_of_what_is_applied(
     def spec_of() -> RunSpec:
         """As the node does."""
         train, folders = from_mapping(TrainConfig, parameters, "train"), (paths["training_runs"], paths["clips_model"])
-        spec = unplaced_spec(train, prepared / "shards", prepared / "tokenizer", remote, *folders)
+        spec = build_run_spec(train, prepared / "shards", prepared / "tokenizer", remote, *folders)
         return choose_run_folder(spec, paths["training_runs"])
 
     begun = Path(spec_of().run_folder)

@@ -44,7 +44,9 @@ def test_equal_compute_gives_the_cheap_method_more_samples():
 
 
 def test_curves_and_ablations_have_a_length_of_their_own():
-    found = {(case.comparison, case.train.samples) for case in plan_cases(curve_samples=1600, methods=("coca", "clips"))}
+    found = {
+        (case.comparison, case.train.samples) for case in plan_cases(curve_samples=1600, methods=("coca", "clips"))
+    }
     assert found == {
         ("methods", 3200),
         ("methods_at_equal_compute", 3200),

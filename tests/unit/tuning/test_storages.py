@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 from tests.servers import postgresql_server, wait_for
-from tests.unit.tuning import claiming
+from tests.unit.tuning import trial_worker
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.tuning import trial_queue
@@ -35,7 +35,16 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def start(folder: Path, kind: str, url: str, hang: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.unit.tuning.claiming", str(folder), kind, url, str(TRIALS), str(int(hang))]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.unit.tuning.trial_worker",
+        str(folder),
+        kind,
+        url,
+        str(TRIALS),
+        str(int(hang)),
+    ]
     with (folder / f"{'hanging' if hang else 'worker'}.log").open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[3])
 
@@ -48,7 +57,7 @@ def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_pat
     for worker in workers:
         worker.wait(120)
     assert [worker.returncode for worker in workers[1:]] == [0, 0, 0], (tmp_path / "worker.log").read_text()
-    study, storage = claiming.opened(tmp_path, claiming.config_of(place[0], TRIALS), place[1])
+    study, storage = trial_worker.opened(tmp_path, trial_worker.config_of(place[0], TRIALS), place[1])
     trials = study.get_trials()
     storage.close()
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -71,7 +80,7 @@ def test_in_a_journal_a_killed_trial_keeps_its_place_and_the_others_are_begun_on
     workers[0].kill()
     workers[0].wait()
     assert [worker.wait(120) for worker in workers[1:]] == [0, 0], (tmp_path / "worker.log").read_text()
-    study, storage = claiming.opened(tmp_path, claiming.config_of("journal", TRIALS), "none")
+    study, storage = trial_worker.opened(tmp_path, trial_worker.config_of("journal", TRIALS), "none")
     states = [trial.state for trial in study.get_trials()]
     storage.close()
     assert states.count(TrialState.COMPLETE) == TRIALS - 1

@@ -31,17 +31,17 @@ def evaluate(
     """
     # Imports here load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
-    from clips_pipeline.registry.tracking.data_inputs import log_data, refuse_other_data
-    from clips_pipeline.registry.tracking.evaluation_log import log_evaluation, run_of
+    from clips_pipeline.registry.tracking.data_inputs import check_same_data, log_data
+    from clips_pipeline.registry.tracking.evaluation_log import existing_run_id, log_evaluation
     from clips_pipeline.registry.tracking.runs import active_run_id
-    from clips_pipeline.registry.versions.packaging import find_folder
+    from clips_pipeline.registry.versions.packaging import resolve_model_folder
 
     config = typed("evaluate", parameters)
     if config.model is None:
-        run_id = run_of(mlflow_run["run_id"])
+        run_id = existing_run_id(mlflow_run["run_id"])
     else:
-        model_folder, run_id = find_folder(config.model, "evaluate.model"), active_run_id()
-    refuse_other_data(run_id, shards, config.split, config.set_name)
+        model_folder, run_id = resolve_model_folder(config.model, "evaluate.model"), active_run_id()
+    check_same_data(run_id, shards, config.split, config.set_name)
     result = evaluate_model(
         model_folder, shards, config, remote, paths["embeddings"] if config.keep_embeddings else None
     )

@@ -8,13 +8,13 @@ import pandas as pd
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.train.nodes import run_spec, unplaced_spec
+from clips_pipeline.pipelines.train.nodes import build_run_spec, train_spec
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resume.run_folder import choose_run_folder
 from clips_pipeline.training.run_spec import RunSpec
 
 
-def stage_spec(
+def build_finetune_spec(
     parameters: dict[str, Any],
     train_parameters: dict[str, Any],
     shards: Path,
@@ -25,7 +25,7 @@ def stage_spec(
     """The run spec of the stage, without a run folder. The model before may not be there: another start may be configured."""
     merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
     config = from_mapping(TrainConfig, merged, "finetune.train")
-    return unplaced_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
+    return build_run_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
 
 
 def finetune(
@@ -41,7 +41,7 @@ def finetune(
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
-    spec = stage_spec(parameters, train_parameters, shards, tokenizer, remote, paths)
-    run, table = run_spec(choose_run_folder(spec, paths["training_runs"]), remote)
+    spec = build_finetune_spec(parameters, train_parameters, shards, tokenizer, remote, paths)
+    run, table = train_spec(choose_run_folder(spec, paths["training_runs"]), remote)
     used = {"train": train_parameters, "finetune": parameters}
     return paths["finetuned_model"], {**run, "parameters": used}, table

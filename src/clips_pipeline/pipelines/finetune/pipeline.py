@@ -11,7 +11,7 @@ from clips_pipeline.pipelines.register.pipeline import create_pipeline as regist
 INPUTS = ["params:finetune", "params:train", "shards", "tokenizer", "remote_shards", "paths"]
 """What `nodes.finetune` takes, in its order."""
 
-OWN = {
+FINETUNED_NAMES = {
     "clips_model": "finetuned_model",
     "mlflow_run": "finetuned_mlflow_run",
     "metrics": "finetuned_metrics",
@@ -27,8 +27,8 @@ OWN = {
 }
 """What the pipelines that follow read and write here, by the names they have elsewhere."""
 
-OWN_PATHS = "finetuned_paths"
-"""As `paths`, with the entries of `OWN`."""
+FINETUNED_PATHS = "finetuned_paths"
+"""As `paths`, with the entries of `FINETUNED_NAMES`."""
 
 
 def create_pipeline(**options: Any) -> Pipeline:
@@ -39,8 +39,8 @@ def create_pipeline(**options: Any) -> Pipeline:
     return Pipeline([Node(nodes.finetune, INPUTS, outputs, name="finetune_node")], tags="finetune") + Pipeline(
         others,
         namespace="finetuned",
-        inputs={name: OWN_PATHS if name == "paths" else OWN.get(name, name) for name in free},
-        outputs={name: own for name, own in OWN.items() if name not in free},
+        inputs={name: FINETUNED_PATHS if name == "paths" else FINETUNED_NAMES.get(name, name) for name in free},
+        outputs={name: own for name, own in FINETUNED_NAMES.items() if name not in free},
         parameters={name for name in others.inputs() if name.startswith("params:")},
         tags="finetune",
     )

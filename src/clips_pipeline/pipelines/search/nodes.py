@@ -7,7 +7,7 @@ from typing import Any
 from clips_pipeline.config import flatten
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.train.nodes import unplaced_spec
+from clips_pipeline.pipelines.train.nodes import build_run_spec
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
 from clips_pipeline.training import cost
 from clips_pipeline.training.resume.run_folder import choose_run_folder
@@ -38,7 +38,7 @@ def search(
     def build_spec(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
         runs = trial_folder / "runs"
-        return choose_run_folder(unplaced_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
+        return choose_run_folder(build_run_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
 
     words, captions = load_tokenizer(tokenizer), cost.read_captions(shards, remote)
 
@@ -52,7 +52,7 @@ def search(
         trial.SearchContext(config, train_parameters, build_spec, estimate_cost, trial_runs.child_run, folder, options),
         credentials=credentials,
         parent_run_id=active_run_id(),
-        on_parent=lambda run_id: trial_runs.keep_parent(folder, config.study_name, run_id),
+        on_parent=lambda run_id: trial_runs.save_parent(folder, config.study_name, run_id),
     )
     report.mkdir(parents=True, exist_ok=True)
     for name, figure in result.figures.items():

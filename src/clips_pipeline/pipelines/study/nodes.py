@@ -9,7 +9,7 @@ import pandas as pd
 
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.train.nodes import unplaced_spec
+from clips_pipeline.pipelines.train.nodes import build_run_spec
 from clips_pipeline.study import plan, summary, table
 from clips_pipeline.study.run import run_all
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ def study(
         config.seeds,
         config.parallel_runs,
         config.hours,
-        lambda changed: unplaced_spec(changed, shards, tokenizer_folder, remote, folder / "runs", folder),
+        lambda changed: build_run_spec(changed, shards, tokenizer_folder, remote, folder / "runs", folder),
         evaluation,
         folder,
         remote.storage.options,

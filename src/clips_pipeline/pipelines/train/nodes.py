@@ -20,12 +20,12 @@ from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.resolve import check_training
 from clips_pipeline.training.resume.initial_weights import keep_copy
 from clips_pipeline.training.resume.run_folder import choose_run_folder, files_digest
-from clips_pipeline.training.run_spec import RunSpec
+from clips_pipeline.training.train_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
 
-def unplaced_spec(
+def build_run_spec(
     config: TrainConfig, shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
     """The run spec of this training on these shards, without a run folder (`run_folder.choose_run_folder`).
@@ -33,9 +33,9 @@ def unplaced_spec(
     A model it starts from is found, wherever it is, and kept among the runs.
     """
     if config.model.initial_weights:
-        from clips_pipeline.registry.versions.packaging import find_folder
+        from clips_pipeline.registry.versions.packaging import resolve_model_folder
 
-        folder = keep_copy(find_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
+        folder = keep_copy(resolve_model_folder(config.model.initial_weights), runs_folder / "initial", tokenizer)
         config = replace(config, model=replace(config.model, initial_weights=str(folder)))
     return RunSpec(
         train=config,
@@ -59,12 +59,12 @@ def train(
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
     """
     runs, model = paths["training_runs"], paths["clips_model"]
-    spec = unplaced_spec(typed("train", parameters), shards, tokenizer, remote, runs, model)
-    run, table = run_spec(choose_run_folder(spec, runs), remote)
+    spec = build_run_spec(typed("train", parameters), shards, tokenizer, remote, runs, model)
+    run, table = train_spec(choose_run_folder(spec, runs), remote)
     return model, {**run, "parameters": {"train": parameters}}, table
 
 
-def run_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
+def train_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a spec under the active MLflow run: what identifies the run, and its history."""
     # MLflow takes a second to import.
     from clips_pipeline.registry.tracking.data_inputs import log_data

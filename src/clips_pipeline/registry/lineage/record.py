@@ -60,7 +60,7 @@ class Lineage:
         """Every file and folder that `stage` read, code included, with its hash."""
         return _hashes(self.lock[stage], "deps")
 
-    def only(self, stages: Iterable[str]) -> "Lineage":
+    def select_stages(self, stages: Iterable[str]) -> "Lineage":
         """The same with these stages alone."""
         kept = {name: entry for name, entry in self.lock.items() if name in set(stages)}
         return replace(self, lock=kept)
@@ -75,7 +75,7 @@ class Lineage:
         return {"git": git, "environment": self.environment, "parameters": dict(self.parameters), "stages": stages}
 
 
-def described(lineage: Lineage) -> str:
+def describe(lineage: Lineage) -> str:
     """The lineage for people: one line per fact."""
     git = lineage.git
     lines = [
@@ -86,7 +86,7 @@ def described(lineage: Lineage) -> str:
     for stage in lineage.lock:
         lines += ["", f"{stage}: {lineage.lock[stage].get('cmd')}"]
         inputs = lineage.inputs(stage)
-        outputs = lineage.only([stage]).data
+        outputs = lineage.select_stages([stage]).data
         width = max((len(path) for path in (*inputs, *outputs)), default=0)
         for title, hashes in (("read", inputs), ("made", outputs)):
             lines += [f"  {title}  {path:<{width}}  {value}" for path, value in sorted(hashes.items())]
@@ -107,7 +107,7 @@ def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
     if commit is None:
         return GitState()
     branch = _git(project, "symbolic-ref", "--short", "-q", "HEAD")
-    return GitState(commit.strip(), bool(_changed(project, outputs)), branch.strip() if branch else None)
+    return GitState(commit.strip(), bool(_changed_files(project, outputs)), branch.strip() if branch else None)
 
 
 def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | None:
@@ -116,7 +116,7 @@ def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | 
     Returns:
         empty where nothing differs; None where the changed files are larger than `PATCH_LIMIT_BYTES`.
     """
-    changed = _changed(project, outputs)
+    changed = _changed_files(project, outputs)
     top = Path((_git(project, "rev-parse", "--show-toplevel") or ".").strip())
     sizes = [(top / path).stat().st_size for path in changed if (top / path).is_file()]
     if sum(sizes) > PATCH_LIMIT_BYTES:
@@ -124,18 +124,18 @@ def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | 
     if not changed:
         return b""
     objects = Path((_git(top, "rev-parse", "--git-path", "objects") or "").strip())
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as temporary:
         # An index and an object store of our own: the user's stay as they are.
-        (Path(aside) / "objects").mkdir()
+        (Path(temporary) / "objects").mkdir()
         own = {
-            "GIT_INDEX_FILE": str(Path(aside) / "index"),
-            "GIT_OBJECT_DIRECTORY": str(Path(aside) / "objects"),
+            "GIT_INDEX_FILE": str(Path(temporary) / "index"),
+            "GIT_OBJECT_DIRECTORY": str(Path(temporary) / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / objects).resolve()),
         }
         paths = "\0".join(str(path) for path in changed).encode()
-        _checked(top, own, "read-tree", "HEAD")
-        _checked(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", given=paths)
-        return _checked(top, own, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
+        _run_git(top, own, "read-tree", "HEAD")
+        _run_git(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
+        return _run_git(top, own, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
 
 
 def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -146,7 +146,7 @@ def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
     }
 
 
-def _changed(project: Path, outputs: Iterable[str]) -> list[PurePosixPath]:
+def _changed_files(project: Path, outputs: Iterable[str]) -> list[PurePosixPath]:
     """Changed and new files, relative to the repository."""
     status = _git(project, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", ".") or ""
     prefix = (_git(project, "rev-parse", "--show-prefix") or "").strip()
@@ -166,10 +166,10 @@ def _git(project: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _checked(folder: Path, environment: dict[str, str], *arguments: str, given: bytes = b"") -> bytes:
+def _run_git(folder: Path, environment: dict[str, str], *arguments: str, stdin: bytes = b"") -> bytes:
     command = [shutil.which("git") or "git", *arguments]
     done = subprocess.run(  # noqa: S603
-        command, cwd=folder, env={**os.environ, **environment}, input=given, capture_output=True, check=False
+        command, cwd=folder, env={**os.environ, **environment}, input=stdin, capture_output=True, check=False
     )
     if done.returncode:
         raise ConfigError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")

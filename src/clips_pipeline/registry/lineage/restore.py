@@ -46,7 +46,7 @@ def restore(record: Record, project: Path, target: Path) -> Path:
     existed = target.exists()
     try:
         restored = _checkout(record, project, target, prefix)
-        _data(record, project, restored)
+        _restore_data(record, project, restored)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         if existed:
@@ -60,9 +60,9 @@ def restore(record: Record, project: Path, target: Path) -> Path:
 
 def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
     lineage = record.lineage
-    top = _checked(project, "git", "rev-parse", "--show-toplevel").strip()
-    _checked(project, "git", "clone", "--quiet", "--no-checkout", top, str(target.absolute()))
-    _checked(target, "git", "checkout", "--quiet", "--detach", str(lineage.git.commit))
+    top = _run_checked(project, "git", "rev-parse", "--show-toplevel").strip()
+    _run_checked(project, "git", "clone", "--quiet", "--no-checkout", top, str(target.absolute()))
+    _run_checked(target, "git", "checkout", "--quiet", "--detach", str(lineage.git.commit))
     if record.patch:
         done = subprocess.run(
             ["git", "apply", "--binary", "--whitespace=nowarn", "-"],  # noqa: S607
@@ -82,12 +82,12 @@ def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
             f"its data was not kept; `kedro dvc sync{option}` before the next run keeps it"
         )
     parameters_into_files(restored, lineage.lock)
-    for file, stages in _by_file(record).items():
+    for file, stages in _stages_by_file(record).items():
         write_lock((restored / file).with_name("dvc.lock"), {name: lineage.lock[name] for name in stages})
     return restored
 
 
-def _by_file(record: Record) -> dict[str, list[str]]:
+def _stages_by_file(record: Record) -> dict[str, list[str]]:
     """The stages by their `dvc.yaml`: an environment may share some of the base's."""
     environment = record.lineage.environment
     found: dict[str, list[str]] = {}
@@ -98,17 +98,17 @@ def _by_file(record: Record) -> dict[str, list[str]]:
 
 
 def _targets(record: Record) -> list[str]:
-    return [f"{file}:{name}" for file, names in _by_file(record).items() for name in names]
+    return [f"{file}:{name}" for file, names in _stages_by_file(record).items() for name in names]
 
 
-def _data(record: Record, project: Path, restored: Path) -> None:
+def _restore_data(record: Record, project: Path, restored: Path) -> None:
     """Fill in the data from the project's cache, then from its remote."""
     private = project / ".dvc" / "config.local"
     if private.is_file():
         # Where the remote is and how to get in may stand only there.
         shutil.copy2(private, restored / ".dvc" / "config.local")
-    cache = _checked(project, sys.executable, "-m", "dvc", "cache", "dir").strip()
-    _checked(restored, sys.executable, "-m", "dvc", "cache", "dir", "--local", str((project / cache).resolve()))
+    cache = _run_checked(project, sys.executable, "-m", "dvc", "cache", "dir").strip()
+    _run_checked(restored, sys.executable, "-m", "dvc", "cache", "dir", "--local", str((project / cache).resolve()))
     if not _dvc(restored, "checkout", "--quiet", *_targets(record)).returncode:
         return
     pulled = _dvc(restored, "pull", "--quiet", *_targets(record))
@@ -127,7 +127,7 @@ def _run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
 
 
-def _checked(folder: Path, *command: str) -> str:
+def _run_checked(folder: Path, *command: str) -> str:
     done = _run(folder, *command)
     if done.returncode:
         raise ConfigError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-500:]}")

@@ -58,21 +58,21 @@ def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
     for stage in lineage.lock:
         # Code has its commit; what is left are data.
         inputs = {path: value for path, value in lineage.inputs(stage).items() if not path.startswith("src/")}
-        for path, value in {**inputs, **lineage.only([stage]).data}.items():
+        for path, value in {**inputs, **lineage.select_stages([stage]).data}.items():
             client.set_tag(run_id, mlflow_key(f"data.{path}"), value)
-        _log(client, run_id, f"lineage/{stage}", lineage.only([stage]), patch)
+        _log_files(client, run_id, f"lineage/{stage}", lineage.select_stages([stage]), patch)
 
 
-def attach(name: str, version: int, lineage: Lineage, patch: bytes | None) -> None:
+def tag_version(name: str, version: int, lineage: Lineage, patch: bytes | None) -> None:
     """Give a version its lineage: tags, and files below `lineage/<name>-<version>/` in its run."""
     client = MlflowClient()
     data = {mlflow_key(f"data.{path}"): value for path, value in lineage.data.items()}
     for key, value in {**git_tags(lineage.git), **data}.items():
         client.set_model_version_tag(name, str(version), key, value)
-    _log(client, client.get_model_version(name, str(version)).run_id, f"lineage/{name}-{version}", lineage, patch)
+    _log_files(client, client.get_model_version(name, str(version)).run_id, f"lineage/{name}-{version}", lineage, patch)
 
 
-def fetch(name: str, version: str) -> Record:
+def load_record(name: str, version: str) -> Record:
     """The lineage of a version.
 
     Args:
@@ -93,9 +93,9 @@ def fetch(name: str, version: str) -> Record:
         have = f"it has {', '.join(map(str, known))}" if known else "no model of this name is registered"
         raise ConfigError(f"{name}: no version or alias {version!r} at {mlflow.get_registry_uri()}; {have}") from None
     folder = f"lineage/{name}-{found.version}"
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as temporary:
         try:
-            here = Path(client.download_artifacts(found.run_id, folder, aside))
+            here = Path(client.download_artifacts(found.run_id, folder, temporary))
             facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
         except (MlflowException, OSError):
@@ -107,9 +107,9 @@ def fetch(name: str, version: str) -> Record:
     return Record(name, int(found.version), lineage, patch if lineage.git.dirty else b"")
 
 
-def _log(client: MlflowClient, run_id: str, folder: str, lineage: Lineage, patch: bytes | None) -> None:
-    with tempfile.TemporaryDirectory() as aside:
-        here = Path(aside)
+def _log_files(client: MlflowClient, run_id: str, folder: str, lineage: Lineage, patch: bytes | None) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary)
         (here / FACTS).write_text(json.dumps(lineage.to_mapping(), indent=1), encoding="utf-8")
         lock: dict[str, Any] = {"schema": "2.0", "stages": dict(lineage.lock)}
         (here / LOCK).write_text(yaml.safe_dump(lock, sort_keys=False, allow_unicode=True), encoding="utf-8")

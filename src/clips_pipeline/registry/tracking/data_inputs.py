@@ -14,7 +14,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.index import Index, load_index
 
 # What MLflow's store keeps of a digest.
-_DIGEST_LETTERS = 36
+_MAX_DIGEST_LENGTH = 36
 # No name of an evaluation set can have a space.
 TRAINING_DATA = "training data"
 
@@ -41,7 +41,7 @@ def log_data(run_id: str | None, shards: Path, splits: Sequence[str], name: str 
         MlflowClient().log_inputs(run_id, datasets=inputs)
 
 
-def refuse_other_data(run_id: str | None, shards: Path, split: str, set_name: str) -> None:
+def check_same_data(run_id: str | None, shards: Path, split: str, set_name: str) -> None:
     """Refuse to put the results on one set among those of another of the same name.
 
     Raises:
@@ -59,4 +59,4 @@ def refuse_other_data(run_id: str | None, shards: Path, split: str, set_name: st
 
 
 def _digest(index: Index, split: str) -> str:
-    return index.split_version(split)[:_DIGEST_LETTERS]
+    return index.split_version(split)[:_MAX_DIGEST_LENGTH]

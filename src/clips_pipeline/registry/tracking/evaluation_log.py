@@ -13,15 +13,15 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.per_item.item_table import read_items
 from clips_pipeline.evaluation.per_item.items import ItemResults
-from clips_pipeline.registry.tracking.logged_models import logged_model
-from clips_pipeline.registry.tracking.runs import active_run_id, log_once, missing_is
+from clips_pipeline.registry.tracking.logged_models import get_or_create_logged_model
+from clips_pipeline.registry.tracking.runs import active_run_id, config_error_if_missing, log_final_metrics
 
 log = logging.getLogger(__name__)
 
 FOLDER = "per_item"
 
 
-def run_of(run_id: str | None) -> str | None:
+def existing_run_id(run_id: str | None) -> str | None:
     """The run that takes the results of a model.
 
     A model may come from elsewhere (`dvc pull`) and this tracking server not know its run: then the active run takes them.
@@ -32,7 +32,7 @@ def run_of(run_id: str | None) -> str | None:
     if run_id is None:
         return None
     try:
-        with missing_is(f"the MLflow run {run_id} of this model is not on {mlflow.get_tracking_uri()}"):
+        with config_error_if_missing(f"the MLflow run {run_id} of this model is not on {mlflow.get_tracking_uri()}"):
             MlflowClient().get_run(run_id)
     except ConfigError as error:
         log.warning("%s", error)
@@ -50,7 +50,7 @@ def log_evaluation(
     """Put the final metrics, the per-item results of each set and the report on a run, and the metrics on its LoggedModel.
 
     Args:
-        run_id: as `run_of` gives it; None: nothing is logged.
+        run_id: as `existing_run_id` gives it; None: nothing is logged.
         metrics: as in `metrics.json`.
         report: the HTML page.
         items: per-item results by set.
@@ -59,7 +59,9 @@ def log_evaluation(
     if run_id is None:
         return
     client = MlflowClient()
-    log_once(client, run_id, metrics, None if model is None else logged_model(client, run_id, model))
+    log_final_metrics(
+        client, run_id, metrics, None if model is None else get_or_create_logged_model(client, run_id, model)
+    )
     client.log_artifact(run_id, str(report))
     log_items(client, run_id, items)
 
@@ -87,13 +89,13 @@ def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> ItemResults
         mlflow.exceptions.MlflowException: the server does not answer.
     """
     name = f"{FOLDER}/{set_name}.csv"
-    if name not in sets_of(client, run_id):
+    if name not in list_item_files(client, run_id):
         return None
     with tempfile.TemporaryDirectory() as folder:
         return read_items(Path(client.download_artifacts(run_id, name, folder)))
 
 
-def sets_of(client: MlflowClient, run_id: str) -> list[str]:
+def list_item_files(client: MlflowClient, run_id: str) -> list[str]:
     """Artifacts of per-item results that a run has."""
     try:
         return [file.path for file in client.list_artifacts(run_id, FOLDER)]

@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Run
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.registry.tracking.run_tracking import numbers
+from clips_pipeline.registry.tracking.run_tracking import event_metrics
 from clips_pipeline.training.events.event_log import Event
 from clips_pipeline.training.resume.checkpoint_store import list_checkpoints
 
@@ -19,7 +19,7 @@ CHECKPOINT_TYPE = "checkpoint"
 CHECKPOINT_STEP = "checkpoint.step"
 
 
-def logged_model(client: MlflowClient, run_id: str, model_folder: Path, digest: str | None = None) -> str:
+def get_or_create_logged_model(client: MlflowClient, run_id: str, model_folder: Path, digest: str | None = None) -> str:
     """The id of the LoggedModel of a run's exported model, which is made where there is none.
 
     Its files stay where they are until `register` packages them into it.
@@ -48,7 +48,7 @@ def logged_model(client: MlflowClient, run_id: str, model_folder: Path, digest: 
 def log_exported(run_id: str | None, model_folder: Path) -> None:
     """Give a training's exported model its LoggedModel; None: the training was not tracked."""
     if run_id is not None:
-        logged_model(MlflowClient(), run_id, model_folder)
+        get_or_create_logged_model(MlflowClient(), run_id, model_folder)
 
 
 def log_checkpoints(run_id: str | None, folder: Path, events: Sequence[Event]) -> None:
@@ -82,7 +82,7 @@ def log_checkpoints(run_id: str | None, folder: Path, events: Sequence[Event]) -
             Metric(name, value, int(event["time"] * 1000), step, model_id=model_id, run_id=run_id)
             for event in events
             if event.get("step") == step
-            for name, value in numbers(event).items()
+            for name, value in event_metrics(event).items()
             if math.isfinite(value)
         ]
         client.log_batch(run_id, metrics=points)

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.registry.tracking.runs import mlflow_key
-from clips_pipeline.registry.tracking.server import TrackingAwayError, away_message, one_attempt
+from clips_pipeline.registry.tracking.server import TrackingUnavailableError, single_attempt, unavailable_message
 from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventReader
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ FLUSH_SECONDS = 5.0
 # What one request may carry, set by MLflow.
 MAX_BATCH = 1000
 # At the end there is nothing else to do than to wait for a server that may come back.
-LAST_PATIENCE_SECONDS = 60.0
+FINAL_WAIT_SECONDS = 60.0
 
 
 class RunTracker(AbstractContextManager["RunTracker"]):
@@ -50,7 +50,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         self._files: list[str] = []
         self._reader: EventReader | None = None
         self._flushed_at = time.monotonic()
-        self._away = False
+        self._unavailable = False
 
     def reader(self, events: Path) -> EventReader:
         """A reader of `events` placed behind what this MLflow run already holds."""
@@ -65,7 +65,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
     def record(self, event: Event) -> None:
         """Queue the numbers of one event; sends what is queued every few seconds."""
         stamp = int(event["time"] * 1000)
-        for name, value in numbers(event).items():
+        for name, value in event_metrics(event).items():
             # MLflow's run page breaks on NaN; the training stops with an error event in that case anyway.
             if math.isfinite(value):
                 self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
@@ -84,7 +84,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             self._files.clear()
             return
         try:
-            with one_attempt():
+            with single_attempt():
                 while self._pending:
                     # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
                     self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
@@ -94,11 +94,11 @@ class RunTracker(AbstractContextManager["RunTracker"]):
                         self._client.log_artifact(self.run_id, self._files[0], "captions")
                     del self._files[0]
         except (MlflowException, OSError) as error:
-            if not self._away:
+            if not self._unavailable:
                 log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)
-            self._away = True
+            self._unavailable = True
             return
-        self._away = False
+        self._unavailable = False
         self._save()
 
     def _save(self) -> None:
@@ -116,17 +116,17 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             TrackingAwayError: training ended well, and the server did not come back in time.
         """
         self.flush()
-        until = time.monotonic() + (LAST_PATIENCE_SECONDS if kind is None else 0.0)
+        until = time.monotonic() + (FINAL_WAIT_SECONDS if kind is None else 0.0)
         while self._pending and time.monotonic() < until:
             time.sleep(1.0)
             self.flush()
         if self._pending:
             log.warning("%d numbers are not in MLflow yet; the same command sends them", len(self._pending))
             if kind is None:
-                raise TrackingAwayError(away_message())
+                raise TrackingUnavailableError(unavailable_message())
 
 
-def numbers(event: Event) -> dict[str, float]:
+def event_metrics(event: Event) -> dict[str, float]:
     """The metrics an event holds, by their MLflow names."""
     if event["kind"] == "step":
         losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}

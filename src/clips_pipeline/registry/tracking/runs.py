@@ -22,7 +22,7 @@ OWNER = "clips.process"
 """Tag of a run: host, process id and the process's start, in seconds since 1970."""
 # The system computes a process's start from its own, which a corrected clock moves.
 _CLOCK_SECONDS = 5.0
-_LONGEST_KEY = 250
+_MAX_KEY_LENGTH = 250
 
 
 def active_run_id() -> str | None:
@@ -32,7 +32,7 @@ def active_run_id() -> str | None:
 
 
 @contextmanager
-def missing_is(message: str) -> Iterator[None]:
+def config_error_if_missing(message: str) -> Iterator[None]:
     """What MLflow does not have becomes a `ConfigError` with this message."""
     try:
         yield
@@ -45,10 +45,12 @@ def missing_is(message: str) -> Iterator[None]:
 
 def mlflow_key(name: str) -> str:
     """A name as MLflow accepts it in metrics, parameters and tags: `recall@1` becomes `recall_at_1`, the rest `_`."""
-    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))[:_LONGEST_KEY]
+    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))[:_MAX_KEY_LENGTH]
 
 
-def log_once(client: MlflowClient, run_id: str, metrics: Mapping[str, float], model_id: str | None = None) -> None:
+def log_final_metrics(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], model_id: str | None = None
+) -> None:
     """Log numbers that a run has once, the outcome of an evaluation or a search, at step 0.
 
     What the run holds with this very value is left out: a command that was killed and given again adds no second point.
@@ -84,7 +86,7 @@ def configure_system_metrics(parameters: Mapping[str, Any]) -> None:
         mlflow.disable_system_metrics_logging()
 
 
-def owner() -> str:
+def process_tag() -> str:
     """This process."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
@@ -99,13 +101,13 @@ def close_abandoned(client: MlflowClient, experiment_id: str) -> list[str]:
     closed = []
     for run in client.search_runs([experiment_id], running, ViewType.ACTIVE_ONLY):
         _, pid, begun = run.data.tags[OWNER].split()
-        if not _lives(int(pid), float(begun)):
+        if not _is_running(int(pid), float(begun)):
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
             closed.append(run.info.run_id)
     return closed
 
 
-def drop_if_empty(client: MlflowClient, run_id: str) -> None:
+def delete_if_empty(client: MlflowClient, run_id: str) -> None:
     """Delete a run that holds neither a metric nor a child: whoever opened it was refused."""
     run = client.get_run(run_id)
     children = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'"
@@ -113,7 +115,7 @@ def drop_if_empty(client: MlflowClient, run_id: str) -> None:
         client.delete_run(run_id)
 
 
-def _lives(pid: int, begun: float) -> bool:
+def _is_running(pid: int, begun: float) -> bool:
     try:
         return bool(abs(psutil.Process(pid).create_time() - begun) < _CLOCK_SECONDS)
     except psutil.NoSuchProcess:

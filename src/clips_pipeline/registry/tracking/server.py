@@ -26,12 +26,12 @@ _SQLITE = "sqlite:///"
 _LOCAL_UI = "http://127.0.0.1:5000"
 
 
-class TrackingAwayError(Exception):
+class TrackingUnavailableError(Exception):
     """The tracking server has not answered in time. What it was to get is kept, and sent by the next start."""
 
 
 @contextmanager
-def one_attempt() -> Iterator[None]:
+def single_attempt() -> Iterator[None]:
     """MLflow's client would try again for minutes; meanwhile nobody would follow the training."""
     settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: _REQUEST_SECONDS}
     before = {setting: setting.get_raw() for setting in settings}
@@ -47,10 +47,10 @@ def one_attempt() -> Iterator[None]:
                 setting.set(value)
 
 
-def is_away(error: BaseException | None) -> bool:
+def is_unavailable(error: BaseException | None) -> bool:
     """Whether an error says that the server does not answer."""
     while error is not None:
-        if isinstance(error, TrackingAwayError | NoConnectionError | Timeout):
+        if isinstance(error, TrackingUnavailableError | NoConnectionError | Timeout):
             return True
         if isinstance(error, MlflowException) and error.message.startswith("API request to http"):
             return True
@@ -58,17 +58,17 @@ def is_away(error: BaseException | None) -> bool:
     return False
 
 
-def away_message() -> str:
+def unavailable_message() -> str:
     """For the user: which server, and the remedy."""
     uri = mlflow.get_tracking_uri()
     return (
-        f"MLflow at {web_address(uri) or uri} does not answer. What is trained is kept; the same command goes on from there "
+        f"MLflow at {web_url(uri) or uri} does not answer. What is trained is kept; the same command goes on from there "
         "and sends what is missing. Start the server, or name another one in conf/<env>/mlflow.yml"
     )
 
 
 @contextmanager
-def away_ends() -> Iterator[None]:
+def exit_if_unavailable() -> Iterator[None]:
     """Where the server is away, end with one message, and wait for it no more.
 
     Raises:
@@ -77,18 +77,18 @@ def away_ends() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_away(error):
+        if not is_unavailable(error):
             raise
-        log.error("%s", away_message())
+        log.error("%s", unavailable_message())
         # At exit MLflow would try for minutes to close the active runs.
-        with one_attempt():
+        with single_attempt():
             while mlflow.active_run():
                 with suppress(MlflowException):
                     mlflow.end_run("KILLED")
         raise SystemExit(1) from None
 
 
-def web_address(tracking_uri: str) -> str | None:
+def web_url(tracking_uri: str) -> str | None:
     """Where a tracking server has its pages, without user and password; None where it is no server."""
     parts = urlsplit(tracking_uri)
     if parts.scheme not in ("http", "https"):
@@ -96,9 +96,9 @@ def web_address(tracking_uri: str) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
-def how_to_open(tracking_uri: str) -> str:
+def ui_command_or_url(tracking_uri: str) -> str:
     """The address of a tracking server, or the command that serves a store of another kind; a password is hidden."""
-    server = web_address(tracking_uri)
+    server = web_url(tracking_uri)
     if server is not None:
         return server
     parts = urlsplit(tracking_uri)
@@ -108,22 +108,22 @@ def how_to_open(tracking_uri: str) -> str:
     return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1"
 
 
-def run_page(experiment: str, run_id: str) -> str:
+def run_url(experiment: str, run_id: str) -> str:
     """Of a run."""
-    return f"{_base()}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{_base_url()}/#/experiments/{experiment}/runs/{run_id}"
 
 
-def version_page(model: str, version: int) -> str:
+def version_url(model: str, version: int) -> str:
     """Of a registered version."""
-    return f"{_base()}/#/models/{model}/versions/{version}"
+    return f"{_base_url()}/#/models/{model}/versions/{version}"
 
 
-def _base() -> str:
-    return web_address(mlflow.get_tracking_uri()) or _LOCAL_UI
+def _base_url() -> str:
+    return web_url(mlflow.get_tracking_uri()) or _LOCAL_UI
 
 
 @contextmanager
-def made_by_one(uri: str, experiment: str) -> Iterator[None]:
+def database_creation_lock(uri: str, experiment: str) -> Iterator[None]:
     """Hold a file lock beside the database while the body makes it; a database that is whole needs none.
 
     Args:
@@ -131,12 +131,12 @@ def made_by_one(uri: str, experiment: str) -> Iterator[None]:
         experiment: its row is the last thing that the body makes.
     """
     file = Path(uri.removeprefix(_SQLITE))
-    if not uri.startswith(_SQLITE) or ":memory:" in uri or _experiments(file, experiment):
+    if not uri.startswith(_SQLITE) or ":memory:" in uri or _count_experiments(file, experiment):
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        if file.exists() and not _experiments(file):
+        if file.exists() and not _count_experiments(file):
             # Not even the experiment "Default", the first row there is: no run can have been written.
             log.warning("%s: an earlier start was killed while it made this database; it is made again", file)
             for part in (file, *(Path(f"{file}{end}") for end in ("-journal", "-wal", "-shm"))):
@@ -144,7 +144,7 @@ def made_by_one(uri: str, experiment: str) -> Iterator[None]:
         yield
 
 
-def _experiments(file: Path, name: str | None = None) -> int:
+def _count_experiments(file: Path, name: str | None = None) -> int:
     """How many experiments there are, or how many of this name; 0 without such a table."""
     if not file.is_file():
         return 0

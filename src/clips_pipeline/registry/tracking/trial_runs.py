@@ -14,8 +14,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
-from clips_pipeline.registry.tracking.runs import OWNER, active_run_id, log_once, owner
-from clips_pipeline.registry.tracking.server import run_page
+from clips_pipeline.registry.tracking.runs import OWNER, active_run_id, log_final_metrics, process_tag
+from clips_pipeline.registry.tracking.server import run_url
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
         "optuna.first_attempt": str(name.first_attempt),
         "optuna.trial": str(name.number),
         "optuna.state": "running",
-        OWNER: owner(),
+        OWNER: process_tag(),
     }
-    run_id = _earlier(client, experiment, parent, name)
+    run_id = _find_earlier_run(client, experiment, parent, name)
     if run_id is None:
         run_id = client.create_run(experiment, run_name=f"trial-{name.first_attempt:04d}", tags=tags).info.run_id
         for key, value in name.values.items():
@@ -87,7 +87,7 @@ def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
         for tag, text in tags.items():
             client.set_tag(run_id, tag, text)
     tracker = TrialTracker(name.run_folder, run_id)
-    tracker.url = run_page(experiment, run_id)
+    tracker.url = run_url(experiment, run_id)
     try:
         with tracker:
             yield tracker
@@ -96,7 +96,7 @@ def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
         client.set_terminated(run_id, _STATUS[tracker.state])
 
 
-def _earlier(client: MlflowClient, experiment: str, parent: str, name: _TrialInfo) -> str | None:
+def _find_earlier_run(client: MlflowClient, experiment: str, parent: str, name: _TrialInfo) -> str | None:
     if name.run_id is not None:
         try:
             return str(client.get_run(name.run_id).info.run_id)
@@ -108,7 +108,7 @@ def _earlier(client: MlflowClient, experiment: str, parent: str, name: _TrialInf
     return str(found[0].info.run_id) if found else None
 
 
-def keep_parent(folder: Path, study_name: str, run_id: str | None) -> None:
+def save_parent(folder: Path, study_name: str, run_id: str | None) -> None:
     """Note which run a later start of the search goes on in; a second parent is marked as belonging to the first.
 
     Args:
@@ -125,7 +125,7 @@ def keep_parent(folder: Path, study_name: str, run_id: str | None) -> None:
         mlflow.set_tag("optuna.parent_run", run_id)
 
 
-def parent_of(folder: Path, study_name: str) -> str | None:
+def load_parent(folder: Path, study_name: str) -> str | None:
     """The run that an earlier start of this search noted in `folder`."""
     file = folder / PARENT_FILE
     if not file.is_file():
@@ -148,6 +148,6 @@ def log_search(run_id: str | None, metric: str, value: float, best_parameters: d
     if run_id is None:
         return
     client = MlflowClient()
-    log_once(client, run_id, {f"best/{metric}": value})
+    log_final_metrics(client, run_id, {f"best/{metric}": value})
     client.log_dict(run_id, best_parameters, "best_parameters.yml")
     client.log_artifacts(run_id, str(files), "search")

@@ -1,6 +1,6 @@
 """The aliases `champion` and `challenger` of a registered model: who has them, why, and who had them before.
 
-Tags of a version: `gate.decision` (`promoted`, `kept` or `rolled back`), `gate.reason`, `gate.figures`, `gate.against` (the
+Tags of a version: `gate.decision` (`promoted`, `kept` or `rolled back`), `gate.reason`, `gate.difference_json`, `gate.against` (the
 champion it was compared with) and `gate.time`; of one that became champion also `champion.before`.
 MLflow has no locks. Two registrations at the same time may both find the same champion, and both beat it; so whoever has set the
 alias looks for such rivals afterwards, and the best of them gets it. All read the same tags and come to the same result.
@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.config import RegistryConfig
-from clips_pipeline.registry.tracking.runs import missing_is
+from clips_pipeline.registry.tracking.runs import config_error_if_missing
 from clips_pipeline.registry.versions.gate import Decision
 
 log = logging.getLogger(__name__)
@@ -27,31 +27,31 @@ GATE_REASON = "gate.reason"
 GATE_FIGURES = "gate.figures"
 GATE_AGAINST = "gate.against"
 GATE_TIME = "gate.time"
-BEFORE = "champion.before"
+PREVIOUS_CHAMPION = "champion.before"
 PROMOTED, KEPT, ROLLED_BACK = "promoted", "kept", "rolled back"
-NOBODY = "none"
+NO_CHAMPION = "none"
 
-_MOST_ROUNDS = 20
+_MAX_ROUNDS = 20
 # A version promoted longer ago against the same champion was not promoted at the same time: someone moved the alias back.
-_RIVALS_WITHIN_S = 600.0
-_LONGEST_TAG = 4_900
+_CONCURRENT_WITHIN_S = 600.0
+_MAX_TAG_LENGTH = 4_900
 
-Decide = Callable[[int, int | None], Decision]
+Comparator = Callable[[int, int | None], Decision]
 """A version against another one, or against none."""
 
 
-def holder(client: MlflowClient, model: str, alias: str) -> int | None:
+def version_with_alias(client: MlflowClient, model: str, alias: str) -> int | None:
     """The version that has an alias, or None.
 
     Raises:
         ConfigError: there is no such model.
     """
-    with missing_is(f"no registered model {model!r}; `kedro run --pipelines register` makes one"):
+    with config_error_if_missing(f"no registered model {model!r}; `kedro run --pipelines register` makes one"):
         version = client.get_registered_model(model).aliases.get(alias)
     return None if version is None else int(version)
 
 
-def settle(client: MlflowClient, names: RegistryConfig, version: int, decide: Decide) -> Decision:
+def update_aliases(client: MlflowClient, names: RegistryConfig, version: int, decide: Comparator) -> Decision:
     """Compare a new version with the champion, and move the aliases.
 
     Args:
@@ -63,8 +63,8 @@ def settle(client: MlflowClient, names: RegistryConfig, version: int, decide: De
     Returns:
         what was decided about the new version, with what a rival may have changed afterwards.
     """
-    model = _Model(client, names)
-    for _ in range(_MOST_ROUNDS):
+    model = _RegisteredModel(client, names)
+    for _ in range(_MAX_ROUNDS):
         champion = model.champion
         if champion == version:
             # Registered twice: it must not have to beat itself, and its first reason stays.
@@ -72,12 +72,12 @@ def settle(client: MlflowClient, names: RegistryConfig, version: int, decide: De
         decision = decide(version, champion)
         model.record(version, decision, champion)
         if not decision.promote:
-            model.give(names.challenger, version)
+            model.set_alias(names.challenger, version)
             return decision
         # Whoever moved the alias meanwhile is the one to beat now.
         if model.champion == champion:
-            model.crown(version, champion)
-            return _among_rivals(model, version, champion, decide, decision)
+            model.set_champion(version, champion)
+            return _resolve_concurrent_registrations(model, version, champion, decide, decision)
     raise ConfigError(f"{names.name}: the alias {names.alias!r} keeps moving; try again when others have registered")
 
 
@@ -90,22 +90,22 @@ def roll_back(names: RegistryConfig, reason: str) -> tuple[int, int]:
     Raises:
         ConfigError: no champion, or it was the first one.
     """
-    model = _Model(MlflowClient(), names)
+    model = _RegisteredModel(MlflowClient(), names)
     champion = model.champion
     if champion is None:
         raise ConfigError(f"{names.name} has no version with the alias {names.alias!r}; nothing to roll back")
-    before = model.tags(champion).get(BEFORE, NOBODY)
-    if before == NOBODY:
+    before = model.tags(champion).get(PREVIOUS_CHAMPION, NO_CHAMPION)
+    if before == NO_CHAMPION:
         raise ConfigError(f"{names.name} {champion} is the first champion; there is none before it to go back to")
     model.tags(int(before))
     why = f"rolled back to version {before}: {reason}"
     model.tag(champion, {GATE_DECISION: ROLLED_BACK, GATE_REASON: why, GATE_TIME: _now()})
-    model.give(names.alias, int(before))
-    model.give(names.challenger, champion)
+    model.set_alias(names.alias, int(before))
+    model.set_alias(names.challenger, champion)
     return champion, int(before)
 
 
-def crown(names: RegistryConfig, version: int, reason: str) -> int | None:
+def set_champion(names: RegistryConfig, version: int, reason: str) -> int | None:
     """Give a version the alias by hand, and record that.
 
     Returns:
@@ -114,17 +114,17 @@ def crown(names: RegistryConfig, version: int, reason: str) -> int | None:
     Raises:
         ConfigError: no such version.
     """
-    model = _Model(MlflowClient(), names)
+    model = _RegisteredModel(MlflowClient(), names)
     model.tags(version)
     champion = model.champion
     if champion != version:
         model.record(version, Decision(True, f"set by hand: {reason}"), champion)
-        model.crown(version, champion)
+        model.set_champion(version, champion)
     return champion
 
 
 @dataclass(frozen=True)
-class _Model:
+class _RegisteredModel:
     """A registered model: tags and aliases of its versions."""
 
     client: MlflowClient
@@ -132,27 +132,31 @@ class _Model:
 
     @property
     def champion(self) -> int | None:
-        return holder(self.client, self.names.name, self.names.alias)
+        return version_with_alias(self.client, self.names.name, self.names.alias)
 
     def tags(self, version: int) -> dict[str, str]:
-        with missing_is(f"{self.names.name} has no version {version}"):
+        with config_error_if_missing(f"{self.names.name} has no version {version}"):
             return dict(self.client.get_model_version(self.names.name, str(version)).tags)
 
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
-            self._write(self.client.set_model_version_tag, str(version), key, value[:_LONGEST_TAG])
+            self._write(self.client.set_model_version_tag, str(version), key, value[:_MAX_TAG_LENGTH])
 
-    def give(self, alias: str, version: int) -> None:
+    def set_alias(self, alias: str, version: int) -> None:
         self._write(self.client.set_registered_model_alias, alias, str(version))
 
-    def crown(self, version: int, champion: int | None) -> None:
-        self.tag(version, {BEFORE: _named(champion)})
-        self.give(self.names.alias, version)
+    def set_champion(self, version: int, champion: int | None) -> None:
+        self.tag(version, {PREVIOUS_CHAMPION: _version_text(champion)})
+        self.set_alias(self.names.alias, version)
         if champion is not None:
-            self.give(self.names.challenger, champion)
+            self.set_alias(self.names.challenger, champion)
 
     def record(self, version: int, decision: Decision, champion: int | None) -> None:
-        tags = {GATE_REASON: decision.reason, GATE_FIGURES: decision.figures, GATE_AGAINST: _named(champion)}
+        tags = {
+            GATE_REASON: decision.reason,
+            GATE_FIGURES: decision.difference_json,
+            GATE_AGAINST: _version_text(champion),
+        }
         # The decision last: rivals look for it.
         self.tag(version, {**tags, GATE_TIME: _now(), GATE_DECISION: PROMOTED if decision.promote else KEPT})
 
@@ -169,11 +173,13 @@ class _Model:
                     raise
 
 
-def _among_rivals(model: _Model, version: int, champion: int | None, decide: Decide, decision: Decision) -> Decision:
+def _resolve_concurrent_registrations(
+    model: _RegisteredModel, version: int, champion: int | None, decide: Comparator, decision: Decision
+) -> Decision:
     """Of all that beat the same champion at the same time, the alias goes to the best: each must beat those before it."""
     name = model.names.name
     versions = model.client.search_model_versions(f"name='{name}'")
-    rivals = sorted(int(other.version) for other in versions if _is_rival(other, _named(champion)))
+    rivals = sorted(int(other.version) for other in versions if _is_concurrent(other, _version_text(champion)))
     if rivals in ([], [version]):
         return decision
     best, lost = rivals[0], {}
@@ -186,9 +192,9 @@ def _among_rivals(model: _Model, version: int, champion: int | None, decide: Dec
             lost[rival] = found
     for loser, found in lost.items():
         model.record(loser, found, best)
-        model.give(model.names.challenger, loser)
+        model.set_alias(model.names.challenger, loser)
     if model.champion != best:
-        model.give(model.names.alias, best)
+        model.set_alias(model.names.alias, best)
     log.warning("%s: versions %s were registered at the same time; %d is the champion", name, rivals, best)
     if best == version:
         return decision
@@ -196,15 +202,15 @@ def _among_rivals(model: _Model, version: int, champion: int | None, decide: Dec
     return Decision(False, model.tags(version)[GATE_REASON], lost[version].difference if version in lost else None)
 
 
-def _is_rival(version: ModelVersion, against: str) -> bool:
+def _is_concurrent(version: ModelVersion, against: str) -> bool:
     tags = version.tags
     if tags.get(GATE_DECISION) != PROMOTED or tags.get(GATE_AGAINST) != against:
         return False
-    return time.time() - float(tags.get(GATE_TIME, "0")) < _RIVALS_WITHIN_S
+    return time.time() - float(tags.get(GATE_TIME, "0")) < _CONCURRENT_WITHIN_S
 
 
-def _named(version: int | None) -> str:
-    return NOBODY if version is None else str(version)
+def _version_text(version: int | None) -> str:
+    return NO_CHAMPION if version is None else str(version)
 
 
 def _now() -> str:

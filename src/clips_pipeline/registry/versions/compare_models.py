@@ -12,7 +12,7 @@ from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS, full_ke
 from clips_pipeline.evaluation.per_item.comparison import CONFIDENCE, INCOMPARABLE, RESAMPLES, Difference, compare
 from clips_pipeline.evaluation.per_item.item_table import read_items
 from clips_pipeline.evaluation.per_item.items import ItemResults
-from clips_pipeline.registry.tracking.evaluation_log import fetch_items, sets_of
+from clips_pipeline.registry.tracking.evaluation_log import fetch_items, list_item_files
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def common_set(client: MlflowClient, runs: Mapping[str, str], wanted: str | None
     Raises:
         ConfigError: none, several and none was named, or not the one that was named.
     """
-    known = {name: {PurePosixPath(path).stem for path in sets_of(client, run)} for name, run in runs.items()}
+    known = {name: {PurePosixPath(path).stem for path in list_item_files(client, run)} for name, run in runs.items()}
     if not known:
         return wanted or "set"
     common = set.intersection(*known.values())

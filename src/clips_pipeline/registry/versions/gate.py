@@ -17,7 +17,7 @@ from clips_pipeline.registry.config import GateConfig as GateConfig
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelResults:
     """What is known of a model.
 
     Attributes:
@@ -44,12 +44,12 @@ class Decision:
     difference: Difference | None = None
 
     @property
-    def figures(self) -> str:
+    def difference_json(self) -> str:
         """The comparison as JSON for a tag of the version, under the same keys as in tags of earlier releases."""
         return json.dumps({} if self.difference is None else digest_mapping(self.difference))
 
 
-def check(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
+def check_metrics(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
     """Refuse a gate that these metrics cannot pass through.
 
     Raises:
@@ -62,7 +62,7 @@ def check(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
             raise ConfigError(f"{key}: {name!r} is {metrics[name]}; a model without a score cannot be compared")
 
 
-def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measured | None) -> Decision:
+def decide(metric: str, gate: GateConfig, candidate: ModelResults, champion: ModelResults | None) -> Decision:
     """Compare two models.
 
     Args:
@@ -72,26 +72,26 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
         champion: the present champion; None where there is none.
 
     Raises:
-        ConfigError: as `check`.
+        ConfigError: as `check_metrics`.
     """
-    check(metric, gate, candidate.metrics)
+    check_metrics(metric, gate, candidate.metrics)
     value = candidate.metrics[metric]
     if champion is None:
         return Decision(True, f"first champion: {metric} = {value:.4f}")
     for name in (metric, *gate.floors):
         if name not in champion.metrics:
             # Two models measured on different sets say nothing about each other; a person has to choose.
-            return _unknown(f"the champion has no {name}")
+            return _not_comparable(f"the champion has no {name}")
     held = champion.metrics[metric]
     comparison = f"{metric} = {value:.4f}, the champion's is {held:.4f}"
-    if not _win(metric, value, held) > gate.minimum_win:
+    if not _improvement(metric, value, held) > gate.minimum_win:
         wanted = f"; a win of more than {gate.minimum_win:g} is wanted" if gate.minimum_win else ""
         return Decision(False, f"not better: {comparison}{wanted}")
     difference = None
     if gate.confidence is not None:
         if candidate.items is None or champion.items is None:
             who = "new model" if candidate.items is None else "champion"
-            return _unknown(f"no per-item results of the {who} on this set are in MLflow; evaluate it again")
+            return _not_comparable(f"no per-item results of the {who} on this set are in MLflow; evaluate it again")
         try:
             difference = compare(
                 champion.items,
@@ -102,7 +102,7 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
                 margin=gate.minimum_win,
             )[0]
         except ConfigError as error:
-            return _unknown(str(error))
+            return _not_comparable(str(error))
         comparison += (
             f" (difference {difference.difference:+.4f}, {gate.confidence:.0%} interval {difference.low:+.4f} to "
             f"{difference.high:+.4f}; better in {difference.fraction_better:.1%} of resamplings, {difference.wins} "
@@ -112,17 +112,17 @@ def decide(metric: str, gate: GateConfig, candidate: Measured, champion: Measure
             return Decision(False, f"not surely better: {comparison}", difference)
     for name, allowed in gate.floors.items():
         if candidate.items and champion.items and not candidate.items.is_comparable(champion.items, name):
-            return _unknown(f"{name}: {INCOMPARABLE}")
-        fall = -_win(name, candidate.metrics[name], champion.metrics[name])
+            return _not_comparable(f"{name}: {INCOMPARABLE}")
+        fall = -_improvement(name, candidate.metrics[name], champion.metrics[name])
         if fall > allowed:
             floor = f"{name} = {candidate.metrics[name]:.4f} is worse than {champion.metrics[name]:.4f} by {fall:.4f}"
             return Decision(False, f"below a floor: {floor}, {allowed:g} is allowed; {comparison}", difference)
     return Decision(True, f"better: {comparison}", difference)
 
 
-def _win(metric: str, value: float, held: float) -> float:
+def _improvement(metric: str, value: float, held: float) -> float:
     return value - held if higher_is_better(metric) else held - value
 
 
-def _unknown(why: str) -> Decision:
+def _not_comparable(why: str) -> Decision:
     return Decision(False, f"not comparable: {why}; or set the alias by hand with `kedro champion set`")

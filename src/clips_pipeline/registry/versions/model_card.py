@@ -61,7 +61,7 @@ class CardFacts:
     git_commit: str | None
 
 
-def card(facts: CardFacts) -> str:
+def render_card(facts: CardFacts) -> str:
     """The whole card."""
     environment = Environment(  # noqa: S701  # Markdown: foreign text goes through `plain`
         loader=PackageLoader("clips_pipeline.registry"),
@@ -74,7 +74,7 @@ def card(facts: CardFacts) -> str:
     rates = [float(row["samples_per_s"]) for row in facts.history if _is_number(row.get("samples_per_s"))]
     return environment.get_template("model_card.md").render(
         facts=facts,
-        reach=intervals(facts.items, facts.metrics, resamples=_RESAMPLES),
+        intervals=intervals(facts.items, facts.metrics, resamples=_RESAMPLES),
         parameters={
             name: value
             for name, value in flatten(dict(facts.parameters)).items()
@@ -126,7 +126,7 @@ def write_card(
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
         git_commit=client.get_run(registration.run_id).data.tags.get("git.commit"),
     )
-    text = card(facts)
+    text = render_card(facts)
     file.write_text(text, encoding="utf-8")
     client.log_artifact(registration.run_id, str(file))
     client.update_model_version(registration.name, str(registration.version), text)

@@ -8,7 +8,7 @@ import mlflow
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError, from_mapping, with_present_names
+from clips_pipeline.config import ConfigError, from_mapping, with_current_names
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.per_item.comparison import match_items
 from clips_pipeline.evaluation.per_item.item_table import items_by_set, rows_from_table
@@ -16,8 +16,8 @@ from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items
 from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST
-from clips_pipeline.registry.tracking.server import run_page, version_page, web_address
-from clips_pipeline.registry.versions.champion import GATE_AGAINST, NOBODY
+from clips_pipeline.registry.tracking.server import run_url, version_url, web_url
+from clips_pipeline.registry.versions.champion import GATE_AGAINST, NO_CHAMPION
 from clips_pipeline.registry.versions.register import Registration
 from clips_pipeline.reports.model.pages import Link, ModelFacts, model_html
 from clips_pipeline.reports.model.scores import score_metrics
@@ -54,15 +54,15 @@ def write_model_report(
         ConfigError: `report_data` does not have the expected form.
     """
     client = MlflowClient()
-    shown = from_mapping(ReportData, with_present_names(ReportData, report_data), "report_data")
+    data = from_mapping(ReportData, with_current_names(ReportData, report_data), "report_data")
     items = items_by_set(tables)
-    champion, others, note = _champion(client, registration, shown.set_name, items)
+    champion, others, note = _champion(client, registration, data.set_name, items)
     facts = ModelFacts(
         title=f"{registration.name}, version {registration.version}",
         decision=registration.reason,
         promoted=registration.promoted,
         metric=metric,
-        found=score_metrics(metrics, shown.chance, items, others),
+        found=score_metrics(metrics, data.chance, items, others),
         champion=champion,
         note=note,
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
@@ -72,7 +72,7 @@ def write_model_report(
         steps=_steps(client, registration, run, shards),
         command=f"kedro lineage show {registration.version}",
     )
-    write_page(model_html(facts, shown, rows_from_table(tables[shown.set_name])), file)
+    write_page(model_html(facts, data, rows_from_table(tables[data.set_name])), file)
     client.log_artifact(registration.run_id, str(file))
     return file
 
@@ -85,39 +85,39 @@ def _champion(
     The name is None where there is nothing to compare with.
     """
     tags = client.get_model_version(registration.name, str(registration.version)).tags
-    against = tags.get(GATE_AGAINST, NOBODY)
-    if against == NOBODY:
+    against = tags.get(GATE_AGAINST, NO_CHAMPION)
+    if against == NO_CHAMPION:
         return None, {}, "There was no champion when this version was registered, so it became the first."
     name = f"{registration.name}, version {against}"
     run_id = client.get_model_version(registration.name, against).run_id
     comparable: dict[str, ItemResults] = {}
-    said: list[str] = []
+    notes: list[str] = []
     for set_name, own in items.items():
         where = "this set" if set_name == main else set_name
         theirs = fetch_items(client, run_id, set_name)
         if theirs is None:
-            said.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
+            notes.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
             continue
         try:
             match_items(theirs, own)
         except ConfigError as error:
             # The gate may have met the same obstacle, and its sentence stands first on the page.
             why = "" if str(error) in registration.reason else f": {error}"
-            said.append(f"Not compared with {name}{'' if set_name == main else f' on {set_name}'}{why}.")
+            notes.append(f"Not compared with {name}{'' if set_name == main else f' on {set_name}'}{why}.")
             continue
         comparable[set_name] = theirs
     if comparable:
-        said.insert(0, f"The champion then was {name}; both were measured on the same images.")
-    return name if comparable else None, comparable, " ".join(said)
+        notes.insert(0, f"The champion then was {name}; both were measured on the same images.")
+    return name if comparable else None, comparable, " ".join(notes)
 
 
 def _links(client: MlflowClient, registration: Registration) -> list[Link]:
-    hint = "" if web_address(mlflow.get_tracking_uri()) else "opens while “make mlflow-ui” runs on this machine"
+    hint = "" if web_url(mlflow.get_tracking_uri()) else "opens while “make mlflow-ui” runs on this machine"
     experiment = client.get_run(registration.run_id).info.experiment_id
     version = f"version {registration.version} in the registry"
     return [
-        Link(f"MLflow run {registration.run_id}", run_page(experiment, registration.run_id), hint),
-        Link(version, version_page(registration.name, registration.version), hint),
+        Link(f"MLflow run {registration.run_id}", run_url(experiment, registration.run_id), hint),
+        Link(version, version_url(registration.name, registration.version), hint),
     ]
 
 

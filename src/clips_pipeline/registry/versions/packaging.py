@@ -69,11 +69,11 @@ def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
         raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
     package = Path(__file__).resolve().parents[2]
     client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         # With an input example mlflow would load the model, and torch, into this process to try it.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
-            path=f"{aside}/model",
+            path=f"{temporary}/model",
             mlflow_model=Model(
                 artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id
             ),
@@ -83,7 +83,7 @@ def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
             signature=signature(),
             pip_requirements=requirements(),
         )
-        client.log_model_artifacts(model_id, f"{aside}/model")
+        client.log_model_artifacts(model_id, f"{temporary}/model")
     if MLFLOW_MODEL_IS_EXTERNAL in client.get_logged_model(model_id).tags:
         client.delete_logged_model_tag(model_id, MLFLOW_MODEL_IS_EXTERNAL)
 
@@ -107,7 +107,7 @@ def fetch_model_folder(uri: str) -> Path:
     return root / str(artifacts[ARTIFACT]["path"])
 
 
-def find_folder(start: str, key: str = "train.model.initial_weights") -> Path:
+def resolve_model_folder(start: str, key: str = "train.model.initial_weights") -> Path:
     """The folder of the model that a training starts from or that is evaluated.
 
     Args:
@@ -136,7 +136,7 @@ def find_folder(start: str, key: str = "train.model.initial_weights") -> Path:
         raise ConfigError(f"{key}: {start}: MLflow has no such model ({error.message})") from None
 
 
-def find_model_folder(uri: str) -> Path:
+def fetch_model_folder_for_load(uri: str) -> Path:
     """As `fetch_model_folder`, for somebody who may not have said where MLflow is.
 
     Raises:

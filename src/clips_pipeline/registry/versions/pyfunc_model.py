@@ -38,14 +38,14 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
             ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row,
                 counted from 0.
         """
-        images, texts = _filled(model_input, IMAGE), _filled(model_input, TEXT)
+        images, texts = _values_by_row(model_input, IMAGE), _values_by_row(model_input, TEXT)
         for row in range(len(model_input)):
             if (row in images) == (row in texts):
                 found = "both" if row in images else "neither"
                 raise ValueError(f"row {row}: give an image or a text; found {found}")
         embeddings: list[list[float]] = [[] for _ in range(len(model_input))]
         if images:
-            for row, embedding_E in zip(images, self._embedder.images(_pictures(images)), strict=True):
+            for row, embedding_E in zip(images, self._embedder.images(_decode_images(images)), strict=True):
                 embeddings[row] = embedding_E.tolist()
         if texts:
             for row, embedding_E in zip(texts, self._embedder.texts(texts.values()), strict=True):
@@ -53,14 +53,14 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
         return pd.DataFrame({"embedding": embeddings}, index=model_input.index)
 
 
-def _filled(table: pd.DataFrame, column: str) -> dict[int, Any]:
+def _values_by_row(table: pd.DataFrame, column: str) -> dict[int, Any]:
     """Row number to value; an empty place is None or NaN, neither of which is text or bytes."""
     if column not in table.columns:
         return {}
     return {row: value for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)}
 
 
-def _pictures(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
+def _decode_images(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
     from clips_pipeline.data.images.transforms import UndecodableImageError
     from clips_pipeline.evaluation.inference.embed import open_image
 

@@ -22,16 +22,16 @@ from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_items
-from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST, logged_model
-from clips_pipeline.registry.tracking.runs import log_once, mlflow_key
-from clips_pipeline.registry.versions.champion import holder, settle
-from clips_pipeline.registry.versions.gate import Decision, Measured, check, decide
+from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST, get_or_create_logged_model
+from clips_pipeline.registry.tracking.runs import log_final_metrics, mlflow_key
+from clips_pipeline.registry.versions.champion import update_aliases, version_with_alias
+from clips_pipeline.registry.versions.gate import Decision, ModelResults, check_metrics, decide
 from clips_pipeline.registry.versions.packaging import log_package
 
 log = logging.getLogger(__name__)
 
 _METRIC = "metric."
-_LONGEST_PARAMETER = 6000
+_MAX_PARAMETER_LENGTH = 6000
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ def register_model(
     config = config or RegistryConfig()
     digest = model_digest(model_folder)
     for table in (items or {}).values():
-        _refuse_results_of_another(table, digest, model_folder)
+        _check_results_of_model(table, digest, model_folder)
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
         raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
-    check(config.metric, config.gate, metrics)
+    check_metrics(config.metric, config.gate, metrics)
     client = MlflowClient()
-    with _run(client, run_id) as active:
+    with _training_run(client, run_id) as active:
         log_parameters(client, active, parameters or {})
         tags = {mlflow_key(_METRIC + name): repr(float(value)) for name, value in metrics.items()} | {
             MODEL_DIGEST: digest
         }
-        model_id = logged_model(client, active, model_folder, digest)
-        log_once(client, active, metrics, model_id)
+        model_id = get_or_create_logged_model(client, active, model_folder, digest)
+        log_final_metrics(client, active, metrics, model_id)
         version = _same_version(client, config.name, active, digest)
         if version is None:
             log_package(model_folder, model_id, active)
@@ -104,14 +104,14 @@ def register_model(
                 client.set_model_version_tag(config.name, str(version), key, value)
         log_items(client, active, items or {})
 
-    def by_version(one: int, other: int | None) -> Decision:
-        def known(version: int) -> Measured:
-            return measured(client, config.name, version, set_of(config.metric))
+    def compare_versions(one: int, other: int | None) -> Decision:
+        def results_of(version: int) -> ModelResults:
+            return load_results(client, config.name, version, set_of(config.metric))
 
-        return decide(config.metric, config.gate, known(one), None if other is None else known(other))
+        return decide(config.metric, config.gate, results_of(one), None if other is None else results_of(other))
 
-    decision = settle(client, config, version, by_version)
-    champion = holder(client, config.name, config.alias)
+    decision = update_aliases(client, config, version, compare_versions)
+    champion = version_with_alias(client, config.name, config.alias)
     return Registration(
         name=config.name,
         version=version,
@@ -128,16 +128,16 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
 
     MLflow refuses to change a parameter, and the values logged while training are the ones that made the model.
     """
-    known = client.get_run(run_id).data.params
+    results_of = client.get_run(run_id).data.params
     for key, value in flatten(parameters).items():
-        name, text = mlflow_key(key), str(value)[:_LONGEST_PARAMETER]
-        if name not in known:
+        name, text = mlflow_key(key), str(value)[:_MAX_PARAMETER_LENGTH]
+        if name not in results_of:
             client.log_param(run_id, name, text)
-        elif known[name] != text:
-            log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, known[name], text)
+        elif results_of[name] != text:
+            log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, results_of[name], text)
 
 
-def _refuse_results_of_another(items: pd.DataFrame, digest: str, model_folder: Path) -> None:
+def _check_results_of_model(items: pd.DataFrame, digest: str, model_folder: Path) -> None:
     measured_on = set(items[MODEL]) if MODEL in items else {digest}
     if measured_on != {digest}:
         raise ConfigError(
@@ -147,7 +147,7 @@ def _refuse_results_of_another(items: pd.DataFrame, digest: str, model_folder: P
 
 
 @contextmanager
-def _run(client: MlflowClient, run_id: str | None) -> Iterator[str]:
+def _training_run(client: MlflowClient, run_id: str | None) -> Iterator[str]:
     active = mlflow.active_run()
     if active is not None and run_id in (None, active.info.run_id):
         # Kedro's own run: it is kedro-mlflow that ends it.
@@ -175,10 +175,10 @@ def _same_version(client: MlflowClient, name: str, run_id: str, digest: str) -> 
     return next((int(one.version) for one in same), None)
 
 
-def measured(client: MlflowClient, name: str, version: int, set_name: str) -> Measured:
+def load_results(client: MlflowClient, name: str, version: int, set_name: str) -> ModelResults:
     """What the registry knows of a version: its metrics, and per-item results on a set where its run has them."""
     found = client.get_model_version(name, str(version))
     tagged = {key.removeprefix(_METRIC): value for key, value in found.tags.items() if key.startswith(_METRIC)}
     # MLflow takes no '@' in names of tags.
     metrics = {key.replace("_at_", "@"): float(value) for key, value in tagged.items()}
-    return Measured(metrics, fetch_items(client, found.run_id, set_name))
+    return ModelResults(metrics, fetch_items(client, found.run_id, set_name))

@@ -36,7 +36,7 @@ from clips_pipeline.evaluation.per_item.item_table import (
 from clips_pipeline.evaluation.per_item.items import compositionality_items, items_from_rows
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.registry.versions.gate import GateConfig, Measured, decide
+from clips_pipeline.registry.versions.gate import GateConfig, ModelResults, decide
 from clips_pipeline.reports.figure import label
 from clips_pipeline.reports.model.pages import evaluation_html
 from clips_pipeline.reports.model.scores import readable, score_metrics
@@ -141,8 +141,8 @@ def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder
     assert found[same].difference is not None
     # The gate compares floors by numbers, but not such ones.
     gate = GateConfig(confidence=None, floors={metric: 1.0})
-    better = Measured({**result.metrics, same: 1.0}, other)
-    decision = decide(same, gate, better, Measured(evaluated.clips.metrics, ours))
+    better = ModelResults({**result.metrics, same: 1.0}, other)
+    decision = decide(same, gate, better, ModelResults(evaluated.clips.metrics, ours))
     assert not decision.promote
     assert f"not comparable: {metric}: the two were not asked alike" in decision.reason
 

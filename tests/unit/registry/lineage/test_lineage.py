@@ -9,7 +9,7 @@ from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.lineage.record import (
     GitState,
     Lineage,
-    described,
+    describe,
     git_state,
     uncommitted_patch,
 )
@@ -51,8 +51,8 @@ def test_every_output_has_its_hash_and_nothing_else():
     lineage = Lineage(lock=lock, parameters={"train": {"seed": 3}})
     assert lineage.data == {"data/06_models/clips": "2" * 32 + ".dir", "data/remote": "tag"}
     assert lineage.inputs("train") == {"src/a.py": "0" * 32}
-    assert lineage.only(["register"]).data == {}
-    shown = described(lineage)
+    assert lineage.select_stages(["register"]).data == {}
+    shown = describe(lineage)
     assert "train.seed = 3" in shown
     assert "2" * 32 + ".dir" in shown
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.tracking.server import made_by_one
+from clips_pipeline.registry.tracking.server import database_creation_lock
 
 START = """
 import sys
@@ -56,7 +56,7 @@ def test_a_database_left_half_made_is_made_again(tmp_path: Path) -> None:
 def test_a_whole_database_is_neither_locked_nor_touched(store: str) -> None:
     client = MlflowClient()
     run = client.create_run("0").info.run_id
-    with made_by_one(store, "Default"):
+    with database_creation_lock(store, "Default"):
         assert not Path(f"{store.removeprefix('sqlite:///')}.lock").exists()
-    with made_by_one(store, "of another name"):
+    with database_creation_lock(store, "of another name"):
         assert client.get_run(run).info.run_id == run

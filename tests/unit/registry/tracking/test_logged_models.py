@@ -12,7 +12,7 @@ from tests.servers import wait_for
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.index import Index, ShardEntry
 from clips_pipeline.registry.tracking import data_inputs
-from clips_pipeline.registry.tracking.data_inputs import TRAINING_DATA, log_data, refuse_other_data
+from clips_pipeline.registry.tracking.data_inputs import TRAINING_DATA, check_same_data, log_data
 from clips_pipeline.registry.tracking.evaluation_log import log_evaluation
 from clips_pipeline.registry.tracking.logged_models import log_checkpoints, log_exported
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
@@ -46,11 +46,11 @@ def test_data_is_an_input_with_its_digest_once(store: str, tmp_path: Path, monke
         assert dataset.digest == index("a").split_version(split)[:36]
         assert json.loads(dataset.source)["uri"] == str(tmp_path)
         assert json.loads(dataset.profile) == {"samples": 3, "data_version": index("a").version}
-    refuse_other_data(run_id, tmp_path, "test", "scenes")
+    check_same_data(run_id, tmp_path, "test", "scenes")
     monkeypatch.setattr(data_inputs, "load_index", lambda shards: index("b"))
-    refuse_other_data(run_id, tmp_path, "test", "photos")
+    check_same_data(run_id, tmp_path, "test", "photos")
     with pytest.raises(ConfigError, match=r"evaluate\.set_name: 'scenes' names the set with digest"):
-        refuse_other_data(run_id, tmp_path, "test", "scenes")
+        check_same_data(run_id, tmp_path, "test", "scenes")
 
 
 def test_models_are_found_by_metric_and_final_numbers_are_stored_once(

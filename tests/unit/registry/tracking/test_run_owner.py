@@ -6,7 +6,7 @@ import sys
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.registry.tracking.runs import OWNER, close_abandoned, drop_if_empty, owner
+from clips_pipeline.registry.tracking.runs import OWNER, close_abandoned, delete_if_empty, process_tag
 
 
 def test_only_the_runs_of_processes_that_are_gone_are_closed(store: str) -> None:
@@ -14,9 +14,9 @@ def test_only_the_runs_of_processes_that_are_gone_are_closed(store: str) -> None
     experiment = client.create_experiment("owners")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    host, own_pid, begun = owner().split()
+    host, own_pid, begun = process_tag().split()
     tags = {
-        "mine": owner(),
+        "mine": process_tag(),
         "gone": f"{host} {ended.pid} {begun}",
         "number given again": f"{host} {own_pid} 12345",
         "of another host": f"elsewhere {ended.pid} {begun}",
@@ -36,7 +36,7 @@ def test_a_refusal_leaves_no_run_and_what_was_measured_stays(store: str) -> None
     client.log_metric(measured, "a", 1.0)
     client.create_run(experiment, tags={"mlflow.parentRunId": parent})
     for run in (empty, measured, parent):
-        drop_if_empty(client, run)
+        delete_if_empty(client, run)
     left = {run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ACTIVE_ONLY)}
     assert empty not in left
     assert {measured, parent} < left

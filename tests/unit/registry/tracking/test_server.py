@@ -8,7 +8,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.hooks import ProjectHooks
-from clips_pipeline.registry.tracking.server import TrackingAwayError, away_message, is_away, one_attempt
+from clips_pipeline.registry.tracking.server import (
+    TrackingUnavailableError,
+    is_unavailable,
+    single_attempt,
+    unavailable_message,
+)
 
 
 @pytest.fixture
@@ -20,15 +25,15 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_absent_server_is_told_from_other_errors(nobody: str) -> None:
-    with one_attempt(), pytest.raises(MlflowException) as caught:
+    with single_attempt(), pytest.raises(MlflowException) as caught:
         MlflowClient(nobody).get_run("0" * 32)
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
     wrapped = RuntimeError("node failed")
     wrapped.__cause__ = caught.value
-    assert is_away(wrapped)
-    assert is_away(TrackingAwayError("gone"))
-    assert not is_away(MlflowException("no such run"))
-    assert not is_away(None)
+    assert is_unavailable(wrapped)
+    assert is_unavailable(TrackingUnavailableError("gone"))
+    assert not is_unavailable(MlflowException("no such run"))
+    assert not is_unavailable(None)
 
 
 def test_a_run_whose_server_went_away_ends_with_one_message(
@@ -38,12 +43,12 @@ def test_a_run_whose_server_went_away_ends_with_one_message(
     mlflow.set_tracking_uri(nobody)
     # Within MLflow's own patience the test would take minutes.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-    hook = ProjectHooks().on_pipeline_error(TrackingAwayError("gone"))
+    hook = ProjectHooks().on_pipeline_error(TrackingUnavailableError("gone"))
     with pytest.raises(SystemExit) as ended:
         next(hook)
     assert ended.value.code == 1
     assert mlflow.active_run() is None
     (record,) = [record for record in caplog.records if record.name.startswith("clips_pipeline.")]
-    assert record.getMessage() == away_message()
+    assert record.getMessage() == unavailable_message()
     assert "secret" not in record.getMessage()
     assert "the same command" in record.getMessage()

@@ -45,7 +45,7 @@ def test_attempts_share_a_child_that_ends_as_the_trial_does(client: MlflowClient
             third.finish("complete")
         with pytest.raises(RuntimeError, match="bad"), trial_runs.child_run(name(tmp_path, 3, 3, parent_id)) as other:
             raise RuntimeError("bad")
-        trial_runs.keep_parent(tmp_path, "clips", parent_id)
+        trial_runs.save_parent(tmp_path, "clips", parent_id)
     tags = client.get_run(first.run_id).data.tags
     assert (tags["optuna.trial"], tags["optuna.first_attempt"], tags["optuna.state"]) == ("2", "0", "complete")
     assert client.get_run(first.run_id).data.params == {"loss.caption_weight": "2.0"}
@@ -53,11 +53,11 @@ def test_attempts_share_a_child_that_ends_as_the_trial_does(client: MlflowClient
     assert client.get_run(str(other.run_id)).info.status == "FAILED"
     children = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent_id}'")
     assert len(children) == 2
-    assert trial_runs.parent_of(tmp_path, "clips") == parent_id
-    assert trial_runs.parent_of(tmp_path, "another") is None
+    assert trial_runs.load_parent(tmp_path, "clips") == parent_id
+    assert trial_runs.load_parent(tmp_path, "another") is None
     # A second process of the same study says whose parent its trials have.
     with mlflow.start_run() as second:
-        trial_runs.keep_parent(tmp_path, "clips", parent_id)
+        trial_runs.save_parent(tmp_path, "clips", parent_id)
     assert client.get_run(second.info.run_id).data.tags["optuna.parent_run"] == parent_id
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from clips_pipeline.registry.tracking.server import how_to_open, web_address
+from clips_pipeline.registry.tracking.server import ui_command_or_url, web_url
 
 
 def test_links_carry_no_credentials():
-    assert web_address("https://user:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
-    assert web_address("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+    assert web_url("https://user:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
+    assert web_url("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
     for uri in ("sqlite:///mlruns/mlflow.db", "file:///x", "databricks", "javascript://x"):
-        assert web_address(uri) is None
+        assert web_url(uri) is None
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ def test_links_carry_no_credentials():
     ],
 )
 def test_a_store_is_opened_by_a_command_and_a_server_by_its_address(uri, shown):
-    assert shown in how_to_open(uri)
-    assert "hush" not in how_to_open(uri)
+    assert shown in ui_command_or_url(uri)
+    assert "hush" not in ui_command_or_url(uri)

@@ -15,13 +15,13 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.registry.versions.champion import (
-    BEFORE,
     GATE_DECISION,
     GATE_REASON,
-    crown,
-    holder,
+    PREVIOUS_CHAMPION,
     roll_back,
-    settle,
+    set_champion,
+    update_aliases,
+    version_with_alias,
 )
 from clips_pipeline.registry.versions.compare_models import compare_references
 from clips_pipeline.registry.versions.gate import Decision, GateConfig
@@ -73,7 +73,7 @@ def test_luck_does_not_promote_and_the_loser_is_the_challenger(store, model_fold
     assert far.promoted
     # The loser of the last comparison.
     assert aliases("sure") == {"champion": 3, "challenger": 1}
-    assert tags("sure", 3)[BEFORE] == "1"
+    assert tags("sure", 3)[PREVIOUS_CHAMPION] == "1"
     assert '"wins": 15' in tags("sure", 3)["gate.figures"]
 
 
@@ -90,10 +90,10 @@ def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
     # A version that was rolled back is no rival of what is registered afterwards.
     assert register(model_folder, 35, "back").promoted
     assert aliases("back")["champion"] == 3
-    assert crown(names, 1, "a person says so") == 3
+    assert set_champion(names, 1, "a person says so") == 3
     assert aliases("back")["champion"] == 1
     assert tags("back", 1)[GATE_REASON] == "set by hand: a person says so"
-    assert crown(names, 1, "twice") == 1
+    assert set_champion(names, 1, "twice") == 1
     assert roll_back(names, "no") == (1, 3)
 
 
@@ -102,7 +102,7 @@ def test_what_is_not_there_is_named(store, model_folder):
         roll_back(RegistryConfig("nobody"), "why")
     register(model_folder, 20, "someone")
     with pytest.raises(ConfigError, match="someone has no version 9"):
-        crown(RegistryConfig("someone"), 9, "why")
+        set_champion(RegistryConfig("someone"), 9, "why")
     with pytest.raises(ConfigError, match="no version with the alias 'best'"):
         roll_back(RegistryConfig("someone", "best"), "why")
 
@@ -120,16 +120,16 @@ def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, orde
     fast, slow = (contenders[number + 1] for number in order)
 
     def decide(one, other):
-        if (one, other) == (slow, 1) and holder(client, name, "champion") == 1 and not raced:
+        if (one, other) == (slow, 1) and version_with_alias(client, name, "champion") == 1 and not raced:
             raced.append(True)
             # In between, the other one does all of its own.
-            settle(client, names, fast, lambda a, b: Decision(score[a] > score.get(b, 0), f"{a} against {b}"))
+            update_aliases(client, names, fast, lambda a, b: Decision(score[a] > score.get(b, 0), f"{a} against {b}"))
             # As if this one had looked a moment before: the alias is what it was when it looked.
             client.set_registered_model_alias(name, "champion", "1")
         return Decision(score[one] > score.get(other, 0), f"{one} against {other}")
 
     raced: list[bool] = []
-    decision = settle(client, names, slow, decide)
+    decision = update_aliases(client, names, slow, decide)
     assert raced
     assert aliases(name)["champion"] == 3
     assert decision.promote is (slow == 3)
@@ -151,7 +151,7 @@ def test_an_alias_that_another_process_sets_in_between_is_set_all_the_same(store
                 other.execute(statement, ("default", "between", "first", 2))
 
     try:
-        crown(RegistryConfig("between", alias="first"), 1, "why")
+        set_champion(RegistryConfig("between", alias="first"), 1, "why")
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", other_process)
     assert late

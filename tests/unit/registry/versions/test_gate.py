@@ -7,7 +7,7 @@ import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
-from clips_pipeline.registry.versions.gate import GateConfig, Measured, check, decide
+from clips_pipeline.registry.versions.gate import GateConfig, ModelResults, check_metrics, decide
 
 M = "retrieval/some/image_to_text_recall@1"
 FLOOR = "zero_shot/some/accuracy@1"
@@ -31,8 +31,8 @@ def items(found: int, of: int = 100, version: str = "v") -> ItemResults:
     )
 
 
-def model(value: float, found: int | None = None, **others: float) -> Measured:
-    return Measured({M: value, **others}, None if found is None else items(found))
+def model(value: float, found: int | None = None, **others: float) -> ModelResults:
+    return ModelResults({M: value, **others}, None if found is None else items(found))
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def model(value: float, found: int | None = None, **others: float) -> Measured:
         (0.5, model(0.4), True, f"better: {M} = 0.5000, the champion's is 0.4000"),
         (0.4, model(0.4), False, "not better"),
         (0.3, model(0.4), False, "not better"),
-        (0.9, Measured({"other": 0.1}), False, "not comparable: the champion has no"),
+        (0.9, ModelResults({"other": 0.1}), False, "not comparable: the champion has no"),
     ],
 )
 def test_by_numbers_alone(value, champion, promote, reason):
     decision = decide(M, NUMBERS, model(value), champion)
     assert decision.promote is promote
     assert decision.reason.startswith(reason)
-    assert decision.figures == "{}"
+    assert decision.difference_json == "{}"
 
 
 def test_a_win_that_chance_explains_does_not_promote():
@@ -59,7 +59,7 @@ def test_a_win_that_chance_explains_does_not_promote():
     assert "1 images won and 0 lost" in lucky.reason
     sure = decide(M, GateConfig(), model(0.62, 62), model(0.50, 50))
     assert sure.promote
-    assert json.loads(sure.figures)["wins"] == 12
+    assert json.loads(sure.difference_json)["wins"] == 12
     assert "95% interval +0.06" in sure.reason
 
 
@@ -74,8 +74,8 @@ def test_a_minimum_win_must_be_sure_too():
     [
         (model(0.6), model(0.5, 50), "no per-item results of the new model"),
         (model(0.6, 60), model(0.5), "no per-item results of the champion"),
-        (model(0.6, 60), Measured({M: 0.5}, items(25, of=50)), "different images: 50 and 100"),
-        (model(0.6, 60), Measured({M: 0.5}, items(50, version="w")), "evaluated on different data"),
+        (model(0.6, 60), ModelResults({M: 0.5}, items(25, of=50)), "different images: 50 and 100"),
+        (model(0.6, 60), ModelResults({M: 0.5}, items(50, version="w")), "evaluated on different data"),
     ],
 )
 def test_what_cannot_be_paired_is_not_compared(candidate, champion, reason):
@@ -128,10 +128,12 @@ def crepe(right: int) -> ItemResults:
 def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
     """A rare class decides by its own images, SugarCrepe by its entries; both bound another metric by numbers alone."""
     low, high = few.metric_of(metric).value(), many.metric_of(metric).value()
-    won = decide(metric, GateConfig(), Measured({metric: high}, many), Measured({metric: low}, few))
+    won = decide(metric, GateConfig(), ModelResults({metric: high}, many), ModelResults({metric: low}, few))
     assert won.promote
     assert (won.difference.a, won.difference.b) == (low, high)
-    assert not decide(metric, GateConfig(), Measured({metric: low}, few), Measured({metric: high}, many)).promote
+    assert not decide(
+        metric, GateConfig(), ModelResults({metric: low}, few), ModelResults({metric: high}, many)
+    ).promote
     gate = GateConfig(floors={metric: 0.01})
     champion, candidate = model(0.5, 50, **{metric: high}), model(0.7, 70, **{metric: low})
     bounded = decide(M, gate, candidate, champion)
@@ -143,19 +145,19 @@ def test_results_from_before_a_metric_was_kept_do_not_decide_by_it():
     decision = decide(
         "caption/some/bleu4",
         GateConfig(),
-        Measured({"caption/some/bleu4": 0.4}, items(60)),
-        Measured({"caption/some/bleu4": 0.3}, items(50)),
+        ModelResults({"caption/some/bleu4": 0.4}, items(60)),
+        ModelResults({"caption/some/bleu4": 0.3}, items(50)),
     )
     assert decision.reason.startswith("not comparable: caption/some/bleu4 cannot be computed")
 
 
 def test_a_model_that_was_not_measured_is_refused():
     with pytest.raises(ConfigError, match=f"register.metric: '{M}' was not measured; choose one of a, b"):
-        check(M, NUMBERS, {"a": 1.0, "b": 1.0})
+        check_metrics(M, NUMBERS, {"a": 1.0, "b": 1.0})
     with pytest.raises(ConfigError, match="nan"):
         decide(M, NUMBERS, model(math.nan), model(0.1))
     with pytest.raises(ConfigError, match=f"register.gate.floors: '{FLOOR}' was not measured"):
-        check(M, GateConfig(floors={FLOOR: 0.1}), {M: 0.5})
+        check_metrics(M, GateConfig(floors={FLOOR: 0.1}), {M: 0.5})
 
 
 @pytest.mark.parametrize(

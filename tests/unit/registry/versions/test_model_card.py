@@ -3,7 +3,7 @@
 from typing import Any
 
 from clips_pipeline.evaluation.per_item.items import compositionality_items, items_from_rows
-from clips_pipeline.registry.versions.model_card import CardFacts, SplitFacts, card
+from clips_pipeline.registry.versions.model_card import CardFacts, SplitFacts, render_card
 
 METRIC = "retrieval/some/image_to_text_recall@1"
 
@@ -37,7 +37,7 @@ def facts(**changes: Any) -> CardFacts:
 
 
 def test_every_fact_stands_there() -> None:
-    text = card(facts())
+    text = render_card(facts())
     assert "# clips, version 3" in text
     assert f"| `{METRIC}` | 0.5000 | 0.4" in text
     # No per-image results of it are there.
@@ -60,19 +60,19 @@ def test_metrics_of_other_sets_have_intervals_from_their_own_items() -> None:
     ]
     known = facts()
     metrics = {**known.metrics, "winoground/all/text_score": 0.5}
-    text = card(facts(metrics=metrics, items={**known.items, **compositionality_items(pairs)}))
+    text = render_card(facts(metrics=metrics, items={**known.items, **compositionality_items(pairs)}))
     assert "| `winoground/all/text_score` | 0.5000 | 0.3" in text
     assert f"| `{METRIC}` | 0.5000 | 0.4" in text
 
 
 def test_foreign_text_does_nothing() -> None:
-    text = card(facts())
+    text = render_card(facts())
     assert "<script>" not in text
     assert "[link](x)" not in text
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    text = card(facts(items={}, history=[], git_commit=None, metrics={}, splits={}))
+    text = render_card(facts(items={}, history=[], git_commit=None, metrics={}, splits={}))
     assert "samples seen" not in text
     assert "commit" not in text
     assert "Measured on nothing alone" in text

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.registry.lineage.record import GitState, Lineage
-from clips_pipeline.registry.lineage.tags import attach, fetch, record_run, tag_run
+from clips_pipeline.registry.lineage.tags import load_record, record_run, tag_run, tag_version
 from clips_pipeline.registry.tracking.runs import mlflow_key
 from clips_pipeline.registry.versions.gate import GateConfig
 from clips_pipeline.registry.versions.packaging import fetch_model_folder, requirements
@@ -48,7 +48,7 @@ def test_a_version_joins_run_metrics_parameters_code_and_data(store, model_folde
         mlflow.log_param("train.seed", 3)
     parameters = {"train": {"seed": 3, "model": {"size": "tiny"}}, "long": "x" * 9000, "empty": {}}
     result = register(model_folder, 0.25, "joined", run_id=run.info.run_id, parameters=parameters)
-    attach("joined", result.version, LINEAGE, b"a patch")
+    tag_version("joined", result.version, LINEAGE, b"a patch")
     assert (result.version, result.run_id, result.promoted) == (1, run.info.run_id, True)
     assert result.uri == result.champion_uri == "models:/joined/1"
     version = version_of(result)
@@ -66,7 +66,7 @@ def test_a_version_joins_run_metrics_parameters_code_and_data(store, model_folde
     assert logged.data.params["train.seed"] == "3"
     assert len(logged.data.params["long"]) == 6000
     for asked in ("1", "champion"):
-        record = fetch("joined", asked)
+        record = load_record("joined", asked)
         assert (record.name, record.version, record.lineage, record.patch) == ("joined", 1, LINEAGE, b"a patch")
 
 
@@ -172,12 +172,12 @@ def test_a_run_says_which_code_it_began_with_and_what_each_stage_read(store):
 
 def test_lineage_that_is_not_there_is_named(store, model_folder):
     with pytest.raises(ConfigError, match="no model of this name is registered"):
-        fetch("nobody", "1")
+        load_record("nobody", "1")
     register(model_folder, 0.5, "bare")
     with pytest.raises(ConfigError, match=r"no version or alias '7'.*it has 1"):
-        fetch("bare", "7")
+        load_record("bare", "7")
     with pytest.raises(ConfigError, match="no lineage was kept"):
-        fetch("bare", "1")
+        load_record("bare", "1")
 
 
 def test_the_exported_folder_comes_back_whole(store, model_folder):

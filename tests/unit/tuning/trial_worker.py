@@ -1,6 +1,6 @@
 """A process that takes trials of a study until there is none, and scores each by its values. Run by `test_storages.py`.
 
-    python claiming.py FOLDER KIND URL TRIALS HANG
+    python trial_worker.py FOLDER KIND URL TRIALS HANG
 
 With HANG 1 it stays in its second trial until it is killed. The others stay in theirs until it does: on a busy machine they
 would otherwise have taken all trials before it has two.
