@@ -184,4 +184,4 @@ def test_a_dry_run_is_for_pipelines_that_train(base: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="dry_run: this pipeline trains nothing"):
         dry_run.show(register_pipelines()["evaluate"], catalog_of(base))
     with pytest.raises(ConfigError, match="dry_run: expected true or false, found 'yes'"):
-        dry_run.wanted(catalog_of({**base, "dry_run": "yes"}))
+        dry_run.is_requested(catalog_of({**base, "dry_run": "yes"}))

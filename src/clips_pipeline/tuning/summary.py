@@ -36,7 +36,7 @@ def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
         best=best.to_dict(),
         first=None if first.empty else first.iloc[0].to_dict(),
         front=front.to_dict("records"),
-        margin_of_error=margin_of_error(score, held_out),
+        margin=margin_of_error(score, held_out),
         apart=apart,
         close=others[(others[config.metric] - score).abs() <= apart]["trial"].tolist(),
         importances=result.importances,

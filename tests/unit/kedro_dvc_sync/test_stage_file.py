@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from kedro_dvc_sync.errors import StageError
-from kedro_dvc_sync.stage_file import difference, merged
+from kedro_dvc_sync.stage_file import difference, merge_stages
 from kedro_dvc_sync.stages import Stage
 
 TRAIN = Stage(
@@ -47,7 +47,7 @@ plots:
 
 
 def test_a_new_file() -> None:
-    text = merged(None, [TRAIN, REPORT], None)
+    text = merge_stages(None, [TRAIN, REPORT], None)
     assert text.startswith("# Stages written by `kedro dvc sync`")
     assert yaml.safe_load(text) == {
         "stages": {
@@ -64,7 +64,7 @@ def test_a_new_file() -> None:
 
 
 def test_what_people_wrote_stays_to_the_letter() -> None:
-    text = merged(BY_HAND, [TRAIN, REPORT], None)
+    text = merge_stages(BY_HAND, [TRAIN, REPORT], None)
     for kept in (
         "# Why this file is as it is.\nvars: [{x: 1}]\n\nstages:\n  # About training.\n",
         "    frozen: true  # until Monday\n    meta: {owner: me}\n\n  # Mine.\n  download:\n",
@@ -80,31 +80,31 @@ def test_what_people_wrote_stays_to_the_letter() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "# Nothing yet.\n", "stages:\n", "plots: []\nstages: {}\n", BY_HAND])
 def test_a_second_time_changes_nothing(text: str | None) -> None:
-    once = merged(text, [TRAIN, REPORT], None)
-    assert merged(once, [TRAIN, REPORT], None) == once
+    once = merge_stages(text, [TRAIN, REPORT], None)
+    assert merge_stages(once, [TRAIN, REPORT], None) == once
     assert difference(once, once) == ""
     assert yaml.safe_load(once)["stages"]["train"]["cmd"] == TRAIN.cmd
 
 
 def test_keys_that_the_graph_no_longer_gives_go() -> None:
-    before = merged(None, [TRAIN], None)
-    after = yaml.safe_load(merged(before, [Stage("train", TRAIN.cmd, outs={"z": {}})], None))
+    before = merge_stages(None, [TRAIN], None)
+    after = yaml.safe_load(merge_stages(before, [Stage("train", TRAIN.cmd, outs={"z": {}})], None))
     assert after["stages"]["train"] == {"cmd": TRAIN.cmd, "outs": ["z"]}
 
 
 def test_flow_style_is_understood() -> None:
-    text = merged("stages: {train: {cmd: old, frozen: true}}\n", [TRAIN], None)
+    text = merge_stages("stages: {train: {cmd: old, frozen: true}}\n", [TRAIN], None)
     assert yaml.safe_load(text)["stages"]["train"] == {**TRAIN.written(), "frozen": True}
 
 
 def test_another_order_and_style_is_no_difference() -> None:
-    text = merged(None, [REPORT], None)
+    text = merge_stages(None, [REPORT], None)
     other = "stages: {report: {outs: [report.html], deps: [data/model], cmd: kedro run --pipelines report}}\n"
     assert difference(other, text) == ""
 
 
 def test_the_difference_can_be_read() -> None:
-    shown = difference(BY_HAND, merged(BY_HAND, [TRAIN, REPORT], None))
+    shown = difference(BY_HAND, merge_stages(BY_HAND, [TRAIN, REPORT], None))
     assert "-      - src/old.py" in shown
     assert "+      - src/a.py" in shown
     assert "--- dvc.yaml (now)" in shown
@@ -114,4 +114,4 @@ def test_the_difference_can_be_read() -> None:
 @pytest.mark.parametrize("text", ["stages: [1]\n", "- a\n", "stages: {a\n"])
 def test_what_is_no_dvc_file_is_refused(text: str) -> None:
     with pytest.raises(StageError, match=r"^dvc\.yaml: not "):
-        merged(text, [TRAIN], None)
+        merge_stages(text, [TRAIN], None)

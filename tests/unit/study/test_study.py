@@ -151,14 +151,14 @@ def test_a_line_without_its_baseline_has_no_change_yet():
     ("changes", "message"),
     [
         ({"seeds": ()}, "seeds: empty"),
-        ({"seeds": (1, 1)}, "names one twice"),
+        ({"seeds": (1, 1)}, "contains duplicates"),
         ({"length_fractions": (1.0,)}, r"length_fractions\[0\]: 1.0 must be below 1"),
         ({"samples": 0}, "at least 1"),
         ({"curve_samples": 0}, "at least 1"),
         ({"parallel_runs": 0}, "at least 1"),
         ({"hours": -1.0}, "at least 0"),
         ({"hours": math.nan}, "not a finite number"),
-        ({"methods": ("clip",)}, "without clips"),
+        ({"methods": ("clip",)}, "clips is the baseline"),
     ],
 )
 def test_impossible_studies_are_refused(changes, message):

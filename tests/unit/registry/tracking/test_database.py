@@ -12,8 +12,8 @@ from clips_pipeline.registry.tracking.server import database_creation_lock
 START = """
 import sys
 from mlflow.tracking import MlflowClient
-from clips_pipeline.registry.tracking.server import made_by_one
-with made_by_one(sys.argv[1], "clips"):
+from clips_pipeline.registry.tracking.server import database_creation_lock
+with database_creation_lock(sys.argv[1], "clips"):
     client = MlflowClient(sys.argv[1])
     if client.get_experiment_by_name("clips") is None:
         client.create_experiment("clips")
