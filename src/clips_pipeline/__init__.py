@@ -1,4 +1,4 @@
-"""clips-pipeline: pre-train CLIPS on web and synthetic captions. Importing this package loads nothing heavy."""
+"""clips-pipeline: pre-train CLIPS on web and synthetic captions. Importing this package imports no heavy dependency."""
 
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,16 @@ __version__ = "0.1.0"
 
 
 def load(path_or_uri: "str | Path", *, device: str = "cpu", batch_size: int = 64) -> "Clips":
-    """A trained model that embeds and captions, from an exported folder or an MLflow URI.
+    """Load a trained model that embeds and captions, from an exported folder or an MLflow URI.
 
-    Args and errors are those of `clips_pipeline.loading.load_model`.
+    Arguments and errors are those of `clips_pipeline.loading.load_model`.
     """
-    # Here, because this loads torch.
+    # Imported here: it loads torch.
     from clips_pipeline.config import ConfigError
     from clips_pipeline.loading import load_model
 
     try:
         return load_model(path_or_uri, device=device, batch_size=batch_size)
     except ConfigError as error:
-        # From here, so that no inner lines stand above the message.
+        # Raise again from here, so that the traceback shows no inner frames.
         raise ConfigError(str(error)) from None

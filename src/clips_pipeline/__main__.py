@@ -1,4 +1,4 @@
-"""`python -m clips_pipeline` and the `clips-pipeline` command: `kedro run` for this project."""
+"""Entry point of `python -m clips_pipeline` and of the `clips-pipeline` command: `kedro run` for this project."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The project's own commands, beside Kedro's: `kedro dvc`, `kedro lineage`, `kedro compare` and `kedro champion`.
+"""Project commands beside Kedro's: `kedro dvc`, `kedro lineage`, `kedro compare` and `kedro champion`.
 
-`kedro run` is Kedro's, with one line in place of a traceback where configuration cannot be read, and with lists in `--params`.
-What the commands need is imported when they run.
+`kedro run` is Kedro's, with a one-line error in place of a traceback for unreadable configuration, and with lists in
+`--params`. Commands import what they need when they run.
 """
 
 import copy
@@ -29,14 +29,14 @@ def cli() -> None:
 
 
 class _RefusedError(click.ClickException):
-    """One line, and the exit code of every configuration error."""
+    """A one-line message, with the exit code of all configuration errors."""
 
     exit_code = 2
 
 
 @contextmanager
 def _refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
-    """Configuration that cannot be read becomes one line."""
+    """Turn errors in the configuration into one-line messages."""
     _check_environment(env or os.environ.get("KEDRO_ENV"), conf_source)
     try:
         yield
@@ -54,7 +54,7 @@ def _check_environment(env: str | None, conf_source: str | None) -> None:
     if env is None or not folder.is_dir() or (folder / env).is_dir():
         return
     known = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("base", "local"))
-    search = "; `kedro run --pipelines search` makes it" if env == "best" else ""
+    search = "; `kedro run --pipelines search` creates it" if env == "best" else ""
     raise _RefusedError(
         f"--env {env}: no folder {folder / env}{_nearest(env, known)}; known: {', '.join(known)}{search}"
     )
@@ -77,23 +77,23 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 def _run_with_refusals(**options: Any) -> Any:
     with _refusals(options["env"], options["conf_source"]):
         _check_pipelines([*filter(None, [options["pipeline"]]), *options["pipelines"]])
-        return kedro_run.callback(**options)  # type: ignore[misc]  # Kedro's own command has one
+        return kedro_run.callback(**options)  # type: ignore[misc]  # Kedro's command has a callback
 
 
 def split_parameters(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """The nested parameters of `a=1,b.c=[2,3]`. Kedro's own splits at every comma, also at those of a list."""
+    """Return the nested parameters of `a=1,b.c=[2,3]`. Kedro splits at every comma, even inside lists."""
     if isinstance(value, dict):
         return value
     items = []
     for item in filter(str.strip, _split_outside_brackets(value)):
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
-            ctx.fail(f"--{param.name}: {item.strip()!r} is not key=value; give a list as 'key=[2,3]', in quotes")
+            ctx.fail(f"--{param.name}: {item.strip()!r} is not key=value; write a list as 'key=[2,3]', in quotes")
         items.append(f"{key.strip()}={text.strip()}")
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist(items))
     except (yaml.YAMLError, OmegaConfBaseException):
-        ctx.fail(f"--{param.name}: {value!r} cannot be read; give a list as 'key=[2,3]', in quotes")
+        ctx.fail(f"--{param.name}: {value!r} cannot be parsed; write a list as 'key=[2,3]', in quotes")
 
 
 def _split_outside_brackets(text: str) -> list[str]:
@@ -117,7 +117,7 @@ def _run_command() -> click.Command:
     return command
 
 
-# `python -m clips_pipeline` looks for it by this name.
+# `python -m clips_pipeline` looks up the command by this name.
 run = _run_command()
 cli.add_command(run)
 
@@ -127,21 +127,21 @@ def lineage() -> None:
     """Code, data and parameters of registered models."""
 
 
-_name = click.option("--name", help="The registered model; by default register.name of the environment.")
-_environment = click.option("--env", "-e", help="The environment whose mlflow.yml and register.name count.")
+_name = click.option("--name", help="Registered model. Default: register.name of the environment.")
+_environment = click.option("--env", "-e", help="Environment whose mlflow.yml and register.name are used.")
 
 
 def _of_model(command: Any) -> Any:
-    """The options that name a registered model, behind the project's metadata."""
+    """Add the options that name a registered model; the command's first argument is the project's metadata."""
     return _name(_environment(click.pass_obj(command)))
 
 
 @lineage.command()
 @click.argument("version")
-@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the full lineage as JSON.")
 @_of_model
 def show(metadata: Any, version: str, name: str | None, env: str | None, as_json: bool) -> None:
-    """Print what VERSION (a number or an alias, such as champion) was made of."""
+    """Print the code, data and parameters of VERSION (a number, or an alias such as champion)."""
     with _record(metadata, version, name, env) as record:
         if as_json:
             facts = {"name": record.name, "version": record.version, **record.lineage.to_mapping()}
@@ -158,12 +158,12 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
 @click.argument("folder", type=click.Path(path_type=Path))
 @_of_model
 def restore(metadata: Any, version: str, folder: Path, name: str | None, env: str | None) -> None:
-    """Make FOLDER a checkout with exactly the code, data and parameters of VERSION."""
+    """Create FOLDER as a checkout with the code, data and parameters of VERSION."""
     with _record(metadata, version, name, env) as record:
         from clips_pipeline.registry.lineage.restore import restore as restore_record
 
         project = restore_record(record, metadata.project_path, folder)
-        click.echo(f"{project}: {record.name} {record.version} as it was made; `dvc status` finds no change")
+        click.echo(f"{project}: restored {record.name} {record.version}; `dvc status` reports no change")
 
 
 @cli.command()
@@ -172,7 +172,7 @@ def restore(metadata: Any, version: str, folder: Path, name: str | None, env: st
 @click.option(
     "--set",
     "set_name",
-    help="The set to compare on, also sugarcrepe or winoground; by default the one that both were evaluated on.",
+    help="Evaluation set to compare on, also sugarcrepe or winoground. Default: the set that both were evaluated on.",
 )
 @click.option(
     "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
@@ -180,7 +180,7 @@ def restore(metadata: Any, version: str, folder: Path, name: str | None, env: st
 @_environment
 @click.pass_obj
 def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: float, env: str | None) -> None:
-    """Compare model B with model A, item by item: image by image, or entry by entry.
+    """Compare model B with model A, paired by item: by image, or by entry.
 
     A and B: models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or a CSV file of per-item results.
     """
@@ -201,22 +201,22 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
 
 @cli.group()
 def champion() -> None:
-    """Which version the alias of production means, and moving it by hand."""
+    """Move the alias of the production model by hand."""
 
 
-_reason = click.option("--reason", required=True, help="Why; kept with the version.")
+_reason = click.option("--reason", required=True, help="Reason, stored with the version.")
 
 
 @champion.command()
 @_reason
 @_of_model
 def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> None:
-    """Give the alias back to the version that had it before."""
+    """Move the alias back to the version that had it before."""
     with _registry(metadata, name, env) as names:
         from clips_pipeline.registry.versions.champion import roll_back
 
-        lost, won = roll_back(names, reason)
-        click.echo(f"models:/{names.name}@{names.alias} is version {won} again, and no longer {lost}")
+        demoted, restored = roll_back(names, reason)
+        click.echo(f"models:/{names.name}@{names.alias} is version {restored} again, instead of {demoted}")
 
 
 @champion.command("set")
@@ -224,12 +224,12 @@ def rollback(metadata: Any, name: str | None, env: str | None, reason: str) -> N
 @_reason
 @_of_model
 def set_champion(metadata: Any, version: int, name: str | None, env: str | None, reason: str) -> None:
-    """Give the alias to VERSION, whatever the gate says."""
+    """Move the alias to VERSION, whatever the gate decides."""
     with _registry(metadata, name, env) as names:
-        from clips_pipeline.registry.versions.champion import set_champion
+        from clips_pipeline.registry.versions.champion import set_champion as move_alias
 
-        before = set_champion(names, version, reason)
-        click.echo(f"models:/{names.name}@{names.alias} is version {version}; before: {before or 'none'}")
+        previous = move_alias(names, version, reason)
+        click.echo(f"models:/{names.name}@{names.alias} is version {version}; previously: {previous or 'none'}")
 
 
 cli.add_command(dvc)
@@ -237,17 +237,17 @@ cli.add_command(dvc)
 
 @contextmanager
 def _context(metadata: Any, env: str | None) -> Iterator[Any]:
-    """Kedro's context of an environment, with its tracking server set; our errors as one message."""
+    """Yield Kedro's context of an environment, with its tracking server set; our errors become one-line messages."""
     from kedro.framework.session import KedroSession
 
     with _refusals(env), KedroSession.create(metadata.project_path, env=env) as session:
-        # Loading the context lets kedro-mlflow set the tracking server.
+        # kedro-mlflow sets the tracking server when the context is loaded.
         yield session.load_context()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def _record(metadata: Any, version: str, name: str | None, env: str | None) -> Iterator[Any]:
-    """The version's record, from the tracking server that the environment names."""
+    """Yield the version's record, from the environment's tracking server."""
     with _context(metadata, env) as context:
         from clips_pipeline.registry.lineage.tags import load_record
 
@@ -256,7 +256,7 @@ def _record(metadata: Any, version: str, name: str | None, env: str | None) -> I
 
 @contextmanager
 def _registry(metadata: Any, name: str | None, env: str | None) -> Iterator[Any]:
-    """The names of the model and the aliases that the environment uses."""
+    """Yield the environment's names of the registered model and its aliases."""
     with _context(metadata, env) as context:
         from clips_pipeline.config import from_mapping
         from clips_pipeline.registry.config import RegistryConfig

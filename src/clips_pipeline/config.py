@@ -1,7 +1,7 @@
-"""From plain mappings (YAML, JSON) to frozen dataclasses, and back: the one border at which configuration is validated.
+"""Conversion of plain mappings (YAML, JSON) to frozen dataclasses and back; all configuration is validated here.
 
-Dataclasses carry ranges in their types (`Annotated[int, Ge(1)]`, or the names below); pydantic checks them here, strictly: no
-text becomes a number, a bool is no int, unknown keys are errors. `__post_init__` is for rules between fields alone.
+Dataclasses define ranges in their types (`Annotated[int, Ge(1)]`, or the names below). Pydantic checks them strictly: text
+does not become a number, a bool is not an int, and unknown keys are errors. `__post_init__` only checks rules between fields.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 @dataclasses.dataclass(frozen=True)
 class FormerName:
-    """The key that a field had before: `max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")]`.
+    """The former key of a renamed field: `max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")]`.
 
-    A configuration that still has the old key gets an error that names the new one. Files that an earlier version wrote are
-    read (`with_current_names`), and digests stay what they were (`digest_mapping`).
+    A configuration with the old key gets an error that names the new one. Files of earlier versions are read
+    (`with_current_names`), and digests do not change (`digest_mapping`).
 
     Attributes:
         key: the former key.
-        values: (former, present) pairs of values that were renamed together with the key.
+        values: pairs of former and current values that were renamed together with the key.
     """
 
     key: str
     values: tuple[tuple[str, str], ...] = ()
 
-    def present_value(self, value: Any) -> Any:
-        """Return the present name of a value that was written under the former key."""
-        return next((present for former, present in self.values if value == former), value)
+    def current_value(self, value: Any) -> Any:
+        """Return the current name of a value that was written under the former key."""
+        return next((current for former, current in self.values if value == former), value)
 
     def former_value(self, value: Any) -> Any:
-        """Return the inverse of `present_value`."""
-        return next((former for former, present in self.values if value == present), value)
+        """Return the inverse of `current_value`."""
+        return next((former for former, current in self.values if value == current), value)
 
 
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
@@ -69,7 +69,7 @@ _EXPECTED = {
 
 
 class ConfigError(ValueError):
-    """A configuration value that cannot be used. The message names the key and the remedy."""
+    """An invalid configuration value. The message names the key and the remedy."""
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -77,18 +77,18 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
     Args:
         cls: a dataclass of scalars, `Literal`, optionals, unions, tuples, string-keyed dicts and dataclasses.
-        mapping: what YAML or JSON gave.
-        where: the dotted path of `mapping` in the configuration, used in messages.
+        mapping: content of a YAML or JSON file.
+        where: dotted path of `mapping` in the configuration, for messages.
 
     Raises:
-        ConfigError: unknown or missing keys, values of another type or out of range, or what a `__post_init__` refuses. All of
-            them are told, one a line.
+        ConfigError: unknown or missing keys, values of the wrong type or out of range, or an error from `__post_init__`. The
+            message lists all of them, one per line.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected a mapping of keys to values, found {_describe(mapping)}")
     plain = _check_values(mapping, where)
     try:
-        # By JSON, because in strict mode pydantic takes only tuples for tuples and instances for dataclasses from Python.
+        # Through JSON: in strict mode pydantic accepts neither Python lists for tuples nor dicts for dataclasses.
         found: T = _adapter(cast(Hashable, cls)).validate_json(json.dumps(plain), strict=True, extra="forbid")
         return found
     except ValidationError as error:
@@ -96,17 +96,17 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
 
 def read_json(cls: type[T], file: Path, remedy: str) -> T:
-    """Read a dataclass that `to_mapping` and JSON have written; ten times as fast as `from_mapping`.
+    """Read a dataclass from a JSON file of `to_mapping`; ten times as fast as `from_mapping`.
 
-    Keys that were renamed since then are read under their former names.
+    Renamed keys are also read under their former names.
 
     Args:
         cls: as for `from_mapping`.
-        file: UTF-8.
-        remedy: ends the message where the file is missing or is no JSON.
+        file: a UTF-8 file.
+        remedy: end of the message where the file is missing or is not JSON.
 
     Raises:
-        ConfigError: it is missing, is no JSON, or as `from_mapping`.
+        ConfigError: the file is missing or is not JSON, or as `from_mapping`.
     """
     try:
         content = file.read_bytes()
@@ -116,7 +116,7 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
         found: T = _adapter(cast(Hashable, cls)).validate_json(content, strict=True, extra="forbid")
         return found
     except ValidationError:
-        pass  # what is wrong with it, `from_mapping` says
+        pass  # `from_mapping` below reports the error
     try:
         mapping = json.loads(content)
     except ValueError as error:
@@ -125,7 +125,12 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
 
 
 def with_current_names(hint: Any, value: Any) -> Any:
-    """`value` as read from a file that an earlier version wrote, for the type `hint`: renamed keys under their present names."""
+    """Return `value`, read from a file of an earlier version, with renamed keys under their current names.
+
+    Args:
+        hint: the type of `value`.
+        value: content of the file.
+    """
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         former = {note.key: (name, note) for name, hint in hints.items() if (note := _former_name(hint)) is not None}
@@ -135,7 +140,7 @@ def with_current_names(hint: Any, value: Any) -> Any:
             if note is None or name in value:
                 renamed[key] = item
             else:
-                renamed[name] = note.present_value(item)
+                renamed[name] = note.current_value(item)
         return {key: with_current_names(hints.get(key), item) for key, item in renamed.items()}
     if isinstance(value, dict) and get_origin(hint) is dict:
         return {key: with_current_names(get_args(hint)[1], item) for key, item in value.items()}
@@ -150,12 +155,12 @@ def with_current_names(hint: Any, value: Any) -> Any:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """The inverse of `from_mapping`: plain dicts, lists and scalars, ready for JSON or YAML."""
+    """Return the inverse of `from_mapping`: plain dicts, lists and scalars, ready for JSON or YAML."""
     return cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
 
 def digest_mapping(config: Any) -> dict[str, Any]:
-    """As `to_mapping`, each field under its former name where it has one: a digest of it survives a renaming."""
+    """Return the same as `to_mapping`, with renamed fields under their former names, so that a renaming changes no digest."""
     hints = get_type_hints(type(config), include_extras=True)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     digested: dict[str, Any] = {}
@@ -166,7 +171,7 @@ def digest_mapping(config: Any) -> dict[str, Any]:
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one level, keys joined by dots; an empty mapping stays as it is."""
+    """Flatten nested mappings to one level, with keys joined by dots; empty mappings stay."""
     leaves: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
@@ -200,15 +205,15 @@ def _plain(value: Any) -> Any:
 
 
 def _check_values(value: Any, where: str) -> Any:
-    """As `_plain`; refuses what JSON cannot hold: YAML's dates, and numbers that are not finite, which no range would refuse."""
+    """Return `value` as `_plain` does, and refuse what JSON cannot represent: YAML dates and numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _check_values(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_check_values(item, f"{where}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: {value} is not a finite number; give another one")
+        raise ConfigError(f"{where}: {value} is not a finite number; write a finite one")
     if value is not None and not isinstance(value, str | int | float):
-        raise ConfigError(f"{where}: {_describe(value)} is neither text nor a number; write it in quotes if it is text")
+        raise ConfigError(f"{where}: {_describe(value)} is neither text nor a number; put it in quotes if it is text")
     return value
 
 
@@ -216,7 +221,7 @@ def _messages(cls: type[Any], error: ValidationError, mapping: dict[str, Any], w
     found: dict[str, list[str]] = {}
     unions: dict[str, int] = {}
     details = error.errors(include_url=False)
-    # Of a union, the branch that got furthest into the value is the one that was meant.
+    # For a union, report the branch that matched the value furthest.
     placed = [(*_locate(detail, mapping, where), detail) for detail in details]
     for _, union, depth, _ in placed:
         if union is not None:
@@ -227,14 +232,14 @@ def _messages(cls: type[Any], error: ValidationError, mapping: dict[str, Any], w
     lines = []
     for key, reasons in found.items():
         first, *others = dict.fromkeys(reasons)
-        # A rule between fields begins with the key that it is about.
+        # The message of a rule between fields begins with its key.
         separator = "" if first.startswith(".") else ": "
         lines.append(key + separator + "; or ".join([first, *others]))
     return lines
 
 
 def _locate(detail: ErrorDetails, mapping: dict[str, Any], where: str) -> tuple[str, str | None, int]:
-    """Dotted key of an error, that of the innermost union around it, and the number of keys below that union."""
+    """Return the dotted key of an error, that of the innermost union around it, and the number of keys below that union."""
     value: Any = mapping
     key, union, depth = where, None, 0
     for number, part in enumerate(detail["loc"]):
@@ -250,7 +255,7 @@ def _locate(detail: ErrorDetails, mapping: dict[str, Any], where: str) -> tuple[
 
 
 def _message(cls: type[Any], detail: ErrorDetails) -> str:
-    """What is wrong, with the value and the remedy; a rule between fields that names its key comes as `.key: …`."""
+    """Return what is wrong, with value and remedy; a rule between fields that names its key is returned as `.key: …`."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "value_error":
         text = str(context["error"])
@@ -268,7 +273,7 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"too few values: {value!r}" if isinstance(value, list) else "missing; add the key"
     if kind == "float_type" and isinstance(value, str):
-        # YAML reads `1e-3` (no dot) as a string; saying so beats "expected a number".
+        # YAML reads `1e-3` (no dot) as a string.
         return f"{value!r} is text; write a number with a dot, such as 1.0e-3"
     if kind == "literal_error":
         return f"{value!r} is not one of {context['expected'].replace(' or ', ', ')}"
@@ -287,13 +292,13 @@ def _describe(value: Any) -> str:
 
 
 def _fields_at(hint: Any, loc: tuple[int | str, ...]) -> dict[str, Any]:
-    """Names and types of the fields of the dataclass at `loc` below the type `hint`."""
+    """Return names and types of the fields of the dataclass at `loc` below the type `hint`."""
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         if not loc:
             return {field.name: hints[field.name] for field in dataclasses.fields(hint) if field.init}
         return _fields_at(hints.get(str(loc[0])), loc[1:])
-    # Of a list or dict the next part of `loc` is an index or a key, of a union the name of its branch.
+    # For a list or dict the next part of `loc` is an index or a key, for a union the name of its branch.
     rest = loc[1:] if get_origin(hint) not in (None, Annotated) and not _is_optional(hint) else loc
     return next((found for argument in get_args(hint) if (found := _fields_at(argument, rest))), {})
 

@@ -1,30 +1,30 @@
-"""The version of each kind of output: raised by one when the same input gives another output.
+"""Format versions of all outputs. Raise a version by one when the same input gives a different output.
 
-What a version vouches for is made again when the version changes, and only then: a comment, a message or a style sheet costs
-nobody days of preparing data. `tests/contracts/test_golden_formats.py` fails when an output changes and its version does not.
-DVC reads this file as parameters, so every value is a plain number here: docs/versioning.md.
+Outputs are made again when their version changes, and only then: editing a comment, a message or a style sheet does not
+prepare all data again. `tests/contracts/test_golden_formats.py` fails when an output changes and its version does not.
+DVC reads this file as parameters (docs/versioning.md), so every value must be a plain number.
 """
 
 SHARDS = 2
-"""Shards, index, offsets, statistics and classes, of every kind of source."""
+"""Shards, index, offsets, statistics and classes, for every kind of source."""
 
 SCENES = 1
-"""Pictures and captions of the embedded data; no other source's shards are made again for it."""
+"""Images and captions of the embedded data; does not affect shards of other sources."""
 
 TOKENIZER = 1
-"""The tokenizer's files."""
+"""Files of the tokenizer."""
 
 DATA_HEALTH = 2
-"""What the data health report says, not how the page looks."""
+"""Content of the data health report, not its layout."""
 
 TRAINING = 1
-"""What a training of the same run spec gives: losses, weights, sample order, the model folder."""
+"""Result of a training for the same run spec: losses, weights, sample order, the model folder."""
 
 EMBEDDINGS = 1
-"""What one pass of a model over images or texts gives: embeddings, caption losses, written captions."""
+"""Results of inference over images or texts: embeddings, caption losses, generated captions."""
 
 EVALUATION = 1
-"""Metrics and per-item results of the same embeddings."""
+"""Metrics and per-item results for the same embeddings."""
 
 REGISTRATION = 1
-"""The gate's decision on the same results, and what is kept with a version."""
+"""The gate's decision for the same results, and what is stored with a version."""

@@ -1,6 +1,6 @@
-"""Kedro's hooks of this project: `pipelines.kedro_run` says what they do.
+"""Kedro hooks of this project; `pipelines.kedro_run` implements them.
 
-Every `kedro` command imports this file, also `kedro --help`, which needs no more of it.
+Every `kedro` command imports this module, even `kedro --help`, so it imports the implementation only when a run needs it.
 """
 
 from collections.abc import Generator
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class ProjectHooks:
-    """Registered in `settings.HOOKS`."""
+    """Hooks registered in `settings.HOOKS`."""
 
     def __init__(self) -> None:
         self._run: KedroRun | None = None
 
     @property
     def run(self) -> "KedroRun":
-        """The run that is about to begin, or is under way."""
+        """The current run, or the one about to start."""
         if self._run is None:
             from clips_pipeline.pipelines.kedro_run import KedroRun
 
@@ -32,7 +32,7 @@ class ProjectHooks:
 
     @hook_impl(wrapper=True)
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
-        """Keep the context; within, kedro-mlflow opens MLflow's store."""
+        """Keep the context; in the body kedro-mlflow opens MLflow's store."""
         with self.run.open_store(context):
             return (yield)
 
@@ -44,14 +44,14 @@ class ProjectHooks:
         conf_creds: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add what is no parameter."""
+        """Add the catalog entries that are not parameters."""
         self.run.add_entries(catalog, conf_catalog, conf_creds, parameters)
 
     @hook_impl(wrapper=True, tryfirst=True)
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> Generator[None, Any, Any]:
-        """Check all parameters; within, kedro-mlflow opens the run."""
+        """Check all parameters; in the body kedro-mlflow opens the run."""
         self.run.begin(run_params, pipeline, catalog)
         result = yield
         self.run.tag_mlflow_run()
@@ -59,12 +59,12 @@ class ProjectHooks:
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Generator[None, Any, Any]:
-        """Record what was made and say what came out; within, kedro-mlflow ends the run and DVC commits."""
+        """Record the lineage and print the summary; in the body kedro-mlflow ends the run and DVC commits."""
         with self.run.finish(pipeline, catalog):
             return (yield)
 
     @hook_impl(wrapper=True, tryfirst=True)
     def on_pipeline_error(self, error: Exception) -> Generator[None, Any, Any]:
-        """Bad input gets its one message; within, kedro-mlflow ends the run."""
+        """Log one message for bad input; in the body kedro-mlflow ends the run."""
         with self.run.handle_error(error):
             return (yield)

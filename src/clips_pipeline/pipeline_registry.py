@@ -1,4 +1,4 @@
-"""The pipelines by name. Importing this file loads no torch: nodes import what is heavy when they run."""
+"""All pipelines by name. Importing this module does not load torch: nodes import heavy packages when they run."""
 
 from kedro.pipeline import Pipeline
 
@@ -14,7 +14,7 @@ from clips_pipeline.pipelines.train.pipeline import create_pipeline as train
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """`pretrain` is the user's one command, and the default."""
+    """Return all pipelines by name; `pretrain` is the default."""
     stages = {"prepare": prepare(), "train": train(), "evaluate": evaluate(), "register": register()}
     pretrain = stages["prepare"] + stages["train"] + stages["evaluate"] + stages["register"]
     others = {

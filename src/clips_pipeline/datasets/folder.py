@@ -1,4 +1,4 @@
-"""Catalog types for files and folders that a node writes itself: the catalog owns the path, memory never holds the bytes.
+"""Catalog types for files and folders that nodes write themselves: the catalog defines the path, and nodes pass the path.
 
 A node that makes the entry NAME takes the entry `paths`, writes to `paths[NAME]` and returns that path, which the entry NAME (a
 `PathDataset`) checks. A node that reads NAME receives the path. `ProjectHooks` adds `paths` to the catalog.
@@ -12,16 +12,16 @@ from kedro.io import AbstractDataset, CatalogProtocol, DatasetError
 
 
 class MissingPathError(DatasetError):
-    """What an earlier pipeline makes is not there yet."""
+    """The output of an earlier pipeline does not exist yet."""
 
 
 class PathDataset(AbstractDataset[Path, Path]):
-    """An existing file or folder, handed on as its absolute path.
+    """An existing file or folder, passed on as its absolute path.
 
     Args:
         filepath: relative to the project, or absolute.
-        made_by: the pipeline that makes it, named in the error when it is missing.
-        metadata: for kedro-viz.
+        made_by: the pipeline that makes it; the error names it when the path is missing.
+        metadata: metadata for Kedro-Viz.
     """
 
     def __init__(self, *, filepath: str, made_by: str, metadata: dict[str, Any] | None = None):
@@ -30,20 +30,20 @@ class PathDataset(AbstractDataset[Path, Path]):
         self.metadata = metadata
 
     def load(self) -> Path:
-        """The path.
+        """Return the path.
 
         Raises:
-            MissingPathError: nothing is there yet.
+            MissingPathError: it does not exist yet.
         """
         if not self.filepath.exists():
             raise MissingPathError(f"{self.filepath} does not exist; `kedro run --pipelines {self.made_by}` makes it")
         return self.filepath.absolute()
 
     def save(self, data: Path) -> None:
-        """Check that the node wrote where the catalog says.
+        """Check that the node wrote to the catalog's path.
 
         Raises:
-            DatasetError: it wrote elsewhere or nothing.
+            DatasetError: it wrote elsewhere, or nothing.
         """
         if Path(data).absolute() != self.filepath.absolute() or not self.filepath.exists():
             raise DatasetError(f"the node returned {data}; the catalog says {self.filepath}")
@@ -56,14 +56,14 @@ class PathDataset(AbstractDataset[Path, Path]):
 
 
 class Paths(Mapping[str, Path]):
-    """Where nodes write: `paths["shards"]` is the absolute path of the catalog entry `shards`.
+    """Output paths: `paths["shards"]` is the absolute path of the catalog entry `shards`.
 
     Args:
-        catalog: its entries have a `filepath`.
-        names: the entry in place of another, where a pipeline writes results of its own.
+        catalog: a catalog whose entries have a `filepath`.
+        names: entries to use in place of others, for a pipeline with results of its own.
 
     Attributes:
-        makes_parents: whether a lookup makes the parent folder; not while parameters are checked, nor in a dry run.
+        makes_parents: whether a lookup creates the parent folder; False during parameter checks and in a dry run.
     """
 
     def __init__(self, catalog: CatalogProtocol[Any, Any], names: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The way to files elsewhere, as a catalog entry: nodes name it as an input and know neither settings nor credentials."""
+"""Access to remote files as a catalog entry: nodes name it as an input and see neither settings nor credentials."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,33 +12,37 @@ from clips_pipeline.data.storage.files import Storage, StorageConfig
 
 
 class RemoteDataset(AbstractDataset[None, ShardCache]):
-    """Loads a `ShardCache`; its `.storage` reads and writes other files. Put into the catalog by `ProjectHooks`.
+    """Loads a `ShardCache`; its `.storage` reads and writes other files. `ProjectHooks` adds it to the catalog.
 
-    It is no `params:` input, because how bytes are fetched does not change what they are: no stage runs again because of
-    another time-out, and no run records a credential.
+    It is not a `params:` input, because how bytes are downloaded does not change them: a different time-out reruns no stage, and no
+    run records a credential.
 
     Args:
         settings: the parameter group `storage`.
-        credentials: entries `storage` of Kedro's credentials, None where there is none: fsspec's options by protocol. Those of a
-            later one take the place of an earlier one's, protocol by protocol.
-        cache: gives the folder for copies.
+        credentials: entries `storage` of Kedro's credentials (None where absent): fsspec options by protocol. A later entry
+            replaces the options of an earlier one, protocol by protocol.
+        cache: returns the folder for cached copies.
     """
 
     def __init__(self, settings: Mapping[str, Any], credentials: Sequence[Any], cache: Callable[[], Path]) -> None:
         self._settings, self._credentials, self._cache = settings, credentials, cache
 
     def load(self) -> ShardCache:
-        """Raises `ConfigError` where the settings or the credentials have another shape."""
+        """Return the shard cache.
+
+        Raises:
+            ConfigError: settings or credentials of the wrong shape.
+        """
         storage = Storage(from_mapping(StorageConfig, self._settings, where="storage"), _by_protocol(self._credentials))
         return ShardCache(self._cache(), storage)
 
     def save(self, data: None) -> None:
-        """It is only read.
+        """Refuse: the dataset is read-only.
 
         Raises:
             DatasetError: always.
         """
-        raise DatasetError("remote_shards is only read")
+        raise DatasetError("remote_shards is read-only")
 
     def _exists(self) -> bool:
         return True
@@ -50,13 +54,13 @@ class RemoteDataset(AbstractDataset[None, ShardCache]):
 def _by_protocol(credentials: Sequence[Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for entry in credentials:
-        # Values may be secrets, so they are not shown.
+        # Values may be secrets, so messages do not show them.
         if not isinstance(entry, Mapping | None):
-            raise ConfigError("credentials.storage: a mapping is needed, such as s3: {key: …, secret: …}")
+            raise ConfigError("credentials.storage: expected a mapping such as s3: {key: …, secret: …}")
         for protocol, options in (entry or {}).items():
             if not isinstance(options, Mapping):
                 raise ConfigError(
-                    f"credentials.storage.{protocol}: fsspec's options for {protocol}:// are needed, as a mapping such as "
+                    f"credentials.storage.{protocol}: expected fsspec options for {protocol}:// as a mapping such as "
                     "{key: …, secret: …}"
                 )
             found[protocol] = dict(options)

@@ -1,4 +1,4 @@
-"""Catalog types for HTML reports and pictures, which kedro-viz shows."""
+"""Catalog types for HTML reports and images, with previews for Kedro-Viz."""
 
 import base64
 
@@ -11,13 +11,13 @@ _INVISIBLE_LINE_END = "\u2028"
 
 
 class ReportDataset(PathDataset):
-    """A page of `reports.page`, handed on as its path."""
+    """An HTML page written by `reports.page`, passed on as its path."""
 
     def preview(self) -> HTMLPreview:
-        """The page's summary: kedro-viz finds the kind of preview by the type that stands here, and cleans the HTML."""
+        """Return the page's summary. Kedro-Viz recognizes the kind of preview by the return annotation, and sanitizes the HTML."""
         summary = summary_of(self.load().read_text(encoding="utf-8"))
-        # Kedro-Viz cleans the HTML and only then reads it as Markdown, line by line, which gives `mean_recall` italics and makes a
-        # link, with whatever attributes, of a caption that looks like one. An end of line that nobody sees stops both.
+        # Kedro-Viz sanitizes the HTML and then parses it as Markdown, line by line: `mean_recall` would get italics, and a caption
+        # that looks like a link would become one, with any attributes. An invisible line end prevents both.
         for sign in ("_", "*", "]"):
             summary = summary.replace(sign, sign + _INVISIBLE_LINE_END)
         summary = summary.replace("`", "’")
@@ -25,8 +25,8 @@ class ReportDataset(PathDataset):
 
 
 class ImageFileDataset(PathDataset):
-    """A PNG file, handed on as its path."""
+    """A PNG file, passed on as its path."""
 
     def preview(self) -> ImagePreview:
-        """The picture: kedro-viz takes it as base64."""
+        """Return the image in base64 for Kedro-Viz."""
         return ImagePreview(base64.b64encode(self.load().read_bytes()).decode())

@@ -1,1 +1,1 @@
-"""Kedro pipelines, one package each, nodes thin."""
+"""Kedro pipelines, and what surrounds a `kedro run`: parameter checks, the MLflow run, lineage and the summary."""

@@ -1,4 +1,4 @@
-"""The check of all parameters before any node runs."""
+"""Checks of all parameters before any node runs."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from clips_pipeline.training.resolve import check_model
 
 
 def reserve_shards_folder(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
-    """Note that this environment prepares its folder of shards.
+    """Record that this environment prepares its folder of shards.
 
     Raises:
-        ConfigError: the folder holds another environment's data, of another source.
+        ConfigError: the folder contains another environment's data, from another source.
     """
     if "params:prepare" in pipeline.inputs():
         source = typed("prepare", catalog.load("params:prepare")).source
@@ -26,24 +26,23 @@ def reserve_shards_folder(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
 
 
 def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
-    """Build every parameter object that `pipeline` reads, so that a mistake ends the run before it begins.
+    """Build every configuration object that `pipeline` reads, so that an error ends the run before it starts.
 
     Raises:
-        ConfigError: as `typed`; also for a parameter group that no pipeline knows (a misspelt top-level key), storage
-            settings or credentials of another shape, a source that is not there, a model that cannot be built, or a
-            search space that does not fit the training.
+        ConfigError: as `typed`; also an unknown (misspelled) parameter group, storage settings or credentials of the wrong shape,
+            a missing source, a model that cannot be built, or a search space that does not fit the training.
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):
         if group not in known and group != KEY:
-            raise ConfigError(f"{group}: unknown parameter group; known: {', '.join(sorted(known))}")
+            raise ConfigError(f"{group}: unknown parameter group; known groups: {', '.join(sorted(known))}")
     names = (name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
-    # A node may read a part of a group, such as `train.captions`, which it checks itself.
+    # A node may read a part of a group, such as `train.captions`; it checks that part itself.
     groups = {name: catalog.load(f"params:{name}") for name in names if "." not in name}
     try:
         remote = catalog.load("remote_shards")
     except DatasetError as error:
-        # Kedro wraps what a dataset raises, more than once.
+        # Kedro wraps the exceptions of datasets, possibly more than once.
         cause: BaseException | None = error
         while isinstance(cause, DatasetError):
             cause = cause.__cause__
@@ -52,14 +51,14 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     if "prepare" in configs:
         make_source(groups["prepare"], remote.storage, catalog.load("paths")["caption_tables"])
     if "train" in configs:
-        # Only a vocabulary that is about to be trained has a size already.
+        # Before `prepare`, only a vocabulary that it will train has a known size.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
         check_model(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
     if "finetune" in configs:
         stage = configs["finetune"].parameters(groups["train"], "")
         check_model(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
-        # It loads Optuna.
+        # Imported here: it loads Optuna.
         from clips_pipeline.tuning.study import check_search
 
         check_search(configs["search"], groups["train"])

@@ -1,4 +1,4 @@
-"""`kedro run --pipeline train --params dry_run=true`: what the training would cost, and then the end."""
+"""Dry run: `kedro run --pipelines train --params dry_run=true` prints the cost estimate of a training and exits."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from clips_pipeline.training.cost import read_captions, tokenized_rows
 from clips_pipeline.training.estimate import estimate, estimate_table
 
 KEY = "dry_run"
-"""A parameter of its own, beside the groups."""
+"""A top-level parameter, outside the groups."""
 
 
 def is_requested(catalog: CatalogProtocol[Any, Any]) -> bool:
-    """Whether this run is to be estimated only.
+    """Return whether this run is a dry run.
 
     Raises:
         ConfigError: the parameter is neither true nor false.
@@ -34,19 +34,19 @@ def is_requested(catalog: CatalogProtocol[Any, Any]) -> bool:
 
 
 def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Console | None = None) -> None:
-    """Print the estimate of the training that `pipeline` holds.
+    """Print the estimate of the pipeline's training.
 
     Raises:
-        ConfigError: there is no training in it.
+        ConfigError: the pipeline contains no training.
     """
     names = {node.name for node in pipeline.nodes}
     parameters = catalog.load("params:train") if {"train_node", "finetune_node"} & names else None
     if parameters is None:
-        raise ConfigError(f"{KEY}: this pipeline trains nothing; use it with train, pretrain or finetune")
+        raise ConfigError(f"{KEY}: this pipeline contains no training; use it with train, pretrain or finetune")
     if "finetune_node" in names:
         parameters = typed("finetune", catalog.load("params:finetune")).parameters(parameters, "")
     config = from_mapping(TrainConfig, parameters, "train")
-    # Before `prepare` has run, all of the model's table.
+    # Before `prepare` has run, assume the model size's full vocabulary.
     size = resolve_size(config.model.size).text.vocab_size
     tokenizer = load_tokenizer(catalog.load("tokenizer")) if catalog.exists("tokenizer") else None
     rows = None
@@ -57,7 +57,7 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
 
 
 def _rows(config: TrainConfig, shards: Path, tokenizer: Tokenizer) -> list[tuple[list[int], ...]] | None:
-    """Of the first training samples; None where they lie elsewhere, since a dry run fetches nothing."""
+    """Return text rows of the first training samples; None where they are remote, because a dry run downloads nothing."""
     if any(is_remote(shard.path) for shard in load_index(shards).splits.get("train", ())):
         return None
     return tokenized_rows(config, read_captions(shards, None), tokenizer)

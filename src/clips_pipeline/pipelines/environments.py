@@ -1,4 +1,4 @@
-"""What other environments than the one of the run hold."""
+"""Read the configuration of other environments than the run's own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConf
 
 
 def differences(loader: AbstractConfigLoader, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`parameters`, as far as they are not those of `conf/base`, and `globals`: two files of an environment like this one.
+    """Return the parameters that differ from `conf/base`, and the globals: the two files of an equivalent environment.
 
     Args:
-        loader: of the run; where it is not of OmegaConf's kind, nothing is known of the base.
-        parameters: of the run, those of its command line included.
+        loader: config loader of the run. If it is not an OmegaConfigLoader, all parameters count as different.
+        parameters: parameters of the run, including those of the command line.
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {"parameters": dict(parameters), "globals": {}}
@@ -32,7 +32,7 @@ def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[s
 
 
 def loader_for(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:
-    """A loader of the same files for another environment."""
+    """Return a loader of the same files for another environment."""
     return OmegaConfigLoader(
         loader.conf_source,
         env=environment,
@@ -43,7 +43,7 @@ def loader_for(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader
 
 
 def load_or_empty(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
-    """What the files of a pattern hold; nothing where there is none."""
+    """Return the merged content of the files of a pattern; empty where there are none."""
     try:
         return dict(loader[key])
     except MissingConfigException:
@@ -51,12 +51,12 @@ def load_or_empty(loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
 
 
 def local_credentials(loader: AbstractConfigLoader) -> dict[str, Any]:
-    """What `conf/local/credentials.yml` holds; nothing where it is missing.
+    """Return the content of `conf/local/credentials.yml`; empty where it is missing.
 
-    Kedro reads that file only where no environment is named, but `--env smoke` goes to the same servers.
+    Kedro reads that file only where no environment is named, but `--env smoke` uses the same servers.
 
     Args:
-        loader: of the run; where it is not of OmegaConf's kind, its own environment is all there is.
+        loader: config loader of the run. If it is not an OmegaConfigLoader, nothing is read.
     """
     if not isinstance(loader, OmegaConfigLoader):
         return {}

@@ -1,4 +1,4 @@
-"""What happens around a `kedro run`: parameters checked first, one MLflow run per model, its lineage, a summary."""
+"""What surrounds a `kedro run`: parameter checks, one MLflow run per model, its lineage, and the summary."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class KedroRun:
-    """One `kedro run`, from the making of its context to its last line."""
+    """One `kedro run`, from the creation of its context to its summary."""
 
     def __init__(self) -> None:
         self._context: KedroContext | None = None
@@ -42,12 +42,12 @@ class KedroRun:
 
     @contextmanager
     def open_store(self, context: KedroContext) -> Iterator[None]:
-        """Keep the context, and let one process at a time make MLflow's database in the body.
+        """Keep the context. In the body kedro-mlflow opens MLflow's store; one process at a time creates the database.
 
         Raises:
-            SystemExit: the tracking server does not answer, or cannot be used; the message has been shown.
+            SystemExit: the tracking server does not answer, or cannot be used; the error has been logged.
         """
-        # kedro-mlflow sets its own level on import, after logging.yml was read.
+        # kedro-mlflow sets its own level on import, after logging.yml has been read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self._context = context
         uri, experiment = _tracking(context)
@@ -65,7 +65,7 @@ class KedroRun:
         credentials: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add to the catalog what is no parameter: where nodes write, and credentials."""
+        """Add the catalog entries that are not parameters: output paths and credentials."""
         self._configs = configs
         paths = Paths(catalog)
         paths.makes_parents = False
@@ -78,10 +78,10 @@ class KedroRun:
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
 
     def begin(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
-        """Refuse bad parameters before any work; let kedro-mlflow continue the right run.
+        """Check all parameters before any work, and choose the MLflow run that kedro-mlflow will open.
 
         Raises:
-            SystemExit: a parameter is wrong; the message has been shown, a traceback would only hide it. Or it was a dry run.
+            SystemExit: a parameter is wrong, and the error has been logged without a traceback; or it was a dry run.
         """
         try:
             self._check(pipeline, catalog)
@@ -92,16 +92,16 @@ class KedroRun:
 
     def _check(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         if self._context is not None and "searched_environment" in pipeline.inputs():
-            # Here and not for every catalog: it reads `conf/base` once more, a tenth of a second.
+            # Only for pipelines that need it: reading `conf/base` again takes a tenth of a second.
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
             catalog["searched_environment"] = MemoryDataset(own)
         check(pipeline, catalog)
         if not within_dvc():
-            # A stage that DVC runs has to write what `dvc.yaml` names.
+            # A stage that DVC runs must write the paths in `dvc.yaml`.
             other_model.redirect_outputs(pipeline, catalog, self._configs)
         if dry_run.is_requested(catalog):
             dry_run.show(pipeline, catalog)
-            # Before MLflow, DVC or any node has done anything.
+            # Exit before MLflow, DVC or any node writes anything.
             raise SystemExit(0)
         catalog.load("paths").makes_parents = True
 
@@ -120,14 +120,14 @@ class KedroRun:
         run = tracking.tracking.run
         found = run_identity.run_to_continue(pipeline, catalog)
         if found is not None:
-            # With the name it has: kedro-mlflow would give it that of the pipeline that goes on.
+            # Keep the run's name: kedro-mlflow would rename it after the pipeline that continues it.
             run.id, run.name = found
             self._continued = run.id
         elif run.name is None:
             run.name = run_identity.run_name(run_params.get("pipeline_names"), self._context.env, pipeline, catalog)
 
     def tag_mlflow_run(self) -> None:
-        """The run is open now: say which code and which process it belongs to; close what killed processes left open."""
+        """Tag the open run with its code and process, and close the runs of killed processes."""
         active = mlflow.active_run()
         if active is None or self._code is None:
             return
@@ -136,14 +136,14 @@ class KedroRun:
         client = mlflow.MlflowClient()
         client.set_tag(self._run_id, runs.OWNER, runs.process_tag())
         for closed in runs.close_abandoned(client, active.info.experiment_id):
-            log.info("the MLflow run %s of a process that was killed is closed", closed)
+            log.info("closed MLflow run %s, whose process was killed", closed)
 
     @contextmanager
     def finish(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Iterator[None]:
-        """After the body, record what was made, then say what came out.
+        """After the body, record the lineage and print the summary.
 
         Raises:
-            SystemExit: the tracking server is away.
+            SystemExit: the tracking server does not answer.
         """
         with exit_if_unavailable():
             yield
@@ -153,7 +153,7 @@ class KedroRun:
                 summary.show(pipeline, catalog, environment)
 
     def _record(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str | None) -> None:
-        """The lineage, on the run and on the version that was registered."""
+        """Record the lineage on the run and on the version that was registered."""
         if self._context is None or self._code is None or self._run_id is None:
             return
         project = Project(self._context.project_path, environment)
@@ -166,10 +166,10 @@ class KedroRun:
 
     @contextmanager
     def handle_error(self, error: Exception) -> Iterator[None]:
-        """After the body, one message for bad input; other errors keep Kedro's traceback.
+        """After the body, log one message for an error of ours; other errors keep Kedro's traceback.
 
         Raises:
-            SystemExit: the error is one of ours, with a message made for people, or the tracking server is away.
+            SystemExit: the error is one of ours, or the tracking server does not answer.
         """
         with exit_if_unavailable():
             if is_unavailable(error):
@@ -188,8 +188,8 @@ class KedroRun:
 
 
 def _tracking(context: KedroContext) -> tuple[str, str]:
-    """Tracking URI and experiment of `mlflow.yml`, as kedro-mlflow is about to read them."""
-    patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]  # of every loader that kedro-mlflow knows
+    """Return tracking URI and experiment name of `mlflow.yml`, as kedro-mlflow will read them."""
+    patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]  # all loaders that kedro-mlflow supports have it
     patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
     try:
         found = context.config_loader["mlflow"]

@@ -1,4 +1,4 @@
-"""What a run was made of: git at its beginning, DVC's lock at its end."""
+"""Lineage of a run: the state of git at its start, DVC's lock at its end."""
 
 import logging
 from collections.abc import Mapping, Set
@@ -19,17 +19,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CodeState:
-    """The checkout when a run began: files may be edited while it trains."""
+    """Git state and uncommitted changes at the start of a run; files may be edited while it trains."""
 
     git: GitState
     patch: bytes | None
 
 
 def code_state(root: Path) -> CodeState:
-    """The state of git, and what is not committed.
+    """Return the state of git and the uncommitted changes.
 
     Raises:
-        ConfigError: `dvc.lock` is none.
+        ConfigError: `dvc.lock` is not a lock file.
     """
     project = Project(root)
     try:
@@ -41,22 +41,22 @@ def code_state(root: Path) -> CodeState:
     try:
         return CodeState(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
     except ConfigError as error:
-        log.warning("what is not committed could not be kept, so a version of this run cannot be restored: %s", error)
+        log.warning("uncommitted changes could not be kept, so a version of this run cannot be restored: %s", error)
         return CodeState(git, None)
 
 
 def gather_lineage(
     project: Project, nodes: Set[str], used: Mapping[str, Any], code: CodeState
 ) -> tuple[Lineage, set[str]]:
-    """The lineage as it stands after a run, and the stages that ran whole.
+    """Return the lineage after a run, and the stages all of whose nodes ran.
 
-    Stages that DVC has not committed yet (within `dvc repro` it does so afterwards), or does not know, are read from the files.
+    A stage that DVC does not know, or will commit only afterwards (within `dvc repro`), is read from the files.
 
     Args:
-        project: in the environment of the run.
+        project: the project in the run's environment.
         nodes: names of the nodes that ran.
-        used: the parameters of the run.
-        code: from its beginning.
+        used: parameters of the run.
+        code: code state at the start of the run.
     """
     lock = {
         **(read_lock(Project(project.root).lock_file) if project.environment else {}),

@@ -1,4 +1,4 @@
-"""`evaluate.model`: an evaluation of another model than the trained one writes into a folder of its own."""
+"""`evaluate.model`: results of another model than the trained one go to a folder of their own."""
 
 import logging
 import re
@@ -19,18 +19,18 @@ FOLDER = "evaluations"
 def redirect_outputs(
     pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], configs: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Move the outputs of the evaluation node to `evaluations/<model>/` beside their usual places.
+    """Redirect the outputs of the evaluation node to `evaluations/<model>/` beside their usual paths.
 
-    Metrics, report and items of the trained model, which DVC versions, stay as they are. The trained model and its run are not
-    needed, so a project that has trained nothing can evaluate too.
+    Metrics, report and per-item results of the trained model, which DVC versions, stay unchanged. The trained model and its run are
+    not needed, so a project without a trained model can evaluate too.
 
     Args:
-        pipeline: that is about to run.
-        catalog: of the run.
-        configs: of the catalog's entries.
+        pipeline: the pipeline that is about to run.
+        catalog: the run's catalog.
+        configs: configuration of the catalog's entries.
 
     Raises:
-        ConfigError: the same pipeline registers a model; it could only refuse these results, after all the work.
+        ConfigError: the same pipeline registers a model; the registration would refuse these results at the end.
     """
     nodes = [node for node in pipeline.nodes if node.name.endswith("evaluate_node")]
     model = catalog.load("params:evaluate").get("model") if nodes else None
@@ -38,11 +38,11 @@ def redirect_outputs(
         return
     if any(node.name.endswith("register_node") for node in pipeline.nodes):
         raise ConfigError(
-            f"evaluate.model: {model!r}, but this pipeline registers the model that it trains; set null here, and evaluate the "
-            "other one by `kedro run --pipelines evaluate --params evaluate.model=…`"
+            f"evaluate.model: {model!r}, but this pipeline registers the model that it trains; set it to null, and evaluate the "
+            "other one with `kedro run --pipelines evaluate --params evaluate.model=…`"
         )
     folder = folder_name(str(model))
-    # Kedro warns of every dataset that is replaced; here it is meant.
+    # Kedro warns about every replaced dataset; here the replacement is intended.
     kedro_log = logging.getLogger("kedro.io.data_catalog")
     level = kedro_log.level
     kedro_log.setLevel(logging.ERROR)
@@ -55,9 +55,9 @@ def redirect_outputs(
             if not catalog.exists(name):
                 catalog[name] = MemoryDataset({})
     kedro_log.setLevel(level)
-    log.info("evaluate.model: results go to folders %s/%s", FOLDER, folder)
+    log.info("evaluate.model: results are written to %s/%s", FOLDER, folder)
 
 
 def folder_name(model: str) -> str:
-    """A path or an address as the name of a folder: `models:/clips@champion` becomes `models-clips-champion`."""
+    """Return a path or URI as a folder name: `models:/clips@champion` becomes `models-clips-champion`."""
     return re.sub(r"[^\w.]+", "-", model).strip("-.")[-100:] or "model"

@@ -1,4 +1,4 @@
-"""Which typed object each group of parameters becomes."""
+"""The configuration dataclass of each parameter group."""
 
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.finetune import FinetuneConfig
 from clips_pipeline.tuning.config import SearchConfig
 
-# Not by the types of the nodes' arguments, as Kedro can: it does not go into nested dataclasses, and kedro-mlflow then logs one
-# object in place of its leaves.
+# Kedro could build these from the nodes' type hints, but it does not validate nested dataclasses, and kedro-mlflow would log
+# one object in place of its leaves.
 TYPES: Final[dict[str, type[Any]]] = {
     "prepare": PrepareConfig,
     "storage": StorageConfig,
@@ -30,9 +30,9 @@ TYPES: Final[dict[str, type[Any]]] = {
 
 
 def typed(name: str, mapping: dict[str, Any]) -> Any:
-    """The configuration object of the parameter group `name`.
+    """Return the configuration object of the parameter group `name`.
 
     Raises:
-        ConfigError: unknown key, wrong type or impossible value, with its dotted path.
+        ConfigError: unknown key, wrong type or invalid value, with its dotted path.
     """
     return from_mapping(TYPES[name], mapping, where=name)

@@ -1,4 +1,4 @@
-"""The reference of all parameters, docs/parameters.md, from the dataclasses: `make docs-parameters`."""
+"""Generator of docs/parameters.md, the reference of all parameters, from the configuration dataclasses: `make docs-parameters`."""
 
 import dataclasses
 import inspect
@@ -17,9 +17,10 @@ from clips_pipeline.pipelines.parameters import TYPES
 
 HEAD = """# Parameters
 
-Every parameter, with its type, range and default, group by group: `conf/base/parameters_*.yml` has the same keys. This page is
-made from the configuration dataclasses by `make docs-parameters`; a test compares it with them. A value of another type or out
-of its range, and an unknown key, end `kedro run` before any work, with one line that names key, value and remedy.
+Every parameter by group, with its type, range and default; `conf/base/parameters_*.yml` has the same keys.
+`make docs-parameters` generates this page from the configuration dataclasses, and a test compares the two.
+`kedro run` refuses a value of the wrong type or out of range, and an unknown key, before any work, with one line that
+names key, value and remedy.
 """
 _NAMES = {int: "int", float: "number", str: "text", bool: "true or false", Any: "any"}
 _SIGNS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
@@ -30,11 +31,11 @@ class Parameter:
     """One key.
 
     Attributes:
-        key: dotted, from the group.
-        hint: its type.
-        default: `dataclasses.MISSING` where it must be given.
-        meaning: of the class's docstring.
-        group: the dataclass below it, or None for a leaf.
+        key: dotted key, starting with the group.
+        hint: type hint of the field.
+        default: default value; `dataclasses.MISSING` where the key is required.
+        meaning: description from the class's docstring.
+        group: the dataclass of a nested group, None for a leaf.
     """
 
     key: str
@@ -45,7 +46,7 @@ class Parameter:
 
 
 def parameters(cls: type[Any], prefix: str) -> Iterator[Parameter]:
-    """All keys of a configuration dataclass, depth first, optional groups included."""
+    """Yield all keys of a configuration dataclass, depth first, including optional groups."""
     hints, meanings = get_type_hints(cls, include_extras=True), _meanings(cls)
     for field in dataclasses.fields(cls):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -58,7 +59,7 @@ def parameters(cls: type[Any], prefix: str) -> Iterator[Parameter]:
 
 
 def type_text(hint: Any) -> str:
-    """A type with its range in words of YAML: `int ≥ 1, or null`."""
+    """Return a type with its range in YAML terms: `int ≥ 1, or null`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = [
@@ -81,7 +82,7 @@ def type_text(hint: Any) -> str:
 
 
 def reference() -> str:
-    """The page."""
+    """Return the page."""
     parts = [HEAD]
     for name, cls in TYPES.items():
         parts += [
@@ -104,9 +105,9 @@ def _summary(cls: type[Any]) -> str:
 def _default_text(found: Parameter) -> str:
     value = found.default
     if value is dataclasses.MISSING:
-        return "must be given"
+        return "required"
     if found.group is not None and value is not None and not isinstance(value, str):
-        return "below" if dataclasses.is_dataclass(value) else "see conf/base"
+        return "see below" if dataclasses.is_dataclass(value) else "see conf/base"
     if isinstance(value, dict) and any(dataclasses.is_dataclass(item) for item in value.values()):
         value = {
             key: {k: v for k, v in to_mapping(item).items() if v not in (None, [], False)}
@@ -116,7 +117,7 @@ def _default_text(found: Parameter) -> str:
 
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """By field, what the Attributes sections of the class and its bases say."""
+    """Return the description of each field, from the Attributes sections of the class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = re.split(r"\n(?=\w+:\n)", (base.__doc__ and inspect.cleandoc(base.__doc__)) or "")

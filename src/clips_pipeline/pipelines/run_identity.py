@@ -1,4 +1,4 @@
-"""One MLflow run per model: which run a `kedro run` continues, if any."""
+"""One MLflow run per model: which run a `kedro run` continues."""
 
 import logging
 from pathlib import Path
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> tuple[str, str] | None:
-    """Id and name of the run that made, or is making, the model this pipeline works on; None for a new run.
+    """Return id and name of the run that made, or is making, this pipeline's model; None for a new run.
 
-    A training that was interrupted goes on in its run, and so does a search. `evaluate` and `register` continue the run of
-    the model.
+    An interrupted training continues in its run, and so does an interrupted search. `evaluate` and `register` continue the model's
+    run.
 
     Raises:
-        ConfigError: the training runs already, or an unfinished one differs in what may not change.
+        ConfigError: the training is already running, or an unfinished one differs in a parameter that may not change.
     """
     names = {node.name for node in pipeline.nodes}
     if names & {"train_node", "finetune_node"}:
@@ -37,7 +37,7 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
     elif "search_node" in names:
         run_id = load_parent(catalog.load("paths")["search_folder"], catalog.load("params:search")["study_name"])
     elif "evaluate_node" in names and catalog.load("params:evaluate").get("model") is not None:
-        # Of another model: its figures are not to stand among those of the one that was trained.
+        # Results of another model must not be logged to the run of the trained model.
         return None
     elif names & {"evaluate_node", "register_node", "report_node"} and catalog.exists("mlflow_run"):
         run_id = catalog.load("mlflow_run")["run_id"]
@@ -51,9 +51,9 @@ def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> t
 def run_name(
     pipelines: list[str] | None, environment: str | None, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
 ) -> str:
-    """The name of a new run: pipelines, environment, and the method or the set that it is about."""
+    """Return the name of a new run: pipelines, environment, and the method or the evaluation set."""
     names = {node.name for node in pipeline.nodes}
-    # Kedro gives those of the command line as a set had them, in another order each time.
+    # Kedro passes the pipelines of the command line in no stable order.
     order = list(registered)
     chosen = sorted(pipelines or ["pretrain"], key=lambda name: order.index(name) if name in order else len(order))
     parts = ["+".join(chosen), environment or "local"]
@@ -65,31 +65,31 @@ def run_name(
 
 
 def _interrupted_run(catalog: CatalogProtocol[Any, Any], finetune: bool) -> str | None:
-    """The run of an earlier start of this training, if there is one to go on with."""
+    """Return the run of an earlier start of this training, where there is one to continue."""
     if not (catalog.exists("shards") and catalog.exists("tokenizer")):
         return None
     remote, paths, shards = catalog.load("remote_shards"), catalog.load("paths"), catalog.load("shards")
     if finetune:
         spec = build_finetune_spec(*(catalog.load(name) for name in INPUTS))
-    # If `prepare` is about to make other data, what was trained on the old data is another training.
+    # If `prepare` will make other data, a training on the old data is a different one.
     elif is_current(catalog.load("params:prepare"), remote.storage, paths["caption_tables"], shards):
         config, tokenizer = typed("train", catalog.load("params:train")), catalog.load("tokenizer")
         spec = build_run_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["clips_model"])
     else:
         return None
-    # The node says what the training goes on with.
+    # The node logs what the training resumes from.
     spec = choose_run_folder(spec, paths["training_runs"], announce=False)
-    # Before MLflow opens the run that the other one writes to.
+    # Check before MLflow opens the run that the other process writes to.
     refuse_if_locked(Path(spec.run_folder))
     return interrupted_run_id(spec)
 
 
 def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> bool:
-    """Whether the run still exists and holds no other value of a parameter: MLflow refuses to change one."""
+    """Return whether the run still exists and its parameters have the same values; MLflow cannot change a parameter."""
     try:
         logged = mlflow.get_run(run_id).data.params
     except mlflow.exceptions.MlflowException:
-        log.warning("the MLflow run %s of this model is gone; a new run is opened", run_id)
+        log.warning("MLflow run %s of this model does not exist any more; starting a new run", run_id)
         return False
     for name in pipeline.inputs():
         if not name.startswith("params:"):
@@ -97,7 +97,7 @@ def _may_continue(run_id: str, pipeline: Pipeline, catalog: CatalogProtocol[Any,
         for key, value in flatten({name.removeprefix("params:"): catalog.load(name)}).items():
             if key in logged and logged[key] != str(value):
                 log.warning(
-                    "%s was %s when run %s began and is %s now; a new run holds it", key, logged[key], run_id, value
+                    "%s: was %s in MLflow run %s and is now %s; starting a new run", key, logged[key], run_id, value
                 )
                 return False
     return True

@@ -1,4 +1,4 @@
-"""The last lines of a run: what came out, and the commands that show it."""
+"""Summary at the end of a run: metrics, registration, and the commands to run next."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.registry.tracking.server import ui_command_or_url
 from clips_pipeline.tuning.config import study_url
 
-# The environment that a search writes.
+# Environment written by a search.
 BEST = "best"
 
 
 def show(
     pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str, console: Console | None = None
 ) -> None:
-    """Print metrics, registration and next commands, as far as this pipeline made them."""
+    """Print metrics, registration and the next commands, for the outputs that this pipeline makes."""
     console = console or Console()
     made = pipeline.all_outputs()
     for metrics in sorted({"metrics", "finetuned_metrics"} & made):
@@ -41,7 +41,7 @@ def show(
         _print_next(
             console, "open the MLflow UI (a local one: 127.0.0.1:5000):", ui_command_or_url(mlflow.get_tracking_uri())
         )
-        # What a search found is trained apart from it: the study lies in the environment that was searched.
+        # In the environment `best` there is no study: it is stored with the environment that was searched.
         if environment != BEST:
             option = "" if environment == "local" else f" ENV={environment}"
             first = "" if "search_trials" in made else f", after `make search{option}`"
@@ -50,15 +50,15 @@ def show(
             study = study_url(kind, catalog.load("paths")["search_folder"])
             _print_next(console, label, f".venv/bin/optuna-dashboard {study}")
     if "search_trials" in made:
-        _print_next(console, "read what was found:", f"{catalog.load('paths')['search_report']}/summary.md")
+        _print_next(console, "read the search summary:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
         _print_next(console, "train with the best parameters:", command)
     if "study_summary" in made:
-        _print_next(console, "read what came out:", f"{catalog.load('paths')['study_report']}/README.md")
+        _print_next(console, "read the study summary:", f"{catalog.load('paths')['study_report']}/README.md")
 
 
 def _print_next(console: Console, label: str, target: object) -> None:
-    """A command or a file, on a line of its own that the terminal's width does not cut: it can be copied whole."""
+    """Print a command or file on a line of its own, which the terminal's width does not wrap, so that it can be copied."""
     console.print(label, highlight=False, soft_wrap=True, markup=False)
     console.print(f"  {target}", highlight=False, soft_wrap=True, markup=False)
 

@@ -1,3 +1,3 @@
-"""A study: fragment lengths and methods compared over several seeds."""
+"""The method study: methods, caption lengths and ablations compared over several seeds."""
 
 __all__ = ["config", "figures", "job", "plan", "run", "summary", "table"]

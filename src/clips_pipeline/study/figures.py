@@ -1,4 +1,4 @@
-"""The study's two figures: what shorter captions do, and the methods beside each other."""
+"""Figures of a study: metric against caption length, and metric by method."""
 
 import math
 
@@ -9,7 +9,7 @@ _SIZE = (7.5, 4.2)
 
 
 def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
-    """Change of a metric, in points, against the share of the caption that is read; a dot for each seed."""
+    """Plot the change of a metric, in points, against the fraction of the caption that is read, with a dot per seed."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.axhline(0.0, color="0.5", linewidth=1)
@@ -26,7 +26,7 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
     axes.set_xticks(length_fractions, [f"{fraction:g}" for fraction in length_fractions])
     axes.minorticks_off()
     axes.invert_xaxis()
-    axes.set_xlabel("part of the mean caption that the text tower reads")
+    axes.set_xlabel("fraction of the mean caption that the text tower reads")
     axes.set_ylabel(f"change of {metric.rsplit('/', 1)[-1]}\nagainst the whole caption (points)")
     if len(curves):
         axes.legend(fontsize="small")
@@ -34,7 +34,7 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
 
 
 def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
-    """Mean of a metric by method, at equal samples and at equal compute, with intervals over seeds and a dot for each."""
+    """Plot the mean of a metric by method, at equal samples and at equal compute, with intervals over seeds and a dot per seed."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     comparisons = [name for name in ("methods", "methods_at_equal_compute") if (lines["comparison"] == name).any()]
@@ -42,13 +42,13 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
     for number, comparison in enumerate(comparisons):
         chosen = lines[lines["comparison"] == comparison].set_index("label").reindex(labels)
         places = [place + 0.4 * number for place in range(len(labels))]
-        # Of one seed there is no interval, and none of width 0 is drawn.
+        # One seed has no interval; do not draw one of width 0.
         widths = [100 * width if math.isfinite(width) else math.nan for width in chosen["half_width"]]
         name = "equal samples" if comparison == "methods" else "equal compute"
         axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
         dots = runs[runs["comparison"] == comparison]
         axes.plot([places[labels.index(label)] for label in dots["label"]], 100 * dots[metric], ".", color="0.2")
-    # A share of hits is not below 0, whatever the interval of two seeds.
+    # Recall is not below 0, even where the interval of two seeds is.
     axes.set_ylim(bottom=0.0)
     axes.set_xticks([place + 0.2 * (len(comparisons) - 1) for place in range(len(labels))], labels)
     axes.set_ylabel(f"{metric.rsplit('/', 1)[-1]} (%)")

@@ -1,6 +1,6 @@
-"""One training of a study, and its evaluation, in a process of its own: `python -m clips_pipeline.study.job JOB.json`.
+"""One training of a study and its evaluation, in its own process: `python -m clips_pipeline.study.job JOB.json`.
 
-Started again it goes on from the last checkpoint, as every training does.
+A second start resumes from the last checkpoint.
 """
 
 import json
@@ -25,15 +25,15 @@ from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 
 def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: Path) -> None:
-    """What `main` reads."""
+    """Write the job file that `main` reads."""
     job = {"spec": to_mapping(spec), "evaluation": to_mapping(evaluation), "result": str(result)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(job, indent=1))
 
 
 def run(job: dict[str, Any]) -> None:
-    """Train, evaluate, and write the result aside, then under its name."""
-    # The study itself, which writes jobs, needs no torch.
+    """Train, evaluate, and write the result atomically."""
+    # Imported here: the study's own process, which imports this module too, needs no torch.
     import torch
 
     from clips_pipeline.evaluation.evaluate import evaluate_model
@@ -43,7 +43,7 @@ def run(job: dict[str, Any]) -> None:
     options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
     launch(spec, lambda _event: None, storage_options=options)
     if spec.train.launch.threads is not None:
-        # Evaluation keeps to this training's part of the cores too: two that each take all of them wait for each other's threads.
+        # Evaluate on the training's part of the cores too: two evaluations on all cores would slow each other down.
         torch.set_num_threads(spec.train.launch.threads)
     remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
     metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
@@ -59,7 +59,12 @@ def _exit_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 75 where a SIGTERM, or the end of the study, ended it after a checkpoint, 1 with one line where it failed."""
+    """Run the job.
+
+    Returns:
+        exit code 75 where SIGTERM, or the end of the study's process, interrupted it after a checkpoint; 1 with a message where
+        it failed.
+    """
     if os.environ.pop(PARENT, None) == "1":
         threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()
     try:

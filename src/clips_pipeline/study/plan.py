@@ -1,4 +1,4 @@
-"""From a study's configuration to the trainings it needs. What two exhibits share is trained once."""
+"""Trainings of a study, from its configuration. A training that two comparisons share runs once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ WHOLE_CAPTION = "whole caption"
 
 @dataclass(frozen=True)
 class Case:
-    """One line of an exhibit, before seeds.
+    """One row of a comparison, before seeds.
 
     Attributes:
-        exhibit: whose line.
-        label: how it is called there.
-        share: of the caption that is read, where the exhibit is a curve.
-        train: the training, at the exhibit's number of samples.
-        baseline: the label, in the same exhibit, that it is compared with.
+        comparison: name of the comparison.
+        label: name of the row.
+        fraction: fraction of the caption that the text encoder reads, where the comparison is a curve.
+        train: configuration of the training, with the comparison's number of samples.
+        baseline: label of the row, in the same comparison, that this one is compared with.
     """
 
     comparison: str
@@ -35,13 +35,13 @@ def cases(
     mean_ids: Callable[[int], float],
     flops: Callable[[TrainConfig], float],
 ) -> list[Case]:
-    """All lines of all exhibits.
+    """Return all rows of all comparisons.
 
     Args:
-        config: the study.
-        train: what lines change.
-        mean_ids: of web (0) and synthetic (1) captions.
-        flops: of a training sample.
+        config: configuration of the study.
+        train: the training that the rows change.
+        mean_ids: mean length in ids of web (0) and synthetic (1) captions.
+        flops: FLOPs of one training sample.
     """
     clips = replace(train, method="clips")
     made = _methods(config, with_samples(clips, config.samples), flops)
@@ -79,7 +79,7 @@ def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfi
 
 
 def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
-    """The same training with whole steps of about so many samples; a schedule stays within them."""
+    """Return the training with about `samples` samples, rounded to whole steps, and warm-up of at most a tenth of them."""
     whole = max(1, round(samples / config.batch_size)) * config.batch_size
     warmup = min(config.optimizer.warmup_samples, whole // 10)
     return replace(config, samples=whole, optimizer=replace(config.optimizer, warmup_samples=warmup))
@@ -96,7 +96,7 @@ def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, Train
     tokens = min(max(1, round(synthetic_ids / 4)), base.captions.context_length - 3)
     found.append(("one sentence", _fragment(base, "sub_caption", None)))
     found.append((f"sentences within {tokens} ids", _fragment(base, "sub_caption", tokens)))
-    # What is configured already needs no second line.
+    # Leave out rows that equal the configured training.
     return [found[0], *((label, changed) for label, changed in found[1:] if changed != base)]
 
 

@@ -1,4 +1,4 @@
-"""Train what a study needs: side by side, once each, going on where an interrupted study stopped."""
+"""Run the trainings of a study in parallel, each once. A second start resumes an interrupted study."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ class StudyError(Exception):
 
 @dataclass(frozen=True)
 class RunResult:
-    """A case with one seed, and what came out."""
+    """Metrics and speed of one case with one seed."""
 
     case: Case
     seed: int
@@ -52,21 +52,21 @@ def run_all(
     """Train and evaluate every case with every seed, one seed after the other.
 
     Args:
-        cases: the lines of all exhibits.
-        seeds: of each.
-        at_once: processes side by side; None is one for each core.
-        hours: after which no training begins; None is never.
-        spec_of: a training to its run spec, in no folder yet.
-        evaluation: what to measure at the end of each.
-        folder: keeps jobs, runs and results; what has a result here is not trained again.
-        storage_options: credentials for shards elsewhere, as in `launch`.
+        cases: rows of all comparisons.
+        seeds: seeds of each case.
+        parallel_runs: number of processes that train at the same time; None runs one per core.
+        hours: no training starts later than this many hours after the start; None sets no limit.
+        spec_of: builds the run spec of a training, without a run folder.
+        evaluation: what to measure after each training.
+        folder: contains jobs, runs and results; a training with a result here is not run again.
+        storage_options: credentials for remote shards, as in `launch`.
 
     Returns:
-        what there is, how many trainings that took, and how many there are to be.
+        the results, the number of finished trainings, and the number of all trainings.
 
     Raises:
-        StudyError: names those that failed, after all others have been tried; or there is no result at all.
-        TrainingInterruptedError: a SIGTERM to this process.
+        StudyError: some trainings failed, raised after all others were tried, with their names; or there is no result.
+        TrainingInterruptedError: this process received SIGTERM.
     """
     cores = len(os.sched_getaffinity(0))
     parallel_runs = min(parallel_runs or cores, len(cases) * len(seeds))
@@ -81,19 +81,29 @@ def run_all(
             write_job(jobs[result], spec, evaluation, result)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     distinct = len({result for *_, result in wanted})
-    log.info("%d trainings, of which %d are done; %d at a time", distinct, distinct - len(jobs), parallel_runs)
+    log.info(
+        "%d trainings, %d of them done; running up to %d in parallel", distinct, distinct - len(jobs), parallel_runs
+    )
     failed = _run_jobs(list(jobs.values()), parallel_runs, hours, storage_options)
     if failed:
         raise StudyError(
-            f"{len(failed)} of {distinct} trainings failed; the others are kept, and the same command tries again:\n"
+            f"{len(failed)} of {distinct} trainings failed; the results of the others are kept. Run the same command to retry:\n"
             + "\n".join(failed)
         )
-    there = {result for *_, result in wanted if result.is_file()}
-    if not there:
-        raise StudyError(f"none of {distinct} trainings has been run; raise study.hours, which is {hours:g}")
-    if len(there) < distinct:
-        log.warning("study.hours are over: %d of %d trainings are done; the same command goes on", len(there), distinct)
-    return [_read_result(case, seed, result) for case, seed, result in wanted if result in there], len(there), distinct
+    finished = {result for *_, result in wanted if result.is_file()}
+    if not finished:
+        raise StudyError(f"study.hours: {hours:g} was too short for any of the {distinct} trainings; raise it")
+    if len(finished) < distinct:
+        log.warning(
+            "study.hours: the time is used up with %d of %d trainings done; run the same command to continue",
+            len(finished),
+            distinct,
+        )
+    return (
+        [_read_result(case, seed, result) for case, seed, result in wanted if result in finished],
+        len(finished),
+        distinct,
+    )
 
 
 def _plan_runs(
@@ -103,7 +113,10 @@ def _plan_runs(
     spec_of: Callable[[TrainConfig], RunSpec],
     folder: Path,
 ) -> Iterator[tuple[Case, int, RunSpec]]:
-    """Every case with every seed, in a run folder that no other training can be taken for: they are unfinished together."""
+    """Yield every case with every seed, each in its own run folder.
+
+    The folder is named by the fingerprint, so two trainings that differ only in their samples never resume each other.
+    """
     for seed in seeds:
         for case in cases:
             launch = replace(case.train.launch, processes=1, start=True, threads=threads)
@@ -113,7 +126,7 @@ def _plan_runs(
 
 
 def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options: Options | None) -> list[str]:
-    """Messages of those that failed."""
+    """Run the jobs and return the messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
     terminated = InterruptHandler()
@@ -132,17 +145,17 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
                     del running[job]
                     if process.returncode:
                         failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
-                    log.info("%d of %d trainings to go", len(waiting) + len(running), total)
+                    log.info("%d of %d trainings left", len(waiting) + len(running), total)
                 time.sleep(_POLL_SECONDS)
     finally:
-        # Also when this process is interrupted: each saves its step and ends.
+        # Also when this process is interrupted: each training writes a checkpoint and exits.
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
     if terminated.asked:
         raise TrainingInterruptedError(
-            f"interrupted by {terminated.by}; what was in training has saved its step, and the same command goes on",
+            f"interrupted by {terminated.by}; running trainings have saved a checkpoint. Run the same command to resume",
             exit_code_after(terminated.by),
         )
     return failed
@@ -151,7 +164,7 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
 def _start(job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "clips_pipeline.study.job", str(job)]
     with job.with_suffix(".log").open("wb") as output:
-        # The pipe to it closes when this process ends, in whatever way; then it ends too.
+        # The pipe closes when this process ends, also when it is killed; the job then exits too.
         return subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
         )

@@ -1,4 +1,4 @@
-"""The study in words and tables, as Markdown. It reports what came out, whatever that is."""
+"""Markdown summary of a study: one table per comparison."""
 
 import math
 import re
@@ -14,27 +14,27 @@ _TITLES = {
     "web_lengths": "Shorter web captions",
     "ablations": "Behind the defaults",
 }
-# Of the method tables, whose lines are compared by more than one metric.
+# Metrics of the second table of a method comparison.
 _EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
 
 
 def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
-    """One table for each exhibit, and for the methods another of recall both ways and zero-shot accuracy.
+    """Return one table per comparison; a method comparison has a second one with recall in both directions and zero-shot accuracy.
 
     Args:
-        lines: what `aggregate_seeds` gives for `metric`.
-        runs: what `runs_table` gives.
-        metric: its column that is compared.
-        facts: what else belongs at the head: data version, seeds and the like.
+        lines: means over seeds of `metric`, from `aggregate_seeds`.
+        runs: one row per run, from `runs_table`.
+        metric: the column that is compared.
+        facts: lines of the head, such as data version and seeds.
     """
     text = ["# Study", ""]
     text += [f"- {name}: {value}" for name, value in facts.items()]
     text += [
-        f"- metric: {metric}; chance is not taken off",
-        "- samples/s: of one training, on its part of the cores and beside the others; median over seeds",
-        "- ± is half of the 95 % interval of the mean over seeds (Student's t); one seed has none. A change is that of each "
-        "seed against the baseline of the same seed, where both have been run, and is called clear where its interval leaves "
-        "out zero. Many lines are compared, so one in twenty would be called clear by chance.",
+        f"- metric: {metric}, chance level not subtracted",
+        "- samples/s: of one training on its part of the cores, while the others run; median over seeds",
+        "- ±: half the width of the 95 % confidence interval of the mean over seeds (Student's t); one seed has none.",
+        "- change: difference from the baseline of the same seed, where both have been run; it is clear where its interval "
+        "excludes zero. Many rows are compared, so about one in twenty would be clear by chance.",
     ]
     for comparison, title in _TITLES.items():
         chosen = lines[lines["comparison"] == comparison]
@@ -42,7 +42,7 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
             continue
         text += ["", f"## {title}", ""]
         text += [
-            "| | part read | samples | GFLOP a sample | samples/s | seeds | % | change, points | |",
+            "| | fraction read | samples | GFLOP per sample | samples/s | seeds | % | change, points | |",
             "|" + " --- |" * 9,
         ]
         text += [_row(line) for line in chosen.to_dict("records")]
@@ -52,7 +52,7 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
 
 
 def _by_metric(runs: pd.DataFrame) -> list[str]:
-    """Percent of one exhibit's lines, a column a metric."""
+    """Return a table in percent of one comparison's rows, with a column per metric."""
     metrics = [name for name in runs.columns if _EXTRA_METRICS.fullmatch(name)]
     heads = [_name(metric) for metric in metrics]
     rows: dict[str, list[str]] = {}

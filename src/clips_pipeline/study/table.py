@@ -1,4 +1,4 @@
-"""What came out: one row a run, and over seeds the mean, its interval, and the difference from the baseline of the same seed."""
+"""Tables of a study: one row per run, and over seeds the mean, its interval and the difference from the baseline."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from clips_pipeline.study.run import RunResult
 
 
 def runs_table(results: Sequence[RunResult], flops: Sequence[float]) -> pd.DataFrame:
-    """One row for each line of each exhibit and seed, with every metric.
+    """Return one row per case and seed, with every metric.
 
     Args:
-        done: what was trained.
-        flops: of a training sample of each.
+        results: results of the trainings.
+        flops: FLOPs of a training sample of each.
     """
     rows = [
         {
@@ -34,8 +34,8 @@ def runs_table(results: Sequence[RunResult], flops: Sequence[float]) -> pd.DataF
 
 
 def ci_half_width(values: Sequence[float]) -> float:
-    """Of the 95 % interval of a mean over seeds, by Student's t; infinite for one seed, which tells nothing of others."""
-    # Here, because it takes 0.3 s, and every `kedro` command loads this module.
+    """Return half the width of the 95 % confidence interval of a mean over seeds (Student's t); infinite for one seed."""
+    # Imported here: it takes 0.3 s, and every `kedro` command loads this module.
     from scipy.special import stdtrit
 
     count = len(values)
@@ -45,16 +45,16 @@ def ci_half_width(values: Sequence[float]) -> float:
 
 
 def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Means over seeds of one metric, and mean differences from the baseline, each pair of the same seed.
+    """Return the mean over seeds of one metric, and its mean difference from the baseline, paired by seed.
 
     Args:
-        runs: what `runs_table` gives.
-        metric: its column.
+        runs: one row per run, from `runs_table`.
+        metric: the column to aggregate.
 
     Returns:
-        One row a line: exhibit, label, share, baseline, samples, gflop_per_sample, samples_per_s, seeds, mean, half_width,
-        change, change_half_width; the two last are NaN for the baseline itself, and where it has not been run with a seed
-        of the line.
+        One row per case: comparison, label, fraction, baseline, samples, gflop_per_sample, samples_per_s, seeds, mean,
+        half_width, change, change_half_width. The last two are NaN for the baseline itself, and where the baseline has not been
+        run with a seed of the row.
     """
     found = []
     for comparison, of_comparison in runs.groupby("comparison", sort=False):

@@ -1,4 +1,4 @@
-"""What can be set about a search. Loads no Optuna."""
+"""Configuration of a search. Does not import Optuna."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ class Dimension:
     """One searched parameter: a range (`float`, `int`) or a list of choices (`categorical`).
 
     Attributes:
-        kind: of the values.
+        kind: type of the values.
         low, high: ends of a range, both included.
-        log: draw on a logarithmic scale.
-        or_null: null is one more choice beside the range (a fragment without a budget, say).
-        points: values of a range that a grid tries, from `low` to `high`; None takes every value of an `int`.
-        choices: of a categorical.
+        log: sample on a logarithmic scale.
+        or_null: null is one more choice beside the range, for example a fragment without a token budget.
+        points: number of values of a range that a grid tries, from `low` to `high`; None tries every value of an `int`.
+        choices: values of a categorical.
     """
 
     kind: Literal["float", "int", "categorical"]
@@ -40,38 +40,38 @@ class Dimension:
 
     def _check_choices(self) -> None:
         if not self.choices or self.low is not None or self.high is not None:
-            raise ConfigError("a categorical dimension needs choices, and no low or high")
+            raise ConfigError("choices: a categorical dimension needs choices, and no low or high")
         if self.log or self.or_null or self.points is not None:
             raise ConfigError(
-                "log, or_null and points belong to a range; write null among the choices of a categorical"
+                "log, or_null and points apply to ranges only; add null to the choices of a categorical instead"
             )
         if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
-            raise ConfigError("choices holds one value twice; remove one")
+            raise ConfigError("choices: contains a value twice; remove one")
 
     def _check_range(self) -> None:
         if self.choices:
             raise ConfigError(
-                f"choices belong to kind: categorical; a dimension of kind {self.kind} takes low and high"
+                f"choices: apply to kind categorical only; a dimension of kind {self.kind} takes low and high"
             )
         if self.low is None or self.high is None or not self.low <= self.high:
             raise ConfigError(f"low: a dimension of kind {self.kind} needs low <= high, not {self.low} and {self.high}")
         if self.kind == "int" and (self.low % 1 or self.high % 1):
-            raise ConfigError("low and high of kind int must be whole numbers; kind: float takes others")
+            raise ConfigError("low and high of kind int must be whole numbers; use kind: float for others")
         if self.log and self.low <= 0:
             raise ConfigError("log: true needs low above 0")
         if self.points == 1 and self.low < self.high:
-            raise ConfigError("points: 1 is too few; at least 2 are needed, for low and high")
+            raise ConfigError("points: 1 is too few; give at least 2, for low and high")
 
     @property
     def extreme_values(self) -> tuple[Scalar, ...]:
-        """Its extreme values: every choice, or low and high, and null where it is one."""
+        """Extreme values: every choice of a categorical; low and high of a range, and null where allowed."""
         if self.kind == "categorical" or self.low is None or self.high is None:
             return self.choices
         low, high = (int(self.low), int(self.high)) if self.kind == "int" else (self.low, self.high)
         return tuple(dict.fromkeys((low, high))) + ((None,) if self.or_null else ())
 
     def contains(self, value: object) -> bool:
-        """Whether `value` is one of its values."""
+        """Return whether `value` is one of its values."""
         if self.kind == "categorical":
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         if value is None:
@@ -83,11 +83,11 @@ class Dimension:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Where the next trial is.
+    """How the next trial's values are chosen.
 
     Attributes:
-        kind: `tpe` learns from what is finished, `random` does not, `grid` tries every combination once.
-        startup_trials: of `tpe`, drawn at random before it learns.
+        kind: `tpe` learns from finished trials, `random` does not, `grid` tries every combination once.
+        startup_trials: number of random trials before `tpe` learns.
     """
 
     kind: Literal["tpe", "random", "grid"] = "tpe"
@@ -96,13 +96,13 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class PrunerConfig:
-    """Which trials end early.
+    """Which trials are stopped early.
 
     Attributes:
-        kind: `median` ends one that is below the median of earlier trials at the same step, `halving` all but the best
-            share (successive halving), `none` nothing.
-        startup_trials: of `median`, finished before any is ended.
-        warmup_evaluations: of a trial, which never end it.
+        kind: `median` stops a trial below the median of earlier trials at the same evaluation, `halving` keeps only the best
+            fraction at each rung (successive halving), `none` stops none.
+        startup_trials: trials that `median` lets finish before it stops any.
+        warmup_evaluations: first evaluations of a trial at which it is never stopped.
     """
 
     kind: Literal["none", "median", "halving"] = "median"
@@ -112,14 +112,14 @@ class PrunerConfig:
 
 @dataclass(frozen=True)
 class StudyStorageConfig:
-    """Where the study is kept.
+    """Where the study is stored.
 
     Attributes:
-        kind: `sqlite` (`study.db`), `journal` (`study.journal`: several processes of this machine), or `postgresql`
-            (many machines; its address stands in the credentials, as `search: {url: postgresql://…}`).
-        timeout_s: seconds to wait for a server to answer, and for a lock.
-        heartbeat_s: seconds between two signs that a trial's process is alive; a journal has none.
-        grace_s: a trial whose last sign is older counts as killed.
+        kind: `sqlite` (`study.db`), `journal` (`study.journal`, for several processes of one machine), or `postgresql` (for
+            several machines; its URL is read from the credentials, as `search: {url: postgresql://…}`).
+        timeout_s: seconds to wait for a server's answer, and for the lock.
+        heartbeat_s: seconds between two heartbeats of a running trial; a journal has none.
+        grace_s: a trial whose last heartbeat is older than this many seconds counts as killed.
     """
 
     kind: Literal["sqlite", "journal", "postgresql"] = "sqlite"
@@ -130,13 +130,13 @@ class StudyStorageConfig:
     def __post_init__(self) -> None:
         if self.grace_s < 2 * self.heartbeat_s:
             raise ConfigError(
-                f"grace_s: {self.grace_s} is less than twice heartbeat_s ({self.heartbeat_s}), and trials that live would be "
-                "taken for killed; raise it"
+                f"grace_s: {self.grace_s} is less than twice heartbeat_s ({self.heartbeat_s}), so running trials would count as "
+                "killed; raise it"
             )
 
 
 def paper_space() -> dict[str, Dimension]:
-    """Fragment strategy and length, and the two loss weights."""
+    """Return the default search space: fragment strategy and length, and the two loss weights."""
     return {
         "captions.fragment.strategy": Dimension(
             "categorical", choices=("sub_caption", "truncation", "random_mask", "block_mask")
@@ -149,23 +149,23 @@ def paper_space() -> dict[str, Dimension]:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A study: its space by parameter path under `train`, its objectives and its budget.
+    """A study: its search space, objectives and budget.
 
     Attributes:
-        study_name: within the storage.
-        trials: trials the study is to have, failed ones included; a second run adds only what is missing.
-        hours: of training, all trials and processes together; no trial begins after them. None for no limit.
+        study_name: name of the study in the storage.
+        trials: total number of trials, failed ones included; a second run adds only the missing ones.
+        hours: total training hours over all trials and processes, after which no trial starts. None sets no limit.
         samples: training samples per trial.
-        evaluations: of the held-out samples within a trial, the last one included; between them pruning looks.
-        retries: further starts of a trial that was killed; it goes on from its checkpoint.
-        seed: of the sampler.
-        metric: a key of the held-out metrics.
-        direction: of the metric.
-        cost: also minimise FLOPs per training sample: the result is a Pareto front.
-        sampler: where the next trial is.
-        pruner: which trials end early.
-        storage: where the study is kept.
-        space: dotted path below `train` to its dimension.
+        evaluations: evaluations on the held-out samples per trial, the last one included; the pruner checks after each.
+        retries: further attempts of a trial that was killed; each resumes from the last checkpoint.
+        seed: seed of the sampler.
+        metric: the held-out metric that the search optimizes.
+        direction: whether a larger or a smaller metric is better.
+        cost: also minimize FLOPs per training sample; the result is then a Pareto front.
+        sampler: how the next trial's values are chosen.
+        pruner: which trials are stopped early.
+        storage: where the study is stored.
+        space: the search space: dotted parameter path below `train` to its dimension.
     """
 
     study_name: str = "clips"
@@ -189,9 +189,9 @@ class SearchConfig:
         if not self.space:
             raise ConfigError("space: empty; name at least one parameter path")
         if self.cost and self.pruner.kind != "none":
-            raise ConfigError("cost: true has two objectives, and Optuna prunes by one; set pruner.kind to none")
+            raise ConfigError("cost: true gives two objectives, and Optuna prunes only by one; set pruner.kind to none")
         if self.pruner.kind != "none" and self.evaluations < 2:
-            raise ConfigError("pruner: with one evaluation per trial there is nothing to prune by; raise evaluations")
+            raise ConfigError("pruner: pruning needs at least two evaluations per trial; raise evaluations")
         if self.sampler.kind == "grid":
             self._check_grid()
 
@@ -199,7 +199,9 @@ class SearchConfig:
         size = 1
         for path, dimension in self.space.items():
             if dimension.kind == "float" and dimension.points is None and dimension.low != dimension.high:
-                raise ConfigError(f"space.{path}: sampler.kind grid needs points, the number of values of a range")
+                raise ConfigError(
+                    f"space.{path}: sampler.kind grid needs the number of values of this range; set points"
+                )
             whole = 1 + int((dimension.high or 0) - (dimension.low or 0))
             size *= len(dimension.choices) or (dimension.points or whole) + dimension.or_null
         if size > _MAX_GRID_POINTS:
@@ -207,6 +209,6 @@ class SearchConfig:
 
 
 def study_url(kind: str, folder: Path) -> str:
-    """What `optuna-dashboard` is to be given; the address of a server, which has a password, is named and not shown."""
+    """Return the argument of `optuna-dashboard` for a storage. For a server it is a placeholder without the password."""
     files = {"sqlite": f"sqlite:///{folder / 'study.db'}", "journal": str(folder / "study.journal")}
     return files.get(kind, "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")

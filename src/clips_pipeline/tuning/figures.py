@@ -1,4 +1,4 @@
-"""The figures of a search: Optuna's own, and the score against what fragments hold."""
+"""Figures of a search: Optuna's own, and score against fragment length."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ FIGURES = ("history", "importances", "slices", "parallel_coordinates", "pareto_f
 
 
 def figures(study: optuna.Study, table: pd.DataFrame, config: SearchConfig) -> dict[str, Any]:
-    """By name, `plotly.graph_objects.Figure`; one that needs more finished trials says so in its title.
+    """Return the `plotly.graph_objects.Figure`s by name. With too few finished trials their title says so.
 
     Args:
-        study: the search's.
-        table: of its trials, as `study.trials_table` makes it.
-        config: of the search.
+        study: the Optuna study.
+        table: table of its trials, from `study.trials_table`.
+        config: configuration of the search.
     """
     done = table[table["state"] == "complete"]
     if len(done) < _MIN_TRIALS:
-        empty = px.scatter(title=f"at least {_MIN_TRIALS} finished trials are needed")
+        empty = px.scatter(title=f"needs at least {_MIN_TRIALS} finished trials")
         return dict.fromkeys(FIGURES, empty)
     of_score: dict[str, Any] = {"target": _score, "target_name": config.metric}
     drawn = (
@@ -48,15 +48,15 @@ def _score(trial: FrozenTrial) -> float:
 
 def _importances(study: optuna.Study) -> Any:
     found = importances(study)
-    table = pd.DataFrame({"share": list(found.values()), "parameter": list(found)})
+    table = pd.DataFrame({"importance": list(found.values()), "parameter": list(found)})
     title = "Importances (PED-ANOVA)" if found else "Importances: no parameter has taken two values"
-    return px.bar(table, x="share", y="parameter", orientation="h", title=title)
+    return px.bar(table, x="importance", y="parameter", orientation="h", title=title)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Optuna's importances by parameter (PED-ANOVA), largest first, 1 in all; empty where nothing varied.
+    """Return Optuna's parameter importances (PED-ANOVA), largest first, with sum 1; empty where no parameter varied.
 
-    With two objectives they are those for being on the Pareto front.
+    With two objectives it is the importance for being on the Pareto front.
     """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = dict.fromkeys(name for trial in done for name in trial.params)
@@ -67,20 +67,20 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def with_cost_objective(study: optuna.Study) -> optuna.Study:
-    """A copy in memory with two objectives, score and GFLOP, whatever the search has: its `best_trials` are the front."""
+    """Return an in-memory copy of the study with two objectives, score and GFLOP, so that `best_trials` is the Pareto front."""
     both = optuna.create_study(directions=[study.directions[0], StudyDirection.MINIMIZE])
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.COMPLETE:
             values = [_score(trial), trial.user_attrs[COST] / 1e9]
             copied = optuna.create_trial(values=values, params=trial.params, distributions=trial.distributions)
-        else:  # numbers stay the same
+        else:  # keeps the numbers of the other trials
             copied = optuna.create_trial(state=TrialState.FAIL)
         both.add_trial(copied)
     return both
 
 
 def pareto_front(study: optuna.Study) -> list[int]:
-    """Numbers of the finished trials that no other beats in score and cost at once, the cheapest first."""
+    """Return the numbers of the trials on the Pareto front of score and cost, cheapest first."""
     return [trial.number for trial in sorted(with_cost_objective(study).best_trials, key=lambda trial: trial.values[1])]
 
 

@@ -1,4 +1,4 @@
-"""Create or load the study; refuse one that measures something else, before the first trial."""
+"""Create or load the Optuna study, and refuse one with another objective before the first trial."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -26,17 +26,17 @@ def open_study(
     train_parameters: Mapping[str, Any],
     parent_run_id: str | None,
 ) -> optuna.Study:
-    """The study of this name, made where it is not there yet, with its first trial waiting.
+    """Return the study of the configured name. A new study is created with its first trial queued.
 
     Args:
-        config: of the search.
-        storage: where it is kept.
-        spec: of a trial with the training's own values: data and everything that is not searched.
-        train_parameters: whose values the first trial has.
-        parent_run_id: the tracker's run of this search; the first one to open the study stays its parent.
+        config: configuration of the search.
+        storage: the study's storage.
+        spec: run spec of a trial with the training's own values, for the data and all parameters that are not searched.
+        train_parameters: their values are the first trial.
+        parent_run_id: the tracker's run of this search. The first one to open the study stays its parent run.
 
     Raises:
-        ConfigError: the name is taken by a study with another objective, or with other choices of a categorical.
+        ConfigError: a study of this name has another objective, or other choices of a categorical.
     """
     names = [config.metric, *([FLOPS] if config.cost else [])]
     directions: list[Literal["minimize", "maximize"]] = [config.direction, *_COST[: config.cost]]
@@ -56,7 +56,7 @@ def open_study(
             if not study.get_trials(deepcopy=False):
                 own = optuna_params(config.space, first_trial_values(config, train_parameters))
                 study.enqueue_trial(own, user_attrs={"origin": "train parameters"})
-            # Last, so that one which was killed in between is completed.
+            # Set last: a study whose process was killed before this line is completed here.
             study.set_user_attr(OBJECTIVE, objective)
         if parent_run_id is not None and PARENT not in study.user_attrs:
             study.set_user_attr(PARENT, parent_run_id)
@@ -64,11 +64,11 @@ def open_study(
 
 
 def objective_settings(config: SearchConfig, spec: RunSpec) -> dict[str, Any]:
-    """What makes two scores comparable, as flat JSON: the metric, the data, and every parameter that is not searched."""
+    """Return what makes two scores comparable: the metric, the data, and every parameter that is not searched."""
     train = flatten(to_mapping(spec.train))
     for path in list(train):
         searched = any(path == other or path.startswith(f"{other}.") for other in config.space)
-        # A group that is null by default (`ema`) stands above what is searched in it.
+        # A group that is null by default (`ema`) is the parent of the parameters searched in it.
         above = any(other.startswith(f"{path}.") for other in config.space)
         if searched or above or path.split(".")[0] in ("every", "launch"):
             del train[path]
@@ -88,18 +88,18 @@ def _check_same_objective(
     if config.study_name not in optuna.get_all_study_names(storage.backend):
         return
     study = optuna.load_study(study_name=config.study_name, storage=storage.backend)
-    remedy = "choose another search.study_name, or put it back"
+    remedy = "choose another search.study_name, or restore the configuration"
     where = f"search.study_name: {config.study_name!r} in {storage.display_url}"
     theirs = [direction.name.lower() for direction in study.directions]
     if theirs != list(directions):
         raise ConfigError(f"{where} has another objective ({theirs} instead of {list(directions)}); {remedy}")
     before = study.user_attrs.get(OBJECTIVE)
     if before is None:
-        # One that was killed while it was made has no trial that ran.
+        # A study whose process was killed while creating it has no trial that ran.
         if any(trial.state != optuna.trial.TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
-            raise ConfigError(f"{where} was not made by this search; {remedy}")
+            raise ConfigError(f"{where} was not created by this pipeline; {remedy}")
         return
-    # A path that has joined the space, or left it, is on one side only: its trials keep what they trained with.
+    # A path that was added to the space, or removed, is on one side only; it does not make scores incomparable.
     different = [key for key in sorted(before.keys() & objective.keys()) if before[key] != objective[key]]
     if different:
         named = "; ".join(f"{key} was {before[key]!r} and is now {objective[key]!r}" for key in different[:5])
@@ -113,29 +113,29 @@ def _check_same_choices(config: SearchConfig, study: optuna.Study, where: str, r
             dimension = config.space.get(path)
             if dimension is None:
                 continue
-            # A range has no choices.
+            # Ranges have no choices.
             chosen = tuple(distribution.choices) if isinstance(distribution, CategoricalDistribution) else ()
             same = chosen == dimension.choices
             if not same:
                 raise ConfigError(
-                    f"{where} has other choices for {path}, which Optuna keeps for a whole study; {remedy}"
+                    f"{where} has other choices for {path}, and Optuna cannot change them within a study; {remedy}"
                 )
 
 
 def sampler(config: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for trial `number`: what it draws follows from seed, number and history alone.
+    """Return the sampler for trial `number`. Its values depend only on the seed, the number and the history.
 
-    Four processes with one seed must not draw the same point, and a search that was killed draws what it would have drawn.
+    So processes with one seed draw different points, and a search that was interrupted draws the same points afterwards.
     """
     seed = (config.seed * 1_000_003 + number) % _LARGEST_SEED
     if config.sampler.kind == "tpe":
-        # Processes that work side by side keep off what the others are trying.
+        # Parallel processes avoid the points that others are evaluating.
         return optuna.samplers.TPESampler(n_startup_trials=config.sampler.startup_trials, seed=seed, constant_liar=True)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def build_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
-    """By number of the evaluation within its trial, from 1 on."""
+    """Return the pruner. Its steps are the numbers of the evaluations within a trial, from 1."""
     first = config.pruner.warmup_evaluations + 1
     if config.pruner.kind == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=config.pruner.startup_trials, n_warmup_steps=first)

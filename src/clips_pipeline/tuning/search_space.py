@@ -1,4 +1,4 @@
-"""From a trial to parameters: suggestions by path, merged over the training's own parameters."""
+"""Search space of a study: suggest a trial's values and merge them into the training's parameters."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ _MAX_COMBINATIONS = 1024
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
-    """One value per path, in the order of the space."""
+    """Return one value per path, suggested by Optuna in the order of the space."""
     return {path: _suggest_one(trial, path, dimension) for path, dimension in space.items()}
 
 
@@ -25,7 +25,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
         chosen: Scalar = trial.suggest_categorical(path, dimension.choices)
         return chosen
     low, high = dimension.low, dimension.high
-    if low is None or high is None:  # Dimension has refused this already; the type checker cannot know
+    if low is None or high is None:  # Dimension checks this; for the type checker
         raise ConfigError(f"search.space.{path}: needs low and high")
     if dimension.or_null and trial.suggest_categorical(_null_param(path), (False, True)):
         return None
@@ -35,7 +35,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
 
 
 def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """What `suggest` must be given to return `values`; paths that are missing stay free."""
+    """Return the Optuna parameters for which `suggest` returns `values`; missing paths stay free."""
     found: dict[str, Scalar] = {}
     for path, value in values.items():
         if space[path].or_null:
@@ -50,7 +50,7 @@ def _null_param(path: str) -> str:
 
 
 def grid_points(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
-    """Every combination of the dimensions' values, the last path changing fastest."""
+    """Return every combination of the dimensions' values; the last path changes fastest."""
     axes = [[(path, value) for value in _grid_values(dimension)] for path, dimension in space.items()]
     return [dict(point) for point in itertools.product(*axes)]
 
@@ -61,17 +61,17 @@ def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
         return dimension.choices
     count = dimension.points or (int(high - low) + 1 if dimension.kind == "int" else 1)
     found = np.geomspace(low, high, count) if dimension.log else np.linspace(low, high, count)
-    # Rounding of the scale must not leave the range.
+    # Rounding must not leave the range.
     inside = [min(max(float(value), low), high) for value in found]
     values: list[Scalar] = [round(value) for value in inside] if dimension.kind == "int" else list(inside)
     return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
 
 
 def merge(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`parameters` with the values of the paths put in place; the original is not changed.
+    """Return a copy of `parameters` with `values` set at their dotted paths.
 
     Raises:
-        ConfigError: a path runs through something that is no mapping.
+        ConfigError: a path leads through a value that is not a mapping.
     """
     result = copy.deepcopy(dict(parameters))
     for path, value in values.items():
@@ -80,20 +80,20 @@ def merge(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"search.space.{path}: train.{parent} is no group of parameters")
+                raise ConfigError(f"search.space.{path}: train.{parent} is not a group of parameters; correct the path")
         node[leaf] = value
     return result
 
 
 def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The `train` parameters of a trial: its values, the samples of the budget, and evaluations spread over it.
+    """Return the `train` parameters of a trial: its values, the budget's samples, and evenly spaced evaluations.
 
-    A checkpoint is written at every evaluation at least, so that a killed trial loses no more than that.
+    A checkpoint is written at least at every evaluation, so a killed trial loses at most the steps since the last one.
     """
     found = merge(parameters, values) | {"samples": config.samples}
     train = from_mapping(TrainConfig, found, where="train")
     every = max(1, -(-train.steps // config.evaluations))
-    # What a study that was deleted has left unfinished is no reason to refuse a trial.
+    # An unfinished training of a deleted study must not block this trial.
     own = {
         "every.evaluate": every,
         "every.checkpoint": min(every, train.every.checkpoint),
@@ -103,9 +103,9 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
 
 
 def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The training's own values, the paper's by default, where they lie within the space.
+    """Return the training's own values (by default the paper's) that lie within the search space.
 
-    A search should beat what one has already. A value outside its dimension is left to the sampler.
+    They are the first trial, because a search should beat the present configuration. The sampler draws the other values.
     """
     own = flatten(to_mapping(from_mapping(TrainConfig, train_parameters, where="train")))
     return {
@@ -114,20 +114,19 @@ def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]
 
 
 def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
-    """Every path must be a parameter of `train`, and the ends of the dimensions must make valid trainings.
+    """Check that every path is a parameter of `train`, and that the extreme values give valid trainings.
 
-    Also together, as far as there are at most 1,024 combinations of them. Trials are started one after the other, so they
-    cannot be left to somebody else.
+    Combinations of extreme values are checked too, up to 1,024 of them.
 
     Raises:
         ConfigError: names the path, or the values that contradict each other.
     """
     own = from_mapping(TrainConfig, train_parameters, where="train")
     if not own.launch.start:
-        raise ConfigError("train.launch.start is false, and a search starts its trials itself; set it to true")
+        raise ConfigError("train.launch.start: false, but a search starts its own trainings; set it to true")
     if config.samples < own.batch_size:
         raise ConfigError(
-            f"search.samples: {config.samples} allows no trial, since train.batch_size is {own.batch_size}; raise it"
+            f"search.samples: {config.samples} is less than one batch (train.batch_size is {own.batch_size}); raise it"
         )
     for path, dimension in config.space.items():
         _check_path(path, config)
@@ -141,10 +140,12 @@ def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> No
 
 def _check_path(path: str, config: SearchConfig) -> None:
     if path == "samples" or path.split(".")[0] in ("every", "launch"):
-        raise ConfigError(f"search.space.{path}: the search sets it itself, or it changes no result; remove it")
+        raise ConfigError(
+            f"search.space.{path}: the search sets this parameter, or it does not affect the result; remove it"
+        )
     above = next((other for other in config.space if path.startswith(f"{other}.")), None)
     if above is not None:
-        raise ConfigError(f"search.space.{path}: {above} holds it and is searched too; remove one of them")
+        raise ConfigError(f"search.space.{path}: its parent {above} is searched too; remove one of them")
 
 
 def _check_combinations(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
@@ -154,4 +155,4 @@ def _check_combinations(config: SearchConfig, train_parameters: Mapping[str, Any
             trial_parameters(config, train_parameters, dict(combination))
         except ConfigError as error:
             values = ", ".join(f"{path} = {value}" for path, value in combination)
-            raise ConfigError(f"search.space: {values} together are refused: {error}") from None
+            raise ConfigError(f"search.space: the combination {values} is not valid: {error}") from None

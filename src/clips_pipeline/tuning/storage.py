@@ -1,4 +1,4 @@
-"""Where a study is kept, and the lock under which trials are handed out: SQLite, a journal file, or PostgreSQL."""
+"""Study storage (SQLite, journal file or PostgreSQL) and the lock under which trials are started."""
 
 import logging
 import warnings
@@ -26,7 +26,7 @@ _DRIVER = "postgresql+psycopg"
 
 
 class _Database(RDBStorage):
-    """Optuna's, but a server that is away for a moment does not end the thread of heartbeats."""
+    """Optuna's storage that survives a heartbeat which cannot be written, for example while the server restarts."""
 
     def record_heartbeat(self, trial_id: int) -> None:
         try:
@@ -40,10 +40,10 @@ class StudyStorage:
     """An open storage.
 
     Attributes:
-        backend: Optuna's.
-        claim: a lock that one process at a time holds, on all machines that share the storage.
-        retry: queues a failed trial again, as often as the search allows.
-        shown: its address for people, without a password; `optuna-dashboard` takes it.
+        backend: Optuna's storage.
+        lock: context manager of a lock that one process holds at a time, across all machines that share the storage.
+        retry: queues a failed trial again, at most as often as the search allows.
+        display_url: its URL without the password; the argument of `optuna-dashboard`.
     """
 
     backend: BaseStorage
@@ -53,16 +53,16 @@ class StudyStorage:
 
     @property
     def has_heartbeat(self) -> bool:
-        """Whether killed processes are noticed: not in a journal, for which Optuna has no heartbeat."""
+        """Whether killed processes are detected. Optuna has no heartbeat for journal storage."""
         return isinstance(self.backend, RDBStorage)
 
     def record_heartbeat(self, trial: Trial) -> None:
-        """The first one, before the lock is released: Optuna's thread may not have come to it."""
+        """Write the first heartbeat of a trial before the lock is released; Optuna's thread may not have written one yet."""
         if isinstance(self.backend, RDBStorage):
             self.backend.record_heartbeat(trial._trial_id)
 
     def close(self) -> None:
-        """End its connections."""
+        """Close the connections."""
         if isinstance(self.backend, RDBStorage):
             self.backend.remove_session()
             self.backend.engine.dispose()
@@ -70,38 +70,38 @@ class StudyStorage:
 
 @contextmanager
 def ignore_experimental_warnings() -> Iterator[None]:
-    """Optuna's heartbeat, its retry and names of metrics warn that they may change; a user cannot act on that."""
+    """Hide Optuna's warnings about its experimental heartbeat, retry and metric names; users cannot act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
 def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, Any]) -> StudyStorage:
-    """Open the storage; files are made in `folder`, tables where they are missing.
+    """Open the storage. Missing files are created in `folder`, missing tables in the database.
 
     Args:
-        search: kind and time-outs, the study's name, which is the lock's, and how often a trial is retried.
-        folder: of the search; it must be there.
+        search: gives the storage's kind and time-outs, the study's name (which names the lock), and the number of retries.
+        folder: the search's folder; it must exist.
         credentials: `url` for PostgreSQL.
 
     Raises:
-        ConfigError: no or wrong credentials, a server that does not answer, a file that cannot be opened.
+        ConfigError: missing or wrong credentials, a server that does not answer, or a file that cannot be opened.
     """
     config = search.storage
     lock: Callable[[], AbstractContextManager[None]]
     if config.kind == "postgresql":
         address = _url(credentials)
         url, display_url = (address.render_as_string(hide_password=hidden) for hidden in (False, True))
-        # A connection that a restarted server has closed is replaced before it is used.
+        # Replace a connection that a restarted server has closed before it is used.
         options = {"connect_args": {"connect_timeout": max(1, int(config.timeout_s))}, "pool_pre_ping": True}
         lock = partial(_server_lock, url, search.study_name, config.timeout_s)
     else:
         url = display_url = study_url(config.kind, folder)
-        # A process that waits for another's commit is no error.
+        # Wait for another process's commit instead of failing.
         options = {"connect_args": {"timeout": config.timeout_s}}
-        lock = partial(_file_lock, folder / "claim.lock", config.timeout_s)
+        lock = partial(_file_lock, folder / "study.lock", config.timeout_s)
     try:
-        # Tables are made by one process; another that starts meanwhile finds them.
+        # One process creates the tables; a process that starts at the same time waits for them.
         with lock(), ignore_experimental_warnings():
             retry = RetryHeartbeatStaleTrialCallback(search.retries, inherit_intermediate_values=True)
             backend: BaseStorage
@@ -124,12 +124,12 @@ def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
     remedy = "conf/local/credentials.yml needs search: {url: postgresql://USER:PASSWORD@HOST/DATABASE}"
     text = credentials.get("url") if isinstance(credentials, Mapping) else None
     if not isinstance(text, str):
-        raise ConfigError(f"search.storage.kind is postgresql, and no address was found; {remedy}")
+        raise ConfigError(f"search.storage.kind: postgresql needs a URL, and the credentials have none; {remedy}")
     try:
         url = sqlalchemy.make_url(text)
     except sqlalchemy.exc.ArgumentError:
-        # The text may hold a password, so it is not shown.
-        raise ConfigError(f"credentials.search.url is no address; {remedy}") from None
+        # The text may contain a password, so the message does not show it.
+        raise ConfigError(f"credentials.search.url: not a database URL; {remedy}") from None
     if url.get_backend_name() != "postgresql":
         raise ConfigError(f"credentials.search.url: {url.drivername} is not postgresql; {remedy}")
     return url.set(drivername=_DRIVER)
@@ -139,19 +139,19 @@ def _unreachable_message(display_url: str, error: Exception) -> str:
     cause = getattr(error, "orig", None) or error.__cause__ or error
     first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return (
-        f"search.storage: {display_url} is out of reach ({first}); start the server or mend its address, or choose another "
+        f"search.storage: {display_url} cannot be reached ({first}); start the server, correct its URL, or choose another "
         "search.storage.kind"
     )
 
 
 @contextmanager
 def _server_lock(url: str, study_name: str, timeout_s: float) -> Iterator[None]:
-    """An advisory lock of PostgreSQL, on a connection of its own."""
+    """Hold an advisory lock of PostgreSQL on a connection of its own."""
     connect_args = {"connect_timeout": max(1, int(timeout_s))}
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=connect_args)
     with engine.connect() as connection, connection.begin():
         connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = {int(timeout_s * 1000)}"))
-        # Of the transaction: a process that dies lets go.
+        # A transaction-level lock: the server releases it when the process dies.
         key = zlib.crc32(f"clips-pipeline/{study_name}".encode())
         connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         yield
@@ -164,7 +164,7 @@ def _file_lock(path: Path, timeout_s: float) -> Iterator[None]:
         lock.acquire(timeout_s)
     except Timeout:
         raise ConfigError(
-            f"{path}: another process has held the study for {timeout_s:.0f} s; end it, or raise search.storage.timeout_s"
+            f"{path}: another process held this lock for {timeout_s:.0f} s; end it, or raise search.storage.timeout_s"
         ) from None
     try:
         yield
@@ -173,5 +173,5 @@ def _file_lock(path: Path, timeout_s: float) -> Iterator[None]:
 
 
 def silence_optuna() -> None:
-    """Optuna's own log lines tell what ours do."""
+    """Hide Optuna's own log lines, which repeat ours."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)

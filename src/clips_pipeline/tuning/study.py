@@ -1,4 +1,4 @@
-"""A search: open the study, run trials within its budget, hand on what was found."""
+"""A search: open the study, run trials within the budget, return the results."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,17 +31,17 @@ HELD_OUT_METRICS = (
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What came out.
+    """Results of a search.
 
     Attributes:
-        best_parameters: an environment's `train` group.
-        best_value: its score.
-        best_trial: its number.
-        trials: a table of all trials.
-        figures: plotly's, by name.
-        front: numbers of the trials that no other beats in score and cost.
-        importances: share of each parameter, by Optuna's name.
-        parent: the tracker's run of the search.
+        best_parameters: the best values, as the `train` group of an environment.
+        best_value: score of the best trial.
+        best_trial: number of the best trial.
+        trials: table of all trials.
+        figures: plotly figures by name.
+        front: numbers of the trials on the Pareto front of score and cost.
+        importances: relative importance of each parameter, by Optuna's name.
+        parent: id of the search's run in the tracker.
     """
 
     best_parameters: dict[str, Any]
@@ -61,13 +61,13 @@ def search(
     parent_run_id: str | None = None,
     on_parent: Callable[[str | None], None] = lambda run_id: None,
 ) -> SearchResult:
-    """Run trials until the budget is used; the same call goes on with what is left of it.
+    """Run trials until the budget is used. The same call resumes a search that was interrupted.
 
     Args:
-        bench: what its trials need.
-        credentials: of the storage.
-        parent_run_id: the tracker's run that is active; the study's own is the parent of all trials.
-        on_parent: told which run that is, before the first trial.
+        context: what the trials need.
+        credentials: credentials of the storage.
+        parent_run_id: id of the active run of the tracker. A study that already has a parent run keeps it.
+        on_parent: called with the id of the parent run before the first trial.
 
     Raises:
         ConfigError: see `check_search`, `open_storage` and `open_study`; raised before the first trial.
@@ -88,7 +88,7 @@ def search(
         best = best_trial(study, config)
         if best is None:
             raise TrainingFailedError(
-                f"no trial has finished; the logs of those that failed are under {trials_folder(folder, config.study_name)}"
+                f"search: no trial has finished; read the logs of the failed ones in {trials_folder(folder, config.study_name)}"
             )
         values = best.user_attrs[trial_queue.VALUES]
         table = trials_table(study, config)
@@ -105,20 +105,20 @@ def search(
 
 
 def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:
-    """What can be refused without looking at data or storage.
+    """Check the configuration as far as possible without data or storage.
 
     Raises:
         ConfigError: as `check_space`, or an unknown metric.
     """
     if config.metric not in HELD_OUT_METRICS:
-        raise ConfigError(f"search.metric: {config.metric!r} is unknown; known: {', '.join(HELD_OUT_METRICS)}")
+        raise ConfigError(f"search.metric: {config.metric!r} is unknown; choose one of {', '.join(HELD_OUT_METRICS)}")
     check_space(config, train_parameters)
 
 
 def best_trial(study: optuna.Study, config: SearchConfig) -> FrozenTrial | None:
-    """The finished trial with the best score; of equal ones the cheapest, then the first.
+    """Return the finished trial with the best score; on a tie the cheapest one, then the first one.
 
-    With two objectives it is the end of the Pareto front where the score is best.
+    With two objectives it is the trial of the Pareto front with the best score.
     """
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     sign = -1.0 if config.direction == "maximize" else 1.0
@@ -126,7 +126,7 @@ def best_trial(study: optuna.Study, config: SearchConfig) -> FrozenTrial | None:
 
 
 def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
-    """One row per attempt: state, score, cost, values by path, MLflow run, seconds."""
+    """Return a table with one row per attempt: state, score, cost, values by path, MLflow run, seconds."""
     rows = []
     trials = study.get_trials(deepcopy=False)
     continued = trial_queue.next_attempts(trials)
@@ -151,6 +151,6 @@ def trials_table(study: optuna.Study, config: SearchConfig) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     for path in config.space:
-        # pandas would make floats of whole numbers beside null.
+        # pandas would convert integers to floats in a column with nulls.
         table[path] = pd.Series([row[path] for row in rows], dtype=object)
     return table

@@ -1,4 +1,4 @@
-"""The search in words: what was found, and how sure one may be."""
+"""Markdown summary of a search: the best trial, its uncertainty, and the parameter importances."""
 
 import math
 
@@ -11,18 +11,18 @@ _Z95 = 1.96
 
 
 def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
-    """Markdown: `reports/templates/search.md`.
+    """Render `reports/templates/search.md`.
 
     Args:
-        result: of the search.
-        config: of the search.
-        held_out: images that a score is measured on.
+        result: results of the search.
+        config: configuration of the search.
+        held_out: number of images that a score is measured on.
     """
     table = result.trials
     done = table[table["state"] == "complete"]
     best = done[done["trial"] == result.best_trial].iloc[0]
     score = float(best[config.metric])
-    # Of a difference of two trials on the same images at most, as if they were independent.
+    # Upper bound for the difference of two trials on the same images: treats them as independent.
     apart = math.sqrt(2) * margin_of_error(score, held_out)
     others = done[done["trial"] != result.best_trial]
     first = done[done["first_attempt"] == 0]
@@ -45,9 +45,9 @@ def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
 
 
 def margin_of_error(score: float, held_out: int) -> float:
-    """Half the 95 % interval of a share that was counted on `held_out` images.
+    """Return half the width of the 95 % confidence interval of a fraction that was counted on `held_out` images.
 
-    Normal approximation of the binomial; both directions of retrieval see the same images, so they count once.
+    Normal approximation of the binomial. Both retrieval directions use the same images, which therefore count once.
     """
     share = min(max(score, 1 / (2 * held_out)), 1 - 1 / (2 * held_out))
     return _Z95 * math.sqrt(share * (1 - share) / held_out)

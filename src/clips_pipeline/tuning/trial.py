@@ -1,4 +1,4 @@
-"""One trial: a training by the run spec and the worker of `train`, followed by its event log."""
+"""One trial: train as the `train` pipeline does, report scores to Optuna, and prune."""
 
 import logging
 import re
@@ -28,38 +28,38 @@ log = logging.getLogger(__name__)
 
 
 class TrialRecord(Protocol):
-    """Where a trial's numbers go; the caller brings it, so that this package knows no tracker."""
+    """Interface of a trial's record in a tracker; the caller passes it, so this package depends on no tracker."""
 
     @property
     def run_id(self) -> str | None:
-        """Of the tracker, None where nothing is tracked."""
+        """Id of the tracker's run; None where nothing is tracked."""
 
     @property
     def url(self) -> str | None:
-        """Of the run's page."""
+        """URL of the run's page."""
 
     def reader(self, events: Path) -> EventReader:
-        """Of the events that have not been recorded."""
+        """Return a reader of the events that have not been recorded."""
 
     def record(self, event: Event) -> None:
-        """One event of the trial's training."""
+        """Record one event of the trial's training."""
 
     def finish(self, state: str) -> None:
-        """How it ended: `complete`, `pruned`, `failed` or `interrupted`."""
+        """Record the final state: `complete`, `pruned`, `failed` or `interrupted`."""
 
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """What a record is opened by.
+    """What identifies the record of a trial.
 
     Attributes:
-        number: of the trial; another for every attempt.
-        root: number of its first attempt, whose record goes on.
-        run_id: of the tracker's run of that attempt, None where it is not known.
-        values: by path.
-        run_folder: of the training.
-        study: its name.
-        parent: the tracker's run of the search, None for the active one.
+        number: number of this attempt in the study.
+        first_attempt: number of the trial's first attempt; all attempts share its record.
+        run_id: id of that attempt's run in the tracker; None where it is not known.
+        values: parameter values by path.
+        run_folder: run folder of the training.
+        study: name of the study.
+        parent: id of the search's run in the tracker; None for the active run.
     """
 
     number: int
@@ -79,13 +79,13 @@ class SearchContext:
     """What every trial of a search needs.
 
     Attributes:
-        config: space, objectives and budget.
+        config: search space, objectives and budget.
         train_parameters: the `train` parameters that trials change.
-        spec_of: parameters and a folder for runs and model to a run spec.
-        cost_of: a run spec to operations per sample and tokens of its fragments.
+        build_spec: builds a run spec from parameters and a folder for run and model.
+        estimate_cost: computes FLOPs per sample and mean fragment tokens from a run spec.
         record_trial: opens the record of one trial.
-        folder: keeps `study.db` and the trials' run folders.
-        storage_options: credentials for shards elsewhere, as in `launch`.
+        folder: contains the study's files and the trials' run folders.
+        storage_options: credentials for remote shards, as in `launch`.
     """
 
     config: SearchConfig
@@ -98,21 +98,21 @@ class SearchContext:
 
 
 def trials_folder(folder: Path, study_name: str) -> Path:
-    """Where the run folders of a study's trials are, by number: another study counts from 0 too."""
+    """Return the folder of a study's run folders. It contains the study's name, because every study counts trials from 0."""
     return folder / "trials" / re.sub(r"[^\w.-]", "_", study_name)
 
 
 def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence[float]:
-    """Train it: the objective of the study.
+    """Run one trial; the study's objective function.
 
     Returns:
-        the score, and with `cost` the operations per sample.
+        the score, and with `cost` also the FLOPs per sample.
 
     Raises:
-        TrialPruned: the pruner has stopped it.
+        TrialPruned: the pruner stopped the trial.
         TrialKilledError: a rank was killed.
-        TrainingFailedError: it failed by itself.
-        TrainingInterruptedError: this process was asked to end.
+        TrainingFailedError: the training failed with an error.
+        TrainingInterruptedError: this process was interrupted.
     """
     trial, config = attempt.trial, context.config
     began = time.monotonic()
@@ -124,7 +124,7 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
     flops, tokens = context.estimate_cost(spec)
     trial.set_user_attr(trial_queue.COST, flops)
     trial.set_user_attr("fragment_tokens", tokens)
-    log.info("trial %d (%d wanted): %s", trial.number, config.trials, attempt.values)
+    log.info("trial %d of %d: %s", trial.number, config.trials, attempt.values)
     name = TrialInfo(
         trial.number,
         attempt.first_attempt,
@@ -143,7 +143,7 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
             trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
             _report_failure(attempt, spec, record, config, error)
             raise
-        # From the log and not from the outcome: an attempt that finds the training finished sees no evaluation.
+        # Read from the event log: an attempt that finds the training finished evaluates nothing.
         scores = [event["metrics"][config.metric] for event in read_all(spec.events) if event["kind"] == "evaluation"]
         score = float(scores[-1])
         trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
@@ -159,10 +159,10 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
 def _report_failure(
     attempt: TrialAttempt, spec: RunSpec, record: TrialRecord, config: SearchConfig, error: RuntimeError
 ) -> None:
-    """Note how it failed.
+    """Record the failure.
 
     Raises:
-        TrialKilledError: it was killed, and could not tell why itself.
+        TrialKilledError: the training was killed and wrote no error event.
     """
     trial, first = attempt.trial, str(error).splitlines()[0]
     interrupted = isinstance(error, TrainingInterruptedError)
@@ -174,19 +174,19 @@ def _report_failure(
         log.warning("trial %d failed: %s", trial.number, first)
         trial.set_user_attr("error", first)
     elif not interrupted:
-        log.warning("trial %d was killed; its next attempt goes on from the checkpoint (%s)", trial.number, first)
+        log.warning("trial %d was killed; its next attempt resumes from the last checkpoint (%s)", trial.number, first)
     if killed and not interrupted:
         raise TrialKilledError(str(error)) from None
 
 
 def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What the last start of a training failed of, where it could still tell: a killed one could not."""
+    """Return the error event of the training's last start; None where that start wrote none, because it was killed."""
     last = next((event for event in reversed(events) if event["kind"] in ("start", "error")), None)
     return last if last is not None and last["kind"] == "error" else None
 
 
 def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchContext, began: float) -> bool:
-    """Whether it came to its end; it does not where the pruner asked it to stop."""
+    """Return whether the training finished; it did not where the pruner stopped it."""
     steps, every = spec.train.steps, spec.train.every.evaluate
     reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
@@ -198,21 +198,21 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchCont
         if context.config.cost:
             return
         number = -(-event["step"] // every)
-        if number not in reported:  # by an earlier attempt
+        if number not in reported:  # reported by an earlier attempt
             reported.add(number)
             trial.report(event["metrics"][context.config.metric], number)
         if event["step"] < steps and trial.should_prune():
             log.info("trial %d is pruned at step %d of %d", trial.number, event["step"], steps)
-            # Every rank reads it at the same step.
+            # All ranks check the flag at the same step.
             spec.stop_flag.touch()
 
     return launch(spec, on_event, record.reader(spec.events), context.storage_options).finished
 
 
 def _save_note(trial: Trial, attempt: TrialAttempt, record: TrialRecord, state: str) -> None:
-    """The dashboard shows it beside the trial."""
+    """Write the note that the dashboard shows beside the trial."""
     values = "\n".join(f"- `{path}`: {value}" for path, value in attempt.values.items())
-    before = "" if attempt.first_attempt == trial.number else f" It goes on with trial {attempt.first_attempt}."
+    before = "" if attempt.first_attempt == trial.number else f" It continues trial {attempt.first_attempt}."
     run = "No MLflow run." if record.run_id is None else f"[MLflow run {record.run_id}]({record.url})"
     cost = trial.user_attrs[trial_queue.COST] / 1e9
     body = f"**{state}**.{before}\n\n{run}\n\n{values}\n- {cost:.3f} GFLOP per training sample\n"

@@ -1,7 +1,7 @@
-"""Which trial comes next: each is begun once, within the budget, and those of killed processes again.
+"""The queue of trials: start the next one within the budget, and retry those of killed processes.
 
-Heartbeat and retry are Optuna's. What is ours is that all of it happens under the storage's lock: Optuna checks a budget after a
-trial, so that processes which share a study would go beyond it, and two of them could draw the same point.
+Heartbeat and retry are Optuna's. All steps here run under the storage's lock. Without it, processes that share a study would
+exceed the budget, because Optuna checks it only after a trial, and two of them could draw the same point.
 """
 
 import enum
@@ -23,7 +23,7 @@ from clips_pipeline.tuning.storage import StudyStorage, ignore_experimental_warn
 
 log = logging.getLogger(__name__)
 
-# Attributes of a trial, shown by the dashboard and in the table of trials. A retried trial inherits them.
+# User attributes of a trial; the dashboard and the table of trials show them. A retried trial inherits them.
 VALUES = "values"
 SECONDS = "seconds"
 FOLDER = "run_folder"
@@ -34,7 +34,7 @@ _WAIT_SECONDS = 2.0
 
 
 class TrialKilledError(TrainingFailedError):
-    """A rank of the trial's training was killed, or hung: another attempt may go well."""
+    """A rank of the trial's training was killed or hung; another attempt may succeed."""
 
 
 class NextStep(enum.Enum):
@@ -42,20 +42,20 @@ class NextStep(enum.Enum):
 
     START = "start"
     WAIT = "wait"
-    """The budget is begun, but a trial of another process may still have to be retried."""
+    """All trials of the budget have started, but one of another process may still have to be retried."""
     END = "end"
 
 
 @dataclass(frozen=True)
 class TrialAttempt:
-    """A trial that this process is to run.
+    """An attempt at a trial, to be run by this process.
 
     Attributes:
-        trial: Optuna's.
-        values: by path.
-        root: number of its first attempt, which names its folder.
-        attempts: that were killed before.
-        run_id: the tracker's run of an earlier attempt.
+        trial: Optuna's trial.
+        values: parameter values by path.
+        first_attempt: number of the trial's first attempt, which names its run folder.
+        retries: number of earlier attempts that were killed.
+        run_id: id of an earlier attempt's run in the tracker.
     """
 
     trial: Trial
@@ -69,12 +69,12 @@ TrainFunction = Callable[[TrialAttempt], float | Sequence[float]]
 
 
 def first_attempt_of(trial: FrozenTrial) -> int:
-    """Number of its first attempt, as `RetryHeartbeatStaleTrialCallback` notes it."""
+    """Return the number of the trial's first attempt, as `RetryHeartbeatStaleTrialCallback` stores it."""
     return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
 def next_attempts(trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """Number of each retried trial to that of its next attempt."""
+    """Map the number of each retried trial to the number of its next attempt."""
     last: dict[int, int] = {}
     found = {}
     for trial in trials:
@@ -86,22 +86,25 @@ def next_attempts(trials: Sequence[FrozenTrial]) -> dict[int, int]:
 
 
 def run_next_trial(study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: TrainFunction) -> bool:
-    """Run the next trial within the budget, or wait a moment for those of other processes; False when the search is done.
+    """Run the next trial within the budget, or wait briefly for those of other processes.
 
     Args:
-        study: the search's.
-        storage: where it is kept.
-        config: says the budget and the sampler.
+        study: the Optuna study.
+        storage: its storage.
+        config: gives the budget and the sampler.
         train: runs a trial and returns its score, or its scores.
 
+    Returns:
+        False when the search is done.
+
     Raises:
-        TrainingInterruptedError: this process was asked to end; the trial is queued again.
+        TrainingInterruptedError: this process was interrupted; the trial is queued again.
     """
     with ExitStack() as lock:
         lock.enter_context(storage.lock())
         step = plan_next_step(study, storage, config)
         if step is NextStep.START:
-            # Released as soon as the trial has its values.
+            # `_optimize_one` releases the lock as soon as the trial has its values.
             _optimize_one(study, storage, config, train, lock)
     if step is NextStep.WAIT:
         time.sleep(_WAIT_SECONDS)
@@ -126,7 +129,7 @@ def _optimize_one(
             raise
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
-            # Held until the next attempt is queued, so that nobody takes the search for done.
+            # Hold the lock until the next attempt is queued; else another process could find the search done.
             lock.enter_context(storage.lock())
             raise
 
@@ -135,7 +138,7 @@ def _optimize_one(
     except ValueError:
         if not isinstance(error, optuna.exceptions.UpdateFinishedTrialError):
             raise
-        log.warning("trial %d gave no heartbeat for too long, and another process has taken it over", number)
+        log.warning("trial %d: its heartbeat was too old, so another process has taken it over", number)
         return
     finally:
         if isinstance(error, TrainingInterruptedError | KeyboardInterrupt):
@@ -145,13 +148,13 @@ def _optimize_one(
 
 
 def _is_retryable(error: BaseException | None) -> bool:
-    """Whether another attempt may go well: a training that failed by itself would fail again."""
+    """Return whether another attempt may succeed; a training that failed with an error would fail again."""
     failed = isinstance(error, TrainingFailedError) and not isinstance(error, TrialKilledError)
     return error is not None and not failed and not isinstance(error, optuna.exceptions.UpdateFinishedTrialError)
 
 
 def plan_next_step(study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> NextStep:
-    """Retry what was killed, look at the budget, and queue the next point of a grid. The storage's lock must be held."""
+    """Retry killed trials, check the budget, and queue the next point of a grid. The caller must hold the storage's lock."""
     _retry_killed(study, storage)
     trials = study.get_trials(deepcopy=False)
     if config.hours is not None and hours_spent(trials) >= config.hours:
@@ -173,15 +176,18 @@ def _retry_killed(study: optuna.Study, storage: StudyStorage) -> None:
     running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
     for trial in before:
         if trial.number not in running:
-            log.warning("trial %d: its process gives no heartbeat any more", trial.number)
+            log.warning("trial %d: its process has stopped writing heartbeats", trial.number)
         elif trial.user_attrs.get(_STARTED_AS) != trial.number:
-            # It is claimed under the lock that is held now: its process died there, before its first heartbeat.
+            # Trials start under the lock, which this process holds now: the other one died there, before its first heartbeat.
             study.tell(trial.number, state=TrialState.FAIL)
             storage.retry(study, study.trials[trial.number])
 
 
 def _enqueue_grid_point(study: optuna.Study, config: SearchConfig) -> bool:
-    """Whether a point was left. Not by `GridSampler`, which repeats points where null stands beside a range."""
+    """Queue the next grid point and return whether one was left.
+
+    Optuna's `GridSampler` would repeat points where null is one of a range's values.
+    """
     count = len(study.get_trials(deepcopy=False))
     for point in grid_points(config.space):
         study.enqueue_trial(optuna_params(config.space, point), skip_if_exists=True)
@@ -191,7 +197,7 @@ def _enqueue_grid_point(study: optuna.Study, config: SearchConfig) -> bool:
 
 
 def start_attempt(trial: Trial, study: optuna.Study, storage: StudyStorage, config: SearchConfig) -> TrialAttempt:
-    """Draw the values of a trial that was asked for and mark it as begun. The storage's lock must be held."""
+    """Draw the values of a trial and mark it as started. The caller must hold the storage's lock."""
     values = suggest(trial, config.space)
     frozen = study.get_trials(deepcopy=False)[trial.number]
     trial.set_user_attr(VALUES, values)
@@ -203,7 +209,7 @@ def start_attempt(trial: Trial, study: optuna.Study, storage: StudyStorage, conf
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial that was asked to end, which is no fault of its own: unlike a retry it is not counted."""
+    """Queue an interrupted trial again. Unlike a retry it does not count towards the limit."""
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
@@ -217,7 +223,10 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def hours_spent(trials: Sequence[FrozenTrial]) -> float:
-    """Of all attempts, in all processes. A killed one counts up to its last evaluation, not to when that was noticed."""
+    """Return the training hours of all attempts in all processes.
+
+    A killed attempt counts up to its last evaluation, not up to when its death was detected.
+    """
     seconds = 0.0
     for trial in trials:
         if trial.state == TrialState.RUNNING and trial.datetime_start is not None:

@@ -16,9 +16,6 @@ from clips_pipeline.data.images.color import Pixels, to_rgb
 SCALES = (1, 2, 4, 8)
 """A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a picture so many times smaller for less work."""
 
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
-"""What Pillow raises for damaged files: besides OSError, plug-ins raise struct and value errors."""
-
 _JPEG_START = b"\xff\xd8\xff"
 _PLAIN = ("YCbCr", "Gray")
 

@@ -20,7 +20,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
 from clips_pipeline.data.images.color import Pixels as Pixels
 from clips_pipeline.data.images.color import augment_colors, to_rgb
-from clips_pipeline.data.images.decode import DECODE_ERRORS
+from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ import re
 
 from PIL import Image
 
-from clips_pipeline.data.images.decode import DECODE_ERRORS
+from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
 from clips_pipeline.data.prepare.filters import MAX_PIXELS
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip

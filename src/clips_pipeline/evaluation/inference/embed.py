@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clips_pipeline.data.images.decode import DECODE_ERRORS
+from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray

@@ -1,4 +1,4 @@
-"""The fine-tuning node: the training of another stage, which begins with a model that is there."""
+"""The fine-tuning node: a training that starts from an exported model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,10 @@ def build_finetune_spec(
     remote: Any,
     paths: Mapping[str, Path],
 ) -> RunSpec:
-    """The run spec of the stage, without a run folder. The model before may not be there: another start may be configured."""
+    """Return the run spec of the fine-tuning, without a run folder.
+
+    The trained model may be absent, because the configuration may name other initial weights.
+    """
     merged = typed("finetune", parameters).parameters(train_parameters, str(paths["clips_model"]))
     config = from_mapping(TrainConfig, merged, "finetune.train")
     return build_run_spec(config, shards, tokenizer, remote, paths["training_runs"], paths["finetuned_model"])
@@ -36,7 +39,7 @@ def finetune(
     remote: Any,
     paths: Mapping[str, Path],
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
-    """Fine-tune, or go on with what was interrupted.
+    """Fine-tune, or resume an interrupted fine-tuning.
 
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.

@@ -1,4 +1,4 @@
-"""A model at a low resolution to one at a higher one, evaluated and registered; its outputs are its own."""
+"""From a low-resolution model to a fine-tuned one at a higher resolution, evaluated and registered under names of its own."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from clips_pipeline.pipelines.finetune import nodes
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 
 INPUTS = ["params:finetune", "params:train", "shards", "tokenizer", "remote_shards", "paths"]
-"""What `nodes.finetune` takes, in its order."""
+"""Inputs of `nodes.finetune`, in order."""
 
 FINETUNED_NAMES = {
     "clips_model": "finetuned_model",
@@ -25,14 +25,14 @@ FINETUNED_NAMES = {
     "model_card": "finetuned_model_card",
     "model_report": "finetuned_model_report",
 }
-"""What the pipelines that follow read and write here, by the names they have elsewhere."""
+"""Catalog entries of `evaluate` and `register`, mapped to the ones that this pipeline uses instead."""
 
 FINETUNED_PATHS = "finetuned_paths"
-"""As `paths`, with the entries of `FINETUNED_NAMES`."""
+"""Name of the catalog entry like `paths`, with the entries of `FINETUNED_NAMES`."""
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`finetuned_model` and all that `evaluate` and `register` make of it."""
+    """Return the pipeline that makes `finetuned_model`, evaluates and registers it."""
     outputs = ["finetuned_model", "finetuned_mlflow_run", "finetuned_history"]
     others = evaluate() + register()
     free = {name for name in others.inputs() if not name.startswith("params:")}

@@ -1,4 +1,4 @@
-"""The nodes of registration and of the report on it."""
+"""Nodes of registration and of the model report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +24,11 @@ def register(
     shards: Path,
     paths: Mapping[str, Path],
 ) -> tuple[dict[str, Any], Path]:
-    """Register the model as a new version of the registry, in the MLflow run that trained it, with its card.
+    """Register the model as a new version with its model card, in the MLflow run that trained it.
 
-    The run gets the data health report here and not in training, which no change of a report should start anew.
+    The run also gets the data health report. It is logged here, so that a changed report does not rerun the training.
     """
-    # MLflow takes a second to import; so below.
+    # Imported here: MLflow takes a second to import.
     from clips_pipeline.registry.tracking.evaluation_log import log_report
     from clips_pipeline.registry.versions.model_card import write_card
     from clips_pipeline.registry.versions.register import register_model
@@ -61,7 +61,7 @@ def report(
     shards: Path,
     paths: Mapping[str, Path],
 ) -> Path:
-    """All there is to say about the registered version, as one HTML page."""
+    """Write the HTML report of the registered version."""
     from clips_pipeline.registry.versions.model_report import write_model_report
     from clips_pipeline.registry.versions.register import Registration
 

@@ -1,4 +1,4 @@
-"""Model and metrics to an MLflow model version."""
+"""From a model and its metrics to a registered MLflow model version."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.register import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`registered_model`: name, version, alias and the reason for the alias decision; the model card; and the report."""
+    """Return the pipeline that makes `registered_model` (name, version, alias and the gate's reason), model card and report."""
     measured = ["metrics", "per_item", "compositionality_per_item"]
     origin = ["mlflow_run", "training_history", "data_health", "shards", "paths"]
     register = ["params:register", "clips_model", *measured, *origin]

@@ -23,14 +23,14 @@ def search(
     environment: dict[str, Any],
     paths: Mapping[str, Path],
 ) -> tuple[Any, ...]:
-    """Search, then hand the best parameters on as the environment `best`, which stands on the one that was searched.
+    """Search, and write the best parameters as the environment `best`, based on the environment that was searched.
 
     Returns:
-        `conf/best/parameters.yml` (what the searched environment and the command line set, and the best values),
-        `conf/best/globals.yml` (its data, results of their own folder), the table of trials, the folder of figures and summary,
-        and the six figures for Kedro-Viz, in the order of `FIGURES`.
+        `conf/best/parameters.yml` (parameters of the searched environment and of the command line, with the best values),
+        `conf/best/globals.yml` (the same data, its own folder for results), the table of trials, the folder of figures and
+        summary, and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
-    # MLflow and Optuna take seconds to import.
+    # Imported here: MLflow and Optuna take seconds to import.
     from clips_pipeline.registry.tracking import trial_runs
     from clips_pipeline.registry.tracking.runs import active_run_id
     from clips_pipeline.tuning import figures, search_space, study, summary, trial
@@ -40,11 +40,11 @@ def search(
         runs = trial_folder / "runs"
         return choose_run_folder(build_run_spec(train, shards, tokenizer, remote, runs, trial_folder / "model"), runs)
 
-    words, captions = load_tokenizer(tokenizer), cost.read_captions(shards, remote)
+    loaded_tokenizer, captions = load_tokenizer(tokenizer), cost.read_captions(shards, remote)
 
     def estimate_cost(spec: Any) -> tuple[float, float]:
-        lengths = cost.row_lengths(spec.train, captions, words)
-        return cost.mean_flops(spec.train, lengths, words), cost.fragment_tokens(lengths)
+        lengths = cost.row_lengths(spec.train, captions, loaded_tokenizer)
+        return cost.mean_flops(spec.train, lengths, loaded_tokenizer), cost.fragment_tokens(lengths)
 
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     options = remote.storage.options
@@ -56,16 +56,15 @@ def search(
     )
     report.mkdir(parents=True, exist_ok=True)
     for name, figure in result.figures.items():
-        # Without a network too.
+        # The page works without a network.
         figure.write_html(report / f"{name}.html", include_plotlyjs=True)
     held_out = load_index(shards).split_samples("validation")
     (report / "summary.md").write_text(summary.summary(result, config, held_out))
-    # Beside them as well: MLflow gets one folder.
+    # Also beside the figures: one folder goes to MLflow.
     result.trials.to_csv(report / "trials.csv", index=False)
     trial_runs.log_search(result.parent, config.metric, result.best_value, result.best_parameters, report)
-    # Best goes last on the screen and first in the file: the environment keeps its results apart from the default's.
     previews = [result.figures[name] for name in figures.FIGURES]
-    # Without model_root: the model is its own.
+    # Without model_root: the environment `best` has its own model.
     roots = {key: value for key, value in environment["globals"].items() if key != "model_root"}
     own = environment["parameters"]
     best = {**own, "train": search_space.merge(own.get("train", {}), flatten(result.best_parameters["train"]))}

@@ -1,4 +1,4 @@
-"""Shards to an Optuna study, the best parameters, and what the study shows."""
+"""From shards to an Optuna study, its best parameters and its report."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from kedro.pipeline import Node, Pipeline
 
 from clips_pipeline.pipelines.search import nodes
 
-# As `tuning.figures.FIGURES`, which loads Optuna.
+# Equal to `tuning.figures.FIGURES`, whose module loads Optuna.
 FIGURES = ("history", "importances", "slices", "parallel_coordinates", "pareto_front", "fragment_length")
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`best_parameters` (the environment `best`), the table of trials, the report and its figures."""
+    """Return the pipeline that makes `best_parameters` (the environment `best`), the trials, the report and its figures."""
     inputs = ["params:search", "params:train", "shards", "tokenizer", "remote_shards", "search_credentials"]
     outputs = [
         "best_parameters",

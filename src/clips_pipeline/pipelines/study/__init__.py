@@ -1,1 +1,1 @@
-"""Methods and caption lengths side by side."""
+"""The `study` pipeline: methods and caption lengths compared."""

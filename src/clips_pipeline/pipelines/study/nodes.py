@@ -26,12 +26,12 @@ def study(
     remote: Any,
     paths: Mapping[str, Path],
 ) -> tuple[pd.DataFrame, str, Any, Any]:
-    """Train what is missing, and tell what came out.
+    """Run the missing trainings and summarize the results.
 
     Returns:
-        one row a run, the summary in Markdown, and two figures: caption lengths, methods.
+        one row per run, the summary in Markdown, and two figures: caption lengths, methods.
     """
-    # It loads matplotlib.
+    # Imported here: it loads matplotlib.
     from clips_pipeline.study import figures
 
     folder = paths["study_folder"]
@@ -43,7 +43,7 @@ def study(
         return flops_per_sample(changed, captions, tokenizer)
 
     cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops)
-    done, there, planned = run_all(
+    results, finished, planned = run_all(
         cases,
         config.seeds,
         config.parallel_runs,
@@ -54,14 +54,14 @@ def study(
         remote.storage.options,
     )
     costs = {id(case): flops(case.train) for case in cases}
-    runs = table.runs_table(done, [costs[id(run.case)] for run in done])
+    runs = table.runs_table(results, [costs[id(run.case)] for run in results])
     metric = f"retrieval/{evaluation.set_name}/mean_recall@1"
     lines = table.aggregate_seeds(runs, metric)
     facts = {
         "data": f"{load_index(shards).version}, split {evaluation.split}",
         "model": size_name(train),
         "seeds": ", ".join(map(str, config.seeds)),
-        "trainings": f"{planned}" if there == planned else f"{there} of {planned}; the rest has not been run",
+        "trainings": f"{planned}" if finished == planned else f"{finished} of {planned}; the others have not been run",
     }
     text = summary.markdown(lines, runs, metric, facts)
     return runs, text, figures.length_curves(lines, runs, metric), figures.method_bars(lines, runs, metric)

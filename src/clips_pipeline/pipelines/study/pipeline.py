@@ -1,4 +1,4 @@
-"""Shards to the study's table, figures and summary."""
+"""From shards to the study's table, summary and figures."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.study import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`study_runs`, and what is made of it."""
+    """Return the pipeline that makes `study_runs`, its summary and figures."""
     inputs = ["params:study", "params:train", "params:evaluate", "shards", "tokenizer", "remote_shards", "paths"]
     outputs = ["study_runs", "study_summary", "study_lengths_figure", "study_methods_figure"]
     return Pipeline([Node(nodes.study, inputs, outputs, name="study_node")], tags="study")

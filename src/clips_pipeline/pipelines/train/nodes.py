@@ -1,4 +1,4 @@
-"""The training node: writes the run spec, starts the workers, follows them. It never trains in this process."""
+"""The training node: write the run spec, start the launcher, record events. The training runs in other processes."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 def build_run_spec(
     config: TrainConfig, shards: Path, tokenizer: Path, remote: Any, runs_folder: Path, model_folder: Path
 ) -> RunSpec:
-    """The run spec of this training on these shards, without a run folder (`run_folder.choose_run_folder`).
+    """Return the run spec of this training on these shards, without a run folder (`run_folder.choose_run_folder` sets it).
 
-    A model it starts from is found, wherever it is, and kept among the runs.
+    Initial weights are resolved, wherever they are, and kept among the runs.
     """
     if config.model.initial_weights:
         from clips_pipeline.registry.versions.packaging import resolve_model_folder
@@ -53,7 +53,7 @@ def build_run_spec(
 def train(
     parameters: dict[str, Any], shards: Path, tokenizer: Path, remote: Any, paths: Mapping[str, Path]
 ) -> tuple[Path, dict[str, Any], pd.DataFrame]:
-    """Train, or go on with what was interrupted.
+    """Train, or resume an interrupted training.
 
     Returns:
         the model folder, the id of the model's MLflow run, and one row per logged step or evaluation.
@@ -65,8 +65,8 @@ def train(
 
 
 def train_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a spec under the active MLflow run: what identifies the run, and its history."""
-    # MLflow takes a second to import.
+    """Run a training under the active MLflow run, and return what identifies the run, and its history."""
+    # Imported here: MLflow takes a second to import.
     from clips_pipeline.registry.tracking.data_inputs import log_data
     from clips_pipeline.registry.tracking.logged_models import log_checkpoints, log_exported
     from clips_pipeline.registry.tracking.run_tracking import RunTracker
@@ -90,7 +90,7 @@ def train_spec(spec: RunSpec, remote: Any) -> tuple[dict[str, Any], pd.DataFrame
 
 
 def interrupted_run_id(spec: RunSpec) -> str | None:
-    """The MLflow run of an earlier start of this very training, or None."""
+    """Return the MLflow run of an earlier start of this training, or None."""
     file = Path(spec.run_folder) / "mlflow_run.json"
     if not file.is_file():
         return None
