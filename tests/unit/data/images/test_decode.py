@@ -10,8 +10,8 @@ from PIL import Image
 from tests.unit.data.samples import picture
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
-from clips_pipeline.data.images.decode import SCALES, Encoded
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORSImage
+from clips_pipeline.data.images.decode import SCALES, EncodedImage
+from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:
