@@ -95,8 +95,8 @@ def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, me
     ("path", "value", "message"),
     [
         ("search.trials", 0, "search.trials: 0 must be at least 1"),
-        ("search.samples", 1, "search.samples: 1 allows no trial"),
-        ("search.metric", "recall", "search.metric: 'recall' is unknown; known: mean_recall@1"),
+        ("search.samples", 1, "search.samples: 1 is less than one batch"),
+        ("search.metric", "recall", "search.metric: 'recall' is unknown; choose one of mean_recall@1"),
         ("search.space", {"loss.caption_wait": {"kind": "int", "low": 1, "high": 2}}, "did you mean 'caption_weight'?"),
         ("search.space", {}, "search.space: empty"),
         ("search.storage.kind", "mysql", "search.storage.kind: 'mysql' is not one of"),
@@ -111,7 +111,7 @@ def test_a_search_is_refused_before_its_first_trial(base: dict[str, Any], path: 
 
 @pytest.mark.parametrize(
     ("credentials", "message"),
-    [({"s3": "hush"}, r"credentials\.storage\.s3: fsspec's options"), ("hush", r"credentials\.storage: a mapping")],
+    [({"s3": "hush"}, r"credentials\.storage\.s3: expected fsspec options"), ("hush", r"credentials\.storage: expected a mapping")],
 )
 def test_credentials_of_another_shape_are_refused_and_not_shown(
     base: dict[str, Any], credentials: Any, message: str
@@ -181,7 +181,7 @@ def test_a_dry_run_prints_a_table_and_touches_nothing(repository: Path, tmp_path
 def test_a_dry_run_is_for_pipelines_that_train(base: dict[str, Any]) -> None:
     from clips_pipeline.pipelines import dry_run
 
-    with pytest.raises(ConfigError, match="dry_run: this pipeline trains nothing"):
+    with pytest.raises(ConfigError, match="dry_run: this pipeline contains no training"):
         dry_run.show(register_pipelines()["evaluate"], catalog_of(base))
     with pytest.raises(ConfigError, match="dry_run: expected true or false, found 'yes'"):
         dry_run.is_requested(catalog_of({**base, "dry_run": "yes"}))

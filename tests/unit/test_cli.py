@@ -64,7 +64,7 @@ def test_lists_are_parameters(text: str, nested: dict[str, object]) -> None:
 @pytest.mark.parametrize("text", ["a=[2,3", "a", "=3"])
 def test_what_is_no_parameter_says_how_to_give_a_list(text: str) -> None:
     option = next(option for option in run.params if option.name == "params")
-    with pytest.raises(click.UsageError, match=r"give a list as 'key=\[2,3\]', in quotes"):
+    with pytest.raises(click.UsageError, match=r"write a list as 'key=\[2,3\]', in quotes"):
         split_parameters(click.Context(run), option, text)
 
 

@@ -233,7 +233,7 @@ def test_other_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
 def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}", direction="maximize")
     study.add_trial(optuna.create_trial(value=1.0))
-    with pytest.raises(ConfigError, match="was not made by this search"), opened(tmp_path, SearchConfig(space=SPACE)):
+    with pytest.raises(ConfigError, match="was not created by this pipeline"), opened(tmp_path, SearchConfig(space=SPACE)):
         pass
 
 
@@ -242,12 +242,12 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     [
         ({"trials": 0}, "search.trials: 0 must be at least 1"),
         ({"hours": 0.0}, "search.hours: 0.0 must be above 0"),
-        ({"samples": 10}, "samples: 10 allows no trial, since train.batch_size is 64"),
+        ({"samples": 10}, "samples: 10 is less than one batch (train.batch_size is 64)"),
         ({"space": {}}, "search.space: empty"),
-        ({"metric": "recall"}, "search.metric: 'recall' is unknown; known: mean_recall@1"),
+        ({"metric": "recall"}, "search.metric: 'recall' is unknown; choose one of mean_recall@1"),
         ({"cost": True}, "set pruner.kind to none"),
-        ({"evaluations": 1}, "nothing to prune by"),
-        ({"space": {"samples": {"kind": "int", "low": 64, "high": 128}}}, "the search sets it itself"),
+        ({"evaluations": 1}, "pruning needs at least two evaluations"),
+        ({"space": {"samples": {"kind": "int", "low": 64, "high": 128}}}, "the search sets this parameter"),
         ({"space": {"loss": {"kind": "int", "low": 1, "high": 2}}}, "expected a mapping"),
         (
             {
@@ -256,14 +256,14 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
                     "loss.caption_weight": {"kind": "float", "low": 0.0, "high": 1.0},
                 }
             },
-            "loss.contrastive_weight = 0.0, loss.caption_weight = 0.0 together are refused",
+            "loss.contrastive_weight = 0.0, loss.caption_weight = 0.0 is not valid",
         ),
         (
             {
                 "sampler": {"kind": "grid"},
                 "space": {"loss.caption_weight": {"kind": "float", "low": 0.5, "high": 1.0}},
             },
-            "sampler.kind grid needs points",
+            "sampler.kind grid needs the number of values",
         ),
         (
             {"space": {"captions.fragment.tokens": {"kind": "int", "low": 6.5, "high": 8.0}}},
@@ -271,7 +271,7 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"space": {"captions.fragment.strategy": {"kind": "categorical", "choices": ["truncation", "truncation"]}}},
-            "holds one value twice",
+            "contains a value twice",
         ),
     ],
 )

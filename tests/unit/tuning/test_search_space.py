@@ -90,7 +90,7 @@ def test_paper_space_fits_the_defaults() -> None:
 
 
 def test_a_search_starts_its_trials_itself() -> None:
-    with pytest.raises(ConfigError, match=r"train\.launch\.start is false"):
+    with pytest.raises(ConfigError, match=r"train\.launch\.start: false"):
         check_space(SearchConfig(), {"launch": {"start": False}})
 
 

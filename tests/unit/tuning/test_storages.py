@@ -90,9 +90,9 @@ def test_in_a_journal_a_killed_trial_keeps_its_place_and_the_others_are_begun_on
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://clips:hush@127.0.0.1:1/postgres", r"clips:\*\*\*@127\.0\.0\.1:1/postgres is out of reach"),
+        ("postgresql://clips:hush@127.0.0.1:1/postgres", r"clips:\*\*\*@127\.0\.0\.1:1/postgres cannot be reached"),
         ("mysql://clips:hush@127.0.0.1/x", "mysql is not postgresql"),
-        ("hush", "is no address"),
+        ("hush", "not a database URL"),
         (None, r"conf/local/credentials\.yml needs search"),
     ],
 )
@@ -114,5 +114,5 @@ def test_a_wrong_password_is_out_of_reach(postgresql: str, tmp_path: Path) -> No
 
 def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("not a database, and long enough to look at it twice" * 40)
-    with pytest.raises(ConfigError, match=r"study\.db is out of reach"):
+    with pytest.raises(ConfigError, match=r"study\.db cannot be reached"):
         open_storage(SearchConfig(), tmp_path, {})
