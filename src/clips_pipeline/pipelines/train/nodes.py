@@ -20,7 +20,7 @@ from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.resolve import check_training
 from clips_pipeline.training.resume.initial_weights import keep_copy
 from clips_pipeline.training.resume.run_folder import choose_run_folder, files_digest
-from clips_pipeline.training.train_spec import RunSpec
+from clips_pipeline.training.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
