@@ -111,7 +111,10 @@ def test_a_search_is_refused_before_its_first_trial(base: dict[str, Any], path: 
 
 @pytest.mark.parametrize(
     ("credentials", "message"),
-    [({"s3": "hush"}, r"credentials\.storage\.s3: expected fsspec options"), ("hush", r"credentials\.storage: expected a mapping")],
+    [
+        ({"s3": "hush"}, r"credentials\.storage\.s3: expected fsspec options"),
+        ("hush", r"credentials\.storage: expected a mapping"),
+    ],
 )
 def test_credentials_of_another_shape_are_refused_and_not_shown(
     base: dict[str, Any], credentials: Any, message: str

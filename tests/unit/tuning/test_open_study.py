@@ -233,7 +233,10 @@ def test_other_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
 def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}", direction="maximize")
     study.add_trial(optuna.create_trial(value=1.0))
-    with pytest.raises(ConfigError, match="was not created by this pipeline"), opened(tmp_path, SearchConfig(space=SPACE)):
+    with (
+        pytest.raises(ConfigError, match="was not created by this pipeline"),
+        opened(tmp_path, SearchConfig(space=SPACE)),
+    ):
         pass
 
 
