@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.training.events.event_log import Event, read_all
-from clips_pipeline.training.launch.exit_status import Outcome, TrainingInterruptedError
+from clips_pipeline.training.launch.exit_status import TrainingInterruptedError, TrainingResult
 from clips_pipeline.training.launch.heartbeat import read_heartbeats
 from clips_pipeline.training.launch.interrupt import INTERRUPTED
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
@@ -100,7 +100,7 @@ def ignore(event: Event) -> None:
     """What there is to see stands in the event log."""
 
 
-def tracked(spec: RunSpec, tracking: str) -> Outcome:
+def tracked(spec: RunSpec, tracking: str) -> TrainingResult:
     """With the numbers in MLflow, as the training node has them: in the run of an earlier start, if there is one."""
     import mlflow
 

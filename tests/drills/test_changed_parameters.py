@@ -22,7 +22,7 @@ def test_another_length_and_other_intervals_are_applied_and_another_seed_is_not(
 
     done = launch(spec, stop).step
     assert done < 9
-    for wrong, message in (({"seed": 5}, "train.seed was 0 and is now 5"), ({"samples": 16}, "trained already")):
+    for wrong, message in (({"seed": 5}, "train.seed was 0 and is now 5"), ({"samples": 16}, "already trained")):
         changes: dict[str, Any] = wrong
         with pytest.raises((ConfigError, RuntimeError), match=message):
             launch(spec_of("run", **changes), lambda event: None)

@@ -41,7 +41,7 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
     assert "state.pt has another checksum" in refused["reason"]
     restart = [event for event in events if event["kind"] == "start"][1]
     assert restart["resumed_from"] == refused["instead"] != str(newest)
-    assert "damaged checkpoint, now " in output_of(spec.run_folder)
+    assert "damaged checkpoint, moved to " in output_of(spec.run_folder)
     assert_same_weights(spec, whole)
 
 
@@ -50,7 +50,7 @@ def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_o
     stopped_at_4(other)
     (state, *_) = (found.state.read_bytes() for found in checkpoint_store.list_checkpoints(other.checkpoints))
     # With its own spec it is refused for that already.
-    files = {STATE: lambda file: file.write(state), checkpoint_store.SPEC: checkpoint_store.content(spec.text)}
+    files = {STATE: lambda file: file.write(state), checkpoint_store.SPEC: checkpoint_store.text_writer(spec.text)}
     checkpoint_store.save(spec.checkpoints, 4, files, keep=2)
     with pytest.raises(
         TrainingFailedError, match=r"captioner\.queries_QD is \(64, \d+\) there and \(128, \d+\) here"
@@ -71,9 +71,9 @@ def test_a_checkpoint_is_never_unpickled(spec_of: SpecOf, monkeypatch: pytest.Mo
     """Even where its checksums are right, as of a file that somebody made on purpose."""
     monkeypatch.chdir(tmp_path)
     spec = spec_of("foreign")
-    files: dict[str, checkpoint_store.Fill] = {
+    files: dict[str, checkpoint_store.ContentWriter] = {
         STATE: lambda file: torch.save({"state": {"model": Harm()}}, file),  # type: ignore[arg-type]
-        checkpoint_store.SPEC: checkpoint_store.content(spec.text),
+        checkpoint_store.SPEC: checkpoint_store.text_writer(spec.text),
     }
     checkpoint_store.save(spec.checkpoints, 2, files, keep=2)
     with pytest.raises(TrainingFailedError, match="is no checkpoint of this program"):

@@ -70,7 +70,7 @@ def test_a_sigterm_saves_the_step_and_the_same_command_goes_on(spec_of: SpecOf, 
         assert code == INTERRUPTED, printed
         (said,) = events(spec, "interrupted")
         assert f"interrupted at step {said['step']} (rank " in printed
-        assert "the same command goes on from there" in printed
+        assert "the same command resumes from it" in printed
         assert [event["step"] for event in events(spec, "checkpoint")] == [said["step"]]
         assert_goes_on(spec, whole)
 
@@ -98,14 +98,14 @@ def test_the_second_on_a_folder_refuses_and_names_the_first(spec_of: SpecOf) -> 
     code, printed = Started(spec, "again.json").end()
     assert code == 1
     assert (
-        f"a training runs here already: process {first.process.pid} on host {os.uname().nodename}, since {today}"
+        f"a training already runs here: process {first.process.pid} on host {os.uname().nodename}, since {today}"
         in printed
     )
     # A rank that somebody else starts is told as well.
     command = [sys.executable, "-m", WORKER, str(spec.checkpoints.parent / "run_spec.json")]
     rank = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert rank.returncode == 1
-    assert f"a training runs here already: process {first.ranks()[0]} on host" in rank.stderr
+    assert f"a training already runs here: process {first.ranks()[0]} on host" in rank.stderr
     assert first.process.poll() is None
     send(first.process.pid, signal.SIGTERM)
     code, printed = first.end()

@@ -59,13 +59,13 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     # A second one meanwhile.
     code, shown = end(start(project))
     assert code == 2, shown
-    assert f"a training runs here already: process {first.pid} on host" in shown
+    assert f"a training already runs here: process {first.pid} on host" in shown
     assert "Traceback" not in shown
     first.send_signal(signal.SIGTERM)
     code, shown = end(first)
     assert code == INTERRUPTED, shown
     assert "interrupted at step" in shown
-    assert "the same command goes on from there" in shown
+    assert "the same command resumes from it" in shown
     assert "Traceback" not in shown
     done = trained(project)
     assert 3 <= done < STEPS
@@ -76,7 +76,7 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     os.killpg(second.pid, signal.SIGINT)
     code, shown = end(second)
     assert code == 128 + signal.SIGINT, shown
-    assert "(Ctrl-C), with a checkpoint; the same command goes on from there" in shown
+    assert "(Ctrl-C); a checkpoint was saved, and the same command resumes from it" in shown
     assert "Aborted!" not in shown
     assert "Traceback" not in shown
     assert done < trained(project) < STEPS

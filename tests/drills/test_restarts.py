@@ -57,7 +57,7 @@ def test_a_rank_killed_twice_is_started_again_by_the_launcher(spec_of: SpecOf, t
     restarts = events(spec, "restart")
     assert [(event["attempt"], event["of"]) for event in restarts] == [(1, 2), (2, 2)]
     for event, pid in zip(restarts, killed, strict=True):
-        assert f"pid {pid}) ended without a word" in event["reason"]
+        assert f"pid {pid}) ended without reporting an error" in event["reason"]
     starts = events(spec, "start")
     assert len(starts) == 3
     assert all(start["resumed_from"] is not None for start in starts[1:])

@@ -64,7 +64,7 @@ def kill_beside_its_loader(sign: Heartbeat) -> None:
 ACCIDENTS = {
     "rank 1 killed": (
         lambda signs: kill_beside_its_loader(signs[1]),
-        r"^rank 1 \(host \S+, pid \d+\) was killed by SIGKILL \(the system kills so when memory runs out\)\n",
+        r"^rank 1 \(host \S+, pid \d+\) was killed by SIGKILL \(which the system sends when memory runs out\)\n",
     ),
     "rank 0 killed": (
         lambda signs: os.kill(signs[0].pid, signal.SIGKILL),
@@ -72,12 +72,12 @@ ACCIDENTS = {
     ),
     "rank 1 hangs": (
         lambda signs: os.kill(signs[1].pid, signal.SIGSTOP),
-        r"^rank 1 \(host \S+, pid \d+\) has given no sign of life for \d+ s\n",
+        r"^rank 1 \(host \S+, pid \d+\) has sent no heartbeat for \d+ s\n",
     ),
     "the loader of rank 1 killed": (
         lambda signs: kill_loader_of(signs[1]),
         # Killed while it hands over a batch, it leaves a traceback that a dead peer leaves too, which is not shown.
-        r"^rank 1 \(host \S+, pid \d+\) failed: (RuntimeError: )?DataLoader worker (ended while it handed over|(?s:.)*"
+        r"^rank 1 \(host \S+, pid \d+\) failed: (RuntimeError: )?DataLoader worker (ended while it sent|(?s:.)*"
         r"\nThe last lines of \S+/attempt_0/1/stderr\.log:\n(?s:.)*DataLoader worker)",
     ),
 }
@@ -102,7 +102,7 @@ def test_accidents_end_the_run_and_the_same_call_goes_on(spec_of: SpecOf) -> Non
         with pytest.raises(TrainingFailedError, match=message) as caught:
             launch(spec, at_step(7, spec, act))
         shown = str(caught.value)
-        assert "Where the ranks were last seen:\n  rank" in shown, name
+        assert "Last heartbeats of the ranks:\n  rank" in shown, name
         assert shown.endswith("The same command resumes from the last checkpoint."), name
         assert [sign.rank for sign in hurt] == [0, 1]
         assert not any(Path(f"/proc/{sign.pid}").exists() for sign in hurt), name

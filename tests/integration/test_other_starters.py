@@ -20,7 +20,7 @@ from tests.servers import free_port, wait_for
 from clips_pipeline.training.events.event_log import Event, EventReader, read_all
 from clips_pipeline.training.launch import monitor
 from clips_pipeline.training.launch.heartbeat import read_heartbeats
-from clips_pipeline.training.launch.launcher import Outcome, TrainingFailedError, launch
+from clips_pipeline.training.launch.launcher import TrainingFailedError, TrainingResult, launch
 from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow
@@ -35,9 +35,9 @@ class Waiting:
     def __init__(self, spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shown: list[str] = []
         self.events: list[Event] = []
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingResult | None = None
         self.error: Exception | None = None
-        monkeypatch.setattr("clips_pipeline.training.launch.launcher.show", self.shown.append)
+        monkeypatch.setattr("clips_pipeline.training.launch.launcher.print_commands", self.shown.append)
         self._thread = threading.Thread(target=self._run, args=(spec,))
         self._thread.start()
         wait_for(lambda: self.shown or not self._thread.is_alive())
@@ -175,7 +175,7 @@ def test_a_rank_that_hangs_elsewhere_is_named_and_the_ranks_go_on(
     assert any(event["kind"] == "error" and "imed out" in event["message"] for event in read_all(spec.events))
     waiting.join()
     shown = str(waiting.error)
-    assert re.match(r"rank 1 \(host \S+, pid \d+\) has given no sign of life for \d+ s\n", shown), shown
+    assert re.match(r"rank 1 \(host \S+, pid \d+\) has sent no heartbeat for \d+ s\n", shown), shown
     assert "they resume from the last checkpoint" in shown
     assert not Path(spec.model_folder).exists()
     waiting = Waiting(spec, monkeypatch)

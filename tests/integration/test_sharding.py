@@ -84,9 +84,9 @@ def test_a_model_that_composer_has_not_sharded_is_refused() -> None:
     from clips_pipeline.training import sharding
 
     with pytest.raises(
-        ConfigError, match=r"sharding is fsdp2, but \d+ parameters are whole on every rank \(logit_scale"
+        ConfigError, match=r"sharding: fsdp2, but Composer has not sharded \d+ parameters \(logit_scale"
     ):
-        sharding.check("fsdp2", sharding.without_scalars(ClipsModel(SIZES["tiny"])))
+        sharding.check_sharded("fsdp2", sharding.reshape_logit_scale(ClipsModel(SIZES["tiny"])))
 
 
 def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes() -> None:
@@ -94,9 +94,9 @@ def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes()
 
     usual = ClipsModel(SIZES["tiny"])
     shapes = {name: value.shape for name, value in usual.state_dict().items()}
-    trained = sharding.without_scalars(usual)
+    trained = sharding.reshape_logit_scale(usual)
     trained.vision.register_buffer("made_once", torch.arange(3), persistent=False)
-    found = sharding.whole_model(trained.eval())
+    found = sharding.full_model(trained.eval())
     assert {name: value.shape for name, value in found.state_dict().items()} == shapes
     assert all(tensor.device.type == "cpu" for tensor in (*found.parameters(), *found.buffers()))
     assert found.vision.made_once is trained.vision.made_once

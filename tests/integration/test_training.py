@@ -100,8 +100,8 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
         return plain(self, shard, row)
 
     monkeypatch.setattr(ShardSet, "read", counting)
-    with EventWriter(spec.events) as writer, HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as life:
-        train(spec, writer, life, Interrupt())
+    with EventWriter(spec.events) as writer, HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as heartbeat:
+        train(spec, writer, heartbeat, Interrupt())
     assert 3 <= done < 9
     # An epoch of 48 samples is six batches of eight; the run is nine.
     assert len(read) == (9 - done) * 8
@@ -163,11 +163,11 @@ def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
     with (
         pytest.MonkeyPatch.context() as patched,
         EventWriter(spec.events) as writer,
-        HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as life,
+        HeartbeatWriter(Path(spec.run_folder), 0, 1, 1.0) as heartbeat,
     ):
         patched.setattr(DataWaitMonitor, "close", noted)
         with pytest.raises(TrainingDivergedError):
-            train(spec, writer, life, Interrupt())
+            train(spec, writer, heartbeat, Interrupt())
         assert len(closed) == 1
 
 

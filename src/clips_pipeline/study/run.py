@@ -129,11 +129,11 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
     """Run the jobs and return the messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
-    terminated = InterruptHandler()
+    interrupt = InterruptHandler()
     started = time.monotonic()
     try:
-        with terminated:
-            while (waiting or running) and not terminated.asked:
+        with interrupt:
+            while (waiting or running) and not interrupt.interrupted:
                 if hours is not None and time.monotonic() - started >= 3600 * hours:
                     waiting.clear()
                 while waiting and len(running) < parallel_runs:
@@ -153,10 +153,10 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
             process.terminate()
         for process in running.values():
             process.wait()
-    if terminated.asked:
+    if interrupt.interrupted:
         raise TrainingInterruptedError(
-            f"interrupted by {terminated.by}; running trainings have saved a checkpoint. Run the same command to resume",
-            exit_code_after(terminated.by),
+            f"interrupted by {interrupt.source}; running trainings have saved a checkpoint. Run the same command to resume",
+            exit_code_after(interrupt.source),
         )
     return failed
 

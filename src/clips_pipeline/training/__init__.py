@@ -1,4 +1,4 @@
-"""Training: the only package that imports Composer. `launch.launcher` is what the rest of the program calls."""
+"""Training, the only package that imports Composer. Other packages call `launch.launcher`."""
 
 __all__ = [
     "callbacks",

@@ -1,4 +1,4 @@
-"""The model as Composer wants it: forward, loss, nothing else. No mathematics here."""
+"""Adapter from `ClipsModel` to Composer's model interface: forward and loss, without any mathematics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,15 @@ from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 
 
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
-    """Wraps `ClipsModel`; images arrive as uint8 and are normalised on the device."""
+    """Wraps `ClipsModel`. Images arrive as uint8 and are normalized on the device.
+
+    Args:
+        clips: the model.
+        weights: weights of the losses.
+        images: mean and standard deviation of the pixels.
+        chunk_size: samples whose activations are held at a time; None holds those of the whole batch.
+        image_schedule: resolution and patch dropout by step; None is neither. `step` must be set before each batch.
+    """
 
     def __init__(
         self,
@@ -24,25 +32,25 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         weights: LossWeights,
         images: ImageConfig,
         chunk_size: int | None = None,
-        views: ImageSchedule | None = None,
+        image_schedule: ImageSchedule | None = None,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
         self.clips = clips
         self.weights = weights
         self.images = images
-        self.views = views
+        self.image_schedule = image_schedule
         self.step = 0
 
     def forward(self, batch: ClipsBatch) -> ClipsOutput:
-        """Both towers and the captioner on one batch."""
-        # Composer moves tensors and collections of them, not a batch with named fields.
+        """Run both towers and the captioner on one batch."""
+        # Composer moves tensors and collections of tensors to the device, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalize(batch.images_BCHW, self.images.mean, self.images.std)
         kept_BK = None
-        if self.views is not None and self.training:
-            images_BCHW = self.views.resized(images_BCHW, self.step)
-            kept_BK = self.views.kept(len(batch), self.step)
+        if self.image_schedule is not None and self.training:
+            images_BCHW = self.image_schedule.resize(images_BCHW, self.step)
+            kept_BK = self.image_schedule.kept_patches(len(batch), self.step)
             kept_BK = None if kept_BK is None else kept_BK.to(images_BCHW.device, non_blocking=True)
         inputs = images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT
         output: ClipsOutput
@@ -53,18 +61,18 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         return output._replace(logit_scale=output.logit_scale.reshape(()))
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
-        """The total, which Composer differentiates, and those of its parts that the method has, which it logs."""
+        """Return the total, which Composer differentiates, and the losses of the method, which Composer logs."""
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
         captioner = self.clips.captioner
         head_VD = None if captioner is None else captioner.head.weight
         parts = clips_loss(outputs, head_VD, self.weights, group=group)
-        found = {name: value.detach() for name, value in parts._asdict().items() if value is not None}
-        return found | {"total": parts.total}
+        logged = {name: value.detach() for name, value in parts._asdict().items() if value is not None}
+        return logged | {"total": parts.total}
 
     def eval_forward(self, batch: Any, outputs: Any = None) -> Any:
-        """Not used: evaluation runs through `evaluation.measure_retrieval`, which needs every row at once."""
-        raise NotImplementedError("evaluation during training runs in training.retrieval_probe")
+        """Not implemented: retrieval needs all rows at once, so `callbacks.retrieval` evaluates."""
+        raise NotImplementedError("evaluation during training runs in training.callbacks.retrieval")
 
     def get_metrics(self, is_train: bool = False) -> Mapping[str, Any]:
-        """No torchmetrics: they would keep state in checkpoints."""
+        """Return no torchmetrics: they would add state to checkpoints."""
         return {}

@@ -1,4 +1,4 @@
-"""What can be set about a training, as frozen dataclasses. Loads no torch: the Kedro process reads it."""
+"""Configuration of a training (`train` in the parameters), as frozen dataclasses. Loads no torch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -25,18 +25,18 @@ ProcessCount = Annotated[int, Ge(1), Le(1024)]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model to train.
+    """The model to train.
 
     Attributes:
-        size: a named size, or a mapping of dimensions, which may change those of a named one (`base`).
-        image_size: pixels per side; None is the size's own.
+        size: a named size, or a mapping of dimensions, which may change those of a named size (`base`).
+        image_size: pixels per side; None is the default of the size.
         padding: "attend": PAD tokens are keys like any other, as published and as published weights need; "mask" hides them.
-        condition: whether the captioner reads the towers' tokens before or after their final norm.
-        initial_weights: what starts this training (the next stage of a schedule), with a fresh optimizer: the folder of an
-            exported model, models:/NAME@ALIAS, or the id of an MLflow run. In a run spec it is always a folder.
-        vision_weights: open_clip checkpoint (safetensors, .pt or .bin) for the vision tower alone.
-        text_weights: likewise for the text tower.
-        patch_dropout: fraction of each training picture's patches that the vision tower does not see.
+        condition: whether the captioner reads the text tower's tokens before or after the final norm.
+        initial_weights: model to start from, with a new optimizer: the folder of an exported model, models:/NAME@ALIAS, or the
+            id of an MLflow run. In a run spec it is always a folder.
+        vision_weights: open_clip checkpoint (safetensors, .pt or .bin) for the vision tower only.
+        text_weights: open_clip checkpoint for the text tower only.
+        patch_dropout: fraction of the patches of each training image that the vision tower does not see.
     """
 
     size: str | SizeConfig = "tiny"
@@ -51,11 +51,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ProgressiveConfig:
-    """Resolution that grows while the model trains.
+    """Resolution that grows during the training.
 
     Attributes:
         first_size: pixels per side at the first step.
-        until: fraction of all steps after which the resolution is the full one.
+        until: fraction of all steps after which the resolution is the full image size.
     """
 
     first_size: Annotated[int, Ge(1), Le(4096)] = 32
@@ -67,8 +67,8 @@ class LossConfig:
     """Weights of the two losses in the total (CLIPS: 1 and 2).
 
     Attributes:
-        contrastive_weight: of the contrastive loss.
-        caption_weight: of the caption loss.
+        contrastive_weight: weight of the contrastive loss.
+        caption_weight: weight of the caption loss.
     """
 
     contrastive_weight: NonNegativeFloat = 1.0
@@ -84,13 +84,13 @@ class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine decay; weight decay acts on matmul weights only.
 
     Attributes:
-        peak_lr: learning rate after the warm-up.
+        peak_lr: learning rate at the end of the warm-up.
         beta1: decay rate of the first moment.
         beta2: decay rate of the second moment.
         epsilon: added to the denominator.
         weight_decay: decoupled weight decay.
-        clip_norm: bound of the global gradient norm; None does not clip.
-        warmup_samples: samples until the learning rate is the peak.
+        clip_norm: upper bound of the global gradient norm; None does not clip.
+        warmup_samples: samples of the warm-up.
         final_lr: learning rate of the last step.
     """
 
@@ -110,10 +110,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EmaConfig:
-    """Exponential moving average of the weights, kept beside them and exported in their place.
+    """Exponential moving average of the weights, which is evaluated and exported instead of them.
 
     Attributes:
-        half_life_batches: batches after which a weight's share in the average has halved.
+        half_life_batches: batches after which the influence of a weight on the average has halved.
     """
 
     half_life_batches: PositiveInt = 100
@@ -121,23 +121,24 @@ class EmaConfig:
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """Worker processes and what they run on.
+    """The ranks: number, device, memory, loading, and what to do about failures.
 
     Attributes:
-        processes: ranks on this machine.
-        start: false: the run spec is written and followed, and torchrun, SLURM or Kubernetes starts the ranks.
-        sharding: fsdp2: parameters, gradients and optimizer state are sharded over the ranks.
-        device: `auto` takes the GPUs where there are some.
-        precision: of the products; amp_bf16 needs a GPU.
+        processes: number of ranks on this machine.
+        start: whether the launcher starts the ranks; false: it writes the run spec, and torchrun, SLURM or Kubernetes does.
+        sharding: "fsdp2" shards parameters, gradients and optimizer state over the ranks.
+        device: "auto" uses GPUs if there are any.
+        precision: precision of the matrix products; amp_bf16 needs a GPU.
         chunk_size: samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all.
-        compile: the transformer blocks go through torch.compile; worth its start-up on a GPU.
-        loader_workers: processes of each rank that make batches; 0 makes them between the steps.
-        prefetch_batches: batches that each of these processes holds ready.
-        threads: torch threads of each rank; None shares the cores evenly.
-        stall_warning_s: seconds of waiting for one batch that are worth a warning.
-        on_change: parameters, or data, differ from those of an unfinished training: refuse, or begin another beside it.
-        rank_timeout_s: a rank that is silent for so many seconds, or lets the others wait so long, is ended.
-        restarts: how often all ranks are started again, from the last checkpoint, when one has failed, died or hung.
+        compile: whether the transformer blocks are compiled by torch.compile.
+        loader_workers: loader workers of each rank; 0 prepares batches between the steps.
+        prefetch_batches: batches that each loader worker prepares ahead.
+        threads: torch threads of each rank; None divides the cores evenly.
+        stall_warning_s: seconds of waiting for one batch after which to warn.
+        on_change: what to do if parameters or data differ from those of an unfinished training: "refuse", or "restart" in
+            another run folder.
+        rank_timeout_s: seconds without a heartbeat, or in one collective operation, after which a rank counts as dead.
+        restarts: how often all ranks are restarted from the last checkpoint when one fails, dies or hangs.
     """
 
     processes: ProcessCount = 1
@@ -159,21 +160,21 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         if self.compile and self.sharding != "none":
-            raise ConfigError("compile: compile and sharding fsdp2 are not tested together; set one back")
+            raise ConfigError("compile: it is not tested with sharding fsdp2; switch one of them off")
         if self.device == "cpu" and self.precision != "fp32":
             raise ConfigError("precision: amp_bf16 needs a GPU; on a CPU set fp32")
 
 
 @dataclass(frozen=True)
 class IntervalConfig:
-    """How often, in optimizer steps. The last step always logs, evaluates and saves.
+    """Intervals in optimizer steps. The last step always logs, evaluates and saves.
 
     Attributes:
-        log: steps between two logged ones.
-        evaluate: steps between two evaluations of the held-out samples.
+        log: steps between two `step` events.
+        evaluate: steps between two evaluations on held-out samples.
         checkpoint: steps between two checkpoints.
-        keep_checkpoints: how many of them are kept.
-        caption_examples: held-out pictures whose captions are shown at every evaluation; 0 for none.
+        keep_checkpoints: number of checkpoints to keep.
+        caption_examples: number of held-out images that are captioned at every evaluation.
     """
 
     log: PositiveInt = 10
@@ -188,22 +189,22 @@ class TrainConfig:
     """One training run, from shards to an exported model.
 
     Attributes:
-        method: what is contrasted and what is captioned; `text.methods` has the table.
-        model: which model.
+        method: what is contrasted and what is captioned (table in `text.methods`).
+        model: the model.
         captions: how captions become rows of ids.
         images: preprocessing that training and evaluation share.
-        augment: random changes of training images.
+        augment: random augmentation of training images.
         loss: weights of the losses.
         optimizer: AdamW and its schedule.
         ema: moving average of the weights; None for none.
-        freeze: parts that keep their initial weights, e.g. [vision] for locked-image tuning; the temperature always learns.
+        freeze: parts that keep their initial weights, e.g. [vision] for locked-image tuning. The logit scale is always trained.
         progressive: resolution that grows; None for none.
-        launch: processes and devices.
+        launch: ranks and devices.
         every: intervals.
         samples: training samples of the run.
-        batch_size: samples of a step over all ranks.
-        seed: of weights, order and augmentation.
-        shuffle_window: samples are shuffled within windows of so many, over all shards that a batch draws from.
+        batch_size: samples of a step, over all ranks.
+        seed: seed of weights, sample order and augmentation.
+        shuffle_window: number of samples of a shuffle window, over all shards that a batch reads from.
     """
 
     method: Method = "clips"
@@ -219,7 +220,7 @@ class TrainConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
     samples: PositiveInt = 140_000
-    # Contrast needs another sample.
+    # The contrastive loss needs at least one negative.
     batch_size: Annotated[int, Ge(2), Le(2**24)] = 64
     seed: Seed = 0
     shuffle_window: PositiveInt = WINDOW_SAMPLES
@@ -236,14 +237,14 @@ class TrainConfig:
                 set(self.freeze) <= parts,
                 f"freeze: method {method!r} has no captioner; its parts are {', '.join(sorted(parts))}",
             ),
-            (set(self.freeze) != parts, "freeze: every part is frozen and nothing would be trained; leave one out"),
+            (set(self.freeze) != parts, "freeze: every part is frozen, so nothing would be trained; remove one"),
             (
                 not self.freeze or launch.sharding == "none",
-                "freeze: it does not go together with launch.sharding fsdp2; set one of them back",
+                "freeze: it cannot be combined with launch.sharding fsdp2; switch one of them off",
             ),
             (
                 not self.model.patch_dropout or launch.chunk_size is None,
-                "model.patch_dropout: it does not go together with launch.chunk_size; set one of them back",
+                "model.patch_dropout: it cannot be combined with launch.chunk_size; switch one of them off",
             ),
             (
                 self.samples >= self.batch_size,
@@ -264,10 +265,10 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run; a last partial batch is not trained."""
+        """Optimizer steps of the run; a last partial batch is not trained."""
         return self.samples // self.batch_size
 
     @property
     def warmup_steps(self) -> int:
-        """Optimiser steps of linear warm-up."""
+        """Optimizer steps of the linear warm-up."""
         return self.optimizer.warmup_samples // self.batch_size

@@ -1,4 +1,4 @@
-"""What a training will cost, before it starts: parameters, FLOPs, memory, time. Loads no torch; `training.step_timer` measures."""
+"""Estimate of a training before it starts: parameters, FLOPs, memory, time. Loads no torch; `training.step_timer` measures."""
 
 import json
 import os
@@ -14,26 +14,26 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.training.config import TrainConfig
 
 GIB = 2**30
-BUSY = 0.5
-"""Running processes for each core from which on a measured time is not to be trusted."""
+BUSY_LOAD = 0.5
+"""Load per core above which measured times are unreliable."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Figures of one training.
+    """Estimated cost of one training.
 
     Attributes:
-        parameters: by part.
-        forward_flops: of one sample, by part, at full rows.
-        training_flops: of one sample, forward and backward, nothing frozen.
-        state_bytes: parameters, gradients, AdamW's two moments and a moving average, in float32, on one rank.
-        peak_bytes: expected peak of one rank; extrapolated where its batch was not measured.
-        sample_seconds: measured, of one sample on one rank: at best and at worst.
-        seconds: of the whole run, if ranks do not slow each other down: at best and at worst.
-        device: on which this was measured.
+        parameters: number of parameters by part.
+        forward_flops: FLOPs of the forward pass of one sample, by part, with full rows.
+        training_flops: FLOPs of one sample, forward and backward, nothing frozen.
+        state_bytes: bytes of parameters, gradients, AdamW's two moments and a moving average, in float32, on one rank.
+        peak_bytes: expected peak memory of one rank; extrapolated if its batch was not measured.
+        sample_seconds: measured seconds per sample on one rank: at best and at worst.
+        seconds: seconds of the whole run, if ranks do not slow each other down: at best and at worst.
+        device: where the steps were measured.
         measured: samples of the measured batches.
-        basis: in words.
-        warning: why the times may be far off, if they may.
+        basis: what was measured, as text.
+        warning: why the times may be wrong, if they may.
     """
 
     parameters: dict[str, int]
@@ -50,41 +50,41 @@ class Estimate:
 
 
 def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], ...]] | None = None) -> Estimate:
-    """Measure a few steps in another process, and work out the rest.
+    """Measure a few steps in another process and compute the estimate from them.
 
     Args:
         config: the training.
-        vocab_size: of its tokenizer.
-        rows: ids of training samples, as the model will read them; None measures with full rows.
+        vocab_size: number of ids of its tokenizer.
+        rows: ids of training samples, as the model reads them; None measures with full rows.
 
     Raises:
-        ConfigError: the probe failed; the message has its last line.
+        ConfigError: the measurement failed; the message has the last line of its output.
     """
-    asked = json.dumps({"train": to_mapping(config), "vocab_size": vocab_size, "rows": rows})
+    request = json.dumps({"train": to_mapping(config), "vocab_size": vocab_size, "rows": rows})
     command = [sys.executable, "-m", "clips_pipeline.training.step_timer"]
     load = os.getloadavg()[0]
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, env={**os.environ})  # noqa: S603
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    process = subprocess.run(command, input=request, capture_output=True, text=True, env={**os.environ})  # noqa: S603
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise ConfigError(
             f"dry_run: the measured steps failed: {last}; lower train.launch.chunk_size or train.batch_size"
         )
-    return from_measurement(config, json.loads(done.stdout), load)
+    return from_measurement(config, json.loads(process.stdout), load)
 
 
 def from_measurement(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
-    """The figures that follow from a measurement of `training.step_timer`.
+    """Compute the estimate from a measurement.
 
     Args:
         config: the training.
-        found: as `probe.measure` returns it.
-        load: processes that were running before, on average over a minute.
+        found: the result of `step_timer.measure`.
+        load: load average of the machine before the measurement.
     """
     samples = found["samples"]
     at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
-    # A chunk's forward pass is done twice.
-    again = 4 / 3 if config.launch.chunk_size else 1.0
-    fastest, slowest = (again * seconds for seconds in _sample_seconds(found, at_once))
+    # With chunks, the forward pass runs twice.
+    recompute_factor = 4 / 3 if config.launch.chunk_size else 1.0
+    fastest, slowest = (recompute_factor * seconds for seconds in _sample_seconds(found, at_once))
     per_rank = config.steps * config.batch_size / config.launch.processes
     total = sum(found["parameters"].values())
     state_bytes, saved_bytes = _state_bytes(config, found, total)
@@ -108,24 +108,24 @@ def from_measurement(config: TrainConfig, found: Mapping[str, Any], load: float 
 
 
 def _sample_seconds(found: Mapping[str, Any], at_once: int) -> tuple[float, float]:
-    """Of one sample in a batch of `at_once`, at best and at worst."""
+    """Return the seconds per sample in a batch of `at_once`, at best and at worst."""
     samples, steps, cpu = found["samples"], found["seconds"], found["cpu_seconds"]
-    # Whatever else runs, a step needs this much of the processors.
+    # At best a step takes its processor time, spread over all threads.
     best = [min(times) for times in steps]
     if found["device"] == "cpu":
         best = [min(time, min(times) / found["threads"]) for time, times in zip(best, cpu, strict=True)]
     if samples[-1] == at_once or len(samples) == 1:
         return best[-1] / samples[-1], max(steps[-1]) / samples[-1]
-    # What a step costs once does not grow with the batch; at worst it does.
-    grows = max(0.0, best[-1] - best[-2]) / (samples[-1] - samples[-2])
-    return min(grows, best[-1] / samples[-1]), max(steps[-1]) / samples[-1]
+    # At best the fixed cost of a step does not grow with the batch; at worst it does.
+    marginal = max(0.0, best[-1] - best[-2]) / (samples[-1] - samples[-2])
+    return min(marginal, best[-1] / samples[-1]), max(steps[-1]) / samples[-1]
 
 
 def _state_bytes(config: TrainConfig, found: Mapping[str, Any], total: int) -> tuple[int, float]:
-    """Bytes of parameters, gradients and optimiser on one rank; and what the measured peak has too much of them.
+    """Return the bytes of parameters, gradients and optimizer state on one rank, and by how much the measurement had more.
 
-    Under FSDP2 each rank has its part, and whole are the block that runs (in chunks: all) and what is in no block, with their
-    gradients.
+    Under FSDP2 each rank has its shard. Parameters that are gathered at a time, with their gradients: the block that runs (in
+    chunks: all blocks) and everything outside the blocks.
     """
     trained = 3 * found["trained_parameters"]
     average = total if config.ema else 0
@@ -137,31 +137,34 @@ def _state_bytes(config: TrainConfig, found: Mapping[str, Any], total: int) -> t
     in_chunks = (config.launch.chunk_size or config.batch_size) < config.batch_size // config.launch.processes
     gathered = total if in_chunks else total - blocks["all"] + blocks["largest"]
     on_rank = whole // config.launch.processes + 2 * 4 * gathered
-    # Small models, or one rank: nothing is saved, and no more is held than everything twice.
     return on_rank, measured - on_rank
 
 
 def _basis(found: Mapping[str, Any], at_once: int) -> str:
-    rows = "rows of the training data" if found["real_rows"] else "full rows, the longest there can be"
+    rows = "rows of the training data" if found["real_rows"] else "full rows, the longest possible"
     sizes = " and ".join(map(str, found["samples"]))
     steps = len(found["seconds"][-1])
     real = found["samples"][-1] == at_once
-    how = "the last is that of a rank" if real else f"extrapolated to the {at_once} of a rank, which were not measured"
+    how = (
+        "the last is the batch of a rank"
+        if real
+        else f"extrapolated to the {at_once} of a rank, which were not measured"
+    )
     return f"{steps} steps each of {sizes} samples ({how}) on {found['threads']} threads, with {rows}"
 
 
 def _warning(load: float) -> str | None:
     cores = os.cpu_count() or 1
-    if load <= BUSY * cores:
+    if load <= BUSY_LOAD * cores:
         return None
     return (
-        f"this machine was busy: {load:.1f} processes were running on {cores} cores; the true times may be shorter. "
-        "Measure again when it is quiet"
+        f"this machine was busy: a load of {load:.1f} on {cores} cores; the true times may be shorter. "
+        "Measure again when it is idle"
     )
 
 
 def estimate_table(found: Estimate, config: TrainConfig) -> Table:
-    """For people."""
+    """Return the estimate as a table for the terminal."""
     shown = Table("", "value", title="dry run: nothing is trained", title_justify="left")
     for name, count in found.parameters.items():
         shown.add_row(f"parameters, {name}", f"{count:,}")
@@ -171,12 +174,12 @@ def estimate_table(found: Estimate, config: TrainConfig) -> Table:
     shown.add_row("training GFLOP per sample, at most", f"{found.training_flops / 1e9:.3f}")
     whole = found.training_flops * config.steps * config.batch_size
     shown.add_row("training EFLOP, at most", f"{whole / 1e18:.4g}", end_section=True)
-    shown.add_row("GiB of parameters, gradients and optimiser, each rank", f"{found.state_bytes / GIB:.2f}")
+    shown.add_row("GiB of parameters, gradients and optimizer state, each rank", f"{found.state_bytes / GIB:.2f}")
     shown.add_row("GiB expected at most, each rank", f"{found.peak_bytes / GIB:.2f}", end_section=True)
     shown.add_row(f"seconds per sample on {found.device}", _range(found.sample_seconds))
     hours = found.seconds[0] / 3600, found.seconds[1] / 3600
     shown.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
-    shown.caption = f"Measured: {found.basis}. Loading, evaluation and communication are not in it."
+    shown.caption = f"Measured: {found.basis}. Loading, evaluation and communication are not included."
     if found.warning is not None:
         shown.caption += f"\nWarning: {found.warning}."
     return shown

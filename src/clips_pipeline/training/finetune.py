@@ -1,4 +1,4 @@
-"""The next stage of a schedule: what it starts from, and how it differs from the training before. Loads no torch."""
+"""The next training stage: its initial weights, and its changes to the parameters of the stage before. Loads no torch."""
 
 import copy
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from clips_pipeline.config import ConfigError
 
 
 def _recipe() -> dict[str, Any]:
-    # A fortieth of the learning rate and a twelfth of the samples: stages 1 and 2 of docs/training.md.
+    # As from stage 1 to stage 2 of docs/method.md: a fortieth of the learning rate, a twelfth of the samples.
     return {
         "model": {"image_size": 128},
         "optimizer": {"peak_lr": 1.5e-5, "final_lr": 0.0, "warmup_samples": 280},
@@ -22,9 +22,9 @@ class FinetuneConfig:
     """Fine-tuning at another resolution.
 
     Attributes:
-        start: what it begins with: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/PATH` or the id of an
-            MLflow run. None is the model that `train` made in this environment.
-        train: keys of the group `train` that have another value in this stage; the others are taken from there.
+        start: the model to start from: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/PATH` or the id of an
+            MLflow run. None is the model that `train` exported in this environment.
+        train: keys of the group `train` that differ in this stage; all others are taken from there.
     """
 
     start: str | None = None
@@ -36,18 +36,18 @@ class FinetuneConfig:
             raise ConfigError("train.model.initial_weights: set finetune.start, which takes the same values")
 
     def parameters(self, train: Mapping[str, Any], start: str) -> dict[str, Any]:
-        """The group `train` of this stage.
+        """Return the group `train` of this stage.
 
         Args:
-            train: of the stage before.
-            start: where no other start is configured.
+            train: the group `train` of the stage before.
+            start: the model to start from if `self.start` is None.
         """
         changes = merge(self.train, {"model": {"initial_weights": self.start or start}})
         return merge(train, changes)
 
 
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """`lower` with what `upper` says, mappings within mappings merged."""
+    """Return a copy of `lower`, updated recursively with `upper`."""
     merged = copy.deepcopy(dict(lower))
     for key, value in upper.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

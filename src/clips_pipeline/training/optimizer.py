@@ -1,7 +1,6 @@
-"""AdamW with decoupled decay on matrix products' weights only. CLIPS paper, section 4; see docs/method.md.
+"""AdamW with decoupled weight decay on matmul weights only. CLIPS paper, section 4; see docs/method.md.
 
-Update order as in the authors' optimiser: Adam, plus decay times parameter, times learning rate; `torch.optim.AdamW`
-computes the same.
+The update is that of the authors' optimizer: (Adam + decay * parameter) * learning rate; `torch.optim.AdamW` computes the same.
 """
 
 from typing import Any, Protocol
@@ -13,19 +12,19 @@ _MATRIX_PRODUCTS = (nn.Linear, nn.Conv2d)
 
 
 class AdamConfig(Protocol):
-    """What `adamw` reads of `training.config.OptimizerConfig`."""
+    """The part of `training.config.OptimizerConfig` that `adamw` reads."""
 
     @property
     def peak_lr(self) -> float:
-        """Highest learning rate."""
+        """Peak learning rate."""
 
     @property
     def beta1(self) -> float:
-        """Decay of the first moment."""
+        """Decay rate of the first moment."""
 
     @property
     def beta2(self) -> float:
-        """Decay of the second moment."""
+        """Decay rate of the second moment."""
 
     @property
     def epsilon(self) -> float:
@@ -33,14 +32,14 @@ class AdamConfig(Protocol):
 
     @property
     def weight_decay(self) -> float:
-        """Decoupled decay of matmul weights."""
+        """Decoupled weight decay of matmul weights."""
 
 
 def decayed_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that decay: weights of linear and convolution layers, told by the kind of their module.
+    """Return the names of the parameters that decay: the weights of linear and convolution modules.
 
-    So biases, norms, embeddings, positions, CLS, queries and the temperature do not decay, and a new parameter does
-    not by accident of its shape.
+    Biases, norms, embeddings, positions, CLS, queries and the logit scale do not decay. The type of the module decides, not the
+    shape of the parameter.
     """
     return {
         f"{path}.weight" if path else "weight"
@@ -50,7 +49,7 @@ def decayed_names(model: nn.Module) -> set[str]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, decayed and not, in the order of `model.named_parameters()`; frozen parameters are left out."""
+    """Return two groups, with and without decay, in the order of `model.named_parameters()`, without frozen parameters."""
     decayed = decayed_names(model)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return [
@@ -60,7 +59,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def adamw(model: nn.Module, config: AdamConfig) -> torch.optim.AdamW:
-    """The optimiser of `model` at its peak learning rate; a schedule multiplies it."""
+    """Return the optimizer of `model` at the peak learning rate, which a schedule multiplies."""
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.peak_lr,

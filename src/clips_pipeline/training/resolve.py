@@ -1,4 +1,4 @@
-"""From configuration to the exact model, images and start-up facts; checks that need no training process."""
+"""Resolved model and image configuration, facts for the start-up line, and checks before any rank is started."""
 
 import dataclasses
 import math
@@ -15,27 +15,27 @@ from clips_pipeline.training.config import TrainConfig
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
-    """The named size with the run's changes.
+    """Return the configuration of the model: its size with the changes of this training.
 
     Args:
         config: the training.
-        vocab_size: ids the tokenizer uses.
+        vocab_size: number of ids of the tokenizer.
 
     Raises:
-        ConfigError: no such size, an image size the patch does not divide, captions longer than the model's tables, or
-            a vocabulary larger than the embedding table.
+        ConfigError: an unknown size, an image size that is no multiple of the patch size, captions longer than the model's
+            tables, or a vocabulary larger than the embedding table.
     """
     model, captions = config.model, config.captions
     try:
         size = resolve_size(model.size)
     except ConfigError as error:
         text = str(error)
-        # A dimension's message begins with its key.
+        # The message about a dimension begins with its key.
         raise ConfigError(f"train.model.size{': ' if isinstance(model.size, str) else '.'}{text}") from None
     if vocab_size > size.text.vocab_size:
         name = model.size if isinstance(model.size, str) else model.size.base
         raise ConfigError(
-            f"train.model.size: the tokenizer uses {vocab_size} ids but the model has a table of {size.text.vocab_size}; choose "
+            f"train.model.size: the tokenizer has {vocab_size} ids, but the embedding table has {size.text.vocab_size}; choose "
             f"another size, or `{{base: {name or 'NAME'}, vocab_size: {vocab_size}}}`, or lower prepare.tokenizer.vocabulary_size"
         )
     captioner = None
@@ -58,19 +58,19 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
 
 
 def size_name(config: TrainConfig) -> str:
-    """How the model is called in a table: its size's name, with a + where dimensions differ from it."""
+    """Return the name of the model for tables: that of its size, with a + if dimensions were changed."""
     size = config.model.size
     return size if isinstance(size, str) else f"{size.base}+" if size.base else "custom"
 
 
 def image_config(config: TrainConfig) -> ImageConfig:
-    """How training images are cropped and coloured, at the model's resolution."""
+    """Return the image configuration at the resolution of the model."""
     size = config.model.image_size or resolve_size(config.model.size).vision.image_size
     return ImageConfig(**vars(config.images), **vars(config.augment), size=size)
 
 
 def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
-    """Refuse what cannot train, before any process starts.
+    """Refuse a training that cannot work, before any rank is started.
 
     Raises:
         ConfigError: as `check_model`, or the training split is smaller than one batch.
@@ -84,7 +84,7 @@ def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
 
 
 def check_model(config: TrainConfig, vocab_size: int) -> None:
-    """Refuse a model that cannot be built; needs no data.
+    """Refuse a model that cannot be built. Needs no data.
 
     Raises:
         ConfigError: as `model_config`, or a progressive resolution that does not fit.
@@ -101,7 +101,7 @@ def check_model(config: TrainConfig, vocab_size: int) -> None:
 
 
 def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -> dict[str, Any]:
-    """What the start-up line states."""
+    """Return the facts of the `start` event, which the start-up line shows."""
     model = model_config(config, vocab_size)
     captions = config.captions
     context, target = captions.context_length, captions.target_length

@@ -1,4 +1,4 @@
-"""The run spec: one resolved JSON file from which a training can be started on any machine, in any number of processes."""
+"""Run spec: one resolved JSON file from which a training can be started on any machine, with any number of ranks."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.training.config import TrainConfig
 
 STORAGE_OPTIONS = "CLIPS_STORAGE_OPTIONS"
-"""Environment variable of the workers: fsspec's options by protocol, as JSON."""
+"""Environment variable of the ranks: fsspec's options by protocol, as JSON."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything a worker needs; paths are absolute.
+    """Everything that a rank needs. Paths are absolute.
 
     Attributes:
-        train: the typed configuration.
+        train: the training's configuration.
         shards: folder with `index.json` and one folder of shards per split.
         tokenizer: folder of the tokenizer.
-        run_folder: holds the spec, event log, stop flag and checkpoints; it survives restarts.
-        model_folder: where the finished model is exported.
-        data_version: of the shards (`Index.version`), so that a resumed run is known to see the same data.
+        run_folder: folder of the spec, event log, stop flag and checkpoints; it survives restarts.
+        model_folder: folder to which the finished model is exported.
+        data_version: version of the shards (`Index.version`); a resumed run must have the same.
         tokenizer_version: digest of the tokenizer's files.
-        storage: how shards elsewhere are reached; credentials come by another way and stand in no file.
-        shard_cache: folder for copies of such shards.
+        storage: access to remote shards; credentials are passed by the environment and written to no file.
+        shard_cache: folder for copies of remote shards.
     """
 
     train: TrainConfig
@@ -43,9 +43,10 @@ class RunSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Same fingerprint, same training, with the same result. What may differ on the way besides: `run_folder`.
+        """Digest of everything that the result depends on: equal fingerprints give the same model.
 
-        Process count, device, threads, loader workers and intervals may differ: they do not change what is trained.
+        Number of ranks, device, threads, loader workers and intervals are left out, since they do not change what is trained.
+        What may change during a training is decided by `resume.run_folder`.
         """
         mapping = digest_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
@@ -56,7 +57,7 @@ class RunSpec:
 
     @property
     def events(self) -> Path:
-        """The event log: one JSON object per line."""
+        """File of the event log."""
         return Path(self.run_folder) / "events.jsonl"
 
     @property
@@ -66,19 +67,19 @@ class RunSpec:
 
     @property
     def stop_flag(self) -> Path:
-        """While this file exists, the workers stop at their next logged step."""
+        """File whose existence makes the ranks stop at the next logged step."""
         return Path(self.run_folder) / "stop"
 
     @property
     def text(self) -> str:
-        """As JSON."""
+        """The spec as JSON."""
         return json.dumps(to_mapping(self), indent=1)
 
     def save(self, path: Path) -> None:
-        """Write as JSON, aside and then renamed.
+        """Write the spec as JSON, atomically.
 
         Raises:
-            CannotWriteError: the disk is full, or the like.
+            CannotWriteError: the disk is full or failed.
         """
         write_text(path, self.text)
 

@@ -1,8 +1,8 @@
-"""The learning rate over a run: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/method.md.
+"""Learning rate schedule: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/method.md.
 
-A `LambdaLR` for Composer's `schedulers`, since the formula of its own `CosineAnnealingWithWarmupScheduler` is this one but its
-rates come a step late: Composer steps a scheduler before it counts the step, so update 1 has the rate of update 0
-(`tests/unit/training/test_composer_parts.py`), and published runs would not be matched.
+Used through `LambdaLR`. Composer's `CosineAnnealingWithWarmupScheduler` has the same formula, but its rates come one step late:
+Composer steps a scheduler before it counts the step, so update 1 has the rate of update 0
+(`tests/unit/training/test_composer_parts.py`). That would not match the published runs.
 """
 
 import math
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 
 def learning_rate(done: float, *, peak: float, total: float, warmup: float = 0, floor: float = 0.0) -> float:
-    """The rate of the update that comes after `done` steps (or samples; `total` and `warmup` in the same unit).
+    """Return the rate of the update that follows `done` steps.
 
-    With warm-up the very first update has rate 0, as in the published runs. From `total` on the rate stays at `floor`.
+    With warm-up the first update has rate 0, as in the published runs. From `total` on the rate is `floor`.
+
+    Args:
+        done: steps done, or samples.
+        peak: rate after the warm-up.
+        total: length of the run, in the unit of `done`.
+        warmup: length of the warm-up, in the same unit.
+        floor: rate at the end.
     """
     if done < warmup:
         return peak * done / warmup
@@ -26,13 +33,13 @@ def learning_rate(done: float, *, peak: float, total: float, warmup: float = 0, 
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_share: float = 0.0) -> Callable[[int], float]:
-    """The rate of update k (from 0) as a share of the peak, for `torch.optim.lr_scheduler.LambdaLR`.
+def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_fraction: float = 0.0) -> Callable[[int], float]:
+    """Return the function from update k (from 0) to the rate as a fraction of the peak, for `torch.optim.lr_scheduler.LambdaLR`.
 
     Args:
         total_steps: updates of the run.
         warmup_steps: updates of linear warm-up among them.
-        floor_share: where the cosine ends, as a share of the peak.
+        floor_fraction: rate at the end, as a fraction of the peak.
 
     Raises:
         ConfigError: the warm-up is longer than the run, or the floor is above the peak.
@@ -41,17 +48,17 @@ def warmup_cosine(total_steps: int, warmup_steps: int = 0, floor_share: float = 
         raise ConfigError(
             f"warm-up of {warmup_steps} steps does not fit a run of {total_steps}; shorten it or train longer"
         )
-    if not 0.0 <= floor_share <= 1.0:
-        raise ConfigError(f"final learning rate is {floor_share} of the peak; it must be between 0 and 1 of it")
+    if not 0.0 <= floor_fraction <= 1.0:
+        raise ConfigError(f"final learning rate is {floor_fraction} of the peak; it must be from 0 to 1 of it")
 
-    def share(step: int) -> float:
-        return learning_rate(step, peak=1.0, total=total_steps, warmup=warmup_steps, floor=floor_share)
+    def fraction(step: int) -> float:
+        return learning_rate(step, peak=1.0, total=total_steps, warmup=warmup_steps, floor=floor_fraction)
 
-    return share
+    return fraction
 
 
 def apply_current_rate(schedule: "LambdaLR") -> None:
-    """Give the optimiser the rate of `schedule` at the step where it stands; loading a checkpoint gave it a former one's."""
+    """Set the optimizer's rate to that of `schedule` at its current step. A checkpoint restores the rate of a former schedule."""
     groups = schedule.optimizer.param_groups
-    for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = base * share(schedule.last_epoch)
+    for group, base, fraction in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * fraction(schedule.last_epoch)

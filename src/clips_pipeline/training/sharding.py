@@ -1,7 +1,7 @@
-"""Parameters, gradients and optimiser state shared out over ranks: FSDP2 through Composer, for models too large for one GPU.
+"""FSDP2 through Composer: parameters, gradients and optimizer state sharded over the ranks, for models too large for one GPU.
 
-What is one tensor on one process is then a `DTensor`, of which each rank holds a part. Checkpoints and exported models are
-whole all the same, so a run may go on with another number of ranks, or without sharding.
+Each parameter is then a `DTensor`, of which each rank holds a shard. Checkpoints and exported models are unsharded, so a run may
+resume with another number of ranks, or without sharding.
 """
 
 import inspect
@@ -20,51 +20,56 @@ from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.clips import ClipsModel
 
 
-def without_scalars(clips: ClipsModel) -> ClipsModel:
-    """Give the temperature the shape (1,): FSDP2 takes no parameter without a dimension. `whole` undoes it."""
+def reshape_logit_scale(clips: ClipsModel) -> ClipsModel:
+    """Give the logit scale the shape (1,), since FSDP2 refuses scalar parameters. `full_model` restores the scalar."""
     clips.logit_scale = nn.Parameter(clips.logit_scale.detach().reshape(1))
     return clips
 
 
-def parallelism(sharding: str, clips: ClipsModel, *, in_chunks: bool = False) -> dict[str, Any] | None:
-    """Composer's `parallelism_config`: None is plain data parallelism.
+def parallelism_config(sharding: str, clips: ClipsModel, *, in_chunks: bool = False) -> dict[str, Any] | None:
+    """Return Composer's `parallelism_config`; None is plain data parallelism.
 
-    One group of parameters for each transformer block, gathered when the block runs, and one for all the rest, which stays
-    gathered through the step, since the caption loss reads the head. In full precision on the wire: what autocast lowers it
-    lowers in the products, as without sharding.
+    There is one parameter group for each transformer block, gathered while the block runs, and one for all other parameters,
+    which stays gathered through the step, since the caption loss reads the head. Communication is in full precision; autocast
+    lowers the precision of the products only, as without sharding.
 
-    A batch in chunks runs every block forward and backward many times in a step. Then all stay gathered through the step
-    (`ParameterGathering`): FSDP2 would not gather a block again that is made anew after its first backward pass. Gradients and
-    optimiser state are shared out all the same.
+    With a batch in chunks, every block runs forward and backward many times in a step. All groups then stay gathered through
+    the step (`ParameterGathering`), because FSDP2 does not gather a block again that is recomputed after its first backward
+    pass. Gradients and optimizer state are sharded nevertheless.
+
+    Args:
+        sharding: `train.launch.sharding`.
+        clips: the model; gets a wrapping rule.
+        in_chunks: whether a batch is processed in chunks.
     """
     if sharding == "none":
         return None
     object.__setattr__(clips, "fsdp_wrap_fn", lambda module: isinstance(module, Block))
-    # A key that Composer does not know, `fsdp2` for one, is ignored in silence, hence `check`. And with its
-    # `load_monolith_rank0_only`, which would save memory while loading, a resumed run takes another course.
+    # Composer ignores unknown keys such as `fsdp2` without a message, hence `check_sharded`. Its option
+    # `load_monolith_rank0_only`, which would save memory while loading, changes the result of a resumed run.
     config = FSDP2Config(state_dict_type="full", mixed_precision="FULL", reshard_after_forward=not in_chunks)
     return {"fsdp": config}
 
 
-def check(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -> None:
-    """See that parameters are shared out if they are to be, before the first step; call it on the trainer's model.
+def check_sharded(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -> None:
+    """Check before the first step that all parameters are sharded, if `sharding` asks for it. Call it on the trainer's model.
 
     Raises:
-        ConfigError: some are not.
+        ConfigError: some parameters are not sharded.
     """
     if sharding == "none":
         return
-    left = [name for name, parameter in clips.named_parameters() if not isinstance(parameter, DTensor)]
-    if left:
+    unsharded = [name for name, parameter in clips.named_parameters() if not isinstance(parameter, DTensor)]
+    if unsharded:
         raise ConfigError(
-            f"train.launch.sharding is {sharding}, but {len(left)} parameters are whole on every rank ({left[0]}, …): "
-            "Composer has not sharded the model. Use the locked versions, or set train.launch.sharding to none"
+            f"train.launch.sharding: {sharding}, but Composer has not sharded {len(unsharded)} parameters ({unsharded[0]}, …); "
+            "install the locked versions, or set train.launch.sharding to none"
         )
-    # These run by other methods than `forward` too; parameters must be gathered for those as well.
+    # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
     methods = [name for name, _ in inspect.getmembers(Block, inspect.isfunction) if name in vars(Block)]
     for module in clips.modules():
         if in_chunks and isinstance(module, ClipsModel):
-            # Only where it is not `forward` that calls it: one within the other would give the parameters away too early.
+            # Only where `forward` does not call it: the inner call would release the parameters too early.
             register_fsdp_forward_method(module, "encode_all")
         if isinstance(module, Block):
             for name in methods:
@@ -72,39 +77,39 @@ def check(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -> None:
                     register_fsdp_forward_method(module, name)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank; every rank must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the unsharded tensor. A collective operation: every rank must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def whole_model(clips: ClipsModel) -> ClipsModel:
-    """The model as it is outside training: for evaluation and export. Every rank must ask.
+def full_model(clips: ClipsModel) -> ClipsModel:
+    """Return the unsharded model, for evaluation and export. A collective operation: every rank must call it.
 
-    Without sharding it shares its memory with `clips`; with sharding it takes that of the whole model.
+    Without sharding it shares its memory with `clips`; with sharding every rank allocates the full model.
     """
-    state = {name: whole(tensor) for name, tensor in clips.state_dict().items()}
+    state = {name: full_tensor(tensor) for name, tensor in clips.state_dict().items()}
     state["logit_scale"] = state["logit_scale"].reshape(())
     with torch.device("meta"):
-        found = ClipsModel(clips.config)
-    found.load_state_dict(state, assign=True)
+        full = ClipsModel(clips.config)
+    full.load_state_dict(state, assign=True)
     for name, buffer in clips.named_buffers():
         if name not in state:
             path, _, leaf = name.rpartition(".")
-            found.get_submodule(path).register_buffer(leaf, buffer, persistent=False)
-    return found.train(clips.training)
+            full.get_submodule(path).register_buffer(leaf, buffer, persistent=False)
+    return full.train(clips.training)
 
 
 class ParameterGathering(Callback):  # type: ignore[misc]
-    """Keeps parameters gathered until a step's backward passes are over, and shares them out before gradients are clipped."""
+    """Keeps parameters gathered until the backward passes of a step are done; reshards them before gradients are clipped."""
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """From now on."""
+        """Switch off resharding after each backward pass."""
         for module in _sharded(state.model):
             module.set_reshard_after_backward(False, recurse=False)
 
     def after_backward(self, state: State, logger: Logger) -> None:
-        """Gradients are in the parts, and the update changes those; what is gathered would be out of date."""
+        """Reshard: the update changes the shards, and gathered parameters would be out of date."""
         for module in _sharded(state.model):
             module.reshard()
 

@@ -1,7 +1,6 @@
-"""Measures a few steps of a training, in a process of its own: `python -m clips_pipeline.training.step_timer`.
+"""Measurement of a few training steps in a separate process: `python -m clips_pipeline.training.step_timer`.
 
-Reads one JSON object from standard input (`train`, `vocab_size`, `rows`) and writes one to standard output. Nothing else is
-touched.
+Reads one JSON object from standard input (`train`, `vocab_size`, `rows`) and writes one to standard output. It changes no file.
 """
 
 import json
@@ -27,29 +26,29 @@ from clips_pipeline.training.resolve import model_config
 
 STEPS = 5
 SAMPLES = (2, 8)
-"""Samples of the small batches that are always measured; what a sample more costs is the difference."""
-MOST_SECONDS = 40.0
-"""A batch of the training's own size is measured where its steps are expected to take no longer than this in all."""
-MOST_MEMORY = 0.7
-"""And to fill no more than this share of the memory that is free."""
+"""Sizes of the small batches that are always measured; their difference gives the cost of one more sample."""
+MAX_SECONDS = 40.0
+"""The training's own batch is measured if its steps are expected to take no longer than this in total..."""
+MAX_MEMORY_FRACTION = 0.7
+"""...and no more than this fraction of the free memory."""
 
 Rows = Sequence[Sequence[Sequence[int]]]
-"""Of each sample, the web caption's, the fragment's and the target's ids."""
+"""For each sample, the ids of the web caption, of the fragment and of the target."""
 
 
 def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> dict[str, Any]:
-    """Parameters and FLOPs by part, and seconds and memory of measured steps.
+    """Count parameters and FLOPs by part, and measure seconds and memory of a few steps.
 
     Args:
         config: the training.
-        vocab_size: of its tokenizer.
-        rows: of training samples; None measures with rows without padding, the most that rows can cost.
+        vocab_size: number of ids of its tokenizer.
+        rows: rows of training samples; None measures with rows without padding, which cost most.
 
     Returns:
         `parameters` and `forward_flops` by part; `device`; `threads`; `samples`, `seconds` (of each step), `cpu_seconds` and
-        `peak_bytes` of the measured batches, the largest last: where time and memory allow, it is that of one rank.
+        `peak_bytes` of the measured batches, the largest last: that of one rank, if time and memory allow it.
     """
-    built = model_config(config, vocab_size)
+    resolved = model_config(config, vocab_size)
     on_gpu = config.launch.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     cores = os.cpu_count() or 1
@@ -57,22 +56,22 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
     captions = config.captions
     context, fragment = captions.context_length, captions.context_length if config.method == "clips" else 0
     target = captions.target_length
-    model = ClipsModel(built).to(device)
+    model = ClipsModel(resolved).to(device)
     for part in config.freeze:
         getattr(model, part).requires_grad_(False)
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    steps = _Steps(config, model, device, vocab_size, (context, fragment, target), rows)
-    whole = config.launch.chunk_size or config.batch_size // config.launch.processes
-    for count in sorted({min(count, whole) for count in SAMPLES}):
+    steps = _StepTimer(config, model, device, vocab_size, (context, fragment, target), rows)
+    at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
+    for count in sorted({min(count, at_once) for count in SAMPLES}):
         steps.run(count)
-    if whole not in steps.samples and steps.allow(whole):
-        steps.run(whole)
+    if at_once not in steps.samples and steps.fits(at_once):
+        steps.run(at_once)
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.modules() if isinstance(block, Block)]
     return {
-        "parameters": {**parts, "temperature": 1},
+        "parameters": {**parts, "logit scale": 1},
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "block_parameters": {"all": sum(blocks), "largest": max(blocks)},
-        "forward_flops": forward_flops_by_part(built, context, fragment, target - 1),
+        "forward_flops": forward_flops_by_part(resolved, context, fragment, target - 1),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "real_rows": rows is not None,
@@ -83,8 +82,8 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
     }
 
 
-class _Steps:
-    """Runs and times steps of batches of several sizes."""
+class _StepTimer:
+    """Runs and measures steps with batches of several sizes."""
 
     def __init__(
         self,
@@ -105,13 +104,13 @@ class _Steps:
         self.peaks: list[int] = []
 
     def run(self, count: int) -> None:
-        """Steps of `count` samples; the first, which warms up, is not timed."""
+        """Measure steps of `count` samples, after one step of warm-up."""
         size = self.model.config.vision.image_size
         images = torch.randn(count, 3, size, size, device=self.device)
         ids = [self._ids(count, which) for which in range(3)]
         times, cpu_times = [], []
         for _ in range(STEPS + 1):
-            begun, cpu_begun = time.perf_counter(), time.process_time()
+            started, cpu_started = time.perf_counter(), time.process_time()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.launch.precision == "amp_bf16"):
                 output = self.model(images, *ids)
                 head = None if self.model.captioner is None else self.model.captioner.head.weight
@@ -121,22 +120,22 @@ class _Steps:
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - begun)
-            cpu_times.append(time.process_time() - cpu_begun)
+            times.append(time.perf_counter() - started)
+            cpu_times.append(time.process_time() - cpu_started)
         self.samples.append(count)
         self.seconds.append(times[1:])
         self.cpu_seconds.append(cpu_times[1:])
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.peaks.append(int(torch.cuda.max_memory_allocated()) if self.device.type == "cuda" else resident)
 
-    def allow(self, count: int) -> bool:
-        """Whether steps of `count` samples will take little time and memory, by those that have been measured."""
+    def fits(self, count: int) -> bool:
+        """Return whether steps of `count` samples should stay within `MAX_SECONDS` and the memory, by the steps so far."""
         slope = 0.0
         if len(self.samples) > 1:
             slope = max(0.0, (self.peaks[-1] - self.peaks[-2]) / (self.samples[-1] - self.samples[-2]))
         more = slope * (count - self.samples[-1])
         seconds = (STEPS + 1) * median(self.seconds[-1]) * count / self.samples[-1]
-        return seconds <= MOST_SECONDS and more <= MOST_MEMORY * _free_memory(self.device)
+        return seconds <= MAX_SECONDS and more <= MAX_MEMORY_FRACTION * _free_memory(self.device)
 
     def _ids(self, count: int, which: int) -> torch.Tensor:
         length = self.lengths[which]
@@ -152,10 +151,10 @@ def _free_memory(device: torch.device) -> float:
 
 
 def main() -> int:
-    """Measure what standard input describes."""
-    asked = json.load(sys.stdin)
-    config = from_mapping(TrainConfig, asked["train"], "train")
-    print(json.dumps(measure(config, asked["vocab_size"], asked["rows"])))
+    """Measure the training that standard input describes."""
+    request = json.load(sys.stdin)
+    config = from_mapping(TrainConfig, request["train"], "train")
+    print(json.dumps(measure(config, request["vocab_size"], request["rows"])))
     return 0
 
 

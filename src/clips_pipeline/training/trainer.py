@@ -1,6 +1,6 @@
-"""The training itself, in the process that `training.launch.worker` is: build, resume, run, export with Composer's `Trainer`.
+"""One training in one rank: build, resume, run and export, with Composer's `Trainer`.
 
-Knows no Kedro, MLflow or Optuna. Reports through the event log.
+Knows nothing of Kedro, MLflow or Optuna; it reports through the event log.
 """
 
 import json
@@ -57,41 +57,37 @@ from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 from clips_pipeline.training.schedule import apply_current_rate, warmup_cosine
 
 
-def train(spec: RunSpec, writer: EventWriter | None, life: HeartbeatWriter, interrupt: Interrupt) -> bool:
-    """Train `spec` to its end (or until it is asked to stop) and export the model.
+def train(spec: RunSpec, writer: EventWriter | None, heartbeat: HeartbeatWriter, interrupt: Interrupt) -> bool:
+    """Train `spec` until it is finished, stopped or interrupted, and export the model if it is finished.
 
     Args:
         spec: what to train.
         writer: the event log on rank 0, None on other ranks.
-        life: told of every part of a step.
-        interrupt: looked at after every step.
+        heartbeat: heartbeat of this rank; gets the phase of every step.
+        interrupt: checked after every step.
 
     Returns:
-        whether it came to its end.
+        Whether the training is finished.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine.
         TrainingDivergedError: a loss became NaN or infinite.
-        CannotWriteError: a disk is full, or the like.
+        CannotWriteError: a disk is full or failed.
     """
-    run = Run(spec, writer)
-    checkpoint = _resume(run)
+    run = TrainingRun(spec, writer)
+    checkpoint = _find_checkpoint(run)
     trace = SampleTrace(every(spec.train.every.log, spec.train.steps))
-    trainer = _trainer(run, checkpoint, [HeartbeatCallback(life), *_observers(run, trace, interrupt)])
-    # Not `trainer.close`, which waits for all ranks: one that fails must not wait for those that do not.
+    trainer = _build_trainer(run, checkpoint, [HeartbeatCallback(heartbeat), *_callbacks(run, trace, interrupt)])
+    # Not `trainer.close`, which waits for all ranks: a rank that fails must not wait for ranks that do not.
     with closing(trainer.engine):
-        sharding.check(spec.train.launch.sharding, run.clips, in_chunks=run.in_chunks)
-        # A run of another length goes on at the rate of its new schedule; without a change it is the rate that was saved.
-        apply_current_rate(run.schedule)
-        if int(trainer.state.timestamp.batch) < spec.train.steps:
-            trainer.fit()
+        _fit(run, trainer)
         finished = _export(run, trainer.state, dict(trace.skipped))
     dist.barrier()
     return finished
 
 
-class Run:
-    """What a training is made of before Composer has it: device, data, model, optimiser, schedule.
+class TrainingRun:
+    """The parts of a training that Composer's `Trainer` gets: device, data, model, optimizer, schedule.
 
     Args:
         spec: what to train.
@@ -106,34 +102,36 @@ class Run:
         self.code = run_folder.code_digest()
         config = spec.train
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
-        self.ranks = dist.get_world_size()
+        self.world_size = dist.get_world_size()
         torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
-        self.max_wait_s = _patience_s(spec)
-        if self.ranks > 1:
-            # One rank has no group: Composer would sum over it several times in a step.
-            dist.initialize_dist(get_device(self.device), self.max_wait_s)
+        self.timeout_s = _collective_timeout_s(spec)
+        if self.world_size > 1:
+            # With a process group of one rank, Composer would run several all-reduces in every step.
+            dist.initialize_dist(get_device(self.device), self.timeout_s)
         torch.manual_seed(config.seed)
         self.tokenizer: Tokenizer = load_tokenizer(Path(spec.tokenizer))
         self.images: ImageConfig = image_config(config)
         options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
         self.remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
-        self.loader = self._loader()
+        self.loader = self._build_loader()
         clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
         load_initial_weights(clips, config.model, config.freeze)
-        self.clips = sharding.without_scalars(clips)
+        self.clips = sharding.reshape_logit_scale(clips)
         if config.launch.compile:
             _compile(self.clips)
         chunk = config.launch.chunk_size
-        self.in_chunks = chunk is not None and chunk < config.batch_size // self.ranks
-        views = ImageSchedule(config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank())
+        self.in_chunks = chunk is not None and chunk < config.batch_size // self.world_size
+        image_schedule = ImageSchedule(
+            config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
+        )
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
-        self.model = ComposerClips(self.clips, weights, self.images, chunk, views)
+        self.model = ComposerClips(self.clips, weights, self.images, chunk, image_schedule)
         self.optimizer = adamw(self.clips, config.optimizer)
-        final_share = config.optimizer.final_lr / config.optimizer.peak_lr
-        self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_share))
+        final_fraction = config.optimizer.final_lr / config.optimizer.peak_lr
+        self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_fraction))
         self.ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
 
-    def _loader(self) -> DataLoader[ClipsBatch]:
+    def _build_loader(self) -> DataLoader[ClipsBatch]:
         config = self.config
         return train_loader(
             Path(self.spec.shards),
@@ -142,7 +140,7 @@ class Run:
             self.images,
             global_batch_size=config.batch_size,
             rank=dist.get_global_rank(),
-            world_size=self.ranks,
+            world_size=self.world_size,
             workers=config.launch.loader_workers,
             seed=config.seed,
             window_samples=config.shuffle_window,
@@ -151,15 +149,18 @@ class Run:
         )
 
     def evaluated_model(self, state: State) -> ClipsModel:
-        """The model to look at or export, whole: the moving average where there is one. Every rank must ask."""
-        # When training ends Composer has put the averaged weights into the model itself.
-        aside = self.ema if self.ema is not None and not self.ema.ema_weights_active else None
-        wrapped = aside.get_ema_model(state.model) if aside is not None else state.model
-        found: ClipsModel = getattr(wrapped, "module", wrapped).clips
-        return sharding.whole_model(found)
+        """Return the model to evaluate or export, unsharded: the moving average where there is one.
+
+        A collective operation under FSDP2: every rank must call it.
+        """
+        # At the end of the training, Composer has already copied the averaged weights into the model.
+        ema = self.ema if self.ema is not None and not self.ema.ema_weights_active else None
+        wrapped = ema.get_ema_model(state.model) if ema is not None else state.model
+        clips: ClipsModel = getattr(wrapped, "module", wrapped).clips
+        return sharding.full_model(clips)
 
     def retrieval(self, clips: ClipsModel) -> dict[str, float]:
-        """Held-out retrieval; every rank must ask."""
+        """Return held-out retrieval metrics. A collective operation: every rank must call it."""
         return measure_retrieval(
             clips,
             Path(self.spec.shards),
@@ -171,56 +172,56 @@ class Run:
         )
 
     def caption_examples(self, clips: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
-        """Held-out pictures and what is written about them, as data and as a PNG."""
+        """Return held-out images with the captions that the model writes, as data and as a PNG."""
         shards, count = Path(self.spec.shards), self.config.every.caption_examples
-        shown = caption_examples(clips, shards, "validation", self.tokenizer, self.images, count, remote=self.remote)
-        return examples_to_mapping(shown[0], step), draw_examples(*shown, step)
+        found = caption_examples(clips, shards, "validation", self.tokenizer, self.images, count, remote=self.remote)
+        return examples_to_mapping(found[0], step), draw_examples(*found, step)
 
 
-def _resume(run: Run) -> checkpoint_store.Checkpoint | None:
-    """The checkpoint to go on from, which fits; writes `start` and `changed`.
+def _find_checkpoint(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
+    """Return the checkpoint to resume from, after all checks, or None. Writes the events `start` and `changed`.
 
     Raises:
-        ConfigError: it does not fit the run spec or the model, or all are damaged.
+        ConfigError: the checkpoint does not fit the run spec or the model, or all checkpoints are damaged.
     """
-    checkpoint_callback.load_weights_only()
-    found = checkpoint_callback.find_checkpoint(run.spec.checkpoints, run.writer)
-    changed: list[run_folder.Change] = []
-    if found is not None:
-        changed = run_folder.changes_since(found, run.spec, run.code)
-        checkpoint_callback.check_compatible(found, run.model)
+    checkpoint_callback.force_weights_only_loading()
+    checkpoint = checkpoint_callback.find_checkpoint(run.spec.checkpoints, run.writer)
+    changes: list[run_folder.ParameterChange] = []
+    if checkpoint is not None:
+        changes = run_folder.changes_since(checkpoint, run.spec, run.code)
+        checkpoint_callback.check_compatible(checkpoint, run.model)
     if run.writer is not None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
-        run.writer.write("start", **facts, resumed_from=str(found.folder) if found else None)
-        if found is not None and changed:
-            values = {change.key: [change.before, change.now] for change in changed}
-            run.writer.write("changed", step=found.step, values=values)
-    return found
+        run.writer.write("start", **facts, resumed_from=str(checkpoint.folder) if checkpoint else None)
+        if checkpoint is not None and changes:
+            values = {change.key: [change.before, change.now] for change in changes}
+            run.writer.write("changed", step=checkpoint.step, values=values)
+    return checkpoint
 
 
-def _observers(run: Run, trace: SampleTrace, interrupt: Interrupt) -> list[Callback]:
-    """Callbacks in the order in which Composer calls them: what ends the training comes before it is saved."""
+def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt) -> list[Callback]:
+    """Return the callbacks in the order in which Composer calls them: those that stop the training come before the saving one."""
     config, spec, writer = run.config, run.spec, run.writer
-    logged, evaluated = every(config.every.log, config.steps), every(config.every.evaluate, config.steps)
+    is_log_step, is_evaluation_step = every(config.every.log, config.steps), every(config.every.evaluate, config.steps)
     dataset = cast(TrainDataset, run.loader.dataset)
     folder = Path(spec.run_folder)
-    captions = CaptionLog(writer, folder, evaluated, run.evaluated_model, run.caption_examples)
+    captions = CaptionLog(writer, folder, is_evaluation_step, run.evaluated_model, run.caption_examples)
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
     return [
         *([sharding.ParameterGathering()] if run.in_chunks else []),
-        DivergenceMonitor(lambda: checkpoint_store.newest(spec.checkpoints)),
+        DivergenceMonitor(lambda: checkpoint_store.latest_folder(spec.checkpoints)),
         trace,
-        DataWaitMonitor(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, logged),
+        DataWaitMonitor(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, is_log_step),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
-        RetrievalCallback(evaluated, run.retrieval, run.evaluated_model),
+        RetrievalCallback(is_evaluation_step, run.retrieval, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
-        StopRequestMonitor(writer, interrupt, spec.stop_flag, logged),
+        StopRequestMonitor(writer, interrupt, spec.stop_flag, is_log_step),
         checkpoint_callback.CheckpointCallback(writer, spec.checkpoints, interval, keep, spec.text, run.code),
     ]
 
 
-def _algorithms(run: Run) -> list[Algorithm]:
+def _algorithms(run: TrainingRun) -> list[Algorithm]:
     config = run.config
     clip_norm = config.optimizer.clip_norm
     scheduled = config.progressive is not None or config.model.patch_dropout > 0
@@ -232,22 +233,24 @@ def _algorithms(run: Run) -> list[Algorithm]:
     ]
 
 
-def _trainer(run: Run, checkpoint: checkpoint_store.Checkpoint | None, observers: list[Callback]) -> Trainer:
+def _build_trainer(
+    run: TrainingRun, checkpoint: checkpoint_store.Checkpoint | None, callbacks: list[Callback]
+) -> Trainer:
     config = run.config
-    logged = every(config.every.log, config.steps)
+    is_log_step = every(config.every.log, config.steps)
     return Trainer(
         model=run.model,
         train_dataloader=DataSpec(run.loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
-        # Micro-batches would see only their own negatives: the loss would be another one.
-        device_train_microbatch_size=config.batch_size // run.ranks,
+        # One micro-batch per step: with more, each would see its own negatives only, which changes the loss.
+        device_train_microbatch_size=config.batch_size // run.world_size,
         max_duration=f"{config.steps}ba",
         optimizers=run.optimizer,
         schedulers=run.schedule,
         step_schedulers_every_batch=True,
         algorithms=_algorithms(run),
-        callbacks=observers,
-        loggers=[EventLogger(run.writer, logged)] if run.writer is not None else [],
-        parallelism_config=sharding.parallelism(config.launch.sharding, run.clips, in_chunks=run.in_chunks),
+        callbacks=callbacks,
+        loggers=[EventLogger(run.writer, is_log_step)] if run.writer is not None else [],
+        parallelism_config=sharding.parallelism_config(config.launch.sharding, run.clips, in_chunks=run.in_chunks),
         device=run.device,
         precision=config.launch.precision,
         run_name=f"clips-{run.spec.fingerprint}",
@@ -255,12 +258,21 @@ def _trainer(run: Run, checkpoint: checkpoint_store.Checkpoint | None, observers
         load_path=str(checkpoint.state) if checkpoint else None,
         load_progress_bar=False,
         seed=config.seed,
-        dist_timeout=run.max_wait_s,
+        dist_timeout=run.timeout_s,
     )
 
 
-def _export(run: Run, state: State, skipped: dict[str, int]) -> bool:
-    """Write the model if all steps are done, and the `end` event; whether they are."""
+def _fit(run: TrainingRun, trainer: Trainer) -> None:
+    """Run the remaining steps."""
+    sharding.check_sharded(run.config.launch.sharding, run.clips, in_chunks=run.in_chunks)
+    # A run whose length was changed resumes at the rate of its new schedule; else this is the rate that was saved.
+    apply_current_rate(run.schedule)
+    if int(trainer.state.timestamp.batch) < run.config.steps:
+        trainer.fit()
+
+
+def _export(run: TrainingRun, state: State, skipped: dict[str, int]) -> bool:
+    """Write the model if all steps are done, and the `end` event. Return whether all steps are done."""
     step = int(state.timestamp.batch)
     finished = step >= run.config.steps
     exported = run.evaluated_model(state) if finished else None
@@ -272,15 +284,15 @@ def _export(run: Run, state: State, skipped: dict[str, int]) -> bool:
     return finished
 
 
-def _patience_s(spec: RunSpec) -> float:
-    """Seconds that ranks wait for each other in one operation."""
-    # The others wait while one rank waits for a shard, and must not take it for dead before the storage gives up.
-    far = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
-    return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if far else 0.0)
+def _collective_timeout_s(spec: RunSpec) -> float:
+    """Return the seconds that ranks wait for each other in one collective operation."""
+    # While one rank waits for a remote shard the others wait for it. They must not give up before the storage does.
+    remote = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if remote else 0.0)
 
 
 def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
-    """Composer asks how to cut a batch; a contrastive batch is not cut."""
+    """Return the batch as its only micro-batch; a contrastive batch must not be split."""
     if microbatch_size != len(batch):
         raise ConfigError(
             "micro-batches would shrink the contrastive loss's negatives; set train.launch.chunk_size, which saves the memory "
@@ -291,7 +303,7 @@ def _whole_batch(batch: ClipsBatch, microbatch_size: int) -> list[ClipsBatch]:
 
 def _use_gpu(device: str) -> bool:
     if device == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("train.launch.device is 'gpu' but torch finds none; set it to 'auto' or 'cpu'")
+        raise ConfigError("train.launch.device: 'gpu', but torch finds none; set it to 'auto' or 'cpu'")
     return device != "cpu" and torch.cuda.is_available()
 
 

@@ -17,7 +17,7 @@ from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.study.plan import with_samples
 from clips_pipeline.study.run import RunResult
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.cost import Captions, flops_per_sample
+from clips_pipeline.training.cost import CaptionSample, flops_per_sample
 from clips_pipeline.training.resolve import model_config
 from clips_pipeline.training.run_spec import RunSpec
 
@@ -192,12 +192,12 @@ def test_cost_is_the_mean_over_samples_of_their_own_lengths():
     )
     model = model_config(config, 200)
     by_hand = (training_flops(model, 6, 4, 5) + training_flops(model, 4, 4, 3)) / 2
-    assert flops_per_sample(config, Captions(pairs), WordTokenizer()) == by_hand
-    assert Captions(pairs).mean_ids(WordTokenizer(), 1) == 3.0
+    assert flops_per_sample(config, CaptionSample(pairs), WordTokenizer()) == by_hand
+    assert CaptionSample(pairs).mean_ids(WordTokenizer(), 1) == 3.0
     shorter = replace(config, captions=replace(config.captions, web_tokens=1))
-    assert flops_per_sample(shorter, Captions(pairs), WordTokenizer()) < by_hand
+    assert flops_per_sample(shorter, CaptionSample(pairs), WordTokenizer()) < by_hand
     attended = replace(config, model=replace(config.model, padding="attend"))
-    assert flops_per_sample(attended, Captions(pairs), WordTokenizer()) > by_hand
+    assert flops_per_sample(attended, CaptionSample(pairs), WordTokenizer()) > by_hand
 
 
 def result(label, seed, value, fraction=None, comparison="methods", baseline="clips"):

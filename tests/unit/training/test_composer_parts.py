@@ -105,7 +105,7 @@ def test_composers_progressive_resizing_takes_the_nearest_pixel() -> None:
     side = 64
     board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float().expand(1, 3, side, side)
     changes = {"samples": 800, "batch_size": 8, "optimizer": {"warmup_samples": 0}, "progressive": {"first_size": 32}}
-    ours = ImageSchedule(from_mapping(TrainConfig, changes, "t"), side, 16).resized(board, 0)
+    ours = ImageSchedule(from_mapping(TrainConfig, changes, "t"), side, 16).resize(board, 0)
     theirs, _ = resize_batch(board, torch.zeros(1), scale_factor=0.5)
     assert ours.shape == theirs.shape
     assert theirs.unique().tolist() in ([0.0], [1.0])

@@ -52,7 +52,7 @@ def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
     chunked = from_measurement(config_of(launch={"chunk_size": 8}), FOUND)
     assert chunked.peak_bytes == 160_000
     assert chunked.sample_seconds == pytest.approx((0.2 * 4 / 3, 0.5 * 4 / 3))
-    assert "the last is that of a rank" in chunked.basis
+    assert "the last is the batch of a rank" in chunked.basis
 
 
 def test_ranks_that_share_the_state_out_need_less_memory() -> None:
@@ -68,7 +68,7 @@ def test_ranks_that_share_the_state_out_need_less_memory() -> None:
 def test_a_busy_machine_is_said() -> None:
     quiet, busy = (from_measurement(config_of(), FOUND, load) for load in (0.0, 1_000.0))
     assert quiet.warning is None
-    assert "1000.0 processes were running" in busy.warning
+    assert "a load of 1000.0 on" in busy.warning
     console = Console(width=120, record=True)
     console.print(estimate_table(busy, config_of()))
     assert "Warning: this machine was busy" in " ".join(console.export_text().split())
@@ -78,7 +78,7 @@ def test_a_real_measurement_counts_what_the_model_has() -> None:
     config = config_of(method="mixture", batch_size=16)
     rows = [([1, 5, 6, 2, *[0] * 76], [], [])] * 3
     found = estimate(config, 300, rows)
-    assert set(found.parameters) == {"vision", "text", "temperature"}
+    assert set(found.parameters) == {"vision", "text", "logit scale"}
     built = model_config(config, 300)
     assert found.forward_flops == forward_flops_by_part(built, 80, 0, 127)
     assert found.training_flops == training_flops(built, 80, 0, 127)
@@ -91,10 +91,10 @@ def test_a_real_measurement_counts_what_the_model_has() -> None:
     shown = console.export_text()
     assert f"{sum(found.parameters.values()):,}" in shown
     assert "nothing is trained" in shown
-    assert "(the last is that of a rank)" in " ".join(shown.split())
+    assert "(the last is the batch of a rank)" in " ".join(shown.split())
 
 
 def test_a_probe_that_fails_says_why() -> None:
     config = from_mapping(TrainConfig, SMALL, "train")
-    with pytest.raises(ConfigError, match=r"dry_run: the measured steps failed: .*table of"):
+    with pytest.raises(ConfigError, match=r"dry_run: the measured steps failed: .*embedding table has"):
         estimate(config, 10**6)

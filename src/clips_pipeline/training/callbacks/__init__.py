@@ -1,4 +1,4 @@
-"""Composer callbacks and algorithms: what happens around the steps of a training."""
+"""Composer callbacks and algorithms of a training."""
 
 __all__ = [
     "caption_log",

@@ -1,4 +1,4 @@
-"""Stops a training whose loss is NaN or infinite, before a checkpoint of it is written."""
+"""Stop of a training whose loss is NaN or infinite, before a checkpoint of it is written."""
 
 import math
 from collections.abc import Callable
@@ -15,30 +15,30 @@ class TrainingDivergedError(RuntimeError):
 
 
 class DivergenceMonitor(Callback):  # type: ignore[misc]
-    """Ends the run before a checkpoint is written of a model whose loss is not finite.
+    """Ends the run when a loss is not finite, before a checkpoint is written.
 
-    Composer's `NaNMonitor` lets an infinite loss pass, and raises on the one rank that has a NaN, for which the others then
-    wait; here all ranks look at the mean over ranks, which Composer has brought to the host anyway.
+    Composer's `NaNMonitor` accepts an infinite loss, and raises only on the rank that has a NaN, for which the other ranks then
+    wait. Here all ranks check the mean over ranks, which Composer has already copied to the host.
 
     Args:
-        last_checkpoint: gives the path to name in the message.
+        last_checkpoint: returns the path to name in the message.
     """
 
     def __init__(self, last_checkpoint: Callable[[], Path | None]) -> None:
         self.last_checkpoint = last_checkpoint
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Look at the losses.
+        """Check the losses.
 
         Raises:
-            TrainingDivergedError: one is not finite.
+            TrainingDivergedError: a loss is not finite.
         """
         losses = state.total_loss_dict or {}
         bad = [name.removeprefix(LOSS) for name, value in losses.items() if not math.isfinite(value)]
         if not bad:
             return
-        good = self.last_checkpoint()
-        where = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        checkpoint = self.last_checkpoint()
+        where = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"step {int(state.timestamp.batch)}: not finite: {', '.join(bad)}; training stopped before saving; {where}. "
             "Lower train.optimizer.peak_lr, lengthen train.optimizer.warmup_samples or set train.optimizer.clip_norm."

@@ -1,4 +1,4 @@
-"""Tells in signs of life what the training is doing, so that one who hangs is found by where it stands."""
+"""The phase of the current step, for the heartbeat of this rank."""
 
 from composer.core import Callback, State
 from composer.loggers import Logger
@@ -7,38 +7,38 @@ from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 
 
 class HeartbeatCallback(Callback):  # type: ignore[misc]
-    """Notes the parts of each step.
+    """Passes the phase of each step to the heartbeat, so that the messages about a rank that hangs can name it.
 
     Args:
-        life: of this rank.
+        heartbeat: the heartbeat of this rank.
     """
 
-    def __init__(self, life: HeartbeatWriter) -> None:
-        self.life = life
+    def __init__(self, heartbeat: HeartbeatWriter) -> None:
+        self.heartbeat = heartbeat
 
-    def _at(self, state: State, doing: str) -> None:
-        self.life.at(int(state.timestamp.batch), doing)
+    def _set(self, state: State, activity: str) -> None:
+        self.heartbeat.set_activity(int(state.timestamp.batch), activity)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """A batch is asked for."""
-        self._at(state, "waiting for a batch")
+        """The loader prepares a batch."""
+        self._set(state, "waiting for a batch")
 
     def before_forward(self, state: State, logger: Logger) -> None:
-        """The model runs."""
-        self._at(state, "forward")
+        """The forward pass begins."""
+        self._set(state, "forward")
 
     def before_backward(self, state: State, logger: Logger) -> None:
-        """Gradients are made and, with several ranks, averaged."""
-        self._at(state, "backward")
+        """The backward pass begins; with several ranks it also averages gradients."""
+        self._set(state, "backward")
 
     def after_backward(self, state: State, logger: Logger) -> None:
-        """The optimiser is next."""
-        self._at(state, "update")
+        """The optimizer step begins."""
+        self._set(state, "update")
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Called before the callbacks that evaluate and save, when it stands before them."""
-        self._at(state, "after the step: log, evaluation, checkpoint")
+        """The callbacks that evaluate and save begin; this one must come before them in Composer's list."""
+        self._set(state, "after the step: log, evaluation, checkpoint")
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """The model is written."""
-        self._at(state, "export")
+        """The export begins."""
+        self._set(state, "export")

@@ -1,3 +1,3 @@
-"""The event log of a training: written by rank 0, read by progress, MLflow and the history table."""
+"""The event log of a training: rank 0 writes it; progress, MLflow and the history table read it."""
 
 __all__ = ["event_log", "event_logger", "history", "progress"]

@@ -1,11 +1,12 @@
-"""The event log: what a worker tells the world, one JSON object per line, appended by rank 0.
+"""The event log `events.jsonl`: what rank 0 reports, one JSON object per line.
 
-Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, share of time
-spent waiting for data, a trace of the samples so far), `evaluation`, `captions` (files of examples), `checkpoint`, `damaged`
-(a checkpoint refused by its checksum), `skips`, `stall` (a batch is overdue), `stop` (on request), `interrupted` (by a
-signal), `restart` (the launcher has started the ranks again, and why), `error`, `end`.
-The log belongs to the run, not to the process: a resumed worker goes on appending to it. Steps between the last
-checkpoint and a crash are trained again and appear twice; `EventReader` hands each step out once.
+Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, fraction of time
+spent waiting for data, trace of the samples so far), `evaluation`, `captions` (files of examples), `checkpoint`, `damaged` (a
+checkpoint whose checksums do not hold), `skips` (skipped samples by reason), `stall` (a batch is overdue), `stop` (on request),
+`interrupted` (by a signal), `restart` (the agent has restarted the ranks, and why), `error` (`again`: it would occur again
+unless false), `end`.
+The log belongs to the run, not to the process: a resumed rank appends to it. Steps between the last checkpoint and a crash are
+trained again and appear twice; `EventReader` returns each step once.
 """
 
 import json
@@ -20,14 +21,17 @@ from clips_pipeline.io.disk_errors import write_error
 Event = dict[str, Any]
 
 STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")
-"""What a `step` event holds beside its losses."""
+"""Numbers of a `step` event besides its losses."""
 
 
 class EventWriter:
-    """Appends events; nothing waits in a buffer, so a killed process loses none.
+    """Appends events without a buffer, so that a killed process loses none.
+
+    Args:
+        path: file of the log.
 
     Raises:
-        CannotWriteError: here and in `write`, when the disk is full, or the like.
+        CannotWriteError: here and in `write`, when the disk is full or failed.
     """
 
     def __init__(self, path: Path):
@@ -37,7 +41,7 @@ class EventWriter:
             self._file = path.open("ab+", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
-        # A process killed inside a write leaves half a line; ending it keeps the next event readable.
+        # A process killed during a write leaves a partial line. A line break after it keeps the next event readable.
         self._torn = False
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
@@ -46,11 +50,11 @@ class EventWriter:
     def write(self, kind: str, **values: Any) -> None:
         """Append one event with the wall-clock time in seconds."""
         event = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, allow_nan=True)
-        left = (b"\n" if self._torn else b"") + event.encode() + b"\n"
+        remaining = (b"\n" if self._torn else b"") + event.encode() + b"\n"
         self._torn = True
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         except OSError as error:
             raise write_error(self._path, error) from error
         self._torn = False
@@ -60,7 +64,7 @@ class EventWriter:
         self._file.close()
 
     def __enter__(self) -> "EventWriter":
-        """The writer itself."""
+        """Return the writer itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -69,12 +73,12 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads complete new lines of a log that is being written.
+    """Reads the new complete lines of a log that is being written.
 
     Args:
-        path: the log; it may not exist yet.
-        offset: bytes already read earlier.
-        last_steps: per kind, the last step already handed out; `ONCE_PER_STEP` events at or before it are dropped.
+        path: file of the log; it may not exist yet.
+        offset: bytes that were read earlier.
+        last_steps: per kind, the last step that was returned; `ONCE_PER_STEP` events up to it are dropped.
     """
 
     ONCE_PER_STEP = ("step", "evaluation", "skips")
@@ -97,7 +101,7 @@ class EventReader:
                 try:
                     event: Event = json.loads(line)
                 except json.JSONDecodeError:
-                    continue  # half a line of a killed process
+                    continue  # a partial line of a killed process
                 kind, step = event["kind"], int(event.get("step", 0))
                 if kind in self.ONCE_PER_STEP:
                     if step <= self.last_steps.get(kind, -1):
@@ -107,5 +111,5 @@ class EventReader:
 
 
 def read_all(path: Path) -> list[Event]:
-    """All events of a finished log, each step once."""
+    """Return all events of a finished log, each step once."""
     return list(EventReader(path).read())

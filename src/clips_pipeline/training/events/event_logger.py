@@ -1,4 +1,4 @@
-"""The event log as a destination of Composer's loggers: what callbacks log becomes `step`, `skips` and `evaluation` events."""
+"""Composer logger that writes the event log: logged metrics become `step`, `skips` and `evaluation` events."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from composer.loggers import Logger, LoggerDestination
 
 from clips_pipeline.training.events.event_log import EventWriter
 
-LOSS = "loss/train/"  # Composer's own prefix
-LEARNING_RATE = "lr-AdamW/group0"  # of Composer's LRMonitor
-SPEED = "throughput/samples_per_sec"  # of Composer's SpeedMonitor
+LOSS = "loss/train/"  # prefix of Composer
+LEARNING_RATE = "lr-AdamW/group0"  # key of Composer's LRMonitor
+SPEED = "throughput/samples_per_sec"  # key of Composer's SpeedMonitor
 VALIDATION = "metrics/validation/"
 SKIPPED = "samples/skipped/"
 TRACE = "samples/trace"
@@ -18,11 +18,12 @@ DATA_WAIT = "time/data_wait_share"
 LOGIT_SCALE = "logit_scale"
 
 
-Due = Callable[[State], bool]
+DueCheck = Callable[[State], bool]
+"""Whether something is due after the step that has just ended."""
 
 
-def every(interval: int, last: int) -> Due:
-    """Whether the step that has ended is a multiple of `interval`, or the run's last. One that is stopped earlier is not."""
+def every(interval: int, last: int) -> DueCheck:
+    """Return a check that is true at multiples of `interval` and at step `last`, not where a run is stopped earlier."""
 
     def is_due(state: State) -> bool:
         step = int(state.timestamp.batch)
@@ -32,46 +33,46 @@ def every(interval: int, last: int) -> Due:
 
 
 class EventLogger(LoggerDestination):  # type: ignore[misc]
-    """Writes what Composer's `Logger` is given to the event log, on rank 0.
+    """Writes the metrics of Composer's `Logger` to the event log, on rank 0.
 
     Args:
         writer: the event log.
-        due: whether a step is written; the callbacks that log what it needs have the same.
+        is_due: whether a `step` event is written; callbacks that log its values use the same check.
     """
 
-    def __init__(self, writer: EventWriter, due: Due) -> None:
-        self.writer, self.due = writer, due
+    def __init__(self, writer: EventWriter, is_due: DueCheck) -> None:
+        self.writer, self.is_due = writer, is_due
         self._latest: dict[str, Any] = {}
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Keep the latest of each for the next `step` event; held-out metrics are an event of their own, at once."""
+        """Keep the latest value of each metric for the next `step` event; write held-out metrics at once as `evaluation`."""
         self._latest.update(metrics)
-        held_out = _below(metrics, VALIDATION)
+        held_out = _without_prefix(metrics, VALIDATION)
         if held_out:
             self.writer.write("evaluation", step=step, samples=metrics["time/sample"], metrics=held_out)
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Write the step when due. Composer calls loggers after all other callbacks."""
-        if not self.due(state):
+        """Write the step if it is due. Composer calls loggers after all other callbacks."""
+        if not self.is_due(state):
             return
         step, samples, latest = int(state.timestamp.batch), int(state.timestamp.sample), self._latest
-        # The monitor's window is not full at the beginning, nor just after a resume.
+        # SpeedMonitor logs nothing until its window is full, at the start and after a resume.
         average = samples / max(state.timestamp.total_wct.total_seconds(), 1e-9)
         self.writer.write(
             "step",
             step=step,
             samples=samples,
-            losses=_below(latest, LOSS),
+            losses=_without_prefix(latest, LOSS),
             logit_scale=latest[LOGIT_SCALE],
             learning_rate=latest[LEARNING_RATE],
             samples_per_s=latest.get(SPEED, average),
             data_wait_share=latest[DATA_WAIT],
             trace=latest[TRACE],
         )
-        skipped = _below(latest, SKIPPED)
+        skipped = _without_prefix(latest, SKIPPED)
         if skipped:
             self.writer.write("skips", step=step, counts=skipped)
 
 
-def _below(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _without_prefix(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The training history as a table, for `dvc plots` and people."""
+"""Training history as a table, for `dvc plots` and users."""
 
 import pandas as pd
 
@@ -6,13 +6,13 @@ from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event
 
 
 def history(events: list[Event]) -> pd.DataFrame:
-    """One row per step that logged or evaluated, in order; cells without a value are empty."""
+    """Return one row per step that logged or evaluated, in order; cells without a value are empty."""
     rows: dict[int, dict[str, float]] = {}
     for event in events:
         if event["kind"] == "step":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})
             row.update({f"loss_{name}": value for name, value in event["losses"].items()})
-            # A log begun by an earlier version may lack some.
+            # A log of an earlier version may lack some of them.
             row.update({name: event[name] for name in STEP_NUMBERS if name in event})
         elif event["kind"] == "evaluation":
             row = rows.setdefault(event["step"], {"step": event["step"], "samples": event["samples"]})

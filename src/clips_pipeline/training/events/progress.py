@@ -1,4 +1,4 @@
-"""What a person sees while the workers train: a start-up line, a bar with the losses, and evaluations as they come."""
+"""Progress in the terminal: a start-up line, a bar with the losses, and each evaluation."""
 
 from types import TracebackType
 
@@ -8,21 +8,21 @@ from rich.progress import Progress as RichProgress
 
 from clips_pipeline.training.events.event_log import Event
 
-QUIET_STEPS = 10  # without a terminal, about this many lines for a whole training
+PLAIN_LINES = 10  # without a terminal, about this many lines for a whole training
 
 
 class Progress:
-    """Shows events. In a terminal a live bar; elsewhere (CI, a log file) a few plain lines.
+    """Shows events: as a live bar in a terminal, as a few plain lines elsewhere (CI, a log file).
 
     Args:
-        steps: optimiser steps of the run.
+        steps: optimizer steps of the run.
         console: where to write.
     """
 
     def __init__(self, steps: int, console: Console | None = None):
         self._steps = steps
         self._console = console or Console(stderr=True)
-        self._plain_every = max(1, steps // QUIET_STEPS)
+        self._plain_every = max(1, steps // PLAIN_LINES)
         self._next_plain = self._plain_every
         self._bar = RichProgress(
             TextColumn("training"),
@@ -35,7 +35,7 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("train", total=steps, note="starting workers")
+        self._task = self._bar.add_task("train", total=steps, note="starting ranks")
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -58,7 +58,7 @@ class Progress:
             self._console.print(line, style="yellow", highlight=False)
         elif kind == "changed":
             for key, (before, now) in event["values"].items():
-                line = f"from step {event['step']} on {key} is {now}; it was {before}"
+                line = f"from step {event['step']}: {key} is {now}; it was {before}"
                 self._console.print(line, style="yellow", highlight=False)
         elif kind == "interrupted":
             self._console.print(f"interrupted at step {event['step']}: {event['reason']}", highlight=False)
@@ -66,19 +66,19 @@ class Progress:
             self._console.print(f"stopped on request at step {event['step']}", highlight=False)
 
     def __enter__(self) -> "Progress":
-        """Start drawing."""
+        """Start the bar."""
         self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing and leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         self._bar.stop()
 
 
 def start_line(event: Event) -> str:
-    """Samples, steps, parameters, FLOPs and the losses of guessing, on one line or two."""
+    """Return samples, steps, parameters, FLOPs and the chance losses, on one line or two."""
     resumed = f"resuming from {event['resumed_from']}\n" if event["resumed_from"] else ""
     return (
         f"{resumed}{event['size']}: {event['parameters']:,} parameters, up to "
@@ -90,18 +90,18 @@ def start_line(event: Event) -> str:
 
 
 def stall_line(rank: int, seconds: float, worker: int | None, shard: str | None) -> str:
-    """Which rank waits for data, how long, and what its slowest reader reads."""
-    who = f"worker {worker} is reading {shard}" if shard is not None else "no worker is reading a shard"
-    return f"rank {rank} has waited {seconds:.0f} s for a batch: {who}"
+    """Return which rank waits for data, how long, and which shard its slowest loader worker reads."""
+    reader = f"worker {worker} is reading {shard}" if shard is not None else "no worker is reading a shard"
+    return f"rank {rank} has waited {seconds:.0f} s for a batch: {reader}"
 
 
 def damaged_line(path: str, reason: str, instead: str | None) -> str:
-    """Which checkpoint is refused, why, and what is used in its place."""
-    return f"damaged checkpoint, now {path}: {reason}; going on from {instead}"
+    """Return which checkpoint is refused, why, and which one is used instead."""
+    return f"damaged checkpoint, moved to {path}: {reason}; resuming from {instead}"
 
 
 def step_note(event: Event) -> str:
-    """The losses that the method has, and the speed."""
+    """Return the losses of the method, and the speed."""
     losses = "  ".join(
         f"{name} {event['losses'][name]:.3f}" for name in ("contrastive", "caption") if name in event["losses"]
     )

@@ -1,8 +1,9 @@
-"""The torchrun agent of this machine: `python -m clips_pipeline.training.launch.agent RUN_SPEC.json`, a child of the follower.
+"""Torchrun's agent on this machine: `python -m clips_pipeline.training.launch.agent RUN_SPEC.json`, a child of the launcher.
 
-torchelastic starts the ranks, watches them, keeps their output apart, and starts all of them again when one has failed and
-`launch.restarts` allows it. Ours are three things that the `torchrun` command cannot do: its store listens on loopback alone;
-a SIGTERM is passed on without its limit of 30 s, since a checkpoint may take longer; exit codes are kept for the follower.
+torchelastic starts the ranks, watches them, separates their output, and restarts all of them when one has failed and
+`launch.restarts` allows it. This module adds three things that the `torchrun` command cannot do: the store listens on loopback
+only; a SIGTERM reaches the ranks without torchelastic's limit of 30 s, since a checkpoint may take longer; exit codes are written
+to a file for the launcher.
 """
 
 import json
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public all the same
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not typed
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
@@ -41,88 +42,89 @@ _GPU_DRIVER = Path("/dev/nvidiactl")
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """The rendezvous of one machine: no other agent to wait for, only a store that the ranks share with this one.
+    """Rendezvous of one machine: there is no other agent to wait for, only a store that the ranks share.
 
-    torchelastic's own (`c10d`) listens on all interfaces. The listening socket is made here, so that its port is never free
-    between its choice and its use.
+    torchelastic's own rendezvous (`c10d`) listens on all interfaces. This class opens the listening socket itself, so no other
+    process can take the port between its choice and its use.
     """
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
 
     def get_backend(self) -> str:
-        """Its name in the registry."""
+        """Return its name in the registry."""
         return "loopback"
 
     @property
     def use_agent_store(self) -> bool:
-        """Ranks connect to this store and open none of their own."""
+        """True: ranks connect to this store and open none of their own."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """At once, with a new store: the ranks' keys of an attempt that failed would be taken for those of the next."""
+        """Return at once, with a new store: the next attempt must not read the keys of one that failed."""
         with socket.create_server((_LOOPBACK, 0)) as server:
             port: int = server.getsockname()[1]
             descriptor = server.detach()
-        # Only the older of torch's two servers takes a socket that listens already.
+        # Only the older of torch's two servers (`use_libuv=False`) takes a socket that already listens.
         store = TCPStore(
             _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, use_libuv=False
         )
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(_LOOPBACK, port))
 
     def is_closed(self) -> bool:
-        """Never."""
+        """Return False: it is never closed."""
         return False
 
     def set_closed(self) -> None:
-        """Nobody else to tell."""
+        """Do nothing: there is no other agent to inform."""
 
     def num_nodes_waiting(self) -> int:
-        """None."""
+        """Return 0: no other machine takes part."""
         return 0
 
     def get_run_id(self) -> str:
-        """As configured."""
+        """Return the configured run id."""
         return self._run_id
 
     def shutdown(self) -> bool:
-        """Nothing to close but the store, which ends with the process."""
+        """Do nothing: the store closes with the process."""
         return True
 
 
-def _forked_rank(agent: int, stdin: int, module: str, path: str) -> None:
-    """`python -m MODULE PATH` in a fork of the agent, which has loaded torch and Composer already.
+def _run_forked_rank(agent: int, stdin: int, module: str, path: str) -> None:
+    """Run `python -m MODULE PATH` in a fork of the agent, which has already imported torch and Composer.
 
     Args:
-        agent: its process.
-        stdin: the agent's standard input under another number, since `multiprocessing` closes 0.
-        module: of the rank.
-        path: of the run spec.
+        agent: process of the agent.
+        stdin: duplicate of the agent's standard input, since `multiprocessing` closes descriptor 0.
+        module: module of the rank.
+        path: file of the run spec.
     """
     os.setsid()
     os.dup2(stdin, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it when the agent dies; the rank sees that on its own
+    # torch sends SIGINT when the agent dies. The rank notices that from its standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     sys.argv = [module, path]
-    sys.modules.pop(module, None)  # of the agent; `runpy` would warn that it is there
+    sys.modules.pop(module, None)  # the agent has imported it; `runpy` would warn
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except Exception:
-        traceback.print_exc()  # into the rank's own log
+        traceback.print_exc()  # into the log of this rank
         raise
-    # torch waits now until all ranks are done, which an agent that is gone cannot tell.
+    # torch now waits until the agent reports that all ranks are done. An agent that has died cannot report it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != agent:
         os._exit(0)
 
 
-class _Launch(threading.Thread):
-    """`elastic_launch` beside the main thread: in the main thread it would answer SIGTERM by its own rule.
+class _AgentThread(threading.Thread):
+    """Runs `elastic_launch` outside the main thread, where it would install its own SIGTERM handler.
 
     Args:
-        path: the run spec.
-        fork: start the ranks as forks of this process, not as commands.
+        path: file of the run spec.
+        fork: start the ranks as forks of this process instead of commands.
     """
 
     def __init__(self, path: Path, *, fork: bool) -> None:
@@ -141,16 +143,16 @@ class _Launch(threading.Thread):
             local_addr=_LOOPBACK,
             start_method="fork",
         )
-        self._launch = elastic_launch(config, _forked_rank if fork else sys.executable)
+        self._launch = elastic_launch(config, _run_forked_rank if fork else sys.executable)
         self._arguments = (os.getpid(), os.dup(0), WORKER, str(path)) if fork else ("-u", "-m", WORKER, str(path))
         self._fork = fork
         self.failures: Mapping[int, ProcessFailure] = {}
         self.code = 0
 
     def run(self) -> None:
-        """Until the last attempt has ended."""
+        """Run until the last attempt has ended."""
         if self._fork:
-            # A SIGTERM that comes before a fork has its own handlers waits until then.
+            # A SIGTERM that arrives before a fork has installed its own handler stays pending until then.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             self._launch(*self._arguments)
@@ -163,51 +165,51 @@ class _Launch(threading.Thread):
 
 
 def _kill_group(pid: int) -> None:
-    """End what a rank has started: its loaders outlive a rank that was killed for seconds, until they look for it."""
+    """Kill the process group of a rank. Its loader workers would outlive a killed rank by seconds."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def _kill_loaders_if_dead(rank: psutil.Process) -> None:
-    """Do so as soon as the rank is dead: a loader holds the pipe by which torch sees that a forked rank has ended."""
+    """Kill the loader workers of a dead rank at once: they hold the pipe by which torch notices that a forked rank has ended."""
     with suppress(psutil.NoSuchProcess):
         if rank.status() == psutil.STATUS_ZOMBIE:
             _kill_group(rank.pid)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ranks of a spec.
+    """Run the ranks of a run spec.
 
     Returns:
-        the exit code: 0 if all ranks ended with 0. Otherwise `EXIT_CODES` in the run folder has those of the ranks that failed.
+        The exit code: 0 if all ranks ended with 0. Otherwise `EXIT_CODES` in the run folder has those of the ranks that failed.
     """
     path = Path(arguments[0])
-    asked = threading.Event()
-    # torch and Composer are loaded once, for the agent and all ranks (docs/performance.md, Start). CUDA does not outlive a
-    # fork, and what other packages do with it while they are loaded is not known.
+    terminate = threading.Event()
+    # torch and Composer are imported once, for the agent and all ranks (docs/performance.md, "Start"). CUDA does not survive a
+    # fork, and other packages may initialize it on import; hence no forks where there is a GPU driver.
     fork = not _GPU_DRIVER.exists()
     if fork:
         worker_main.load_rank()
-    # Only now: Composer, too, puts a handler there when it is loaded.
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    launch, seen, told = _Launch(path, fork=fork), set[int](), set[int]()
-    launch.start()
-    while launch.is_alive():
-        # Of every attempt: one that begins after the SIGTERM is asked to end as well. That the follower is gone the ranks see
-        # by themselves, since they inherit its pipe.
+    # After the import of Composer, which installs its own handler.
+    signal.signal(signal.SIGTERM, lambda number, frame: terminate.set())
+    thread, started, terminated = _AgentThread(path, fork=fork), set[int](), set[int]()
+    thread.start()
+    while thread.is_alive():
+        # Of every attempt: ranks that start after the SIGTERM get it as well. Ranks inherit the pipe of the launcher, so they
+        # notice without the agent when the launcher has died.
         for rank in psutil.Process().children():
-            seen.add(rank.pid)
+            started.add(rank.pid)
             _kill_loaders_if_dead(rank)
-            if asked.is_set() and rank.pid not in told:
-                told.add(rank.pid)
+            if terminate.is_set() and rank.pid not in terminated:
+                terminated.add(rank.pid)
                 with suppress(psutil.NoSuchProcess):
                     rank.terminate()
-        launch.join(_POLL_SECONDS)
-    for pid in seen:
+        thread.join(_POLL_SECONDS)
+    for pid in started:
         _kill_group(pid)
-    codes = {rank: {"pid": failure.pid, "code": failure.exitcode} for rank, failure in launch.failures.items()}
+    codes = {rank: {"pid": failure.pid, "code": failure.exitcode} for rank, failure in thread.failures.items()}
     (path.parent / EXIT_CODES).write_text(json.dumps(codes))
-    return launch.code
+    return thread.code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What becomes of a training, learned from its events, however its ranks were started. Loads no torch."""
+"""Result of a training, collected from its events, whoever started its ranks. Loads no torch."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -11,23 +11,23 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 WORKER = "clips_pipeline.training.launch.worker_main"
-"""The module that is one rank."""
+"""The module that each rank runs."""
 LOGS = "logs"
 """Folder of the ranks' output in the run folder, in torchrun's layout: `START/attempt_0/RANK/stderr.log`."""
 EXIT_CODES = "exit_codes.json"
-"""By rank, the process and exit code of those that failed in the last attempt."""
+"""By rank, the process and the exit code of the ranks that failed in the last attempt."""
 
 
 class TrainingFailedError(RuntimeError):
-    """The workers ended without finishing; the message says why and where the log is."""
+    """The ranks ended before the training was finished. The message has the reason and the path of the log."""
 
 
 class TrainingInterruptedError(RuntimeError):
-    """The training was asked to end before its time, and kept what it had; the message says by what.
+    """The training was interrupted and saved a checkpoint. The message has the source of the interrupt.
 
     Args:
-        message: for people.
-        exit_code: of the command: `INTERRUPTED`, or 130 after Ctrl-C, so that no loop around it starts it again.
+        message: text for the user.
+        exit_code: exit code of the command: `INTERRUPTED`, or 130 after Ctrl-C, so that no loop restarts it.
     """
 
     def __init__(self, message: str, exit_code: int = INTERRUPTED) -> None:
@@ -36,14 +36,14 @@ class TrainingInterruptedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a training ended.
 
     Attributes:
-        step: optimiser steps done.
-        finished: False when it stopped on request.
+        step: optimizer steps done.
+        finished: False when the training stopped on request.
         metrics: the last held-out metrics.
-        skipped: samples skipped by reason.
+        skipped: skipped samples by reason.
     """
 
     step: int
@@ -53,10 +53,10 @@ class Outcome:
 
 
 class RunMonitor:
-    """What has been learned of a run from its events.
+    """The state of a run, collected from its events.
 
     Args:
-        on_event: called for each of them.
+        on_event: called for each event.
     """
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
@@ -66,11 +66,11 @@ class RunMonitor:
         self.interrupted: Event | None = None
         self._metrics: dict[str, float] = {}
 
-    def take(self, events: Iterable[Event]) -> None:
-        """Take note of new events and pass them on."""
+    def process(self, events: Iterable[Event]) -> None:
+        """Record new events and pass them on."""
         for event in events:
             if event["kind"] == "start":
-                self.end = self.error = self.interrupted = None  # of an earlier start
+                self.end = self.error = self.interrupted = None  # these were of an earlier start
             elif event["kind"] == "restart":
                 log.warning("restart %d of %d: %s", event["attempt"], event["of"], event["reason"])
             elif event["kind"] == "interrupted":
@@ -83,20 +83,23 @@ class RunMonitor:
                 self._metrics = event["metrics"]
             self._on_event(event)
 
-    def outcome(self, asked_by: str | None = None) -> Outcome:
-        """How it ended; `asked_by` is what asked this process to end, if anything did.
+    def result(self, interrupt_source: str | None = None) -> TrainingResult:
+        """Return how the training ended.
+
+        Args:
+            interrupt_source: what interrupted this process, if anything did.
 
         Raises:
-            TrainingInterruptedError: it was interrupted.
-            TrainingFailedError: it has not ended.
+            TrainingInterruptedError: the training was interrupted.
+            TrainingFailedError: the training has not ended.
         """
         if self.interrupted is not None and not (self.end is not None and self.end["finished"]):
-            reason = CTRL_C if asked_by == CTRL_C else self.interrupted["reason"]
+            reason = CTRL_C if interrupt_source == CTRL_C else self.interrupted["reason"]
             raise TrainingInterruptedError(
-                f"interrupted at step {self.interrupted['step']} ({reason}), with a checkpoint; the same command goes on "
-                "from there",
-                exit_code_after(asked_by),
+                f"interrupted at step {self.interrupted['step']} ({reason}); a checkpoint was saved, and the same command "
+                "resumes from it",
+                exit_code_after(interrupt_source),
             )
         if self.end is None:
             raise TrainingFailedError("the event log has no end")
-        return Outcome(self.end["step"], self.end["finished"], self._metrics, self.end["skipped"])
+        return TrainingResult(self.end["step"], self.end["finished"], self._metrics, self.end["skipped"])

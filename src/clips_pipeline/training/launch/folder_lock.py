@@ -1,7 +1,7 @@
-"""One training per run folder: who holds it, and what the others are told. Loads no torch.
+"""One training per run folder: locks, and the error that names the process that holds one. Loads no torch.
 
-Two locks: of the process that starts the ranks and follows them, and of rank 0, which outlives a killed parent for a moment
-and may have been started by somebody else. Both are the system's (`flock`), so that they end with their process.
+There are two locks: that of the launcher, and that of rank 0, which outlives a killed launcher for a moment and may have been
+started by another user. Both are locks of the operating system (`flock`), so they end with their process.
 """
 
 import json
@@ -19,78 +19,78 @@ from clips_pipeline.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-FOLLOWER = "launch.lock"
-WORKER = "worker.lock"
+LAUNCHER = "launch.lock"
+RANK_0 = "worker.lock"
 
 _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def hold(run_folder: Path, name: str, patience_s: float = 0.0) -> Iterator[None]:
+def lock_run_folder(run_folder: Path, name: str, timeout_s: float = 0.0) -> Iterator[None]:
     """Hold a lock of the run folder.
 
     Args:
-        run_folder: it must be there.
-        name: `FOLLOWER` or `WORKER`.
-        patience_s: seconds to wait for another that holds it.
+        run_folder: an existing run folder.
+        name: `LAUNCHER` or `RANK_0`.
+        timeout_s: seconds to wait for another process that holds the lock.
 
     Raises:
-        ConfigError: another process holds it, with its host, process and start.
+        ConfigError: another process holds the lock; the message has its host, process and start time.
     """
-    # A lock without the system's help would outlive a killed process.
+    # filelock's fallback, a plain file, would outlive a killed process.
     lock = FileLock(run_folder / name, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=patience_s, poll_interval=_POLL_SECONDS)
+        lock.acquire(timeout=timeout_s, poll_interval=_POLL_SECONDS)
     except Timeout:
-        raise ConfigError(_refusal(run_folder, name)) from None
+        raise ConfigError(_locked_message(run_folder, name)) from None
     except OSError as error:
         log.warning(
-            "%s: this file system has no locks (%s); see to it that no two trainings run there",
+            "%s: this file system has no locks (%s); make sure that no two trainings use this folder",
             run_folder / name,
             error,
         )
     try:
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        (run_folder / name).write_text(json.dumps(who))
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+        (run_folder / name).write_text(json.dumps(holder))
         yield
     finally:
         lock.release()
 
 
 def refuse_if_locked(run_folder: Path) -> None:
-    """Refuse where a training is followed already.
+    """Refuse a run folder that another launcher uses.
 
     Raises:
-        ConfigError: by whom.
+        ConfigError: another launcher holds the lock.
     """
-    if (run_folder / FOLLOWER).exists():
-        with hold(run_folder, FOLLOWER):
+    if (run_folder / LAUNCHER).exists():
+        with lock_run_folder(run_folder, LAUNCHER):
             pass
 
 
-def wait_for_orphans(run_folder: Path, patience_s: float) -> None:
-    """Wait for a rank whose parent was killed: it saves a checkpoint and ends by itself.
+def wait_for_orphans(run_folder: Path, timeout_s: float) -> None:
+    """Wait for rank 0 of a launcher that was killed: it saves a checkpoint and ends without help.
 
     Raises:
-        ConfigError: it still runs after `patience_s` seconds, or somebody else runs it.
+        ConfigError: the rank still runs after `timeout_s` seconds.
     """
-    if not (run_folder / WORKER).exists():
+    if not (run_folder / RANK_0).exists():
         return
     try:
-        with hold(run_folder, WORKER):
+        with lock_run_folder(run_folder, RANK_0):
             return
     except ConfigError:
         log.warning("%s: ranks of an earlier start save a checkpoint and end; waiting for them", run_folder)
-    with hold(run_folder, WORKER, patience_s):
+    with lock_run_folder(run_folder, RANK_0, timeout_s):
         pass
 
 
-def _refusal(run_folder: Path, name: str) -> str:
+def _locked_message(run_folder: Path, name: str) -> str:
     try:
-        who = json.loads((run_folder / name).read_text())
-    except (OSError, ValueError):  # it is just being written
-        who = {"pid": "?", "host": "?", "started": "?"}
+        holder = json.loads((run_folder / name).read_text())
+    except (OSError, ValueError):  # the file is just being written
+        holder = {"pid": "?", "host": "?", "started": "?"}
     return (
-        f"{run_folder}: a training runs here already: process {who['pid']} on host {who['host']}, since {who['started']}. "
-        "Wait for it, or end it with SIGTERM; then this command goes on from its last checkpoint"
+        f"{run_folder}: a training already runs here: process {holder['pid']} on host {holder['host']}, since "
+        f"{holder['started']}. Wait for it, or end it with SIGTERM; then this command resumes from its last checkpoint"
     )

@@ -1,7 +1,8 @@
-"""Signs of life: one small file per rank in the run folder, which says who it is and what it is doing, again and again.
+"""Per-rank heartbeat files: `ranks/RANK.json` in the run folder. Loads no torch.
 
-A collective operation that hangs cannot say for whom it waits. These files can: whoever follows the run reads them, also
-from another machine. Ages are differences of the files' own times, so that no two clocks need to agree. Loads no torch.
+A collective operation that hangs cannot report which rank it waits for. The heartbeats can: every rank writes its step and its
+activity every few seconds, and the launcher reads them, also from another machine. The age of a heartbeat is measured on the
+reader's clock from the moment the file changed, so the clocks of two machines need not agree.
 """
 
 import json
@@ -18,41 +19,45 @@ from types import TracebackType
 from clips_pipeline.io.atomic import write_text
 
 FOLDER = "ranks"
-_BEFORE = ".before"
-SHOWN = 8
+_PREVIOUS = ".previous"
+"""Suffix of the last heartbeat of the attempt before."""
+MAX_RANKS_SHOWN = 8
 """Ranks that a message lists."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What one rank said last.
+    """The last heartbeat of one rank.
 
     Attributes:
-        rank: from 0; `ranks`: how many there are.
-        host, pid: where it runs.
-        step: optimiser steps done.
-        doing: what it is at, in words.
-        since: wall-clock time of its machine when it began that.
-        error: why it failed, if it did, and when (`failed_at`).
-        attempt: how often torchrun had started the ranks again.
-        final: exit code of later attempts, which end at once; None where torchrun may start the ranks again.
-        over: it has ended, one way or the other.
-        told: time of the file.
+        rank: number of the rank, from 0.
+        world_size: number of ranks.
+        host: name of its machine.
+        pid: its process.
+        step: optimizer steps done.
+        activity: what the rank is doing, for messages.
+        activity_since: wall-clock time of its machine when it began to do that.
+        error: why the rank failed, if it did.
+        failed_at: wall-clock time of the failure.
+        attempt: how often torchrun had restarted the ranks.
+        final_exit_code: exit code of all later attempts, which end at once; None where torchrun may restart the ranks.
+        ended: whether the rank has ended, with or without an error.
+        written_at: modification time of the file.
     """
 
     rank: int
-    ranks: int
+    world_size: int
     host: str
     pid: int
     step: int = 0
-    doing: str = "starting"
-    since: float = 0.0
+    activity: str = "starting"
+    activity_since: float = 0.0
     error: str | None = None
     failed_at: float | None = None
     attempt: int = 0
-    final: int | None = None
-    over: bool = False
-    told: float = 0.0
+    final_exit_code: int | None = None
+    ended: bool = False
+    written_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -61,142 +66,163 @@ class Heartbeat:
 
 
 def interval_s(timeout_s: float) -> float:
-    """Seconds between two signs, so that silence is told from slowness long before `timeout_s`."""
+    """Return the seconds between two heartbeats: at most a twentieth of `timeout_s`, so that a slow rank is not taken for dead."""
     return min(5.0, max(timeout_s / 20, 0.1))
 
 
 def silent_after_s(timeout_s: float) -> float:
-    """Seconds after which a rank counts as silent when a training has failed and the cause is looked for."""
+    """Return the seconds without a heartbeat after which a rank counts as silent, once a training has failed."""
     return max(3 * interval_s(timeout_s), 2.0)
 
 
-def attempt() -> int:
-    """How often torchrun has started this process's ranks again."""
+def current_attempt() -> int:
+    """Return how often torchrun has restarted the ranks of this process."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 class HeartbeatWriter:
-    """Tells what this rank is doing, in a thread of its own: a stopped or starved process falls silent.
+    """Writes the heartbeat of this rank from a thread, so that a stopped or starved process falls silent.
 
     Args:
-        run_folder: of the run.
-        rank: of this process; `ranks`: how many there are.
-        every_s: seconds between two signs.
+        run_folder: run folder of the training.
+        rank: rank of this process.
+        world_size: number of ranks.
+        interval_s: seconds between two heartbeats.
     """
 
-    def __init__(self, run_folder: Path, rank: int, ranks: int, every_s: float) -> None:
+    def __init__(self, run_folder: Path, rank: int, world_size: int, interval_s: float) -> None:
         folder = run_folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._every_s = folder / f"{rank}.json", every_s
-        if attempt() > 0:
-            # Another rank, which begins later, may still ask how the attempt before ended.
+        self._path, self._interval_s = folder / f"{rank}.json", interval_s
+        if current_attempt() > 0:
+            # Another rank, which starts later, may still read how the previous attempt ended.
             with suppress(FileNotFoundError):
-                self._path.replace(self._path.with_suffix(_BEFORE))
-        self._who = Heartbeat(rank, ranks, socket.gethostname(), os.getpid(), attempt=attempt())
-        self._now = (0, "starting", time.time())
-        self._failed: tuple[str, float] | None = None
-        self.final: int | None = None
+                self._path.replace(self._path.with_suffix(_PREVIOUS))
+        self._identity = Heartbeat(rank, world_size, socket.gethostname(), os.getpid(), attempt=current_attempt())
+        self._activity = (0, "starting", time.time())
+        self._failure: tuple[str, float] | None = None
+        self.final_exit_code: int | None = None
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._tell_on, daemon=True, name="life-sign")
+        self._thread = threading.Thread(target=self._write_periodically, daemon=True, name="heartbeat")
 
-    def at(self, step: int, doing: str) -> None:
-        """Note what begins now; costs nothing, the thread writes it."""
-        self._now = (step, doing, time.time())
+    def set_activity(self, step: int, activity: str) -> None:
+        """Note what the rank does from now on. Costs nothing: the thread writes the file."""
+        self._activity = (step, activity, time.time())
 
-    def failed(self, message: str, final: int | None = None) -> None:
-        """Tell at once that this rank has failed, and whether for good."""
-        self._failed, self.final = (message, time.time()), final
-        self._tell()
+    def report_failure(self, message: str, final_exit_code: int | None = None) -> None:
+        """Write at once that this rank has failed.
+
+        Args:
+            message: the error.
+            final_exit_code: see `Heartbeat`.
+        """
+        self._failure, self.final_exit_code = (message, time.time()), final_exit_code
+        self._write()
 
     def __enter__(self) -> "HeartbeatWriter":
-        """The first sign."""
-        self._tell()
+        """Write the first heartbeat and start the thread."""
+        self._write()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The last one."""
+        """Stop the thread and write the last heartbeat."""
         self._closed.set()
         self._thread.join()
-        self._tell(over=True)
+        self._write(ended=True)
 
-    def _tell_on(self) -> None:
-        while not self._closed.wait(self._every_s):
-            self._tell()
+    def _write_periodically(self) -> None:
+        while not self._closed.wait(self._interval_s):
+            self._write()
 
-    def _tell(self, *, over: bool = False) -> None:
-        (step, doing, since), (error, failed_at) = self._now, self._failed or (None, None)
-        sign = {**asdict(self._who), "step": step, "doing": doing, "since": since, "final": self.final, "over": over}
+    def _write(self, *, ended: bool = False) -> None:
+        (step, activity, since), (error, failed_at) = self._activity, self._failure or (None, None)
+        values = asdict(self._identity) | {
+            "step": step,
+            "activity": activity,
+            "activity_since": since,
+            "error": error,
+            "failed_at": failed_at,
+            "final_exit_code": self.final_exit_code,
+            "ended": ended,
+        }
         try:
-            write_text(self._path, json.dumps({**sign, "error": error, "failed_at": failed_at}))
+            write_text(self._path, json.dumps(values))
         except OSError:
-            # A full disk is no sign of death; whoever writes something that matters will tell of it.
+            # A full disk does not mean a dead rank. The next important write will report it.
             if self._path.exists():
                 os.utime(self._path)
 
 
-def read_heartbeats(run_folder: Path, before: int | None = None) -> list[Heartbeat]:
-    """The last sign of every rank that has given one, by rank; those of an earlier, wider start are left out.
+def read_heartbeats(run_folder: Path, before_attempt: int | None = None) -> list[Heartbeat]:
+    """Return the last heartbeat of every rank that has written one, by rank.
+
+    Heartbeats of an earlier start with more ranks are left out.
 
     Args:
-        run_folder: of the run.
-        before: only signs of earlier attempts than this one, also of ranks that have begun it already.
+        run_folder: run folder of the training.
+        before_attempt: return only heartbeats of earlier attempts, also of ranks that have begun this attempt.
     """
     folder = run_folder / FOLDER
-    found: dict[int, Heartbeat] = {}
-    for name in {path.stem for suffix in (".json", _BEFORE) for path in folder.glob(f"*{suffix}")}:
-        sign = _read(folder / f"{name}.json")
-        if before is not None and (sign is None or sign.attempt >= before):
-            sign = _read(folder / f"{name}{_BEFORE}")
-        if sign is not None:
-            found[sign.rank] = sign
-    ranks = found[0].ranks if 0 in found else max((sign.ranks for sign in found.values()), default=0)
-    return [found[rank] for rank in sorted(found) if rank < ranks]
+    heartbeats: dict[int, Heartbeat] = {}
+    for name in {path.stem for suffix in (".json", _PREVIOUS) for path in folder.glob(f"*{suffix}")}:
+        heartbeat = _read(folder / f"{name}.json")
+        if before_attempt is not None and (heartbeat is None or heartbeat.attempt >= before_attempt):
+            heartbeat = _read(folder / f"{name}{_PREVIOUS}")
+        if heartbeat is not None:
+            heartbeats[heartbeat.rank] = heartbeat
+    if 0 in heartbeats:
+        world_size = heartbeats[0].world_size
+    else:
+        world_size = max((heartbeat.world_size for heartbeat in heartbeats.values()), default=0)
+    return [heartbeats[rank] for rank in sorted(heartbeats) if rank < world_size]
 
 
 def _read(path: Path) -> Heartbeat | None:
     try:
-        return Heartbeat(**{**json.loads(path.read_text()), "told": path.stat().st_mtime})
+        return Heartbeat(**{**json.loads(path.read_text()), "written_at": path.stat().st_mtime})
     except (OSError, ValueError, TypeError):
-        return None  # not there, just being replaced, or by another version
+        return None  # absent, just being replaced, or written by another version
 
 
-def forget(run_folder: Path) -> None:
-    """Remove the signs of an earlier start."""
-    for suffix in (".json", _BEFORE):
+def remove_heartbeats(run_folder: Path) -> None:
+    """Remove the heartbeats of an earlier start."""
+    for suffix in (".json", _PREVIOUS):
         for path in (run_folder / FOLDER).glob(f"*{suffix}"):
             path.unlink(missing_ok=True)
 
 
 class HeartbeatMonitor:
-    """How long each rank has said nothing, by the clock of whoever looks; call `look` often.
+    """Measures the age of each rank's heartbeat on the clock of this process; call `poll` often.
 
     Args:
-        run_folder: of the run.
+        run_folder: run folder of the training.
     """
 
     def __init__(self, run_folder: Path) -> None:
         self._run_folder = run_folder
-        self._heard: dict[int, tuple[float, float]] = {}
+        self._seen: dict[int, tuple[float, float]] = {}
 
-    def look(self) -> dict[int, tuple[Heartbeat, float]]:
-        """By rank, its last sign in the latest attempt and the seconds since it came."""
-        now, signs = time.monotonic(), read_heartbeats(self._run_folder)
-        latest = max((sign.attempt for sign in signs), default=0)
-        found = {}
-        for sign in signs:
-            if sign.attempt < latest:
-                continue  # it has not begun yet
-            if self._heard.get(sign.rank, (0.0, 0.0))[0] != sign.told:
-                self._heard[sign.rank] = sign.told, now
-            found[sign.rank] = sign, now - self._heard[sign.rank][1]
-        return found
+    def poll(self) -> dict[int, tuple[Heartbeat, float]]:
+        """Return by rank its last heartbeat in the latest attempt, and the seconds since it changed."""
+        now, heartbeats = time.monotonic(), read_heartbeats(self._run_folder)
+        latest = max((heartbeat.attempt for heartbeat in heartbeats), default=0)
+        aged = {}
+        for heartbeat in heartbeats:
+            if heartbeat.attempt < latest:
+                continue  # this rank has not begun the latest attempt
+            if self._seen.get(heartbeat.rank, (0.0, 0.0))[0] != heartbeat.written_at:
+                self._seen[heartbeat.rank] = heartbeat.written_at, now
+            aged[heartbeat.rank] = heartbeat, now - self._seen[heartbeat.rank][1]
+        return aged
 
 
-def describe_ranks(signs: Iterable[Heartbeat]) -> str:
-    """A line for each rank, those who lag behind first."""
-    ordered = sorted(signs, key=lambda sign: (sign.step, sign.told, sign.rank))
-    lines = [f"  {sign.name}: step {sign.step}, {sign.doing}" for sign in ordered[:SHOWN]]
-    return "\n".join([*lines, *([f"  and {len(ordered) - SHOWN} more"] if len(ordered) > SHOWN else [])])
+def describe_ranks(heartbeats: Iterable[Heartbeat]) -> str:
+    """Return one line per rank with its step and activity; ranks that lag behind come first."""
+    ordered = sorted(heartbeats, key=lambda heartbeat: (heartbeat.step, heartbeat.written_at, heartbeat.rank))
+    lines = [f"  {one.name}: step {one.step}, {one.activity}" for one in ordered[:MAX_RANKS_SHOWN]]
+    if len(ordered) > MAX_RANKS_SHOWN:
+        lines.append(f"  and {len(ordered) - MAX_RANKS_SHOWN} more")
+    return "\n".join(lines)

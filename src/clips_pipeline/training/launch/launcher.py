@@ -1,6 +1,6 @@
-"""Start the workers of a run spec and follow their event log: one road for 1 and for N processes.
+"""The launcher: starts the ranks of a run spec and monitors them, the same way for one rank and for many. Loads no torch.
 
-Loads no torch. The caller gets every event through a function, may ask the workers to stop, and learns the outcome.
+The caller receives every event through a function, may request a stop, and gets the result.
 """
 
 import json
@@ -13,13 +13,18 @@ from pathlib import Path
 from clips_pipeline.data.storage.files import Options
 from clips_pipeline.training.events.event_log import Event, EventReader
 from clips_pipeline.training.launch.agent_process import GRACE_SECONDS, AgentProcess, kill_rank, temporary_folder
-from clips_pipeline.training.launch.exit_status import POLL_SECONDS, Outcome, RunMonitor, TrainingInterruptedError
+from clips_pipeline.training.launch.exit_status import (
+    POLL_SECONDS,
+    RunMonitor,
+    TrainingInterruptedError,
+    TrainingResult,
+)
 from clips_pipeline.training.launch.exit_status import TrainingFailedError as TrainingFailedError
-from clips_pipeline.training.launch.failure import explain, silent
-from clips_pipeline.training.launch.folder_lock import FOLLOWER, hold, wait_for_orphans
-from clips_pipeline.training.launch.heartbeat import Heartbeat, HeartbeatMonitor, forget, silent_after_s
+from clips_pipeline.training.launch.failure import explain_failure, silent_rank
+from clips_pipeline.training.launch.folder_lock import LAUNCHER, lock_run_folder, wait_for_orphans
+from clips_pipeline.training.launch.heartbeat import Heartbeat, HeartbeatMonitor, remove_heartbeats, silent_after_s
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, ORPHAN_SECONDS, InterruptHandler, exit_code_after
-from clips_pipeline.training.launch.monitor import follow, show
+from clips_pipeline.training.launch.monitor import monitor_ranks, print_commands
 from clips_pipeline.training.resume import checkpoint_store, run_folder
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
@@ -29,124 +34,123 @@ def launch(
     on_event: Callable[[Event], None],
     reader: EventReader | None = None,
     storage_options: Options | None = None,
-) -> Outcome:
-    """Train `spec` in `spec.train.launch.processes` ranks and wait; the same call resumes what was interrupted.
+) -> TrainingResult:
+    """Train `spec` in `spec.train.launch.processes` ranks and wait. The same call resumes a training that was interrupted.
 
-    With `spec.train.launch.start` false the ranks are started elsewhere, and this follows them.
+    With `spec.train.launch.start` false, the ranks are started elsewhere and this function only monitors them.
 
     Args:
         spec: what to train.
-        on_event: called in this process for every event, in order, while the workers train.
-        reader: where in the log to begin; by default only events of this launch are handed out.
-        storage_options: credentials for shards elsewhere (fsspec's options by protocol); they reach the workers through
-            their environment and stand in no file.
+        on_event: called in this process for every event, in order, while the ranks train.
+        reader: where to begin in the event log; by default only events of this launch are passed on.
+        storage_options: credentials for shards on remote storage (fsspec's options by protocol). They reach the ranks through
+            their environment and are written to no file.
 
     Raises:
-        ConfigError: the run folder holds another training, or somebody trains there now.
-        TrainingFailedError: a rank failed, died or hung; those that were started here have been ended.
-        TrainingInterruptedError: a SIGTERM to one of its processes or Ctrl-C ended it, after a checkpoint.
+        ConfigError: the run folder holds another training, or another process trains there now.
+        TrainingFailedError: a rank failed, died or hung. Ranks that were started here have been ended.
+        TrainingInterruptedError: SIGTERM to one of its processes or Ctrl-C ended the training, after a checkpoint.
     """
     folder = Path(spec.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder, FOLLOWER):
+    with lock_run_folder(folder, LAUNCHER):
         wait_for_orphans(folder, ORPHAN_SECONDS + GRACE_SECONDS)
         return _launch(spec, on_event, reader, storage_options or {})
 
 
 def _launch(
     spec: RunSpec, on_event: Callable[[Event], None], reader: EventReader | None, storage_options: Options
-) -> Outcome:
+) -> TrainingResult:
     path = run_folder.write_spec(spec)
     spec.stop_flag.unlink(missing_ok=True)
     if reader is None:
         reader = EventReader(spec.events, offset=spec.events.stat().st_size if spec.events.exists() else 0)
-    forget(Path(spec.run_folder))
-    followed = RunMonitor(on_event)
-    with InterruptHandler() as terminated:
+    remove_heartbeats(Path(spec.run_folder))
+    run = RunMonitor(on_event)
+    with InterruptHandler() as interrupt:
         if spec.train.launch.start:
-            _run(spec, path, followed, reader, rank_environment(storage_options), terminated)
+            _run_agent(spec, path, run, reader, rank_environment(storage_options), interrupt)
         else:
-            follow(spec, path, followed, reader, show, terminated)
-    return followed.outcome(terminated.by)
+            monitor_ranks(spec, path, run, reader, print_commands, interrupt)
+    return run.result(interrupt.source)
 
 
-def _run(
+def _run_agent(
     spec: RunSpec,
     path: Path,
-    followed: RunMonitor,
+    run: RunMonitor,
     reader: EventReader,
     environment: dict[str, str],
-    terminated: InterruptHandler,
+    interrupt: InterruptHandler,
 ) -> None:
     folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    silence = HeartbeatMonitor(folder)
+    monitor = HeartbeatMonitor(folder)
     hung: tuple[Heartbeat, float] | None = None
     with temporary_folder(folder) as temporary, AgentProcess(path, environment | temporary) as agent:
-        passed_on = False
-        while agent.running():
-            if terminated.asked and not passed_on:
-                passed_on = True
+        terminated = False
+        while agent.is_running():
+            if interrupt.interrupted and not terminated:
+                terminated = True
                 agent.terminate()
-            followed.take(reader.read())
-            heard = silence.look()
-            quiet = silent(heard, timeout_s)
-            # torchelastic knows only processes that end. This one now does, and the agent ends or restarts all.
-            if (
-                quiet is not None
-                and (hung is None or heard[quiet][0].pid != hung[0].pid)
-                and kill_rank(heard[quiet][0])
-            ):
-                hung = heard[quiet]
+            run.process(reader.read())
+            heartbeats = monitor.poll()
+            silent = silent_rank(heartbeats, timeout_s)
+            # torchelastic sees only processes that end, not those that hang. Once the rank is killed, the agent ends or
+            # restarts all ranks.
+            newly_silent = silent is not None and (hung is None or heartbeats[silent][0].pid != hung[0].pid)
+            if silent is not None and newly_silent and kill_rank(heartbeats[silent][0]):
+                hung = heartbeats[silent]
             time.sleep(POLL_SECONDS)
-    heard = silence.look()
+    heartbeats = monitor.poll()
     if agent.exit_code is not None and agent.exit_code < 0:
         wait_for_orphans(folder, ORPHAN_SECONDS + GRACE_SECONDS)
-    followed.take(reader.read())
-    codes = agent.failed()
-    ended = min(((rank, code) for rank, (_, code) in codes.items()), key=lambda one: (one[1] > 0, one[0]), default=None)
-    asked_to_end = (INTERRUPTED, -signal.SIGTERM, 128 + signal.SIGTERM)
-    if followed.interrupted is not None and (ended is None or ended[1] == INTERRUPTED):
+    run.process(reader.read())
+    codes = agent.failed_ranks()
+    exits = ((rank, code) for rank, (_, code) in codes.items())
+    # Ranks that a signal killed come before ranks that failed.
+    first_exit = min(exits, key=lambda one: (one[1] > 0, one[0]), default=None)
+    if run.interrupted is not None and (first_exit is None or first_exit[1] == INTERRUPTED):
         return
-    if passed_on and (ended[1] if ended is not None else agent.exit_code) in asked_to_end:
+    interrupt_codes = (INTERRUPTED, -signal.SIGTERM, 128 + signal.SIGTERM)
+    if terminated and (first_exit[1] if first_exit is not None else agent.exit_code) in interrupt_codes:
         raise TrainingInterruptedError(
-            f"interrupted by {terminated.by} before the first step; the same command begins there again",
-            exit_code_after(terminated.by),
+            f"interrupted by {interrupt.source} before the first step; the same command starts again",
+            exit_code_after(interrupt.source),
         )
-    if followed.end is not None and agent.exit_code == 0:
+    if run.end is not None and agent.exit_code == 0:
         return
-    # A rank that fell silent is to blame, also where its peers gave up first; not one whose end the agent has seen.
-    named = {rank: told for rank, told in heard.items() if rank not in codes}
-    quiet = silent(named, silent_after_s(timeout_s))
+    # A rank that fell silent is the cause, even if its peers gave up first; but not a rank whose exit code the agent has.
+    silent = silent_rank({r: aged for r, aged in heartbeats.items() if r not in codes}, silent_after_s(timeout_s))
     if hung is not None and codes.get(hung[0].rank, (None, 0))[0] == hung[0].pid:
-        quiet = hung[0].rank
-    last = {rank: (sign, heard[rank][1] if rank in heard else 0.0) for rank, (sign, _) in silence.look().items()}
-    if hung is not None and quiet == hung[0].rank:
-        last[quiet] = hung
-    logs = agent.log_of(spec.train.launch.processes)
-    reason = explain(last, quiet, ended, followed.error, logs)
-    raise TrainingFailedError(
-        f"{reason}\nThe full output is in {agent.logs}.{_hint(spec, [sign for sign, _ in last.values()])}"
-    )
+        silent = hung[0].rank
+    last = {
+        rank: (one, heartbeats[rank][1] if rank in heartbeats else 0.0) for rank, (one, _) in monitor.poll().items()
+    }
+    if hung is not None and silent == hung[0].rank:
+        last[silent] = hung
+    reason = explain_failure(last, silent, first_exit, run.error, agent.stderr_logs(spec.train.launch.processes))
+    hint = _resume_hint(spec, [heartbeat for heartbeat, _ in last.values()])
+    raise TrainingFailedError(f"{reason}\nThe full output is in {agent.logs}.{hint}")
 
 
-def _hint(spec: RunSpec, signs: list[Heartbeat]) -> str:
-    """How to go on, where the same command would."""
-    if any(sign.final is not None for sign in signs):
+def _resume_hint(spec: RunSpec, heartbeats: list[Heartbeat]) -> str:
+    """Return how to resume; nothing where the same command would fail again."""
+    if any(heartbeat.final_exit_code is not None for heartbeat in heartbeats):
         return ""
-    if checkpoint_store.newest(spec.checkpoints) is None:
-        return " There is no checkpoint yet; the same command begins again."
+    if checkpoint_store.latest_folder(spec.checkpoints) is None:
+        return " There is no checkpoint yet; the same command starts again."
     return " The same command resumes from the last checkpoint."
 
 
 def rank_environment(storage_options: Options) -> dict[str, str]:
-    """This process's own, with what ranks need."""
-    # Idle OpenMP threads that spin steal the cores from loader workers and from each other's ranks. A spin of microseconds
-    # steals nothing and bridges the gaps between a small model's operations, where falling asleep costs a fifth of a step.
+    """Return the environment of the ranks: that of this process, with defaults for OpenMP, NCCL and gloo."""
+    # Idle OpenMP threads that spin take the cores from loader workers and from other ranks. A spin of microseconds takes nothing
+    # and bridges the gaps between a small model's operations, where going to sleep costs a fifth of a step.
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "PYTHONUNBUFFERED": "1"}
-    # An operation among GPUs that cannot end because of a dead rank ends the process.
+    # A collective operation among GPUs that cannot complete because of a dead rank ends the process.
     defaults["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "1"
-    # Ranks of one machine need no other interface, and nobody else needs to reach them.
+    # Ranks of one machine need no other interface, and must not be reachable from other machines.
     if Path("/sys/class/net/lo").exists():
         defaults |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    found = {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**found, STORAGE_OPTIONS: json.dumps(storage_options)} if storage_options else found
+    environment = {**defaults, **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**environment, STORAGE_OPTIONS: json.dumps(storage_options)} if storage_options else environment

@@ -1,7 +1,7 @@
-"""Follow a training whose ranks somebody else starts: torchrun, SLURM, Kubernetes. Loads no torch.
+"""Monitoring of ranks that torchrun, SLURM or Kubernetes starts. Loads no torch.
 
-The ranks run the same module on the same spec as those that `launch` starts; what is known of them is what they write into the
-run folder, which they share with this process.
+These ranks run the same module on the same run spec as those that the launcher starts. All that is known of them is what they
+write to the run folder, on a file system that they share with this process.
 """
 
 import sys
@@ -19,17 +19,17 @@ from clips_pipeline.training.launch.exit_status import (
     TrainingFailedError,
     TrainingInterruptedError,
 )
-from clips_pipeline.training.launch.failure import explain, silent
+from clips_pipeline.training.launch.failure import explain_failure, silent_rank
 from clips_pipeline.training.launch.heartbeat import HeartbeatMonitor, read_heartbeats, silent_after_s
 from clips_pipeline.training.launch.interrupt import InterruptHandler, exit_code_after
 from clips_pipeline.training.run_spec import RunSpec
 
 RESTART_SECONDS = 20.0
-"""After an error event, for a starter that starts the ranks again by itself (`torchrun --max-restarts`)."""
+"""Time after an error event in which torchrun may restart the ranks (`torchrun --max-restarts`)."""
 
 
-def commands(spec: RunSpec, path: Path) -> str:
-    """How to start the ranks of the spec in `path`: on this machine, on several, and under SLURM."""
+def start_commands(spec: RunSpec, path: Path) -> str:
+    """Return the commands that start the ranks of the run spec in `path`: on this machine, on several, and under SLURM."""
     torchrun, processes = Path(sys.executable).with_name("torchrun"), spec.train.launch.processes
     worker = f"-m {WORKER} {path}"
     return (
@@ -41,73 +41,77 @@ def commands(spec: RunSpec, path: Path) -> str:
     )
 
 
-def follow(
+def monitor_ranks(
     spec: RunSpec,
     path: Path,
-    followed: RunMonitor,
+    run: RunMonitor,
     reader: EventReader,
-    say: Callable[[str], None],
-    terminated: InterruptHandler,
+    show_commands: Callable[[str], None],
+    interrupt: InterruptHandler,
 ) -> None:
-    """Read the event log until the training has ended; `followed` then has its `end`.
+    """Read the event log until the training has ended; `run.end` is then its `end` event.
 
-    Waits without limit for the first sign of life: a queue may be long. From then on silence counts.
+    Waits without limit for the first heartbeat: a queue may be long. From then on a rank that falls silent is a failure.
 
     Args:
-        spec: of the training.
-        path: where it stands as a file.
-        followed: takes the events.
-        reader: of the event log.
-        say: shows the commands to a person.
-        terminated: whether this process was asked to end.
+        spec: run spec of the training.
+        path: file of the run spec.
+        run: processes the events.
+        reader: reads the event log.
+        show_commands: prints the commands that start the ranks.
+        interrupt: whether this process was interrupted.
 
     Raises:
-        TrainingInterruptedError: this process was asked to end; the ranks go on.
-        TrainingFailedError: the ranks failed, or nothing has come of them for `launch.rank_timeout_s`. They are not ended:
-            whoever started them does that.
+        TrainingInterruptedError: this process was interrupted; the ranks continue.
+        TrainingFailedError: the ranks failed, or sent neither events nor heartbeats for `launch.rank_timeout_s`. They are not
+            ended here: what started them has to do that.
     """
-    followed.take(reader.read())
-    if _is_done(spec):
-        followed.end = next(event for event in reversed(read_all(spec.events)) if event["kind"] == "end")
+    run.process(reader.read())
+    if _is_finished(spec):
+        run.end = next(event for event in reversed(read_all(spec.events)) if event["kind"] == "end")
         return
-    followed.end = followed.error = None  # of an earlier start
-    say(commands(spec, path))
+    run.end = run.error = None  # these were of an earlier start
+    show_commands(start_commands(spec, path))
     run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
-    before = {sign.rank: sign.told for sign in read_heartbeats(run_folder)}
-    silence = HeartbeatMonitor(run_folder)
-    news_at, error_at = time.monotonic(), None
-    while followed.end is None:
+    earlier = {heartbeat.rank: heartbeat.written_at for heartbeat in read_heartbeats(run_folder)}
+    monitor = HeartbeatMonitor(run_folder)
+    last_event_at, error_at = time.monotonic(), None
+    while run.end is None:
         time.sleep(POLL_SECONDS)
-        if terminated.asked:
+        if interrupt.interrupted:
             raise TrainingInterruptedError(
-                f"interrupted by {terminated.by}; the ranks are left alone, and the same command follows them again",
-                exit_code_after(terminated.by),
+                f"interrupted by {interrupt.source}; the ranks continue, and the same command monitors them again",
+                exit_code_after(interrupt.source),
             )
         now = time.monotonic()
         for event in reader.read():
-            followed.take([event])
-            news_at = now
+            run.process([event])
+            last_event_at = now
             error_at = {"error": now, "start": None}.get(event["kind"], error_at)
-        heard = {rank: told for rank, told in silence.look().items() if told[0].told != before.get(rank)}
-        over = bool(heard) and all(sign.over for sign, _ in heard.values())
-        quiet = silent(heard, timeout_s) if now - news_at > timeout_s else None
-        given_up = error_at is not None and now - error_at > RESTART_SECONDS
-        gone = over and min(seconds for _, seconds in heard.values()) > RESTART_SECONDS
-        if followed.end is None and (given_up or gone or quiet is not None):
-            quiet = silent(heard, silent_after_s(timeout_s))
+        heartbeats = {
+            rank: (heartbeat, age)
+            for rank, (heartbeat, age) in monitor.poll().items()
+            if heartbeat.written_at != earlier.get(rank)
+        }
+        silent = silent_rank(heartbeats, timeout_s) if now - last_event_at > timeout_s else None
+        failed = error_at is not None and now - error_at > RESTART_SECONDS
+        all_ended = bool(heartbeats) and all(heartbeat.ended for heartbeat, _ in heartbeats.values())
+        not_restarted = all_ended and min(age for _, age in heartbeats.values()) > RESTART_SECONDS
+        if run.end is None and (failed or not_restarted or silent is not None):
+            silent = silent_rank(heartbeats, silent_after_s(timeout_s))
             raise TrainingFailedError(
-                f"{explain(heard, quiet, None, followed.error, {})}\nEnd the job if it still runs, then start this "
+                f"{explain_failure(heartbeats, silent, None, run.error, {})}\nEnd the job if it still runs, then start this "
                 "command and the ranks again: they resume from the last checkpoint."
             )
 
 
-def show(text: str) -> None:
-    """To the terminal, long lines whole, so that they can be copied."""
+def print_commands(text: str) -> None:
+    """Print to the terminal without breaking long lines, so that commands can be copied."""
     Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _is_done(spec: RunSpec) -> bool:
-    """Trained to the end and exported, so that no rank needs to be started. (DVC deletes the model before a stage.)"""
+def _is_finished(spec: RunSpec) -> bool:
+    """Return whether the model is trained and exported, so that no rank has to be started. (DVC deletes it before a stage.)"""
     if not spec.events.exists() or not (Path(spec.model_folder) / "model.safetensors").is_file():
         return False
     last = next(

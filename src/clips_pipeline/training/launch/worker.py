@@ -1,4 +1,4 @@
-"""One rank as a process, begun by `training.launch.worker_main`: its place in the run folder, its errors and its exit code."""
+"""One rank: its lock, heartbeat, event log, errors and exit code. `training.launch.worker_main` starts it."""
 
 import os
 import warnings
@@ -12,46 +12,47 @@ from clips_pipeline.data.storage.files import StorageError
 from clips_pipeline.io.disk_errors import CannotWriteError, DiskReserve
 from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
 from clips_pipeline.training.events.event_log import EventWriter
-from clips_pipeline.training.launch.folder_lock import WORKER, hold
-from clips_pipeline.training.launch.heartbeat import HeartbeatWriter, attempt, interval_s
+from clips_pipeline.training.launch.folder_lock import RANK_0, lock_run_folder
+from clips_pipeline.training.launch.heartbeat import HeartbeatWriter, current_attempt, interval_s
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT, Interrupt
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.training.trainer import train
 
-_COMES_AGAIN = (ConfigError, TrainingDivergedError, CannotWriteError)
-"""Errors after which `launch.restarts` does not start the ranks again."""
-# Composer 0.32 on torch 2.7 warns about its own calls; nothing a user of this worker could change.
-_PATIENCE_S = 10.0
-_COMPOSER_NOISE = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
+_PERMANENT_ERRORS = (ConfigError, TrainingDivergedError, CannotWriteError)
+"""Errors that would occur again: `launch.restarts` does not restart the ranks after them."""
+_LOCK_TIMEOUT_S = 10.0
+"""Time for rank 0 of an earlier start to end."""
+# Composer 0.32 on torch 2.7 warns about its own calls; a user cannot change them.
+_NOISY_MODULES = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 
 
-@record  # torchrun reads the error file that it writes
+@record  # writes the error file that torchrun reads
 def main(spec: RunSpec, restart_reason: str | None = None) -> int:
     """Run one rank.
 
     Args:
         spec: what to train.
-        restart_reason: why the launcher started it again, if it did.
+        restart_reason: why the agent restarted the ranks, if it did.
 
     Returns:
-        the exit code: 0 done or stopped on request, or `INTERRUPTED`.
+        The exit code: 0 if the training finished or was stopped on request, else `INTERRUPTED`.
 
     Raises:
-        Exception: whatever ended it, after an `error` event.
+        Exception: what ended the training, after an `error` event.
     """
-    for module in _COMPOSER_NOISE:
+    for module in _NOISY_MODULES:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
-    # torchrun has another name for it than Composer.
+    # torchrun and Composer have different names for it.
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     interrupt = Interrupt()
-    interrupt.listen()
+    interrupt.install()
     try:
-        # Rank 0 holds the folder for all. The ranks of an earlier start may need a moment to end.
-        place = hold(Path(spec.run_folder), WORKER, _PATIENCE_S) if _rank() == 0 else nullcontext()
-        with place:
+        # Rank 0 holds the lock of the folder for all ranks.
+        lock = lock_run_folder(Path(spec.run_folder), RANK_0, _LOCK_TIMEOUT_S) if _rank() == 0 else nullcontext()
+        with lock:
             return _run(spec, interrupt, restart_reason)
     finally:
-        interrupt.over()
+        interrupt.ignore_sigterm()
 
 
 def _rank() -> int:
@@ -61,50 +62,50 @@ def _rank() -> int:
 def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int:
     rank, run_folder = _rank(), Path(spec.run_folder)
     with (
-        _life_sign(spec, rank) as life,
+        _heartbeat(spec, rank) as heartbeat,
         DiskReserve(run_folder) if rank == 0 else nullcontext() as reserve,
         EventWriter(spec.events) if rank == 0 else nullcontext() as writer,
     ):
         try:
             if writer is not None and restart_reason is not None:
-                writer.write(
-                    "restart", attempt=attempt(), of=int(os.environ["TORCHELASTIC_MAX_RESTARTS"]), reason=restart_reason
-                )
-            finished = train(spec, writer, life, interrupt)
+                restarts = int(os.environ["TORCHELASTIC_MAX_RESTARTS"])
+                writer.write("restart", attempt=current_attempt(), of=restarts, reason=restart_reason)
+            finished = train(spec, writer, heartbeat, interrupt)
         except Exception as error:
             if reserve is not None:
                 reserve.free()
-            message, again = told(error), not isinstance(error, TrainingDivergedError)
-            life.failed(message, final=1 if isinstance(error, _COMES_AGAIN) else None)
+            message = error_message(error)
+            heartbeat.report_failure(message, final_exit_code=1 if isinstance(error, _PERMANENT_ERRORS) else None)
             if writer is not None:
                 with suppress(CannotWriteError):
-                    writer.write("error", message=message, again=again)
+                    writer.write("error", message=message, again=not isinstance(error, TrainingDivergedError))
             raise
         if finished or interrupt.reason is None:
             return 0
         if os.environ.get(PARENT) == "1":
-            life.final = INTERRUPTED  # for the launcher of this machine; elsewhere torchrun may go on
+            heartbeat.final_exit_code = INTERRUPTED  # without our agent, torchrun may restart the ranks
         return INTERRUPTED
 
 
-def _life_sign(spec: RunSpec, rank: int) -> HeartbeatWriter:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    return HeartbeatWriter(Path(spec.run_folder), rank, ranks, interval_s(spec.train.launch.rank_timeout_s))
+def _heartbeat(spec: RunSpec, rank: int) -> HeartbeatWriter:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return HeartbeatWriter(Path(spec.run_folder), rank, world_size, interval_s(spec.train.launch.rank_timeout_s))
 
 
-def told(error: Exception) -> str:
-    """What the event log and the follower say of it."""
+def error_message(error: Exception) -> str:
+    """Return the message of an error for the event log and the launcher."""
     if isinstance(error, ConnectionError | EOFError):
-        # A loader's process that is killed while it hands over a batch; killed at another moment, torch notices and says so.
+        # A loader worker was killed while it sent a batch. If it is killed at another moment, torch notices and reports it.
         return (
-            "DataLoader worker ended while it handed over a batch, as when the system kills it for want of memory "
+            "DataLoader worker ended while it sent a batch, as when the system kills it because memory runs out "
             f"({type(error).__name__}: {error})"
         )
     known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
-    return _of_loader(error) if known else f"{type(error).__name__}: {_of_loader(error)}"
+    text = _without_loader_traceback(error)
+    return text if known else f"{type(error).__name__}: {text}"
 
 
-def _of_loader(error: Exception) -> str:
-    """The message; torch puts the traceback of a loader's process before it, which is in the worker's log anyway."""
+def _without_loader_traceback(error: Exception) -> str:
+    """Return the message without the traceback of a loader worker, which torch puts first and the rank's log has anyway."""
     text = str(error)
     return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text

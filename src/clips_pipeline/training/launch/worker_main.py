@@ -1,7 +1,7 @@
-"""The entry point of a rank: `python -m clips_pipeline.training.launch.worker_main RUN_SPEC.json`, one process for each.
+"""Entry point of a rank: `python -m clips_pipeline.training.launch.worker_main RUN_SPEC.json`, one process per rank.
 
-Under torchrun's `--max-restarts` this may be a later attempt. An error that would come again, and a training that was asked to
-end, are not tried again: every rank then ends at once, before anything is loaded.
+Under `torchrun --max-restarts` this may be a later attempt. After an error that would occur again, or an interrupt, every rank of
+a later attempt ends at once, before it imports torch.
 """
 
 import gc
@@ -11,33 +11,36 @@ from pathlib import Path
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.training.launch.failure import restart_reason
-from clips_pipeline.training.launch.heartbeat import attempt, read_heartbeats
+from clips_pipeline.training.launch.heartbeat import current_attempt, read_heartbeats
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 
 def main(arguments: list[str]) -> int:
-    """Load the rank and run it on the spec that the one argument names; returns its exit code."""
+    """Run a rank on the run spec that the only argument names; return its exit code."""
     try:
         spec = load_spec(Path(arguments[0]))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
     reason = None
-    if attempt() > 0:
-        before = read_heartbeats(Path(spec.run_folder), before=attempt())
-        final = [sign.final for sign in before if sign.final is not None]
+    if current_attempt() > 0:
+        previous = read_heartbeats(Path(spec.run_folder), before_attempt=current_attempt())
+        final = [heartbeat.final_exit_code for heartbeat in previous if heartbeat.final_exit_code is not None]
         if final:
-            print("not started again: the attempt before ended for good", file=sys.stderr)
+            print(
+                "not restarted: the previous attempt was interrupted or ended with an error that would occur again",
+                file=sys.stderr,
+            )
             return final[0]
-        reason = restart_reason(before)
+        reason = restart_reason(previous)
     return load_rank()(spec, reason)
 
 
 def load_rank() -> Callable[[RunSpec, str | None], int]:
-    """Load torch and Composer, and return what runs a rank.
+    """Import torch and Composer, and return the function that runs a rank.
 
-    Loading Composer makes some 5,000 modules. Looking for garbage among them finds none and takes a tenth of the start, so the
-    collector rests meanwhile, and afterwards never looks at them again.
+    The import creates some 5,000 modules. A garbage collection among them frees nothing and takes a tenth of the start, so the
+    collector is off during the import and ignores these objects afterwards.
     """
     gc.disable()
     from clips_pipeline.training.launch import worker

@@ -1,4 +1,4 @@
-"""Composer's state to a checkpoint and back: written by `checkpoints.save`, loaded without unpickling code."""
+"""Composer's state as a checkpoint: the callback that saves it, and the checks before one is loaded."""
 
 import logging
 import os
@@ -23,23 +23,23 @@ from clips_pipeline.training.resume import checkpoint_store
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 3
+_MAX_DIFFERENCES_SHOWN = 3
 
 
 class CheckpointCallback(Callback):  # type: ignore[misc]
-    """Saves every so often and when the training ends or is stopped, and tells it in a `checkpoint` event.
+    """Saves a checkpoint at every interval and when the training ends or is stopped, and writes a `checkpoint` event.
 
-    The content is that of Composer's `CheckpointSaver`, handed to `checkpoints.save`. Composer's own writes under the final name,
-    where a kill or a full disk leaves part of a file (`tests/unit/training/test_composer_parts.py`), keeps no checksums
-    (`tests/drills/test_damaged_checkpoints.py`), and forgets the files of an earlier process when it deletes old ones.
+    The content is that of Composer's `CheckpointSaver`; `checkpoint_store.save` writes it. Composer's own saver writes to the
+    final name, where a kill or a full disk leaves part of a file (`tests/unit/training/test_composer_parts.py`), has no checksums
+    (`tests/drills/test_damaged_checkpoints.py`), and does not delete the old files of an earlier process.
 
     Args:
         writer: the event log on rank 0, None on other ranks.
-        folder: of the checkpoints.
-        interval: between two, as one of Composer's time strings: `500ba`.
-        keep: how many stay.
-        spec: the text of the run spec, kept beside the state, as is
-        code: the digest of the source.
+        folder: folder of all checkpoints.
+        interval: interval between checkpoints, as one of Composer's time strings: `500ba`.
+        keep: number of checkpoints to keep.
+        spec: text of the run spec, stored beside the state.
+        code: digest of the source, stored beside the state.
     """
 
     def __init__(self, writer: EventWriter | None, folder: Path, interval: str, keep: int, spec: str, code: str):
@@ -47,7 +47,7 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         self.is_due = create_interval_scheduler(interval)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save if it is time.
+        """Save if a checkpoint is due.
 
         Raises:
             CannotWriteError: on every rank, when rank 0 could not write.
@@ -55,10 +55,10 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         if not self.is_due(state, Event.BATCH_CHECKPOINT):
             return
         step = int(state.timestamp.batch)
-        began = time.perf_counter()
-        # Both gather over ranks, so every rank asks for them.
+        started = time.perf_counter()
+        # Both are collective operations, so every rank calls them.
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
-        failed: list[str | None] = [None]
+        failure: list[str | None] = [None]
         if dist.get_global_rank() == 0:
             try:
                 path = checkpoint_store.save(
@@ -66,26 +66,26 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
                     step,
                     {
                         checkpoint_store.STATE: lambda file: torch.save(content, file),  # type: ignore[arg-type]
-                        checkpoint_store.SPEC: checkpoint_store.content(self.spec),
-                        checkpoint_store.CODE: checkpoint_store.content(self.code),
+                        checkpoint_store.SPEC: checkpoint_store.text_writer(self.spec),
+                        checkpoint_store.CODE: checkpoint_store.text_writer(self.code),
                     },
                     self.keep,
                 )
                 if self.writer is not None:
-                    seconds = time.perf_counter() - began
+                    seconds = time.perf_counter() - started
                     self.writer.write("checkpoint", step=step, path=str(path), seconds=round(seconds, 3))
             except CannotWriteError as error:
-                failed = [str(error)]
-        dist.broadcast_object_list(failed, src=0)
-        if failed[0] is not None:
-            raise CannotWriteError(failed[0])
+                failure = [str(error)]
+        dist.broadcast_object_list(failure, src=0)
+        if failure[0] is not None:
+            raise CannotWriteError(failure[0])
 
 
-def load_weights_only() -> None:
-    """From now on `torch.load` in this process builds tensors and plain values, whatever its caller asks for.
+def force_weights_only_loading() -> None:
+    """Make `torch.load` in this process build tensors and plain values only, whatever its caller requests.
 
-    Composer's loader would unpickle anything. What a checkpoint holds beside plain values: NumPy's random state, how long
-    the training took, and torch's version.
+    Composer's loader would unpickle anything. Besides plain values a checkpoint holds NumPy's random state, the duration of the
+    training, and torch's version; these types are allowed here.
     """
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     array = np.zeros(1, np.uint32)
@@ -94,10 +94,10 @@ def load_weights_only() -> None:
 
 
 def find_checkpoint(folder: Path, writer: EventWriter | None) -> checkpoint_store.Checkpoint | None:
-    """The checkpoint that every rank goes on from: rank 0 looks, reads its checksums, and tells the others.
+    """Return the checkpoint from which all ranks resume: rank 0 verifies checksums and broadcasts its choice.
 
     Raises:
-        ConfigError: all checkpoints are damaged; on every rank.
+        ConfigError: all checkpoints are damaged; raised on every rank.
     """
     answer: list[Any] = [None, None]
     if dist.get_global_rank() == 0:
@@ -113,19 +113,19 @@ def find_checkpoint(folder: Path, writer: EventWriter | None) -> checkpoint_stor
     dist.broadcast_object_list(answer, src=0)
     if answer[1] is not None:
         raise ConfigError(answer[1])
-    found: checkpoint_store.Checkpoint | None = answer[0]
-    return found
+    checkpoint: checkpoint_store.Checkpoint | None = answer[0]
+    return checkpoint
 
 
 def check_compatible(checkpoint: checkpoint_store.Checkpoint, model: nn.Module) -> None:
-    """Refuse a checkpoint of another model before anything is loaded. Reads names and shapes, not the weights.
+    """Refuse a checkpoint of another model before it is loaded. Reads names and shapes, not the weights.
 
     Args:
-        checkpoint: with whole files.
-        model: as it was given to Composer, in no wrapper.
+        checkpoint: a checkpoint whose checksums hold.
+        model: the model as Composer gets it, without a wrapper.
 
     Raises:
-        ConfigError: it holds other tensors, or is no checkpoint.
+        ConfigError: the checkpoint has other tensors, or is no checkpoint.
     """
     try:
         content = torch.load(checkpoint.state, map_location="cpu", weights_only=True, mmap=True)
@@ -134,17 +134,18 @@ def check_compatible(checkpoint: checkpoint_store.Checkpoint, model: nn.Module) 
         raise ConfigError(
             f"{checkpoint.state}: is no checkpoint of this program ({error}); move its folder away"
         ) from None
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     differences = [
-        f"{name} is {_shape(saved.get(name))} there and {_shape(wanted.get(name))} here"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
+        f"{name} is {_shape(saved.get(name))} there and {_shape(expected.get(name))} here"
+        for name in sorted(saved.keys() | expected.keys())
+        if saved.get(name) != expected.get(name)
     ]
     if differences:
-        more = f" and {len(differences) - _MOST_NAMED} more" if len(differences) > _MOST_NAMED else ""
+        hidden = len(differences) - _MAX_DIFFERENCES_SHOWN
+        more = f" and {hidden} more" if hidden > 0 else ""
         raise ConfigError(
-            f"{checkpoint.state}: does not fit the model: {'; '.join(differences[:_MOST_NAMED])}{more}. Use the code and "
-            f"train.model that made it, or move {checkpoint.folder.parent} away to train anew"
+            f"{checkpoint.state}: does not fit the model: {'; '.join(differences[:_MAX_DIFFERENCES_SHOWN])}{more}. Use the "
+            f"code and train.model that wrote it, or move {checkpoint.folder.parent} away to train from the beginning"
         )
 
 

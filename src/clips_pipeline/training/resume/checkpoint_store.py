@@ -1,11 +1,11 @@
-"""Checkpoints as files: one folder each, complete or not there at all, with checksums. Loads neither torch nor Composer.
+"""Checkpoint files: one folder per checkpoint, complete or absent, with checksums. Loads neither torch nor Composer.
 
-checkpoints/ba120/state.pt         what Composer needs to go on after step 120
-checkpoints/ba120/run_spec.json    of the training that wrote it
-checkpoints/ba120/code.txt         digest of the package's source that wrote it
-checkpoints/ba120/checksums.json   bytes and SHA-256 of the files beside it
-checkpoints/.ba120.writing/        while it is written; of a process that was killed, if no worker runs
-checkpoints/damaged-ba120/         refused when it was to be used, kept for a look
+checkpoints/ba120/state.pt         what Composer needs to resume after step 120
+checkpoints/ba120/run_spec.json    run spec of the training that wrote it
+checkpoints/ba120/code.txt         digest of the package source that wrote it
+checkpoints/ba120/checksums.json   sizes and SHA-256 sums of the files beside it
+checkpoints/.ba120.writing/        a checkpoint while it is written, or what a killed process left of it
+checkpoints/damaged-ba120/         a checkpoint that was refused, kept for inspection
 """
 
 import hashlib
@@ -32,11 +32,11 @@ _NAME = re.compile(r"ba(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose checksums hold.
+    """One checkpoint.
 
     Attributes:
-        step: optimiser steps done.
-        folder: its files.
+        step: optimizer steps done.
+        folder: folder of its files.
     """
 
     step: int
@@ -53,8 +53,8 @@ class DamagedCheckpoint:
     """A checkpoint that was refused.
 
     Attributes:
-        folder: where it stood.
-        moved_to: where it is now, out of the way of the one that will be written at this step again.
+        folder: where it was.
+        moved_to: where it is now, so that a new checkpoint of this step can be written.
         reason: what is wrong with it.
     """
 
@@ -63,17 +63,17 @@ class DamagedCheckpoint:
     reason: str
 
 
-class Entry(TypedDict):
-    """What `checksums.json` says of one file."""
+class FileEntry(TypedDict):
+    """One file in `checksums.json`."""
 
     bytes: int
     sha256: str
 
 
 class HashedFile:
-    """A file for `torch.save`: counts and hashes what passes, and keeps its first failure for the caller.
+    """File object for `torch.save`: counts and hashes the bytes, and keeps the first write error for the caller.
 
-    It does not raise within `write`: torch's writer is C++ and ends the whole process when it fails while it closes.
+    `write` does not raise: torch's writer is C++ and ends the whole process when closing fails.
     """
 
     def __init__(self, file: BinaryIO):
@@ -82,7 +82,7 @@ class HashedFile:
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Write and hash; after a failure, do nothing."""
+        """Write and hash; write nothing after an error."""
         if self.error is None:
             try:
                 self._file.write(data)
@@ -93,71 +93,72 @@ class HashedFile:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing: it is flushed and synced once, at the end."""
+        """Do nothing: the file is flushed and synced once, at the end."""
 
     @property
-    def entry(self) -> Entry:
-        """As in `checksums.json`."""
-        return Entry(bytes=self.bytes, sha256=self._sum.hexdigest())
+    def entry(self) -> FileEntry:
+        """The file's entry in `checksums.json`."""
+        return FileEntry(bytes=self.bytes, sha256=self._sum.hexdigest())
 
 
-Fill = Callable[[HashedFile], None]
+ContentWriter = Callable[[HashedFile], None]
 
 
-def content(text: str) -> Fill:
-    """What writes `text`."""
+def text_writer(text: str) -> ContentWriter:
+    """Return a function that writes `text` to a file."""
 
-    def fill(file: HashedFile) -> None:
+    def write(file: HashedFile) -> None:
         file.write(text.encode())
 
-    return fill
+    return write
 
 
-def save(folder: Path, step: int, files: dict[str, Fill], keep: int) -> Path:
-    """Write the checkpoint of `step`, then delete the oldest beyond `keep`.
+def save(folder: Path, step: int, files: dict[str, ContentWriter], keep: int) -> Path:
+    """Write the checkpoint of `step`, then delete the oldest ones beyond `keep`.
 
-    It is written aside, synced and renamed, so that under its name it is complete, and older ones go only after that.
+    The checkpoint is written to a temporary folder, synced and renamed, so it is complete under its name. Older checkpoints are
+    deleted only after that.
 
     Args:
-        folder: of all checkpoints.
-        step: optimiser steps done.
-        files: by name, what writes the content.
-        keep: checkpoints to keep; cut ones do not count.
+        folder: folder of all checkpoints.
+        step: optimizer steps done.
+        files: by name, the function that writes the content.
+        keep: number of checkpoints to keep; truncated ones do not count.
 
     Returns:
-        the folder of the new one.
+        The folder of the new checkpoint.
 
     Raises:
-        CannotWriteError: the disk is full, or the like; older checkpoints are untouched and nothing half-written stays.
+        CannotWriteError: the disk is full or failed; older checkpoints are unchanged and no partial one stays.
     """
-    target, aside = folder / f"ba{step}", folder / f".ba{step}.writing"
+    target, temporary = folder / f"ba{step}", folder / f".ba{step}.writing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".ba*"):
             shutil.rmtree(leftover)
-        aside.mkdir()
-        entries = {name: _write(aside / name, fill) for name, fill in files.items()}
+        temporary.mkdir()
+        entries = {name: _write(temporary / name, write) for name, write in files.items()}
         text = json.dumps({"files": entries}, indent=1)
-        _write(aside / CHECKSUMS, content(text))
-        sync_folder(aside)
+        _write(temporary / CHECKSUMS, text_writer(text))
+        sync_folder(temporary)
         if target.exists():
             target.rename(folder / f".ba{step}.replaced")
-        aside.rename(target)
+        temporary.rename(target)
         sync_folder(folder)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise write_error(target, error) from error
     shutil.rmtree(folder / f".ba{step}.replaced", ignore_errors=True)
-    whole = [found for found in list_checkpoints(folder) if _cut(found.folder) is None]
-    for old in whole[keep:]:
+    complete = [checkpoint for checkpoint in list_checkpoints(folder) if _find_truncation(checkpoint.folder) is None]
+    for old in complete[keep:]:
         shutil.rmtree(old.folder)
     return target
 
 
-def _write(path: Path, fill: Fill) -> Entry:
+def _write(path: Path, write: ContentWriter) -> FileEntry:
     with path.open("wb") as file:
         hashed = HashedFile(file)
-        fill(hashed)
+        write(hashed)
         if hashed.error is not None:
             raise hashed.error
         file.flush()
@@ -166,58 +167,60 @@ def _write(path: Path, fill: Fill) -> Entry:
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """All that are there, the newest first; whether they can be used is not looked at."""
-    found = [Checkpoint(int(match[1]), path) for path in folder.glob("ba*") if (match := _NAME.fullmatch(path.name))]
-    return sorted(found, key=lambda checkpoint: -checkpoint.step)
+    """Return all checkpoints, the latest first, without checking them."""
+    checkpoints = [
+        Checkpoint(int(match[1]), path) for path in folder.glob("ba*") if (match := _NAME.fullmatch(path.name))
+    ]
+    return sorted(checkpoints, key=lambda checkpoint: -checkpoint.step)
 
 
-def newest(folder: Path) -> Path | None:
-    """The folder of the latest one, unchecked, for messages."""
+def latest_folder(folder: Path) -> Path | None:
+    """Return the folder of the latest checkpoint, unchecked, for messages."""
     return next((checkpoint.folder for checkpoint in list_checkpoints(folder)), None)
 
 
 def latest_valid(folder: Path) -> tuple[Checkpoint | None, list[DamagedCheckpoint]]:
-    """The latest checkpoint whose checksums hold, or None where there is no checkpoint; and the later ones that are damaged.
+    """Return the latest checkpoint whose checksums hold (None without checkpoints), and the later ones that are damaged.
 
-    DamagedCheckpoint ones are renamed, so call it only where no worker writes.
+    Damaged ones are renamed, so call it only while no rank writes.
 
     Raises:
-        ConfigError: there are checkpoints, and all are damaged; to begin anew is for the user to decide.
+        ConfigError: all checkpoints are damaged. The user has to decide whether to train from the beginning.
     """
     damaged: list[DamagedCheckpoint] = []
-    for found in list_checkpoints(folder):
-        reason = find_damage(found.folder)
+    for checkpoint in list_checkpoints(folder):
+        reason = find_damage(checkpoint.folder)
         if reason is None:
-            return found, damaged
-        damaged.append(DamagedCheckpoint(found.folder, folder / f"damaged-{found.folder.name}", reason))
+            return checkpoint, damaged
+        damaged.append(DamagedCheckpoint(checkpoint.folder, folder / f"damaged-{checkpoint.folder.name}", reason))
         shutil.rmtree(damaged[-1].moved_to, ignore_errors=True)
-        found.folder.rename(damaged[-1].moved_to)
+        checkpoint.folder.rename(damaged[-1].moved_to)
     if damaged:
         reasons = "; ".join(f"{one.moved_to}: {one.reason}" for one in damaged)
         raise ConfigError(
-            f"every checkpoint is damaged: {reasons}. Put a good one back as {damaged[0].folder}, or delete {folder.parent} "
-            "to train anew"
+            f"every checkpoint is damaged: {reasons}. Restore a valid one as {damaged[0].folder}, or delete {folder.parent} "
+            "to train from the beginning"
         )
     return None, damaged
 
 
 def find_damage(folder: Path) -> str | None:
-    """Why the checkpoint in `folder` cannot be used, or None; reads all of it."""
-    reason = _cut(folder)
+    """Return why the checkpoint in `folder` cannot be used, or None. Reads all of it."""
+    reason = _find_truncation(folder)
     if reason is not None:
         return reason
-    for name, entry in _checksums(folder).items():
+    for name, entry in _read_checksums(folder).items():
         with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != entry["sha256"]:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != entry["sha256"]:
             return f"{name} has another checksum than {CHECKSUMS} says"
     return None
 
 
-def _cut(folder: Path) -> str | None:
-    """Why the files cannot be whole, by their sizes alone."""
+def _find_truncation(folder: Path) -> str | None:
+    """Return why the files cannot be complete, by their sizes alone, or None."""
     try:
-        entries = _checksums(folder)
+        entries = _read_checksums(folder)
         for name in (STATE, SPEC):
             if name not in entries:
                 return f"{CHECKSUMS} does not name {name}"
@@ -232,6 +235,6 @@ def _cut(folder: Path) -> str | None:
     return None
 
 
-def _checksums(folder: Path) -> dict[str, Entry]:
+def _read_checksums(folder: Path) -> dict[str, FileEntry]:
     files = json.loads((folder / CHECKSUMS).read_bytes())["files"]
-    return {name: Entry(bytes=int(entry["bytes"]), sha256=str(entry["sha256"])) for name, entry in files.items()}
+    return {name: FileEntry(bytes=int(entry["bytes"]), sha256=str(entry["sha256"])) for name, entry in files.items()}

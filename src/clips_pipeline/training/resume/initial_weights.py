@@ -1,7 +1,7 @@
-"""What a training starts from: a whole model of an earlier stage, towers of open_clip checkpoints, and frozen parts.
+"""Initial weights of a training: the model of an earlier stage, towers of open_clip checkpoints; and frozen parts.
 
-The process that Kedro runs in keeps a copy of the model under a name made of its content (`keep`), so that a resumed training
-finds what it began with, whatever has become of the original. The worker loads it (`fill`); of these only `fill` loads torch.
+The Kedro process copies the model to a folder named by its content (`keep_copy`), so that a resumed training finds the same
+weights even if the original has changed. Each rank loads them (`load_initial_weights`); only that function imports torch.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
-    """The model in `folder`, kept under `store` as a folder named by its weights.
+    """Copy the model in `folder` to a folder under `store`, named by the digest of its weights, and return that.
 
     Args:
         folder: an exported model.
-        store: where copies are kept; files are linked where the file system allows.
-        tokenizer: of the new training.
+        store: folder of all copies; files are hard links where the file system allows it.
+        tokenizer: tokenizer folder of the new training.
 
     Raises:
-        ConfigError: no exported model there, or it was trained with another tokenizer.
+        ConfigError: `folder` holds no exported model, or it was trained with another tokenizer.
     """
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
@@ -40,36 +40,41 @@ def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
                 "models:/NAME@ALIAS, or the id of an MLflow run"
             )
     for file in sorted(tokenizer.iterdir()):
-        theirs = folder / file.name
-        if file.is_file() and theirs.is_file() and theirs.read_bytes() != file.read_bytes():
+        other = folder / file.name
+        if file.is_file() and other.is_file() and other.read_bytes() != file.read_bytes():
             raise ConfigError(
-                f"train.model.initial_weights: {theirs} is not {file}: the model was trained with another tokenizer, and its "
-                "embeddings would belong to other words; prepare the data with that tokenizer (prepare.tokenizer)"
+                f"train.model.initial_weights: {other} differs from {file}: the model was trained with another tokenizer, so its "
+                "token embeddings belong to other words; prepare the data with that tokenizer (prepare.tokenizer)"
             )
     with (folder / WEIGHTS).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    kept = store / digest
-    if not (kept / CONFIG).is_file():
-        kept.mkdir(parents=True, exist_ok=True)
-        # The configuration last: it says that all is there.
+    copy = store / digest
+    if not (copy / CONFIG).is_file():
+        copy.mkdir(parents=True, exist_ok=True)
+        # The configuration is copied last: its presence marks a complete copy.
         for name in (WEIGHTS, CONFIG):
-            _place(folder / name, kept / name)
-    return kept
+            _link_or_copy(folder / name, copy / name)
+    return copy
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     with replace_file(target) as temporary:
         try:
-            # A model folder is replaced as a whole and its files are never written again, so a link is as good as a copy.
+            # The files of a model folder are never modified in place, so a link is as good as a copy.
             os.link(source.resolve(), temporary)
         except OSError:
             shutil.copyfile(source, temporary)
 
 
 def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
-    """Put the weights a training starts from into `clips`, and freeze what is not to be trained.
+    """Load the initial weights into `clips`, and freeze the parts that are not trained.
 
-    Position tables follow the resolution by themselves: only weights travel.
+    Only weights are loaded. Position tables are computed for the resolution of `clips`.
+
+    Args:
+        clips: the model; changed in place.
+        config: where the weights are.
+        freeze: names of the parts to freeze.
 
     Raises:
         ConfigError: a file is missing, cannot be read, or does not fit the model.
@@ -100,24 +105,24 @@ def _load_tower(clips: "ClipsModel", part: str, path: Path, key: str) -> None:
     from clips_pipeline.interop.open_clip import from_state_dict
 
     state: Any = _read(path, key)
-    # Training checkpoints of open_clip hold the weights one level down, and DDP's name before each.
+    # Training checkpoints of open_clip have the weights under `state_dict`, each name with DDP's prefix.
     state = state.get("state_dict", state)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     vision = clips.config.vision
     with torch.random.fork_rng(devices=[]):
         try:
-            found = from_state_dict(
+            source = from_state_dict(
                 state, vision.image_size, vision_heads=vision.heads, text_heads=clips.config.text.heads
             )
         except ConfigError as error:
             raise ConfigError(f"{key}: {path}: {error}") from None
-    if part == "vision" and found.config.vision.positions == "stored":
+    if part == "vision" and source.config.vision.positions == "stored":
         raise ConfigError(
-            f"{key}: {path}: its position table was trained further, and this training computes positions for its resolution; "
+            f"{key}: {path}: its position table was trained, but this training computes fixed positions for its resolution; "
             "use a checkpoint with the fixed sine-cosine table"
         )
     try:
-        getattr(clips, part).load_state_dict(getattr(found, part).state_dict())
+        getattr(clips, part).load_state_dict(getattr(source, part).state_dict())
     except RuntimeError as error:
         raise ConfigError(f"{key}: {path} does not fit train.model.size: {error}") from None
 
@@ -132,7 +137,7 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        # Never more than tensors: a foreign file could run anything otherwise.
+        # Tensors only: unpickling an unknown file could run any code.
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise ConfigError(f"{key}: {path} cannot be read as tensors ({error}); export or fetch it again") from None

@@ -1,8 +1,8 @@
-"""Which run folder a training has, and what may differ from what was begun there. Loads no torch.
+"""Choice of the run folder, and which parameters may differ from an unfinished training there. Loads no torch.
 
-A training that was interrupted goes on in its folder, with what may change applied. What may not change makes another
-training: it is refused while the one that was begun is unfinished, since a week of it should not be left for a default that
-somebody has edited; with `launch.on_change: restart` it gets a folder of its own.
+An interrupted training resumes in its folder, with the parameters that may change applied. Any other change makes it another
+training. While the first one is unfinished, that is refused, so that an edited default does not abandon a week of training. With
+`launch.on_change: restart` the new training gets a folder of its own.
 """
 
 import dataclasses
@@ -21,20 +21,21 @@ from clips_pipeline.training.run_spec import RunSpec, load_spec
 log = logging.getLogger(__name__)
 
 SPEC = "run_spec.json"
-_MOST_NAMED = 5
-# Where things lie and how they are reached; the data itself is `data_version`.
-_PLACES = ("shards", "tokenizer", "run_folder", "model_folder", "storage", "shard_cache")
+_MAX_CHANGES_SHOWN = 5
+# Where files are and how they are reached; the data itself is identified by `data_version`.
+_LOCATIONS = ("shards", "tokenizer", "run_folder", "model_folder", "storage", "shard_cache")
 _FIXED_IN_LAUNCH = ("train.launch.precision",)
 _MAY_CHANGE = ("train.samples", "train.every.", "train.launch.")
 
 
 @dataclass(frozen=True)
-class Change:
-    """A parameter that is not what it was.
+class ParameterChange:
+    """A parameter with another value than before.
 
     Attributes:
-        key: its dotted path.
-        before, now: its values.
+        key: dotted path of the parameter.
+        before: former value.
+        now: present value.
     """
 
     key: str
@@ -43,72 +44,75 @@ class Change:
 
     @property
     def allowed(self) -> bool:
-        """Whether a training may go on with it."""
+        """Whether a training may resume with it."""
         return self.key.startswith(_MAY_CHANGE) and self.key not in _FIXED_IN_LAUNCH
 
     def __str__(self) -> str:
         return f"{self.key} was {json.dumps(self.before)} and is now {json.dumps(self.now)}"
 
 
-def compare_specs(before: RunSpec, now: RunSpec) -> list[Change]:
-    """What differs, except for places, by key."""
+def compare_specs(before: RunSpec, now: RunSpec) -> list[ParameterChange]:
+    """Return the parameters that differ, by key, without the locations of files."""
     old, new = flatten(to_mapping(before)), flatten(to_mapping(now))
-    keys = [key for key in sorted(old.keys() | new.keys()) if key.split(".")[0] not in _PLACES]
-    return [Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+    keys = [key for key in sorted(old.keys() | new.keys()) if key.split(".")[0] not in _LOCATIONS]
+    return [ParameterChange(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
-def check_changes(found: list[Change], folder: Path) -> None:
-    """Refuse changes that make another training.
+def check_changes(changes: list[ParameterChange], folder: Path) -> None:
+    """Refuse changes that make it another training.
 
     Raises:
-        ConfigError: which, with both values.
+        ConfigError: some changes are not allowed; the message has both values of each.
     """
-    forbidden = [change for change in found if not change.allowed]
+    forbidden = [change for change in changes if not change.allowed]
     if forbidden:
-        named = "; ".join(str(change) for change in forbidden[:_MOST_NAMED])
-        more = f" (and {len(forbidden) - _MOST_NAMED} more)" if len(forbidden) > _MOST_NAMED else ""
+        named = "; ".join(str(change) for change in forbidden[:_MAX_CHANGES_SHOWN])
+        hidden = len(forbidden) - _MAX_CHANGES_SHOWN
+        more = f" (and {hidden} more)" if hidden > 0 else ""
         raise ConfigError(
-            f"{named}{more}: {folder} holds an unfinished training, which cannot go on so. Put it back to go on; or set "
-            f"train.launch.on_change to restart, or delete that folder, to train anew"
+            f"{named}{more}: {folder} holds an unfinished training, which cannot resume with this. Restore the value to resume; "
+            f"or set train.launch.on_change to restart, or delete that folder, to train from the beginning"
         )
 
 
 def choose_run_folder(spec: RunSpec, runs: Path, announce: bool = True) -> RunSpec:
-    """The spec with its run folder under `runs`: that of the same training, of an unfinished one that it may go on with, or
-    a new one, named by the fingerprint.
+    """Return the spec with its run folder under `runs`.
+
+    The folder is that of the same training; else that of an unfinished training that may resume with this spec; else a new one,
+    named by the fingerprint.
 
     Args:
-        spec: without a run folder.
-        runs: the folder of all run folders.
-        announce: warn of what is applied or left; False for a look that another call will follow.
+        spec: a run spec without a run folder.
+        runs: folder of all run folders.
+        announce: warn about changes that are applied and trainings that are left; False if another call follows.
 
     Raises:
-        ConfigError: there is an unfinished training that differs in what may not change.
+        ConfigError: an unfinished training differs in a parameter that may not change.
     """
     warn = log.warning if announce else log.debug
-    begun = _begun(runs, warn)
-    same = next((folder for folder, other in begun if other.fingerprint == spec.fingerprint), None)
+    existing = _list_runs(runs, warn)
+    same = next((folder for folder, other in existing if other.fingerprint == spec.fingerprint), None)
     if same is not None:
         return dataclasses.replace(spec, run_folder=str(same))
-    unfinished = [(folder, compare_specs(other, spec)) for folder, other in begun if _is_unfinished(folder)]
-    for folder, found in unfinished:
-        if all(change.allowed for change in found):
-            for change in found:
+    unfinished = [(folder, compare_specs(other, spec)) for folder, other in existing if _is_unfinished(folder)]
+    for folder, changes in unfinished:
+        if all(change.allowed for change in changes):
+            for change in changes:
                 warn("%s; applied to the unfinished training in %s", change, folder)
             return dataclasses.replace(spec, run_folder=str(folder))
-    for folder, found in unfinished:
+    for folder, changes in unfinished:
         if spec.train.launch.on_change == "refuse":
-            check_changes(found, folder)
-        warn("an unfinished training is left in %s: %s", folder, "; ".join(map(str, found)))
+            check_changes(changes, folder)
+        warn("an unfinished training stays in %s: %s", folder, "; ".join(map(str, changes)))
     return dataclasses.replace(spec, run_folder=str(runs / spec.fingerprint))
 
 
 def write_spec(spec: RunSpec) -> Path:
-    """Write the spec into its run folder, which must be there.
+    """Write the spec into its run folder, which must exist, and return the file.
 
     Raises:
         ConfigError: the folder belongs to another training; resuming would mix two runs.
-        CannotWriteError: the disk is full, or the like.
+        CannotWriteError: the disk is full or failed.
     """
     folder = Path(spec.run_folder)
     path = folder / SPEC
@@ -119,60 +123,62 @@ def write_spec(spec: RunSpec) -> Path:
 
 
 def code_digest() -> str:
-    """Of this package's source. It decides nothing: a training that goes on with other code says so (`changes_since`)."""
-    package, found = Path(__file__).parents[2], hashlib.sha256()
+    """Return a digest of this package's source. It decides nothing: a resume with other code is only reported."""
+    package, digest = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        found.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()[:16]
+        digest.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-def changes_since(checkpoint: checkpoint_store.Checkpoint, spec: RunSpec, code: str | None = None) -> list[Change]:
-    """What has changed since a checkpoint was written, if the training may go on from it; also the source, as `code`.
+def changes_since(
+    checkpoint: checkpoint_store.Checkpoint, spec: RunSpec, code: str | None = None
+) -> list[ParameterChange]:
+    """Return what has changed since a checkpoint was written; a change of the source has the key `code`.
 
     Args:
-        checkpoint: to go on from.
-        spec: of the training now.
-        code: `code_digest` now; None leaves the source out.
+        checkpoint: the checkpoint to resume from.
+        spec: the present run spec.
+        code: the present `code_digest`; None does not compare the source.
 
     Raises:
-        ConfigError: it may not, or is shorter now than what has been trained.
+        ConfigError: a change is not allowed, or the training would be shorter than what is already trained.
     """
-    found = compare_specs(load_spec(checkpoint.folder / checkpoint_store.SPEC), spec)
-    check_changes(found, Path(spec.run_folder))
+    changes = compare_specs(load_spec(checkpoint.folder / checkpoint_store.SPEC), spec)
+    check_changes(changes, Path(spec.run_folder))
     if checkpoint.step > spec.train.steps:
         done = checkpoint.step * spec.train.batch_size
         raise ConfigError(
-            f"train.samples: {spec.train.samples}, but {done} are trained already; set it to {done} or more, or delete "
-            f"{spec.run_folder} to train anew"
+            f"train.samples: {spec.train.samples}, but {done} are already trained; set it to {done} or more, or delete "
+            f"{spec.run_folder} to train from the beginning"
         )
     written = checkpoint.folder / checkpoint_store.CODE
     if code is not None and written.exists() and written.read_text() != code:
-        found.append(Change("code", written.read_text(), code))
-    return found
+        changes.append(ParameterChange("code", written.read_text(), code))
+    return changes
 
 
 def files_digest(folder: Path) -> str:
-    """Of names and content of the files in `folder`."""
-    found = hashlib.sha256()
+    """Return a digest of names and contents of the files in `folder`."""
+    digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        found.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()[:16]
+        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-def _begun(runs: Path, warn: Callable[..., None]) -> list[tuple[Path, RunSpec]]:
-    """Trainings under `runs`, the one whose spec was written last first."""
+def _list_runs(runs: Path, warn: Callable[..., None]) -> list[tuple[Path, RunSpec]]:
+    """Return the run folders under `runs` with their specs, the spec that was written last first."""
     found = []
     for path in sorted(runs.glob(f"*/{SPEC}"), key=lambda path: -path.stat().st_mtime_ns):
         try:
             found.append((path.parent, load_spec(path)))
         except ConfigError as error:
-            warn("%s is left out: %s", path.parent, error)  # of another version
+            warn("%s is ignored: %s", path.parent, error)  # written by another version
     return found
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether there is something to lose: checkpoints, and neither an end nor an error that comes again."""
-    if checkpoint_store.newest(folder / "checkpoints") is None:
+    """Return whether the folder has a checkpoint, and its log neither a finished end nor an error that would occur again."""
+    if checkpoint_store.latest_folder(folder / "checkpoints") is None:
         return False
     last: dict[str, Any] = {}
     events = folder / "events.jsonl"

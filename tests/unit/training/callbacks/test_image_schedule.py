@@ -13,7 +13,7 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import model_config
 
 
-def views(rank: int = 0, **changes: object) -> ImageSchedule:
+def schedule(rank: int = 0, **changes: object) -> ImageSchedule:
     config = from_mapping(
         TrainConfig, {"samples": 800, "batch_size": 8, "optimizer": {"warmup_samples": 0}, **changes}, "t"
     )
@@ -21,33 +21,33 @@ def views(rank: int = 0, **changes: object) -> ImageSchedule:
 
 
 def test_off_by_default() -> None:
-    off, images = views(), torch.rand(2, 3, 64, 64)
-    assert off.resized(images, 0) is images
-    assert off.kept(2, 0) is None
+    off, images = schedule(), torch.rand(2, 3, 64, 64)
+    assert off.resize(images, 0) is images
+    assert off.kept_patches(2, 0) is None
 
 
 def test_resolution_grows_in_whole_patches_to_the_models_own() -> None:
-    growing = views(progressive={"first_size": 32, "until": 0.6})
+    growing = schedule(progressive={"first_size": 32, "until": 0.6})
     sizes = [growing.size_at(step) for step in range(100)]
     assert sizes == [32] * 20 + [48] * 20 + [64] * 60
-    assert growing.resized(torch.rand(2, 3, 64, 64), 25).shape == (2, 3, 48, 48)
+    assert growing.resize(torch.rand(2, 3, 64, 64), 25).shape == (2, 3, 48, 48)
 
 
 def test_ranks_drop_the_patches_that_one_process_drops() -> None:
-    whole = views(model={"patch_dropout": 0.5}).kept(8, 3)
+    whole = schedule(model={"patch_dropout": 0.5}).kept_patches(8, 3)
     assert whole.shape == (8, 8)
-    halves = [views(rank, model={"patch_dropout": 0.5}).kept(4, 3) for rank in (0, 1)]
+    halves = [schedule(rank, model={"patch_dropout": 0.5}).kept_patches(4, 3) for rank in (0, 1)]
     assert torch.equal(torch.cat(halves), whole)
     assert (whole.diff(dim=1) > 0).all()
-    assert not torch.equal(views(model={"patch_dropout": 0.5}).kept(8, 4), whole)
-    assert not torch.equal(views(model={"patch_dropout": 0.5}, seed=1).kept(8, 3), whole)
+    assert not torch.equal(schedule(model={"patch_dropout": 0.5}).kept_patches(8, 4), whole)
+    assert not torch.equal(schedule(model={"patch_dropout": 0.5}, seed=1).kept_patches(8, 3), whole)
 
 
 def test_every_patch_is_dropped_as_often_as_any_other() -> None:
-    dropping = views(model={"patch_dropout": 0.25})
+    dropping = schedule(model={"patch_dropout": 0.25})
     counts = torch.zeros(16)
     for step in range(250):
-        counts += torch.bincount(dropping.kept(8, step).flatten(), minlength=16)
+        counts += torch.bincount(dropping.kept_patches(8, step).flatten(), minlength=16)
     # 2,000 draws of a share of 0.75: five standard deviations.
     assert ((counts / 2_000 - 0.75).abs() < 0.05).all()
 
@@ -76,9 +76,9 @@ def test_the_tower_sees_the_kept_patches_at_their_own_positions() -> None:
         ({"method": "clip", "freeze": ["vision", "text"]}, "every part is frozen"),
         ({"method": "clip", "freeze": ["captioner"]}, "method 'clip' has no captioner"),
         ({"freeze": ["towers"]}, "train.freeze[0]: 'towers' is not one of"),
-        ({"freeze": ["vision"], "launch": {"sharding": "fsdp2"}}, "does not go together"),
+        ({"freeze": ["vision"], "launch": {"sharding": "fsdp2"}}, "cannot be combined"),
         ({"model": {"patch_dropout": 1.0}}, "train.model.patch_dropout: 1.0 must be below 1"),
-        ({"model": {"patch_dropout": 0.5}, "launch": {"chunk_size": 2}}, "does not go together"),
+        ({"model": {"patch_dropout": 0.5}, "launch": {"chunk_size": 2}}, "cannot be combined"),
         ({"progressive": {"until": 0.0}}, "train.progressive.until: 0.0 must be above 0"),
         ({"method": "mixture", "loss": {"contrastive_weight": 0.0}}, "method 'mixture' has no other loss"),
     ],

@@ -1,9 +1,9 @@
-"""How a rank words what ended it."""
+"""Error messages of a rank."""
 
 import pytest
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.launch.worker import told
+from clips_pipeline.training.launch.worker import error_message
 
 
 @pytest.mark.parametrize(
@@ -15,11 +15,11 @@ from clips_pipeline.training.launch.worker import told
         (ConfigError("Caught ConfigError in DataLoader worker.\nTraceback\nConfigError: shard 3: cut"), "shard 3: cut"),
     ],
 )
-def test_what_is_known_is_said_as_it_is(error: Exception, message: str) -> None:
-    assert told(error) == message
+def test_known_errors_keep_their_message(error: Exception, message: str) -> None:
+    assert error_message(error) == message
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError("none")])
-def test_a_loader_killed_while_it_hands_over_a_batch_is_named(error: Exception) -> None:
-    assert told(error).startswith("DataLoader worker ended while it handed over a batch")
-    assert type(error).__name__ in told(error)
+def test_a_loader_worker_killed_while_it_sends_a_batch_is_named(error: Exception) -> None:
+    assert error_message(error).startswith("DataLoader worker ended while it sent a batch")
+    assert type(error).__name__ in error_message(error)

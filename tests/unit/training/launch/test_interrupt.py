@@ -1,4 +1,4 @@
-"""What a rank does about SIGTERM, seen from outside; no torch."""
+"""Interrupts of a rank and of the launcher; no torch."""
 
 import os
 import signal
@@ -24,47 +24,47 @@ class Late:
         kill(process, number)
 
 late, interrupt = Late(), Interrupt()
-interrupt.listen()
+interrupt.install()
 os.kill(os.getpid(), signal.SIGTERM)
 assert interrupt.reason == "SIGTERM"
-if sys.argv[1] == "over":
-    interrupt.over()
+if sys.argv[1] == "ignored":
+    interrupt.ignore_sigterm()
 sys.exit(INTERRUPTED)
 """
 
 
-@pytest.mark.parametrize(("way", "code"), [("over", INTERRUPTED), ("open", -signal.SIGTERM)])
+@pytest.mark.parametrize(("way", "code"), [("ignored", INTERRUPTED), ("default", -signal.SIGTERM)])
 def test_a_second_sigterm_while_python_ends_leaves_the_exit_code(way: str, code: int) -> None:
     ended = subprocess.run([sys.executable, "-c", CODE, way], env={**os.environ}, timeout=60)
     assert ended.returncode == code
 
 
 @pytest.mark.parametrize(
-    ("number", "by", "exit_code"), [(signal.SIGTERM, "SIGTERM", INTERRUPTED), (signal.SIGINT, "Ctrl-C", 130)]
+    ("number", "source", "exit_code"), [(signal.SIGTERM, "SIGTERM", INTERRUPTED), (signal.SIGINT, "Ctrl-C", 130)]
 )
-def test_ctrl_c_is_noted_as_a_sigterm_is(number: signal.Signals, by: str, exit_code: int) -> None:
-    with InterruptHandler() as terminated:
+def test_ctrl_c_and_sigterm_are_recorded(number: signal.Signals, source: str, exit_code: int) -> None:
+    with InterruptHandler() as handler:
         signal.raise_signal(number)
-        assert terminated.by == by
+        assert handler.source == source
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
-    followed = RunMonitor(lambda event: None)
-    followed.take([{"kind": "interrupted", "step": 7, "reason": "rank 0: SIGTERM"}])
+    run = RunMonitor(lambda event: None)
+    run.process([{"kind": "interrupted", "step": 7, "reason": "rank 0: SIGTERM"}])
     with pytest.raises(
-        TrainingInterruptedError, match=r"^interrupted at step 7 \(.*with a checkpoint; the same"
+        TrainingInterruptedError, match=r"^interrupted at step 7 \(.*a checkpoint was saved, and the same"
     ) as caught:
-        followed.outcome(terminated.by)
+        run.result(handler.source)
     assert caught.value.exit_code == exit_code
     assert ("Ctrl-C" in str(caught.value)) == (number == signal.SIGINT)
 
 
 @pytest.mark.parametrize("final", [1, INTERRUPTED])
-def test_what_ended_for_good_is_not_started_again(tmp_path: Path, final: int) -> None:
+def test_a_rank_whose_error_would_occur_again_is_not_restarted(tmp_path: Path, final: int) -> None:
     spec = RunSpec(TrainConfig(), shards="", tokenizer="", run_folder=str(tmp_path), model_folder="", data_version="")
     spec.save(tmp_path / "run_spec.json")
-    with HeartbeatWriter(tmp_path, 1, 2, every_s=1.0) as life:
-        life.failed("train.x: no", final=final)
+    with HeartbeatWriter(tmp_path, 1, 2, interval_s=1.0) as heartbeat:
+        heartbeat.report_failure("train.x: no", final_exit_code=final)
     code = "import sys; from clips_pipeline.training.launch.worker_main import main; code = main(sys.argv[1:]); "
     code += "assert 'torch' not in sys.modules; sys.exit(code)"
     environment = {**os.environ, "TORCHELASTIC_RESTART_COUNT": "1"}

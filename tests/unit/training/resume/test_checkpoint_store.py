@@ -10,7 +10,7 @@ import pytest
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.disk_errors import CannotWriteError, write_text
 from clips_pipeline.training.resume import checkpoint_store
-from clips_pipeline.training.resume.checkpoint_store import CHECKSUMS, SPEC, STATE, content
+from clips_pipeline.training.resume.checkpoint_store import CHECKSUMS, SPEC, STATE
 
 BYTES = 100_000
 
@@ -36,7 +36,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def save(folder: Path, step: int, keep: int = 2, size: int = BYTES) -> Path:
     text = (str(step) * size)[:size]
-    return checkpoint_store.save(folder, step, {STATE: content(text), SPEC: content("{}")}, keep)
+    files = {STATE: checkpoint_store.text_writer(text), SPEC: checkpoint_store.text_writer("{}")}
+    return checkpoint_store.save(folder, step, files, keep)
 
 
 def names(folder: Path) -> set[str]:
@@ -110,9 +111,11 @@ def test_no_flipped_bit_goes_unseen(folder: Path) -> None:
     assert checkpoint_store.find_damage(whole) is None
 
 
-def test_when_all_are_damaged_training_does_not_silently_begin_anew(folder: Path) -> None:
+def test_if_all_checkpoints_are_damaged_training_does_not_silently_start_again(folder: Path) -> None:
     flip(save(folder, 2) / STATE)
-    with pytest.raises(ConfigError, match=r"every checkpoint is damaged: .*damaged-ba2: state\.pt .*to train anew"):
+    with pytest.raises(
+        ConfigError, match=r"every checkpoint is damaged: .*damaged-ba2: state\.pt .*to train from the beginning"
+    ):
         checkpoint_store.latest_valid(folder)
 
 

@@ -1,4 +1,4 @@
-"""What a training may go on with after a change, and what is refused."""
+"""Parameter changes that an unfinished training may resume with, and those that are refused."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def spec(parameters: Parameters | None = None, **fields: Any) -> RunSpec:
 
 
 def begin(runs: Path, made: RunSpec, *events: tuple[str, Parameters], step: int = 5) -> Path:
-    """A training that has written a checkpoint and these events."""
+    """Make the run folder of a training that has written a checkpoint and these events."""
     chosen = choose_run_folder(made, runs)
     folder = Path(chosen.run_folder)
     folder.mkdir(parents=True)
@@ -33,8 +33,8 @@ def begin(runs: Path, made: RunSpec, *events: tuple[str, Parameters], step: int 
         for kind, values in (("start", {}), *events):
             writer.write(kind, **values)
     files = {
-        checkpoint_store.STATE: checkpoint_store.content("x"),
-        checkpoint_store.SPEC: checkpoint_store.content(chosen.text),
+        checkpoint_store.STATE: checkpoint_store.text_writer("x"),
+        checkpoint_store.SPEC: checkpoint_store.text_writer(chosen.text),
     }
     checkpoint_store.save(chosen.checkpoints, step, files, keep=2)
     return folder
@@ -49,14 +49,14 @@ APPLIED: list[Parameters] = [
 ]
 
 
-def test_other_code_is_said_and_not_refused(tmp_path: Path) -> None:
+def test_changed_code_is_reported_and_not_refused(tmp_path: Path) -> None:
     chosen = choose_run_folder(spec(), tmp_path)
     files = {
-        name: checkpoint_store.content(text)
+        name: checkpoint_store.text_writer(text)
         for name, text in ((checkpoint_store.STATE, "x"), (checkpoint_store.CODE, "before"))
     }
     checkpoint_store.save(
-        chosen.checkpoints, 5, {**files, checkpoint_store.SPEC: checkpoint_store.content(chosen.text)}, keep=2
+        chosen.checkpoints, 5, {**files, checkpoint_store.SPEC: checkpoint_store.text_writer(chosen.text)}, keep=2
     )
     (found,) = checkpoint_store.list_checkpoints(chosen.checkpoints)
     now = run_folder.code_digest()
@@ -79,7 +79,7 @@ REFUSED[5] = (REFUSED[5][0], {}, "train.ema.half_life_batches was null and is no
 
 
 @pytest.mark.parametrize("parameters", APPLIED)
-def test_what_may_change_goes_on_in_the_same_folder(tmp_path: Path, parameters: Parameters) -> None:
+def test_allowed_changes_resume_in_the_same_folder(tmp_path: Path, parameters: Parameters) -> None:
     folder = begin(tmp_path, spec())
     chosen = choose_run_folder(spec(parameters), tmp_path)
     assert chosen.run_folder == str(folder)
@@ -87,40 +87,39 @@ def test_what_may_change_goes_on_in_the_same_folder(tmp_path: Path, parameters: 
     found = changes_since(checkpoint_store.list_checkpoints(chosen.checkpoints)[0], chosen)
     assert found
     assert all(change.allowed for change in found)
-    # And from now on it is that training.
     assert choose_run_folder(spec(parameters), tmp_path).run_folder == str(folder)
 
 
 @pytest.mark.parametrize(("parameters", "fields", "message"), REFUSED)
-def test_what_may_not_is_refused_by_name(tmp_path: Path, parameters: Parameters, fields: Any, message: str) -> None:
+def test_other_changes_are_refused_by_name(tmp_path: Path, parameters: Parameters, fields: Any, message: str) -> None:
     folder = begin(tmp_path, spec())
     with pytest.raises(ConfigError) as caught:
         choose_run_folder(spec(parameters, **fields), tmp_path)
     assert message in str(caught.value)
     assert f"{folder} holds an unfinished training" in str(caught.value)
-    # By name of a folder, and from a checkpoint alone, as ranks that somebody else starts would.
+    # Also with the folder given, and from a checkpoint alone, as for ranks that torchrun starts.
     here = spec(parameters, **fields, run_folder=str(folder))
-    with pytest.raises(ConfigError, match="cannot go on so"):
+    with pytest.raises(ConfigError, match="cannot resume with this"):
         write_spec(here)
-    with pytest.raises(ConfigError, match="cannot go on so"):
+    with pytest.raises(ConfigError, match="cannot resume with this"):
         changes_since(checkpoint_store.list_checkpoints(here.checkpoints)[0], here)
-    # The folder is as it was.
+    # The folder is unchanged.
     assert json.loads((folder / run_folder.SPEC).read_text())["train"]["seed"] == 0
     assert choose_run_folder(spec(), tmp_path).run_folder == str(folder)
 
 
 def test_every_parameter_is_either_applied_or_refused() -> None:
-    """A new parameter is refused unless somebody has thought about it."""
+    """A change of a new parameter is refused by default."""
     now = spec({"launch": {"on_change": "restart"}})
     assert [change.key for change in compare_specs(spec(), now)] == ["train.launch.on_change"]
     keys = flatten({"train": dataclasses.asdict(TrainConfig())})
-    allowed = {key for key in keys if run_folder.Change(key, 0, 1).allowed}
+    allowed = {key for key in keys if run_folder.ParameterChange(key, 0, 1).allowed}
     assert {key for key in keys if key.startswith(("train.every.", "train.launch."))} | {"train.samples"} == allowed | {
         "train.launch.precision"
     }
 
 
-def test_places_and_storage_may_change(tmp_path: Path) -> None:
+def test_locations_and_storage_may_change(tmp_path: Path) -> None:
     folder = begin(tmp_path, spec())
     moved = spec(shards="/elsewhere", tokenizer="/there", model_folder="/m2", shard_cache="/c")
     assert compare_specs(spec(), moved) == []
@@ -138,25 +137,25 @@ def test_restart_leaves_the_unfinished_one(tmp_path: Path) -> None:
     "event",
     [("end", {"step": 5, "finished": True}), ("error", {"message": "not finite", "again": False})],
 )
-def test_what_is_over_stands_in_nobodys_way(tmp_path: Path, event: tuple[str, Parameters]) -> None:
-    """A finished training is not prolonged either: what it gives must not depend on what was trained before."""
+def test_a_training_that_has_ended_does_not_block_another(tmp_path: Path, event: tuple[str, Parameters]) -> None:
+    """A finished training is not extended either: a result must not depend on what was trained before."""
     folder = begin(tmp_path, spec(), event)
     assert choose_run_folder(spec({"seed": 1}), tmp_path).run_folder != str(folder)
     assert choose_run_folder(spec({"samples": 200_000}), tmp_path).run_folder != str(folder)
     assert choose_run_folder(spec(), tmp_path).run_folder == str(folder)
 
 
-def test_a_training_without_a_checkpoint_has_nothing_to_lose(tmp_path: Path) -> None:
+def test_a_training_without_a_checkpoint_does_not_block_another(tmp_path: Path) -> None:
     folder = begin(tmp_path, spec())
-    checkpoint_store.newest(folder / "checkpoints").rename(folder / "gone")  # type: ignore[union-attr]
+    checkpoint_store.latest_folder(folder / "checkpoints").rename(folder / "gone")  # type: ignore[union-attr]
     assert choose_run_folder(spec({"seed": 1}), tmp_path).run_folder != str(folder)
 
 
-def test_a_training_cannot_be_shorter_than_it_is(tmp_path: Path) -> None:
+def test_a_training_cannot_become_shorter_than_it_is(tmp_path: Path) -> None:
     begin(tmp_path, spec(), step=100)
     chosen = choose_run_folder(spec({"samples": 6_399}), tmp_path)
     with pytest.raises(
-        ConfigError, match=r"train\.samples: 6399, but 6400 are trained already; set it to 6400 or more"
+        ConfigError, match=r"train\.samples: 6399, but 6400 are already trained; set it to 6400 or more"
     ):
         changes_since(checkpoint_store.list_checkpoints(chosen.checkpoints)[0], chosen)
     chosen = choose_run_folder(spec({"samples": 6_400}), tmp_path)
