@@ -34,6 +34,7 @@ def test_heartbeats_continue_while_the_process_lives_and_show_its_activity(tmp_p
         written_at = read_heartbeats(tmp_path)[0].written_at
         wait_for(lambda: read_heartbeats(tmp_path)[0].written_at > written_at, 10.0)
         writer.report_failure("no memory", final_exit_code=1)
+        wait_for(lambda: read_heartbeats(tmp_path)[0].error, 10.0)  # the thread may just be writing the state before
         failed = read_heartbeats(tmp_path)[0]
         assert (failed.error, failed.final_exit_code, failed.ended) == ("no memory", 1, False)
     assert read_heartbeats(tmp_path)[0].ended
