@@ -4,9 +4,5 @@ import os
 
 __all__ = ["config", "lineage", "tracking", "versions"]
 
-__all__ = ["config", "lineage", "tracking", "versions"]
-
-__all__ = ["config", "lineage", "tracking", "versions"]
-
 # mlflow reads it while it is imported, so it stands before any module of this package; the user's own value wins.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,3 +1,3 @@
 """Encoded images to pixels: decoding, color, crops, thumbnails."""
 
-__all__ = ["color", "decode", "decode_errors", "thumbnail", "transforms"]
+__all__ = ["color", "decode", "formats", "thumbnail", "transforms"]

@@ -5,18 +5,16 @@ three quarters of the time. Everything else, and each JPEG that simplejpeg finds
 alone decides what is too damaged to be used.
 """
 
-import io
-
 import simplejpeg
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
+from clips_pipeline.data.images.formats import is_jpeg, open_image
 
 SCALES = (1, 2, 4, 8)
 """A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a picture so many times smaller for less work."""
 
-_JPEG_START = b"\xff\xd8\xff"
 _PLAIN = ("YCbCr", "Gray")
 
 
@@ -35,7 +33,7 @@ class EncodedImage:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._opened: Image.Image | None = None
-        if content.startswith(_JPEG_START):
+        if is_jpeg(content):
             try:
                 self.height, self.width, colors, _ = simplejpeg.decode_jpeg_header(content)
             except ValueError:
@@ -44,7 +42,7 @@ class EncodedImage:
             if colors in _PLAIN and self.width * self.height <= (Image.MAX_IMAGE_PIXELS or 0):
                 self.scales: tuple[int, ...] = SCALES
                 return
-        self._opened = Image.open(io.BytesIO(content))
+        self._opened = open_image(content)
         self.width, self.height = self._opened.size
         self.scales = SCALES if isinstance(self._opened, JpegImageFile) else SCALES[:1]
 
@@ -61,7 +59,7 @@ class EncodedImage:
                 pixels_HWC: Pixels = simplejpeg.decode_jpeg(self._content, **least)
                 return pixels_HWC
             except ValueError:
-                self._opened = Image.open(io.BytesIO(self._content))
+                self._opened = open_image(self._content)
         with self._opened as opened:
             if scale > 1:
                 opened.draft("RGB", (self.width // scale, self.height // scale))

@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 
-from PIL import Image
+from clips_pipeline.data.images.formats import open_image
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ def make_thumbnail(data: bytes, longest: int) -> Thumbnail:
         longest: side of the thumbnail in pixels; a smaller image is not enlarged.
 
     Raises:
-        Exception: one of `data.prepare.validate.DECODE_ERRORS`, where the bytes are no whole image.
+        Exception: one of `DECODE_ERRORS`, where the bytes are no whole image.
     """
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_image(data) as opened:
         width, height = opened.size
         opened.draft("RGB", (longest, longest))
         small = opened.convert("RGB")

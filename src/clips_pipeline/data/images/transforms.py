@@ -7,7 +7,6 @@ Legend of suffixes: B batch, C channels (red, green, blue), H W image.
 """
 
 import hashlib
-import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from PIL import Image
 from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
 from clips_pipeline.data.images.color import Pixels as Pixels
 from clips_pipeline.data.images.color import augment_colors, to_rgb
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
+from clips_pipeline.data.images.formats import DECODE_ERRORS, open_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +110,7 @@ def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, ke
     draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it
     try:
         if config.crop_area == (1.0, 1.0):
-            with Image.open(io.BytesIO(image)) as opened:
+            with open_image(image) as opened:
                 pixels_CHW = _to_channels_first(_apply_framing(to_rgb(opened), config))
         else:
             pixels_CHW = _random_crop(image, config, draws)

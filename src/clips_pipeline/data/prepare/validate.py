@@ -1,11 +1,10 @@
 """Whether a record can be used: the same rules for every source, applied before anything is written."""
 
-import io
 import re
 
 from PIL import Image
 
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
+from clips_pipeline.data.images.formats import DECODE_ERRORS, UnsupportedImageError, open_image
 from clips_pipeline.data.prepare.filters import MAX_PIXELS
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip
@@ -36,7 +35,7 @@ def validate_record(
     if not record.image:
         return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
     try:
-        with Image.open(io.BytesIO(record.image)) as opened:
+        with open_image(record.image) as opened:
             width, height = opened.size
             if width * height > max_pixels:
                 return Skip(records.TOO_MANY_PIXELS, record.key, f"{width} x {height}, max_pixels is {max_pixels}")
@@ -45,6 +44,8 @@ def validate_record(
             opened.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Skip(records.TOO_MANY_PIXELS, record.key, str(error))
+    except UnsupportedImageError as error:
+        return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{error}; convert the file")
     except DECODE_ERRORS as error:
         return Skip(records.UNDECODABLE_IMAGE, record.key, f"{type(error).__name__}: {error}")
     return width, height

@@ -3,7 +3,6 @@
 Legend of suffixes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
+from clips_pipeline.data.images import formats
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
@@ -102,10 +101,10 @@ def open_image(data: bytes) -> Image.Image:
         UndecodableImageError: the bytes are no whole image.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = formats.open_image(data)
         # Now, so that a damaged file is an error here and not somewhere in a transform.
         image.load()
-    except DECODE_ERRORS as error:
+    except formats.DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
     return image
 

@@ -9,7 +9,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import PositiveInt
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
+from clips_pipeline.data.images.formats import DECODE_ERRORS
 from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.data.shards.index import Index, load_index

@@ -11,7 +11,7 @@ from tests.unit.data.samples import picture
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
 from clips_pipeline.data.images.decode import SCALES, EncodedImage
-from clips_pipeline.data.images.decode_errors import DECODE_ERRORS
+from clips_pipeline.data.images.formats import DECODE_ERRORS
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:

@@ -101,12 +101,18 @@ def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
     assert load_index(tmp_path / "shards") == index
 
 
-@pytest.mark.parametrize("image", [b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_any_damage_to_an_image_is_a_skip(tmp_path: Path, image: bytes) -> None:
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"no image at all", records.UNSUPPORTED_IMAGE),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, records.UNDECODABLE_IMAGE),
+    ],
+)
+def test_any_damage_to_an_image_is_a_skip(tmp_path: Path, image: bytes, reason: str) -> None:
     index = prepare(
         ListSource({"train": [[record(1), record(2, image=image)]]}), tmp_path / "s", max_skipped_fraction=0.5
     )
-    assert index.skips == {"train": {records.UNDECODABLE_IMAGE: 1}}
+    assert index.skips == {"train": {reason: 1}}
 
 
 def test_too_many_bad_samples_stop_with_counts_and_examples_and_keep_the_old(
