@@ -25,7 +25,7 @@ class Picture:
         """From a sample.
 
         Raises:
-            Exception: one of `data.prepare.validate.DECODE_ERRORS`.
+            Exception: one of `data.images.formats.DECODE_ERRORS`.
         """
         about = next(iter((*record.captions, record.web_caption)), "")[:_ABOUT]
         return cls(record.key, about, base64.b64encode(make_thumbnail(record.image, _THUMBNAIL).webp).decode())

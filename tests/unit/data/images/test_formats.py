@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import re
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.unit.data.samples import picture, record
 from clips_pipeline.data.images.formats import FORMATS, UnsupportedImageError, is_jpeg, open_image
 from clips_pipeline.data.images.thumbnail import make_thumbnail
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, train_pixels
-from clips_pipeline.data.prepare.validate import examine
+from clips_pipeline.data.prepare.validate import validate_record
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.evaluation.inference.embed import open_image as open_whole_image
@@ -58,7 +59,7 @@ def test_enough_formats_are_tried() -> None:
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
 def test_other_content_is_a_skip_with_its_reason(name: str, extension: str) -> None:
-    found = examine(record(1, image=FOREIGN[name], extension=extension))
+    found = validate_record(record(1, image=FOREIGN[name], extension=extension))
     assert isinstance(found, Skip)
     assert found.reason == records.UNSUPPORTED_IMAGE
     assert "not a JPEG, PNG or WebP file by its content; convert the file" in found.detail
@@ -82,11 +83,11 @@ def test_ghostscript_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked for once per process
-    with suppress(OSError), Image.open(io.BytesIO(EPS)) as opened:
+    with suppress(OSError, subprocess.CalledProcessError), Image.open(io.BytesIO(EPS)) as opened:
         opened.load()
     assert (tmp_path / "started").exists()  # so the file is one that would start it
     (tmp_path / "started").unlink()
-    assert isinstance(examine(record(1, image=EPS, extension="jpg")), Skip)
+    assert isinstance(validate_record(record(1, image=EPS, extension="jpg")), Skip)
     assert not (tmp_path / "started").exists()
 
 
@@ -96,7 +97,7 @@ def test_what_is_read(kind: str) -> None:
     with open_image(content) as opened:
         assert (opened.format, opened.size) == (kind, (24, 20))
     assert is_jpeg(content) == (kind == "JPEG")
-    assert examine(record(3, image=content, extension="png")) == (24, 20)  # by content, whatever the name says
+    assert validate_record(record(3, image=content, extension="png")) == (24, 20)  # by content, whatever the name says
 
 
 def test_images_are_opened_in_one_place(repository: Path) -> None:
