@@ -94,7 +94,7 @@ def test_images_and_duplicates(report: str) -> None:
 def test_summary_says_what_is_wrong(report: str) -> None:
     summary = Page(summary_of(report))
     assert "25.0 % of the web captions are truncated: they are longer than the 77 ids" in summary.text
-    assert "20.0 % of the samples cannot be used; the most frequent reason is empty_web_caption" in summary.text
+    assert "20.0 % of the samples are unusable; the most frequent reason is empty_web_caption" in summary.text
     assert "25.0 % of the images repeat an earlier one" in summary.text
     assert rows(summary_of(report), "Lengths are medians")[0][:3] == ["train", "4", "1"]
 
@@ -116,7 +116,7 @@ def test_thumbnails_are_small_and_encoded_anew() -> None:
     with Image.open(io.BytesIO(card.small.webp)) as shown:
         assert max(shown.size) == 256
     broken = Card.of(replace(noisy, image=b"<script>alert(1)</script>"))
-    assert (broken.small, broken.error) == (None, "UnidentifiedImageError")
+    assert (broken.small, broken.error) == (None, "UnsupportedImageError")
 
 
 def test_hostile_data_stays_text(tmp_path: Path) -> None:
