@@ -1,11 +1,11 @@
-"""Memory and time of the contrastive loss on one rank, as the global batch grows.
+"""Benchmark of the contrastive loss: memory and time on one rank, by size of the global batch.
 
     python -m benchmarks.contrastive [--rows 1024] [--columns 1024 8192 65536] [--width 768] [--json]
 
-One rank of many: its own rows against the columns of all, forward and backward. Features of the other ranks are random; gathering
-them is not timed. Each size runs in a process of its own. `peak_gib` is what the loss adds to the process; `features_gib`, the
-gathered features and their gradients, is the part of it that must grow with the batch; `naive_gib` is what the logits of all rows
-would take alone, in four softmaxes with one copy each for the backward pass.
+It measures one rank of many: its rows against the columns of all ranks, forward and backward. The features of the other ranks are
+random; gathering them is not timed. Each size runs in a separate process. `peak_gib` is the memory that the loss adds to the
+process. `features_gib` is its part that must grow with the batch: the gathered features and their gradients. `naive_gib` is the
+memory of the logits of all rows, in four softmaxes with one copy each for the backward pass.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def measure(rows: int, columns: int, width: int) -> dict[str, float]:
-    """One rank in this process."""
+    """Measure one rank in this process."""
     import torch
 
     from clips_pipeline.losses.contrastive import gathered_terms
@@ -29,7 +29,7 @@ def measure(rows: int, columns: int, width: int) -> dict[str, float]:
     def unit(count: int) -> torch.Tensor:
         return torch.nn.functional.normalize(torch.randn(count, width), dim=1).requires_grad_()
 
-    # The first use of a matrix product takes memory of its own.
+    # The first matrix product allocates memory that later ones reuse.
     (unit(64) @ unit(64).T).sum().backward()
     before = _now_bytes()
     gathered = [unit(columns) for _ in range(3)]
@@ -56,10 +56,10 @@ def _now_bytes() -> int:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1024, help="of this rank")
-    parser.add_argument("--columns", type=int, nargs="+", default=[1024, 4096, 16384, 65536], help="of all ranks")
+    parser.add_argument("--rows", type=int, default=1024, help="rows of this rank")
+    parser.add_argument("--columns", type=int, nargs="+", default=[1024, 4096, 16384, 65536], help="rows of all ranks")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--json", action="store_true", help="print one line of JSON per size")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -68,10 +68,10 @@ def main() -> None:
         print(json.dumps(measure(*json.loads(options.measure))))
         return
     for columns in options.columns:
-        asked = json.dumps([options.rows, columns, options.width])
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.contrastive", "--measure", asked]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        request = json.dumps([options.rows, columns, options.width])
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.contrastive", "--measure", request]
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         print(json.dumps(found) if options.json else "  ".join(f"{name} {value}" for name, value in found.items()))
 
 

@@ -1,16 +1,16 @@
-"""What the worker, its event log and MLflow cost beside a bare PyTorch loop over the same model and data.
+"""Benchmark of the overhead of a step: rank, event log and MLflow compared with a plain PyTorch loop.
 
     python -m benchmarks.overhead [--windows N] [--batch-size N] [--threads N] [--json]
 
-Both train the embedded model on the same rendered scenes with the same threads. The bare loop is what one would write by
-hand: loader, forward, losses, backward, AdamW, schedule, clamp; it looks at no loss. Ours is the whole of `kedro run`'s
-training: the worker under Composer with a `step` event every 10 steps, followed by this process, which sends them to an
-MLflow run in SQLite. Neither evaluates nor saves.
+Both train the embedded model on the same rendered scenes with the same number of threads. The plain loop has loader, forward,
+losses, backward, AdamW, schedule and clamp; it reads no loss. Ours is the complete training of `kedro run`: a rank under Composer
+with a `step` event every 10 steps, monitored by this process, which sends the events to an MLflow run in SQLite. Neither evaluates
+or saves.
 
-They take turns of two seconds: while one runs the other is stopped (SIGSTOP), so that whatever else the machine does, it does
-to both. `ms` is the median over spans of 10 steps, less the time for which the process stood still; `cpu_ms` is processor time
-per step over all turns, which other programs lengthen less. What this process itself takes is reported apart, per step. What is
-added to a step hardly depends on the model, so a small batch shows it best (`overhead_ms`), and most of all on a busy machine.
+They take turns of two seconds: while one runs, the other is stopped (SIGSTOP), so that other programs disturb both equally. `ms`
+is the median over spans of 10 steps, without the time in which the process was stopped; `cpu_ms` is processor time per step over
+all turns, which depends less on other programs. The processor time of this process is reported separately, per step. The overhead
+of a step hardly depends on the model, so a small batch shows it best (`overhead_ms`).
 """
 
 import argparse
@@ -29,11 +29,11 @@ from statistics import median
 INTERVAL = 10
 WARM_UP = 3  # intervals
 WINDOW_S = 2.0
-STEPS = 1_000_000  # more than are run
+STEPS = 1_000_000  # more than the benchmark runs
 
 
-def prepared(folder: Path, samples: int) -> None:
-    """Shards and a tokenizer."""
+def prepare_data(folder: Path, samples: int) -> None:
+    """Prepare shards and a tokenizer."""
     from clips_pipeline.data.prepare.run import prepare
     from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
     from clips_pipeline.data.shards.reader import eval_samples
@@ -45,8 +45,8 @@ def prepared(folder: Path, samples: int) -> None:
     train_wordpiece(captions, 1000, folder / "tokenizer")
 
 
-def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -> Path:
-    """The run spec, written as the training node writes it."""
+def write_run_spec(folder: Path, run: str, steps: int, batch_size: int, threads: int) -> Path:
+    """Write the run spec as the training node does, and return its file."""
     from clips_pipeline.config import from_mapping
     from clips_pipeline.data.shards.index import load_index
     from clips_pipeline.training.config import TrainConfig
@@ -71,8 +71,8 @@ def spec_in(folder: Path, run: str, steps: int, batch_size: int, threads: int) -
     return run_folder.write_spec(spec)
 
 
-def bare(path: Path) -> None:
-    """The loop by hand; prints the time after every interval."""
+def run_plain_loop(path: Path) -> None:
+    """Run the plain loop; print the time after every interval."""
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -83,7 +83,7 @@ def bare(path: Path) -> None:
     from clips_pipeline.models.clips import ClipsModel
     from clips_pipeline.text.caption_rows import CaptionReader
     from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
-    from clips_pipeline.training.callbacks.logit_scale import MAX_LOGIT_SCALE
+    from clips_pipeline.training.callbacks.logit_scale import MAX_LOG_LOGIT_SCALE
     from clips_pipeline.training.optimizer import adamw
     from clips_pipeline.training.resolve import image_config, model_config
     from clips_pipeline.training.run_spec import load_spec
@@ -120,7 +120,7 @@ def bare(path: Path) -> None:
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+                model.logit_scale.clamp_(max=MAX_LOG_LOGIT_SCALE)
             step += 1
             if step % INTERVAL == 0:
                 print(time.time(), flush=True)
@@ -129,8 +129,12 @@ def bare(path: Path) -> None:
         epoch += 1
 
 
-class Turns:
-    """When a process stood still."""
+class PausedProcess:
+    """A process that is stopped and continued in turns, and the times in which it was stopped.
+
+    Args:
+        pid: the process.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -138,39 +142,39 @@ class Turns:
         self._since = 0.0
 
     def stop(self) -> None:
-        """From now on."""
+        """Stop the process."""
         os.kill(self.pid, signal.SIGSTOP)
         self._since = time.time()
 
-    def go(self) -> None:
-        """And on it goes."""
+    def resume(self) -> None:
+        """Continue the process."""
         self.stopped.append((self._since, time.time()))
         os.kill(self.pid, signal.SIGCONT)
 
-    def done(self, marks: list[float]) -> tuple[float, float]:
-        """Processor seconds used and steps made up to now, while it stands still."""
+    def progress(self, marks: list[float]) -> tuple[float, float]:
+        """Return the processor seconds used and the steps done so far. Call it while the process is stopped."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        # The part of the span that has begun is told by the length of spans so far.
+        # The part of the current span is estimated from the length of the spans so far.
         typical = (
             INTERVAL * self.per_step(marks) if len(self.stopped) > 1 else (marks[-1] - marks[0]) / (len(marks) - 1)
         )
-        begun = self._running(marks[-1], self._since)
-        return cpu, INTERVAL * (len(marks) + begun / typical)
+        elapsed = self._running(marks[-1], self._since)
+        return cpu, INTERVAL * (len(marks) + elapsed / typical)
 
     def _running(self, early: float, late: float) -> float:
-        still = sum(max(0.0, min(end, late) - max(begin, early)) for begin, end in self.stopped)
-        return late - early - still
+        stopped = sum(max(0.0, min(end, late) - max(begin, early)) for begin, end in self.stopped)
+        return late - early - stopped
 
     def per_step(self, marks: list[float]) -> float:
-        """Median seconds of a step, between marks that are INTERVAL steps apart, since the first stop."""
+        """Return the median seconds per step since the first stop, from marks that are INTERVAL steps apart."""
         first = self.stopped[0][0]
         spans = [self._running(early, late) for early, late in pairwise(marks) if early > first]
         return median(spans) / INTERVAL
 
 
 def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, float]:
-    """Both in turn; `path` is the run spec of ours and the configuration of the other."""
+    """Measure both in turns; `path` is the run spec of our training and the configuration of the plain loop."""
     import mlflow
 
     from clips_pipeline.registry.tracking.run_tracking import RunTracker
@@ -183,8 +187,8 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
     command = [sys.executable, "-m", "benchmarks.overhead", "--bare", str(path)]
     bare_marks: list[float] = []
     our_marks: list[float] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as by_hand:
-        reading = threading.Thread(target=lambda: bare_marks.extend(map(float, by_hand.stdout or [])))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as plain_loop:
+        reading = threading.Thread(target=lambda: bare_marks.extend(map(float, plain_loop.stdout or [])))
         reading.start()
         with mlflow.start_run(), RunTracker(Path(spec.run_folder)) as tracker:
 
@@ -196,62 +200,67 @@ def measure(path: Path, environment: dict[str, str], windows: int) -> dict[str, 
             def ours() -> None:
                 launch(spec, on_event, tracker.reader(spec.events))
 
-            following = threading.Thread(target=ours)
-            following.start()
-            turns: list[Turns] = []
+            launching = threading.Thread(target=ours)
+            launching.start()
+            turns: list[PausedProcess] = []
             try:
                 while min(len(bare_marks), len(our_marks)) < WARM_UP:
                     time.sleep(0.1)
-                hand, worker = Turns(by_hand.pid), Turns(read_heartbeats(Path(spec.run_folder))[0].pid)
-                turns += [hand, worker]
-                hand.stop()
-                worker.stop()
-                time.sleep(1.0)  # for what they have told to arrive
-                before = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+                plain, rank = (
+                    PausedProcess(plain_loop.pid),
+                    PausedProcess(read_heartbeats(Path(spec.run_folder))[0].pid),
+                )
+                turns += [plain, rank]
+                plain.stop()
+                rank.stop()
+                time.sleep(1.0)  # until their last output has arrived
+                before = plain.progress(bare_marks), rank.progress(our_marks), time.process_time()
                 for _ in range(windows):
-                    for turn in (hand, worker):
-                        turn.go()
+                    for turn in (plain, rank):
+                        turn.resume()
                         time.sleep(WINDOW_S)
                         turn.stop()
                 time.sleep(1.0)
-                after = hand.done(bare_marks), worker.done(our_marks), time.process_time()
+                after = plain.progress(bare_marks), rank.progress(our_marks), time.process_time()
             finally:
-                # Also when it is interrupted: nothing stays behind, stopped or running.
+                # Also after an interrupt: no process may stay behind, stopped or running.
                 spec.stop_flag.touch()
                 for turn in turns:
                     os.kill(turn.pid, signal.SIGCONT)
-                by_hand.kill()
-            following.join()
+                plain_loop.kill()
+            launching.join()
         reading.join()
-    bare_s, ours_s = hand.per_step(bare_marks), worker.per_step(our_marks)
+    bare_s, ours_s = plain.per_step(bare_marks), rank.per_step(our_marks)
     bare_cpu, our_cpu = ((after[i][0] - before[i][0]) / (after[i][1] - before[i][1]) for i in (0, 1))
     steps = round(after[1][1] - before[1][1])
     return {
         "bare_ms": round(1000 * bare_s, 2),
         "ours_ms": round(1000 * ours_s, 2),
-        "overhead_share": round(ours_s / bare_s - 1, 4),
+        "overhead_fraction": round(ours_s / bare_s - 1, 4),
         "bare_cpu_ms": round(1000 * bare_cpu, 2),
         "ours_cpu_ms": round(1000 * our_cpu, 2),
         "overhead_ms": round(1000 * (ours_s - bare_s), 2),
         "overhead_cpu_ms": round(1000 * (our_cpu - bare_cpu), 2),
-        "overhead_share_cpu": round(our_cpu / bare_cpu - 1, 4),
-        # It follows through the turns of both, which last twice as long as ours alone.
-        "following_cpu_ms": round(1000 * (after[2] - before[2]) / 2 / steps, 2),
+        "overhead_fraction_cpu": round(our_cpu / bare_cpu - 1, 4),
+        # This process monitors during the turns of both, which last twice as long as ours.
+        "monitor_cpu_ms": round(1000 * (after[2] - before[2]) / 2 / steps, 2),
         "steps": steps,
     }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--windows", type=int, default=45, help="turns of each")
+    parser.add_argument("--windows", type=int, default=45, help="number of turns of each side")
     parser.add_argument("--batch-size", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; the other cores are for everything else")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="torch threads; the other cores are for all other processes"
+    )
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
     if options.bare is not None:
-        bare(options.bare)
+        run_plain_loop(options.bare)
         return
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -264,8 +273,8 @@ def main() -> None:
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.create_experiment("overhead", artifact_location=str(folder / "artifacts"))
         mlflow.set_experiment("overhead")
-        prepared(folder, 20 * options.batch_size)
-        spec = spec_in(folder, "run", STEPS, options.batch_size, options.threads)
+        prepare_data(folder, 20 * options.batch_size)
+        spec = write_run_spec(folder, "run", STEPS, options.batch_size, options.threads)
         figures = measure(spec, rank_environment({}), options.windows)
     figures |= {"batch_size": options.batch_size, "threads": options.threads}
     if options.json:

@@ -1,9 +1,9 @@
-"""From `kedro run --pipelines train` to the first training step on prepared data, in seconds.
+"""Benchmark of the start: seconds from `kedro run --pipelines train` to the first training step on prepared data.
 
     python -m benchmarks.startup [--env ENV] [--json]
 
-Prepares the environment's data first (not timed), forgets earlier trainings of this benchmark, and stops the run as soon as
-the first step stands in the event log. Also measures `kedro --help` and names what it must not load.
+Prepares the data of the environment first (not timed), and stops the run as soon as the event log has the first step. Also
+measures `kedro --help` and checks that the pipeline registry does not import torch.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-SEED = 987_654  # a training of its own, so that nobody's run folder is touched
+SEED = 987_654  # gives the benchmark its own run folder
 LIMIT_SECONDS = 300
 
 
 def first_step_seconds(env: str, runs: Path) -> float:
-    """Seconds from process start to the first `step` event."""
+    """Return the seconds from the start of the process to the first `step` event."""
     before = set(runs.glob("*"))
     started = time.time()
     command = [sys.executable, "-m", "kedro", "run", "--pipelines", "train", "--env", env]
@@ -41,7 +41,7 @@ def first_step_seconds(env: str, runs: Path) -> float:
         raise SystemExit(f"no step within {LIMIT_SECONDS} s")
     finally:
         if process.poll() is None:
-            # Kedro ends its workers when it is interrupted.
+            # Kedro ends the ranks when it is interrupted.
             os.killpg(process.pid, signal.SIGINT)
             process.wait()
         for folder in set(runs.glob("*")) - before:
@@ -49,17 +49,17 @@ def first_step_seconds(env: str, runs: Path) -> float:
 
 
 def help_seconds() -> tuple[float, bool]:
-    """Seconds of `kedro --help`, and whether the registry loads torch."""
+    """Return the seconds of `kedro --help`, and whether the pipeline registry imports torch."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "kedro", "--help"], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
-    probe = "import sys, clips_pipeline.pipeline_registry as r; r.register_pipelines(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
-    return seconds, done.stdout.strip() == "True"
+    code = "import sys, clips_pipeline.pipeline_registry as r; r.register_pipelines(); print('torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return seconds, process.stdout.strip() == "True"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="smoke")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")

@@ -1,4 +1,4 @@
-"""A whole optimiser step (forward, backward, AdamW), beside the published layout assembled from open_clip's parts.
+"""Benchmark of an optimizer step (forward, backward, AdamW), compared with the published layout built from open_clip's parts.
 
     python -m benchmarks.step [--peer open_clip] [--sizes s16 b16] [--steps 5] [--json]
     python -m benchmarks.step --profile [--sizes s16]
@@ -6,12 +6,12 @@
 
 S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
 Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
-Each side runs in a process of its own, so that its peak memory is its own, and sides alternate. `samples_per_s` is the median over
-steps after two to warm up, which is as training goes: gradients are dropped after each. Memory is the peak of the two steps before,
-in which gradients stay, above what the process had before it made the model, less parameters, gradients and AdamW's two moments.
-`share_of_peak` sets the operations that a side needs (`gflop_per_sample`: its matrix products, three times the forward pass,
-without what is made again) against a large matrix product measured in the same run. With a peer, the losses of the first batch,
-from the same weights, must agree.
+Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. `samples_per_s` is the median
+over the steps after two steps of warm-up; gradients are freed after each step, as in training. Memory is the peak of the two
+warm-up steps, in which gradients are kept, minus the memory before the model was created, parameters, gradients and AdamW's two
+moments. `fraction_of_peak` compares the operations of a side (`gflop_per_sample`: matrix products, three times the forward pass,
+without recomputation) with a large matrix product measured in the same run. With a peer, the losses of the first batch, from the
+same weights, must agree.
 """
 
 import argparse
@@ -29,45 +29,45 @@ from typing import Any
 PIXELS = 112
 BATCHES = {"s16": 32, "b16": 16, "l16": 8, "tiny": 64}
 SIDES = ("mask", "attend")
-# Mean and standard deviation of the logarithm of lengths, in tokens.
+# Mean and standard deviation of the logarithm of the length in tokens.
 LENGTHS = {"web": (2.15, 0.55), "fragment": (2.62, 0.45), "target": (4.06, 0.27)}
-_BYTES_OF_STATE = 4 * 4  # a parameter, its gradient and its two moments, in float32
+_STATE_BYTES = 4 * 4  # a parameter, its gradient and its two moments, in float32
 _WARM_UP = 2
-_SAME_LOSS = 1e-4
+_LOSS_TOLERANCE = 1e-4
 
 
 def config_of(size: str, padding: str = "attend") -> Any:
-    """A named size at the benchmark's resolution."""
+    """Return a named size at the resolution of the benchmark."""
     import dataclasses
 
     from clips_pipeline.models.sizes import SIZES
 
-    found = SIZES[size]
+    named = SIZES[size]
     return dataclasses.replace(
-        found,
-        vision=dataclasses.replace(found.vision, image_size=PIXELS),
-        text=dataclasses.replace(found.text, padding=padding),
+        named,
+        vision=dataclasses.replace(named.vision, image_size=PIXELS),
+        text=dataclasses.replace(named.text, padding=padding),
     )
 
 
 def batches(size: str, batch: int) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Images and rows of ids, the same for every side: a function of the number of the batch."""
+    """Yield images and rows of ids, a function of the number of the batch, so the same for every side."""
     import torch
 
     config = config_of(size)
-    places = {"web": config.text.context_length, "fragment": config.text.context_length, "target": 128}
+    row_lengths = {"web": config.text.context_length, "fragment": config.text.context_length, "target": 128}
     number = 0
     while True:
-        draws = torch.Generator().manual_seed(number)
-        images = torch.randn(batch, 3, PIXELS, PIXELS, generator=draws)
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randn(batch, 3, PIXELS, PIXELS, generator=generator)
         rows = []
-        for kind, room in places.items():
+        for kind, row_length in row_lengths.items():
             mean, deviation = LENGTHS[kind]
-            lengths = torch.exp(mean + deviation * torch.randn(batch, generator=draws)).round().long()
-            lengths = lengths.clamp(1, room - (2 if kind == "target" else 3))
-            place = torch.arange(room)[None, :]
-            body = torch.randint(103, config.text.vocab_size, (batch, room), generator=draws)
-            ids = torch.where(place <= lengths[:, None], body, 0)
+            lengths = torch.exp(mean + deviation * torch.randn(batch, generator=generator)).round().long()
+            lengths = lengths.clamp(1, row_length - (2 if kind == "target" else 3))
+            position = torch.arange(row_length)[None, :]
+            body = torch.randint(103, config.text.vocab_size, (batch, row_length), generator=generator)
+            ids = torch.where(position <= lengths[:, None], body, 0)
             ids[:, 0] = 1
             ids.scatter_(1, lengths[:, None] + 1, 2)
             if kind != "target":
@@ -78,7 +78,7 @@ def batches(size: str, batch: int) -> Iterator[tuple[Any, Any, Any, Any]]:
 
 
 def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
-    """One side in this process."""
+    """Measure one side in this process."""
     import torch
 
     torch.manual_seed(0)
@@ -130,13 +130,13 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         "seconds": statistics.median(seconds[_WARM_UP:]),
         "first_loss": first,
         "parameters": parameters,
-        "activation_gib": max(0, peak - before - _BYTES_OF_STATE * parameters) / 2**30,
+        "activation_gib": max(0, peak - before - _STATE_BYTES * parameters) / 2**30,
         "peak_rss_gib": peak / 2**30,
     }
 
 
 def matrix_peak() -> float:
-    """Floating-point operations a second of a large matrix product in float32."""
+    """Return the floating-point operations per second of a large float32 matrix product."""
     import torch
 
     n = 4096
@@ -150,8 +150,8 @@ def matrix_peak() -> float:
     return max(rates)
 
 
-def needed(size: str, batch: int, steps: int, side: str) -> float:
-    """Operations of an average step: of the tokens there are under `mask`, of whole text rows under `attend` and for the peer."""
+def required_operations(size: str, batch: int, steps: int, side: str) -> float:
+    """Return the operations of an average step: of all tokens for `mask`, of full text rows for `attend` and for the peer."""
     from clips_pipeline.models.flops import training_flops
 
     if side not in SIDES:
@@ -170,7 +170,7 @@ def needed(size: str, batch: int, steps: int, side: str) -> float:
 
 
 def profile(size: str, batch: int, padding: str) -> list[tuple[str, float]]:
-    """Milliseconds of one step by kind of work, the largest first."""
+    """Return the milliseconds of one step by operator, the largest first."""
     import torch
     from torch.profiler import ProfilerActivity
 
@@ -205,22 +205,22 @@ def _now_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _in_a_process(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
-    asked = json.dumps([side, size, batch, steps, chunk])
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", asked]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def _measure_in_process(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
+    request = json.dumps([side, size, batch, steps, chunk])
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", request]
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return found
 
 
-def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All sides of one size."""
+def compare_sides(size: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all sides of one size."""
     batch = options.batch or BATCHES[size]
     sides = [*options.padding, *([options.peer] if options.peer else [])]
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.repeats):
         for side in sides:
-            runs[side].append(_in_a_process(side, size, batch, options.steps, options.chunk))
+            runs[side].append(_measure_in_process(side, size, batch, options.steps, options.chunk))
     peak = matrix_peak()
     found: dict[str, Any] = {"size": size, "batch": batch, "matrix_product_gflops": round(peak / 1e9, 1)}
     for side in sides:
@@ -231,9 +231,9 @@ def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
             "peak_rss_gib": round(max(run["peak_rss_gib"] for run in runs[side]), 2),
             "first_loss": runs[side][0]["first_loss"],
         }
-        operations = needed(size, batch, options.steps, side)
+        operations = required_operations(size, batch, options.steps, side)
         facts["gflop_per_sample"] = round(operations / batch / 1e9, 1)
-        facts["share_of_peak"] = round(operations / seconds / peak, 3)
+        facts["fraction_of_peak"] = round(operations / seconds / peak, 3)
         found[side] = facts
     if options.peer:
         peer = found[options.peer]
@@ -242,7 +242,7 @@ def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
             found[side]["memory_of_peer"] = round(found[side]["activation_gib"] / peer["activation_gib"], 3)
         if "attend" in options.padding:
             difference = abs(found["attend"]["first_loss"] - peer["first_loss"])
-            if difference > _SAME_LOSS:
+            if difference > _LOSS_TOLERANCE:
                 raise SystemExit(
                     f"{size}: the first loss differs from the peer's by {difference:.2g}; not the same model"
                 )
@@ -250,14 +250,14 @@ def compared(size: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", choices=["open_clip"])
     parser.add_argument("--sizes", nargs="+", default=["s16", "b16"], choices=sorted(BATCHES))
     parser.add_argument("--padding", nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--batch", type=int, help="samples; by default 32 of S/16, 16 of B/16")
+    parser.add_argument("--batch", type=int, help="samples per step; by default 32 for S/16, 16 for B/16")
     parser.add_argument("--chunk", type=int, help="samples whose activations are held at a time")
-    parser.add_argument("--steps", type=int, default=5, help="timed in each run")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each run")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="where the time of one step goes")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per size")
@@ -275,7 +275,7 @@ def main() -> None:
                 for name, ms in rows[:16]:
                     print(f"  {name:48} {ms:9.1f} ms {100 * ms / total:5.1f} %")
             continue
-        found = compared(size, options)
+        found = compare_sides(size, options)
         if options.json:
             print(json.dumps(found))
             continue

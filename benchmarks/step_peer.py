@@ -1,7 +1,9 @@
-"""The published layout, as one would assemble it from open_clip's parts: the peer of `benchmarks.step`.
+"""The published layout, built from open_clip's parts: the peer of `benchmarks.step`.
 
-Every row padded to 80, 80 and 128 ids, a dense mask in the captioner, all logits at once, all queries, both text rows in one
-pass. Same widths, depths, parameters and mathematics as ours under `padding: attend`; the benchmark checks that the losses agree.
+All rows are padded to 80, 80 and 128 ids; the captioner has a dense mask, all queries and all logits at once; both text rows are
+encoded in one pass. Widths, depths, parameters and mathematics are those of ours with `padding: attend`; the benchmark checks that
+the losses agree.
+
 Shapes: B batch, L text context, P image tokens, S captioner sequence, D width, E embedding, V vocabulary.
 """
 
@@ -17,7 +19,7 @@ from clips_pipeline.models.sizes import EPSILON, ClipsConfig
 
 
 class PublishedLayout(nn.Module):
-    """Towers of open_clip, and a captioner of its blocks under one dense mask."""
+    """Towers of open_clip, and a captioner of its blocks with one dense mask."""
 
     def __init__(self, config: ClipsConfig) -> None:
         super().__init__()
@@ -64,21 +66,21 @@ class PublishedLayout(nn.Module):
         self.captioner_norm = nn.LayerNorm(captioner.width, eps=EPSILON)
         self.head = nn.Linear(captioner.width, captioner.vocab_size, bias=False)
         prefix = vision.tokens + text.context_length - 1
-        whole = prefix + captioner.queries
-        forbidden_SS = torch.ones(whole, whole, dtype=torch.bool).triu(1)
+        length = prefix + captioner.queries
+        forbidden_SS = torch.ones(length, length, dtype=torch.bool).triu(1)
         forbidden_SS[:prefix, :prefix] = False
-        mask_SS = torch.zeros(whole, whole).masked_fill(forbidden_SS, float("-inf"))
+        mask_SS = torch.zeros(length, length).masked_fill(forbidden_SS, float("-inf"))
         self.register_buffer("mask_SS", mask_SS, persistent=False)
 
     def forward(self, images: Tensor, web_ids_BL: Tensor, fragment_ids_BL: Tensor, target_ids_BT: Tensor) -> Tensor:
-        """Total loss of a batch, a scalar."""
+        """Return the total loss of a batch, a scalar."""
         pooled, tokens_BPD = self.clip.visual(images)
         image_BE = functional.normalize(pooled, dim=-1)
         text_BLD = self._text(torch.cat([web_ids_BL, fragment_ids_BL]))
         feature = self.clip.ln_final(text_BLD[:, -1]) @ self.clip.text_projection
         web_BE, fragment_BE = functional.normalize(feature, dim=-1).chunk(2)
         scale = self.clip.logit_scale.exp()
-        contrastive = (_pair(image_BE, web_BE, scale) + _pair(image_BE, fragment_BE, scale)) / 2
+        contrastive = (_contrastive_term(image_BE, web_BE, scale) + _contrastive_term(image_BE, fragment_BE, scale)) / 2
         web_BSD = text_BLD[: len(images), :-1]
         x_BSD = torch.cat(
             [
@@ -100,25 +102,25 @@ class PublishedLayout(nn.Module):
         return tokens_BLD
 
 
-def _pair(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor:
+def _contrastive_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor:
     logits_BB = scale * image_BE @ text_BE.T
     labels_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return (functional.cross_entropy(logits_BB, labels_B) + functional.cross_entropy(logits_BB.T, labels_B)) / 2
 
 
 def forward_flops(config: ClipsConfig) -> int:
-    """Operations of one sample's matrix products: every position of every block, and all logits."""
+    """Return the operations of one sample's matrix products: every position of every block, and all logits."""
     vision, text, captioner = config.vision, config.text, config.captioner
     parts = forward_flops_by_part(config, text.context_length, 0, captioner.queries)
     rows = vision.tokens + text.context_length - 1 + captioner.queries
-    captioned = captioner.depth * (24 * rows * captioner.width**2 + 4 * rows**2 * captioner.width)
-    projected = 2 * captioner.width * (vision.tokens * vision.width + (text.context_length - 1) * text.width)
-    return parts["vision tower"] + 2 * parts["text tower"] + captioned + projected + parts["vocabulary head"]
+    blocks = captioner.depth * (24 * rows * captioner.width**2 + 4 * rows**2 * captioner.width)
+    projections = 2 * captioner.width * (vision.tokens * vision.width + (text.context_length - 1) * text.width)
+    return parts["vision tower"] + 2 * parts["text tower"] + blocks + projections + parts["vocabulary head"]
 
 
 @torch.no_grad()
 def copy_weights(ours: nn.Module, peer: PublishedLayout) -> None:
-    """Give the peer the weights of a `ClipsModel`."""
+    """Copy the weights of a `ClipsModel` to the peer."""
     from clips_pipeline.interop.open_clip import to_state_dict
     from clips_pipeline.models.clips import ClipsModel
 

@@ -1,3 +1,3 @@
-"""The contrastive loss, the caption loss and their weighted sum, in PyTorch alone."""
+"""Contrastive loss, caption loss and their weighted sum. Depends on PyTorch only."""
 
 __all__ = ["caption", "contrastive", "gather", "total"]

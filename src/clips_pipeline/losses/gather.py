@@ -1,6 +1,6 @@
-"""Features of all ranks, with a gradient.
+"""All-gather of features with a gradient.
 
-Shapes: B rows of this rank, G = B x ranks rows of all, E embedding.
+Shapes: B rows of this rank, G = B x ranks rows of all ranks, E embedding.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of equal parts. Backward: every rank's gradient of our rows comes back to us, summed."""
+    """All-gather of equally many rows. The backward pass sums the gradients that all ranks have for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, x_BE: Tensor, group: dist.ProcessGroup) -> Tensor:
-        """Rows of all ranks in rank order, (G, E)."""
+        """Return the rows of all ranks in rank order, (G, E)."""
         ctx.group = group
         parts = [torch.empty_like(x_BE) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, x_BE.contiguous(), group=group)
@@ -23,7 +23,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Sum over ranks, then this rank's part. (Gloo knows no reduce-scatter, so all ranks get the sum.)"""
+        """Return this rank's part of the sum over ranks. (gloo has no reduce-scatter, so all ranks compute the whole sum.)"""
         gradient_GE = gradients[0].contiguous().clone()
         dist.all_reduce(gradient_GE, group=ctx.group)
         parts = gradient_GE.chunk(dist.get_world_size(ctx.group))
@@ -31,20 +31,20 @@ class _Gather(torch.autograd.Function):
 
 
 def world_size(group: dist.ProcessGroup | None) -> int:
-    """Number of ranks in `group`; 1 for None, which means this process alone."""
+    """Return the number of ranks in `group`; 1 for None, which is this process only."""
     return 1 if group is None else dist.get_world_size(group)
 
 
 def rank_in(group: dist.ProcessGroup | None) -> int:
-    """Rank in `group`; 0 for None."""
+    """Return the rank in `group`; 0 for None."""
     return 0 if group is None else dist.get_rank(group)
 
 
 def gather_rows(x_BE: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Rows (B, E) of every rank as (G, E), in rank order; all ranks must hold equally many.
+    """Return the rows (B, E) of all ranks as (G, E), in rank order. All ranks must have the same number of rows.
 
-    The gradient of a row sums what all ranks' losses want of it. With gradients averaged over ranks afterwards, as
-    DDP does, the mean over ranks of the local losses has the gradient of the loss on the joint batch.
+    The gradient of a row is the sum of its gradients from the losses of all ranks. If gradients are averaged over ranks
+    afterwards, as DDP does, the mean of the local losses has the gradient of the loss on the joint batch.
     """
     if world_size(group) == 1:
         return x_BE

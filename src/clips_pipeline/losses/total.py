@@ -1,5 +1,5 @@
 # ruff: noqa: N802  (fields carry shape suffixes in capitals)
-"""Both losses of CLIPS together: total = 1 * contrastive + 2 * caption (CLIPS paper, section 3).
+"""Total loss of CLIPS: 1 * contrastive + 2 * caption (CLIPS paper, section 3).
 
 Methods without fragments have one contrastive term, methods without a captioner no caption loss.
 
@@ -18,26 +18,26 @@ from clips_pipeline.losses.contrastive import contrastive_loss
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the two losses in the total."""
+    """Weights of the two losses in the total."""
 
     contrastive: float = 1.0
     caption: float = 2.0
 
 
 class ModelOutput(Protocol):
-    """What the losses read of a model's output; see `models.clips.ClipsOutput`."""
+    """The part of a model's output that the losses read; see `models.clips.ClipsOutput`."""
 
     @property
     def image_BE(self) -> Tensor:
-        """Unit rows."""
+        """Unit features of the images."""
 
     @property
     def web_BE(self) -> Tensor:
-        """Unit rows."""
+        """Unit features of the web captions."""
 
     @property
     def fragment_BE(self) -> Tensor:
-        """Unit rows, or rows of width 0 where the method reads no fragment."""
+        """Unit features of the fragments; width 0 if the method reads no fragment."""
 
     @property
     def logit_scale(self) -> Tensor:
@@ -49,13 +49,13 @@ class ModelOutput(Protocol):
 
     @property
     def caption_targets_N(self) -> Tensor:
-        """Ids to predict there."""
+        """Ids to predict at these positions."""
 
 
 class LossParts(NamedTuple):
-    """Scalars in nats, unweighted but for the total; the mean over ranks is the value of the joint batch.
+    """Scalars in nats; only the total is weighted. The mean over ranks is the value of the joint batch.
 
-    A term that the method does not have is None.
+    Losses that the method does not have are None.
     """
 
     total: Tensor
@@ -74,18 +74,18 @@ def clips_loss(
     caption_chunk: int = CHUNK,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
-    """The method's loss of one batch.
+    """Return the losses of one batch.
 
     Args:
-        output: what the model gave for this rank's samples.
-        head_weight_VD: the captioner's vocabulary head; None where there is no captioner.
-        weights: factors; None is the paper's 1 and 2.
-        contrastive_chunk: rows of contrastive logits held at once; None is as many as `contrastive.MOST_LOGITS` allows.
-        caption_chunk: positions whose caption logits are held at once.
-        group: the ranks of one joint batch; None is this process alone, also where torch.distributed is initialised.
+        output: output of the model for this rank's samples.
+        head_weight_VD: weight of the captioner's vocabulary head; None without a captioner.
+        weights: weights of the losses; None is the paper's 1 and 2.
+        contrastive_chunk: rows of contrastive logits held at a time; None is as many as `contrastive.MAX_LOGITS` allows.
+        caption_chunk: positions whose caption logits are held at a time.
+        group: ranks of one joint batch; None is this process only, even if torch.distributed is initialized.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes do not fit each other.
     """
     weights = LossWeights() if weights is None else weights
     has_fragment = output.fragment_BE.shape[1] > 0
@@ -98,11 +98,11 @@ def clips_loss(
         group=group,
     )
     contrastive = (web + fragment) / 2 if has_fragment else web
-    shown = fragment if has_fragment else None
+    fragment_part = fragment if has_fragment else None
     if head_weight_VD is None:
-        return LossParts(weights.contrastive * contrastive, contrastive, web, shown, None)
+        return LossParts(weights.contrastive * contrastive, contrastive, web, fragment_part, None)
     caption = caption_loss(
         output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk=caption_chunk, group=group
     )
     total = weights.contrastive * contrastive + weights.caption * caption
-    return LossParts(total, contrastive, web, shown, caption)
+    return LossParts(total, contrastive, web, fragment_part, caption)

@@ -1,4 +1,4 @@
-"""The two towers and the captioner, in PyTorch alone."""
+"""The model: two towers and the captioner. Depends on PyTorch only."""
 
 __all__ = [
     "attention_masks",

@@ -1,9 +1,9 @@
-"""The transformer block of both towers and of the captioner: pre-norm self-attention, then pre-norm MLP.
+"""Transformer block of both towers and of the captioner: pre-norm self-attention, then a pre-norm MLP.
 
-Rows come with their padding, (B, S, D), or as their tokens alone, (N, D), together with a `Packing`. T below is either.
+Rows are padded, (B, S, D), or packed, (N, D), with a `Packing`. T below is either (B, S) or N.
 
-Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M queries that are there, C chosen ones of them, D width, H heads,
-K width of a head.
+Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M computed queries, C chosen queries, D width, H heads, K width of a
+head.
 """
 
 import torch
@@ -22,7 +22,12 @@ _QUERIES, _KEYS, _VALUES = range(3)
 
 
 class Attention(nn.Module):
-    """Multi-head attention through fused kernels; `in_proj` makes queries, keys and values side by side."""
+    """Multi-head attention through fused kernels; `in_proj` computes queries, keys and values in one projection.
+
+    Args:
+        width: D.
+        heads: H.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,15 +38,15 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, q_BSD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None, packing: Packing | None
     ) -> Tensor:
-        """`x` and what its tokens see, (T, D) -> (T, D).
+        """Add the attention output to `x`, (T, D) -> (T, D).
 
         Args:
             x: rows.
-            q_BSD: their queries, with padding.
-            k_BSD: keys, of as many places as there are.
-            v_BSD: values.
-            mask: True where a query may look at a key, broadcast to (B, H, S, S); None is everywhere.
-            packing: of `x`.
+            q_BSD: queries of the rows, padded.
+            k_BSD: keys; their number of positions may differ from that of the queries.
+            v_BSD: values of the keys.
+            mask: boolean (True where a query may attend to a key) or additive, broadcast to (B, H, S, S); None is everywhere.
+            packing: packing of `x`.
         """
         q_BHSK, k_BHSK, v_BHSK = (
             part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q_BSD, k_BSD, v_BSD)
@@ -55,7 +60,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two linear layers of a block's second half, with a GELU between."""
+    """The two linear layers of the MLP, with GELU between them."""
 
     def __init__(self, width: int, gelu: Gelu) -> None:
         super().__init__()
@@ -70,7 +75,7 @@ class Block(nn.Module):
     Args:
         width: D.
         heads: H.
-        gelu: of the MLP.
+        gelu: which GELU the MLP uses.
     """
 
     def __init__(self, width: int, heads: int, gelu: Gelu) -> None:
@@ -81,34 +86,34 @@ class Block(nn.Module):
         self.mlp = Mlp(width, gelu)
 
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """Every token attends to every token of its row, (T, D) -> (T, D)."""
+        """Let every token attend to all tokens of its row, (T, D) -> (T, D)."""
         q, k, v = self._project(x, packing, _QUERIES, _KEYS, _VALUES)
         return self._mlp(self.attn(x, q, k, v, key_mask(packing), packing))
 
     def last(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """The last token of each row of `forward` alone, (T, D) -> (B, D)."""
-        asking_BD = x[:, -1] if packing is None else x.index_select(0, packing.last_token())
-        asking_B1D = asking_BD[:, None]
-        (q_B1D,) = self._project(asking_B1D, None, _QUERIES)
+        """Compute `forward` for the last token of each row only, (T, D) -> (B, D)."""
+        last_BD = x[:, -1] if packing is None else x.index_select(0, packing.last_token())
+        last_B1D = last_BD[:, None]
+        (q_B1D,) = self._project(last_B1D, None, _QUERIES)
         k, v = self._project(x, packing, _KEYS, _VALUES)
-        return self._mlp(self.attn(asking_B1D, q_B1D, k, v, key_mask(packing), None)).squeeze(1)
+        return self._mlp(self.attn(last_B1D, q_B1D, k, v, key_mask(packing), None)).squeeze(1)
 
     def prefix_causal(
         self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Captioner block, without a dense (P + Q, P + Q) mask.
+        """Apply the block to prefix and queries of the captioner, without a dense (P + Q, P + Q) mask.
 
-        Tokens of the prefix see each other and nothing else. Each query sees the prefix, itself and the queries before it.
+        Prefix tokens attend to each other only. Each query attends to the prefix, itself and the queries before it.
 
         Args:
             prefix: (T, D), image and web caption.
-            queries_MD: the others.
-            prefix_packing: of the prefix; None where all of it is there.
-            packing: of the queries in (B, Q).
+            queries_MD: the queries.
+            prefix_packing: packing of the prefix; None without padding.
+            packing: packing of the queries in (B, Q).
             mask: `prefix_causal_mask` of both.
 
         Returns:
-            Both anew.
+            Updated (prefix, queries).
         """
         q, own_q, all_k, all_v = self._project_both(prefix, queries_MD, prefix_packing, packing)
         k, v = (part[:, : q.shape[1]] for part in (all_k, all_v))
@@ -124,36 +129,39 @@ class Block(nn.Module):
         mask: Tensor,
         chosen_BQ: Tensor,
     ) -> Tensor:
-        """The queries of `prefix_causal` alone, and of them only the chosen: (C, D), row-major.
+        """Compute `prefix_causal` for the chosen queries only.
 
         Args:
-            prefix: see there.
-            queries_MD: see there.
-            prefix_packing: see there.
-            packing: see there.
-            mask: see there.
-            chosen_BQ: True at the queries wanted, which must be in `packing`.
+            prefix: as in `prefix_causal`.
+            queries_MD: as in `prefix_causal`.
+            prefix_packing: as in `prefix_causal`.
+            packing: as in `prefix_causal`.
+            mask: as in `prefix_causal`.
+            chosen_BQ: True at the chosen queries, which must be in `packing`.
+
+        Returns:
+            The chosen queries (C, D), row-major.
         """
         chosen = Packing.of(chosen_BQ)
-        asking_CD = queries_MD.index_select(0, packing.numbers().flatten().index_select(0, chosen.place_N))
-        (q_BQD,) = self._project(asking_CD, chosen, _QUERIES)
+        chosen_CD = queries_MD.index_select(0, packing.indices().flatten().index_select(0, chosen.place_N))
+        (q_BQD,) = self._project(chosen_CD, chosen, _QUERIES)
         k_BSD, v_BSD = joined_projections(
             prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing, queries=False
         )
-        return self._mlp(self.attn(asking_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
+        return self._mlp(self.attn(chosen_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
 
     def _project(self, x: Tensor, packing: Packing | None, *parts: int) -> tuple[Tensor, ...]:
-        """Queries, keys or values, as many as asked for, (T, D) -> (B, S, D) each."""
+        """Return the requested parts of queries, keys and values, (T, D) -> (B, S, D) each."""
         if torch.compiler.is_compiling():
             weights, biases = self.attn.in_proj.weight.chunk(3), self.attn.in_proj.bias.chunk(3)
-            made = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
-            return made if packing is None else tuple(packing.unpack(part) for part in made)
+            projections = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
+            return projections if packing is None else tuple(packing.unpack(part) for part in projections)
         return norm_projections(x, self.ln_1, self.attn.in_proj, parts, packing)
 
     def _project_both(
         self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing
     ) -> tuple[Tensor, ...]:
-        """Queries of either, and keys and values of both one behind the other."""
+        """Return the queries of prefix and queries, then keys and values of both, joined."""
         if not torch.compiler.is_compiling():
             return joined_projections(prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing)
         q, k, v = self._project(prefix, prefix_packing, _QUERIES, _KEYS, _VALUES)
@@ -164,6 +172,6 @@ class Block(nn.Module):
         mlp = self.mlp
         if not torch.compiler.is_compiling():
             return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu)
-        # A compiler fuses these by itself, and chooses what to keep.
-        made: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
-        return x + made
+        # A compiler fuses these layers itself, and decides what to save.
+        output: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
+        return x + output

@@ -1,13 +1,13 @@
-"""The captioner predicts the whole synthetic caption at once, from image and web caption. CLIPS paper, section 3.
+"""Captioner: predicts the whole synthetic caption at once, from image and web caption. CLIPS paper, section 3.
 
-No earlier word is ever an input: learnable queries stand where the shifted caption would be, and the causal mask lets
-query i see the image, the web caption and the queries up to its own. Hence queries past the target of a row are left
-out, and the last block is computed only where there is a target. PAD of web captions that is hidden is left out too.
+Earlier words are never inputs. Learnable queries replace the shifted caption, and the causal mask lets query i attend to the
+image, the web caption and the queries up to i. Queries after the target of a row are therefore not computed, and the last block
+is computed at targets only. Hidden PAD of web captions is not computed either.
 
-With `inputs: tokens` it is CoCa's instead: the image is the prefix, and each place reads the token before its own (teacher
-forcing) beside a learned position. Mask, blocks, norm and head are the same.
+With `inputs: tokens` it is CoCa's captioner: the image is the prefix, and each position reads the preceding token (teacher
+forcing) plus a learned position. Mask, blocks, norm and head are the same.
 
-Shapes: B batch, P image tokens, S web caption tokens, Q queries, N chosen positions, D width, V vocabulary.
+Shapes: B batch, P image tokens, S web caption tokens, Q queries, M computed queries, N chosen positions, D width, V vocabulary.
 """
 
 import torch
@@ -25,7 +25,12 @@ from clips_pipeline.models.sizes import CaptionerConfig
 class Captioner(nn.Module):
     """Projections of both conditions, learnable queries, prefix-causal blocks, norm and an untied head.
 
-    The head is not applied here: the caption loss multiplies by `head.weight` (V, D) in chunks.
+    `forward` does not apply the head: the caption loss multiplies by `head.weight` (V, D) in chunks.
+
+    Args:
+        config: dimensions and inputs.
+        image_width: width of the image tokens.
+        text_width: width of the web caption tokens.
     """
 
     def __init__(self, config: CaptionerConfig, image_width: int, text_width: int) -> None:
@@ -46,20 +51,20 @@ class Captioner(nn.Module):
         web_BSD: Tensor | None,
         chosen_BQ: Tensor,
         web_keep_BS: Tensor | None = None,
-        before_ids_BQ: Tensor | None = None,
+        previous_ids_BQ: Tensor | None = None,
     ) -> Tensor:
-        """The normalised hidden state (N, D) at the chosen query positions, row-major.
+        """Return the normalized hidden state (N, D) at the chosen query positions, row-major.
 
         Args:
             image_BPD: (B, P, image width) image tokens.
             web_BSD: (B, S, text width) tokens of the web caption; None with `inputs: tokens`.
-            chosen_BQ: (B, Q') bool, Q' <= queries: where a prediction is wanted. In each row, the queries up to the last
-                such one are computed.
-            web_keep_BS: (B, S) bool, True where a web token may be attended; None means everywhere.
-            before_ids_BQ: (B, Q') the token before each place, with `inputs: tokens` alone.
+            chosen_BQ: (B, Q') bool, Q' <= queries: True where a prediction is needed. In each row, the queries up to the last
+                chosen one are computed.
+            web_keep_BS: (B, S) bool, True at web tokens that are not hidden padding; None hides nothing.
+            previous_ids_BQ: (B, Q') the token before each position, with `inputs: tokens` only.
 
         Raises:
-            ValueError: more query positions asked for than there are queries.
+            ValueError: more positions than there are queries.
         """
         used = chosen_BQ.shape[1]
         if used > self.config.queries:
@@ -79,8 +84,8 @@ class Captioner(nn.Module):
         place_M = packing.place_N
         queries_MD = functional.embedding(place_M % used, self.queries_QD)
         if self.token_embedding is not None:
-            assert before_ids_BQ is not None  # noqa: S101  (the model gives them)
-            ids_M = before_ids_BQ.flatten().index_select(0, place_M)
+            assert previous_ids_BQ is not None  # noqa: S101  (the model passes them)
+            ids_M = previous_ids_BQ.flatten().index_select(0, place_M)
             queries_MD = (widen(queries_MD) + widen(self.token_embedding(ids_M))).to(self.queries_QD.dtype)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)
@@ -94,5 +99,5 @@ class Captioner(nn.Module):
 
 
 def _up_to_last(chosen_BQ: Tensor) -> Tensor:
-    """True up to the last chosen place of each row."""
+    """Return True up to the last chosen position of each row."""
     return chosen_BQ.flip(1).cumsum(dim=1).flip(1) > 0

@@ -1,7 +1,7 @@
-"""Transformer blocks through `torch.compile`: the compiler fuses norms, GELUs and residual sums, and chooses what to keep.
+"""Transformer blocks compiled by `torch.compile`, which fuses norms, GELUs and residual sums, and decides what to save.
 
-Blocks alone: they are where the time is, each is compiled once for all of its kind, and what waits for the device (packing)
-stays outside. Off by default. Not measured on a GPU so far.
+Only the blocks are compiled: they take most of the time, one compilation serves all of them, and packing, which synchronizes
+with the device, stays outside. Off by default. Not measured on a GPU yet.
 """
 
 import functools
@@ -17,11 +17,11 @@ _METHODS = ("forward", "last", "prefix_causal")
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """From now on the blocks of `model` run compiled, at their first use; weights and their names stay.
+    """Compile the blocks of `model` in place, at their first use. Weights and their names stay.
 
     Args:
-        model: any that holds blocks.
-        backend: of `torch.compile`.
+        model: a model with blocks.
+        backend: backend of `torch.compile`.
 
     Raises:
         RuntimeError: the backend needs a C++ compiler and there is none.
@@ -31,7 +31,7 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
         raise RuntimeError("torch.compile needs a C++ compiler and finds none: install g++, or set CXX to one")
     for module in model.modules():
         if type(module) is Block:
-            # The class and not the methods of one block: a copy of a block then computes with its own weights.
+            # The class is replaced, not the methods of an instance, so that a copy of a block uses its own weights.
             module.__class__ = _compiled(backend)
 
 

@@ -1,46 +1,46 @@
 """Floating-point operations of one sample, counted from the matrix products (2 per multiply-add).
 
-Normalisations, activations and softmaxes are left out, as is usual: they are below 2 % at the named sizes.
+Norms, activations and softmaxes are left out, as is usual: they are below 2 % at the named sizes.
 """
 
 from clips_pipeline.models.sizes import ClipsConfig
 
 
-def _projections(asked: int, tokens: int, width: int) -> int:
-    """Of one block: keys and values of all tokens; queries, output and MLP where something is asked, 10 D x D."""
-    return 2 * (2 * tokens + 10 * asked) * width * width
+def _projections(queries: int, tokens: int, width: int) -> int:
+    """Return the operations of a block's linear layers: keys and values of all tokens; query, output and MLP of the queries."""
+    return 2 * (2 * tokens + 10 * queries) * width * width
 
 
 def _blocks(tokens: int, width: int, depth: int) -> int:
-    """Pre-norm blocks with an MLP ratio of 4 in which every token sees every token."""
+    """Return the operations of blocks with an MLP ratio of 4 in which every token attends to every token."""
     return depth * (_projections(tokens, tokens, width) + 4 * tokens * tokens * width)
 
 
-def _read_out(tokens: int, width: int, depth: int) -> int:
-    """Likewise, with the last block at one position only."""
+def _pooled_blocks(tokens: int, width: int, depth: int) -> int:
+    """Return the operations of `_blocks` whose last block is computed at one position only."""
     return _blocks(tokens, width, depth - 1) + _projections(1, tokens, width) + 4 * tokens * width
 
 
 def _captioner(prefix: int, queries: int, width: int, depth: int) -> int:
-    """The prefix sees itself, queries see all (the masked half counts); the last block is that of the queries."""
-    tokens, asking = prefix + queries, 4 * queries * (prefix + queries) * width
-    inner = _projections(tokens, tokens, width) + 4 * prefix * prefix * width + asking
-    return (depth - 1) * inner + _projections(queries, tokens, width) + asking
+    """Return the operations of the captioner's blocks, with the masked half of the attention; the last block has queries only."""
+    tokens, query_attention = prefix + queries, 4 * queries * (prefix + queries) * width
+    inner = _projections(tokens, tokens, width) + 4 * prefix * prefix * width + query_attention
+    return (depth - 1) * inner + _projections(queries, tokens, width) + query_attention
 
 
 def forward_flops_by_part(
     config: ClipsConfig, web_length: int, fragment_length: int, target_length: int
 ) -> dict[str, int]:
-    """Operations of one sample's forward pass, by part of the model.
+    """Return the operations of one sample's forward pass, by part of the model.
 
     Args:
         config: the model.
-        web_length: tokens of the web caption row that are computed, with BOS, EOS and CLS.
-        fragment_length: likewise for the fragment's row; 0 for none.
-        target_length: query positions computed.
+        web_length: computed tokens of the web caption's row, with BOS, EOS and CLS.
+        fragment_length: computed tokens of the fragment's row; 0 without a fragment.
+        target_length: computed query positions.
 
     Returns:
-        `vision tower`, `text tower` (all its rows), and where there is a captioner `captioner` and `vocabulary head`.
+        `vision tower`, `text tower` (all rows), and with a captioner `captioner` and `vocabulary head`.
     """
     vision, text, captioner = config.vision, config.text, config.captioner
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -51,7 +51,9 @@ def forward_flops_by_part(
         "text tower": _blocks(web_length, text.width, text.depth) + 2 * text.width * config.embed_dim,
     }
     if fragment_length:
-        parts["text tower"] += _read_out(fragment_length, text.width, text.depth) + 2 * text.width * config.embed_dim
+        parts["text tower"] += (
+            _pooled_blocks(fragment_length, text.width, text.depth) + 2 * text.width * config.embed_dim
+        )
     if captioner is not None:
         # Teacher forcing (`inputs: tokens`) does not read the web caption.
         web = web_length - 1 if captioner.inputs == "queries" else 0
@@ -62,10 +64,10 @@ def forward_flops_by_part(
 
 
 def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
-    """Operations of one sample's forward pass through all parts; see `forward_flops_by_part`."""
+    """Return the operations of one sample's forward pass; see `forward_flops_by_part`."""
     return sum(forward_flops_by_part(config, web_length, fragment_length, target_length).values())
 
 
 def training_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
-    """Forward and backward of one sample: the backward pass costs twice the forward."""
+    """Return the operations of one sample, forward and backward: the backward pass costs twice the forward pass."""
     return 3 * forward_flops(config, web_length, fragment_length, target_length)

@@ -1,8 +1,8 @@
-"""A large batch in small memory: towers and captioner go through it in chunks, the losses see all of it.
+"""Gradient caching: towers and captioner process a batch in chunks, the losses see the whole batch.
 
-Each chunk's activations are thrown away and made again in the backward pass (activation checkpointing), so that one chunk at a
-time takes memory; what stays is its features and its captioner's states. Negatives are those of the whole batch, which
-accumulating gradients over micro-batches would shrink. The price is a second forward pass.
+The activations of a chunk are discarded and recomputed in the backward pass (activation checkpointing), so only one chunk's
+activations are in memory at a time; its features and captioner states stay. Negatives come from the whole batch, while gradient
+accumulation over micro-batches would have fewer. The cost is a second forward pass.
 
 Shapes: B batch, R rows of a chunk, E embedding, D captioner width, N valid target positions.
 """
@@ -22,18 +22,18 @@ def forward_in_chunks(
     target_ids_BT: Tensor,
     chunk: int,
 ) -> ClipsOutput:
-    """`model(...)` with the same values and gradients.
+    """Compute `model(...)` in chunks, with the same values and gradients.
 
-    Rows of similar target length share a chunk, since a chunk's attention is as long as its longest row. The order of the
-    captioner's states differs from the plain one, which the caption loss, a mean over all, does not see.
+    Rows of similar target length share a chunk, since the attention of a chunk is as long as its longest row. The captioner's
+    states therefore come in another order, which does not matter to the caption loss, a mean over all of them.
 
     Args:
-        model: in training.
-        images_BCHW: as in `ClipsModel.forward`, likewise the rest.
-        web_ids_BL: see there.
-        fragment_ids_BL: see there.
-        target_ids_BT: see there.
-        chunk: rows at a time.
+        model: the model, in training mode.
+        images_BCHW: as in `ClipsModel.forward`.
+        web_ids_BL: as in `ClipsModel.forward`.
+        fragment_ids_BL: as in `ClipsModel.forward`.
+        target_ids_BT: as in `ClipsModel.forward`.
+        chunk: rows of a chunk.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -44,10 +44,12 @@ def forward_in_chunks(
     order_B = lengths_B.argsort(stable=True)
     parts = []
     for rows_R in torch.split(order_B, chunk):
-        inputs = [whole.index_select(0, rows_R) for whole in (images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT)]
-        # No randomness in the model: nothing to be put back.
+        inputs = [
+            tensor.index_select(0, rows_R) for tensor in (images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT)
+        ]
+        # The model uses no random numbers, so their state need not be restored.
         parts.append(checkpoint(model.encode_all, *inputs, use_reentrant=False, preserve_rng_state=False))
     image, web, fragment, hidden, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    back_B = order_B.argsort()
-    image_BE, web_BE, fragment_BE = (features.index_select(0, back_B) for features in (image, web, fragment))
+    inverse_B = order_B.argsort()
+    image_BE, web_BE, fragment_BE = (features.index_select(0, inverse_B) for features in (image, web, fragment))
     return ClipsOutput(image_BE, web_BE, fragment_BE, model.logit_scale.exp(), hidden, targets)

@@ -1,8 +1,7 @@
-"""Initial values, as in the authors' JAX code; every bias is zero, every norm's weight one.
+"""Initialization of all parameters, as in the authors' JAX code. Biases are zero, weights of norms are one.
 
-One known difference: the authors' text tower and captioner scale the two output layers of a block as if there were
-always 12 blocks (their encoder never hands its depth on). Here the depth is the real one, as their formula intends;
-only H/14 (24) differs.
+One known difference: the authors' text tower and captioner scale the two output layers of a block as if the depth were 12
+(their encoder does not pass its depth on). Here it is the real depth, as their formula intends; only H/14 (24 blocks) differs.
 
 Shapes: D width.
 """
@@ -18,22 +17,22 @@ from clips_pipeline.models.text import TextTower
 from clips_pipeline.models.vision import VisionTower, sincos_2d
 
 INITIAL_TEMPERATURE = 0.07
-"""The contrastive softmax begins at this temperature: logit_scale = log(1 / 0.07)."""
+"""Initial temperature of the contrastive softmax: logit_scale = log(1 / 0.07)."""
 
 _TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a unit normal cut at two deviations; dividing by it restores the variance asked for."""
+"""Standard deviation of a unit normal truncated at two deviations; dividing by it gives the requested deviation."""
 
 
 @torch.no_grad()
 def initialize_vision(tower: VisionTower) -> None:
-    """Fill the vision tower."""
+    """Initialize the vision tower."""
     for block in _blocks(tower.blocks):
-        _plain(block)
+        _reset_norms_and_biases(block)
         nn.init.normal_(block.attn.in_proj.weight, std=0.02)
         nn.init.normal_(block.attn.out_proj.weight, std=0.02)
         nn.init.normal_(block.mlp.c_fc.weight, std=0.02)
         _truncated(block.mlp.c_proj.weight, math.sqrt(0.3072 / tower.config.width))
-    _norm(tower.norm)
+    _reset_norm(tower.norm)
     # Kaiming uniform as JAX defines it: gain 2, fan in.
     bound = math.sqrt(6.0 / (3 * tower.config.patch_size**2))
     nn.init.uniform_(tower.patches.weight, -bound, bound)
@@ -46,18 +45,18 @@ def initialize_vision(tower: VisionTower) -> None:
 
 @torch.no_grad()
 def initialize_text(tower: TextTower) -> None:
-    """Fill the text tower."""
+    """Initialize the text tower."""
     config = tower.config
     nn.init.normal_(tower.token_embedding.weight, std=0.02)
     nn.init.normal_(tower.positions_LD, std=0.01)
     _text_blocks(tower.blocks, config.width, config.depth)
-    _norm(tower.norm)
+    _reset_norm(tower.norm)
     nn.init.normal_(tower.head.weight, std=config.width**-0.5)
 
 
 @torch.no_grad()
 def initialize_captioner(captioner: Captioner) -> None:
-    """Fill the captioner."""
+    """Initialize the captioner."""
     config = captioner.config
     for layer in (captioner.image_projection, captioner.text_projection, captioner.head):
         if layer is not None:
@@ -65,18 +64,18 @@ def initialize_captioner(captioner: Captioner) -> None:
     if captioner.token_embedding is None:
         nn.init.normal_(captioner.queries_QD, std=1.0)
     else:
-        # Then they are positions beside tokens, as in the text tower.
+        # With token inputs the queries are positions, as in the text tower.
         nn.init.normal_(captioner.token_embedding.weight, std=0.02)
         nn.init.normal_(captioner.queries_QD, std=0.01)
     _text_blocks(captioner.blocks, config.width, config.depth)
-    _norm(captioner.norm)
+    _reset_norm(captioner.norm)
 
 
 def _text_blocks(blocks: nn.ModuleList, width: int, depth: int) -> None:
     inside = width**-0.5
     outside = inside * (2 * depth) ** -0.5
     for block in _blocks(blocks):
-        _plain(block)
+        _reset_norms_and_biases(block)
         nn.init.normal_(block.attn.in_proj.weight, std=inside)
         nn.init.normal_(block.attn.out_proj.weight, std=outside)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
@@ -87,14 +86,14 @@ def _blocks(blocks: nn.ModuleList) -> list[Block]:
     return [block for block in blocks if isinstance(block, Block)]
 
 
-def _plain(block: Block) -> None:
-    _norm(block.ln_1)
-    _norm(block.ln_2)
+def _reset_norms_and_biases(block: Block) -> None:
+    _reset_norm(block.ln_1)
+    _reset_norm(block.ln_2)
     for layer in (block.attn.in_proj, block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
         nn.init.zeros_(layer.bias)
 
 
-def _norm(norm: nn.LayerNorm) -> None:
+def _reset_norm(norm: nn.LayerNorm) -> None:
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
 

@@ -1,8 +1,8 @@
-"""The parts that stay in float32 while the towers run in a lower precision.
+"""Modules that compute in at least float32 while the towers run in a lower precision.
 
-The authors run towers and captioner in bfloat16 but keep patch convolution, token embedding, the captioner's
-projections, the final norms, all heads, the L2 norm and the losses in float32 (docs/method.md). The modules here do
-so under autocast as well as in a model converted to bfloat16 or float16; in float64 they stay in float64.
+The authors run towers and captioner in bfloat16 but keep patch convolution, token embedding, the captioner's projections, the
+final norms, all heads, the L2 norm and the losses in float32 (docs/method.md). The modules here do the same, under autocast and
+in a model that was converted to bfloat16 or float16. A float64 model stays in float64.
 
 Shapes: ... any leading sizes, I features in, O features out, D width.
 """
@@ -19,7 +19,7 @@ from clips_pipeline.models.sizes import EPSILON
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch autocast off inside, on any device."""
+    """Disable autocast inside the context, on any device."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         yield
         return
@@ -28,12 +28,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Give `x` in at least float32: bfloat16 and float16 are widened, float32 and float64 stay."""
+    """Return `x` in at least float32: bfloat16 and float16 are converted, float32 and float64 stay."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def like_weight(x: Tensor, weight: Tensor) -> Tensor:
-    """Give `x` in the wider of its own and the (widened) weight's precision, so that both can be multiplied."""
+    """Return `x` in the wider precision of `x` and `weight`, at least float32, so that both can be multiplied."""
     return x.to(torch.promote_types(widen(x).dtype, widen(weight).dtype))
 
 
@@ -53,7 +53,7 @@ class FullNorm(nn.LayerNorm):
 
 
 class BlockNorm(FullNorm):
-    """As `FullNorm`, but handed on in the weight's precision, ready for the matrix product that follows."""
+    """`FullNorm` whose output has the precision of the weight, for the matrix product that follows."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
@@ -74,7 +74,7 @@ class FullLinear(nn.Linear):
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """L2-normalise the last dimension as the authors do: x / (|x| + 1e-8), in at least float32."""
+    """L2-normalize the last dimension as the authors do: x / (|x| + 1e-8), in at least float32."""
     with full_precision(x.device):
         x = widen(x)
         norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a CLIPS model is made of, as data, and the named sizes of the paper.
+"""Model configuration: dimensions of all parts, and the named sizes.
 
 Sizes: CLIPS paper, section 4 (S/16, B/16, L/16, L/14, H/14); see docs/method.md.
 """
@@ -13,18 +13,18 @@ from clips_pipeline.config import ConfigError, PositiveInt
 Dimension = Annotated[int, Ge(1), Le(2**16)]
 
 MLP_RATIO = 4
-"""Width of every hidden layer, in widths of its block."""
+"""Width of the hidden layer of an MLP, relative to the width of its block."""
 
 EPSILON = 1.0e-6
-"""Epsilon of every layer norm (Flax's default, with which the published weights were trained)."""
+"""Epsilon of all layer norms (Flax's default, with which the published weights were trained)."""
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower: a plain pre-norm ViT over square patches, pooled by the mean of its patch tokens.
+    """Vision tower: a pre-norm ViT over square patches, pooled by the mean of its patch tokens.
 
-    `positions` is "computed" for the fixed 2-D sin-cos table (any grid), "stored" for imported weights whose table
-    was trained: that table is kept, not trained further, and fits one image size only.
+    `positions` is "computed" for the fixed 2-D sin-cos table (any grid), "stored" for imported weights whose table was trained:
+    that table is used as it is, not trained further, and fits one image size only.
     """
 
     image_size: PositiveInt
@@ -46,23 +46,23 @@ class VisionConfig:
 
     @property
     def tokens(self) -> int:
-        """Number of patches of one image of the configured size."""
+        """Number of patches of an image of the configured size."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text tower: bidirectional, pooled at its last position, where [CLS] stands.
+    """Text tower: bidirectional, pooled at its last position, which holds [CLS].
 
-    `padding` "attend" is published behaviour (PAD tokens are keys like any other); "mask" hides them, which also lets
-    a batch be trimmed to its longest row.
+    `padding` "attend" is the published behavior (PAD tokens are keys like any other); "mask" hides them, so that they need not be
+    computed.
     """
 
     vocab_size: PositiveInt
     width: PositiveInt
     depth: PositiveInt
     heads: PositiveInt
-    # ScratchBuffer for BOS, a token, EOS and CLS.
+    # At least BOS, one token, EOS and CLS.
     context_length: Annotated[int, Ge(4)]
     padding: Literal["attend", "mask"]
     pad_id: Annotated[int, Ge(0)] = 0
@@ -75,11 +75,11 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """The captioner: self-attention blocks over image tokens, web caption tokens and learnable queries.
+    """Captioner: self-attention blocks over image tokens, web caption tokens and learnable queries.
 
-    `condition` "before_norm" reads the text tower's tokens before its final norm (the authors' JAX code),
-    "after_norm" after it (their PyTorch code). Image tokens are read before the vision tower's norm in both.
-    `inputs` "queries" is CLIPS; "tokens" is CoCa's teacher forcing: no web caption, and each place reads the token before it.
+    `condition` "before_norm" reads the text tower's tokens before its final norm (the authors' JAX code), "after_norm" after it
+    (their PyTorch code). Image tokens are read before the vision tower's norm in both cases. `inputs` "queries" is CLIPS; "tokens"
+    is CoCa's teacher forcing: no web caption, and each position reads the preceding token.
     """
 
     vocab_size: PositiveInt
@@ -96,12 +96,12 @@ class CaptionerConfig:
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """A whole model; without a captioner it is a pair of towers, as CLIP is.
+    """The whole model; without a captioner it is a pair of towers, as CLIP.
 
-    Another image size is `replace(config.vision, image_size=...)`: no parameter changes.
+    Another image size (`replace(config.vision, image_size=...)`) changes no parameter.
 
     Raises:
-        ConfigError: dimensions that do not fit each other, here or in any of the parts. `config.from_mapping` checks ranges.
+        ConfigError: dimensions do not fit each other, here or in a part. `config.from_mapping` checks ranges.
     """
 
     vision: VisionConfig
@@ -113,20 +113,24 @@ class ClipsConfig:
         if self.captioner is not None and self.captioner.vocab_size != self.text.vocab_size:
             raise ConfigError(
                 f"captioner.vocab_size: {self.captioner.vocab_size} is not text.vocab_size {self.text.vocab_size}; "
-                "one tokenizer writes both, make them equal"
+                "set both to the same number, since one tokenizer serves both"
             )
 
 
 def _check_heads(width: int, heads: int) -> None:
     if width % heads:
-        near = min((count for count in range(1, width + 1) if width % count == 0), key=lambda count: abs(count - heads))
-        raise ConfigError(f"heads: a width of {width} cannot be split into {heads} heads; use {near}, which divides it")
+        nearest = min(
+            (count for count in range(1, width + 1) if width % count == 0), key=lambda count: abs(count - heads)
+        )
+        raise ConfigError(
+            f"heads: a width of {width} cannot be split into {heads} heads; use {nearest}, which divides it"
+        )
 
 
 def _model(
     vision: VisionConfig, text: tuple[int, int, int], captioner: tuple[int, int, int], embed_dim: int, vocab_size: int
 ) -> ClipsConfig:
-    """Text tower and captioner are given by width, depth and heads. Lengths and padding are those of the published models."""
+    """Return a model whose text tower and captioner have the given width, depth and heads, with published lengths and padding."""
     (width, depth, heads), (inner, blocks, inner_heads) = text, captioner
     return ClipsConfig(
         vision=vision,
@@ -137,11 +141,11 @@ def _model(
 
 
 def _paper(vision: VisionConfig, width: int, depth: int, heads: int) -> ClipsConfig:
-    """Text tower and captioner share their size in the paper; the embedding is as wide as both."""
+    """Return a model of the paper: text tower and captioner have the same size, and the embedding has their width."""
     return _model(vision, (width, depth, heads), (width, depth, heads), width, 32_000)
 
 
-# CLIP's byte pairs and our specials are 49,413 ids.
+# CLIP's byte pairs and our special ids are 49,413 ids.
 _BPE = 49_664
 _MINI = (VisionConfig(112, 16, width=192, depth=6, heads=3), (192, 4, 3), (192, 2, 3), 192)
 _TI16 = (VisionConfig(112, 16, width=192, depth=12, heads=3), (256, 6, 4), (256, 4, 4), 256)
@@ -161,19 +165,19 @@ SIZES: dict[str, ClipsConfig] = {
 }
 """Models by name.
 
-The paper's sizes are for 224 px and the published table of 32,000 ids. `tiny` is for the embedded data on a laptop's CPU, `mini`
-and `ti16` for real photos on small machines; those in -bpe have room for CLIP's byte pairs.
+The paper's sizes are for 224 px and the published table of 32,000 ids. `tiny` is for the embedded data on a laptop's CPU; `mini`
+and `ti16` are for real photos on small machines; sizes in `-bpe` have a table for CLIP's byte pairs.
 """
 
 
 @dataclass(frozen=True)
 class TowerSize:
-    """Dimensions of a transformer; what is null is the base's.
+    """Dimensions of a transformer; null takes the value of the base.
 
     Attributes:
-        width: of its tokens.
+        width: width of the tokens.
         depth: number of blocks.
-        heads: of each block; they divide the width.
+        heads: attention heads of each block; a divisor of the width.
     """
 
     width: Dimension | None = None
@@ -183,10 +187,10 @@ class TowerSize:
 
 @dataclass(frozen=True)
 class VisionSize(TowerSize):
-    """Dimensions of the vision tower; what is null is the base's.
+    """Dimensions of the vision tower; null takes the value of the base.
 
     Attributes:
-        image_size: pixels per side, a multiple of the patch size; `train.model.image_size` stands above it.
+        image_size: pixels per side, a multiple of the patch size; `train.model.image_size` overrides it.
         patch_size: pixels per side of a patch.
     """
 
@@ -196,15 +200,15 @@ class VisionSize(TowerSize):
 
 @dataclass(frozen=True)
 class SizeConfig:
-    """A model by its dimensions, in place of a size's name.
+    """A model by its dimensions, instead of the name of a size.
 
     Attributes:
-        base: the named size whose dimensions stand where others are null; without one, all have to be given.
+        base: named size that gives the dimensions that are null; without it, all dimensions are required.
         vision: the vision tower.
         text: the text tower.
         captioner: the captioner.
-        embed_dim: width of the common embedding.
-        vocab_size: ids of the embedding table; at least as many as the tokenizer has.
+        embed_dim: width of the joint embedding.
+        vocab_size: rows of the token embedding table, at least the number of ids of the tokenizer.
     """
 
     base: str | None = None
@@ -216,10 +220,10 @@ class SizeConfig:
 
 
 def resolve_size(size: str | SizeConfig) -> ClipsConfig:
-    """The model that `train.model.size` means.
+    """Return the model configuration for `train.model.size`.
 
     Raises:
-        ConfigError: an unknown name, a dimension that is missing, or dimensions that do not fit each other.
+        ConfigError: the name is unknown, a dimension is missing, or dimensions do not fit each other.
     """
     known = ", ".join(SIZES)
     name = size if isinstance(size, str) else size.base
@@ -228,13 +232,13 @@ def resolve_size(size: str | SizeConfig) -> ClipsConfig:
     base = None if name is None else SIZES[name]
     if isinstance(size, str):
         return SIZES[size]
-    vocab = {"vocab_size": _given(size, base.text if base else None, "vocab_size", "")}
+    vocab = {"vocab_size": _dimension(size, base.text if base else None, "vocab_size", "")}
 
     def part(key: str, config: type[Any], **others: Any) -> Any:
-        change, old = getattr(size, key), getattr(base, key, None)
-        found = {item.name: _given(change, old, item.name, f"{key}.") for item in fields(change)}
+        change, default = getattr(size, key), getattr(base, key, None)
+        dimensions = {item.name: _dimension(change, default, item.name, f"{key}.") for item in fields(change)}
         try:
-            return config(**found, **others)
+            return config(**dimensions, **others)
         except ConfigError as error:
             raise ConfigError(f"{key}.{error}") from None
 
@@ -242,11 +246,11 @@ def resolve_size(size: str | SizeConfig) -> ClipsConfig:
         vision=part("vision", VisionConfig),
         text=part("text", TextConfig, **vocab, context_length=80, padding="attend"),
         captioner=part("captioner", CaptionerConfig, **vocab, queries=128),
-        embed_dim=_given(size, base, "embed_dim", ""),
+        embed_dim=_dimension(size, base, "embed_dim", ""),
     )
 
 
-def _given(change: Any, base: Any, name: str, prefix: str) -> Any:
+def _dimension(change: Any, base: Any, name: str, prefix: str) -> Any:
     value = getattr(change, name)
     if value is None and base is None:
         raise ConfigError(

@@ -1,5 +1,5 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
-"""The text tower: bidirectional, read out at the last position, where [CLS] stands. CLIPS paper, section 3.
+"""Text tower: bidirectional transformer, pooled at the last position, which holds [CLS]. CLIPS paper, section 3.
 
 Shapes: B batch, L context length, S positions in use (S <= L), N tokens that are not PAD, D width, E embedding.
 """
@@ -17,11 +17,11 @@ from clips_pipeline.models.sizes import TextConfig
 
 
 class TextOutput(NamedTuple):
-    """What the tower gives.
+    """Output of the tower.
 
-    Tokens (B, S - 1, D) come before the final norm and without the last position; `keep_BS` (B, S - 1) is True where
-    a token is not PAD (tokens are 0 elsewhere), or None where PAD counts like any other; pooled is (B, D), feature
-    (B, E), not normalised.
+    `tokens_BSD` (B, S - 1, D) are taken before the final norm, without the last position. `keep_BS` (B, S - 1) is True at tokens
+    that are not PAD (other tokens are 0), or None if PAD is attended to. `pooled_BD` is (B, D); `feature_BE` (B, E) is not
+    normalized.
     """
 
     tokens_BSD: Tensor
@@ -31,14 +31,19 @@ class TextOutput(NamedTuple):
 
 
 class TextInput(NamedTuple):
-    """What the first block reads: (B, L, D), or (N, D) where PAD is hidden, for then it need not be computed."""
+    """Input of the first block: (B, L, D), or packed (N, D) if PAD is hidden and hence not computed."""
 
     x: Tensor
     packing: Packing | None
 
 
 class TextTower(nn.Module):
-    """Token and position embeddings, blocks without a causal mask, final norm, projection of the last position."""
+    """Token and position embeddings, blocks without a causal mask, final norm, projection of the last position.
+
+    Args:
+        config: dimensions and padding.
+        embed_dim: E.
+    """
 
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
@@ -50,7 +55,7 @@ class TextTower(nn.Module):
         self.head = FullLinear(config.width, embed_dim)
 
     def body_length(self, ids_BL: Tensor) -> Tensor:
-        """The scalar number of leading columns that hold every token but [CLS]; all later columns are PAD."""
+        """Return, as a scalar tensor, the number of leading columns up to the last token before [CLS]; all later ones are PAD."""
         return last_true(ids_BL[:, :-1] != self.config.pad_id)
 
     def forward(self, ids_BL: Tensor, body: int | None = None) -> TextOutput:
@@ -58,40 +63,40 @@ class TextTower(nn.Module):
 
         Args:
             ids_BL: (B, L) rows that end in [CLS].
-            body: number of leading columns to compute under `padding: mask`, at least `body_length`; None finds it out.
+            body: leading columns to compute under `padding: mask`, at least `body_length`; None computes `body_length`.
 
         Raises:
-            ValueError: rows are not L = `context_length` long.
+            ValueError: the rows do not have `context_length` ids.
         """
         return self.encode(self.embed((ids_BL, body))[0])
 
     def feature(self, ids_BL: Tensor, body: int | None = None) -> Tensor:
-        """`forward(...).feature_BE` alone, for which the last block is computed at [CLS] only.
+        """Return `forward(...).feature_BE`, for which the last block is computed at [CLS] only.
 
         Raises:
             ValueError: as `forward`.
         """
-        return self.read_out(self.embed((ids_BL, body))[0])
+        return self.pooled_feature(self.embed((ids_BL, body))[0])
 
     def embed(self, *rows: tuple[Tensor, int | None]) -> list[TextInput]:
-        """Each set of rows (ids and body, as in `forward`) as the blocks read it.
+        """Return the input of the blocks for each set of rows (ids and body, as in `forward`).
 
-        All look into the table at once: its gradient is as large as the table, and so is made once and not for each set.
+        There is one lookup for all sets: the gradient of a lookup is as large as the embedding table.
 
         Raises:
             ValueError: as `forward`.
         """
-        places = [self._places(*row) for row in rows]
-        found = functional.embedding(torch.cat([ids for ids, _, _ in places]), self.token_embedding.weight)
-        kind, made = self.token_embedding.weight.dtype, []
-        parts = torch.split(found, [len(ids) for ids, _, _ in places])
+        places = [self._positions(*row) for row in rows]
+        tokens = functional.embedding(torch.cat([ids for ids, _, _ in places]), self.token_embedding.weight)
+        dtype, inputs = self.token_embedding.weight.dtype, []
+        parts = torch.split(tokens, [len(ids) for ids, _, _ in places])
         for part, (_, positions, packing) in zip(parts, places, strict=True):
             x = part if packing is not None else part.view(-1, *self.positions_LD.shape)
-            made.append(TextInput((widen(x) + widen(positions)).to(kind), packing))
-        return made
+            inputs.append(TextInput((widen(x) + widen(positions)).to(dtype), packing))
+        return inputs
 
     def encode(self, rows: TextInput) -> TextOutput:
-        """`forward` behind the embedding."""
+        """Compute `forward` after the embedding."""
         x, packing = self._before_last(rows)
         last = self._last_block()
         if packing is None:
@@ -101,12 +106,12 @@ class TextTower(nn.Module):
         tokens_BSD = packing.unpack(x_ND)[:, :-1]
         return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], *self._pool(x_ND[packing.last_token()]))
 
-    def read_out(self, rows: TextInput) -> Tensor:
-        """`feature` behind the embedding."""
+    def pooled_feature(self, rows: TextInput) -> Tensor:
+        """Compute `feature` after the embedding."""
         return self._pool(self._last_block().last(*self._before_last(rows)))[1]
 
     def _before_last(self, rows: TextInput) -> TextInput:
-        """Likewise, of the last block."""
+        """Return the input of the last block."""
         x, packing = rows
         for block in self.blocks[:-1]:
             x = block(x, packing)
@@ -117,12 +122,12 @@ class TextTower(nn.Module):
         assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
         return block
 
-    def _places(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
-        """The ids that are computed, flat; their positions, (L, D) or (N, D); and where they stand."""
+    def _positions(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
+        """Return the ids to compute, flat; their position embeddings, (L, D) or (N, D); and their packing."""
         length = self.config.context_length
         if ids_BL.shape[1] != length:
             raise ValueError(
-                f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenise to text.context_length"
+                f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenize to text.context_length"
             )
         if self.config.padding == "attend":
             return ids_BL.flatten(), self.positions_LD, None
@@ -130,7 +135,7 @@ class TextTower(nn.Module):
         ids_BS = ids_BL
         positions_SD: Tensor = self.positions_LD
         if body < length - 1:
-            # [CLS] keeps its place, the last.
+            # [CLS] keeps the last position.
             ids_BS = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
             positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
         packing = Packing.of(ids_BS != self.config.pad_id)
@@ -143,6 +148,6 @@ class TextTower(nn.Module):
 
 
 def last_true(flags_BS: Tensor) -> Tensor:
-    """One more than the last column that is True in any row, as a scalar; 0 where none is."""
+    """Return one more than the last column that is True in any row, as a scalar tensor; 0 if there is none."""
     columns = torch.arange(1, flags_BS.shape[1] + 1, device=flags_BS.device)
     return torch.where(flags_BS.any(dim=0), columns, 0).amax()

@@ -1,7 +1,7 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
-"""The vision tower, for square and other images. CLIPS paper, section 3; positions as in MoCo v3.
+"""Vision tower: a ViT for images of any size in whole patches. CLIPS paper, section 3; positions as in MoCo v3.
 
-Shapes: B batch, C colours, H height and W width in pixels, P patches (row-major), K patches kept, D width, E embedding.
+Shapes: B batch, C colors, H height and W width in pixels, P patches (row-major), K patches kept, D width, E embedding.
 """
 
 from typing import NamedTuple
@@ -18,10 +18,9 @@ _LONGEST_WAVE = 10_000.0
 
 
 def sincos_2d(rows: int, columns: int, width: int) -> Tensor:
-    """The fixed position table (1 + rows * columns, width) in float32: row 0 (CLS) zero, then row-major patches.
+    """Return the fixed position table (1 + rows * columns, width) in float32: zeros for CLS, then the patches, row-major.
 
-    Each patch holds sin x, cos x, sin y, cos y, a quarter of the width each, at frequencies 1 / 10000^(k / (width / 4
-    - 1)).
+    Each patch has sin x, cos x, sin y and cos y, a quarter of the width each, at frequencies 1 / 10000^(k / (width / 4 - 1)).
     """
     quarter = width // 4
     step = torch.arange(quarter, dtype=torch.float64) / max(quarter - 1, 1)
@@ -33,10 +32,7 @@ def sincos_2d(rows: int, columns: int, width: int) -> Tensor:
 
 
 class VisionOutput(NamedTuple):
-    """What the tower gives:
-
-    patch tokens before the final norm (B, P, D), pooled (B, D) and projected (B, E), not normalised.
-    """
+    """Output of the tower: patch tokens before the final norm (B, P, D), pooled (B, D), and projected (B, E), not normalized."""
 
     tokens_BPD: Tensor
     pooled_BD: Tensor
@@ -44,7 +40,12 @@ class VisionOutput(NamedTuple):
 
 
 class VisionTower(nn.Module):
-    """ViT with a CLS token that takes part in attention but not in pooling: the feature is the mean of the patches."""
+    """ViT with a CLS token that takes part in attention but not in pooling: the feature is the mean of the patches.
+
+    Args:
+        config: dimensions and positions.
+        embed_dim: E.
+    """
 
     def __init__(self, config: VisionConfig, embed_dim: int) -> None:
         super().__init__()
@@ -60,18 +61,18 @@ class VisionTower(nn.Module):
         self._tables: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, images_BCHW: Tensor, kept_BK: Tensor | None = None) -> VisionOutput:
-        """Encode normalised images of any size that is a multiple of the patch in both directions.
+        """Encode normalized images whose height and width are multiples of the patch size.
 
         Args:
             images_BCHW: the images.
-            kept_BK: numbers of the patches that are looked at, in each image as many; None is all of them.
+            kept_BK: indices of the patches to read, the same number for each image; None reads all.
 
         Raises:
-            ValueError: the image cannot be cut into whole patches, or does not fit a stored position table.
+            ValueError: the images do not consist of whole patches, or do not fit a stored position table.
         """
         tokens_BSD = self.embed(images_BCHW)
         if kept_BK is not None:
-            chosen_BK1 = (functional.pad(kept_BK + 1, (1, 0))).unsqueeze(2)  # CLS, and then the patches
+            chosen_BK1 = (functional.pad(kept_BK + 1, (1, 0))).unsqueeze(2)  # CLS first, then the patches
             tokens_BSD = tokens_BSD.gather(1, chosen_BK1.expand(-1, -1, tokens_BSD.shape[2]))
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD)
@@ -80,7 +81,7 @@ class VisionTower(nn.Module):
         return VisionOutput(tokens_BPD, pooled_BD, self.head(pooled_BD))
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the first block's input (B, 1 + P, D), CLS first."""
+        """Return the input (B, 1 + P, D) of the first block, CLS first, for images (B, 3, H, W)."""
         size = self.config.patch_size
         height, width = images_BCHW.shape[-2:]
         if height % size or width % size:
@@ -104,10 +105,10 @@ class VisionTower(nn.Module):
                     f"resize it to {self.config.image_size} pixels or set vision.positions to 'computed'"
                 )
             return self.positions_PD.to(like.dtype)
-        # Not a buffer: a buffer would be lost on the way through the meta device, and one tower serves many grids.
+        # Not a buffer: a buffer would be lost on the meta device, and one tower serves many grids.
         key = (rows, columns, like.device, like.dtype)
         if key not in self._tables:
-            # A table made in inference mode could not be used in training later.
+            # A tensor created in inference mode could not be used in training later.
             with torch.inference_mode(False):
                 self._tables[key] = sincos_2d(rows, columns, self.config.width).to(like)
         return self._tables[key]

@@ -51,9 +51,9 @@ def test_many_columns_are_cut_into_chunks_by_themselves(monkeypatch):
         held.append(rows_RE.shape[0] * columns_GE.shape[0])
         return plain(rows_RE, columns_GE, target_R)
 
-    plain = contrastive._summed
-    monkeypatch.setattr(contrastive, "_summed", summed)
-    monkeypatch.setattr(contrastive, "MOST_LOGITS", 20)
+    plain = contrastive._sum_of_cross_entropies
+    monkeypatch.setattr(contrastive, "_sum_of_cross_entropies", summed)
+    monkeypatch.setattr(contrastive, "MAX_LOGITS", 20)
     for ours, theirs in zip(contrastive_loss(*leaves), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     assert max(held) == 14

@@ -38,12 +38,12 @@ def batch(method: str) -> tuple[torch.Tensor, ...]:
     return images, text, text[:, :0], target
 
 
-def teacher_forced_logits(model: ClipsModel, image_BPD: torch.Tensor, before_ids_BQ: torch.Tensor) -> torch.Tensor:
+def teacher_forced_logits(model: ClipsModel, image_BPD: torch.Tensor, previous_ids_BQ: torch.Tensor) -> torch.Tensor:
     """Every place, one dense mask: the image sees the image, place i the image and the places up to its own."""
     captioner = model.captioner
-    inputs = captioner.token_embedding.weight[before_ids_BQ] + captioner.queries_QD[: before_ids_BQ.shape[1]]
+    inputs = captioner.token_embedding.weight[previous_ids_BQ] + captioner.queries_QD[: previous_ids_BQ.shape[1]]
     x_BSD = torch.cat([image_BPD @ captioner.image_projection.weight.T, inputs], dim=1)
-    prefix, places = image_BPD.shape[1], before_ids_BQ.shape[1]
+    prefix, places = image_BPD.shape[1], previous_ids_BQ.shape[1]
     allowed = torch.ones(prefix + places, prefix + places).tril().bool()
     allowed[:prefix] = False
     allowed[:, :prefix] = True

@@ -215,7 +215,7 @@ def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogP
         last_NQ = torch.zeros_like(before_NQ, dtype=torch.bool)
         last_NQ[:, -1] = True
         image_NPD = image_1PD.expand(len(hypotheses), -1, -1)
-        hidden_ND = captioner(image_NPD, None, last_NQ, before_ids_BQ=before_NQ)
+        hidden_ND = captioner(image_NPD, None, last_NQ, previous_ids_BQ=before_NQ)
         log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
         return log_p_NV
 

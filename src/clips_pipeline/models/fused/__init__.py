@@ -1,3 +1,3 @@
-"""The fast CPU path: fused norms, MLPs and projections on packed rows, equal to the plain blocks."""
+"""Fused norms, MLPs and projections on packed rows: a fast CPU path with the results of the plain modules."""
 
 __all__ = ["mlp", "packing", "projections", "tiling"]

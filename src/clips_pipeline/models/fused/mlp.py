@@ -1,13 +1,14 @@
-"""A norm and the MLP behind it as one function that keeps only its input for the backward pass.
+"""Fused layer norm and MLP that saves only its input for the backward pass.
 
-Autograd would keep what each layer reads: the normed rows, the hidden layer and its GELU, nine widths a token. Here they are made
-again. They never exist as a whole either: rows go through in groups that fit the processor's cache, and every group writes
-into the same memory. On an accelerator all rows are one group. `fused_projections.py` does the same around attention.
+Autograd would save the input of each layer: the normed rows, the hidden layer and its GELU, nine widths per token. Here the
+backward pass computes them again. They never exist for all rows at once either: the rows are processed in tiles that fit the
+processor's cache, and all tiles use the same memory. On an accelerator all rows are one tile. `projections.py` does the same for
+the linear layers around attention.
 
-What is computed is that of the plain modules, in the order of summation that groups give;
-`tests/unit/models/fused/test_fused.py` holds both against each other.
+The result is that of the plain modules, with sums in the order of the tiles; `tests/unit/models/fused/test_fused.py` compares
+both.
 
-Shapes: N tokens, R tokens of a group, D width, F hidden width.
+Shapes: N tokens, R tokens of a tile, D width, F hidden width.
 """
 
 from typing import Any
@@ -23,26 +24,26 @@ from clips_pipeline.models.fused.tiling import (
     add_product,
     apply_gelu,
     compute_dtype,
-    groups,
+    gradient_buffer,
     norm_rows,
-    to_fill,
+    row_tiles,
 )
 
 
 def norm_mlp(x: Tensor, norm: nn.LayerNorm, wide: nn.Linear, narrow: nn.Linear, gelu: Gelu) -> Tensor:
-    """`x + narrow(gelu(wide(norm(x))))`, (..., D) -> (..., D).
+    """Compute `x + narrow(gelu(wide(norm(x))))`, (..., D) -> (..., D).
 
     Args:
         x: rows.
-        norm: before.
-        wide: D to F.
-        narrow: F to D.
-        gelu: between them.
+        norm: layer norm.
+        wide: linear layer, D to F.
+        narrow: linear layer, F to D.
+        gelu: which GELU.
     """
-    made: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
         x.reshape(-1, x.shape[-1]), norm.weight, norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias, gelu
     )
-    return made.view(x.shape)
+    return output.view(x.shape)
 
 
 class _NormMlp(torch.autograd.Function):
@@ -58,18 +59,18 @@ class _NormMlp(torch.autograd.Function):
         narrow_D: Tensor,
         gelu: Gelu,
     ) -> Tensor:
-        kind = compute_dtype(x_ND, wide_FD)
-        out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, kind))
-        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
-        room = ScratchBuffer(x_ND, len(wide), kind, len(wide))
-        for rows in groups(x_ND, len(wide)):
-            normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, kind)
-            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(0, rows))
+        dtype = compute_dtype(x_ND, wide_FD)
+        out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, dtype))
+        wide, bias, narrow = wide_FD.to(dtype), wide_F.to(dtype), narrow_DF.to(dtype)
+        scratch = ScratchBuffer(x_ND, len(wide), dtype, len(wide))
+        for rows in row_tiles(x_ND, len(wide)):
+            normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, dtype)
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=scratch.view(0, rows))
             active_RF = apply_gelu(hidden_RF, gelu, hidden_RF)
             out_RD = torch.add(x_ND[rows], narrow_D, out=out_ND[rows])
             add_product(out_RD, active_RF, narrow.T)
         ctx.save_for_backward(x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF)
-        ctx.gelu, ctx.kind = gelu, kind
+        ctx.gelu, ctx.dtype = gelu, dtype
         return out_ND
 
     @staticmethod
@@ -77,27 +78,30 @@ class _NormMlp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (out_grad_ND,) = gradients
         x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF = ctx.saved_tensors
-        kind = ctx.kind
+        dtype = ctx.dtype
         wants_x, wants_scale, wants_shift, wants_wide, wants_wide_bias, wants_narrow, wants_narrow_bias = (
             ctx.needs_input_grad[:7]
         )
-        wide, bias, narrow = wide_FD.to(kind), wide_F.to(kind), narrow_DF.to(kind)
+        wide, bias, narrow = wide_FD.to(dtype), wide_F.to(dtype), narrow_DF.to(dtype)
         wants_norm = wants_x or wants_scale or wants_shift
         norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-        wide_grad = to_fill(wide_FD, x_ND) if wants_wide else None
+        wide_grad = gradient_buffer(wide_FD, x_ND) if wants_wide else None
         wide_bias_grad = torch.zeros_like(wide_F) if wants_wide_bias else None
-        narrow_grad = to_fill(narrow_DF, x_ND) if wants_narrow else None
+        narrow_grad = gradient_buffer(narrow_DF, x_ND) if wants_narrow else None
         narrow_bias_grad = out_grad_ND.sum(0).to(wide_F.dtype) if wants_narrow_bias else None
-        room = ScratchBuffer(x_ND, len(wide), kind, len(wide), places=3)
-        for rows in groups(x_ND, len(wide)):
-            normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, kind)
-            gradient_RD = out_grad_ND[rows].to(kind)
-            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=room.of(2, rows))
+        scratch = ScratchBuffer(x_ND, len(wide), dtype, len(wide), slots=3)
+        for rows in row_tiles(x_ND, len(wide)):
+            normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, dtype)
+            gradient_RD = out_grad_ND[rows].to(dtype)
+            hidden_RF = torch.addmm(bias, normed_RD, wide.T, out=scratch.view(2, rows))
             if narrow_grad is not None:
                 add_product(
-                    narrow_grad, gradient_RD.T, apply_gelu(hidden_RF, ctx.gelu, room.of(0, rows)), first=rows.start == 0
+                    narrow_grad,
+                    gradient_RD.T,
+                    apply_gelu(hidden_RF, ctx.gelu, scratch.view(0, rows)),
+                    first=rows.start == 0,
                 )
-            back_RF = torch.mm(gradient_RD, narrow, out=room.of(1, rows))
+            back_RF = torch.mm(gradient_RD, narrow, out=scratch.view(1, rows))
             torch.ops.aten.gelu_backward.grad_input(back_RF, hidden_RF, approximate=ctx.gelu, grad_input=back_RF)
             if wide_bias_grad is not None:
                 wide_bias_grad += back_RF.sum(0)

@@ -1,7 +1,7 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
-"""Rows of unequal length without their padding: everything but attention works on the tokens alone.
+"""Packing: rows of unequal length as one tensor of tokens without padding. All layers except attention work on it.
 
-Shapes: B rows, S places of a row, N places that hold a token, D features.
+Shapes: B rows, S positions of a row, N positions that hold a token, D features.
 """
 
 from typing import Any, NamedTuple
@@ -12,32 +12,32 @@ from torch.autograd.function import once_differentiable
 
 
 class Packing(NamedTuple):
-    """Which places of (B, S) hold a token: as flags, and as their N flat numbers in ascending order."""
+    """The positions of (B, S) that hold a token: as flags (B, S), and as N flat indices in ascending order."""
 
     keep_BS: Tensor
     place_N: Tensor
 
     @classmethod
     def of(cls, keep_BS: Tensor) -> "Packing":
-        """Find the places; waits for the device once."""
+        """Find the positions of the tokens; synchronizes with the device once."""
         return cls(keep_BS, keep_BS.flatten().nonzero().squeeze(1))
 
     def pack(self, x_BSD: Tensor) -> Tensor:
-        """(B, S, D) to (N, D), row-major."""
-        packed: Tensor = _Move.apply(x_BSD, self, True)  # type: ignore[no-untyped-call]
+        """Return the tokens (N, D) of (B, S, D), row-major."""
+        packed: Tensor = _PackOrUnpack.apply(x_BSD, self, True)  # type: ignore[no-untyped-call]
         return packed
 
     def unpack(self, x_ND: Tensor) -> Tensor:
-        """(N, D) to (B, S, D), zero where there is no token."""
-        unpacked: Tensor = _Move.apply(x_ND, self, False)  # type: ignore[no-untyped-call]
+        """Return (B, S, D) from tokens (N, D), with zeros as padding."""
+        unpacked: Tensor = _PackOrUnpack.apply(x_ND, self, False)  # type: ignore[no-untyped-call]
         return unpacked
 
     def last_token(self) -> Tensor:
-        """The number within N of each row's last token, (B,); every row has one."""
+        """Return the index within N of each row's last token, (B,). Every row must have a token."""
         return self.keep_BS.sum(dim=1).cumsum(dim=0) - 1
 
-    def numbers(self) -> Tensor:
-        """The number within N of each token, (B, S); elsewhere that of the token before."""
+    def indices(self) -> Tensor:
+        """Return the index within N of each token, (B, S); at padding, that of the preceding token."""
         return (self.keep_BS.flatten().cumsum(dim=0) - 1).view_as(self.keep_BS)
 
 
@@ -51,10 +51,10 @@ def _put(x_ND: Tensor, packing: Packing) -> Tensor:
     return x_MD.index_copy_(0, packing.place_N, x_ND).view(batch, places, -1)
 
 
-class _Move(torch.autograd.Function):
+class _PackOrUnpack(torch.autograd.Function):
     """`_take` or `_put`; each is the other's gradient.
 
-    PyTorch's own gradient of indexing adds, because an index may come twice; no place does.
+    PyTorch's own gradient of indexing adds, because an index may occur twice. Here each position occurs once.
     """
 
     @staticmethod

@@ -1,11 +1,12 @@
 # ruff: noqa: N815  (a field carries a shape suffix in capitals)
-"""The linear layers before and behind attention, as functions that keep only what they read; see `fused_mlp.py`.
+"""Fused linear layers before and after attention, which save only their input; see `mlp.py`.
 
-Attention reads rows with their padding, everything else tokens alone. So a group's tokens go from the product straight to their
-places, and back. As a whole they never exist: such tensors, which come and go among those that last, would leave holes in the heap.
+Attention reads padded rows, all other layers read the tokens alone. The projections of a tile are written directly to the
+positions of its tokens in the padded rows, and read back from there. A tensor of all tokens is never allocated; such short-lived
+large tensors would fragment the heap.
 
-Shapes: B rows, S places of a row, P and Q those of prefix and queries, M all places, N tokens, T either of both, R tokens of a
-group, D width, O features of one projection.
+Shapes: B rows, S positions of a row, P and Q positions of prefix and queries, M all positions, N tokens, T either (B, S) or N,
+R tokens of a tile, D width, O features of one projection.
 """
 
 from typing import Any, NamedTuple
@@ -20,75 +21,78 @@ from clips_pipeline.models.fused.tiling import (
     ScratchBuffer,
     add_product,
     compute_dtype,
-    groups,
+    gradient_buffer,
     norm_rows,
-    to_fill,
+    row_tiles,
 )
 
 
 def norm_projections(
     x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, parts: tuple[int, ...], packing: Packing | None
 ) -> tuple[Tensor, ...]:
-    """Some of the D-wide parts of `linear(norm(x))`, each a tensor of its own, (T, D) -> (B, S, D) each.
+    """Compute some of the D-wide parts of `linear(norm(x))`, each as a separate tensor, (T, D) -> (B, S, D) each.
 
-    With a packing the other places hold zeros.
+    With a packing, padding is zero.
 
     Args:
         x: rows, (B, S, D) without a packing and (N, D) with one.
-        norm: before.
-        linear: D to a multiple of D.
-        parts: which ones.
-        packing: of `x`.
+        norm: layer norm.
+        linear: linear layer, D to a multiple of D.
+        parts: indices of the parts.
+        packing: packing of `x`.
     """
     place_N, count = (None, x[..., 0].numel()) if packing is None else (packing.place_N, packing.keep_BS.numel())
     source = tuple(_Part(part, number, place_N) for number, part in enumerate(parts))
-    made = _projections([x], norm, linear, (source,), (count,) * len(parts))
+    outputs = _projections([x], norm, linear, (source,), (count,) * len(parts))
     shape = x.shape if packing is None else (*packing.keep_BS.shape, x.shape[-1])
-    return tuple(part.view(shape) for part in made)
+    return tuple(part.view(shape) for part in outputs)
 
 
 def joined_projections(
-    before: Tensor,
-    behind_MD: Tensor,
+    prefix: Tensor,
+    queries_MD: Tensor,
     norm: nn.LayerNorm,
     linear: nn.Linear,
-    before_packing: Packing | None,
+    prefix_packing: Packing | None,
     packing: Packing,
     *,
     queries: bool = True,
 ) -> tuple[Tensor, ...]:
-    """`norm_projections` of two sets of rows, with keys and values of both one behind the other: each is put there at once.
+    """Compute `norm_projections` of a prefix and of the queries after it, with joint keys and values, without a concatenation.
 
     Args:
-        before: (B, P, D), or (N, D) with a packing.
-        behind_MD: the tokens of (B, Q).
-        norm: see there.
-        linear: see there.
-        before_packing: of `before`.
-        packing: of `behind_MD`.
-        queries: whether they are wanted too.
+        prefix: (B, P, D), or (N, D) with a packing.
+        queries_MD: tokens of (B, Q).
+        norm: layer norm.
+        linear: linear layer, D to 3 D.
+        prefix_packing: packing of `prefix`.
+        packing: packing of `queries_MD`.
+        queries: whether the query projections are returned too.
 
     Returns:
-        The queries (B, P, D) and (B, Q, D) of both, if wanted; keys and values (B, P + Q, D).
+        With `queries`, the query projections (B, P, D) and (B, Q, D); then keys and values (B, P + Q, D).
     """
     rows, own = packing.keep_BS.shape
-    first = before.shape[1] if before_packing is None else before_packing.keep_BS.shape[1]
-    before_N = torch.arange(rows * first, device=before.device) if before_packing is None else before_packing.place_N
+    first = prefix.shape[1] if prefix_packing is None else prefix_packing.keep_BS.shape[1]
+    prefix_N = torch.arange(rows * first, device=prefix.device) if prefix_packing is None else prefix_packing.place_N
     keys = 2 if queries else 0
     sources = []
-    for number, (place_N, length, start) in enumerate(((before_N, first, 0), (packing.place_N, own, first))):
+    for number, (place_N, length, start) in enumerate(((prefix_N, first, 0), (packing.place_N, own, first))):
         joined_N = place_N // length * (first + own) + place_N % length + start
-        wanted = (_Part(0, number, place_N),) if queries else ()
-        sources.append((*wanted, _Part(1, keys, joined_N), _Part(2, keys + 1, joined_N)))
+        query_part = (_Part(0, number, place_N),) if queries else ()
+        sources.append((*query_part, _Part(1, keys, joined_N), _Part(2, keys + 1, joined_N)))
     lengths = (*((first, own) if queries else ()), first + own, first + own)
-    found = _projections([before, behind_MD], norm, linear, tuple(sources), tuple(rows * length for length in lengths))
-    return tuple(part.view(rows, length, -1) for part, length in zip(found, lengths, strict=True))
+    outputs = _projections(
+        [prefix, queries_MD], norm, linear, tuple(sources), tuple(rows * length for length in lengths)
+    )
+    return tuple(part.view(rows, length, -1) for part, length in zip(outputs, lengths, strict=True))
 
 
 class _Part(NamedTuple):
-    """A projection (0 queries, 1 keys, 2 values) of one source: to which output it goes, and to which places there.
+    """One projection of one source, and where it is written.
 
-    `place_N` is None where the output is this projection and nothing else.
+    `part` is 0 for queries, 1 for keys, 2 for values; `output` is the index of the output. `place_N` are the rows there; None
+    writes all rows.
     """
 
     part: int
@@ -103,8 +107,8 @@ def _projections(
     parts: tuple[tuple[_Part, ...], ...],
     counts: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
-    """Outputs (count, D), zero where nothing goes."""
-    made: tuple[Tensor, ...] = _NormProjections.apply(  # type: ignore[no-untyped-call]
+    """Return the outputs (count, D), zero in rows that nothing is written to."""
+    outputs: tuple[Tensor, ...] = _NormProjections.apply(  # type: ignore[no-untyped-call]
         norm.weight,
         norm.bias,
         linear.weight,
@@ -113,28 +117,28 @@ def _projections(
         counts,
         *(x.reshape(-1, x.shape[-1]) for x in sources),
     )
-    return made
+    return outputs
 
 
 def add_projection(x: Tensor, mixed_BSD: Tensor, linear: nn.Linear, packing: Packing | None) -> Tensor:
-    """`x + linear(mixed)`, (T, D) -> (T, D), where `mixed` still has the padding that `packing` leaves out.
+    """Compute `x + linear(mixed)`, (T, D) -> (T, D), where `mixed` has the padding that `packing` leaves out.
 
-    Keeps `mixed`, which attention keeps too, and not its tokens alone.
+    Saves `mixed`, which attention saves too, instead of another tensor of its tokens.
 
     Args:
         x: rows, (B, S, D) without a packing and (N, D) with one.
-        mixed_BSD: what attention gives.
-        linear: D to D.
-        packing: of `x`.
+        mixed_BSD: output of attention.
+        linear: linear layer, D to D.
+        packing: packing of `x`.
     """
-    made: Tensor = _AddProjection.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _AddProjection.apply(  # type: ignore[no-untyped-call]
         x.reshape(-1, x.shape[-1]),
         mixed_BSD.flatten(0, 1),
         linear.weight,
         linear.bias,
         None if packing is None else packing.place_N,
     )
-    return made.view(x.shape)
+    return output.view(x.shape)
 
 
 class _NormProjections(torch.autograd.Function):
@@ -150,33 +154,33 @@ class _NormProjections(torch.autograd.Function):
         *sources: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(scale_D, shift_D, weight, bias, *sources)
-        ctx.parts, ctx.kind = parts, compute_dtype(sources[0], weight)
+        ctx.parts, ctx.dtype = parts, compute_dtype(sources[0], weight)
         ctx.set_materialize_grads(False)
         width = sources[0].shape[1]
-        weights_OD = torch.split(weight.to(ctx.kind), width)
-        biases_O = torch.split(bias.to(ctx.kind), width)
-        filled = {part.output for part in parts[0] if part.place_N is None}
-        made = tuple(
-            (sources[0].new_empty if output in filled else sources[0].new_zeros)((count, width), dtype=ctx.kind)
+        weights_OD = torch.split(weight.to(ctx.dtype), width)
+        biases_O = torch.split(bias.to(ctx.dtype), width)
+        complete = {part.output for part in parts[0] if part.place_N is None}
+        outputs = tuple(
+            (sources[0].new_empty if output in complete else sources[0].new_zeros)((count, width), dtype=ctx.dtype)
             for output, count in enumerate(counts)
         )
         for x_ND, its_parts in zip(sources, parts, strict=True):
-            room = ScratchBuffer(x_ND, 3 * width, ctx.kind, width)
-            for rows in groups(x_ND, 3 * width):
-                normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
+            scratch = ScratchBuffer(x_ND, 3 * width, ctx.dtype, width)
+            for rows in row_tiles(x_ND, 3 * width):
+                normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.dtype)
                 for part, output, place_N in its_parts:
-                    out_RO = made[output][rows] if place_N is None else room.of(0, rows)
+                    out_RO = outputs[output][rows] if place_N is None else scratch.view(0, rows)
                     torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_RO)
                     if place_N is not None:
-                        made[output].index_copy_(0, place_N[rows], out_RO)
-        return made
+                        outputs[output].index_copy_(0, place_N[rows], out_RO)
+        return outputs
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         scale_D, shift_D, weight, bias, *sources = ctx.saved_tensors
         width = weight.shape[1]
-        weights_OD = torch.split(weight.to(ctx.kind), width)
+        weights_OD = torch.split(weight.to(ctx.dtype), width)
         wants_scale, wants_shift, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         weight_grad = torch.empty_like(weight) if wants_weight else None
         bias_grad = torch.zeros_like(bias) if wants_bias else None
@@ -185,15 +189,15 @@ class _NormProjections(torch.autograd.Function):
         for x_ND, parts, wants_x in zip(sources, ctx.parts, ctx.needs_input_grad[6:], strict=True):
             wants_norm = wants_x or wants_scale or wants_shift
             norm = NormGradients(x_ND, scale_D, shift_D) if wants_norm else None
-            room = ScratchBuffer(x_ND, 3 * width, ctx.kind, width)
-            for rows in groups(x_ND, 3 * width):
-                normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.kind)
+            scratch = ScratchBuffer(x_ND, 3 * width, ctx.dtype, width)
+            for rows in row_tiles(x_ND, 3 * width):
+                normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.dtype)
                 back_RD: Tensor | None = None
                 for part, output, place_N in parts:
                     gradient = gradients[output]
                     if gradient is None:
                         continue
-                    gradient_RO = _tokens(gradient, rows, place_N, room)
+                    gradient_RO = _tokens(gradient, rows, place_N, scratch)
                     columns = slice(part * width, (part + 1) * width)
                     if bias_grad is not None:
                         bias_grad[columns] += gradient_RO.sum(0)
@@ -201,7 +205,7 @@ class _NormProjections(torch.autograd.Function):
                         add_product(weight_grad[columns], gradient_RO.T, normed_RD, first=part not in seen)
                         seen.add(part)
                     if norm is not None:
-                        # The sum over parts, in the first part's memory.
+                        # Sum over parts, in the memory of the first.
                         back_RD = (
                             gradient_RO @ weights_OD[part]
                             if back_RD is None
@@ -227,12 +231,12 @@ class _AddProjection(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mixed_MD, weight)
         ctx.place_N = place_N
-        kind, width = mixed_MD.dtype, mixed_MD.shape[1]
-        narrow = weight.to(kind).T
+        dtype, width = mixed_MD.dtype, mixed_MD.shape[1]
+        narrow = weight.to(dtype).T
         out_ND = x_ND + bias
-        room = ScratchBuffer(out_ND, 3 * width, kind, width)
-        for rows in groups(out_ND, 3 * width):
-            add_product(out_ND[rows], _tokens(mixed_MD, rows, place_N, room), narrow)
+        scratch = ScratchBuffer(out_ND, 3 * width, dtype, width)
+        for rows in row_tiles(out_ND, 3 * width):
+            add_product(out_ND[rows], _tokens(mixed_MD, rows, place_N, scratch), narrow)
         return out_ND
 
     @staticmethod
@@ -241,33 +245,35 @@ class _AddProjection(torch.autograd.Function):
         (gradient_ND,) = gradients
         mixed_MD, weight = ctx.saved_tensors
         place_N: Tensor | None = ctx.place_N
-        kind, width = mixed_MD.dtype, mixed_MD.shape[1]
+        dtype, width = mixed_MD.dtype, mixed_MD.shape[1]
         _, wants_mixed, wants_weight, wants_bias = ctx.needs_input_grad[:4]
-        wide = weight.to(kind)
+        wide = weight.to(dtype)
         mixed_grad = weight_grad = None
         if wants_mixed:
             mixed_grad = torch.empty_like(mixed_MD) if place_N is None else torch.zeros_like(mixed_MD)
         if wants_weight:
-            weight_grad = to_fill(weight, gradient_ND)
-        room = ScratchBuffer(gradient_ND, 3 * width, kind, width)
-        for rows in groups(gradient_ND, 3 * width):
-            gradient_RO = gradient_ND[rows].to(kind)
+            weight_grad = gradient_buffer(weight, gradient_ND)
+        scratch = ScratchBuffer(gradient_ND, 3 * width, dtype, width)
+        for rows in row_tiles(gradient_ND, 3 * width):
+            gradient_RO = gradient_ND[rows].to(dtype)
             if weight_grad is not None:
-                add_product(weight_grad, gradient_RO.T, _tokens(mixed_MD, rows, place_N, room), first=rows.start == 0)
+                add_product(
+                    weight_grad, gradient_RO.T, _tokens(mixed_MD, rows, place_N, scratch), first=rows.start == 0
+                )
             if mixed_grad is None:
                 continue
             if place_N is None:
                 torch.mm(gradient_RO, wide, out=mixed_grad[rows])
             else:
-                back_RD = torch.mm(gradient_RO, wide, out=room.of(0, rows))
+                back_RD = torch.mm(gradient_RO, wide, out=scratch.view(0, rows))
                 mixed_grad.index_copy_(0, place_N[rows], back_RD)
         bias_grad = gradient_ND.sum(0).to(weight.dtype) if wants_bias else None
         return gradient_ND, mixed_grad, weight_grad, bias_grad, None
 
 
-def _tokens(x_MD: Tensor, rows: slice, place_N: Tensor | None, room: ScratchBuffer) -> Tensor:
-    """A group's tokens, (R, D), out of rows that hold others too, or nothing else."""
+def _tokens(x_MD: Tensor, rows: slice, place_N: Tensor | None, scratch: ScratchBuffer) -> Tensor:
+    """Return the tokens (R, D) of a tile from padded rows (`place_N`) or from packed ones (None)."""
     if place_N is None:
         return x_MD[rows]
-    found: Tensor = torch.index_select(x_MD, 0, place_N[rows], out=room.of(0, rows))
-    return found
+    tokens_RD: Tensor = torch.index_select(x_MD, 0, place_N[rows], out=scratch.view(0, rows))
+    return tokens_RD

@@ -30,9 +30,9 @@ class Half(nn.Module):
         self.to(kind)
 
 
-@pytest.fixture(params=["one group", "groups of 3 rows"])
+@pytest.fixture(params=["one tile", "groups of 3 rows"])
 def half(request, monkeypatch):
-    monkeypatch.setattr(tiling, "GROUP_BYTES", 2**20 if request.param == "one group" else 3 * 4 * WIDTH * 8)
+    monkeypatch.setattr(tiling, "TILE_BYTES", 2**20 if request.param == "one tile" else 3 * 4 * WIDTH * 8)
     return Half()
 
 
