@@ -141,7 +141,7 @@ def pods(manifest: Path, **changes: str) -> list[subprocess.Popen[str]]:
     container = template["containers"][0]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert set(changes) <= set(environment)
-    host = environment["MEETING"].split(":")[0]
+    host = environment["RENDEZVOUS"].split(":")[0]
     # An Indexed Job names its pods so, and the service without an address makes the names known.
     assert host == f"{job['metadata']['name']}-0.{template['subdomain']}"
     assert service["metadata"]["name"] == template["subdomain"]
@@ -152,7 +152,7 @@ def pods(manifest: Path, **changes: str) -> list[subprocess.Popen[str]]:
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == nodes
     assert container["resources"]["limits"]["nvidia.com/gpu"] == int(environment["GPUS"])
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in template["volumes"]}
-    environment |= {"MEETING": f"localhost:{free_port()}", **changes}
+    environment |= {"RENDEZVOUS": f"localhost:{free_port()}", **changes}
     return [start(*container["command"], **environment, JOB_COMPLETION_INDEX=str(i)) for i in range(nodes)]
 
 
