@@ -17,7 +17,7 @@ from clips_pipeline.models.grad_cache import forward_in_chunks
 
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
-    """Compute every case of the input file and write what came out."""
+    """Compute every case of the input file and write the results."""
     join(rank, ranks, store)
     cases = torch.load(source, weights_only=True)
     torch.save({name: run_case(rank, ranks, case) for name, case in cases.items()}, target)
@@ -26,7 +26,7 @@ def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
 
 
 def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
-    """This rank's rows of a joint batch: means over ranks of losses and gradients, as data-parallel training has."""
+    """Compute this rank's rows of a joint batch; return means over ranks of losses and gradients."""
     model = ClipsModel(GOLDEN_CONFIG).double()
     model.load_state_dict(saved["weights"])
     inputs = [tensor.chunk(ranks)[rank] for tensor in saved["inputs"]]
@@ -48,8 +48,8 @@ def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses / ranks, "gradients": gradients, "targets": len(output.caption_targets_N)}
 
 
-class Chunked(nn.Module):
-    """A model whose towers go through the rows in chunks, as training has it."""
+class ChunkedModel(nn.Module):
+    """A model that processes its batch in chunks, as in training."""
 
     def __init__(self, model: ClipsModel, chunk: int) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class Chunked(nn.Module):
 
 
 def run_chunked(model: ClipsModel, inputs: list[Tensor], ranks: int, chunk: int) -> dict[str, Any]:
-    """Likewise in chunks, and under DDP, which averages gradients by itself; counts how often it sends each."""
-    parallel = DistributedDataParallel(Chunked(model, chunk))
+    """Do the same in chunks under DDP, which averages gradients; count how often each gradient is sent."""
+    parallel = DistributedDataParallel(ChunkedModel(model, chunk))
     sent = []
 
     def count(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

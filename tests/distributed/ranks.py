@@ -1,4 +1,4 @@
-"""Scripts of tests, each rank a real process: `python SCRIPT RANK RANKS STORE ARGUMENT…`."""
+"""Test scripts in several ranks, each a real process: `python SCRIPT RANK RANKS STORE ARGUMENT…`."""
 
 import datetime
 import os
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run_ranks(script: Path, ranks: int, store: Path, *arguments: object) -> None:
-    """Run `script` on that many ranks to its end; `{rank}` in an argument becomes the rank's number."""
+    """Run `script` in several ranks until it ends; `{rank}` in an argument becomes the number of the rank."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     processes = []
@@ -34,7 +34,7 @@ def run_ranks(script: Path, ranks: int, store: Path, *arguments: object) -> None
 
 
 def join(rank: int, ranks: int, store: str) -> None:
-    """Become one of the gloo ranks that meet at `store`; called by the script."""
+    """Join the gloo process group at `store`; the script calls it."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)

@@ -45,7 +45,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
-    """What each rank found, for all cases: starting processes takes longer than the cases do."""
+    """Return the results of each rank for all cases; one start for all, since it takes longer than the cases."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = {
         name: {"weights": model.state_dict(), "inputs": joint_batch(first, second), "chunk": chunk, "towers": towers}

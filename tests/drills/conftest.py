@@ -15,14 +15,14 @@ from clips_pipeline.training.run_spec import RunSpec
 
 @pytest.fixture
 def whole(spec_of: SpecOf) -> RunSpec:
-    """The training of `spec_of`, uninterrupted."""
+    """Run the training of `spec_of` without interruption."""
     spec = spec_of("whole")
     assert launch(spec, lambda event: None).finished
     return spec
 
 
 def assert_same_weights(spec: RunSpec, wanted: RunSpec) -> None:
-    """Bit for bit."""
+    """Assert that the weights are equal, bit for bit."""
     found, expected = (load_file(Path(s.model_folder) / "model.safetensors") for s in (spec, wanted))
     assert found.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []

@@ -1,4 +1,4 @@
-"""A run that goes on with other parameters."""
+"""Resuming a training with changed parameters."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_another_length_and_other_intervals_are_applied_and_another_seed_is_not(
     rates = {event["step"]: event["learning_rate"] for event in read_all(spec.events) if event["kind"] == "step"}
     optimizer = spec.train.optimizer
     for step, rate in rates.items():
-        # That of the update to come.
+        # The logged rate is that of the next update.
         total = 9 if step <= done else 12
         floor, peak = optimizer.final_lr, optimizer.peak_lr
         assert rate == pytest.approx(learning_rate(step, peak=peak, total=total, warmup=2, floor=floor)), step

@@ -1,4 +1,4 @@
-"""Checkpoints that the disk, or somebody, has changed."""
+"""Checkpoints that were damaged or replaced."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def stopped_at_4(spec: RunSpec) -> None:
     assert not launch(spec, stop).finished
 
 
-def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: SpecOf, whole: RunSpec) -> None:
+def test_after_a_flipped_bit_the_previous_checkpoint_is_used(spec_of: SpecOf, whole: RunSpec) -> None:
     spec = spec_of("flipped")
     stopped_at_4(spec)
     newest = max(spec.checkpoints.glob("ba*"), key=lambda path: int(path.name[2:]))
@@ -45,11 +45,11 @@ def test_a_flipped_bit_costs_the_steps_since_the_checkpoint_before(spec_of: Spec
     assert_same_weights(spec, whole)
 
 
-def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_of: SpecOf) -> None:
+def test_a_checkpoint_of_another_model_is_refused_before_the_first_step(spec_of: SpecOf) -> None:
     other, spec = spec_of("other", captions={"target_length": 64}), spec_of("spec")
     stopped_at_4(other)
     (state, *_) = (found.state.read_bytes() for found in checkpoint_store.list_checkpoints(other.checkpoints))
-    # With its own spec it is refused for that already.
+    # With the other spec beside it, that would be refused first.
     files = {STATE: lambda file: file.write(state), checkpoint_store.SPEC: checkpoint_store.text_writer(spec.text)}
     checkpoint_store.save(spec.checkpoints, 4, files, keep=2)
     with pytest.raises(
@@ -60,19 +60,19 @@ def test_a_checkpoint_of_another_model_is_one_error_before_the_first_step(spec_o
     assert [event["kind"] for event in read_all(spec.events)] == ["error"]
 
 
-class Harm:
-    """What a foreign file could run where it is unpickled."""
+class HarmfulObject:
+    """An object whose unpickling runs code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("harmed"),)
 
 
 def test_a_checkpoint_is_never_unpickled(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Even where its checksums are right, as of a file that somebody made on purpose."""
+    """Even if its checksums are right, as in a file that was made on purpose."""
     monkeypatch.chdir(tmp_path)
     spec = spec_of("foreign")
     files: dict[str, checkpoint_store.ContentWriter] = {
-        STATE: lambda file: torch.save({"state": {"model": Harm()}}, file),  # type: ignore[arg-type]
+        STATE: lambda file: torch.save({"state": {"model": HarmfulObject()}}, file),  # type: ignore[arg-type]
         checkpoint_store.SPEC: checkpoint_store.text_writer(spec.text),
     }
     checkpoint_store.save(spec.checkpoints, 2, files, keep=2)

@@ -1,4 +1,4 @@
-"""A disk that fills up: one error that names file and remedy, nothing good is lost, and the same command goes on."""
+"""A full disk: one error with file and remedy, no valid checkpoint is lost, and the same command resumes."""
 
 import dataclasses
 import os
@@ -20,12 +20,12 @@ from clips_pipeline.training.run_spec import RunSpec
 pytestmark = pytest.mark.slow
 
 STATE_MIB = 27
-"""Of the model of these tests: weights and two moments."""
+"""Size of a checkpoint in these tests: weights and two moments."""
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for one checkpoint and a half."""
+    """Mount a file system that holds one and a half checkpoints."""
     point = tmp_path / "disk"
     point.mkdir()
     if os.geteuid() != 0:
@@ -68,7 +68,7 @@ def test_a_full_disk_while_the_event_log_is_written(spec_of: SpecOf, disk: Path)
     more_room(disk)
 
     def fill(event: Event) -> None:
-        # Long before the next checkpoint, so that the log is what is written next.
+        # Long before the next checkpoint, so that the event log is written next.
         if event["kind"] == "step" and event["step"] == 42:
             with (disk / "filler").open("wb", buffering=0) as file:
                 for size in (1 << 20, 1 << 12):

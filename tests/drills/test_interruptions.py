@@ -1,4 +1,4 @@
-"""Trainings that are asked to end, lose their parent, or meet another on the same folder."""
+"""Interrupts: SIGTERM, a dead parent, and a second start on the same run folder."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.drills.conftest import assert_same_weights
-from tests.drills.starting import Started, kill_tree, send, tree
+from tests.drills.training_process import TrainingProcess, kill_tree, send, tree
 from tests.integration.conftest import SpecOf
 from tests.servers import wait_for
 
@@ -41,26 +41,26 @@ def alive(process: int) -> bool:
         return False
 
 
-def assert_goes_on(spec: RunSpec, whole: RunSpec) -> None:
-    code, printed = Started(spec).end()
+def assert_resumes(spec: RunSpec, whole: RunSpec) -> None:
+    code, printed = TrainingProcess(spec).end()
     assert code == 0, printed
-    (said,) = events(spec, "interrupted")
-    assert events(spec, "start")[-1]["resumed_from"] == str(spec.checkpoints / f"ba{said['step']}")
+    (interrupted,) = events(spec, "interrupted")
+    assert events(spec, "start")[-1]["resumed_from"] == str(spec.checkpoints / f"ba{interrupted['step']}")
     steps = [event["step"] for event in events(spec, "step")]
     assert steps == list(range(1, 41))
     assert_same_weights(spec, whole)
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-def test_a_sigterm_saves_the_step_and_the_same_command_goes_on(spec_of: SpecOf, ranks: int) -> None:
+def test_sigterm_saves_a_checkpoint_and_the_same_command_resumes(spec_of: SpecOf, ranks: int) -> None:
     whole = spec_with(spec_of, "whole", ranks)
     assert launch(whole, lambda event: None).finished
-    # To the process that follows; to one rank; and to every process, loaders too, as clusters do.
-    for name in ("follower", "rank", "all"):
+    # To the launcher; to one rank; and to every process, loader workers too, as clusters do.
+    for name in ("launcher", "rank", "all"):
         spec = spec_with(spec_of, name, ranks)
-        run = Started(spec)
+        run = TrainingProcess(spec)
         run.wait_for_step(3)
-        if name == "follower":
+        if name == "launcher":
             send(run.process.pid, signal.SIGTERM)
         elif name == "rank":
             send(run.ranks()[-1], signal.SIGTERM)
@@ -68,40 +68,40 @@ def test_a_sigterm_saves_the_step_and_the_same_command_goes_on(spec_of: SpecOf, 
             kill_tree(run.process.pid, signal.SIGTERM)
         code, printed = run.end()
         assert code == INTERRUPTED, printed
-        (said,) = events(spec, "interrupted")
-        assert f"interrupted at step {said['step']} (rank " in printed
+        (interrupted,) = events(spec, "interrupted")
+        assert f"interrupted at step {interrupted['step']} (rank " in printed
         assert "the same command resumes from it" in printed
-        assert [event["step"] for event in events(spec, "checkpoint")] == [said["step"]]
-        assert_goes_on(spec, whole)
+        assert [event["step"] for event in events(spec, "checkpoint")] == [interrupted["step"]]
+        assert_resumes(spec, whole)
 
 
-def test_ranks_end_by_themselves_when_their_parent_is_killed(spec_of: SpecOf) -> None:
+def test_ranks_end_when_their_launcher_is_killed(spec_of: SpecOf) -> None:
     whole, spec = spec_with(spec_of, "whole", 2), spec_with(spec_of, "orphans", 2)
     assert launch(whole, lambda event: None).finished
-    run = Started(spec)
+    run = TrainingProcess(spec)
     run.wait_for_step(3)
     below = [process for process in tree(run.process.pid) if process != run.process.pid]
     assert len(below) == 1 + 2 * 3  # torchrun's agent, and two ranks, each with two loaders
     send(run.process.pid, signal.SIGKILL)
     run.end()
-    # At once: it waits until the folder is free.
-    assert_goes_on(spec, whole)
+    # Without a pause: the new start waits until the lock is free.
+    assert_resumes(spec, whole)
     assert events(spec, "interrupted")[0]["reason"].endswith("the process that started it is gone")
     wait_for(lambda: not any(alive(process) for process in below), 10.0)
 
 
-def test_the_second_on_a_folder_refuses_and_names_the_first(spec_of: SpecOf) -> None:
+def test_a_second_start_on_a_run_folder_is_refused_and_names_the_first(spec_of: SpecOf) -> None:
     spec = spec_of("one", **{**LONG, "samples": 100_000})
-    first = Started(spec)
+    first = TrainingProcess(spec)
     first.wait_for_step(2)
     today = time.strftime("%Y-%m-%d")
-    code, printed = Started(spec, "again.json").end()
+    code, printed = TrainingProcess(spec, "again.json").end()
     assert code == 1
     assert (
         f"a training already runs here: process {first.process.pid} on host {os.uname().nodename}, since {today}"
         in printed
     )
-    # A rank that somebody else starts is told as well.
+    # So is a rank that torchrun starts.
     command = [sys.executable, "-m", WORKER, str(spec.checkpoints.parent / "run_spec.json")]
     rank = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert rank.returncode == 1

@@ -18,7 +18,7 @@ from clips_pipeline.training.launch.interrupt import INTERRUPTED
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 
@@ -52,11 +52,11 @@ def trained(project: Path) -> int:
     return max((event["step"] for log in logs for event in read_all(log) if event["kind"] == "step"), default=0)
 
 
-def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
+def test_kedro_run_is_interrupted_refused_killed_and_resumed(project: Path) -> None:
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
     first = start(project)
     wait_for(lambda: trained(project) >= 3 or first.poll() is not None, 180.0)
-    # A second one meanwhile.
+    # A second start at the same time.
     code, shown = end(start(project))
     assert code == 2, shown
     assert f"a training already runs here: process {first.pid} on host" in shown
@@ -70,7 +70,7 @@ def test_interrupted_refused_killed_and_gone_on_with(project: Path) -> None:
     done = trained(project)
     assert 3 <= done < STEPS
 
-    # Ctrl-C reaches the whole group of the terminal, and says the same.
+    # Ctrl-C reaches the whole process group of the terminal, with the same message.
     second = start(project)
     wait_for(lambda: trained(project) > done or second.poll() is not None, 180.0)
     os.killpg(second.pid, signal.SIGINT)
@@ -112,8 +112,8 @@ def training_runs(project: Path) -> list[Run]:
     return [run for run in client(project).search_runs(experiments) if "train/loss/total" in run.data.metrics]
 
 
-def test_what_is_applied_to_an_unfinished_training_is_told_once(project: Path) -> None:
-    """The hook and the node both look which training goes on."""
+def test_a_change_of_an_unfinished_training_is_reported_once(project: Path) -> None:
+    """The hook and the node both look for an unfinished training."""
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
     shutil.rmtree(project / "data/smoke/06_models", ignore_errors=True)  # what the test before has trained
     first = start(project)
@@ -121,7 +121,7 @@ def test_what_is_applied_to_an_unfinished_training_is_told_once(project: Path) -
     first.send_signal(signal.SIGTERM)
     code, shown = end(first)
     assert code == INTERRUPTED, shown
-    # Fewer samples than it has seen, so that it ends at once.
+    # Fewer samples than are already trained, so that it ends at once.
     code, shown = end(start(project, PARAMETERS.replace(f"samples={16 * STEPS}", "samples=48")))
     assert code != 0, shown
     assert shown.count(f"train.samples was {16 * STEPS} and is now 48; applied to the unfinished training in") == 1

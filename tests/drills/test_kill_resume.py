@@ -1,8 +1,8 @@
-"""The kill drill: SIGKILL again and again, then the same weights, the same samples, and one MLflow run.
+"""Kill drill: repeated SIGKILL, then the same weights, the same samples, and one MLflow run.
 
-`CLIPS_DRILL_KILLS` sets how many kills (20), `CLIPS_DRILL_SEED` the moments. Kills strike everything at once (a machine that
-goes down), one rank (memory that ran out), or the process that follows them, at a random moment: while processes start, while
-steps are trained, and while a checkpoint is written, which is seen from outside by the folder that it is written aside to.
+`CLIPS_DRILL_KILLS` sets the number of kills (20), `CLIPS_DRILL_SEED` their times. A kill hits all processes (as when a machine
+loses power), one rank (as when memory runs out) or the launcher, at a random time: while processes start, during a step, or while
+a checkpoint is written, which the temporary folder of the checkpoint shows.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 from tests.drills.conftest import assert_same_weights
-from tests.drills.starting import Started, kill_tree, send
+from tests.drills.training_process import TrainingProcess, kill_tree, send
 from tests.integration.conftest import SpecOf
 
 from clips_pipeline.training.events.event_log import read_all
@@ -25,30 +25,30 @@ from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 
 KILLS = int(os.environ.get("CLIPS_DRILL_KILLS", "20"))
 INSIDE = min(3, KILLS)
-"""Kills within the writing of a checkpoint that there must be."""
+"""Minimum number of kills while a checkpoint is written."""
 STEPS = 20 + 20 * KILLS
 
 
 def writing(spec: RunSpec) -> bool:
-    """Whether a checkpoint is being written."""
+    """Return whether a checkpoint is being written."""
     try:
         return any(name.endswith(".writing") for name in os.listdir(spec.checkpoints))
     except FileNotFoundError:
         return False
 
 
-def strike(run: Started, luck: random.Random, inside: bool) -> str:
-    """Wait for a moment and kill; says what was killed, or that the training had ended before."""
+def kill_at_random_time(run: TrainingProcess, rng: random.Random, inside: bool) -> str:
+    """Wait, then kill; return what was killed, or "over" if the training had ended before."""
     if inside:
-        # One that an earlier kill has left is none of this start.
+        # Leftovers of earlier kills do not count.
         began = {path.name for path in run.spec.checkpoints.glob(".ba*")}
-        run.wait_for_step(run.trained() + luck.randint(0, 3))
+        run.wait_for_step(run.trained() + rng.randint(0, 3))
         while not (writing(run.spec) and {p.name for p in run.spec.checkpoints.glob(".ba*.writing")} - began):
             time.sleep(0.0005)
             if run.process.poll() is not None:
@@ -56,20 +56,20 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
         kill_tree(run.process.pid)
         return "inside" if writing(run.spec) else "all"
     begun = run.trained()
-    if luck.random() < 0.25:
-        # While it starts; a fast machine must not train to the end meanwhile.
-        until = time.monotonic() + luck.uniform(0.0, 6.0)
+    if rng.random() < 0.25:
+        # During the start. A fast machine must not finish the training in this time.
+        until = time.monotonic() + rng.uniform(0.0, 6.0)
         while time.monotonic() < until and run.trained() <= begun:
             time.sleep(0.02)
     else:
-        run.wait_for_step(begun + luck.randint(1, 6))
-        time.sleep(luck.uniform(0.0, 0.1))
-    what = luck.choice(("all", "all", "rank", "follower"))
+        run.wait_for_step(begun + rng.randint(1, 6))
+        time.sleep(rng.uniform(0.0, 0.1))
+    what = rng.choice(("all", "all", "rank", "launcher"))
     ranks = run.ranks()
     if what == "rank" and ranks:
-        send(luck.choice(ranks), signal.SIGKILL)
+        send(rng.choice(ranks), signal.SIGKILL)
         return what
-    if what == "follower":
+    if what == "launcher":
         send(run.process.pid, signal.SIGKILL)
         return what
     kill_tree(run.process.pid)
@@ -77,7 +77,7 @@ def strike(run: Started, luck: random.Random, inside: bool) -> str:
 
 
 def traces(spec: RunSpec) -> dict[int, str]:
-    """By step, the number that stands for all samples so far; every line of the log, also of steps trained again."""
+    """Return the sample trace by step, from every line of the log, also of steps that were trained again."""
     found: dict[int, str] = {}
     for line in spec.events.read_bytes().splitlines():
         if line.startswith(b'{"kind": "step"') and line.endswith(b"}"):
@@ -87,7 +87,7 @@ def traces(spec: RunSpec) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_again_and_again_the_same_command_ends_with_the_same_weights(
+def test_after_repeated_kills_the_same_command_ends_with_the_same_weights(
     spec_of: SpecOf, tmp_path: Path, ranks: int
 ) -> None:
     changes: dict[str, Any] = {
@@ -98,22 +98,22 @@ def test_killed_again_and_again_the_same_command_ends_with_the_same_weights(
     whole, spec = spec_of("whole", **changes), spec_of("killed", **changes)
     assert launch(whole, lambda event: None).finished
 
-    luck = random.Random(f"{os.environ.get('CLIPS_DRILL_SEED', '0')} {ranks}")  # noqa: S311  # not for secrets
+    rng = random.Random(f"{os.environ.get('CLIPS_DRILL_SEED', '0')} {ranks}")  # noqa: S311  # not for secrets
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    # MLflow makes its tables now; killed while it does, it would ask for their upgrade (docs/reliability.md).
+    # Create MLflow's tables now. After a kill during their creation, MLflow would require an upgrade (docs/reliability.md).
     MlflowClient(store).search_experiments()
-    struck: list[str] = []
-    while len(struck) < KILLS or struck.count("inside") < INSIDE:
-        # Every third, and those at the end that are wanting.
-        inside = len(struck) % 3 == 2 or len(struck) >= KILLS
-        run = Started(spec, tracking=store)
-        struck.append(strike(run, luck, inside))
+    kills: list[str] = []
+    while len(kills) < KILLS or kills.count("inside") < INSIDE:
+        # Every third kill, and at the end as many as are missing.
+        inside = len(kills) % 3 == 2 or len(kills) >= KILLS
+        run = TrainingProcess(spec, tracking=store)
+        kills.append(kill_at_random_time(run, rng, inside))
         code, printed = run.end()
-        assert code != 0, f"the training ended before kill {len(struck)}: {printed}"
-        assert len(struck) < 2 * KILLS, struck
-    code, printed = Started(spec, tracking=store).end()
+        assert code != 0, f"the training ended before kill {len(kills)}: {printed}"
+        assert len(kills) < 2 * KILLS, kills
+    code, printed = TrainingProcess(spec, tracking=store).end()
     assert code == 0, printed
-    print(f"{ranks} rank(s), {len(struck)} kills: { ({what: struck.count(what) for what in set(struck)}) }")
+    print(f"{ranks} rank(s), {len(kills)} kills: { ({what: kills.count(what) for what in set(kills)}) }")
 
     assert_same_weights(spec, whole)
     assert traces(spec) == traces(whole)

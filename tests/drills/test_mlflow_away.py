@@ -1,4 +1,4 @@
-"""MLflow's server stops in mid-run and comes back: no point is lost, none is double."""
+"""MLflow's server is unavailable during a run: no point is lost, none is stored twice."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from clips_pipeline.training.launch.launcher import launch
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 
@@ -90,13 +90,15 @@ def test_a_server_that_comes_back_has_every_point_once(
         assert launch(spec, on_event, tracker.reader(spec.events)).finished
         tracker.flush()
         assert tracker._pending
-        # Once for each outage.
+        # One per outage.
         assert caplog.text.count("MLflow does not answer") == 2
         server.start()
-    assert_all_there_once(server, run.info.run_id, read_all(spec.events))
+    assert_every_point_once(server, run.info.run_id, read_all(spec.events))
 
 
-def test_what_a_killed_process_had_not_noted_is_sent_again_and_stored_once(server: Server, spec_of: SpecOf) -> None:
+def test_points_that_a_killed_process_did_not_record_are_sent_again_and_stored_once(
+    server: Server, spec_of: SpecOf
+) -> None:
     spec = spec_of("run")
     run = MlflowClient().create_run("0")
     assert launch(spec, lambda event: None).finished
@@ -104,13 +106,13 @@ def test_what_a_killed_process_had_not_noted_is_sent_again_and_stored_once(serve
         with RunTracker(Path(spec.run_folder), run.info.run_id) as tracker:
             for event in tracker.reader(spec.events).read():
                 tracker.record(event)
-        # As if it had been killed between sending and noting so.
+        # As if it had been killed after sending them and before recording that.
         (Path(spec.run_folder) / "mlflow_run.json").unlink()
         time.sleep(0.01)
-    assert_all_there_once(server, run.info.run_id, read_all(spec.events))
+    assert_every_point_once(server, run.info.run_id, read_all(spec.events))
 
 
-def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
+def test_with_an_unavailable_server_the_run_ends_and_the_next_start_sends_everything(
     server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_tracking, "FINAL_WAIT_SECONDS", 2.0)
@@ -129,10 +131,10 @@ def test_a_server_that_stays_away_ends_in_time_and_the_next_start_sends_all(
     with RunTracker(Path(spec.run_folder), run.info.run_id) as again:
         for event in again.reader(spec.events).read():
             again.record(event)
-    assert_all_there_once(server, run.info.run_id, read_all(spec.events))
+    assert_every_point_once(server, run.info.run_id, read_all(spec.events))
 
 
-def assert_all_there_once(server: Server, run_id: str, events: list[Event]) -> None:
+def assert_every_point_once(server: Server, run_id: str, events: list[Event]) -> None:
     client = MlflowClient(server.store)
     for metric, kind in (("train/loss/total", "step"), ("validation/mean_recall_at_1", "evaluation")):
         steps = sorted(point.step for point in client.get_metric_history(run_id, metric))

@@ -1,4 +1,4 @@
-"""Training from shards on a real S3 server, which stops and starts again in the middle of it."""
+"""Training from shards on a real S3 server that stops and restarts during the training."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ def spec_of(s3: S3, tmp_path: Path) -> SpecOf:
 
 
 def ignore(event: Event) -> None:
-    """For launches whose events are read afterwards."""
+    """Do nothing: the events are read after the launch."""
 
 
 def after_step(number: int, act: Callable[[], None]) -> Callable[[Event], None]:
@@ -105,7 +105,7 @@ def assert_same_weights(spec: RunSpec, wanted: RunSpec) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_server_that_comes_back_costs_time_and_nothing_else(s3: S3, spec_of: SpecOf) -> None:
+def test_a_short_outage_changes_no_result(s3: S3, spec_of: SpecOf) -> None:
     whole, shaken = spec_of("whole"), spec_of("shaken")
     assert launch(whole, ignore, storage_options=s3.options).finished
     assert "trying again" not in log_of(whole)
@@ -127,7 +127,7 @@ def test_a_server_that_comes_back_costs_time_and_nothing_else(s3: S3, spec_of: S
     assert_same_weights(shaken, whole)
 
 
-def test_a_server_that_stays_away_ends_the_run_and_the_same_command_goes_on(s3: S3, spec_of: SpecOf) -> None:
+def test_a_long_outage_ends_the_run_and_the_same_command_resumes(s3: S3, spec_of: SpecOf) -> None:
     whole, stopped = spec_of("whole"), spec_of("stopped", retries=1)
     launch(whole, ignore, storage_options=s3.options)
     with pytest.raises(TrainingFailedError, match=r"^s3://data/train/\d+\.tar: 2 attempts, the last one failed with"):
@@ -142,7 +142,7 @@ def test_a_server_that_stays_away_ends_the_run_and_the_same_command_goes_on(s3: 
     assert_same_weights(stopped, whole)
 
 
-def test_a_shard_that_is_gone_is_left_out_where_that_is_allowed(s3: S3, spec_of: SpecOf) -> None:
+def test_a_missing_shard_is_skipped_where_that_is_allowed(s3: S3, spec_of: SpecOf) -> None:
     spec = spec_of("lacking", unreachable="skip")
     S3FileSystem(**s3.options["s3"]).rm("data/train/00003.tar")
     outcome = launch(spec, ignore, storage_options=s3.options)

@@ -1,4 +1,4 @@
-"""`launch.restarts`: a rank is killed twice in one start; the launcher goes on, to the same weights, in one MLflow run."""
+"""`launch.restarts`: a rank is killed twice in one start; the training ends with the same weights, in one MLflow run."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 from tests.drills.conftest import assert_same_weights
-from tests.drills.starting import Started, send
+from tests.drills.training_process import TrainingProcess, send
 from tests.integration.conftest import SpecOf
 
 from clips_pipeline.training.events.event_log import Event, read_all
@@ -17,7 +17,7 @@ from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 
@@ -29,7 +29,7 @@ def events(spec: RunSpec, kind: str) -> list[Event]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_rank_killed_twice_is_started_again_by_the_launcher(spec_of: SpecOf, tmp_path: Path, ranks: int) -> None:
+def test_ranks_are_restarted_after_two_kills(spec_of: SpecOf, tmp_path: Path, ranks: int) -> None:
     changes: dict[str, Any] = {
         "samples": STEPS * 8,
         "every": {"log": 1, "evaluate": 1_000, "checkpoint": 3},
@@ -41,7 +41,7 @@ def test_a_rank_killed_twice_is_started_again_by_the_launcher(spec_of: SpecOf, t
 
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     MlflowClient(store).search_experiments()
-    run = Started(spec, tracking=store)
+    run = TrainingProcess(spec, tracking=store)
     killed: list[int] = []
     for step in (7, 16):
         run.wait_for_step(step)
@@ -68,7 +68,7 @@ def test_a_rank_killed_twice_is_started_again_by_the_launcher(spec_of: SpecOf, t
     assert sorted(point.step for point in points) == list(range(1, STEPS + 1))
 
 
-def test_what_would_come_again_is_not_started_again(spec_of: SpecOf) -> None:
+def test_errors_that_would_occur_again_cause_no_restart(spec_of: SpecOf) -> None:
     launch_twice = {"processes": 2, "restarts": 2}
     diverged = spec_of("diverged", optimizer={"peak_lr": 1e30, "final_lr": 0.0}, launch=launch_twice)
     with pytest.raises(TrainingFailedError, match="not finite") as caught:
@@ -82,5 +82,5 @@ def test_what_would_come_again_is_not_started_again(spec_of: SpecOf) -> None:
         launch(refused, lambda event: None)
     assert "The same command" not in str(caught.value)
     assert events(refused, "restart") == []
-    # Rank 0 writes it, unless the other fails first and the agent has ended it by then.
+    # Rank 0 writes it, unless the other rank fails first and the agent has already ended rank 0.
     assert len(events(refused, "error")) <= 1

@@ -1,4 +1,4 @@
-"""A small prepared data set, made once, and specs of trainings on it."""
+"""A small prepared data set, made once, and run specs on it."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spec_of(prepared: Path, tmp_path: Path) -> SpecOf:
-    """A spec by name of its run folder and changes to a training of six steps of eight, three epochs' worth of one."""
+    """Return a function from the name of a run folder and changed parameters to a spec: nine steps of eight, 1.5 epochs."""
 
     def make(name: str = "run", **changes: Any) -> RunSpec:
         parameters = {
@@ -56,12 +56,12 @@ def spec_of(prepared: Path, tmp_path: Path) -> SpecOf:
 
 
 def losses(spec: RunSpec) -> dict[int, float]:
-    """Total loss by step, as the event log has it."""
+    """Return the total loss by step from the event log."""
     events = [json.loads(line) for line in spec.events.read_text().splitlines()]
     return {event["step"]: event["losses"]["total"] for event in events if event["kind"] == "step"}
 
 
 def output_of(run_folder: str | Path, rank: int = 0) -> str:
-    """What a rank has written to stderr, in all starts."""
+    """Return what a rank has written to stderr in all starts."""
     logs = sorted(Path(run_folder).glob(f"logs/*/attempt_*/{rank}/stderr.log"))
     return "".join(log.read_text() for log in logs)

@@ -1,4 +1,4 @@
-"""A rank that dies or hangs ends the run in bounded time, with its name and its last lines; the same call goes on."""
+"""A rank that dies or hangs ends the run within a timeout, with its name and last log lines; the same call resumes."""
 
 import os
 import signal
@@ -25,11 +25,11 @@ CHANGES = {
 
 
 def ignore(event: Event) -> None:
-    """For launches whose events are read afterwards."""
+    """Do nothing: the events are read after the launch."""
 
 
 def at_step(number: int, spec: RunSpec, act: Callable[[list[Heartbeat]], None]) -> Callable[[Event], None]:
-    """Does something to the ranks once, when `number` has been trained."""
+    """Return an event handler that calls `act` with the heartbeats once, after step `number`."""
     done: list[int] = []
 
     def on_event(event: Event) -> None:
@@ -40,72 +40,74 @@ def at_step(number: int, spec: RunSpec, act: Callable[[list[Heartbeat]], None]) 
     return on_event
 
 
-def loaders_of(sign: Heartbeat) -> list[int]:
-    """Processes that make the rank's batches."""
-    return [int(child) for child in Path(f"/proc/{sign.pid}/task/{sign.pid}/children").read_text().split()]
+def loaders_of(heartbeat: Heartbeat) -> list[int]:
+    """Return the loader workers of a rank."""
+    return [int(child) for child in Path(f"/proc/{heartbeat.pid}/task/{heartbeat.pid}/children").read_text().split()]
 
 
-def kill_loader_of(sign: Heartbeat) -> None:
-    """Ends the process that makes the rank's batches, as the system does when memory runs out."""
-    for loader in loaders_of(sign):
+def kill_loader_of(heartbeat: Heartbeat) -> None:
+    """Kill the loader workers of a rank, as the system does when memory runs out."""
+    for loader in loaders_of(heartbeat):
         os.kill(loader, signal.SIGKILL)
 
 
-def kill_beside_its_loader(sign: Heartbeat) -> None:
-    """Ends the rank, and stops its loader before, so that it never sees that the rank is gone.
+def kill_with_stopped_loader(heartbeat: Heartbeat) -> None:
+    """Kill the rank after stopping its loader workers, so that they do not notice.
 
-    A loader holds the pipe by which torch sees the end of a forked rank.
+    A loader worker holds the pipe by which torch notices the end of a forked rank.
     """
-    for loader in loaders_of(sign):
+    for loader in loaders_of(heartbeat):
         os.kill(loader, signal.SIGSTOP)
-    os.kill(sign.pid, signal.SIGKILL)
+    os.kill(heartbeat.pid, signal.SIGKILL)
 
 
-ACCIDENTS = {
+FAILURES = {
     "rank 1 killed": (
-        lambda signs: kill_beside_its_loader(signs[1]),
+        lambda heartbeats: kill_with_stopped_loader(heartbeats[1]),
         r"^rank 1 \(host \S+, pid \d+\) was killed by SIGKILL \(which the system sends when memory runs out\)\n",
     ),
     "rank 0 killed": (
-        lambda signs: os.kill(signs[0].pid, signal.SIGKILL),
+        lambda heartbeats: os.kill(heartbeats[0].pid, signal.SIGKILL),
         r"^rank 0 \(host \S+, pid \d+\) was killed by SIGKILL",
     ),
     "rank 1 hangs": (
-        lambda signs: os.kill(signs[1].pid, signal.SIGSTOP),
+        lambda heartbeats: os.kill(heartbeats[1].pid, signal.SIGSTOP),
         r"^rank 1 \(host \S+, pid \d+\) has sent no heartbeat for \d+ s\n",
     ),
     "the loader of rank 1 killed": (
-        lambda signs: kill_loader_of(signs[1]),
-        # Killed while it hands over a batch, it leaves a traceback that a dead peer leaves too, which is not shown.
+        lambda heartbeats: kill_loader_of(heartbeats[1]),
+        # If it is killed while it sends a batch, its traceback is that of a dead peer, which is not shown.
         r"^rank 1 \(host \S+, pid \d+\) failed: (RuntimeError: )?DataLoader worker (ended while it sent|(?s:.)*"
         r"\nThe last lines of \S+/attempt_0/1/stderr\.log:\n(?s:.)*DataLoader worker)",
     ),
 }
 
 
-def test_accidents_end_the_run_and_the_same_call_goes_on(spec_of: SpecOf) -> None:
+def test_failures_end_the_run_and_the_same_call_resumes(spec_of: SpecOf) -> None:
     whole = spec_of("whole", **CHANGES)
     assert launch(whole, ignore).finished
     logs = list(Path(whole.run_folder).glob("logs/*/attempt_0/*/stderr.log"))
-    assert [log.read_text() for log in logs] == ["", ""]  # a cause is found in them, so nothing else stands there
+    assert [log.read_text() for log in logs] == ["", ""]  # a cause is looked for in them, so they must be empty
     expected = load_file(Path(whole.model_folder) / "model.safetensors")
-    for number, (name, (accident, message)) in enumerate(ACCIDENTS.items()):
+    for number, (name, (failure, message)) in enumerate(FAILURES.items()):
         spec = spec_of(f"run-{number}", **CHANGES)
         hurt: list[Heartbeat] = []
 
         def act(
-            signs: list[Heartbeat], hurt: list[Heartbeat] = hurt, accident: Callable[[list[Heartbeat]], None] = accident
+            heartbeats: list[Heartbeat],
+            hurt: list[Heartbeat] = hurt,
+            failure: Callable[[list[Heartbeat]], None] = failure,
         ) -> None:
-            hurt.extend(signs)
-            accident(signs)
+            hurt.extend(heartbeats)
+            failure(heartbeats)
 
         with pytest.raises(TrainingFailedError, match=message) as caught:
             launch(spec, at_step(7, spec, act))
         shown = str(caught.value)
         assert "Last heartbeats of the ranks:\n  rank" in shown, name
         assert shown.endswith("The same command resumes from the last checkpoint."), name
-        assert [sign.rank for sign in hurt] == [0, 1]
-        assert not any(Path(f"/proc/{sign.pid}").exists() for sign in hurt), name
+        assert [heartbeat.rank for heartbeat in hurt] == [0, 1]
+        assert not any(Path(f"/proc/{heartbeat.pid}").exists() for heartbeat in hurt), name
         assert not Path(spec.model_folder).exists()
         assert launch(spec, ignore).finished
         starts = [event for event in read_all(spec.events) if event["kind"] == "start"]

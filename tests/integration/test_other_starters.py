@@ -1,4 +1,4 @@
-"""Ranks that torchrun, SLURM's script and Kubernetes' manifest start, beside a process that only follows them."""
+"""Ranks started by torchrun, by the SLURM script and by the Kubernetes manifest, and a launcher that monitors them."""
 
 import os
 import re
@@ -29,8 +29,8 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
-class Waiting:
-    """`launch` in a thread, as the training node would wait."""
+class LauncherThread:
+    """`launch` in a thread, as in the training node."""
 
     def __init__(self, spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.shown: list[str] = []
@@ -48,7 +48,7 @@ class Waiting:
         except TrainingFailedError as error:
             self.error = error
 
-    def join(self) -> "Waiting":
+    def join(self) -> "LauncherThread":
         self._thread.join(timeout=120)
         assert not self._thread.is_alive()
         return self
@@ -66,7 +66,7 @@ def finish(*processes: subprocess.Popen[str], code: int = 0) -> str:
     return "\n".join(printed)
 
 
-def assert_as_usual(spec: RunSpec, usual: RunSpec, waiting: Waiting) -> None:
+def assert_as_usual(spec: RunSpec, usual: RunSpec, waiting: LauncherThread) -> None:
     waiting.join()
     assert waiting.outcome is not None
     assert waiting.outcome.finished
@@ -85,18 +85,18 @@ def test_others_may_start_the_ranks(
     elsewhere = {"launch": {"processes": 2, "start": False, "rank_timeout_s": 10.0}}
 
     by_torchrun = spec_of("torchrun", **elsewhere)
-    waiting = Waiting(by_torchrun, monkeypatch)
+    waiting = LauncherThread(by_torchrun, monkeypatch)
     command = next(line for line in waiting.shown[0].splitlines() if "--standalone" in line)
     finish(start(*shlex.split(command)))
     assert_as_usual(by_torchrun, usual, waiting)
-    # What is done is not asked for again.
-    again = Waiting(by_torchrun, monkeypatch).join()
+    # A finished training needs no ranks.
+    again = LauncherThread(by_torchrun, monkeypatch).join()
     assert again.shown == []
     assert again.outcome is not None
     assert again.outcome.finished
 
     by_slurm = spec_of("slurm", **elsewhere)
-    waiting = Waiting(by_slurm, monkeypatch)
+    waiting = LauncherThread(by_slurm, monkeypatch)
     command = next(line for line in waiting.shown[0].splitlines() if line.startswith("sbatch"))
     given = dict(pair.split("=", 1) for pair in shlex.split(command)[1].removeprefix("--export=ALL,").split(","))
     script = repository / shlex.split(command)[-1]
@@ -104,14 +104,14 @@ def test_others_may_start_the_ranks(
     assert_as_usual(by_slurm, usual, waiting)
 
     by_kubernetes = spec_of("kubernetes", **elsewhere)
-    waiting = Waiting(by_kubernetes, monkeypatch)
+    waiting = LauncherThread(by_kubernetes, monkeypatch)
     path = str(Path(by_kubernetes.run_folder) / "run_spec.json")
     finish(*pods(repository / "examples" / "kubernetes.yaml", SPEC=path, GPUS="1"))
     assert_as_usual(by_kubernetes, usual, waiting)
 
 
 def slurm(folder: Path) -> dict[str, str]:
-    """SLURM's environment of a job, with commands that start two nodes' tasks, one each, on this machine."""
+    """Return the environment of a SLURM job, with stand-ins that start one task for each of two nodes on this machine."""
     folder.mkdir()
     (folder / "scontrol").write_text(
         "#!/bin/sh\n[ \"$*\" = 'show hostnames here,there' ] && echo localhost && echo there\n"
@@ -135,7 +135,7 @@ def slurm(folder: Path) -> dict[str, str]:
 
 
 def pods(manifest: Path, **changes: str) -> list[subprocess.Popen[str]]:
-    """The containers of the manifest's Job as processes, with other values for some of its variables."""
+    """Start the containers of the manifest's Job as processes, with other values for some of its variables."""
     service, job = yaml.safe_load_all(manifest.read_text())
     template = job["spec"]["template"]["spec"]
     container = template["containers"][0]
@@ -164,7 +164,7 @@ def test_a_rank_that_hangs_elsewhere_is_named_and_the_ranks_go_on(
     launch(usual, lambda event: None)
     spec = spec_of("hung", **changes, launch={"processes": 2, "start": False, "rank_timeout_s": 8.0})
     monkeypatch.setattr(monitor, "RESTART_SECONDS", 3.0)
-    waiting = Waiting(spec, monkeypatch)
+    waiting = LauncherThread(spec, monkeypatch)
     command = shlex.split(next(line for line in waiting.shown[0].splitlines() if "--standalone" in line))
     torchrun = start(*command)
     reader = EventReader(spec.events)
@@ -178,7 +178,7 @@ def test_a_rank_that_hangs_elsewhere_is_named_and_the_ranks_go_on(
     assert re.match(r"rank 1 \(host \S+, pid \d+\) has sent no heartbeat for \d+ s\n", shown), shown
     assert "they resume from the last checkpoint" in shown
     assert not Path(spec.model_folder).exists()
-    waiting = Waiting(spec, monkeypatch)
+    waiting = LauncherThread(spec, monkeypatch)
     finish(start(*command))
     assert_as_usual(spec, usual, waiting)
     assert next(event for event in waiting.events if event["kind"] == "start")["resumed_from"] is not None

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 pytestmark = [
     pytest.mark.slow,
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 

@@ -20,7 +20,7 @@ from clips_pipeline.tuning.config import PrunerConfig
 
 pytestmark = [
     pytest.mark.slow,  # every trial imports Composer afresh
-    # MLflow's own tables, on the SQLAlchemy that the lock has.
+    # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
 

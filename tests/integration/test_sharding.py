@@ -24,11 +24,11 @@ CHANGES: dict[str, Any] = {"optimizer": {"clip_norm": 0.5, "warmup_samples": 16}
 
 
 def ignore(event: Event) -> None:
-    """For launches whose events are read afterwards."""
+    """Do nothing: the events are read after the launch."""
 
 
-def stopping(spec: RunSpec) -> RunSpec:
-    """The run, stopped at about step 4."""
+def stop_at_4(spec: RunSpec) -> RunSpec:
+    """Stop the run at about step 4."""
 
     def stop(event: Event) -> None:
         if event["kind"] == "step" and event["step"] == 4:
@@ -56,25 +56,25 @@ def test_sharded_training_is_the_same_training(spec_of: SpecOf) -> None:
     assert len(metrics(whole)) == 3
     expected, found = weights(plain), weights(whole)
     assert {name: value.shape for name, value in found.items()} == {n: value.shape for n, value in expected.items()}
-    # Not each by itself: where a gradient is nothing but rounding, as that of a key's bias, Adam makes whole steps of it.
+    # The sum over all weights: where a gradient is rounding noise only, as for the bias of a key, Adam makes full steps of it.
     difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
     assert difference < 1e-8 * sum(float(value.square().sum()) for value in expected.values())
     load_model_folder(Path(whole.model_folder))
 
-    # A batch in chunks makes every block anew in the backward pass, where it must be gathered again.
+    # With chunks every block is recomputed in the backward pass, for which it must be gathered.
     chunked = spec_of("chunked", launch={**SHARDED, "chunk_size": 3}, **CHANGES)
     assert launch(chunked, ignore).finished
     assert losses(chunked) == pytest.approx(losses(plain), rel=1e-6)
 
-    # The same call goes on to the same bits.
-    again = stopping(spec_of("again", launch=SHARDED, **CHANGES))
+    # A resumed run ends with the same bits.
+    again = stop_at_4(spec_of("again", launch=SHARDED, **CHANGES))
     assert launch(again, ignore).finished
     assert losses(again) == losses(whole)
     assert all(torch.equal(value, found[name]) for name, value in weights(again).items())
 
-    # Checkpoints are whole: sharding, and the number of ranks, may change on the way.
+    # Checkpoints are unsharded: sharding and the number of ranks may change when a run resumes.
     for name, first, then in (("gathered", SHARDED, {"processes": 1}), ("shared out", PLAIN, SHARDED)):
-        stopping(spec_of(name, launch=first, **CHANGES))
+        stop_at_4(spec_of(name, launch=first, **CHANGES))
         changed = spec_of(name, launch=then, **CHANGES)
         assert launch(changed, ignore).finished
         assert losses(changed) == pytest.approx(losses(plain), rel=1e-5), name

@@ -1,4 +1,4 @@
-"""Real workers: resume, ranks, failure and stop."""
+"""Trainings in real ranks: resume, number of ranks, failures and stops."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.run_spec import RunSpec
 
-pytestmark = pytest.mark.slow  # every launch imports Composer afresh, in every worker
+pytestmark = pytest.mark.slow  # every launch imports Composer in a new process
 
 OPTIONS: list[dict[str, Any]] = [
     {"model": {"patch_dropout": 0.5}, "progressive": {"first_size": 32, "until": 0.9}, "freeze": ["vision"]},
@@ -31,7 +31,7 @@ def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
 
 
 def ignore(event: dict[str, Any]) -> None:
-    """For launches whose events are read afterwards."""
+    """Do nothing: the events are read after the launch."""
 
 
 def test_one_process_trains_evaluates_and_exports(spec_of: SpecOf) -> None:
@@ -52,7 +52,7 @@ def test_one_process_trains_evaluates_and_exports(spec_of: SpecOf) -> None:
 
 
 def test_a_training_ended_by_ctrl_c_resumes_to_the_same_weights(spec_of: SpecOf) -> None:
-    """Kills have their drills; this interrupt saves the step first."""
+    """This interrupt saves a checkpoint first; kills have drills of their own."""
     changes: dict[str, Any] = {"samples": 40 * 8, "every": {"checkpoint": 1_000}}
     whole = spec_of("whole", **changes)
     launch(whole, ignore)
@@ -76,7 +76,7 @@ def test_a_training_ended_by_ctrl_c_resumes_to_the_same_weights(spec_of: SpecOf)
 
 
 def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Composer must ask the dataset to go on, and not run the loader through all that was trained before."""
+    """Composer must let the dataset continue, instead of loading again what was trained before."""
     from clips_pipeline.data.shards.reader import ShardSet
     from clips_pipeline.training.events.event_log import EventWriter
     from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
@@ -107,7 +107,7 @@ def test_resuming_reads_only_what_is_left(spec_of: SpecOf, monkeypatch: pytest.M
     assert len(read) == (9 - done) * 8
 
 
-def test_one_rank_goes_on_as_two_and_two_as_one(spec_of: SpecOf) -> None:
+def test_one_rank_resumes_as_two_and_two_as_one(spec_of: SpecOf) -> None:
     whole = spec_of("whole")
     launch(whole, ignore)
     for name, first, then in (("grows", 1, 2), ("shrinks", 2, 1)):
@@ -144,7 +144,7 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(spec_of: SpecOf) ->
 
 
 def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
-    """Else the watch over the loader would go on warning, and the loader's processes would stay."""
+    """Otherwise the stall monitor would continue to warn, and the loader workers would stay."""
     from clips_pipeline.training.callbacks.data_wait import DataWaitMonitor
     from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
     from clips_pipeline.training.events.event_log import EventWriter
@@ -171,7 +171,7 @@ def test_the_trainer_is_closed_when_a_step_raises(spec_of: SpecOf) -> None:
         assert len(closed) == 1
 
 
-def test_a_stop_request_ends_the_run_and_the_same_spec_goes_on(spec_of: SpecOf) -> None:
+def test_a_stop_request_ends_the_run_and_the_same_spec_resumes(spec_of: SpecOf) -> None:
     spec = spec_of()
 
     def stop(event: dict[str, Any]) -> None:
@@ -200,7 +200,7 @@ def test_ema_and_clipping_run(spec_of: SpecOf) -> None:
     assert launch(spec, ignore).finished
 
 
-def test_micro_batches_are_refused_with_what_to_do_instead() -> None:
+def test_micro_batches_are_refused_with_a_remedy() -> None:
     from clips_pipeline.data.loading.batch import ClipsBatch
     from clips_pipeline.training.trainer import _whole_batch
 
@@ -237,7 +237,7 @@ def test_with_every_option_a_resumed_training_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("method", ["clips", "coca"])
-def test_examples_of_captions_are_written_at_every_evaluation(spec_of: SpecOf, method: str) -> None:
+def test_caption_examples_are_written_at_every_evaluation(spec_of: SpecOf, method: str) -> None:
     spec = spec_of(method=method, every={"evaluate": 6, "caption_examples": 4})
     launch(spec, ignore)
     events = [event for event in read_all(spec.events) if event["kind"] == "captions"]

@@ -40,7 +40,7 @@ def test_contrastive(arrays, scalars, case, chunk_rows):
 @pytest.mark.parametrize("chunk", [1, 5, 10_000])
 @pytest.mark.parametrize("case", [0, 1])
 def test_caption(arrays, scalars, case, chunk):
-    """Their logits come in as hidden states under an identity head, so that the gradient is that of the logits."""
+    """The authors' logits are used as hidden states with an identity head, so the gradient is that of the logits."""
     name = f"caption{case}"
     logits, labels = arrays[f"{name}/in/logits"], arrays[f"{name}/in/labels"].long()
     valid = arrays[f"{name}/in/mask"].bool()

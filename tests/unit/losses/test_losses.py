@@ -1,4 +1,4 @@
-"""Losses against references written out in float64; chunks change nothing; bad input is refused."""
+"""Losses against naive references in float64; chunks do not change the result; bad input is refused."""
 
 import re
 
@@ -42,7 +42,7 @@ def test_each_contrastive_term(chunk_rows):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-def test_many_columns_are_cut_into_chunks_by_themselves(monkeypatch):
+def test_many_columns_are_chunked_automatically(monkeypatch):
     leaves = features()
     expected = contrastive_loss(*leaves)
     held = []
@@ -82,7 +82,7 @@ def test_caption_value_and_gradients(chunk):
     loss = caption_loss(hidden, weight, targets, chunk=chunk)
     expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
     assert float((loss - expected).abs()) < 1e-8
-    # The weight of a loss in the total must reach its gradients.
+    # The gradients must include the weight of the loss in the total.
     ours = torch.autograd.grad(3 * loss, (hidden, weight))
     theirs = torch.autograd.grad(3 * expected, (hidden, weight))
     for a, b in zip(ours, theirs, strict=True):
@@ -94,7 +94,7 @@ def test_caption_gradients_by_differences():
     torch.autograd.gradcheck(lambda h, w: caption_loss(h, w, targets, chunk=2), (hidden, weight))
 
 
-def test_caption_gradients_of_a_kept_graph_can_be_asked_for_again():
+def test_the_backward_pass_of_a_retained_graph_can_run_again():
     hidden, weight, targets = captions()
     expected = torch.autograd.grad(3 * torch.nn.functional.cross_entropy(hidden @ weight.T, targets), (hidden, weight))
     loss = 3 * caption_loss(hidden, weight, targets, chunk=4)
@@ -105,7 +105,7 @@ def test_caption_gradients_of_a_kept_graph_can_be_asked_for_again():
 
 
 def test_no_private_part_of_torch_is_used(repository):
-    """They change without notice."""
+    """Private parts change without notice."""
     private = re.compile(r"\btorch\._[A-Za-z]")
     found = [
         f"{path.name}: {line.strip()}"
@@ -116,7 +116,7 @@ def test_no_private_part_of_torch_is_used(repository):
     assert found == []
 
 
-def test_caption_gradient_is_only_made_where_wanted():
+def test_caption_gradients_are_computed_only_where_needed():
     hidden, weight, targets = captions()
     expected = torch.autograd.grad(caption_loss(hidden, weight, targets), hidden)[0]
     alone = torch.autograd.grad(caption_loss(hidden, weight.detach(), targets, chunk=4), hidden)[0]
@@ -136,8 +136,8 @@ def test_lower_precision_is_widened():
         assert float(loss) == pytest.approx(float(other), rel=0.05)
 
 
-def test_no_tensor_of_all_logits_is_ever_made():
-    """The largest tensor that either loss makes holds one chunk."""
+def test_no_tensor_of_all_logits_is_allocated():
+    """The largest tensor of either loss holds one chunk."""
 
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         size = 0

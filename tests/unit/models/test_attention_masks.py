@@ -1,4 +1,4 @@
-"""The decoder mask, against the dense mask that the paper describes, and by the truth table of its module."""
+"""Decoder mask against the dense mask of the paper, and against the truth table of its module."""
 
 import torch
 
@@ -9,7 +9,7 @@ P, Q = 3, 3
 
 
 def dense(prefix_keep_BP: torch.Tensor) -> torch.Tensor:
-    """(B, P + Q, P + Q), place by place: who looks at whom."""
+    """Return the dense mask (B, P + Q, P + Q), computed position by position."""
     rows = prefix_keep_BP.shape[0]
     sees = torch.zeros(rows, P + Q, P + Q, dtype=torch.bool)
     for row in range(rows):
@@ -36,7 +36,7 @@ def test_it_is_the_last_rows_of_the_dense_mask() -> None:
         assert torch.equal(mask[:, 0] == 0, dense(keep_BP)[:, P:])
 
 
-def test_prefix_rows_see_the_prefix_without_its_padding() -> None:
+def test_prefix_rows_attend_to_the_prefix_without_padding() -> None:
     keep_BP = torch.tensor([[True, True, True], [True, False, True]])
     found = key_mask(Packing.of(keep_BP))
     assert found is not None

@@ -1,4 +1,4 @@
-"""The model's public face: shapes, refusals, precision, images that are not square."""
+"""The public interface of the model: shapes, refused inputs, precision, images that are not square."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def test_forward_agrees_with_the_encoders(model):
 def test_images_need_not_be_square(model):
     wide = torch.randn(2, 3, 24, 40)
     assert model.vision(wide).tokens_BPD.shape == (2, 15, 48)
-    # A grid turned on its side is another grid: the table must tell x from y.
+    # A transposed grid must give another result: the table distinguishes x and y.
     upright = model.encode_image(wide.transpose(2, 3))
     assert float((model.encode_image(wide) - upright).abs().max()) > 1e-4
 
@@ -70,8 +70,8 @@ def test_wrong_shapes_are_refused(model, change, message):
         model(*arguments)
 
 
-class Products(TorchDispatchMode):
-    """Notes in what precision matrices are multiplied, by the shape of the second."""
+class ProductRecorder(TorchDispatchMode):
+    """Records the dtype of matrix products, by the shape of the second factor."""
 
     def __init__(self):
         super().__init__()
@@ -96,7 +96,7 @@ def test_bfloat16_autocast_keeps_norms_heads_and_losses_in_float32(padding):
     arguments = inputs()
     exact = clips_loss(model(*arguments), model.captioner.head.weight)
     kinds.clear()
-    with torch.autocast("cpu", dtype=torch.bfloat16), Products() as products:
+    with torch.autocast("cpu", dtype=torch.bfloat16), ProductRecorder() as products:
         output = model(*arguments)
         loss = clips_loss(output, model.captioner.head.weight)
     for layer in (model.vision.blocks[0].mlp.c_fc, model.captioner.blocks[0].mlp.c_proj):
@@ -131,7 +131,7 @@ def test_tables_made_in_inference_mode_serve_training(model):
 
 
 def test_tiny_learns_a_batch():
-    """A few steps on one batch of eight halve the caption loss's distance from chance and beat chance in contrast."""
+    """A few steps on one batch of eight halve the caption loss relative to chance, and beat chance in the contrastive loss."""
     torch.manual_seed(0)
     config = dataclasses.replace(SIZES["tiny"], text=dataclasses.replace(SIZES["tiny"].text, padding="mask"))
     model = ClipsModel(config)

@@ -1,4 +1,4 @@
-"""Compiled blocks: loss and every gradient of the plain ones, also in a copy."""
+"""Compiled blocks: loss and every gradient equal those of plain blocks, also in a copy of the model."""
 
 import copy
 

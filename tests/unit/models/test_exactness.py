@@ -1,4 +1,4 @@
-"""The optimised paths against the naive twin, in float64: values and every gradient."""
+"""Optimized paths against a naive implementation, in float64: values and every gradient."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ def build(padding="attend", condition="before_norm", **captioner):
     torch.manual_seed(1)
     model = ClipsModel(config).double()
     with torch.no_grad():
-        # Biases and norms away from 0 and 1, so that a forgotten one shows.
+        # Biases differ from 0 and norms from 1, so that a missing one is noticed.
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -89,14 +89,14 @@ def test_a_batch_without_any_target_has_zero_loss_and_zero_gradients():
     assert float(parts.caption) == 0.0
     parts.caption.backward()
     for name, parameter in model.captioner.named_parameters():
-        # None would make data-parallel training wait for ever.
+        # Data-parallel training would wait forever for a gradient that is None.
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
 
 
 @pytest.mark.parametrize("condition", ["before_norm", "after_norm"])
 def test_padded_columns_change_nothing_when_masked(condition):
-    """Rows trimmed to the longest of the batch equal rows that are not: features, hidden states, gradients."""
+    """Rows trimmed to the longest of the batch give the same features, hidden states and gradients as full rows."""
     model = build("mask", condition)
     images, web, fragment, target = batch(longest_text=4)
     outputs = []
@@ -132,7 +132,7 @@ def test_attended_padding_matters():
 
 @pytest.mark.parametrize("padding", ["attend", "mask"])
 def test_only_what_is_needed_is_computed(padding):
-    """Blocks see tokens that are there and queries up to each row's last target; the head sees valid positions."""
+    """Blocks compute tokens without padding and queries up to each row's last target; the head gets valid positions only."""
     model = build(padding)
     seen = []
     inner = model.captioner.blocks[0].prefix_causal
@@ -152,7 +152,7 @@ def test_only_what_is_needed_is_computed(padding):
 
 
 def test_nothing_is_detached():
-    """The captioner alone reaches the vision tower and, through the web caption only, the text tower."""
+    """The caption loss has gradients in the vision tower and, through the web caption only, in the text tower."""
     model = build()
     images, web, fragment, target = batch()
     images.requires_grad_()

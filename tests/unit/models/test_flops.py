@@ -1,4 +1,4 @@
-"""The count of operations against PyTorch's own counter on a real forward pass."""
+"""Operation counts against PyTorch's counter on a real forward pass."""
 
 import pytest
 import torch

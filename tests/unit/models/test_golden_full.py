@@ -1,4 +1,4 @@
-"""A whole batch: losses, every gradient and four optimiser steps, against the authors' JAX code."""
+"""A whole batch: losses, every gradient and four optimizer steps, against the authors' JAX code."""
 
 import json
 from types import SimpleNamespace
@@ -78,7 +78,7 @@ def test_which_parameters_decay(golden_dir):
     assert seen == set(decay)
 
 
-def test_four_optimiser_steps(golden_dir, arrays):
+def test_four_optimizer_steps(golden_dir, arrays):
     steps = golden(golden_dir, "train_steps")
     model = golden_model(arrays)
     config = SimpleNamespace(peak_lr=1.024e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.2)

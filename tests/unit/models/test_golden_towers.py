@@ -25,7 +25,7 @@ def _no_gradients():
 
 
 def block_outputs(blocks, kind="forward"):
-    """What each block gives, in a list that fills as the model runs."""
+    """Return a list that collects the output of each block while the model runs."""
     outputs = []
     for block in blocks:
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
@@ -90,8 +90,8 @@ def test_captioner_logits(golden_dir, prefix):
     close(logits, arrays[f"{prefix}out/logits"], OUT)
 
 
-def through(block, x_BSD, prefix):
-    """A captioner block on rows without padding, prefix and queries in one tensor."""
+def apply_captioner_block(block, x_BSD, prefix):
+    """Apply a captioner block to rows without padding, with prefix and queries in one tensor."""
     queries_BQD = x_BSD[:, prefix:]
     every = Packing.of(torch.ones(queries_BQD.shape[:2], dtype=torch.bool))
     parts = block.prefix_causal(
@@ -109,20 +109,20 @@ def test_captioner_inside(golden_dir):
     close(text_BSD, arrays["mid/text_projection_layer"], MID)
     x_BSD = torch.cat([image_BPD, text_BSD, captioner.queries_QD.expand(4, -1, -1)], dim=1)
     for number, block in enumerate(captioner.blocks):
-        x_BSD = through(block, x_BSD, 27)
+        x_BSD = apply_captioner_block(block, x_BSD, 27)
         close(x_BSD, arrays[f"mid/Transformer/encoderblock_{number}"], MID)
     every = torch.ones(4, 9, dtype=torch.bool)
     close(captioner(image, text, every).unflatten(0, (4, 9)), arrays["mid/decoder_norm"], MID)
 
 
 def test_captioner_attends_exactly_where_the_authors_mask_allows(golden_dir):
-    """Which inputs each output row depends on, found by gradients, is the authors' mask."""
+    """The inputs that each output row depends on, found by gradients, are those of the authors' mask."""
     arrays = golden(golden_dir, "captioner")
     block = golden_model(arrays).captioner.blocks[0]
     mask = arrays["out/mask"].astype(bool)
     with torch.enable_grad():
         x_BSD = torch.randn(1, 36, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-        out = through(block, x_BSD, 27)
+        out = apply_captioner_block(block, x_BSD, 27)
         reads = []
         for row in range(36):
             (gradient,) = torch.autograd.grad(out[0, row].square().sum(), x_BSD, retain_graph=True)

@@ -1,4 +1,4 @@
-"""Towers in chunks, losses over the whole batch: values and gradients of the plain way, and less memory."""
+"""Gradient caching: values and gradients of the plain forward pass, with less memory."""
 
 import pytest
 import torch
@@ -32,8 +32,8 @@ def test_features_come_back_in_the_order_of_the_batch():
         torch.testing.assert_close(getattr(chunked, name), getattr(plain, name), rtol=0, atol=1e-12)
 
 
-def test_one_chunk_at_a_time_is_kept():
-    """What the graph holds besides features and states of the captioner does not grow with the batch."""
+def test_activations_of_one_chunk_at_a_time_are_held():
+    """Apart from features and captioner states, the memory of the graph does not grow with the batch."""
     model = build()
 
     def held(size):
@@ -51,10 +51,10 @@ def test_one_chunk_at_a_time_is_kept():
         return sum(size for place, size in kept.items() if place not in own)
 
     inputs_of_a_sample = sum(tensor[0].nbytes for tensor in batch(size=8))
-    # Chunks are copies of the inputs' rows.
+    # Chunks are copies of rows of the inputs.
     assert held(16) - held(8) < 8 * (inputs_of_a_sample + 6_000)
 
 
-def test_a_chunk_of_nothing_is_refused():
+def test_an_empty_chunk_is_refused():
     with pytest.raises(ValueError, match="chunk is 0"):
         forward_in_chunks(build(), *batch(), 0)

@@ -1,4 +1,4 @@
-"""Initial values are drawn as the authors draw them: mean 0 and the stated deviation, within five standard errors."""
+"""Initial values have mean 0 and the authors' standard deviation, within five standard errors."""
 
 import dataclasses
 import math
@@ -65,7 +65,7 @@ def test_bounded_draws_are_bounded(parameters):
     assert float(parameters["vision.blocks.0.mlp.c_proj.weight"].abs().max()) <= 2 * scale
 
 
-def test_norms_biases_and_temperature(parameters):
+def test_norms_biases_and_logit_scale(parameters):
     for name, values in parameters.items():
         if name.endswith("bias"):
             assert not values.any(), name
@@ -75,7 +75,7 @@ def test_norms_biases_and_temperature(parameters):
 
 
 def test_every_parameter_is_covered(parameters):
-    """A new parameter must be given an initial value and a line above."""
+    """A new parameter needs an initialization and a line above."""
     plain = {name.replace(".0.", ".1.").replace(".1.", ".N.").replace(".2.", ".N.") for name in EXPECTED}
     for name in parameters:
         general = name.replace(".0.", ".N.").replace(".1.", ".N.").replace(".2.", ".N.")

@@ -1,4 +1,4 @@
-"""Each method beside its naive twin, in float64: values and every gradient; what the methods share is the same."""
+"""Each method against a naive implementation, in float64: values and every gradient; and what all methods share."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def batch(method: str) -> tuple[torch.Tensor, ...]:
 
 
 def teacher_forced_logits(model: ClipsModel, image_BPD: torch.Tensor, previous_ids_BQ: torch.Tensor) -> torch.Tensor:
-    """Every place, one dense mask: the image sees the image, place i the image and the places up to its own."""
+    """Compute all positions with a dense mask: image attends to image, position i to the image and positions up to i."""
     captioner = model.captioner
     inputs = captioner.token_embedding.weight[previous_ids_BQ] + captioner.queries_QD[: previous_ids_BQ.shape[1]]
     x_BSD = torch.cat([image_BPD @ captioner.image_projection.weight.T, inputs], dim=1)
@@ -61,7 +61,7 @@ def expected_losses(model: ClipsModel, inputs: tuple[torch.Tensor, ...]) -> list
     found = [naive.contrastive_term(naive.unit(image.feature_BE), feature, model.logit_scale.exp())]
     if model.captioner is not None:
         logits = teacher_forced_logits(model, image.tokens_BPD, target[:, :-1])
-        # The last place has no label.
+        # The last position has no target.
         found.append(naive.caption(functional.pad(logits, (0, 0, 0, 1)), target))
     return found
 
@@ -81,7 +81,7 @@ def test_loss_and_every_gradient(method: str, padding: str) -> None:
         assert float((parts.caption - expected[1]).abs()) < LIMIT
         total = total + 2.0 * expected[1]
     names, parameters = zip(*model.named_parameters(), strict=True)
-    # Without `allow_unused`: a method has no parameter that its loss does not reach.
+    # Without `allow_unused`: every parameter of a method has a gradient.
     gradients = torch.autograd.grad(parts.total, parameters)
     for name, gradient, other in zip(names, gradients, torch.autograd.grad(total, parameters), strict=True):
         assert float((gradient - other).abs().max()) < LIMIT, name
@@ -97,7 +97,7 @@ def test_in_chunks_a_method_gives_the_same(method: str) -> None:
     assert all(float((a - b).abs().max()) < LIMIT for a, b in zip(whole, chunked, strict=True))
 
 
-def test_all_methods_begin_with_the_same_towers() -> None:
+def test_all_methods_start_with_the_same_towers() -> None:
     torch.manual_seed(1)
     clips = ClipsModel(GOLDEN_CONFIG).double().state_dict()
     for method in METHODS:
@@ -107,14 +107,14 @@ def test_all_methods_begin_with_the_same_towers() -> None:
         assert all(torch.equal(state[name], clips[name]) for name in towers)
 
 
-def test_no_word_of_its_own_or_later_is_read_under_teacher_forcing() -> None:
+def test_teacher_forcing_reads_preceding_words_only() -> None:
     model, (images, text, none, target) = build("coca", "mask"), batch("coca")
     target = target.clone()
     target[:, :6] = torch.tensor([1, 105, 106, 107, 108, 2])
     hidden = model(images, text, none, target).caption_hidden_ND.unflatten(0, (3, -1))
     target[:, 3] = 119
     changed = model(images, text, none, target).caption_hidden_ND.unflatten(0, (3, -1))
-    # Place 2 predicts id 3 and has not seen it; place 3 has.
+    # Position 2 predicts id 3 without reading it; position 3 reads it.
     assert torch.equal(hidden[:, :3], changed[:, :3])
     assert not torch.allclose(hidden[:, 3], changed[:, 3])
 

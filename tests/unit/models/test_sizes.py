@@ -1,4 +1,4 @@
-"""Named sizes: published parameter counts, and clear refusals."""
+"""Named sizes: published parameter counts, and errors of impossible sizes."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def test_sizes_survive_a_mapping(name):
         ("text", {"context_length": 3}, r"text\.context_length: 3 must be at least 4"),
         ("text", {"pad_id": 32_000}, "not in the vocabulary"),
         ("captioner", {"queries": 0}, r"captioner\.queries: 0 must be at least 1"),
-        ("captioner", {"vocab_size": 100}, "one tokenizer writes both"),
+        ("captioner", {"vocab_size": 100}, "one tokenizer serves both"),
     ],
 )
 def test_impossible_sizes_are_refused(part, change, message):

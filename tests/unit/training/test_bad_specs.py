@@ -1,4 +1,4 @@
-"""A run spec from elsewhere that cannot be trained: one error with the key, before anything is loaded."""
+"""Invalid run specs: one error with the key, before anything is loaded."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Where Composer's own part is not used: what it fails. And that nothing of Composer is replaced at run time.
+"""Why some parts of Composer are not used; and that no part of Composer is replaced at run time.
 
-When one of these fails with a later Composer, its part may take the place of ours.
+If one of these tests fails with a later Composer, its part may replace ours.
 """
 
 import math
@@ -45,7 +45,7 @@ class Line(ComposerModel):  # type: ignore[misc]
 
 
 def rates(own: bool) -> list[float]:
-    """Of the updates of a training whose peak is 1: the rate after update k is that of update k + 1."""
+    """Return the rates of a training whose peak is 1: the rate after update k is that of update k + 1."""
     model, logged = Line(), InMemoryLogger()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule: Any = CosineAnnealingWithWarmupScheduler(f"{WARMUP}ba", alpha_f=FINAL)
@@ -70,12 +70,12 @@ def rates(own: bool) -> list[float]:
     return [value for _, value in logged.data["lr-SGD/group0"]]
 
 
-def test_composers_schedule_is_ours_a_step_late() -> None:
+def test_composers_schedule_is_one_step_late() -> None:
     ours, theirs = rates(own=True), rates(own=False)
-    wanted = [warmup_cosine(STEPS, WARMUP, FINAL)(step) for step in range(STEPS + 1)]
-    assert ours == wanted[1:]
-    assert theirs == pytest.approx(wanted[:-1], abs=1e-15)
-    assert theirs[0] == 0.0  # the second update would have no rate either
+    expected = [warmup_cosine(STEPS, WARMUP, FINAL)(step) for step in range(STEPS + 1)]
+    assert ours == expected[1:]
+    assert theirs == pytest.approx(expected[:-1], abs=1e-15)
+    assert theirs[0] == 0.0  # the second update would have rate 0 too
 
 
 class Timestamp:
@@ -83,7 +83,7 @@ class Timestamp:
 
 
 class State:
-    """What the monitors read."""
+    """The part of the state that the monitors read."""
 
     timestamp = Timestamp()
 
@@ -91,7 +91,7 @@ class State:
         self.loss, self.total_loss_dict = torch.tensor(loss), {"loss/train/total": loss, "loss/train/caption": 1.0}
 
 
-def test_composers_nan_monitor_lets_an_infinite_loss_pass() -> None:
+def test_composers_nan_monitor_accepts_an_infinite_loss() -> None:
     ours = DivergenceMonitor(lambda: None)
     NaNMonitor().after_loss(State(math.inf), None)
     for loss in (math.inf, math.nan):
@@ -100,8 +100,8 @@ def test_composers_nan_monitor_lets_an_infinite_loss_pass() -> None:
     ours.batch_end(State(1.0), None)
 
 
-def test_composers_progressive_resizing_takes_the_nearest_pixel() -> None:
-    """A board of single black and white pixels is grey from afar; by nearest pixels it becomes one of both."""
+def test_composers_progressive_resizing_samples_the_nearest_pixel() -> None:
+    """A checkerboard of single pixels should become gray; by nearest pixels it becomes black or white."""
     side = 64
     board = ((torch.arange(side)[:, None] + torch.arange(side)) % 2).float().expand(1, 3, side, side)
     changes = {"samples": 800, "batch_size": 8, "optimizer": {"warmup_samples": 0}, "progressive": {"first_size": 32}}
@@ -126,13 +126,13 @@ model.big = torch.nn.Parameter(torch.zeros(1_000_000))
 optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
 state = State(rank_zero_seed=0, run_name="run", model=model, optimizers=optimizer, device=DeviceCPU())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # a disk that has room for a quarter of it
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # a disk with room for a quarter of it
 save_checkpoint(state, sys.argv[1])
 """
 
 
-def test_composers_saver_leaves_a_part_under_the_final_name(tmp_path: Path, repository: Path) -> None:
-    """And so would a kill; a resume would take that file for the newest checkpoint."""
+def test_composers_saver_leaves_a_partial_file_under_the_final_name(tmp_path: Path, repository: Path) -> None:
+    """A kill would do the same; a resume would use that file as the latest checkpoint."""
     path = tmp_path / "ba4.pt"
     done = subprocess.run([sys.executable, "-c", HALF, str(path)], cwd=repository, capture_output=True, text=True)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The cost of a sample is counted from the rows it trains on."""
+"""Operations of a training sample, counted from its rows."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_shorter_fragments_cost_less_where_padding_is_hidden(data: tuple[Path, T
     attended = {
         cost(data, model={"padding": "attend"}, captions={"fragment": {"tokens": tokens}}) for tokens in (6, 24)
     }
-    assert len(attended) == 1  # every place of the row is computed
+    assert len(attended) == 1  # every position of the row is computed
     assert attended.pop() > hidden[2]
 
 

@@ -1,4 +1,4 @@
-"""The estimate before a start: measured steps, and what follows from them."""
+"""Estimate of a training: measured steps, and the figures computed from them."""
 
 import pytest
 from rich.console import Console
@@ -34,13 +34,13 @@ def config_of(**changes: object) -> TrainConfig:
     return from_mapping(TrainConfig, {**SMALL, **changes}, "train")
 
 
-def test_what_follows_from_a_measurement() -> None:
+def test_figures_from_a_measurement() -> None:
     found = from_measurement(config_of(launch={"processes": 2}), FOUND)
     assert found.training_flops == 30
     assert found.state_bytes == 4 * (1500 + 3 * 500)
-    # 10,000 bytes for each sample beyond those that were measured; a rank has 32.
+    # 10,000 bytes for each sample beyond the measured ones; a rank has 32.
     assert found.peak_bytes == 160_000 + 24 * 10_000
-    # At best what a sample more needs of two processors, at worst the slowest step of the larger batch.
+    # At best the processor time of one more sample on two threads, at worst the slowest step of the larger batch.
     best, worst = (1.6 - 0.8) / 6, 4.0 / 8
     assert found.sample_seconds == pytest.approx((best, worst))
     assert found.seconds == pytest.approx((best * 640 / 2, worst * 640 / 2))
@@ -55,17 +55,17 @@ def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
     assert "the last is the batch of a rank" in chunked.basis
 
 
-def test_ranks_that_share_the_state_out_need_less_memory() -> None:
+def test_sharded_state_needs_less_memory() -> None:
     plain = from_measurement(config_of(launch={"processes": 4}), FOUND)
     shared = from_measurement(config_of(launch={"processes": 4, "sharding": "fsdp2"}), FOUND)
-    # Whole are the largest block and what is in no block, 300 + 300 parameters, with their gradients.
+    # Gathered are the largest block and all parameters outside blocks, 300 + 300, with their gradients.
     assert shared.state_bytes == plain.state_bytes // 4 + 2 * 4 * 600
     assert plain.peak_bytes - shared.peak_bytes == plain.state_bytes - shared.state_bytes
     chunked = from_measurement(config_of(launch={"processes": 4, "sharding": "fsdp2", "chunk_size": 8}), FOUND)
     assert chunked.state_bytes == plain.state_bytes // 4 + 2 * 4 * 1500
 
 
-def test_a_busy_machine_is_said() -> None:
+def test_a_busy_machine_is_reported() -> None:
     quiet, busy = (from_measurement(config_of(), FOUND, load) for load in (0.0, 1_000.0))
     assert quiet.warning is None
     assert "a load of 1000.0 on" in busy.warning
@@ -94,7 +94,7 @@ def test_a_real_measurement_counts_what_the_model_has() -> None:
     assert "(the last is the batch of a rank)" in " ".join(shown.split())
 
 
-def test_a_probe_that_fails_says_why() -> None:
+def test_a_failed_measurement_is_explained() -> None:
     config = from_mapping(TrainConfig, SMALL, "train")
     with pytest.raises(ConfigError, match=r"dry_run: the measured steps failed: .*embedding table has"):
         estimate(config, 10**6)

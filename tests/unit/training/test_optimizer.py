@@ -41,7 +41,7 @@ def test_a_bare_layer_and_frozen_parameters():
     assert [len(group["params"]) for group in parameter_groups(layer, 0.1)] == [1, 0]
 
 
-def test_the_configuration_reaches_the_optimiser():
+def test_the_configuration_reaches_the_optimizer():
     optimizer = adamw(
         nn.Linear(2, 2), OptimizerConfig(peak_lr=0.5, beta1=0.8, beta2=0.9, epsilon=1e-6, weight_decay=0.3)
     )

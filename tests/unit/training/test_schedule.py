@@ -1,4 +1,4 @@
-"""The learning rate against the authors' own schedule, and its promises."""
+"""Learning rate against the authors' schedule, and its edge cases."""
 
 import json
 
@@ -12,10 +12,10 @@ def test_published_schedules(golden_dir):
     schedules = json.loads((golden_dir / "schedule.json").read_text())["schedules"]
     assert len(schedules) >= 8
     for case in schedules:
-        share = warmup_cosine(case["total_steps"], case["warmup_steps"], case["min_lr"] / case["peak_lr"])
+        fraction = warmup_cosine(case["total_steps"], case["warmup_steps"], case["min_lr"] / case["peak_lr"])
         for step, rate in zip(case["steps"], case["lr"], strict=True):
-            # Theirs is float32, whose cosine near its end is good to about 1e-7 of the peak.
-            assert case["peak_lr"] * share(step) == pytest.approx(rate, rel=1e-6, abs=2e-7 * case["peak_lr"]), case[
+            # The authors' schedule is float32, whose cosine is exact to about 1e-7 of the peak near its end.
+            assert case["peak_lr"] * fraction(step) == pytest.approx(rate, rel=1e-6, abs=2e-7 * case["peak_lr"]), case[
                 "name"
             ]
 

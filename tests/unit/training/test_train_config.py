@@ -1,4 +1,4 @@
-"""Impossible trainings are refused at the border; fingerprints tell trainings apart."""
+"""Validation of the configuration of a training, and fingerprints."""
 
 import dataclasses
 from pathlib import Path

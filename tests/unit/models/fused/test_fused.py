@@ -1,4 +1,4 @@
-"""A norm and its layers in one function against the same modules one after another: values and every gradient."""
+"""Fused functions against the plain modules: values and every gradient."""
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ WIDTH = 8
 KEEP = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
 
 
-class Half(nn.Module):
-    """Parts of a block, none of which is at a value that hides an error."""
+class BlockPart(nn.Module):
+    """The parts of half a block, with no value (0, 1) that hides an error."""
 
-    def __init__(self, kind=torch.float64):
+    def __init__(self, dtype=torch.float64):
         super().__init__()
         self.norm = BlockNorm(WIDTH)
         self.projections = nn.Linear(WIDTH, 3 * WIDTH)
@@ -27,21 +27,21 @@ class Half(nn.Module):
         draws = torch.Generator().manual_seed(0)
         for parameter in self.parameters():
             nn.init.normal_(parameter, generator=draws)
-        self.to(kind)
+        self.to(dtype)
 
 
 @pytest.fixture(params=["one tile", "groups of 3 rows"])
 def half(request, monkeypatch):
     monkeypatch.setattr(tiling, "TILE_BYTES", 2**20 if request.param == "one tile" else 3 * 4 * WIDTH * 8)
-    return Half()
+    return BlockPart()
 
 
-def rows(*shape, kind=torch.float64):
-    return torch.randn(*shape, WIDTH, dtype=kind, generator=torch.Generator().manual_seed(1), requires_grad=True)
+def rows(*shape, dtype=torch.float64):
+    return torch.randn(*shape, WIDTH, dtype=dtype, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
 
 def equal(made, naive, inputs):
-    """Values, and gradients of one and the same weighted sum, by all of `inputs`."""
+    """Assert equal values, and equal gradients of the same weighted sum by all `inputs`."""
     results = []
     for tensors in (made, naive):
         draws = torch.Generator().manual_seed(2)
@@ -73,7 +73,7 @@ def test_projections_of_which_one_is_not_used(half):
 
 
 @pytest.mark.parametrize("parts", [(0, 1, 2), (1, 2), (0,)])
-def test_projections_with_padding_put_back(half, parts):
+def test_projections_of_packed_rows(half, parts):
     x, packing = rows(8), Packing.of(KEEP)
     every = half.projections(half.norm(x)).chunk(3, dim=-1)
     made = norm_projections(x, half.norm, half.projections, parts, packing)
@@ -91,7 +91,7 @@ def test_mlp(half, gelu, shape):
     equal([made], [naive], inputs)
 
 
-def test_frozen_layers_get_no_gradient_and_those_before_do(half):
+def test_frozen_layers_get_no_gradient_and_earlier_layers_do(half):
     for layer in (half.norm, half.wide, half.narrow, half.projections, half.out):
         layer.requires_grad_(False)
     x = rows(7)
@@ -110,7 +110,7 @@ def test_frozen_layers_get_no_gradient_and_those_before_do(half):
     equal([made], [naive], list(half.narrow.parameters()))
 
 
-def test_projection_behind_attention(half):
+def test_projection_after_attention(half):
     mixed = rows(3, 4)
     x = rows(3, 4) * 2
     equal([add_projection(x, mixed, half.out, None)], [x + half.out(mixed)], [x, mixed, *half.out.parameters()])
@@ -121,7 +121,7 @@ def test_projection_behind_attention(half):
 
 @pytest.mark.parametrize("queries", [True, False])
 @pytest.mark.parametrize("padding", ["padding", "no padding"])
-def test_projections_of_two_one_behind_the_other(half, padding, queries):
+def test_joined_projections(half, padding, queries):
     packing, own_packing = Packing.of(KEEP), Packing.of(KEEP[:, 1:])
     own = rows(int(KEEP[:, 1:].sum())) + 1
     before = rows(8) if padding == "padding" else rows(3, 4)
@@ -146,9 +146,9 @@ def test_projections_of_two_one_behind_the_other(half, padding, queries):
     )
 
 
-def test_only_the_input_is_kept():
-    """Of a norm and MLP of N rows nothing but the rows themselves waits for the backward pass."""
-    half, kept = Half(), []
+def test_only_the_input_is_saved():
+    """Norm and MLP save nothing but their input rows for the backward pass."""
+    half, kept = BlockPart(), []
     x = rows(7)
 
     def note(tensor):
@@ -162,7 +162,7 @@ def test_only_the_input_is_kept():
 
 
 def test_autocast_multiplies_in_bfloat16_as_the_modules_do():
-    half, x = Half(torch.float32), rows(16, kind=torch.float32)
+    half, x = BlockPart(torch.float32), rows(16, dtype=torch.float32)
     parameters = [x, *half.norm.parameters(), *half.wide.parameters(), *half.narrow.parameters()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         made = norm_mlp(x, half.norm, half.wide, half.narrow, "tanh")
@@ -181,8 +181,8 @@ def test_autocast_multiplies_in_bfloat16_as_the_modules_do():
         assert float((ours - exactly).norm()) < 0.03 * float(exactly.norm()) + 1e-6
 
 
-def test_memory_made_in_inference_mode_serves_training():
-    half, x = Half(), rows(7)
+def test_a_buffer_allocated_in_inference_mode_works_in_training():
+    half, x = BlockPart(), rows(7)
     with torch.inference_mode():
         norm_mlp(x, half.norm, half.wide, half.narrow, "tanh")
     norm_mlp(x, half.norm, half.wide, half.narrow, "tanh").sum().backward()

@@ -1,4 +1,4 @@
-"""Packing against plain boolean indexing, in float64."""
+"""Packing against boolean indexing, in float64."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Growing resolution and dropped patches: functions of the step, the same for any number of ranks."""
+"""Progressive resolution and patch dropout: functions of the step, equal for any number of ranks."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def test_every_patch_is_dropped_as_often_as_any_other() -> None:
     counts = torch.zeros(16)
     for step in range(250):
         counts += torch.bincount(dropping.kept_patches(8, step).flatten(), minlength=16)
-    # 2,000 draws of a share of 0.75: five standard deviations.
+    # 2,000 draws with probability 0.75: five standard deviations.
     assert ((counts / 2_000 - 0.75).abs() < 0.05).all()
 
 
@@ -83,7 +83,7 @@ def test_the_tower_sees_the_kept_patches_at_their_own_positions() -> None:
         ({"method": "mixture", "loss": {"contrastive_weight": 0.0}}, "method 'mixture' has no other loss"),
     ],
 )
-def test_options_that_cannot_be_had(mapping: dict[str, object], message: str) -> None:
+def test_invalid_options_are_refused(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_mapping(TrainConfig, mapping, "train")
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""The event log survives what processes do to files."""
+"""Event log: complete lines, killed writers, repeated steps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def writer(path: Path) -> Iterator[EventWriter]:
 
 
 def write(path: Path, kind: str, **values: Any) -> None:
-    """As one process that starts, writes and ends."""
+    """Write one event as a separate process would."""
     with EventWriter(path) as writer:
         writer.write(kind, **values)
 
@@ -40,7 +40,7 @@ def test_reader_sees_only_complete_lines_and_each_once(path: Path) -> None:
     assert list(reader.read()) == []
 
 
-def test_a_resumed_worker_ends_the_half_line_of_the_killed_one(path: Path) -> None:
+def test_a_resumed_rank_ends_the_partial_line_of_a_killed_one(path: Path) -> None:
     write(path, "step", step=1)
     with path.open("ab") as file:
         file.write(b'{"kind": "step", "st')
@@ -48,7 +48,7 @@ def test_a_resumed_worker_ends_the_half_line_of_the_killed_one(path: Path) -> No
     assert [event["step"] for event in read_all(path)] == [1, 2]
 
 
-def test_steps_trained_again_after_a_crash_are_handed_out_once(path: Path, writer: EventWriter) -> None:
+def test_steps_trained_again_after_a_crash_are_returned_once(path: Path, writer: EventWriter) -> None:
     for step in (1, 2, 3, 2, 3, 4):
         writer.write("step", step=step)
     writer.write("evaluation", step=2, metrics={})
@@ -58,7 +58,7 @@ def test_steps_trained_again_after_a_crash_are_handed_out_once(path: Path, write
     assert sum(event["kind"] == "evaluation" for event in events) == 1
 
 
-def test_a_later_start_goes_on_behind_what_was_sent(path: Path, writer: EventWriter) -> None:
+def test_a_later_start_continues_after_what_was_read(path: Path, writer: EventWriter) -> None:
     writer.write("step", step=1)
     first = EventReader(path)
     list(first.read())

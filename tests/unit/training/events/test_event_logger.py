@@ -1,4 +1,4 @@
-"""What callbacks and Composer's monitors log, as events."""
+"""Events from the metrics that callbacks and Composer's monitors log."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -20,21 +20,21 @@ LOGGED: dict[str, Any] = {
 }
 
 
-class At(State):  # type: ignore[misc]
-    """A state of which only the time is read."""
+class StateAt(State):  # type: ignore[misc]
+    """A state with only a timestamp."""
 
     def __init__(self, step: int) -> None:
         self.timestamp = Timestamp(batch=step, sample=8 * step, total_wct=timedelta(seconds=2))
 
 
-def test_steps_that_are_due_are_written_with_what_was_logged_last(tmp_path: Path) -> None:
+def test_due_steps_are_written_with_the_latest_metrics(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as writer:
         logger = EventLogger(writer, every(4, 10))
         for step in range(1, 11):
             logger.log_metrics(LOGGED | {"loss/train/total": float(step)}, step - 1)
             if step >= 8:
                 logger.log_metrics({"throughput/samples_per_sec": 77.0, "samples/skipped/too small": 2}, step)
-            logger.batch_end(At(step), None)
+            logger.batch_end(StateAt(step), None)
     events = [
         {key: value for key, value in event.items() if key != "time"} for event in read_all(tmp_path / "events.jsonl")
     ]
@@ -61,7 +61,7 @@ def test_steps_that_are_due_are_written_with_what_was_logged_last(tmp_path: Path
     assert events[2]["counts"] == {"too small": 2}
 
 
-def test_held_out_metrics_are_an_event_at_once(tmp_path: Path) -> None:
+def test_held_out_metrics_are_written_at_once(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as writer:
         logger = EventLogger(writer, every(4, 10))
         logger.log_metrics({"time/sample": 24, "metrics/validation/mean_recall@1": 0.5}, 3)

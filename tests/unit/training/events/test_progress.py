@@ -1,4 +1,4 @@
-"""What is shown of events, for every method: `clip` and `mixture` have no caption loss."""
+"""Progress in the terminal for every method: `clip` and `mixture` have no caption loss."""
 
 import io
 

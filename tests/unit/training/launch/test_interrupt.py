@@ -19,7 +19,7 @@ import os, signal, sys
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, Interrupt
 
 class Late:
-    # Destroyed with the module, when Python has already put the default handlers back.
+    # Destroyed with the module, after Python has restored the default handlers.
     def __del__(self, kill=os.kill, process=os.getpid(), number=int(signal.SIGTERM)):
         kill(process, number)
 

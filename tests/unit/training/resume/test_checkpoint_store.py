@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole or absent, checked by their sums, and the last good one stays."""
+"""Checkpoint folders: complete or absent, verified by checksums; the last valid one stays."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 256 KiB, which really fills up."""
+    """Mount a separate file system of 256 KiB, which really fills up."""
     point = tmp_path / "disk"
     point.mkdir()
     if os.geteuid() != 0:
@@ -44,7 +44,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -58,7 +58,7 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-def test_the_newest_is_used_and_the_oldest_goes(folder: Path) -> None:
+def test_the_latest_is_used_and_the_oldest_is_deleted(folder: Path) -> None:
     assert checkpoint_store.latest_valid(folder) == (None, [])
     for step in (8, 9, 10, 11):
         save(folder, step)
@@ -71,15 +71,15 @@ def test_the_newest_is_used_and_the_oldest_goes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "file", "reason"),
     [
-        (cut, STATE, "state.pt has 99999 bytes of 100000"),
+        (truncate, STATE, "state.pt has 99999 bytes of 100000"),
         (flip, STATE, "state.pt has another checksum"),
         (remove, STATE, "state.pt is missing"),
         (flip, SPEC, "run_spec.json has another checksum"),
-        (cut, CHECKSUMS, "checksums.json cannot be read"),
+        (truncate, CHECKSUMS, "checksums.json cannot be read"),
         (remove, CHECKSUMS, "checksums.json is missing"),
     ],
 )
-def test_a_damaged_one_is_refused_for_the_one_before(
+def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(
     folder: Path, harm: Callable[[Path], None], file: str, reason: str
 ) -> None:
     save(folder, 2)
@@ -89,12 +89,12 @@ def test_a_damaged_one_is_refused_for_the_one_before(
     assert found.step == 2
     assert [(one.folder.name, one.moved_to.name) for one in damaged] == [("ba4", "damaged-ba4")]
     assert reason in damaged[0].reason
-    # Its step comes again; what was refused is out of the way and is not counted.
+    # The step is saved again; the refused checkpoint is not in the way and does not count.
     save(folder, 4)
     assert names(folder) == {"ba2", "ba4", "damaged-ba4"}
 
 
-def test_no_flipped_bit_goes_unseen(folder: Path) -> None:
+def test_every_flipped_bit_is_detected(folder: Path) -> None:
     whole = save(folder, 2, size=64)
     good = {path: path.read_bytes() for path in whole.iterdir()}
     for path, data in good.items():
@@ -103,7 +103,7 @@ def test_no_flipped_bit_goes_unseen(folder: Path) -> None:
             harmed[bit // 8] ^= 1 << bit % 8
             path.write_bytes(harmed)
             found = checkpoint_store.find_damage(whole)
-            # White space of the list of sums, and its spelling of numbers, is all that may change.
+            # Only white space and the spelling of numbers in the checksum file may change.
             assert found is not None or path.name == CHECKSUMS
             if found is None:
                 assert (whole / STATE).read_bytes() == good[whole / STATE]
@@ -119,14 +119,14 @@ def test_if_all_checkpoints_are_damaged_training_does_not_silently_start_again(f
         checkpoint_store.latest_valid(folder)
 
 
-def test_one_that_was_cut_does_not_push_out_a_good_one(folder: Path) -> None:
+def test_a_truncated_checkpoint_does_not_displace_a_valid_one(folder: Path) -> None:
     save(folder, 2)
-    cut(save(folder, 4) / STATE)
+    truncate(save(folder, 4) / STATE)
     save(folder, 6)
     assert {"ba2", "ba6"} <= names(folder)
 
 
-def test_leftovers_of_a_killed_process_are_no_checkpoints(folder: Path) -> None:
+def test_leftovers_of_a_killed_process_are_not_checkpoints(folder: Path) -> None:
     save(folder, 2)
     (folder / ".ba4.writing").mkdir()
     (folder / ".ba4.writing" / STATE).write_bytes(b"half")
@@ -138,7 +138,7 @@ def test_leftovers_of_a_killed_process_are_no_checkpoints(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_is_whole(small_disk: Path, keep: int) -> None:
+def test_a_full_disk_is_one_error_and_the_earlier_checkpoint_is_intact(small_disk: Path, keep: int) -> None:
     folder = small_disk / "checkpoints"
     save(folder, 2, keep)
     message = r"checkpoints/ba4: cannot be written: No space left on device \(\d+ MiB free of \d+ there\); make room"

@@ -1,4 +1,4 @@
-"""What a training starts from: earlier stages, open_clip's towers, frozen parts; and what is refused."""
+"""Initial weights: earlier stages, open_clip's towers, frozen parts, and errors."""
 
 import dataclasses
 from pathlib import Path
@@ -43,13 +43,13 @@ def exported(tmp_path: Path, tokenizer: Path) -> Path:
     return save_model(model(0), tokenizer, {}, tmp_path / "exported")
 
 
-def test_a_model_is_kept_by_its_content(exported: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_copies_are_named_by_content(exported: Path, tokenizer: Path, tmp_path: Path) -> None:
     kept = keep_copy(exported, tmp_path / "store", tokenizer)
     assert keep_copy(exported, tmp_path / "store", tokenizer) == kept
     save_model(model(1), tokenizer, {}, exported)
     other = keep_copy(exported, tmp_path / "store", tokenizer)
     assert other != kept
-    # The first is still what it was.
+    # The first copy is unchanged.
     found = model(2)
     load_initial_weights(found, ModelConfig(initial_weights=str(kept)))
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model(0).parameters(), strict=True))
@@ -68,7 +68,7 @@ def test_another_tokenizer_is_refused(exported: Path, tokenizer: Path, tmp_path:
         keep_copy(exported, tmp_path / "store", tokenizer)
 
 
-def test_no_model_there(tokenizer: Path, tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.model\.initial_weights: .*does not exist; give the folder"):
         keep_copy(tmp_path / "nowhere", tmp_path / "store", tokenizer)
 
@@ -95,7 +95,7 @@ def test_one_tower_of_an_open_clip_checkpoint(kind: str, part: str, tmp_path: Pa
         assert torch.equal(parameter, expected.get_parameter(name)), name
 
 
-def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(ConfigError, match=r"train\.model\.vision_weights: .*does not exist"):
         load_initial_weights(model(0), ModelConfig(vision_weights=str(path)))
@@ -123,7 +123,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_frozen_parts_keep_their_weights_and_leave_the_optimiser() -> None:
+def test_frozen_parts_keep_their_weights_and_leave_the_optimizer() -> None:
     found = model(0)
     load_initial_weights(found, ModelConfig(), ("vision",))
     trained = {id(p) for group in adamw(found, OptimizerConfig()).param_groups for p in group["params"]}
@@ -131,7 +131,7 @@ def test_frozen_parts_keep_their_weights_and_leave_the_optimiser() -> None:
         assert (id(parameter) in trained) == (not name.startswith("vision."))
 
 
-def test_a_stage_differs_where_it_says_so() -> None:
+def test_a_stage_changes_only_its_own_keys() -> None:
     stage = FinetuneConfig("models:/clips@champion", {"model": {"image_size": 336}, "samples": 10})
     train = {"model": {"size": "l14", "image_size": 84}, "samples": 99, "seed": 3}
     assert stage.parameters(train, "unused") == {
@@ -142,6 +142,6 @@ def test_a_stage_differs_where_it_says_so() -> None:
     assert merge({"a": None}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
-def test_where_a_stage_starts_is_said_in_one_place() -> None:
+def test_initial_weights_of_a_stage_are_set_by_start_only() -> None:
     with pytest.raises(ConfigError, match=r"finetune\.train\.model\.initial_weights: set finetune\.start"):
         from_mapping(FinetuneConfig, {"train": {"model": {"initial_weights": "x"}}}, "finetune")

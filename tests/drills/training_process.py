@@ -1,4 +1,4 @@
-"""Starts a training in a process of its own, as `kedro run` is one: `python -m tests.drills.starting SPEC.json [MLFLOW]`."""
+"""A training in a separate process, as under `kedro run`: `python -m tests.drills.training_process SPEC.json [MLFLOW]`."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 
-class Started:
-    """The process that follows a training, and what can be seen of it from outside."""
+class TrainingProcess:
+    """The launcher of a training as a child process."""
 
     def __init__(self, spec: RunSpec, name: str = "spec.json", tracking: str | None = None) -> None:
         self.spec = spec
@@ -31,7 +31,7 @@ class Started:
         path = folder / name
         spec.save(path)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.drills.starting", str(path), *([tracking] if tracking else [])],
+            [sys.executable, "-m", "tests.drills.training_process", str(path), *([tracking] if tracking else [])],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -39,17 +39,17 @@ class Started:
         )
 
     def end(self, seconds: float = 240.0) -> tuple[int, str]:
-        """Exit code and output."""
+        """Wait for the end; return exit code and output."""
         printed, _ = self.process.communicate(timeout=seconds)
         return self.process.returncode, printed
 
     def ranks(self) -> list[int]:
-        """Processes of the ranks that have told of themselves; those of an earlier start are none of this one's."""
-        mine = set(tree(self.process.pid))
-        return [sign.pid for sign in read_heartbeats(Path(self.spec.run_folder)) if sign.pid in mine]
+        """Return the processes of the ranks that have written a heartbeat, without those of an earlier start."""
+        own = set(tree(self.process.pid))
+        return [heartbeat.pid for heartbeat in read_heartbeats(Path(self.spec.run_folder)) if heartbeat.pid in own]
 
     def trained(self) -> int:
-        """The last logged step."""
+        """Return the last logged step."""
         return max((event["step"] for event in read_all(self.spec.events) if event["kind"] == "step"), default=0)
 
     def wait_for_step(self, step: int, seconds: float = 120.0) -> None:
@@ -61,7 +61,7 @@ class Started:
 
 
 def tree(process: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Yield a process and all its descendants."""
     yield process
     for task in Path(f"/proc/{process}/task").glob("*"):
         for child in (task / "children").read_text().split():
@@ -69,7 +69,7 @@ def tree(process: int) -> Iterator[int]:
 
 
 def kill_tree(process: int, sign: signal.Signals = signal.SIGKILL) -> None:
-    """As when a machine is switched off: stopped first, so that none sees another's end."""
+    """Kill a process tree as when a machine loses power: all are stopped first, so that none notices the end of another."""
     found = list(tree(process))
     if sign == signal.SIGKILL:
         for one in found:
@@ -87,7 +87,7 @@ def send(process: int, sign: signal.Signals) -> None:
 def main(path: str, tracking: str | None = None) -> int:
     spec = load_spec(Path(path))
     try:
-        return 0 if (tracked(spec, tracking) if tracking else launch(spec, ignore)).finished else 3
+        return 0 if (launch_tracked(spec, tracking) if tracking else launch(spec, ignore)).finished else 3
     except TrainingInterruptedError as error:
         print(error)
         return INTERRUPTED
@@ -97,11 +97,11 @@ def main(path: str, tracking: str | None = None) -> int:
 
 
 def ignore(event: Event) -> None:
-    """What there is to see stands in the event log."""
+    """Do nothing: the tests read the event log."""
 
 
-def tracked(spec: RunSpec, tracking: str) -> TrainingResult:
-    """With the numbers in MLflow, as the training node has them: in the run of an earlier start, if there is one."""
+def launch_tracked(spec: RunSpec, tracking: str) -> TrainingResult:
+    """Launch with metrics sent to MLflow, as the training node does; continue the run of an earlier start, if there is one."""
     import mlflow
 
     from clips_pipeline.pipelines.train.nodes import interrupted_run_id
