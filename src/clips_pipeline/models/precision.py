@@ -44,7 +44,7 @@ class FullNorm(nn.LayerNorm):
         super().__init__(width, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
+        """Normalize the last dimension."""
         with full_precision(x.device):
             x = like_weight(x, self.weight)
             return functional.layer_norm(
@@ -56,7 +56,7 @@ class BlockNorm(FullNorm):
     """`FullNorm` whose output has the precision of the weight, for the matrix product that follows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
+        """Normalize the last dimension."""
         return super().forward(x).to(self.weight.dtype)
 
 

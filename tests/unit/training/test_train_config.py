@@ -23,7 +23,7 @@ from clips_pipeline.training.run_spec import RunSpec, load_spec
         ({"optimizer": {"warmup_samples": 10**9}}, "must not exceed samples"),
         ({"captions": {"fragment": {"strategy": "sub-caption"}}}, "train.captions.fragment.strategy"),
         ({"launch": {"device": "cpu", "precision": "amp_bf16"}}, "needs a GPU"),
-        ({"optimiser": {}}, "did you mean 'optimizer'?"),
+        ({"optimizers": {}}, "did you mean 'optimizer'?"),
     ],
 )
 def test_impossible_trainings(mapping: dict[str, Any], message: str) -> None:
