@@ -1,6 +1,6 @@
-"""The losses of a tiny training, step by step, which change only on purpose.
+"""Golden loss curve: the losses of every step of a tiny training, which must not change by accident.
 
-`make golden-curve` writes them anew: do so with a commit that says why they had to change.
+`make golden-curve` writes them again; the commit must say why they changed.
 """
 
 import json
@@ -17,7 +17,7 @@ from clips_pipeline.training.launch.launcher import launch
 pytestmark = pytest.mark.slow
 
 CURVE = Path(__file__).with_name("golden_curve.json")
-# Other numbers of threads or ranks move a loss by less than 1e-6; what is wrong in the mathematics, or in the data, by more.
+# Another number of threads or ranks changes a loss by less than 1e-6; an error in the mathematics or the data by more.
 TOLERANCE = 1e-4
 
 
