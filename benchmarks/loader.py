@@ -3,12 +3,13 @@
     python -m benchmarks.loader [--peer open_clip] [--sizes 112 224] [--photos FOLDER] [--json]
     python -m benchmarks.loader --first-batch [--json]
 
-JPEGs of 512 pixels and about 83 kB, one worker process for each loader, the same files and the published augmentation on
-both sides: crops of 40 to 100 % of the area, colour jitter 0.4 on 80 % and grey on 20 % of the pictures. Ours does all that
-training needs: three rows of ids per sample; open_clip's one row. Both use CLIP's byte pairs. `decode` is Pillow alone,
-from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate; medians are
-given, also of the ratios of neighbouring runs.
-`--first-batch` measures how long an index of 140,000 shards takes to give its first batch; its files are links to one shard.
+JPEGs of 512 pixels and about 83 kB, one worker process for each loader, the same files and the published augmentation
+on both sides: crops of 40 to 100 % of the area, colour jitter 0.4 on 80 % and grey on 20 % of the pictures. Ours does
+all that training needs: three rows of ids per sample; open_clip's one row. Both use CLIP's byte pairs. `decode` is
+Pillow alone, from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate;
+medians are given, also of the ratios of neighbouring runs.
+`--first-batch` measures how long an index of 140,000 shards takes to give its first batch; its files are links to one
+shard.
 """
 
 import argparse
@@ -221,7 +222,8 @@ def _list_shards() -> None:
         name = f"train/{number:06d}.tar"
         (folder / name).symlink_to("../one.tar")
         entries.append(ShardEntry(name, real.samples, real.bytes, real.sha256, real.keys_digest))
-    # Of the real size, 11 GB, but only what the first batches read takes room on the disk; the rest is a hole in the file.
+    # Of the real size, 11 GB, but only what the first batches read takes room on the disk; the rest is a hole in the
+    # file.
     with TarFile(folder / "one.tar") as tar:
         found = sample_offsets.to_bytes(tar.spans)
     order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MAX_STREAMS)

@@ -4,8 +4,8 @@
     python -m benchmarks.prepare --duplicates [--jobs N] [--json]
 
 4,096 samples with JPEGs of 512 pixels and about 83 kB in 16 shards (those of `benchmarks.loader`), checked, hashed and
-counted: `rewritten` copies what passes into new shards, `in_place` writes an index of the shards as they are. With 1 and with
-2 processes, each in a fresh Python, starting of processes included; runs alternate, the best of each is given.
+counted: `rewritten` copies what passes into new shards, `in_place` writes an index of the shards as they are. With 1
+and with 2 processes, each in a fresh Python, starting of processes included; runs alternate, the best of each is given.
 `--duplicates` measures what the parent does alone: joining the results of many jobs of 10,000 samples each, and finding
 those that repeat earlier ones.
 """

@@ -2,9 +2,9 @@
 
     python -m benchmarks.recaption [--rows N] [--samples N] [--memory-mib N] [--json]
 
-Makes a Parquet table (captions of about 400 characters, as in Recap-DataComp-1B) and shards of small pictures, then builds
-the table of captions and runs every task of the source, in a process of its own whose peak memory is told. A tenth of the
-samples has no row.
+Makes a Parquet table (captions of about 400 characters, as in Recap-DataComp-1B) and shards of small pictures, then
+builds the table of captions and runs every task of the source, in a process of its own whose peak memory is told. A
+tenth of the samples has no row.
 """
 
 import argparse

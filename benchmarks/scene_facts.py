@@ -1,11 +1,12 @@
 """The text side alone: captions of the embedded data against what is in the scene, in place of its picture.
 
-    python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colours] [--samples N] [--seeds 0 1] [--json]
+    python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colours] [--samples N] [--seeds 0 1]
+    [--json]
 
-A linear map of true facts (kinds of things, their colours, textures and sizes, the background) stands for the vision tower; the
-text tower, captions, fragments, contrastive loss and retrieval are those of training, without captioner. So it tells how soon and
-how well captions of each length teach the text tower when a picture is understood at once. `--seen` says which facts the map is
-given: with fewer, most of what captions tell cannot be seen.
+A linear map of true facts (kinds of things, their colours, textures and sizes, the background) stands for the vision
+tower; the text tower, captions, fragments, contrastive loss and retrieval are those of training, without captioner. So
+it tells how soon and how well captions of each length teach the text tower when a picture is understood at once.
+`--seen` says which facts the map is given: with fewer, most of what captions tell cannot be seen.
 
 The result is recall@1 of the test scenes, mean of both ways, at a quarter, half and all of the samples.
 """

@@ -1,7 +1,7 @@
 """Thousands of damaged and hostile shards: no crash, no hang, nothing accepted that fails its checks, and counts that add up.
 
-Every shard is prepared in place and rewritten, and then trained from. What is expected is found out by other means than the
-code under test: Pillow at full scale, `tarfile` and plain Python.
+Every shard is prepared in place and rewritten, and then trained from. What is expected is found out by other means than
+the code under test: Pillow at full scale, `tarfile` and plain Python.
 """
 
 import io

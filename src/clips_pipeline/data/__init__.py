@@ -1,3 +1,3 @@
-"""Samples: where they come from, how they become shards, and how a training reads them. Each folder answers one question."""
+"""Data: sources, preparation of shards, storage, images, and the training loader."""
 
 __all__ = ["images", "loading", "prepare", "scenes", "shards", "sources", "storage"]

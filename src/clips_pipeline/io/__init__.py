@@ -1,3 +1,3 @@
-"""Files: atomic writes, and what to say when the disk refuses."""
+"""File output: atomic writes, and errors of a full or failing disk."""
 
 __all__ = ["atomic", "disk_errors"]

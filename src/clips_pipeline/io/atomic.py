@@ -1,6 +1,7 @@
-"""Atomic writes: a reader finds the old content or the new, never a part, whatever happens to the process that writes.
+"""Atomic writes: a reader finds the old content or the new content, never a part, even if the writer is killed.
 
-No library of the lock does this (fsspec's transactions neither sync nor replace folders), and `atomicwrites` is no longer kept up.
+No library in the lock file does this: fsspec's transactions neither sync nor replace folders, and `atomicwrites` is no
+longer maintained.
 """
 
 import glob
@@ -19,14 +20,14 @@ _BEFORE = ".before"
 
 @contextmanager
 def replace_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Give a temporary path in the same folder, and rename it to `path` at the end; after an error it is removed.
+    """Yield a temporary path in the same folder and rename it to `path` on exit; after an error, delete it.
 
     Args:
-        path: what stood there stays until the new content is whole. Its folder exists.
-        sync: bring the content, then the name, to the disk, so that they survive a power cut.
+        path: the file to write. An existing file stays until the new content is complete. Its folder must exist.
+        sync: flush the content and then the name to the disk, so that both survive a power failure.
 
     Raises:
-        OSError: the disk is full, or the like.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     _remove_leftovers_once(path.parent)
     temporary = temporary_path(path)
@@ -44,18 +45,18 @@ def replace_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a new, empty folder beside `folder`, and put it in its place at the end; after an error the old one stays.
+    """Yield a new, empty folder beside `folder` and rename it to `folder` on exit; after an error, keep the old one.
 
     Args:
-        folder: replaced if it exists; folders above are made.
+        folder: the folder to write; replaced if it exists. Missing parent folders are created.
 
     Raises:
-        OSError: the disk is full, or the like.
+        OSError: the folder cannot be written, for example because the disk is full.
     """
     _remove_leftovers(folder.parent, glob.escape(folder.name))
     temporary = temporary_path(folder)
     before = temporary.with_name(f"{temporary.name}{_BEFORE}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same process id
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -70,37 +71,37 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
-    """Write UTF-8; see `replacing`."""
+    """Write UTF-8 text atomically; see `replace_file`."""
     write_bytes(path, text.encode(), sync=sync)
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Write bytes; see `replacing`."""
+    """Write bytes atomically; see `replace_file`."""
     with replace_file(path, sync=sync) as temporary:
         temporary.write_bytes(content)
 
 
 def temporary_path(path: Path) -> Path:
-    """Where `replacing` writes; every thread of every machine has a path of its own."""
+    """Return the path that `replace_file` writes to; it differs for every machine, process and thread."""
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
 
 
 @lru_cache
 def _remove_leftovers_once(parent: Path) -> None:
-    """For files: a folder may hold hundreds of thousands of them, and is not listed for each."""
+    """Clean up once per folder and process: a folder may hold hundreds of thousands of files."""
     _remove_leftovers(parent, "*")
 
 
 def _remove_leftovers(parent: Path, name: str) -> None:
-    """Remove what killed processes of this machine left beside files and folders that match `name`.
+    """Delete temporary files and folders that killed processes of this machine left beside targets matching `name`.
 
-    A folder's content may be versioned, stray files with it.
+    They must not stay, because the content of the folder may be versioned.
     """
     host = os.uname().nodename
     for left in parent.glob(f".{name}.{glob.escape(host)}-*"):
         target, _, writer = left.name[1:].rpartition(f".{host}-")
         process = writer.split("-")[0]
-        # A folder that was moved aside and never replaced may be the only copy.
+        # If the target is missing, the renamed old folder may be the only copy.
         only_copy = left.suffix == _BEFORE and not (parent / target).exists()
         if not process.isdigit() or psutil.pid_exists(int(process)) or only_copy:
             continue
@@ -111,7 +112,7 @@ def _remove_leftovers(parent: Path, name: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk; a file alone may survive a power cut without its name."""
+    """Flush the names in `folder` to the disk; without it, a synced file may lose its name in a power failure."""
     _sync(folder)
 
 

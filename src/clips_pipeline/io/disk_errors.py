@@ -1,4 +1,4 @@
-"""Writing what must not be lost: aside, to the disk itself, then renamed; and what to say when the disk refuses."""
+"""Durable writes for the files of a run, with errors that name the file, the reason and the free disk space."""
 
 import os
 import shutil
@@ -8,11 +8,11 @@ from clips_pipeline.io import atomic
 
 
 class CannotWriteError(RuntimeError):
-    """A file of a run could not be written; the message names it, the reason and the remedy."""
+    """A file of a run cannot be written. The message names the file, the reason and the remedy."""
 
 
 def write_error(path: Path, error: OSError) -> CannotWriteError:
-    """The error for people: which file, why, and how much room its disk has."""
+    """Return an error that names the file, the reason and the free space of its disk."""
     try:
         usage = shutil.disk_usage(path if path.exists() else path.parent)
         room = f" ({usage.free / 2**20:,.0f} MiB free of {usage.total / 2**20:,.0f} there)"
@@ -25,10 +25,10 @@ def write_error(path: Path, error: OSError) -> CannotWriteError:
 
 
 class DiskReserve:
-    """Some room that is given back when the disk is full, so that the run can still say so.
+    """Reserved disk space, released when the disk is full so that the run can still write its error.
 
     Args:
-        folder: on that disk.
+        folder: a folder on that disk.
     """
 
     BYTES = 1 << 16
@@ -37,32 +37,32 @@ class DiskReserve:
         self._path = folder / ".reserve"
 
     def __enter__(self) -> "DiskReserve":
-        """Take it.
+        """Reserve the space.
 
         Raises:
-            CannotWriteError: there is none.
+            CannotWriteError: the disk is full.
         """
         try:
-            self._path.write_bytes(os.urandom(self.BYTES))  # zeros might be stored as nothing
+            self._path.write_bytes(os.urandom(self.BYTES))  # some file systems do not allocate blocks for zeros
         except OSError as error:
             self.free()
             raise write_error(self._path, error) from error
         return self
 
     def free(self) -> None:
-        """Give it back."""
+        """Release the space."""
         self._path.unlink(missing_ok=True)
 
     def __exit__(self, *exception: object) -> None:
-        """Give it back."""
+        """Release the space."""
         self.free()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write to the disk itself: a reader finds the old content or the new, never a part.
+    """Write text atomically and flush it to the disk.
 
     Raises:
-        CannotWriteError: the disk is full, or the like; what was there before stays.
+        CannotWriteError: the file cannot be written, for example because the disk is full; the old file stays.
     """
     try:
         atomic.write_text(path, text, sync=True)

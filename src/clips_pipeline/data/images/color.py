@@ -1,9 +1,9 @@
-"""Colours of pictures: any kind to red, green and blue, and the random changes of training.
+"""Conversion of images to RGB, and the random color changes of training.
 
-The four changes (brightness, contrast, saturation, hue) are Pillow's and torchvision's, with their coefficients, but a
-picture stays in float32 from the first to the last and is rounded once; after each it is brought back into 0 to 255. So
-every value is within 1 of the same steps in exact arithmetic; Pillow, which rounds after each step and keeps hue in 8
-bits, strays further. torchvision's functions take 1.8 ms for a picture of 112 pixels, these 0.4.
+The four adjustments (brightness, contrast, saturation, hue) use the coefficients of Pillow and torchvision. The image
+stays in float32 through all of them and is rounded once; after each, values are clipped to 0 to 255. Every value is
+therefore within 1 of the same steps in exact arithmetic. Pillow deviates more: it rounds after each step and keeps hue
+in 8 bits. For an image of 112 px, torchvision's functions take 1.8 ms, these take 0.4 ms.
 
 Legend of suffixes: C channels (red, green, blue), H W image, N = H W.
 """
@@ -18,32 +18,32 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Shares of red, green and blue in the brightness that people see (ITU-R 601)."""
+"""Weights of red, green and blue in the perceived brightness (ITU-R 601)."""
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture in red, green and blue, decoded."""
+    """Return the decoded image in RGB."""
     if picture.mode == "RGB":
         picture.load()
         return picture
-    # Pillow warns when transparency of a palette would get lost without going through RGBA.
+    # Pillow warns if the transparency of a palette would be lost, unless the image goes through RGBA.
     return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
 
 
 def augment_colors(
     pixels_CHW: Pixels, *, strength: float, jitter: float, grayscale: float, draws: random.Random
 ) -> Pixels:
-    """Change the colours of a picture at random; a picture that is left as it is comes back itself.
+    """Apply random color jitter and random grayscale; return the same array if neither is drawn.
 
     Args:
-        pixels_CHW: the picture.
-        strength: s: brightness, contrast and saturation change by a factor of 1 - 0.8 s to 1 + 0.8 s, hue by up to 0.2 s
-            of the circle, in random order.
-        jitter: probability of that.
-        grayscale: probability of losing all colours, afterwards.
-        draws: the only source of chance.
+        pixels_CHW: the image.
+        strength: s: brightness, contrast and saturation are multiplied by 1 - 0.8 s to 1 + 0.8 s, hue is shifted by up
+            to 0.2 s of the circle; the four are applied in random order.
+        jitter: probability of the color jitter.
+        grayscale: probability of converting to grayscale after the jitter.
+        draws: the only source of randomness.
     """
-    # Always drawn, so that switching one change off leaves the others as they were.
+    # Both are always drawn, so that disabling one does not change the other.
     jitter_draw, gray_draw = draws.random(), draws.random()
     jittered, gray = strength > 0.0 and jitter_draw < jitter, gray_draw < grayscale
     if not jittered and not gray:
@@ -58,7 +58,7 @@ def augment_colors(
             _ADJUSTMENTS[change](values_CN, amount)
     if gray:
         values_CN[:] = LUMA @ values_CN
-    # All values are 0 or more: adding a half and cutting off is rounding.
+    # All values are non-negative: adding 0.5 and truncating rounds.
     values_CN += np.float32(0.5)
     return values_CN.astype(np.uint8).reshape(pixels_CHW.shape)
 
@@ -70,7 +70,7 @@ def adjust_brightness(values_CN: Floats, factor: float) -> None:
 
 
 def adjust_contrast(values_CN: Floats, factor: float) -> None:
-    """Stretch all values away from the mean brightness of the picture, in place."""
+    """Scale all values around the mean brightness of the image, in place."""
     mean = float((LUMA @ values_CN).mean())
     values_CN *= np.float32(factor)
     values_CN += np.float32((1.0 - factor) * mean)
@@ -78,7 +78,7 @@ def adjust_contrast(values_CN: Floats, factor: float) -> None:
 
 
 def adjust_saturation(values_CN: Floats, factor: float) -> None:
-    """Stretch the values of each pixel away from its brightness, in place."""
+    """Scale the values of each pixel around its brightness, in place."""
     gray_N = (LUMA * np.float32(1.0 - factor)) @ values_CN
     values_CN *= np.float32(factor)
     values_CN += gray_N
@@ -86,13 +86,14 @@ def adjust_saturation(values_CN: Floats, factor: float) -> None:
 
 
 def adjust_hue(values_CN: Floats, turn: float) -> None:
-    """Turn the hue by a share of the full circle, from -0.5 to 0.5, keeping value and saturation of HSV; in place.
+    """Shift the hue by a fraction of the circle, from -0.5 to 0.5, keeping value and saturation of HSV; in place.
 
-    Everything is counted in chromas, the largest less the smallest value of a pixel: hue is then a place on a circle of 6
-    chromas with red at 0, green at 2 and blue at 4; a channel has the largest value up to 1 chroma from its own place and
-    the smallest one from 2 chromas on. Nothing needs a division, and masks are multiplied, for branches would be slow.
+    The unit is the chroma of a pixel (largest minus smallest value). Hue is then a position on a circle of 6 chromas,
+    with red at 0, green at 2 and blue at 4. A channel has the largest value up to 1 chroma from its own position, and
+    the smallest value from 2 chromas on. This needs no division, and masks are multiplied because branches would be
+    slow.
     """
-    # To turn the other way is to turn this way with green and blue exchanged.
+    # A negative shift equals a positive shift with green and blue exchanged.
     red_N, green_N, blue_N = values_CN if turn >= 0.0 else values_CN[[0, 2, 1]]
     low_N = np.minimum(red_N, green_N)
     np.minimum(low_N, blue_N, out=low_N)
@@ -101,7 +102,7 @@ def adjust_hue(values_CN: Floats, turn: float) -> None:
     chroma_N = top_N - low_N
     two_N, three_N = chroma_N * np.float32(2.0), chroma_N * np.float32(3.0)
 
-    # The smallest value tells the third of the circle, the other two the place in it.
+    # The channel with the smallest value gives the third of the circle, the other two the position within it.
     place_N = red_N - blue_N
     place_N += two_N
     place_N += three_N
@@ -114,8 +115,8 @@ def adjust_hue(values_CN: Floats, turn: float) -> None:
     chroma_N *= np.float32(6.0 * abs(turn))
     place_N += chroma_N
 
-    # That may be up to 3 chromas past the end of the circle. 3 less the distance from 3 after a channel's own place is
-    # the distance from that place or from the same one a circle later, whichever is nearer.
+    # The position may be up to 3 chromas past the end of the circle. After subtracting a channel's own position,
+    # 3 - |distance - 3| is the distance to that position or to the same one on the next turn, whichever is nearer.
     highest_N = np.add(two_N, low_N, out=part_N)
     for channel_N, step_N in ((red_N, three_N), (green_N, two_N), (blue_N, two_N)):
         place_N -= step_N
@@ -123,7 +124,7 @@ def adjust_hue(values_CN: Floats, turn: float) -> None:
         channel_N -= three_N
         np.abs(channel_N, out=channel_N)
         np.subtract(highest_N, channel_N, out=channel_N)
-        # Not `np.clip`, which takes arrays as bounds at a tenth of the speed.
+        # Not `np.clip`: with arrays as bounds it takes ten times as long.
         np.minimum(channel_N, top_N, out=channel_N)
         np.maximum(channel_N, low_N, out=channel_N)
     if turn < 0.0:
@@ -131,7 +132,7 @@ def adjust_hue(values_CN: Floats, turn: float) -> None:
 
 
 def _replace(values_N: Floats, others_N: Floats, where_N: NDArray[np.bool_]) -> None:
-    """Values where the mask holds become the others, in place; `others_N` is used up."""
+    """Replace values by the others where the mask holds, in place; overwrites `others_N`."""
     others_N -= values_N
     others_N *= where_N.view(np.uint8).astype(np.float32)
     values_N += others_N
@@ -146,6 +147,6 @@ _ADJUSTMENTS = {
 
 
 def _clip(values_CN: Floats, factor: float) -> None:
-    # A factor up to 1 draws values together: none can have left the range.
+    # A factor up to 1 moves values towards each other, so none can leave the range.
     if factor > 1.0:
         np.clip(values_CN, 0.0, 255.0, out=values_CN)

@@ -1,8 +1,8 @@
-"""Encoded images to pixels, JPEGs at 1/2, 1/4 or 1/8 of their size where that is enough.
+"""Decoding of encoded images; JPEGs optionally at 1/2, 1/4 or 1/8 of their size.
 
-Ordinary JPEGs go through simplejpeg: libjpeg-turbo as in Pillow and so the same pixels, but straight into an array, in
-three quarters of the time. Everything else, and each JPEG that simplejpeg finds fault with, goes through Pillow, which
-alone decides what is too damaged to be used.
+Ordinary JPEGs are decoded by simplejpeg: it uses libjpeg-turbo as Pillow does, so the pixels are the same, but writes
+directly into an array and takes three quarters of the time. All other images, and JPEGs that simplejpeg refuses, are
+decoded by Pillow. Only Pillow decides whether an image is too damaged.
 """
 
 import simplejpeg
@@ -13,21 +13,21 @@ from clips_pipeline.data.images.color import Pixels, to_rgb
 from clips_pipeline.data.images.formats import is_jpeg, open_image
 
 SCALES = (1, 2, 4, 8)
-"""A JPEG holds blocks of 8 x 8 frequencies: leaving the high ones out gives a picture so many times smaller for less work."""
+"""JPEG reduction factors: the decoder leaves out high frequencies of the 8 x 8 blocks and does less work."""
 
 _PLAIN = ("YCbCr", "Gray")
 
 
 class EncodedImage:
-    """The bytes of an image file. Its size is known at once; its pixels are decoded on demand.
+    """An encoded image file. Its size is known after construction; pixels are decoded by `decode`.
 
     Attributes:
         width: in pixels.
-        height: likewise.
-        scales: of `SCALES`, those at which it can be decoded.
+        height: in pixels.
+        scales: the factors of `SCALES` at which it can be decoded.
 
     Raises:
-        OSError, ValueError, …: what Pillow raises for bytes that are no image (`DECODE_ERRORS`); likewise `decode`.
+        OSError, ValueError, …: one of `DECODE_ERRORS`: the bytes are not an image. `decode` raises the same.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -38,7 +38,7 @@ class EncodedImage:
                 self.height, self.width, colors, _ = simplejpeg.decode_jpeg_header(content)
             except ValueError:
                 colors = "unknown"
-            # Pillow warns of huge pictures and refuses larger ones.
+            # Left to Pillow, which warns of large images and refuses larger ones.
             if colors in _PLAIN and self.width * self.height <= (Image.MAX_IMAGE_PIXELS or 0):
                 self.scales: tuple[int, ...] = SCALES
                 return
@@ -47,13 +47,13 @@ class EncodedImage:
         self.scales = SCALES if isinstance(self._opened, JpegImageFile) else SCALES[:1]
 
     def decode(self, scale: int = 1) -> Pixels | Image.Image:
-        """The picture in red, green and blue, its sides divided by `scale`, one of `scales`, and rounded up.
+        """Decode to RGB, with both sides divided by `scale` (one of `scales`) and rounded up.
 
         Returns:
-            What the decoder makes: an array (height, width, 3) of simplejpeg or a picture of Pillow.
+            An array (height, width, 3) from simplejpeg, or an image from Pillow.
         """
         if self._opened is None:
-            # The smallest picture of at least this size is what it makes.
+            # simplejpeg returns the smallest size that is at least this large.
             least = {"min_height": -(-self.height // scale), "min_width": -(-self.width // scale)} if scale > 1 else {}
             try:
                 pixels_HWC: Pixels = simplejpeg.decode_jpeg(self._content, **least)

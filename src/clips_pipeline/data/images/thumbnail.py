@@ -1,4 +1,4 @@
-"""Small pictures for reports, encoded anew, so that no foreign bytes get into a page."""
+"""Thumbnails for reports, encoded again so that a page holds no bytes of a source file."""
 
 import io
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from clips_pipeline.data.images.formats import open_image
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small WebP picture, and the size in pixels of what it shows."""
+    """A small WebP image, and the width and height in pixels of the original."""
 
     webp: bytes
     width: int
@@ -16,14 +16,14 @@ class Thumbnail:
 
 
 def make_thumbnail(data: bytes, longest: int) -> Thumbnail:
-    """Make an encoded image small.
+    """Return a thumbnail of an encoded image.
 
     Args:
-        data: of a JPEG, PNG or WebP file.
-        longest: side of the thumbnail in pixels; a smaller image is not enlarged.
+        data: content of a JPEG, PNG or WebP file.
+        longest: longer side of the thumbnail in pixels; a smaller image is not enlarged.
 
     Raises:
-        Exception: one of `DECODE_ERRORS`, where the bytes are no whole image.
+        Exception: one of `DECODE_ERRORS`: the bytes are not a complete image.
     """
     with open_image(data) as opened:
         width, height = opened.size

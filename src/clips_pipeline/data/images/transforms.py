@@ -1,7 +1,7 @@
-"""Encoded images to pixels: random crops and colours for training, one fixed framing for evaluation.
+"""Encoded images to pixels: random crops and color jitter for training, one fixed framing for evaluation.
 
 Published (OpenVision, which trains CLIPS; docs/method.md): inception crops of 40 to 100 % of the area, aspect 3/4 to
-4/3, bilinear with antialiasing; colour jitter and grey pictures; no flips. Loads torch only where tensors are made.
+4/3, bilinear with antialiasing; color jitter and grayscale; no flips. Torch is imported only where tensors are made.
 
 Legend of suffixes: B batch, C channels (red, green, blue), H W image.
 """
@@ -37,15 +37,16 @@ class UndecodableImageError(ValueError):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of training images; strength 0 or probability 0 switches one off.
+    """Random changes of training images; strength 0 or probability 0 disables one.
 
     Attributes:
-        crop_area: fractions of the area that a random crop takes; (1, 1) switches crops off: framing as in evaluation.
-        crop_aspect: width / height of a random crop before it is made square.
+        crop_area: range of the fraction of the area that a random crop takes; (1, 1) disables crops and uses the
+            framing of evaluation.
+        crop_aspect: range of width / height of a random crop before it is made square.
         color_jitter: strength s: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s of
             the circle.
-        color_jitter_probability: of a picture being changed so.
-        grayscale_probability: of a picture losing its colors.
+        color_jitter_probability: probability of color jitter for an image.
+        grayscale_probability: probability that an image is converted to grayscale.
     """
 
     crop_area: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (0.8, 1.0)
@@ -63,15 +64,15 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """What training and evaluation do alike with a picture; it is exported with the model.
+    """Preprocessing that training and evaluation share; exported with the model.
 
     Attributes:
-        framing: of evaluation: `crop` keeps the aspect and cuts the middle out, `squash` keeps everything.
-        interpolation: with antialiasing, everywhere.
-        reduced_decoding: training decodes a JPEG at 1/2, 1/4 or 1/8 where the crop still has enough pixels; faster, and
-            almost the same pixels.
-        mean: of red, green and blue, in [0, 1]; those of ImageNet by default. Imported weights need their own.
-        std: likewise.
+        framing: of evaluation: `crop` keeps the aspect ratio and takes the center, `squash` keeps the whole image.
+        interpolation: always with antialiasing.
+        reduced_decoding: whether training decodes a JPEG at 1/2, 1/4 or 1/8 where the crop still has enough pixels.
+            This is faster and gives almost the same pixels.
+        mean: of red, green and blue, in [0, 1]; default: ImageNet. Imported weights need their own.
+        std: standard deviation of red, green and blue, in (0, 1]; default: ImageNet.
     """
 
     framing: Literal["crop", "squash"] = "crop"
@@ -86,28 +87,28 @@ class ImageConfig(PreprocessConfig, AugmentConfig):
     """Resolution, framing, augmentation and normalization.
 
     Attributes:
-        size: pixels per side of what the model sees.
+        size: pixels per side of the model's input.
     """
 
     size: PositiveInt = field(kw_only=True)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, for `config.json` of an exported model; `config.from_mapping` reads them."""
+        """Return plain values for `config.json` of an exported model; `config.from_mapping` reads them."""
         return to_mapping(self)
 
 
 def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str) -> Pixels:
-    """A random view of an encoded image: a pure function of its arguments.
+    """Return a random view of an encoded image; a pure function of its arguments.
 
     Returns:
         (3, size, size) uint8.
 
     Raises:
-        UndecodableImageError: the bytes are no whole image.
+        UndecodableImageError: the bytes are not a complete image.
     """
-    # "image" keeps these draws apart from those of the fragment, which has the same seed, epoch and key.
+    # The prefix separates these draws from those of the fragment, which have the same seed, epoch and key.
     digest = hashlib.blake2b(f"image/{seed}/{epoch}/{key}".encode(), digest_size=8).digest()
-    draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it
+    draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not used for security
     try:
         if config.crop_area == (1.0, 1.0):
             with open_image(image) as opened:
@@ -126,10 +127,10 @@ def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, ke
 
 
 def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
-    """The fixed view of a picture, as (3, size, size) uint8.
+    """Return the fixed evaluation view of an image, (3, size, size) uint8.
 
     Raises:
-        UndecodableImageError: the picture was opened from bytes that are no whole image.
+        UndecodableImageError: the image was opened from bytes that are not a complete image.
     """
     try:
         return _to_channels_first(_apply_framing(to_rgb(image), config))
@@ -138,10 +139,10 @@ def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
 
 
 def eval_image(image: Image.Image, config: ImageConfig) -> "Tensor":
-    """The fixed view of a picture as the model takes it: (3, size, size) float32, normalised.
+    """Return the fixed evaluation view as the model reads it: (3, size, size) float32, normalized.
 
     Raises:
-        UndecodableImageError: as `eval_pixels`.
+        UndecodableImageError: see `eval_pixels`.
     """
     import torch
 
@@ -149,26 +150,26 @@ def eval_image(image: Image.Image, config: ImageConfig) -> "Tensor":
 
 
 def normalize(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]) -> "Tensor":
-    """uint8 to float32: (pixel / 255 - mean) / std per channel, on the device of the images."""
+    """Convert uint8 to float32: (pixel / 255 - mean) / std per channel, on the device of the images."""
     import torch
 
     if images_BCHW.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8 from 0 to 255, not {images_BCHW.dtype}: normalised twice?")
+        raise TypeError(f"images must be uint8 from 0 to 255, not {images_BCHW.dtype}: normalized twice?")
     mean_C11 = torch.tensor(mean, device=images_BCHW.device).view(-1, 1, 1)
     std_C11 = torch.tensor(std, device=images_BCHW.device).view(-1, 1, 1)
     return (images_BCHW.float() / 255.0 - mean_C11) / std_C11
 
 
 def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pixels:
-    """An inception crop, made square: (3, size, size)."""
-    # Not at the top: a registered model takes this file along, trains nothing, and need not have simplejpeg.
+    """Return a random inception crop, resized to (3, size, size)."""
+    # Imported here: a registered model includes this file but never trains, and need not have simplejpeg installed.
     from clips_pipeline.data.images.decode import EncodedImage
 
     encoded = EncodedImage(image)
     left, top, right, bottom = _random_box((encoded.width, encoded.height), config, draws)
     enough = min(right - left, bottom - top) / config.size
     scale = max((scale for scale in encoded.scales if scale <= enough), default=1)
-    # To whole pixels of the smaller picture; also where that is not used, so that the same part is seen with and without.
+    # Rounded to whole pixels of the reduced image, also without reduced decoding, so that both give the same region.
     left, top, right, bottom = (round(side / scale) for side in (left, top, right, bottom))
     if not config.reduced_decoding:
         left, top = left * scale, top * scale
@@ -182,7 +183,7 @@ def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pix
 
 
 def _resize(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
-    """(3, size, size): as Pillow does it, and at most 1 off, but by vector instructions in a third of the time."""
+    """Resize to (3, size, size): within 1 of Pillow's result, in a third of the time (vector instructions)."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -192,7 +193,7 @@ def _resize(pixels_HWC: Pixels, config: ImageConfig) -> Pixels:
 
 
 def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random) -> Box:
-    """Left, top, right, bottom of an inception crop in pixels; the whole picture when none fits."""
+    """Return left, top, right, bottom of an inception crop in pixels; the whole image if no crop fits."""
     width, height = size
     for _ in range(_MAX_CROP_TRIES):
         area = draws.uniform(*config.crop_area) * width * height
@@ -207,7 +208,7 @@ def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random
 def _apply_framing(picture: Image.Image, config: ImageConfig) -> Image.Image:
     width, height = picture.size
     side = min(width, height)
-    # Resizing the middle square is resizing the shorter side and then cutting, without the rounding in between.
+    # Resizing the center square equals resizing the shorter side and then cropping, without the rounding in between.
     left, top = (width - side) / 2, (height - side) / 2
     box = (0, 0, width, height) if config.framing == "squash" else (left, top, left + side, top + side)
     return picture.resize((config.size, config.size), _FILTERS[config.interpolation], box=box)

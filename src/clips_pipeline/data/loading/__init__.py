@@ -1,3 +1,3 @@
-"""From prepared shards to training batches: sample order, dataset, loader, and what a stalled loader waits for."""
+"""From prepared shards to training batches: sample order, dataset, loader and stall monitor."""
 
 __all__ = ["batch", "dataset", "loader", "order", "stall_monitor"]

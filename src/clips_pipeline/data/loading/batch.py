@@ -1,6 +1,6 @@
-"""One rank's share of a global batch.
+"""The part of a global batch that one rank trains on.
 
-Legend of suffixes: B samples of this rank, C H W image, L places of a text tower row, T places of a target row.
+Legend of suffixes: B samples of this rank, C H W image, L length of a text tower row, T length of a target row.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,15 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClipsBatch:
-    """What the model reads in one step.
+    """Model input of one step.
 
     Attributes:
-        images_BCHW: uint8, 0 to 255; `transforms.normalise` makes floats of them on the device.
-        web_ids_BL: int64, the web captions.
-        fragment_ids_BL: int64, the fragments of the synthetic captions.
-        target_ids_BT: int64, the synthetic captions for the captioner.
-        keys: of the samples.
-        skipped: bad samples met while this batch was made, by reason; others took their places.
+        images_BCHW: uint8, 0 to 255; `transforms.normalize` converts them to float32 on the device.
+        web_ids_BL: int64, token ids of the web captions.
+        fragment_ids_BL: int64, token ids of the fragments.
+        target_ids_BT: int64, token ids of the synthetic captions, for the captioner.
+        keys: keys of the samples.
+        skipped: number of bad samples replaced in this batch, by skip reason.
     """
 
     images_BCHW: Tensor  # noqa: N815
@@ -34,11 +34,11 @@ class ClipsBatch:
         return len(self.keys)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ClipsBatch":
-        """The same batch with its tensors on `device`."""
+        """Return the same batch with its tensors on `device`."""
         return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors().items()})
 
     def pin_memory(self) -> "ClipsBatch":
-        """The same batch in page-locked memory; torch's DataLoader calls this."""
+        """Return the same batch in page-locked memory; called by torch's DataLoader."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Any]:

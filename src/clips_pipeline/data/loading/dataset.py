@@ -1,10 +1,10 @@
-"""The samples of one rank: same samples in the same order for any number of ranks and workers, and exact resumption.
+"""Training samples of one rank: the same order for any number of ranks and workers, with exact mid-epoch resume.
 
-Epoch e is one order of all samples in C streams (`order.EpochOrder`). Global batch number b of G samples is the next
-G / C samples of every stream, stream after stream; rank r of R takes its r-th part of it, so that the parts of all
-ranks, in order, are the batch of one process, and a rank reads few streams. Worker w of W makes batches w, w + W, …,
-which torch's DataLoader hands out in turn. All of it is arithmetic: nothing has to be read to begin in the middle of an
-epoch.
+Epoch e orders all samples in C streams (`order.EpochOrder`). Global batch b of G samples takes the next G / C samples
+of every stream, one stream after the other. Rank r of R takes the r-th of R equal parts of it. So the parts of all
+ranks, in order, are the batch that a single process would read, and each rank reads only few streams. Worker w of W
+makes batches w, w + W, …, and torch's DataLoader takes them in turn. All positions are computed, so resuming mid-epoch
+reads no data.
 """
 
 import logging
@@ -30,12 +30,12 @@ from clips_pipeline.text.caption_rows import CaptionReader, CaptionRows
 
 log = logging.getLogger(__name__)
 
-# So many bad samples one after the other are no accident.
+# Limit on consecutive bad samples; more indicate damaged data.
 _MAX_TRIES = 1_000
 
 
 class TrainDataset(IterableDataset[ClipsBatch]):
-    """Whole batches of one rank, in Composer's protocol for resumption. Made by `train_loader`."""
+    """Iterable dataset of whole batches of one rank, with Composer's protocol for resume. Created by `train_loader`."""
 
     def __init__(
         self,
@@ -58,20 +58,21 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         self._prefetched: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        """Batches of a whole epoch; samples that do not fill one are left to other epochs, whose order differs."""
+        """Return the number of batches in an epoch; samples that do not fill a batch appear in other epochs."""
         return self.order.length // (self.global_batch_size // self.order.streams)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration reads, from its beginning. For the present epoch nothing changes."""
+        """Select the epoch that the next iteration reads from its beginning; no effect for the current epoch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def state_dict(self, num_samples: int, from_beginning: bool = True) -> dict[str, Any]:
-        """Where to go on.
+        """Return the state to resume from.
 
         Args:
-            num_samples: global count of samples that the training has taken.
-            from_beginning: counted from the beginning of the epoch; otherwise from where the present iteration began.
+            num_samples: number of samples, over all ranks, that the training has consumed.
+            from_beginning: whether they are counted from the start of the epoch; otherwise from the start of the
+                current iteration.
         """
         samples = num_samples if from_beginning else self.start + num_samples
         return {
@@ -84,10 +85,10 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there, with any number of ranks and workers; the next iteration yields the rest of the epoch.
+        """Resume from a state, with any number of ranks and workers; the next iteration yields the rest of the epoch.
 
         Raises:
-            ConfigError: the state belongs to other shards, another seed or other streams, so the order would be another.
+            ConfigError: the state belongs to other shards, another seed or other streams, so the order would differ.
         """
         mine = self.state_dict(0)
         for name in ("shards", "seed", "streams", "window"):
@@ -95,20 +96,20 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 raise ConfigError(
                     f"the checkpoint was made with {name} {state[name]}, now it is {mine[name]}, which gives another "
                     "order of samples; restore the former data and parameters (streams follow from the batch size), or "
-                    "train anew"
+                    "start a new training"
                 )
         self.epoch, self.start = int(state["epoch"]), int(state["samples"])
 
     def __iter__(self) -> Iterator[ClipsBatch]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # Read here and not while batches are made: `set_epoch` may come before the last batch has been asked for.
+        # Captured here, because `set_epoch` may be called before the last batch is requested.
         epoch, start, each = self.epoch, self.start // self.order.streams, self.global_batch_size // self.order.streams
         batches = (self.order.length - start) // each
         return (self._batch(epoch, start + number * each) for number in range(first, batches, step))
 
     def _batch(self, epoch: int, start: int) -> ClipsBatch:
-        """This rank's part of the global batch that begins at place `start` of every stream."""
+        """Return this rank's part of the global batch that begins at position `start` of every stream."""
         count = self.global_batch_size // self.world_size
         each = self.global_batch_size // self.order.streams
         size, skipped = self.images.size, Counter[str]()
@@ -134,7 +135,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         )
 
     def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
-        """Let the shards of the next window come while this one is read."""
+        """Start downloading the shards of the next window while this one is read."""
         for stream in streams:
             window = epoch, start // self.order.window
             if self._prefetched.get(stream) != window:
@@ -144,15 +145,16 @@ class TrainDataset(IterableDataset[ClipsBatch]):
     def _sample(
         self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
     ) -> tuple[Pixels, CaptionRows, str]:
-        """The sample at `place` of `stream`; if it is bad, one that stands a batch later, or the next good one after it.
+        """Return the sample at `place` of `stream`, or a replacement if it is bad.
 
-        Ranks need not agree on anything: which sample takes the place follows from the order and the data. It is one of
-        the same batch, which begins at place `begin` of every stream, only where no other can be used: it is its own negative
-        there. Each further try goes to another stream, since a shard that cannot be read takes a whole window of its stream
-        with it.
+        The replacement follows from the order and the data alone, so ranks need not communicate. The first candidate is
+        one global batch later, then the samples after it; each further try uses the next stream, because an unreadable
+        shard affects a whole window of its stream. Samples of the same batch (which begins at position `begin` of every
+        stream)
+        come last: such a sample would be its own negative.
         """
         order, each = self.order, self.global_batch_size // self.order.streams
-        others = order.length - each  # places of a stream outside this batch
+        others = order.length - each  # positions of a stream outside this batch
         tries = 0
         for later in range(-1, min(order.length * order.streams, _MAX_TRIES)):
             at = (stream, place)
@@ -189,12 +191,12 @@ class TrainDataset(IterableDataset[ClipsBatch]):
 
 
 def _ids(rows: list[list[int]]) -> Tensor:
-    # By way of NumPy, which reads nested lists four times as fast as torch does.
+    # Through NumPy, which converts nested lists four times as fast as torch.
     return torch.from_numpy(np.array(rows, np.int64))
 
 
 def _shared_images(count: int, size: int) -> Tensor:
-    """Room for (count, 3, size, size) pixels; in a worker it is memory that the trainer sees, so nothing is copied."""
+    """Allocate (count, 3, size, size) uint8; in a worker, shared memory, so that the trainer need not copy it."""
     shape = (count, 3, size, size)
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A torch DataLoader of training batches."""
+"""The torch DataLoader of training batches."""
 
 import os
 import signal
@@ -38,28 +38,29 @@ def train_loader(
     prefetch_batches: int = 2,
     remote: ShardCache | None = None,
 ) -> DataLoader[ClipsBatch]:
-    """A torch DataLoader over `TrainDataset`, reached as `.dataset`; one iteration is (the rest of) one epoch.
+    """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
-    Call `.dataset.set_epoch(e)` before every epoch: workers are started anew for each one and so learn of it.
+    Call `.dataset.set_epoch(e)` before every epoch; workers are restarted for each epoch and read it then.
 
     Args:
         index_dir: folder of `index.json`.
-        split: which shards, usually `train`.
-        caption_reader: makes rows of ids.
+        split: name of the split, usually `train`.
+        caption_reader: converts captions to rows of token ids.
         image_config: resolution and augmentation.
         global_batch_size: samples of a step over all ranks.
-        rank: of this process, from 0.
+        rank: rank of this process, from 0.
         world_size: number of ranks.
-        workers: processes that make batches; 0 makes them in this one. No more are started than there are batches.
-        seed: of order and augmentation.
-        window_samples: samples are shuffled within windows of so many, of all streams together (`order`).
-        most_streams: that a global batch takes samples from; more mix better, fewer keep a rank to fewer shards.
-        prefetch_batches: that each worker holds ready.
-        remote: where shards that are not on this machine are copied to.
+        workers: number of loader workers, at most the number of batches; 0 makes batches in this process.
+        seed: seed of order and augmentation.
+        window_samples: samples within which the order is shuffled, over all streams together (`order`).
+        max_streams: upper bound on the streams that a global batch takes samples from. More mix better; with fewer, a
+            rank reads fewer shards.
+        prefetch_batches: batches that each worker prepares ahead.
+        remote: cache for shards that are not on this machine.
 
     Raises:
-        ConfigError: a global batch does not divide by the ranks, there are fewer samples than one global batch, or the
-            shards are not what the index says.
+        ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch,
+            or the shards do not match the index.
     """
     if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
         raise ConfigError(
@@ -76,7 +77,7 @@ def train_loader(
             f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "
             f"{global_batch_size}; lower the batch size or give more data"
         )
-    # Those of the next window are opened while the last samples of this one are read.
+    # Shards of the next window are opened while the last samples of this one are read.
     shards.max_open_files = order.max_open_shards + 8
     dataset = TrainDataset(
         shards,
@@ -98,7 +99,7 @@ def train_loader(
         prefetch_factor=prefetch_batches if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_foreign_sigterm,
-        # Of its own: otherwise each epoch would take a number from torch's global generator.
+        # A separate generator: otherwise each epoch would draw from torch's global one.
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -110,11 +111,11 @@ def _identity(batch: T) -> T:
 def ignore_foreign_sigterm(worker: int) -> None:
     """Ignore a SIGTERM that does not come from the trainer.
 
-    Cluster managers send it to every process of a job. The trainer then saves a checkpoint after its step, and for that it
-    needs its batches. (A loader whose trainer is gone ends by itself within seconds; torch sees to that.)
+    Cluster managers send SIGTERM to every process of a job. The trainer then finishes its step and saves a checkpoint,
+    and needs its batches until then. (If the trainer dies, torch ends its workers within seconds.)
 
     Args:
-        worker: number of the process; torch gives it.
+        worker: worker id, passed by torch.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return

@@ -1,11 +1,11 @@
-"""The order of samples in an epoch: a pure function of (seed, epoch), whatever reads them.
+"""Sample order of an epoch: a pure function of (seed, epoch), independent of ranks and workers.
 
-Shards are put into a random order; all their samples, one after the other, make a line. The line is cut into streams of
-equal length, each stream into windows, and the samples of a window are put into a random order. A global batch takes an
-equal part of every stream. So reads stay within one window of each stream, and a rank that owns some streams reads few
-shards, while a batch mixes samples of at least as many shards as there are streams (OpenVision, the running reference,
-shuffles within 250,000 samples). Places come from a hash, not from a generator: no library
-version changes them.
+Shards are shuffled, and all their samples, one after the other, form a line. The line is cut into streams of equal
+length, each stream into windows, and the samples of a window are shuffled. A global batch takes an equal part of every
+stream. Reads therefore stay within one window of each stream, and a rank that owns some streams reads few shards, while
+a batch mixes samples of at least as many shards as there are streams. (OpenVision, the reference implementation,
+shuffles within 250,000 samples.) Positions come from a hash, not from a random generator, so no library version changes
+them.
 """
 
 import hashlib
@@ -15,25 +15,25 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# More open files than this per worker would meet the usual limit of 1024.
+# Per worker; the usual limit of open files is 1024.
 _MAX_OPEN_SHARDS = 512
 MAX_STREAMS = 64
 WINDOW_SAMPLES = 500_000
-"""Samples of all windows together. `python -m benchmarks.shuffle` says how well that mixes."""
+"""Samples of the windows of all streams together. `python -m benchmarks.shuffle` measures how well this mixes."""
 
 
 class EpochOrder:
-    """Stream and place in it → (shard, row), for any epoch, without counting up to it.
+    """Map from (epoch, stream, position in the stream) to (shard, row), with random access.
 
     Args:
         samples: number of samples of each shard.
-        seed: another seed gives another order.
-        window_samples: that the windows of all streams hold together.
-        streams: parts of the line.
+        seed: seed of the order.
+        window_samples: samples of the windows of all streams together.
+        streams: number of streams that the line is cut into.
 
     Attributes:
         total: number of samples.
-        length: of each stream; what is left over at the end of the line waits for another epoch.
+        length: samples of each stream; the remainder at the end of the line is left to other epochs.
     """
 
     def __init__(
@@ -43,31 +43,31 @@ class EpochOrder:
         self.total = int(self.samples.sum())
         self.seed, self.window_samples, self.streams = seed, window_samples, streams
         self.length = self.total // streams
-        # Many small shards: a window of them all would be more files than can be open.
+        # With many small shards, a full window would need too many open files.
         many = self.total // max(len(self.samples), 1) * _MAX_OPEN_SHARDS
         self.window = max(1, min(window_samples, many) // streams)
         self._first = np.concatenate([[0], np.cumsum(self.samples)])
-        # The last two: of the present window and the next one for every stream, of this epoch and the next.
+        # Cached: the line of this epoch and the next; per stream, the current window and the next one.
         self._line = lru_cache(2)(self._shards_in_line)
         self._ids = lru_cache(2 * streams)(self._window_ids)
 
     @property
     def max_open_shards(self) -> int:
-        """An upper bound, but for very uneven shards, of the files that the windows touch at a time."""
+        """Upper bound on the shards that the current windows touch; may be exceeded for very uneven shards."""
         sizes = np.sort(self.samples[self.samples > 0])
-        # A window that begins within one shard ends within another.
+        # A window may begin and end in the middle of a shard.
         per_window = int(np.searchsorted(np.cumsum(sizes), self.window)) + 2
         return min(per_window * self.streams, len(self.samples), _MAX_OPEN_SHARDS)
 
     def locate(self, epoch: int, stream: int, place: int) -> tuple[int, int]:
-        """Shard and row of the sample at `place` (0 to `length`, excluded) of a stream."""
+        """Return shard and row of the sample at position `place` (0 to `length`, excluded) of a stream."""
         number, within = divmod(place, self.window)
         sample = self._ids(epoch, stream, number)[within]
         shard = int(np.searchsorted(self._first, sample, side="right")) - 1
         return shard, int(sample - self._first[shard])
 
     def window_shards(self, epoch: int, stream: int, place: int) -> list[int]:
-        """The shards that the window with this place reads, in the order of the line; none beyond the stream's end."""
+        """Return the shards of the window around `place`, in line order; empty past the end of the stream."""
         begin = place // self.window * self.window
         if begin >= self.length:
             return []
@@ -84,12 +84,12 @@ class EpochOrder:
         self.__init__(**state)  # type: ignore[misc]
 
     def _shards_in_line(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All shards in the order of the line, and the place in the line where each one ends."""
+        """Return all shards in the order of the line, and the position in the line where each one ends."""
         order = np.argsort(_hash(self.seed, epoch, "shards", np.arange(len(self.samples))), kind="stable")
         return order, np.cumsum(self.samples[order])
 
     def _window_ids(self, epoch: int, stream: int, number: int) -> NDArray[np.int64]:
-        """The samples of a window in their order, counted through all shards as the index has them."""
+        """Return the samples of a window in their order, as numbers over all shards in the order of the index."""
         shards, ends = self._line(epoch)
         begin = number * self.window
         line = stream * self.length + np.arange(begin, min(begin + self.window, self.length))
@@ -99,9 +99,9 @@ class EpochOrder:
 
 
 def choose_streams(samples: int, global_batch_size: int, window_samples: int, max_streams: int = MAX_STREAMS) -> int:
-    """How many streams: one where a window holds all samples, else the largest divisor of the global batch up to `most`.
+    """Return 1 if a window holds all samples, else the largest divisor of the global batch size up to `max_streams`.
 
-    Ranks and workers play no part, so that the order is the same for any number of them.
+    The result does not depend on ranks or workers, so neither does the order.
     """
     if samples <= window_samples:
         return 1
@@ -109,7 +109,7 @@ def choose_streams(samples: int, global_batch_size: int, window_samples: int, ma
 
 
 def _hash(seed: int, epoch: int, use: str, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A 64-bit hash of each number (the finaliser of SplitMix64 over a start drawn from seed, epoch and use)."""
+    """Return a 64-bit hash of each number (the finalizer of SplitMix64; its start depends on seed, epoch and use)."""
     start = hashlib.blake2b(f"{seed}/{epoch}/{use}".encode(), digest_size=8).digest()
     z = np.uint64(int.from_bytes(start, "big")) + numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,7 @@
-"""Who waits for what: which shard each worker is reading, and since when, seen from the process that trains.
+"""Stall monitor of the loader: which shard each worker is reading, and for how long.
 
-A loader that stands still says nothing by itself: the worker that hangs in a read cannot, and the others only wait. So the
-workers note what they read in memory that the training process shares, and a thread there looks at it while a batch is
-overdue.
+A stalled loader reports nothing: the worker that hangs in a read cannot, and the others wait. So workers write what
+they read to shared memory, and a thread of the training process checks it while a batch is overdue.
 """
 
 import threading
@@ -18,14 +17,14 @@ from torch.utils.data import get_worker_info
 
 
 class ReadClock:
-    """Per worker, the shard being read and the monotonic time at which that began; -1 and 0 between reads.
+    """Shared memory with one row per worker: shard being read and monotonic start time; -1 as shard between reads.
 
     Args:
-        workers: processes that read; with 0 or 1 there is one line.
+        workers: number of workers; 0 and 1 give one row.
     """
 
     def __init__(self, workers: int) -> None:
-        # Doubles hold any shard number exactly. The clock is the system's, the same for all processes of a machine.
+        # float64 holds any shard number exactly. The monotonic clock is the same for all processes of a machine.
         reads = torch.full((max(workers, 1), 2), -1.0, dtype=torch.float64)
         self._reads: Tensor = reads.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -33,15 +32,15 @@ class ReadClock:
         return {"_reads": self._reads}
 
     def begin(self, shard: int) -> None:
-        """This worker begins to read from `shard`."""
+        """Record that this worker starts to read from `shard`."""
         self._own_row()[:] = shard, time.monotonic()
 
     def end(self) -> None:
-        """This worker has read."""
+        """Record that this worker has finished its read."""
         self._own_row()[0] = -1.0
 
     def pending_reads(self) -> list[tuple[int, int, float]]:
-        """Worker, shard and seconds for every read that goes on."""
+        """Return worker, shard and seconds of every read in progress."""
         now = time.monotonic()
         return [
             (worker, int(shard), now - since)
@@ -57,14 +56,14 @@ class ReadClock:
 
 @dataclass(frozen=True)
 class Stall:
-    """A wait that is too long.
+    """A wait for a batch that takes too long.
 
     Attributes:
-        rank: that waits.
-        seconds: since when.
-        worker: that reads; None when none is reading, so that decoding or the machine is what is slow.
-        shard: number in the split.
-        reading_seconds: since when the worker reads.
+        rank: the rank that waits.
+        seconds: duration of the wait.
+        worker: the worker with the longest read; None if no worker is reading, so decoding or the machine is slow.
+        shard: number of the shard in the split.
+        reading_seconds: duration of that read.
     """
 
     rank: int
@@ -75,33 +74,33 @@ class Stall:
 
 
 class StallMonitor:
-    """Calls `on_stall` when a wait takes longer than `after_s`, and again each time the wait has doubled.
+    """Thread that calls `on_stall` if a wait takes longer than `after_s`, and again each time the wait has doubled.
 
     Args:
-        clock: of the loader's dataset.
-        rank: of this process.
-        after_s: seconds.
-        on_stall: called in a thread of its own.
+        clock: `ReadClock` of the loader's dataset.
+        rank: rank of this process.
+        after_s: seconds until the first call.
+        on_stall: called in the monitor's thread.
     """
 
     def __init__(self, clock: ReadClock, rank: int, after_s: float, on_stall: Callable[[Stall], None]) -> None:
         self.clock, self.rank, self.after_s, self.on_stall = clock, rank, after_s, on_stall
-        # Written for every batch, so without a lock: the thread looks now and then, and a float is whole at any time.
+        # Written for every batch without a lock: assigning a float is atomic, and the thread polls.
         self._since: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="stall-watch")
         self._thread.start()
 
     def begin(self) -> None:
-        """A batch is waited for."""
+        """Record that the wait for a batch starts."""
         self._since = time.monotonic()
 
     def end(self) -> None:
-        """It is there."""
+        """Record that the batch has arrived."""
         self._since = None
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._closed.set()
         self._thread.join()
 

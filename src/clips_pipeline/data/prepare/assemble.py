@@ -1,4 +1,4 @@
-"""From a source to everything that `prepare` puts into place, in a folder aside, where an interrupted run can go on."""
+"""Assembly of prepared data in a temporary folder, where an interrupted run can resume."""
 
 import logging
 import os
@@ -30,12 +30,12 @@ _FINGERPRINT_FILE = "fingerprint"
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """What is in the folder, before its files have their last names.
+    """Prepared data whose shards still have temporary names.
 
     Attributes:
-        index: of it.
-        statistics: of it.
-        moves: shards by their path in the index: their path for now.
+        index: index of the data.
+        statistics: statistics of the data.
+        written_paths: present path of each written shard, by its path in the index.
     """
 
     index: Index
@@ -44,10 +44,10 @@ class PreparedData:
 
 
 def open_folder(folder: Path, fingerprint: str) -> None:
-    """Make `folder` ready for work towards the fingerprint `wanted`: what is there goes on, or is thrown away."""
+    """Make `folder` ready for data with this fingerprint: keep earlier work for the same data, delete any other."""
     file = folder / _FINGERPRINT_FILE
     if folder.exists() and not (file.is_file() and file.read_text() == fingerprint):
-        log.info("%s: begun for other data, removed", folder)
+        log.info("%s: started for other data, removed", folder)
         shutil.rmtree(folder)
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -57,15 +57,15 @@ def open_folder(folder: Path, fingerprint: str) -> None:
 def assemble(
     source: Source, folder: Path, map_jobs: MapFunction, *, samples_per_shard: int, rules: Rules, fingerprint: str
 ) -> PreparedData:
-    """Run all jobs that are not done, and put their results together.
+    """Run all unfinished jobs and combine their results.
 
     Args:
-        source: gives the tasks.
+        source: source of the tasks.
         folder: from `open_folder`.
-        map_jobs: runs a function on jobs, `mapping.map_jobs`.
-        samples_per_shard: of shards that are written.
-        rules: which samples are taken.
-        wanted: the fingerprint.
+        map_jobs: runs a function on jobs (`executor.map_jobs`).
+        samples_per_shard: limit for shards that are written.
+        rules: which samples are used.
+        fingerprint: fingerprint of the data.
 
     Raises:
         ConfigError: a split has no sample.
@@ -97,7 +97,7 @@ def assemble(
                     written_paths[path] = f"{split}/{shard.path}"
                     shard = replace(shard, path=path)
                 entries.append(shard)
-            # A few of each reason are kept; a hundred thousand jobs have more.
+            # Bounds the list; only a few per reason are kept.
             if len(examples) > 1000:
                 examples = list(first_examples(examples))
         splits[split], totals[split] = tuple(entries), total
@@ -116,9 +116,9 @@ def assemble(
 
 
 def finish(prepared: PreparedData, folder: Path) -> None:
-    """Give the shards in `folder` their last names, remove all others, and write index and statistics.
+    """Rename the shards in `folder` to their final names, delete all others, and write index and statistics.
 
-    Killed in the middle or soon after, `assemble` finds all jobs done and this goes on.
+    After an interruption, `assemble` finds all jobs done and this function completes the rest.
     """
     for path, now in prepared.written_paths.items():
         if (folder / now).exists():

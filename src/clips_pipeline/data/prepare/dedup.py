@@ -1,8 +1,8 @@
-"""Samples that repeat an earlier one of another job: found in bounded memory however many there are, and left out.
+"""Deduplication across jobs in bounded memory.
 
-Hashes are parted by their first bits into files that fit in memory; in each of them, equal hashes stand side by side once it
-is sorted. What is found is parted again, by jobs, because it is asked for job by job. A job that has some gets a second result
-without them: its shards copied, or their spans left out.
+Hashes are partitioned by their first bits into files that fit in memory; sorting a partition brings equal hashes
+together. The duplicates are then partitioned by job, because they are read job by job. A job with duplicates gets a
+second result without them: its shards are copied, or the spans of a shard in place are left out.
 """
 
 import shutil
@@ -34,9 +34,9 @@ _DETAILS = {
 }
 
 
-# 16 bytes each, and as much again to sort them: about 1 GB at a time.
+# 16 bytes each, and the same again for sorting: about 1 GB in total.
 HASHES_IN_MEMORY = 16_000_000
-# Files of parts that are open at the same time.
+# Limit of partition files that are open at the same time.
 _MAX_PARTITIONS = 512
 _JOBS_PER_FILE = 256
 
@@ -45,10 +45,10 @@ _DUPLICATE = np.dtype([("job", "<u4"), ("place", "<u4")])
 
 
 def drop_duplicates(jobs: list[Job], map_jobs: MapFunction, folder: Path) -> tuple[list[JobFiles], SplitStatistics]:
-    """Drop what repeats earlier samples: keys always, images and captions where a filter says so.
+    """Drop samples that repeat an earlier one: always by key, by image or web caption if a filter is set.
 
     Returns:
-        The files of each job's last result, and how many duplicates there are.
+        The files of each job's final result, and the number of duplicates.
     """
     shutil.rmtree(folder, ignore_errors=True)
     files = [job.files for job in jobs]
@@ -59,7 +59,7 @@ def drop_duplicates(jobs: list[Job], map_jobs: MapFunction, folder: Path) -> tup
         return np.concatenate(places) if places else np.zeros(0, np.int64)
 
     counts = {}
-    # In this order: an image is only repeated by a sample whose own key was not.
+    # In this order: a sample that is dropped for its key must not count as an earlier copy of an image.
     drops[records.DUPLICATE_KEY] = find_duplicates(files, "key", folder / "key", excluded=excluded)
     rules = jobs[0].rules.filters if jobs else filters.FilterConfig()
     for column, wanted, reason in (
@@ -85,10 +85,10 @@ def drop_duplicates(jobs: list[Job], map_jobs: MapFunction, folder: Path) -> tup
 
 
 class DuplicateRows:
-    """Places in the rows of jobs, on disk.
+    """Row numbers of duplicates by job, stored on disk.
 
     Attributes:
-        total: number of places.
+        total: number of duplicates.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +98,7 @@ class DuplicateRows:
         self._places: NDArray[np.void] = np.zeros(0, _DUPLICATE)
 
     def add(self, jobs: NDArray[Any], places: NDArray[Any]) -> None:
-        """More places, in any order."""
+        """Add rows, in any order."""
         found = np.empty(len(jobs), _DUPLICATE)
         found["job"], found["place"] = jobs, places
         self.total += len(found)
@@ -108,7 +108,7 @@ class DuplicateRows:
                 file.write(found[groups == group].tobytes())
 
     def rows_of(self, job: int) -> NDArray[np.int64]:
-        """The places of a job, in order. Quick when jobs are asked for in order."""
+        """Return the rows of a job, sorted. Fast when jobs are requested in order."""
         group = job // _JOBS_PER_FILE
         if group != self._group:
             file = self._file(group)
@@ -129,14 +129,14 @@ def find_duplicates(
     excluded: Callable[[int], NDArray[np.int64]],
     hashes_in_memory: int = HASHES_IN_MEMORY,
 ) -> DuplicateRows:
-    """Places in the rows of jobs whose value in `column` stands earlier in the same job or in an earlier one.
+    """Return the rows whose value in `column` occurs earlier in the same job or in an earlier job.
 
     Args:
-        jobs: in order, all done; numbers say where each stands in this list.
-        column: of `job_files.ROW`: `key`, `image` or `caption`.
-        folder: for files of this work; does not exist yet.
-        without: places of a job that do not count.
-        at_a_time: hashes in memory.
+        jobs: finished jobs, in order; their numbers are positions in this list.
+        column: `key`, `image` or `caption` of `job_files.ROW`.
+        folder: folder for temporary files; must not exist.
+        excluded: function that returns the rows of a job to ignore.
+        hashes_in_memory: number of hashes to hold in memory.
     """
     folder.mkdir(parents=True)
     total = sum(len(job.load_rows()) for job in jobs)
@@ -155,7 +155,7 @@ def find_duplicates(
     for part in parts:
         hashes: NDArray[np.void] = np.fromfile(part, _HASH)
         part.unlink()
-        # Stable: among equals, the order of jobs and places stays.
+        # Stable, so that equal hashes stay in the order of jobs and rows.
         order = np.argsort(hashes["value"], kind="stable")
         values = hashes["value"][order]
         repeats = hashes[order[1:][values[1:] == values[:-1]]]
@@ -177,15 +177,15 @@ def _partition(hashes: NDArray[np.void], bits: int) -> Iterator[tuple[int, NDArr
 
 @dataclass(frozen=True, slots=True)
 class DropJob:
-    """Samples of one job to be left out.
+    """Samples to drop from one finished job.
 
     Attributes:
-        files: of the job, which is done.
-        into: of its second result.
-        shard: what examples call it.
-        in_place: whether its shard is read where it is.
+        files: files of the job's first result.
+        into: files of its second result.
+        shard: name of the shard in examples.
+        in_place: whether the shard is read in place.
         samples_per_shard: as in the job.
-        places: in the job's rows, by the reason why they are left out.
+        places: rows to drop, by reason.
     """
 
     files: JobFiles
@@ -197,12 +197,12 @@ class DropJob:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
+        """Whether the result exists."""
         return self.into.is_done
 
 
 def run_drop_job(job: DropJob) -> None:
-    """Keep a second result beside the first; files of an earlier attempt are replaced."""
+    """Write the second result of a job; files of an earlier attempt are replaced."""
     if job.is_done:
         return
     result = job.files.load()
@@ -236,7 +236,7 @@ def run_drop_job(job: DropJob) -> None:
 
 
 def _remaining_samples(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
-    """As they were written, without reading what is in them."""
+    """Yield the remaining samples of written shards without parsing them."""
     for shard in shards:
         with TarFile(files.shard_file(shard.path)) as tar:
             for row in range(shard.samples):

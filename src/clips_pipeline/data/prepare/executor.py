@@ -1,7 +1,7 @@
-"""Jobs that do not depend on each other: in this process, in processes beside it, or on a Dask cluster.
+"""Execution of independent jobs: in this process, in a process pool, or on a Dask cluster.
 
-A job leaves its result in a file and is done when that is there. So nothing has to come back, a job may be done twice, and
-after a crash only what is missing is done again.
+A job writes its result to a file and is done when that file exists. So nothing is returned, running a job twice is
+harmless, and after a crash only the missing jobs run again.
 """
 
 import logging
@@ -19,7 +19,7 @@ from clips_pipeline.config import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Processes that end in a row without one job done in between.
+# Limit on consecutive crashes of the process pool without a finished job in between.
 _MAX_CRASHES = 3
 _LOG_INTERVAL_S = 30.0
 _PARENT_CHECK_INTERVAL_S = 0.5
@@ -27,27 +27,27 @@ _WORKER_TIMEOUT_S = 60
 
 
 class MappableJob(Protocol):
-    """What can be mapped. Must pickle."""
+    """A job that `map_jobs` can run. Must be picklable."""
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
+        """Whether the result exists."""
         ...
 
 
 J = TypeVar("J", bound=MappableJob)
 MapFunction = Callable[[Callable[[Any], None], Sequence[MappableJob]], None]
-"""`map_jobs` with its engine chosen."""
+"""`map_jobs` for a given executor."""
 
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Where jobs are run.
+    """Where jobs run.
 
     Attributes:
-        engine: `processes` of this machine, or a `dask` cluster that is there already, with this project installed on every
-            worker and the folder of shards on a file system that all of them share.
-        address: of Dask's scheduler, such as `tcp://10.0.0.1:8786`.
+        engine: `processes` on this machine, or a running `dask` cluster. On a cluster, this project must be installed
+            on every worker and the folder of shards must be on a file system that all workers share.
+        address: address of Dask's scheduler, such as `tcp://10.0.0.1:8786`.
     """
 
     engine: Literal["processes", "dask"] = "processes"
@@ -64,17 +64,17 @@ class ExecutorConfig:
 def map_jobs(
     function: Callable[[J], None], jobs: Sequence[J], *, processes: int = 1, run_on: ExecutorConfig = ExecutorConfig()
 ) -> None:
-    """Run `function` on every job that is not done.
+    """Run `function` on every unfinished job.
 
     Args:
-        function: at the top of a module, for other processes to find it.
+        function: a module-level function, so that other processes can import it.
         jobs: in any order.
-        processes: working side by side on this machine; 1 works in this process. A cluster uses all that it has.
-        run_on: which engine.
+        processes: size of the process pool; 1 runs the jobs in this process. A cluster uses all its workers.
+        run_on: the executor.
 
     Raises:
-        ConfigError: processes end again and again before they finish a job, or there is no cluster at the address.
-        Exception: what `function` raises. Jobs done until then stay done.
+        ConfigError: processes crash repeatedly before they finish a job, or no cluster answers at the address.
+        Exception: any error of `function`. Jobs finished before it stay done.
     """
     waiting = [job for job in jobs if not job.is_done]
     if len(waiting) < len(jobs):
@@ -91,7 +91,7 @@ def map_jobs(
 
 
 def _run_in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
-    # loky's, because its processes start clean: they neither inherit threads nor import the script that was started.
+    # loky starts clean processes: they inherit no threads and do not import the main script.
     from joblib.externals.loky import ProcessPoolExecutor
 
     crashes = 0
@@ -105,10 +105,10 @@ def _run_in_processes(function: Callable[[J], None], waiting: list[J], processes
             crashes = 1 if len(left) < len(waiting) else crashes + 1
             if crashes == _MAX_CRASHES:
                 raise ConfigError(
-                    f"a process was killed {crashes} times before it finished a job, probably because memory was short; give "
-                    "fewer `processes`, or make shards smaller. What is done is kept: the same command goes on from there"
+                    f"a process was killed {crashes} times before it finished a job, probably because memory ran out; lower "
+                    "`processes`, or make shards smaller. Finished jobs are kept: the same command resumes"
                 ) from error
-            log.warning("a process was killed; %d jobs are left, trying them again", len(left))
+            log.warning("a process was killed; retrying the %d jobs that are left", len(left))
             waiting = left
         finally:
             pool.shutdown(wait=True, kill_workers=True)
@@ -129,24 +129,24 @@ def _run_on_cluster(function: Callable[[J], None], waiting: list[J], run_on: Exe
     with client:
         try:
             client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
-            # Not `get_executor`: its futures fail where a worker dies just after a job is done (distributed 2026.8).
+            # Not `get_executor`: its futures fail if a worker dies just after its job is done (distributed 2026.8).
             _wait_for_all(client.map(function, waiting, pure=False), partial(completed_on_cluster, loop=client.loop))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except CancelledError:
             raise ConfigError(
-                f"run_on.address: the scheduler at {run_on.address} went away; start it again. What is done is kept: the same "
-                "command goes on from there"
+                f"run_on.address: the scheduler at {run_on.address} stopped; start it again. Finished jobs are kept: the same "
+                "command resumes"
             ) from None
         except KilledWorker as error:
             raise ConfigError(
-                f"workers of the cluster were killed again and again by one job, probably because memory was short ({error}). "
-                "What is done is kept: the same command goes on from there"
+                f"workers of the cluster were killed repeatedly by one job, probably because memory ran out ({error}); give "
+                "them more memory, or make shards smaller. Finished jobs are kept: the same command resumes"
             ) from None
 
 
 def _wait_for_all(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
-    """Until all are done; `completed` yields them as they are. The first error cancels what has not begun."""
+    """Wait for all futures, which `completed` yields as they finish. The first error cancels those that wait."""
     last_logged = time.monotonic()
     try:
         for number, future in enumerate(completed(futures), 1):
@@ -160,9 +160,9 @@ def _wait_for_all(futures: Sequence[Any], completed: Callable[[Sequence[Any]], I
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Make this process end when its parent does, however that one was killed.
+    """Exit this process when its parent exits, even if the parent was killed.
 
-    It would otherwise finish its job and wait for more, in a folder that another run may own by then.
+    Otherwise it would continue to write to a folder that another run may use by then.
     """
 
     def watch() -> None:

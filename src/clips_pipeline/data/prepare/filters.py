@@ -1,6 +1,6 @@
-"""Which samples are taken: those that can be used and are wanted. Every filter is off until set, and counts what it drops.
+"""Filters and other rules on which usable samples are taken. Every filter is off by default and counts what it drops.
 
-None of them knows a language: they look at sizes, lengths, characters and at what is the same.
+Filters are independent of language: they test sizes, lengths, characters and equality.
 """
 
 import re
@@ -27,21 +27,22 @@ LOW_SCORE: Final = "low_score"
 NO_SCORE: Final = "no_score"
 
 MAX_PIXELS: Final = 89_478_485
-"""Pillow warns above this, and refuses above twice as many. Training decodes with Pillow, so no more can be allowed."""
+"""Pillow warns above this and refuses twice as many. Training decodes with Pillow, so this is the upper limit."""
 
 
 @dataclass(frozen=True)
 class CaptionFilter:
-    """What one caption must be like. Lengths and shares leave white space at the ends out.
+    """Conditions on one caption. Leading and trailing white space is ignored.
 
     Attributes:
-        min_words: parted by white space; use characters for languages that do not part words.
-        max_words: likewise.
-        min_characters: of the caption.
-        max_characters: of the caption.
-        min_letter_fraction: letters, with the marks that belong to them, among all characters that are no white space.
-        max_run: of one character in a row, such as `!!!!!!!!`.
-        printable: no control characters but tab and line ends, no replacement characters (what a wrong decoding leaves).
+        min_words: number of words separated by white space; for languages without spaces, use characters.
+        max_words: number of words separated by white space.
+        min_characters: length of the caption.
+        max_characters: length of the caption.
+        min_letter_fraction: letters, including combining marks, among all characters that are not white space.
+        max_run: repetitions of one character in a row, such as `!!!!!!!!`.
+        printable: whether to drop captions with control characters (except tabs and line ends) or replacement
+            characters, which wrong decoding leaves.
     """
 
     min_words: NonNegativeInt | None = None
@@ -56,10 +57,10 @@ class CaptionFilter:
         for unit in ("words", "characters"):
             low, high = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
             if low is not None and high is not None and low > high:
-                raise ConfigError(f"min_{unit}: {low} is above max_{unit} {high}, and nothing lies between them")
+                raise ConfigError(f"min_{unit}: {low} is above max_{unit} {high}; lower it")
 
     def length_fault(self, caption: str) -> str | None:
-        """Why its length is not wanted, or None."""
+        """Return why the length violates the filter, or None."""
         text = caption.strip()
         for count, low, high, unit in (
             (len(text.split()), self.min_words, self.max_words, "words"),
@@ -70,7 +71,7 @@ class CaptionFilter:
         return None
 
     def character_fault(self, caption: str) -> str | None:
-        """Why its characters are not wanted, or None."""
+        """Return why the characters violate the filter, or None."""
         text = caption.strip()
         if self.printable and (found := _UNPRINTABLE.search(text)) is not None:
             return f"character U+{ord(found[0]):04X}"
@@ -86,23 +87,24 @@ class CaptionFilter:
         return None
 
 
-# C0 and C1 controls but tab and line ends, and what decoders put in place of bytes that they do not understand.
+# C0 and C1 control characters except tab and line ends, and the replacement character of decoders.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Which samples are wanted. Of those that are the same, the first stays.
+    """Conditions on usable samples. Of duplicates, the first is kept.
 
     Attributes:
-        min_side: pixels of the shorter side of the image.
-        max_aspect: longer side of the image over the shorter one.
-        web: what the web caption must be like.
-        synthetic: what the synthetic caption must be like.
-        identical_captions: drop samples whose web and synthetic caption are the same, but for white space at the ends.
-        min_score: of the sample's score (`fields.score` of the source); samples without one are dropped too.
-        duplicate_images: drop an image whose bytes an earlier sample of the split has.
-        duplicate_captions: drop a sample whose web caption an earlier one of the split has, but for white space at the ends.
+        min_side: shorter side of the image, in pixels.
+        max_aspect: longer side of the image divided by the shorter side.
+        web: conditions on the web caption.
+        synthetic: conditions on the synthetic caption.
+        identical_captions: drop samples whose web and synthetic caption are equal, ignoring outer white space.
+        min_score: minimum score of the sample (`fields.score` of the source); samples without a score are dropped too.
+        duplicate_images: drop samples whose image has the same bytes as an earlier one of the split.
+        duplicate_captions: drop samples whose web caption equals an earlier one of the split, ignoring outer white
+            space.
     """
 
     min_side: PositiveInt | None = None
@@ -115,7 +117,7 @@ class FilterConfig:
     duplicate_captions: bool = False
 
     def fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
-        """The reason why a usable sample is not wanted, and a detail; None where it is. Duplicates are found elsewhere.
+        """Return the reason to drop a usable sample and a detail, or None. Duplicates are found by `dedup`.
 
         Args:
             record: the sample.
@@ -129,7 +131,7 @@ class FilterConfig:
         if self.min_score is not None:
             if record.score is None:
                 return NO_SCORE, "set `fields.score` of the source to the name of the score, or min_score to null"
-            # So written, a score that is not a number fails too.
+            # Written this way, NaN fails too.
             if not record.score >= self.min_score:
                 return LOW_SCORE, str(record.score)
         for which, length, characters, caption in (
@@ -147,13 +149,14 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which samples are taken. What is made depends on it.
+    """Which samples are used; part of the fingerprint of the data.
 
     Attributes:
-        max_pixels: of an image; more count as a decompression bomb, by the header, before anything is decoded.
-        interleaved: samples of shards in place whose files do not stand side by side: `leave_out`, because other readers
-            see pieces of them, or `keep`, because this project reads them whole. Shards that are written anew mend them.
-        filters: which usable samples are wanted.
+        max_pixels: pixels of an image, checked in its header before decoding; more count as a decompression bomb.
+        interleaved: samples of shards in place whose files are separated by files of other samples: `leave_out`,
+            because other readers see partial samples, or `keep`, because this project reads them whole. In shards that
+            are written, they are no longer interleaved.
+        filters: conditions on usable samples.
     """
 
     max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
@@ -162,5 +165,5 @@ class Rules:
 
 
 def identical(record: Record) -> bool:
-    """Whether web and synthetic caption are the same, but for white space at the ends."""
+    """Return whether web and synthetic caption are equal, ignoring outer white space, and not empty."""
     return record.web_caption.strip() == record.synthetic_caption.strip() != ""

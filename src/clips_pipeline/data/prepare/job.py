@@ -1,4 +1,4 @@
-"""One piece of a split: to tar files, or to the facts about a tar file that is read in place. A pure function of its job."""
+"""One job of `prepare`: it writes the samples of a task into shards, or scans a shard in place."""
 
 import hashlib
 import os
@@ -36,14 +36,14 @@ _DAMAGE_REASONS = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A task and where its result goes.
+    """A task and the files of its result.
 
     Attributes:
-        task: gives the samples.
+        task: source of the samples.
         captions_needed: whether a sample without web and synthetic caption is bad.
-        files: where shards, rows and result go.
-        samples_per_shard: a shard that is full is followed by another.
-        rules: which samples are taken.
+        files: files for shards, rows and result.
+        samples_per_shard: limit for shards that are written.
+        rules: which samples are used.
     """
 
     task: ShardTask | TarTask
@@ -54,16 +54,16 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
+        """Whether the result exists."""
         return self.files.is_done
 
 
 def run_job(job: Job) -> None:
-    """Do what `job` says and keep the result beside the shards; files of an earlier attempt are replaced.
+    """Run a job and write its result; files of an earlier attempt are replaced.
 
     Raises:
-        ConfigError: the folder is not there.
-        StorageError: a shard cannot be reached, and its task says stop.
+        ConfigError: the folder does not exist on this machine.
+        StorageError: a shard cannot be reached, and its storage has `unreachable: stop`.
     """
     if not job.files.rows.parent.is_dir():
         raise ConfigError(
@@ -89,7 +89,7 @@ def _write_task(task: ShardTask, job: Job, checker: "SampleChecker") -> tuple[li
 
 
 def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
-    """All samples, into as many shards as they need; and where they stand in them."""
+    """Write all samples into as many shards as needed; return their entries and the spans of the samples."""
     shards: list[ShardEntry] = []
     places: list[Spans] = [np.zeros((0, 2), np.int64)]
     while (first := next(good, None)) is not None:
@@ -134,12 +134,12 @@ def _scan_tar(task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker") -
 
 
 class SampleChecker:
-    """Checks, filters, counts and measures the samples of one job.
+    """Validation, filters, counts and measurements for the samples of one job.
 
     Attributes:
-        rows: of the samples that pass, in the order of `ROW`.
-        keys: of the same.
-        examples: of those that do not.
+        rows: values of the accepted samples, in the order of `ROW`.
+        keys: keys of the accepted samples.
+        examples: examples of the others.
     """
 
     def __init__(self, job: Job) -> None:
@@ -155,9 +155,9 @@ class SampleChecker:
         self._identical = 0
 
     def accept(self, item: Record | Skip) -> Record | None:
-        """The sample if it is taken; else it is counted."""
+        """Return the sample if it is used; otherwise count it and return None."""
         if isinstance(item, Skip):
-            # A sample that the tables do not know is whole; that many are missing there is no damage.
+            # A sample without a row in the tables is intact, so it counts as filtered and not as damage.
             self._count(self._filtered if item.reason == records.NO_TABLE_ROW else self._skipped, item)
             return None
         if item.key in self._seen:
@@ -168,7 +168,7 @@ class SampleChecker:
             self.skip(size)
             return None
         self._identical += identical(item)
-        # A filtered sample does not use its key up, as if the source had never given it.
+        # The key of a filtered sample may occur again.
         fault = self._rules.filters.fault(item, size)
         if fault is not None:
             self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
@@ -183,11 +183,11 @@ class SampleChecker:
         self._count(self._skipped, skip)
 
     def count_odd(self, skip: Skip) -> None:
-        """Count a sample that is used, though something is odd."""
+        """Count a sample that is used although it has an unusual property."""
         self._count(self._odd, skip)
 
     def statistics(self, rows: Rows) -> SplitStatistics:
-        """Of all samples so far."""
+        """Return the statistics of all samples so far."""
         damaged = any(reason in self._skipped for reason in _DAMAGE_REASONS)
         return SplitStatistics(
             len(rows),
@@ -207,29 +207,29 @@ class SampleChecker:
 
 
 def shard_name(task: ShardTask | TarTask, number: int) -> str:
-    """What examples call the shard of a task: its address, without secrets, or its number."""
+    """Return the name of a task's shard in examples: its address without secrets, or its number."""
     return redact(task.address) if isinstance(task, TarTask) else str(number)
 
 
 def histograms(rows: Rows) -> dict[str, Histogram]:
-    """What rows of the type `ROW` say about their samples."""
-    # 64 bits, because a width times a thousand may need more than 32.
+    """Return the histograms of rows of the type `ROW`."""
+    # int64, because width times 1000 may exceed 32 bits.
     columns = {name: rows[name].astype(np.int64) for name in HISTOGRAM_UNITS if name in ROW.names}  # type: ignore[operator]
     columns["image_aspect"] = columns["image_width"] * 1000 // np.maximum(columns["image_height"], 1)
     return {name: Histogram.from_values(columns[name]) for name in HISTOGRAM_UNITS}
 
 
 def make_example(split: Split, shard: str, skip: Skip) -> Example:
-    """For the statistics. A name may hold bytes that are no UTF-8, which neither a log nor a JSON file could take."""
+    """Return an example for the statistics, with bytes that are not UTF-8 escaped for logs and JSON."""
     texts = (text.encode("utf-8", "backslashreplace").decode() for text in (shard, skip.key, skip.detail[:300]))
     return Example(split, skip.reason, *texts)
 
 
 def _hashes(record: Record) -> Iterator[int]:
-    # No caption is not the same caption as another one.
+    # Empty captions must not count as duplicates of each other.
     caption = record.web_caption.strip() or f"\n{record.key}"
     for content in (record.key.encode(), record.image, caption.encode()):
-        # 64 bits: among a billion values, one pair is equal by chance in about forty such sets.
+        # 64 bits: a billion values contain an accidental equal pair with a probability of about 1/40.
         yield int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 

@@ -1,12 +1,12 @@
-"""What a job leaves in the folder where shards are made, so that nobody needs to do it again.
+"""Files of a job in the temporary folder of `prepare`; a job with a result is not run again.
 
-.shards.partial/fingerprint                 what is being made; work towards something else is thrown away
-.shards.partial/shards/                     what is put into place at the end
-.shards.partial/shards/train/000003-000000.tar …   the shards of a job, where it writes any
-.shards.partial/jobs/train/000003.rows      what is to be compared with other jobs: a row of numbers per sample, and its key
-.shards.partial/jobs/train/000003.spans     where its samples stand in their tar files, as in `spans.bin`
-.shards.partial/jobs/train/000003.json      its result: it is done when this is there
-.shards.partial/jobs/train/000003.dropped.json   likewise, without the samples that earlier jobs have
+.shards.partial/fingerprint                 fingerprint of the data; work for other data is deleted
+.shards.partial/shards/                     becomes the folder of shards at the end
+.shards.partial/shards/train/000003-000000.tar …   shards that the job writes, if any
+.shards.partial/jobs/train/000003.rows      for comparison with other jobs: a row of numbers for each sample, and its
+key .shards.partial/jobs/train/000003.spans     spans of its samples, as in `spans.bin`
+.shards.partial/jobs/train/000003.json      its result, written last
+.shards.partial/jobs/train/000003.dropped.json   its result without duplicates of earlier jobs
 """
 
 import json
@@ -40,19 +40,19 @@ ROW = np.dtype(
         ("synthetic_words", "<u4"),
     ]
 )
-"""A sample that is used: 64-bit hashes, and what the histograms count."""
+"""A used sample: 64-bit hashes, and the values that the histograms count."""
 
 Rows = NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What came of a job.
+    """Result of a job.
 
     Attributes:
-        shards: with file names as they are for now; one of a shard in place.
-        statistics: of its samples.
-        examples: of samples left out.
+        shards: written shards with temporary file names, or the shard in place.
+        statistics: statistics of its samples.
+        examples: examples of samples left out.
     """
 
     shards: tuple[ShardEntry, ...]
@@ -62,13 +62,13 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """The files of one job.
+    """Files of one job.
 
     Attributes:
-        folder: where all is made.
-        split: the job belongs to.
-        number: of the job within its split, from 0.
-        dropped: those of its second result, without the samples that earlier jobs have.
+        folder: temporary folder of `prepare`.
+        split: split of the job.
+        number: number of the job within its split, from 0.
+        dropped: whether these are the files of the second result, without duplicates.
     """
 
     folder: Path
@@ -77,7 +77,7 @@ class JobFiles:
     dropped: bool = False
 
     def shard(self, number: int) -> str:
-        """Name of a tar file in the folder of its split."""
+        """Return the name of a tar file in the folder of its split."""
         return f"{self.number:06d}-{'d' if self.dropped else ''}{number:06d}.tar"
 
     def shard_file(self, name: str) -> Path:
@@ -86,17 +86,17 @@ class JobFiles:
 
     @property
     def rows(self) -> Path:
-        """The numbers and keys of the first result."""
+        """File with the rows and keys of the first result."""
         return self.folder / JOBS / self.split / f"{self.number:06d}.rows"
 
     def save_rows(self, rows: Rows, keys: list[str]) -> None:
-        """Keep them; `rows` has the type `ROW`."""
+        """Write rows, of the type `ROW`, and keys."""
         with replace_file(self.rows, sync=True) as temporary, temporary.open("wb") as file:
             np.save(file, rows)
             file.write("\n".join(keys).encode())
 
     def load_rows(self) -> Rows:
-        """The numbers alone, mapped: only what is looked at is read."""
+        """Return the rows, memory-mapped: only the columns that are accessed are read."""
         return np.asarray(np.load(self.rows, mmap_mode="r", allow_pickle=False))
 
     def load_rows_and_keys(self) -> tuple[Rows, list[str]]:
@@ -107,11 +107,11 @@ class JobFiles:
 
     @property
     def spans(self) -> Path:
-        """Of the samples of its shards, as `spans.to_bytes` makes them."""
+        """File with the spans of the samples, as `sample_offsets.to_bytes` returns them."""
         return self.rows.with_suffix(".dropped.spans" if self.dropped else ".spans")
 
     def save(self, result: JobResult, places: Spans) -> None:
-        """Keep the result and the spans of its samples. Called last: from now on the job counts as done."""
+        """Write the result and the spans of its samples. Called last: afterwards the job is done."""
         write_bytes(self.spans, to_bytes(places), sync=True)
         text = json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":"))
         write_text(self._result, text, sync=True)
@@ -122,8 +122,8 @@ class JobFiles:
 
     @property
     def is_done(self) -> bool:
-        """Whether the job need not be done again."""
-        # It is renamed into place after everything else has reached the disk, so one look is enough.
+        """Whether the result exists."""
+        # The result is renamed into place after all other files have been synced, so its presence is sufficient.
         return self._result.is_file()
 
     @property

@@ -1,4 +1,4 @@
-"""A source to shards and their index: in parallel, all or nothing, and only when something has changed."""
+"""Preparation of shards and their index: parallel, atomic, and only if something has changed."""
 
 import hashlib
 import json
@@ -39,29 +39,31 @@ def prepare(
     rules: Rules = Rules(),  # noqa: B008 - immutable
     run_on: ExecutorConfig = ExecutorConfig(),  # noqa: B008 - immutable
 ) -> Index:
-    """Write all splits of `source` into `out_dir`, unless it already holds exactly that.
+    """Write all splits of `source` into `out_dir`, unless it already holds exactly this data.
 
-    Everything is written aside and renamed at the end: whenever it is killed, the old shards or the new ones are whole.
-    What is done by then stands in `.NAME.partial` beside `out_dir`, and the next run for the same data goes on from there.
+    The data is written to a temporary folder and renamed at the end. After a kill, either the old or the new shards are
+    complete. Finished jobs stay in `.NAME.partial` beside `out_dir`, and the next run for the same data resumes there.
 
     Args:
-        source: gives the samples.
-        out_dir: index, spans, statistics, classes and a folder of tar files per split. What it held before is replaced.
-        processes: working side by side; the shards do not depend on it. 1 works in this process.
-        max_skipped_fraction: of samples that cannot be used, from 0 to 1; those that filters drop do not count.
-        samples_per_shard: at most so many per tar file; a task of the source starts a new one.
-        rules: which samples are taken.
-        run_on: these processes, or a cluster; the shards do not depend on it.
+        source: source of the samples.
+        out_dir: folder for index, spans, statistics, classes and one folder of tar files per split; its old data is
+            replaced.
+        processes: size of the process pool; 1 works in this process. The shards do not depend on it.
+        max_skipped_fraction: limit on the fraction of samples that cannot be used, from 0 to 1; filtered samples do not
+            count.
+        samples_per_shard: limit per tar file; each task of the source starts a new file.
+        rules: which samples are used.
+        run_on: executor of the jobs; the shards do not depend on it.
 
     Raises:
         ConfigError: too many samples cannot be used (the message has counts and examples), a split is empty, an
-            argument is out of range, `out_dir` holds something else, or another process is preparing or reading it.
-        StorageError: a shard elsewhere cannot be reached, and the rules say stop.
+            argument is out of range, `out_dir` holds other files, or another process prepares or reads it.
+        StorageError: a remote shard cannot be reached, and its storage has `unreachable: stop`.
     """
     if processes < 1 or samples_per_shard < 1 or not 0.0 <= max_skipped_fraction <= 1.0:
         raise ConfigError(
             f"processes {processes}, samples_per_shard {samples_per_shard}, max_skipped_fraction {max_skipped_fraction}: "
-            "the first two must be at least 1, the last a share from 0 to 1"
+            "the first two must be at least 1, the last a fraction from 0 to 1"
         )
     out_dir = out_dir.absolute()
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +97,9 @@ def prepare(
 
 
 def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
-    """Digest of all that prepared shards follow from: source, parameters and format version.
+    """Return the digest of everything that determines the prepared shards: source, parameters and format version.
 
-    Independent of the number of processes, of the engine, of paths and of the time.
+    It is independent of the number of processes, of the executor, of paths and of the time.
     """
     facts = {
         "source": source.fingerprint(),
@@ -115,7 +117,7 @@ def is_current(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     rules: Rules = Rules(),  # noqa: B008 - immutable
 ) -> bool:
-    """Whether `prepare` with these arguments would find nothing to do."""
+    """Return whether `prepare` with these arguments would find nothing to do."""
     return _current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None
 
 
@@ -145,14 +147,14 @@ def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: flo
     counted = "; ".join(f"{split} {name} {n}" for split, reasons in index.skips.items() for name, n in reasons.items())
     raise ConfigError(
         f"{share:.1%} of the samples cannot be used, max_skipped_fraction allows {max_skipped_fraction:.1%} ({counted}). "
-        "Repair the source or raise max_skipped_fraction, which needs no work done again. Examples:\n  "
+        "Repair the source or raise max_skipped_fraction, which repeats no finished work. Examples:\n  "
         + "\n  ".join(index.examples)
     )
 
 
 @contextmanager
 def _exclusive_lock(out_dir: Path) -> Iterator[None]:
-    # The system drops the lock when the process ends, also when it is killed.
+    # The operating system releases the lock when the process ends, even if it is killed.
     try:
         with FileLock(out_dir.with_name(f".{out_dir.name}.lock"), blocking=False):
             yield
@@ -161,7 +163,7 @@ def _exclusive_lock(out_dir: Path) -> Iterator[None]:
 
 
 def _recover(out_dir: Path, before: Path) -> None:
-    """Finish what a kill between the two renames left."""
+    """Complete the replacement if a process was killed between the two renames."""
     if not before.exists():
         return
     if out_dir.exists():
@@ -171,7 +173,7 @@ def _recover(out_dir: Path, before: Path) -> None:
 
 
 def _refuse_unknown_files(out_dir: Path) -> None:
-    """Never replace a folder that holds anything but shards."""
+    """Refuse to replace a folder that holds files other than prepared data."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():

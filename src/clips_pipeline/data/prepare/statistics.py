@@ -1,4 +1,4 @@
-"""What prepared data consists of, in numbers: counted by each job, added up, and kept as `statistics.json` beside the index."""
+"""Statistics of prepared data: counted by each job, added up, and saved as `statistics.json` beside the index."""
 
 import json
 from collections import Counter
@@ -21,26 +21,26 @@ HISTOGRAM_UNITS = {
     "image_aspect": "width per 1,000 of height",
     "image_bytes": "bytes, encoded",
     "web_characters": "characters of the web caption",
-    "web_words": "words of the web caption, parted by white space",
+    "web_words": "words of the web caption, separated by white space",
     "synthetic_characters": "characters of the synthetic caption",
-    "synthetic_words": "words of the synthetic caption, parted by white space",
+    "synthetic_words": "words of the synthetic caption, separated by white space",
 }
 """Names of the histograms and their units."""
 
-# Bins are exact below this; above, sixteen of equal width lie between a power of two and the next.
+# Smaller values have bins of their own; above, there are 16 bins of equal width per octave.
 _EXACT = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values occur that are integers from 0. Bins are the same for all histograms, so that two can be added.
+    """Histogram of non-negative integers. All histograms have the same bins, so they can be merged.
 
     Attributes:
         count: number of values.
-        total: their sum.
-        low: the smallest, 0 where there is none.
-        high: the largest.
-        bins: `(first value of the bin, number of values in it)` in order, without empty bins; `bin_end` says where it ends.
+        total: sum of the values.
+        low: smallest value; 0 without values.
+        high: largest value; 0 without values.
+        bins: `(first value of the bin, number of values in it)` in order, without empty bins; `bin_end` gives the end.
     """
 
     count: int = 0
@@ -51,11 +51,11 @@ class Histogram:
 
     @classmethod
     def from_values(cls, values: NDArray[Any]) -> "Histogram":
-        """Of integers from 0, in any order."""
+        """Return the histogram of non-negative integers."""
         if not len(values):
             return cls()
         numbers = values.astype(np.int64)
-        # 16 bins to an octave: the five highest bits say which.
+        # 16 bins per octave: the five highest bits select the bin.
         shifts = np.maximum(np.frexp(numbers.astype(np.float64))[1] - 5, 0)
         starts, counts = np.unique((numbers >> shifts) << shifts, return_counts=True)
         bins = tuple(zip(starts.tolist(), counts.tolist(), strict=True))
@@ -63,11 +63,11 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """Of the values themselves, not of the bins; 0 where there is none."""
+        """Exact mean of the values; 0 without values."""
         return self.total / max(self.count, 1)
 
     def merge(self, other: "Histogram") -> "Histogram":
-        """Of the values of both."""
+        """Return the histogram of the values of both."""
         if not self.count or not other.count:
             return self if self.count else other
         bins = dict(self.bins)
@@ -81,36 +81,36 @@ class Histogram:
             tuple(sorted(bins.items())),
         )
 
-    def quantile(self, share: float) -> int:
-        """A value that `share` of all values, from 0 to 1, do not exceed: exact to the bin, whose last value it is."""
-        wanted, seen = share * self.count, 0
+    def quantile(self, fraction: float) -> int:
+        """Return the quantile for a `fraction` from 0 to 1, as the last value of its bin."""
+        target, seen = fraction * self.count, 0
         for start, count in self.bins:
             seen += count
-            if seen >= wanted:
+            if seen >= target:
                 return min(bin_end(start) - 1, self.high)
         return self.high
 
 
 def bin_end(start: int) -> int:
-    """First value after the bin that begins at `start`."""
+    """Return the first value after the bin that begins at `start`."""
     return start + 1 if start < _EXACT else start + (1 << (start.bit_length() - 5))
 
 
 @dataclass(frozen=True, slots=True)
 class SplitStatistics:
-    """One split, or one job of it.
+    """Statistics of one split, or of one job.
 
     Attributes:
         kept: samples in the index.
-        skipped: samples that cannot be used, by reason (`data.shards.records`); a shard that cannot be read at all counts as one.
-        filtered: samples that can be used but are not wanted, by reason (`data.prepare.filters`).
-        noted: samples in the index that are odd, by reason: such as `interleaved`, of shards that are read in place.
-        shards: tasks of the source: shards in place, or parts that are written into shards of their own.
-        damaged_shards: of these, those that cannot be read, or not to their end.
-        duplicate_images: samples with the image of an earlier one, byte for byte, whether a filter drops them or not.
-        duplicate_captions: likewise samples with the web caption of an earlier one.
-        identical_captions: likewise samples whose web and synthetic caption are the same.
-        histograms: of the kept samples, by the names in `MEASURES`.
+        skipped: samples that cannot be used, by skip reason (`data.shards.records`); an unreadable shard counts as one.
+        filtered: usable samples that a filter drops, by reason (`data.prepare.filters`).
+        noted: samples in the index with an unusual property, by reason, such as `interleaved` in shards in place.
+        shards: number of tasks of the source: shards in place, or parts that are written into shards.
+        damaged_shards: tasks whose shard cannot be read to its end.
+        duplicate_images: samples whose image has the same bytes as an earlier one, whether dropped or not.
+        duplicate_captions: samples whose web caption equals an earlier one, whether dropped or not.
+        identical_captions: samples whose web and synthetic caption are equal, whether dropped or not.
+        histograms: histograms of the kept samples, by the names in `HISTOGRAM_UNITS`.
     """
 
     kept: int = 0
@@ -125,7 +125,7 @@ class SplitStatistics:
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def merge(self, other: "SplitStatistics") -> "SplitStatistics":
-        """Of the samples of both."""
+        """Return the statistics of the samples of both."""
         names = [name for name in HISTOGRAM_UNITS if name in self.histograms or name in other.histograms]
         return SplitStatistics(
             self.kept + other.kept,
@@ -145,8 +145,8 @@ class SplitStatistics:
 
     @property
     def unusable(self) -> int:
-        """Samples that cannot be used. A damaged shard counts as if it lacked as many as the others hold on average."""
-        # What stands for a damaged shard among the skips is no sample.
+        """Samples that cannot be used; a damaged shard is assumed to lack the mean number of samples of the others."""
+        # The skip that stands for a damaged shard is not a sample.
         bad = sum(self.skipped.values()) - self.damaged_shards
         if not self.damaged_shards:
             return bad
@@ -159,11 +159,11 @@ class Example:
     """A sample that was left out or noted.
 
     Attributes:
-        split: it belongs to.
-        reason: as it is counted.
-        shard: address of the shard in place, or the number of the source's task, from 0.
-        key: of the sample, or where it stands when it has none.
-        detail: for the one who repairs the source.
+        split: split of the sample.
+        reason: reason under which it is counted.
+        shard: address of the shard in place, or number of the source's task, from 0.
+        key: key of the sample, or its location if it has no key.
+        detail: what to repair.
     """
 
     split: str
@@ -179,13 +179,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """All of prepared data.
+    """Statistics of all prepared data.
 
     Attributes:
-        fingerprint: of the index it belongs to.
-        splits: by name.
-        examples: the first few of every split and reason.
-        notes: counts of the source's own, such as rows of a table that no sample has.
+        fingerprint: fingerprint of the index they belong to.
+        splits: statistics by split.
+        examples: the first examples of every split and reason.
+        notes: counts of the source, such as rows of a table that match no sample.
     """
 
     fingerprint: str
@@ -194,7 +194,7 @@ class Statistics:
     notes: dict[str, int] = field(default_factory=dict)
 
     def unusable_fraction(self) -> float:
-        """Samples that cannot be used (`SplitStatistics.unusable`), as a share of all; those that filters drop can be."""
+        """Return the fraction of samples that cannot be used (`SplitStatistics.unusable`); filtered ones are usable."""
         unusable = sum(split.unusable for split in self.splits.values())
         good = sum(split.kept + sum(split.filtered.values()) for split in self.splits.values())
         return unusable / max(unusable + good, 1)
@@ -215,12 +215,12 @@ def load_statistics(folder: Path) -> Statistics:
 
 
 def add_counts(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    """Counts by reason, in the order of the reasons."""
+    """Add counts by reason, sorted by reason."""
     return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in sorted({*one, *other})}
 
 
 def first_examples(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """The first `EXAMPLES_PER_REASON` of every split and reason."""
+    """Return the first `EXAMPLES_PER_REASON` examples of every split and reason."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []
     for example in examples:

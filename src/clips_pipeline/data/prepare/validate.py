@@ -1,4 +1,4 @@
-"""Whether a record can be used: the same rules for every source, applied before anything is written."""
+"""Validation of records: the same rules for every source, applied before anything is written."""
 
 import re
 
@@ -9,16 +9,16 @@ from clips_pipeline.data.prepare.filters import MAX_PIXELS
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, Skip
 
-# webdataset takes everything up to the first '.' of the last part as the key; the rest would make odd paths and lines.
+# webdataset takes the last part up to its first '.' as the key; the other characters are unsafe in paths and lines.
 _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 
 
 def validate_record(
     record: Record, max_pixels: int = MAX_PIXELS, *, captions_needed: bool = True
 ) -> tuple[int, int] | Skip:
-    """Width and height of the image, or why `record` cannot be used.
+    """Return width and height of the image, or the reason why `record` cannot be used.
 
-    Decodes the image, at reduced scale where its format allows; one with more than `max_pixels`, by its header, not at all.
+    The image is decoded, at reduced scale if its format allows, unless its header gives more than `max_pixels`.
     """
     for text in (record.key, record.web_caption, record.synthetic_caption, *record.captions):
         if not _is_utf8(text):
@@ -39,7 +39,7 @@ def validate_record(
             width, height = opened.size
             if width * height > max_pixels:
                 return Skip(records.TOO_MANY_PIXELS, record.key, f"{width} x {height}, max_pixels is {max_pixels}")
-            # A JPEG is still read to its end, but most of the arithmetic is saved.
+            # A JPEG is still read completely, but decoding takes much less arithmetic.
             opened.draft("RGB", (width // 8, height // 8))
             opened.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -52,7 +52,7 @@ def validate_record(
 
 
 def _is_utf8(text: str) -> bool:
-    # Text read with `surrogateescape` keeps bytes that are no UTF-8 as lone surrogates.
+    # Text read with `surrogateescape` has lone surrogates for bytes that are not UTF-8.
     try:
         text.encode()
     except UnicodeEncodeError:

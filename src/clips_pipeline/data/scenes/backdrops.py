@@ -1,6 +1,6 @@
-"""What stands behind the things: ten backgrounds, each with its own horizon, tints and small decorations.
+"""Backgrounds of scenes: ten kinds, each with its own horizon, tints and small decorations.
 
-Whole-number arithmetic only. Shape legend: S = pixels per side of the picture, C = 3 colour channels.
+Integer arithmetic only. Shape legend: S = pixels per side of the image, C = 3 color channels.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ Canvas = NDArray[np.int32]
 
 
 def paint_backdrop(name: str, image_size: int, draws: Draws) -> Canvas:
-    """An (S, S, C) canvas of values in [0, 255] with the named background on it."""
+    """Return an (S, S, C) canvas of values in [0, 255] with the named background."""
     canvas = np.empty((image_size, image_size, 3), dtype=np.int32)
     _PAINTERS[name](canvas, draws)
     return canvas
 
 
 def blend(canvas_SSC: Canvas, counts: NDArray[np.uint8], rgb: RGB, left: int, top: int, tenths: int = 10) -> None:
-    """Lay `rgb` over the canvas where `counts` covers it, at `tenths` of full strength; the rest is cut off."""
+    """Blend `rgb` into the canvas where `counts` covers it, at `tenths` of full strength; clip at the edges."""
     size = canvas_SSC.shape[0]
     height, width = counts.shape
     y0, x0, y1, x1 = max(0, top), max(0, left), min(size, top + height), min(size, left + width)
@@ -50,7 +50,7 @@ def _at(canvas: Canvas, sixty_fourths: int) -> int:
 
 
 def _oval(canvas: Canvas, x: int, y: int, rx4: int, ry4: int, rgb: RGB, tenths: int = 10) -> None:
-    """An oval around (x, y), in 64ths of the side; its half axes in quarter 64ths."""
+    """Paint an ellipse centered at (x, y), in 1/64 of the side; its radii are in quarters of that unit."""
     size = canvas.shape[0]
     counts = ellipse_counts(max(1, rx4 * size // 64), max(1, ry4 * size // 64))
     blend(canvas, counts, rgb, _at(canvas, x) - counts.shape[1] // 2, _at(canvas, y) - counts.shape[0] // 2, tenths)

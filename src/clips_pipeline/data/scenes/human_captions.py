@@ -1,4 +1,4 @@
-"""Five short captions as five people would write them: plain words, synonyms, one or two things each."""
+"""Human-style captions: five short captions with plain words and synonyms, each about one or two things."""
 
 from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, article, describe
 from clips_pipeline.data.scenes.random_integers import Draws
@@ -15,7 +15,7 @@ _SIDES = {
 
 
 def human_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
-    """Five different captions of about 11 words, from 3 to 22."""
+    """Return five different captions of about 11 words, from 3 to 22."""
     captions: list[str] = []
     while len(captions) < CAPTIONS:
         caption = _caption(scene, draws)
@@ -31,7 +31,7 @@ def _name(thing: Thing, draws: Draws) -> str:
 
 def _caption(scene: Scene, draws: Draws) -> str:
     where = draws.pick(BACKDROP_WORDS[scene.background].human)
-    # People name what strikes them: mostly the main thing, at times a lesser one.
+    # Most captions are about the main thing.
     one = scene.main if draws.chance(0.8) else draws.pick(scene.others)
     two = draws.pick([thing for thing in scene.things if thing is not one])
     first, second = _name(one, draws), _name(two, draws)

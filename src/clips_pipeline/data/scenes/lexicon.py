@@ -1,7 +1,7 @@
-"""The words for what is in a scene: names and synonyms of kinds, colours, sizes, textures, places and backgrounds.
+"""Words of the captions: names and synonyms of kinds, colors, sizes, textures, places and backgrounds.
 
-The synthetic captions mostly use the plain names, the human-style ones more of the synonyms, as re-captioners and
-people do. No word for a kind is used for anything else (no "stars" in the night sky), so a test can read captions back.
+Synthetic captions mostly use the plain names, human-style captions use more of the synonyms. No word for a kind has
+another use (no "stars" in the night sky), so tests can parse captions.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
     "tree": ("tree", "leafy tree"),
     "umbrella": ("umbrella", "parasol"),
 }
-"""The plain name first, then what other people call it."""
+"""The plain name first, then synonyms."""
 
 FOREIGN: dict[str, tuple[str, str, str]] = {
     "apple": ("manzana", "pomme", "apfel"),
@@ -59,7 +59,7 @@ FOREIGN: dict[str, tuple[str, str, str]] = {
     "tree": ("arbol", "arbre", "baum"),
     "umbrella": ("paraguas", "parapluie", "regenschirm"),
 }
-"""The kinds in Spanish, French and German."""
+"""Names of the kinds in Spanish, French and German."""
 
 COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "bright red", "crimson"),
@@ -97,16 +97,16 @@ TEXTURE_NOUNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class BackdropWords:
-    """How the three kinds of caption speak of one background."""
+    """Phrases about one background, for the three kinds of captions."""
 
     where: tuple[str, ...]
     """For synthetic captions, after a noun: "against a blue sky"."""
     sentences: tuple[str, ...]
-    """Whole synthetic sentences about the background, without the full stop."""
+    """Complete sentences for synthetic captions, without the full stop."""
     human: tuple[str, ...]
-    """As people say it, after a noun."""
+    """For human-style captions, after a noun."""
     web: tuple[str, ...]
-    """Loose tags."""
+    """Tags for web captions."""
 
 
 BACKDROP_WORDS: dict[str, BackdropWords] = {
@@ -226,17 +226,17 @@ _PLACES: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 def article(words: str) -> str:
-    """`words` with "a" or "an" before them."""
+    """Return `words` with "a" or "an" before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def place(thing: Thing, draws: Draws) -> str:
-    """Where in the picture the thing is, as a phrase of its own."""
+    """Return a phrase for the position of the thing in the image."""
     return draws.pick(_PLACES[thing.row, thing.column])
 
 
 def choose(words: tuple[str, ...], other: float, draws: Draws) -> str:
-    """The plain word, or with probability `other` one of its synonyms."""
+    """Return the plain word, or with probability `other` a synonym."""
     return draws.pick(words[1:]) if len(words) > 1 and draws.chance(other) else words[0]
 
 
@@ -249,13 +249,15 @@ def describe(
     texture: float,
     other: float,
 ) -> str:
-    """Adjectives and name without an article, such as "small red striped ball".
+    """Return adjectives and name without an article, such as "small red striped ball".
 
     Args:
-        thing: what to describe.
-        draws: makes the choices.
-        size: probability that the size is said; likewise `colour`, and `texture` (of things that are not plain).
-        other: probability of a synonym at each word.
+        thing: the thing to describe.
+        draws: source of randomness.
+        size: probability that the size is named.
+        color: probability that the color is named.
+        texture: probability that the texture is named, unless it is plain.
+        other: probability of a synonym for each word.
     """
     words = []
     if draws.chance(size):

@@ -1,7 +1,7 @@
-"""Random numbers that are the same on every machine: whole-number arithmetic in plain Python (SplitMix64).
+"""Random integers that are the same on every machine: SplitMix64 in plain Python.
 
-Python's and NumPy's own generators may change how they turn bits into choices between versions; pictures and captions
-of the embedded data must not.
+The generators of Python and NumPy may change between versions how they turn bits into choices; images and captions of
+the embedded data must not change.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ _HALF = 1 << 53
 
 
 class Draws:
-    """An endless stream of choices, fully determined by the parts it was named with."""
+    """An endless stream of random choices that depends only on its name."""
 
     __slots__ = ("_state",)
 
@@ -24,7 +24,7 @@ class Draws:
         self._state = int.from_bytes(hashlib.blake2b(label, digest_size=8).digest(), "big")
 
     def bits(self) -> int:
-        """The next 64 random bits, as an integer in [0, 2**64)."""
+        """Return the next 64 random bits, as an integer in [0, 2**64)."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         mixed = self._state
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -32,23 +32,23 @@ class Draws:
         return mixed ^ (mixed >> 31)
 
     def below(self, bound: int) -> int:
-        """A whole number in [0, bound)."""
+        """Return an integer in [0, bound)."""
         return (self.bits() * bound) >> 64
 
     def between(self, low: int, high: int) -> int:
-        """A whole number in [low, high], both ends included."""
+        """Return an integer in [low, high], both ends included."""
         return low + self.below(high - low + 1)
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability; at a higher probability every earlier True stays True."""
+        """Return True with the given probability; raising the probability keeps every earlier True."""
         return (self.bits() >> 11) < probability * _HALF
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of `choices`, each equally likely."""
+        """Return one of `choices`, each equally likely."""
         return choices[self.below(len(choices))]
 
     def pick_weighted(self, choices: Sequence[tuple[T, int]]) -> T:
-        """One item of (item, weight) pairs, in proportion to its whole-number weight."""
+        """Return one item of (item, weight) pairs, in proportion to its integer weight."""
         rest = self.below(sum(weight for _, weight in choices))
         for item, weight in choices:
             if rest < weight:
@@ -57,7 +57,7 @@ class Draws:
         raise ValueError("choices need a positive weight")
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """The items in a random order, as a new list."""
+        """Return the items in a random order, as a new list."""
         order = list(items)
         for last in range(len(order) - 1, 0, -1):
             other = self.below(last + 1)

@@ -1,6 +1,6 @@
-"""From drawings to coverage counts: how many of a pixel's 4 x 4 sample points each role paints.
+"""Rasterization of drawings: for each pixel, how many of its 4 x 4 sample points each role covers.
 
-Whole-number arithmetic throughout, so that the same counts come out on every machine.
+Integer arithmetic only, so the counts are the same on every machine.
 
 Shape legend: N = sample points per side of a sprite (4 per pixel), P = pixels per side, R = roles (`shapes.ROLES`).
 """
@@ -15,9 +15,9 @@ from clips_pipeline.data.scenes.shapes import BODY, CUT, DRAWINGS, OUTLINE, PATT
 SAMPLES = 4
 """Sample points per pixel and direction."""
 FULL = SAMPLES * SAMPLES
-"""The count of a pixel that is covered whole."""
+"""Count of a fully covered pixel."""
 
-_FINE = 16  # a drawing's unit is cut into 16, so that sample points fall between whole coordinates
+_FINE = 16  # subdivisions of a drawing's unit, so that sample points are between integer coordinates
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -31,7 +31,7 @@ def _inside_polygon(shape: Polygon, x_N1: Ints, y_1N: Ints) -> Bools:
             continue
         if y0 > y1:
             x0, y0, x1, y1 = x1, y1, x0, y0
-        # A ray to the right crosses this edge; the comparison is multiplied out to stay in whole numbers.
+        # A ray to the right crosses this edge; multiplied out to use integers.
         crosses = (y_1N >= y0) & (y_1N < y1) & ((x_N1 - x0) * (y1 - y0) < (x1 - x0) * (y_1N - y0))
         inside ^= crosses
     return inside
@@ -45,9 +45,9 @@ def _inside_ellipse(shape: Ellipse, x_N1: Ints, y_1N: Ints) -> Bools:
 
 @lru_cache(maxsize=1024)
 def _role_map(kind: str, pixels: int) -> NDArray[np.uint8]:
-    """(N, N): the role at each sample point of a sprite of `pixels` plus a border of one pixel for the outline."""
+    """Return (N, N): the role at each sample point of a sprite, with a border of one pixel for the outline."""
     fine = pixels * SAMPLES
-    # Sample points sit in the middle of their cells; the border reaches beyond the drawing on every side.
+    # Sample points are at the centers of their cells; the border extends beyond the drawing on every side.
     steps = np.arange(-SAMPLES, fine + SAMPLES, dtype=np.int64)
     points = (2 * steps + 1) * (100 * _FINE) // (2 * fine)
     x, y = points[None, :], points[:, None]
@@ -67,9 +67,9 @@ def _role_map(kind: str, pixels: int) -> NDArray[np.uint8]:
 
 
 def _pattern_map(texture: str, pixels: int, turned: bool) -> Bools:
-    """(N, N): where the pattern is painted, on a sheet as large as the sprite."""
+    """Return (N, N): where the pattern is painted, on an area of the size of the sprite."""
     side = (pixels + 2) * SAMPLES
-    # At least four pixels from stripe to stripe, or small things would look plain.
+    # At least four pixels per stripe period, or small things would look plain.
     period = max(4 * SAMPLES, pixels * SAMPLES // 5)
     half = period // 2
     steps = np.arange(side, dtype=np.int64)
@@ -88,7 +88,7 @@ def _pattern_map(texture: str, pixels: int, turned: bool) -> Bools:
 
 @lru_cache(maxsize=4096)
 def sprite_counts(kind: str, pixels: int, texture: str, flipped: bool) -> NDArray[np.uint8]:
-    """Coverage of a thing of `pixels` per side: (P, P, R) with P = pixels + 2, each count in [0, FULL].
+    """Return the coverage of a thing of `pixels` per side: (P, P, R) with P = pixels + 2, each count in [0, FULL].
 
     Args:
         kind: a key of `shapes.DRAWINGS`.
@@ -112,7 +112,7 @@ def sprite_counts(kind: str, pixels: int, texture: str, flipped: bool) -> NDArra
 
 @lru_cache(maxsize=1024)
 def ellipse_counts(radius_x: int, radius_y: int) -> NDArray[np.uint8]:
-    """Coverage of an ellipse with half axes in quarter pixels: (rows, columns), each count in [0, FULL]."""
+    """Return the coverage of an ellipse with radii in quarter pixels: (rows, columns), each count in [0, FULL]."""
     half_w, half_h = -(-radius_x // SAMPLES) * SAMPLES, -(-radius_y // SAMPLES) * SAMPLES
     x = 2 * np.arange(-half_w, half_w, dtype=np.int64)[None, :] + 1
     y = 2 * np.arange(-half_h, half_h, dtype=np.int64)[:, None] + 1

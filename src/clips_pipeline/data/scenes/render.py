@@ -1,6 +1,6 @@
-"""From a scene to pixels, bit-identical on every machine: whole-number arithmetic from the drawing to the colour.
+"""Rendering of a scene to pixels, in integer arithmetic: the same bits on every machine.
 
-Shape legend: S = pixels per side of the picture, C = 3 colour channels, P = pixels per side of a sprite, R = roles.
+Shape legend: S = pixels per side of the image, C = 3 color channels, P = pixels per side of a sprite, R = roles.
 """
 
 import io
@@ -43,7 +43,7 @@ PAINT: dict[str, tuple[RGB, RGB]] = {
     "black": ((42, 42, 48), (176, 176, 184)),
     "gray": ((140, 144, 150), (222, 224, 228)),
 }
-"""Per colour name: the paint of a thing, and of the stripes, dots or checks upon it."""
+"""By color name: the color of a thing, and of its stripes, dots or checks."""
 
 _FIXED: dict[int, RGB] = {
     DARK: (44, 40, 46),
@@ -59,12 +59,12 @@ _GROUNDED = frozenset(
 
 
 def render(scene: Scene, image_size: int, draws: Draws) -> NDArray[np.uint8]:
-    """Paint a scene.
+    """Render a scene.
 
     Args:
-        scene: what to paint.
+        scene: the scene.
         image_size: S, pixels per side.
-        draws: decides what captions never mention: clouds, tints, the horizon.
+        draws: source of randomness for what captions never mention: clouds, tints, the horizon.
 
     Returns:
         (S, S, C) RGB values.
@@ -76,7 +76,7 @@ def render(scene: Scene, image_size: int, draws: Draws) -> NDArray[np.uint8]:
 
 
 def encode_png(pixels_SSC: NDArray[np.uint8]) -> bytes:
-    """Lossless PNG bytes. The pixels are the promise; the bytes may differ between zlib versions."""
+    """Encode as lossless PNG. The pixels are reproducible; the bytes may differ between zlib versions."""
     buffer = io.BytesIO()
     Image.fromarray(pixels_SSC).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -112,7 +112,7 @@ def _palette(color: str, tint: int) -> NDArray[np.int32]:
     palette[PATTERN] = pattern
     palette[SHADE] = [(value + tint) * 3 // 4 for value in body]
     palette[LIGHT] = [value + (255 - value) * 2 // 5 for value in body]
-    # A dark rim parts a thing from its background; a black thing needs a light one.
+    # A dark outline separates a thing from its background; a black thing needs a light one.
     palette[OUTLINE] = (196, 196, 202) if color == "black" else [value // 4 for value in body]
     if color == "white":
         palette[OUTLINE] = (96, 98, 110)

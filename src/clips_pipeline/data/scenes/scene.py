@@ -1,7 +1,7 @@
-"""What is in a picture: things with kind, colour, size, texture and place before a background.
+"""Scenes: things with kind, color, size, texture and position in front of a background.
 
-A scene is a plain value, drawn from a seed. The picture and all captions are made from it, so captions can be checked
-against what was painted. Lengths are in sixty-fourths of the picture's side, whatever its size in pixels.
+A scene is a plain value drawn from a seed. The image and all captions are made from it, so captions can be checked
+against the image. Lengths are in 1/64 of the image's side, whatever its size in pixels.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from clips_pipeline.data.scenes.random_integers import Draws
 from clips_pipeline.data.scenes.shapes import KINDS
 
 SIDE = 64
-"""The picture's side in the units of this module."""
+"""Side of the image in the units of this module."""
 
 COLORS: tuple[str, ...] = (
     "red",
@@ -44,7 +44,7 @@ _FLYING = frozenset({"balloon", "bird", "butterfly", "kite", "rocket", "star"})
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene; x and y are the middle of its square, `size` the square's side."""
+    """One object of a scene; (x, y) is the center of its square, `size` the side of the square."""
 
     kind: str
     color: str
@@ -56,21 +56,21 @@ class Thing:
 
     @property
     def size_name(self) -> str:
-        """small, medium or large."""
+        """`small`, `medium` or `large`."""
         return "small" if self.size <= 15 else "medium" if self.size <= 24 else "large"
 
     @property
     def column(self) -> str:
-        """left, center or right third of the picture."""
+        """Third of the image: `left`, `center` or `right`."""
         return "left" if self.x < 22 else "center" if self.x < 42 else "right"
 
     @property
     def row(self) -> str:
-        """top, middle or bottom third of the picture."""
+        """Third of the image: `top`, `middle` or `bottom`."""
         return "top" if self.y < 22 else "middle" if self.y < 42 else "bottom"
 
     def overlap(self, other: "Thing") -> float:
-        """Shared area of the two squares as a share of the smaller one."""
+        """Return the overlap of the two squares as a fraction of the area of the smaller one."""
         width = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.x - other.x))
         height = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.y - other.y))
         return max(0, width) * max(0, height) / min(self.size, other.size) ** 2
@@ -85,17 +85,17 @@ class Scene:
 
     @property
     def main(self) -> Thing:
-        """The largest thing, painted in front of all others; its kind is the picture's class."""
+        """The largest thing, in front of all others; its kind is the class of the image."""
         return self.things[-1]
 
     @property
     def others(self) -> tuple[Thing, ...]:
-        """All things but the main one, the larger first."""
+        """All things except the main one, largest first."""
         return tuple(sorted(self.things[:-1], key=lambda thing: -thing.size))
 
 
 def relation(one: Thing, other: Thing) -> str:
-    """Where `one` is as seen from `other`: left, right, above or below."""
+    """Return the position of `one` relative to `other`: left, right, above or below."""
     dx, dy = one.x - other.x, one.y - other.y
     if abs(dx) >= abs(dy):
         return "left" if dx < 0 else "right"
@@ -103,7 +103,7 @@ def relation(one: Thing, other: Thing) -> str:
 
 
 def draw_scene(draws: Draws) -> Scene:
-    """A random scene. Crowded-out things are left away, so every thing of the scene can be seen in the picture."""
+    """Draw a random scene. Things that find no free place are left out, so every thing is visible in the image."""
     background = draws.pick(BACKGROUNDS)
     count = draws.pick_weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
     kinds = draws.shuffled(KINDS)[:count]
@@ -126,7 +126,7 @@ def draw_scene(draws: Draws) -> Scene:
 def _thing(kind: str, size: int, draws: Draws) -> Thing:
     reach = size // 2 + 1
     y = draws.between(reach, SIDE - reach)
-    # Three in four flying things are in the upper half, three in four standing ones in the lower half.
+    # Three quarters of the flying things are in the upper half, three quarters of the others in the lower half.
     if draws.chance(0.5):
         high, low = min(y, SIDE - y), max(y, SIDE - y)
         y = high if kind in _FLYING else low

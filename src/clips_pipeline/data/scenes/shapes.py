@@ -1,15 +1,15 @@
-"""The things that scenes are made of, as drawings on a 100 x 100 square (y points down).
+"""Drawings of the things, on a 100 x 100 square (y points down).
 
-A drawing is a list of parts, painted in order. Each part has a role, which says how it is coloured: the thing's own
-colour, a darker or lighter tone of it, or a fixed colour such as glass. Whole-number coordinates only: no sine or
-cosine whose last bit depends on the machine ever reaches a pixel.
+A drawing is a list of parts, painted in order. The role of a part gives its color: the thing's own color, a darker or
+lighter tone of it, or a fixed color such as glass. Coordinates are integers, so no pixel depends on how a machine
+rounds sine or cosine.
 """
 
 from dataclasses import dataclass
 
 CUT, BODY, PATTERN, SHADE, LIGHT, DARK, WHITE, WOOD, LEAF, GLASS, FLAME, OUTLINE = range(12)
 ROLES = 12
-"""Number of roles. PATTERN (stripes, dots, checks on BODY) and OUTLINE are added when the drawing is rasterised."""
+"""Number of roles. PATTERN (stripes, dots, checks on BODY) and OUTLINE are added by the rasterization."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An axis-parallel ellipse; only what lies above `floor` is painted."""
+    """An axis-parallel ellipse; only the part above `floor` is painted."""
 
     role: int
     x: int
@@ -248,4 +248,4 @@ DRAWINGS: dict[str, tuple[Part, ...]] = {
 }
 
 KINDS: tuple[str, ...] = tuple(sorted(DRAWINGS))
-"""The 22 kinds of thing in alphabetical order; a kind's index is its zero-shot class."""
+"""The 22 kinds of things in alphabetical order; the index of a kind is its zero-shot class."""

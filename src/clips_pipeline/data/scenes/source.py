@@ -1,4 +1,4 @@
-"""The embedded data as a source of records: `ScenesSource(ScenesConfig())`."""
+"""The embedded data as a source."""
 
 import hashlib
 import json
@@ -32,22 +32,22 @@ TEMPLATES: tuple[str, ...] = (
     "a scene with a {}.",
     "a cartoon {}.",
 )
-"""Zero-shot prompts; {} stands for the name of the class."""
+"""Zero-shot prompts; {} is replaced by the class name."""
 
 
 @dataclass(frozen=True)
 class ScenesConfig:
-    """How much embedded data there is, and how noisy it is.
+    """Amount and noise of the embedded data.
 
     Attributes:
-        train: number of pictures in the split.
-        validation: likewise.
-        test: likewise.
+        train: number of images in the split.
+        validation: number of images in the split.
+        test: number of images in the split.
         image_size: pixels per side.
-        samples_per_shard: pictures that one task renders, which one shard holds.
-        seed: of everything that is drawn.
-        web_noise: fraction of web captions that are no true remark about one of the things; changes nothing else of a sample.
-        hallucination: fraction of synthetic captions with one untrue sentence; changes nothing else of a sample.
+        samples_per_shard: images that one task renders into one shard.
+        seed: seed of all images and captions.
+        web_noise: fraction of web captions that are not a true remark about a thing; affects nothing else.
+        hallucination: fraction of synthetic captions with one untrue sentence; affects nothing else.
     """
 
     train: NonNegativeInt = 20_000
@@ -62,7 +62,7 @@ class ScenesConfig:
 
 @dataclass(frozen=True)
 class SceneSample:
-    """One sample before encoding: what is in the picture and what is said about it."""
+    """One sample before encoding: the scene and its captions."""
 
     scene: Scene
     web: WebCaption
@@ -70,10 +70,10 @@ class SceneSample:
 
 
 def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
-    """Scene and captions number `index` of a split: a pure function of its arguments."""
+    """Return scene and captions number `index` of a split; a pure function of its arguments."""
     name = (config.seed, split, index)
     scene = draw_scene(Draws(*name, "scene"))
-    # Every part draws from a stream of its own, so turning one noise up changes nothing else.
+    # Every part has its own random stream, so changing one noise changes nothing else.
     return SceneSample(
         scene,
         web_caption(scene, config.web_noise, Draws(*name, "web")),
@@ -82,7 +82,7 @@ def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
 
 
 def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
-    """The record number `index` of a split; five human-style captions outside of train."""
+    """Return record number `index` of a split; with five human-style captions, except in `train`."""
     name = (config.seed, split, index)
     sample = scene_sample(config, split, index)
     return Record(
@@ -98,7 +98,7 @@ def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
 
 @dataclass(frozen=True)
 class ScenesTask:
-    """The samples `start` to `stop` (excluded) of a split; small to pickle, rendered where it is run."""
+    """The samples `start` to `stop` (excluded) of a split; small to pickle, rendered by the worker process."""
 
     config: ScenesConfig
     split: str
@@ -106,7 +106,7 @@ class ScenesTask:
     stop: int
 
     def records(self) -> Iterator[Record | Skip]:
-        """Render the samples in order. None is ever skipped."""
+        """Render the samples in order; none is skipped."""
         for index in range(self.start, self.stop):
             yield scene_record(self.config, self.split, index)
 
@@ -119,25 +119,25 @@ class ScenesSource(Source):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have at least one picture."""
+        """The splits that have at least one image."""
         return tuple(split for split in SPLITS if getattr(self.config, split) > 0)
 
     def tasks(self, split: Split) -> list[ShardTask]:
-        """One task per shard.
+        """Return one task per shard.
 
         Raises:
             ConfigError: the split is unknown or empty.
         """
         if split not in self.splits:
-            raise ConfigError(f"split '{split}': the embedded data has {', '.join(self.splits) or 'no pictures'}")
+            raise ConfigError(f"split '{split}': the embedded data has {', '.join(self.splits) or 'no images'}")
         total, step = getattr(self.config, split), self.config.samples_per_shard
         return [ScenesTask(self.config, split, at, min(at + step, total)) for at in range(0, total, step)]
 
     def classes(self) -> Classes:
-        """The 22 kinds of thing; a record's label is the index of its main thing's kind."""
+        """Return the 22 kinds of things; a record's label is the index of the kind of its main thing."""
         return Classes(names=KINDS, templates=TEMPLATES)
 
     def fingerprint(self) -> str:
-        """Changes with everything that changes a record: the configuration and the format version."""
+        """Return a digest of the configuration and the format version, which determine all records."""
         facts = json.dumps({"format": formats.SCENES, **asdict(self.config)}, sort_keys=True)
         return hashlib.sha256(f"scenes {facts}".encode()).hexdigest()

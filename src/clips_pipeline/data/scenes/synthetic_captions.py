@@ -1,8 +1,8 @@
-"""Long captions in the manner of a multi-modal model that re-captions web pictures.
+"""Synthetic captions: long captions in the style of a multi-modal model that re-captions web images.
 
-A summary, sentences about single things, relations, background, mood; some say much about the picture, some nothing,
-and now and then one says what is not there. Sentences end in "." and hold no other full stop, so that sentence
-splitting finds exactly them.
+They consist of a summary and of sentences about single things, relations, background and mood. Some sentences are
+specific, some say nothing about the image, and a few describe what is not there. Sentences end in "." and contain no
+other full stop, so that sentence splitting recovers them exactly.
 """
 
 from dataclasses import dataclass, replace
@@ -46,16 +46,16 @@ _LOWEST, _HIGHEST = 4, 9
 
 @dataclass(frozen=True)
 class SyntheticCaption:
-    """A caption by sentences, and which of them are hallucinated."""
+    """A caption as sentences, and which of them are hallucinated."""
 
     sentences: tuple[str, ...]
-    """Each with its capital letter, without the full stop."""
+    """Sentences with a capital letter, without the full stop."""
     hallucinated: tuple[int, ...]
-    """Indices of sentences that say something untrue."""
+    """Indices of untrue sentences."""
 
     @property
     def text(self) -> str:
-        """The caption as the model reads it."""
+        """The caption as one text."""
         return " ".join(f"{sentence}." for sentence in self.sentences)
 
 
@@ -63,9 +63,9 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
     """Write 4 to 9 sentences about the scene.
 
     Args:
-        scene: what the picture shows.
-        hallucination: probability that one sentence tells of a thing, a colour or a texture that is not there.
-        draws: makes the choices.
+        scene: the content of the image.
+        hallucination: probability that one sentence describes a thing, a color or a texture that is not there.
+        draws: source of randomness.
     """
     described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
     body = [_about(thing, draws) for thing in draws.shuffled(described)]
@@ -81,7 +81,7 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
     untrue = _hallucination(scene, draws) if draws.chance(hallucination) else None
     if untrue is not None:
         body.insert(draws.between(len(body) // 2, len(body)), untrue)
-    # Mostly the summary comes first, as re-captioners write; sometimes they start with a detail and sum up later.
+    # Usually the summary comes first, as re-captioners write; sometimes a detail comes before it.
     body.insert(0 if draws.chance(0.85) else draws.between(1, len(body)), _summary(scene, draws))
     while len(body) < _LOWEST:
         body.append(fillers.pop())

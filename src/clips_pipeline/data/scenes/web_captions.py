@@ -1,4 +1,4 @@
-"""Captions as the web has them: a clean remark about one thing at best, else file names, shops, spam and errors."""
+"""Web captions: a clean remark about one thing, or noise such as file names, shop texts, spam and wrong remarks."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -49,7 +49,7 @@ _PEOPLE = ("maria", "tom", "anna", "alex", "kim")
 
 @dataclass(frozen=True)
 class WebCaption:
-    """A web caption and what sort it is."""
+    """A web caption and its form."""
 
     text: str
     form: Form
@@ -59,9 +59,9 @@ def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
     """Write a short caption, never empty.
 
     Args:
-        scene: what the picture shows.
-        noise: probability that the caption is anything but a true remark about one of the things.
-        draws: makes the choices.
+        scene: the content of the image.
+        noise: probability that the caption is not a true remark about one of the things.
+        draws: source of randomness.
     """
     noisy = draws.chance(noise)
     form: Form = draws.pick_weighted(_NOISE) if noisy else "remark"

@@ -1,4 +1,4 @@
-"""Tar shards: their index, the offsets of their samples, and how they are written and read."""
+"""Tar shards: format, index, sample offsets, writing, reading, and a cache of remote shards."""
 
 __all__ = [
     "folder_lock",

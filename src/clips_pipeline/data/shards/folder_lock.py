@@ -1,7 +1,7 @@
-"""Who made a folder of shards, and who reads it: nobody replaces data of another environment, or under a running training.
+"""Locks on a folder of shards: no environment replaces another's data, or data that a training reads.
 
-Readers hold a shared lock on `index.json`, `prepare` an exclusive one while it replaces the folder. The system drops a lock
-with its process, however that one ends; nothing is written, so data on a read-only file system can be locked too.
+Readers hold a shared lock on `index.json`; `prepare` holds an exclusive one while it replaces the folder. The operating
+system releases a lock when its process ends. Nothing is written, so data on a read-only file system can be locked too.
 """
 
 import fcntl
@@ -21,18 +21,18 @@ from clips_pipeline.io.atomic import write_text
 
 INDEX_FILE = "index.json"
 
-# A process that was killed a moment ago may have children that have not noticed yet.
+# Children of a process that was just killed may need a moment to exit.
 _MAX_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What prepares a folder of shards.
+    """The environment and source that prepare a folder of shards.
 
     Attributes:
-        environment: of Kedro.
-        kind: of the source.
-        addresses: of its images or shards; empty for the embedded data.
+        environment: Kedro environment.
+        kind: kind of the source.
+        addresses: images or shards of the source; empty for the embedded data.
     """
 
     environment: str
@@ -47,10 +47,10 @@ class Maker:
 
 
 def claim(shards: Path, maker: Maker) -> None:
-    """Note that `maker` prepares the folder `shards`.
+    """Record that `maker` prepares the folder `shards`.
 
     Raises:
-        ConfigError: it holds another environment's data, of another source.
+        ConfigError: the folder holds data of another environment and another source.
     """
     file = shards.with_name(f".{shards.name}.maker.json")
     before = _read(file)
@@ -74,42 +74,42 @@ def _read(file: Path) -> Maker | None:
 
 
 class ReadLock:
-    """Keeps `prepare` from replacing a folder of shards; for as long as this object, or a fork of its process, lives.
+    """Shared lock that keeps `prepare` from replacing a folder while this object, or a fork of its process, exists.
 
     Raises:
-        ConfigError: `prepare` is replacing it now.
+        ConfigError: `prepare` is replacing the folder.
     """
 
     def __init__(self, shards: Path) -> None:
         try:
             descriptor = os.open(shards / INDEX_FILE, os.O_RDONLY)
         except OSError:
-            return  # whoever reads the index says so
+            return  # reading the index raises the error
         weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             who = _describe_holders(descriptor)
-            raise ConfigError(f"{shards} is being made anew by {who}; wait for it or stop it") from None
+            raise ConfigError(f"{shards} is being replaced by {who}; wait for that process or stop it") from None
         except OSError:
-            return  # a file system without locks
+            return  # the file system does not support locks
 
 
 @contextmanager
 def lock_for_replacement(shards: Path) -> Iterator[None]:
-    """Hold the folder against readers while it is made anew.
+    """Hold an exclusive lock on the folder while it is replaced.
 
     Raises:
-        ConfigError: another process reads it.
+        ConfigError: another process reads the folder.
     """
     try:
         descriptor = os.open(shards / INDEX_FILE, os.O_RDWR)
     except OSError:
-        yield  # nothing there that anybody could read
+        yield  # no index, so no readers
         return
     try:
         until = time.monotonic() + _MAX_WAIT_S
-        # Readers of this process, in a notebook for instance, know what it does.
+        # Readers in this process, such as a notebook, are not waited for.
         while not _try_lock(descriptor) and set(_holder_pids(descriptor)) != {os.getpid()}:
             if time.monotonic() > until:
                 raise ConfigError(
@@ -128,7 +128,7 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system does not support locks
     return True
 
 
@@ -138,7 +138,7 @@ def _describe_holders(descriptor: int) -> str:
 
 
 def _holder_pids(descriptor: int) -> list[int]:
-    """Processes that hold a lock on the file, as far as Linux tells."""
+    """Return the processes that hold a lock on the file; empty if the system has no /proc/locks."""
     inode = str(os.fstat(descriptor).st_ino)
     try:
         lines = Path("/proc/locks").read_text().splitlines()

@@ -1,9 +1,9 @@
-"""What stands in the shards: `index.json` beside the folders of the splits.
+"""Index of the shards: `index.json` beside the folders of the splits.
 
 shards/index.json
-shards/classes.json                  where samples carry labels
-shards/spans.bin                     where each sample stands in its tar file (`spans`)
-shards/train/00000.tar 00001.tar …   likewise validation/, test/; none for shards in place, local or remote
+shards/classes.json                  only if samples carry labels
+shards/spans.bin                     offsets of the samples in their tar files (`sample_offsets`)
+shards/train/00000.tar 00001.tar …   also validation/ and test/; not for shards that are read in place
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class ShardEntry:
     """One tar file.
 
     Attributes:
-        path: relative to the folder of the index, with '/'; of a shard in place an absolute path or a URL.
-        samples: number of complete samples that are not left out.
+        path: relative to the folder of the index, with '/'; for a shard in place, an absolute path or a URL.
+        samples: number of samples that are used.
         bytes: size of the file.
-        sha256: of the file, hexadecimal.
-        keys_digest: sha256 of the keys in order, so that two shards can be compared without their bytes.
+        sha256: SHA-256 of the file, hexadecimal.
+        keys_digest: SHA-256 of the keys in order; it compares the samples of two shards independently of their bytes.
     """
 
     path: str
@@ -50,11 +50,11 @@ class Index:
     """All shards, by split.
 
     Attributes:
-        fingerprint: digest of the parameters, the source and the format version that made the shards.
-        splits: shards in order, by name of the split.
-        skips: number of samples left out, by split and reason.
-        examples: the first few samples left out, as `split reason key: detail`.
-        fields: where the captions stand in the samples.
+        fingerprint: digest of the parameters, the source and the format version that the shards were made with.
+        splits: shards in order, by split.
+        skips: number of skipped samples, by split and skip reason.
+        examples: the first skipped samples, as `split reason key: detail`.
+        fields: names of the caption fields in the samples.
     """
 
     fingerprint: str
@@ -64,10 +64,10 @@ class Index:
     fields: SampleFields = field(default_factory=SampleFields)
 
     def split(self, name: str) -> tuple[ShardEntry, ...]:
-        """The shards of a split.
+        """Return the shards of a split.
 
         Raises:
-            ConfigError: there is no such split.
+            ConfigError: the index has no such split.
         """
         if name not in self.splits:
             raise ConfigError(
@@ -76,23 +76,23 @@ class Index:
         return self.splits[name]
 
     def split_samples(self, name: str) -> int:
-        """Number of samples of a split.
+        """Return the number of samples of a split.
 
         Raises:
-            ConfigError: there is no such split.
+            ConfigError: the index has no such split.
         """
         return sum(shard.samples for shard in self.split(name))
 
     @property
     def version(self) -> str:
-        """A digest of the bytes of all shards and of which samples are used: the same on every machine, wherever they lie."""
+        """Digest of the bytes of all shards and of the samples in use; independent of the machine and of paths."""
         return self._digest(self.splits)
 
     def split_version(self, name: str) -> str:
-        """The same of one split.
+        """Return `version` of one split.
 
         Raises:
-            ConfigError: there is no such split.
+            ConfigError: the index has no such split.
         """
         return self._digest({name: self.split(name)})
 
@@ -105,7 +105,7 @@ class Index:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write `index.json`; the same index gives the same bytes. A shard takes one line."""
+        """Write `index.json`, one shard per line; the same index gives the same bytes."""
         head = to_mapping(dataclasses.replace(self, splits={}))
         del head["splits"]
         lines = {
@@ -120,8 +120,8 @@ class Index:
 def _split_remedy(split: str, found: Iterable[str]) -> str:
     if split != "test" and list(found) == ["test"]:
         return (
-            ". Such a set serves evaluation alone: measure a model on it with `kedro run --pipelines benchmark --env NAME`, "
-            "where results_root and model_root of conf/NAME/globals.yml say which (docs/evaluation.md)"
+            ". This data is for evaluation only: evaluate a model on it with `kedro run --pipelines benchmark --env NAME`, "
+            "where results_root and model_root of conf/NAME/globals.yml select it (docs/evaluation.md)"
         )
     if split == "test" and "validation" in found:
         return "; set evaluate.split: validation, or give the source a test split"
@@ -132,7 +132,7 @@ def load_index(folder: Path) -> Index:
     """Read `index.json` of a folder of shards.
 
     Raises:
-        ConfigError: the file is missing or is no index.
+        ConfigError: the file is missing or is not an index.
     """
     return read_json(Index, folder / INDEX_FILE, "run `kedro run --pipelines prepare` to make the shards")
 
@@ -144,7 +144,7 @@ def save_classes(classes: Classes, folder: Path) -> None:
 
 
 def load_classes(folder: Path) -> Classes | None:
-    """Read `classes.json`; None where there is none.
+    """Read `classes.json`; return None if it does not exist.
 
     Raises:
         ConfigError: the file is damaged.
@@ -156,20 +156,20 @@ def load_classes(folder: Path) -> Classes | None:
 
 
 def find_missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:
-    """Those that are not there or have another size than the index says, as lines for a message."""
+    """Return a message for each local shard that is missing or whose size differs from the index."""
     shards = list(shards)
     parts = [shards[at : at + _STATS_PER_TASK] for at in range(0, len(shards), _STATS_PER_TASK)]
-    # Side by side, because on a network file system each question takes its time and there may be a hundred thousand.
+    # In parallel: each stat takes a round trip on a network file system, and there may be 100,000 shards.
     with ThreadPoolExecutor(16) as pool:
         found = pool.map(lambda part: [_problem(shard, folder) for shard in part], parts)
         return [problem for part in found for problem in part if problem is not None]
 
 
 def _problem(shard: ShardEntry, folder: Path) -> str | None:
-    """Why the file of `shard` is not the one in the index, judged by presence and size; remote ones are not asked."""
+    """Return why the file of `shard` does not match the index, by presence and size; remote shards are not checked."""
     if is_remote(shard.path):
         return None
-    # Joined to an absolute path, the folder plays no part. `os` and not Path, which takes ten times as long.
+    # Joining an absolute path ignores the folder. `os` takes a tenth of the time of `Path`.
     file = os.path.join(folder, shard.path)
     try:
         size = os.stat(file).st_size
@@ -179,21 +179,21 @@ def _problem(shard: ShardEntry, folder: Path) -> str | None:
 
 
 def file_sha256(file: Path) -> str:
-    """Of its content, hexadecimal."""
+    """Return the SHA-256 of the content of a file, hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def make_shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:
-    """What the index says about the tar file at `file`, of which the samples with these keys are used."""
+    """Return the index entry of the tar file at `file`, whose samples with these keys are used."""
     return ShardEntry(path_in_index, len(keys), file.stat().st_size, file_sha256(file), digest_keys(keys))
 
 
 def digest_keys(keys: Iterable[str]) -> str:
-    """sha256 over keys in order."""
+    """Return the SHA-256 over keys in order."""
     digest = hashlib.sha256()
     for key in keys:
         digest.update(key.encode())
-        # No key holds a newline, so two different lists never give the same text.
+        # Keys contain no newline, so different lists give different texts.
         digest.update(b"\n")
     return digest.hexdigest()

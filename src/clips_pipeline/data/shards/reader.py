@@ -1,4 +1,4 @@
-"""Samples out of the shards: by place, or all in order. Loads no torch."""
+"""Reading of samples from shards, in random access or in order. Does not import torch."""
 
 import json
 import logging
@@ -31,17 +31,17 @@ _MAX_COPY_TRIES = 8
 
 
 class ShardSet:
-    """The shards of one split, read at random. Forks and pickles: every process opens the files for itself.
+    """Random access to the shards of one split. Can be forked and pickled: every process opens its own files.
 
     Args:
-        folder: of `index.json`.
-        split: which shards.
-        keep_open: files open at the same time; the one used longest ago is closed first.
-        remote: where shards with a URL are copied to.
+        folder: folder of `index.json`.
+        split: name of the split.
+        max_open_files: limit of open files; the least recently used one is closed first.
+        remote: cache for shards with a URL.
 
     Raises:
-        ConfigError: no index, no such split, no `spans.bin` that fits, a shard that is missing or of another size than the
-            index says, a remote shard without a place for copies, or `prepare` is replacing the folder now.
+        ConfigError: the index, the split or a matching `spans.bin` is missing; a shard is missing or differs in size
+            from the index; a shard is remote and `remote` is None; or `prepare` is replacing the folder.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ShardSet:
             )
         far = next((shard.path for shard in self.shards if is_remote(shard.path)), None)
         if remote is None and far is not None:
-            raise ConfigError(f"{redact(far)} is not on this machine; give `remote`, which copies such shards")
+            raise ConfigError(f"{redact(far)} is not on this machine; give `remote`, a cache for such shards")
         self.folder, self.version = folder, index.version
         self._spans = SplitSpans(folder, index, split)
         self.fields = index.fields
@@ -75,25 +75,25 @@ class ShardSet:
         return [shard.samples for shard in self.shards]
 
     def read(self, shard: int, row: int, *, image: bool = True) -> Record:
-        """Sample number `row` of a shard; its image is not decoded.
+        """Return a sample; its image is not decoded.
 
         Args:
-            shard: number of it.
-            row: from 0.
-            image: False reads the texts only and gives an image of no bytes.
+            shard: number of the shard.
+            row: number of the sample in the shard, from 0.
+            image: whether to read the image; False gives an image of zero bytes.
 
         Raises:
-            BadSampleError: it is incomplete or damaged.
+            BadSampleError: the sample is incomplete or damaged.
         """
         tar, spans = self._open_shard(shard)
         begin, end = spans[row].tolist()
         return parse_sample(tar.members((begin, end), image=image), self.fields)
 
     def iterate(self, places: range | None = None) -> Iterator[Record]:
-        """Samples in the order of the index; bad ones are left out and logged.
+        """Yield samples in the order of the index; bad samples are logged and left out.
 
         Args:
-            places: which, counted over all shards; None is all of them. A bad sample has a place too.
+            places: range of sample numbers over all shards; None for all. Bad samples are numbered too.
         """
         ends = list(accumulate(self.samples))
         for place in range(ends[-1] if ends else 0) if places is None else places:
@@ -107,7 +107,7 @@ class ShardSet:
         self.close()
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """These shards will be read next: those that are not on this machine begin to come; returns at once."""
+        """Start downloading the remote ones among these shards in the background."""
         if self.remote is not None:
             self.remote.prefetch([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
 
@@ -133,12 +133,12 @@ class ShardSet:
             try:
                 return SampleReader(copy)
             except BadSampleError as bad:
-                # Perhaps removed in between, to make room for another; a sample must not be lost by that.
+                # The copy may have been deleted in between to free space; the sample is not bad for that reason.
                 fault = bad
         if copy.exists():
             raise fault
         raise ConfigError(
-            "copies of shards are removed before they can be read, because so many are read side by side; raise "
+            "cached shards are deleted before they can be read, because too many are read at the same time; raise "
             "storage.cache_gib"
         )
 
@@ -147,33 +147,33 @@ class ShardSet:
 
 
 def eval_samples(folder: Path, split: str, *, remote: ShardCache | None = None) -> Iterator[Record]:
-    """All samples of a split in the order of the index, images still encoded; bad ones are left out and logged.
+    """Return all samples of a split in index order, images still encoded; bad samples are logged and left out.
 
     Args:
-        folder: of `index.json`.
-        split: which shards.
-        remote: where shards that are not on this machine are copied to.
+        folder: folder of `index.json`.
+        split: name of the split.
+        remote: cache for shards that are not on this machine.
 
     Raises:
-        ConfigError: as `ShardSet`.
+        ConfigError: see `ShardSet`.
     """
-    # Not a generator itself, so that a wrong folder is an error here and not where the first sample is asked for.
+    # Not a generator, so that a wrong folder raises here and not at the first sample.
     return ShardSet(folder, split, max_open_files=1, remote=remote).iterate()
 
 
 def parse_sample(
     members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None
 ) -> Record:
-    """Files of a sample to a record.
+    """Return the record of a sample's files.
 
     Args:
         members: the files.
-        fields: where the captions stand.
-        synthetic: used instead of what the sample holds; likewise `web`.
-        web: see there.
+        fields: names of the caption fields.
+        synthetic: synthetic caption that replaces the sample's own.
+        web: web caption that replaces the sample's own.
 
     Raises:
-        BadSampleError: the image or a caption is missing or empty, or a text is not UTF-8 or not JSON.
+        BadSampleError: the image or a caption is missing or empty, a text is not UTF-8, or the JSON is invalid.
     """
     key = members.key
     if members.image is None:
@@ -199,10 +199,10 @@ def _number(value: Any) -> float | None:
 
 
 def parse_json(members: Members) -> dict[str, Any]:
-    """The JSON of a sample; empty where there is none.
+    """Return the JSON object of a sample; empty if the sample has no JSON file.
 
     Raises:
-        BadSampleError: it is no JSON object.
+        BadSampleError: the file is not a JSON object.
     """
     if members.json is None:
         return {}
@@ -226,7 +226,7 @@ def _caption(members: Members, facts: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is no text"))
     try:
-        # JSON can spell halves of a character, which no tokenizer takes.
+        # JSON can encode lone surrogates, which no tokenizer accepts.
         value.encode()
     except UnicodeEncodeError as error:
         raise BadSampleError(Skip(records.NOT_UTF8, members.key, f"{name!r}: {error}")) from None

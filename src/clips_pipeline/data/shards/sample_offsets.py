@@ -1,8 +1,8 @@
-"""`spans.bin`: where each sample of the index stands in its tar file, so that one is read without the headers of all others.
+"""Sample offsets, `spans.bin`: the span of each sample in its tar file, so that reading one needs no other headers.
 
-Two unsigned numbers of 32 bits for each sample: the block of 512 bytes where its first header stands, and the one after its
-last file. The samples of all splits follow one another in the order of the index; those that are left out are not there.
-A shard of any size opens at once, and a training that mixes many shards keeps no table of them.
+The file holds two unsigned 32-bit numbers per sample, in blocks of 512 bytes: the block of its first header, and the
+block after its last file. Samples are in the order of the index, over all splits; skipped samples have no entry. So
+opening a shard takes constant time, and a training that mixes many shards needs no offset tables in memory.
 """
 
 import os
@@ -22,23 +22,23 @@ _BYTES_PER_SAMPLE = 2 * _NUMBER.itemsize
 
 
 def to_bytes(spans: Spans) -> bytes:
-    """(samples, 2) as they stand in the file.
+    """Return the bytes of spans (samples, 2) as stored in the file.
 
     Raises:
-        ConfigError: a tar file of more than two TiB.
+        ConfigError: a tar file is larger than 2 TiB.
     """
     if len(spans) and int(spans.max()) > np.iinfo(_NUMBER).max:
-        raise ConfigError("a shard has more than two TiB; cut it into smaller ones")
+        raise ConfigError("a shard is larger than 2 TiB; split it into smaller ones")
     return spans.astype(_NUMBER).tobytes()
 
 
 def from_bytes(content: bytes) -> Spans:
-    """(samples, 2) out of what `to_bytes` has made."""
+    """Return spans (samples, 2) from the result of `to_bytes`."""
     return np.frombuffer(content, _NUMBER).reshape(-1, 2).astype(np.int64)
 
 
 def matches_index(folder: Path, index: Index) -> bool:
-    """Whether the file beside `index` is there and has its size."""
+    """Return whether the file beside `index` exists and has the size that follows from it."""
     try:
         size = os.stat(folder / SPANS_FILE).st_size
     except FileNotFoundError:
@@ -47,12 +47,12 @@ def matches_index(folder: Path, index: Index) -> bool:
 
 
 class SplitSpans:
-    """The spans of one split, read shard by shard.
+    """Spans of one split, read one shard at a time.
 
     Args:
-        folder: of `index.json`.
-        index: of the same.
-        split: which samples.
+        folder: folder of `index.json`.
+        index: content of that file.
+        split: name of the split.
 
     Raises:
         ConfigError: the file is missing or belongs to another index.
@@ -61,8 +61,8 @@ class SplitSpans:
     def __init__(self, folder: Path, index: Index, split: str) -> None:
         if not matches_index(folder, index):
             raise ConfigError(
-                f"{folder / SPANS_FILE}: missing, or does not fit {INDEX_FILE}; run `kedro run --pipelines prepare` to make "
-                "both anew, or restore the data"
+                f"{folder / SPANS_FILE}: missing, or does not match {INDEX_FILE}; run `kedro run --pipelines prepare` to make "
+                "both again, or restore the data"
             )
         self._file = folder / SPANS_FILE
         names = list(index.splits)
@@ -70,7 +70,7 @@ class SplitSpans:
         self._first = before + np.cumsum([0, *(shard.samples for shard in index.split(split))])
 
     def of(self, shard: int) -> Spans:
-        """(samples, 2) of shard number `shard`."""
+        """Return the spans (samples, 2) of shard number `shard`."""
         begin, end = self._first[shard : shard + 2]
         return (
             np.fromfile(self._file, _NUMBER, 2 * (end - begin), offset=begin * _BYTES_PER_SAMPLE)
@@ -80,7 +80,7 @@ class SplitSpans:
 
 
 def save(folder: Path, parts: Iterable[bytes]) -> None:
-    """Write the file from what `to_bytes` made of each shard, or of several, in the order of the index."""
+    """Write the file from results of `to_bytes`, in the order of the index."""
     with (folder / SPANS_FILE).open("wb") as file:
         for part in parts:
             file.write(part)

@@ -1,9 +1,9 @@
-"""The random read of one sample by its span: the one place where webdataset does not read a sample.
+"""Random access to one sample by its span; the only reader of samples that does not use webdataset.
 
-Its tar iteration and grouping take 152 µs for a sample of three files and 83 kB, this module 41 µs. With them the training
-loader needs 1.08 to 1.19 times the processor time for a sample at 112 px, and the 3.4 times of open_clip's loader
-(`python -m benchmarks.loader --peer open_clip`) would become about 3.0. What this module reads is what webdataset reads:
-`tests/unit/data/shards/test_tar_file.py` compares both for every kind of shard.
+webdataset's tar iteration and grouping take 152 µs for a sample of three files and 83 kB; this module takes 41 µs. With
+webdataset, the training loader would need 1.08 to 1.19 times the CPU time per sample at 112 px, and its speed would
+drop from 3.4 to about 3.0 times that of open_clip's loader (`python -m benchmarks.loader --peer open_clip`).
+`tests/unit/data/shards/test_tar_file.py` compares both readers for every kind of shard.
 """
 
 import os
@@ -14,12 +14,12 @@ from typing import Self
 from clips_pipeline.data.shards.tar_file import TEXT_KINDS, Members, split_member_name, unreadable_error
 from clips_pipeline.data.shards.tar_headers import BLOCK, Member, ReadBytes, read_headers
 
-# A sample of more bytes is read file by file: other samples may stand between its own files, or a header may be damaged.
+# Larger samples are read file by file: their span may include other samples, or a header may be damaged.
 _MAX_BYTES_AT_ONCE = 8 << 20
 
 
 class SampleReader:
-    """One open tar file, of which samples are read by their spans. Nothing is read to open it.
+    """One open tar file whose samples are read by their spans. Opening reads nothing.
 
     Raises:
         BadSampleError: the file cannot be opened.
@@ -32,25 +32,25 @@ class SampleReader:
         except OSError as error:
             raise unreadable_error(str(path), f"{type(error).__name__}: {error}") from None
         self._descriptor, self._length = descriptor, os.fstat(descriptor).st_size
-        # Also when nobody calls `close`: a bare descriptor has no owner that the garbage collector knows.
+        # Closes the descriptor even if `close` is never called.
         self._closed = weakref.finalize(self, os.close, descriptor)
 
     def members(self, span: tuple[int, int], *, image: bool = True) -> Members:
-        """The files of the sample whose first header stands at the beginning of `span`.
+        """Return the files of the sample whose first header is at the beginning of `span`.
 
         Args:
-            span: first block, and the first block after it.
-            image: False leaves its bytes on the disk and gives none of them.
+            span: first block, and the first block after the sample.
+            image: False returns an image of zero bytes without reading it.
 
         Raises:
-            BadSampleError: the tar is not what it was when the span was found, or ends before it, or the disk fails.
+            BadSampleError: the tar has changed since the span was found or is truncated, or reading fails.
         """
-        # `pread` takes memory for all that is asked for, and a damaged header may say anything.
+        # Limited to the file, because `pread` allocates the requested size and a damaged header may give any size.
         begin, end = span[0] * BLOCK, min(span[1] * BLOCK, self._length)
         read = self._pread
         if image and end - begin <= _MAX_BYTES_AT_ONCE:
             piece = self._pread(begin, end - begin)
-            read = lambda at, size: piece[at - begin : at - begin + size]  # noqa: E731 - shorter than a def in an if
+            read = lambda at, size: piece[at - begin : at - begin + size]  # noqa: E731 - shorter than a nested def
         files: list[Member | None] = [None] * (len(TEXT_KINDS) + 1)
         key, extension = "", ""
         for member in read_headers(read, begin, end).members:
@@ -61,7 +61,7 @@ class SampleReader:
             files[kind] = member
             extension = ending if kind == 0 else extension
         if not key:
-            fault = "no sample stands there; the file has changed since it was prepared"
+            fault = "no sample at this position; the file has changed since it was prepared"
             raise unreadable_error(f"{self.path}, byte {begin}", fault)
         texts = [None if file is None else self._content(read, file, key) for file in files[1:]]
         picture = files[0]
@@ -88,7 +88,7 @@ class SampleReader:
 
     def _pread(self, at: int, size: int) -> bytes:
         try:
-            # `pread` has no position that processes forked from one another could disturb.
+            # `pread` uses no file position, which forked processes would share.
             return os.pread(self._descriptor, size, at)
         except OSError as error:
             raise unreadable_error(f"{self.path}, byte {at}", str(error)) from None

@@ -1,8 +1,9 @@
-"""Copies of remote shards on this machine: each downloaded once for all processes, checked, and bounded in size.
+"""Local cache of remote shards, bounded in size; each shard is downloaded once for all processes and verified.
 
-A copy is named by the hash of its content in the index, so another version of a shard is another file. Whoever has opened a
-copy keeps it, also when it is removed to make room: the system frees the space when the last reader has closed it.
-fsspec's `filecache` bounds the age of copies and not their size, and neither it nor diskcache downloads once for all ranks.
+A copy is named by the SHA-256 of its content in the index, so another version of a shard is another file. A reader that
+has opened a copy can still read it after it was deleted to free space; the system frees the blocks when the last reader
+closes it. fsspec's `filecache` bounds the age of copies but not their size, and neither it nor diskcache downloads a
+file only once for all ranks.
 """
 
 import logging
@@ -28,18 +29,18 @@ from clips_pipeline.data.storage.retry import DISK_FULL
 log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
-# Per process. More would take the bandwidth from the shard that is waited for.
+# Per process. More would take bandwidth from the shard that is needed now.
 _PREFETCH_THREADS = 2
-# Locks are files; a billion samples have a hundred thousand shards, which share some thousand locks.
+# Lock files are shared between shards: a billion samples have 100,000 shards, but need only some thousand locks.
 _LOCK_DIGITS = 3
 
 
 class ShardCache:
-    """A folder of copies, shared by all processes of a machine. Pickles.
+    """Folder of copies, shared by all processes of a machine. Can be pickled.
 
     Args:
-        folder: for the copies; made when needed.
-        storage: reaches the shards.
+        folder: folder of the copies; created when needed.
+        storage: access to the shards.
     """
 
     def __init__(self, folder: Path, storage: Storage) -> None:
@@ -47,11 +48,12 @@ class ShardCache:
         self._reset()
 
     def local_copy(self, shard: ShardEntry) -> Path:
-        """A whole and checked copy of a shard; waits until it is there.
+        """Return the path of a complete, verified copy of a shard; downloads it if necessary.
 
         Raises:
-            StorageError: it cannot be had, is not the one in the index, or the disk is full.
-            BadSampleError: it cannot be had, and the storage says `unreachable: skip`; this process does not try again.
+            StorageError: the shard cannot be read or does not match the index, or the disk is full.
+            BadSampleError: the shard cannot be read and the storage has `unreachable: skip`; this process does not
+                retry.
         """
         if shard.path in self._failed:
             raise BadSampleError(self._failed[shard.path])
@@ -68,9 +70,9 @@ class ShardCache:
         return copy
 
     def prefetch(self, shards: Sequence[ShardEntry]) -> None:
-        """Download in the background; what fails now is tried again when it is needed."""
+        """Download shards in the background; a failed download is repeated when the shard is needed."""
         if self._process != os.getpid():
-            # Forked: the threads stayed behind.
+            # Threads do not survive a fork.
             self._reset()
         for shard in shards:
             if shard.path in self._queued or shard.path in self._failed or self._copy(shard).exists():
@@ -79,7 +81,7 @@ class ShardCache:
             self._queue.put(shard)
             if self._threads < _PREFETCH_THREADS:
                 self._threads += 1
-                # A daemon, so that a process that ends does not wait for what nobody will read.
+                # A daemon thread, so that the process can exit without waiting for downloads.
                 threading.Thread(target=self._run_prefetch, daemon=True, name="shards-ahead").start()
 
     def _run_prefetch(self) -> None:
@@ -88,7 +90,7 @@ class ShardCache:
             try:
                 self._download(shard, self._copy(shard), wait=False)
             except Exception as error:
-                # Not the end of the thread; whoever needs the shard meets the error again.
+                # Keep the thread alive; `local_copy` reports the error when the shard is needed.
                 log.warning("%s", error)
             finally:
                 self._queued.discard(shard.path)
@@ -111,7 +113,7 @@ class ShardCache:
         return self.folder / shard.sha256[:2] / f"{shard.sha256}.tar"
 
     def _download(self, shard: ShardEntry, copy: Path, *, wait: bool = True) -> None:
-        """Make the copy; without `wait` not where somebody else does."""
+        """Download the copy; without `wait`, return if another process is downloading it."""
         copy.parent.mkdir(parents=True, exist_ok=True)
         requested_ns = time.time_ns()
         with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as mine:
@@ -119,7 +121,7 @@ class ShardCache:
                 return
             failure = copy.with_suffix(".failed")
             if _mtime_ns(failure) >= requested_ns:
-                # It failed for another process while this one waited, after as many attempts.
+                # Another process made all attempts while this one waited for the lock.
                 raise StorageError(failure.read_text(encoding="utf-8"))
             temporary = copy.with_suffix(".new")
             try:
@@ -133,7 +135,7 @@ class ShardCache:
                 raise
             finally:
                 temporary.unlink(missing_ok=True)
-            # Others may have come at the same time.
+            # Other downloads may have finished at the same time.
             self._free_space(0, keep=copy)
 
     def _fetch(self, shard: ShardEntry, temporary: Path) -> None:
@@ -152,11 +154,11 @@ class ShardCache:
                     f"{redact(shard.path)}: is not the shard of the index ({problem}); "
                     "run `kedro run --pipelines prepare`, or restore the shard"
                 )
-            log.warning("%s: %s; copied once more", redact(shard.path), problem)
+            log.warning("%s: %s; downloading it again", redact(shard.path), problem)
 
     @contextmanager
     def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
-        """One at a time over all processes and threads; the system drops the lock with the process. False: it is taken."""
+        """Yield True with a lock across processes and threads; without `wait`, yield False if it is taken."""
         file = self.folder / "locks" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -166,7 +168,7 @@ class ShardCache:
             yield False
 
     def _free_space(self, needed: int, keep: Path | None = None) -> None:
-        """Remove copies used longest ago until `needed` bytes fit, into the cache and onto the disk."""
+        """Delete the least recently used copies until `needed` bytes fit into the cache and onto the disk."""
         with self._lock("room"):
             self._remove_partial_copies()
             found = []
@@ -186,7 +188,7 @@ class ShardCache:
                     room += size
 
     def _remove_partial_copies(self) -> None:
-        """What processes left behind that were killed while they wrote it: nobody has its lock any more."""
+        """Delete partial downloads of killed processes; nobody holds their locks."""
         for temporary in self.folder.glob("??/*.new"):
             with self._lock(temporary.name[:_LOCK_DIGITS], wait=False) as mine:
                 if mine:
@@ -194,7 +196,7 @@ class ShardCache:
 
 
 def _touch(copy: Path) -> bool:
-    """Whether the copy is there; marks it as used now. Only whole copies bear this name."""
+    """Mark the copy as used now and return whether it exists. Only complete copies have this name."""
     try:
         os.utime(copy)
     except FileNotFoundError:
@@ -203,7 +205,7 @@ def _touch(copy: Path) -> bool:
 
 
 def _mtime_ns(file: Path) -> int:
-    """Nanoseconds, as `time.time_ns`; 0 where there is no such file."""
+    """Return the modification time in nanoseconds, as `time.time_ns`; 0 if the file does not exist."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:

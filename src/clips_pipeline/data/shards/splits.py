@@ -1,4 +1,4 @@
-"""The splits of a set of samples, and the classes of its labels."""
+"""Names of the splits, and class names of labels."""
 
 from dataclasses import dataclass
 from typing import Literal

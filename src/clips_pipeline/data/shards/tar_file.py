@@ -1,6 +1,6 @@
-"""One tar file in webdataset's layout, read by webdataset: its headers are checked first (`tar_scan`), then its samples read.
+"""Tar files in webdataset's layout: headers are checked first (`tar_headers`), then webdataset reads the samples.
 
-Any such tar will do, also one whose samples are interleaved or that webdataset or img2dataset wrote.
+Any such tar is accepted, including those of webdataset and img2dataset and those with interleaved samples.
 """
 
 import io
@@ -24,17 +24,17 @@ from clips_pipeline.data.shards.tar_headers import BLOCK, Member, find_damage, s
 
 _ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
-_META = re.compile(r"__[^/]*__($|/)")  # what webdataset passes over
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
-# What `tarfile` lets out besides its own errors.
+# Errors that `tarfile` raises besides its own.
 _DAMAGE_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, IndexError, KeyError, TypeError)
 
 Spans = NDArray[np.int64]
-"""(samples, 2): where the first header of each sample stands, and where its last file ends, in blocks of 512 bytes."""
+"""(samples, 2): block of the first header of each sample, and the block after its last file; a block has 512 bytes."""
 
 
 class BadSampleError(Exception):
-    """A sample that cannot be read. `skip` says why; the one who meets it goes on with another sample."""
+    """A sample that cannot be read; `skip` has the reason. The caller continues with another sample."""
 
     def __init__(self, skip: Skip) -> None:
         super().__init__(f"{skip.reason} {skip.key}: {skip.detail}")
@@ -43,7 +43,7 @@ class BadSampleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Bytes of one sample, None where a file is missing. Of two files of one kind the first counts."""
+    """Contents of the files of one sample, None for a missing file. Of two files of one kind, the first is used."""
 
     key: str
     extension: str
@@ -54,15 +54,15 @@ class Members:
 
 
 class TarFile:
-    """A tar file whose samples have been found.
+    """A tar file with the positions of its samples.
 
     Attributes:
-        keys: of the samples, in the order of their first files.
-        spans: of the samples.
-        interleaved: rows whose files do not stand side by side.
+        keys: keys of the samples, in the order of their first files.
+        spans: spans of the samples.
+        interleaved: rows whose files are separated by files of other samples.
 
     Raises:
-        BadSampleError: the file is no tar or cannot be read; of a damaged one, the samples before the damage are there.
+        BadSampleError: the file is not a tar or cannot be read. A damaged tar gives the samples before the damage.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,16 +79,16 @@ class TarFile:
         self.spans: Spans = np.array(spans, np.int64).reshape(len(spans), 2) // BLOCK
 
     def read(self, row: int) -> Members:
-        """The files of sample number `row`, from 0.
+        """Return the files of sample number `row`, from 0.
 
         Raises:
-            BadSampleError: the tar ends before the sample does, or the disk fails.
+            BadSampleError: the tar ends within the sample, or reading fails.
         """
         if row >= len(self.keys):
             raise unreadable_error(f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
         key = self.keys[row]
         try:
-            # Its own files alone, wherever they stand: as many bytes as it has, also where samples are interleaved.
+            # Only the sample's own files, so that interleaved samples are not read as well.
             content = b"".join(self._bytes_of(file, key) for file in self._files[key])
             sample = next(read_samples(io.BytesIO(content), str(self.path)))
         except StopIteration:
@@ -104,13 +104,13 @@ class TarFile:
             raise unreadable_error(key, f"{self.path} ends within it")
         self._file.seek(file.start)
         found = self._file.read(file.end - file.start)
-        return found + bytes(-len(found) % BLOCK)  # the last file of a tar that ends without its padding
+        return found + bytes(-len(found) % BLOCK)  # the last file of a tar may lack its padding
 
     def find_damage(self) -> str | None:
-        """Why the tar is not whole, so that samples may be missing at its end, or None. Reads what follows the last file.
+        """Return why samples may be missing at the end of the tar, or None. Reads what follows the last file.
 
         Raises:
-            OSError: the disk fails.
+            OSError: reading fails.
         """
         return find_damage(self.path, self._end)
 
@@ -126,15 +126,15 @@ class TarFile:
 
 
 def read_samples(stream: io.BytesIO, url: str) -> Iterator[dict[str, Any]]:
-    """webdataset's samples of a tar, or of a piece of one, whose headers have been checked.
+    """Return webdataset's samples of a tar, or of a part of one, whose headers have been checked.
 
     Args:
-        stream: whole files with their headers.
-        url: for its messages.
+        stream: complete files with their headers.
+        url: name of the tar for webdataset's messages.
     """
     wds = import_webdataset()
     files = wds.tar_file_expander([{"url": url, "stream": stream}], select_files=_is_used, eof_value=None)
-    # Its one complaint: a file of a kind that the sample has already.
+    # The handler ignores a second file of the same kind, the only error that can occur here.
     samples: Iterator[dict[str, Any]] = wds.group_by_keys(files, handler=wds.ignore_and_continue)
     return samples
 
@@ -144,7 +144,7 @@ def _is_used(name: str) -> bool:
 
 
 def _group_by_key(members: list[Member]) -> tuple[dict[str, list[Member]], frozenset[int]]:
-    """The files of each key, and the rows whose files do not stand side by side."""
+    """Return the files of each key, and the rows whose files are separated by files of other samples."""
     files: dict[str, list[Member]] = {}
     rows: dict[str, int] = {}
     scattered: set[int] = set()
@@ -164,8 +164,7 @@ def _group_by_key(members: list[Member]) -> tuple[dict[str, list[Member]], froze
 
 
 def split_member_name(name: str) -> tuple[str, int | None, str]:
-    """Key of the sample that a file belongs to; 0 for an image, more for a text, None for what is not used; the image's
-    ending."""
+    """Return the key of the sample, the kind (0: image, above: a text, None: unused) and the extension of an image."""
     folder, _, last = name.rpartition("/")
     stem, _, ending = last.partition(".")
     ending = ending.lower()
@@ -175,17 +174,18 @@ def split_member_name(name: str) -> tuple[str, int | None, str]:
 
 
 def unreadable_error(key: str, fault: str) -> BadSampleError:
-    """The error of a sample, or of a whole shard, that cannot be read."""
+    """Return the error for a sample, or a whole shard, that cannot be read."""
     return BadSampleError(Skip(records.UNREADABLE_SHARD, key, fault))
 
 
 @cache
 def import_webdataset() -> SimpleNamespace:
-    """webdataset's `TarWriter`, `tar_file_expander`, `group_by_keys` and `ignore_and_continue`, without torch if possible.
+    """Import webdataset's `TarWriter`, `tar_file_expander`, `group_by_keys` and `ignore_and_continue` without torch.
 
-    `import webdataset` imports torch for its `WebLoader`, which is not used here: 380 MB and two seconds of processor time
-    for each process of `prepare`. Where torch is not installed webdataset has stand-ins, so torch is hidden for the length of
-    this import; afterwards webdataset is forgotten, so that whoever imports it later gets the whole.
+    `import webdataset` imports torch for its `WebLoader`, which is not used here: 380 MB and two seconds of CPU time
+    for each process of `prepare`. webdataset has fallbacks if torch is not installed, so torch is hidden during this
+    import. Afterwards webdataset is removed from `sys.modules`, so that a later import gets all of it. Where torch is
+    already loaded, it is not hidden.
     """
     hide = "torch" not in sys.modules and "webdataset" not in sys.modules
     if hide:

@@ -1,4 +1,4 @@
-"""Samples to tar files, by webdataset's writer. The same records give the same bytes, on every machine."""
+"""Writing of tar shards with webdataset's writer. The same records give the same bytes on every machine."""
 
 import json
 import os
@@ -14,11 +14,11 @@ WEB_FIELD = "txt"
 SYNTHETIC_FIELD = "re_caption"
 
 Sample = dict[str, Any]
-"""As webdataset has it: `__key__`, and the bytes of each file under its ending."""
+"""A sample of webdataset: `__key__`, and the content of each file under its extension."""
 
 
 def make_sample(record: Record) -> Sample:
-    """The files of a record."""
+    """Return the files of a record."""
     facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
     if record.captions:
         facts["captions"] = list(record.captions)
@@ -33,17 +33,17 @@ def make_sample(record: Record) -> Sample:
 
 
 def write_samples(file: Path, samples: Iterable[Sample], path_in_index: str) -> ShardEntry:
-    """Write one tar file and bring it to the disk.
+    """Write one tar file and flush it to the disk.
 
     Args:
         file: the tar file; its folder exists.
-        samples: complete and checked, with keys that differ.
-        path_in_index: what the entry calls the file.
+        samples: complete, validated samples with distinct keys.
+        path_in_index: path of the file in its index entry.
     """
     keys = []
     with file.open("wb") as raw:
-        # No owner and no time: the bytes are a function of the records alone, and no file needs an extended header but
-        # for a name that is long or not ASCII.
+        # No owner and no time, so that the bytes depend on the records alone. Only a name that is long or not ASCII
+        # needs an extended header.
         with import_webdataset().TarWriter(raw, encoder=False, mtime=0, mode=0o444, user="", group="") as writer:
             for sample in samples:
                 keys.append(sample["__key__"])

@@ -1,4 +1,4 @@
-"""Where samples come from: one file per kind of source."""
+"""Sources of samples, one file for each kind."""
 
 __all__ = [
     "caption_table",

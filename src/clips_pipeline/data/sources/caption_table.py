@@ -1,7 +1,7 @@
-"""Tables of captions, any number of rows, found by key within bounded memory: one SQLite file, written once.
+"""Caption tables of any size, searched by key in bounded memory: one SQLite file, written once.
 
-Rows stand in the order of the tables. The index over the keys is made afterwards, by SQLite's external sort, which keeps to the
-memory it is given and writes the rest to a temporary file (in `TMPDIR`, else `/var/tmp`).
+Rows are in the order of the Parquet tables. The index over the keys is created afterwards by SQLite's external sort,
+which respects the memory limit and spills to a temporary file (in `TMPDIR`, else `/var/tmp`).
 """
 
 import logging
@@ -26,12 +26,12 @@ _ROWS_AT_A_TIME = 8_192
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of columns of the tables; None where there is none.
+    """Names of columns of the tables; None if there is no such column.
 
     Attributes:
-        synthetic: the long caption.
-        web: a web caption to use in place of the one in the shard.
-        score: a number of the pair, for a filter.
+        synthetic: the synthetic caption.
+        web: a web caption that replaces the one in the shard.
+        score: a number for the pair, for a filter.
     """
 
     synthetic: str = "re_caption"
@@ -41,12 +41,12 @@ class TableColumns:
 
 @dataclass(frozen=True)
 class TableCounts:
-    """What the tables hold.
+    """Number of rows of the tables.
 
     Attributes:
-        rows: with a key of their own and a caption.
-        repeated: with a key that an earlier row has; the first one counts.
-        empty: without a key or a caption.
+        rows: rows with a caption and a new key.
+        repeated: rows whose key occurs in an earlier row; the first row is used.
+        empty: rows without a key or without a caption.
     """
 
     rows: int
@@ -55,7 +55,7 @@ class TableCounts:
 
 
 class TableRow(NamedTuple):
-    """A row: its number among all with a key and a caption, from 0, and what it says."""
+    """A row. `number` counts the rows with a key and a caption, from 0."""
 
     number: int
     synthetic: str
@@ -69,23 +69,23 @@ def build_table(
     """Read the Parquet files once and write the table into `folder`, which is replaced.
 
     Args:
-        tables: addresses.
-        storage: reaches them.
-        folder: for the table.
-        key: name of the column to find rows by.
-        columns: names of the others.
-        memory_mib: for SQLite; the reader of Parquet takes some tens of MiB beside it.
+        tables: addresses of the files.
+        storage: access to the files.
+        folder: folder of the table.
+        key: name of the column that rows are found by.
+        columns: names of the other columns.
+        memory_mib: memory for SQLite in MiB; the Parquet reader needs a few dozen MiB more.
 
     Raises:
-        ConfigError: a file is no Parquet file or lacks a column, or a column is of another type.
-        StorageError: a file cannot be had.
+        ConfigError: a file is not Parquet or lacks a column, or a column has the wrong type.
+        StorageError: a file cannot be read.
     """
     total = sum(_row_count(table, storage, key, columns) for table in tables)
     with (
         replace_folder(folder) as aside,
         closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made,
     ):
-        # No journal: what is not whole at the end is thrown away. Half for the pages, half for the sort.
+        # No journal: an incomplete file is deleted. Half of the memory is for the pages, half for the sort.
         made.executescript(f"""
             PRAGMA journal_mode = OFF;
             PRAGMA synchronous = OFF;
@@ -109,13 +109,13 @@ def build_table(
 
 
 class CaptionTable:
-    """A table that `build` has made. Pickles; every process opens the file for itself.
+    """A table written by `build_table`. Can be pickled; every process opens the file for itself.
 
     Args:
-        folder: of the table.
+        folder: folder of the table.
 
     Raises:
-        ConfigError: there is no whole table.
+        ConfigError: the folder has no complete table.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -124,31 +124,31 @@ class CaptionTable:
             self.counts = TableCounts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
         except (sqlite3.Error, TypeError) as error:
             raise ConfigError(
-                f"{folder}: holds no whole table ({error}); delete the folder and prepare again"
+                f"{folder}: holds no complete table ({error}); delete the folder and prepare again"
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "counts": self.counts}
 
     def find(self, key: str) -> TableRow | None:
-        """The first row of a key."""
+        """Return the first row with a key, or None."""
         wanted = "SELECT row - 1, synthetic, web, score FROM captions WHERE key = ? ORDER BY row LIMIT 1"
         try:
             row = self._file.execute(wanted, (key,)).fetchone()
         except UnicodeEncodeError:
-            return None  # a name in a tar that is no UTF-8; no table holds such a key
+            return None  # a name in a tar that is not UTF-8; no table has such a key
         return None if row is None else TableRow(*row)
 
     @cached_property
     def _file(self) -> sqlite3.Connection:
-        # Nobody writes to it any more, so no locks are needed, which network file systems may lack.
+        # The file is never written again, so it needs no locks, which network file systems may lack.
         address = f"{(self.folder / TABLE_FILE).absolute().as_uri()}?mode=ro&immutable=1"
         return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
 def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) -> int:
-    """Of a table whose columns are those that are wanted."""
-    # Here and not above: the process that starts `kedro` knows this module, and pyarrow takes a tenth of a second.
+    """Return the number of rows of a table, after checking that it has the requested columns."""
+    # Imported here: the process that starts `kedro` imports this module, and pyarrow takes 0.1 s.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,14 +156,14 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
         try:
             parquet = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
-            raise ConfigError(f"{table}: no Parquet file ({error}); give Parquet tables") from None
+            raise ConfigError(f"{table}: not a Parquet file ({error}); give Parquet tables") from None
         schema = parquet.schema_arrow
         for name in (key, columns.synthetic, columns.web, columns.score):
             if name is None:
                 continue
             if name not in schema.names:
                 raise ConfigError(
-                    f"{table}: no column {name!r} (it has: {', '.join(schema.names)}); name the right one"
+                    f"{table}: no column {name!r} (it has: {', '.join(schema.names)}); name an existing one"
                 )
             kind = schema.field(name).type
             fits = pa.types.is_floating(kind) or pa.types.is_integer(kind)
@@ -171,7 +171,8 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
                 fits = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
             if not fits:
                 raise ConfigError(
-                    f"{table}: column {name!r} holds {kind}; {'numbers' if name == columns.score else 'text'}"
+                    f"{table}: column {name!r} holds {kind}; "
+                    f"name a column that holds {'numbers' if name == columns.score else 'text'}"
                 )
         return int(parquet.metadata.num_rows)
 
@@ -184,7 +185,7 @@ def _rows(
     names = [name for name in (key, columns.synthetic, columns.web, columns.score) if name is not None]
     for table in tables:
         with storage.open(table) as file:
-            # Without `pre_buffer` only the pages being read are in memory, and not a whole group of rows.
+            # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
                 listed = {name: batch.column(name).to_pylist() for name in names}

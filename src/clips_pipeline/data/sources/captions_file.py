@@ -1,4 +1,4 @@
-"""A JSON, CSV or Parquet file that says which captions belong to which image."""
+"""Captions files: JSON, CSV or Parquet files that map images to captions."""
 
 import csv
 import io
@@ -14,15 +14,15 @@ from clips_pipeline.config import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class CaptionFields:
-    """Names of the keys (JSON) or columns (CSV, Parquet). A Parquet file is read as JSON would be, row by row.
+    """Names of the keys (JSON) or columns (CSV, Parquet). Rows of a Parquet file are read like entries of JSON.
 
     Attributes:
         image: path of the image, relative to the folder of images.
-        captions: JSON: list of captions by people.
-        caption: CSV: one caption by a person, repeated rows give several; JSON: the web caption, optional.
+        captions: JSON: list of human captions.
+        caption: CSV: one human caption; several rows of an image give several. JSON: the web caption, optional.
         long_caption: the synthetic caption; optional.
         label: class number; optional.
-        score: number of the pair, for a filter; optional.
+        score: a number for the pair, for a filter; optional.
     """
 
     image: str = "image"
@@ -35,16 +35,16 @@ class CaptionFields:
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """What the file says about one image. Bytes that are no UTF-8 stand as lone surrogates in the texts.
+    """Entry of one image. Bytes that are not UTF-8 are lone surrogates in the texts.
 
     Attributes:
         image: relative path.
-        web: the short caption; may be empty.
-        synthetic: the long caption; may be empty.
-        captions: all captions by people.
+        web: web caption; may be empty.
+        synthetic: synthetic caption; may be empty.
+        captions: human captions.
         label: class number, or None.
-        score: for a filter, or None.
-        fault: why the entry cannot be read, or None.
+        score: score for a filter, or None.
+        fault: why the entry cannot be used, or None.
     """
 
     image: str
@@ -57,34 +57,34 @@ class CaptionRow:
 
 
 def read_captions(file: Path, fields: CaptionFields) -> list[CaptionRow]:
-    """All entries in the order of the file, one per image in a CSV file.
+    """Return all entries in the order of the file; rows of a CSV file are grouped by image.
 
     Raises:
-        ConfigError: the file is missing, is neither JSON nor CSV nor Parquet, lacks the field of the image or any caption
-            field, or holds no entry.
+        ConfigError: the file is missing, is not JSON, CSV or Parquet, has no image field or no caption field, or has no
+            entry.
     """
     ending = file.suffix.lower()
     if ending not in (".json", ".csv", ".parquet"):
         raise ConfigError(f"captions: {file} ends neither in .json nor in .csv nor in .parquet; give one of these")
-    # Bytes that are no UTF-8 must cost their own sample, not the whole file; hence `surrogateescape` below.
+    # With `surrogateescape`, bytes that are not UTF-8 affect only their own sample.
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"captions: {file} does not exist; give the path of a JSON, CSV or Parquet file") from None
     except OSError as error:
-        raise ConfigError(f"captions: {file} cannot be read ({error.strerror}); give a file that can be") from None
+        raise ConfigError(f"captions: {file} cannot be read ({error.strerror}); give a readable file") from None
     if ending == ".parquet":
         rows = _rows(_parquet_entries(content, file), file, fields)
     else:
         text = content.decode("utf-8-sig", "surrogateescape")
         rows = _from_json(text, file, fields) if ending == ".json" else _from_csv(text, file, fields)
     if not rows:
-        raise ConfigError(f"captions: {file} holds no entry; add at least one image with captions")
+        raise ConfigError(f"captions: {file} has no entry; add at least one image with captions")
     return rows
 
 
 def join_sentences(captions: Iterable[str]) -> str:
-    """Captions joined into one text, each ended by '.', so that sub-captions can be told apart again."""
+    """Join captions into one text, each ended by '.', so that it can be split into them again."""
     stripped = (re.sub(r"\s+", " ", caption).strip() for caption in captions)
     return " ".join(text if text[-1] in ".!?" else f"{text}." for text in stripped if text)
 
@@ -95,9 +95,7 @@ def _from_json(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]
     except ValueError as error:
         raise ConfigError(f"captions: {file} is not valid JSON ({error}); repair it") from None
     if not isinstance(entries, list):
-        raise ConfigError(
-            f"captions: {file} holds a {type(entries).__name__}; a list of entries, one per image, is needed"
-        )
+        raise ConfigError(f"captions: {file} holds a {type(entries).__name__}; give a list of entries, one per image")
     return _rows(entries, file, fields)
 
 
@@ -108,8 +106,8 @@ def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
     try:
         rows = pq.read_table(pa.BufferReader(content)).to_pylist()
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ConfigError(f"captions: {file} is not valid Parquet ({error}); write it anew") from None
-    # What JSON leaves out, a table holds as null.
+        raise ConfigError(f"captions: {file} is not valid Parquet ({error}); write it again") from None
+    # Keys that JSON omits are null in a table.
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
@@ -146,7 +144,7 @@ def _from_csv(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
             by_image.setdefault(line[fields.image], []).append(line)
     except csv.Error as error:
         raise ConfigError(
-            f"captions: {file}, after line {reader.line_num}: no valid CSV ({error}); repair it"
+            f"captions: {file}, after line {reader.line_num}: not valid CSV ({error}); repair it"
         ) from None
     return [_csv_row(image, lines, fields) for image, lines in by_image.items()]
 
@@ -163,7 +161,7 @@ def _csv_row(image: str, lines: list[dict[str, str]], fields: CaptionFields) -> 
 
 
 def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | None:
-    """The number that a text of a CSV file spells; the text itself where it spells none."""
+    """Convert a text of a CSV file to a number; return the text itself if it is not a number."""
     try:
         return None if text is None else kind(text)
     except ValueError:
@@ -179,7 +177,7 @@ def _make_row(
     label: Any,
     score: Any,
 ) -> CaptionRow:
-    """Without a web caption the first one by a person stands in for it; without a long caption, the others joined."""
+    """Make a row. Without a web caption, the first human caption replaces it; without a long caption, the others do."""
     if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
         return CaptionRow(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
     if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
@@ -195,4 +193,4 @@ def _make_row(
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:
     if field not in known:
         names = ", ".join(sorted(str(name) for name in known)) or "none"
-        raise ConfigError(f"{key}: {file} has no field {field!r} (it has: {names}); name the right one")
+        raise ConfigError(f"{key}: {file} has no field {field!r} (it has: {names}); name an existing one")

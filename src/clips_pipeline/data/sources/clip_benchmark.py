@@ -1,9 +1,9 @@
-"""Evaluation sets in the layout of CLIP_benchmark, local or remote.
+"""Evaluation data in the layout of CLIP_benchmark, local or remote.
 
-ROOT/SPLIT/nshards.txt  0.tar 1.tar …           pictures with KEY.txt (captions, one a line) or KEY.cls (class number)
-ROOT/classnames.txt                             one class a line, in the order of the numbers
-ROOT/zeroshot_classification_templates.txt      one prompt a line, with {c} where the class goes
-ROOT/dataset_type.txt                           `retrieval` for sets of captions
+ROOT/SPLIT/nshards.txt  0.tar 1.tar …           images with KEY.txt (captions, one per line) or KEY.cls (class number)
+ROOT/classnames.txt                             one class per line, in the order of the numbers
+ROOT/zeroshot_classification_templates.txt      one prompt per line, with {c} in place of the class name
+ROOT/dataset_type.txt                           `retrieval` for captions
 """
 
 import hashlib
@@ -31,13 +31,13 @@ CLASS_PLACE = "{c}"
 
 @dataclass(frozen=True)
 class ClipBenchmarkConfig:
-    """One set.
+    """One dataset in the layout of CLIP_benchmark.
 
     Attributes:
-        root: its folder, or the URL of it.
-        split: of the set, to read as this project's `test`.
-        train_split: of a set of classes, for a probe (`evaluate.probe_samples`); null reads no other split.
-        validation_fraction: of its images, which become `validation`: a stable hash of their keys parts them.
+        root: folder of the dataset, or its URL.
+        split: split of the dataset that becomes this project's `test`.
+        train_split: split of a classification dataset to train a probe on (`evaluate.probe_samples`); null for none.
+        validation_fraction: fraction of `train_split` that becomes `validation`, chosen by a stable hash of the keys.
     """
 
     root: str
@@ -47,14 +47,14 @@ class ClipBenchmarkConfig:
 
 
 class ClipBenchmarkSource(Source):
-    """A set to evaluate on. Its samples need no long captions; nothing is trained on it.
+    """A dataset for evaluation. Its samples need no synthetic captions, and no model is trained on it.
 
     Args:
-        config: where it is.
-        storage: reaches it.
+        config: location and splits.
+        storage: access to the files.
 
     Raises:
-        ConfigError: it is not there, has no number of shards, or is of no type that can be evaluated.
+        ConfigError: the dataset is missing, has no number of shards, or has an unsupported type.
     """
 
     fields = SampleFields(needed=False)
@@ -68,23 +68,23 @@ class ClipBenchmarkSource(Source):
         if kind not in (RETRIEVAL, CLASSIFICATION):
             raise ConfigError(
                 f"source.clip_benchmark: {redact(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
-                "sets can be evaluated here"
+                "datasets can be evaluated"
             )
         self.is_retrieval = kind == RETRIEVAL
         if self.is_retrieval and self.train_addresses:
             raise ConfigError(
-                f"source.clip_benchmark.train_split: {redact(self.root)} is a set of captions, and only one of classes is learned "
-                "from; set it to null"
+                f"source.clip_benchmark.train_split: {redact(self.root)} is a retrieval dataset, and a probe needs classes; set it "
+                "to null"
             )
         self._classes = None if self.is_retrieval else self._read_classes()
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """`test`, and where there is a split to learn from, before it `train` and `validation`."""
+        """`test`; with a split to train a probe on, also `train` and `validation` before it."""
         return ("train", "validation", "test") if self.train_addresses else ("test",)
 
     def tasks(self, split: Split) -> Sequence[ShardTask]:
-        """One task per shard of the set; those to learn from are read for `train` and for `validation`."""
+        """Return one task per shard; shards of `train_split` are read for `train` and for `validation`."""
         count = None if self._classes is None else len(self._classes.names)
         share = self.config.validation_fraction
         low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
@@ -92,11 +92,11 @@ class ClipBenchmarkSource(Source):
         return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
 
     def classes(self) -> Classes | None:
-        """Of a classification set."""
+        """Return the classes of a classification dataset."""
         return self._classes
 
     def fingerprint(self) -> str:
-        """sha256 over classes, addresses, and sizes and times or entity tags of the shards.
+        """Return the SHA-256 over classes, addresses, and sizes and times or entity tags of the shards.
 
         Raises:
             StorageError: a shard cannot be reached.
@@ -117,7 +117,7 @@ class ClipBenchmarkSource(Source):
             )
         if not count.strip().isdigit() or int(count) < 1:
             raise ConfigError(
-                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {count.strip()!r}, no number of shards"
+                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {count.strip()!r}; write the number of shards"
             )
         return [f"{self.root}/{split}/{number}.tar" for number in range(int(count))]
 
@@ -135,17 +135,17 @@ class ClipBenchmarkSource(Source):
                 f"source.clip_benchmark: {redact(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
                 "add the one or the other"
             )
-        # Labels are numbers of lines, so none within the file may be passed over; line ends after the last one are none.
+        # Labels are line numbers, so an empty line must not be skipped, except at the end of the file.
         lines = [line.strip() for line in text.rstrip().splitlines()]
         if "" in lines:
             raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)}/{name}: line {lines.index('') + 1} is empty; write what belongs "
-                "there, since labels count the lines"
+                f"source.clip_benchmark: {redact(self.root)}/{name}: line {lines.index('') + 1} is empty; fill it in, because "
+                "labels are line numbers"
             )
         return lines
 
     def _text(self, name: str) -> str | None:
-        """A small text file of the set; None where there is none."""
+        """Return the content of a small text file of the dataset; None if it does not exist."""
         try:
             with self.storage.local_copy(f"{self.root}/{name}") as file:
                 return file.read_text(encoding="utf-8")
@@ -161,13 +161,14 @@ class ClipBenchmarkSource(Source):
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """One shard of a set: `sources.source.ShardTask`.
+    """One shard of a dataset: a `sources.source.ShardTask`.
 
     Attributes:
-        address: of the shard.
-        classes: number of classes; None for a set of captions.
-        storage: reaches it.
-        low, high: the samples whose keys hash to between these, of 0 to 1.
+        address: address of the shard.
+        classes: number of classes; None for a retrieval dataset.
+        storage: access to the shard.
+        low: lower bound of the key hashes of the samples to read, from 0 to 1.
+        high: upper bound, excluded.
     """
 
     address: str
@@ -177,13 +178,13 @@ class BenchmarkTask:
     high: float = 1.0
 
     def records(self) -> Iterator[Record | Skip]:
-        """The samples in order; keys get the number of the shard before them, since sets repeat them.
+        """Yield the samples in order; keys are prefixed by the shard number, because shards repeat keys.
 
         Raises:
-            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+            StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
         for item in shard_records(self.address, self.storage, self._read):
-            # Of the two that read a shard to learn from, one tells of its damage.
+            # Shards of `train_split` are read twice; only the task with the upper part reports damage.
             if self.high == 1.0 or isinstance(item, Record) or item.reason != records.TRUNCATED_SHARD:
                 yield item
 

@@ -1,4 +1,4 @@
-"""A prepared split as an evaluation set of CLIP_benchmark, whose layout `sources.clip_benchmark` describes and reads."""
+"""Export of a prepared split in the layout of CLIP_benchmark, which `sources.clip_benchmark` describes and reads."""
 
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -27,13 +27,14 @@ from clips_pipeline.io.atomic import replace_folder
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to write.
+    """What to export.
 
     Attributes:
-        split: of the prepared shards; it is written under the same name.
-        task: `retrieval` writes the captions by people (the web caption where there are none), `classification` the labels.
-        samples_per_shard: at most so many per tar file.
-        upload: URL to copy the finished set to; None keeps it on this machine alone.
+        split: split of the prepared shards; the exported split has the same name.
+        task: `retrieval` exports human captions (or the web caption if there are none), `classification` exports
+            labels.
+        samples_per_shard: limit per tar file.
+        upload: URL to copy the dataset to; None keeps it on this machine only.
     """
 
     split: Split = "test"
@@ -43,21 +44,21 @@ class ExportConfig:
 
 
 def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: ShardCache, storage: Storage) -> int:
-    """Write the set into `folder`, which is replaced, and upload it where that is asked for.
+    """Write the dataset into `folder`, which is replaced, and upload it if configured.
 
     Args:
-        shards: of `prepare`.
-        folder: for the set.
-        config: what to write.
-        remote: copies of shards that are elsewhere.
-        storage: for the upload.
+        shards: folder of prepared shards.
+        folder: folder of the dataset.
+        config: what to export.
+        remote: cache of remote shards.
+        storage: access for the upload.
 
     Returns:
-        number of samples.
+        Number of samples.
 
     Raises:
-        ConfigError: no such split, or nothing in it that fits the task.
-        StorageError: the upload failed; the set on this machine is whole.
+        ConfigError: the split does not exist, or has no sample for the task.
+        StorageError: the upload failed; the dataset on this machine is complete.
     """
     with replace_folder(folder) as made:
         (made / config.split).mkdir()
@@ -89,7 +90,7 @@ def _is_exportable(record: Record, config: ExportConfig) -> bool:
 
 
 def _captions(record: Record) -> list[str]:
-    """Those by people, or else the one of the web. A caption is a line, so a line end within one becomes a blank."""
+    """Return the human captions, or else the web caption. Line ends become blanks, because a caption is one line."""
     people = [" ".join(caption.split()) for caption in record.captions]
     return [caption for caption in people or [" ".join(record.web_caption.split())] if caption]
 
@@ -114,5 +115,5 @@ def _make_sample(record: Record, config: ExportConfig) -> Sample:
         text, ending = str(record.label), "cls"
     else:
         text, ending = "\n".join(_captions(record)), "txt"
-    # Keys stay as they are, '/' included: readers of webdataset's layout take it, and no two become one.
+    # Keys are unchanged, '/' included: readers of webdataset's layout accept them, and they stay unique.
     return {"__key__": record.key, record.extension: record.image, ending: text.encode()}

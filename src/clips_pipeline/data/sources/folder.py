@@ -21,22 +21,22 @@ from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_i
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """Where images and captions are, and how they are split.
+    """Location of images and captions, and how they are split.
 
     Attributes:
-        images: the folder.
-        captions: JSON: a list of `{image, captions: [...]}`, with `caption` (web) and `long_caption` (synthetic) where
-            there are such; CSV: columns `image`, `caption` and perhaps `long_caption`; an image may have several rows;
-            Parquet: columns as the keys of JSON.
+        images: folder of the images.
+        captions: JSON: a list of `{image, captions: [...]}`, optionally with `caption` (web) and `long_caption`
+            (synthetic). CSV: columns `image`, `caption` and optionally `long_caption`; an image may have several rows.
+            Parquet: columns like the keys of JSON.
         fields: other names of these keys or columns.
         classes: JSON: `{names: [...], templates: [...]}`, for zero-shot evaluation by the labels of the captions file;
-            templates have `{}` where the name goes.
-        evaluate_on: `held_out` parts the images by a stable hash of their keys; `train` puts all of them into every
-            split, to see whether a model can learn a few by heart.
-        validation_fraction: of the images, with `held_out`; 0 for none.
-        test_fraction: likewise.
-        split_seed: another number parts them in another way.
-        images_per_task: that one process reads at a time; a task starts a new shard.
+            templates have `{}` in place of the class name.
+        evaluate_on: `held_out` splits the images by a stable hash of their keys; `train` puts all images into every
+            split, to test whether a model can overfit a few images.
+        validation_fraction: fraction of the images, with `held_out`; 0 for no such split.
+        test_fraction: fraction of the images, with `held_out`; 0 for no such split.
+        split_seed: seed of the hash.
+        images_per_task: number of images that one process reads at a time; each task starts a new shard.
     """
 
     images: str
@@ -56,7 +56,7 @@ class FolderConfig:
 
 @dataclass(frozen=True)
 class FolderTask:
-    """Some images of a split, by their rows. A label that names none of the `classes` is a fault; None allows any."""
+    """Images of a split, by their rows. A label must be below `classes`; None allows any label."""
 
     folder: Path
     rows: tuple[CaptionRow, ...]
@@ -69,21 +69,21 @@ class FolderTask:
 
 
 class FolderSource(Source):
-    """Images and captions of one's own.
+    """A folder of images with a captions file.
 
     Args:
-        config: folder, file and split.
+        config: folder, captions file and split.
 
     Raises:
-        ConfigError: the folder, the file or that of the classes is missing or unreadable, or no image of the file is in the
-            folder.
+        ConfigError: the folder, the captions file or the file of the classes is missing or unreadable, or none of the
+            images in the captions file exists.
     """
 
     def __init__(self, config: FolderConfig) -> None:
         self.config = config
         self.folder = Path(config.images).absolute()
         if not self.folder.is_dir():
-            raise ConfigError(f"source.folder.images: {self.folder} is no folder; give the folder with the images")
+            raise ConfigError(f"source.folder.images: {self.folder} is not a folder; give the folder of the images")
         self.rows = read_captions(Path(config.captions), config.fields)
         self._classes = None if config.classes is None else _read_classes(Path(config.classes))
         if not any(_is_file(self.folder / row.image) for row in self.rows if row.fault is None):
@@ -94,25 +94,25 @@ class FolderSource(Source):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Train, and validation and test where their shares are above 0 or all images are in every split."""
+        """`train`, and `validation` and `test` if their fractions are above 0 or every split has all images."""
         if self.config.evaluate_on == "train":
             return ("train", "validation", "test")
         validation: tuple[Split, ...] = ("validation",) if self.config.validation_fraction else ()
         return ("train", *validation, "test") if self.config.test_fraction else ("train", *validation)
 
     def tasks(self, split: Split) -> list[ShardTask]:
-        """The images of `split` in the order of the captions file, `images_per_task` at a time."""
+        """Return the images of `split` in the order of the captions file, `images_per_task` per task."""
         rows = self._rows_by_split.get(split, [])
         step = self.config.images_per_task
         count = None if self._classes is None else len(self._classes.names)
         return [FolderTask(self.folder, tuple(rows[at : at + step]), count) for at in range(0, len(rows), step)]
 
     def classes(self) -> Classes | None:
-        """Of the file that names them."""
+        """Return the classes of the classes file."""
         return self._classes
 
     def fingerprint(self) -> str:
-        """sha256 over configuration, captions file and images; paths and times do not count."""
+        """Return the SHA-256 over configuration, captions file and images; independent of paths and times."""
         total = hashlib.sha256()
         paths = ("images", "captions", "classes")
         settings = {key: value for key, value in digest_mapping(self.config).items() if key not in paths}
@@ -142,7 +142,7 @@ class FolderSource(Source):
 
 
 def key_of(image: str) -> str:
-    """The key of an image: its relative path without the ending; a '.' left over becomes '_', for tar readers."""
+    """Return the key of an image: its relative path without the extension, with other '.' replaced by '_'."""
     path = PurePosixPath(image.replace("\\", "/"))
     return str(path.with_suffix("") if path.suffix else path).replace(".", "_").strip("/")
 

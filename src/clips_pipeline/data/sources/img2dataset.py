@@ -1,4 +1,4 @@
-"""Shards that img2dataset has made, or anything in webdataset's layout, read where they are."""
+"""Shards of img2dataset, or any shards in webdataset's layout, read in place."""
 
 import hashlib
 import json
@@ -19,16 +19,18 @@ NO_SPLIT = "none"
 
 @dataclass(frozen=True)
 class Img2datasetConfig:
-    """Where the shards are. Addresses are paths or URLs, with `{00000..00123}`, `one::two` and lists.
+    """Location of the shards. Addresses are paths or URLs, with `{00000..00123}`, `one::two` and lists.
 
     Attributes:
         train: shards to train on.
-        validation: shards to look at while training; None takes the last `held_out` ones of `train`, `none` makes no such split.
-        test: shards to evaluate on at the end; None takes the `held_out` ones before those, `none` makes no such split.
-        held_out: number of shards, for each split without addresses of its own.
-        fields: where the captions stand; the defaults are the names of Recap-DataComp-1B.
-        rewrite: copy what passes the checks and filters into new shards; otherwise nothing is copied, and the index says
-            which samples are used.
+        validation: shards to monitor training with; None takes the last `held_out` shards of `train`, `none` makes no
+            such split.
+        test: shards for the final evaluation; None takes the `held_out` shards before those, `none` makes no such
+            split.
+        held_out: number of shards for each split without addresses of its own.
+        fields: names of the caption fields; the defaults are those of Recap-DataComp-1B.
+        rewrite: copy the used samples into new shards; otherwise nothing is copied, and the index lists the used
+            samples.
     """
 
     train: str | tuple[str, ...]
@@ -44,11 +46,11 @@ class Img2datasetSource(Source):
 
     Args:
         config: addresses and names of fields.
-        storage: reaches them.
+        storage: access to the shards.
 
     Raises:
-        ConfigError: an address that cannot be used, a shard that is in two splits, fewer shards than are held out, or the
-            first shard of a split cannot be reached.
+        ConfigError: an address is invalid, a shard is in two splits, there are too few shards to hold out, or the first
+            shard of a split cannot be reached.
     """
 
     def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
@@ -71,20 +73,22 @@ class Img2datasetSource(Source):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Train, and validation and test where they are not `none`."""
+        """`train`, and `validation` and `test` unless they are `none`."""
         return tuple(self._addresses)
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[TarTask]:
-        """One task per shard, in the order of the addresses."""
+        """Return one task per shard, in the order of the addresses."""
         tars = [TarTask(address, self.config.fields, self.storage) for address in self.addresses(split)]
         return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
 
     def addresses(self, split: Split) -> list[str]:
-        """The shards of a split."""
+        """Return the addresses of the shards of a split."""
         return self._addresses.get(split, [])
 
     def fingerprint(self) -> str:
-        """sha256 over names of fields, addresses, sizes and entity tags or times of change; no content is read.
+        """Return the SHA-256 over field names, addresses, sizes and entity tags or modification times.
+
+        The content of the shards is not read.
 
         Raises:
             StorageError: a shard cannot be reached.
@@ -123,11 +127,11 @@ def _repetition_message(first: Split, second: Split) -> str:
         return f"twice in {first}; name it once"
     where = f"in {first} and in {second}"
     if first == "train":
-        return f"{where}; what is trained on must not be measured on. Give other shards, or {second}: {NO_SPLIT}"
-    # Validation and test.
+        return f"{where}; evaluation needs samples that are not in train. Give other shards, or {second}: {NO_SPLIT}"
+    # `validation` and `test`.
     return (
-        f"{where}; figures of the test split must come from samples by which nothing was chosen, and validation chooses "
-        f"(searches, checkpoints). Give other shards, or test: {NO_SPLIT} with evaluate.split: validation"
+        f"{where}; the test split must not select anything, and validation selects hyperparameters and checkpoints. "
+        f"Give other shards, or test: {NO_SPLIT} with evaluate.split: validation"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tar files that are there already: read row by row as they are, or copied into new shards."""
+"""Existing tar files: read in place, or copied into new shards."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,11 +13,11 @@ from clips_pipeline.data.storage.files import Storage, StorageError, redact
 
 @contextmanager
 def open_shard(address: str, storage: Storage) -> Iterator[TarFile]:
-    """The tar file at an address: itself, or a copy while it is read.
+    """Open the tar file at an address; a remote one is copied while it is read.
 
     Raises:
-        StorageError: it cannot be had, and the storage says `unreachable: stop`.
-        BadSampleError: likewise where it says `skip`, or it is no tar.
+        StorageError: the file cannot be read, and the storage has `unreachable: stop`.
+        BadSampleError: the file cannot be read, and the storage has `unreachable: skip`; or it is not a tar.
     """
     with ExitStack() as stack:
         try:
@@ -32,15 +32,15 @@ def open_shard(address: str, storage: Storage) -> Iterator[TarFile]:
 def shard_records(
     address: str, storage: Storage, read: Callable[[TarFile, int], Record | Skip | None]
 ) -> Iterator[Record | Skip]:
-    """The samples of a shard in order, and a `Skip` where it cannot be read to its end.
+    """Yield the samples of a shard in order, and a `Skip` if the shard cannot be read to its end.
 
     Args:
         address: path or URL.
-        storage: reaches it.
-        read: the sample of a row, None for none; it may raise `BadSampleError`.
+        storage: access to the shard.
+        read: function that returns the sample of a row, or None to ignore it; it may raise `BadSampleError`.
 
     Raises:
-        StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+        StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
     """
     try:
         with open_shard(address, storage) as tar:
@@ -59,12 +59,12 @@ def shard_records(
 
 @dataclass(frozen=True)
 class TarTask:
-    """A tar file that is read as it is: the index names it, and nothing is written.
+    """A tar file to be read in place: the index refers to it, and nothing is written.
 
     Attributes:
         address: absolute path or URL.
-        fields: where the captions stand.
-        storage: reaches the file.
+        fields: names of the caption fields.
+        storage: access to the file.
     """
 
     address: str
@@ -72,20 +72,20 @@ class TarTask:
     storage: Storage
 
     def read(self, tar: TarFile, row: int) -> Record:
-        """The sample of a row.
+        """Return the sample of a row.
 
         Raises:
-            BadSampleError: it cannot be used.
+            BadSampleError: the sample cannot be used.
         """
         return parse_sample(tar.read(row), self.fields)
 
 
 @dataclass(frozen=True)
 class CopyTask:
-    """The samples of one tar file, to be written into new shards: `sources.source.ShardTask`."""
+    """The samples of one tar file, to be written into new shards: a `sources.source.ShardTask`."""
 
     tar: TarTask
 
     def records(self) -> Iterator[Record | Skip]:
-        """The samples in order; raises as `shard_records`."""
+        """Yield the samples in order; raises like `shard_records`."""
         return shard_records(self.tar.address, self.tar.storage, self.tar.read)

@@ -1,4 +1,4 @@
-"""Shards with web captions alone, joined with tables of synthetic ones."""
+"""Shards with web captions, joined with Parquet tables of synthetic captions."""
 
 import hashlib
 import json
@@ -28,18 +28,18 @@ from clips_pipeline.io.atomic import replace_file
 
 @dataclass(frozen=True)
 class RecaptionConfig:
-    """Shards, tables, and what joins them.
+    """Shards, tables, and how to join them.
 
     Attributes:
-        train: shards to train on, as in `img2dataset`; so are the next three.
-        validation: shards to look at while training, or `none`.
-        test: shards to evaluate on, or `none`.
+        train: shards to train on, as in `img2dataset`.
+        validation: shards to monitor training with, or `none`, as in `img2dataset`.
+        test: shards for the final evaluation, or `none`, as in `img2dataset`.
         held_out: number of shards for each of the two without addresses.
         tables: Parquet files of synthetic captions, with `{…}`, `::`, lists and `*`.
-        on: `key` finds a row by the sample's key, `sha256` by the field of that name in its JSON.
+        on: how a sample finds its row: `key` by its key, `sha256` by the field `sha256` of its JSON.
         columns: names of columns of the tables.
-        web: where the web caption stands in a sample, as `web` of `SampleFields`.
-        memory_mib: for the join; more rows than fit take longer, not more memory.
+        web: name of the web caption field, like `web` of `SampleFields`.
+        memory_mib: memory for the join, in MiB; larger tables take longer, not more memory.
     """
 
     train: str | tuple[str, ...]
@@ -54,15 +54,15 @@ class RecaptionConfig:
 
 
 class RecaptionSource(Source):
-    """The join as a source. The table is built when the first samples are asked for.
+    """The join as a source. The table is built when the tasks are first requested.
 
     Args:
         config: shards and tables.
-        storage: reaches both.
-        work: folder for the table; kept, so that it is built once.
+        storage: access to both.
+        work: folder of the table, which is kept for later runs.
 
     Raises:
-        ConfigError: as `Img2datasetSource`; a table that cannot be reached.
+        ConfigError: see `Img2datasetSource`; or a table cannot be reached.
     """
 
     def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
@@ -85,16 +85,16 @@ class RecaptionSource(Source):
         return self._shards.splits
 
     def tasks(self, split: Split) -> Sequence[ShardTask]:
-        """One task per shard.
+        """Return one task per shard.
 
         Raises:
-            ConfigError: a table is no Parquet file or lacks a column.
-            StorageError: a table cannot be had.
+            ConfigError: a table is not a Parquet file or lacks a column.
+            StorageError: a table cannot be read.
         """
         return self._join_tasks(split, self._table())
 
     def fingerprint(self) -> str:
-        """sha256 over names of fields and columns, and identities of shards and tables.
+        """Return the SHA-256 over field and column names, and the identities of shards and tables.
 
         Raises:
             StorageError: a shard or a table cannot be reached.
@@ -103,10 +103,10 @@ class RecaptionSource(Source):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def notes(self) -> dict[str, int]:
-        """Rows of the tables by what became of them; call it when all tasks are done.
+        """Return the number of used, unmatched, repeated and empty table rows; call it after all tasks are done.
 
         Raises:
-            StorageError: what a task has left is gone, and its shard cannot be had to find it again.
+            StorageError: the matches of a task were deleted, and its shard cannot be read again.
         """
         table = self._table()
         seen = np.zeros((table.counts.rows + table.counts.repeated + 7) // 8, np.uint8)
@@ -143,7 +143,7 @@ class RecaptionSource(Source):
 
 @dataclass(frozen=True)
 class JoinTask:
-    """The samples of one shard with captions of the table: `sources.source.ShardTask`."""
+    """The samples of one shard with captions from the table: a `sources.source.ShardTask`."""
 
     address: str
     web: str
@@ -152,14 +152,14 @@ class JoinTask:
     table: CaptionTable
 
     def records(self) -> Iterator[Record | Skip]:
-        """The samples in order; one that the table does not know is a `Skip`.
+        """Yield the samples in order; a sample without a row in the table gives a `Skip`.
 
         Raises:
-            StorageError: the shard cannot be had, and the storage says `unreachable: stop`.
+            StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
         matched: list[int] = []
         yield from shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
-        # Which rows were used, so that those without a sample can be counted at the end.
+        # The numbers of the matched rows, from which `notes` counts the unmatched ones.
         self._matched_file.parent.mkdir(exist_ok=True)
         with replace_file(self._matched_file) as temporary, temporary.open("wb") as opened:
             np.save(opened, np.array(matched, np.int64))
@@ -180,13 +180,13 @@ class JoinTask:
         return replace(record, score=found.score)
 
     def matched(self) -> NDArray[np.int64]:
-        """Numbers of the table's rows that have a sample here; the task is run where it has not left them.
+        """Return the numbers of the table rows that match a sample; runs the task if they are not on disk.
 
         Raises:
-            StorageError: as `records`.
+            StorageError: see `records`.
         """
         if not self._matched_file.is_file():
-            # Done in an earlier run, and the folder of tables, which is safe to delete, was deleted since.
+            # The task was done in an earlier run, and the folder of tables, which may be deleted, was deleted since.
             for _ in self.records():
                 pass
         return np.asarray(np.load(self._matched_file, allow_pickle=False), np.int64)
@@ -201,5 +201,5 @@ def _matching_files(pattern: str, storage: Storage) -> list[str]:
         return [pattern]
     found = storage.list(pattern)
     if not found:
-        raise ConfigError(f"source.recaption.tables: nothing matches {pattern}; name Parquet files")
+        raise ConfigError(f"source.recaption.tables: no file matches {pattern}; name Parquet files")
     return found

@@ -1,4 +1,4 @@
-"""What every source of samples offers to `data.prepare.run`."""
+"""Interface of the sources, and the stable hash split."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class ShardTask(Protocol):
-    """The samples of one piece of a split, made in one worker process. Must pickle."""
+    """The samples of one part of a split, read by one worker process. Must be picklable."""
 
     def records(self) -> Iterator[Record | Skip]:
-        """The samples in a fixed order; what cannot be used comes as a `Skip`, not as an exception."""
+        """Yield the samples in a fixed order; a sample that cannot be used gives a `Skip`, not an exception."""
         ...
 
 
@@ -23,34 +23,34 @@ class Source(Protocol):
     """Samples by split. All methods are pure: the same source gives the same samples in the same order.
 
     Attributes:
-        fields: where the captions stand in the shards of the index, and whether a sample without them is bad.
+        fields: names of the caption fields in the shards of the index, and whether captions are required.
     """
 
     fields: SampleFields = SampleFields()
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits this source has, in the order in which they are written."""
+        """The splits of this source, in the order in which they are written."""
         ...
 
     def tasks(self, split: Split) -> "Sequence[ShardTask] | Sequence[TarTask]":
-        """The pieces of `split`, in order; each is the work of one process: written into shards of its own, or read."""
+        """Return the parts of `split`, in order; each is written into shards of its own, or read in place."""
         ...
 
     def fingerprint(self) -> str:
-        """A digest of everything the samples depend on besides code: parameters and the content of files read."""
+        """Return a digest of the parameters and input files that determine the samples; the code does not count."""
         ...
 
     def notes(self) -> dict[str, int]:
-        """Counts that only the source knows, such as rows of a table without a sample; asked when all tasks are done."""
+        """Return counts that only the source knows, such as unmatched table rows; called after all tasks are done."""
         return {}
 
     def classes(self) -> Classes | None:
-        """Classes for zero-shot evaluation, where samples carry labels."""
+        """Return the classes for zero-shot evaluation if samples have labels."""
         return None
 
 
 def hash_to_unit_interval(key: str) -> float:
-    """A number from 0 to below 1 that follows from the key alone: samples that are added later move no others."""
+    """Hash a key to a number in [0, 1), for a stable split: adding samples moves no others."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

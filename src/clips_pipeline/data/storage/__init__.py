@@ -1,3 +1,3 @@
-"""Files on this machine and elsewhere: URLs, retries, and a bounded cache of remote shards."""
+"""Local and remote files: addresses, file systems, retries."""
 
 __all__ = ["files", "retry", "urls"]

@@ -1,6 +1,6 @@
-"""Files on this machine and elsewhere (`s3://`, `gs://`, `http://`), by fsspec, with bounded retries.
+"""Access to local and remote files (`s3://`, `gs://`, `http://`) through fsspec, with bounded retries.
 
-fsspec is imported where it is used: the Kedro process starts without it, and a forked worker makes connections of its own.
+fsspec is imported inside functions: the Kedro process starts without it, and a forked worker opens its own connections.
 """
 
 import os
@@ -26,7 +26,7 @@ from clips_pipeline.io.atomic import replace_file
 T = TypeVar("T")
 Options = Mapping[str, Mapping[str, Any]]
 
-# Their folders are only parts of names; making one may even make a bucket.
+# A folder is only a part of the name there; creating one might create a bucket.
 _PROTOCOLS_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
 _LISTABLE_PROTOCOLS = ("s3", "gs", "gcs")
 _MIN_FILES_TO_LIST = 8
@@ -36,15 +36,16 @@ _READ_AHEAD = 1 << 20
 
 @dataclass(frozen=True)
 class StorageConfig:
-    """How files elsewhere are reached.
+    """Access to remote files.
 
     Attributes:
-        retries: further attempts after one that failed, for each file.
-        back_off_s: seconds before the first of them; each further pause is twice as long, and a little random.
-        timeout_s: seconds without a byte after which an attempt has failed.
-        unreachable: a shard that cannot be had ends the run (`stop`), or its samples are left out and counted (`skip`).
-        allow_pipe: whether `pipe:COMMAND` may be an address, which runs COMMAND in a shell.
-        cache_gib: of disk for copies of remote shards; those used longest ago make room.
+        retries: further attempts after the first one failed, for each file.
+        back_off_s: seconds before the first retry; each further pause is twice as long, with a small random part.
+        timeout_s: seconds without a byte after which an attempt fails.
+        unreachable: what happens if a shard cannot be read: `stop` ends the run, `skip` leaves its samples out and
+            counts them.
+        allow_pipe: whether `pipe:COMMAND` is allowed as an address; it runs COMMAND in a shell.
+        cache_gib: disk space for copies of remote shards, in GiB; the least recently used copies are deleted first.
     """
 
     retries: Annotated[int, Ge(0), Le(1000)] = 5
@@ -56,35 +57,37 @@ class StorageConfig:
 
     @property
     def max_wait_s(self) -> float:
-        """Seconds until a server that never answers has been given up."""
+        """Upper bound on the seconds until a server that never answers is given up."""
         return self.timeout_s * (self.retries + 1) + max_total_pause(self.retries, self.back_off_s)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Reads and writes whole files by address. Pickles.
+    """Reader and writer of whole files by address. Can be pickled.
 
     Attributes:
-        config: retries and time-outs.
-        options: for fsspec, by protocol, such as `{"s3": {"key": …, "secret": …}}`; never shown.
+        config: retries and timeouts.
+        options: options of fsspec by protocol, such as `{"s3": {"key": …, "secret": …}}`; never logged.
     """
 
     config: StorageConfig = field(default_factory=StorageConfig)
     options: Options = field(default_factory=dict, repr=False)
 
     def size(self, address: str) -> int:
-        """Bytes of a file.
+        """Return the size of a file in bytes.
 
         Raises:
-            StorageError: it cannot be reached.
+            StorageError: the file cannot be reached.
         """
         return int(self._info(address)["size"])
 
     def identity(self, address: str) -> str:
-        """What changes when the file does: its size with its entity tag or time of change; reads no content.
+        """Return a text that changes when the file changes: its size with its entity tag or modification time.
+
+        The content is not read.
 
         Raises:
-            StorageError: it cannot be reached.
+            StorageError: the file cannot be reached.
         """
         if not is_remote(address):
             stat = self._with_retries(address, lambda: _path(address).stat())
@@ -94,10 +97,10 @@ class Storage:
         return _identity(self._info(address))
 
     def identities(self, addresses: Sequence[str]) -> list[str]:
-        """`identity` of many: folders of an object store are listed once, others asked side by side.
+        """Return `identity` of many files; object store folders are listed once, other files are queried in parallel.
 
         Raises:
-            StorageError: one cannot be reached.
+            StorageError: a file cannot be reached.
         """
         folders: dict[str, list[str]] = {}
         for address in addresses:
@@ -124,10 +127,10 @@ class Storage:
 
     @contextmanager
     def local_copy(self, address: str) -> Iterator[Path]:
-        """The file on this machine: itself, or a copy that is removed afterwards.
+        """Yield a local path of the file: its own path, or a copy that is deleted on exit.
 
         Raises:
-            StorageError: it cannot be had.
+            StorageError: the file cannot be read.
         """
         if not is_remote(address):
             path = _path(address)
@@ -140,10 +143,10 @@ class Storage:
             yield target
 
     def fetch(self, address: str, target: Path) -> None:
-        """Copy a whole file to `target`, which is there before the copy is whole, and bring it to the disk.
+        """Copy a whole file to `target` and flush it to the disk. The copy is not atomic.
 
         Raises:
-            StorageError: it cannot be had, or the disk is full; `target` is gone then.
+            StorageError: the file cannot be read, or the disk is full; `target` is deleted.
         """
         try:
             self._with_retries(address, lambda: self._copy(address, target))
@@ -152,14 +155,14 @@ class Storage:
             raise
 
     def should_skip(self, error: StorageError) -> bool:
-        """Whether the file of `error` is to be left out and counted. A full disk here says nothing about a file there."""
+        """Return whether to skip and count the file of `error`. A full local disk is never a reason to skip."""
         return self.config.unreachable == "skip" and error.errno not in DISK_FULL
 
     def upload(self, file: Path, address: str) -> None:
-        """Copy a file of this machine to `address`; folders on the way are made.
+        """Copy a local file to `address`; missing folders are created.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the address cannot be written.
         """
         if address.startswith("pipe:"):
             raise ConfigError(f"{redact(address)}: a command cannot be written to; give a path or a URL")
@@ -179,12 +182,12 @@ class Storage:
             self._with_retries(address, lambda: shutil.copyfile(file, temporary))
 
     def open(self, address: str) -> BinaryIO:
-        """Open for reading at any place, for formats such as Parquet. What is read later is tried again like all else.
+        """Open a file for random access, for formats such as Parquet. Later reads are retried as well.
 
-        Of a server that only gives whole files this one is fetched at once, into a temporary file.
+        If the server supports only whole files, the file is downloaded to a temporary file first.
 
         Raises:
-            StorageError: it cannot be had; also while reading.
+            StorageError: the file cannot be read; reads of the returned file raise it too.
         """
         if not is_remote(address):
             return self._with_retries(address, lambda: _path(address).open("rb"))
@@ -193,11 +196,11 @@ class Storage:
             if file is not None:
                 return file
         with self.local_copy(address) as path:
-            # Open, it outlives its name.
+            # On Linux, an open file stays readable after its name is deleted.
             return path.open("rb")
 
     def _open_remote(self, address: str) -> BinaryIO | None:
-        """fsspec's file, which reads ahead, but every request is tried again; None where the server gives no parts."""
+        """Open with fsspec's read-ahead and retry each request; None if the server does not support range requests."""
         fs, path = self._fs(address)
         size = self.size(address)
         if not size:
@@ -205,7 +208,7 @@ class Storage:
         file = fs.open(path, "rb", size=size, block_size=_READ_AHEAD, cache_type="readahead")
         fetch = file.cache.fetcher
         try:
-            # Not the first byte: that one any server can give.
+            # The last byte: servers without range requests can still serve the first one.
             fetch(size - 1, size)
         except ValueError:
             return None
@@ -213,14 +216,14 @@ class Storage:
         def read(begin: int, end: int) -> bytes:
             found: bytes = fetch(begin, end)
             if len(found) != end - begin:
-                raise OSError(f"{len(found)} bytes came, {end - begin} were asked for")
+                raise OSError(f"{len(found)} bytes received, {end - begin} requested")
             return found
 
         file.cache.fetcher = lambda begin, end: self._with_retries(address, lambda: read(begin, end))
         return cast(BinaryIO, file)
 
     def list(self, pattern: str) -> list[str]:
-        """Addresses that match a pattern with `*`, sorted.
+        """Return the addresses that match a pattern with `*`, sorted.
 
         Raises:
             StorageError: the folder cannot be reached.
@@ -235,11 +238,11 @@ class Storage:
     def _info(self, address: str) -> dict[str, Any]:
         def info() -> dict[str, Any]:
             fs, path = self._fs(address)
-            # Instances are kept and so are their listings: a file may have changed since.
+            # fsspec caches instances and their listings; the file may have changed since.
             fs.invalidate_cache()
             found: dict[str, Any] = fs.info(path)
             if found.get("size") is None:
-                raise ValueError("the server does not say how long the file is")
+                raise ValueError("the server does not report the size of the file")
             return found
 
         return self._with_retries(address, info)
@@ -253,7 +256,7 @@ class Storage:
                 write_command_output(address.removeprefix("pipe:"), out, self.config.timeout_s)
         else:
             fs, path = self._fs(address)
-            # One request for the whole; the libraries notice when fewer bytes come than were announced.
+            # One request for the whole file; the libraries raise if fewer bytes arrive than announced.
             fs.get_file(path, str(target))
         with target.open("rb") as written:
             os.fsync(written.fileno())
@@ -261,8 +264,8 @@ class Storage:
     def _with_retries(self, address: str, work: Callable[[], T]) -> T:
         if address.startswith("pipe:") and not self.config.allow_pipe:
             raise ConfigError(
-                f"{shlex.quote(redact(address))} would run a command in a shell, and whoever writes a list of shards could "
-                "run anything; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
+                f"{shlex.quote(redact(address))} would run a command in a shell, so the author of a list of shards could run "
+                "any command; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
             )
         return call_with_retries(
             work,

@@ -1,4 +1,4 @@
-"""Trying again what may go better the next time, a bounded number of times, and errors that show no credential."""
+"""Bounded retries for storage access, and error messages without credentials."""
 
 import errno
 import logging
@@ -15,9 +15,9 @@ T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _MAX_PAUSE_S = 60.0
-# Asking again may help: the server is busy, or asks to be asked later.
+# HTTP status codes worth a retry: the server is busy or asks for a later request.
 _TRANSIENT_STATUS = (408, 425, 429)
-# Missing, forbidden, or an address or option that cannot be used (`ValueError`, `TypeError`).
+# A retry cannot help: the file is missing or forbidden, or an address or option is invalid (`ValueError`, `TypeError`).
 _PERMANENT_ERRORS = (
     FileNotFoundError,
     PermissionError,
@@ -28,18 +28,18 @@ _PERMANENT_ERRORS = (
     AttributeError,
     ValueError,
 )
-# Botocore's, by name, so that nothing has to be imported.
+# Botocore's errors, by name, to avoid importing it.
 _PERMANENT_ERROR_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
 _SECRET = re.compile("key|secret|token|pass|auth|sign|account", re.IGNORECASE)
-# Shorter ones would stand in every second word.
+# A shorter secret would occur inside ordinary words.
 _MIN_SECRET_LENGTH = 4
 
 
 class StorageError(OSError):
-    """A file that cannot be had or written; the message names address, attempts and cause, `errno` is the cause's.
+    """A file that cannot be read or written. The message names address, attempts and cause, `errno` is the cause's.
 
     Attributes:
-        missing: there is no such file, and asking again will not change that.
+        missing: the file does not exist, so a retry cannot help.
     """
 
     missing = False
@@ -48,20 +48,20 @@ class StorageError(OSError):
 def call_with_retries(
     work: Callable[[], T], address: str, *, retries: int, back_off_s: float, secrets: tuple[str, ...] = ()
 ) -> T:
-    """What `work` returns, called again where that may help, after pauses that double and are a little random.
+    """Return the result of `work`, calling it again after transient errors with random, exponentially growing pauses.
 
     Args:
-        work: begins anew with each call.
-        address: for messages.
-        retries: further calls after one that failed.
-        back_off_s: seconds before the first of them.
-        secrets: texts that no message may hold.
+        work: the operation; each call starts from the beginning.
+        address: address of the file, for messages.
+        retries: further calls after the first one failed.
+        back_off_s: seconds before the first retry.
+        secrets: texts to remove from messages.
 
     Raises:
-        StorageError: the last call failed too, or one failed in a way that no further one can mend.
+        StorageError: the last call failed, or a call failed with an error that a retry cannot fix.
         ConfigError: raised by `work`.
     """
-    # Here and not above: where tornado is installed, tenacity imports it too.
+    # Imported here: if tornado is installed, tenacity imports it too.
     import tenacity
 
     def log_retry(state: tenacity.RetryCallState) -> None:
@@ -70,7 +70,7 @@ def call_with_retries(
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(retries + 1),
-        # Random, so that workers do not ask in step.
+        # The random part keeps workers from retrying at the same time.
         wait=tenacity.wait_exponential(back_off_s, max=_MAX_PAUSE_S) + tenacity.wait_random(0, back_off_s / 2),
         retry=tenacity.retry_if_exception(_is_transient),
         before_sleep=log_retry,
@@ -90,7 +90,7 @@ def call_with_retries(
 
 
 def max_total_pause(retries: int, back_off_s: float) -> float:
-    """Seconds of all pauses together, at most."""
+    """Return an upper bound on the total seconds of all pauses."""
     return sum(min(back_off_s * 2.0**number, _MAX_PAUSE_S) + back_off_s / 2 for number in range(retries))
 
 
@@ -99,7 +99,7 @@ def _cause_text(error: BaseException | None, secrets: tuple[str, ...]) -> str:
 
 
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Without user names, passwords and signatures that URLs may hold, and without `secrets`."""
+    """Return `text` without the user names, passwords and signatures of URLs, and without `secrets`."""
     text = re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
     for secret in secrets:
         text = text.replace(secret, "…")
@@ -107,7 +107,7 @@ def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
 
 
 def secret_values(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The values of fsspec's options that are credentials, judged by their names; the longest first."""
+    """Return the values of fsspec options whose names suggest credentials, longest first."""
     return tuple(sorted(set(_secrets(options, False)), key=len, reverse=True))
 
 
@@ -123,7 +123,7 @@ def _secrets(value: Any, secret: bool) -> Iterator[str]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether another attempt may go better: not so where the file is missing, forbidden, or the disk is full."""
+    """Return whether a retry may succeed: no if the file is missing or forbidden, or the disk is full."""
     if not isinstance(error, Exception) or isinstance(error, (StorageError, *_PERMANENT_ERRORS)):
         return False
     if type(error).__name__ in _PERMANENT_ERROR_NAMES:

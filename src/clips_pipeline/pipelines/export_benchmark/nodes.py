@@ -1,4 +1,4 @@
-"""The node that writes an evaluation set."""
+"""Node of the `export_benchmark` pipeline."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Shards to an evaluation set of CLIP_benchmark."""
+"""The `export_benchmark` pipeline: prepared shards to a dataset in the layout of CLIP_benchmark."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.export_benchmark import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`clip_benchmark_set` from a split of `shards`."""
+    """Return the pipeline that makes `clip_benchmark_set` from a split of `shards`."""
     inputs = ["params:export_benchmark", "shards", "remote_shards", "paths"]
     node = Node(nodes.export, inputs, "clip_benchmark_set", name="export_benchmark_node")
     return Pipeline([node], tags="export_benchmark")

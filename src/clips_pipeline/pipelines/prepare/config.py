@@ -1,4 +1,4 @@
-"""What can be set about preparing data."""
+"""Parameters of the `prepare` pipeline."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -20,15 +20,15 @@ from clips_pipeline.text.tokenizers.train_vocabulary import MIN_VOCAB_SIZE
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where samples come from: `kind` chooses, the group of that name says the rest.
+    """Source of the samples: `kind` selects one of the groups.
 
     Attributes:
-        kind: which of the groups below is read.
+        kind: the group that is read.
         scenes: the embedded data.
-        folder: images and one file of captions.
+        folder: a folder of images and one captions file.
         img2dataset: shards in place, local or remote.
-        recaption: such shards, and tables of synthetic captions.
-        clip_benchmark: an evaluation set in the layout of CLIP_benchmark.
+        recaption: such shards, joined with tables of synthetic captions.
+        clip_benchmark: a dataset for evaluation in the layout of CLIP_benchmark.
     """
 
     kind: Literal["scenes", "folder", "img2dataset", "recaption", "clip_benchmark"] = "scenes"
@@ -46,7 +46,7 @@ class SourceConfig:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Of its images, shards and tables; empty for the embedded data."""
+        """Addresses of images, shards and tables; empty for the embedded data."""
         found = {
             "folder": self.folder and (self.folder.images, self.folder.captions),
             "img2dataset": self.img2dataset and (self.img2dataset.train,),
@@ -69,9 +69,9 @@ class TokenizerConfig:
     """The tokenizer: `trained` on the captions of the train split, or made from a vocabulary file.
 
     Attributes:
-        kind: `trained` and `wordpiece` give BERT-style WordPiece, `clip_bpe` CLIP's byte pairs.
-        vocabulary_size: of `trained`.
-        vocabulary_file: `vocab.txt` of `wordpiece`, merges of `clip_bpe`.
+        kind: `trained` and `wordpiece` are BERT-style WordPiece, `clip_bpe` is CLIP's byte-pair encoding.
+        vocabulary_size: size for `trained`.
+        vocabulary_file: `vocab.txt` for `wordpiece`, the merges file for `clip_bpe`.
     """
 
     kind: Literal["trained", "wordpiece", "clip_bpe"] = "trained"
@@ -85,18 +85,20 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Source, shards, tokenizer and report.
+    """Parameters of source, shards, tokenizer and data health report.
 
     Attributes:
-        source: where samples come from.
-        tokenizer: how text becomes ids.
-        processes: that make shards side by side; the result does not depend on it.
-        run_on: these processes, or a cluster; the result does not depend on it.
-        max_skipped_fraction: of samples that cannot be used; more stop the run. A damaged shard counts as many as others hold.
-        max_pixels: of an image; more count as a decompression bomb.
-        interleaved: samples of shards in place whose files do not stand side by side: other readers would see pieces.
-        filters: of usable samples, those that are wanted.
-        health: what the data health report reads.
+        source: source of the samples.
+        tokenizer: how text becomes token ids.
+        processes: number of processes that make shards; the result does not depend on it.
+        run_on: executor of the jobs; the result does not depend on it.
+        max_skipped_fraction: limit on the fraction of samples that cannot be used; above it, the run fails. A damaged
+            shard counts as the mean number of samples of the others.
+        max_pixels: limit on the pixels of an image; more count as a decompression bomb.
+        interleaved: whether to use samples of shards in place whose files are separated by files of other samples;
+            other readers would see partial samples.
+        filters: conditions on usable samples.
+        health: parameters of the data health report.
     """
 
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -111,5 +113,5 @@ class PrepareConfig:
 
     @property
     def rules(self) -> Rules:
-        """Which samples are taken."""
+        """Rules on which samples are used."""
         return Rules(self.max_pixels, self.interleaved, self.filters)

@@ -1,4 +1,4 @@
-"""The nodes that prepare data. Each does nothing when what it would make is there and current."""
+"""Nodes of the `prepare` pipeline. A node does nothing if its output exists and is current."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
-    """The source that the parameters choose: `data.sources.source.Source`.
+    """Return the source that the parameters select, a `data.sources.source.Source`.
 
     Raises:
         ConfigError: its folder or files are missing or unreadable.
@@ -49,13 +49,13 @@ def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
 
 
 def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:
-    """Whether `shards` holds what these parameters would prepare."""
+    """Return whether `shards` holds what these parameters would prepare."""
 
     return run.is_current(make_source(parameters, storage, tables), shards, rules=typed("prepare", parameters).rules)
 
 
 def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, Path]) -> Path:
-    """Source to validated shards and their index."""
+    """Write validated shards and their index from the source."""
 
     config = typed("prepare", parameters)
     source, target = make_source(parameters, remote.storage, paths["caption_tables"]), paths["shards"]
@@ -71,7 +71,7 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, 
 
 
 def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths: Mapping[str, Path]) -> Path:
-    """The tokenizer: trained on the train split's captions, or made from a vocabulary file."""
+    """Write the tokenizer: trained on the captions of the train split, or made from a vocabulary file."""
 
     config, target = typed("prepare", parameters).tokenizer, paths["tokenizer"]
     facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": digest_mapping(config)}
@@ -105,11 +105,11 @@ def report_health(
     remote: Any,
     paths: Mapping[str, Path],
 ) -> Path:
-    """What the data consists of, what was left out and what the model will read of it, as one HTML file."""
+    """Write the data health report (HTML): content of the data, samples left out, and what the model reads."""
     config, target = typed("prepare", parameters).health, paths["data_health"]
     rows = from_mapping(CaptionConfig, captions, "train.captions")
     index = load_index(shards)
-    # The fingerprint too: another filter or source may leave the same samples and other counts.
+    # Includes the fingerprint: another filter or source may give the same samples but other counts.
     facts = {
         "format": formats.DATA_HEALTH,
         "health": digest_mapping(config),
@@ -126,22 +126,22 @@ def report_health(
     return target
 
 
-# A stamp says of which facts a file or folder was made, so that making it again can be left out. It stands beside what it
-# vouches for, so that it travels neither with an exported model nor through DVC.
+# A stamp records what a file or folder was made from, so that it need not be made again. It is stored beside its
+# target, so that neither an exported model nor DVC includes it.
 
 
 def _stamp_file(made: Path) -> Path:
-    """Where the stamp of `made` stands."""
+    """Return the path of the stamp of `made`."""
     return made.with_name(f".{made.name}.stamp")
 
 
 def _stamp(made: Path, facts: dict[str, Any]) -> None:
-    """Remember the facts. Call it last: what has no stamp is made again."""
+    """Write the stamp. Call it last: an output without a stamp is made again."""
     _stamp_file(made).write_text(json.dumps({"facts": facts, "contents": _contents(made)}, indent=1, sort_keys=True))
 
 
 def _is_stamped(made: Path, facts: dict[str, Any]) -> bool:
-    """Whether `made` exists, was made of `facts`, and holds what it held then."""
+    """Return whether `made` exists, was made from `facts`, and is unchanged since."""
     try:
         found = json.loads(_stamp_file(made).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -150,6 +150,6 @@ def _is_stamped(made: Path, facts: dict[str, Any]) -> bool:
 
 
 def _contents(made: Path) -> dict[str, str]:
-    """sha256 of a file, or of every file of a folder, by name."""
+    """Return the SHA-256 of a file, or of every file of a folder, by name."""
     files = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()}

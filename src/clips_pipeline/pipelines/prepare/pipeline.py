@@ -1,4 +1,4 @@
-"""Source to shards to tokenizer, and a report on them."""
+"""The `prepare` pipeline: source to shards to tokenizer, and the data health report."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clips_pipeline.pipelines.prepare import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """`shards`, `tokenizer` and the data health report from `params:prepare`; the report shows what `train.captions` reads."""
+    """Return the pipeline that makes `shards`, `tokenizer` and `data_health` (which reads `train.captions`)."""
     reported = ["params:prepare", "params:train.captions", "shards", "tokenizer", "remote_shards", "paths"]
     tokenized = ["params:prepare", "shards", "remote_shards", "paths"]
     return Pipeline(

@@ -167,7 +167,7 @@ def test_normalise() -> None:
     images_BCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     found = normalize(images_BCHW, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
     torch.testing.assert_close(found.flatten(), torch.tensor([-1.0, 3.0, 0.0]))
-    with pytest.raises(TypeError, match="normalised twice"):
+    with pytest.raises(TypeError, match="normalized twice"):
         normalize(found, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
 
 

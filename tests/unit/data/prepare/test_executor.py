@@ -55,7 +55,7 @@ def test_a_job_that_kills_every_process_is_one_clear_error_and_the_rest_stays_do
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes]
 ) -> None:
     work.kill(5, times=99)
-    with pytest.raises(ConfigError, match=r"killed 3 times.*memory.*goes on from there"):
+    with pytest.raises(ConfigError, match=r"killed 3 times.*memory.*same command resumes"):
         prepare(work, tmp_path / "shards", processes=2, rules=RULES)
     done = [len(work.begun(number)) for number in range(5)]
     (work.folder / "kill-5").unlink()
@@ -183,7 +183,7 @@ def test_a_job_that_kills_every_worker_is_one_clear_error_and_the_rest_stays_don
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], cluster: str
 ) -> None:
     work.kill(5, times=99)
-    with pytest.raises(ConfigError, match=r"workers of the cluster were killed.*memory.*goes on from there"):
+    with pytest.raises(ConfigError, match=r"workers of the cluster were killed.*memory.*same command resumes"):
         prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
     done = [len(work.begun(number)) for number in range(5)]
     assert len(work.begun(5)) == 2
@@ -229,7 +229,7 @@ def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repositor
     ending = threading.Thread(target=end_scheduler)
     ending.start()
     try:
-        with pytest.raises(ConfigError, match=r"the scheduler at tcp://.* went away.*goes on from there"):
+        with pytest.raises(ConfigError, match=r"the scheduler at tcp://.* stopped.*same command resumes"):
             prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", address))
     finally:
         held.unlink()

@@ -106,7 +106,7 @@ def test_without_filters_all_that_can_be_used_is_taken() -> None:
     [
         (FilterConfig, {"min_side": 0}, "min_side: 0 must be at least 1"),
         (FilterConfig, {"max_aspect": 0.5}, "max_aspect: 0.5 must be at least 1"),
-        (CaptionFilter, {"min_words": 5, "max_words": 4}, "nothing lies between"),
+        (CaptionFilter, {"min_words": 5, "max_words": 4}, "min_words: 5 is above max_words 4"),
         (CaptionFilter, {"max_characters": 0}, "max_characters: 0"),
         (CaptionFilter, {"min_letter_fraction": 50.0}, "at most 1"),
         (CaptionFilter, {"max_run": 0}, "max_run: 0"),

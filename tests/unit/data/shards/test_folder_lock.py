@@ -93,7 +93,7 @@ def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch:
 def test_what_is_being_replaced_is_not_read(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     prepare(source(4), shards)
-    with lock_for_replacement(shards), pytest.raises(ConfigError, match="is being made anew by process"):
+    with lock_for_replacement(shards), pytest.raises(ConfigError, match="is being replaced by process"):
         ShardSet(shards, "train")
     assert len(list(eval_samples(shards, "train"))) == 4
 

@@ -138,7 +138,7 @@ def test_remote_sets(captions: Path, classes: Path) -> None:
     ("damage", "message"),
     [
         (lambda root: (root / "test" / "nshards.txt").unlink(), r"has no test/nshards\.txt"),
-        (lambda root: (root / "test" / "nshards.txt").write_text("many"), "holds 'many', no number of shards"),
+        (lambda root: (root / "test" / "nshards.txt").write_text("many"), "holds 'many'; write the number of shards"),
         (lambda root: (root / "classnames.txt").unlink(), r"has no classnames\.txt, and its dataset_type\.txt"),
         (lambda root: (root / "classnames.txt").write_text("\n"), "at least one name"),
         (lambda root: (root / "classnames.txt").write_text("cat\n \ndog\n"), r"classnames\.txt: line 2 is empty"),

@@ -117,9 +117,9 @@ def test_tables_of_another_shape_are_refused(
 
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("key,re_caption\n")
-    with pytest.raises(ConfigError, match=r"a\.parquet: no Parquet file"):
+    with pytest.raises(ConfigError, match=r"a\.parquet: not a Parquet file"):
         _build(tmp_path, [str(tmp_path / "a.parquet")])
-    with pytest.raises(ConfigError, match="holds no whole table"):
+    with pytest.raises(ConfigError, match="holds no complete table"):
         CaptionTable(tmp_path / "table")
 
 
@@ -235,7 +235,7 @@ def test_remote_shards_and_tables(source: RecaptionSource, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tables": "nowhere/*.parquet"}, r"source\.recaption\.tables: nothing matches"),
+        ({"tables": "nowhere/*.parquet"}, r"source\.recaption\.tables: no file matches"),
         ({"train": "nowhere/{0..4}.tar"}, r"source\.recaption\.train: .*nowhere/0\.tar"),
         ({"memory_mib": 1}, "memory_mib: 1 must be at least 16"),
     ],

@@ -289,7 +289,7 @@ def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: p
             allowed.fetch(f"pipe:touch {tmp_path}/ran", tmp_path / "other")
     assert not (tmp_path / "ran").exists()
     hasty = Storage(StorageConfig(retries=0, allow_pipe=True, timeout_s=0.2))
-    with pytest.raises(StorageError, match="gave nothing for"):
+    with pytest.raises(StorageError, match="gave no output for"):
         hasty.fetch("pipe:sleep 60 | cat", tmp_path / "other")
 
 
