@@ -1,15 +1,15 @@
-"""Samples per second of the training loader, beside open_clip's loader and beside bare JPEG decoding.
+"""Throughput of the training loader, compared with open_clip's loader and with JPEG decoding alone.
 
     python -m benchmarks.loader [--peer open_clip] [--sizes 112 224] [--photos FOLDER] [--json]
     python -m benchmarks.loader --first-batch [--json]
 
-JPEGs of 512 pixels and about 83 kB, one worker process for each loader, the same files and the published augmentation
-on both sides: crops of 40 to 100 % of the area, colour jitter 0.4 on 80 % and grey on 20 % of the pictures. Ours does
-all that training needs: three rows of ids per sample; open_clip's one row. Both use CLIP's byte pairs. `decode` is
-Pillow alone, from memory, at the smallest scale of the JPEG that has the pixels of the whole picture. Runs alternate;
-medians are given, also of the ratios of neighbouring runs.
-`--first-batch` measures how long an index of 140,000 shards takes to give its first batch; its files are links to one
-shard.
+JPEGs of 512 px and about 83 kB, one worker process per loader, the same files and the published augmentation for both:
+crops of 40 to 100 % of the area, color jitter 0.4 on 80 % and grayscale on 20 % of the images. Our loader makes three
+rows of token ids per sample, open_clip's makes one; both use CLIP's byte-pair encoding. `decode` is Pillow alone, from
+memory, at the smallest JPEG scale that has the pixels of the whole image. Runs alternate; the results are medians,
+also of the ratios of consecutive runs.
+
+`--first-batch` measures the time to the first batch from an index of 140,000 shards, which are links to one shard.
 """
 
 import argparse
@@ -29,23 +29,23 @@ from typing import Any
 CACHE = Path(".cache")
 SHARDS = CACHE / "bench-loader"
 PEER = CACHE / "peer"
-PEER_WEBDATASET = "webdataset==0.2.86"  # open_clip's loader stops under 1.0
-PICTURES, SAMPLES, PER_SHARD = 256, 4096, 256
+PEER_WEBDATASET = "webdataset==0.2.86"  # open_clip's loader fails with 1.0
+IMAGES, SAMPLES, PER_SHARD = 256, 4096, 256
 BATCH = 64
-WARM_UP_BATCHES = 6  # the first ones fill queues and the tables of the tokenizers
+WARM_UP_BATCHES = 6  # the first batches fill queues and the caches of the tokenizers
 LISTED_SHARDS, LISTED_SAMPLES = 140_000, 10_000
 FIRST_BATCH = 256
 
 
 def _images(size: int) -> Any:
-    """The changes that open_clip's pipeline makes too."""
+    """Return an image configuration with the augmentation that open_clip's pipeline applies too."""
     from clips_pipeline.data.images.transforms import ImageConfig
 
     return ImageConfig(size=size, crop_area=(0.4, 1.0), color_jitter=0.4, grayscale_probability=0.2)
 
 
 def ours(size: int, batches: int) -> dict[str, float]:
-    """The loader of this project with one worker."""
+    """Measure the loader of this project with one worker."""
     from clips_pipeline.data.loading.loader import train_loader
 
     loader = train_loader(SHARDS, "train", _caption_reader(), _images(size), global_batch_size=BATCH, workers=1)
@@ -53,7 +53,7 @@ def ours(size: int, batches: int) -> dict[str, float]:
 
 
 def open_clip(size: int, batches: int) -> dict[str, float]:
-    """open_clip's own pipeline with one worker."""
+    """Measure open_clip's own pipeline with one worker."""
     import open_clip
     from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
     from open_clip_train.data import get_wds_dataset
@@ -76,7 +76,7 @@ def open_clip(size: int, batches: int) -> dict[str, float]:
 
 
 def decode(size: int, batches: int) -> dict[str, float]:
-    """Pillow decodes JPEGs in memory at reduced scale, and nothing else happens."""
+    """Measure Pillow decoding JPEGs from memory at reduced scale."""
     import io
 
     from PIL import Image
@@ -100,8 +100,8 @@ def decode(size: int, batches: int) -> dict[str, float]:
 
 
 def first_batch() -> dict[str, float]:
-    """Seconds and memory until an index of the real size gives its first batch."""
-    import torch  # noqa: F401 - its own import time is no matter of the loader
+    """Measure seconds and memory until an index of realistic size gives its first batch."""
+    import torch  # noqa: F401 - its import time is not part of the measurement
 
     from clips_pipeline.data.loading.loader import train_loader
 
@@ -157,7 +157,7 @@ def _caption_reader() -> Any:
     from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
     from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 
-    # Not imported: that would load torchvision and timm into our side too.
+    # Not imported: that would load torchvision and timm into our measurement too.
     package = find_spec("open_clip")
     assert package is not None and package.submodule_search_locations is not None  # noqa: PT018
     merges = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
@@ -165,7 +165,7 @@ def _caption_reader() -> Any:
 
 
 def _in_a_process(name: str, size: int = 0, batches: int = 0) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a separate process."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     if name == "open_clip":
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PEER), os.environ.get("PYTHONPATH")]))
@@ -191,7 +191,7 @@ def _install_peer() -> None:
 
 
 def _list_shards() -> None:
-    """An index of 140,000 shards: links to one tar file of 10,000 small samples."""
+    """Write an index of 140,000 shards: links to one tar file of 10,000 small samples."""
     from PIL import Image
 
     from benchmarks.photos import photo
@@ -222,8 +222,7 @@ def _list_shards() -> None:
         name = f"train/{number:06d}.tar"
         (folder / name).symlink_to("../one.tar")
         entries.append(ShardEntry(name, real.samples, real.bytes, real.sha256, real.keys_digest))
-    # Of the real size, 11 GB, but only what the first batches read takes room on the disk; the rest is a hole in the
-    # file.
+    # A sparse file of the real size (11 GB): only the spans that the first batches read use disk space.
     with TarFile(folder / "one.tar") as tar:
         found = sample_offsets.to_bytes(tar.spans)
     order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MAX_STREAMS)
@@ -238,7 +237,7 @@ def _list_shards() -> None:
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.photos import make_shards
 
-    index = make_shards(SHARDS, options.photos, PICTURES, SAMPLES, PER_SHARD)
+    index = make_shards(SHARDS, options.photos, IMAGES, SAMPLES, PER_SHARD)
     kilobytes = sum(shard.bytes for shard in index.split("train")) / SAMPLES / 1e3
     names = ["ours", "decode"]
     if options.peer:
@@ -257,7 +256,7 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         return {size: round(statistics.median(rates[name, size]), 1) for size in options.sizes}
 
     def times(other: str) -> dict[int, float]:
-        # Of neighbours in time, so that another job on the machine disturbs both sides alike.
+        # Ratios of consecutive runs, so that another job on the machine affects both alike.
         pairs = {size: zip(rates["ours", size], rates[other, size], strict=True) for size in options.sizes}
         return {size: round(statistics.median(mine / its for mine, its in pairs[size]), 2) for size in options.sizes}
 
@@ -266,7 +265,7 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         "samples_per_s": rate("ours"),
         "peak_rss_gib": {size: round(peaks["ours", size], 2) for size in options.sizes},
         "decode_samples_per_s": rate("decode"),
-        "share_of_decode": times("decode"),
+        "fraction_of_decode": times("decode"),
     }
     if options.peer:
         peer = options.peer
@@ -277,16 +276,14 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", choices=["open_clip"], help="measure this loader too")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[112, 224], help="pixels per side of what the model sees"
-    )
-    parser.add_argument("--photos", type=Path, help="folder of JPEGs to use; made from seeds where it is not given")
-    parser.add_argument("--batches", type=int, default=24, help=f"of {BATCH} samples, timed in each run")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="pixels per side of the model's input")
+    parser.add_argument("--photos", type=Path, help="folder of JPEGs to use; by default they are made from seeds")
+    parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH} samples, timed in each run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--first-batch", action="store_true", help="only the start from an index of 140,000 shards")
+    parser.add_argument("--first-batch", action="store_true", help="only the startup from an index of 140,000 shards")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--measure", nargs=3, metavar=("NAME", "SIZE", "BATCHES"), help=argparse.SUPPRESS)
     options = parser.parse_args()

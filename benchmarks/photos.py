@@ -1,4 +1,4 @@
-"""Shards of photo-like JPEGs for the benchmarks: made from seeds, or from photos of one's own, once."""
+"""Shards of photo-like JPEGs for the benchmarks, made from seeds or from a folder of photos."""
 
 import io
 import json
@@ -23,10 +23,10 @@ _CAPTIONS = ScenesConfig()
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of 683 x 512 pixels, every third one upright, of about 83 kB.
+    """Return a JPEG of 683 x 512 pixels (every third one upright) and about 83 kB.
 
-    Like a photo in what a decoder notices: amplitudes fall with frequency as in pictures of nature, colours less
-    detailed than brightness, chroma stored at half the resolution.
+    It resembles a photo in what matters for a decoder: amplitudes fall with frequency as in natural images, colors have
+    less detail than brightness, and chroma is stored at half the resolution.
     """
     draws = np.random.default_rng(seed)
     width, height = (SHORT_SIDE, 683) if seed % 3 == 0 else (683, SHORT_SIDE)
@@ -41,36 +41,36 @@ def photo(seed: int) -> bytes:
 
 
 def enlarged(file: Path) -> bytes:
-    """A photo as a JPEG with a short side of 512 pixels; grain stands for the detail that a small photo lacks."""
+    """Return a photo as a JPEG with a short side of 512 px; noise replaces the detail that a small photo lacks."""
     with Image.open(file) as opened:
-        picture = opened.convert("RGB")
-    scale = SHORT_SIDE / min(picture.size)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    pixels_HWC = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float32)
+        image = opened.convert("RGB")
+    scale = SHORT_SIDE / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    pixels_HWC = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
     if scale > 1.0:
         pixels_HWC = pixels_HWC + np.random.default_rng(0).normal(0, 8, pixels_HWC.shape)
     return _jpeg(Image.fromarray(np.clip(pixels_HWC, 0, 255).astype(np.uint8)))
 
 
-def make_shards(folder: Path, photos: Path | None, pictures: int, samples: int, per_shard: int) -> Index:
-    """Write `samples` samples into the split `train` under `folder`, unless just these stand there already.
+def make_shards(folder: Path, photos: Path | None, image_count: int, samples: int, per_shard: int) -> Index:
+    """Write `samples` samples into the split `train` under `folder`, unless it already holds exactly these.
 
     Args:
-        folder: of the index.
-        photos: a folder of JPEGs to take; None makes them from seeds.
-        pictures: how many different ones; samples share them, each with captions of its own.
+        folder: folder of the index.
+        photos: a folder of JPEGs to use; None makes them from seeds.
+        image_count: number of different images; samples share them, but have captions of their own.
         samples: number of samples.
-        per_shard: samples of one tar file.
+        per_shard: samples per tar file.
     """
-    wanted = json.dumps([str(photos), pictures, samples, per_shard, QUALITY])
+    wanted = json.dumps([str(photos), image_count, samples, per_shard, QUALITY])
     mark = folder / "made.json"
     if not mark.is_file() or mark.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "train").mkdir(parents=True)
         if photos is None:
-            images = [photo(seed) for seed in range(pictures)]
+            images = [photo(seed) for seed in range(image_count)]
         else:
-            images = [enlarged(file) for file in sorted(photos.glob("*.jpg"))[:pictures]]
+            images = [enlarged(file) for file in sorted(photos.glob("*.jpg"))[:image_count]]
         names = [f"train/{number:05d}.tar" for number in range(samples // per_shard)]
         shards = [
             write_samples(folder / name, map(make_sample, _records(images, number * per_shard, per_shard)), name)
@@ -84,12 +84,12 @@ def make_shards(folder: Path, photos: Path | None, pictures: int, samples: int, 
 
 def _records(images: list[bytes], start: int, count: int) -> Iterator[Record]:
     for number in range(start, start + count):
-        said = scene_sample(_CAPTIONS, "train", number)
-        yield Record(f"{number:09d}", images[number % len(images)], "jpg", said.web.text, said.synthetic.text)
+        sample = scene_sample(_CAPTIONS, "train", number)
+        yield Record(f"{number:09d}", images[number % len(images)], "jpg", sample.web.text, sample.synthetic.text)
 
 
 def _field(draws: np.random.Generator, slope: float) -> NDArray[np.float64]:
-    """768 x 768 values of mean 0 and deviation 1 whose amplitudes fall as frequency ** -slope."""
+    """Return 768 x 768 values of mean 0 and deviation 1 whose amplitudes fall as frequency ** -slope."""
     side = 768
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf
@@ -98,7 +98,7 @@ def _field(draws: np.random.Generator, slope: float) -> NDArray[np.float64]:
     return np.asarray(values / values.std())
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
+    image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -1,13 +1,14 @@
-"""Preparing shards: samples and megabytes per second, memory, and what a second process brings.
+"""Throughput and memory of `prepare`, and the speedup by a second process.
 
     python -m benchmarks.prepare [--repeats N] [--json]
     python -m benchmarks.prepare --duplicates [--jobs N] [--json]
 
-4,096 samples with JPEGs of 512 pixels and about 83 kB in 16 shards (those of `benchmarks.loader`), checked, hashed and
-counted: `rewritten` copies what passes into new shards, `in_place` writes an index of the shards as they are. With 1
-and with 2 processes, each in a fresh Python, starting of processes included; runs alternate, the best of each is given.
-`--duplicates` measures what the parent does alone: joining the results of many jobs of 10,000 samples each, and finding
-those that repeat earlier ones.
+4,096 samples with JPEGs of 512 px and about 83 kB in 16 shards (those of `benchmarks.loader`): `rewritten` copies the
+used samples into new shards, `in_place` writes an index of the existing shards. Each runs with 1 and with 2 processes
+in a fresh Python, including the start of the processes; runs alternate, and the best of each is reported.
+
+`--duplicates` measures the work of the parent process alone: finding duplicates between many jobs of 10,000 samples
+each, and combining the results.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from typing import Any
 
 CACHE = Path(".cache")
 SHARDS = CACHE / "bench-loader"
-PICTURES, SAMPLES, PER_SHARD = 256, 4096, 256
+IMAGES, SAMPLES, PER_SHARD = 256, 4096, 256
 KINDS = {"rewritten": True, "in_place": False}
 ROWS_PER_JOB = 10_000
 REPEATED = 0.1
 
 
 def measure(kind: str, processes: int) -> dict[str, float]:
-    """One run of `prepare` on shards that are there."""
+    """Run `prepare` once on the existing shards."""
     from clips_pipeline.data.prepare.run import prepare
     from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
     from clips_pipeline.data.storage.files import Storage
@@ -50,10 +51,10 @@ def measure(kind: str, processes: int) -> dict[str, float]:
 
 
 def duplicates(jobs: int) -> dict[str, float]:
-    """Results of `jobs` jobs, a tenth of whose images repeat earlier ones, put together."""
+    """Combine the results of `jobs` jobs, of whose images a tenth repeat earlier ones."""
     import numpy as np
 
-    from clips_pipeline.data.prepare.dedup import repeated
+    from clips_pipeline.data.prepare.dedup import find_duplicates
     from clips_pipeline.data.prepare.job import histograms
     from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult
     from clips_pipeline.data.prepare.statistics import SplitStatistics
@@ -76,7 +77,7 @@ def duplicates(jobs: int) -> dict[str, float]:
             file.save(JobResult((entry,), statistics), np.zeros((ROWS_PER_JOB, 2), np.int64))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         begun = time.perf_counter()
-        found = repeated(files, "image", folder / "work", without=lambda job: np.zeros(0, np.int64))
+        found = find_duplicates(files, "image", folder / "work", excluded=lambda job: np.zeros(0, np.int64))
         searched = time.perf_counter()
         total = SplitStatistics()
         for file in files:
@@ -95,11 +96,11 @@ def duplicates(jobs: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--duplicates", action="store_true")
-    parser.add_argument("--jobs", type=int, default=1400, help="of --duplicates")
+    parser.add_argument("--jobs", type=int, default=1400, help="number of jobs for --duplicates")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -119,7 +120,7 @@ def main() -> None:
 def _both(repeats: int) -> dict[str, float]:
     from benchmarks.photos import make_shards
 
-    make_shards(SHARDS, None, PICTURES, SAMPLES, PER_SHARD)
+    make_shards(SHARDS, None, IMAGES, SAMPLES, PER_SHARD)
     best: dict[tuple[str, int], dict[str, float]] = {}
     for _ in range(repeats):
         for kind in KINDS:
@@ -133,7 +134,7 @@ def _both(repeats: int) -> dict[str, float]:
         f"{kind}_{processes}_{name}": value for (kind, processes), run in best.items() for name, value in run.items()
     }
     for kind in KINDS:
-        figures[f"{kind}_speed_up"] = best[kind, 2]["samples_per_s"] / best[kind, 1]["samples_per_s"]
+        figures[f"{kind}_speedup"] = best[kind, 2]["samples_per_s"] / best[kind, 1]["samples_per_s"]
     return figures
 
 

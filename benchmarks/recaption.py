@@ -1,10 +1,10 @@
-"""Join shards with a table of synthetic captions: time and memory.
+"""Time and memory of joining shards with a table of synthetic captions.
 
     python -m benchmarks.recaption [--rows N] [--samples N] [--memory-mib N] [--json]
 
-Makes a Parquet table (captions of about 400 characters, as in Recap-DataComp-1B) and shards of small pictures, then
-builds the table of captions and runs every task of the source, in a process of its own whose peak memory is told. A
-tenth of the samples has no row.
+Makes a Parquet table (captions of about 400 characters, as in Recap-DataComp-1B) and shards of small images. Then it
+builds the caption table and runs every task of the source in a separate process, whose peak memory is reported. A tenth
+of the samples has no row.
 """
 
 import argparse
@@ -37,12 +37,12 @@ WORDS = (
 
 
 def make(folder: Path, rows: int, samples: int) -> None:
-    """Table and shards."""
+    """Write the Parquet table and the shards."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
 
-    draws = random.Random(0)  # noqa: S311 - no secret depends on it
+    draws = random.Random(0)  # noqa: S311 - not used for security
     schema = pa.schema([("key", pa.string()), ("re_caption", pa.string())])
     with pq.ParquetWriter(folder / "table.parquet", schema) as writer:
         for start in range(0, rows, 50_000):
@@ -51,7 +51,7 @@ def make(folder: Path, rows: int, samples: int) -> None:
             writer.write_table(pa.table({"key": keys, "re_caption": captions}, schema))
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 120, 30)).save(buffer, "JPEG")
-    # Every ninth key and its neighbours are spread over the whole table; the last tenth lies beyond it.
+    # Keys are spread over the whole table; the last tenth is beyond it.
     step = max(1, rows * 10 // (samples * 9))
     for shard in range(-(-samples // SAMPLES_PER_SHARD)):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
@@ -63,7 +63,7 @@ def make(folder: Path, rows: int, samples: int) -> None:
 
 
 def join(folder: Path, memory_mib: int) -> dict[str, float]:
-    """Build the table, run all tasks, and say how it went."""
+    """Build the table, run all tasks, and return time and memory."""
     from clips_pipeline.data.shards.records import Record
     from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
     from clips_pipeline.data.storage.files import Storage
@@ -94,7 +94,7 @@ def join(folder: Path, memory_mib: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurement and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--samples", type=int, default=100_000)

@@ -1,14 +1,14 @@
-"""The text side alone: captions of the embedded data against what is in the scene, in place of its picture.
+"""Training of the text side alone: captions of the embedded data against facts of the scenes instead of images.
 
-    python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colours] [--samples N] [--seeds 0 1]
+    python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colors] [--samples N] [--seeds 0 1]
     [--json]
 
-A linear map of true facts (kinds of things, their colours, textures and sizes, the background) stands for the vision
-tower; the text tower, captions, fragments, contrastive loss and retrieval are those of training, without captioner. So
-it tells how soon and how well captions of each length teach the text tower when a picture is understood at once.
-`--seen` says which facts the map is given: with fewer, most of what captions tell cannot be seen.
+A linear map of true facts (kinds of things, their colors, textures and sizes, the background) replaces the vision
+tower. Text tower, captions, fragments, contrastive loss and retrieval are those of training; there is no captioner. So
+this measures how fast and how well captions of each length train the text tower if the image is understood from the
+beginning. `--seen` selects the facts that the map receives.
 
-The result is recall@1 of the test scenes, mean of both ways, at a quarter, half and all of the samples.
+The result is recall@1 on the test scenes, mean of both directions, after a quarter, half and all of the samples.
 """
 
 import argparse
@@ -44,17 +44,17 @@ FRAGMENTS = {
     "quarter": FragmentConfig(strategy="truncation", tokens=15),
     "sentence": FragmentConfig(strategy="sub_caption", tokens=None),
 }
-SEEN = ("all", "kinds", "colours", "backgrounds")
+SEEN = ("all", "kinds", "colors", "backgrounds")
 SIZES_OF_THINGS = ("small", "medium", "large")
-BATCH, WARM_UP, PEAK, MOST_SCALE = 64, 3_000, 6e-4, 100.0
+BATCH, WARM_UP, PEAK, MAX_SCALE = 64, 3_000, 6e-4, 100.0
 TRAIN, TEST = 20_000, 1_000
 
 
-def facts_of(scene: Scene, seen: str) -> list[str]:
-    """What is true of a scene, as far as it is seen."""
+def scene_facts(scene: Scene, seen: str) -> list[str]:
+    """Return the true facts of a scene that the map receives."""
     found = [f"background {scene.background}"]
     for thing in scene.things if seen != "backgrounds" else ():
-        found.append(f"colour {thing.color}")
+        found.append(f"color {thing.color}")
         if seen in ("all", "kinds"):
             found += [f"kind {thing.kind}", f"{thing.kind} {thing.color}"]
         if seen == "all":
@@ -62,24 +62,24 @@ def facts_of(scene: Scene, seen: str) -> list[str]:
     return found
 
 
-def vocabulary() -> dict[str, int]:
-    """Columns of the facts."""
-    names = [f"background {name}" for name in BACKGROUNDS] + [f"colour {name}" for name in COLORS]
+def fact_columns() -> dict[str, int]:
+    """Return the column of each fact."""
+    names = [f"background {name}" for name in BACKGROUNDS] + [f"color {name}" for name in COLORS]
     for kind in KINDS:
         names += [f"kind {kind}", *(f"{kind} {other}" for other in (*COLORS, *TEXTURES, *SIZES_OF_THINGS))]
     return {name: number for number, name in enumerate(names)}
 
 
-def rows_of(scenes: Sequence[Scene], seen: str, columns: dict[str, int]) -> torch.Tensor:
-    """(N, F), 1 where a fact is true."""
+def fact_matrix(scenes: Sequence[Scene], seen: str, columns: dict[str, int]) -> torch.Tensor:
+    """Return (N, F), 1 for each true fact."""
     rows_NF = torch.zeros(len(scenes), len(columns))
     for row_F, scene in zip(rows_NF, scenes, strict=True):
-        row_F[[columns[fact] for fact in facts_of(scene, seen)]] = 1.0
+        row_F[[columns[fact] for fact in scene_facts(scene, seen)]] = 1.0
     return rows_NF
 
 
 class FactsAndText(nn.Module):
-    """The map of facts, the text tower, and the scale."""
+    """Linear map of facts, text tower, and logit scale."""
 
     def __init__(self, facts: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ class FactsAndText(nn.Module):
 def train(
     fragment: str, seen: str, samples: int, seed: int, train_set: Any, test_set: Any, tokenizer: Tokenizer
 ) -> list[float]:
-    """Recall after a quarter, half and all of the samples."""
+    """Train and return the recall after a quarter, half and all of the samples."""
     torch.manual_seed(seed)
-    columns = vocabulary()
+    columns = fact_columns()
     train_NF, test_NF = (
-        rows_of([sample.scene for sample, _ in found], seen, columns) for found in (train_set, test_set)
+        fact_matrix([sample.scene for sample, _ in found], seen, columns) for found in (train_set, test_set)
     )
     reader = CaptionReader(CaptionConfig(fragment=FRAGMENTS[fragment]), tokenizer, seed)
     model = FactsAndText(len(columns), tokenizer.vocab_size)
@@ -128,7 +128,7 @@ def train(
         ((web + part) / 2).backward()
         optimizer.step()
         with torch.no_grad():
-            model.log_scale.clamp_(max=float(np.log(MOST_SCALE)))
+            model.log_scale.clamp_(max=float(np.log(MAX_SCALE)))
         if step + 1 in (steps // 4, steps // 2, steps):
             found.append(recall(model, test_NF, test_set, tokenizer))
     return found
@@ -136,7 +136,7 @@ def train(
 
 @torch.no_grad()
 def recall(model: FactsAndText, test_NF: torch.Tensor, test_set: Any, tokenizer: Tokenizer) -> float:
-    """Mean recall@1 of both ways."""
+    """Return recall@1, mean of both directions."""
     length = model.text.config.context_length
     texts = [(owner, text) for owner, (_, captions) in enumerate(test_set) for text in captions]
     ids = torch.tensor([tokenizer.encoder_row(tokenizer.body(text), length) for _, text in texts])
@@ -149,7 +149,7 @@ def recall(model: FactsAndText, test_NF: torch.Tensor, test_set: Any, tokenizer:
 
 
 def main() -> None:
-    """Print a line for each training."""
+    """Train every combination and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fragments", nargs="+", choices=FRAGMENTS, default=["whole", "sentence"])
     parser.add_argument("--seen", nargs="+", choices=SEEN, default=["all"])

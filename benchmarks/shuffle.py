@@ -1,12 +1,12 @@
-"""How well an epoch is mixed: the loader's order beside the shuffle buffer of a plain webdataset pipeline and perfect luck.
+"""Quality of the shuffle: the loader's order, the shuffle buffer of a plain webdataset pipeline, and a uniform shuffle.
 
     python -m benchmarks.shuffle [--shards N] [--samples-per-shard N] [--batch-size N] [--json]
 
-Three numbers per order, over the batches of an epoch:
+Three values per order, over the batches of an epoch:
 
-- shards_per_batch: how many shards a global batch mixes (mean);
-- largest_share: of a batch, the part that comes from one shard (mean of the largest per batch);
-- neighbours_together: share of samples whose successor in its shard falls into the same batch.
+- shards_per_batch: number of shards in a global batch (mean);
+- largest_fraction: fraction of a batch that comes from one shard (mean of the largest per batch);
+- neighbors_together: fraction of samples whose successor in their shard is in the same batch.
 
 No file is read: an order is a function of the number of samples per shard.
 """
@@ -25,7 +25,7 @@ BUFFER = 5_000  # open_clip's sample buffer, in every worker
 
 
 def ours(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
-    """Global batches as the loader makes them, samples counted through all shards."""
+    """Yield global batches as the loader makes them; samples are numbered over all shards."""
     order = EpochOrder(samples, 0, streams=choose_streams(sum(samples), size, WINDOW_SAMPLES))
     first = np.concatenate([[0], np.cumsum(samples)])
     each = size // order.streams
@@ -35,8 +35,8 @@ def ours(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def buffered(samples: list[int], size: int, workers: int) -> Iterator[NDArray[np.int64]]:
-    """Shards shuffled and dealt to workers, each with a buffer of samples; a global batch takes from all in turn."""
-    draws = random.Random(0)  # noqa: S311 - no secret depends on it
+    """Yield batches of shuffled shards, distributed over workers with a buffer each; a batch takes from all workers."""
+    draws = random.Random(0)  # noqa: S311 - not used for security
     first = np.concatenate([[0], np.cumsum(samples)])
     shards = list(range(len(samples)))
     draws.shuffle(shards)
@@ -63,15 +63,15 @@ def buffered(samples: list[int], size: int, workers: int) -> Iterator[NDArray[np
         yield np.array(batch)
 
 
-def perfect(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
-    """Any order of all samples is as likely as any other."""
+def uniform(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of a uniform shuffle of all samples."""
     every = np.random.default_rng(0).permutation(sum(samples))
     for start in range(0, len(every) - size + 1, size):
         yield every[start : start + size]
 
 
-def mixing(batches: Iterator[NDArray[np.int64]], samples: list[int]) -> dict[str, float]:
-    """The three numbers."""
+def measure(batches: Iterator[NDArray[np.int64]], samples: list[int]) -> dict[str, float]:
+    """Return the three values."""
     first = np.concatenate([[0], np.cumsum(samples)])
     batch_of = np.full(first[-1], -1)
     per_batch, largest = [], []
@@ -85,27 +85,27 @@ def mixing(batches: Iterator[NDArray[np.int64]], samples: list[int]) -> dict[str
     together = float(np.mean(batch_of[inner] == batch_of[inner + 1]))
     return {
         "shards_per_batch": round(float(np.mean(per_batch)), 1),
-        "largest_share": round(float(np.mean(largest)), 4),
-        "neighbours_together": round(together, 5),
+        "largest_fraction": round(float(np.mean(largest)), 4),
+        "neighbors_together": round(together, 5),
     }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all orders and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=int, default=600)
     parser.add_argument("--samples-per-shard", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=4_096)
-    parser.add_argument("--workers", type=int, default=32, help="of the buffered pipeline: ranks times loader workers")
+    parser.add_argument("--workers", type=int, default=32, help="ranks times loader workers of the buffered pipeline")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
     samples, size = [options.samples_per_shard] * options.shards, options.batch_size
     orders = {
         "clips-pipeline": ours(samples, size),
         f"buffer of {BUFFER} x {options.workers}": buffered(samples, size, options.workers),
-        "perfect": perfect(samples, size),
+        "uniform": uniform(samples, size),
     }
-    figures = {name: mixing(batches, samples) for name, batches in orders.items()}
+    figures = {name: measure(batches, samples) for name, batches in orders.items()}
     if options.json:
         print(json.dumps(figures))
         return
