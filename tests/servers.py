@@ -29,7 +29,7 @@ def free_port() -> int:
     return port
 
 
-class S3:
+class S3Server:
     """An S3 server in this process; what it holds stays when it stops and starts again.
 
     Attributes:
@@ -62,10 +62,10 @@ class S3:
 
 
 @contextlib.contextmanager
-def s3_server(bucket: str = "data") -> Iterator[S3]:
+def s3_server(bucket: str = "data") -> Iterator[S3Server]:
     """A moto server in a thread, with one empty bucket."""
     boto3 = pytest.importorskip("boto3")
-    s3 = S3(bucket)
+    s3 = S3Server(bucket)
     try:
         client = boto3.client(
             "s3",
@@ -82,7 +82,7 @@ def s3_server(bucket: str = "data") -> Iterator[S3]:
 
 
 @dataclass
-class Trouble:
+class Fault:
     """What the HTTP server does wrong, for so many requests; then it behaves.
 
     Attributes:
@@ -98,7 +98,7 @@ class Trouble:
 
 
 @dataclass
-class Http:
+class HttpServer:
     """A running HTTP server of the files of a folder. To `s3://FOLDER/FILE` it is an S3 server that can only read.
 
     Attributes:
@@ -112,7 +112,7 @@ class Http:
     url: str
     folder: Path
     ranges: bool = True
-    trouble: dict[str, Trouble] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
 
     def gets(self, name: str) -> int:
@@ -120,9 +120,9 @@ class Http:
 
 
 @contextlib.contextmanager
-def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[Http]:
+def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
     """An HTTP server on loopback. What is wrong with a file is said in `.trouble[name]`."""
-    state = Http("", folder)
+    state = HttpServer("", folder)
     closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -137,20 +137,20 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[Http]:
         def _answer(self, with_body: bool) -> None:
             name = self.path.lstrip("/")
             state.requests.append((self.command, self.path))
-            trouble = state.trouble.get(name)
+            faults = state.faults.get(name)
             kind = ""
-            if trouble is not None and trouble.times != 0 and with_body:
-                trouble.times -= 1
-                kind = trouble.kind
+            if faults is not None and faults.times != 0 and with_body:
+                faults.times -= 1
+                kind = faults.kind
             if kind == "hang":
                 closing.wait(hang_s)
                 self.close_connection = True
             elif kind.isdigit() or not (folder / name).is_file():
                 self.send_error(int(kind or 404))
             else:
-                content = self._head(name, trouble.after if trouble is not None and kind == "short" else None)
-                if kind == "drop" and trouble is not None:
-                    content = content[: trouble.after]
+                content = self._head(name, faults.after if faults is not None and kind == "short" else None)
+                if kind == "drop" and faults is not None:
+                    content = content[: faults.after]
                     self.close_connection = True
                 if with_body:
                     self.wfile.write(content)
@@ -238,7 +238,7 @@ def postgresql_server(folder: Path) -> Iterator[str]:
         with (folder / "postgres.log").open("wb") as output:
             server = subprocess.Popen([*other, *command], stdout=output, stderr=output, cwd="/")
         try:
-            wait_for(lambda: _answers(port) or server.poll() is not None, 60.0)
+            wait_for(lambda: _accepts_connections(port) or server.poll() is not None, 60.0)
             assert server.poll() is None, (folder / "postgres.log").read_text()
             yield f"postgresql://clips:testing@127.0.0.1:{port}/postgres"
         finally:
@@ -257,7 +257,7 @@ def _postgresql_programs() -> Path | None:
     return None
 
 
-def _answers(port: int) -> bool:
+def _accepts_connections(port: int) -> bool:
     psycopg = pytest.importorskip("psycopg")
     try:
         psycopg.connect(f"postgresql://clips:testing@127.0.0.1:{port}/postgres", connect_timeout=2).close()

@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 
-from tests.unit.data.samples import picture, record
+from tests.unit.data.samples import image_bytes, record
 
 from clips_pipeline.data.shards.writer import make_sample
 
@@ -30,7 +30,7 @@ HOSTILE_NAMES = (
 )
 
 
-def whole(draws: random.Random, prefix: str) -> bytearray:
+def intact_shard(draws: random.Random, prefix: str) -> bytearray:
     """A good shard, in one of the formats that tar writers use; its keys begin with `prefix`."""
     buffer = io.BytesIO()
     form = draws.choice([tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -38,7 +38,7 @@ def whole(draws: random.Random, prefix: str) -> bytearray:
     folder = draws.choice(["", "", "é" * 30 + "/"])
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for number in range(6):
-            made = record(number, key=f"{folder}{prefix}{number:04d}", image=picture(number, (64, 48), kind))
+            made = record(number, key=f"{folder}{prefix}{number:04d}", image=image_bytes(number, (64, 48), kind))
             files = [(f"{made.key}.{end}", content) for end, content in make_sample(made).items() if end != "__key__"]
             if draws.random() < 0.02:
                 files.append((f"{made.key}.other", b"more"))
@@ -49,10 +49,10 @@ def whole(draws: random.Random, prefix: str) -> bytearray:
     return bytearray(buffer.getvalue())
 
 
-def mutated(seed: int) -> bytes:
+def mutated_shard(seed: int) -> bytes:
     """A shard with one to three mutations; the same seed gives the same bytes."""
     draws = random.Random(seed)  # noqa: S311 - no secret depends on it
-    content = whole(draws, f"s{seed:06d}")
+    content = intact_shard(draws, f"s{seed:06d}")
     for _ in range(draws.choice([1, 1, 2, 3])):
         if len(content) > 2 * _BLOCK:
             draws.choice(MUTATIONS)(content, draws)
@@ -90,11 +90,11 @@ def flip_bits(content: bytearray, draws: random.Random) -> None:
         content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
 
 
-def flip_a_bit_of_a_header(content: bytearray, draws: random.Random) -> None:
+def flip_header_bit(content: bytearray, draws: random.Random) -> None:
     content[draws.choice(_headers(content)) + draws.randrange(_BLOCK)] ^= 1 << draws.randrange(8)
 
 
-def cut(content: bytearray, draws: random.Random) -> None:
+def truncate(content: bytearray, draws: random.Random) -> None:
     del content[draws.randrange(len(content)) :]
 
 
@@ -117,7 +117,7 @@ def swap_members(content: bytearray, draws: random.Random) -> None:
     content[:] = b"".join(pieces) + rest
 
 
-def absurd_size(content: bytearray, draws: random.Random) -> None:
+def set_absurd_size(content: bytearray, draws: random.Random) -> None:
     size = draws.choice(
         [
             *(b"%011o\0" % number for number in (0, 1, 511, 513, 10**6, 8**11 - 1)),
@@ -130,27 +130,27 @@ def absurd_size(content: bytearray, draws: random.Random) -> None:
     _rewrite(content, draws.choice(_headers(content)), slice(124, 136), size, draws.random() < 0.8)
 
 
-def hostile_name(content: bytearray, draws: random.Random) -> None:
+def set_hostile_name(content: bytearray, draws: random.Random) -> None:
     _rewrite(content, draws.choice(_headers(content)), slice(0, 100), draws.choice(HOSTILE_NAMES))
 
 
-def other_type(content: bytearray, draws: random.Random) -> None:
+def change_type(content: bytearray, draws: random.Random) -> None:
     kind = bytes([draws.choice(b"1234567xgLKSVMD\x00\xff")])
     _rewrite(content, draws.choice(_headers(content)), slice(156, 157), kind)
 
 
-def zeros(content: bytearray, draws: random.Random) -> None:
+def zero_bytes(content: bytearray, draws: random.Random) -> None:
     at = draws.randrange(len(content))
     count = min(len(content) - at, draws.choice([10, 512, 4000]))
     content[at : at + count] = bytes(count)
 
 
-def noise(content: bytearray, draws: random.Random) -> None:
+def insert_noise(content: bytearray, draws: random.Random) -> None:
     at = draws.randrange(len(content) // _BLOCK) * _BLOCK
     content[at:at] = draws.randbytes(_BLOCK * draws.choice([1, 2]))
 
 
-def hostile_content(content: bytearray, draws: random.Random) -> None:
+def set_hostile_content(content: bytearray, draws: random.Random) -> None:
     """Another body for a file: bombs, endless nesting, bytes that are no text, nothing."""
     at = draws.choice(_headers(content))
     size = _size(content, at)
@@ -191,14 +191,14 @@ def bomb_png(width: int, height: int) -> bytes:
 
 MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
     flip_bits,
-    flip_a_bit_of_a_header,
-    cut,
+    flip_header_bit,
+    truncate,
     swap_headers,
     swap_members,
-    absurd_size,
-    hostile_name,
-    other_type,
-    zeros,
-    noise,
-    hostile_content,
+    set_absurd_size,
+    set_hostile_name,
+    change_type,
+    zero_bytes,
+    insert_noise,
+    set_hostile_content,
 )

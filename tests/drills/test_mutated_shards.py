@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.drills.mutations import mutated
+from tests.drills.mutations import mutated_shard
 from tests.unit.data.samples import record, write_shard
 
 from clips_pipeline.data.images.transforms import ImageConfig
@@ -56,7 +56,7 @@ if __name__ == "__main__":
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damaged")
     for number in range(COUNT):
-        (folder / f"{number:05d}.tar").write_bytes(mutated(FIRST + number))
+        (folder / f"{number:05d}.tar").write_bytes(mutated_shard(FIRST + number))
     for name, first in (("good", 100), ("fine", 200)):
         write_shard(folder / f"{name}.tar", [record(first)], "-")
     return folder
@@ -79,7 +79,7 @@ def _accepted(folder: Path) -> list[Record]:
     return found
 
 
-def test_nothing_is_accepted_whose_bytes_fail_the_checks(prepared: Path) -> None:
+def test_accepted_samples_pass_independent_checks(prepared: Path) -> None:
     found = _accepted(prepared)
     assert len(found) > COUNT
     with warnings.catch_warnings():
@@ -96,7 +96,7 @@ def test_nothing_is_accepted_whose_bytes_fail_the_checks(prepared: Path) -> None
                 image.convert("RGBA").load()
 
 
-def test_no_key_stands_twice(prepared: Path) -> None:
+def test_keys_are_unique(prepared: Path) -> None:
     keys = Counter(sample.key for sample in _accepted(prepared))
     assert max(keys.values()) == 1
 
@@ -131,7 +131,7 @@ def test_training_reads_full_batches_of_good_samples(prepared: Path) -> None:
     assert len(seen) == len(set(seen))
 
 
-def test_the_report_of_reasons_is_valid_json_and_harmless(prepared: Path) -> None:
+def test_reasons_are_valid_json_and_harmless(prepared: Path) -> None:
     text = (prepared / "statistics.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     assert {example["reason"] for example in found["examples"]} >= {"undecodable_image", "not_utf8", "bad_record"}

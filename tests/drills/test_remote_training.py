@@ -11,7 +11,7 @@ import torch
 from s3fs import S3FileSystem
 from safetensors.torch import load_file
 from tests.integration.conftest import output_of
-from tests.servers import S3, s3_server, wait_for
+from tests.servers import S3Server, s3_server, wait_for
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.data.prepare.run import prepare
@@ -33,17 +33,17 @@ STEPS = 9
 # In an outage no attempt waits long, and there are enough of them for a server that comes back.
 PATIENT = StorageConfig(retries=60, back_off_s=0.05, timeout_s=5.0)
 
-SpecOf = Callable[..., RunSpec]
+MakeSpec = Callable[..., RunSpec]
 
 
 @pytest.fixture
-def s3() -> Iterator[S3]:
+def s3() -> Iterator[S3Server]:
     with s3_server() as running:
         yield running
 
 
 @pytest.fixture
-def spec_of(s3: S3, tmp_path: Path) -> SpecOf:
+def make_spec(s3: S3Server, tmp_path: Path) -> MakeSpec:
     """Trainings of nine steps of eight in three epochs, whose six shards are on the server, read in place."""
     made, shards = tmp_path / "made", tmp_path / "shards"
     prepare(ScenesSource(ScenesConfig(train=24, validation=8, test=8, samples_per_shard=4)), made)
@@ -95,7 +95,7 @@ def after_step(number: int, act: Callable[[], None]) -> Callable[[Event], None]:
     return on_event
 
 
-def log_of(spec: RunSpec) -> str:
+def read_log(spec: RunSpec) -> str:
     return output_of(spec.run_folder)
 
 
@@ -105,13 +105,13 @@ def assert_same_weights(spec: RunSpec, wanted: RunSpec) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_short_outage_changes_no_result(s3: S3, spec_of: SpecOf) -> None:
-    whole, shaken = spec_of("whole"), spec_of("shaken")
+def test_a_short_outage_changes_no_result(s3: S3Server, make_spec: MakeSpec) -> None:
+    whole, shaken = make_spec("whole"), make_spec("shaken")
     assert launch(whole, ignore, storage_options=s3.options).finished
-    assert "trying again" not in log_of(whole)
+    assert "trying again" not in read_log(whole)
 
     def come_back() -> None:
-        wait_for(lambda: log_of(shaken).count("trying again") >= 3, 120.0)
+        wait_for(lambda: read_log(shaken).count("trying again") >= 3, 120.0)
         s3.start()
 
     watching = threading.Thread(target=come_back)
@@ -127,8 +127,8 @@ def test_a_short_outage_changes_no_result(s3: S3, spec_of: SpecOf) -> None:
     assert_same_weights(shaken, whole)
 
 
-def test_a_long_outage_ends_the_run_and_the_same_command_resumes(s3: S3, spec_of: SpecOf) -> None:
-    whole, stopped = spec_of("whole"), spec_of("stopped", retries=1)
+def test_a_long_outage_ends_the_run_and_the_same_command_resumes(s3: S3Server, make_spec: MakeSpec) -> None:
+    whole, stopped = make_spec("whole"), make_spec("stopped", retries=1)
     launch(whole, ignore, storage_options=s3.options)
     with pytest.raises(TrainingFailedError, match=r"^s3://data/train/\d+\.tar: 2 attempts, the last one failed with"):
         launch(stopped, after_step(2, s3.stop), storage_options=s3.options)
@@ -142,14 +142,14 @@ def test_a_long_outage_ends_the_run_and_the_same_command_resumes(s3: S3, spec_of
     assert_same_weights(stopped, whole)
 
 
-def test_a_missing_shard_is_skipped_where_that_is_allowed(s3: S3, spec_of: SpecOf) -> None:
-    spec = spec_of("lacking", unreachable="skip")
+def test_a_missing_shard_is_skipped_where_that_is_allowed(s3: S3Server, make_spec: MakeSpec) -> None:
+    spec = make_spec("lacking", unreachable="skip")
     S3FileSystem(**s3.options["s3"]).rm("data/train/00003.tar")
     outcome = launch(spec, ignore, storage_options=s3.options)
     assert outcome.finished
     # Three epochs of all places, of which four are the lost shard's; what stands in for them may be of it too.
     assert outcome.skipped[records.UNREADABLE_SHARD] >= 3 * 4
     # The worker of each epoch asks for it, once, and not for each of its samples.
-    assert log_of(spec).count("left out: ") == 3
+    assert read_log(spec).count("left out: ") == 3
     with pytest.raises(TrainingFailedError, match=r"train/00003\.tar: one attempt"):
-        launch(spec_of("strict"), ignore, storage_options=s3.options)
+        launch(make_spec("strict"), ignore, storage_options=s3.options)

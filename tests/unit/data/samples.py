@@ -19,7 +19,7 @@ from clips_pipeline.data.shards.writer import make_sample, write_samples
 from clips_pipeline.data.sources.source import ShardTask
 
 
-def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:
+def image_bytes(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:
     """A picture that no other number gives."""
     image = Image.new("RGB", size, (number % 256, number // 256, 90))
     image.putpixel((3, 4), (255, 0, number % 256))
@@ -28,9 +28,9 @@ def picture(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mo
     return buffer.getvalue()
 
 
-def bomb(width: int, height: int) -> bytes:
+def bomb_image(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header promises more pixels than anybody wants to decode."""
-    whole = picture(0)
+    whole = image_bytes(0)
     header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
     return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
@@ -38,7 +38,7 @@ def bomb(width: int, height: int) -> bytes:
 def record(number: int, key: str | None = None, **changes: object) -> Record:
     facts: dict[str, object] = {
         "key": key or f"k{number:04d}",
-        "image": picture(number),
+        "image": image_bytes(number),
         "extension": "png",
         "web_caption": f"web {number}",
         "synthetic_caption": f"Long {number}. And more.",
@@ -110,20 +110,20 @@ def source(count: int = 10, tasks: int = 2, **changes: object) -> ListSource:
     return ListSource({"train": train, "test": test}, **changes)  # type: ignore[arg-type]
 
 
-class Ids(NamedTuple):
+class LengthRows(NamedTuple):
     web: list[int]
     fragment: list[int]
     target: list[int]
 
 
-class Lengths:
+class LengthReader:
     """Stands for a caption reader where rows only have to be told apart: numbers from the captions, and the epoch."""
 
-    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> Ids:
+    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> LengthRows:
         number = int(web.split()[-1])
-        return Ids([number, 0], [number, epoch], [number, len(synthetic), 0])
+        return LengthRows([number, 0], [number, epoch], [number, len(synthetic), 0])
 
 
-def tree(folder: Path) -> dict[str, bytes]:
+def read_tree(folder: Path) -> dict[str, bytes]:
     """All files below `folder` with their contents."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.data.samples import picture
+from tests.unit.data.samples import image_bytes
 from tests.unit.data.sources.test_clip_benchmark import _set
 from tests.unit.data.sources.test_recaption import _shard
 
@@ -66,7 +66,7 @@ def _folder(rows: Callable[[Path, list[dict[str, Any]]], None]) -> Files:
         (folder / "images").mkdir()
         names = [f"{number}.png" for number in range(6)]
         for number, name in enumerate(names):
-            (folder / "images" / name).write_bytes(picture(number))
+            (folder / "images" / name).write_bytes(image_bytes(number))
         entries = [{"image": name, "caption": f"web {name}", "long_caption": f"Long {name}."} for name in names]
         rows(folder, entries)
 
@@ -115,7 +115,7 @@ def _classes(folder: Path, label: bytes = b"1", root: str = "set") -> None:
         _classes(folder, b"0", "second")
 
 
-def _again(lay_out: Callable[..., None], content: bytes) -> Files:
+def _overwrite(lay_out: Callable[..., None], content: bytes) -> Files:
     """The set with another second sample, written over the first one."""
 
     def write(folder: Path) -> None:
@@ -127,9 +127,9 @@ def _again(lay_out: Callable[..., None], content: bytes) -> Files:
 
 
 _FOLDER: dict[str, Any] = {"images": "DIR/images", "evaluate_on": "train"}
-_LOST_IMAGE: Files = lambda folder: (folder / "images" / "1.png").unlink()  # noqa: E731
-_OTHER_IMAGE: Files = lambda folder: (folder / "images" / "1.png").write_bytes(picture(99)) and None  # noqa: E731
-_NO_SET = ({"root": "DIR/nowhere"}, "source.clip_benchmark", "give the folder that holds")
+_DELETE_IMAGE: Files = lambda folder: (folder / "images" / "1.png").unlink()  # noqa: E731
+_REPLACE_IMAGE: Files = lambda folder: (folder / "images" / "1.png").write_bytes(image_bytes(99)) and None  # noqa: E731
+_MISSING_SET = ({"root": "DIR/nowhere"}, "source.clip_benchmark", "give the folder that holds")
 _IN_PLACE = {
     "lay_out": _tars,
     "other": {"fields": {"synthetic": "url"}},
@@ -153,17 +153,17 @@ CASES = {
         _FOLDER | {"captions": "DIR/captions.json"},
         _folder(_json),
         {"evaluate_on": "held_out", "test_fraction": 0.5},
-        _OTHER_IMAGE,
-        _LOST_IMAGE,
-        ({"images": "DIR/nowhere"}, "source.folder.images", "give the folder with the images"),
+        _REPLACE_IMAGE,
+        _DELETE_IMAGE,
+        ({"images": "DIR/nowhere"}, "source.folder.images", "give the folder of the images"),
     ),
     "folder with Parquet": Case(
         "folder",
         _FOLDER | {"captions": "DIR/captions.parquet"},
         _folder(_parquet),
         {"fields": {"caption": "long_caption", "long_caption": "caption"}},
-        _OTHER_IMAGE,
-        _LOST_IMAGE,
+        _REPLACE_IMAGE,
+        _DELETE_IMAGE,
         ({"captions": "DIR/none.parquet"}, "captions", "give the path"),
     ),
     "img2dataset": Case("img2dataset", {"train": "DIR/{0..3}.tar"}, **_IN_PLACE),
@@ -182,18 +182,18 @@ CASES = {
         {"root": "DIR/set"},
         _captions,
         {"root": "DIR/second"},
-        _again(_captions, b"Another."),
-        _again(_captions, b"\xff"),
-        _NO_SET,
+        _overwrite(_captions, b"Another."),
+        _overwrite(_captions, b"\xff"),
+        _MISSING_SET,
     ),
     "clip_benchmark classes": Case(
         "clip_benchmark",
         {"root": "DIR/set"},
         _classes,
         {"root": "DIR/second"},
-        _again(_classes, b"0"),
-        _again(_classes, b"2"),
-        _NO_SET,
+        _overwrite(_classes, b"0"),
+        _overwrite(_classes, b"2"),
+        _MISSING_SET,
     ),
 }
 
@@ -217,12 +217,12 @@ def _good(items: dict[Split, list[Record | Skip]]) -> list[Record]:
     return [item for split in items.values() for item in split if isinstance(item, Record)]
 
 
-def test_every_kind_is_here() -> None:
+def test_every_source_kind_has_a_case() -> None:
     kinds = get_args(SourceConfig.__dataclass_fields__["kind"].type)
     assert {case.kind for case in CASES.values()} == set(kinds)
 
 
-def test_samples_are_whole_and_keys_differ(case: Case, tmp_path: Path) -> None:
+def test_samples_are_complete_and_keys_differ(case: Case, tmp_path: Path) -> None:
     source = case.make(tmp_path)
     items = _items(source)
     assert list(items) == [split for split in ("train", "validation", "test") if split in items]
@@ -236,7 +236,7 @@ def test_samples_are_whole_and_keys_differ(case: Case, tmp_path: Path) -> None:
         assert source.classes() is None or record.label in range(len(source.classes().names))  # type: ignore[union-attr]
 
 
-def test_the_same_samples_every_time_and_in_every_process(case: Case, tmp_path: Path) -> None:
+def test_samples_are_the_same_in_every_process(case: Case, tmp_path: Path) -> None:
     source = case.make(tmp_path)
     first, fingerprint = _items(source), source.fingerprint()
     assert _items(source) == first
@@ -249,13 +249,13 @@ def test_the_same_samples_every_time_and_in_every_process(case: Case, tmp_path: 
     assert case.make(tmp_path).fingerprint() == source.fingerprint() == fingerprint
 
 
-def test_other_parameters_make_another_fingerprint(case: Case, tmp_path: Path) -> None:
+def test_parameters_change_the_fingerprint(case: Case, tmp_path: Path) -> None:
     other = case.make(tmp_path, **case.other)
     assert other.fingerprint() != case.make(tmp_path).fingerprint()
     assert _items(other) != _items(case.make(tmp_path))
 
 
-def test_other_content_makes_another_fingerprint(case: Case, tmp_path: Path) -> None:
+def test_content_changes_the_fingerprint(case: Case, tmp_path: Path) -> None:
     if case.change is None:
         pytest.skip("reads no file")
     before, items = case.make(tmp_path).fingerprint(), _items(case.make(tmp_path))
@@ -264,7 +264,7 @@ def test_other_content_makes_another_fingerprint(case: Case, tmp_path: Path) -> 
     assert _items(case.make(tmp_path)) != items
 
 
-def test_a_bad_sample_is_a_skip_and_costs_no_other(case: Case, tmp_path: Path) -> None:
+def test_bad_sample_is_skipped_and_affects_no_other(case: Case, tmp_path: Path) -> None:
     if case.spoil is None:
         pytest.skip("reads no file")
     before = _items(case.make(tmp_path))
@@ -277,7 +277,7 @@ def test_a_bad_sample_is_a_skip_and_costs_no_other(case: Case, tmp_path: Path) -
     assert len(_good(after)) + len(skips) == len(_good(before))
 
 
-def test_what_cannot_be_used_names_key_and_remedy(case: Case, tmp_path: Path) -> None:
+def test_error_names_key_and_remedy(case: Case, tmp_path: Path) -> None:
     changes, key, remedy = case.wrong
     with pytest.raises(ConfigError) as caught:
         case.make(tmp_path, **changes)
@@ -285,7 +285,7 @@ def test_what_cannot_be_used_names_key_and_remedy(case: Case, tmp_path: Path) ->
     assert remedy in str(caught.value)
 
 
-def test_without_its_group_a_kind_is_refused(case: Case, tmp_path: Path) -> None:
+def test_kind_without_its_group_is_refused(case: Case, tmp_path: Path) -> None:
     if case.kind == "scenes":
         pytest.skip("its group has defaults")
     parameters = case.parameters(tmp_path)

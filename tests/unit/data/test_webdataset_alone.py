@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "loader.md"
 
 # webdataset leaves closing to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_the_documented_lines_read_our_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = re.search(r"## With webdataset alone\n.*?```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+def test_documented_code_reads_project_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(r"## Reading the shards with webdataset\n.*?```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
     lines = block.group(1)
     pattern = re.search(r'"(.*)/\{0+\.\.(\d+)\}\.tar"', lines)
@@ -47,5 +47,5 @@ assert issubclass(webdataset.DataPipeline, torch.utils.data.IterableDataset)
 """
 
 
-def test_prepare_loads_no_torch_and_leaves_webdataset_whole(tmp_path: Path) -> None:
+def test_prepare_does_not_import_torch_and_leaves_webdataset_complete(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path / "shards")], check=True, cwd=DOCS.parents[1])

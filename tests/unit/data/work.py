@@ -22,16 +22,16 @@ class WorkTask:
     folder: str
 
     def records(self) -> Iterator[Record | Skip]:
-        with Path(self.folder, f"begun-{self.number}").open("a") as begun:
-            begun.write(f"{os.getpid()}\n")
+        with Path(self.folder, f"begun-{self.number}").open("a") as started:
+            started.write(f"{os.getpid()}\n")
         for at in range(SAMPLES):
             if at == 3:
-                self._obey()
+                self._follow_files()
             # The second half of every task repeats the image of the task before it.
             number = self.number * SAMPLES + at
             yield record(number, image=record(max(number - SAMPLES, 0)).image if at > 2 else record(number).image)
 
-    def _obey(self) -> None:
+    def _follow_files(self) -> None:
         kill = Path(self.folder, f"kill-{self.number}")
         if kill.exists():
             left = int(kill.read_text()) - 1
@@ -58,18 +58,18 @@ class WorkSource(Source):
     def kill(self, number: int, times: int = 1) -> None:
         Path(self.folder, f"kill-{number}").write_text(str(times))
 
-    def hold(self, number: int) -> Path:
-        held = Path(self.folder, f"hold-{number}")
-        held.touch()
-        return held
+    def pause(self, number: int) -> Path:
+        pause_file = Path(self.folder, f"hold-{number}")
+        pause_file.touch()
+        return pause_file
 
-    def begun(self, number: int) -> list[int]:
+    def started(self, number: int) -> list[int]:
         """Process ids of those who began the task, in order."""
         file = Path(self.folder, f"begun-{number}")
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def until(condition: object, seconds: float = 60.0) -> None:
+def wait_until(condition: object, seconds: float = 60.0) -> None:
     """Wait for it."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

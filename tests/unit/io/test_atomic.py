@@ -11,7 +11,7 @@ from clips_pipeline.io.atomic import replace_file, replace_folder, temporary_pat
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_text_and_bytes_replace_what_was_there(tmp_path: Path, sync: bool) -> None:
+def test_text_and_bytes_replace_the_old_content(tmp_path: Path, sync: bool) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "first, longer", sync=sync)
     write_text(file, "ü\n", sync=sync)
@@ -22,7 +22,7 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path, sync: bool) -> No
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
     with pytest.raises(type(error)), replace_file(file) as temporary:  # noqa: PT012
@@ -33,7 +33,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path, error: 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("old")
     temporary_path(file).symlink_to("/dev/full")
@@ -43,13 +43,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_file_follows_the_umask(tmp_path: Path) -> None:
+def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("a")
     write_text(tmp_path / "atomic", "a")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_folder_is_replaced_completely(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "folder"
     with replace_folder(folder) as temporary:
         (temporary / "old").write_text("old")
@@ -66,7 +66,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+def test_next_write_deletes_files_of_a_killed_process(tmp_path: Path) -> None:
     file, folder = tmp_path / "a[1].txt", tmp_path / "folder"
     code = """
 import os, pathlib, signal, sys
@@ -85,7 +85,7 @@ with atomic.replace_file(pathlib.Path(sys.argv[1])) as file, atomic.replace_fold
     assert sorted(tmp_path.iterdir()) == sorted([of_a_living, file, folder])
 
 
-def test_a_folder_that_was_moved_aside_is_kept_while_it_is_the_only_one(tmp_path: Path) -> None:
+def test_renamed_old_folder_is_kept_while_it_is_the_only_copy(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -100,7 +100,7 @@ def test_a_folder_that_was_moved_aside_is_kept_while_it_is_the_only_one(tmp_path
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_folder_that_cannot_be_put_into_place_leaves_the_old_one(tmp_path: Path) -> None:
+def test_failed_rename_keeps_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").touch()

@@ -82,7 +82,7 @@ def colors() -> Pixels:
 
 @pytest.mark.parametrize("amount", [0.0, 0.68, 1.0, 1.32, 1.8])
 @pytest.mark.parametrize("change", [adjust_brightness, adjust_contrast, adjust_saturation])
-def test_factors(change, amount: float, colors: Pixels) -> None:  # type: ignore[no-untyped-def]
+def test_brightness_contrast_saturation(change, amount: float, colors: Pixels) -> None:  # type: ignore[no-untyped-def]
     found = colors.reshape(3, -1).astype(np.float32)
     change(found, amount)
     wanted = naive_change(colors.reshape(3, -1).astype(float), change.__name__.removeprefix("adjust_"), amount)
@@ -97,7 +97,7 @@ def test_hue(turn: float, colors: Pixels) -> None:
 
 
 @pytest.mark.parametrize("gray", [False, True])
-def test_all_steps(gray: bool, colors: Pixels) -> None:
+def test_jitter_and_grayscale(gray: bool, colors: Pixels) -> None:
     for seed in range(30):
         found = augment_colors(colors, strength=0.4, jitter=1.0, grayscale=float(gray), draws=_draws(seed)).astype(int)
         exact = naive_colors(colors, _draws(seed), gray, pillow=False)
@@ -109,7 +109,7 @@ def test_all_steps(gray: bool, colors: Pixels) -> None:
         assert off.mean() < 2.0
 
 
-def test_a_picture_left_alone_is_the_same(colors: Pixels) -> None:
+def test_unchanged_image_is_returned_itself(colors: Pixels) -> None:
     before = colors.copy()
     never = augment_colors(colors, strength=0.4, jitter=0.0, grayscale=0.0, draws=_draws(0))
     no_strength = augment_colors(colors, strength=0.0, jitter=1.0, grayscale=0.0, draws=_draws(0))

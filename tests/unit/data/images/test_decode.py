@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.data.samples import picture
+from tests.unit.data.samples import image_bytes
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
 from clips_pipeline.data.images.decode import SCALES, EncodedImage
@@ -63,13 +63,13 @@ def test_small_jpegs(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
 def test_other_formats_have_one_scale(mode: str) -> None:
-    content = picture(1, mode=mode)
+    content = image_bytes(1, mode=mode)
     encoded = EncodedImage(content)
     assert encoded.scales == (1,)
     assert np.array_equal(encoded.decode(), np.asarray(to_rgb(Image.open(io.BytesIO(content)))))
 
 
-def test_small_faults_are_judged_by_pillow() -> None:
+def test_small_faults_fall_back_to_pillow() -> None:
     content = _jpeg()
     # A byte that belongs nowhere before the end mark; libjpeg warns of it and Pillow does not mind.
     faulty = content[:-2] + b"\x00" + content[-2:]
@@ -83,7 +83,7 @@ def test_damage_raises() -> None:
             EncodedImage(damaged).decode()
 
 
-def test_huge_pictures_meet_pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_images_are_refused_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 117 // 3)
     with pytest.raises(Image.DecompressionBombError):
         EncodedImage(_jpeg())

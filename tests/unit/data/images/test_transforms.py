@@ -9,7 +9,7 @@ import pytest
 import torch
 from benchmarks.photos import photo
 from PIL import Image
-from tests.unit.data.samples import picture
+from tests.unit.data.samples import image_bytes
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.images.transforms import (
@@ -53,11 +53,11 @@ def photo_like() -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1"])
 def test_any_mode_gives_three_channels(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
-    pixels = _train(picture(1, mode=mode, kind=kind), ImageConfig(size=16))
+    pixels = _train(image_bytes(1, mode=mode, kind=kind), ImageConfig(size=16))
     assert (pixels.shape, pixels.dtype) == ((3, 16, 16), np.uint8)
 
 
-def test_a_pure_function_of_seed_epoch_and_key(noisy: bytes) -> None:
+def test_train_pixels_depend_on_seed_epoch_and_key_only(noisy: bytes) -> None:
     config = ImageConfig(size=32, crop_area=(0.4, 1.0), color_jitter=0.4)
     first = _train(noisy, config)
     assert np.array_equal(_train(noisy, config), first)
@@ -65,7 +65,7 @@ def test_a_pure_function_of_seed_epoch_and_key(noisy: bytes) -> None:
         assert not np.array_equal(other, first)
 
 
-def test_everything_switched_off_is_the_view_of_evaluation(noisy: bytes) -> None:
+def test_without_augmentation_pixels_are_those_of_evaluation(noisy: bytes) -> None:
     for framing in ("crop", "squash"):
         config = replace(PLAIN, framing=framing)  # type: ignore[arg-type]
         assert np.array_equal(_train(noisy, config, epoch=3), _eval(noisy, config))
@@ -95,7 +95,7 @@ def test_crops_keep_area_and_aspect(noisy: bytes) -> None:
     assert max(widths) - min(widths) > 15
 
 
-def test_each_colour_change_has_its_switch(noisy: bytes) -> None:
+def test_each_color_change_can_be_disabled(noisy: bytes) -> None:
     plain = _train(noisy, PLAIN)
     gray = _train(noisy, replace(PLAIN, grayscale_probability=1.0))
     assert (gray[0] == gray[1]).all()
@@ -163,7 +163,7 @@ def test_damaged_images_raise_one_error(noisy: bytes) -> None:
         eval_pixels(opened, PLAIN)
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     images_BCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     found = normalize(images_BCHW, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
     torch.testing.assert_close(found.flatten(), torch.tensor([-1.0, 3.0, 0.0]))
@@ -171,7 +171,7 @@ def test_normalise() -> None:
         normalize(found, (0.5, 0.25, 0.2), (0.5, 0.25, 0.1))
 
 
-def test_eval_image_is_what_the_model_takes(noisy: bytes) -> None:
+def test_eval_image(noisy: bytes) -> None:
     config = ImageConfig(size=20)
     found_CHW = eval_image(Image.open(io.BytesIO(noisy)), config)
     wanted = normalize(torch.from_numpy(_eval(noisy, config))[None], config.mean, config.std)[0]
@@ -179,7 +179,7 @@ def test_eval_image_is_what_the_model_takes(noisy: bytes) -> None:
     assert torch.equal(found_CHW, wanted)
 
 
-def test_configuration_border() -> None:
+def test_invalid_image_configurations_are_refused() -> None:
     config = ImageConfig(size=64, crop_area=(0.5, 0.75))
     assert from_mapping(ImageConfig, config.to_mapping(), "image") == config
     for wrong in (

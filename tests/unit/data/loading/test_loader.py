@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.data.samples import Lengths, ListSource, record
+from tests.unit.data.samples import LengthReader, ListSource, record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
@@ -44,7 +44,7 @@ def _loader(folder: Path, **changes: Any) -> Any:
         "window_samples": 15,
         "max_streams": 2,
     }
-    return train_loader(folder, "train", Lengths(), IMAGES, **(options | changes))
+    return train_loader(folder, "train", LengthReader(), IMAGES, **(options | changes))
 
 
 def _epoch(loader: Any, epoch: int = 0) -> list[ClipsBatch]:
@@ -74,7 +74,7 @@ def _joined(ranks: list[list[ClipsBatch]]) -> list[ClipsBatch]:
     ]
 
 
-def test_a_batch(shards: Path) -> None:
+def test_batch_contents(shards: Path) -> None:
     batches = _epoch(_loader(shards))
     assert len(batches) == COUNT // BATCH == len(_loader(shards)) == len(_loader(shards).dataset)
     batch = batches[0]
@@ -112,7 +112,7 @@ def test_epochs_and_seeds_differ_and_repeat(shards: Path) -> None:
 
 @pytest.mark.parametrize("done", [0, 3, 5])
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 2)])
-def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_size: int, workers: int) -> None:
+def test_resume_yields_the_rest_of_the_epoch(shards: Path, done: int, world_size: int, workers: int) -> None:
     uninterrupted = _loader(shards, workers=1)
     wanted = _epoch(uninterrupted, 2)
     state = uninterrupted.dataset.state_dict(done * BATCH, True)
@@ -130,7 +130,7 @@ def test_resuming_gives_the_rest_of_the_epoch(shards: Path, done: int, world_siz
     assert _same(_joined(after), _epoch(_loader(shards), 3))
 
 
-def test_resuming_with_another_batch_size_goes_on_at_the_same_sample(shards: Path) -> None:
+def test_resume_with_another_batch_size_continues_at_the_same_sample(shards: Path) -> None:
     whole = {"window_samples": WINDOW_SAMPLES, "max_streams": MAX_STREAMS}
     keys = [key for batch in _epoch(_loader(shards, **whole)) for key in batch.keys]
     loader = _loader(shards, **whole, global_batch_size=5)
@@ -150,7 +150,7 @@ def test_two_streams_resume_with_another_batch_size_that_has_two_streams(shards:
         _loader(shards, global_batch_size=5).dataset.load_state_dict(state)
 
 
-def test_a_state_of_other_data_is_refused(shards: Path, tmp_path: Path) -> None:
+def test_state_of_other_data_is_refused(shards: Path, tmp_path: Path) -> None:
     state = _loader(shards).dataset.state_dict(8, True)
     with pytest.raises(ConfigError, match="seed 3, now it is 4"):
         _loader(shards, seed=4).dataset.load_state_dict(state)
@@ -160,7 +160,7 @@ def test_a_state_of_other_data_is_refused(shards: Path, tmp_path: Path) -> None:
         _loader(tmp_path / "other").dataset.load_state_dict(state)
 
 
-def test_an_interrupted_iteration_leaves_the_epoch_as_it_was(shards: Path) -> None:
+def test_interrupted_iteration_does_not_change_the_epoch(shards: Path) -> None:
     loader = _loader(shards, workers=2)
     wanted = _epoch(loader)
     next(iter(loader))
@@ -214,7 +214,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path, shards: Path) -> N
     assert _same(list(resumed), found[2:])
 
 
-def test_a_replacement_that_is_bad_too_is_replaced(tmp_path: Path) -> None:
+def test_bad_replacement_is_replaced(tmp_path: Path) -> None:
     folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(COUNT)])
     whole = _epoch(_loader(folder))
     _damage(folder, [whole[0].keys[1], whole[1].keys[1]])
@@ -234,7 +234,7 @@ def test_one_bad_sample_when_the_batch_is_the_whole_epoch(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bad", range(7))
 @pytest.mark.parametrize("batch_size", [4, 6])
-def test_a_replacement_is_none_of_the_same_batch_in_a_split_of_less_than_two(
+def test_replacement_is_outside_the_batch_in_a_split_of_less_than_two(
     tmp_path: Path, bad: int, batch_size: int
 ) -> None:
     folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(7)])
@@ -245,7 +245,7 @@ def test_a_replacement_is_none_of_the_same_batch_in_a_split_of_less_than_two(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_but_bad_samples_is_an_error(tmp_path: Path, workers: int) -> None:
+def test_only_bad_samples_is_an_error(tmp_path: Path, workers: int) -> None:
     folder = _shards(tmp_path / "shards", [record(n) for n in range(4)])
     for file in (folder / "train").iterdir():
         file.write_bytes(b"x" * file.stat().st_size)
@@ -267,13 +267,13 @@ def test_impossible_loaders_are_refused_before_work(shards: Path, changes: dict[
         _loader(shards, **changes)
 
 
-def test_shards_that_are_not_those_of_the_index_are_refused(tmp_path: Path) -> None:
+def test_shards_that_differ_from_the_index_are_refused(tmp_path: Path) -> None:
     folder = _shards(tmp_path / "shards", [record(n) for n in range(10)])
     (folder / "train" / "00001.tar").unlink()
     with pytest.raises(ConfigError, match=r"00001\.tar is missing \(1 such"):
         _loader(folder)
     with pytest.raises(ConfigError, match="split 'test' is not in the index; it has train"):
-        train_loader(folder, "test", Lengths(), IMAGES, global_batch_size=2)
+        train_loader(folder, "test", LengthReader(), IMAGES, global_batch_size=2)
     with pytest.raises(ConfigError, match=r"index\.json: no such file"):
         _loader(tmp_path)
 
@@ -284,7 +284,7 @@ def test_more_workers_than_batches(shards: Path) -> None:
     assert len(_epoch(loader)) == 1
 
 
-def test_the_global_random_state_is_left_alone(shards: Path) -> None:
+def test_global_random_state_is_unchanged(shards: Path) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     _epoch(_loader(shards, workers=1))
@@ -297,7 +297,7 @@ def test_batches_of_workers_are_in_shared_memory(shards: Path) -> None:
         assert batch.images_BCHW.is_shared()
 
 
-def test_the_dataset_travels_to_spawned_workers(shards: Path) -> None:
+def test_dataset_works_in_spawned_workers(shards: Path) -> None:
     loader = _loader(shards)
     wanted = _epoch(loader)
     loader.dataset.set_epoch(0)

@@ -26,7 +26,7 @@ def _epoch(order: EpochOrder, epoch: int) -> list[tuple[int, int]]:
     window=st.integers(1, 40),
     streams=st.integers(1, 4),
 )
-def test_no_sample_twice_and_none_missing_but_the_rest_of_the_line(
+def test_every_sample_once_except_the_remainder_of_the_line(
     samples: list[int], seed: int, epoch: int, window: int, streams: int
 ) -> None:
     order = EpochOrder(samples, seed, window, streams)
@@ -79,7 +79,7 @@ def test_the_order_is_the_same_on_every_machine() -> None:
     assert _epoch(EpochOrder([3, 2, 4], seed=7, window_samples=6), 2) == wanted
 
 
-def test_any_position_without_those_before() -> None:
+def test_random_access_to_positions() -> None:
     order = EpochOrder([5, 3, 8, 2], seed=3, window_samples=6, streams=2)
     straight = _epoch(order, 4)
     fresh = EpochOrder([5, 3, 8, 2], seed=3, window_samples=6, streams=2)
@@ -103,8 +103,8 @@ def test_reads_stay_within_the_shards_of_a_window() -> None:
 
 
 @pytest.mark.parametrize(("samples", "widest"), [([1000], 1), ([1, 1, 1, 100], 4), ([5] * 4, 2)])
-def test_widest(samples: list[int], widest: int) -> None:
-    assert EpochOrder(samples, 0, window_samples=3).max_open_shards == widest
+def test_max_open_shards(samples: list[int], max_open_shards: int) -> None:
+    assert EpochOrder(samples, 0, window_samples=3).max_open_shards == max_open_shards
 
 
 def test_many_small_shards_do_not_open_too_many_files() -> None:
@@ -121,7 +121,7 @@ def test_streams_divide_the_batch_and_one_window_is_one_stream(samples: int, bat
     assert choose_streams(samples, batch, 250_000) == streams
 
 
-def test_pickles() -> None:
+def test_order_can_be_pickled() -> None:
     order = EpochOrder([5, 3], seed=3, window_samples=6, streams=2)
     order.locate(0, 0, 0)
     assert _epoch(pickle.loads(pickle.dumps(order)), 1) == _epoch(order, 1)  # noqa: S301

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.data.samples import Lengths, ListSource, record
+from tests.unit.data.samples import LengthReader, ListSource, record
 
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.loader import train_loader
@@ -19,60 +19,60 @@ from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 
 
-class _Told:
+class StallRecorder:
     def __init__(self) -> None:
         self.stalls: list[Stall] = []
-        self.any = threading.Event()
+        self.called = threading.Event()
 
     def __call__(self, stall: Stall) -> None:
         self.stalls.append(stall)
-        self.any.set()
+        self.called.set()
 
 
 @pytest.fixture
-def told() -> _Told:
-    return _Told()
+def recorder() -> StallRecorder:
+    return StallRecorder()
 
 
 @pytest.fixture
-def watch(told: _Told) -> Iterator[StallMonitor]:
-    made = StallMonitor(ReadClock(0), rank=3, after_s=0.05, on_stall=told)
+def monitor(recorder: StallRecorder) -> Iterator[StallMonitor]:
+    made = StallMonitor(ReadClock(0), rank=3, after_s=0.05, on_stall=recorder)
     yield made
     made.close()
 
 
-def test_a_long_wait_names_who_reads_what(watch: StallMonitor, told: _Told) -> None:
-    watch.clock.begin(17)
-    watch.begin()
-    assert told.any.wait(30.0)
-    stall = told.stalls[0]
+def test_long_wait_names_worker_and_shard(monitor: StallMonitor, recorder: StallRecorder) -> None:
+    monitor.clock.begin(17)
+    monitor.begin()
+    assert recorder.called.wait(30.0)
+    stall = recorder.stalls[0]
     assert (stall.rank, stall.worker, stall.shard) == (3, 0, 17)
     assert stall.seconds >= 0.05
     assert stall.reading_seconds >= stall.seconds
 
 
-def test_a_long_wait_in_which_nothing_is_read(watch: StallMonitor, told: _Told) -> None:
-    watch.clock.begin(17)
-    watch.clock.end()
-    watch.begin()
-    assert told.any.wait(30.0)
-    assert (told.stalls[0].worker, told.stalls[0].shard) == (None, None)
+def test_long_wait_without_a_read_names_no_worker(monitor: StallMonitor, recorder: StallRecorder) -> None:
+    monitor.clock.begin(17)
+    monitor.clock.end()
+    monitor.begin()
+    assert recorder.called.wait(30.0)
+    assert (recorder.stalls[0].worker, recorder.stalls[0].shard) == (None, None)
 
 
-def test_one_wait_is_told_more_and_more_seldom(watch: StallMonitor, told: _Told) -> None:
-    watch.begin()
-    while len(told.stalls) < 3:
+def test_reports_of_one_wait_become_rarer(monitor: StallMonitor, recorder: StallRecorder) -> None:
+    monitor.begin()
+    while len(recorder.stalls) < 3:
         time.sleep(0.01)
-    watch.end()
-    first, second, third = (stall.seconds for stall in told.stalls[:3])
+    monitor.end()
+    first, second, third = (stall.seconds for stall in recorder.stalls[:3])
     assert second >= 2 * first
     assert third >= 2 * second
 
 
-def test_nothing_is_told_while_nobody_waits(watch: StallMonitor, told: _Told) -> None:
-    watch.begin()
-    watch.end()
-    assert not told.any.wait(0.4)
+def test_nothing_is_reported_without_a_wait(monitor: StallMonitor, recorder: StallRecorder) -> None:
+    monitor.begin()
+    monitor.end()
+    assert not recorder.called.wait(0.4)
 
 
 _ANSWERS = multiprocessing.get_context("fork").Event()
@@ -87,22 +87,22 @@ class _HangingShards(ShardSet):
         return super().read(shard, row)
 
 
-def test_a_worker_that_hangs_is_named_in_the_training_process(tmp_path: Path, told: _Told) -> None:
+def test_hanging_worker_is_named_in_the_training_process(tmp_path: Path, recorder: StallRecorder) -> None:
     prepare(ListSource({"train": [[record(n) for n in range(at, at + 8)] for at in (0, 8)]}), tmp_path / "shards")
     loader: Any = train_loader(
-        tmp_path / "shards", "train", Lengths(), ImageConfig(size=8), global_batch_size=4, workers=2, seed=1
+        tmp_path / "shards", "train", LengthReader(), ImageConfig(size=8), global_batch_size=4, workers=2, seed=1
     )
     loader.dataset.shards.__class__ = _HangingShards
-    watch = StallMonitor(loader.dataset.clock, rank=0, after_s=0.3, on_stall=told)
-    watch.begin()
+    monitor = StallMonitor(loader.dataset.clock, rank=0, after_s=0.3, on_stall=recorder)
+    monitor.begin()
     with ThreadPoolExecutor() as pool:
         batches = pool.submit(lambda: list(loader))
         # On a busy machine the first stalls are told while the workers still start, and name none.
         until = time.monotonic() + 60.0
-        while not (named := [stall for stall in told.stalls if stall.shard is not None]):
+        while not (named := [stall for stall in recorder.stalls if stall.shard is not None]):
             assert time.monotonic() < until
             time.sleep(0.05)
         _ANSWERS.set()
         assert sum(len(batch) for batch in batches.result()) == 16
-    watch.close()
+    monitor.close()
     assert (named[0].worker in (0, 1), named[0].shard) == (True, 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.data.samples import ListSource, picture, record, tree
+from tests.unit.data.samples import ListSource, image_bytes, read_tree, record
 
 from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.dedup import DuplicateRows, find_duplicates
@@ -18,7 +18,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 
 
 @pytest.mark.parametrize("hashes_in_memory", [10, 300, 1_000_000])
-def test_repeated_values_are_those_that_a_set_would_find(tmp_path: Path, hashes_in_memory: int) -> None:
+def test_duplicates_equal_those_found_by_a_set(tmp_path: Path, hashes_in_memory: int) -> None:
     draws = np.random.default_rng(0)
     (tmp_path / "jobs" / "train").mkdir(parents=True)
     jobs, columns = [], []
@@ -51,14 +51,14 @@ def test_repeated_values_are_those_that_a_set_would_find(tmp_path: Path, hashes_
     assert found.total == sum(map(len, expected)) > 100
 
 
-def test_places_may_come_in_any_order(tmp_path: Path) -> None:
+def test_duplicate_rows_may_be_added_in_any_order(tmp_path: Path) -> None:
     found = DuplicateRows(tmp_path / "found")
     found.add(np.array([300, 2, 300]), np.array([7, 1, 3]))
     found.add(np.array([2, 299]), np.array([0, 5]))
     assert {job: found.rows_of(job).tolist() for job in (300, 2, 1, 299)} == {300: [3, 7], 2: [0, 1], 1: [], 299: [5]}
 
 
-def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: Path) -> None:
+def test_shards_equal_those_of_a_source_without_duplicates(tmp_path: Path) -> None:
     """Naive twin: the same samples, walked once with sets."""
     draws = np.random.default_rng(1)
     parts = []
@@ -69,7 +69,7 @@ def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: 
                 record(
                     at,
                     key=f"k{draws.integers(0, 80)}",
-                    image=picture(number),
+                    image=image_bytes(number),
                     web_caption=f"web {draws.integers(0, 60)}",
                     captions=(r"left as it is: \xc2\xae",),
                     label=number,
@@ -101,12 +101,12 @@ def test_shards_without_duplicates_are_those_of_a_source_without_them(tmp_path: 
     assert set(left.filtered) == {filters.DUPLICATE_IMAGE, filters.DUPLICATE_CAPTION}
     assert set(left.skipped) == {records.DUPLICATE_KEY}
     shards = {f"train/{number:05d}.tar" for number in range(len(made.split("train")))}
-    assert set(tree(tmp_path / "made")) == {"index.json", "spans.bin", "statistics.json"} | shards
+    assert set(read_tree(tmp_path / "made")) == {"index.json", "spans.bin", "statistics.json"} | shards
     assert (tmp_path / "made" / "spans.bin").read_bytes() == (tmp_path / "expected" / "spans.bin").read_bytes()
 
 
 def test_histograms_are_those_of_the_samples_in_the_index(tmp_path: Path) -> None:
-    items = [record(n, web_caption="wörd " * (n % 5 + 1), image=picture(n, (10 + n, 2000))) for n in range(40)]
+    items = [record(n, web_caption="wörd " * (n % 5 + 1), image=image_bytes(n, (10 + n, 2000))) for n in range(40)]
     prepare(ListSource({"train": [items[:10], items[10:]]}), tmp_path / "shards")
     found = load_statistics(tmp_path / "shards").splits["train"].histograms
     kept = list(eval_samples(tmp_path / "shards", "train"))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.data.samples import tree
-from tests.unit.data.work import WorkSource, until
+from tests.unit.data.samples import read_tree
+from tests.unit.data.work import WorkSource, wait_until
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare import run as prepare_module
@@ -34,16 +34,14 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
     """What one process makes that nothing disturbs."""
     (tmp_path / "quiet").mkdir()
     prepare(WorkSource(tmp_path / "quiet"), tmp_path / "expected", rules=RULES)
-    return tree(tmp_path / "expected")
+    return read_tree(tmp_path / "expected")
 
 
-def test_a_killed_process_costs_its_jobs_one_more_attempt(
-    tmp_path: Path, work: WorkSource, expected: dict[str, bytes]
-) -> None:
+def test_jobs_of_a_killed_process_run_again(tmp_path: Path, work: WorkSource, expected: dict[str, bytes]) -> None:
     work.kill(2)
     prepare(work, tmp_path / "shards", processes=2, rules=RULES)
-    assert tree(tmp_path / "shards") == expected
-    begun = [work.begun(number) for number in range(work.count)]
+    assert read_tree(tmp_path / "shards") == expected
+    begun = [work.started(number) for number in range(work.count)]
     assert len(begun[2]) == 2
     assert begun[2][0] != begun[2][1]
     # The other process had at most one job in its hands.
@@ -51,17 +49,17 @@ def test_a_killed_process_costs_its_jobs_one_more_attempt(
     assert all(not Path("/proc", str(pid)).exists() for pids in begun for pid in pids)
 
 
-def test_a_job_that_kills_every_process_is_one_clear_error_and_the_rest_stays_done(
+def test_job_that_kills_every_process_is_an_error_and_other_jobs_stay_done(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes]
 ) -> None:
     work.kill(5, times=99)
     with pytest.raises(ConfigError, match=r"killed 3 times.*memory.*same command resumes"):
         prepare(work, tmp_path / "shards", processes=2, rules=RULES)
-    done = [len(work.begun(number)) for number in range(5)]
+    done = [len(work.started(number)) for number in range(5)]
     (work.folder / "kill-5").unlink()
     prepare(work, tmp_path / "shards", processes=2, rules=RULES)
-    assert [len(work.begun(number)) for number in range(5)] == done
-    assert tree(tmp_path / "shards") == expected
+    assert [len(work.started(number)) for number in range(5)] == done
+    assert read_tree(tmp_path / "shards") == expected
 
 
 RUN = """
@@ -80,44 +78,44 @@ def environment(repository: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_in_mid_run_the_next_run_does_what_is_missing(
+def test_after_a_kill_the_next_run_does_the_missing_jobs(
     tmp_path: Path, repository: Path, work: WorkSource, expected: dict[str, bytes], processes: int
 ) -> None:
-    held = [work.hold(number) for number in (3, 4)]
+    held = [work.pause(number) for number in (3, 4)]
     command = [sys.executable, "-c", RUN, str(work.folder), str(tmp_path / "shards"), str(processes)]
     running = subprocess.Popen(command, env=environment(repository))
     try:
-        until(lambda: all(work.begun(number) for number in range(3 + processes)))
+        wait_until(lambda: all(work.started(number) for number in range(3 + processes)))
         done = sorted(file.stem for file in (tmp_path / ".shards.partial" / "jobs" / "train").glob("*.json"))
     finally:
         running.send_signal(signal.SIGKILL)
         running.wait()
     assert done == ["000000", "000001", "000002"]
     # Processes do not outlive the one that was killed, and leave what is theirs.
-    pids = {pid for number in range(work.count) for pid in work.begun(number)}
-    until(lambda: not any(Path("/proc", str(pid)).exists() for pid in pids))
+    pids = {pid for number in range(work.count) for pid in work.started(number)}
+    wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in pids))
     for file in held:
         file.unlink()
     prepare(work, tmp_path / "shards", rules=RULES)
-    assert [len(work.begun(number)) for number in range(work.count)] == [1, 1, 1, 2, processes, 1]
-    assert tree(tmp_path / "shards") == expected
+    assert [len(work.started(number)) for number in range(work.count)] == [1, 1, 1, 2, processes, 1]
+    assert read_tree(tmp_path / "shards") == expected
     assert not (tmp_path / ".shards.partial").exists()
 
 
 @pytest.mark.parametrize("steps", range(14))
-def test_stopped_at_any_step_of_the_end_nothing_is_done_again(
+def test_after_a_stop_at_any_final_step_no_job_runs_again(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     """Every change of a file's name or presence, from the first shard that gets its last name to the whole folder."""
     (tmp_path / "old").mkdir()
     prepare(WorkSource(tmp_path / "old", count=1), tmp_path / "shards")
-    before = tree(tmp_path / "shards")
+    before = read_tree(tmp_path / "shards")
     left = steps
 
     class StopError(BaseException):
         pass
 
-    def limited(change: Callable[..., object]) -> Callable[..., object]:
+    def stop_after(change: Callable[..., object]) -> Callable[..., object]:
         def run(*arguments: object) -> object:
             nonlocal left
             if left == 0:
@@ -129,7 +127,7 @@ def test_stopped_at_any_step_of_the_end_nothing_is_done_again(
 
     def stopping(*arguments: object) -> None:
         for name in ("rename", "unlink"):
-            monkeypatch.setattr(Path, name, limited(getattr(Path, name)))
+            monkeypatch.setattr(Path, name, stop_after(getattr(Path, name)))
         finish(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prepare_module, "finish", stopping)
@@ -137,12 +135,12 @@ def test_stopped_at_any_step_of_the_end_nothing_is_done_again(
         prepare(work, tmp_path / "shards", rules=RULES)
     except StopError:
         # The old ones, unless it was stopped between them and the new ones.
-        assert not (tmp_path / "shards").exists() or tree(tmp_path / "shards") == before
+        assert not (tmp_path / "shards").exists() or read_tree(tmp_path / "shards") == before
     monkeypatch.undo()
     prepare(work, tmp_path / "shards", rules=RULES)
-    assert tree(tmp_path / "shards") == expected
+    assert read_tree(tmp_path / "shards") == expected
     assert sorted(path.name for path in tmp_path.iterdir() if "shards" in path.name) == [".shards.lock", "shards"]
-    assert [len(work.begun(number)) for number in range(work.count)] == [1] * work.count
+    assert [len(work.started(number)) for number in range(work.count)] == [1] * work.count
 
 
 @pytest.fixture
@@ -166,35 +164,35 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         yield found.scheduler_address
 
 
-def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(
+def test_cluster_gives_the_same_bytes_when_a_worker_is_killed(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], cluster: str
 ) -> None:
     work.kill(2)
     prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
-    assert tree(tmp_path / "shards") == expected
-    begun = [work.begun(number) for number in range(work.count)]
+    assert read_tree(tmp_path / "shards") == expected
+    begun = [work.started(number) for number in range(work.count)]
     assert len(set(begun[2])) == 2
     assert os.getpid() not in {pid for pids in begun for pid in pids}
     # The cluster lost sight of what the worker had finished before, but not the work: no other task is run again.
     assert [len(pids) for number, pids in enumerate(begun) if number != 2] == [1] * (work.count - 1)
 
 
-def test_a_job_that_kills_every_worker_is_one_clear_error_and_the_rest_stays_done(
+def test_job_that_kills_every_worker_is_an_error_and_other_jobs_stay_done(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], cluster: str
 ) -> None:
     work.kill(5, times=99)
     with pytest.raises(ConfigError, match=r"workers of the cluster were killed.*memory.*same command resumes"):
         prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
-    done = [len(work.begun(number)) for number in range(5)]
-    assert len(work.begun(5)) == 2
+    done = [len(work.started(number)) for number in range(5)]
+    assert len(work.started(5)) == 2
     (work.folder / "kill-5").unlink()
     prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
-    assert [len(work.begun(number)) for number in range(5)] == done
-    assert tree(tmp_path / "shards") == expected
+    assert [len(work.started(number)) for number in range(5)] == done
+    assert read_tree(tmp_path / "shards") == expected
 
 
-def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repository: Path, work: WorkSource) -> None:
-    held = work.hold(0)
+def test_stopped_scheduler_is_an_error(tmp_path: Path, repository: Path, work: WorkSource) -> None:
+    held = work.pause(0)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{found.getsockname()[1]}"
@@ -223,7 +221,7 @@ def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repositor
     worker = subprocess.Popen([*dask, *serve], **quiet)  # type: ignore[call-overload]
 
     def end_scheduler() -> None:
-        until(lambda: bool(work.begun(0)))
+        wait_until(lambda: bool(work.started(0)))
         scheduler.kill()
 
     ending = threading.Thread(target=end_scheduler)
@@ -239,7 +237,7 @@ def test_a_scheduler_that_goes_away_is_one_clear_error(tmp_path: Path, repositor
             process.wait()
 
 
-def test_without_a_scheduler_there_is_one_clear_error(tmp_path: Path, work: WorkSource) -> None:
+def test_missing_scheduler_is_an_error(tmp_path: Path, work: WorkSource) -> None:
     import dask
 
     with (
@@ -249,7 +247,7 @@ def test_without_a_scheduler_there_is_one_clear_error(tmp_path: Path, work: Work
         prepare(work, tmp_path / "shards", run_on=ExecutorConfig("dask", "tcp://127.0.0.1:9"))
 
 
-def test_an_engine_without_its_address_is_refused() -> None:
+def test_engine_and_address_must_match() -> None:
     with pytest.raises(ConfigError, match="needs the address"):
         ExecutorConfig("dask")
     with pytest.raises(ConfigError, match="has none"):

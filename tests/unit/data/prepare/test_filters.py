@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.data.samples import ListSource, picture, record
+from tests.unit.data.samples import ListSource, image_bytes, record
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare import filters
@@ -68,18 +68,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "score": ({"min_score": 0.3}, {"score": 0.3}, {"score": 0.29}, filters.LOW_SCORE),
     "no number": ({"min_score": 0.3}, {"score": 0.3}, {"score": float("nan")}, filters.LOW_SCORE),
     "no score": ({"min_score": 0.3}, {"score": 0.3}, {"score": None}, filters.NO_SCORE),
-    "image": ({"duplicate_images": True}, {}, {"image": picture(1)}, filters.DUPLICATE_IMAGE),
+    "image": ({"duplicate_images": True}, {}, {"image": image_bytes(1)}, filters.DUPLICATE_IMAGE),
     "caption": ({"duplicate_captions": True}, {}, {"web_caption": " web 1 "}, filters.DUPLICATE_CAPTION),
 }
 
 
 def made(number: int, changes: dict[str, Any]) -> Any:
     size = changes.get("image")
-    return record(number, **changes | ({"image": picture(number, size)} if isinstance(size, tuple) else {}))
+    return record(number, **changes | ({"image": image_bytes(number, size)} if isinstance(size, tuple) else {}))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_filter_drops_what_it_says_and_nothing_else(tmp_path: Path, case: str) -> None:
+def test_filter_drops_matching_samples_only(tmp_path: Path, case: str) -> None:
     config, good, bad, reason = CASES[case]
     # The score is needed for all of them.
     first = record(1, score=1.0)
@@ -96,7 +96,7 @@ def test_a_filter_drops_what_it_says_and_nothing_else(tmp_path: Path, case: str)
     assert prepare(source, tmp_path / "shards").split_samples("train") == 3
 
 
-def test_without_filters_all_that_can_be_used_is_taken() -> None:
+def test_without_filters_all_usable_samples_are_kept() -> None:
     odd = record(1, web_caption="!!!!!!!!!!\x07\ufffd", synthetic_caption="!!!!!!!!!!\x07\ufffd")
     assert FilterConfig().fault(odd, (1, 10_000)) is None
 
@@ -112,12 +112,12 @@ def test_without_filters_all_that_can_be_used_is_taken() -> None:
         (CaptionFilter, {"max_run": 0}, "max_run: 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
+def test_invalid_filters_are_refused(kind: Any, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_mapping(kind, wrong, "filters")
 
 
-def test_when_nothing_passes_the_message_says_why(tmp_path: Path) -> None:
+def test_error_without_remaining_samples_has_the_reasons(tmp_path: Path) -> None:
     rules = Rules(filters=FilterConfig(min_score=0.1))
     with pytest.raises(
         ConfigError, match=r"no sample \(0 skipped, 2 filtered; first left out: train no_score.*fields\.score"
@@ -125,7 +125,7 @@ def test_when_nothing_passes_the_message_says_why(tmp_path: Path) -> None:
         prepare(ListSource({"train": [[record(1), record(2)]]}), tmp_path / "shards", rules=rules)
 
 
-def test_what_is_the_same_is_counted_though_no_filter_drops_it(tmp_path: Path) -> None:
+def test_duplicates_are_counted_without_filters(tmp_path: Path) -> None:
     same = record(1, web_caption="a", synthetic_caption="a")
     others = [replace(same, key=f"other{number}") for number in range(3)]
     prepare(ListSource({"train": [[same, others[0]], [others[1], others[2]]]}), tmp_path / "shards")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.data.samples import ListSource, ListTask, bomb, picture, record, source, tree
+from tests.unit.data.samples import ListSource, ListTask, bomb_image, image_bytes, read_tree, record, source
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError
@@ -21,7 +21,7 @@ from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.splits import Classes
 
 
-def test_what_goes_in_comes_out_in_order(tmp_path: Path) -> None:
+def test_prepared_records_equal_the_source_in_order(tmp_path: Path) -> None:
     made = source(10, found=Classes(("a", "b", "c"), ("a {}",)))
     index = prepare(made, tmp_path / "shards", samples_per_shard=3)
     assert [shard.samples for shard in index.split("train")] == [3, 2, 3, 2]
@@ -35,26 +35,26 @@ def test_what_goes_in_comes_out_in_order(tmp_path: Path) -> None:
 def test_same_bytes_for_one_and_for_two_processes(tmp_path: Path) -> None:
     prepare(source(12, tasks=3), tmp_path / "one", processes=1)
     prepare(source(12, tasks=3), tmp_path / "two", processes=2)
-    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert read_tree(tmp_path / "one") == read_tree(tmp_path / "two")
 
 
-def test_prepares_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_second_run_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "shards"
     prepare(source(), out)
-    before = {name: (out / name).stat().st_mtime_ns for name in tree(out)}
+    before = {name: (out / name).stat().st_mtime_ns for name in read_tree(out)}
     again = source()
     with caplog.at_level(logging.INFO):
         prepare(again, out, processes=2)
     assert again.opened == []
     assert "nothing to do" in caplog.text
-    assert {name: (out / name).stat().st_mtime_ns for name in tree(out)} == before
+    assert {name: (out / name).stat().st_mtime_ns for name in read_tree(out)} == before
 
 
 @pytest.mark.parametrize("change", ["source", "samples_per_shard", "missing", "size", "index"])
-def test_prepares_again_when_something_differs(tmp_path: Path, change: str) -> None:
+def test_changes_prepare_again(tmp_path: Path, change: str) -> None:
     out = tmp_path / "shards"
     prepare(source(), out)
-    good = tree(out)
+    good = read_tree(out)
     shard = out / "train" / "00000.tar"
     if change == "missing":
         shard.unlink()
@@ -69,10 +69,10 @@ def test_prepares_again_when_something_differs(tmp_path: Path, change: str) -> N
     assert is_current(again, out, samples_per_shard=size)
     assert again.opened == ["train", "test"]
     if change in ("missing", "size", "index"):
-        assert tree(out) == good
+        assert read_tree(out) == good
 
 
-def test_the_format_version_belongs_to_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_format_version_is_part_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(source(), tmp_path / "shards")
     monkeypatch.setattr(formats, "SHARDS", formats.SHARDS + 1)
     assert not is_current(source(), tmp_path / "shards")
@@ -81,13 +81,13 @@ def test_the_format_version_belongs_to_the_fingerprint(tmp_path: Path, monkeypat
 BAD = {
     records.EMPTY_WEB_CAPTION: record(1, web_caption=" \n"),
     records.EMPTY_SYNTHETIC_CAPTION: record(2, synthetic_caption=""),
-    records.UNDECODABLE_IMAGE: record(3, image=picture(3, kind="JPEG", size=(64, 64))[:-300], extension="jpg"),
+    records.UNDECODABLE_IMAGE: record(3, image=image_bytes(3, kind="JPEG", size=(64, 64))[:-300], extension="jpg"),
     records.NOT_UTF8: record(4, web_caption="caf\udce9"),
     records.DUPLICATE_KEY: record(5, key="k0100"),
     records.BAD_RECORD: record(6, key="a.b"),
     records.UNSUPPORTED_IMAGE: record(7, extension="bmp"),
     records.EMPTY_FILE: record(8, image=b""),
-    records.TOO_MANY_PIXELS: record(9, image=bomb(30_000, 30_000)),
+    records.TOO_MANY_PIXELS: record(9, image=bomb_image(30_000, 30_000)),
     records.MISSING_IMAGE: Skip(records.MISSING_IMAGE, "gone\udcff", "no such file"),
 }
 
@@ -108,30 +108,30 @@ def test_bad_samples_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, records.UNDECODABLE_IMAGE),
     ],
 )
-def test_any_damage_to_an_image_is_a_skip(tmp_path: Path, image: bytes, reason: str) -> None:
+def test_damaged_images_are_skipped(tmp_path: Path, image: bytes, reason: str) -> None:
     index = prepare(
         ListSource({"train": [[record(1), record(2, image=image)]]}), tmp_path / "s", max_skipped_fraction=0.5
     )
     assert index.skips == {"train": {reason: 1}}
 
 
-def test_too_many_bad_samples_stop_with_counts_and_examples_and_keep_the_old(
+def test_too_many_bad_samples_are_an_error_with_counts_and_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "shards"
     prepare(source(), out)
-    before = tree(out)
+    before = read_tree(out)
     made = ListSource({"train": [[record(100), *BAD.values()]]}, name="spoiled")
     with pytest.raises(ConfigError, match=r"(?s)90\.9%.*10\.0%.*train undecodable_image 1.*empty_web_caption k0001"):
         prepare(made, out, max_skipped_fraction=0.1)
-    assert tree(out) == before
+    assert read_tree(out) == before
     # What has been done is kept: a higher limit needs no sample read again.
     monkeypatch.setattr(ListTask, "records", None)
     assert prepare(made, out, max_skipped_fraction=0.95).splits["train"][0].samples == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
 
 
-def test_work_towards_other_data_is_thrown_away(tmp_path: Path) -> None:
+def test_work_for_other_data_is_deleted(tmp_path: Path) -> None:
     bad = ListSource({"train": [[record(100), *BAD.values()]]}, name="spoiled")
     with pytest.raises(ConfigError, match=r"90\.9%"):
         prepare(bad, tmp_path / "shards")
@@ -141,7 +141,7 @@ def test_work_towards_other_data_is_thrown_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
 
 
-def test_a_lower_limit_counts_for_shards_that_are_there(tmp_path: Path) -> None:
+def test_lower_limit_applies_to_existing_shards(tmp_path: Path) -> None:
     made = ListSource({"train": [[record(1), BAD[records.EMPTY_WEB_CAPTION]]]})
     prepare(made, tmp_path / "shards", max_skipped_fraction=0.5)
     with pytest.raises(ConfigError, match=r"50\.0%"):
@@ -157,7 +157,7 @@ def test_keys_repeated_across_tasks_are_found(tmp_path: Path, processes: int) ->
     assert len(list((tmp_path / "shards" / "train").iterdir())) == len(index.split("train")) == 3
 
 
-def test_the_same_key_may_stand_in_two_splits(tmp_path: Path) -> None:
+def test_same_key_may_be_in_two_splits(tmp_path: Path) -> None:
     index = prepare(ListSource({"train": [[record(1)]], "test": [[record(1)]]}), tmp_path / "shards")
     assert index.skips == {"train": {}, "test": {}}
 
@@ -169,7 +169,7 @@ def test_a_split_without_samples_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="chapter1"):
@@ -188,14 +188,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_in_the_middle_the_old_shards_stay_and_the_next_run_succeeds(
-    tmp_path: Path, repository: Path, processes: int
-) -> None:
+def test_kill_keeps_the_old_shards_and_the_next_run_succeeds(tmp_path: Path, repository: Path, processes: int) -> None:
     out, flags, script = tmp_path / "shards", tmp_path / "flags", tmp_path / "killed.py"
     flags.mkdir()
     script.write_text(KILLED)
     prepare(source(12, tasks=4, name="old"), out)
-    before = tree(out)
+    before = read_tree(out)
     command = [sys.executable, str(script), str(out), str(flags), str(processes)]
     running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{repository / 'src'}:{repository}"})
     try:
@@ -205,23 +203,23 @@ def test_killed_in_the_middle_the_old_shards_stay_and_the_next_run_succeeds(
     finally:
         running.send_signal(signal.SIGKILL)
         running.wait()
-    assert tree(out) == before
+    assert read_tree(out) == before
     # Processes of the pool do not outlive the one that was killed.
     _wait(lambda: not any(Path("/proc", flag.name).exists() for flag in flags.iterdir()))
     prepare(source(12, tasks=4, name="new"), out)
-    assert tree(out)["index.json"] != before["index.json"]
+    assert read_tree(out)["index.json"] != before["index.json"]
     assert sorted(path.name for path in tmp_path.iterdir() if "shards" in path.name) == [".shards.lock", "shards"]
 
 
-def test_killed_between_the_two_renames_the_old_shards_come_back(tmp_path: Path) -> None:
+def test_kill_between_the_two_renames_restores_the_old_shards(tmp_path: Path) -> None:
     out = tmp_path / "shards"
     prepare(source(), out)
-    before = tree(out)
+    before = read_tree(out)
     out.rename(tmp_path / ".shards.before")
     again = source()
     prepare(again, out)
     assert again.opened == []
-    assert tree(out) == before
+    assert read_tree(out) == before
 
 
 def _wait(condition: object, seconds: float = 30.0) -> None:

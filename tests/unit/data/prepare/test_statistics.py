@@ -19,7 +19,7 @@ from clips_pipeline.data.prepare.statistics import (
 VALUES = np.concatenate([np.arange(70), np.random.default_rng(0).integers(0, 1 << 40, 500), [5, 5, 1 << 52]])
 
 
-def test_every_value_lies_in_its_bin_and_nothing_is_lost() -> None:
+def test_every_value_is_counted_in_its_bin() -> None:
     found = Histogram.from_values(VALUES)
     assert sum(count for _, count in found.bins) == found.count == len(VALUES)
     assert (found.total, found.low, found.high) == (sum(VALUES.tolist()), 0, 1 << 52)
@@ -31,7 +31,7 @@ def test_every_value_lies_in_its_bin_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 300, len(VALUES)])
-def test_parts_add_up_to_the_whole(at: int) -> None:
+def test_merged_parts_equal_the_whole(at: int) -> None:
     assert Histogram.from_values(VALUES[:at]).merge(Histogram.from_values(VALUES[at:])) == Histogram.from_values(VALUES)
 
 
@@ -43,12 +43,12 @@ def test_quantiles_are_exact_to_the_bin(share: float) -> None:
     assert exact <= found <= exact * 17 / 16
 
 
-def test_of_nothing() -> None:
+def test_empty_histogram() -> None:
     assert Histogram.from_values(np.zeros(0, np.int64)) == Histogram()
     assert Histogram().mean == Histogram().quantile(0.5) == 0
 
 
-def test_written_and_read(tmp_path: Path) -> None:
+def test_statistics_round_trip(tmp_path: Path) -> None:
     one = SplitStatistics(
         3, {"not_utf8": 1}, {"too_small": 2}, {}, 1, 0, 1, 0, 1, {"image_width": Histogram.from_values(VALUES)}
     )

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 from clips_pipeline.data.scenes.lexicon import COLOR_WORDS, KIND_WORDS, SIZE_WORDS, TEXTURE_WORDS
 
 
-def _meanings(words: dict[str, tuple[str, ...]]) -> dict[str, str]:
+def _plain_word_of(words: dict[str, tuple[str, ...]]) -> dict[str, str]:
     return {word: meaning for meaning, names in words.items() for word in names}
 
 
-def _any_of(words: dict[str, str]) -> str:
+def _pattern_of(words: dict[str, str]) -> str:
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
 
 
-KINDS_BY_WORD = _meanings(KIND_WORDS)
-COLORS_BY_WORD = _meanings(COLOR_WORDS)
-TEXTURES_BY_WORD = _meanings(TEXTURE_WORDS)
-SIZES_BY_WORD = _meanings(SIZE_WORDS)
+KINDS_BY_WORD = _plain_word_of(KIND_WORDS)
+COLORS_BY_WORD = _plain_word_of(COLOR_WORDS)
+TEXTURES_BY_WORD = _plain_word_of(TEXTURE_WORDS)
+SIZES_BY_WORD = _plain_word_of(SIZE_WORDS)
 _PHRASE = re.compile(
-    rf"\b(?:(?P<size>{_any_of(SIZES_BY_WORD)}) )?(?:(?P<colour>{_any_of(COLORS_BY_WORD)}) )?"
-    rf"(?:(?P<texture>{_any_of(TEXTURES_BY_WORD)}) )?(?P<kind>{_any_of(KINDS_BY_WORD)})\b"
+    rf"\b(?:(?P<size>{_pattern_of(SIZES_BY_WORD)}) )?(?:(?P<colour>{_pattern_of(COLORS_BY_WORD)}) )?"
+    rf"(?:(?P<texture>{_pattern_of(TEXTURES_BY_WORD)}) )?(?P<kind>{_pattern_of(KINDS_BY_WORD)})\b"
 )
 
 
 @dataclass(frozen=True)
-class Named:
+class ThingWords:
     """What a caption says of one thing; None where it does not say."""
 
     kind: str
@@ -34,12 +34,12 @@ class Named:
     texture: str | None
 
 
-def named_things(text: str) -> list[Named]:
+def named_things(text: str) -> list[ThingWords]:
     found = []
     for match in _PHRASE.finditer(text.lower()):
         size, color, texture = match["size"], match["colour"], match["texture"]
         found.append(
-            Named(
+            ThingWords(
                 KINDS_BY_WORD[match["kind"]],
                 SIZES_BY_WORD[size] if size else None,
                 COLORS_BY_WORD[color] if color else None,

@@ -4,7 +4,7 @@ import re
 from statistics import mean
 
 import pytest
-from tests.unit.data.scenes.reading import Named, named_things
+from tests.unit.data.scenes.reading import ThingWords, named_things
 
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
@@ -21,12 +21,12 @@ def samples() -> list[SceneSample]:
     return [scene_sample(ScenesConfig(), "train", index) for index in range(COUNT)]
 
 
-def colors_said(sentence: str) -> set[str]:
+def named_colors(sentence: str) -> set[str]:
     text = sentence.lower()
     return {color for color, words in COLOR_WORDS.items() if any(re.search(rf"\b{word}\b", text) for word in words)}
 
 
-def is_true(named: Named, scene: Scene) -> bool:
+def is_true(named: ThingWords, scene: Scene) -> bool:
     return any(
         thing.kind == named.kind
         and named.color in (None, thing.color)
@@ -56,7 +56,7 @@ def test_synthetic_sentences_are_true_unless_hallucinated(samples: list[SceneSam
     assert checked > 4 * COUNT  # the check would prove nothing if it read nothing
 
 
-def test_colours_and_patterns_told_with_a_verb_are_true(samples: list[SceneSample]) -> None:
+def test_colors_and_patterns_named_with_a_verb_are_true(samples: list[SceneSample]) -> None:
     """ "The cat is small and white", "Stripes cover the blue hat": words apart from the name they belong to."""
     textures = {"strip": "striped", "dot": "dotted", "spot": "dotted", "check": "checked", "plain": "plain"}
     checked = 0
@@ -68,9 +68,9 @@ def test_colours_and_patterns_told_with_a_verb_are_true(samples: list[SceneSampl
             if len(named) != 1 or tells_of_background or index in sample.synthetic.hallucinated:
                 continue
             thing = next(thing for thing in sample.scene.things if thing.kind == named[0].kind)
-            assert colors_said(sentence) <= {thing.color}, (sentence, thing)
+            assert named_colors(sentence) <= {thing.color}, (sentence, thing)
             assert {t for stem, t in textures.items() if stem in sentence.lower()} <= {thing.texture}, (sentence, thing)
-            checked += len(colors_said(sentence))
+            checked += len(named_colors(sentence))
     assert checked > COUNT
 
 
@@ -102,12 +102,12 @@ def test_hallucinated_sentences_are_untrue(samples: list[SceneSample]) -> None:
         kinds = {thing.kind for thing in scene.things}
         absent = any(named.kind not in kinds for named in named_things(sentence))
         colors = {thing.color for thing in scene.things if thing.kind in {n.kind for n in named_things(sentence)}}
-        assert absent or colors_said(sentence) - colors, (sentence, scene)
+        assert absent or named_colors(sentence) - colors, (sentence, scene)
     assert 0.12 * COUNT < len(told) < 0.18 * COUNT
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 200)])
-def test_hallucination_can_be_turned_off_and_on(share: float, expected: int) -> None:
+def test_hallucination_probability_0_and_1(share: float, expected: int) -> None:
     config = ScenesConfig(hallucination=share)
     assert sum(len(scene_sample(config, "train", i).synthetic.hallucinated) for i in range(200)) == expected
 
@@ -123,7 +123,7 @@ def test_synthetic_length_is_that_of_a_recaptioner(samples: list[SceneSample]) -
         assert all(sentence[0].isupper() for sentence in caption.sentences)
 
 
-def test_fragments_differ_in_what_they_tell(samples: list[SceneSample]) -> None:
+def test_fragments_name_different_things(samples: list[SceneSample]) -> None:
     told = [len(named_things(sentence)) for sample in samples for sentence in sample.synthetic.sentences]
     shares = [sum(count == wanted for count in told) / len(told) for wanted in (0, 1)]
     assert shares[0] > 0.12, "too little filler"
@@ -131,7 +131,7 @@ def test_fragments_differ_in_what_they_tell(samples: list[SceneSample]) -> None:
     assert sum(count >= 2 for count in told) / len(told) > 0.12
 
 
-def test_web_captions_are_as_noisy_as_asked(samples: list[SceneSample]) -> None:
+def test_web_noise_matches_its_parameter(samples: list[SceneSample]) -> None:
     assert 5 < mean(len(sample.web.text.split()) for sample in samples) < 9
     assert all(sample.web.text.strip() for sample in samples)
     noisy = [sample.web.form for sample in samples if sample.web.form != "remark"]
@@ -151,12 +151,12 @@ def test_web_remarks_are_true_and_wrong_ones_are_not(samples: list[SceneSample])
 
 
 @pytest.mark.parametrize(("noise", "clean"), [(0.0, 300), (1.0, 0)])
-def test_web_noise_reaches_from_none_to_all(noise: float, clean: int) -> None:
+def test_web_noise_0_and_1(noise: float, clean: int) -> None:
     config = ScenesConfig(web_noise=noise)
     assert sum(scene_sample(config, "train", i).web.form == "remark" for i in range(300)) == clean
 
 
-def test_noise_changes_nothing_but_what_it_names() -> None:
+def test_noise_affects_its_own_captions_only() -> None:
     plain, noisy = ScenesConfig(web_noise=0.2), ScenesConfig(web_noise=0.8)
     for index in range(100):
         one, two = scene_sample(plain, "train", index), scene_sample(noisy, "train", index)

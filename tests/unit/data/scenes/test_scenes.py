@@ -42,7 +42,7 @@ def test_streams_of_other_names_differ() -> None:
     assert len({Draws(seed, split, i).bits() for seed in (1, 2) for split in ("a", "b") for i in range(50)}) == 200
 
 
-def test_scenes_hold_two_to_five_different_things_inside_the_picture() -> None:
+def test_scenes_hold_two_to_five_different_things_inside_the_image() -> None:
     for scene in SCENES:
         assert 2 <= len(scene.things) <= 5
         assert len({thing.kind for thing in scene.things}) == len(scene.things)
@@ -72,13 +72,13 @@ def test_scenes_vary_in_everything() -> None:
     assert min(labels.values()) > len(SCENES) / len(KINDS) / 2
 
 
-def test_relation_names_the_longer_way() -> None:
+def test_relation_uses_the_larger_distance() -> None:
     one = Thing("cat", "red", "plain", 12, 10, 30, False)
     assert relation(one, replace(one, x=40, y=36)) == "left"
     assert relation(one, replace(one, x=12, y=10)) == "below"
 
 
-def test_every_thing_can_be_seen_in_the_picture() -> None:
+def test_every_thing_is_visible() -> None:
     """Taking any one thing out of the scene changes the picture by more than a few pixels."""
     for index, scene in enumerate(SCENES[:150]):
         whole = render(scene, 64, Draws("picture", index)).astype(int)
@@ -120,7 +120,7 @@ def test_a_circle_covers_its_area() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 48, 64, 112, 224])
-def test_pictures_of_any_size(size: int) -> None:
+def test_images_of_any_size(size: int) -> None:
     for index, scene in enumerate(SCENES[:20]):
         picture = render(scene, size, Draws(index))
         assert picture.shape == (size, size, 3)
@@ -142,7 +142,7 @@ def test_png_is_lossless() -> None:
         assert (np.asarray(image) == picture).all()
 
 
-def test_pixels_do_not_depend_on_what_was_drawn_before() -> None:
+def test_pixels_do_not_depend_on_earlier_drawings() -> None:
     """Cached sprites must never be painted upon."""
     first = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in SCENES[:40]]
     again = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in reversed(SCENES[:40])]

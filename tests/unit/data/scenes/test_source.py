@@ -73,7 +73,7 @@ def test_records_do_not_depend_on_hash_seed() -> None:
     assert len(outputs) == 1
 
 
-def test_source_fulfils_the_protocol_and_covers_every_sample_once() -> None:
+def test_source_covers_every_sample_once() -> None:
     source: Source = ScenesSource(SMALL)
     assert source.splits == ("train", "validation", "test")
     for split, count, shards in (("train", 70, 3), ("validation", 12, 1), ("test", 25, 1)):
@@ -99,7 +99,7 @@ def test_records_are_complete() -> None:
             assert len(record.captions) == (0 if split == "train" else 5)
 
 
-def test_pictures_differ_within_and_between_splits_and_seeds() -> None:
+def test_images_differ_within_and_between_splits_and_seeds() -> None:
     records = [scene_record(SMALL, split, i) for split in ("train", "validation", "test") for i in range(50)]
     records += [scene_record(replace(SMALL, seed=1), "train", i) for i in range(50)]
     assert len({record.image for record in records}) == 200
@@ -112,19 +112,19 @@ def test_a_task_is_small_to_pickle() -> None:
     assert pickle.loads(pickle.dumps(task)) == task  # noqa: S301
 
 
-def test_more_pictures_keep_the_earlier_ones() -> None:
+def test_more_images_keep_the_earlier_ones() -> None:
     larger = replace(SMALL, train=80, samples_per_shard=40)
     assert collect(ScenesTask(SMALL, "train", 60, 70)) == collect(ScenesTask(larger, "train", 60, 70))
 
 
-def test_fingerprint_tells_configurations_apart() -> None:
+def test_fingerprint_differs_between_configurations() -> None:
     changes = [{}, {"seed": 1}, {"train": 71}, {"web_noise": 0.1}, {"hallucination": 0.1}, {"image_size": 32}]
     prints = [ScenesSource(replace(SMALL, **change)).fingerprint() for change in changes]
     assert len(set(prints)) == len(changes)
     assert ScenesSource(replace(SMALL)).fingerprint() == prints[0]
 
 
-def test_split_without_pictures_is_left_out() -> None:
+def test_split_without_images_is_left_out() -> None:
     source = ScenesSource(replace(SMALL, validation=0))
     assert source.splits == ("train", "test")
     with pytest.raises(ConfigError, match="validation"):

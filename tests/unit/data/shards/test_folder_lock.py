@@ -54,7 +54,7 @@ def test_data_of_another_environment_and_source_is_refused(tmp_path: Path) -> No
     claim(shards, PHOTOS)
 
 
-def test_the_environment_of_a_run_is_what_claims(tmp_path: Path) -> None:
+def test_run_claims_the_folder_for_its_environment(tmp_path: Path) -> None:
     def run(environment: str, prepare: dict[str, Any]) -> None:
         values = {"params:prepare": prepare, "paths": {"shards": tmp_path / "shards"}}
         pipeline = SimpleNamespace(inputs=lambda: {"params:prepare"})
@@ -70,7 +70,7 @@ def test_the_environment_of_a_run_is_what_claims(tmp_path: Path) -> None:
     run("mine", {})
 
 
-def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_read_by_another_process_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "_MAX_WAIT_S", 0.0)
     shards = tmp_path / "shards"
     before = prepare(source(4), shards)
@@ -90,7 +90,7 @@ def test_what_another_process_reads_is_not_replaced(tmp_path: Path, monkeypatch:
     assert prepare(source(6, name="other"), shards).split_samples("train") == 6
 
 
-def test_what_is_being_replaced_is_not_read(tmp_path: Path) -> None:
+def test_folder_being_replaced_is_not_read(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     prepare(source(4), shards)
     with lock_for_replacement(shards), pytest.raises(ConfigError, match="is being replaced by process"):
@@ -98,7 +98,7 @@ def test_what_is_being_replaced_is_not_read(tmp_path: Path) -> None:
     assert len(list(eval_samples(shards, "train"))) == 4
 
 
-def test_a_reader_in_the_same_process_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_reader_in_the_same_process_does_not_block(tmp_path: Path) -> None:
     prepare(source(4), tmp_path / "shards")
     reader = ShardSet(tmp_path / "shards", "train")
     assert prepare(source(6, name="other"), tmp_path / "shards").split_samples("train") == 6

@@ -55,11 +55,11 @@ def test_hostile_headers_end_the_shard_and_never_reach_tarfile(
     seen: list[int] = []
     opened = tarfile.open
 
-    def watched(*args: object, **options: object) -> object:
+    def open_watched(*args: object, **options: object) -> object:
         seen.append(len(options["fileobj"].getvalue()))  # type: ignore[attr-defined]
         return opened(*args, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(tarfile, "open", watched)
+    monkeypatch.setattr(tarfile, "open", open_watched)
     with TarFile(file) as tar:
         assert tar.keys == ["k0000", "k0001"]
         assert [tar.read(row).text for row in range(2)] == [b"web 0", b"web 1"]
@@ -72,7 +72,7 @@ def test_hostile_headers_end_the_shard_and_never_reach_tarfile(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_shard_that_begins_so_is_no_tar(tmp_path: Path, name: str) -> None:
+def test_shard_that_starts_with_a_hostile_header_is_no_tar(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.tar").write_bytes(HOSTILE[name][0] + bytes(2 * BLOCK))
     with pytest.raises(BadSampleError, match="unreadable_shard") as bad:
         TarFile(tmp_path / "a.tar")
@@ -92,13 +92,13 @@ def test_a_shard_sorted_by_ending_takes_as_many_bytes_as_it_has(
     given = 0
     whole = io.BytesIO
 
-    class Counted(whole):
+    class CountingBytesIO(whole):
         def __init__(self, content: bytes) -> None:
             nonlocal given
             given += len(content)
             super().__init__(content)
 
-    monkeypatch.setattr("clips_pipeline.data.shards.tar_file.io.BytesIO", Counted)
+    monkeypatch.setattr("clips_pipeline.data.shards.tar_file.io.BytesIO", CountingBytesIO)
     with TarFile(tmp_path / "a.tar") as shard:
         assert len(shard.interleaved) == count
         assert all(shard.read(row).image == b"text" for row in range(count))
@@ -106,7 +106,7 @@ def test_a_shard_sorted_by_ending_takes_as_many_bytes_as_it_has(
     assert given == count * 3 * 2 * BLOCK
 
 
-def test_other_kinds_of_members_are_passed_over(tmp_path: Path) -> None:
+def test_other_kinds_of_members_are_ignored(tmp_path: Path) -> None:
     kinds = (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         for number, kind in enumerate(kinds):

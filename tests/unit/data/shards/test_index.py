@@ -24,7 +24,7 @@ def _index(**changes: Any) -> Index:
     return Index(**(facts | changes))
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_index_round_trip(tmp_path: Path) -> None:
     far = ShardEntry("s3://bucket/ü.tar", 2, 10, "c" * 64, "d" * 64)
     made = _index(
         splits={"train": (ENTRY, far), "test": (ENTRY,)},
@@ -41,7 +41,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("splits", [{}, {"train": ()}])
-def test_an_index_of_nothing(tmp_path: Path, splits: dict[str, Any]) -> None:
+def test_empty_index(tmp_path: Path, splits: dict[str, Any]) -> None:
     _index(splits=splits).save(tmp_path)
     assert load_index(tmp_path).splits == splits
 
@@ -65,7 +65,7 @@ def test_an_index_of_nothing(tmp_path: Path, splits: dict[str, Any]) -> None:
         (lambda found: found.update(color=1), r"index\.json\.color: unknown key"),
     ],
 )
-def test_what_is_no_index_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_invalid_index_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     _index().save(tmp_path)
     found = json.loads((tmp_path / "index.json").read_text())
     change(found)
@@ -102,7 +102,7 @@ def test_samples_left_out_of_a_shard_in_place_are_not_read(in_place: tuple[Path,
 
 
 @pytest.mark.parametrize("damage", [None, b"", bytes(10 * 8), bytes(12 * 8)])
-def test_spans_that_do_not_fit_are_refused(in_place: tuple[Path, list[Any]], damage: bytes | None) -> None:
+def test_mismatched_spans_are_refused(in_place: tuple[Path, list[Any]], damage: bytes | None) -> None:
     folder, _ = in_place
     if damage is None:
         (folder / "spans.bin").unlink()
@@ -135,7 +135,7 @@ def test_missing_and_changed_shards_among_many(tmp_path: Path, monkeypatch: pyte
     ]
 
 
-def test_remote_shards_need_a_place_for_copies(tmp_path: Path) -> None:
+def test_remote_shards_need_a_cache(tmp_path: Path) -> None:
     _index(splits={"train": (ShardEntry("s3://bucket/a.tar", 1, 1, "", ""),)}).save(tmp_path)
     with pytest.raises(ConfigError, match=r"s3://bucket/a\.tar is not on this machine"):
         ShardSet(tmp_path, "train")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.servers import Http, Trouble, http_server, wait_for
-from tests.unit.data.samples import Lengths, record, write_shard
+from tests.servers import Fault, HttpServer, http_server, wait_for
+from tests.unit.data.samples import LengthReader, record, write_shard
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
@@ -30,7 +30,7 @@ COUNT = 6
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Http, list[ShardEntry]]]:
+def served(tmp_path: Path) -> Iterator[tuple[HttpServer, list[ShardEntry]]]:
     """Six shards of four samples on an HTTP server, and an index of them under `index`."""
     folder = tmp_path / "served"
     folder.mkdir()
@@ -54,7 +54,7 @@ def _cache(tmp_path: Path, **changes: Any) -> ShardCache:
     return ShardCache(tmp_path / "cache", Storage(replace(QUICK, **changes)))
 
 
-def test_a_shard_is_copied_once(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_a_shard_is_copied_once(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     cache = pickle.loads(pickle.dumps(_cache(tmp_path)))  # noqa: S301
     for _ in range(3):
@@ -68,7 +68,7 @@ def _local(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
     assert cache.local_copy(shard).stat().st_size == shard.bytes
 
 
-def test_many_processes_download_a_shard_once(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_many_processes_download_a_shard_once(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
@@ -81,7 +81,9 @@ def test_many_processes_download_a_shard_once(served: tuple[Http, list[ShardEntr
     assert http.gets("1.tar") == 1
 
 
-def test_what_comes_ahead_is_there_when_it_is_needed(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_prefetched_shards_are_not_downloaded_again(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
+) -> None:
     http, entries = served
     cache = _cache(tmp_path)
     cache.prefetch(entries[:3])
@@ -91,7 +93,7 @@ def test_what_comes_ahead_is_there_when_it_is_needed(served: tuple[Http, list[Sh
     assert [http.gets(f"{n}.tar") for n in range(4)] == [1, 1, 1, 0]
 
 
-def test_those_used_longest_ago_make_room(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_least_recently_used_copies_are_deleted(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     cache = _cache(tmp_path, cache_gib=2.5 * entries[0].bytes / 2**30)
     first = cache.local_copy(entries[0])
@@ -107,25 +109,27 @@ def test_those_used_longest_ago_make_room(served: tuple[Http, list[ShardEntry]],
         assert still_open.read() == (http.folder / "0.tar").read_bytes()
 
 
-def test_another_file_than_the_index_names_is_refused(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_file_that_differs_from_the_index_is_refused(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
+) -> None:
     http, entries = served
     content = bytearray((http.folder / "0.tar").read_bytes())
     content[1000] ^= 1
     (http.folder / "0.tar").write_bytes(content)
     # A server that ends too early and says that this was all.
-    http.trouble["1.tar"] = Trouble("short", after=1024)
+    http.faults["1.tar"] = Fault("short", after=1024)
     for number, problem in ((0, "sha256"), (1, "1024 bytes, the index says")):
         with pytest.raises(StorageError, match=rf"{number}\.tar: is not the shard of the index .*{problem}"):
             _cache(tmp_path).local_copy(entries[number])
         assert http.gets(f"{number}.tar") == 2
-    http.trouble["1.tar"] = Trouble("short", after=1024, times=1)
+    http.faults["1.tar"] = Fault("short", after=1024, times=1)
     assert _cache(tmp_path).local_copy(entries[1]).stat().st_size == entries[1].bytes
     assert http.gets("1.tar") == 4
     assert [file.name for file in (tmp_path / "cache").glob("??/*.tar")] == [f"{entries[1].sha256}.tar"]
 
 
-def test_other_copies_make_room_on_a_disk_that_fills_up(
-    served: tuple[Http, list[ShardEntry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_copies_are_deleted_on_a_disk_that_fills_up(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, entries = served
     cache = _cache(tmp_path)
@@ -137,18 +141,18 @@ def test_other_copies_make_room_on_a_disk_that_fills_up(
     assert [cache._copy(shard).exists() for shard in entries[:4]] == [False, True, True, True]
 
 
-class OntoFullDisk(Storage):
+class FullDiskStorage(Storage):
     """Downloads to a device that is always full."""
 
     def _copy(self, address: str, target: Path) -> None:
         super()._copy(address, Path("/dev/full"))
 
 
-def test_a_full_disk_ends_the_run_also_where_shards_may_be_left_out(
-    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+def test_full_disk_is_an_error_even_if_shards_may_be_skipped(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
 ) -> None:
     _, entries = served
-    cache = ShardCache(tmp_path / "cache", OntoFullDisk(replace(QUICK, unreachable="skip")))
+    cache = ShardCache(tmp_path / "cache", FullDiskStorage(replace(QUICK, unreachable="skip")))
     for _ in range(2):
         with pytest.raises(StorageError, match=r"cache: the disk is full; make room, or lower storage\.cache_gib"):
             cache.local_copy(entries[0])
@@ -161,9 +165,9 @@ def _fail(cache: ShardCache, shard: ShardEntry, barrier: Any) -> None:
         cache.local_copy(shard)
 
 
-def test_processes_that_wait_share_a_failure(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_processes_that_wait_share_a_failure(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
-    http.trouble["4.tar"] = Trouble("503")
+    http.faults["4.tar"] = Fault("503")
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
     cache = _cache(tmp_path, unreachable="skip", retries=3, back_off_s=0.3)
@@ -174,15 +178,15 @@ def test_processes_that_wait_share_a_failure(served: tuple[Http, list[ShardEntry
         worker.join(60.0)
     assert [worker.exitcode for worker in workers] == [0] * 3
     assert http.gets("4.tar") == 4
-    http.trouble.clear()
+    http.faults.clear()
     assert _cache(tmp_path).local_copy(entries[4]).exists()
     assert not list((tmp_path / "cache").glob("??/*.failed"))
 
 
-def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
-    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+def test_copy_deleted_before_it_is_read_loses_no_sample(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
 ) -> None:
-    class Hasty(ShardCache):
+    class EvictingCache(ShardCache):
         """As if another process needed the room at once, so many times."""
 
         left = 3
@@ -194,7 +198,7 @@ def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
                 copy.unlink()
             return copy
 
-    cache = Hasty(tmp_path / "cache", Storage(QUICK))
+    cache = EvictingCache(tmp_path / "cache", Storage(QUICK))
     assert list(eval_samples(tmp_path / "index", "train", remote=cache)) == [record(n) for n in range(4 * COUNT)]
     cache.left = 1000
     for copy in (tmp_path / "cache").glob("??/*.tar"):
@@ -203,7 +207,7 @@ def test_a_copy_that_does_not_stay_until_it_is_read_loses_no_sample(
         list(eval_samples(tmp_path / "index", "train", remote=cache))
 
 
-def test_a_fork_has_threads_of_its_own(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_a_fork_has_threads_of_its_own(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     _, entries = served
     cache = _cache(tmp_path)
     cache.prefetch(entries[:2])
@@ -224,11 +228,11 @@ def _hang(cache: ShardCache, shard: ShardEntry) -> None:
     cache.local_copy(shard)
 
 
-def test_killed_in_a_download_the_next_process_begins_anew(
-    served: tuple[Http, list[ShardEntry]], tmp_path: Path
+def test_after_a_kill_in_a_download_the_next_process_starts_over(
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
 ) -> None:
     http, entries = served
-    http.trouble["2.tar"] = Trouble("hang", times=1)
+    http.faults["2.tar"] = Fault("hang", times=1)
     worker = multiprocessing.get_context("fork").Process(
         target=_hang, args=(_cache(tmp_path, timeout_s=60.0), entries[2])
     )
@@ -250,7 +254,7 @@ def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
     loader = train_loader(
         tmp_path / "index",
         "train",
-        Lengths(),
+        LengthReader(),
         ImageConfig(size=8),
         global_batch_size=4,
         workers=workers,
@@ -263,7 +267,7 @@ def _batches(tmp_path: Path, cache: ShardCache, workers: int) -> list[Any]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_from_remote_shards_equals_training_from_local_ones(
-    served: tuple[Http, list[ShardEntry]], tmp_path: Path, workers: int
+    served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path, workers: int
 ) -> None:
     http, entries = served
     found = _batches(tmp_path, _cache(tmp_path), workers)
@@ -275,12 +279,12 @@ def test_training_from_remote_shards_equals_training_from_local_ones(
     assert [http.gets(f"{n}.tar") for n in range(COUNT)] == [1] * COUNT
 
 
-def test_evaluation_reads_remote_shards(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_evaluation_reads_remote_shards(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     found = list(eval_samples(tmp_path / "index", "train", remote=_cache(tmp_path)))
     assert found == [record(number) for number in range(4 * COUNT)]
 
 
-def test_a_shard_that_is_gone_stops_or_is_left_out(served: tuple[Http, list[ShardEntry]], tmp_path: Path) -> None:
+def test_missing_shard_is_an_error_or_skipped(served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path) -> None:
     http, entries = served
     (http.folder / "3.tar").unlink()
     with pytest.raises(StorageError, match=r"3\.tar: one attempt"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from tests.unit.data.samples import picture, record, write_shard
+from tests.unit.data.samples import image_bytes, record, write_shard
 
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import parse_sample
@@ -35,7 +35,7 @@ def test_same_records_same_bytes(tmp_path: Path) -> None:
 
 # webdataset leaves closing to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
+def test_webdataset_reads_project_shards(tmp_path: Path) -> None:
     made = [record(number, key=f"folder/k{number}", captions=("x", "é"), label=number) for number in range(3)]
     write_shard(tmp_path / "a.tar", made, "a.tar")
     found = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
@@ -50,17 +50,17 @@ def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
         }
 
 
-def test_we_read_webdatasets_shards(tmp_path: Path) -> None:
+def test_project_reads_webdataset_shards(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for number in range(3):
             facts = {"re_caption": f"long {number}", "url": "https://example.org"}
-            sample = {"__key__": f"{number:09d}", "jpg": picture(number, kind="JPEG"), "txt": "ü", "json": facts}
+            sample = {"__key__": f"{number:09d}", "jpg": image_bytes(number, kind="JPEG"), "txt": "ü", "json": facts}
             writer.write(sample)
     with TarFile(tmp_path / "a.tar") as tar:
         assert tar.keys == [f"{number:09d}" for number in range(3)]
         found = parse_sample(tar.read(2), FIELDS)
     assert (found.web_caption, found.synthetic_caption, found.extension) == ("ü", "long 2", "jpg")
-    assert found.image == picture(2, kind="JPEG")
+    assert found.image == image_bytes(2, kind="JPEG")
 
 
 def _tar(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> None:
@@ -80,25 +80,25 @@ def test_every_kind_of_name(tmp_path: Path, key: str, form: int) -> None:
         assert tar.read(0) == Members(key, "jpg", b"1" * 700, b"2", b"{}")
 
 
-def _by_webdataset(path: Path) -> None:
+def _write_with_webdataset(path: Path) -> None:
     # Times with fractions, as it takes them: an extended header before each file.
     with webdataset.TarWriter(str(path)) as writer:
         for number in range(20):
             writer.write({"__key__": f"{number:09d}", "jpg": b"1" * (600 * number), "txt": "ü", "json": {"a": 1}})
 
 
-def _by_us(path: Path) -> None:
+def _write_with_project(path: Path) -> None:
     write_shard(path, [record(number) for number in range(20)], "a.tar")
 
 
-def _with_long_names(path: Path) -> None:
+def _write_long_names(path: Path) -> None:
     _tar(path, [(f"{'d' * 150}/{'é' if n % 2 else 'e'}{n}.{kind}", b"1" * n) for n in range(20) for kind in KINDS])
 
 
 KINDS = ("jpg", "txt", "json")
 
 
-@pytest.mark.parametrize("write", [_by_us, _by_webdataset, _with_long_names])
+@pytest.mark.parametrize("write", [_write_with_project, _write_with_webdataset, _write_long_names])
 def test_headers_are_read_as_tarfile_reads_them(tmp_path: Path, write: Callable[[Path], None]) -> None:
     file = tmp_path / "a.tar"
     write(file)
@@ -111,7 +111,7 @@ def test_headers_are_read_as_tarfile_reads_them(tmp_path: Path, write: Callable[
     assert found.fault is None
 
 
-@pytest.mark.parametrize("write", [_by_us, _by_webdataset, _with_long_names])
+@pytest.mark.parametrize("write", [_write_with_project, _write_with_webdataset, _write_long_names])
 def test_a_span_is_enough_to_read_a_sample(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "a.tar")
     with (
@@ -140,7 +140,7 @@ def _kinds(tar: tarfile.TarFile, key: str) -> tuple[str, str, str]:
 
 
 def test_a_span_of_a_file_that_has_changed_is_a_bad_sample(tmp_path: Path) -> None:
-    _by_us(tmp_path / "a.tar")
+    _write_with_project(tmp_path / "a.tar")
     with TarFile(tmp_path / "a.tar") as tar:
         begin, end = tar.spans[3].tolist()
     for content in (b"", b"\0" * 100_000, b"x" * 100_000):
@@ -156,24 +156,24 @@ def test_interleaved_samples_are_whole(tmp_path: Path) -> None:
         assert tar.read(1) == Members("b", "jpg", b"2", b"4", None)
 
 
-def test_other_members_are_passed_over(tmp_path: Path) -> None:
+def test_other_members_are_ignored(tmp_path: Path) -> None:
     _tar(tmp_path / "a.tar", [("a.jpg", b"1"), ("a.depth.npy", b"0"), ("notes.md", b"0"), ("._a.jpg", b"0")])
     with TarFile(tmp_path / "a.tar") as tar:
         assert tar.keys == ["a"]
 
 
-def test_a_tar_cut_short_gives_what_stands_before_the_cut(tmp_path: Path) -> None:
+def test_truncated_tar_gives_the_samples_before_the_end(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [record(number) for number in range(4)], "a.tar")
     content = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(content[: 4 * 512 + 100])
     with TarFile(tmp_path / "a.tar") as tar:
-        assert tar.read(0).image == picture(0)
+        assert tar.read(0).image == image_bytes(0)
         with pytest.raises(BadSampleError) as bad:
             tar.read(3)
     assert bad.value.skip.reason == records.UNREADABLE_SHARD
 
 
-def _with_size(path: Path, number: int, size: bytes, target: Path) -> None:
+def _set_size(path: Path, number: int, size: bytes, target: Path) -> None:
     """The same tar, with another size in the header of file `number`, and a checksum that fits."""
     content = bytearray(path.read_bytes())
     at = [match.start() - 257 for match in re.finditer(b"ustar", content)][number]
@@ -190,7 +190,7 @@ def _with_size(path: Path, number: int, size: bytes, target: Path) -> None:
 )
 def test_absurd_sizes_end_the_shard_and_take_no_memory(tmp_path: Path, size: bytes) -> None:
     _tar(tmp_path / "good.tar", [(f"k{n}.txt", b"text") for n in range(4)])
-    _with_size(tmp_path / "good.tar", 2, size, tmp_path / "bad.tar")
+    _set_size(tmp_path / "good.tar", 2, size, tmp_path / "bad.tar")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with TarFile(tmp_path / "bad.tar") as tar:
         assert [tar.read(row).text for row in range(2)] == [b"text", b"text"]
@@ -201,7 +201,7 @@ def test_absurd_sizes_end_the_shard_and_take_no_memory(tmp_path: Path, size: byt
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", b"no tar " * 200])
-def test_what_is_no_tar_is_a_bad_sample(tmp_path: Path, content: bytes) -> None:
+def test_invalid_tar_is_a_bad_sample(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(BadSampleError, match="unreadable_shard"):
         TarFile(tmp_path / "a.tar")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.peer_packages import installed
 from tests.servers import http_server, s3_server
-from tests.unit.data.samples import ListSource, picture, record
+from tests.unit.data.samples import ListSource, image_bytes, record
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
@@ -38,7 +38,7 @@ def _set(root: Path, shards: list[list[tuple[str, str, bytes]]], **texts: str) -
     for number, samples in enumerate(shards):
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
             for key, ending, content in samples:
-                for name, body in ((f"{key}.webp", picture(len(key), kind="WEBP")), (f"{key}.{ending}", content)):
+                for name, body in ((f"{key}.webp", image_bytes(len(key), kind="WEBP")), (f"{key}.{ending}", content)):
                     member = tarfile.TarInfo(name)
                     member.size = len(body)
                     tar.addfile(member, io.BytesIO(body))
@@ -72,7 +72,7 @@ def _items(source: ClipBenchmarkSource) -> list[Record | Skip]:
     return [item for task in source.tasks("test") for item in task.records()]
 
 
-def test_a_set_of_captions(captions: Path, tmp_path: Path) -> None:
+def test_retrieval_dataset(captions: Path, tmp_path: Path) -> None:
     source = _source(captions)
     assert (source.splits, source.classes(), source.fields.needed) == (("test",), None, False)
     first, second, third = _items(source)
@@ -87,7 +87,7 @@ def test_a_set_of_captions(captions: Path, tmp_path: Path) -> None:
     assert list(eval_samples(tmp_path / "shards", "test")) == [first, second, third]
 
 
-def test_a_set_of_classes(classes: Path, tmp_path: Path) -> None:
+def test_classification_dataset(classes: Path, tmp_path: Path) -> None:
     source = _source(classes)
     assert source.classes() == Classes(("cat", "dog"), ("a photo of a {}.", "a {}."))
     found = _items(source)
@@ -98,7 +98,7 @@ def test_a_set_of_classes(classes: Path, tmp_path: Path) -> None:
     assert load_classes(tmp_path / "shards") == source.classes()
 
 
-def test_a_split_to_learn_from_is_parted_by_keys(classes: Path, tmp_path: Path) -> None:
+def test_train_split_is_split_by_keys(classes: Path, tmp_path: Path) -> None:
     samples = [(f"k{n:02d}", "cls", b"%d" % (n % 2)) for n in range(40)]
     (_set(tmp_path / "more", [samples[:25], samples[25:]]) / "test").rename(classes / "train")
     config = ClipBenchmarkConfig(str(classes), train_split="train", validation_fraction=0.25)
@@ -118,8 +118,8 @@ def test_a_split_to_learn_from_is_parted_by_keys(classes: Path, tmp_path: Path) 
     assert len(prints) == 3
 
 
-def test_a_set_of_captions_has_nothing_to_learn_from(captions: Path) -> None:
-    with pytest.raises(ConfigError, match=r"clip_benchmark\.train_split: .* is a set of captions"):
+def test_retrieval_dataset_has_no_train_split(captions: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clip_benchmark\.train_split: .* is a retrieval dataset"):
         ClipBenchmarkSource(ClipBenchmarkConfig(str(captions), train_split="test"), HERE)
 
 
@@ -147,13 +147,13 @@ def test_remote_sets(captions: Path, classes: Path) -> None:
         (lambda root: (root / "zeroshot_classification_templates.txt").write_text("a photo\n"), "has no {} for"),
     ],
 )
-def test_what_is_no_set_is_refused_before_work(classes: Path, damage: Any, message: str) -> None:
+def test_invalid_dataset_is_refused_before_work(classes: Path, damage: Any, message: str) -> None:
     damage(classes)
     with pytest.raises(ConfigError, match=message):
         _source(classes)
 
 
-def test_the_type_is_read_as_that_project_reads_it(captions: Path, classes: Path) -> None:
+def test_type_is_read_as_in_clip_benchmark(captions: Path, classes: Path) -> None:
     (captions / "dataset_type.txt").write_text(" Retrieval \n")
     assert _source(captions).is_retrieval
     (classes / "dataset_type.txt").write_text("classification\n")
@@ -176,7 +176,7 @@ def _export(prepared: Path, folder: Path, **changes: Any) -> int:
 # webdataset leaves closing to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(("task", "ending", "count"), [("retrieval", "txt", 8), ("classification", "cls", 7)])
-def test_what_is_written_is_read_as_that_project_reads_it(
+def test_export_can_be_read_as_in_clip_benchmark(
     prepared: Path, tmp_path: Path, task: str, ending: str, count: int
 ) -> None:
     with warnings.catch_warnings():
@@ -215,7 +215,7 @@ def test_no_two_keys_become_one_and_no_caption_is_empty(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
-def test_that_projects_own_loader_reads_what_is_written(prepared: Path, tmp_path: Path, task: str) -> None:
+def test_clip_benchmark_reads_the_export(prepared: Path, tmp_path: Path, task: str) -> None:
     """Its package, without what it would install beside it, in a folder and a process of its own."""
     peer = installed(tmp_path / "peer", "clip_benchmark==1.6.2")
     out = tmp_path / "out"
@@ -253,7 +253,7 @@ def test_an_export_is_replaced_as_a_whole_and_uploaded(prepared: Path, tmp_path:
         assert _items(_source("s3://data/sets/mine", storage)) == _items(_source(out))
 
 
-def test_what_cannot_be_exported_leaves_the_former_export(prepared: Path, tmp_path: Path) -> None:
+def test_failed_export_keeps_the_former_one(prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _export(prepared, out)
     before = sorted(out.rglob("*"))

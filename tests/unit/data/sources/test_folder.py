@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.data.samples import picture
+from tests.unit.data.samples import image_bytes
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare.run import is_current, prepare
@@ -26,8 +26,8 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b.png", "sub/c.v2.png")):
-        (folder / name).write_bytes(picture(number))
-    (folder / "d.jpeg").write_bytes(picture(3, kind="JPEG"))
+        (folder / name).write_bytes(image_bytes(number))
+    (folder / "d.jpeg").write_bytes(image_bytes(3, kind="JPEG"))
     return folder
 
 
@@ -58,7 +58,7 @@ def test_first_caption_is_the_web_caption_and_the_others_are_the_long_one(images
     assert found.web_caption == "A dog."
     assert found.synthetic_caption == "two dogs. Three!"
     assert found.captions == ("A dog.", " two\n dogs", "Three!", "")
-    assert (found.key, found.extension, found.image) == ("a", "png", picture(0))
+    assert (found.key, found.extension, found.image) == ("a", "png", image_bytes(0))
 
 
 def test_a_long_caption_and_a_web_caption_where_given(images: Path) -> None:
@@ -126,7 +126,7 @@ def test_other_names_of_fields(images: Path) -> None:
     assert _record(_source(images, [entry], fields=fields)).synthetic_caption == "Long."
 
 
-def test_one_bad_entry_costs_only_itself(images: Path, tmp_path: Path) -> None:
+def test_bad_entry_affects_only_itself(images: Path, tmp_path: Path) -> None:
     good = {"image": "a.png", "captions": ["A.", "B."]}
     entries = [
         good,
@@ -149,7 +149,7 @@ def test_one_bad_entry_costs_only_itself(images: Path, tmp_path: Path) -> None:
     assert [sample.key for sample in eval_samples(tmp_path / "shards", "train")] == ["a"]
 
 
-def test_bytes_that_are_no_utf8_cost_only_their_row(images: Path, tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_affect_only_their_row(images: Path, tmp_path: Path) -> None:
     source = _csv(images, "image,caption,long_caption\na.png,caf\udce9,Long.\nb.png,café,Long.\n\udcff.png,x,Long.\n")
     index = prepare(source, tmp_path / "shards", max_skipped_fraction=0.7)
     assert index.skips["train"] == {records.MISSING_IMAGE: 1, records.NOT_UTF8: 1}
@@ -176,7 +176,7 @@ def _held_out(tmp_path: Path, names: list[str], **changes: Any) -> dict[str, set
     }
 
 
-def test_shares_by_a_stable_hash_of_the_key(tmp_path: Path) -> None:
+def test_fractions_by_a_stable_hash_of_the_key(tmp_path: Path) -> None:
     names = [f"{number:04d}.jpg" for number in range(400)]
     parts = _held_out(tmp_path, names, validation_fraction=0.2, test_fraction=0.3)
     assert 90 <= len(parts["test"]) <= 150
@@ -199,9 +199,9 @@ def test_fingerprint_follows_content_and_not_place_or_time(images: Path, tmp_pat
     moved = images.rename(tmp_path / "moved")
     same = FolderSource(replace(source.config, images=str(moved)))
     assert is_current(same, tmp_path / "shards")
-    (moved / "a.png").write_bytes(picture(77))
+    (moved / "a.png").write_bytes(image_bytes(77))
     assert not is_current(same, tmp_path / "shards")
-    (moved / "a.png").write_bytes(picture(0))
+    (moved / "a.png").write_bytes(image_bytes(0))
     assert is_current(same, tmp_path / "shards")
     assert not is_current(FolderSource(replace(same.config, split_seed=5)), tmp_path / "shards")
     Path(source.config.captions).write_text(json.dumps([*entries, {"image": "d.jpeg", "captions": ["A.", "B."]}]))
@@ -226,7 +226,7 @@ def test_fingerprint_follows_content_and_not_place_or_time(images: Path, tmp_pat
         ("a.json", '[{"image": "z.png", "captions": ["A."]}]', r"none of the 1 images.*'z\.png'"),
     ],
 )
-def test_what_is_wrong_is_named(images: Path, name: str, text: str | None, message: str) -> None:
+def test_error_names_the_problem(images: Path, name: str, text: str | None, message: str) -> None:
     file = images.parent / name
     if text is not None:
         file.write_text(text)
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_named(images: Path, name: str, text: str | None, messa
         FolderSource(FolderConfig(str(images), str(file)))
 
 
-def test_a_missing_folder_and_impossible_shares(images: Path) -> None:
+def test_missing_folder_and_impossible_fractions(images: Path) -> None:
     (images.parent / "a.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"source\.folder\.images: .*nowhere"):
         FolderSource(FolderConfig(str(images / "nowhere"), str(images.parent / "a.json")))
@@ -259,7 +259,7 @@ def test_keys(image: str, key: str) -> None:
     assert key_of(image) == key
 
 
-def test_sentences_can_be_told_apart() -> None:
+def test_joined_sentences_can_be_split_again() -> None:
     assert join_sentences(["One", "two. ", "", "three?", "a\nb"]) == "One. two. three? a b."
 
 

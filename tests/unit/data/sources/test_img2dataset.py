@@ -49,7 +49,7 @@ def test_the_last_shards_are_held_out(folder: Path) -> None:
     assert _items(source, "test") == [record(8), record(9)]
 
 
-def test_splits_of_their_own(folder: Path) -> None:
+def test_splits_with_addresses_of_their_own(folder: Path) -> None:
     config = from_mapping(
         Img2datasetConfig,
         {
@@ -64,7 +64,7 @@ def test_splits_of_their_own(folder: Path) -> None:
     assert _items(source, "validation") == [record(4), record(5)]
 
 
-def test_recaps_names_and_spelt_bytes(tmp_path: Path) -> None:
+def test_recap_datacomp_names_and_escaped_bytes(tmp_path: Path) -> None:
     facts = {"org_caption": r"Lego\xc2\xae set", "re_caption": "A set. Of bricks.", "clip": 0.3, "label": 2}
     files = [_shard(tmp_path / f"{n}.tar", [(f"{n}", rf"caf\xc3\xa9 {n}", facts)]) for n in range(3)]
     (found,) = _items(_source(Img2datasetConfig(tuple(files))), "train")
@@ -101,7 +101,7 @@ def test_rewritten_shards_come_from_ordinary_tasks(folder: Path) -> None:
     ]
 
 
-def test_a_shard_that_cannot_be_had_stops_or_is_a_skip(folder: Path) -> None:
+def test_unreachable_shard_is_an_error_or_a_skip(folder: Path) -> None:
     config = Img2datasetConfig(f"{folder}/{{00000..00005}}.tar", rewrite=True)
     stop, skip = (
         Img2datasetSource(config, HERE),
@@ -181,7 +181,7 @@ def test_the_same_shard_for_validation_and_test_is_refused_for_its_own_reason(fo
         ({"train": "{00000..00004}.tar", "held_out": 0}, "must be at least 1"),
     ],
 )
-def test_what_cannot_be_used_is_refused_before_work(
+def test_invalid_configurations_are_refused_before_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.unit.data.samples import ListSource, bomb, picture, record
+from tests.unit.data.samples import ListSource, bomb_image, image_bytes, record
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare import filters
@@ -50,7 +50,7 @@ class Tars(Source):
 def sample(number: int, key: str | None = None, image: bytes | None = None, **changes: bytes | None) -> list[Member]:
     key = key or f"k{number:04d}"
     files: dict[str, bytes | None] = {
-        "png": picture(number) if image is None else image,
+        "png": image_bytes(number) if image is None else image,
         "txt": f"web {number}".encode(),
         "json": json.dumps({"re_caption": f"Long {number}.", "score": number / 10}).encode(),
     }
@@ -70,7 +70,7 @@ def keys(folder: Path, split: Split = "train") -> list[str]:
     return [record.key for record in eval_samples(folder, split)]
 
 
-def test_whole_shards_are_named_and_nothing_is_copied(tmp_path: Path) -> None:
+def test_index_refers_to_shards_in_place(tmp_path: Path) -> None:
     one = tar(tmp_path / "one.tar", *map(sample, range(4)))
     two = tar(tmp_path / "two.tar", *map(sample, range(4, 6)))
     index = prepare(Tars({"train": [one, two]}), tmp_path / "shards")
@@ -89,7 +89,7 @@ def test_whole_shards_are_named_and_nothing_is_copied(tmp_path: Path) -> None:
     assert is_current(Tars({"train": [one, two]}), tmp_path / "shards")
 
 
-JPEG = picture(3, kind="JPEG", size=(64, 64))
+JPEG = image_bytes(3, kind="JPEG", size=(64, 64))
 BAD: dict[str, list[Member]] = {
     records.MISSING_IMAGE: sample(1, png=None),
     records.EMPTY_WEB_CAPTION: sample(2, txt=None),
@@ -97,7 +97,7 @@ BAD: dict[str, list[Member]] = {
     records.UNDECODABLE_IMAGE: sample(4, png=None, jpg=JPEG[:-300]),
     records.NOT_UTF8: sample(5, txt=b"caf\xe9"),
     records.EMPTY_FILE: sample(6, image=b""),
-    records.TOO_MANY_PIXELS: sample(7, image=bomb(30_000, 30_000)),
+    records.TOO_MANY_PIXELS: sample(7, image=bomb_image(30_000, 30_000)),
     records.BAD_RECORD: sample(8, json=b"{"),
 }
 
@@ -124,8 +124,8 @@ def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path,
     assert keys(tmp_path / "shards") == ["k0100", "k0101"]
 
 
-def test_a_smaller_limit_of_pixels_is_kept(tmp_path: Path) -> None:
-    made = tar(tmp_path / "a.tar", sample(1), sample(2, image=picture(2, size=(100, 50))))
+def test_smaller_pixel_limit_applies(tmp_path: Path) -> None:
+    made = tar(tmp_path / "a.tar", sample(1), sample(2, image=image_bytes(2, size=(100, 50))))
     index = prepare(Tars({"train": [made]}), tmp_path / "s", max_skipped_fraction=0.5, rules=Rules(max_pixels=4999))
     assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
     index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=Rules(max_pixels=5000))
@@ -150,7 +150,7 @@ def test_interleaved_samples_are_found(tmp_path: Path, policy: str) -> None:
         assert keys(tmp_path / "shards") == ["k0000", "k0003"]
 
 
-def test_a_cut_tar_gives_what_is_whole_and_counts_as_a_shard_that_lost_samples(tmp_path: Path) -> None:
+def test_truncated_tar_gives_complete_samples_and_counts_as_damaged(tmp_path: Path) -> None:
     whole = [tar(tmp_path / f"{n}.tar", *(sample(10 * n + at) for at in range(10))) for n in range(3)]
     content = whole[1].read_bytes()
     cut = tmp_path / "cut.tar"
@@ -179,7 +179,7 @@ def test_a_cut_between_two_files_and_a_damaged_header_are_found_too(tmp_path: Pa
         assert keys(tmp_path / name) == ["k0000", "k0001", "k0002", "k0003"]
 
 
-def test_a_shard_that_cannot_be_read_weighs_as_much_as_one_that_can(tmp_path: Path) -> None:
+def test_unreadable_shard_counts_as_the_mean_of_the_others(tmp_path: Path) -> None:
     good = [tar(tmp_path / f"{n}.tar", *(sample(10 * n + at) for at in range(10))) for n in range(3)]
     (tmp_path / "bad.tar").write_bytes(b"no tar " * 999)
     source = Tars({"train": [*good, tmp_path / "bad.tar"]})
@@ -189,7 +189,7 @@ def test_a_shard_that_cannot_be_read_weighs_as_much_as_one_that_can(tmp_path: Pa
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_a_shard_that_cannot_be_had_stops_the_run_or_is_counted(tmp_path: Path, policy: str) -> None:
+def test_unreachable_shard_is_an_error_or_counted(tmp_path: Path, policy: str) -> None:
     storage = Storage(StorageConfig(retries=0, unreachable=policy))  # type: ignore[arg-type]
     good = tar(tmp_path / "a.tar", sample(1), sample(2))
     source = Tars({"train": [good, tmp_path / "gone.tar"]}, storage=storage)
@@ -205,8 +205,8 @@ def test_a_shard_that_cannot_be_had_stops_the_run_or_is_counted(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_earlier_shards_have_is_left_out(tmp_path: Path, processes: int) -> None:
-    same = picture(1)
+def test_duplicates_of_earlier_shards_are_left_out(tmp_path: Path, processes: int) -> None:
+    same = image_bytes(1)
     tars = [
         tar(tmp_path / "0.tar", sample(0), sample(1), sample(2, image=same)),
         tar(tmp_path / "1.tar", sample(3), sample(0), sample(4, image=same), sample(5, txt=b" web 1\n")),
@@ -239,7 +239,7 @@ def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
     assert (index.skips, load_statistics(tmp_path / "shards").unusable_fraction()) == ({"train": {}}, 0.0)
 
 
-def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_path: Path) -> None:
+def test_rewritten_shards_repair_interleaved_samples_and_count_truncation(tmp_path: Path) -> None:
     one, two = sample(1), sample(2)
     made = tar(tmp_path / "a.tar", [one[0], two[0], *one[1:], *two[1:]], sample(3), BAD[records.EMPTY_FILE], sample(4))
     made.write_bytes(made.read_bytes()[: 27 * 512])
@@ -255,14 +255,14 @@ def test_written_anew_interleaved_samples_are_mended_and_a_cut_is_counted(tmp_pa
 
 
 @pytest.mark.parametrize("ending", ["png", "txt", "json"])
-def test_a_file_without_bytes_is_one_whichever_it_is(tmp_path: Path, ending: str) -> None:
+def test_empty_file_of_any_kind_is_skipped(tmp_path: Path, ending: str) -> None:
     made = tar(tmp_path / "a.tar", sample(1), sample(2, **{ending: b""}))
     index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5)
     assert index.skips == {"train": {records.EMPTY_FILE: 1}}
     assert f"k0002.{ending} has 0 bytes" in index.examples[0]
 
 
-def test_a_set_that_only_serves_evaluation_needs_no_captions_and_sources_add_counts(tmp_path: Path) -> None:
+def test_evaluation_data_needs_no_captions_and_sources_add_notes(tmp_path: Path) -> None:
     class Evaluation(ListSource):
         def notes(self) -> dict[str, int]:
             return {"rows_without_sample": 7}

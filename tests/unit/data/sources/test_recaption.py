@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.servers import s3_server
-from tests.unit.data.samples import picture
+from tests.unit.data.samples import image_bytes
 
 from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.data.shards import records
@@ -33,7 +33,7 @@ def _shard(file: Path, samples: list[tuple[str, str, dict[str, Any]]]) -> str:
     with tarfile.open(file, "w") as tar:
         for number, (key, web, facts) in enumerate(samples):
             parts = (
-                (".jpg", picture(number, kind="JPEG")),
+                (".jpg", image_bytes(number, kind="JPEG")),
                 (".txt", web.encode()),
                 (".json", json.dumps(facts).encode()),
             )
@@ -98,11 +98,11 @@ def test_equal_to_a_dict(tmp_path_factory: pytest.TempPathFactory, keys: list[st
             r"no column 'org' \(it has: key, re_caption\)",
         ),
         ({"key": ["1"], "re_caption": ["a"]}, {"key": "sha256"}, "no column 'sha256'"),
-        ({"key": [1], "re_caption": ["a"]}, {}, "column 'key' holds int64; text"),
+        ({"key": [1], "re_caption": ["a"]}, {}, "column 'key' holds int64; name a column that holds text"),
         (
             {"key": ["1"], "re_caption": ["a"], "s": ["x"]},
             {"columns": TableColumns(score="s")},
-            "'s' holds string; numbers",
+            "'s' holds string; name a column that holds numbers",
         ),
     ],
 )
@@ -115,7 +115,7 @@ def test_tables_of_another_shape_are_refused(
     assert not (tmp_path / "table").exists()
 
 
-def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("key,re_caption\n")
     with pytest.raises(ConfigError, match=r"a\.parquet: not a Parquet file"):
         _build(tmp_path, [str(tmp_path / "a.parquet")])
@@ -182,7 +182,7 @@ def test_counts_do_not_depend_on_what_earlier_runs_left(source: RecaptionSource,
     assert source.notes() == wanted
 
 
-def test_of_a_key_that_repeats_very_often_the_first_row_counts(tmp_path: Path) -> None:
+def test_first_row_of_a_frequent_key_is_used(tmp_path: Path) -> None:
     rows = 300
     captions = [f"caption {number}" for number in range(rows)]
     file = _table(tmp_path / "a.parquet", {"key": ["placeholder"] * rows, "re_caption": captions})
@@ -240,7 +240,7 @@ def test_remote_shards_and_tables(source: RecaptionSource, tmp_path: Path) -> No
         ({"memory_mib": 1}, "memory_mib: 1 must be at least 16"),
     ],
 )
-def test_what_is_not_there_is_refused_before_work(
+def test_missing_files_are_refused_before_work(
     source: RecaptionSource, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import S3, Http, Trouble, http_server, s3_server
+from tests.servers import Fault, HttpServer, S3Server, http_server, s3_server
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError, redact
@@ -19,13 +19,13 @@ QUICK = StorageConfig(retries=2, back_off_s=0.01, timeout_s=2.0)
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
+def s3() -> Iterator[S3Server]:
     with s3_server() as running:
         yield running
 
 
 @pytest.fixture
-def http(tmp_path: Path) -> Iterator[Http]:
+def http(tmp_path: Path) -> Iterator[HttpServer]:
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "a.tar").write_bytes(CONTENT)
@@ -48,20 +48,20 @@ def test_addresses(addresses: str | list[str], wanted: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("addresses", "message"), [("/data/{00..02.tar", "do not fit"), ("", "no address"), ([], "no address")]
+    ("addresses", "message"), [("/data/{00..02.tar", "do not match"), ("", "no address"), ([], "no address")]
 )
 def test_addresses_that_cannot_be_used(addresses: str | list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand_addresses(addresses)
 
 
-def test_what_is_remote() -> None:
+def test_is_remote() -> None:
     assert [is_remote(a) for a in ("s3://b/k", "http://h/f", "pipe:cat f", "/a/b", "a/b", "file:///a")] == [
         True
     ] * 3 + [False] * 3
 
 
-def test_s3_there_and_back(s3: S3, tmp_path: Path) -> None:
+def test_s3_round_trip(s3: S3Server, tmp_path: Path) -> None:
     storage = pickle.loads(pickle.dumps(Storage(QUICK, s3.options)))  # noqa: S301
     (tmp_path / "a").write_bytes(CONTENT)
     storage.upload(tmp_path / "a", "s3://data/some/where.tar")
@@ -81,7 +81,7 @@ def test_s3_there_and_back(s3: S3, tmp_path: Path) -> None:
     assert storage.identity("s3://data/some/where.tar") != before
 
 
-def test_many_identities_come_from_few_questions(s3: S3, http: Http, tmp_path: Path) -> None:
+def test_many_identities_need_few_requests(s3: S3Server, http: HttpServer, tmp_path: Path) -> None:
     storage = Storage(QUICK, s3.options)
     (tmp_path / "a").write_bytes(CONTENT)
     addresses = [f"s3://data/many/{number}.tar" for number in range(9)]
@@ -94,7 +94,7 @@ def test_many_identities_come_from_few_questions(s3: S3, http: Http, tmp_path: P
         storage.identities([*addresses, "s3://data/many/gone.tar"])
 
 
-def test_s3_what_is_not_there_is_not_asked_for_again(s3: S3, tmp_path: Path) -> None:
+def test_s3_missing_file_is_not_retried(s3: S3Server, tmp_path: Path) -> None:
     storage = Storage(QUICK, s3.options)
     with pytest.raises(
         StorageError, match=r"^s3://data/no\.tar: one attempt, the last one failed with FileNotFoundError"
@@ -103,7 +103,7 @@ def test_s3_what_is_not_there_is_not_asked_for_again(s3: S3, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_secret_is_shown(s3: S3) -> None:
+def test_secrets_are_redacted(s3: S3Server) -> None:
     options = {"s3": {"key": "AKIA", "secret": "hush", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}}
     storage = Storage(StorageConfig(retries=0, timeout_s=1.0), options)
     with pytest.raises(StorageError) as error:
@@ -116,7 +116,7 @@ def test_no_secret_is_shown(s3: S3) -> None:
     assert redact("http://me:pw@host/f?X-Amz-Signature=abc failed") == "http://…@host/f?… failed"
 
 
-def test_http(http: Http, tmp_path: Path) -> None:
+def test_http(http: HttpServer, tmp_path: Path) -> None:
     storage = Storage(QUICK)
     assert storage.size(f"{http.url}/a.tar") == len(CONTENT)
     storage.fetch(f"{http.url}/a.tar", tmp_path / "b")
@@ -125,8 +125,8 @@ def test_http(http: Http, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["503", "429", "drop", "hang"])
-def test_trouble_that_passes_is_waited_out(http: Http, tmp_path: Path, kind: str) -> None:
-    http.trouble["a.tar"] = Trouble(kind, times=2)
+def test_transient_faults_are_retried(http: HttpServer, tmp_path: Path, kind: str) -> None:
+    http.faults["a.tar"] = Fault(kind, times=2)
     Storage(StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5)).fetch(f"{http.url}/a.tar", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == CONTENT
     assert http.gets("a.tar") == 3
@@ -136,10 +136,8 @@ def test_trouble_that_passes_is_waited_out(http: Http, tmp_path: Path, kind: str
     ("kind", "attempts", "cause"),
     [("503", 3, "503"), ("drop", 3, "ClientPayloadError"), ("404", 1, "FileNotFoundError"), ("403", 1, "403")],
 )
-def test_trouble_that_stays_is_one_clear_error(
-    http: Http, tmp_path: Path, kind: str, attempts: int, cause: str
-) -> None:
-    http.trouble["a.tar"] = Trouble(kind)
+def test_permanent_faults_are_an_error(http: HttpServer, tmp_path: Path, kind: str, attempts: int, cause: str) -> None:
+    http.faults["a.tar"] = Fault(kind)
     times = "one attempt" if attempts == 1 else f"{attempts} attempts"
     with pytest.raises(StorageError, match=rf"a\.tar: {times}, the last one failed with .*{cause}"):
         Storage(QUICK).fetch(f"{http.url}/a.tar", tmp_path / "b")
@@ -147,61 +145,61 @@ def test_trouble_that_stays_is_one_clear_error(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["served"]
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_server_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="3 attempts"):
         Storage(QUICK).fetch("http://127.0.0.1:9/a.tar", tmp_path / "b")
 
 
-def _like_s3(http: Http) -> dict[str, dict[str, Any]]:
+def _s3_options(http: HttpServer) -> dict[str, dict[str, Any]]:
     return {"s3": {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": http.url}}}
 
 
 @pytest.fixture
-def bucket(http: Http) -> Http:
+def bucket(http: HttpServer) -> HttpServer:
     (http.folder / "bucket").mkdir()
     (http.folder / "bucket" / "a.tar").write_bytes(CONTENT)
     return http
 
 
 @pytest.mark.parametrize("kind", ["503", "drop", "hang"])
-def test_s3_trouble_that_passes_is_waited_out(bucket: Http, tmp_path: Path, kind: str) -> None:
-    bucket.trouble["bucket/a.tar"] = Trouble(kind, times=2)
+def test_s3_transient_faults_are_retried(bucket: HttpServer, tmp_path: Path, kind: str) -> None:
+    bucket.faults["bucket/a.tar"] = Fault(kind, times=2)
     quick = StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5)
-    Storage(quick, _like_s3(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
+    Storage(quick, _s3_options(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == CONTENT
     # The client's own retries would multiply ours.
     assert bucket.gets("bucket/a.tar") == 3
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [("503", 3), ("drop", 3), ("404", 1), ("403", 1)])
-def test_s3_trouble_that_stays(bucket: Http, tmp_path: Path, kind: str, attempts: int) -> None:
-    bucket.trouble["bucket/a.tar"] = Trouble(kind)
+def test_s3_permanent_faults_are_an_error(bucket: HttpServer, tmp_path: Path, kind: str, attempts: int) -> None:
+    bucket.faults["bucket/a.tar"] = Fault(kind)
     times = "one attempt" if attempts == 1 else f"{attempts} attempts"
     with pytest.raises(StorageError, match=rf"^s3://bucket/a\.tar: {times}, the last one failed with"):
-        Storage(QUICK, _like_s3(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
+        Storage(QUICK, _s3_options(bucket)).fetch("s3://bucket/a.tar", tmp_path / "b")
     assert bucket.gets("bucket/a.tar") == attempts
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("protocol", ["s3", "http"])
-def test_parts_of_a_file_are_tried_again(bucket: Http, protocol: str) -> None:
+def test_range_requests_are_retried(bucket: HttpServer, protocol: str) -> None:
     address = "s3://bucket/a.tar" if protocol == "s3" else f"{bucket.url}/bucket/a.tar"
-    storage = Storage(StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5), _like_s3(bucket))
+    storage = Storage(StorageConfig(retries=2, back_off_s=0.01, timeout_s=0.5), _s3_options(bucket))
     with storage.open(address) as file:
         assert file.seek(0, 2) == len(CONTENT)
         for number, kind in enumerate(("503", "hang", "drop")):
-            bucket.trouble["bucket/a.tar"] = Trouble(kind, times=2)
+            bucket.faults["bucket/a.tar"] = Fault(kind, times=2)
             file.seek(-1000 * (number + 1), 2)
             assert file.read(10) == CONTENT[-1000 * (number + 1) :][:10]
         file.seek(0)
         assert file.read() == CONTENT
     with storage.open(address) as file:
-        bucket.trouble["bucket/a.tar"] = Trouble("503")
+        bucket.faults["bucket/a.tar"] = Fault("503")
         with pytest.raises(StorageError, match=r"a\.tar: 3 attempts"):
             file.read(2000)
 
 
-def test_a_server_that_gives_whole_files_gives_one_once(http: Http) -> None:
+def test_server_without_ranges_sends_the_file_once(http: HttpServer) -> None:
     http.ranges = False
     with Storage(QUICK).open(f"{http.url}/a.tar") as file:
         file.seek(-20, 2)
@@ -216,7 +214,7 @@ def _fetch(storage: Storage, address: str, target: Path) -> None:
     storage.fetch(address, target)
 
 
-def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_path: Path) -> None:
+def test_forked_process_opens_its_own_connections(http: HttpServer, s3: S3Server, tmp_path: Path) -> None:
     storage = Storage(QUICK, s3.options)
     (tmp_path / "a").write_bytes(CONTENT)
     storage.upload(tmp_path / "a", "s3://data/forked.tar")
@@ -230,7 +228,7 @@ def test_a_forked_process_makes_connections_of_its_own(http: Http, s3: S3, tmp_p
         assert child.read_bytes() == parent.read_bytes() == CONTENT
 
 
-def test_a_disk_that_is_full(http: Http, tmp_path: Path) -> None:
+def test_full_disk_is_an_error(http: HttpServer, tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("/dev/full")
     storage = Storage(StorageConfig(retries=2, back_off_s=0.01, unreachable="skip"))
     with pytest.raises(StorageError, match=r"one attempt.*No space left on device") as error:
@@ -249,7 +247,7 @@ def test_google_needs_its_package(tmp_path: Path) -> None:
         Storage(QUICK).fetch("gs://bucket/a.tar", tmp_path / "b")
 
 
-def test_a_bucket_is_not_made_by_a_misspelt_name(s3: S3, tmp_path: Path) -> None:
+def test_misspelled_bucket_is_not_created(s3: S3Server, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
     storage = Storage(QUICK, s3.options)
     with pytest.raises(StorageError, match=r"^s3://dtaa/a: one attempt"):
@@ -258,7 +256,7 @@ def test_a_bucket_is_not_made_by_a_misspelt_name(s3: S3, tmp_path: Path) -> None
         storage.size("s3://dtaa/a")
 
 
-def test_files_of_this_machine(tmp_path: Path) -> None:
+def test_local_files(tmp_path: Path) -> None:
     storage = Storage(QUICK)
     (tmp_path / "a").write_bytes(CONTENT)
     storage.upload(tmp_path / "a", str(tmp_path / "new" / "b"))
@@ -272,7 +270,7 @@ def test_files_of_this_machine(tmp_path: Path) -> None:
         pass
 
 
-def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_run_only_if_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"would run a command in a shell.*storage\.allow_pipe"):
         Storage(QUICK).fetch(f"pipe:touch {tmp_path}/ran", target)
@@ -280,7 +278,7 @@ def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: p
     allowed = Storage(StorageConfig(retries=0, allow_pipe=True))
     allowed.fetch("pipe:printf hello", target)
     assert target.read_bytes() == b"hello"
-    with pytest.raises(StorageError, match="ended with 3: oh no"):
+    with pytest.raises(StorageError, match="exit status 3: oh no"):
         allowed.fetch("pipe:echo oh no >&2; exit 3", tmp_path / "other")
     assert not (tmp_path / "other").exists()
     with monkeypatch.context() as secure:
@@ -288,17 +286,17 @@ def test_commands_run_only_where_they_are_allowed(tmp_path: Path, monkeypatch: p
         with pytest.raises(ConfigError, match="WDS_SECURE is set"):
             allowed.fetch(f"pipe:touch {tmp_path}/ran", tmp_path / "other")
     assert not (tmp_path / "ran").exists()
-    hasty = Storage(StorageConfig(retries=0, allow_pipe=True, timeout_s=0.2))
+    impatient = Storage(StorageConfig(retries=0, allow_pipe=True, timeout_s=0.2))
     with pytest.raises(StorageError, match="gave no output for"):
-        hasty.fetch("pipe:sleep 60 | cat", tmp_path / "other")
+        impatient.fetch("pipe:sleep 60 | cat", tmp_path / "other")
 
 
-def test_an_unknown_protocol_is_not_tried_again(tmp_path: Path) -> None:
+def test_unknown_protocol_is_not_retried(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"one attempt.*Protocol not known: nope"):
         Storage(QUICK).fetch("nope://x/a.tar", tmp_path / "b")
 
 
 @pytest.mark.parametrize("change", [{"retries": -1}, {"timeout_s": 0.0}, {"cache_gib": 0.0}])
-def test_impossible_settings(change: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         from_mapping(StorageConfig, change, "storage")

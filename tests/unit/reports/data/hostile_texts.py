@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.unit.data.samples import ListSource, picture, record
+from tests.unit.data.samples import ListSource, image_bytes, record
 
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards.index import Index
@@ -50,7 +50,7 @@ def hostile_shards(folder: Path) -> Index:
         record(
             number,
             key=KEYS[number % len(KEYS)] + str(number),
-            image=picture(number, (640 if number % 2 else 24, 20)),
+            image=image_bytes(number, (640 if number % 2 else 24, 20)),
             web_caption=text,
             synthetic_caption=TEXTS[-1 - number],
             captions=tuple(TEXTS) if number == 0 else (text,),

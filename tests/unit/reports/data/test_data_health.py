@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.data.samples import ListSource, picture, record
+from tests.unit.data.samples import ListSource, image_bytes, record
 from tests.unit.reports.data.hostile_texts import TEXTS, Words, hostile_shards
 from tests.unit.reports.test_page import Page
 
@@ -43,10 +43,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of data that can be counted by hand: five samples, one of which repeats another's image and web caption."""
     folder = tmp_path_factory.mktemp("health")
     train = [
-        record(0, image=picture(0, (40, 20)), web_caption="a b c", synthetic_caption="One two. Three four five."),
-        record(1, image=picture(1, (20, 20)), web_caption="w " * 100, synthetic_caption="Six seven. Eight."),
-        record(2, image=picture(0, (40, 20)), web_caption="a b c", synthetic_caption="Nine ten. Yes."),
-        record(3, image=picture(3, (20, 60)), web_caption="the same. Text", synthetic_caption="the same. Text"),
+        record(0, image=image_bytes(0, (40, 20)), web_caption="a b c", synthetic_caption="One two. Three four five."),
+        record(1, image=image_bytes(1, (20, 20)), web_caption="w " * 100, synthetic_caption="Six seven. Eight."),
+        record(2, image=image_bytes(0, (40, 20)), web_caption="a b c", synthetic_caption="Nine ten. Yes."),
+        record(3, image=image_bytes(3, (20, 60)), web_caption="the same. Text", synthetic_caption="the same. Text"),
         Skip("empty_web_caption", "bad", "no text beside the image"),
     ]
     source = ListSource({"train": [train], "test": [[record(9, captions=("by a person",), label=3)]]})
@@ -109,7 +109,7 @@ def test_the_contact_sheet_shows_pictures_and_all_captions(report: str) -> None:
 
 
 def test_thumbnails_are_small_and_encoded_anew() -> None:
-    noisy = record(0, image=picture(0, (900, 300), "JPEG") + b"<script>", extension="jpg")
+    noisy = record(0, image=image_bytes(0, (900, 300), "JPEG") + b"<script>", extension="jpg")
     card = Card.of(noisy)
     assert card.small is not None
     assert b"<script>" not in card.small.webp
