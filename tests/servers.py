@@ -1,4 +1,4 @@
-"""Servers on loopback that tests talk to: real S3 and PostgreSQL servers, and an HTTP server that can misbehave."""
+"""Servers on loopback for tests: real S3 and PostgreSQL servers, and an HTTP server with configurable faults."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ import pytest
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at, for a server that must be told one."""
+    """Return a free port of this machine, for a server that needs one in advance."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -30,11 +30,11 @@ def free_port() -> int:
 
 
 class S3Server:
-    """An S3 server in this process; what it holds stays when it stops and starts again.
+    """An S3 server in this process; its content survives a restart of the server.
 
     Attributes:
-        endpoint: its URL, the same after a new start.
-        bucket: there from the beginning.
+        endpoint: URL of the server; unchanged by a restart.
+        bucket: an existing bucket.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -44,7 +44,7 @@ class S3Server:
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
-        """fsspec's for this server."""
+        """Return the options of fsspec for this server."""
         client = {"endpoint_url": self.endpoint, "region_name": "us-east-1"}
         return {"s3": {"key": "testing", "secret": "testing", "client_kwargs": client}}
 
@@ -55,7 +55,7 @@ class S3Server:
         self._port = self._server.get_host_and_port()[1]
 
     def stop(self) -> None:
-        """From now on connections are refused."""
+        """Stop the server: connections are refused."""
         listening = self._server._server
         self._server.stop()
         listening.server_close()
@@ -63,7 +63,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def s3_server(bucket: str = "data") -> Iterator[S3Server]:
-    """A moto server in a thread, with one empty bucket."""
+    """Run a moto server in a thread, with one empty bucket."""
     boto3 = pytest.importorskip("boto3")
     s3 = S3Server(bucket)
     try:
@@ -83,13 +83,13 @@ def s3_server(bucket: str = "data") -> Iterator[S3Server]:
 
 @dataclass
 class Fault:
-    """What the HTTP server does wrong, for so many requests; then it behaves.
+    """A fault of the HTTP server for a number of requests.
 
     Attributes:
-        kind: a status such as `503`; `drop` (the connection ends in the middle of the body); `short` (it ends there as
-            if that were all); or `hang`.
-        times: requests that meet it; -1 for all.
-        after: bytes of the body that come before it drops or ends.
+        kind: a status such as `503`; `drop` (the connection ends within the body); `short` (the response ends there and
+            announces the short length); or `hang`.
+        times: number of requests that fail; -1 for all.
+        after: bytes of the body before it drops or ends.
     """
 
     kind: str
@@ -99,13 +99,13 @@ class Fault:
 
 @dataclass
 class HttpServer:
-    """A running HTTP server of the files of a folder. To `s3://FOLDER/FILE` it is an S3 server that can only read.
+    """A running HTTP server for the files of a folder. For `s3://FOLDER/FILE` it is a read-only S3 server.
 
     Attributes:
-        url: without a slash at its end.
-        folder: what it serves.
-        ranges: whether it gives parts of files.
-        trouble: what is wrong with a file, by its path.
+        url: URL without a trailing slash.
+        folder: the folder.
+        ranges: whether it supports range requests.
+        faults: faults by path of the file.
         requests: method and path of every request so far.
     """
 
@@ -121,7 +121,7 @@ class HttpServer:
 
 @contextlib.contextmanager
 def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
-    """An HTTP server on loopback. What is wrong with a file is said in `.trouble[name]`."""
+    """Run an HTTP server on loopback; set `.faults[name]` for a fault of a file."""
     state = HttpServer("", folder)
     closing = threading.Event()
 
@@ -157,7 +157,7 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
                     self.wfile.flush()
 
         def _head(self, name: str, length: int | None) -> bytes:
-            """Status and headers; returns the bytes that belong to them."""
+            """Write status and headers; return the corresponding bytes."""
             content = (folder / name).read_bytes()
             part = content[:length]
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -181,7 +181,7 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
         daemon_threads = True
 
         def handle_error(self, *arguments: Any) -> None:
-            """A client that gave up is no news."""
+            """Ignore clients that closed the connection."""
 
     server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
@@ -197,10 +197,10 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
 
 
 def wait_for(condition: Any, seconds: float = 30.0) -> None:
-    """Until `condition()` holds.
+    """Wait until `condition()` holds.
 
     Raises:
-        AssertionError: it does not come to hold.
+        AssertionError: the condition does not hold in time.
     """
     end = time.monotonic() + seconds
     while not condition():
@@ -210,14 +210,14 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
 
 @contextlib.contextmanager
 def postgresql_server(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of its own on loopback; gives the URL of an empty database, and is gone afterwards.
+    """Run a PostgreSQL server on loopback and yield the URL of an empty database; the server stops afterwards.
 
-    Skips where the server's programs are not installed.
+    Skips the test if the server's programs are not installed.
     """
     programs = _postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL's server programs (initdb, postgres) are not installed; `apt-get install postgresql`")
-    # The server refuses to run as root. Debian keeps `runuser` where a short PATH does not lead.
+    # The server refuses to run as root. On Debian, `runuser` may not be on a short PATH.
     runuser = shutil.which("runuser", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
     other = [runuser or "runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
     data = Path(tempfile.mkdtemp(prefix="clips-pg-"))
@@ -242,7 +242,7 @@ def postgresql_server(folder: Path) -> Iterator[str]:
             assert server.poll() is None, (folder / "postgres.log").read_text()
             yield f"postgresql://clips:testing@127.0.0.1:{port}/postgres"
         finally:
-            # runuser passes SIGTERM on; the server then refuses new clients and waits for none.
+            # runuser forwards SIGTERM; the server then refuses new clients and waits for none.
             server.send_signal(signal.SIGINT if not other else signal.SIGTERM)
             server.wait(30)
     finally:

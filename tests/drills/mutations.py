@@ -1,4 +1,4 @@
-"""Shards as the world makes them: six samples in a tar, and one or two accidents or attacks."""
+"""Mutated shards: six samples in a tar, and one to three accidents or attacks."""
 
 import io
 import random
@@ -31,7 +31,7 @@ HOSTILE_NAMES = (
 
 
 def intact_shard(draws: random.Random, prefix: str) -> bytearray:
-    """A good shard, in one of the formats that tar writers use; its keys begin with `prefix`."""
+    """Return an intact shard in one of the formats of tar writers; its keys begin with `prefix`."""
     buffer = io.BytesIO()
     form = draws.choice([tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
     kind = draws.choice(["PNG", "JPEG", "WEBP"])
@@ -50,7 +50,7 @@ def intact_shard(draws: random.Random, prefix: str) -> bytearray:
 
 
 def mutated_shard(seed: int) -> bytes:
-    """A shard with one to three mutations; the same seed gives the same bytes."""
+    """Return a shard with one to three mutations; the same seed gives the same bytes."""
     draws = random.Random(seed)  # noqa: S311 - no secret depends on it
     content = intact_shard(draws, f"s{seed:06d}")
     for _ in range(draws.choice([1, 1, 2, 3])):
@@ -75,7 +75,7 @@ def _size(content: bytearray, at: int) -> int:
 
 
 def _rewrite(content: bytearray, at: int, place: slice, value: bytes, fits: bool = True) -> None:
-    """Change a field of the header at `at`, and the checksum with it if it is to fit."""
+    """Change a field of the header at `at`; with `fits`, update the checksum."""
     width = place.stop - place.start
     header = content[at : at + _BLOCK]
     header[place] = value[:width].ljust(width, b"\0")
@@ -105,7 +105,7 @@ def swap_headers(content: bytearray, draws: random.Random) -> None:
 
 
 def swap_members(content: bytearray, draws: random.Random) -> None:
-    """Whole files change places, so that samples interleave."""
+    """Swap whole files, so that samples interleave."""
     headers = _headers(content)
     if len(headers) < 3:
         return
@@ -151,7 +151,7 @@ def insert_noise(content: bytearray, draws: random.Random) -> None:
 
 
 def set_hostile_content(content: bytearray, draws: random.Random) -> None:
-    """Another body for a file: bombs, endless nesting, bytes that are no text, nothing."""
+    """Replace the content of a file by bombs, deep nesting, bytes that are not text, or nothing."""
     at = draws.choice(_headers(content))
     size = _size(content, at)
     body = draws.choice(
@@ -178,7 +178,7 @@ def set_hostile_content(content: bytearray, draws: random.Random) -> None:
 
 
 def bomb_png(width: int, height: int) -> bytes:
-    """A valid small file that says it is a huge picture."""
+    """Return a valid small file whose header gives a huge image."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,7 +1,7 @@
-"""Thousands of damaged and hostile shards: no crash, no hang, nothing accepted that fails its checks, and counts that add up.
+"""Thousands of damaged and hostile shards: no crash, no hang, no bad sample accepted, and correct counts.
 
-Every shard is prepared in place and rewritten, and then trained from. What is expected is found out by other means than
-the code under test: Pillow at full scale, `tarfile` and plain Python.
+Every shard is prepared in place and rewritten, and then trained on. Expected results come from independent code: Pillow
+at full scale, `tarfile` and plain Python.
 """
 
 import io
@@ -32,7 +32,7 @@ from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 pytestmark = pytest.mark.slow
 
 COUNT = 2_000
-"""Shards. Another seed is another drill: `FIRST` may be changed at will."""
+"""Number of shards. Another first seed gives other shards."""
 FIRST = 0
 LIMIT_S = 600
 
@@ -65,7 +65,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["in place", "rewrite"])
 def prepared(request: pytest.FixtureRequest, damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "shards"
-    # In a process of its own, so that a hang ends and a crash of the interpreter is seen.
+    # In a separate process, so that a hang ends and a crash of the interpreter is detected.
     command = [sys.executable, "-c", PREPARE, str(damaged), str(out), request.param, str(COUNT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -102,7 +102,7 @@ def test_keys_are_unique(prepared: Path) -> None:
 
 
 def test_counts_add_up(prepared: Path, damaged: Path) -> None:
-    """Every row that can be seen in a tar is kept or counted by one reason; a shard that is no tar counts once."""
+    """Every visible row of a tar is kept or counted under one reason; a shard that is not a tar counts once."""
     rows = unreadable = 0
     for number in range(COUNT):
         try:
@@ -113,7 +113,7 @@ def test_counts_add_up(prepared: Path, damaged: Path) -> None:
     index, statistics = load_index(prepared), load_statistics(prepared)
     train = statistics.splits["train"]
     assert train.kept == index.split_samples("train") == len(_accepted(prepared))
-    # What is truncated is counted once more than its rows: the samples that cannot be seen.
+    # A truncated tar counts once more than its rows, for the samples that cannot be seen.
     truncated = train.skipped.get("truncated_shard", 0)
     assert train.kept + sum(train.skipped.values()) - truncated + sum(train.filtered.values()) == rows + unreadable
     assert train.skipped == index.skips["train"]
@@ -137,6 +137,6 @@ def test_reasons_are_valid_json_and_harmless(prepared: Path) -> None:
     assert {example["reason"] for example in found["examples"]} >= {"undecodable_image", "not_utf8", "bad_record"}
     assert all(len(example["detail"]) < 1_000 for example in found["examples"])
     assert list(eval_samples(prepared, "test")) == [record(200)]
-    # Nothing was written outside, whatever a name in a tar said.
+    # Nothing was written outside the folder, whatever a name in a tar says.
     assert not list(prepared.parent.parent.rglob("outside*"))
     assert sorted(p.name for p in prepared.parent.iterdir()) == [".shards.lock", "shards"]

@@ -1,4 +1,4 @@
-"""Small samples, and sources of them that other processes can open too."""
+"""Small samples, and sources that other processes can open too."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from clips_pipeline.data.sources.source import ShardTask
 
 
 def image_bytes(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG", mode: str = "RGB") -> bytes:
-    """A picture that no other number gives."""
+    """Return an image that is different for every number."""
     image = Image.new("RGB", size, (number % 256, number // 256, 90))
     image.putpixel((3, 4), (255, 0, number % 256))
     buffer = io.BytesIO()
@@ -29,7 +29,7 @@ def image_bytes(number: int, size: tuple[int, int] = (24, 20), kind: str = "PNG"
 
 
 def bomb_image(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header promises more pixels than anybody wants to decode."""
+    """Return a PNG of a few bytes whose header gives a huge size."""
     whole = image_bytes(0)
     header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
     return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
@@ -47,14 +47,14 @@ def record(number: int, key: str | None = None, **changes: object) -> Record:
 
 
 def write_shard(file: Path, records: Iterable[Record], path_in_index: str) -> ShardEntry:
-    """One tar file with these records."""
+    """Write one tar file with these records."""
     return write_samples(file, map(make_sample, records), path_in_index)
 
 
 @dataclass(frozen=True)
 class ListTask:
     items: tuple[Record | Skip, ...]
-    # Where to say that the task has begun, and how long to wait then: to be killed in the middle.
+    # File to create when the task starts, and seconds to wait then, so that a test can kill it.
     flag: str | None = None
     wait: float = 0.0
 
@@ -99,7 +99,7 @@ class ListSource:
 
 
 def source(count: int = 10, tasks: int = 2, **changes: object) -> ListSource:
-    """`count` good samples of train, parted evenly, and three of test."""
+    """Return a source with `count` good samples in `train`, divided evenly, and three in `test`."""
     step = -(-count // tasks)
     train: list[list[Record | Skip]] = [
         [record(number) for number in range(at, min(at + step, count))] for at in range(0, count, step)
@@ -117,7 +117,7 @@ class LengthRows(NamedTuple):
 
 
 class LengthReader:
-    """Stands for a caption reader where rows only have to be told apart: numbers from the captions, and the epoch."""
+    """Replacement for a caption reader: rows of numbers derived from the captions and the epoch."""
 
     def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> LengthRows:
         number = int(web.split()[-1])
@@ -125,5 +125,5 @@ class LengthReader:
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    """All files below `folder` with their contents."""
+    """Return all files below `folder` with their contents."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

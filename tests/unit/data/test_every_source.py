@@ -1,4 +1,4 @@
-"""What every source keeps to, whatever it reads: each is made from parameters, as a run makes it."""
+"""Properties of every source; each is made from parameters, as in a run."""
 
 import json
 import pickle
@@ -31,16 +31,16 @@ Files = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of source, and what a test can do to it.
+    """One kind of source, and the changes that the tests make.
 
     Attributes:
-        kind: of the parameters.
-        group: the group of that name, with the test's folder as `DIR`.
+        kind: `kind` of the parameters.
+        group: the parameters of that kind, with the test's folder as `DIR`.
         lay_out: writes the files.
-        other: a change of the group that makes other samples.
-        change: makes another sample of a file that is there, and `spoil` a bad one; None where no file is read.
-        spoil: see there.
-        wrong: a change of the group that cannot be used, and the key and the remedy that the error names.
+        other: changed parameters that give other samples.
+        change: changes a sample in an existing file; None if the source reads no file.
+        spoil: makes a sample in an existing file bad; None if the source reads no file.
+        wrong: invalid parameters, and the key and the remedy that the error names.
     """
 
     kind: str
@@ -116,7 +116,7 @@ def _classes(folder: Path, label: bytes = b"1", root: str = "set") -> None:
 
 
 def _overwrite(lay_out: Callable[..., None], content: bytes) -> Files:
-    """The set with another second sample, written over the first one."""
+    """Write the dataset again with another second sample."""
 
     def write(folder: Path) -> None:
         (folder / "set").rename(folder / "before")
@@ -243,7 +243,7 @@ def test_samples_are_the_same_in_every_process(case: Case, tmp_path: Path) -> No
     assert _items(case.make(tmp_path)) == first
     for split in source.splits:
         tasks = pickle.loads(pickle.dumps(list(source.tasks(split))))  # noqa: S301
-        # A process takes tasks in any order.
+        # Worker processes take tasks in any order.
         found = [_of_task(task) for task in reversed(tasks)]
         assert [item for items in reversed(found) for item in items] == first[split]
     assert case.make(tmp_path).fingerprint() == source.fingerprint() == fingerprint

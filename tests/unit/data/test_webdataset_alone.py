@@ -1,4 +1,4 @@
-"""The lines of `docs/loader.md` that read our shards with nothing but webdataset: they run as they stand."""
+"""The code of `docs/loader.md` that reads shards with webdataset alone runs as documented."""
 
 import re
 import subprocess
@@ -15,7 +15,9 @@ DOCS = Path(__file__).parents[3] / "docs" / "loader.md"
 # webdataset leaves closing to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_documented_code_reads_project_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = re.search(r"## Reading the shards with webdataset\n.*?```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    block = re.search(
+        r"## Reading the shards with webdataset\n.*?```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL
+    )
     assert block is not None
     lines = block.group(1)
     pattern = re.search(r'"(.*)/\{0+\.\.(\d+)\}\.tar"', lines)

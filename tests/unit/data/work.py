@@ -1,4 +1,4 @@
-"""A source whose tasks tell when they begin, and can be made to wait or to lose their process."""
+"""A source whose tasks record their start, and can be paused or killed by files."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ class WorkTask:
         for at in range(SAMPLES):
             if at == 3:
                 self._follow_files()
-            # The second half of every task repeats the image of the task before it.
+            # The second half of every task repeats images of the previous task.
             number = self.number * SAMPLES + at
             yield record(number, image=record(max(number - SAMPLES, 0)).image if at > 2 else record(number).image)
 
@@ -43,7 +43,7 @@ class WorkTask:
 
 @dataclass
 class WorkSource(Source):
-    """Tasks of five samples each; what happens is governed by files in `folder`."""
+    """Tasks of five samples each, controlled by files in `folder`."""
 
     folder: Path
     count: int = 6
@@ -64,13 +64,13 @@ class WorkSource(Source):
         return pause_file
 
     def started(self, number: int) -> list[int]:
-        """Process ids of those who began the task, in order."""
+        """Return the ids of the processes that started the task, in order."""
         file = Path(self.folder, f"begun-{number}")
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
 def wait_until(condition: object, seconds: float = 60.0) -> None:
-    """Wait for it."""
+    """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"

@@ -1,4 +1,4 @@
-"""Atomic writes: whole or not at all, and nothing is left over."""
+"""Atomic writes: complete or not at all, without leftovers."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_folder_is_replaced_completely(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "folder"
     with replace_folder(folder) as temporary:
         (temporary / "old").write_text("old")
-    # What a killed process of the same number left.
+    # Left by a killed process with the same process id.
     temporary_path(folder).mkdir()
     (temporary_path(folder) / "half").write_text("")
     with pytest.raises(RuntimeError), replace_folder(folder) as temporary:  # noqa: PT012
@@ -105,6 +105,6 @@ def test_failed_rename_keeps_the_old_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "old").touch()
     with pytest.raises(OSError, match="No such file"), replace_folder(folder) as temporary:
-        temporary.rmdir()  # so that the rename fails, after the old one has been moved aside
+        temporary.rmdir()  # so that the rename fails after the old folder has been renamed
     assert [path.name for path in folder.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [folder]

@@ -1,4 +1,4 @@
-"""Colour changes against the same steps written naively: pixel by pixel in double precision, and Pillow's own."""
+"""Color changes, compared with naive versions: per pixel in double precision, and Pillow's own."""
 
 import colorsys
 from random import Random
@@ -42,7 +42,7 @@ def naive_change(values_CN: Doubles, change: str, amount: float) -> Doubles:
 
 
 def naive_colors(pixels_CHW: Pixels, draws: Random, gray: bool, pillow: bool) -> Pixels:
-    """All steps at strength 0.4; `pillow`: in Pillow, whose pictures have 8 bits after each step."""
+    """All steps at strength 0.4; `pillow`: with Pillow, which stores 8 bits after each step."""
     picture = Image.fromarray(np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)))
     values_CN = pixels_CHW.reshape(3, -1).astype(float)
     draws.random(), draws.random()
@@ -70,7 +70,7 @@ def naive_colors(pixels_CHW: Pixels, draws: Random, gray: bool, pillow: bool) ->
 
 @pytest.fixture(scope="module")
 def colors() -> Pixels:
-    """Random colours, among them greys, primaries, and all ways in which two channels can be equal."""
+    """Random colors, including grays, primaries, and all ways in which two channels can be equal."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 24, 32), np.uint8)
     pixels[:, 0] = pixels[:1, 0]
     for row, (one, other) in enumerate([(0, 1), (1, 2), (2, 0)], start=1):
@@ -103,7 +103,7 @@ def test_jitter_and_grayscale(gray: bool, colors: Pixels) -> None:
         exact = naive_colors(colors, _draws(seed), gray, pillow=False)
         assert np.abs(found - exact).max() <= 1
         assert (found != exact).mean() < 0.001
-        # Pillow's steps of 1/256 of the circle and of whole levels add up where colours are strong.
+        # Pillow's steps of 1/256 of the circle and of whole levels add up for strong colors.
         off = np.abs(found - naive_colors(colors, _draws(seed), gray, pillow=True))
         assert off.max() <= 14
         assert off.mean() < 2.0

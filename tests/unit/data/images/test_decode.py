@@ -1,4 +1,4 @@
-"""Pixels of encoded images: Pillow's own, whichever way they take."""
+"""Decoded pixels equal Pillow's, whichever decoder is used."""
 
 import io
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_jpegs(options: dict[str, Any], scale: int) -> None:
     encoded = EncodedImage(content)
     assert (encoded.width, encoded.height, encoded.scales) == (203, 117, SCALES)
     decoded = encoded.decode(scale)
-    # A CMYK picture is not for simplejpeg. Torch warns of arrays that cannot be written to.
+    # simplejpeg does not decode CMYK. Torch warns of read-only arrays.
     assert isinstance(decoded, Image.Image) if options.get("mode") == "CMYK" else decoded.flags.writeable
     pixels = np.asarray(decoded)
     assert pixels.shape == (-(-117 // scale), -(-203 // scale), 3)
@@ -71,7 +71,7 @@ def test_other_formats_have_one_scale(mode: str) -> None:
 
 def test_small_faults_fall_back_to_pillow() -> None:
     content = _jpeg()
-    # A byte that belongs nowhere before the end mark; libjpeg warns of it and Pillow does not mind.
+    # An extra byte before the end marker: libjpeg warns, Pillow accepts it.
     faulty = content[:-2] + b"\x00" + content[-2:]
     assert np.array_equal(EncodedImage(faulty).decode(), _pillow(content, 1))
 

@@ -1,4 +1,4 @@
-"""Pixels of images: sizes, randomness, switches."""
+"""Image transforms: sizes, randomness, and disabling of each augmentation."""
 
 import io
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _eval(image: bytes, config: ImageConfig) -> Pixels:
 
 @pytest.fixture(scope="module")
 def noisy() -> bytes:
-    """A coloured JPEG of 200 x 120 with a slope to the right and some grain."""
+    """A colored JPEG of 200 x 120 with a gradient to the right and some noise."""
     grain = np.random.default_rng(0).integers(0, 40, (120, 200, 3))
     slope = np.linspace(0, 200, 200)[None, :, None] * np.array([1.0, 0.5, 0.2])
     buffer = io.BytesIO()
@@ -84,7 +84,7 @@ def test_framing() -> None:
 
 
 def test_crops_keep_area_and_aspect(noisy: bytes) -> None:
-    # The slope tells how wide a part was taken, its grain-free mean where it lies.
+    # The gradient gives the width of the crop, its noise-free mean gives the position.
     config = replace(PLAIN, crop_area=(0.25, 0.5), crop_aspect=(1.0, 1.0))
     widths = []
     for epoch in range(40):
@@ -116,14 +116,14 @@ def test_strength_of_the_jitter_is_as_published() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (120, 120, 120)).save(buffer, "PNG")
     config = replace(PLAIN, size=4, color_jitter=0.4, color_jitter_probability=1.0)
-    # On an even grey only brightness does anything: 1 +- 0.8 * 0.4.
+    # On a uniform gray image only brightness has an effect: 1 +- 0.8 * 0.4.
     found = [int(_train(buffer.getvalue(), config, key=str(n))[0, 0, 0]) for n in range(200)]
     assert 80 <= min(found) < 86
     assert 154 < max(found) <= 159
 
 
 def test_a_crop_is_cut_and_then_resized(noisy: bytes) -> None:
-    # Big enough for no crop to be decoded at reduced scale; the box comes back from the ends of two slopes.
+    # Large enough that no crop is decoded at reduced scale; the box is recovered from the ends of two gradients.
     slopes = np.zeros((120, 200, 3), np.uint8)
     slopes[..., 0], slopes[..., 1] = np.arange(200)[None, :], np.arange(120)[:, None]
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Training batches: one sequence for any number of ranks and workers, exact resumption, bad samples replaced."""
+"""Training batches: the same sequence for any number of ranks and workers, exact resume, replaced bad samples."""
 
 import multiprocessing
 import pickle
@@ -61,7 +61,7 @@ def _same(found: list[ClipsBatch], wanted: list[ClipsBatch]) -> bool:
 
 
 def _joined(ranks: list[list[ClipsBatch]]) -> list[ClipsBatch]:
-    """Global batches out of the parts of all ranks, as a gather makes them."""
+    """Join the parts of all ranks to global batches, as a gather does."""
     return [
         ClipsBatch(
             torch.cat([part.images_BCHW for part in parts]),
@@ -121,7 +121,7 @@ def test_resume_yields_the_rest_of_the_epoch(shards: Path, done: int, world_size
     for rank in range(world_size):
         loader = _loader(shards, rank=rank, world_size=world_size, workers=workers)
         loader.dataset.load_state_dict(state)
-        # A callback that names the epoch that goes on must not throw the place away.
+        # A callback that sets the current epoch again must not reset the position.
         loader.dataset.set_epoch(2)
         assert loader.dataset.state_dict(8, from_beginning=False)["samples"] == done * BATCH + 8
         ranks.append(list(loader))
@@ -168,7 +168,7 @@ def test_interrupted_iteration_does_not_change_the_epoch(shards: Path) -> None:
 
 
 def _overwrite(folder: Path, key: str, find: Callable[[Record], bytes], value: bytes) -> None:
-    """Damage a sample in its shard without changing the size of any file."""
+    """Damage a sample in its shard without changing the size of a file."""
     (wanted,) = [sample for sample in eval_samples(folder, "train") if sample.key == key]
     content = find(wanted)
     for file in sorted((folder / "train").iterdir()):
@@ -202,9 +202,9 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path, shards: Path) -> N
         assert len(batch) == BATCH
         assert len(set(batch.keys)) == BATCH
         assert not set(batch.keys) & set(bad)
-        # Nothing but the bad samples has moved.
+        # Only the bad samples have changed.
         assert all(new == old for new, old in zip(batch.keys, before.keys, strict=True) if old not in bad)
-    # From the same places one batch later.
+    # The replacements are from the same positions, one batch later.
     assert found[0].keys[1:3] == whole[1].keys[1:3]
     ranks = [_epoch(_loader(folder, rank=rank, world_size=2, workers=2)) for rank in range(2)]
     assert _same(_joined(ranks), found)
@@ -219,7 +219,7 @@ def test_bad_replacement_is_replaced(tmp_path: Path) -> None:
     whole = _epoch(_loader(folder))
     _damage(folder, [whole[0].keys[1], whole[1].keys[1]])
     first = _epoch(_loader(folder))[0]
-    # In the other stream, whose part of the batch begins in its middle.
+    # In the other stream, whose part of the batch starts in the middle of the stream.
     assert first.keys[1] == whole[1].keys[1 + BATCH // 2]
     assert sum(first.skipped.values()) == 2
 

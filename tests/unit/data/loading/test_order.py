@@ -1,4 +1,4 @@
-"""The order of an epoch."""
+"""Sample order of an epoch."""
 
 import pickle
 
@@ -37,7 +37,7 @@ def test_every_sample_once_except_the_remainder_of_the_line(
 
 
 def _naive(samples: list[int], seed: int, epoch: int, window: int, streams: int) -> list[list[tuple[int, int]]]:
-    """The same order, from the words of the module alone; the hash is the only thing they share."""
+    """The same order, written from the module's documentation; only the hash is shared."""
     from clips_pipeline.data.loading.order import _hash
 
     places = _hash(seed, epoch, "shards", np.arange(len(samples))).tolist()

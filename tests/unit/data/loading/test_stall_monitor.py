@@ -1,4 +1,4 @@
-"""A wait that is too long is told, with rank, worker, shard and seconds; others are not."""
+"""Long waits are reported with rank, worker, shard and seconds; short ones are not."""
 
 import multiprocessing
 import threading
@@ -79,7 +79,7 @@ _ANSWERS = multiprocessing.get_context("fork").Event()
 
 
 class _HangingShards(ShardSet):
-    """One shard does not answer for a while, as on a network file system that is gone."""
+    """One shard does not respond for a while, like a network file system that is down."""
 
     def read(self, shard: int, row: int) -> Record:
         if shard == 1:
@@ -97,7 +97,7 @@ def test_hanging_worker_is_named_in_the_training_process(tmp_path: Path, recorde
     monitor.begin()
     with ThreadPoolExecutor() as pool:
         batches = pool.submit(lambda: list(loader))
-        # On a busy machine the first stalls are told while the workers still start, and name none.
+        # On a busy machine the first stalls are reported while the workers still start, and name no worker.
         until = time.monotonic() + 60.0
         while not (named := [stall for stall in recorder.stalls if stall.shard is not None]):
             assert time.monotonic() < until

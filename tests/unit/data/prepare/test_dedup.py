@@ -1,4 +1,4 @@
-"""Duplicates are found across jobs as a set in memory would find them, with little memory, and dropped exactly."""
+"""Duplicates across jobs equal those found by a set in memory, need little memory, and are dropped exactly."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_duplicates_equal_those_found_by_a_set(tmp_path: Path, hashes_in_memory:
     jobs, columns = [], []
     for number in range(600):
         rows = np.zeros(draws.integers(0, 8), ROW)
-        # Few values, so that many repeat, spread over all 64 bits, so that every part gets some.
+        # Few values, so that many repeat, spread over all 64 bits, so that every partition gets some.
         rows["image"] = draws.integers(0, 1500, len(rows)).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         jobs.append(JobFiles(tmp_path, "train", number))
         jobs[-1].save_rows(rows, ["k"] * len(rows))
@@ -59,7 +59,7 @@ def test_duplicate_rows_may_be_added_in_any_order(tmp_path: Path) -> None:
 
 
 def test_shards_equal_those_of_a_source_without_duplicates(tmp_path: Path) -> None:
-    """Naive twin: the same samples, walked once with sets."""
+    """Naive version: one pass over the same samples with sets."""
     draws = np.random.default_rng(1)
     parts = []
     for _ in range(4):
@@ -85,7 +85,7 @@ def test_shards_equal_those_of_a_source_without_duplicates(tmp_path: Path) -> No
         max_skipped_fraction=1.0,
         rules=rules,
     )
-    # One kind after the other, each over all that is left.
+    # One kind of duplicate after the other, each over the remaining samples.
     for value in (lambda r: r.key, lambda r: r.image, lambda r: r.web_caption):
         seen = set()
         for part in parts:

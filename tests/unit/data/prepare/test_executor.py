@@ -1,4 +1,4 @@
-"""Work on shards in other processes and on a cluster: whatever is killed, nothing is lost, doubled or done again."""
+"""Jobs in other processes and on a cluster: a kill loses and doubles no result, and no finished job runs again."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def work(tmp_path: Path) -> WorkSource:
 
 @pytest.fixture
 def expected(tmp_path: Path) -> dict[str, bytes]:
-    """What one process makes that nothing disturbs."""
+    """The result of one undisturbed process."""
     (tmp_path / "quiet").mkdir()
     prepare(WorkSource(tmp_path / "quiet"), tmp_path / "expected", rules=RULES)
     return read_tree(tmp_path / "expected")
@@ -44,7 +44,7 @@ def test_jobs_of_a_killed_process_run_again(tmp_path: Path, work: WorkSource, ex
     begun = [work.started(number) for number in range(work.count)]
     assert len(begun[2]) == 2
     assert begun[2][0] != begun[2][1]
-    # The other process had at most one job in its hands.
+    # The other process had at most one unfinished job.
     assert sum(map(len, begun)) <= work.count + 2
     assert all(not Path("/proc", str(pid)).exists() for pids in begun for pid in pids)
 
@@ -91,7 +91,7 @@ def test_after_a_kill_the_next_run_does_the_missing_jobs(
         running.send_signal(signal.SIGKILL)
         running.wait()
     assert done == ["000000", "000001", "000002"]
-    # Processes do not outlive the one that was killed, and leave what is theirs.
+    # Workers exit after their parent was killed, and write nothing more.
     pids = {pid for number in range(work.count) for pid in work.started(number)}
     wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in pids))
     for file in held:
@@ -106,7 +106,7 @@ def test_after_a_kill_the_next_run_does_the_missing_jobs(
 def test_after_a_stop_at_any_final_step_no_job_runs_again(
     tmp_path: Path, work: WorkSource, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    """Every change of a file's name or presence, from the first shard that gets its last name to the whole folder."""
+    """Stop at every rename and removal, from the first shard that gets its final name to the whole folder."""
     (tmp_path / "old").mkdir()
     prepare(WorkSource(tmp_path / "old", count=1), tmp_path / "shards")
     before = read_tree(tmp_path / "shards")
@@ -134,7 +134,7 @@ def test_after_a_stop_at_any_final_step_no_job_runs_again(
     try:
         prepare(work, tmp_path / "shards", rules=RULES)
     except StopError:
-        # The old ones, unless it was stopped between them and the new ones.
+        # The old shards, unless the run was stopped between the two renames.
         assert not (tmp_path / "shards").exists() or read_tree(tmp_path / "shards") == before
     monkeypatch.undo()
     prepare(work, tmp_path / "shards", rules=RULES)
@@ -145,7 +145,7 @@ def test_after_a_stop_at_any_final_step_no_job_runs_again(
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
-    """A scheduler and two workers, each a process of its own with a nanny, on loopback."""
+    """A scheduler and two workers, each a separate process with a nanny, on loopback."""
     import dask
 
     from distributed import LocalCluster
@@ -173,7 +173,8 @@ def test_cluster_gives_the_same_bytes_when_a_worker_is_killed(
     begun = [work.started(number) for number in range(work.count)]
     assert len(set(begun[2])) == 2
     assert os.getpid() not in {pid for pids in begun for pid in pids}
-    # The cluster lost sight of what the worker had finished before, but not the work: no other task is run again.
+    # The cluster has forgotten the finished jobs of the killed worker, but their results exist: no other job runs
+    # again.
     assert [len(pids) for number, pids in enumerate(begun) if number != 2] == [1] * (work.count - 1)
 
 

@@ -1,4 +1,4 @@
-"""Filters: each drops what it says, counts it apart from bad samples, and belongs to the fingerprint."""
+"""Filters: each drops what it should, counts it separately from bad samples, and is part of the fingerprint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 
 WORDS = "A bird sits on a wire."
 
-# What is set; a sample that just passes; one that just does not; the reason.
+# Setting; a sample that just passes; a sample that just fails; the reason.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "min_side": ({"min_side": 20}, {"image": (30, 20)}, {"image": (30, 19)}, filters.TOO_SMALL),
     "max_aspect": ({"max_aspect": 1.5}, {"image": (20, 30)}, {"image": (20, 31)}, filters.ASPECT_RATIO),
@@ -81,7 +81,7 @@ def made(number: int, changes: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_filter_drops_matching_samples_only(tmp_path: Path, case: str) -> None:
     config, good, bad, reason = CASES[case]
-    # The score is needed for all of them.
+    # All cases have a score.
     first = record(1, score=1.0)
     source = ListSource({"train": [[first, made(2, good)], [made(3, bad)]]})
     rules = Rules(filters=from_mapping(FilterConfig, config, "filters"))
@@ -91,7 +91,7 @@ def test_filter_drops_matching_samples_only(tmp_path: Path, case: str) -> None:
     assert (index.skips, statistics.splits["train"].filtered) == ({"train": {}}, {reason: 1})
     assert [(example.reason, example.key, example.shard) for example in statistics.examples] == [(reason, "k0003", "1")]
     assert is_current(source, tmp_path / "shards", rules=rules)
-    # Without the filter nothing is dropped, and these shards are not the ones that are wanted.
+    # Without the filter nothing is dropped, and these shards are not current.
     assert not is_current(source, tmp_path / "shards")
     assert prepare(source, tmp_path / "shards").split_samples("train") == 3
 

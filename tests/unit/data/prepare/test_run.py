@@ -1,4 +1,4 @@
-"""Preparing: parallel, all or nothing, only when needed, and honest about what it leaves out."""
+"""Preparation: parallel, atomic, only if needed, and with counts of everything left out."""
 
 import logging
 import os
@@ -125,7 +125,7 @@ def test_too_many_bad_samples_are_an_error_with_counts_and_examples(
     with pytest.raises(ConfigError, match=r"(?s)90\.9%.*10\.0%.*train undecodable_image 1.*empty_web_caption k0001"):
         prepare(made, out, max_skipped_fraction=0.1)
     assert read_tree(out) == before
-    # What has been done is kept: a higher limit needs no sample read again.
+    # Finished work is kept: a higher limit reads no sample again.
     monkeypatch.setattr(ListTask, "records", None)
     assert prepare(made, out, max_skipped_fraction=0.95).splits["train"][0].samples == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shards.lock", "shards"]
@@ -204,7 +204,7 @@ def test_kill_keeps_the_old_shards_and_the_next_run_succeeds(tmp_path: Path, rep
         running.send_signal(signal.SIGKILL)
         running.wait()
     assert read_tree(out) == before
-    # Processes of the pool do not outlive the one that was killed.
+    # Processes of the pool exit after their parent was killed.
     _wait(lambda: not any(Path("/proc", flag.name).exists() for flag in flags.iterdir()))
     prepare(source(12, tasks=4, name="new"), out)
     assert read_tree(out)["index.json"] != before["index.json"]

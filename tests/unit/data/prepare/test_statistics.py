@@ -1,4 +1,4 @@
-"""Histograms and counts: the same, added up in any parts."""
+"""Histograms and counts are the same however the parts are merged."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_every_value_is_counted_in_its_bin() -> None:
     assert (found.total, found.low, found.high) == (sum(VALUES.tolist()), 0, 1 << 52)
     for start, count in found.bins:
         assert count == sum(start <= value < bin_end(start) for value in VALUES.tolist())
-        # No bin is wider than a sixteenth of where it begins.
+        # No bin is wider than 1/16 of its start.
         assert bin_end(start) - start == 1 or (bin_end(start) - start) * 16 <= start
     assert dict(found.bins)[5] == 3
 

@@ -1,4 +1,4 @@
-"""Reads captions back: which things, in which colours and textures, does a sentence name?"""
+"""Parser of captions: the things, colors and textures that a sentence names."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _PHRASE = re.compile(
 
 @dataclass(frozen=True)
 class ThingWords:
-    """What a caption says of one thing; None where it does not say."""
+    """The properties of a thing that a caption names; None for the others."""
 
     kind: str
     size: str | None

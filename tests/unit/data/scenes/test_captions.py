@@ -1,4 +1,4 @@
-"""Captions: true where they claim to be, as noisy as asked, of the lengths that the documentation states."""
+"""Captions are true where they should be, as noisy as configured, and as long as documented."""
 
 import re
 from statistics import mean
@@ -53,11 +53,11 @@ def test_synthetic_sentences_are_true_unless_hallucinated(samples: list[SceneSam
                 if index not in sample.synthetic.hallucinated:
                     assert is_true(named, sample.scene), (sentence, sample.scene)
                     checked += 1
-    assert checked > 4 * COUNT  # the check would prove nothing if it read nothing
+    assert checked > 4 * COUNT  # otherwise the test would check too little
 
 
 def test_colors_and_patterns_named_with_a_verb_are_true(samples: list[SceneSample]) -> None:
-    """ "The cat is small and white", "Stripes cover the blue hat": words apart from the name they belong to."""
+    """ "The cat is small and white", "Stripes cover the blue hat": words separate from the name they belong to."""
     textures = {"strip": "striped", "dot": "dotted", "spot": "dotted", "check": "checked", "plain": "plain"}
     checked = 0
     for sample in samples:
@@ -146,7 +146,7 @@ def test_web_remarks_are_true_and_wrong_ones_are_not(samples: list[SceneSample])
             assert named_things(sample.web.text)
     wrong = [sample for sample in samples if sample.web.form == "wrong"]
     untrue = [s for s in wrong if not all(is_true(named, s.scene) for named in named_things(s.web.text))]
-    # A mistaken colour shows only when the remark names a colour at all.
+    # A wrong color is visible only if the remark names a color.
     assert len(untrue) > 0.6 * len(wrong)
 
 
@@ -161,7 +161,7 @@ def test_noise_affects_its_own_captions_only() -> None:
     for index in range(100):
         one, two = scene_sample(plain, "train", index), scene_sample(noisy, "train", index)
         assert (one.scene, one.synthetic) == (two.scene, two.synthetic)
-        if two.web.form == "remark":  # what the higher noise spares, the lower one spares too
+        if two.web.form == "remark":  # a remark at the higher noise is a remark at the lower one
             assert one.web == two.web
 
 

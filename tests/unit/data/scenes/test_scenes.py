@@ -1,4 +1,4 @@
-"""Scenes and pictures: the same everywhere, and everything that is told can be seen."""
+"""Scenes and images: reproducible, and every thing is visible."""
 
 import hashlib
 import io
@@ -79,11 +79,11 @@ def test_relation_uses_the_larger_distance() -> None:
 
 
 def test_every_thing_is_visible() -> None:
-    """Taking any one thing out of the scene changes the picture by more than a few pixels."""
+    """Changing any one thing changes the image by more than a few pixels."""
     for index, scene in enumerate(SCENES[:150]):
         whole = render(scene, 64, Draws("picture", index)).astype(int)
         for thing in scene.things:
-            # Painted last in another colour, its visible pixels change; where it is hidden they do not.
+            # Only the visible pixels of a thing change with its color.
             changed = replace(thing, color="red" if thing.color != "red" else "blue")
             other = Scene(scene.background, tuple(changed if t is thing else t for t in scene.things))
             difference = np.abs(whole - render(other, 64, Draws("picture", index))).max(axis=2) > 20
@@ -143,7 +143,7 @@ def test_png_is_lossless() -> None:
 
 
 def test_pixels_do_not_depend_on_earlier_drawings() -> None:
-    """Cached sprites must never be painted upon."""
+    """Cached sprites must never be modified."""
     first = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in SCENES[:40]]
     again = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in reversed(SCENES[:40])]
     assert first == again[::-1]

@@ -1,4 +1,4 @@
-"""The source: what `data.prepare.run` gets from the embedded data."""
+"""The embedded data as a source."""
 
 import hashlib
 import io
@@ -23,8 +23,8 @@ from clips_pipeline.data.sources.source import ShardTask, Source
 
 SMALL = ScenesConfig(train=70, validation=12, test=25, samples_per_shard=30)
 
-# Pixels and captions of the first pictures of each split under the default configuration. When a change of the drawing
-# or of the captions is meant, raise formats.SCENES (prepared shards are then made anew) and enter the new digest.
+# Pixels and captions of the first images of each split under the default configuration. After an intended change of
+# drawings or captions, raise formats.SCENES (shards are then prepared again) and enter the new digest.
 GOLDEN = (1, "8e3a81044aaf62f3f22a14ac1160ba7168a5eee2dc9096c9187de9449c660de5")
 
 
@@ -35,7 +35,7 @@ def collect(task: ShardTask) -> list[Record]:
 
 
 def digest(records: list[Record]) -> str:
-    """Over decoded pixels, not PNG bytes, which depend on the zlib at hand."""
+    """Return a digest over decoded pixels; PNG bytes depend on the zlib version."""
     total = hashlib.sha256()
     for record in records:
         with Image.open(io.BytesIO(record.image)) as image:

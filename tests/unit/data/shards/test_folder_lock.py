@@ -1,4 +1,4 @@
-"""Data of another environment is not replaced, nor is what a training or evaluation reads."""
+"""Data of another environment, and data that a training or evaluation reads, is not replaced."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def test_data_of_another_environment_and_source_is_refused(tmp_path: Path) -> No
     claim(shards, Maker("other", PHOTOS.kind, PHOTOS.addresses))
     claim(shards, SCENES)
     claim(shards, Maker("third", "scenes"))
-    # Deleted, as the message says.
+    # Deleted, as the message suggests.
     shards.rmdir()
     claim(shards, PHOTOS)
 
@@ -80,7 +80,7 @@ def test_folder_read_by_another_process_is_not_replaced(tmp_path: Path, monkeypa
     try:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reading\n"
-        # What is current needs nothing of anybody.
+        # Current data needs no lock.
         assert prepare(source(4), shards) == before
         with pytest.raises(ConfigError, match=rf"in use by process {reader.pid} \(.*python.*would replace it"):
             prepare(source(6, name="other"), shards)

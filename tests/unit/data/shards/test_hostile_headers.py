@@ -1,4 +1,4 @@
-"""Headers that make `tarfile` loop, recurse or crawl are refused before it sees them; what stands before them is read."""
+"""Headers that make `tarfile` loop or recurse are refused before `tarfile` reads them; samples before them are read."""
 
 import io
 import tarfile
@@ -102,7 +102,7 @@ def test_a_shard_sorted_by_ending_takes_as_many_bytes_as_it_has(
     with TarFile(tmp_path / "a.tar") as shard:
         assert len(shard.interleaved) == count
         assert all(shard.read(row).image == b"text" for row in range(count))
-    # Each file once: a header and a block. (It was the whole tar for each sample.)
+    # Each file once, with its header and one block; not the whole tar for each sample.
     assert given == count * 3 * 2 * BLOCK
 
 

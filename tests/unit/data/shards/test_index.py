@@ -1,4 +1,4 @@
-"""The index: what is written is what is read, also for shards in place and for samples left out."""
+"""The index round-trips, including shards in place and samples left out."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_index_round_trip(tmp_path: Path) -> None:
     before = (tmp_path / "index.json").read_bytes()
     made.save(tmp_path)
     assert (tmp_path / "index.json").read_bytes() == before
-    # One line a shard, so that a difference between two versions can be read.
+    # One line per shard, for readable diffs.
     assert sum(b'"sha256"' in line for line in before.splitlines()) == 3
 
 
@@ -76,7 +76,7 @@ def test_invalid_index_is_refused(tmp_path: Path, change: Any, message: str) -> 
 
 @pytest.fixture
 def in_place(tmp_path: Path) -> tuple[Path, list[Any]]:
-    """A shard of twelve samples elsewhere, and an index that leaves out numbers 0, 5 and 11."""
+    """A shard of twelve samples in another folder, and an index without samples 0, 5 and 11."""
     made = [record(number) for number in range(12)]
     (tmp_path / "elsewhere").mkdir()
     entry = write_shard(tmp_path / "elsewhere" / "a.tar", made, str(tmp_path / "elsewhere" / "a.tar"))

@@ -1,4 +1,4 @@
-"""Copies of remote shards: one download for all, checked, bounded; and training batches from them."""
+"""Cache of remote shards: one download for all processes, verified, bounded; and training batches from it."""
 
 import multiprocessing
 import os
@@ -116,7 +116,7 @@ def test_file_that_differs_from_the_index_is_refused(
     content = bytearray((http.folder / "0.tar").read_bytes())
     content[1000] ^= 1
     (http.folder / "0.tar").write_bytes(content)
-    # A server that ends too early and says that this was all.
+    # A server that ends the response early and announces the short length.
     http.faults["1.tar"] = Fault("short", after=1024)
     for number, problem in ((0, "sha256"), (1, "1024 bytes, the index says")):
         with pytest.raises(StorageError, match=rf"{number}\.tar: is not the shard of the index .*{problem}"):
@@ -187,7 +187,7 @@ def test_copy_deleted_before_it_is_read_loses_no_sample(
     served: tuple[HttpServer, list[ShardEntry]], tmp_path: Path
 ) -> None:
     class EvictingCache(ShardCache):
-        """As if another process needed the room at once, so many times."""
+        """Deletes a copy right after its download, for a number of times, like another process that needs the space."""
 
         left = 3
 
@@ -295,7 +295,7 @@ def test_missing_shard_is_an_error_or_skipped(served: tuple[HttpServer, list[Sha
     assert all(len(set(batch.keys)) == 4 for batch in batches)
     counts = [batch.skipped.get(records.UNREADABLE_SHARD, 0) for batch in batches]
     assert sum(counts) >= 1
-    # Once ahead and once in need, and then never again.
+    # Once by the prefetch and once when needed, and then never again.
     assert http.gets("3.tar") - asked <= 2
     with pytest.raises(BadSampleError, match="unreadable_shard"):
         cache.local_copy(entries[3])

@@ -1,4 +1,4 @@
-"""The tar files: ours for webdataset, webdataset's for us, and damaged ones."""
+"""Tar files: ours read by webdataset, webdataset's read by us, and damaged ones."""
 
 import dataclasses
 import io
@@ -81,7 +81,7 @@ def test_every_kind_of_name(tmp_path: Path, key: str, form: int) -> None:
 
 
 def _write_with_webdataset(path: Path) -> None:
-    # Times with fractions, as it takes them: an extended header before each file.
+    # Times with fractions, as webdataset writes them, give an extended header before each file.
     with webdataset.TarWriter(str(path)) as writer:
         for number in range(20):
             writer.write({"__key__": f"{number:09d}", "jpg": b"1" * (600 * number), "txt": "ü", "json": {"a": 1}})
@@ -174,7 +174,7 @@ def test_truncated_tar_gives_the_samples_before_the_end(tmp_path: Path) -> None:
 
 
 def _set_size(path: Path, number: int, size: bytes, target: Path) -> None:
-    """The same tar, with another size in the header of file `number`, and a checksum that fits."""
+    """Write another size, with a valid checksum, into the header of file `number`."""
     content = bytearray(path.read_bytes())
     at = [match.start() - 257 for match in re.finditer(b"ustar", content)][number]
     content[at + 124 : at + 136] = size.ljust(12, b"\0")
@@ -235,7 +235,7 @@ def test_captions_by_name_of_field() -> None:
     facts = json.dumps({"org_caption": "from the web", "re_caption": "long", "llava": "other"}).encode()
     without_text = Members("k", "jpg", b"i", None, facts)
     assert parse_sample(without_text, FIELDS).web_caption == "from the web"
-    # As img2dataset writes Recap-DataComp-1B when told that the caption is `re_caption`.
+    # As img2dataset writes Recap-DataComp-1B if the caption column is `re_caption`.
     found = parse_sample(Members("k", "jpg", b"i", b"long", facts), SampleFields(web="org_caption", synthetic="txt"))
     assert (found.web_caption, found.synthetic_caption) == ("from the web", "long")
     assert parse_sample(without_text, SampleFields(synthetic="llava")).synthetic_caption == "other"

@@ -1,4 +1,4 @@
-"""Sets of CLIP_benchmark: read as that project writes them, and written as it reads them."""
+"""Datasets of CLIP_benchmark: read as that project writes them, and written as it reads them."""
 
 import io
 import json
@@ -32,7 +32,7 @@ HERE = Storage(StorageConfig(retries=0))
 
 
 def _set(root: Path, shards: list[list[tuple[str, str, bytes]]], **texts: str) -> Path:
-    """A set as CLIP_benchmark's own writer leaves it; `texts` are the files at its root."""
+    """Write a dataset like CLIP_benchmark's own writer; `texts` are the files at its root."""
     folder = root / "test"
     folder.mkdir(parents=True)
     for number, samples in enumerate(shards):
@@ -110,7 +110,7 @@ def test_train_split_is_split_by_keys(classes: Path, tmp_path: Path) -> None:
     every = sorted(found["train"] + found["validation"])
     assert every == sorted([f"0/k{n:02d}" for n in range(25)] + [f"1/k{n:02d}" for n in range(25, 40)])
     assert 2 <= len(found["validation"]) <= 18
-    # A larger share takes more, and lets go of none.
+    # A larger fraction adds samples and removes none.
     larger = ClipBenchmarkSource(replace(config, validation_fraction=0.5), HERE)
     keys = [item.key for task in larger.tasks("validation") for item in task.records() if isinstance(item, Record)]
     assert set(found["validation"]) < set(keys)
@@ -186,7 +186,7 @@ def test_export_can_be_read_as_in_clip_benchmark(
     assert _export(prepared, out, task=task, samples_per_shard=3) == count
     shards = int((out / "test" / "nshards.txt").read_text())
     assert shards == 3
-    # As in its `build_wds_dataset`: numbered shards, decoded by ending, a tuple of picture and target.
+    # As in CLIP_benchmark's `build_wds_dataset`: numbered shards, decoded by extension, tuples of image and target.
     urls = str(out / "test" / f"{{0..{shards - 1}}}.tar")
     pairs = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("webp;png;jpg;jpeg", ending))
     assert len(pairs) == count
@@ -216,7 +216,7 @@ def test_no_two_keys_become_one_and_no_caption_is_empty(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
 def test_clip_benchmark_reads_the_export(prepared: Path, tmp_path: Path, task: str) -> None:
-    """Its package, without what it would install beside it, in a folder and a process of its own."""
+    """Use the package itself, without its dependencies, from a separate folder and process."""
     peer = installed(tmp_path / "peer", "clip_benchmark==1.6.2")
     out = tmp_path / "out"
     _export(prepared, out, task=task, samples_per_shard=3)

@@ -1,4 +1,4 @@
-"""A folder of images with a JSON or CSV file of captions."""
+"""A folder of images with a JSON, CSV or Parquet file of captions."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def test_fractions_by_a_stable_hash_of_the_key(tmp_path: Path) -> None:
     assert 90 <= len(parts["test"]) <= 150
     assert 55 <= len(parts["validation"]) <= 105
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 400
-    # More images, another order: none of the first moves.
+    # With more images in another order, the first ones keep their splits.
     more = _held_out(
         tmp_path, [f"new{n}.jpg" for n in range(50)] + names[::-1], validation_fraction=0.2, test_fraction=0.3
     )

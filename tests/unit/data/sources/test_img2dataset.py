@@ -1,4 +1,4 @@
-"""Shards in place: which belong to which split, what is read from them, and what makes them another data set."""
+"""Shards in place: assignment to splits, fields that are read, and changes of the fingerprint."""
 
 import os
 import pickle

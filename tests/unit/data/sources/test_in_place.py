@@ -1,4 +1,4 @@
-"""Shards that are read where they are: nothing is copied, and whatever is wrong is found, counted and left out."""
+"""Shards read in place: nothing is copied, and every problem is found, counted and left out."""
 
 import hashlib
 import io
@@ -103,7 +103,7 @@ BAD: dict[str, list[Member]] = {
 
 
 def one_of(index: Index, folder: Path, reason: str) -> tuple[str, str]:
-    """Shard and key of the example of a reason."""
+    """Return shard and key of the example for a reason."""
     assert index.skips["train"][reason] >= 1
     found = next(example for example in load_statistics(folder).examples if example.reason == reason)
     return found.shard, found.key
@@ -154,7 +154,7 @@ def test_truncated_tar_gives_complete_samples_and_counts_as_damaged(tmp_path: Pa
     whole = [tar(tmp_path / f"{n}.tar", *(sample(10 * n + at) for at in range(10))) for n in range(3)]
     content = whole[1].read_bytes()
     cut = tmp_path / "cut.tar"
-    # Nine samples, of three files with a block each, and a part of the tenth.
+    # Nine samples of three files with one block each, and a part of the tenth sample.
     cut.write_bytes(content[: 9 * 3 * 1024 + 1024 + 100])
     index = prepare(Tars({"train": [whole[0], cut, whole[2]]}), tmp_path / "shards", max_skipped_fraction=0.5)
     assert index.skips["train"][records.TRUNCATED_SHARD] == 1
@@ -162,7 +162,7 @@ def test_truncated_tar_gives_complete_samples_and_counts_as_damaged(tmp_path: Pa
     assert keys(tmp_path / "shards") == [f"k{n:04d}" for n in [*range(19), *range(20, 30)]]
     found = load_statistics(tmp_path / "shards").splits["train"]
     assert (found.shards, found.damaged_shards) == (3, 1)
-    # As many as a shard holds on average, though nobody can know.
+    # The mean number of samples per shard, because the true number is unknown.
     assert found.unusable >= 10
 
 
@@ -235,7 +235,7 @@ def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
     index = prepare(source, tmp_path / "shards", rules=Rules(filters=FilterConfig(min_score=0.3)))
     assert keys(tmp_path / "shards") == ["k0003", "k0004", "k0005"]
     assert index.fields == fields
-    # Filtered samples are no bad ones.
+    # Filtered samples do not count as bad.
     assert (index.skips, load_statistics(tmp_path / "shards").unusable_fraction()) == ({"train": {}}, 0.0)
 
 
@@ -273,7 +273,7 @@ def test_evaluation_data_needs_no_captions_and_sources_add_notes(tmp_path: Path)
     assert list(eval_samples(tmp_path / "shards", "test")) == made
     found = load_statistics(tmp_path / "shards")
     assert found.notes == {"rows_without_sample": 7}
-    # Having none is not having the same.
+    # Missing captions are not identical captions.
     assert (found.splits["test"].duplicate_captions, found.splits["test"].identical_captions) == (0, 0)
     with pytest.raises(ConfigError, match="no sample"):
         prepare(ListSource({"test": [list(made)]}), tmp_path / "needed")

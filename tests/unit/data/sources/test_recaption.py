@@ -1,4 +1,4 @@
-"""Shards joined with tables of captions: exact, streamed, counted on both sides."""
+"""Shards joined with caption tables: exact, streamed, and counted on both sides."""
 
 import io
 import json
@@ -28,7 +28,7 @@ HERE = Storage(StorageConfig(retries=0))
 
 
 def _shard(file: Path, samples: list[tuple[str, str, dict[str, Any]]]) -> str:
-    """A shard as img2dataset writes it: picture, web caption, facts."""
+    """Write a shard like img2dataset: image, web caption, JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as tar:
         for number, (key, web, facts) in enumerate(samples):
@@ -85,7 +85,7 @@ def test_equal_to_a_dict(tmp_path_factory: pytest.TempPathFactory, keys: list[st
     found = {key: row for key in {*keys, "no", "\udcff"} if (row := table.find(key))}
     assert {key: row.synthetic for key, row in found.items()} == wanted
     assert (table.counts.rows, table.counts.repeated) == (len(wanted), len(keys) - len(wanted))
-    # The number of a row is its place in the tables.
+    # The number of a row is its position in the tables.
     assert {key: str(row.number) for key, row in found.items()} == wanted
 
 
@@ -158,7 +158,7 @@ def test_the_join(source: RecaptionSource) -> None:
         "table_rows_empty": 0,
     }
     assert source.notes() == wanted
-    # Tasks that run twice change nothing, and the table is not built again.
+    # Running tasks twice changes nothing, and the table is not built again.
     again = pickle.loads(pickle.dumps(source))  # noqa: S301
     stamp = (source._table().folder / "captions.sqlite").stat().st_mtime_ns
     assert _all(again) == found
@@ -171,7 +171,7 @@ def test_only_the_shards_of_the_source_count(source: RecaptionSource, tmp_path: 
     fewer = replace(source.config, train=f"{tmp_path}/shards/{{00000..00002}}.tar")
     other = RecaptionSource(fewer, HERE, tmp_path / "work")
     _all(other)
-    # The three rows of the fourth shard were used by the other source, and have no sample in this one.
+    # The three rows of the fourth shard were used by the other source, but have no sample in this one.
     assert other.notes() == source.notes() | {"table_rows_used": 8, "table_rows_without_sample": 4}
 
 

@@ -1,4 +1,4 @@
-"""Files elsewhere: a real S3 server and a real HTTP server, well-behaved and not."""
+"""Remote files: a real S3 server and a real HTTP server, with and without faults."""
 
 import importlib.util
 import multiprocessing
@@ -206,7 +206,7 @@ def test_server_without_ranges_sends_the_file_once(http: HttpServer) -> None:
         assert file.read() == CONTENT[-20:]
         file.seek(5)
         assert file.read(5) == CONTENT[5:10]
-    # One was for the part that did not come.
+    # One request was for a range that the server did not send.
     assert http.gets("a.tar") == 2
 
 
