@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-_BEFORE = ".before"
+_OLD_SUFFIX = ".before"
 
 
 @contextmanager
@@ -55,19 +55,19 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     _remove_leftovers(folder.parent, glob.escape(folder.name))
     temporary = temporary_path(folder)
-    before = temporary.with_name(f"{temporary.name}{_BEFORE}")
+    old = temporary.with_name(f"{temporary.name}{_OLD_SUFFIX}")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same process id
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if folder.exists():
-            folder.rename(before)
+            folder.rename(old)
         temporary.rename(folder)
     finally:
-        if before.exists() and not folder.exists():
-            before.rename(folder)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
@@ -98,17 +98,17 @@ def _remove_leftovers(parent: Path, name: str) -> None:
     They must not stay, because the content of the folder may be versioned.
     """
     host = os.uname().nodename
-    for left in parent.glob(f".{name}.{glob.escape(host)}-*"):
-        target, _, writer = left.name[1:].rpartition(f".{host}-")
+    for leftover in parent.glob(f".{name}.{glob.escape(host)}-*"):
+        target, _, writer = leftover.name[1:].rpartition(f".{host}-")
         process = writer.split("-")[0]
         # If the target is missing, the renamed old folder may be the only copy.
-        only_copy = left.suffix == _BEFORE and not (parent / target).exists()
+        only_copy = leftover.suffix == _OLD_SUFFIX and not (parent / target).exists()
         if not process.isdigit() or psutil.pid_exists(int(process)) or only_copy:
             continue
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,12 +15,12 @@ def write_error(path: Path, error: OSError) -> CannotWriteError:
     """Return an error that names the file, the reason and the free space of its disk."""
     try:
         usage = shutil.disk_usage(path if path.exists() else path.parent)
-        room = f" ({usage.free / 2**20:,.0f} MiB free of {usage.total / 2**20:,.0f} there)"
+        space = f" ({usage.free / 2**20:,.0f} MiB free of {usage.total / 2**20:,.0f} there)"
     except OSError:
-        room = ""
+        space = ""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return CannotWriteError(
-        f"{path}: cannot be written: {reason}{room}; make room there, then run the same command again"
+        f"{path}: cannot be written: {reason}{space}; make room there, then run the same command again"
     )
 
 

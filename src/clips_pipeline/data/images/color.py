@@ -21,13 +21,13 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the perceived brightness (ITU-R 601)."""
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Return the decoded image in RGB."""
-    if picture.mode == "RGB":
-        picture.load()
-        return picture
+    if image.mode == "RGB":
+        image.load()
+        return image
     # Pillow warns if the transparency of a palette would be lost, unless the image goes through RGBA.
-    return (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
+    return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
 def augment_colors(

@@ -205,14 +205,14 @@ def _random_box(size: tuple[int, int], config: ImageConfig, draws: random.Random
     return 0, 0, width, height
 
 
-def _apply_framing(picture: Image.Image, config: ImageConfig) -> Image.Image:
-    width, height = picture.size
+def _apply_framing(image: Image.Image, config: ImageConfig) -> Image.Image:
+    width, height = image.size
     side = min(width, height)
     # Resizing the center square equals resizing the shorter side and then cropping, without the rounding in between.
     left, top = (width - side) / 2, (height - side) / 2
     box = (0, 0, width, height) if config.framing == "squash" else (left, top, left + side, top + side)
-    return picture.resize((config.size, config.size), _FILTERS[config.interpolation], box=box)
+    return image.resize((config.size, config.size), _FILTERS[config.interpolation], box=box)
 
 
-def _to_channels_first(picture: Image.Image) -> Pixels:
-    return np.ascontiguousarray(np.asarray(picture, np.uint8).transpose(2, 0, 1))
+def _to_channels_first(image: Image.Image) -> Pixels:
+    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))

@@ -104,24 +104,28 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         # Captured here, because `set_epoch` may be called before the last batch is requested.
-        epoch, start, each = self.epoch, self.start // self.order.streams, self.global_batch_size // self.order.streams
-        batches = (self.order.length - start) // each
-        return (self._batch(epoch, start + number * each) for number in range(first, batches, step))
+        epoch, start, per_stream = (
+            self.epoch,
+            self.start // self.order.streams,
+            self.global_batch_size // self.order.streams,
+        )
+        batches = (self.order.length - start) // per_stream
+        return (self._batch(epoch, start + number * per_stream) for number in range(first, batches, step))
 
     def _batch(self, epoch: int, start: int) -> ClipsBatch:
         """Return this rank's part of the global batch that begins at position `start` of every stream."""
         count = self.global_batch_size // self.world_size
-        each = self.global_batch_size // self.order.streams
+        per_stream = self.global_batch_size // self.order.streams
         size, skipped = self.images.size, Counter[str]()
         if self.shards.remote is not None:
             self._prefetch_next_window(
-                epoch, start, range(self.rank * count // each, -(-(self.rank + 1) * count // each))
+                epoch, start, range(self.rank * count // per_stream, -(-(self.rank + 1) * count // per_stream))
             )
         images_BCHW = _shared_images(count, size)
         pixels_BCHW = images_BCHW.numpy()
         keys, rows = [], []
         for i in range(count):
-            stream, place = divmod(self.rank * count + i, each)
+            stream, place = divmod(self.rank * count + i, per_stream)
             pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, start, skipped)
             rows.append(row)
             keys.append(key)
@@ -153,16 +157,16 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         stream)
         come last: such a sample would be its own negative.
         """
-        order, each = self.order, self.global_batch_size // self.order.streams
-        others = order.length - each  # positions of a stream outside this batch
+        order, per_stream = self.order, self.global_batch_size // self.order.streams
+        others = order.length - per_stream  # positions of a stream outside this batch
         tries = 0
         for later in range(-1, min(order.length * order.streams, _MAX_TRIES)):
             at = (stream, place)
             if later >= 0:
                 turn, further = (stream + later) % order.streams, place - begin + later // order.streams
                 if later < others * order.streams:
-                    at = turn, (begin + each + further % others) % order.length
-                elif (at := (turn, begin + (further - others) % each)) == (stream, place):
+                    at = turn, (begin + per_stream + further % others) % order.length
+                elif (at := (turn, begin + (further - others) % per_stream)) == (stream, place):
                     continue
             tries += 1
             shard, row = order.locate(epoch, *at)

@@ -74,7 +74,7 @@ def assemble(
     totals: dict[str, SplitStatistics] = {}
     examples: list[Example] = []
     written_paths: dict[str, str] = {}
-    places: list[Path] = []
+    span_files: list[Path] = []
     for split in source.splits:
         for name in (SHARDS, JOBS):
             (folder / name / split).mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def assemble(
         entries: list[ShardEntry] = []
         for job, files in zip(jobs, results, strict=True):
             result = files.load()
-            places.append(files.spans)
+            span_files.append(files.spans)
             total = total.merge(result.statistics)
             examples += result.examples
             for shard in result.shards:
@@ -102,17 +102,17 @@ def assemble(
                 examples = list(first_examples(examples))
         splits[split], totals[split] = tuple(entries), total
         if not entries:
-            raise ConfigError(_no_sample(split, total, first_examples(examples)))
+            raise ConfigError(_no_sample_message(split, total, first_examples(examples)))
     classes = source.classes()
     if classes is not None:
         save_classes(classes, folder / SHARDS)
-    sample_offsets.save(folder / SHARDS, (file.read_bytes() for file in places))
-    few = first_examples(examples)
+    sample_offsets.save(folder / SHARDS, (file.read_bytes() for file in span_files))
+    kept_examples = first_examples(examples)
     skips = {split: total.skipped for split, total in totals.items()}
-    bad = [str(example) for example in few if example.reason in skips[example.split]]
+    bad = [str(example) for example in kept_examples if example.reason in skips[example.split]]
     index = Index(fingerprint, splits, skips, tuple(bad[:EXAMPLES]), source.fields)
     notes = source.notes()
-    return PreparedData(index, Statistics(fingerprint, totals, few, notes), written_paths)
+    return PreparedData(index, Statistics(fingerprint, totals, kept_examples, notes), written_paths)
 
 
 def finish(prepared: PreparedData, folder: Path) -> None:
@@ -133,7 +133,7 @@ def finish(prepared: PreparedData, folder: Path) -> None:
     prepared.statistics.save(folder)
 
 
-def _no_sample(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:
+def _no_sample_message(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:
     first = next((f"; first left out: {example}" for example in examples if example.split == split), "")
     return (
         f"split {split!r} has no sample ({sum(total.skipped.values())} skipped, {sum(total.filtered.values())} filtered"

@@ -76,45 +76,45 @@ def map_jobs(
         ConfigError: processes crash repeatedly before they finish a job, or no cluster answers at the address.
         Exception: any error of `function`. Jobs finished before it stay done.
     """
-    waiting = [job for job in jobs if not job.is_done]
-    if len(waiting) < len(jobs):
-        log.info("%d of %d jobs are done already", len(jobs) - len(waiting), len(jobs))
-    if not waiting:
+    pending = [job for job in jobs if not job.is_done]
+    if len(pending) < len(jobs):
+        log.info("%d of %d jobs are done already", len(jobs) - len(pending), len(jobs))
+    if not pending:
         return
     if run_on.engine == "dask":
-        _run_on_cluster(function, waiting, run_on)
+        _run_on_cluster(function, pending, run_on)
     elif processes == 1 or len(jobs) == 1:
-        for job in waiting:
+        for job in pending:
             function(job)
     else:
-        _run_in_processes(function, waiting, processes)
+        _run_in_processes(function, pending, processes)
 
 
-def _run_in_processes(function: Callable[[J], None], waiting: list[J], processes: int) -> None:
+def _run_in_processes(function: Callable[[J], None], pending: list[J], processes: int) -> None:
     # loky starts clean processes: they inherit no threads and do not import the main script.
     from joblib.externals.loky import ProcessPoolExecutor
 
     crashes = 0
-    while waiting:
-        pool = ProcessPoolExecutor(min(processes, len(waiting)), initializer=_exit_with_parent, initargs=(os.getpid(),))
+    while pending:
+        pool = ProcessPoolExecutor(min(processes, len(pending)), initializer=_exit_with_parent, initargs=(os.getpid(),))
         try:
-            _wait_for_all([pool.submit(function, job) for job in waiting], as_completed)
+            _wait_for_all([pool.submit(function, job) for job in pending], as_completed)
             return
         except BrokenProcessPool as error:
-            left = [job for job in waiting if not job.is_done]
-            crashes = 1 if len(left) < len(waiting) else crashes + 1
+            remaining = [job for job in pending if not job.is_done]
+            crashes = 1 if len(remaining) < len(pending) else crashes + 1
             if crashes == _MAX_CRASHES:
                 raise ConfigError(
                     f"a process was killed {crashes} times before it finished a job, probably because memory ran out; lower "
                     "`processes`, or make shards smaller. Finished jobs are kept: the same command resumes"
                 ) from error
-            log.warning("a process was killed; retrying the %d jobs that are left", len(left))
-            waiting = left
+            log.warning("a process was killed; retrying the %d jobs that are left", len(remaining))
+            pending = remaining
         finally:
             pool.shutdown(wait=True, kill_workers=True)
 
 
-def _run_on_cluster(function: Callable[[J], None], waiting: list[J], run_on: ExecutorConfig) -> None:
+def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: ExecutorConfig) -> None:
     try:
         from distributed import Client, KilledWorker
         from distributed import as_completed as completed_on_cluster
@@ -130,7 +130,7 @@ def _run_on_cluster(function: Callable[[J], None], waiting: list[J], run_on: Exe
         try:
             client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
             # Not `get_executor`: its futures fail if a worker dies just after its job is done (distributed 2026.8).
-            _wait_for_all(client.map(function, waiting, pure=False), partial(completed_on_cluster, loop=client.loop))
+            _wait_for_all(client.map(function, pending, pure=False), partial(completed_on_cluster, loop=client.loop))
         except TimeoutError as error:
             raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
         except CancelledError:

@@ -80,10 +80,10 @@ class CaptionFilter:
             if longest > self.max_run:
                 return f"{longest} times the same character in a row"
         if self.min_letter_fraction is not None:
-            signs = "".join(text.split())
-            letters = sum(unicodedata.category(sign)[0] in "LM" for sign in signs)
-            if letters < self.min_letter_fraction * len(signs):
-                return f"{letters} letters among {len(signs)} characters"
+            characters = "".join(text.split())
+            letters = sum(unicodedata.category(sign)[0] in "LM" for sign in characters)
+            if letters < self.min_letter_fraction * len(characters):
+                return f"{letters} letters among {len(characters)} characters"
         return None
 
 
@@ -134,11 +134,11 @@ class FilterConfig:
             # Written this way, NaN fails too.
             if not record.score >= self.min_score:
                 return LOW_SCORE, str(record.score)
-        for which, length, characters, caption in (
+        for caption_filter, length, characters, caption in (
             (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_caption),
             (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, record.synthetic_caption),
         ):
-            for reason, fault in ((length, which.length_fault), (characters, which.character_fault)):
+            for reason, fault in ((length, caption_filter.length_fault), (characters, caption_filter.character_fault)):
                 found = fault(caption)
                 if found is not None:
                     return reason, f"{found}: {caption[:80]!r}"

@@ -74,12 +74,12 @@ def run_job(job: Job) -> None:
         return
     checker = SampleChecker(job)
     if isinstance(job.task, TarTask):
-        shards, places = _scan_in_place(job.task, job, checker)
+        shards, spans = _scan_in_place(job.task, job, checker)
     else:
-        shards, places = _write_task(job.task, job, checker)
+        shards, spans = _write_task(job.task, job, checker)
     rows = np.array(checker.rows, ROW)
     job.files.save_rows(rows, checker.keys)
-    job.files.save(JobResult(tuple(shards), checker.statistics(rows), tuple(checker.examples)), places)
+    job.files.save(JobResult(tuple(shards), checker.statistics(rows), tuple(checker.examples)), spans)
 
 
 def _write_task(task: ShardTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
@@ -91,15 +91,15 @@ def _write_task(task: ShardTask, job: Job, checker: "SampleChecker") -> tuple[li
 def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
     """Write all samples into as many shards as needed; return their entries and the spans of the samples."""
     shards: list[ShardEntry] = []
-    places: list[Spans] = [np.zeros((0, 2), np.int64)]
+    spans: list[Spans] = [np.zeros((0, 2), np.int64)]
     while (first := next(good, None)) is not None:
         name = files.shard(len(shards))
         file = files.shard_file(name)
         with replace_file(file) as temporary:
             shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
         with TarFile(file) as tar:
-            places.append(tar.spans)
-    return shards, np.concatenate(places)
+            spans.append(tar.spans)
+    return shards, np.concatenate(spans)
 
 
 def _scan_in_place(task: TarTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
@@ -127,10 +127,10 @@ def _scan_tar(task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker") -
     damage = tar.find_damage()
     if damage is not None:
         checker.skip(Skip(records.TRUNCATED_SHARD, redact(task.address), damage))
-    places = tar.spans[used]
+    spans = tar.spans[used]
     if not used.any():
-        return [], places
-    return [make_shard_entry(tar.path, task.address, checker.keys)], places
+        return [], spans
+    return [make_shard_entry(tar.path, task.address, checker.keys)], spans
 
 
 class SampleChecker:
@@ -146,7 +146,7 @@ class SampleChecker:
         self.rows: list[tuple[int, ...]] = []
         self.keys: list[str] = []
         self.examples: list[Example] = []
-        self._rules, self._needed, self._split = job.rules, job.captions_needed, job.files.split
+        self._rules, self._captions_needed, self._split = job.rules, job.captions_needed, job.files.split
         self._shard = shard_name(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
@@ -163,7 +163,7 @@ class SampleChecker:
         if item.key in self._seen:
             self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
             return None
-        size = validate_record(item, self._rules.max_pixels, captions_needed=self._needed)
+        size = validate_record(item, self._rules.max_pixels, captions_needed=self._captions_needed)
         if isinstance(size, Skip):
             self.skip(size)
             return None

@@ -81,7 +81,7 @@ class JobFiles:
         return f"{self.number:06d}-{'d' if self.dropped else ''}{number:06d}.tar"
 
     def shard_file(self, name: str) -> Path:
-        """Where it stands."""
+        """Return the path of a tar file."""
         return self.folder / SHARDS / self.split / name
 
     @property
@@ -110,9 +110,9 @@ class JobFiles:
         """File with the spans of the samples, as `sample_offsets.to_bytes` returns them."""
         return self.rows.with_suffix(".dropped.spans" if self.dropped else ".spans")
 
-    def save(self, result: JobResult, places: Spans) -> None:
+    def save(self, result: JobResult, spans: Spans) -> None:
         """Write the result and the spans of its samples. Called last: afterwards the job is done."""
-        write_bytes(self.spans, to_bytes(places), sync=True)
+        write_bytes(self.spans, to_bytes(spans), sync=True)
         text = json.dumps(to_mapping(result), ensure_ascii=False, separators=(",", ":"))
         write_text(self._result, text, sync=True)
 

@@ -67,30 +67,30 @@ def prepare(
         )
     out_dir = out_dir.absolute()
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside, before = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before"))
+    temporary, previous = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before"))
     with _exclusive_lock(out_dir):
-        _recover(out_dir, before)
+        _recover(out_dir, previous)
         _refuse_unknown_files(out_dir)
         digest = fingerprint(source, samples_per_shard, rules)
-        found = _current(out_dir, digest)
+        found = _load_current(out_dir, digest)
         if found is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             _check_skips(*found, max_skipped_fraction)
             log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, digest[:12])
             return found[0]
         with lock_for_replacement(out_dir):
-            open_folder(aside, digest)
-            mapped = partial(map_jobs, processes=processes, run_on=run_on)
+            open_folder(temporary, digest)
+            run_jobs = partial(map_jobs, processes=processes, run_on=run_on)
             prepared = assemble(
-                source, aside, mapped, samples_per_shard=samples_per_shard, rules=rules, fingerprint=digest
+                source, temporary, run_jobs, samples_per_shard=samples_per_shard, rules=rules, fingerprint=digest
             )
             _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
-            finish(prepared, aside / SHARDS)
+            finish(prepared, temporary / SHARDS)
             if out_dir.exists():
-                out_dir.rename(before)
-            (aside / SHARDS).rename(out_dir)
-        shutil.rmtree(aside)
-        shutil.rmtree(before, ignore_errors=True)
+                out_dir.rename(previous)
+            (temporary / SHARDS).rename(out_dir)
+        shutil.rmtree(temporary)
+        shutil.rmtree(previous, ignore_errors=True)
     for split, shards in prepared.index.splits.items():
         log.info("%s/%s: %d samples in %d shards", out_dir, split, prepared.index.split_samples(split), len(shards))
     return prepared.index
@@ -118,10 +118,10 @@ def is_current(
     rules: Rules = Rules(),  # noqa: B008 - immutable
 ) -> bool:
     """Return whether `prepare` with these arguments would find nothing to do."""
-    return _current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None
+    return _load_current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None
 
 
-def _current(out_dir: Path, digest: str) -> tuple[Index, Statistics] | None:
+def _load_current(out_dir: Path, digest: str) -> tuple[Index, Statistics] | None:
     try:
         index, statistics = load_index(out_dir), load_statistics(out_dir)
     except ConfigError:
@@ -162,14 +162,14 @@ def _exclusive_lock(out_dir: Path) -> Iterator[None]:
         raise ConfigError(f"{out_dir}: another process is preparing it; wait for it or stop it") from None
 
 
-def _recover(out_dir: Path, before: Path) -> None:
+def _recover(out_dir: Path, previous: Path) -> None:
     """Complete the replacement if a process was killed between the two renames."""
-    if not before.exists():
+    if not previous.exists():
         return
     if out_dir.exists():
-        shutil.rmtree(before)
+        shutil.rmtree(previous)
     else:
-        before.rename(out_dir)
+        previous.rename(out_dir)
 
 
 def _refuse_unknown_files(out_dir: Path) -> None:

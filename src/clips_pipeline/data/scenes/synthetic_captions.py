@@ -68,9 +68,9 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
         draws: source of randomness.
     """
     described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
-    body = [_about(thing, draws) for thing in draws.shuffled(described)]
+    body = [_thing_sentence(thing, draws) for thing in draws.shuffled(described)]
     if draws.chance(0.35):
-        body.append(_relation(scene, draws))
+        body.append(_relation_sentence(scene, draws))
     if draws.chance(0.5):
         body.insert(draws.below(len(body) + 1), draws.pick(BACKDROP_WORDS[scene.background].sentences))
     fillers = draws.shuffled(FILLERS)
@@ -123,7 +123,7 @@ def _summary(scene: Scene, draws: Draws) -> str:
     )
 
 
-def _about(thing: Thing, draws: Draws) -> str:
+def _thing_sentence(thing: Thing, draws: Draws) -> str:
     name, spot = _name(thing, draws), place(thing, draws)
     color = choose(COLOR_WORDS[thing.color], 0.15, draws)
     size = choose(SIZE_WORDS[thing.size_name], 0.15, draws)
@@ -152,7 +152,7 @@ def _about(thing: Thing, draws: Draws) -> str:
     return draws.pick(forms)
 
 
-def _relation(scene: Scene, draws: Draws) -> str:
+def _relation_sentence(scene: Scene, draws: Draws) -> str:
     one = scene.main
     other = draws.pick(scene.others)
     if draws.chance(0.5):
@@ -186,4 +186,4 @@ def _hallucination(scene: Scene, draws: Draws) -> str:
     thing = draws.pick(scene.things)
     color = draws.pick([color for color in COLORS if color != thing.color])
     texture = draws.pick([texture for texture in TEXTURES if texture != thing.texture])
-    return _about(replace(thing, color=color, texture=texture), draws)
+    return _thing_sentence(replace(thing, color=color, texture=texture), draws)

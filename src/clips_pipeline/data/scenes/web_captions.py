@@ -72,11 +72,11 @@ def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
     elif form == "wrong":
         text = _remark(_wrong_thing(scene, thing, draws), tag, draws)
     elif form == "shop":
-        text = _shop(thing, draws)
+        text = _shop_text(thing, draws)
     elif form == "file":
-        text = _file(thing, tag, draws)
+        text = _file_name(thing, tag, draws)
     elif form == "foreign":
-        text = _foreign(thing, draws)
+        text = _foreign_text(thing, draws)
     else:
         text = draws.pick(_VAGUE if form == "vague" else _SPAM).format(
             month=draws.pick(_MONTHS),
@@ -119,7 +119,7 @@ def _wrong_thing(scene: Scene, thing: Thing, draws: Draws) -> Thing:
     return replace(thing, color=draws.pick([color for color in COLORS if color != thing.color]))
 
 
-def _shop(thing: Thing, draws: Draws) -> str:
+def _shop_text(thing: Thing, draws: Draws) -> str:
     name, price = _name(thing, draws), f"${draws.between(3, 89)}.{draws.pick(('99', '49', '95', '00'))}"
     return draws.pick(
         (
@@ -132,7 +132,7 @@ def _shop(thing: Thing, draws: Draws) -> str:
     )
 
 
-def _file(thing: Thing, tag: str, draws: Draws) -> str:
+def _file_name(thing: Thing, tag: str, draws: Draws) -> str:
     number, kind = draws.between(1000, 9999), thing.kind
     return draws.pick(
         (
@@ -146,7 +146,7 @@ def _file(thing: Thing, tag: str, draws: Draws) -> str:
     )
 
 
-def _foreign(thing: Thing, draws: Draws) -> str:
+def _foreign_text(thing: Thing, draws: Draws) -> str:
     spanish, french, german = FOREIGN[thing.kind]
     return draws.pick(
         (

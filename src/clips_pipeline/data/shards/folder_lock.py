@@ -40,10 +40,10 @@ class Maker:
     addresses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        shown = (
+        addresses = (
             f" ({', '.join(self.addresses[:2])}{', …' if len(self.addresses) > 2 else ''})" if self.addresses else ""
         )
-        return f"data of the source {self.kind}{shown}, made by the environment {self.environment}"
+        return f"data of the source {self.kind}{addresses}, made by the environment {self.environment}"
 
 
 def claim(shards: Path, maker: Maker) -> None:
@@ -89,8 +89,8 @@ class ReadLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = _describe_holders(descriptor)
-            raise ConfigError(f"{shards} is being replaced by {who}; wait for that process or stop it") from None
+            holders = _describe_holders(descriptor)
+            raise ConfigError(f"{shards} is being replaced by {holders}; wait for that process or stop it") from None
         except OSError:
             return  # the file system does not support locks
 

@@ -161,11 +161,11 @@ def find_missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[
     parts = [shards[at : at + _STATS_PER_TASK] for at in range(0, len(shards), _STATS_PER_TASK)]
     # In parallel: each stat takes a round trip on a network file system, and there may be 100,000 shards.
     with ThreadPoolExecutor(16) as pool:
-        found = pool.map(lambda part: [_problem(shard, folder) for shard in part], parts)
+        found = pool.map(lambda part: [_find_problem(shard, folder) for shard in part], parts)
         return [problem for part in found for problem in part if problem is not None]
 
 
-def _problem(shard: ShardEntry, folder: Path) -> str | None:
+def _find_problem(shard: ShardEntry, folder: Path) -> str | None:
     """Return why the file of `shard` does not match the index, by presence and size; remote shards are not checked."""
     if is_remote(shard.path):
         return None

@@ -188,10 +188,10 @@ def parse_sample(
     if fields.needed and not synthetic.strip():
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
     captions, label = facts.get("captions"), facts.get("label")
-    people = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
+    human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
     number = label if isinstance(label, int) and not isinstance(label, bool) else None
     score = None if fields.score is None else _number(facts.get(fields.score))
-    return Record(key, members.image, members.extension, web, synthetic, people, number, score)
+    return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score)
 
 
 def _number(value: Any) -> float | None:

@@ -64,10 +64,10 @@ class SampleReader:
             fault = "no sample at this position; the file has changed since it was prepared"
             raise unreadable_error(f"{self.path}, byte {begin}", fault)
         texts = [None if file is None else self._content(read, file, key) for file in files[1:]]
-        picture = files[0]
-        encoded = b"" if picture is not None and not image else None
-        if picture is not None and image:
-            encoded = self._content(read, picture, key)
+        image_file = files[0]
+        encoded = b"" if image_file is not None and not image else None
+        if image_file is not None and image:
+            encoded = self._content(read, image_file, key)
         return Members(key, extension, encoded, *texts)
 
     def close(self) -> None:

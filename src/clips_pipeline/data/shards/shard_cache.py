@@ -116,8 +116,8 @@ class ShardCache:
         """Download the copy; without `wait`, return if another process is downloading it."""
         copy.parent.mkdir(parents=True, exist_ok=True)
         requested_ns = time.time_ns()
-        with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as mine:
-            if not mine or _touch(copy):
+        with self._lock(shard.sha256[:_LOCK_DIGITS], wait) as locked:
+            if not locked or _touch(copy):
                 return
             failure = copy.with_suffix(".failed")
             if _mtime_ns(failure) >= requested_ns:
@@ -146,7 +146,7 @@ class ShardCache:
                 if error.errno in DISK_FULL:
                     error.args = (f"{self.folder}: the disk is full; make room, or lower storage.cache_gib ({error})",)
                 raise
-            problem = _problem(temporary, shard)
+            problem = _find_problem(temporary, shard)
             if problem is None:
                 return
             if last:
@@ -190,8 +190,8 @@ class ShardCache:
     def _remove_partial_copies(self) -> None:
         """Delete partial downloads of killed processes; nobody holds their locks."""
         for temporary in self.folder.glob("??/*.new"):
-            with self._lock(temporary.name[:_LOCK_DIGITS], wait=False) as mine:
-                if mine:
+            with self._lock(temporary.name[:_LOCK_DIGITS], wait=False) as locked:
+                if locked:
                     temporary.unlink(missing_ok=True)
 
 
@@ -216,7 +216,7 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _problem(file: Path, shard: ShardEntry) -> str | None:
+def _find_problem(file: Path, shard: ShardEntry) -> str | None:
     size = file.stat().st_size
     if size != shard.bytes:
         return f"{size} bytes, the index says {shard.bytes}"

@@ -22,7 +22,7 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import IMAGE_EXTENSIONS, Skip
 from clips_pipeline.data.shards.tar_headers import BLOCK, Member, find_damage, scan
 
-_ENDINGS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
+_EXTENSIONS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
@@ -95,9 +95,9 @@ class TarFile:
             raise unreadable_error(key, f"{self.path}: webdataset finds no sample") from None
         except _DAMAGE_ERRORS as error:
             raise unreadable_error(key, f"{self.path}: {type(error).__name__}: {error.args[:1]}") from None
-        image = next((ending for ending in sample if ending in _ENDINGS), "")
-        texts = (sample.get(ending) for ending in TEXT_KINDS)
-        return Members(key, _ENDINGS.get(image, ""), sample.get(image), *texts)
+        image = next((extension for extension in sample if extension in _EXTENSIONS), "")
+        texts = (sample.get(extension) for extension in TEXT_KINDS)
+        return Members(key, _EXTENSIONS.get(image, ""), sample.get(image), *texts)
 
     def _bytes_of(self, file: Member, key: str) -> bytes:
         if file.offset + file.size > self._length:
@@ -166,10 +166,10 @@ def _group_by_key(members: list[Member]) -> tuple[dict[str, list[Member]], froze
 def split_member_name(name: str) -> tuple[str, int | None, str]:
     """Return the key of the sample, the kind (0: image, above: a text, None: unused) and the extension of an image."""
     folder, _, last = name.rpartition("/")
-    stem, _, ending = last.partition(".")
-    ending = ending.lower()
-    image = _ENDINGS.get(ending, "")
-    kind = 0 if image else TEXT_KINDS.get(ending)
+    stem, _, extension = last.partition(".")
+    extension = extension.lower()
+    image = _EXTENSIONS.get(extension, "")
+    kind = 0 if image else TEXT_KINDS.get(extension)
     return f"{folder}/{stem}" if folder else stem, kind if stem and not _META.match(name) else None, image
 
 

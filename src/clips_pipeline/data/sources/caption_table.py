@@ -82,28 +82,28 @@ def build_table(
     """
     total = sum(_row_count(table, storage, key, columns) for table in tables)
     with (
-        replace_folder(folder) as aside,
-        closing(sqlite3.connect(aside / TABLE_FILE, isolation_level=None)) as made,
+        replace_folder(folder) as temporary,
+        closing(sqlite3.connect(temporary / TABLE_FILE, isolation_level=None)) as connection,
     ):
         # No journal: an incomplete file is deleted. Half of the memory is for the pages, half for the sort.
-        made.executescript(f"""
+        connection.executescript(f"""
             PRAGMA journal_mode = OFF;
             PRAGMA synchronous = OFF;
             PRAGMA cache_size = -{memory_mib * 512};
             CREATE TABLE captions (row INTEGER PRIMARY KEY, key TEXT, synthetic TEXT, web TEXT, score REAL);
             CREATE TABLE counts (rows INTEGER, repeated INTEGER, empty INTEGER);
         """)
-        made.execute("BEGIN")
-        made.executemany(
+        connection.execute("BEGIN")
+        connection.executemany(
             "INSERT INTO captions (key, synthetic, web, score) VALUES (?, ?, ?, ?)",
-            (row for row in _rows(tables, storage, key, columns) if row[0] and row[1] and row[1].strip()),
+            (row for row in _read_rows(tables, storage, key, columns) if row[0] and row[1] and row[1].strip()),
         )
-        made.execute("COMMIT")
-        made.execute("CREATE INDEX by_key ON captions (key)")
-        (written,) = made.execute("SELECT count(*) FROM captions").fetchone()
-        (kept,) = made.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
+        connection.execute("COMMIT")
+        connection.execute("CREATE INDEX by_key ON captions (key)")
+        (written,) = connection.execute("SELECT count(*) FROM captions").fetchone()
+        (kept,) = connection.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
         counts = TableCounts(kept, written - kept, total - written)
-        made.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
+        connection.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
     log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
     return CaptionTable(folder)
 
@@ -177,7 +177,7 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
         return int(parquet.metadata.num_rows)
 
 
-def _rows(
+def _read_rows(
     tables: Sequence[str], storage: Storage, key: str, columns: TableColumns
 ) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
     import pyarrow.parquet as pq

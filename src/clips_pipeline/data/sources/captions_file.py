@@ -74,7 +74,7 @@ def read_captions(file: Path, fields: CaptionFields) -> list[CaptionRow]:
     except OSError as error:
         raise ConfigError(f"captions: {file} cannot be read ({error.strerror}); give a readable file") from None
     if ending == ".parquet":
-        rows = _rows(_parquet_entries(content, file), file, fields)
+        rows = _json_rows(_parquet_entries(content, file), file, fields)
     else:
         text = content.decode("utf-8-sig", "surrogateescape")
         rows = _from_json(text, file, fields) if ending == ".json" else _from_csv(text, file, fields)
@@ -96,7 +96,7 @@ def _from_json(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]
         raise ConfigError(f"captions: {file} is not valid JSON ({error}); repair it") from None
     if not isinstance(entries, list):
         raise ConfigError(f"captions: {file} holds a {type(entries).__name__}; give a list of entries, one per image")
-    return _rows(entries, file, fields)
+    return _json_rows(entries, file, fields)
 
 
 def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def _rows(entries: list[Any], file: Path, fields: CaptionFields) -> list[CaptionRow]:
+def _json_rows(entries: list[Any], file: Path, fields: CaptionFields) -> list[CaptionRow]:
     if not entries:
         return []
     known = {name for entry in entries if isinstance(entry, dict) for name in entry}

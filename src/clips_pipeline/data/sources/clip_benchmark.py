@@ -62,9 +62,9 @@ class ClipBenchmarkSource(Source):
     def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
         self.config, self.storage = config, storage
         self.root = config.root.rstrip("/")
-        self.addresses = self._addresses(config.split)
-        self.train_addresses = [] if config.train_split is None else self._addresses(config.train_split)
-        kind = (self._text(SET_TYPE) or CLASSIFICATION).strip().lower()
+        self.addresses = self._shard_addresses(config.split)
+        self.train_addresses = [] if config.train_split is None else self._shard_addresses(config.train_split)
+        kind = (self._read_text(SET_TYPE) or CLASSIFICATION).strip().lower()
         if kind not in (RETRIEVAL, CLASSIFICATION):
             raise ConfigError(
                 f"source.clip_benchmark: {redact(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
@@ -108,8 +108,8 @@ class ClipBenchmarkSource(Source):
             facts += [self.config.validation_fraction, self.train_addresses, learned]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def _addresses(self, split: str) -> list[str]:
-        count = self._text(f"{split}/{SHARD_COUNT}")
+    def _shard_addresses(self, split: str) -> list[str]:
+        count = self._read_text(f"{split}/{SHARD_COUNT}")
         if count is None:
             raise ConfigError(
                 f"source.clip_benchmark: {redact(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
@@ -122,14 +122,14 @@ class ClipBenchmarkSource(Source):
         return [f"{self.root}/{split}/{number}.tar" for number in range(int(count))]
 
     def _read_classes(self) -> Classes:
-        names, templates = self._lines(CLASS_NAMES), self._lines(TEMPLATES)
+        names, templates = self._read_lines(CLASS_NAMES), self._read_lines(TEMPLATES)
         try:
             return Classes(tuple(names), tuple(template.replace(CLASS_PLACE, "{}") for template in templates))
         except ConfigError as error:
             raise ConfigError(f"source.clip_benchmark: {redact(self.root)}: {error}") from None
 
-    def _lines(self, name: str) -> list[str]:
-        text = self._text(name)
+    def _read_lines(self, name: str) -> list[str]:
+        text = self._read_text(name)
         if text is None:
             raise ConfigError(
                 f"source.clip_benchmark: {redact(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
@@ -144,7 +144,7 @@ class ClipBenchmarkSource(Source):
             )
         return lines
 
-    def _text(self, name: str) -> str | None:
+    def _read_text(self, name: str) -> str | None:
         """Return the content of a small text file of the dataset; None if it does not exist."""
         try:
             with self.storage.local_copy(f"{self.root}/{name}") as file:

@@ -60,8 +60,8 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: S
         ConfigError: the split does not exist, or has no sample for the task.
         StorageError: the upload failed; the dataset on this machine is complete.
     """
-    with replace_folder(folder) as made:
-        (made / config.split).mkdir()
+    with replace_folder(folder) as temporary:
+        (temporary / config.split).mkdir()
         records = (
             record for record in eval_samples(shards, config.split, remote=remote) if _is_exportable(record, config)
         )
@@ -71,12 +71,12 @@ def export_benchmark(shards: Path, folder: Path, config: ExportConfig, remote: S
                 _make_sample(record, config) for record in chain([first], islice(records, config.samples_per_shard - 1))
             )
             name = f"{config.split}/{shard_count}.tar"
-            samples += write_samples(made / name, part, name).samples
+            samples += write_samples(temporary / name, part, name).samples
             shard_count += 1
         if not samples:
             raise ConfigError(f"export_benchmark: the {config.split} split of {shards} has no sample for {config.task}")
-        (made / config.split / SHARD_COUNT).write_text(f"{shard_count}\n")
-        _write_description(shards, made, config)
+        (temporary / config.split / SHARD_COUNT).write_text(f"{shard_count}\n")
+        _write_description(shards, temporary, config)
     if config.upload is not None:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             storage.upload(file, f"{config.upload.rstrip('/')}/{file.relative_to(folder).as_posix()}")
@@ -91,8 +91,8 @@ def _is_exportable(record: Record, config: ExportConfig) -> bool:
 
 def _captions(record: Record) -> list[str]:
     """Return the human captions, or else the web caption. Line ends become blanks, because a caption is one line."""
-    people = [" ".join(caption.split()) for caption in record.captions]
-    return [caption for caption in people or [" ".join(record.web_caption.split())] if caption]
+    human_captions = [" ".join(caption.split()) for caption in record.captions]
+    return [caption for caption in human_captions or [" ".join(record.web_caption.split())] if caption]
 
 
 def _write_description(shards: Path, folder: Path, config: ExportConfig) -> None:

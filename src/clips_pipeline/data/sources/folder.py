@@ -65,7 +65,7 @@ class FolderTask:
     def records(self) -> Iterator[Record | Skip]:
         """Read the images in the order of the captions file."""
         for row in self.rows:
-            yield _record(self.folder, row, self.classes)
+            yield _read_record(self.folder, row, self.classes)
 
 
 class FolderSource(Source):
@@ -135,13 +135,13 @@ class FolderSource(Source):
         return parts
 
     def _split_of(self, row: CaptionRow) -> Split:
-        place = hash_to_unit_interval(f"{self.config.split_seed}/{key_of(row.image)}")
+        place = hash_to_unit_interval(f"{self.config.split_seed}/{image_key(row.image)}")
         if place < self.config.test_fraction:
             return "test"
         return "validation" if place < self.config.test_fraction + self.config.validation_fraction else "train"
 
 
-def key_of(image: str) -> str:
+def image_key(image: str) -> str:
     """Return the key of an image: its relative path without the extension, with other '.' replaced by '_'."""
     path = PurePosixPath(image.replace("\\", "/"))
     return str(path.with_suffix("") if path.suffix else path).replace(".", "_").strip("/")
@@ -159,7 +159,7 @@ def _read_classes(file: Path) -> Classes:
         raise ConfigError(f"{where} is not valid JSON ({error}); repair it") from None
 
 
-def _record(folder: Path, row: CaptionRow, classes: int | None) -> Record | Skip:
+def _read_record(folder: Path, row: CaptionRow, classes: int | None) -> Record | Skip:
     if row.fault is not None:
         return Skip(records.BAD_RECORD, row.image, row.fault)
     if classes is not None and row.label is not None and row.label >= classes:
@@ -173,7 +173,7 @@ def _record(folder: Path, row: CaptionRow, classes: int | None) -> Record | Skip
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")
     extension = "jpg" if ending == "jpeg" else ending
-    return Record(key_of(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
+    return Record(image_key(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
 
 
 def _is_file(file: Path) -> bool:

@@ -111,7 +111,7 @@ class RecaptionSource(Source):
         table = self._table()
         seen = np.zeros((table.counts.rows + table.counts.repeated + 7) // 8, np.uint8)
         for task in (task for split in self.splits for task in self._join_tasks(split, table)):
-            numbers = task.matched()
+            numbers = task.matched_rows()
             np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
         matched = int(np.bitwise_count(seen).sum())
         counts = table.counts
@@ -179,7 +179,7 @@ class JoinTask:
         record = parse_sample(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
         return replace(record, score=found.score)
 
-    def matched(self) -> NDArray[np.int64]:
+    def matched_rows(self) -> NDArray[np.int64]:
         """Return the numbers of the table rows that match a sample; runs the task if they are not on disk.
 
         Raises:

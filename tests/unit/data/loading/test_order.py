@@ -102,7 +102,7 @@ def test_reads_stay_within_the_shards_of_a_window() -> None:
     assert order.max_open_shards <= 12
 
 
-@pytest.mark.parametrize(("samples", "widest"), [([1000], 1), ([1, 1, 1, 100], 4), ([5] * 4, 2)])
+@pytest.mark.parametrize(("samples", "max_open_shards"), [([1000], 1), ([1, 1, 1, 100], 4), ([5] * 4, 2)])
 def test_max_open_shards(samples: list[int], max_open_shards: int) -> None:
     assert EpochOrder(samples, 0, window_samples=3).max_open_shards == max_open_shards
 

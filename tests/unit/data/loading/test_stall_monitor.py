@@ -36,9 +36,9 @@ def recorder() -> StallRecorder:
 
 @pytest.fixture
 def monitor(recorder: StallRecorder) -> Iterator[StallMonitor]:
-    made = StallMonitor(ReadClock(0), rank=3, after_s=0.05, on_stall=recorder)
-    yield made
-    made.close()
+    monitor = StallMonitor(ReadClock(0), rank=3, after_s=0.05, on_stall=recorder)
+    yield monitor
+    monitor.close()
 
 
 def test_long_wait_names_worker_and_shard(monitor: StallMonitor, recorder: StallRecorder) -> None:

@@ -14,7 +14,7 @@ from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import folder_lock
 from clips_pipeline.data.shards.folder_lock import Maker, claim, lock_for_replacement
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
-from clips_pipeline.pipelines.check import claim_data
+from clips_pipeline.pipelines.check import reserve_shards_folder
 
 PHOTOS = Maker("photos", "img2dataset", ("/data/{0..9}.tar",))
 SCENES = Maker("other", "scenes")
@@ -58,7 +58,7 @@ def test_run_claims_the_folder_for_its_environment(tmp_path: Path) -> None:
     def run(environment: str, prepare: dict[str, Any]) -> None:
         values = {"params:prepare": prepare, "paths": {"shards": tmp_path / "shards"}}
         pipeline = SimpleNamespace(inputs=lambda: {"params:prepare"})
-        claim_data(pipeline, SimpleNamespace(load=values.__getitem__), environment)  # type: ignore[arg-type]
+        reserve_shards_folder(pipeline, SimpleNamespace(load=values.__getitem__), environment)  # type: ignore[arg-type]
 
     folder = {"source": {"kind": "folder", "folder": {"images": "a", "captions": "b.json"}}}
     run("mine", folder)

@@ -18,7 +18,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.captions_file import CaptionFields, join_sentences
-from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, key_of
+from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, image_key
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_missing_folder_and_impossible_fractions(images: Path) -> None:
     ],
 )
 def test_keys(image: str, key: str) -> None:
-    assert key_of(image) == key
+    assert image_key(image) == key
 
 
 def test_joined_sentences_can_be_split_again() -> None:
