@@ -153,9 +153,8 @@ class TrainDataset(IterableDataset[ClipsBatch]):
 
         The replacement follows from the order and the data alone, so ranks need not communicate. The first candidate is
         one global batch later, then the samples after it; each further try uses the next stream, because an unreadable
-        shard affects a whole window of its stream. Samples of the same batch (which begins at position `begin` of every
-        stream)
-        come last: such a sample would be its own negative.
+        shard affects a whole window of its stream. Samples of the same batch, which begins at position `begin` of every
+        stream, are tried last, because such a sample would be its own negative.
         """
         order, per_stream = self.order, self.global_batch_size // self.order.streams
         others = order.length - per_stream  # positions of a stream outside this batch
