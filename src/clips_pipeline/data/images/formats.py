@@ -1,7 +1,7 @@
-"""Image formats by content: JPEG, PNG and WebP are opened, no other decoder is reached.
+"""Image formats by content: JPEG, PNG and WebP are opened, no other decoder is used.
 
-Pillow tries every decoder that it has on bytes of an unknown format: an EPS file named `.jpg` starts Ghostscript, a FITS file of
-1 MB becomes 2 GiB. This module is the only place that opens an encoded image.
+Pillow tries all its decoders on bytes of an unknown format: an EPS file named `.jpg` starts Ghostscript, and a FITS file
+of 1 MB becomes 2 GiB. This module is the only place that opens an encoded image.
 """
 
 import io
@@ -10,10 +10,10 @@ from typing import Final
 from PIL import Image
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
-"""Pillow's names."""
+"""Formats that are opened, by Pillow's names."""
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
-"""What Pillow raises for damaged files: besides OSError, plug-ins raise struct and value errors."""
+"""Errors that Pillow raises for damaged files: besides OSError, its plug-ins raise struct and value errors."""
 
 
 class UnsupportedImageError(OSError):
@@ -21,7 +21,7 @@ class UnsupportedImageError(OSError):
 
 
 def is_jpeg(content: bytes) -> bool:
-    """Whether the bytes begin as a JPEG file does."""
+    """Return whether the bytes begin like a JPEG file."""
     return content.startswith(b"\xff\xd8\xff")
 
 
@@ -29,8 +29,8 @@ def open_image(content: bytes) -> Image.Image:
     """Open an encoded image without decoding its pixels.
 
     Raises:
-        UnsupportedImageError: by its content it is not a JPEG, PNG or WebP file, whatever its name says.
-        Exception: one of `DECODE_ERRORS`; the file is damaged.
+        UnsupportedImageError: the content is not JPEG, PNG or WebP.
+        Exception: one of `DECODE_ERRORS`: the file is damaged.
     """
     is_png = content.startswith(b"\x89PNG\r\n\x1a\n")
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"

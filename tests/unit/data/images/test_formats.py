@@ -1,4 +1,4 @@
-"""Images are JPEG, PNG or WebP by their content; whatever else a file is, no decoder sees it."""
+"""Images are JPEG, PNG or WebP by content; no decoder reads other files."""
 
 import gzip
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.data.samples import picture, record
+from tests.unit.data.samples import image_bytes, record
 
 from clips_pipeline.data.images.formats import FORMATS, UnsupportedImageError, is_jpeg, open_image
 from clips_pipeline.data.images.thumbnail import make_thumbnail
@@ -93,7 +93,7 @@ def test_ghostscript_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_is_read(kind: str) -> None:
-    content = picture(3, kind=kind)
+    content = image_bytes(3, kind=kind)
     with open_image(content) as opened:
         assert (opened.format, opened.size) == (kind, (24, 20))
     assert is_jpeg(content) == (kind == "JPEG")
