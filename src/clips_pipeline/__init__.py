@@ -11,16 +11,16 @@ __version__ = "0.1.0"
 
 
 def load(path_or_uri: "str | Path", *, device: str = "cpu", batch_size: int = 64) -> "Clips":
-    """Load a trained model that embeds and captions, from an exported folder or an MLflow URI.
+    """Load a trained model for embedding and captioning, from an exported folder or an MLflow URI.
 
     Arguments and errors are those of `clips_pipeline.loading.load_model`.
     """
-    # Imported here: it loads torch.
+    # Imported here because it loads torch.
     from clips_pipeline.config import ConfigError
     from clips_pipeline.loading import load_model
 
     try:
         return load_model(path_or_uri, device=device, batch_size=batch_size)
     except ConfigError as error:
-        # Raise again from here, so that the traceback shows no inner frames.
+        # Raised from here, so that the traceback shows no internal frames.
         raise ConfigError(str(error)) from None

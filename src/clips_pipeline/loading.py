@@ -1,4 +1,4 @@
-"""A trained model ready for use, from a folder or from MLflow. `clips_pipeline.load` is the way in."""
+"""A trained model ready for use, from a folder or from MLflow. The entry point is `clips_pipeline.load`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,53 +19,53 @@ from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
-# Two letters at least, so that a Windows drive is not taken for a scheme.
+# At least two letters, so that a Windows drive does not match as a scheme.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 
 Picture = str | Path | Image.Image | np.ndarray[Any, Any]
-"""A file, a picture of Pillow, or an array (H, W, 3) of uint8."""
+"""A path, a Pillow image, or an array (H, W, 3) of uint8."""
 
 
 class BatchTokenizer:
-    """A model's tokenizer, called with texts; it has the attributes and methods of `text.tokenizers.tokenizer.Tokenizer` too.
+    """A callable around a model's tokenizer; attributes and methods of `text.tokenizers.tokenizer.Tokenizer` pass through.
 
     Args:
-        tokenizer: the one that the model was trained with.
-        context_length: of the model.
+        tokenizer: the tokenizer that the model was trained with.
+        context_length: length of the model's text rows.
     """
 
     def __init__(self, tokenizer: Tokenizer, context_length: int) -> None:
         self.wrapped, self.context_length = tokenizer, context_length
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        """Rows of ids (B, L) int64 as `encode_text` takes them; a longer text is cut.
+        """Return rows of ids (B, L), int64, as `encode_text` takes them. Longer texts are truncated.
 
         Raises:
-            TypeError: something else than a text or texts.
+            TypeError: the input is not a text or a sequence of texts.
         """
         rows = [self.wrapped.encode(text, self.context_length) for text in _texts(texts)]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.context_length)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "wrapped":  # while it is unpickled
+        if name == "wrapped":  # not set yet during unpickling
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
 
 class Clips:
-    """A trained model and what turns pictures and texts into its inputs.
+    """A trained model with its image transform and tokenizer.
 
     Args:
-        loaded: from an exported folder.
-        device: where the model runs; `auto` is a GPU where there is one.
+        loaded: the content of a model folder.
+        device: device of the model; `auto` is a GPU if there is one.
         batch_size: inputs per forward pass.
 
     Attributes:
-        model: `models.clips.ClipsModel` in evaluation mode; its `encode_image` takes pictures of the model's size alone.
-        image_transform: a Pillow picture to the normalized (3, H, W) tensor that `encode_image` takes in batches.
-        tokenizer: texts to the rows of ids that `encode_text` takes.
-        config: what config.json holds.
-        device: of the model.
+        model: `models.clips.ClipsModel` in evaluation mode. Its `encode_image` takes images of the model's size only.
+        image_transform: maps a Pillow image to the normalized (3, H, W) tensor that `encode_image` takes in batches.
+        tokenizer: maps texts to the rows of ids that `encode_text` takes.
+        config: content of config.json.
+        device: device of the model.
     """
 
     def __init__(self, loaded: LoadedModel, *, device: str = "cpu", batch_size: int = 64) -> None:
@@ -79,37 +79,37 @@ class Clips:
         loaded.model.vision.register_forward_pre_hook(partial(_check_pictures, size))
 
     def embed_images(self, images: Picture | Iterable[Picture]) -> FloatArray:
-        """Embeddings (N, E) of length one.
+        """Return embeddings (N, E) with unit norm.
 
         Args:
-            images: files, pictures or arrays, or one of them.
+            images: one image or an iterable of images, each a path, a Pillow image or an array.
 
         Raises:
-            TypeError: something else.
-            FileNotFoundError: no such file.
-            UndecodableImageError: a file is no whole picture.
+            TypeError: the input is of another type.
+            FileNotFoundError: a file does not exist.
+            UndecodableImageError: a file cannot be decoded.
         """
         return self._embedder.images(map(_opened, _pictures(images)))
 
     def embed_texts(self, texts: str | Sequence[str]) -> FloatArray:
-        """Embeddings (N, E) of length one, of texts or of one text.
+        """Return embeddings (N, E) with unit norm, of one text or a sequence of texts.
 
         Raises:
-            TypeError: something else.
+            TypeError: the input is of another type.
         """
         return self._embedder.texts(_texts(texts))
 
     def similarity(self, images: Picture | Iterable[Picture], texts: str | Sequence[str]) -> FloatArray:
-        """Cosines (N, M) of N images and M texts; errors as above."""
+        """Return cosine similarities (N, M) of N images and M texts. Errors are those of the two embed methods."""
         product: FloatArray = self.embed_images(images) @ self.embed_texts(texts).T
         return product
 
     def caption(self, images: Picture | Iterable[Picture], web_caption: str = "") -> list[str]:
-        """What the captioner writes about each image, by a beam of four.
+        """Write one caption per image by beam search of width 4.
 
         Args:
             images: as in `embed_images`.
-            web_caption: what the captioner is given beside the image (method clips), such as a title.
+            web_caption: text that the captioner reads together with the image (method clips), such as a title.
 
         Raises:
             ValueError: the model has no captioner (methods clip and mixture).
@@ -124,20 +124,20 @@ class Clips:
 
 
 def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int = 64) -> Clips:
-    """A trained model.
+    """Load a trained model.
 
     Args:
         path_or_uri: an exported folder (`data/06_models/clips`), the folder of an MLflow model, or an MLflow URI:
             `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips`.
-        device: as torch names it, or `auto`.
+        device: a torch device name, or `auto`.
         batch_size: inputs per forward pass.
 
     Raises:
-        ConfigError: no model there, one that this project did not make, or MLflow does not know it or cannot be asked.
+        ConfigError: there is no model, it is not a model of this project, MLflow does not have it or is unreachable.
     """
     text = str(path_or_uri)
     if _URI.match(text) or (Path(text) / "MLmodel").is_file():
-        # Here, because a folder needs no mlflow, and importing it takes over a second.
+        # Imported here because a folder does not need MLflow, and the import takes over a second.
         from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
 
         folder = fetch_model_folder_for_load(text)
@@ -165,7 +165,7 @@ def _pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
     if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
         return [images]
     if not isinstance(images, Iterable) or isinstance(images, bytes | Tensor):
-        raise TypeError(f"expected pictures: paths, Pillow images or arrays (H, W, 3); got {_described(images)}")
+        raise TypeError(f"expected images: paths, Pillow images or arrays (H, W, 3); got {_described(images)}")
     return images
 
 
@@ -191,7 +191,7 @@ def _described(value: object) -> str:
 def _check_pictures(size: int, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
     shape = tuple(arguments[0].shape)
     if len(shape) != 4 or shape[1:] != (3, size, size):
-        batch = "; a single picture becomes a batch by x[None]" if len(shape) == 3 else ""
+        batch = "; make a batch of a single image by x[None]" if len(shape) == 3 else ""
         raise ValueError(
-            f"encode_image takes a batch (B, 3, {size}, {size}), got {shape}{batch}; image_transform makes pictures of that size"
+            f"encode_image takes a batch (B, 3, {size}, {size}), got {shape}{batch}; image_transform returns images of that size"
         )

@@ -113,7 +113,7 @@ def test_wrong_types_are_refused_by_name(clips: Clips, files: list[Path]) -> Non
 def test_pictures_of_another_size_or_without_a_batch_are_refused(clips: Clips) -> None:
     with pytest.raises(ValueError, match=r"takes a batch \(B, 3, 32, 32\), got \(1, 3, 112, 112\)"):
         clips.model.encode_image(torch.zeros(1, 3, 112, 112))
-    with pytest.raises(ValueError, match=r"got \(3, 32, 32\); a single picture becomes a batch by x\[None\]"):
+    with pytest.raises(ValueError, match=r"got \(3, 32, 32\); make a batch of a single image by x\[None\]"):
         clips.model.encode_image(torch.zeros(3, SIZE, SIZE))
 
 

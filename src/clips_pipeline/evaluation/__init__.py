@@ -1,4 +1,4 @@
-"""What a trained model can do: retrieval, zero-shot classification, captioning, compositionality, linear probe."""
+"""Evaluation of trained models: retrieval, zero-shot classification, captioning, compositionality, linear probe."""
 
 __all__ = [
     "config",

@@ -1,4 +1,4 @@
-"""What to evaluate on, and how much of it to show."""
+"""Parameters of `evaluate`."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from clips_pipeline.evaluation.metric_keys import COMPOSITIONALITY_SETS
 
 @dataclass(frozen=True)
 class CompositionalityConfig:
-    """Where the sets are; what is null is not measured.
+    """Folders of the compositionality sets; a set whose folder is null is not evaluated.
 
     Attributes:
         sugarcrepe: folder of the seven JSON files, `add_att.json` to `swap_obj.json`.
-        sugarcrepe_images: folder of COCO's val2017 images, which they name.
+        sugarcrepe_images: folder of COCO's val2017 images, to which the JSON files refer.
         winoground: folder with `examples.jsonl` and `images`.
     """
 
@@ -26,16 +26,16 @@ class CompositionalityConfig:
 
     def __post_init__(self) -> None:
         if (self.sugarcrepe is None) != (self.sugarcrepe_images is None):
-            raise ConfigError("sugarcrepe: it belongs together with sugarcrepe_images; set both or neither")
+            raise ConfigError("sugarcrepe: requires sugarcrepe_images, and the other way round; set both or neither")
 
 
 @dataclass(frozen=True)
 class ExpectedSizes:
-    """How large the split has to be; what is null is not checked. Another size is an error, before anything is measured.
+    """Expected sizes of the split. A different size is an error before anything is computed; null is not checked.
 
     Attributes:
-        images: of the split. COCO's Karpathy test split has 5000, Flickr30K's 1000.
-        captions: that its images are asked for, all together. COCO's Karpathy test split has 25010, Flickr30K's 5000.
+        images: number of images. COCO's Karpathy test split has 5000, Flickr30K's 1000.
+        captions: number of retrieval captions of all images. COCO's Karpathy test split has 25010, Flickr30K's 5000.
     """
 
     images: PositiveInt | None = None
@@ -47,29 +47,30 @@ class EvaluationConfig:
     """Settings of `evaluate_model`.
 
     Attributes:
-        set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; of letters, digits, '-', '_', '.';
-            not `sugarcrepe` or `winoground`.
-        split: which shards to read.
-        batch_size: images, or texts, per forward pass; changes speed and memory, not the metrics.
-        device: "auto" takes a GPU where there is one.
-        examples: in the report, of each kind (failures and evenly spaced queries, both ways, and captions written); 0 for none,
-            25 at most, so that the page stays small.
-        captioning: let the captioner write a caption for every image that has a reference, and score it by words.
-        caption_references: what it is scored by: the image's "synthetic" caption, or all its "human" ones.
-        compositionality: sets of the same model beside the split.
-        probe_samples: labelled training images from which a linear classifier and the nearest neighbours learn; 0 for neither.
-        keep_embeddings: let another evaluation of the same model on the same samples, by the same code, use them again.
-        model: what to evaluate instead of the model of `train`: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
-            `runs:/ID/PATH` or a run id; or one of open_clip: a folder with `open_clip_config.json`, or with `architecture` a
-            checkpoint file.
-        architecture: open_clip's name of what the checkpoint file holds, such as ViT-B-16.
-        expected: sizes of the split, where they are known.
-        missing_captions: where some images have captions for retrieval and others none: "refuse", or "skip" those without,
-            which then are no queries but stay among the candidates.
-        class_names: "set" takes names and templates that came with the set; "imagenet" the 1,000 names and 80 templates of
-            open_clip's package, for labels that are ImageNet's.
-        long_captions: retrieval by the synthetic captions too, each image to its own one and back (`retrieval_long`).
-            Texts longer than the model's context are cut to it, so only their beginning is compared.
+        set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; consists of letters, digits, '-', '_'
+            and '.'; `sugarcrepe` and `winoground` are reserved.
+        split: split to evaluate.
+        batch_size: images, or texts, per forward pass; affects speed and memory, not the metrics.
+        device: "auto" uses a GPU if there is one.
+        examples: number of examples of each kind in the report (failures and evenly spaced queries in both directions, and
+            written captions); 0 for none, at most 25 to keep the page small.
+        captioning: write a caption for every image that has a reference caption, and score it by words.
+        caption_references: references of the caption scores: the image's "synthetic" caption, or all its "human" captions.
+        compositionality: compositionality sets to evaluate in addition to the split.
+        probe_samples: number of labeled training images for the linear probe and the nearest-neighbor classifier; 0 for
+            neither.
+        keep_embeddings: cache embeddings, so that another evaluation of the same model on the same samples reuses them.
+        model: model to evaluate instead of the one of `train`: a folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
+            `runs:/ID/PATH` or a run id; or a model of open_clip: a folder with `open_clip_config.json`, or, together with
+            `architecture`, a checkpoint file.
+        architecture: open_clip's name of the checkpoint's architecture, such as ViT-B-16.
+        expected: expected sizes of the split.
+        missing_captions: if only some images have captions for retrieval: "refuse" is an error, "skip" leaves images without
+            captions out as queries and keeps them as candidates.
+        class_names: "set" uses the names and templates of the set, "imagenet" the 1,000 names and 80 templates of the
+            package open_clip, for sets with ImageNet labels.
+        long_captions: also compute retrieval with the synthetic captions, one per image, in both directions
+            (`retrieval_long`). Texts longer than the model's context are truncated, so only their beginning counts.
     """
 
     set_name: str = "scenes"
@@ -91,10 +92,14 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.architecture is not None and self.model is None:
-            raise ConfigError(f"architecture: {self.architecture!r} belongs to a checkpoint; name its file as model")
+            raise ConfigError(
+                f"architecture: {self.architecture!r} requires a checkpoint; set model to the checkpoint file"
+            )
         if not re.fullmatch(r"[\w.-]+", self.set_name):
             raise ConfigError(
-                f"set_name: {self.set_name!r} may hold letters, digits, '-', '_' and '.', and not be empty"
+                f"set_name: {self.set_name!r} must consist of letters, digits, '-', '_' and '.'; choose another name"
             )
         if self.set_name in COMPOSITIONALITY_SETS:
-            raise ConfigError(f"set_name: {self.set_name!r} is the name of another set's results; choose another one")
+            raise ConfigError(
+                f"set_name: {self.set_name!r} is reserved for the results of that set; choose another name"
+            )

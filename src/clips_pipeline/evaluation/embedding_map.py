@@ -1,7 +1,8 @@
-"""Images and captions in a plane: the first two principal components of the image embeddings.
+"""Two-dimensional map of image and caption embeddings: the first two principal components of the image embeddings.
 
-A linear view, so that what is near in it may be far apart in truth, but nothing far in it is near. Both kinds of points are
-centred on a mean of their own: embeddings of images and of texts lie in two cones whose distance (`gap`) would hide all else.
+The projection is linear: points that are near each other on the map may be far apart in the full space, but points that are
+far apart on the map are far apart. Images and captions are centered on their own means, because embeddings of images and of
+texts lie in two separate cones whose distance (`gap`) would dominate the map.
 Legend of suffixes: N images, M captions, E embedding width.
 """
 
@@ -19,13 +20,13 @@ MOST_POINTS = 200
 
 @dataclass(frozen=True)
 class MapPoint:
-    """One image.
+    """One image on the map.
 
     Attributes:
-        key: of its sample.
-        name: of its class; None where it has none.
-        image: where it lies.
-        text: where the first of its captions lies; None where it has none.
+        key: key of the sample.
+        name: name of its class; None without a class.
+        image: position of the image.
+        text: position of its first caption; None without captions.
     """
 
     key: str
@@ -36,12 +37,12 @@ class MapPoint:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Some of the images in a plane made from all.
+    """A subset of the images in a plane that is computed from all images.
 
     Attributes:
-        points: evenly spaced over the set.
-        images: of the whole set.
-        explained: shares of the variance of image embeddings that the two directions hold.
+        points: images evenly spaced over the set.
+        images: number of images of the whole set.
+        explained: fraction of the variance of the image embeddings along each of the two directions.
         gap: distance between the mean image and the mean caption; None without captions.
     """
 
@@ -58,23 +59,23 @@ def embedding_map(
     keys: Sequence[str],
     names: Sequence[str | None],
 ) -> EmbeddingMap | None:
-    """Make the map; None for fewer than three images, or images that all have one embedding.
+    """Compute the map; None for fewer than three images, or if all images have the same embedding.
 
     Args:
-        image_NE, text_ME, owner_M: as for `retrieval_ranks`; both None without captions.
-        keys, names: of the N images.
+        image_NE, text_ME, owner_M: as for `retrieval_ranks`; the latter two are None without captions.
+        keys, names: keys and class names of the N images.
     """
     mean_E = image_NE.mean(axis=0, dtype=np.float64)
-    centred_NE = image_NE - mean_E
-    # The covariance is small whatever the number of images.
-    values_E, directions_EE = np.linalg.eigh(centred_NE.T @ centred_NE / len(image_NE))
+    centered_NE = image_NE - mean_E
+    # The covariance (E, E) is small for any number of images.
+    values_E, directions_EE = np.linalg.eigh(centered_NE.T @ centered_NE / len(image_NE))
     total = float(values_E.sum())
     if len(image_NE) < 3 or len(values_E) < 2 or total < 1e-12:
         return None
     plane_E2 = directions_EE[:, ::-1][:, :2]
-    # A direction has no sign of its own: its largest part is made positive, so that the same embeddings give the same map.
+    # The sign of an eigenvector is arbitrary. Make its largest component positive, so that the map is deterministic.
     plane_E2 = plane_E2 * np.sign(plane_E2[np.abs(plane_E2).argmax(axis=0), [0, 1]])
-    places_N2 = centred_NE @ plane_E2
+    places_N2 = centered_NE @ plane_E2
     texts: dict[int, tuple[float, float]] = {}
     gap = None
     shown = sorted({int(i) for i in np.linspace(0, len(image_NE) - 1, min(MOST_POINTS, len(image_NE)))})
@@ -83,7 +84,7 @@ def embedding_map(
         gap = float(np.linalg.norm(text_mean_E - mean_E))
         for i in shown:
             own = np.flatnonzero(owner_M == i)
-            # Not the mean of all: means of many lie nearer to the middle than any of them.
+            # One caption and not the mean of all: means lie nearer to the center than single captions.
             if len(own):
                 texts[i] = _pair((text_ME[own[0]] - text_mean_E) @ plane_E2)
     points = tuple(MapPoint(keys[i], names[i], _pair(places_N2[i]), texts.get(i)) for i in shown)
@@ -91,5 +92,5 @@ def embedding_map(
 
 
 def _pair(values_2: npt.NDArray[Any]) -> tuple[float, float]:
-    # Four digits are more than a picture shows.
+    # Four digits are more than a figure resolves.
     return round(float(values_2[0]), 4), round(float(values_2[1]), 4)

@@ -1,4 +1,4 @@
-"""Everything that is measured on one model and one set: retrieval, zero-shot accuracy, caption loss.
+"""Evaluation of one model on one set: retrieval, zero-shot accuracy, captioning, probes and compositionality.
 
 Legend of suffixes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
@@ -60,23 +60,23 @@ def evaluate_model(
     shards: Path,
     config: EvaluationConfig | None = None,
     remote: ShardCache | None = None,
-    kept: Path | None = None,
+    cache_dir: Path | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on a split of prepared shards.
 
     Args:
-        model_folder: what `train` exported, or what else `load_embedder` takes.
-        shards: what `prepare` wrote: `index.json`, tar files, and `classes.json` where samples carry labels.
-        config: what to look at.
-        remote: where shards that are not on this machine are copied to.
-        kept: folder of embeddings from earlier evaluations, and for this one's; None keeps nothing.
+        model_folder: exported model folder, or another input of `load_embedder`.
+        shards: folder that `prepare` wrote: `index.json`, tar files, and `classes.json` if samples have labels.
+        config: parameters of the evaluation.
+        remote: cache for shards in remote storage.
+        cache_dir: folder of the embedding cache; None disables it.
 
     Raises:
-        ConfigError: no model, no such split or one of another size than expected, images without captions among others with
-            them, a picture that cannot be decoded, or a metric that is NaN or infinite.
+        ConfigError: there is no model or no such split, the split has an unexpected size, only some images have captions, an
+            image cannot be decoded, or a metric is NaN or infinite.
     """
     config = config or EvaluationConfig()
-    # All that can be refused before the model runs.
+    # Check everything that can be checked before the model runs.
     entries = read_entries(config.compositionality)
     classes = _classes(shards, config)
     if config.probe_samples:
@@ -86,16 +86,16 @@ def evaluate_model(
         check_expected_sizes(config, index.split_samples(config.split))
     embedder = load_embedder(model_folder, config)
     origin = {SET_VERSION: index.split_version(config.split), MODEL: model_digest(model_folder)}
-    store = EmbeddingCache(kept, origin[MODEL], embedder.device.type, origin[SET_VERSION])
+    cache = EmbeddingCache(cache_dir, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
     def read() -> Iterable[Record]:
         return eval_samples(shards, config.split, remote=remote)
 
-    result = evaluate_records(embedder, read, classes, config, store)
-    beside = measure_compositionality(embedder, entries, store)
-    metrics, chance = beside.metrics, beside.chance
+    result = evaluate_records(embedder, read, classes, config, cache)
+    on_entries = measure_compositionality(embedder, entries, cache)
+    metrics, chance = on_entries.metrics, on_entries.chance
     if config.probe_samples:
-        right = probe(embedder, shards, config.split, config.probe_samples, remote, store)
+        right = probe(embedder, shards, config.split, config.probe_samples, remote, cache)
         learned = [index.split_version(name) for name in ("train", "validation")]
         add_probe_results(result.per_item, *right, _digest([config.probe_samples, *learned]))
         names = ("linear_accuracy@1", "knn_accuracy@1")
@@ -105,10 +105,10 @@ def evaluate_model(
             chance |= {f"probe/{config.set_name}/{name}": 1 / len(classes.names) for name in names}
     for row in result.per_item:
         row |= origin
-    for row in beside.rows:
+    for row in on_entries.rows:
         row[MODEL] = origin[MODEL]
     report_data = replace(result.report_data, chance=result.report_data.chance | chance)
-    return replace(result, metrics=result.metrics | metrics, compositionality=beside.rows, report_data=report_data)
+    return replace(result, metrics=result.metrics | metrics, compositionality=on_entries.rows, report_data=report_data)
 
 
 def evaluate_records(
@@ -116,27 +116,29 @@ def evaluate_records(
     read: Read,
     classes: Classes | None,
     config: EvaluationConfig,
-    kept: EmbeddingCache = NO_CACHE,
+    cache: EmbeddingCache = NO_CACHE,
 ) -> EvaluationResult:
-    """Evaluate on samples from anywhere. What the samples do not allow to measure is absent from the metrics.
+    """Evaluate on any iterable of samples. Metrics that the samples do not allow are absent from the result.
 
     Args:
         embedder: the model with its transform and tokenizer.
-        read: gives the samples; called twice when examples are wanted, and must give the same ones in the same order.
-        classes: for zero-shot; without them, or where no sample has a label, there is no accuracy.
-        config: what to measure and to expect; its batch size and device are not looked at here, its split names the samples
-            in messages.
-        kept: embeddings of this model, from before and from now on.
+        read: yields the samples. It is called twice if examples are requested and must yield the same samples in the same
+            order.
+        classes: classes for zero-shot classification; without classes or labels there is no accuracy.
+        config: parameters of the evaluation. Batch size and device are ignored here; the split is used in messages.
+        cache: embedding cache of this model.
 
     Raises:
-        ConfigError: no sample, another number of them or of captions than expected, some samples without captions, nothing
-            that could be measured on them, or a metric that is NaN or infinite.
+        ConfigError: there are no samples, the number of samples or captions is unexpected, only some samples have captions, no
+            metric can be computed, or a metric is NaN or infinite.
     """
-    encode_texts: EncodeTexts = partial(kept.texts, embedder.texts)
-    what = (
-        f"images {kept.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
+    encode_texts: EncodeTexts = partial(cache.embed_texts, embedder.texts)
+    name = (
+        f"images {cache.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
     )
-    found = ImagePass.from_arrays(kept.arrays(what, lambda: run_image_pass(embedder, read(), config).to_arrays()))
+    found = ImagePass.from_arrays(
+        cache.load_or_compute(name, lambda: run_image_pass(embedder, read(), config).to_arrays())
+    )
     if not found.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     check_missing_captions(config, found.keys, found.owners)
@@ -158,17 +160,17 @@ def evaluate_records(
     if classes is not None and zero_shot:
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
-    # A captioner that is told the words before has an easier task: its loss must not be compared with the other's.
+    # Teacher forcing makes the task easier: the loss gets a key of its own, since the two must not be compared.
     captioner = embedder.model.config.captioner if isinstance(embedder, Embedder) else None
     forced = captioner is not None and captioner.inputs == "tokens"
     if isinstance(embedder, Embedder) and any(found.tokens):
         name = f"caption/{config.set_name}/{'teacher_forced_loss' if forced else 'loss'}"
-        # A model that finds every piece equally likely.
+        # Loss of a uniform distribution over the vocabulary.
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
     scores: list[CaptionScore] = []
     if found.written:
         scores = score_captions(found.written, found.references)
-        # What captions of these images would score that are right for another of them.
+        # Chance level: score each caption against the references of the next image.
         others = [*found.references[1:], found.references[0]]
         chance |= _keyed(f"caption/{config.set_name}", corpus_scores(score_captions(found.written, others)))
     settings: dict[str, Any] = {"teacher_forced": forced}
@@ -182,27 +184,27 @@ def evaluate_records(
         measured.pop("zero_shot/accuracy@5", None)
     if not measured:
         raise ConfigError(
-            f"evaluate: the {config.split} split has neither captions nor labelled classes; nothing can be measured on it"
+            f"evaluate: the {config.split} split has neither captions nor class labels, so no metric can be computed; prepare a "
+            "set that has them"
         )
     metrics = {full_key(name, config.set_name): value for name, value in measured.items()}
     names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
-    asked = ranked.get("retrieval")
     plain = ReportData(config.set_name, chance, confusion=confused)
-    shown = select_examples(plain, found, names, image_NE, asked, embedder, read, config.examples)
+    shown = select_examples(plain, found, names, image_NE, ranked.get("retrieval"), embedder, read, config.examples)
     return EvaluationResult(config.set_name, metrics, rows, shown)
 
 
 def _zero_shot(
     encode_texts: EncodeTexts, image_NE: FloatArray, labels: Sequence[int | None], classes: Classes | None
 ) -> tuple[dict[int, int], Confusion | None]:
-    """Image number to rank, for the images that have a label, and what they are taken for."""
-    asked = {i: label for i, label in enumerate(labels) if label is not None}
-    if classes is None or not asked:
+    """Return image number to rank for the images with a label, and the confusion counts."""
+    label_of = {i: label for i, label in enumerate(labels) if label is not None}
+    if classes is None or not label_of:
         return {}, None
     class_CE = class_embeddings(encode_texts, classes.names, classes.templates)
-    label_N = np.array(list(asked.values()))
-    rank_N, found_N = classify(image_NE[list(asked)], class_CE, label_N)
-    return {i: int(rank) for i, rank in zip(asked, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
+    label_N = np.array(list(label_of.values()))
+    rank_N, found_N = classify(image_NE[list(label_of)], class_CE, label_N)
+    return {i: int(rank) for i, rank in zip(label_of, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
 
 
 def _item_rows(
@@ -212,14 +214,14 @@ def _item_rows(
     scores: Sequence[CaptionScore],
     settings: Mapping[str, Any],
 ) -> list[ItemRow]:
-    """One row an image; what was not measured on the set has no column, save what rows have always had.
+    """Return one row per image. Apart from the columns that are always there, metrics not computed have no column.
 
     Args:
-        found: the N images.
-        ranked: retrieval by kind.
-        zero_shot: image to rank.
-        scores: of the captions written, in the order of `found.captioned`.
-        terms: columns that are the same for all images: on what terms metrics were asked.
+        found: results of the image pass over N images.
+        ranked: retrieval results by kind.
+        zero_shot: image number to rank.
+        scores: scores of the written captions, in the order of `found.captioned`.
+        settings: columns with the settings of metrics, the same for all images.
     """
     rows: list[ItemRow] = [
         {
@@ -236,12 +238,12 @@ def _item_rows(
             zip(found.keys, found.labels, found.nats, found.tokens, strict=True)
         )
     ]
-    for kind, asked in ranked.items():
+    for kind, retrieval in ranked.items():
         prefix = "long_" if kind == "retrieval_long" else ""
-        for row, rank in zip(rows, asked.ranks.image_to_text.tolist(), strict=True):
+        for row, rank in zip(rows, retrieval.ranks.image_to_text.tolist(), strict=True):
             row[f"{prefix}image_to_text_rank"] = None if rank == NO_CAPTION else rank
             row[f"{prefix}text_to_image_ranks"] = []
-        for owner, rank in zip(asked.owners.tolist(), asked.ranks.text_to_image.tolist(), strict=True):
+        for owner, rank in zip(retrieval.owners.tolist(), retrieval.ranks.text_to_image.tolist(), strict=True):
             rows[owner][f"{prefix}text_to_image_ranks"].append(rank)
     if scores:
         of_image = dict(zip(found.captioned, scores, strict=True))
@@ -253,13 +255,13 @@ def _item_rows(
 
 
 def add_probe_results(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flags, settings: str) -> None:
-    """Add whether the classifiers were right about each image; None where it has no label, so that none was asked.
+    """Add to each row whether the classifiers were right; None for images without a label.
 
     Args:
-        rows: of all images.
-        linear_right_M: of those with a label.
-        knn_right_M: likewise.
-        terms: of the samples that were learned from.
+        rows: rows of all images.
+        linear_right_M: whether the linear classifier was right, for the M images with a label.
+        knn_right_M: the same for the nearest-neighbor classifier.
+        settings: digest of the training samples of the classifiers.
     """
     right = zip(linear_right_M.tolist(), knn_right_M.tolist(), strict=True)
     for row in rows:
@@ -274,8 +276,8 @@ def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:
     imagenet = imagenet_classes()
     if own is not None and len(own.names) != len(imagenet.names):
         raise ConfigError(
-            f"evaluate.class_names: {shards} has {len(own.names)} classes of its own, ImageNet has {len(imagenet.names)}; set it "
-            "to set"
+            f"evaluate.class_names: {shards} has {len(own.names)} classes, ImageNet has {len(imagenet.names)}; set it "
+            "to `set`"
         )
     return imagenet
 

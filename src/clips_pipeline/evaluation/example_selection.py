@@ -1,4 +1,4 @@
-"""Which pictures and captions the report shows: the worst failures, and some evenly spaced over the set for a fair look.
+"""Selection of the examples in the report: the worst failures, and queries evenly spaced over the set as an unbiased sample.
 
 Legend of suffixes: N images, M captions, E embedding width, X either.
 """
@@ -18,7 +18,7 @@ from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, 
 from clips_pipeline.evaluation.report_data import CaptionExample, CaptioningExample, ImageExample, Picture, ReportData
 
 SHOWN = 5
-"""Answers shown for each question."""
+"""Answers shown per query."""
 
 
 def select_examples(
@@ -26,30 +26,30 @@ def select_examples(
     found: ImagePass,
     classes: Sequence[str | None],
     image_NE: FloatArray,
-    asked: RetrievalResult | None,
+    retrieval: RetrievalResult | None,
     embedder: TowerEmbedder,
     read: Callable[[], Iterable[Record]],
     count: int,
 ) -> ReportData:
-    """`plain` with the embedding map, chosen queries of both directions, and what the captioner writes.
+    """Return `plain` with the embedding map, example queries of both directions, and written captions.
 
     Args:
-        plain: without these.
-        found: the N images.
-        classes: of the N images, None where there is none.
-        image_NE: their embeddings.
-        asked: retrieval by their captions; None without captions.
-        embedder: its model writes captions.
-        read: gives the N samples again, in order. Only those shown are kept, so a large set fits.
-        count: examples of each kind.
+        plain: report data without these fields.
+        found: results of the image pass over N images.
+        classes: class names of the N images, None for images without a class.
+        image_NE: image embeddings.
+        retrieval: retrieval results; None without captions.
+        embedder: embedder whose model writes the captions.
+        read: yields the N samples again, in the same order. Only the samples shown are held in memory.
+        count: number of examples of each kind.
     """
-    if asked is None:
+    if retrieval is None:
         return replace(plain, embedding_map=embedding_map(image_NE, None, None, found.keys, classes))
-    text_ME, owner_M, ranks = asked.embeddings, asked.owners, asked.ranks
+    text_ME, owner_M, ranks = retrieval.embeddings, retrieval.owners, retrieval.ranks
     plain = replace(plain, embedding_map=embedding_map(image_NE, text_ME, owner_M, found.keys, classes))
     if not count:
         return plain
-    # An image without a caption is no query.
+    # Images without captions are not queries.
     queries = np.flatnonzero(ranks.image_to_text != NO_CAPTION)
     even_images = _worst_first(queries[_spaced(len(queries), count)], ranks.image_to_text)
     worst_images = _failures(ranks.image_to_text, np.arange(len(image_NE)), count)
@@ -62,13 +62,13 @@ def select_examples(
     pictures = {i: Picture.of(record) for i, record in records.items()}
 
     def image(i: int) -> ImageExample:
-        captions = tuple((asked.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))
-        truth = tuple(asked.texts[j] for j in np.flatnonzero(owner_M == i))
+        captions = tuple((retrieval.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))
+        truth = tuple(retrieval.texts[j] for j in np.flatnonzero(owner_M == i))
         return ImageExample(pictures[i], int(ranks.image_to_text[i]), captions, truth)
 
     def caption(j: int) -> CaptionExample:
         best = tuple((pictures[i], bool(owner_M[j] == i)) for i in best_images[j])
-        return CaptionExample(asked.texts[j], int(ranks.text_to_image[j]), best, pictures[int(owner_M[j])])
+        return CaptionExample(retrieval.texts[j], int(ranks.text_to_image[j]), best, pictures[int(owner_M[j])])
 
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
@@ -87,7 +87,7 @@ def select_examples(
 
 
 def _spaced(total: int, count: int) -> list[int]:
-    # Distinct also where fewer are there than asked for.
+    # The set removes duplicates if there are fewer than `count`.
     return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total))})
 
 
@@ -96,7 +96,7 @@ def _worst_first(queries: Iterable[int], rank_X: IntArray) -> list[int]:
 
 
 def _failures(rank_X: IntArray, image_X: IntArray, count: int) -> list[int]:
-    """The queries that failed, worst first; no two of one image, whose captions often fail together."""
+    """Return the failed queries, worst first, at most one per image, since captions of one image often fail together."""
     worst: dict[int, int] = {}
     for x in np.argsort(-rank_X, kind="stable").tolist():
         if len(worst) == count or rank_X[x] <= 0:

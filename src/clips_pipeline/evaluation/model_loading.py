@@ -1,4 +1,4 @@
-"""The model that is to be evaluated, from its files: one of this project, or any of open_clip."""
+"""Loading of the model to evaluate: a model of this project or of open_clip."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from clips_pipeline.interop.open_clip_model import is_open_clip, load_open_clip
 
 
 def load_embedder(model: Path, config: EvaluationConfig) -> TowerEmbedder:
-    """An `Embedder` for an exported model; for one of open_clip the towers alone.
+    """Return an `Embedder` for a model folder, or a `TowerEmbedder` for a model of open_clip.
 
     Args:
-        model: a folder that `train` exported, a folder of open_clip, or with `config.architecture` a checkpoint of open_clip.
+        model: a model folder, a folder of open_clip, or, with `config.architecture`, a checkpoint file of open_clip.
         config: batch size, device and architecture.
 
     Raises:
-        ConfigError: it cannot be loaded, or its tokenizer knows more pieces than the model.
+        ConfigError: the model cannot be loaded, or the tokenizer's vocabulary is larger than the text tower's.
     """
     device = pick_device(config.device)
     if is_open_clip(model, config.architecture):
@@ -27,6 +27,6 @@ def load_embedder(model: Path, config: EvaluationConfig) -> TowerEmbedder:
     known, pieces = loaded.model.config.text.vocab_size, loaded.tokenizer.vocab_size
     if pieces > known:
         raise ConfigError(
-            f"{model}: its tokenizer knows {pieces} pieces and its text tower {known}; the tokenizer is another model's"
+            f"{model}: the tokenizer has {pieces} pieces but the text tower {known}; use the tokenizer of this model"
         )
     return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=config.batch_size, device=device)

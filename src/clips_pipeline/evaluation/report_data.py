@@ -1,4 +1,4 @@
-"""What an evaluation has to show besides numbers, as data: `evaluate` writes it as JSON, the reports draw it."""
+"""Data of the evaluation report besides metrics. `evaluate` writes it as JSON, `reports` renders it."""
 
 import base64
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _ABOUT = 120  # characters
 
 @dataclass(frozen=True)
 class Picture:
-    """A small image: the key of its sample, a caption for those who do not see it, and WebP as base64."""
+    """A thumbnail: the key of its sample, a caption as alternative text, and WebP as base64."""
 
     key: str
     about: str
@@ -22,7 +22,7 @@ class Picture:
 
     @classmethod
     def of(cls, record: Record) -> "Picture":
-        """From a sample.
+        """Make the thumbnail of a sample's image.
 
         Raises:
             Exception: one of `data.images.formats.DECODE_ERRORS`.
@@ -37,9 +37,9 @@ class ImageExample:
 
     Attributes:
         picture: the image.
-        rank: wrong captions before the first right one.
-        captions: what the model puts first: (text, whether it belongs to the image).
-        truth: its own captions.
+        rank: number of wrong captions ranked before the first right one.
+        captions: captions ranked first: (text, whether it belongs to the image).
+        truth: the image's own captions.
     """
 
     picture: Picture
@@ -54,9 +54,9 @@ class CaptionExample:
 
     Attributes:
         caption: the query.
-        rank: wrong images before the right one.
-        pictures: what the model puts first: (picture, whether the caption belongs to it).
-        truth: the image that it belongs to.
+        rank: number of wrong images ranked before the right one.
+        pictures: images ranked first: (image, whether the caption belongs to it).
+        truth: the image that the caption belongs to.
     """
 
     caption: str
@@ -67,14 +67,14 @@ class CaptionExample:
 
 @dataclass(frozen=True)
 class CaptioningExample:
-    """An image with the captions it has and those the model writes.
+    """An image with its captions and the captions that the model writes.
 
     Attributes:
         picture: the image.
-        web, synthetic: the captions it has.
-        at_once: the likeliest word of every place; None where the captioner reads the words before.
-        beam: the likeliest caption that a beam finds.
-        loss: of the synthetic caption, in nats per token; None where the image has none.
+        web, synthetic: captions of the sample.
+        at_once: caption by parallel decoding; None for an autoregressive captioner.
+        beam: caption by beam search.
+        loss: loss of the synthetic caption in nats per token; None without a synthetic caption.
     """
 
     picture: Picture
@@ -87,16 +87,16 @@ class CaptioningExample:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that one evaluation shows.
+    """Report data of one evaluation.
 
     Attributes:
-        set_name: as in the keys of the metrics.
-        chance: by key of a metric, what a model that knows nothing reaches; not every metric has one.
-        worst_images, worst_captions: the queries with most wrong answers before the right one, worst first.
-        even_images, even_captions: queries evenly spaced over the set, not chosen by how they went; worst first.
-        captioned: the evenly spaced images with the captioner's words, largest loss first; empty without a captioner.
-        embedding_map: images and captions in a plane; None where there are too few.
-        confusion: zero-shot classes taken for others; None without classes.
+        set_name: name of the set in the metric keys.
+        chance: chance level by metric key; not every metric has one.
+        worst_images, worst_captions: queries with the most wrong answers before the right one, worst first.
+        even_images, even_captions: queries evenly spaced over the set, independent of their results; worst first.
+        captioned: the evenly spaced images with written captions, largest loss first; empty without a captioner.
+        embedding_map: two-dimensional map of embeddings; None with too few images.
+        confusion: confusion counts of zero-shot classification; None without classes.
     """
 
     set_name: str

@@ -1,7 +1,6 @@
-"""Whether a split is the one that is meant: its sizes, and captions for all of its images.
+"""Checks that a split is the expected one: its sizes, and captions for all of its images.
 
-A published number belongs to a published set. A few images fewer, or images that nobody asks for, give another number under
-the same key.
+A published metric refers to a published set. Missing images, or images without captions, change the value under the same key.
 """
 
 import logging
@@ -16,15 +15,15 @@ _KEYS_NAMED = 5
 
 
 def check_expected_sizes(config: EvaluationConfig, images: int, captions: int | None = None) -> None:
-    """Compare what a split has with `evaluate.expected`.
+    """Compare the sizes of a split with `evaluate.expected`.
 
     Args:
-        config: what is expected; null is not compared.
-        images: of the split.
-        captions: that its images are asked for; None where they are not counted yet.
+        config: expected sizes; null is not checked.
+        images: number of images of the split.
+        captions: number of its retrieval captions; None if they are not counted yet.
 
     Raises:
-        ConfigError: another number; one message names every key that does not fit.
+        ConfigError: a size differs; the message names every key that differs.
     """
     expected = config.expected
     sizes = (("images", images, expected.images), ("captions", captions, expected.captions))
@@ -43,32 +42,32 @@ def check_expected_sizes(config: EvaluationConfig, images: int, captions: int | 
 def check_missing_captions(
     config: EvaluationConfig, keys: Sequence[str], owners: Sequence[int], kind: str = "retrieval"
 ) -> None:
-    """See that all images have captions of a kind, or none has.
+    """Check that either all images have captions of a kind, or none has.
 
-    An image without a caption is no query, but stays among the candidates. Recall over the others is that of another,
-    smaller set, so it has to be asked for.
+    An image without captions is not a query but remains a candidate. Recall over the other images is recall on a different,
+    smaller set of queries, so it must be requested explicitly.
 
     Args:
-        config: `missing_captions` says whether to refuse, or to warn and leave them out.
-        keys: of the images.
+        config: `missing_captions` selects between an error, and a warning that leaves the images out.
+        keys: keys of the images.
         owners: for each caption, the number of its image.
-        kind: of the captions, for the message.
+        kind: kind of the captions, for the message.
 
     Raises:
-        ConfigError: some images have captions and others none, and these are not to be skipped.
+        ConfigError: only some images have captions, and `missing_captions` is "refuse".
     """
     have = set(owners)
     missing = [key for number, key in enumerate(keys) if number not in have]
     if not have or not missing:
         return
     named = ", ".join(missing[:_KEYS_NAMED]) + (", …" if len(missing) > _KEYS_NAMED else "")
-    told = (
+    message = (
         f"{len(missing)} of {len(keys)} images in the {config.split} split of {config.set_name} have no {kind} caption"
     )
     if config.missing_captions == "skip":
-        log.warning("%s and are left out as queries: %s", told, named)
+        log.warning("%s and are left out as queries: %s", message, named)
         return
     raise ConfigError(
-        f"evaluate: {told}: {named}; prepare the set with a caption for each image, or set evaluate.missing_captions to skip "
+        f"evaluate: {message}: {named}; prepare the set with a caption for each image, or set evaluate.missing_captions to skip "
         "to leave them out as queries"
     )

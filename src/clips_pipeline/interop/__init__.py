@@ -1,3 +1,3 @@
-"""Model folders, and models of open_clip: weights in safetensors, converted key by key."""
+"""Model folders, and conversion of models from and to open_clip."""
 
 __all__ = ["digest", "folder", "open_clip", "open_clip_model"]

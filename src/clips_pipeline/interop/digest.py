@@ -1,4 +1,4 @@
-"""Which model was meant: one digest of its files."""
+"""Digest of a model's files."""
 
 import hashlib
 from pathlib import Path
@@ -7,19 +7,19 @@ from clips_pipeline.config import ConfigError
 
 
 def model_digest(path: Path) -> str:
-    """SHA-256 over the names and bytes of a model's file, or of all files below its folder: equal exactly for equal contents.
+    """Return the SHA-256 over names and content of a model file, or of all files in a model folder.
 
     Raises:
-        ConfigError: there is no file.
+        ConfigError: there are no files.
     """
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
-        raise ConfigError(f"{path}: no exported model here; run `kedro run --pipelines train` first")
+        raise ConfigError(f"{path}: no exported model; run `kedro run --pipelines train` first")
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        # A name cannot hold NUL, so no two lists of files run together into the same bytes.
+        # File names cannot contain NUL, so the encoding is unambiguous.
         name = file.name if file is path else file.relative_to(path).as_posix()
         digest.update(f"{name}\0{content}\0".encode())
     return digest.hexdigest()

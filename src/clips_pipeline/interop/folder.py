@@ -1,7 +1,7 @@
-"""A trained model as a folder: weights, configuration and tokenizer; all that is needed to use it.
+"""Model folder: weights, configuration and tokenizer of a trained model.
 
-model.safetensors        every weight, the captioner's too, under this project's names
-config.json              format, version, the model's configuration, how images are prepared
+model.safetensors        all weights, including the captioner's, under this project's names
+config.json              format, version, configuration of the model, parameters of the image transform
 tokenizer_config.json, vocab.txt or merges.txt.gz
 """
 
@@ -35,13 +35,13 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what turns files and texts into its inputs.
+    """A model with its image transform and tokenizer.
 
     Attributes:
-        model: on the CPU, in evaluation mode.
-        image_transform: a picture to the normalised (3, H, W) tensor that `encode_image` takes in batches.
-        tokenizer: the one it was trained with; rows are `model.config.text.context_length` long.
-        config: what config.json holds.
+        model: model on the CPU, in evaluation mode.
+        image_transform: maps an image to the normalized (3, H, W) tensor that `encode_image` takes in batches.
+        tokenizer: tokenizer of the training; rows have `model.config.text.context_length` ids.
+        config: content of config.json.
     """
 
     model: ClipsModel
@@ -52,14 +52,14 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Towers:
-    """Two towers, of whatever model, with all they need to read files and texts.
+    """Vision tower and text tower of any model, with image transform and tokenizer.
 
     Attributes:
-        module: with all weights.
-        encode_image: (B, C, H, W) to (B, E), of length one.
-        encode_text: rows (B, L) to (B, E), of length one.
-        image_transform: a picture to its (C, H, W), without randomness.
-        text_rows: texts to their rows, (B, L), by the tokenizer the model was trained with.
+        module: module with all weights.
+        encode_image: maps (B, C, H, W) to (B, E) with unit norm.
+        encode_text: maps rows (B, L) to (B, E) with unit norm.
+        image_transform: maps an image to (C, H, W), deterministically.
+        text_rows: maps texts to rows (B, L) with the tokenizer of the training.
     """
 
     module: torch.nn.Module
@@ -70,27 +70,27 @@ class Towers:
 
 
 def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[str, Any], out_dir: Path) -> Path:
-    """Write the folder aside and rename it into place, so that no reader ever finds half a model.
+    """Write a model folder atomically: to a temporary folder, which is then renamed.
 
     Args:
-        model: on any device.
-        tokenizer_dir: a saved tokenizer; its files are copied.
+        model: model on any device.
+        tokenizer_dir: folder of a saved tokenizer; its files are copied.
         image_mapping: `data.images.transforms.ImageConfig` as plain values.
-        out_dir: replaced if it exists.
+        out_dir: folder to write; replaced if it exists.
 
     Returns:
         `out_dir`.
 
     Raises:
-        ConfigError: `tokenizer_dir` is no folder, or holds a file with one of our own names.
+        ConfigError: `tokenizer_dir` is not a folder, or contains a file named like one of the model folder.
     """
     tokenizer_dir, out_dir = Path(tokenizer_dir), Path(out_dir)
     if not tokenizer_dir.is_dir():
-        raise ConfigError(f"{tokenizer_dir}: no tokenizer folder there; give the one that `prepare` wrote")
+        raise ConfigError(f"{tokenizer_dir}: no tokenizer folder; give the one that `prepare` wrote")
     with replace_folder(out_dir) as folder:
         for file in sorted(tokenizer_dir.iterdir()):
             if file.name in (WEIGHTS_FILE, CONFIG_FILE):
-                raise ConfigError(f"{file}: a tokenizer folder must not hold {file.name}; move that file away")
+                raise ConfigError(f"{file}: a tokenizer folder must not contain {file.name}; remove that file")
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
         config = {
@@ -102,16 +102,16 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors writes it for the owner alone; like the other files it follows the umask.
+        # safetensors sets mode 600; use the mode of the other files, which follows the umask.
         shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     return out_dir
 
 
 def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]:
-    """The model alone, on the CPU and in evaluation mode, and the content of config.json.
+    """Load the model, on the CPU and in evaluation mode, and the content of config.json.
 
     Raises:
-        ConfigError: no such folder, a file missing or unreadable, another format, or weights that do not fit.
+        ConfigError: the folder or a file is missing, unreadable or of another format, or the weights do not fit.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG_FILE)
@@ -120,27 +120,27 @@ def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]
     )
     file = folder / WEIGHTS_FILE
     if not file.is_file():
-        raise ConfigError(f"{file}: not there; export the model again")
+        raise ConfigError(f"{file}: no such file; export the model again")
     try:
         weights = load_file(file)
     except SafetensorError as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); export or fetch the model again") from None
+        raise ConfigError(f"{file}: cannot be read ({error}); export or download the model again") from None
     with torch.device("meta"):
         model = ClipsModel(model_config)
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise ConfigError(f"{file}: does not fit {CONFIG_FILE}: {error}; both must come from one export") from None
+        raise ConfigError(f"{file}: does not match {CONFIG_FILE}: {error}; use both files of one export") from None
     return model.eval(), config
 
 
 def load_model_folder(folder: Path | str) -> LoadedModel:
-    """Model, image transform and tokenizer from a folder that `save_model` wrote.
+    """Load model, image transform and tokenizer from a folder that `save_model` wrote.
 
     Raises:
-        ConfigError: as `load_weights_folder`, an image configuration of another kind, or no usable tokenizer.
+        ConfigError: as in `load_weights_folder`, or the image configuration or the tokenizer is invalid.
     """
-    # Here, because it loads torchvision, which weights alone do not need.
+    # Imported here because it loads torchvision, which `load_weights_folder` does not need.
     from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 
     folder = Path(folder)
@@ -153,18 +153,16 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
 
 def _read_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise ConfigError(
-            f"{file}: not there; give a folder that holds an exported model (default data/06_models/clips)"
-        )
+        raise ConfigError(f"{file}: no such file; give the folder of an exported model (default data/06_models/clips)")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{file}: not JSON ({error}); export the model again") from None
+        raise ConfigError(f"{file}: not valid JSON ({error}); export the model again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ConfigError(f'{file}: not a model of this project (its "format" must be "{FORMAT}")')
     if config.get("version") != VERSION:
         raise ConfigError(
-            f"{file}: version {config.get('version')!r}, this release reads {VERSION}; use a matching release"
+            f"{file}: version {config.get('version')!r} is not supported, this release reads {VERSION}; use a matching release"
         )
     for key in ("model", "images"):
         if not isinstance(config.get(key), dict):

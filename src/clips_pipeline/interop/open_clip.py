@@ -1,12 +1,11 @@
-"""open_clip's layout of CLIPS, which is also that of the published checkpoints: read and written with the same keys.
+"""Conversion of state dicts from and to open_clip's layout of CLIPS, which the published checkpoints have.
 
-Published checkpoints hold the two towers and the temperature, no captioner. Differences of layout:
+Published checkpoints contain the two towers and the logit scale, but no captioner. Differences of layout:
 
-- open_clip fuses nothing we split, but names differ and both projections are stored transposed, (width, embed);
-- `visual.positional_embedding` is a parameter there. Here it is the fixed sin-cos table, computed for any image size;
-a table that
-  was trained further is recognised and kept as it is;
-- open_clip knows no PAD mask: a model with `text.padding` "mask" gives other text features there.
+- Names differ, and both projections are transposed, (width, embed). No tensors are split or fused.
+- `visual.positional_embedding` is a parameter in open_clip. Here it is the fixed sin-cos table, computed for any image size.
+  A table that was trained is detected and stored.
+- open_clip has no PAD mask: a model with `text.padding` "mask" has different text features there.
 
 Shapes: D width, E embedding, P positions (CLS first), L text context.
 """
@@ -26,14 +25,14 @@ from clips_pipeline.models.sizes import CaptionerConfig, ClipsConfig, TextConfig
 from clips_pipeline.models.vision import sincos_2d
 
 HEAD_WIDTH = 64
-"""Width of an attention head in all published models, but for one tower:"""
+"""Width of an attention head in all published models, with one exception:"""
 
 HEAD_WIDTHS_VISION = {1280: 80}
-"""Vision width to head width where it is not 64 (H/14: 16 heads)."""
+"""Vision width to head width if it is not 64 (H/14: 16 heads)."""
 
 _TABLE = "visual.positional_embedding"
 _SAME_TABLE = 1.0e-3
-"""A stored table this near to the computed one (absolute) is taken for it; half precision keeps well within."""
+"""Maximum absolute difference at which a stored table counts as the computed one; half precision stays well below."""
 
 _BLOCK_NAMES = {
     "ln_1.weight": "ln_1.weight",
@@ -52,9 +51,9 @@ _BLOCK_NAMES = {
 
 
 def to_state_dict(model: ClipsModel) -> dict[str, Tensor]:
-    """The towers and the temperature under open_clip's keys, as copies in the model's own precision.
+    """Return the towers and the logit scale under open_clip's keys, as copies in the model's precision.
 
-    The captioner is left out. The position table is the one for the configured image size.
+    The captioner is left out. The position table is that of the configured image size.
     """
     named = {key: tensor.detach().clone().contiguous() for key, tensor in _named(model).items()}
     if _TABLE not in named:
@@ -72,22 +71,22 @@ def from_state_dict(
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> ClipsModel:
-    """A model with the towers of an open_clip `CLIP` checkpoint; every key must be there and none may be over.
+    """Build a model with the towers of an open_clip `CLIP` checkpoint, whose keys must match exactly.
 
-    Sizes are read off the tensors. The number of heads is not in them: heads are taken as 64 wide (80 in a vision
-    tower 1280 wide), as in all published models. The captioner, which checkpoints lack, is initialised afresh, as
-    wide and deep as the text tower, from PyTorch's default generator.
+    Sizes follow from the shapes. The number of heads does not: the head width is 64 (80 in a vision tower of width 1280), as
+    in all published models. The captioner, which checkpoints lack, has the width and depth of the text tower and is
+    initialized from PyTorch's default generator.
 
     Args:
         state_dict: open_clip's keys to tensors.
-        image_size: side of square images in pixels. It may differ from the one trained with, unless the table was
+        image_size: side of square images in pixels. It may differ from the size in training, unless the position table was
             trained.
-        padding: what the model does with PAD; published weights were trained with "attend".
-        vision_heads: heads of the vision tower, where the rule is wrong.
-        text_heads: likewise for the text tower.
+        padding: treatment of PAD; published weights were trained with "attend".
+        vision_heads: number of heads of the vision tower, if the rule does not apply.
+        text_heads: number of heads of the text tower, if the rule does not apply.
 
     Raises:
-        ConfigError: missing or unexpected keys, a tensor of another shape, or sizes that no model has.
+        ConfigError: keys are missing or unexpected, or shapes are invalid.
     """
     config = _read_config(state_dict, image_size, padding, vision_heads, text_heads)
     with torch.device("meta"):
@@ -122,7 +121,7 @@ def _list(what: str, keys: list[str]) -> str:
 
 
 def _named(model: ClipsModel) -> dict[str, Tensor]:
-    """open_clip's keys to our own tensors, in open_clip's shapes: writing into them changes the model."""
+    """Map open_clip's keys to views of the model's tensors in open_clip's shapes; writing to them changes the model."""
     vision, text = model.vision, model.text
     named: dict[str, Tensor] = {
         "logit_scale": model.logit_scale,
@@ -199,7 +198,7 @@ def _depth(state_dict: Mapping[str, Tensor], prefix: str) -> int:
 def _heads(part: str, width: int, head_width: int) -> int:
     if width % head_width:
         raise ConfigError(
-            f"{part} width {width} is no multiple of the published head width {head_width}; give {part}_heads"
+            f"{part} width {width} is not a multiple of the published head width {head_width}; give {part}_heads"
         )
     return width // head_width
 

@@ -1,6 +1,6 @@
-"""Any model of open_clip, with its own tokenizer and preprocessing, to be measured by the code that measures ours.
+"""Loading of open_clip models with their own tokenizer and preprocessing, for evaluation with this project's code.
 
-The package `open_clip_torch` does the loading (`pip install 'clips-pipeline[open-clip]'`); nothing is fetched from a network.
+The package `open_clip_torch` loads the files (`pip install 'clips-pipeline[open-clip]'`); nothing is downloaded.
 
 Shapes: B batch, C H W image, L context length, E embedding width.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,31 +18,27 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import Towers
 
-if TYPE_CHECKING:
-    pass
-
 CONFIG_FILE = "open_clip_config.json"
-"""Beside weights: model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
+"""Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
 
-_TRIED = "a text to try the tokenizer with"
+_TEST_TEXT = "a text to try the tokenizer with"
 
 
 def is_open_clip(path: Path, architecture: str | None) -> bool:
-    """Whether `path` is a folder of open_clip, or a checkpoint with the name of its architecture."""
+    """Return whether `path` is a folder of open_clip, or a checkpoint whose architecture is given."""
     return architecture is not None or (path / CONFIG_FILE).is_file()
 
 
 def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
-    """Load a model by its files alone, on the CPU and in evaluation mode; pickled code in them is refused.
+    """Load a model from local files, on the CPU and in evaluation mode. Files with pickled code are refused.
 
     Args:
-        path: a folder with `open_clip_config.json` and weights (and the tokenizer's files, where it is none of open_clip's own);
-            or a checkpoint file, with `architecture`.
-        architecture: open_clip's name of what the file holds, such as `ViT-B-16`; None for a folder.
+        path: a folder with `open_clip_config.json`, weights, and the files of the tokenizer unless it is one of open_clip's;
+            or, with `architecture`, a checkpoint file.
+        architecture: open_clip's name of the architecture, such as `ViT-B-16`; None for a folder.
 
     Raises:
-        ConfigError: the package or a file is missing, the architecture is unknown, weights do not fit it, or the tokenizer does
-            not fit the model.
+        ConfigError: the package or a file is missing, the architecture is unknown, or weights or tokenizer do not fit.
     """
     try:
         import open_clip
@@ -56,7 +52,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
     if architecture is not None and architecture not in open_clip.list_models():
         raise ConfigError(
             f"evaluate.architecture: open_clip {open_clip.__version__} has no {architecture!r}; "
-            "`open_clip.list_models()` tells those it has"
+            "`open_clip.list_models()` lists the known names"
         )
     name = f"local-dir:{path}" if architecture is None else architecture
     try:
@@ -67,7 +63,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
             weights_only=True,
             require_pretrained=True,
         )
-    # It asserts where sizes differ.
+    # open_clip raises AssertionError if sizes differ.
     except (AssertionError, RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"evaluate.model: open_clip cannot load {path} ({_first_line(error)}); {_two_ways()}"
@@ -76,7 +72,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
         tokenizer = open_clip.get_tokenizer(name)
     except (ImportError, OSError, ValueError) as error:
         raise ConfigError(
-            f"evaluate.model: no tokenizer for {path} ({_first_line(error)}); put its files into the folder"
+            f"evaluate.model: the tokenizer of {path} cannot be loaded ({_first_line(error)}); copy its files into the folder"
         ) from None
     rows = _Rows(tokenizer, _vocabulary(module), path)
     found = Towers(
@@ -100,28 +96,28 @@ class _Rows:
         ids_BL = self.tokenizer(list(texts))
         if int(ids_BL.max()) >= self.vocabulary:
             raise ConfigError(
-                f"evaluate.model: {self.path}: its tokenizer gives id {int(ids_BL.max())}, and the text tower knows "
-                f"{self.vocabulary}; the tokenizer is another model's"
+                f"evaluate.model: {self.path}: the tokenizer returns id {int(ids_BL.max())}, but the text tower has "
+                f"{self.vocabulary}; use the tokenizer of this model"
             )
         return ids_BL
 
 
 @torch.no_grad()
 def _try_text(model: Towers, path: Path) -> None:
-    rows_BL = model.text_rows([_TRIED])
+    rows_BL = model.text_rows([_TEST_TEXT])
     try:
         model.encode_text(rows_BL)
     except (RuntimeError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"evaluate.model: {path}: its text tower cannot read rows of {rows_BL.shape[1]} tokens ({_first_line(error)}); the "
-            "tokenizer is another model's"
+            f"evaluate.model: {path}: the text tower cannot read rows of {rows_BL.shape[1]} tokens ({_first_line(error)}); use the "
+            "tokenizer of this model"
         ) from None
 
 
 def _vocabulary(module: Any) -> int:
     text = getattr(module, "text", module)
     table = getattr(text, "token_embedding", None)
-    # A tower of Hugging Face hides its own.
+    # Towers of Hugging Face have no `token_embedding` attribute.
     return int(table.num_embeddings if table is not None else text.vocab_size)
 
 
@@ -130,4 +126,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _two_ways() -> str:
-    return f"give a folder with {CONFIG_FILE} and its weights, or a checkpoint of tensors alone and its evaluate.architecture"
+    return f"give a folder with {CONFIG_FILE} and its weights, or a checkpoint with tensors only and its evaluate.architecture"

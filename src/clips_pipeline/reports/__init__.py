@@ -1,3 +1,3 @@
-"""HTML reports in Jinja2: the frame of all pages, the data health report, and the pages on a model."""
+"""HTML reports rendered with Jinja2: page layout, data health report, and model reports."""
 
 __all__ = ["data", "figure", "model", "page"]

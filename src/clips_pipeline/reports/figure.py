@@ -1,6 +1,6 @@
-"""Matplotlib figures as SVG that stands in a page and takes the page's colors, in the light, in the dark and on paper.
+"""Matplotlib figures as inline SVG in the colors of the page, for light and dark mode and for print.
 
-Matplotlib writes the colors below as they are; the page then puts its own variables in their places.
+Figures are drawn in the placeholder colors below, which are then replaced by CSS variables.
 """
 
 import io
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 INK, SOFT, LINE = "#010203", "#010204", "#010205"
 SERIES = tuple(f"#0103{number:02x}" for number in range(8))
-"""Eight colors that can be told apart; the style sheet gives them for light and dark."""
+"""Placeholders of eight distinguishable colors; style.css defines them for light and dark mode."""
 
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
     color: f"--series-{place + 1}" for place, color in enumerate(SERIES)
 }
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # letters stay letters: small, searchable, in the reader's font (style.css)
-    "text.parse_math": False,  # a dollar sign in foreign text is no formula
+    "svg.fonttype": "none",  # text stays text: small files, searchable, in the font of style.css
+    "text.parse_math": False,  # a dollar sign in a caption does not start a formula
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
     "axes.edgecolor": LINE,
@@ -50,7 +50,14 @@ _TOOLTIP = "tooltip:"
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its caption: drawing, title, what it shows in words, and how to read it."""
+    """A figure with its caption.
+
+    Attributes:
+        svg: the drawing.
+        title: title of the caption.
+        summary: what the figure shows, in words.
+        about: how to read it.
+    """
 
     svg: Markup
     title: str
@@ -59,42 +66,42 @@ class Chart:
 
 
 def svg(draw: Callable[["Figure"], None], description: str, *, size: tuple[float, float] = (4.0, 2.6)) -> Markup:
-    """A figure as `<svg>`; the same figure gives the same bytes.
+    """Draw a figure as `<svg>`. The same figure gives the same bytes.
 
     Args:
-        draw: draws on a figure, in the colors of this module.
-        described: plain text for those who do not see it; no two figures of a page have the same.
-        size: width and height in inches of 72 units; small, so that letters stay readable where the page is narrow.
+        draw: draws on a figure in the colors of this module.
+        described: alternative text; must be unique within a page.
+        size: width and height in inches of 72 units; small, so that text stays readable on narrow screens.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     description = escape_invisible(description)
-    # Names of markers and clips are digests with this salt: they differ between the figures of a page.
+    # Ids of markers and clip paths are digests with this salt, so they differ between the figures of a page.
     with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": description}), warnings.catch_warnings():
-        # Matplotlib measures with its own font, which lacks most scripts; the reader's browser has them.
+        # Matplotlib measures text with its own font, which lacks most scripts; browsers have them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(ElementTree.fromstring(stream.getvalue()), description)  # noqa: S314 - Matplotlib has written it
+    return _inline(ElementTree.fromstring(stream.getvalue()), description)  # noqa: S314 - written by Matplotlib
 
 
-def label(foreign: object, most: int = 40) -> str:
-    """Foreign text for a figure, short and with nothing hidden; `svg` escapes it."""
-    shown = escape_invisible(str(foreign))
+def label(text: object, most: int = 40) -> str:
+    """Shorten untrusted text for a figure and make hidden characters visible; `svg` escapes it."""
+    shown = escape_invisible(str(text))
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def set_tooltip(artist: "Artist", summary: str) -> None:
-    """What the browser shows while the pointer is over it."""
+    """Set the tooltip that the browser shows on hover."""
     artist.set_gid(_TOOLTIP + escape_invisible(summary))
 
 
 def _inline(root: ElementTree.Element, description: str) -> Markup:
-    """Without namespaces, which HTML knows by itself; without names of groups, metadata and style sheet."""
+    """Convert to inline SVG: no namespaces, group ids, metadata or style sheet; tooltips become `<title>` elements."""
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
@@ -110,4 +117,4 @@ def _inline(root: ElementTree.Element, description: str) -> Markup:
     drawn = ElementTree.tostring(root, encoding="unicode")
     for color, variable in _VARIABLES.items():
         drawn = drawn.replace(color, f"var({variable})")
-    return Markup(drawn)  # noqa: S704 - every text in it is escaped by ElementTree
+    return Markup(drawn)  # noqa: S704 - ElementTree escapes all text

@@ -1,7 +1,7 @@
-"""The frame of all HTML reports: Jinja2 with autoescape, one style sheet, and how numbers are written.
+"""Layout of all HTML reports: Jinja2 environment with autoescape, and formatting of numbers.
 
-A page is one file that needs nothing else, readable on a phone, in the dark and on paper. Captions, keys and reasons are foreign
-text: what a template prints is escaped, and characters that hide or reorder text are spelled out.
+A page is a single self-contained file for phones, dark mode and print. Captions, keys and reasons are untrusted text: template
+output is escaped, and characters that hide or reorder text are written as code points.
 """
 
 import base64
@@ -18,9 +18,9 @@ from clips_pipeline.io.atomic import write_text
 
 _MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
-# Blanks are meant to be seen as such. Joiners make letters of many scripts and pictures of families; a soft hyphen does no harm.
+# Whitespace, joiners (needed by many scripts and by emoji) and the soft hyphen are not escaped.
 _HARMLESS = "\t\n\r\u200c\u200d\u00ad"
-# No characters at all: an SVG that holds one cannot be read.
+# Noncharacters: an SVG file with one of them cannot be parsed.
 _NO_CHARACTERS = "\ufffe\uffff"
 
 _SUMMARY = ("<!-- summary -->", "<!-- end of summary -->")
@@ -28,8 +28,8 @@ _SUMMARY = ("<!-- summary -->", "<!-- end of summary -->")
 
 @cache
 def environment() -> Environment:
-    """The templates of this package, and the filters that they share."""
-    made = Environment(
+    """Return the Jinja2 environment with the templates of this package and their filters."""
+    environment = Environment(
         loader=PackageLoader("clips_pipeline.reports"),
         autoescape=True,
         extensions=["jinja2.ext.do"],
@@ -39,7 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "number": format_number,
         "percent": format_percent,
         "bytes": format_bytes,
@@ -47,59 +47,59 @@ def environment() -> Environment:
         "data_url": data_url,
         "median": median,
     }
-    return made
+    return environment
 
 
 def render(template: str, **values: Any) -> str:
-    """A whole page.
+    """Render a page.
 
     Args:
-        template: file name within `templates`.
-        values: what it prints. Text is escaped; only `Markup` stands in the page as it is.
+        template: file name in `templates`.
+        values: variables of the template. Text is escaped, except for `Markup`.
 
     Raises:
-        jinja2.UndefinedError: the template asks for a value that is not there.
+        jinja2.UndefinedError: the template uses a variable that is missing.
     """
     return environment().get_template(template).render(values)
 
 
 def write_page(html: str, path: Path) -> Path:
-    """Write it atomically; folders above are made."""
+    """Write a page atomically and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, html)
     return path
 
 
 def summary_of(html: str) -> str:
-    """The summary of a page that extends `page.html`, as HTML; empty where there is none."""
-    # Escaped text holds no "<", so the marks are the template's.
+    """Return the summary block of a page that extends `page.html`, as HTML; empty if it has none."""
+    # Escaped text contains no "<", so the markers come from the template.
     return html.partition(_SUMMARY[0])[2].partition(_SUMMARY[1])[0].strip()
 
 
-def escape_invisible(foreign: str) -> str:
-    """Foreign text in which nothing is hidden.
+def escape_invisible(text: str) -> str:
+    """Make hidden characters of untrusted text visible.
 
-    Control characters, those that turn the direction of writing and halves of characters are spelled out as `[U+202E]`, so
-    that they are seen and do nothing.
+    Control characters, characters that change the text direction, and lone surrogates are replaced by code points such as
+    `[U+202E]`.
     """
-    return foreign if foreign.isprintable() else "".join(map(_escape_letter, foreign))
+    return text if text.isprintable() else "".join(map(_escape_letter, text))
 
 
 def shorten(value: object, most: int) -> str:
-    """Text of at most so many characters; what is longer is cut, and its length told."""
+    """Truncate text to `most` characters and append the full length."""
     whole = str(value)
     return whole if len(whole) <= most else f"{whole[:most]}… ({format_number(len(whole))} characters)"
 
 
 def format_number(value: float) -> str:
-    """`1,234,567`; what is no integer with three digits: `0.123`, `12.3`, `123`."""
+    """Format a number: integers as `1,234,567`, others with three significant digits: `0.123`, `12.3`, `123`."""
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def format_percent(part: float, whole: float) -> str:
-    """`12.3 %`; a dash where there is nothing to divide. What occurs is never shown as 0, nor what lacks as all."""
+    """Format a fraction as `12.3 %`; a dash if `whole` is 0. Only exact values are shown as 0 % and 100 %."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -111,10 +111,10 @@ def format_percent(part: float, whole: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Bytes as `1.2 MB`, in powers of 1,000."""
+    """Format a number of bytes as `1.2 MB`, in powers of 1,000."""
     unit = "B"
     for larger in ("kB", "MB", "GB", "TB"):
-        # What would be rounded to 1000 belongs to the next unit.
+        # A value that rounds to 1000 belongs to the next unit.
         if count < 999.5:
             break
         count, unit = count / 1000, larger
@@ -122,17 +122,17 @@ def format_bytes(count: float) -> str:
 
 
 def data_url(data: bytes, extension: str) -> str:
-    """An encoded image as an address that holds it.
+    """Return an encoded image as a data URL.
 
     Args:
-        data: the file.
+        data: content of the image file.
         extension: jpg, png or webp.
     """
     return f"data:{_MEDIA[extension]};base64,{base64.b64encode(data).decode()}"
 
 
 def _finalize(value: object) -> object:
-    """Jinja2 calls it for whatever a template prints."""
+    """Process every value that a template prints (called by Jinja2)."""
     return value if isinstance(value, Markup) else escape_invisible(str(value))
 
 

@@ -1,10 +1,10 @@
-"""The captions of one sample, as the rows each part of the model reads (CLIPS paper, section 3).
+"""Rows of ids of one sample's captions, for text tower and captioner (CLIPS paper, section 3).
 
-- the web caption, whole, for the text tower: contrast, and condition of the captioner;
-- a fragment of the synthetic caption, for the text tower: contrast only;
-- the synthetic caption, whole, as the captioner's target.
+- The whole web caption, for the text tower: contrastive loss, and condition of the captioner.
+- A fragment of the synthetic caption, for the text tower: contrastive loss only.
+- The whole synthetic caption, as target of the captioner.
 
-Other methods read less: `text.methods` has the table.
+The table in `text.methods` lists what other methods read.
 """
 
 import hashlib
@@ -22,15 +22,16 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """Lengths of the rows and the fragment.
+    """Lengths of the rows, and the fragment strategy.
 
     Attributes:
-        context_length: places of a text tower row, three of them for BOS, EOS and CLS.
-        target_length: places of a target row, two of them for BOS and EOS.
-        fragment: how the fragment is made; its budget must fit into a text tower row.
-        synthetic_fraction: of the samples that show their synthetic caption in place of the web caption, where the method mixes.
-        web_tokens: ids that training leaves of a web caption, its first ones; None is all that the row holds. For studies of
-            what shorter web captions do.
+        context_length: length of a text tower row, including BOS, EOS and CLS.
+        target_length: length of a target row, including BOS and EOS.
+        fragment: fragment strategy; its budget must fit into a text tower row.
+        synthetic_fraction: fraction of the samples that use the synthetic caption in place of the web caption (methods mixture
+            and coca).
+        web_tokens: number of ids of a web caption that training reads, from its start; None reads as many as the row holds.
+            For studies of shorter web captions.
     """
 
     context_length: Annotated[int, Ge(4), Le(65_536)] = 80
@@ -40,29 +41,29 @@ class CaptionConfig:
     web_tokens: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        room = self.context_length - 3
-        if self.fragment.tokens is not None and self.fragment.tokens > room:
+        capacity = self.context_length - 3
+        if self.fragment.tokens is not None and self.fragment.tokens > capacity:
             raise ConfigError(
-                f"fragment.tokens: {self.fragment.tokens} is more than context_length {self.context_length} holds; "
-                f"use at most {room}, or context_length {self.fragment.tokens + 3}"
+                f"fragment.tokens: {self.fragment.tokens} exceeds the capacity of context_length {self.context_length}; "
+                f"use at most {capacity}, or context_length {self.fragment.tokens + 3}"
             )
 
 
 class CaptionRows(NamedTuple):
-    """Rows of ids of one sample. What a method does not read is an empty row."""
+    """Rows of ids of one sample. A row that the method does not read is empty."""
 
     web: list[int]
-    """`context_length` ids: the caption that is contrasted first, or alone."""
+    """`context_length` ids: the caption of the first (or only) contrastive term."""
     fragment: list[int]
-    """`context_length` ids, or none."""
+    """`context_length` ids, or empty."""
     target: list[int]
-    """`target_length` ids, or none."""
+    """`target_length` ids, or empty."""
 
 
 class CaptionReader:
-    """Turns the two captions of a sample into rows, the same way in every process.
+    """Makes the rows of a sample from its two captions.
 
-    What is drawn is a pure function of (seed, epoch, key): it depends neither on the worker nor on what was read before.
+    Random choices are a pure function of (seed, epoch, key), independent of the loader worker and of previous samples.
     """
 
     def __init__(self, config: CaptionConfig, tokenizer: Tokenizer, seed: int, method: Method = "clips") -> None:
@@ -72,20 +73,20 @@ class CaptionReader:
         self.method = method
         self._fragment = config.fragment
         if config.fragment.strategy != "sub_caption" and config.fragment.tokens is None:
-            # Without this a mask without budget would always be the caption's beginning, cut by the row.
+            # Without a budget, a mask would keep the whole caption, which the row then truncates to its beginning.
             self._fragment = replace(config.fragment, tokens=config.context_length - 3)
 
     def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> CaptionRows:
-        """Rows of one sample.
+        """Make the rows of one sample.
 
-        When the synthetic caption has no usable piece, the web caption stands in for fragment and target, as published.
-        Both may be empty: then the rows hold specials only. Methods other than `clips` read one text: `text.methods`.
+        If the synthetic caption has no usable piece, the web caption replaces fragment and target, as published. If both
+        captions are empty, the rows contain special ids only. Methods other than `clips` read one text, see `text.methods`.
 
         Args:
-            web: the caption found on the web.
-            synthetic: the caption a model wrote.
-            epoch: passes over the data so far; another epoch gives another fragment.
-            key: names the sample within its data set.
+            web: web caption.
+            synthetic: synthetic caption.
+            epoch: number of completed passes over the data; the fragment changes with it.
+            key: key of the sample.
         """
         tokenizer, config = self.tokenizer, self.config
         if self.method != "clips":
@@ -115,15 +116,15 @@ class CaptionReader:
 
 
 def generator(seed: int, epoch: int, key: str, purpose: str = "") -> random.Random:
-    """A generator that is a pure function of its arguments, on every machine and in every process.
+    """Return a random generator that is a pure function of the arguments, on every machine and in every process.
 
     Args:
-        seed: of the training.
-        epoch: passes over the data so far.
-        key: of the sample.
-        purpose: another purpose, of at most 16 bytes, draws other numbers for the same sample.
+        seed: seed of the training.
+        epoch: number of completed passes over the data.
+        key: key of the sample.
+        purpose: name of the random stream, at most 16 bytes; streams of one sample are independent.
     """
-    # Python's own hash() of a string differs from process to process.
+    # Python's hash() of a string differs between processes.
     text = f"{seed}/{epoch}/{key}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=8, person=purpose.encode()).digest()
-    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - no secret depends on it
+    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not used for cryptography

@@ -1,13 +1,13 @@
-"""Bytes that a text spells instead of holding: `caf\\xc3\\xa9` with backslashes, as many web captions of Recap-DataComp-1B do."""
+"""Decoding of byte escapes such as `caf\\xc3\\xa9`, which many web captions of Recap-DataComp-1B contain literally."""
 
 import re
 
-# Bytes from 0x80 only: those below are letters, or the `\x64` of a path, and no writer spells them so.
+# Only bytes from 0x80: lower ones are ASCII, which is not escaped, so `\x64` is part of a path.
 _RUN = re.compile(r"(?:\\x[89a-fA-F][0-9a-fA-F])+")
 
 
 def decode_byte_escapes(text: str) -> str:
-    """Each run of spelt bytes that is whole UTF-8 becomes the characters it stands for; all else stays as it is."""
+    """Replace each run of byte escapes that is valid UTF-8 by its characters. Other text does not change."""
     return _RUN.sub(_decoded, text) if "\\x" in text else text
 
 

@@ -1,7 +1,7 @@
-"""Fragments: the short part of a long synthetic caption that the text tower reads (CLIPS paper, section 3.1).
+"""Fragment strategies: the short part of a long synthetic caption that the text tower reads (CLIPS paper, section 3.1).
 
-Every strategy keeps the caption's order, is deterministic given its generator, and never returns more than its budget.
-`docs/fragments.md` tells every edge case with examples.
+Every strategy keeps the order of the caption, is deterministic given its generator, and never exceeds its budget.
+`docs/fragments.md` lists all edge cases with examples.
 """
 
 import random
@@ -18,16 +18,15 @@ Strategy = Literal["sub_caption", "truncation", "random_mask", "block_mask"]
 
 @dataclass(frozen=True)
 class FragmentConfig:
-    """How a fragment is made.
+    """Parameters of a fragment.
 
     Attributes:
-        strategy: see the functions of this module; `sub_caption` is the published default.
-        tokens: the budget in ids of the body, specials not counted. None means no budget: `sub_caption` takes one
-            sentence, as published, and the others take the whole caption (a `CaptionReader` gives them the room
-            of its row).
-        blank_pieces: what `sub_caption` without a budget does with pieces that hold no id, such as the blank after a
-            caption's last stop. "keep" is published: such a piece may be drawn and gives an empty text. "drop" never
-            draws one. With a budget they are always passed over.
+        strategy: one of the functions of this module; `sub_caption` is the published default.
+        tokens: budget in ids, without special ids. None is no budget: `sub_caption` takes one sentence, as published, and
+            the other strategies the whole caption (in `CaptionReader`, the capacity of the row).
+        blank_pieces: treatment of pieces without ids, such as the space after the last stop, by `sub_caption` without a
+            budget. "keep" is published: such a piece may be drawn and gives an empty text. "drop" never draws one. With a
+            budget they are always skipped.
     """
 
     strategy: Strategy = "sub_caption"
@@ -36,22 +35,22 @@ class FragmentConfig:
 
     def __post_init__(self) -> None:
         if self.blank_pieces == "drop" and self.strategy != "sub_caption":
-            raise ConfigError(f"blank_pieces: only sub_caption has pieces, not {self.strategy}; remove the key")
+            raise ConfigError(f"blank_pieces: applies to sub_caption only, not to {self.strategy}; remove the key")
 
 
 def fragment(caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: random.Random) -> list[int] | None:
-    """Body ids of a fragment of `caption`.
+    """Make a fragment of `caption`, as ids without special ids.
 
     Args:
-        caption: the synthetic caption.
+        caption: synthetic caption.
         config: strategy and budget.
-        tokenizer: gives the body ids.
-        rng: the only source of chance; how often it is asked depends on the caption.
+        tokenizer: tokenizer of the model.
+        rng: random generator; the number of draws depends on the caption.
 
     Returns:
-        At most `config.tokens` ids. None where the caption has no usable piece: no id at all, or for `sub_caption`
-        nothing but stops; the caller then takes the web caption. The list is empty in one case only, the published one:
-        `sub_caption` without budget, `blank_pieces="keep"`, and a blank piece drawn.
+        At most `config.tokens` ids. None if the caption has no usable piece (no ids, or for `sub_caption` only stops); the
+        caller then uses the web caption. The list is empty in one case only, which is published behavior: `sub_caption`
+        without a budget, `blank_pieces="keep"`, and a blank piece drawn.
     """
     if config.strategy == "sub_caption":
         if config.tokens is None:
@@ -70,9 +69,9 @@ def fragment(caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: ra
 
 
 def draw_sentence(caption: str, tokenizer: Tokenizer, rng: random.Random, *, drop_blank: bool) -> list[int] | None:
-    """One sub-caption, each with the same chance, whole: the published training default.
+    """Draw one whole sub-caption uniformly: the published training default.
 
-    Short and long sentences are equally likely, and so are equal ones at two places. None without any piece.
+    Short and long sentences are equally likely; repeated sentences count once per occurrence. None if there are no pieces.
     """
     pieces = split_sub_captions(caption)
     if not drop_blank:
@@ -82,41 +81,41 @@ def draw_sentence(caption: str, tokenizer: Tokenizer, rng: random.Random, *, dro
 
 
 def draw_sentences(caption: str, tokens: int, tokenizer: Tokenizer, rng: random.Random) -> list[int] | None:
-    """Distinct random sub-captions until `tokens` ids are full, in the caption's order (the paper's length study).
+    """Draw distinct sub-captions until the budget of `tokens` ids is full (the paper's length study).
 
-    Sentences are drawn without replacement; the last one drawn is cut at its end to fill the budget exactly, and every
-    sentence drawn before it is whole. The paper shows two sentences, the second cut, and does not say how they are
-    ordered; the caption's order is kept so that later sentences still refer back to earlier ones.
+    Sentences are drawn without replacement and returned in the order of the caption. The last one drawn is truncated to fill
+    the budget exactly; the others are whole. The paper shows two sentences, the second truncated, and does not specify the
+    order; the order of the caption is kept so that later sentences still refer to earlier ones.
 
-    A caption that fits as it stands comes back untouched, stops included, as from every other strategy. None when no
-    sub-caption holds an id.
+    A caption within the budget is returned unchanged, including stops, as by every other strategy. None if no sub-caption
+    has ids.
     """
     pieces = split_sub_captions(caption)
     whole = tokenizer.body(caption)
     if len(whole) <= tokens:
         return whole if any(tokenizer.body(piece) for piece in pieces) else None
     taken: list[tuple[int, list[int]]] = []
-    room = tokens
+    remaining = tokens
     for place in rng.sample(range(len(pieces)), len(pieces)):
-        ids = tokenizer.body(pieces[place])[:room]
+        ids = tokenizer.body(pieces[place])[:remaining]
         taken.append((place, ids))
-        room -= len(ids)
-        if not room:
+        remaining -= len(ids)
+        if not remaining:
             break
     joined = [index for _, ids in sorted(taken) for index in ids]
     return joined or None
 
 
 def random_mask(body: Sequence[int], tokens: int, rng: random.Random) -> list[int]:
-    """`tokens` ids of `body` at random places, each set of places with the same chance, order kept.
+    """Draw `tokens` ids of `body` at random positions, uniformly over all sets of positions, in order.
 
-    The published JAX code leaves the ids shuffled; the paper's figure shows them in order, and so does this.
+    The published JAX code leaves the ids shuffled; the paper's figure shows them in order, as does this function.
     """
     places = sorted(rng.sample(range(len(body)), min(tokens, len(body))))
     return [body[place] for place in places]
 
 
 def block_mask(body: Sequence[int], tokens: int, rng: random.Random) -> list[int]:
-    """`tokens` neighbouring ids; every start from the first to the last possible, inclusive, has the same chance."""
+    """Draw `tokens` contiguous ids; the start is uniform over all possible positions, inclusive."""
     start = rng.randint(0, max(0, len(body) - tokens))
     return list(body[start : start + tokens])

@@ -1,14 +1,14 @@
-"""The methods that can be compared, by name; they share data order, towers, losses and everything else that can be shared.
+"""Training methods. They share sample order, towers and losses.
 
 | method | text tower reads | captioner |
 | --- | --- | --- |
 | clip | the web caption | none |
-| mixture | the web caption, or for a share of the samples the whole synthetic one | none |
-| coca | the same as mixture | predicts that very text from the image and the words before (teacher forcing) |
-| clips | the web caption, and a fragment of the synthetic one | predicts the whole synthetic caption at once |
+| mixture | the web caption, or for a fraction of the samples the whole synthetic caption | none |
+| coca | the same as mixture | predicts the same text from the image and the previous tokens (teacher forcing) |
+| clips | the web caption, and a fragment of the synthetic caption | predicts the whole synthetic caption in parallel |
 
-`mixture` is how the paper re-runs CLIPA, and `coca` how it re-runs CoCa: "original caption with probability 80 %, synthetic 20 %"
-(CLIPS paper, project page; docs/method.md).
+`mixture` is the paper's setting for CLIPA, and `coca` its setting for CoCa: "original caption with probability 80 %,
+synthetic 20 %" (CLIPS paper, project page; docs/method.md).
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The published rule that cuts a synthetic caption into sub-captions."""
+"""Splitting of synthetic captions into sub-captions, by the published rule."""
 
 import re
 
@@ -6,14 +6,14 @@ _STOPS = re.compile(r"[.!]+")
 
 
 def split_sub_captions(caption: str) -> list[str]:
-    """Every sub-caption of `caption`, in order.
+    """Split `caption` into its sub-captions, in order.
 
-    The published rule, exactly: each run of "." or "!" becomes "|", the text is split at "|", empty pieces are dropped.
-    What follows from it is kept too:
+    The rule is exactly the published one: replace each run of "." or "!" by "|", split at "|", and drop empty pieces.
+    Consequences:
 
-    - the stops are gone, blanks at the ends of a piece stay, and a piece of blanks only is a piece;
-    - "|" in the caption splits as well; "?", "…" and full-width stops do not;
-    - decimals and abbreviations split: "3.50" gives "3" and "50";
-    - no stop at all gives one piece, the whole caption; nothing but stops gives none.
+    - Stops are removed; spaces at the ends of a piece stay, and a piece of spaces only is a piece.
+    - "|" in the caption splits too; "?", "…" and full-width stops do not.
+    - Decimals and abbreviations split: "3.50" gives "3" and "50".
+    - A caption without stops is one piece; a caption of stops only has none.
     """
     return [piece for piece in _STOPS.sub("|", caption).split("|") if piece]

@@ -226,7 +226,7 @@ def test_labels_alone_give_accuracy_alone(embedder, shards, tmp_path):
     assert set(found.metrics) == {f"zero_shot/scenes/{name}" for name in ACCURACIES}
     assert found.per_item[0]["image_to_text_rank"] is None
     write_evaluation(found, tmp_path / "e.html")
-    with pytest.raises(ConfigError, match="neither captions nor labelled classes"):
+    with pytest.raises(ConfigError, match="neither captions nor class labels"):
         evaluate_records(embedder, lambda: records, None, CPU)
 
 
@@ -251,7 +251,7 @@ def test_embeddings_have_length_one_and_damaged_files_are_refused(embedder):
     for damaged in (b"no image", png()[:40], b""):
         with pytest.raises(UndecodableImageError):
             open_image(damaged)
-    with pytest.raises(ValueError, match="nothing to embed"):
+    with pytest.raises(ValueError, match="no images or texts to embed"):
         embedder.texts([])
 
 

@@ -40,7 +40,7 @@ def test_a_diverged_model_is_an_error_that_names_the_metric(embedder, shards):
     with pytest.raises(ConfigError, match="caption/scenes/loss is nan"):
         evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
     embedder.model.vision.head.weight.data.fill_(math.nan)
-    with pytest.raises(ConfigError, match="retrieval/scenes: image embeddings hold NaN"):
+    with pytest.raises(ConfigError, match="retrieval/scenes: image embeddings contain NaN"):
         evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
 
 

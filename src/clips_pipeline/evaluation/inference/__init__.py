@@ -1,3 +1,3 @@
-"""What a model makes of images and texts: embeddings, written captions, and the cache of both."""
+"""Inference: embeddings, caption decoding, and the embedding cache."""
 
 __all__ = ["caption_decoding", "caption_examples", "embed", "embedding_cache", "image_pass", "training_retrieval"]

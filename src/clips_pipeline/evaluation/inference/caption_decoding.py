@@ -1,11 +1,13 @@
-"""Captions written by a trained captioner: all words at once, or by a beam. CLIPS paper, section 3; docs/training.md.
+"""Caption decoding: parallel, or by beam search. CLIPS paper, section 3; docs/training.md.
 
-CLIPS predicts every place from image, web caption and learned queries; no word is an input. Its distribution over captions
-is therefore a product over places: the likeliest word of each place is the likeliest caption. A beam finds the likeliest
-captions under a condition that ties places together (no word twice in a row, which independent places are prone to). CoCa's
-captioner reads the words before, so it goes through the same beam with one pass of the model for each place.
+The CLIPS captioner predicts every position from image, web caption and learned queries, and reads no caption tokens. Its
+distribution over captions is therefore a product over positions: the most likely token of each position gives the most likely
+caption. Beam search finds the most likely captions under a constraint that couples positions (no token twice in a row, an
+error to which independent positions are prone). CoCa's captioner is autoregressive: it uses the same beam search with one
+forward pass per position.
 
-Shapes: B batch, C H W image, L context, T target length, Q places, N hypotheses or valid targets, D width, V vocabulary.
+Shapes: B batch, C H W image, L context, T target length, Q queries (positions), N hypotheses or valid targets, D width,
+V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +19,16 @@ from torch import Tensor
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
-_AT_ONCE = 8
+_IMAGES_PER_CHUNK = 8
 _CHUNK_TOKENS = 1024
 
 NextLogProbs = Callable[[Sequence[list[int]]], Tensor]
-"""Hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
+"""Maps N hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids that are no words."""
+    """Special ids of decoding; `forbidden` ids are never written."""
 
     bos: int
     eos: int
@@ -34,14 +36,14 @@ class SpecialIds:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, rows: int) -> "SpecialIds":
-        """Those of a tokenizer, for a vocabulary head of so many rows, which may be more than it has pieces."""
+        """Return the special ids of a tokenizer, for a vocabulary head of `rows` rows, at least as many as it has pieces."""
         unused = range(tokenizer.vocab_size, rows)
         return cls(tokenizer.bos_id, tokenizer.eos_id, (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """Ids without BOS and EOS, and the sum of log-probabilities of these and of EOS if it came."""
+    """Ids without BOS and EOS, and the sum of their log-probabilities, including EOS if it was written."""
 
     ids: list[int]
     score: float
@@ -49,17 +51,17 @@ class Caption:
 
 @torch.no_grad()
 def log_probabilities(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
-    """Log-probabilities (B, Q, V) of all places in one pass, for the places that training gives a target.
+    """Compute log-probabilities (B, Q, V) of all positions that have a target in training, in one forward pass.
 
     Args:
-        model: with queries (method clips), in evaluation mode.
+        model: model with queries (method clips), in evaluation mode.
         images_BCHW: as `encode_image` takes them.
-        web_ids_BL: encoder rows of the web captions; of an empty text where there is none.
+        web_ids_BL: encoder rows of the web captions, or of an empty text.
 
     Raises:
         ValueError: the model has no such captioner.
     """
-    # The last query never has a target: a row of T ids has T - 1 words to predict.
+    # The last query never has a target: a row of T ids has T - 1 ids to predict.
     return model.caption_logits(images_BCHW, web_ids_BL)[:, :-1].float().log_softmax(dim=-1)
 
 
@@ -67,26 +69,26 @@ def log_probabilities(model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor
 def caption_nats(
     model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, target_ids_BT: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How well the captioner predicts the synthetic captions of unseen images: cross-entropy of each caption.
+    """Compute the cross-entropy of each synthetic caption.
 
-    The metric is the mean over all valid target tokens of a split, so long captions weigh more than short ones; `exp` of it is
-    the perplexity.
+    The metric is the mean over all valid target tokens of a split, so long captions have a larger weight than short ones. Its
+    exponential is the perplexity.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         images_BCHW: as `encode_image` takes them.
         web_ids_BL: encoder rows of the web captions.
         target_ids_BT: target rows of the synthetic captions.
 
     Returns:
-        (B,) float64 sums in nats, and (B,) numbers of valid target tokens (EOS counts, BOS and PAD do not).
+        (B,) sums in nats, float64, and (B,) numbers of valid target tokens (EOS counts, BOS and PAD do not).
 
     Raises:
         ValueError: the model has no captioner.
     """
     if model.captioner is None:
         raise ValueError("the model has no captioner, so there is no caption loss")
-    # The fragment feeds the contrastive term only, which is not looked at here.
+    # The fragment only affects the contrastive term, which is not used here, so its row is empty.
     output = model(images_BCHW, web_ids_BL, web_ids_BL[:, :0], target_ids_BT)
     tokens_B = (target_ids_BT[:, 1:] != model.config.text.pad_id).sum(dim=1)
     weight_VD = model.captioner.head.weight
@@ -101,7 +103,7 @@ def caption_nats(
 
 
 def decode_parallel(log_p_BQV: Tensor, specials: SpecialIds) -> list[Caption]:
-    """The likeliest caption of each image: the likeliest id of every place, up to the first EOS."""
+    """Return the most likely caption of each image: the most likely id of every position, up to the first EOS."""
     log_p_BQV = _mask_forbidden(log_p_BQV, specials)
     best_BQ = log_p_BQV.max(dim=-1)
     found = []
@@ -114,19 +116,19 @@ def decode_parallel(log_p_BQV: Tensor, specials: SpecialIds) -> list[Caption]:
 def decode_captions_parallel(
     model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer
 ) -> list[str]:
-    """The likeliest caption of each image, as text; the logits of a few images are held at a time.
+    """Return the most likely caption of each image as text. Logits are held for a few images at a time.
 
     Args:
         model: as in `log_probabilities`.
-        images_BCHW: as there.
-        web_ids_BL: as there.
-        tokenizer: the model's.
+        images_BCHW: as in `log_probabilities`.
+        web_ids_BL: as in `log_probabilities`.
+        tokenizer: tokenizer of the model.
     """
-    assert model.captioner is not None  # noqa: S101  (`log_probabilities` says so)
+    assert model.captioner is not None  # noqa: S101  (`log_probabilities` raises otherwise)
     specials = SpecialIds.of(tokenizer, model.captioner.config.vocab_size)
     found = []
     for images_bCHW, web_ids_bL in zip(
-        torch.split(images_BCHW, _AT_ONCE), torch.split(web_ids_BL, _AT_ONCE), strict=True
+        torch.split(images_BCHW, _IMAGES_PER_CHUNK), torch.split(web_ids_BL, _IMAGES_PER_CHUNK), strict=True
     ):
         found += decode_parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
     return [tokenizer.decode(caption.ids) for caption in found]
@@ -141,15 +143,15 @@ def beam_search(
     length_penalty: float = 0.0,
     repeat: bool = False,
 ) -> list[Caption]:
-    """The likeliest captions that the beam meets, best first.
+    """Return the best captions found by beam search, best first.
 
     Args:
-        following: what comes next.
-        places: ids of a caption at most, EOS included.
-        specials: ids that are no words; `forbidden` ones are never written.
-        width: hypotheses kept.
+        following: log-probabilities of the next ids.
+        places: maximum number of ids of a caption, including EOS.
+        specials: special ids; `forbidden` ones are never written.
+        width: beam width.
         length_penalty: captions are ranked by score / length ** length_penalty; 0 ranks by probability.
-        repeat: whether a word may come twice in a row.
+        repeat: whether an id may occur twice in a row.
 
     Raises:
         ValueError: `width` or `places` is below 1.
@@ -169,7 +171,7 @@ def beam_search(
                 if caption.ids:
                     row_V[caption.ids[-1]] = -torch.inf
         scores_NV = log_p_NV + torch.tensor([[caption.score] for caption in alive], device=log_p_NV.device)
-        # At most one of a hypothesis's followers is EOS, so twice the width leaves `width` that go on.
+        # At most one continuation of a hypothesis is EOS, so of 2 x width candidates at least `width` continue.
         best = scores_NV.flatten().topk(min(2 * width, scores_NV.numel()))
         vocabulary = log_p_NV.shape[1]
         extended: list[Caption] = []
@@ -183,7 +185,7 @@ def beam_search(
                 extended.append(Caption([*alive[number].ids, word], score))
         alive = extended
         ended = sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
-        # Without a penalty a longer caption is never likelier than its beginning.
+        # Without a length penalty, a longer caption is never more likely than its prefix.
         settled = length_penalty == 0.0 and len(ended) == width and alive and ended[-1].score >= alive[0].score
         if not alive or settled:
             break
@@ -193,20 +195,20 @@ def beam_search(
 
 
 def next_from_positions(log_p_QV: Tensor) -> NextLogProbs:
-    """`next_log_probs` of one image whose places have been predicted at once."""
+    """Return `next_log_probs` for one image whose positions have been predicted in parallel."""
     return lambda hypotheses: log_p_QV[len(hypotheses[0])].expand(len(hypotheses), -1)
 
 
 @torch.no_grad()
 def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogProbs:
-    """`next_log_probs` of one image for a captioner that reads the words before (method coca).
+    """Return `next_log_probs` for one image and an autoregressive captioner (method coca).
 
     Raises:
         ValueError: the model has no such captioner.
     """
     captioner = model.captioner
     if captioner is None or captioner.token_embedding is None:
-        raise ValueError("only a captioner of method coca reads the words before")
+        raise ValueError("only a captioner of method coca is autoregressive; use `next_from_positions`")
     image_1PD = model.vision(image_CHW[None]).tokens_BPD
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A few held-out pictures with what the captioner writes about them, as data and as one picture.
+"""Example captions of held-out images, as data and as a figure.
 
 Shapes: C H W image, L context length.
 """
@@ -33,15 +33,15 @@ from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 _COLUMNS = 3
-# By the mean over words: every word makes a caption less likely, so by their product the best one often says nothing.
+# Rank by the mean log-probability: by the sum, which decreases with every token, an empty caption often ranks first.
 _LENGTH_PENALTY = 1.0
-_LINE = 70  # letters below a picture
-_SHOWN = 220  # of a caption
+_LINE = 70  # characters per line below an image
+_SHOWN = 220  # characters of a caption
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One picture: the captions it has, and those the model writes. `at_once` is None where the model cannot."""
+    """One image with its captions and those that the model writes. `at_once` is None for an autoregressive captioner."""
 
     key: str
     web: str
@@ -61,17 +61,17 @@ def caption_examples(
     width: int = 4,
     remote: ShardCache | None = None,
 ) -> tuple[list[CaptionedImage], list[Record]]:
-    """The first `count` samples of a split, captioned.
+    """Caption the first `count` samples of a split.
 
     Args:
-        model: with a captioner; stays where it is, and in the mode it is in.
-        shards_dir: of `prepare`.
-        split: which samples.
-        tokenizer: the model's.
-        images: resolution and normalisation.
-        count: pictures.
-        width: of the beam.
-        remote: where shards that are not on this machine are copied to.
+        model: model with a captioner; its device and mode do not change.
+        shards_dir: folder that `prepare` wrote.
+        split: split to read.
+        tokenizer: tokenizer of the model.
+        images: resolution and normalization.
+        count: number of images.
+        width: beam width.
+        remote: cache for shards in remote storage.
     """
     shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
     records = list(islice(shards.iterate(range(min(count, sum(shards.samples)))), count))
@@ -84,17 +84,17 @@ def caption_examples(
 def caption_record(
     model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform, *, width: int = 4
 ) -> CaptionedImage:
-    """What the model writes about the image of a sample.
+    """Caption the image of a sample.
 
     Args:
-        model: with a captioner, in evaluation mode.
-        record: its image, and its web caption, which the captioner is given.
-        tokenizer: the model's.
-        transform: the model's.
-        width: of the beam.
+        model: model with a captioner, in evaluation mode.
+        record: sample with the image and the web caption, which the captioner reads too.
+        tokenizer: tokenizer of the model.
+        transform: image transform of the model.
+        width: beam width.
 
     Raises:
-        UndecodableImageError: the bytes are no whole image.
+        UndecodableImageError: the image cannot be decoded.
     """
     image_CHW = transform(open_image(record.image)).to(next(model.parameters()).device)
     at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
@@ -105,14 +105,14 @@ def caption_record(
 def write_caption(
     model: ClipsModel, image_CHW: Tensor, web_caption: str, tokenizer: Tokenizer, *, width: int = 4
 ) -> tuple[str | None, str]:
-    """The caption that is written at once, None where the model cannot, and the beam's.
+    """Return the caption by parallel decoding, None for an autoregressive captioner, and the caption by beam search.
 
     Args:
-        model: with a captioner, in evaluation mode.
-        image_CHW: as the model's transform gives it, on the model's device.
-        web_caption: what a captioner of method clips is given.
-        tokenizer: the model's.
-        width: of the beam.
+        model: model with a captioner, in evaluation mode.
+        image_CHW: transformed image on the model's device.
+        web_caption: text that a captioner of method clips reads together with the image.
+        tokenizer: tokenizer of the model.
+        width: beam width.
 
     Raises:
         ValueError: the model has no captioner.
@@ -136,13 +136,13 @@ def write_caption(
 
 
 def examples_to_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
-    """For JSON."""
+    """Return the examples as plain values for JSON."""
     return {"step": step, "examples": [asdict(example) for example in examples]}
 
 
 def draw_examples(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:
-    """PNG of the pictures with their captions below."""
-    # The object interface and not pyplot: no global state, no display.
+    """Draw the images with their captions below, as PNG."""
+    # Matplotlib's object interface, since pyplot has global state.
     from matplotlib.figure import Figure
 
     rows = -(-len(examples) // _COLUMNS)
@@ -159,11 +159,11 @@ def draw_examples(examples: Sequence[CaptionedImage], records: Sequence[Record],
         text = "\n".join(
             textwrap.fill(f"{name}: {textwrap.shorten(line, _SHOWN, placeholder='…')}", _LINE) for name, line in lines
         )
-        # Captions are foreign text: a dollar sign in them is no formula.
+        # Escape dollar signs, which would start a formula.
         axes.set_xlabel(text.replace("$", r"\$"), fontsize=8)
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        # A sign that the font lacks is drawn as a box.
+        # A character that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Images and texts to embeddings, in batches.
+"""Embedding of images and texts in batches.
 
 Legend of suffixes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
@@ -23,16 +23,16 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 T = TypeVar("T")
 ImageTransform = Callable[[Image.Image], Tensor]
-"""One picture to the (C, H, W) float tensor that `encode_image` takes."""
+"""Maps one image to the (C, H, W) float tensor that `encode_image` takes."""
 
 
 class TowerEmbedder:
-    """Two towers that read in batches.
+    """Batched embedding with an image tower and a text tower.
 
     Args:
-        towers: their weights are moved to `device` and put into evaluation mode; there they stay.
+        towers: moved to `device` and switched to evaluation mode, permanently.
         batch_size: inputs per forward pass.
-        device: where the model runs.
+        device: device of the model.
     """
 
     def __init__(self, towers: Towers, *, batch_size: int = 64, device: str | torch.device = "cpu") -> None:
@@ -40,27 +40,27 @@ class TowerEmbedder:
         self.towers, self.batch_size, self.device = towers, batch_size, torch.device(device)
 
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
-        """(N, E) embeddings of length one; no more than a batch of pictures is held at a time."""
+        """Return (N, E) embeddings with unit norm. At most one batch of images is held in memory."""
         return _stack(self.image_batch(self.stack(batch)) for batch in iterate_batches(images, self.batch_size))
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
-        """(N, E) embeddings of length one; texts longer than the model's context are cut as in training."""
+        """Return (N, E) embeddings with unit norm. Texts longer than the context are truncated, as in training."""
         return _stack(
             self.text_batch(self.towers.text_rows(batch)) for batch in iterate_batches(texts, self.batch_size)
         )
 
     def stack(self, images: Iterable[Image.Image]) -> Tensor:
-        """(B, C, H, W) on the device."""
+        """Transform images and return them as a batch (B, C, H, W) on the device."""
         return torch.stack([self.towers.image_transform(image) for image in images]).to(self.device)
 
     @torch.no_grad()
     def image_batch(self, images_BCHW: Tensor) -> FloatArray:
-        """(B, E) embeddings of transformed images."""
+        """Return (B, E) embeddings of transformed images."""
         return _numpy(self.towers.encode_image(images_BCHW.to(self.device)))
 
     @torch.no_grad()
     def text_batch(self, ids_BL: Tensor) -> FloatArray:
-        """(B, E) embeddings of encoder rows."""
+        """Return (B, E) embeddings of encoder rows."""
         return _numpy(self.towers.encode_text(ids_BL.to(self.device)))
 
 
@@ -68,11 +68,11 @@ class Embedder(TowerEmbedder):
     """A model of this project, which may have a captioner.
 
     Args:
-        model: moved as above.
-        image_transform: for evaluation, without randomness.
-        tokenizer: the one the model was trained with; rows are as long as its context.
+        model: moved to `device` and switched to evaluation mode, permanently.
+        image_transform: deterministic transform for evaluation.
+        tokenizer: tokenizer that the model was trained with; rows are as long as the model's context.
         batch_size: inputs per forward pass.
-        device: where the model runs.
+        device: device of the model.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Embedder(TowerEmbedder):
 
 
 def open_image(data: bytes) -> Image.Image:
-    """A decoded picture.
+    """Decode an image.
 
     Raises:
-        UndecodableImageError: the bytes are no whole image.
+        UndecodableImageError: the bytes are not a complete image.
     """
     try:
         image = formats.open_image(data)
-        # Now, so that a damaged file is an error here and not somewhere in a transform.
+        # Decode here, so that a damaged file raises here and not inside a transform.
         image.load()
     except formats.DECODE_ERRORS as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
@@ -110,13 +110,13 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def retrieval_texts(record: Record) -> tuple[str, ...]:
-    """The captions an image is asked for: the human ones, or where there are none the one found on the web, if any."""
+    """Return the captions for retrieval: the human captions, or without any the web caption unless it is blank."""
     return record.captions or ((record.web_caption,) if record.web_caption.strip() else ())
 
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode from before outside: for a look at a model that is being trained."""
+    """Switch a model to evaluation mode and restore its mode on exit, for evaluations during training."""
     training = model.training
     model.eval()
     try:
@@ -126,14 +126,14 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where torch finds one; anything else is taken as it is."""
+    """Return the device of that name; `auto` is a GPU if torch finds one, else the CPU."""
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def iterate_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -147,5 +147,5 @@ def _numpy(embedding_BE: Tensor) -> FloatArray:
 def _stack(batches: Iterable[Any]) -> FloatArray:
     found = list(batches)
     if not found:
-        raise ValueError("nothing to embed: no image or text was given")
+        raise ValueError("no images or texts to embed")
     return np.concatenate(found)

@@ -1,7 +1,6 @@
-"""Embeddings kept between evaluations, under a digest of all they follow from: model, input, device and format version.
+"""Content-addressed embedding cache: the key is a digest of model, input, device, torch version and format version.
 
-Entries never go stale: another model, another set or another version of how embeddings are made has another name. The folder
-may be deleted at any time.
+Entries never go stale, since any other model, set or format version has another key. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -27,13 +26,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """The embeddings of one model.
+    """Cached embeddings of one model.
 
     Attributes:
-        folder: made when something is kept first; None keeps nothing.
+        folder: folder of the cache, created on first use; None disables the cache.
         model: digest of the model's files.
-        device: type of the device it runs on; another one rounds in another way.
-        samples: digest of the samples that are evaluated.
+        device: type of the device, since rounding differs between devices.
+        samples: digest of the evaluated samples.
     """
 
     folder: Path | None = None
@@ -41,33 +40,33 @@ class EmbeddingCache:
     device: str = ""
     samples: str = ""
 
-    def arrays(self, what: str, make: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
-        """What was kept under `what`, or else what `make` gives, which is kept."""
+    def load_or_compute(self, name: str, compute: Callable[[], Mapping[str, Array]]) -> Mapping[str, Array]:
+        """Return the cached arrays of `name`, or compute and store them."""
         if self.folder is None:
-            return make()
-        origin = "\0".join((self.model, self.device, torch.__version__, str(formats.EMBEDDINGS), what))
+            return compute()
+        origin = "\0".join((self.model, self.device, torch.__version__, str(formats.EMBEDDINGS), name))
         path = self.folder / f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.npz"
         try:
-            # Opened here: numpy leaves a damaged file open.
+            # Opened here, because NumPy leaves a damaged file open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-            log.info("%s: used again", path)
+                found = {key: file[key] for key in file.files}
+            log.info("%s: cached embeddings are used", path)
             return found
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s is damaged (%s); it is made again", path, error)
-        made = make()
+            log.warning("%s: damaged (%s); computing it again", path, error)
+        computed = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as temporary, temporary.open("wb") as out:
-            np.savez(out, **made)  # type: ignore[arg-type]  # its second parameter is no array
-        return made
+            np.savez(out, **computed)  # type: ignore[arg-type]  # its second parameter is not an array
+        return computed
 
-    def texts(self, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
-        """(N, E) embeddings of texts by `encode`, or as they were kept."""
+    def embed_texts(self, encode: Callable[[Iterable[str]], FloatArray], texts: Iterable[str]) -> FloatArray:
+        """Return (N, E) embeddings of texts, from the cache or by `encode`."""
         wanted = list(texts)
         digest = hashlib.sha256("".join(f"{len(text)} {text}" for text in wanted).encode("utf-8", "surrogatepass"))
-        found = self.arrays(f"texts {digest.hexdigest()}", lambda: {"embeddings": encode(wanted)})
+        found = self.load_or_compute(f"texts {digest.hexdigest()}", lambda: {"embeddings": encode(wanted)})
         return np.asarray(found["embeddings"])
 
 

@@ -1,4 +1,4 @@
-"""One pass over the images of a set: what the model makes of each, and what is asked of it.
+"""One pass over the images of a set: embeddings, caption loss and written captions, and the texts of each sample.
 
 Legend of suffixes: B batch, C H W image, L context length, T target length.
 """
@@ -29,14 +29,22 @@ from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.models.sizes import CaptionerConfig
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
 
-_AS_ARRAYS = ("embeddings", "nats")  # of `ImagePass`; its other fields are kept as JSON
+_AS_ARRAYS = ("embeddings", "nats")  # fields of `ImagePass`; the other fields are cached as JSON
 
 
 @dataclass
 class ImagePass:
-    """What one pass over the images leaves behind; pictures are not kept.
+    """Results of one pass over N images.
 
-    `captioned` names the images that the captions `written` are of.
+    Attributes:
+        keys, labels: of each image; None without a label.
+        texts: captions for retrieval of all images.
+        owners: for each of `texts`, the number of its image.
+        long_texts, long_owners: the same for the synthetic captions; empty unless requested.
+        embeddings: batches of image embeddings with unit norm.
+        nats, tokens: caption loss of each image, summed, and its number of target tokens; 0 without a captioner.
+        captioned: numbers of the images with written captions.
+        written, references: of each of `captioned`, the written caption and its reference captions.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -53,7 +61,7 @@ class ImagePass:
     references: list[list[str]] = field(default_factory=list)
 
     def to_arrays(self) -> dict[str, Array]:
-        """As `EmbeddingCache` keeps it; `from_arrays` is the inverse."""
+        """Return the arrays for `EmbeddingCache`; `from_arrays` is the inverse."""
         names = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _AS_ARRAYS}
         text = np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
         image_NE = np.concatenate(self.embeddings) if self.embeddings else np.zeros((0, 0), np.float32)
@@ -61,16 +69,16 @@ class ImagePass:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "ImagePass":
-        """From what `to_arrays` gave."""
+        """Build from the result of `to_arrays`."""
         rest = json.loads(arrays["rest"].tobytes())
         return cls(embeddings=[arrays["embeddings"]], nats=arrays["nats"].tolist(), **rest)
 
 
 def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> ImagePass:
-    """Embed every image and note what it is asked; with a captioner, measure and write captions.
+    """Embed every image and collect its texts. With a captioner, also compute caption losses and write captions.
 
     Raises:
-        ConfigError: a picture cannot be decoded.
+        ConfigError: an image cannot be decoded.
     """
     found = ImagePass()
     for batch in iterate_batches(records, embedder.batch_size):
@@ -83,17 +91,17 @@ def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: E
                 found.long_owners.append(len(found.keys))
             found.keys.append(record.key)
             found.labels.append(record.label)
-        images_BCHW = embedder.stack(_picture(record) for record in batch)
+        images_BCHW = embedder.stack(_decode(record) for record in batch)
         found.embeddings.append(embedder.image_batch(images_BCHW))
         if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
-            _captioned(embedder, embedder.model.config.captioner, batch, images_BCHW, config, found)
+            _caption_batch(embedder, embedder.model.config.captioner, batch, images_BCHW, config, found)
         else:
             found.nats += [0.0] * len(batch)
             found.tokens += [0] * len(batch)
     return found
 
 
-def _captioned(
+def _caption_batch(
     embedder: Embedder,
     captioner: CaptionerConfig,
     batch: Sequence[Record],
@@ -101,31 +109,31 @@ def _captioned(
     config: EvaluationConfig,
     found: ImagePass,
 ) -> None:
-    """Caption loss of a batch, and the captions written for it."""
+    """Add the caption losses of a batch and the captions written for it to `found`."""
     lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
     reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
     rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
     web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
     target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
     nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
-    # An image without a long caption has no text that the captioner could be measured on.
+    # An image without a synthetic caption has no target.
     has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
     found.nats += (nats_B * has_B).tolist()
     found.tokens += (tokens_B * has_B).tolist()
     human = config.caption_references == "human"
     texts = [record.captions if human else (record.synthetic_caption,) for record in batch]
     references = [[text for text in of_image if text.strip()] for of_image in texts]
-    asked_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
-    if config.captioning and captioner.inputs == "queries" and asked_B.any():
+    scored_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
+    if config.captioning and captioner.inputs == "queries" and scored_B.any():
         first = len(found.keys) - len(batch)
         found.captioned += [first + i for i, texts in enumerate(references) if texts]
         found.written += decode_captions_parallel(
-            embedder.model, images_BCHW[asked_B], web_ids_BL[asked_B], embedder.tokenizer
+            embedder.model, images_BCHW[scored_B], web_ids_BL[scored_B], embedder.tokenizer
         )
         found.references += [texts for texts in references if texts]
 
 
-def _picture(record: Record) -> Image.Image:
+def _decode(record: Record) -> Image.Image:
     try:
         return open_image(record.image)
     except UndecodableImageError as error:

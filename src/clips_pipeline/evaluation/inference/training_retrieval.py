@@ -1,4 +1,4 @@
-"""Retrieval on a few hundred samples while a model trains, shared by all ranks.
+"""Retrieval on a few hundred held-out samples during training, distributed over all ranks.
 
 Legend of suffixes: E embedding width; N images, M captions, of all ranks; R of one rank.
 """
@@ -35,50 +35,50 @@ def measure_retrieval(
     remote: ShardCache | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
-    """Recall of human captions (web captions where there are none), which no choice of fragments can favour.
+    """Compute recall with human captions (web captions if there are none), which is independent of the fragment strategy.
 
-    Each rank embeds a run of whole batches; rank 0 ranks all rows, once. A batch is the same whichever rank has it, so the
-    numbers are those of one process.
+    Each rank embeds a contiguous range of whole batches; rank 0 ranks all rows. The batches do not depend on the number of
+    ranks, so the metrics are those of one process.
 
     Args:
-        model: stays where it is, and in the mode it is in; the same on all ranks.
-        shards_dir: of `prepare`.
-        split: which samples.
-        tokenizer: the model's.
-        images: resolution and normalisation.
-        batch_size: places of samples in a batch of images; texts per forward pass.
-        limit: use only the first places; recall is higher among fewer.
-        remote: where shards that are not on this machine are copied to.
-        group: ranks that share the work, each of which calls this; None is this process alone.
+        model: the same on all ranks; its device and mode do not change.
+        shards_dir: folder that `prepare` wrote.
+        split: split to read.
+        tokenizer: tokenizer of the model.
+        images: resolution and normalization.
+        batch_size: samples per batch of images, and texts per forward pass.
+        limit: number of samples to use, from the start of the split; recall is higher on fewer samples.
+        remote: cache for shards in remote storage.
+        group: ranks that share the work, each of which calls this function; None for this process only.
 
     Returns:
-        As `recall_metrics`, on every rank: `mean_recall@1`, and recall at 1, 5 and 10 both ways.
+        The metrics of `recall_metrics`, on every rank: `mean_recall@1`, and recall@1, @5 and @10 in both directions.
 
     Raises:
-        ValueError: on all ranks alike, the split is empty, or the model gives NaN.
+        ValueError: on all ranks, if the split is empty or the model returns NaN.
     """
     device = next(model.parameters()).device
     shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
     places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
     with evaluation_mode(model):
         embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
-        image_RE, text_RE, owner_R = _embed(embedder, shards, _share(places, batch_size, group))
-    images_of, texts_of, owners_of = (_gathered(rows, group) for rows in (image_RE, text_RE, owner_R))
+        image_RE, text_RE, owner_R = _embed(embedder, shards, _batches_of_rank(places, batch_size, group))
+    images_of, texts_of, owners_of = (_gather(rows, group) for rows in (image_RE, text_RE, owner_R))
 
     def metrics() -> dict[str, float]:
         text_ME = np.concatenate(texts_of)
         if not len(text_ME):
             raise ValueError(f"the {split} split of {shards_dir} is empty")
-        # Owners are rows of their rank's images.
+        # Owners count from the first image of their rank.
         before = np.cumsum([0, *(len(rows) for rows in images_of)])
         owner_M = np.concatenate([owner + first for owner, first in zip(owners_of, before, strict=False)])
         return recall_metrics(retrieval_ranks(np.concatenate(images_of), text_ME, owner_M))
 
-    return _same_on_all(metrics, group)
+    return _broadcast_result(metrics, group)
 
 
-def _share(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
-    """The batches of this rank: neighbours, so that it reads few shards, and before those of the next rank."""
+def _batches_of_rank(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
+    """Return the batches of this rank: contiguous, so that it reads few shards, and in the order of the ranks."""
     batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
     if group is None:
         return batches
@@ -105,8 +105,8 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
     return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)
 
 
-def _gathered(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:
-    """The arrays of all ranks, in their order, on rank 0 of `group`; elsewhere an empty list."""
+def _gather(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:
+    """Return the arrays of all ranks, in rank order, on rank 0 of `group`; an empty list on other ranks."""
     if group is None:
         return [rows_RX]
     parts: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
@@ -114,11 +114,11 @@ def _gathered(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> lis
     return parts or []
 
 
-def _same_on_all(work: Callable[[], T], group: dist.ProcessGroup | None) -> T:
-    """What `work` returns on rank 0 of `group`, on every rank; the others do not call it.
+def _broadcast_result(work: Callable[[], T], group: dist.ProcessGroup | None) -> T:
+    """Call `work` on rank 0 of `group` and return its result on every rank.
 
     Raises:
-        ValueError: with the message that it has on rank 0, on every rank: nobody waits for one that has given up.
+        ValueError: raised on every rank with the message of rank 0, so that no rank waits in a collective.
     """
     if group is None:
         return work()

@@ -1,9 +1,9 @@
-"""How near written captions come to reference captions, by words: BLEU-4, ROUGE-L and CIDEr-D, without Java.
+"""Caption scores without Java: BLEU-4, ROUGE-L and CIDEr-D.
 
-The formulas are those that COCO's captioning task made usual (Papineni et al. 2002, corpus-level BLEU with the closest reference's
-length; Lin 2004, with beta 1.2; Vedantam et al. 2015, the D variant). Words are runs of letters and digits in lower case, where
-COCO's own tool runs a Java tokenizer; scores of the two are near each other but not to be mixed.
-Legend of suffixes: R corpora, P quotients that BLEU-4 is made of, O orders of n-grams.
+The formulas are those of COCO's captioning evaluation (Papineni et al. 2002, corpus-level BLEU with the length of the closest
+reference; Lin 2004, with beta 1.2; Vedantam et al. 2015, the D variant). Words are runs of letters and digits in lower case,
+whereas COCO's tool uses a Java tokenizer. Scores of the two are close but must not be mixed.
+Legend of suffixes: R corpora, P ratios that BLEU-4 consists of, O orders of n-grams.
 """
 
 import math
@@ -28,15 +28,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CaptionScore:
-    """What one written caption adds to the scores of a corpus.
+    """Contribution of one written caption to the scores of a corpus.
 
     Attributes:
-        rouge_l: of this caption, between 0 and 1.
-        cider: of this caption, between 0 and 10; how rare an n-gram is was counted over the whole set.
-        matches: n-grams of each order that are in a reference, as often as there at most.
-        ngrams: of each order, written.
-        words: written.
-        reference_words: of the reference whose length is nearest.
+        rouge_l: ROUGE-L of this caption, between 0 and 1.
+        cider: CIDEr-D of this caption, between 0 and 10, with n-gram frequencies over the whole set.
+        matches: number of n-grams of each order that occur in a reference, clipped to their count there.
+        ngrams: number of n-grams of each order in the caption.
+        words: number of words of the caption.
+        reference_words: number of words of the reference with the closest length.
     """
 
     rouge_l: float
@@ -48,7 +48,7 @@ class CaptionScore:
 
 
 def words(text: str) -> Words:
-    """What counts as a word."""
+    """Return the words of a text."""
     return _WORD.findall(text.lower())
 
 
@@ -56,26 +56,28 @@ def score_captions(written: Sequence[str], references: Sequence[Sequence[str]]) 
     """Score every caption.
 
     Args:
-        written: one caption an image.
-        references: of the same images, one or more each.
+        written: one caption per image.
+        references: reference captions of the same images, at least one each.
 
     Raises:
-        ValueError: no image, numbers that differ, or an image without a reference.
+        ValueError: there are no images, the lengths differ, or an image has no reference.
     """
     if not written or len(written) != len(references):
-        raise ValueError(f"{len(written)} captions for {len(references)} images; one each is needed")
+        raise ValueError(f"{len(written)} captions for {len(references)} images; give one caption per image")
     if not all(references):
         raise ValueError("an image has no reference caption")
-    made = [words(text) for text in written]
-    wanted = [[words(text) for text in texts] for texts in references]
+    written_words = [words(text) for text in written]
+    reference_words = [[words(text) for text in texts] for texts in references]
     return [
-        CaptionScore(rouge_l(own, others), alike, *_clipped(own, others), len(own), _nearest_length(own, others))
-        for own, others, alike in zip(made, wanted, cider(made, wanted), strict=True)
+        CaptionScore(rouge_l(own, others), score, *_clipped_counts(own, others), len(own), _nearest_length(own, others))
+        for own, others, score in zip(
+            written_words, reference_words, cider(written_words, reference_words), strict=True
+        )
     ]
 
 
 def corpus_scores(captions: Sequence[CaptionScore]) -> dict[str, float]:
-    """All three scores of the captions of a set, one at least.
+    """Combine the captions of a set, at least one, into the three scores.
 
     Returns:
         `bleu4` and `rouge_l` between 0 and 1, `cider` between 0 and 10.
@@ -94,25 +96,25 @@ def corpus_scores(captions: Sequence[CaptionScore]) -> dict[str, float]:
 
 
 def bleu4_of_ratios(ratio_RP: Array) -> Array:
-    """Geometric mean of the corpus's clipped n-gram precisions up to 4, times the penalty for being short.
+    """Compute BLEU-4: the geometric mean of the clipped n-gram precisions up to order 4, times the brevity penalty.
 
     Args:
-        ratio_RP: of each corpus six quotients: four precisions, words of the references over words written, and captions over
-            captions. The last is 1, or NaN where a corpus has no caption; another is NaN where nothing is so long.
+        ratio_RP: six ratios per corpus: four precisions, reference words over written words, and captions over captions. The
+            last is 1, or NaN if the corpus has no captions. Another is NaN if no caption is long enough.
 
     Returns:
-        (R,) between 0 and 1; 0 where some order has no match at all, as without smoothing; NaN without a caption.
+        (R,) between 0 and 1; 0 if an order has no match (no smoothing), NaN for a corpus without captions.
     """
     precision_RO, longer_R, any_R = ratio_RP[:, :_ORDERS], ratio_RP[:, _ORDERS], ratio_RP[:, _ORDERS + 1]
     matched_R = np.all(precision_RO > 0, axis=1)
-    # The other rows are 0 whatever is computed for them.
+    # Rows without a match are set to 0 below.
     mean_log_R = np.log(np.where(matched_R[:, np.newaxis], precision_RO, 1.0)).mean(axis=1)
     penalty_R = np.minimum(0.0, 1.0 - np.where(matched_R, longer_R, 1.0))
     return np.asarray(any_R * np.where(matched_R, np.exp(mean_log_R + penalty_R), 0.0))
 
 
 def rouge_l(own: Words, others: Sequence[Words]) -> float:
-    """F-score of the longest common subsequence; precision and recall each of the best reference."""
+    """Compute the F-score of the longest common subsequence, with precision and recall each of the best reference."""
     common = [_longest_common(own, other) for other in others]
     precision = max(n / len(own) for n in common) if own else 0.0
     recall = max((n / len(other) for n, other in zip(common, others, strict=True) if other), default=0.0)
@@ -122,9 +124,9 @@ def rouge_l(own: Words, others: Sequence[Words]) -> float:
 
 
 def cider(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """CIDEr-D of each caption: likeness of n-grams weighted by how rare they are among the images' references; 0 to 10.
+    """Compute CIDEr-D of each caption, 0 to 10: similarity of n-gram counts weighted by inverse document frequency.
 
-    With one image every n-gram is in every image, and the score is 0.
+    With a single image every n-gram occurs in every image, and the score is 0.
     """
     images = len(references)
     seen: Counter[tuple[str, ...]] = Counter()
@@ -132,18 +134,18 @@ def cider(written: Sequence[Words], references: Sequence[Sequence[Words]]) -> li
         seen.update({gram for other in others for order in range(1, _ORDERS + 1) for gram in _grams(other, order)})
     found = []
     for own, others in zip(written, references, strict=True):
-        made, total = _weighted(own, seen, images), 0.0
+        own_weights, total = _tf_idf(own, seen, images), 0.0
         for other in others:
-            wanted = _weighted(other, seen, images)
-            short = math.exp(-((len(own) - len(other)) ** 2) / (2 * _CIDER_SIGMA**2))
-            alike = sum(_likeness(a, b) for a, b in zip(made, wanted, strict=True)) / _ORDERS
-            total += alike * short / len(others)
+            weights = _tf_idf(other, seen, images)
+            length_penalty = math.exp(-((len(own) - len(other)) ** 2) / (2 * _CIDER_SIGMA**2))
+            similarity = sum(_clipped_cosine(a, b) for a, b in zip(own_weights, weights, strict=True)) / _ORDERS
+            total += similarity * length_penalty / len(others)
         found.append(_CIDER_SCALE * total)
     return found
 
 
-def _clipped(own: Words, others: Sequence[Words]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Matches and n-grams of each order."""
+def _clipped_counts(own: Words, others: Sequence[Words]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of clipped matches and of n-grams of each order."""
     matches, ngrams = [], []
     for order in range(1, _ORDERS + 1):
         found = _grams(own, order)
@@ -156,7 +158,7 @@ def _clipped(own: Words, others: Sequence[Words]) -> tuple[tuple[int, ...], tupl
 
 
 def _nearest_length(own: Words, others: Sequence[Words]) -> int:
-    # Of two equally near, the shorter.
+    # Of two equally close lengths, the shorter.
     return min((len(other) for other in others), key=lambda n: (abs(n - len(own)), n))
 
 
@@ -174,16 +176,18 @@ def _longest_common(a: Words, b: Words) -> int:
     return before[-1]
 
 
-def _weighted(text: Words, seen: Counter[tuple[str, ...]], images: int) -> list[dict[tuple[str, ...], float]]:
-    """Counts of n-grams of each order times the logarithm of how few images have them."""
+def _tf_idf(text: Words, seen: Counter[tuple[str, ...]], images: int) -> list[dict[tuple[str, ...], float]]:
+    """Return TF-IDF weights of the n-grams of each order."""
     return [
         {gram: n * math.log(images / max(1, seen[gram])) for gram, n in _grams(text, order).items()}
         for order in range(1, _ORDERS + 1)
     ]
 
 
-def _likeness(made: dict[tuple[str, ...], float], wanted: dict[tuple[str, ...], float]) -> float:
-    """Cosine, in which repeating an n-gram more often than the reference does brings nothing."""
-    product = sum(min(weight, wanted[gram]) * wanted[gram] for gram, weight in made.items() if gram in wanted)
-    size = math.sqrt(sum(w * w for w in made.values())) * math.sqrt(sum(w * w for w in wanted.values()))
+def _clipped_cosine(written: dict[tuple[str, ...], float], reference: dict[tuple[str, ...], float]) -> float:
+    """Compute the cosine with weights clipped to the reference's, so that repetition does not raise the score."""
+    product = sum(
+        min(weight, reference[gram]) * reference[gram] for gram, weight in written.items() if gram in reference
+    )
+    size = math.sqrt(sum(w * w for w in written.values())) * math.sqrt(sum(w * w for w in reference.values()))
     return product / size if size else 0.0

@@ -1,8 +1,8 @@
-"""Does a model read who does what to whom? SugarCrepe's seven subsets and Winoground's three scores, from their published files.
+"""Compositionality: SugarCrepe's seven subsets and Winoground's three scores, from their published files.
 
-SugarCrepe (Hsieh et al. 2023): an image, its caption, and one that is wrong in a small thing; a hit is the right caption being
-nearer. Winoground (Thrush et al. 2022): two images and two captions of the same words. As in retrieval, what is equally near is
-no hit: a model that answers the same to everything scores 0.
+SugarCrepe (Hsieh et al. 2023): an image, its caption, and a caption with one small error; a hit is a higher similarity of the
+right caption. Winoground (Thrush et al. 2022): two images and two captions with the same words in different order. As in
+retrieval, a tie is not a hit, so a model with constant embeddings scores 0.
 
 Legend of suffixes: N pairs, E embedding width.
 """
@@ -35,7 +35,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class SugarCrepeEntry(NamedTuple):
-    """One entry: its name in the file, the image's name there and its file, the right and the wrong caption."""
+    """One entry: its name in the JSON file, the image's file name there and its path, the right and the wrong caption."""
 
     name: str
     file: str
@@ -46,11 +46,11 @@ class SugarCrepeEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Entries:
-    """What the files of the configured sets say; pictures are not opened yet.
+    """Entries of the configured sets; images are not opened yet.
 
     Attributes:
-        sugarcrepe: by subset; empty where it is not configured.
-        winoground: both images and their captions.
+        sugarcrepe: entries by subset; empty if not configured.
+        winoground: two images and their captions per entry; empty if not configured.
     """
 
     sugarcrepe: dict[str, list[SugarCrepeEntry]]
@@ -59,12 +59,12 @@ class Entries:
 
 @dataclass(frozen=True)
 class CompositionalityResult:
-    """What is found on the sets.
+    """Results on the sets.
 
     Attributes:
-        metrics: by key.
-        chance: what guessing reaches, under the same keys.
-        rows: one an entry, with the digest of the set.
+        metrics: metrics by key.
+        chance: chance levels by the same keys.
+        rows: one row per entry, with the digest of the set.
     """
 
     metrics: dict[str, float]
@@ -73,10 +73,10 @@ class CompositionalityResult:
 
 
 def read_entries(config: CompositionalityConfig) -> Entries:
-    """The entries of the sets that are configured.
+    """Read the entries of the configured sets.
 
     Raises:
-        ConfigError: a file or an image is missing or none of the published form; names it and the entry.
+        ConfigError: a file or an image is missing, or not in the published format; the message names it and the entry.
     """
     sugarcrepe: dict[str, list[SugarCrepeEntry]] = {}
     if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
@@ -86,30 +86,30 @@ def read_entries(config: CompositionalityConfig) -> Entries:
 
 
 def measure_compositionality(
-    embedder: TowerEmbedder, read: Entries, kept: EmbeddingCache = NO_CACHE
+    embedder: TowerEmbedder, read: Entries, cache: EmbeddingCache = NO_CACHE
 ) -> CompositionalityResult:
-    """Measure the sets that have entries.
+    """Evaluate the sets that have entries.
 
     Args:
         embedder: the model.
-        read: what the files of the sets say.
-        kept: embeddings of this model, from before and from now on.
+        read: entries of the sets.
+        cache: embedding cache of this model.
 
     Raises:
-        ConfigError: a picture cannot be decoded.
+        ConfigError: an image cannot be decoded.
     """
     chance: dict[str, float] = {}
     rows: list[ItemRow] = []
 
-    def images(what: str, paths: Sequence[Path]) -> FloatArray:
-        found = kept.arrays(what, lambda: {"embeddings": embedder.images(_pictures(paths))})
+    def images(name: str, paths: Sequence[Path]) -> FloatArray:
+        found = cache.load_or_compute(name, lambda: {"embeddings": embedder.images(_open_images(paths))})
         return np.asarray(found["embeddings"])
 
     def texts(wanted: Sequence[str]) -> FloatArray:
-        return kept.texts(embedder.texts, wanted)
+        return cache.embed_texts(embedder.texts, wanted)
 
     if read.sugarcrepe:
-        # Of entries and image bytes: results on other files must not be compared.
+        # The digest covers entries and image bytes, since results on other files must not be compared.
         image_of = functools.cache(_file_digest)
         version = _digest(
             [subset, e.name, image_of(e.image), e.right, e.wrong]
@@ -149,20 +149,20 @@ def measure_compositionality(
 
 
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
-    """(N,) whether the right caption is nearer to its image than the wrong one."""
+    """Return (N,) whether the right caption is more similar to its image than the wrong one."""
     return _nearer(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
 
 
 def winoground_hits(
     first_NE: FloatArray, second_NE: FloatArray, a_NE: FloatArray, b_NE: FloatArray
 ) -> tuple[Flags, Flags]:
-    """Text and image score of each pair: for each image the right caption is nearer, and for each caption the right image.
+    """Return text and image score of each pair: each image prefers its caption, and each caption its image.
 
     Args:
         first_NE: embeddings of the first images.
-        second_NE: of the second.
-        a_NE: of the captions of the first.
-        b_NE: of the captions of the second.
+        second_NE: embeddings of the second images.
+        a_NE: embeddings of the captions of the first images.
+        b_NE: embeddings of the captions of the second images.
     """
     first_a, first_b = _dot(first_NE, a_NE), _dot(first_NE, b_NE)
     second_a, second_b = _dot(second_NE, a_NE), _dot(second_NE, b_NE)
@@ -187,7 +187,7 @@ def _file_digest(path: Path) -> str:
 def _digest(entries: Iterable[list[str]]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
-        # In JSON texts cannot run into each other.
+        # JSON separates the texts unambiguously.
         digest.update(json.dumps(entry).encode() + b"\n")
     return digest.hexdigest()
 
@@ -198,33 +198,35 @@ def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
         found.append(SugarCrepeEntry(name, file, _existing(images / file, f"{path}, entry {name}"), right, wrong))
     if not found:
-        raise ConfigError(f"{path}: holds no entry")
+        raise ConfigError(f"{path}: has no entries; use the published file of SugarCrepe")
     return found
 
 
 def _winoground_entries(folder: Path) -> list[tuple[Path, Path, str, str]]:
     path, found = folder / "examples.jsonl", []
     text = path.read_text(encoding="utf-8") if path.is_file() else None
-    # Not `splitlines`: a caption may hold a separator that JSON leaves as it is.
+    # Not `splitlines`: a caption may contain a line separator that JSON does not escape.
     for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
         where = f"{path}, line {number}"
         first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
         files = [_existing(folder / "images" / f"{name}.png", where) for name in (first, second)]
         found.append((files[0], files[1], a, b))
     if text is None or not found:
-        raise ConfigError(f"{path}: {'no such file' if text is None else 'holds no entry'}; it comes with Winoground")
+        raise ConfigError(
+            f"{path}: {'no such file' if text is None else 'has no entries'}; use the published file of Winoground"
+        )
     return found
 
 
 def _json(path: Path, text: str | None, where: str | None = None) -> dict[str, Any]:
     if text is None:
-        raise ConfigError(f"{path}: no such file; SugarCrepe has one for each subset: {', '.join(SUBSETS)}")
+        raise ConfigError(f"{path}: no such file; SugarCrepe has one per subset: {', '.join(SUBSETS)}")
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where or path}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
-        raise ConfigError(f"{where or path}: expected an object, found {type(found).__name__}")
+        raise ConfigError(f"{where or path}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
@@ -238,11 +240,11 @@ def _fields(entry: Any, names: Sequence[str], where: str) -> list[str]:
 
 def _existing(path: Path, where: str) -> Path:
     if not path.is_file():
-        raise ConfigError(f"{where}: there is no image {path}")
+        raise ConfigError(f"{where}: image {path} does not exist")
     return path
 
 
-def _pictures(paths: Iterable[Path]) -> Iterator[Image.Image]:
+def _open_images(paths: Iterable[Path]) -> Iterator[Image.Image]:
     for path in paths:
         try:
             yield open_image(path.read_bytes())

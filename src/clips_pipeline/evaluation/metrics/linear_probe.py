@@ -1,11 +1,11 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
-"""What frozen image features hold: a linear classifier and the nearest neighbours, on a set's own labels.
+"""Classification with frozen image features: linear probe and nearest neighbors.
 
-Linear probe: multinomial logistic regression by L-BFGS on the training split's features, as CLIP does it (Radford et al. 2021,
-appendix A.3): the weight of the L2 penalty is the one of a logarithmic row that does best on the validation split. Neighbours:
-the votes of the nearest training images, weighted by exp(cosine / 0.07) (Wu et al. 2018).
+Linear probe: multinomial logistic regression by L-BFGS on the features of the training split, as in CLIP (Radford et al. 2021,
+appendix A.3). The weight of the L2 penalty is chosen from a logarithmic grid on the validation split. Nearest neighbors: votes
+of the nearest training images, weighted by exp(cosine / 0.07) (Wu et al. 2018).
 
-Legend of suffixes: N training images, M asked images, C classes, E embedding width, R rows of a chunk, K neighbours.
+Legend of suffixes: N training images, M evaluated images, C classes, E embedding width, R rows of a chunk, K neighbors.
 """
 
 import warnings
@@ -46,8 +46,8 @@ class LabeledFeatures:
     """Features and labels of one split.
 
     Attributes:
-        features_NE: one row an image.
-        labels_N: its class.
+        features_NE: features, one row per image.
+        labels_N: class of each image.
     """
 
     features_NE: FloatArray
@@ -64,40 +64,40 @@ def probe(
     split: str,
     samples: int,
     remote: ShardCache | None = None,
-    kept: EmbeddingCache = NO_CACHE,
+    cache: EmbeddingCache = NO_CACHE,
 ) -> tuple[Flags, Flags]:
-    """Ask a split for its labels, learned from the first labelled images of the training split.
+    """Fit both classifiers on the first labeled images of the training split and evaluate them on a split.
 
     Args:
         embedder: the model.
-        shards: with the splits `train`, `validation` and `split`.
-        split: which is asked.
-        samples: training images at most.
-        remote: where shards that are not on this machine are copied to.
-        kept: features of this model, from before and from now on.
+        shards: folder with the splits `train`, `validation` and `split`.
+        split: split to evaluate.
+        samples: maximum number of training images.
+        remote: cache for shards in remote storage.
+        cache: embedding cache of this model.
 
     Returns:
-        (M,) and (M,): whether the linear classifier is right about each labelled image of the split, in its order, and whether
-        the nearest neighbours are.
+        Two arrays (M,): for each labeled image of the split, in order, whether the linear classifier is right, and whether the
+        nearest-neighbor classifier is.
 
     Raises:
-        ConfigError: a split without labelled images.
+        ConfigError: a split has no labeled images.
     """
     index = load_index(shards)
 
     def features(name: str, most: int | None) -> LabeledFeatures:
-        what = f"features {index.split_version(name)} {most}"
-        found = kept.arrays(what, lambda: _features(embedder, shards, name, most, remote))
+        key = f"features {index.split_version(name)} {most}"
+        found = cache.load_or_compute(key, lambda: _features(embedder, shards, name, most, remote))
         return LabeledFeatures(found["features_NE"], found["labels_N"])
 
     train = features("train", samples)
-    validation, asked = (features(name, None) for name in ("validation", split))
-    linear_right, _ = linear_hits(train, validation, asked)
-    return linear_right, knn_hits(train, asked)
+    validation, evaluated = (features(name, None) for name in ("validation", split))
+    linear_right, _ = linear_hits(train, validation, evaluated)
+    return linear_right, knn_hits(train, evaluated)
 
 
 def check_probe_data(shards: Path, split: str) -> None:
-    """Look at index and class names alone.
+    """Check index and class names, without reading samples.
 
     Raises:
         ConfigError: there are no classes, or one of the three splits is missing.
@@ -116,70 +116,73 @@ def _features(
     labels: list[int] = []
 
     records = (record for record in eval_samples(shards, split, remote=remote) if record.label is not None)
-    labelled = islice(records, samples)
-    first = next(labelled, None)
+    labeled = islice(records, samples)
+    first = next(labeled, None)
     if first is None:
-        raise ConfigError(f"evaluate.probe_samples: the {split} split has no labelled image; {_REMEDY}")
+        raise ConfigError(f"evaluate.probe_samples: the {split} split has no labeled images; {_REMEDY}")
 
-    def pictures() -> Iterator[Image.Image]:
-        for record in chain([first], labelled):
+    def images() -> Iterator[Image.Image]:
+        for record in chain([first], labeled):
             labels.append(int(record.label or 0))
             yield open_image(record.image)
 
     try:
-        features_NE = embedder.images(pictures())
+        features_NE = embedder.images(images())
     except UndecodableImageError as error:
         raise ConfigError(
-            f"evaluate.probe_samples: a picture of the {split} split cannot be decoded ({error})"
+            f"evaluate.probe_samples: an image of the {split} split cannot be decoded ({error}); prepare again"
         ) from None
     return {"features_NE": features_NE, "labels_N": np.array(labels, dtype=np.int64)}
 
 
-def knn_hits(train: LabeledFeatures, asked: LabeledFeatures, neighbors: int = NEIGHBORS) -> Flags:
-    """(M,) whether an asked image's neighbours vote for its class; between equal votes the lower class wins.
+def knn_hits(train: LabeledFeatures, evaluated: LabeledFeatures, neighbors: int = NEIGHBORS) -> Flags:
+    """Return (M,) whether the nearest neighbors vote for the image's class. On a tie the lower class number wins.
 
     Raises:
-        ValueError: no training or no asked image.
+        ValueError: there are no training images or no images to evaluate.
     """
-    _not_empty(train, asked)
-    train_NE, asked_ME = _unit(train.features_NE), _unit(asked.features_NE)
+    _not_empty(train, evaluated)
+    train_NE, image_ME = _unit(train.features_NE), _unit(evaluated.features_NE)
     label_N = torch.from_numpy(np.asarray(train.labels_N, dtype=np.int64))
-    classes = int(max(train.labels_N.max(), asked.labels_N.max())) + 1
+    classes = int(max(train.labels_N.max(), evaluated.labels_N.max())) + 1
     right = []
-    for low in range(0, len(asked_ME), _ROWS):
-        near_RK = (asked_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbors, len(train_NE)), dim=1)
+    for low in range(0, len(image_ME), _ROWS):
+        near_RK = (image_ME[low : low + _ROWS] @ train_NE.T).topk(min(neighbors, len(train_NE)), dim=1)
         vote_RC = torch.zeros(len(near_RK.values), classes, dtype=torch.float64)
         vote_RC.scatter_add_(1, label_N[near_RK.indices], (near_RK.values / _TEMPERATURE).exp())
-        right.append(vote_RC.argmax(dim=1).numpy() == asked.labels_N[low : low + _ROWS])
+        right.append(vote_RC.argmax(dim=1).numpy() == evaluated.labels_N[low : low + _ROWS])
     return np.concatenate(right)
 
 
 def linear_hits(
-    train: LabeledFeatures, validation: LabeledFeatures, asked: LabeledFeatures, penalties: Sequence[float] = PENALTIES
+    train: LabeledFeatures,
+    validation: LabeledFeatures,
+    evaluated: LabeledFeatures,
+    penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Flags, float]:
-    """(M,) whether the linear classifier is right about an asked image, and the penalty that validation chose.
+    """Return (M,) whether the linear classifier is right, and the penalty chosen on the validation split.
 
-    Of equally good penalties the largest is taken.
+    Of equally good penalties the largest is used.
 
     Raises:
-        ValueError: a split without images.
+        ValueError: a split has no images.
     """
-    _not_empty(train, validation, asked)
+    _not_empty(train, validation, evaluated)
     if len(np.unique(train.labels_N)) == 1:
-        # Nothing to fit: scikit-learn refuses a single class.
-        return asked.labels_N == train.labels_N[0], max(penalties)
+        # scikit-learn does not fit a single class.
+        return evaluated.labels_N == train.labels_N[0], max(penalties)
     fits = {penalty: fit(train, penalty) for penalty in penalties}
     best = max(penalties, key=lambda penalty: (float(_right(fits[penalty], validation).mean()), penalty))
-    return _right(fits[best], asked), best
+    return _right(fits[best], evaluated), best
 
 
 def fit(train: LabeledFeatures, penalty: float) -> LogisticRegression:
-    """Softmax regression that minimizes the mean cross-entropy plus penalty / 2 times the squared weights, in float64."""
-    # scikit-learn fits two classes by one weight vector, the difference of the two: the same penalty weighs twice as much.
+    """Fit softmax regression in float64: minimize the mean cross-entropy plus penalty / 2 times the squared weights."""
+    # For two classes scikit-learn fits the difference of the two weight vectors, which doubles the weight of the penalty.
     doubled = 2.0 if len(np.unique(train.labels_N)) == 2 else 1.0
     found = LogisticRegression(C=doubled / (penalty * len(train.labels_N)), max_iter=_STEPS, tol=1e-9)
     with warnings.catch_warnings():
-        # A separable problem with almost no penalty is not minimized in so many steps; its answers no longer change.
+        # A separable problem with a tiny penalty does not converge in these steps, but its predictions no longer change.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found.fit(np.asarray(train.features_NE, dtype=np.float64), train.labels_N)
     return found
@@ -195,4 +198,4 @@ def _unit(features: FloatArray) -> Tensor:
 
 def _not_empty(*splits: LabeledFeatures) -> None:
     if not all(len(split.labels_N) for split in splits):
-        raise ValueError("a split without labelled images cannot be probed")
+        raise ValueError("a split has no labeled images")

@@ -1,15 +1,14 @@
-"""Recall at K between images and captions, where an image may have any number of captions.
+"""Image-text retrieval in both directions: recall@k, with any number of captions per image.
 
-The rules, for embeddings of length one and scores that are their dot products:
+Definitions, for embeddings with unit norm and scores that are their dot products:
 
-- image to text: every caption of every image is a candidate. The rank of an image is the number of *other images'*
-  captions that score at least as high as the best of its own: the image is found at K if any of its captions is in the
-  top K.
-- text to image: every image is a candidate. The rank of a caption is the number of other images that score at least as
-  high as its own. Each caption counts alone.
-- ties are pessimistic: a competitor with an equal score is ahead. A model that gives every input the same embedding
-  therefore finds nothing, where an optimistic rule (or an index sort) would call it perfect. Scores closer than
-  `TIE_TOLERANCE` are equal, since a float32 matrix product may round two equal dot products differently.
+- Image to text: every caption of every image is a candidate. The rank of an image is the number of *other images'*
+  captions that score at least as high as the best of its own. An image counts at k if any of its captions is in the top k.
+- Text to image: every image is a candidate. The rank of a caption is the number of other images that score at least as
+  high as its own image. Each caption is a query of its own.
+- Ties are pessimistic: a competitor with an equal score ranks before the right answer. Constant embeddings therefore have a
+  recall of 0, whereas an optimistic rule (or an index sort) would give 1. Scores closer than `TIE_TOLERANCE` are equal,
+  since a float32 matrix product may round two equal dot products differently.
 
 Ranks count from 0. Legend of suffixes: N images, M captions, E embedding width.
 """
@@ -30,15 +29,15 @@ NO_CAPTION = -1
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 EncodeTexts = Callable[[Sequence[str]], npt.NDArray[Any]]
-"""Texts to (len, E) embeddings."""
+"""Maps texts to (len, E) embeddings."""
 
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """How many competitors stand before the right answer.
+    """Number of competitors ranked before the right answer.
 
     Attributes:
-        image_to_text: (N,), per image; `NO_CAPTION` where the image has none (it still competes).
+        image_to_text: (N,), per image; `NO_CAPTION` if the image has none (it remains a candidate).
         text_to_image: (M,), per caption.
     """
 
@@ -48,12 +47,13 @@ class RetrievalRanks:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Captions and how they were answered.
+    """Captions with embeddings and ranks.
 
     Attributes:
-        embeddings: (M, E), and owners: (M,), as for `retrieval_ranks`.
+        embeddings: (M, E) caption embeddings.
+        owners: (M,) for each caption, the number of its image.
         texts: the M captions.
-        ranks: of both directions.
+        ranks: ranks of both directions.
     """
 
     embeddings: FloatArray
@@ -65,17 +65,17 @@ class RetrievalResult:
 def rank_captions(
     name: str, image_NE: FloatArray, texts: Sequence[str], owners: Sequence[int], encode_texts: EncodeTexts
 ) -> RetrievalResult:
-    """Embed captions and rank both ways.
+    """Embed captions and compute the ranks of both directions.
 
-    Captions longer than the text encoder's context are cut to it, as in training. Of a long caption only the beginning is
-    compared, then, and two that begin alike are a tie, which counts against the model.
+    Captions longer than the text tower's context are truncated, as in training. Two long captions with the same beginning are
+    therefore a tie, which counts against the model.
 
     Args:
-        name: of the retrieval, such as `retrieval/scenes`, for the message.
-        image_NE: embeddings of length one.
-        texts: the M captions, one at least.
+        name: name of the retrieval for error messages, such as `retrieval/scenes`.
+        image_NE: image embeddings with unit norm.
+        texts: the M captions, at least one.
         owners: for each caption, the row of its image; an image may have any number of captions.
-        encode_texts: its embeddings are of length one.
+        encode_texts: returns embeddings with unit norm.
 
     Raises:
         ConfigError: an embedding is NaN or infinite.
@@ -91,18 +91,18 @@ def rank_captions(
 def retrieval_ranks(
     image_NE: npt.NDArray[Any], text_ME: npt.NDArray[Any], owner_M: npt.NDArray[Any], *, score_budget: int = 4_000_000
 ) -> RetrievalRanks:
-    """Rank both ways without ever holding the whole (N, M) score matrix.
+    """Compute the ranks of both directions without holding the whole (N, M) score matrix.
 
     Args:
-        image_NE: L2-normalised image embeddings.
-        text_ME: L2-normalised caption embeddings.
+        image_NE: L2-normalized image embeddings.
+        text_ME: L2-normalized caption embeddings.
         owner_M: for each caption, the row of its image in `image_NE`; in any order.
-        score_budget: scores held at a time (4 bytes each; at least one row is held).
+        score_budget: number of scores held at a time (4 bytes each; at least one row).
 
     Raises:
-        ValueError: empty or mismatching arrays, an owner out of range, or an embedding that is not finite.
+        ValueError: arrays are empty or do not match, an owner is out of range, or an embedding is not finite.
     """
-    image_NE, text_ME, owner_M = _checked(image_NE, text_ME, owner_M)
+    image_NE, text_ME, owner_M = _validate(image_NE, text_ME, owner_M)
     return RetrievalRanks(
         image_to_text=_image_to_text(image_NE, text_ME, owner_M, max(1, score_budget // len(text_ME))),
         text_to_image=_text_to_image(image_NE, text_ME, owner_M, max(1, score_budget // len(image_NE))),
@@ -110,21 +110,21 @@ def retrieval_ranks(
 
 
 def recall(rank_X: npt.NDArray[Any], k: int) -> float:
-    """The share of queries whose right answer is among the first `k`; queries without an answer do not count.
+    """Return the fraction of queries whose right answer is among the first `k`. Queries without an answer do not count.
 
     Raises:
         ValueError: no query has an answer, or `k` is below 1.
     """
-    asked = rank_X[rank_X != NO_CAPTION]
+    answerable = rank_X[rank_X != NO_CAPTION]
     if k < 1:
-        raise ValueError(f"recall at {k}: give k of 1 or more")
-    if not len(asked):
+        raise ValueError(f"recall@{k}: k must be 1 or more")
+    if not len(answerable):
         raise ValueError("recall of no queries: no image has a caption")
-    return float(np.count_nonzero(asked < k) / len(asked))
+    return float(np.count_nonzero(answerable < k) / len(answerable))
 
 
 def recall_metrics(ranks: RetrievalRanks, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
-    """`image_to_text_recall@K` and `text_to_image_recall@K`, and the two directions' `mean_recall@1`; in [0, 1]."""
+    """Compute `image_to_text_recall@k`, `text_to_image_recall@k`, and `mean_recall@1` of the two directions, in [0, 1]."""
     directions = {"image_to_text": ranks.image_to_text, "text_to_image": ranks.text_to_image}
     metrics = {f"{name}_recall@{k}": recall(rank_X, k) for name, rank_X in directions.items() for k in at}
     metrics["mean_recall@1"] = (recall(ranks.image_to_text, 1) + recall(ranks.text_to_image, 1)) / 2
@@ -132,9 +132,9 @@ def recall_metrics(ranks: RetrievalRanks, at: Sequence[int] = RECALL_AT) -> dict
 
 
 def chance_recall(owner_M: npt.NDArray[Any], images: int, at: Sequence[int] = RECALL_AT) -> dict[str, float]:
-    """What a random order would reach, under the names of `recall_metrics`.
+    """Compute the expected recall of a random order, under the names of `recall_metrics`.
 
-    Image to text, an image with c of M captions: one minus the chance that K draws without replacement miss all c.
+    Image to text, for an image with c of M captions: one minus the probability that k draws without replacement miss all c.
     """
     captions = len(owner_M)
     counts_N = np.bincount(np.asarray(owner_M, dtype=np.int64), minlength=images)
@@ -168,11 +168,11 @@ def _image_to_text(image_NE: FloatArray, text_ME: FloatArray, owner_M: IntArray,
         best_R = np.full(high - low, -np.inf, dtype=np.float32)
         np.maximum.at(best_R, row_of_own, own_score)
         bar_R = best_R - np.float32(TIE_TOLERANCE)
-        # Captions of the image itself are no competitors of its best one.
+        # The image's own captions are not competitors.
         ahead_R = np.count_nonzero(score_RM >= bar_R[:, None], axis=1)
         own_ahead_R = np.bincount(row_of_own, weights=own_score >= bar_R[row_of_own], minlength=high - low)
-        asked_R = np.isfinite(best_R)
-        rank_N[low:high][asked_R] = (ahead_R - own_ahead_R.astype(np.int64))[asked_R]
+        has_caption_R = np.isfinite(best_R)
+        rank_N[low:high][has_caption_R] = (ahead_R - own_ahead_R.astype(np.int64))[has_caption_R]
     return rank_N
 
 
@@ -186,7 +186,7 @@ def _text_to_image(image_NE: FloatArray, text_ME: FloatArray, owner_M: IntArray,
     return rank_M
 
 
-def _checked(
+def _validate(
     image_NE: npt.NDArray[Any], text_ME: npt.NDArray[Any], owner_M: npt.NDArray[Any]
 ) -> tuple[FloatArray, FloatArray, IntArray]:
     image_NE = np.asarray(image_NE, dtype=np.float32)
@@ -202,5 +202,5 @@ def _checked(
         raise ValueError(f"owners must be rows of the {len(image_NE)} images, found {owner_M.min()} to {owner_M.max()}")
     for name, embedding in (("image", image_NE), ("caption", text_ME)):
         if not np.isfinite(embedding).all():
-            raise ValueError(f"{name} embeddings hold NaN or infinity: the model has diverged")
+            raise ValueError(f"{name} embeddings contain NaN or infinity: the model has diverged")
     return image_NE, text_ME, owner_M

@@ -1,7 +1,8 @@
-"""Zero-shot classification: the class whose averaged prompt embedding is nearest to the image, and what is taken for it.
+"""Zero-shot classification: accuracy and confusion counts.
 
-As CLIP does it: each prompt of a class is embedded and normalised, the prompts are averaged, the mean is normalised
-again. Ties are pessimistic, as in `retrieval`. Legend of suffixes: N images, C classes, E embedding width.
+As in CLIP, the prompts of a class are embedded, normalized and averaged, and the mean is normalized again; an image belongs to
+the class with the most similar embedding. Ties are pessimistic, as in `retrieval`.
+Legend of suffixes: N images, C classes, E embedding width.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, EncodeTexts, FloatArray, IntArray
 
 TOP5_FROM_CLASSES = 6
-"""With five classes or fewer, accuracy@5 is always 1 and is not reported."""
+"""Minimum number of classes for accuracy@5, which is always 1 with five classes or fewer."""
 
 MOST_CLASSES = 16
 MOST_PAIRS = 12
@@ -25,7 +26,7 @@ MOST_PAIRS = 12
 
 @dataclass(frozen=True)
 class Mistake:
-    """Images of one class taken for another: how many, of how many."""
+    """Number of images of the class `of` (of `of_images`) that are classified as `taken_for`."""
 
     of: str
     taken_for: str
@@ -35,13 +36,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of images by class and by the class they are taken for.
+    """Counts of images by class and predicted class.
 
     Attributes:
-        classes: that there are in all, with images or without.
-        names: of the classes with most images, in their order.
-        counts: a row for each of `names`, a column for each of them, and a last one for all others.
-        mistakes: the most frequent ones among all classes, most frequent first.
+        classes: number of all classes, with images or without.
+        names: names of the classes with most images, in class order.
+        counts: one row per name, one column per name, and a last column for all other classes.
+        mistakes: the most frequent confusions among all classes, most frequent first.
     """
 
     classes: int
@@ -51,16 +52,16 @@ class Confusion:
 
 
 def imagenet_classes() -> Classes:
-    """ImageNet's 1,000 names, in the order of the labels of ILSVRC 2012, and CLIP's 80 templates.
+    """Return ImageNet's 1,000 names, in the order of the ILSVRC 2012 labels, and CLIP's 80 templates.
 
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: the package open_clip is not installed.
     """
     try:
         from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
     except ImportError as error:
         raise ConfigError(
-            f"evaluate.class_names: imagenet needs the package of open_clip ({error}); pip install 'clips-pipeline[open-clip]'"
+            f"evaluate.class_names: imagenet needs the package open_clip ({error}); run pip install 'clips-pipeline[open-clip]'"
         ) from None
     # Each template is a function of the name.
     return Classes(tuple(IMAGENET_CLASSNAMES), tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES))
@@ -70,34 +71,36 @@ def class_embeddings(encode_texts: EncodeTexts, classes: Sequence[str], template
     """Embed each class as the mean of its prompts.
 
     Args:
-        encode_texts: texts to (len, E) embeddings of any length; they are normalised here.
+        encode_texts: maps texts to (len, E) embeddings of any norm; they are normalized here.
         classes: class names.
-        templates: prompts with one `{}` or `{c}` where the name goes.
+        templates: prompts with one `{}` or `{c}` in place of the name.
 
     Returns:
-        (C, E) embeddings of length one.
+        (C, E) embeddings with unit norm.
 
     Raises:
-        ConfigError: no class, no template, a template without its place, or prompts of a class that cancel out.
+        ConfigError: there are no classes or templates, a template has no placeholder, or the prompts of a class cancel out.
     """
     if not classes or not templates:
-        raise ConfigError(f"zero-shot: needs classes and templates, found {len(classes)} and {len(templates)}")
-    prompts = [_fill(template, name) for name in classes for template in templates]
+        raise ConfigError(
+            f"zero-shot: needs classes and templates, found {len(classes)} and {len(templates)}; see classes.json"
+        )
+    prompts = [_fill_template(template, name) for name in classes for template in templates]
     prompt_CTE = np.asarray(encode_texts(prompts), dtype=np.float32).reshape(len(classes), len(templates), -1)
-    return _normalised(_normalised(prompt_CTE, classes).mean(axis=1), classes)
+    return _normalize(_normalize(prompt_CTE, classes).mean(axis=1), classes)
 
 
 def classify(
     image_NE: npt.NDArray[Any], class_CE: npt.NDArray[Any], label_N: npt.NDArray[Any]
 ) -> tuple[IntArray, IntArray]:
-    """Which class each image is taken for.
+    """Classify images.
 
     Returns:
-        (N,) how many wrong classes score at least as high as the right one (0: classified correctly), and (N,) the right class
-        where that is 0, else the best of the others.
+        (N,) ranks: the number of wrong classes that score at least as high as the right one (0: classified correctly), and
+        (N,) predictions: the right class if the rank is 0, else the best other class.
 
     Raises:
-        ValueError: no image, or a label that is not a row of `class_CE`.
+        ValueError: there are no images, or a label is not a row of `class_CE`.
     """
     label_N = np.asarray(label_N, dtype=np.int64)
     if len(image_NE) == 0 or label_N.shape != (len(image_NE),):
@@ -112,9 +115,9 @@ def classify(
 
 
 def chance_accuracy(classes: int) -> dict[str, float]:
-    """Accuracy of a guess, by name of the metric.
+    """Return chance level by metric name.
 
-    A guess finds a share of 1 / C of each class, so the mean over classes is that of all images.
+    A random guess is right for 1 / C of the images of each class, so the mean over classes equals that over images.
     """
     chance = {"accuracy@1": 1.0 / classes}
     if classes >= TOP5_FROM_CLASSES:
@@ -124,15 +127,15 @@ def chance_accuracy(classes: int) -> dict[str, float]:
 
 
 def confusion(label_N: npt.NDArray[Any], found_N: npt.NDArray[Any], names: Sequence[str]) -> Confusion:
-    """Count.
+    """Count images by class and predicted class.
 
     Args:
         label_N: right classes.
-        found_N: what they are taken for.
-        names: of all classes.
+        found_N: predicted classes.
+        names: names of all classes.
     """
     images = Counter(label_N.tolist())
-    # Of classes with equally many images the first ones are shown.
+    # Of classes with equally many images, show the first ones.
     shown = sorted(sorted(images, key=lambda label: (-images[label], label))[:MOST_CLASSES])
     pairs = Counter(zip(label_N.tolist(), found_N.tolist(), strict=True))
     rows = []
@@ -144,16 +147,16 @@ def confusion(label_N: npt.NDArray[Any], found_N: npt.NDArray[Any], names: Seque
     return Confusion(len(names), tuple(names[label] for label in shown), tuple(rows), mistakes)
 
 
-def _fill(template: str, name: str) -> str:
+def _fill_template(template: str, name: str) -> str:
     for place in ("{}", "{c}"):
         if template.count(place) == 1:
             return template.replace(place, name)
-    raise ConfigError(f"zero-shot template {template!r}: write {{}} once, where the class name goes")
+    raise ConfigError(f"zero-shot template {template!r}: write {{}} exactly once, in place of the class name")
 
 
-def _normalised(embedding_XE: FloatArray, classes: Sequence[str]) -> FloatArray:
+def _normalize(embedding_XE: FloatArray, classes: Sequence[str]) -> FloatArray:
     length_X1 = np.linalg.norm(embedding_XE, axis=-1, keepdims=True)
-    # `not >` rather than `<`: NaN must be caught too.
+    # Negated, so that NaN is found too.
     bad = ~(length_X1 > 1e-6)
     if bad.any():
         name = classes[int(np.argwhere(bad)[0][0])]

@@ -1,9 +1,9 @@
-"""A metric as what each image adds to it, so that it can be computed for any draw of the images.
+"""Bootstrap over images, for metrics that are functions of ratios of sums over images.
 
-What an image adds are numerators and denominators. A draw sums both, divides, and combines the quotients: recall at 1 from
-image to text counts images found over images asked, `mean_recall@1` is the mean of two such quotients, BLEU-4 is made of six.
-The bootstrap draws images with replacement.
-Legend of suffixes: N images, R draws, T columns of sums, P parts, G groups that occur, S images that belong to one of them.
+Each image contributes to numerators and denominators. A bootstrap sample sums both over images drawn with replacement, divides,
+and combines the ratios: image-to-text recall@1 is the number of hits over the number of queries, `mean_recall@1` the mean of
+two such ratios, BLEU-4 a function of six.
+Legend of suffixes: N images, R bootstrap samples, T columns of sums, P ratios, G groups that occur, S images of these groups.
 """
 
 import math
@@ -17,26 +17,26 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Combine = Callable[[Array], Array]
-"""(R, P) quotients of R draws to the metric of each draw, (R,). A quotient is NaN where the draw has nothing to divide by."""
+"""Maps ratios (R, P) of R bootstrap samples to the metric (R,). A ratio is NaN if its denominator is 0."""
 
 NO_GROUP = -1
 _COUNTS_AT_A_TIME = 4_000_000
 
 
 def mean_of_ratios(ratio_RP: Array) -> Array:
-    """(R,): every part weighs the same; NaN where one of them has nothing to divide by."""
+    """Return (R,) the unweighted mean of the ratios; NaN if one of them is NaN."""
     return np.asarray(ratio_RP.mean(axis=1))
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One quotient.
+    """Ratio of two sums over images.
 
     Attributes:
-        numerator: (N,) what each image adds to the numerator.
-        denominator: (N,) and to the denominator, 0 where it is not asked.
-        group: (N,) class of each image, `NO_GROUP` for none: the quotient is then the mean of the quotients of the groups
-            that occur in a draw. None divides the sums over all images.
+        numerator: (N,) contribution of each image to the numerator.
+        denominator: (N,) contribution to the denominator; 0 for images that are not queries.
+        group: (N,) group (class) of each image, `NO_GROUP` for none. The value is then the mean of the ratios of the groups
+            that occur in the bootstrap sample. None for one ratio over all images.
     """
 
     numerator: Array
@@ -44,14 +44,14 @@ class Ratio:
     group: IntArray | None = None
 
     def reordered(self, order_N: IntArray) -> "Ratio":
-        """The same with the images in another order."""
+        """Return the same with the images in another order."""
         group_N = None if self.group is None else self.group[order_N]
         return Ratio(self.numerator[order_N], self.denominator[order_N], group_N)
 
     def value(self) -> float:
-        """Of all images; NaN where there is nothing to divide by."""
+        """Compute the ratio over all images; NaN if the denominator is 0."""
         if self.group is None:
-            # Correctly rounded, so that it does not depend on the order of the images.
+            # `fsum` is exactly rounded, so that the value does not depend on the order of the images.
             numerator, denominator = math.fsum(self.numerator), math.fsum(self.denominator)
             return numerator / denominator if denominator else math.nan
         numerator_1G, denominator_1G = (
@@ -60,8 +60,8 @@ class Ratio:
         return float(_mean_of_groups(numerator_1G, denominator_1G)[0])
 
     def group_matrices(self) -> tuple[Any, Any]:
-        """What each image adds to the numerator and the denominator of its group, as sparse (N, G) matrices."""
-        # Here, because it takes a moment, and this module is loaded with the gate.
+        """Return the contributions of each image to numerator and denominator of its group, as sparse (N, G) matrices."""
+        # Imported here because the import is slow and this module is imported with the gate.
         from scipy.sparse import csr_array
 
         assert self.group is not None  # noqa: S101
@@ -76,26 +76,26 @@ class Ratio:
 
 @dataclass(frozen=True)
 class RatioMetric:
-    """A metric of one model.
+    """A metric of one model as a function of ratios.
 
     Attributes:
-        ratios: its quotients.
-        combine: what makes the metric of them.
+        ratios: the ratios.
+        combine: computes the metric from them.
     """
 
     ratios: tuple[Ratio, ...]
     combine: Combine = mean_of_ratios
 
     def reordered(self, order_N: IntArray) -> "RatioMetric":
-        """The same with the images in another order."""
+        """Return the same with the images in another order."""
         return RatioMetric(tuple(ratio.reordered(order_N) for ratio in self.ratios), self.combine)
 
     def value(self) -> float:
-        """The metric of all images."""
+        """Compute the metric over all images."""
         return float(self.combine(np.array([[ratio.value() for ratio in self.ratios]]))[0])
 
     def per_image(self) -> Array:
-        """(N,) the metric of every image alone; a part that an image is not asked for counts as 0."""
+        """Compute (N,) the metric of every single image; ratios with denominator 0 count as 0."""
         values = [
             np.divide(r.numerator, r.denominator, out=np.zeros_like(r.numerator), where=r.denominator > 0)
             for r in self.ratios
@@ -103,22 +103,22 @@ class RatioMetric:
         return self.combine(np.stack(values, axis=1))
 
 
-def hit_ratio(hit_N: npt.NDArray[np.bool_], asked_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Ratio:
-    """Images that are right over images asked."""
-    return Ratio((hit_N & asked_N).astype(np.float64), asked_N.astype(np.float64), group)
+def hit_ratio(hit_N: npt.NDArray[np.bool_], query_N: npt.NDArray[np.bool_], group: IntArray | None = None) -> Ratio:
+    """Return the ratio of hits to queries."""
+    return Ratio((hit_N & query_N).astype(np.float64), query_N.astype(np.float64), group)
 
 
 def bootstrap(metrics: Sequence[RatioMetric], images: int, resamples: int, seed: int) -> list[Array]:
-    """Each metric in every draw of the bootstrap; all metrics see the same draws.
+    """Compute each metric in every bootstrap sample. All metrics use the same samples.
 
     Args:
-        metrics: of the same images in the same order.
-        images: how many.
-        resamples: draws.
-        seed: of the draws.
+        metrics: metrics on the same images in the same order.
+        images: number of images.
+        resamples: number of bootstrap samples.
+        seed: random seed.
 
     Returns:
-        (R,) for each metric; NaN where a draw has nothing to divide by.
+        (R,) values per metric; NaN where a denominator is 0.
     """
     ratios = [ratio for metric in metrics for ratio in metric.ratios]
     plain = [place for place, part in enumerate(ratios) if part.group is None]
@@ -143,7 +143,7 @@ def bootstrap(metrics: Sequence[RatioMetric], images: int, resamples: int, seed:
 
 
 def _mean_of_groups(numerator_RG: Array, denominator_RG: Array) -> Array:
-    """(R,) mean of the quotients of the groups that occur; NaN where none does."""
+    """Return (R,) the mean of the ratios of the groups that occur; NaN if none does."""
     occurs_RG = denominator_RG > 0
     each_RG = np.divide(numerator_RG, denominator_RG, out=np.zeros_like(numerator_RG), where=occurs_RG)
     with np.errstate(invalid="ignore"):

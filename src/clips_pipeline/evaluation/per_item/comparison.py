@@ -1,9 +1,10 @@
-"""Two models on the same images: by how much one is better, and how sure that is.
+"""Paired comparison of two models on the same images.
 
-Paired bootstrap: images are drawn with replacement, the same for both models, and each metric is computed anew for every
-draw. The captions of an image stay together, since they are not independent. The interval holds the middle of those differences.
-Sign test: of the images on which the models differ, how many speak for one, against a fair coin (two-sided, exact). An image
-speaks by the metric of itself alone.
+Paired bootstrap: images are drawn with replacement, the same for both models, and each metric is recomputed on every bootstrap
+sample. The captions of an image stay together, since they are not independent. The confidence interval consists of the central
+quantiles of the differences.
+Sign test: on how many of the images on which the models differ one model is better, against a fair coin (two-sided, exact), by
+the metric of each image alone.
 Legend of suffixes: N images, R resamples.
 """
 
@@ -22,8 +23,8 @@ from clips_pipeline.evaluation.per_item.items import ItemResults
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 INCOMPARABLE = (
-    "the two were not asked alike (other class names or prompts, other samples of a probe, or captions scored by other "
-    "references); evaluate both with the same settings"
+    "the two evaluations used different settings (class names or templates, training samples of a probe, or reference "
+    "captions); evaluate both models with the same settings"
 )
 
 
@@ -32,12 +33,12 @@ class Difference:
     """One metric of two models, A and B.
 
     Attributes:
-        metric: its key.
-        a, b: the metric of each.
-        low, high: the interval of B minus A.
-        fraction_better: of the resamples, those in which B is better than A by more than the margin.
-        wins, losses: images on which B is better than A, and worse.
-        sign_p: the chance of such a division or a more uneven one, were the models alike.
+        metric: key of the metric.
+        a, b: value of each model.
+        low, high: confidence interval of B minus A.
+        fraction_better: fraction of the bootstrap samples in which B is better than A by more than the margin.
+        wins, losses: number of images on which B is better than A, and worse.
+        sign_p: p-value of the sign test.
     """
 
     metric: str
@@ -52,12 +53,12 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """B minus A."""
+        """Difference B minus A."""
         return self.b - self.a
 
     @property
     def verdict(self) -> str:
-        """Of B: `better`, `worse` or `even`, where chance could explain the difference."""
+        """Verdict on B: `better`, `worse`, or `even` if the interval contains 0."""
         if self.low <= 0 <= self.high:
             return "even"
         return "better" if (self.difference > 0) == higher_is_better(self.metric) else "worse"
@@ -73,23 +74,22 @@ def compare(
     margin: float = 0.0,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare B with A on the same images, or pairs of Winoground.
+    """Compare B with A on the same items: images, or pairs of Winoground.
 
     Args:
-        a: results of one model.
-        b: of the other one, in any order of the images.
+        a: per-item results of model A.
+        b: per-item results of model B, in any order of the items.
         metrics: keys, such as `retrieval/scenes/mean_recall@1`.
-        confidence: of the intervals, above 0 and below 1.
-        resamples: draws; 10,000 leave the ends of an interval uncertain by a few hundredths of its width.
-        margin: for `fraction_better`, in the metric's own unit.
-        seed: of the draws.
+        confidence: confidence level of the intervals, above 0 and below 1.
+        resamples: number of bootstrap samples; 10,000 leave the ends of an interval uncertain by a few percent of its width.
+        margin: margin of `fraction_better`, in the unit of the metric.
+        seed: random seed.
 
     Raises:
-        ConfigError: other images, another version of the set, or a metric that the items do not hold or were asked for on other
-            terms.
+        ConfigError: the items or set versions differ, or a metric is missing or was computed with different settings.
     """
     if not 0 < confidence < 1 or resamples < 1:
-        raise ConfigError(f"confidence {confidence}, resamples {resamples}: between 0 and 1, and 1 or more")
+        raise ConfigError(f"confidence {confidence}, resamples {resamples}: must be between 0 and 1, and at least 1")
     order_N = match_items(a, b)
     for metric in metrics:
         if not a.is_comparable(b, metric):
@@ -101,7 +101,7 @@ def compare(
     for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
         difference_R = drawn[len(all_a) + place] - drawn[place]
         sign = 1.0 if higher_is_better(metric) else -1.0
-        # By the metric of each image itself; those asked nothing count for neither.
+        # By the metric of each single image; images that are not queries count for neither model.
         better_N = sign * (of_b.per_image() - of_a.per_image())
         wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
         fraction_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
@@ -118,18 +118,18 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Of one model's metrics, by the bootstrap over the items of each set.
+    """Compute confidence intervals of one model's metrics by the bootstrap over the items of each set.
 
     Args:
-        items: by set.
-        metrics: keys; those that no items hold have no interval.
-        confidence: of the intervals.
-        resamples: draws.
-        seed: of the draws.
+        items: per-item results by set.
+        metrics: keys; metrics without per-item results have no interval.
+        confidence: confidence level of the intervals.
+        resamples: number of bootstrap samples.
+        seed: random seed.
     """
     metrics = list(metrics)
     found: dict[str, tuple[float, float]] = {}
-    # One pass of draws for all metrics of a set.
+    # One bootstrap for all metrics of a set.
     for name, of_set in items.items():
         held = [metric for metric in metrics if set_of(metric) == name and of_set.has_metric(metric)]
         if not held:
@@ -140,30 +140,30 @@ def intervals(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided p of a fair coin, exact; 1 where there is nothing to count."""
-    # Here, because it takes a moment, and this module is loaded with the gate. The sum of the binomial distribution.
+    """Return the exact two-sided p-value of a sign test; 1 without wins and losses."""
+    # Imported here because the import is slow and this module is imported with the gate.
     from scipy.special import bdtr
 
     return min(1.0, 2.0 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def match_items(a: ItemResults, b: ItemResults) -> npt.NDArray[np.int64]:
-    """(N,) where each image of A stands in B.
+    """Return (N,) the position in B of each item of A.
 
     Raises:
-        ConfigError: other images, or another version of the set.
+        ConfigError: the items or the set versions differ.
     """
     if a.set_version != b.set_version:
         raise ConfigError(
-            f"the two were evaluated on different data (set versions {a.set_version or 'unknown'} and "
+            f"the two models were evaluated on different data (set versions {a.set_version or 'unknown'} and "
             f"{b.set_version or 'unknown'}); evaluate both on the same set"
         )
     places = {key: place for place, key in enumerate(b.keys)}
     missing = [key for key in a.keys if key not in places]
     if missing or len(a.keys) != len(b.keys):
         raise ConfigError(
-            f"the two were evaluated on different images: {len(a.keys)} and {len(b.keys)}, {len(missing)} of the first are not "
-            "among the second; evaluate both on the same set"
+            f"the two models were evaluated on different items ({len(a.keys)} and {len(b.keys)}; {len(missing)} of the first are "
+            "missing in the second); evaluate both on the same set"
         )
     return np.array([places[key] for key in a.keys], np.int64)
 

@@ -1,4 +1,4 @@
-"""Per-item results as the tables that `evaluate` writes, and back to rows."""
+"""Tables of per-item results that `evaluate` writes: reading, and conversion to rows."""
 
 import json
 import math
@@ -13,28 +13,32 @@ from clips_pipeline.evaluation.per_item.items import ItemResults, compositionali
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, ItemRow
 
 COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_right", "image_right", SET_VERSION, MODEL)
-"""Of the table of SugarCrepe and Winoground, which has rows only where one of them is configured."""
+"""Columns of the table of SugarCrepe and Winoground, which is empty if neither is configured."""
 
 _NEEDED = {"key", "image_to_text_rank", "text_to_image_ranks", "zero_shot_rank", "caption_nats", "caption_tokens"}
 
 
 def read_items(path: Path, set_name: str | None = None) -> ItemResults:
-    """From a CSV file that `evaluate` writes.
+    """Read a CSV file that `evaluate` wrote.
 
     Args:
-        path: of the file.
-        set_name: `sugarcrepe` or `winoground`, for a file that holds both.
+        path: path of the file.
+        set_name: `sugarcrepe` or `winoground`, for a file with both.
 
     Raises:
-        ConfigError: no such file, it is none of ours, or it holds several sets and not the one that was named.
+        ConfigError: the file does not exist, has another format, or has several sets but not the one requested.
     """
     try:
-        # As they stand there: every column is read by its own rule, and no key is taken for a number or for nothing.
+        # Read all values as text, so that pandas does not turn keys into numbers or NaN; `_value` converts each column.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `kedro run --pipelines evaluate` writes per-item results") from None
+        raise ConfigError(
+            f"{path}: no such file; run `kedro run --pipelines evaluate`, which writes per-item results"
+        ) from None
     except (ValueError, pd.errors.ParserError) as error:
-        raise ConfigError(f"{path}: no per-item results ({error})") from None
+        raise ConfigError(
+            f"{path}: not a table of per-item results ({error}); give a file that `evaluate` wrote"
+        ) from None
     try:
         if not _is_compositionality(table):
             return items_from_table(table)
@@ -43,25 +47,27 @@ def read_items(path: Path, set_name: str | None = None) -> ItemResults:
         raise ConfigError(f"{path}: {error}") from None
     if set_name in found or len(found) == 1:
         return found[set_name] if set_name in found else next(iter(found.values()))
-    raise ConfigError(f"{path}: holds results on {' and '.join(found) or 'no set'}; name one that it has with --set")
+    raise ConfigError(f"{path}: has results on {' and '.join(found) or 'no set'}; select one of them with --set")
 
 
 def items_from_table(table: pd.DataFrame) -> ItemResults:
-    """From the table of a split's images, as pandas holds it.
+    """Convert the table of a split's images.
 
     Raises:
-        ConfigError: it is none of ours.
+        ConfigError: the table has another format.
     """
     if missing := _NEEDED - set(table.columns):
-        raise ConfigError(f"no per-item results: it lacks {', '.join(sorted(missing))}")
+        raise ConfigError(
+            f"not a table of per-item results: columns missing: {', '.join(sorted(missing))}; run `evaluate` again"
+        )
     return items_from_rows(rows_from_table(table))
 
 
 def items_by_set(tables: Mapping[str, pd.DataFrame]) -> dict[str, ItemResults]:
-    """From `tables_by_set`.
+    """Convert the tables of `tables_by_set`.
 
     Raises:
-        ConfigError: a table is none of ours.
+        ConfigError: a table has another format.
     """
     found: dict[str, ItemResults] = {}
     for name, table in tables.items():
@@ -74,16 +80,16 @@ def items_by_set(tables: Mapping[str, pd.DataFrame]) -> dict[str, ItemResults]:
 
 
 def tables_by_set(set_name: str, per_item: pd.DataFrame, compositionality: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Both tables of an evaluation, by the set that rows belong to; sets without rows are left out."""
+    """Return the rows of both tables of an evaluation by set, without sets that have no rows."""
     others = {str(name): rows for name, rows in compositionality.groupby("set")}
     return {set_name: per_item, **others}
 
 
 def rows_from_table(table: pd.DataFrame) -> list[ItemRow]:
-    """The rows of such a table, each as `EvaluationResult` has it.
+    """Return the rows of a table as in `EvaluationResult`.
 
     Raises:
-        ConfigError: a value is none that its column can hold.
+        ConfigError: a value is invalid for its column.
     """
     return [_row(row) for row in table.to_dict("records")]
 
@@ -97,18 +103,20 @@ def _row(row: Mapping[Any, Any]) -> ItemRow:
 
 
 def _value(name: str, value: Any, row: Mapping[Any, Any]) -> Any:
-    # Nothing is None in rows, NaN in a table of floats, and no text in a file.
+    # A missing value is None in rows, NaN in a table of floats, and an empty string in a file.
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     read = _READ.get(name)
     try:
         return value if read is None else read(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"no per-item results: {name} of {row.get('key')} is {value!r}") from None
+        raise ConfigError(
+            f"not a table of per-item results: {name} of {row.get('key')} is {value!r}; run `evaluate` again"
+        ) from None
 
 
-def _whole(value: Any) -> int:
-    # A column of whole numbers with gaps is one of floats to pandas.
+def _integer(value: Any) -> int:
+    # Pandas stores a column of integers with missing values as floats.
     return int(float(value))
 
 
@@ -123,8 +131,8 @@ def _flag(value: Any) -> bool:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("image_to_text_rank", "long_image_to_text_rank", "zero_shot_rank", "label"), _whole),
-    **dict.fromkeys(("caption_tokens", "caption_words", "caption_reference_words"), _whole),
+    **dict.fromkeys(("image_to_text_rank", "long_image_to_text_rank", "zero_shot_rank", "label"), _integer),
+    **dict.fromkeys(("caption_tokens", "caption_words", "caption_reference_words"), _integer),
     **dict.fromkeys(("text_to_image_ranks", "long_text_to_image_ranks", "caption_matches", "caption_ngrams"), _list),
     **dict.fromkeys(("caption_nats", "caption_rouge_l", "caption_cider"), float),
     **dict.fromkeys(("teacher_forced", "linear_right", "knn_right", "right", "text_right", "image_right"), _flag),

@@ -1,4 +1,4 @@
-"""Per-item results, and every metric computed from them, for all items or for a sample of them.
+"""Metrics from per-item results, for all items or for a bootstrap sample of them.
 
 Legend of suffixes: N images, E entries of a set, O orders of n-grams.
 """
@@ -22,14 +22,14 @@ _ACCURACY_AT = (1, 5)
 
 @dataclass(frozen=True)
 class ItemResults:
-    """The results of one model on one set.
+    """Per-item results of one model on one set.
 
     Attributes:
-        keys: of the items, which are drawn: images, or the pairs of Winoground.
-        set_version: of the set; empty where it is not known.
-        measures: by key without the set, such as `retrieval/mean_recall@1`.
-        terms: by the same keys, what a metric depends on beside model and samples, as far as it is known: class names, samples
-            of a probe, whose captions are references. Other terms make another metric.
+        keys: keys of the items that the bootstrap draws: images, or the pairs of Winoground.
+        set_version: digest of the set; empty if unknown.
+        metrics: metrics by key without the set, such as `retrieval/mean_recall@1`.
+        settings: by the same keys, the settings that a metric depends on apart from model and samples, if known: class names,
+            training samples of a probe, reference captions. Values with different settings are not comparable.
     """
 
     keys: tuple[str, ...]
@@ -38,42 +38,42 @@ class ItemResults:
     settings: dict[str, str] = field(default_factory=dict)
 
     def metric_of(self, metric: str) -> RatioMetric:
-        """That of a metric by its whole key.
+        """Return a metric by its full key.
 
         Raises:
-            ConfigError: it cannot be computed from these items.
+            ConfigError: the metric cannot be computed from these items.
         """
         found = self.metrics.get(short_key(metric))
         if found is None:
             raise ConfigError(
-                f"{metric} cannot be computed from per-item results, which allow {', '.join(self.names())}; evaluate again "
-                "where they were written before it was kept there"
+                f"{metric}: cannot be computed from these per-item results, only {', '.join(self.names())}; if an earlier "
+                "release wrote them, evaluate again"
             )
         return found
 
     def has_metric(self, metric: str) -> bool:
-        """Whether a metric can be computed, by its whole key."""
+        """Return whether a metric, given by its full key, can be computed."""
         return short_key(metric) in self.metrics
 
     def is_comparable(self, other: "ItemResults", metric: str) -> bool:
-        """Whether a metric says the same of both, by its whole key; also where it is not known of one."""
+        """Return whether a metric, given by its full key, has the same settings in both, or unknown settings in one."""
         own, others = (one.settings.get(short_key(metric)) for one in (self, other))
         return own is None or others is None or own == others
 
     def values(self) -> dict[str, float]:
-        """Every metric of all items, by key without the set."""
+        """Compute every metric over all items, by key without the set."""
         return {name: metric.value() for name, metric in self.metrics.items()}
 
     def names(self) -> tuple[str, ...]:
-        """What can be computed, as keys without the set."""
+        """Return the keys, without the set, of the metrics that can be computed."""
         return tuple(self.metrics)
 
 
 def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
-    """From rows of a split's images, as `EvaluationResult.per_item` has them. What rows do not have is no metric of theirs.
+    """Build from rows of a split's images, as in `EvaluationResult.per_item`. Metrics without columns are left out.
 
     Raises:
-        ConfigError: no row, a key that stands twice, or rows of several sets.
+        ConfigError: there are no rows, a key occurs twice, or rows are of several sets.
     """
     rows = list(rows)
     keys, version = _checked_keys(rows)
@@ -81,20 +81,20 @@ def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
     metrics = _retrieval(rows, "retrieval", "image_to_text_rank", "text_to_image_ranks")
     if "long_image_to_text_rank" in rows[0]:
         metrics |= _retrieval(rows, "retrieval_long", "long_image_to_text_rank", "long_text_to_image_ranks")
-    asked_N = shot_N >= 0
-    if asked_N.any():
+    query_N = shot_N >= 0
+    if query_N.any():
         for k in _ACCURACY_AT:
-            metrics[f"zero_shot/accuracy@{k}"] = RatioMetric((hit_ratio(shot_N < k, asked_N),))
-        class_N = np.where(asked_N, _ranks(rows, "label"), NO_GROUP)
-        if (class_N[asked_N] != NO_GROUP).all():
-            metrics["zero_shot/mean_per_class_accuracy@1"] = RatioMetric((hit_ratio(shot_N < 1, asked_N, class_N),))
+            metrics[f"zero_shot/accuracy@{k}"] = RatioMetric((hit_ratio(shot_N < k, query_N),))
+        class_N = np.where(query_N, _ranks(rows, "label"), NO_GROUP)
+        if (class_N[query_N] != NO_GROUP).all():
+            metrics["zero_shot/mean_per_class_accuracy@1"] = RatioMetric((hit_ratio(shot_N < 1, query_N, class_N),))
     metrics |= _captions(rows)
     for name in ("linear", "knn"):
         right = [row.get(f"{name}_right") for row in rows]
-        labelled_N = np.array([flag is not None for flag in right])
-        if labelled_N.any():
+        labeled_N = np.array([flag is not None for flag in right])
+        if labeled_N.any():
             right_N = np.array([bool(flag) for flag in right])
-            metrics[f"probe/{name}_accuracy@1"] = RatioMetric((hit_ratio(right_N, labelled_N),))
+            metrics[f"probe/{name}_accuracy@1"] = RatioMetric((hit_ratio(right_N, labeled_N),))
     settings = {
         name: str(rows[0][column]) for name in metrics if (column := _settings_column(name, rows[0])) is not None
     }
@@ -102,19 +102,19 @@ def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
 
 
 def _settings_column(name: str, row: Mapping[str, Any]) -> str | None:
-    """Where a row says the terms of a metric."""
+    """Return the column with the settings of a metric; None if the row has none."""
     written = name in ("caption/rouge_l", "caption/cider", "caption/bleu4")
     column = "caption_references" if written else f"{name.partition('/')[0]}_terms"
     return column if row.get(column) is not None else None
 
 
 def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, ItemResults]:
-    """From rows of entries, as `EvaluationResult.compositionality` has them, to the items of each set that has some.
+    """Build from rows of entries, as in `EvaluationResult.compositionality`, the items of each set that has rows.
 
-    SugarCrepe's entries on the same image stay together, as the captions of an image do: its items are the images.
+    The items of SugarCrepe are images: entries on the same image stay together, like the captions of an image.
 
     Raises:
-        ConfigError: an entry stands twice, or rows are of several versions of a set.
+        ConfigError: an entry occurs twice, or rows are of several versions of a set.
     """
     by_set: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -126,13 +126,13 @@ def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, ItemR
 
 
 def _checked_keys(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], str]:
-    """Keys and set version of rows, one an item and all of one set."""
+    """Return keys and set version of rows; each row must be one item, all of one set."""
     keys = tuple(str(row["key"]) for row in rows)
     versions = {str(row.get(SET_VERSION) or "") for row in rows}
     if not rows or len(set(keys)) < len(keys) or len(versions) > 1:
         raise ConfigError(
             f"per-item results: {len(rows)} rows, {len(set(keys))} different keys, {len(versions)} set versions; expected one "
-            "row per item, all of one set"
+            "row per item, all of one set; evaluate again"
         )
     return keys, versions.pop()
 
@@ -142,9 +142,9 @@ def _retrieval(rows: Sequence[Mapping[str, Any]], kind: str, image: str, texts: 
     if not (rank_N >= 0).any():
         return {}
     ranks = [np.array(row[texts], np.int64) for row in rows]
-    asked_N = _numbers(len(own) for own in ranks)
+    query_N = _numbers(len(own) for own in ranks)
     to_text = {k: hit_ratio(rank_N < k, rank_N >= 0) for k in RECALL_AT}
-    to_image = {k: Ratio(_numbers(np.count_nonzero(own < k) for own in ranks), asked_N) for k in RECALL_AT}
+    to_image = {k: Ratio(_numbers(np.count_nonzero(own < k) for own in ranks), query_N) for k in RECALL_AT}
     found = {f"{kind}/image_to_text_recall@{k}": RatioMetric((to_text[k],)) for k in RECALL_AT}
     found |= {f"{kind}/text_to_image_recall@{k}": RatioMetric((to_image[k],)) for k in RECALL_AT}
     return found | {f"{kind}/mean_recall@1": RatioMetric((to_text[1], to_image[1]))}
@@ -154,7 +154,7 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, RatioMetric]:
     found = {}
     tokens_N = _numbers(row["caption_tokens"] for row in rows)
     if tokens_N.any():
-        # Before rows said so, none was told: those of method coca passed for others.
+        # Rows of earlier releases lack the column; their losses of method coca have the key of the others.
         name = "teacher_forced_loss" if rows[0].get("teacher_forced") else "loss"
         found[f"caption/{name}"] = RatioMetric((Ratio(_numbers(row["caption_nats"] for row in rows), tokens_N),))
     written_N = _numbers(row.get("caption_rouge_l") is not None for row in rows)

@@ -1,3 +1,3 @@
-"""The data health report: caption lengths, histograms, and what looks wrong."""
+"""Data health report: caption lengths, histograms and findings."""
 
 __all__ = ["caption_lengths", "data_health", "findings", "histograms"]

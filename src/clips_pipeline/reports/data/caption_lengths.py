@@ -1,4 +1,4 @@
-"""How long captions and fragments are in ids of the tokenizer, and what of them the model's rows cut off."""
+"""Lengths of captions and fragments in token ids, and how much of them the model's rows truncate."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _SEED = 0
 
 
 class RowCapacity(NamedTuple):
-    """Ids that rows hold, specials not counted: of the text tower, of the captioner, and what training leaves of a web caption."""
+    """Capacity in ids, without special ids, of text tower rows, captioner rows, and web captions in training."""
 
     context: int
     target: int
@@ -32,21 +32,21 @@ class RowCapacity(NamedTuple):
 
 
 def row_capacity(captions: CaptionConfig) -> RowCapacity:
-    """Of the rows that training makes."""
+    """Return the capacity of the rows in training."""
     context = captions.context_length - 3
     return RowCapacity(context, captions.target_length - 2, min(context, captions.web_tokens or context))
 
 
 @dataclass(slots=True)
 class Lengths:
-    """Ids of one kind of text.
+    """Lengths of one kind of text.
 
     Attributes:
-        capacity: ids that fit into the row it goes to.
-        values: ids of each of the N texts, specials not counted; of a fragment with a budget what the budget left.
-        cut: texts of which ids are lost to the row, or to the fragment's budget.
-        unknown: ids that stand for a word which the vocabulary cannot spell, of all texts together.
-        replaced: fragments that have no usable piece, so that the web caption stands in.
+        capacity: number of ids that fit into its row.
+        values: number of ids of each of the N texts, without special ids; for fragments, after applying the budget.
+        cut: number of texts truncated by the row or by the fragment's budget.
+        unknown: total number of UNK ids.
+        replaced: number of fragments replaced by the web caption because the synthetic caption has no usable piece.
     """
 
     capacity: int
@@ -56,36 +56,36 @@ class Lengths:
     replaced: int = 0
 
     def add(self, ids: Sequence[int], unknown_id: int) -> None:
-        """Count one text."""
+        """Add one text."""
         self.values.append(len(ids))
         self.cut += len(ids) > self.capacity
         self.unknown += ids.count(unknown_id)
 
     def quantile(self, part: float) -> int:
-        """The smallest length that `part` of the texts, from 0 to 1, do not exceed; 0 where there is none."""
+        """Return the quantile of the lengths at `part`, from 0 to 1; 0 without texts."""
         return int(np.quantile(self.values, part, method="inverted_cdf")) if self.values else 0
 
     @property
     def empty(self) -> int:
-        """Texts without any id."""
+        """Number of texts without ids."""
         return self.values.count(0)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitTexts:
-    """What was read of one split.
+    """Lengths of the texts of one split.
 
     Attributes:
-        samples: whose texts were read. Sets that serve evaluation alone may lack captions, which are not counted then.
-        total_samples: that the split has.
-        shards: they came from.
-        total_shards: that the split has.
-        unreadable: samples left out, because they are damaged or cannot be had.
-        web: web captions in a row of the text tower.
-        synthetic: synthetic captions, whole, in the captioner's row.
-        human: human captions in a row of the text tower, all of each sample.
-        fragments: by strategy, in a row of the text tower.
-        sentences: (N,) sub-captions of each synthetic caption, by the published rule.
+        samples: number of samples whose texts were read. Missing captions, as in evaluation sets, are not counted.
+        total_samples: number of samples of the split.
+        shards: number of shards read.
+        total_shards: number of shards of the split.
+        unreadable: number of samples left out because they are damaged or unavailable.
+        web: web captions, in rows of the text tower.
+        synthetic: whole synthetic captions, in rows of the captioner.
+        human: all human captions, in rows of the text tower.
+        fragments: fragments by strategy, in rows of the text tower.
+        sentences: (N,) number of sub-captions of each synthetic caption, by the published rule.
     """
 
     samples: int
@@ -101,22 +101,22 @@ class SplitTexts:
 
 
 class RandomSamples:
-    """Samples of a split: whole shards drawn at random, by a fixed seed, until there are enough.
+    """Random samples of a split: whole shards drawn with a fixed seed until there are enough samples.
 
-    Shards and not single samples, because each shard that is touched may have to be fetched.
+    It draws shards rather than single samples because each shard may have to be downloaded.
 
     Args:
-        folder: of the index.
-        split: of it.
-        most: samples.
-        remote: where shards that are not on this machine are copied to.
+        folder: folder of the index.
+        split: split to draw from.
+        most: maximum number of samples.
+        remote: cache for shards in remote storage.
     """
 
     def __init__(self, folder: Path, split: str, most: int, remote: ShardCache | None) -> None:
         self.set = ShardSet(folder, split, max_open_files=1, remote=remote)
         self.split, self.unreadable = split, 0
         shards = list(range(len(self.set.samples)))
-        random.Random(f"{_SEED}/{split}").shuffle(shards)  # noqa: S311 - no secret depends on it
+        random.Random(f"{_SEED}/{split}").shuffle(shards)  # noqa: S311 - not used for cryptography
         self.places: list[tuple[int, int]] = []
         for shard in shards:
             if len(self.places) >= most:
@@ -125,7 +125,7 @@ class RandomSamples:
             self.places += [(shard, row) for row in range(count)]
 
     def texts(self) -> Iterator[Record]:
-        """All of them without their images; those that cannot be read are counted."""
+        """Yield all samples without images and count the unreadable ones."""
         self.unreadable = 0
         for shard, row in self.places:
             try:
@@ -135,7 +135,7 @@ class RandomSamples:
         self.set.close()
 
     def examples(self, count: int) -> Iterator[Record]:
-        """At random `count` of them, with their images, in the order of the shards; fewer where some cannot be read."""
+        """Yield `count` random samples with images, in shard order; fewer if some are unreadable."""
         chosen = random.Random(f"{_SEED}/{self.split}/some").sample(  # noqa: S311 - as above
             range(len(self.places)), min(count, len(self.places))
         )
@@ -148,12 +148,12 @@ class RandomSamples:
 
 
 def measure(drawn: RandomSamples, tokenizer: Tokenizer, captions: CaptionConfig) -> SplitTexts:
-    """Read the texts of the samples; every strategy makes one fragment of each, as an epoch of training does.
+    """Measure the texts of the samples. Every strategy makes one fragment per sample, as in one epoch of training.
 
     Args:
-        drawn: which samples.
-        tokenizer: gives the lengths.
-        captions: lengths of the rows, and the strategy that training uses. The others are given the same budget.
+        drawn: the samples.
+        tokenizer: tokenizer of the model.
+        captions: row lengths and the strategy used in training. The other strategies get the same budget.
     """
     capacity = row_capacity(captions)
     web, synthetic, human = Lengths(capacity.web), Lengths(capacity.target), Lengths(capacity.context)
@@ -173,12 +173,12 @@ def measure(drawn: RandomSamples, tokenizer: Tokenizer, captions: CaptionConfig)
         synthetic.add(body, unknown)
         sentences.append(len(split_sub_captions(record.synthetic_caption)))
         for name, config in configs.items():
-            made = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
-            if made is None:
+            ids = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
+            if ids is None:
                 fragments[name].replaced += 1
                 continue
-            fragments[name].add(made, unknown)
-            # A budget has cut it already.
+            fragments[name].add(ids, unknown)
+            # The fragment was already truncated to its budget.
             fragments[name].cut += config.tokens is not None and len(body) > config.tokens
     shards = drawn.set.samples
     return SplitTexts(
@@ -200,5 +200,5 @@ def _fragment_config(strategy: Strategy, captions: CaptionConfig) -> FragmentCon
         return captions.fragment
     if strategy == "sub_caption":
         return FragmentConfig(tokens=captions.fragment.tokens)
-    # Without a budget of its own it takes what the row holds, as `CaptionReader` has it.
+    # Without a budget the capacity of the row is used, as in `CaptionReader`.
     return FragmentConfig(strategy, captions.fragment.tokens or row_capacity(captions).context)

@@ -1,4 +1,4 @@
-"""The data health report: what prepared data consists of, what was left out, and what the model will read of it."""
+"""Data health report: content of the prepared data, samples left out, and what the model reads of the captions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ _THUMBNAIL = 256
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """How much of the data the report reads.
+    """Number of samples that the report reads.
 
     Attributes:
-        samples: at most so many of each split, for caption lengths; everything else is counted over all samples.
-        examples: samples of each split in the contact sheet.
+        samples: maximum number per split for caption lengths; everything else is counted over all samples.
+        examples: number of samples per split in the contact sheet.
     """
 
     samples: PositiveInt = 20_000
@@ -49,18 +49,18 @@ def write_data_health(
     path: Path,
     remote: ShardCache | None = None,
 ) -> Path:
-    """Write the report; the same data gives the same page.
+    """Write the report. The same data gives the same page.
 
     Args:
-        shards: folder of the index and its statistics.
-        tokenizer: gives the lengths.
-        captions: what training will read of them.
-        config: how much is read.
-        path: of the HTML file; folders above it are made.
-        remote: where shards that are not on this machine are copied to.
+        shards: folder of index and statistics.
+        tokenizer: tokenizer of the model.
+        captions: row lengths and fragment strategy of the training.
+        config: number of samples to read.
+        path: path of the HTML file; parent folders are created.
+        remote: cache for shards in remote storage.
 
     Raises:
-        ConfigError: index or statistics are missing or damaged, or a shard is.
+        ConfigError: index, statistics or a shard are missing or damaged.
     """
     index, statistics = load_index(shards), load_statistics(shards)
     texts: dict[str, SplitTexts] = {}
@@ -79,7 +79,7 @@ def report_html(
     examples: Mapping[str, Sequence[Record]],
     captions: CaptionConfig,
 ) -> str:
-    """The whole page: `templates/data_health.html`."""
+    """Render `templates/data_health.html`."""
     return render(
         "data_health.html",
         index=index,
@@ -101,7 +101,7 @@ def report_html(
 
 @dataclass(frozen=True)
 class Card:
-    """A sample of the contact sheet: with a thumbnail, or with the error that stands in its place."""
+    """A sample of the contact sheet, with a thumbnail, or an error if the image cannot be decoded."""
 
     record: Record
     small: Thumbnail | None
@@ -109,7 +109,7 @@ class Card:
 
     @classmethod
     def of(cls, record: Record) -> "Card":
-        """From a sample, whatever its image holds."""
+        """Make a card from a sample; a damaged image gives the error."""
         try:
             return cls(record, make_thumbnail(record.image, _THUMBNAIL))
         except DECODE_ERRORS as error:
@@ -128,11 +128,11 @@ def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
 
 def _length_chart(label: str, lengths: Lengths) -> Chart:
     drawn = bars(np.array(lengths.values), lengths.capacity, 2 * lengths.capacity)
-    told = (
+    summary = (
         f"median {format_number(lengths.quantile(0.5))}, 95 % up to {format_number(lengths.quantile(0.95))}, "
-        f"cut {format_percent(lengths.cut, len(lengths.values))}"
+        f"truncated {format_percent(lengths.cut, len(lengths.values))}"
     )
-    return Chart(histogram_chart(drawn, label, limit=lengths.capacity, unit="ids"), label, told)
+    return Chart(histogram_chart(drawn, label, limit=lengths.capacity, unit="ids"), label, summary)
 
 
 def _sentence_charts(read: SplitTexts) -> list[Chart]:
@@ -142,7 +142,7 @@ def _sentence_charts(read: SplitTexts) -> list[Chart]:
     return [Chart(histogram_chart(bars(read.sentences, most=_MOST_SENTENCES), title, unit="sentences"), title)]
 
 
-# Histogram, its name, how a value is written, and a value of the axis.
+# Histogram key, label, formatter of values, and a tick of the axis.
 _MEASURES = (
     ("image_width", "width in pixels", format_number, 1),
     ("image_height", "height in pixels", format_number, 1),

@@ -1,4 +1,4 @@
-"""Histograms, in the page's colors."""
+"""Histograms as SVG in the colors of the page."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _SIZE = (4.0, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Values from `start` (included) to `end` (excluded), of the last bar sometimes also all beyond, and how many there are."""
+    """Number of values from `start` (inclusive) to `end` (exclusive); an open-ended bar also counts all larger values."""
 
     start: int
     end: int
@@ -34,18 +34,17 @@ class Bar:
 
 
 def bars(values: NDArray[np.int64], limit: int | None = None, most: int | None = None) -> list[Bar]:
-    """Of integers from 0, all bars of one width, so that at most about forty are needed.
+    """Group non-negative integers into at most about 40 bars of equal width.
 
     Args:
-        values: in any order, at least one.
-        limit: no bar holds values on both sides of it: those up to the limit, and those above.
-        most: the last bar begins here at the latest and holds all values beyond, so that one that is absurdly large does not
-            press the others into a corner.
+        values: values in any order, at least one.
+        limit: a boundary between bars: no bar has values both up to the limit and above it.
+        most: the last bar starts here at the latest and is open-ended, so that an outlier does not compress the other bars.
     """
     high = int(values.max())
     end = high if most is None else min(high, most)
     width = max(1, -(-(max(end, limit or 0) + 1) // _MOST_BARS))
-    # The first bar is the narrower one where the limit asks for it.
+    # The first bar is narrower if the limit requires it.
     first = 0 if limit is None else (limit + 1) % width - width
     places, counts = np.unique((np.minimum(values, end) - first) // width, return_counts=True)
     starts = (places * width + first).tolist()
@@ -56,10 +55,10 @@ def bars(values: NDArray[np.int64], limit: int | None = None, most: int | None =
 
 
 def octave_bars(histogram: Histogram) -> list[Bar]:
-    """Four bars for every doubling, for values that differ by orders of magnitude; each is the sum of whole bins."""
+    """Group into four bars per octave, for values over orders of magnitude; each bar is a sum of whole bins."""
     found: dict[int, int] = {}
     for start, count in histogram.bins:
-        # The three highest bits say which quarter of which octave.
+        # The three highest bits give octave and quarter.
         shift = max(start.bit_length() - 3, 0)
         place = (start >> shift) << shift
         found[place] = found.get(place, 0) + count
@@ -75,25 +74,24 @@ def histogram_chart(
     unit: str = "",
     show: Callable[[float], str] = format_number,
 ) -> Markup:
-    """A histogram as `<svg>`, with a description for those who do not see it.
+    """Draw a histogram as `<svg>` with alternative text.
 
     Args:
         drawn: bars in order, at least one.
-        title: says what is counted; no two charts of a page have the same.
-        limit: values above it are colored as cut, and it has a mark.
-        doubling: equal distances are equal ratios, with this value and its doubles and halves on the axis; None for equal
-            differences.
-        unit: of the values.
-        show: a value as plain text.
+        title: what is counted; must be unique within a page.
+        limit: bars above this value have the color of truncated values, and the value is marked.
+        doubling: logarithmic axis with ticks at this value times powers of two; None for a linear axis.
+        unit: unit of the values.
+        show: formats a value as plain text.
     """
     most = max(bar.count for bar in drawn)
-    # A bar of one value has its name below its middle.
+    # Bars of single values have their ticks below the center.
     shift = 0.5 if not doubling and all(bar.end - bar.start == 1 for bar in drawn) else 0.0
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         for bar in drawn:
-            # A bar that is there is seen: 0 has no place where distances are ratios, and others may be too thin or too low.
+            # Make every bar visible: 0 has no position on a logarithmic axis, and other bars may be too thin or too low.
             start = (bar.start or _NEXT_TO_ZERO) if doubling else bar.start
             width = bar.end - start if doubling else max(bar.end - start, drawn[-1].end / 300)
             height = max(bar.count, most / 100)
@@ -103,7 +101,7 @@ def histogram_chart(
         if doubling:
             low, high = drawn[0].start or _NEXT_TO_ZERO, drawn[-1].end
             axes.set_xscale("log", base=2)
-            # Else one bar alone would fill the chart.
+            # Otherwise a single bar would fill the chart.
             axes.set_xlim(min(low, high / 4), max(high, low * 4))
             axes.set_xticks(_doubles(doubling, *axes.get_xlim()))
             axes.minorticks_off()
@@ -136,12 +134,12 @@ def histogram_chart(
 
 def _bar_range(bar: Bar, show: Callable[[float], str]) -> str:
     if bar.open_ended:
-        return f"{show(bar.start)} and more"
+        return f"{show(bar.start)} or more"
     return show(bar.start) if bar.end - bar.start == 1 else f"{show(bar.start)} to {show(bar.end - 1)}"
 
 
 def _doubles(base: int, low: float, high: float) -> list[float]:
-    """`base` times powers of two, at most so many that their names have room beside each other."""
+    """Return ticks at `base` times powers of two, few enough for their labels to fit."""
     first, last = math.ceil(math.log2(low / base)), math.floor(math.log2(high / base))
     step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
     return [base * 2.0**power for power in range(first, last + 1, step)]

@@ -1,3 +1,3 @@
-"""The pages on a model: evaluation, registered version, and comparison of two."""
+"""Model reports: evaluation, registered version, and comparison of two models."""
 
 __all__ = ["comparison", "figures", "pages", "scores", "training_curves"]

@@ -1,4 +1,4 @@
-"""A comparison for people: lines for a terminal, and one HTML page."""
+"""Rendering of the comparison of two models: a table for the terminal, and an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from clips_pipeline.evaluation.per_item.comparison import Difference
 from clips_pipeline.reports.page import render, write_page
 
 HEAD = ("metric", "A", "B", "B − A", "interval", "B better", "items won : lost", "sign test p")
-_WIDE = 124  # where all columns have room
+_WIDE = 124  # minimum width in columns for the whole table
 
 
 def cells(difference: Difference) -> tuple[str, ...]:
-    """One row of the table, plain text under `HEAD`."""
+    """Return one row of the table as plain text, with the columns of `HEAD`."""
     return (
-        difference.metric + ("" if higher_is_better(difference.metric) else " (less is better)"),
+        difference.metric + ("" if higher_is_better(difference.metric) else " (lower is better)"),
         f"{difference.a:.4f}",
         f"{difference.b:.4f}",
         f"{difference.difference:+.4f}",
@@ -30,17 +30,17 @@ def cells(difference: Difference) -> tuple[str, ...]:
 
 
 def verdicts(differences: Sequence[Difference], confidence: float) -> list[str]:
-    """What may be said, a sentence for each outcome."""
+    """Return one sentence per verdict that occurs."""
     sentences = {
-        "worse": f"A is better, and the {confidence:.0%} interval leaves out 0",
-        "better": f"B is better, and the {confidence:.0%} interval leaves out 0",
-        "even": f"No difference that chance could not explain, at {confidence:.0%}",
+        "worse": f"A is better; the {confidence:.0%} interval excludes 0",
+        "better": f"B is better; the {confidence:.0%} interval excludes 0",
+        "even": f"No significant difference; the {confidence:.0%} interval contains 0",
     }
-    said = []
+    lines = []
     for verdict, sentence in sentences.items():
         if metrics := [one.metric for one in differences if one.verdict == verdict]:
-            said.append(f"{sentence}: {', '.join(metrics)}")
-    return said
+            lines.append(f"{sentence}: {', '.join(metrics)}")
+    return lines
 
 
 def write_comparison(
@@ -49,11 +49,11 @@ def write_comparison(
     """Write the page.
 
     Args:
-        differences: from `compare`.
-        names: of A and B.
-        items: that both were evaluated on: images, or pairs of Winoground.
-        confidence: of the intervals.
-        path: of the HTML file.
+        differences: results of `compare`.
+        names: names of A and B.
+        items: number of items that both were evaluated on: images, or pairs of Winoground.
+        confidence: confidence level of the intervals.
+        path: path of the HTML file.
     """
     html = render(
         "comparison.html",
@@ -68,14 +68,14 @@ def write_comparison(
 
 
 def terminal_table(differences: Sequence[Difference], items: int, confidence: float, width: int) -> Table:
-    """The table for a terminal of so many columns; where all of `HEAD` has no room, what is left out stands in the page.
+    """Return the table for a terminal of `width` columns. Narrow tables leave out the last columns of `HEAD`.
 
-    Metrics stand in groups of their kind, and without the set, which is the same for all.
+    Metrics are grouped by kind and shown without the set, which is the same for all.
     """
     head = HEAD if width >= _WIDE else HEAD[:5]
     table = Table(
         *(Column(name, justify="right" if place else "left", no_wrap=True) for place, name in enumerate(head)),
-        title=f"{items} items, intervals of {confidence:.0%}",
+        title=f"{items} items, {confidence:.0%} confidence intervals",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),

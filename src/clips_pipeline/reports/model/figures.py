@@ -1,4 +1,4 @@
-"""Figures of the pages on a model. The object interface of Matplotlib and not pyplot: no global state, no display."""
+"""Figures of the model reports, by Matplotlib's object interface, since pyplot has global state."""
 
 import io
 from collections import Counter
@@ -25,18 +25,18 @@ _ON_PAPER = ("#0057b8", "#d1495b", "#00773a")
 _GRAY = "#777777"
 
 _OTHERS = "others"
-_MOST_CLASSES = 7  # the last color is for what lies between
-_LETTERS = 20  # of a class
+_MOST_CLASSES = 7  # the last color is for all other classes
+_LETTERS = 20  # of a class name
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def recall_curves(per_item: Sequence[ItemRow], figure: "Figure", *, on_paper: bool = False) -> None:
-    """How often the right answer is among the first K, for every K, and how often it is by chance: dotted, in the same color.
+    """Draw recall@k over k, with the chance level as a dotted line in the same color.
 
     Args:
-        per_item: a row per image.
-        figure: is drawn on.
-        on_paper: in colors as they are, and not in those that a page will choose.
+        per_item: one row per image.
+        figure: figure to draw on.
+        on_paper: use fixed colors rather than the placeholders of `reports.figure`.
     """
     image = np.array([r["image_to_text_rank"] for r in per_item if r["image_to_text_rank"] is not None], np.int64)
     texts = np.array([rank for r in per_item for rank in r["text_to_image_ranks"]], np.int64)
@@ -59,40 +59,38 @@ def recall_curves(per_item: Sequence[ItemRow], figure: "Figure", *, on_paper: bo
             key = name.replace(" ", "_") + "_recall"
             axes.plot(places_K, [chance[f"{key}@{k}"] for k in places_K], color=color, linestyle=":", linewidth=1)
     if len(texts):
-        axes.plot(
-            [], [], color=_GRAY if on_paper else SOFT, linestyle=":", linewidth=1, label="chance, in the color of each"
-        )
-    axes.set(xscale="log", xlabel="K", ylabel="right one among the first K", ylim=(0, 1.02))
+        axes.plot([], [], color=_GRAY if on_paper else SOFT, linestyle=":", linewidth=1, label="chance (same color)")
+    axes.set(xscale="log", xlabel="k", ylabel="recall@k", ylim=(0, 1.02))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     if axes.lines:
         axes.legend()
 
 
 def recall_figure(per_item: Sequence[ItemRow]) -> Markup | None:
-    """The same for a page; None where nothing was ranked."""
+    """Draw the recall curves for a page; None without ranks."""
     if not any(r["text_to_image_ranks"] or r.get("zero_shot_rank") is not None for r in per_item):
         return None
     return svg(
         lambda figure: recall_curves(per_item, figure),
-        "How often the right answer is among the first K, for every K; the table has the values at 1, 5 and 10",
+        "Recall@k over k; the table has the values at 1, 5 and 10",
         size=(5.2, 2.7),
     )
 
 
 def rank_figure(per_item: Sequence[ItemRow]) -> bytes:
-    """The same as PNG, for whoever shows pictures and no pages."""
+    """Draw the recall curves as PNG, for MLflow and Kedro-Viz."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     recall_curves(per_item, figure, on_paper=True)
     stream = io.BytesIO()
-    # Without the software's version in it, the same result gives the same bytes.
+    # Without the Matplotlib version in the metadata, the same result gives the same bytes.
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 
 def interval_figure(found: Sequence[MetricScore]) -> Markup | None:
-    """Metrics that are shares, with their intervals, beside the champion's and chance; None where there is none."""
+    """Draw metrics in [0, 1] with confidence intervals, champion and chance level; None without such metrics."""
     shares = [one for one in found if is_fraction(one.metric) and one.interval is not None]
     if not shares:
         return None
@@ -115,17 +113,17 @@ def interval_figure(found: Sequence[MetricScore]) -> Markup | None:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_color(LINE)
-        # Each name once, whichever metric has it: not every metric has a champion's beside it.
+        # One legend entry per name; not every metric has a champion's value.
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         order = [name for name in ("this model", "champion", "chance") if name in named]
         figure.legend([named[name] for name in order], order, loc="outside upper left", ncols=3)
 
-    told = "; ".join(f"{readable_name(one.metric)} {one.value:.3f}, {interval_text(one.interval)}" for one in shares)
-    return svg(draw, f"Metrics with {CONFIDENCE:.0%} intervals: {told}", size=(5.2, 0.6 + 0.26 * len(shares)))
+    summary = "; ".join(f"{readable_name(one.metric)} {one.value:.3f}, {interval_text(one.interval)}" for one in shares)
+    return svg(draw, f"Metrics with {CONFIDENCE:.0%} intervals: {summary}", size=(5.2, 0.6 + 0.26 * len(shares)))
 
 
 def map_figure(shown: EmbeddingMap) -> Markup:
-    """Images, filled, and the first caption of each, hollow, joined by a line; colored by class."""
+    """Draw the embedding map: images filled, their first captions hollow, joined by lines, colored by class."""
     named = Counter(point.name for point in shown.points if point.name is not None)
     classes = [name for name, _ in named.most_common(_MOST_CLASSES)]
     groups: dict[str, list[MapPoint]] = {name: [] for name in [*classes, _OTHERS]}
@@ -152,8 +150,8 @@ def map_figure(shown: EmbeddingMap) -> Markup:
                     axes.scatter(across, up, 16, marker=mark, **look)
         axes.set(xticklabels=[], yticklabels=[])
         axes.tick_params(length=0)
-        axes.set_xlabel(f"first direction, {format_percent(shown.explained[0], 1)} of the variance")
-        axes.set_ylabel(f"second, {format_percent(shown.explained[1], 1)}")
+        axes.set_xlabel(f"first component, {format_percent(shown.explained[0], 1)} of the variance")
+        axes.set_ylabel(f"second component, {format_percent(shown.explained[1], 1)}")
         longest = max(len(label(name, _LETTERS)) for name in groups)
         figure.legend(loc="outside lower left", ncols=4 if longest <= 9 else 3 if longest <= 13 else 2)
 
@@ -162,7 +160,7 @@ def map_figure(shown: EmbeddingMap) -> Markup:
 
 
 def _steps(ranks: npt.NDArray[np.int64], least: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """K up to `least` or more, and the share of ranks below it, at no more places than a picture shows."""
+    """Return values of k, at most 200 up to at least `least`, and the fraction of ranks below each."""
     places = np.unique(np.geomspace(1, max(least, 2, int(ranks.max()) + 1), 200).round())
     ordered = np.sort(ranks)
     return places, np.searchsorted(ordered, places, side="left") / len(ranks)

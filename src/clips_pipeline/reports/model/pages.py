@@ -1,4 +1,4 @@
-"""The pages on a model: `evaluation.html` on one evaluation, `report.html` on a registered version, and a comparison of two."""
+"""Model reports: `evaluation.html` of an evaluation and `report.html` of a registered version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _HEAD = ("mean_recall@1", "accuracy@1")
 
 @dataclass(frozen=True)
 class Link:
-    """Something to look further at: what it is, its address on the web or None, and what to do where there is none."""
+    """A link: its text, its URL or None, and a note on where to find the target without a URL."""
 
     what: str
     address: str | None
@@ -26,27 +26,27 @@ class Link:
 
     @property
     def on_the_web(self) -> bool:
-        """Only web addresses become links."""
+        """Whether the address is a web address; others are not rendered as links."""
         return self.address is not None and self.address.startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What `report.html` is made from, besides the report data.
+    """Content of `report.html` besides the report data.
 
     Attributes:
         title: name and version.
-        decision: the gate's sentence.
-        promoted: whether the version is the champion.
-        metric: the key of the metric that decides.
-        found: the metrics with their intervals.
-        champion: name of the version that it is compared with; None where there is none.
-        note: what else is to be said about the comparison; empty for nothing.
-        history: a mapping per logged step.
-        health: HTML, the summary of the data health report.
-        health_links, run_links: to look further.
-        steps: from the data to the version: what each is, and the digest or name by which it is known.
-        command: that prints the whole lineage.
+        decision: decision of the gate, one sentence.
+        promoted: whether the version became champion.
+        metric: key of the deciding metric.
+        found: metrics with confidence intervals.
+        champion: name of the version that it is compared with; None without a comparison.
+        note: note on the comparison; may be empty.
+        history: one mapping per logged step.
+        health: summary of the data health report, as HTML.
+        health_links, run_links: links to more details.
+        steps: lineage from the data to the version: description, and digest or name, of each step.
+        command: command that prints the whole lineage.
     """
 
     title: str
@@ -65,12 +65,12 @@ class ModelFacts:
 
 
 def write_evaluation(result: EvaluationResult, path: Path) -> Path:
-    """Write `evaluation.html`: what one model does on one set, without a look at training or at other models."""
+    """Write `evaluation.html`, the report of one model on one set."""
     return write_page(evaluation_html(result), path)
 
 
 def evaluation_html(result: EvaluationResult) -> str:
-    """The whole page: `templates/evaluation.html`."""
+    """Render `templates/evaluation.html`."""
     items = {result.set_name: items_from_rows(result.per_item)} | compositionality_items(result.compositionality)
     found = score_metrics(result.metrics, result.report_data.chance, items)
     first = next((name for end in _HEAD for name in result.metrics if name.endswith(end)), next(iter(result.metrics)))
@@ -79,7 +79,7 @@ def evaluation_html(result: EvaluationResult) -> str:
 
 
 def model_html(facts: ModelFacts, shown: ReportData, per_item: Sequence[ItemRow]) -> str:
-    """The whole page on a registered version: `templates/model.html`."""
+    """Render the report of a registered version, `templates/model.html`."""
     values = _values(facts.found, facts.metric, facts.champion, shown, per_item)
     charts = training_charts(facts.history)
     return render("model.html", title=facts.title, facts=facts, training=charts, **values)
@@ -88,7 +88,7 @@ def model_html(facts: ModelFacts, shown: ReportData, per_item: Sequence[ItemRow]
 def _values(
     found: Sequence[MetricScore], first: str, champion: str | None, shown: ReportData, per_item: Sequence[ItemRow]
 ) -> dict[str, Any]:
-    """What both pages show."""
+    """Return the template variables that both pages use."""
     return {
         "headlines": select_headlines(found, first),
         "champion": champion,

@@ -1,4 +1,4 @@
-"""What a model reaches, how sure that is, and how it stands beside the champion: as values."""
+"""Metrics of a model with confidence intervals, chance level and comparison with the champion."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ _HEADLINES = 3
 
 @dataclass(frozen=True)
 class MetricScore:
-    """One metric.
+    """One metric of a model.
 
     Attributes:
-        metric: its key.
-        value: of the model.
-        interval: of the value; None where there are no per-item results of it.
-        chance: what a model that knows nothing reaches; None where that is not known.
-        difference: to the champion, A the champion; None where the two were not compared.
-        champion_interval: of the champion's value.
+        metric: key of the metric.
+        value: value of the model.
+        interval: confidence interval of the value; None without per-item results.
+        chance: chance level; None if unknown.
+        difference: comparison with the champion (A is the champion); None without a comparison.
+        champion_interval: confidence interval of the champion's value.
     """
 
     metric: str
@@ -33,22 +33,22 @@ class MetricScore:
 
     @property
     def verdict(self) -> str:
-        """Of the difference; empty without one."""
+        """Verdict of the comparison; empty without one."""
         return "" if self.difference is None else self.difference.verdict
 
     @property
     def name(self) -> str:
-        """As `readable_name`."""
+        """Readable name, as `readable_name`."""
         return readable_name(self.metric)
 
     @property
     def is_fraction(self) -> bool:
-        """As `metric_keys.is_fraction`."""
+        """Whether the metric is in [0, 1], as `metric_keys.is_fraction`."""
         return is_fraction(self.metric)
 
     @property
     def higher_is_better(self) -> bool:
-        """As `metric_keys.higher_is_better`."""
+        """Whether a higher value is better, as `metric_keys.higher_is_better`."""
         return higher_is_better(self.metric)
 
 
@@ -60,17 +60,17 @@ def score_metrics(
     *,
     resamples: int = _RESAMPLES,
 ) -> list[MetricScore]:
-    """Every metric with its intervals.
+    """Compute confidence intervals and the comparison with the champion for every metric.
 
     Args:
-        metrics: flat numbers, as in `metrics.json`.
-        chance: under the same keys.
+        metrics: values by key, as in `metrics.json`.
+        chance: chance levels by the same keys.
         items: per-item results of the model, by set.
-        champion: and of the model that it is compared with, as far as there are any.
-        resamples: of each bootstrap.
+        champion: per-item results of the champion, by set, if there are any.
+        resamples: number of bootstrap samples.
 
     Raises:
-        ConfigError: the two were evaluated on other images.
+        ConfigError: the two models were evaluated on different images.
     """
     others = champion or {}
     differences: dict[str, Difference] = {}
@@ -94,13 +94,13 @@ def score_metrics(
 
 
 def select_headlines(found: Sequence[MetricScore], first: str) -> list[MetricScore]:
-    """The metrics that stand first: the one that decides, by its key, and the best known of the others."""
+    """Select the headline metrics: the deciding metric `first`, then the most common of the others."""
     order = sorted(found, key=lambda one: (one.metric != first, _place(one.metric)))
     return [one for one in order if one.metric == first or _place(one.metric) < _HEADLINES][:_HEADLINES]
 
 
 def readable_name(metric: str) -> str:
-    """A metric's name for people: no two are alike, and none is too long for a figure."""
+    """Return a readable name of a metric, unique and short enough for a figure."""
     kind, _, rest = metric.partition("/")
     part, _, end = rest.rpartition("/")
     of_part = f" {part.replace('_', ' ')}" if kind == "sugarcrepe" else ""
@@ -112,12 +112,12 @@ def readable_name(metric: str) -> str:
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    """`0.1234 to 0.2345`; empty for none."""
+    """Format an interval as `0.1234 to 0.2345`; empty for None."""
     return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _place(metric: str) -> int:
-    # Kind and end of a key: long captions have a mean recall too, which is no headline.
+    # Match kind and end of the key: the mean recall of long captions is not a headline.
     chosen = (("retrieval", "/mean_recall@1"), ("zero_shot", "/accuracy@1"), ("caption", "loss"))
     kind = metric.split("/")[0]
     return next(

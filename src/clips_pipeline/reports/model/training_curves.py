@@ -1,4 +1,4 @@
-"""Curves of the training: losses, logit scale, learning rate, held-out recall and speed."""
+"""Training curves: losses, logit scale, learning rate, held-out recall and throughput."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _MOST_POINTS = 300
 
 @dataclass(frozen=True)
 class _Curves:
-    """One chart: its title, the columns it draws with their names, and what to say below."""
+    """One chart: its title, its columns with their labels, and the text below."""
 
     title: str
     columns: Mapping[str, str]
@@ -33,10 +33,10 @@ _CHARTS = (
             "loss_contrastive_web": "web",
             "loss_contrastive_fragment": "fragments",
         },
-        "web captions, fragments of synthetic ones, and the mean of both; dotted: all captions of a batch equally likely",
+        "web captions, fragments of synthetic captions, and the mean of both; dotted: chance level, log(batch size)",
     ),
     _Curves("caption loss", {"loss_caption": "synthetic caption"}, "nats per token of the synthetic caption"),
-    _Curves("logit scale", {"logit_scale": "scale"}, "what similarities are multiplied by; 100 is the limit"),
+    _Curves("logit scale", {"logit_scale": "scale"}, "factor of the similarities, at most 100"),
     _Curves("learning rate", {"learning_rate": "rate"}, "warm-up, then decay"),
     _Curves(
         "held-out recall",
@@ -52,10 +52,10 @@ _CHARTS = (
 
 
 def training_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """A curve that was not logged has no chart.
+    """Draw the charts; metrics that were not logged are left out.
 
     Args:
-        history: a mapping per logged step, as `training_history.csv` has them; NaN and None are cells without a value.
+        history: one mapping per logged step, as in `training_history.csv`; NaN and None are missing values.
     """
     return [drawn for curves in _CHARTS if (drawn := _chart(curves, history)) is not None]
 
@@ -101,7 +101,7 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Last steps, means, least and most of neighbouring points, P of them."""
+    """Average neighboring points: last steps, means, minima and maxima of P groups."""
     found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
     for part in np.array_split(np.array(points), min(_MOST_POINTS, len(points))):
         values = part[:, 1]

@@ -1,3 +1,3 @@
-"""Tokenizers: WordPiece, CLIP's byte pairs, and how a vocabulary is trained."""
+"""Tokenizers: WordPiece, CLIP's byte-pair encoding, and training of a vocabulary."""
 
 __all__ = ["bpe", "tokenizer", "train_vocabulary", "wordpiece"]

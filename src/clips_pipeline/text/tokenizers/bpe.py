@@ -1,12 +1,12 @@
 """CLIP's byte-pair tokenizer in this project's row layout.
 
-Pieces, merges and cleaning are CLIP's (Radford et al. 2021, arXiv 2103.00020); the specials are not. CLIP gives id 0 to
-"!" and puts its two specials last; here the specials come first, as every tokenizer of this project has them:
+Pieces, merges and cleaning are CLIP's (Radford et al. 2021, arXiv 2103.00020); the special ids are not. In CLIP, "!" has id 0
+and the two special ids are last; here special ids are first, as in every tokenizer of this project:
 
-    PAD 0, BOS 1, EOS 2, UNK 3 (never used: bytes spell everything), CLS 4, then CLIP's id + 5
+    PAD 0, BOS 1, EOS 2, UNK 3 (never used, since bytes cover all text), CLS 4, then CLIP's id + 5
 
-So a CLIP embedding table carries over by a shift of `OFFSET` rows. CLIP's own names of specials ("<|endoftext|>") are
-ordinary text here.
+A CLIP embedding table can therefore be used after a shift by `OFFSET` rows. CLIP's names of special tokens
+("<|endoftext|>") are ordinary text here.
 """
 
 import gzip
@@ -24,34 +24,34 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, ChunkTokenizer
 
 OFFSET = 5
-"""CLIP's id of a piece plus this is ours."""
+"""Offset of ids relative to CLIP's."""
 
 _MERGES = 48_894
-"""CLIP reads this many merges of its longer file: with 2 x 256 byte signs and 2 specials that makes 49,408 pieces."""
+"""Number of merges that CLIP reads from its longer file. With 2 x 256 byte symbols and 2 special ids: 49,408 pieces."""
 
 _END = "</w>"
-# ASCII without controls and without "&" is a fixed point of the repairs, which are slow.
-_NOTHING_TO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
+# ASCII text without control characters and "&" needs no repair; the repair is slow.
+_NEEDS_NO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 
 def clean(text: str) -> str:
-    """CLIP's cleaning: mis-decoded text repaired, HTML entities resolved twice, blanks collapsed, lower case."""
-    if not _NOTHING_TO_REPAIR.fullmatch(text):
+    """Clean text as CLIP does: repair mojibake, unescape HTML entities twice, collapse whitespace, convert to lower case."""
+    if not _NEEDS_NO_REPAIR.fullmatch(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 class ClipBpeTokenizer(ChunkTokenizer):
-    """Byte pairs merged by rank; each word ends in a piece of its own kind."""
+    """Byte-pair encoding with merges by rank and an end-of-word suffix."""
 
     kind: ClassVar[str] = "clip_bpe"
 
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
         super().__init__()
-        self._byte_signs = _byte_signs()
-        self._sign_bytes = {sign: byte for byte, sign in self._byte_signs.items()}
-        signs = list(self._byte_signs.values())
+        self._byte_symbols = _byte_symbols()
+        self._symbol_bytes = {sign: byte for byte, sign in self._byte_symbols.items()}
+        signs = list(self._byte_symbols.values())
         self._merges = list(merges)
         self._pieces = [*signs, *(sign + _END for sign in signs), *(first + second for first, second in merges)]
         self._ids = {piece: index + OFFSET for index, piece in enumerate(self._pieces)}
@@ -65,17 +65,17 @@ class ClipBpeTokenizer(ChunkTokenizer):
         """Read CLIP's gzip file of merges: a comment line, then one pair per line in order of rank.
 
         Raises:
-            ConfigError: the file is missing, not gzip, or a line is not a pair of pieces known so far.
+            ConfigError: the file is missing or not gzip, or a line is not a pair of known pieces.
         """
         try:
             with gzip.open(path) as stream:
                 lines = stream.read().decode("utf-8").split("\n")
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{path}: no merges ({error}); give the path of CLIP's bpe_simple_vocab_16e6.txt.gz"
+                f"{path}: cannot be read ({error}); give the path of CLIP's bpe_simple_vocab_16e6.txt.gz"
             ) from None
         merges = []
-        signs = list(_byte_signs().values())
+        signs = list(_byte_symbols().values())
         known = {*signs, *(sign + _END for sign in signs)}
         for number, line in enumerate(lines[1 : _MERGES + 1], start=2):
             pair = tuple(line.split())
@@ -83,26 +83,26 @@ class ClipBpeTokenizer(ChunkTokenizer):
                 break
             if len(pair) != 2 or not known.issuperset(pair):
                 raise ConfigError(
-                    f"{path}: line {number} ({line!r}) is not a pair of known pieces; the file is damaged"
+                    f"{path}: line {number} ({line!r}) is not a pair of known pieces; download the file again"
                 )
             merges.append((pair[0], pair[1]))
             known.add(pair[0] + pair[1])
         if not merges:
-            raise ConfigError(f"{path}: holds no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
+            raise ConfigError(f"{path}: contains no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
         return cls(merges)
 
     def split_chunks(self, text: str) -> list[str]:
-        """No word holds a blank, so each stretch between blanks can be cut into words alone."""
+        """Return the cleaned text split at whitespace, since no word contains whitespace."""
         return clean(text).split()
 
     def encode_chunk(self, chunk: str) -> list[int]:
-        """Ids of its words."""
-        # Cleaning has turned lone surrogates, which have no UTF-8 form, into U+FFFD.
-        signs = ("".join(map(self._byte_signs.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(chunk))
+        """Return the ids of the words of a chunk."""
+        # `clean` has replaced lone surrogates, which cannot be encoded in UTF-8, by U+FFFD.
+        signs = ("".join(map(self._byte_symbols.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(chunk))
         return [token.id for word in signs for token in self._bpe.tokenize(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the pieces, a blank after each word; bytes that are not UTF-8 become U+FFFD, UNK becomes "[UNK]"."""
+        """Decode ids, with a space after each word. Invalid UTF-8 becomes U+FFFD, UNK becomes "[UNK]"."""
         text = ""
         run: list[str] = []
         for index in [*self._readable(ids), self.unk_id]:
@@ -110,19 +110,19 @@ class ClipBpeTokenizer(ChunkTokenizer):
                 run.append(self._pieces[index - OFFSET])
                 continue
             joined = "".join(run).replace(_END, " ")
-            text += bytes(self._sign_bytes.get(sign, 32) for sign in joined).decode("utf-8", "replace") + "[UNK] "
+            text += bytes(self._symbol_bytes.get(sign, 32) for sign in joined).decode("utf-8", "replace") + "[UNK] "
             run = []
         return text.removesuffix("[UNK] ").strip()
 
     def save(self, folder: Path | str) -> None:
-        """Write `merges.txt.gz` (the same bytes every time) and `tokenizer_config.json` into `folder`."""
+        """Write `merges.txt.gz` (byte-reproducible) and `tokenizer_config.json` into `folder`."""
         lines = ["#version: clips-pipeline", *(f"{first} {second}" for first, second in self._merges)]
         packed = gzip.compress(("\n".join(lines) + "\n").encode("utf-8"), mtime=0)
         (self._write_config(folder) / MERGES_FILE).write_bytes(packed)
 
 
-def _byte_signs() -> dict[int, str]:
-    """A visible sign for each of the 256 bytes, in CLIP's order: printable Latin-1 as itself, the rest from U+0100."""
+def _byte_symbols() -> dict[int, str]:
+    """Map each of the 256 bytes to a printable character, in CLIP's order: printable Latin-1 unchanged, others from U+0100."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     signs = {byte: chr(byte) for byte in visible}
     hidden = [byte for byte in range(256) if byte not in signs]

@@ -1,9 +1,9 @@
-"""What every tokenizer of this project does, and how a saved one is found again.
+"""Tokenizer interface, row layout, and loading of saved tokenizers.
 
-A *body* is the list of ids of a text without any special id. Models never see bodies, they see *rows*:
+A *body* is the list of ids of a text without special ids. Models read *rows*:
 
-    encoder row (length L):  BOS body EOS PAD ... PAD CLS      the text tower pools the last place
-    target row  (length T):  BOS body EOS PAD ... PAD          what the captioner must write
+    encoder row (length L):  BOS body EOS PAD ... PAD CLS      input of the text tower, which pools the last position
+    target row  (length T):  BOS body EOS PAD ... PAD          target of the captioner
 
 Layout and truncation are those of the published code (CLIPS paper, section 3; golden vectors of its authors' JAX code).
 """
@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 from clips_pipeline.config import ConfigError
 
 CONFIG_FILE = "tokenizer_config.json"
-"""Names the kind of tokenizer in a saved folder."""
+"""File with the kind of tokenizer of a saved folder."""
 
 VOCABULARY_FILE = "vocab.txt"
-"""One piece per line, the line number is the id (WordPiece)."""
+"""One piece per line; the line number is the id (WordPiece)."""
 
 MERGES_FILE = "merges.txt.gz"
-"""Merge rules in order (CLIP's byte pairs)."""
+"""Merge rules in order (CLIP's byte-pair encoding)."""
 
 _CACHE_ENTRIES = 200_000
 _LONGEST_IN_CACHE = 100
@@ -33,11 +33,11 @@ class Tokenizer(ABC):
     """Text to ids and back.
 
     Attributes:
-        vocab_size: ids in use are 0 .. vocab_size - 1. A model's embedding table may be larger (the published one has
-            32,000 rows for 30,522 pieces), never smaller.
-        pad_id, bos_id, eos_id: 0, 1 and 2 for every tokenizer, so that models and losses need not ask.
-        unk_id: stands for a word that the vocabulary cannot spell.
-        cls_id: last place of an encoder row.
+        vocab_size: ids are 0 .. vocab_size - 1. A model's embedding table may be larger (the published one has 32,000 rows
+            for 30,522 pieces), never smaller.
+        pad_id, bos_id, eos_id: 0, 1 and 2 for every tokenizer, so that models and losses can rely on them.
+        unk_id: id of words that the vocabulary cannot represent.
+        cls_id: last id of an encoder row.
     """
 
     kind: ClassVar[str]
@@ -50,58 +50,58 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def body(self, text: str) -> list[int]:
-        """Ids of `text` without specials. Names of specials in the text ("[CLS]") are ordinary text; never raises."""
+        """Return the ids of `text` without special ids. Names of special ids in the text ("[CLS]") are ordinary text."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Readable text of a body or a row: stops at the first EOS, skips PAD, BOS and CLS.
+        """Return the text of a body or a row. Stops at the first EOS, skips PAD, BOS and CLS.
 
         Raises:
-            ValueError: an id outside 0 .. vocab_size - 1.
+            ValueError: an id is outside 0 .. vocab_size - 1.
         """
 
     @abstractmethod
     def save(self, folder: Path | str) -> None:
-        """Write everything `load_tokenizer` needs into `folder`, which is made if missing."""
+        """Write the files that `load_tokenizer` reads into `folder`, which is created if missing."""
 
     def encoder_row(self, body: Sequence[int], length: int) -> list[int]:
-        """The text tower's row of exactly `length` ids: BOS body EOS PAD .. CLS.
+        """Return a text tower row of exactly `length` ids: BOS body EOS PAD .. CLS.
 
-        A body longer than `length - 3` is cut at its end; BOS, EOS and CLS are always there.
+        A body longer than `length - 3` is truncated; BOS, EOS and CLS are always present.
 
         Raises:
-            ConfigError: `length` below 3.
+            ConfigError: `length` is below 3.
             TypeError: `body` is a text.
         """
         _refuse_text(body)
         if length < 3:
-            raise ConfigError(f"context_length: {length} leaves no room for BOS, EOS and CLS; use 4 or more")
+            raise ConfigError(f"context_length: {length} is too short for BOS, EOS and CLS; use 4 or more")
         kept = list(body[: length - 3])
         return [self.bos_id, *kept, self.eos_id, *[self.pad_id] * (length - 3 - len(kept)), self.cls_id]
 
     def target_row(self, body: Sequence[int], length: int) -> list[int]:
-        """The captioner's row of exactly `length` ids: BOS body EOS PAD .., no CLS.
+        """Return a target row of exactly `length` ids: BOS body EOS PAD .., without CLS.
 
-        A body longer than `length - 2` is cut and the last place is EOS. The captioner's labels are this row shifted
-        left by one with PAD appended, and every label other than PAD counts: EOS too, also after a cut, so at most
+        A body longer than `length - 2` is truncated and the last id is EOS. The captioner's labels are this row shifted left
+        by one with PAD appended. Every label other than PAD counts, including EOS, also after truncation: at most
         `length - 1` labels.
 
         Raises:
-            ConfigError: `length` below 2.
+            ConfigError: `length` is below 2.
             TypeError: `body` is a text.
         """
         _refuse_text(body)
         if length < 2:
-            raise ConfigError(f"target_length: {length} leaves no room for BOS and EOS; use 3 or more")
+            raise ConfigError(f"target_length: {length} is too short for BOS and EOS; use 3 or more")
         kept = list(body[: length - 2])
         return [self.bos_id, *kept, self.eos_id, *[self.pad_id] * (length - 2 - len(kept))]
 
     def encode(self, text: str, length: int) -> list[int]:
-        """`encoder_row` of the text's body: what `encode_text` of a model reads."""
+        """Return the encoder row of a text, as a model's `encode_text` reads it."""
         return self.encoder_row(self.body(text), length)
 
     def _readable(self, ids: Sequence[int]) -> list[int]:
-        """The ids of `ids` that stand for text."""
+        """Return the ids of `ids` that represent text."""
         kept = []
         for index in ids:
             if index == self.eos_id:
@@ -113,7 +113,7 @@ class Tokenizer(ABC):
         return kept
 
     def _write_config(self, folder: Path | str) -> Path:
-        """Make `folder`, write the file that names the kind, and return the folder."""
+        """Create `folder`, write the file with the kind of tokenizer, and return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         ids = {"pad": self.pad_id, "bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id, "cls": self.cls_id}
@@ -123,21 +123,21 @@ class Tokenizer(ABC):
 
 
 class ChunkTokenizer(Tokenizer):
-    """A tokenizer that looks at one stretch between blanks at a time, and knows most of them already."""
+    """A tokenizer that encodes chunks between whitespace independently and caches their ids."""
 
     def __init__(self) -> None:
         self._cache: dict[str, tuple[int, ...]] = {}
 
     @abstractmethod
     def split_chunks(self, text: str) -> list[str]:
-        """Parts of `text` whose ids do not depend on each other."""
+        """Split `text` into chunks whose ids do not depend on each other."""
 
     @abstractmethod
     def encode_chunk(self, chunk: str) -> list[int]:
-        """Ids of one of them."""
+        """Return the ids of one chunk."""
 
     def body(self, text: str) -> list[int]:
-        """Ids of `text` without specials."""
+        """Return the ids of `text` without special ids."""
         cache = self._cache
         ids: list[int] = []
         for chunk in self.split_chunks(text):
@@ -146,31 +146,31 @@ class ChunkTokenizer(Tokenizer):
                 found = tuple(self.encode_chunk(chunk))
                 if len(cache) >= _CACHE_ENTRIES:
                     cache.clear()
-                # A web caption may hold kilobytes without a blank; such stretches never come again.
+                # A web caption may contain kilobytes without whitespace; such chunks do not recur.
                 if len(chunk) <= _LONGEST_IN_CACHE:
                     cache[chunk] = found
             ids += found
         return ids
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers that unpickle a tokenizer fill their own cache.
+        # The cache is not pickled; loader workers fill their own.
         return {**self.__dict__, "_cache": {}}
 
 
 def _refuse_text(body: object) -> None:
     if isinstance(body, str):
-        raise TypeError(f"a row is made of ids, got the text {body[:40]!r}; give tokenizer.body(text), or use encode")
+        raise TypeError(f"expected ids, got the text {body[:40]!r}; pass tokenizer.body(text), or use encode")
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """Read a tokenizer that `save` wrote, or any folder that holds a WordPiece `vocab.txt`.
+    """Load a tokenizer that `save` wrote, or a folder with a WordPiece `vocab.txt`.
 
-    Without a `kind` in the configuration (a folder made by other software), the files decide.
+    Without a `kind` in the configuration (a folder of other software), the kind follows from the files.
 
     Raises:
-        ConfigError: no such folder, no tokenizer in it, an unknown kind, or a file that cannot be used.
+        ConfigError: the folder or its files do not exist, the kind is unknown, or a file is invalid.
     """
-    # Imported here because both modules build on this one.
+    # Imported here because both modules import this one.
     from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
     from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 

@@ -1,9 +1,9 @@
-"""Train a WordPiece vocabulary on one's own captions: the same captions give the same bytes.
+"""Reproducible training of a WordPiece vocabulary: the same captions give the same bytes.
 
-The `tokenizers` library's own WordPiece trainer numbers suffix pieces in the order of a randomly seeded hash map and
-breaks ties by those numbers, so two runs give two vocabularies. Its byte-pair trainer numbers the alphabet in order,
-and both learn the same merges otherwise. So each letter inside a word is written as a private-use character of its own,
-the byte-pair trainer runs on that, and the private characters are read back as suffix pieces.
+The WordPiece trainer of the `tokenizers` library numbers suffix pieces in the order of a randomly seeded hash map and breaks
+ties by these numbers, so two runs give two vocabularies. Its BPE trainer numbers the alphabet in order and learns the same
+merges otherwise. Therefore each letter inside a word is encoded as a private-use character, the BPE trainer runs on the
+encoded words, and the private-use characters are decoded to suffix pieces.
 """
 
 import unicodedata
@@ -21,35 +21,35 @@ from clips_pipeline.text.tokenizers.wordpiece import (
 )
 
 SPECIALS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]")
-"""The first pieces of every trained vocabulary; the place is the id."""
+"""The first pieces of every trained vocabulary; the position is the id."""
 
 MIN_VOCAB_SIZE = 64
 _PRIVATE = 0xF0000
-_LETTERS_SHARE = 0.5
+_LETTERS_FRACTION = 0.5
 _MIN_COUNT = 2
 
 
 def train_wordpiece(captions: Iterable[str], vocab_size: int, out_dir: Path | str) -> WordPieceTokenizer:
-    """Learn a vocabulary and save it as a tokenizer folder.
+    """Train a vocabulary and save it as a tokenizer folder.
 
-    Words are folded and split exactly as the tokenizer does later. At most half of the vocabulary goes to single
-    letters, the most frequent first; words with a rarer letter teach nothing and are UNK later. Pairs seen once are not
-    merged, so few captions may fill fewer than `vocab_size` pieces.
+    Words are folded and split as in the tokenizer. At most half of the vocabulary consists of single letters, the most
+    frequent first. Words with a rarer letter are ignored here and become UNK later. Pairs that occur once are not merged, so
+    the vocabulary may have fewer than `vocab_size` pieces.
 
     Args:
-        captions: read once, in any order: the order does not change the result.
-        vocab_size: the largest number of pieces, specials included.
-        out_dir: where `vocab.txt` and `tokenizer_config.json` go.
+        captions: captions in any order, which does not affect the result; iterated once.
+        vocab_size: maximum number of pieces, including special ids.
+        out_dir: folder for `vocab.txt` and `tokenizer_config.json`.
 
     Raises:
-        ConfigError: `vocab_size` below 64, or captions without any word.
+        ConfigError: `vocab_size` is below 64, or the captions contain no words.
     """
     if vocab_size < MIN_VOCAB_SIZE:
-        raise ConfigError(f"vocab_size: {vocab_size} has no room for letters and pieces; use {MIN_VOCAB_SIZE} or more")
+        raise ConfigError(f"vocab_size: {vocab_size} is too small for letters and pieces; use {MIN_VOCAB_SIZE} or more")
     counts = _count(captions)
     if not counts:
-        raise ConfigError("captions: none holds a word; a vocabulary needs captions to learn from")
-    letters = _letters(counts, int((vocab_size - len(SPECIALS)) * _LETTERS_SHARE))
+        raise ConfigError("captions: contain no words; give captions with text to train the vocabulary on")
+    letters = _letters(counts, int((vocab_size - len(SPECIALS)) * _LETTERS_FRACTION))
     code = {form: form if len(form) == 1 else chr(_PRIVATE + place) for place, form in enumerate(letters)}
     pieces = _merge(_coded(counts, code), vocab_size)
     plain = {sign: form.removeprefix(SUFFIX) if len(form) > 1 else form for form, sign in code.items()}
@@ -67,7 +67,7 @@ def _count(captions: Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for chunk, count in chunk_counts.items():
         for word in split_words(chunk):
-            # Private-use characters would clash with the code below, and lone surrogates have no UTF-8 form.
+            # Private-use characters would collide with the encoding below; lone surrogates cannot be encoded in UTF-8.
             if any(unicodedata.category(sign) in ("Co", "Cs") for sign in word):
                 continue
             if len(word.encode("utf-8")) <= MAX_WORD_BYTES:
@@ -80,7 +80,7 @@ def _forms(word: str) -> list[str]:
 
 
 def _letters(counts: Counter[str], most: int) -> list[str]:
-    """The most frequent letters, with suffix letters ("##a") apart, in alphabetical order."""
+    """Return the most frequent letters in alphabetical order; suffix letters ("##a") count separately."""
     found: Counter[str] = Counter()
     for word, count in counts.items():
         for form in _forms(word):
@@ -99,7 +99,7 @@ def _coded(counts: Counter[str], code: dict[str, str]) -> Iterator[str]:
 
 
 def _merge(lines: Iterable[str], vocab_size: int) -> list[str]:
-    # Imported here because reading captions does not need it, and it watches every fork of the process.
+    # Imported here because only training needs it and it installs a fork handler.
     from tokenizers import Tokenizer as Library
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import WhitespaceSplit

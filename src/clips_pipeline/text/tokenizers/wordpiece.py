@@ -1,10 +1,9 @@
-"""BERT's uncased WordPiece, equal to the tokenizer of the published CLIPS code id for id.
+"""BERT's uncased WordPiece tokenizer, with the same ids as the tokenizer of the published CLIPS code.
 
-The authors tokenise with TensorFlow Text, which differs from Hugging Face's BERT in three ways kept here: text is
-folded by NFKC case folding (ß becomes ss, ™ becomes tm), the limit of 100 per word counts UTF-8 bytes, and names of
-specials in the text are ordinary text. Compared with TensorFlow Text 2.18 over every assigned code point, only some
-that are newer than its Unicode tables differ. Every step looks at one stretch between blanks only, so that a table from
-stretch to ids answers nearly all words of a caption.
+The authors use TensorFlow Text, which differs from Hugging Face's BERT in three ways that are kept here: text is normalized
+by NFKC case folding (ß becomes ss, ™ becomes tm), the limit of 100 per word counts UTF-8 bytes, and names of special ids in
+the text are ordinary text. In a comparison with TensorFlow Text 2.18 over all assigned code points, only some that are newer
+than its Unicode tables differ. Chunks between whitespace are encoded independently, so that their ids can be cached.
 """
 
 import unicodedata
@@ -23,23 +22,23 @@ SUFFIX = "##"
 _IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 _MARKS = regex.compile(r"\p{Mn}+")
 _CONTROL = regex.compile(r"[\p{Cc}\p{Cf}]")
-# Alone: punctuation, the ASCII signs, and CJK ideographs. Together: everything else up to an ASCII blank.
-_ALONE = (
+# Words of their own: punctuation, ASCII symbols and CJK ideographs. Other characters form words up to ASCII whitespace.
+_SINGLE = (
     r"!-/:-@\[-`{-~\p{P}"
     r"\u4E00-\u9FFF\u3400-\u4DBF\U00020000-\U0002A6DF\U0002A700-\U0002B73F\U0002B740-\U0002B81F"
     r"\U0002B820-\U0002CEAF\uF900-\uFAFF\U0002F800-\U0002FA1F"
 )
-_WORDS = regex.compile(rf"[{_ALONE}]|[^{_ALONE} \t\n\r\f]+")
-# Blanks for Python's `str.split` that the published tokenizer takes for letters (NFKC leaves them as they are).
-_NOT_BLANK = regex.compile(r"[\u1680\u2028\u2029]")
+_WORDS = regex.compile(rf"[{_SINGLE}]|[^{_SINGLE} \t\n\r\f]+")
+# Whitespace in Python's `str.split` that is not whitespace in the published tokenizer (NFKC does not change them).
+_NOT_WHITESPACE = regex.compile(r"[\u1680\u2028\u2029]")
 _SPECIAL = regex.compile(r"\[.+\]", regex.DOTALL)
-_ASCII_BLANKS = regex.compile(r"[ \t\n\r\f\v]+")
+_ASCII_WHITESPACE = regex.compile(r"[ \t\n\r\f\v]+")
 
 
 def fold(text: str) -> str:
-    """NFKC case folding, accents removed, control and format characters turned into blanks.
+    """Apply NFKC case folding, remove accents, and replace control and format characters by spaces.
 
-    Default-ignorable characters (zero-width space, soft hyphen, variation selectors) vanish without a blank.
+    Default-ignorable characters (zero-width space, soft hyphen, variation selectors) are removed.
     """
     if text.isascii():
         return str(_CONTROL.sub(" ", text.lower()))
@@ -56,24 +55,24 @@ def fold(text: str) -> str:
 
 
 def split_chunks(text: str) -> list[str]:
-    """Split at the blanks that never matter to `fold`: each stretch can be folded and split alone."""
-    if text.isascii() or not _NOT_BLANK.search(text):
+    """Split at whitespace that `fold` does not affect, so that each chunk can be folded and split independently."""
+    if text.isascii() or not _NOT_WHITESPACE.search(text):
         return text.split()
-    return [chunk for chunk in _ASCII_BLANKS.split(text) if chunk]
+    return [chunk for chunk in _ASCII_WHITESPACE.split(text) if chunk]
 
 
 def split_words(text: str) -> list[str]:
-    """Folded words of `text`, each punctuation sign and each CJK ideograph a word of its own."""
+    """Return the folded words of `text`; punctuation characters and CJK ideographs are words of their own."""
     found: list[str] = _WORDS.findall(fold(text))
     return found
 
 
 class WordPieceTokenizer(ChunkTokenizer):
-    """Longest piece first, from a `vocab.txt` in BERT's layout.
+    """WordPiece tokenizer (greedy longest match) with a `vocab.txt` in BERT's layout.
 
-    The file holds one piece per line and the line number is the id: PAD on line 0, BOS on line 1, EOS on line 2, and
-    "[UNK]" and "[CLS]" anywhere. BERT's own file fits: its lines 1 and 2, "[unused0]" and "[unused1]", serve as BOS and
-    EOS, UNK is 100 and CLS 101, as published.
+    The file has one piece per line and the line number is the id: PAD on line 0, BOS on line 1, EOS on line 2, and "[UNK]"
+    and "[CLS]" anywhere. BERT's own file is valid: its lines 1 and 2, "[unused0]" and "[unused1]", are BOS and EOS, UNK is
+    100 and CLS 101, as published.
     """
 
     kind: ClassVar[str] = "wordpiece"
@@ -85,12 +84,12 @@ class WordPieceTokenizer(ChunkTokenizer):
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         if len(self._ids) != self.vocab_size:
             twice = next(piece for index, piece in enumerate(self.pieces) if self._ids[piece] != index)
-            raise ConfigError(f"{where}: piece {twice!r} stands on two lines; ids must be unique")
+            raise ConfigError(f"{where}: piece {twice!r} is on two lines; remove one")
         heads = self.pieces[:3]
-        # Bracketed names cannot be spelled by text, because brackets are words of their own: no caption can forge one.
+        # Text cannot produce bracketed names, because brackets are words of their own.
         if len(heads) < 3 or heads[0] != "[PAD]" or not all(map(_SPECIAL.fullmatch, heads)):
             raise ConfigError(
-                f"{where}: lines 0, 1, 2 must be [PAD], [BOS], [EOS] (or [unused0], [unused1]); are {heads}"
+                f"{where}: lines 0, 1, 2 must be [PAD], [BOS], [EOS] (or [unused0], [unused1]), found {heads}; correct the file"
             )
         for name in ("[UNK]", "[CLS]"):
             if name not in self._ids:
@@ -104,10 +103,10 @@ class WordPieceTokenizer(ChunkTokenizer):
         """Read a `vocab.txt`.
 
         Raises:
-            ConfigError: the file is missing, not UTF-8, or lacks a special (the message says which line).
+            ConfigError: the file is missing, not UTF-8, or lacks a special piece (named in the message).
         """
         try:
-            # Not splitlines: a piece may be U+2028 or U+0085.
+            # Not `splitlines`: a piece may be U+2028 or U+0085.
             lines = Path(path).read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a vocab.txt") from None
@@ -118,15 +117,15 @@ class WordPieceTokenizer(ChunkTokenizer):
         return cls(lines, where=str(path))
 
     def split_chunks(self, text: str) -> list[str]:
-        """As the function of this name."""
+        """Split `text` with the module's `split_chunks`."""
         return split_chunks(text)
 
     def encode_chunk(self, chunk: str) -> list[int]:
-        """A word that the pieces cannot spell or above 100 bytes is one UNK."""
+        """Return the ids of a chunk. A word that no pieces match, or of more than 100 bytes, is one UNK."""
         return [index for word in split_words(chunk) for index in self._word(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Pieces joined by blanks, suffix pieces joined to the piece before. Folding is not undone."""
+        """Join pieces with spaces and suffix pieces with the previous piece. Case folding is not reversed."""
         text = ""
         for index in self._readable(ids):
             piece = self.pieces[index]
@@ -139,7 +138,7 @@ class WordPieceTokenizer(ChunkTokenizer):
         target.write_bytes(("\n".join(self.pieces) + "\n").encode("utf-8"))
 
     def _word(self, word: str) -> list[int]:
-        # Lone surrogates (JSON can hold them) have no UTF-8 form; they count three bytes and end as UNK.
+        # Lone surrogates (possible in JSON) cannot be encoded in UTF-8; they count as three bytes and become UNK.
         if len(word.encode("utf-8", "surrogatepass")) > MAX_WORD_BYTES:
             return [self.unk_id]
         ids: list[int] = []

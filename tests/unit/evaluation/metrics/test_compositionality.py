@@ -125,7 +125,7 @@ def test_nothing_configured_measures_nothing():
 
 
 def test_one_of_two_folders_is_refused():
-    with pytest.raises(ConfigError, match="belongs together"):
+    with pytest.raises(ConfigError, match="requires sugarcrepe_images"):
         CompositionalityConfig(sugarcrepe="x")
 
 
@@ -134,8 +134,8 @@ def test_one_of_two_folders_is_refused():
     [
         ("sugarcrepe/swap_att.json", None, "swap_att.json: no such file"),
         ("sugarcrepe/swap_att.json", "{", "swap_att.json: not valid JSON"),
-        ("sugarcrepe/swap_att.json", "[]", "expected an object"),
-        ("sugarcrepe/swap_att.json", "{}", "holds no entry"),
+        ("sugarcrepe/swap_att.json", "[]", "expected a JSON object"),
+        ("sugarcrepe/swap_att.json", "{}", "has no entries"),
         (
             "sugarcrepe/swap_att.json",
             '{"7": {"filename": "1.jpg", "caption": "a red"}}',
@@ -144,12 +144,12 @@ def test_one_of_two_folders_is_refused():
         (
             "sugarcrepe/swap_att.json",
             '{"7": {"filename": "2.jpg", "caption": "a red", "negative_caption": "a blue"}}',
-            r"entry 7: there is no image .*2\.jpg",
+            r"entry 7: image .*2\.jpg does not exist",
         ),
         ("winoground/examples.jsonl", None, "examples.jsonl: no such file"),
-        ("winoground/examples.jsonl", "", "holds no entry"),
+        ("winoground/examples.jsonl", "", "has no entries"),
         ("winoground/examples.jsonl", '{"image_0": "ex_0_img_0"}', "line 1: lacks image_1, caption_0, caption_1"),
-        ("winoground/images/ex_0_img_1.png", None, r"line 1: there is no image .*ex_0_img_1\.png"),
+        ("winoground/images/ex_0_img_1.png", None, r"line 1: image .*ex_0_img_1\.png does not exist"),
         ("winoground/images/ex_0_img_1.png", "no picture", r"ex_0_img_1\.png: cannot be decoded"),
     ],
 )

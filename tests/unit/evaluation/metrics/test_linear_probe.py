@@ -85,9 +85,9 @@ def test_validation_chooses_the_penalty_and_the_asked_do_not():
 
 def test_empty_splits_are_refused():
     none = LabeledFeatures(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
-    with pytest.raises(ValueError, match="cannot be probed"):
+    with pytest.raises(ValueError, match="no labeled images"):
         knn_accuracy(AXES, none)
-    with pytest.raises(ValueError, match="cannot be probed"):
+    with pytest.raises(ValueError, match="no labeled images"):
         linear_accuracy(AXES, none, AXES)
     with pytest.raises(ValueError, match="2 features for 1 labels"):
         labelled([[1, 0], [0, 1]], [0])

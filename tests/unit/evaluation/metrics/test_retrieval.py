@@ -161,8 +161,8 @@ def test_random_embeddings_are_near_chance():
         (np.eye(2), np.eye(2), [0, 2], "owners must be rows"),
         (np.eye(2), np.eye(2), [0, -1], "owners must be rows"),
         (np.eye(2)[:0], np.eye(2), [0, 0], "needs images and captions"),
-        (np.eye(2) * np.nan, np.eye(2), [0, 1], "image embeddings hold NaN"),
-        (np.eye(2), np.full((2, 2), np.inf), [0, 1], "caption embeddings hold NaN"),
+        (np.eye(2) * np.nan, np.eye(2), [0, 1], "image embeddings contain NaN"),
+        (np.eye(2), np.full((2, 2), np.inf), [0, 1], "caption embeddings contain NaN"),
     ],
 )
 def test_unusable_input_is_refused(image, text, owner, message):
@@ -173,5 +173,5 @@ def test_unusable_input_is_refused(image, text, owner, message):
 def test_recall_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no image has a caption"):
         recall_metrics(RetrievalRanks(np.array([NO_CAPTION]), np.array([], dtype=np.int64)))
-    with pytest.raises(ValueError, match="k of 1 or more"):
+    with pytest.raises(ValueError, match="k must be 1 or more"):
         recall(np.array([0]), 0)

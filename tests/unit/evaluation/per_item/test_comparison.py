@@ -51,7 +51,7 @@ def test_every_metric_comes_back_from_the_items() -> None:
     }
     for name, value in wanted.items():
         assert items.metric_of(name.replace("/", "/set/")).value() == pytest.approx(value, abs=1e-15), name
-    with pytest.raises(ConfigError, match=r"zero_shot/set/accuracy@9 cannot be computed .* allow retrieval/"):
+    with pytest.raises(ConfigError, match=r"zero_shot/set/accuracy@9: cannot be computed .* only retrieval/"):
         items.metric_of("zero_shot/set/accuracy@9")
     assert [higher_is_better(name) for name in ("caption/s/loss", "zero_shot/s/accuracy@1")] == [False, True]
 
@@ -121,7 +121,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (items_from_rows([row("k0"), row("k2")]), "2 and 2, 1 of the first are not among the second"),
+        (items_from_rows([row("k0"), row("k2")]), "2 and 2; 1 of the first are missing in the second"),
         (items_from_rows([row("k0"), row("k1"), row("k2")]), "2 and 3"),
         (
             items_from_rows([row("k0", set_version="w"), row("k1", set_version="w")]),
@@ -159,7 +159,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "key,other\n1,2\n"])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(ConfigError, match=r"a\.csv: no per-item results"):
+    with pytest.raises(ConfigError, match=r"a\.csv: not a table of per-item results"):
         read_items(tmp_path / "a.csv")
     with pytest.raises(ConfigError, match="no such file"):
         read_items(tmp_path / "b.csv")

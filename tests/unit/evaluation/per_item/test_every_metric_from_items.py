@@ -39,7 +39,7 @@ from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.registry.versions.gate import GateConfig, ModelResults, decide
 from clips_pipeline.reports.figure import label
 from clips_pipeline.reports.model.pages import evaluation_html
-from clips_pipeline.reports.model.scores import readable, score_metrics
+from clips_pipeline.reports.model.scores import readable_name, score_metrics
 
 RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 METRICS = [
@@ -129,7 +129,7 @@ def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder
         (asked_of / "classes.json").write_text(json.dumps({**classes, "templates": ["a {}."]}))
     result = evaluate_model(model_folder, asked_of, replace(config(tmp_path), **changes))
     ours, other = items_from_rows(evaluated.clips.per_item), items_from_rows(result.per_item)
-    with pytest.raises(ConfigError, match=f"{metric}: the two were not asked alike"):
+    with pytest.raises(ConfigError, match=f"{metric}: the two evaluations used different settings"):
         compare(ours, other, [metric])
     same = "retrieval/scenes/mean_recall@1"
     assert compare(ours, other, [same], resamples=50)[0].difference == 0.0
@@ -144,7 +144,7 @@ def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder
     better = ModelResults({**result.metrics, same: 1.0}, other)
     decision = decide(same, gate, better, ModelResults(evaluated.clips.metrics, ours))
     assert not decision.promote
-    assert f"not comparable: {metric}: the two were not asked alike" in decision.reason
+    assert f"not comparable: {metric}: the two evaluations used different settings" in decision.reason
 
 
 def test_every_metric_has_an_interval_in_the_report(evaluated):
@@ -156,7 +156,7 @@ def test_every_metric_has_an_interval_in_the_report(evaluated):
 
 
 def test_every_metric_has_a_name_of_its_own_that_a_figure_shows_whole():
-    names = [readable(metric) for metric in METRICS]
+    names = [readable_name(metric) for metric in METRICS]
     assert len(set(names)) == len(names)
     assert [label(name) for name in names] == names
 
@@ -168,7 +168,7 @@ def test_both_sets_of_one_file_are_told_apart(evaluated, tmp_path):
         f"winoground/all/{name}_score" for name in ("text", "image", "group")
     )
     assert len(read_items(tmp_path / "both.csv", "sugarcrepe").keys) == 5  # images, which the subsets share
-    with pytest.raises(ConfigError, match=r"both\.csv: holds results on sugarcrepe and winoground; .*--set"):
+    with pytest.raises(ConfigError, match=r"both\.csv: has results on sugarcrepe and winoground; .*--set"):
         read_items(tmp_path / "both.csv")
 
 
@@ -179,7 +179,7 @@ def test_where_no_such_set_is_configured_the_table_has_headers_alone(evaluated, 
     per_item = pd.DataFrame(evaluated.clips.per_item)
     assert list(tables_by_set("scenes", per_item, read)) == ["scenes"]
     assert compositionality_items([]) == {}
-    with pytest.raises(ConfigError, match=r"none\.csv: holds results on no set"):
+    with pytest.raises(ConfigError, match=r"none\.csv: has results on no set"):
         read_items(tmp_path / "none.csv")
 
 
@@ -201,7 +201,7 @@ def test_a_file_from_before_holds_what_it_can(tmp_path):
     }
     assert old.metric_of("zero_shot/some/mean_per_class_accuracy@1").value() == 0.5
     assert old.metric_of("caption/some/loss").value() == 9 / 4
-    with pytest.raises(ConfigError, match=r"caption/some/bleu4 cannot be computed .* evaluate again"):
+    with pytest.raises(ConfigError, match=r"caption/some/bleu4: cannot be computed .* evaluate again"):
         old.metric_of("caption/some/bleu4")
 
 
@@ -210,7 +210,7 @@ def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
     table = pd.DataFrame([{"key": "a", "image_to_text_rank": 0, "text_to_image_ranks": [0], "zero_shot_rank": None}])
     table = table.assign(caption_nats=0.0, caption_tokens=0).assign(**{name: value})
     table.to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(ConfigError, match=rf"a\.csv: no per-item results: {name} of a is '"):
+    with pytest.raises(ConfigError, match=rf"a\.csv: not a table of per-item results: {name} of a is '"):
         read_items(tmp_path / "a.csv")
 
 
@@ -235,5 +235,5 @@ def test_keys_say_set_and_kind():
     with pytest.raises(ConfigError, match="no set"):
         split_set(["winoground/all/text_score"])
     assert [m for m in METRICS if not is_fraction(m)] == ["caption/scenes/loss", "caption/scenes/cider"]
-    with pytest.raises(ConfigError, match="set_name: 'winoground' is the name of another set"):
+    with pytest.raises(ConfigError, match="set_name: 'winoground' is reserved"):
         EvaluationConfig(set_name="winoground")

@@ -74,7 +74,7 @@ def test_a_minimum_win_must_be_sure_too():
     [
         (model(0.6), model(0.5, 50), "no per-item results of the new model"),
         (model(0.6, 60), model(0.5), "no per-item results of the champion"),
-        (model(0.6, 60), ModelResults({M: 0.5}, items(25, of=50)), "different images: 50 and 100"),
+        (model(0.6, 60), ModelResults({M: 0.5}, items(25, of=50)), "different items (50 and 100"),
         (model(0.6, 60), ModelResults({M: 0.5}, items(50, version="w")), "evaluated on different data"),
     ],
 )
@@ -148,7 +148,7 @@ def test_results_from_before_a_metric_was_kept_do_not_decide_by_it():
         ModelResults({"caption/some/bleu4": 0.4}, items(60)),
         ModelResults({"caption/some/bleu4": 0.3}, items(50)),
     )
-    assert decision.reason.startswith("not comparable: caption/some/bleu4 cannot be computed")
+    assert decision.reason.startswith("not comparable: caption/some/bleu4: cannot be computed")
 
 
 def test_a_model_that_was_not_measured_is_refused():

@@ -67,7 +67,7 @@ def test_the_winner_stands_beside_the_champion_it_beat(store, model_folder, prep
         # Written again, it still is beside the other and not beside itself.
         html = report(registration, items, prepared, tmp_path / "report.html")
         assert "The champion then was beaten, version 1; both were measured on the same images." in html
-        assert "▲ surely better than the champion" in html
+        assert "▲ significantly better than the champion" in html
         assert re.search(r'<td class="number">0.0938</td><td class="number">▲ \+0.5625</td>', html)
     assert f"http://127.0.0.1:5000/#/experiments/0/runs/{registration.run_id}" in html
     assert "http://127.0.0.1:5000/#/models/beaten/versions/2" in html
@@ -82,9 +82,9 @@ def test_other_images_are_said_and_not_compared(store, model_folder, prepared, t
     registration, items = registered(model_folder, 35, "other", images=50)
     html = report(registration, items, prepared, tmp_path / "report.html")
     assert not registration.promoted
-    assert "different images" in html
+    assert "different items" in html
     assert "Not compared with other, version 1." in html
-    assert "surely" not in html
+    assert "significantly" not in html
 
 
 def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_folder, prepared, tmp_path):
@@ -99,7 +99,7 @@ def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_f
     html = report(last, tables["scenes"], prepared, tmp_path / "report.html", others=tables)
     assert "The champion then was files, version 1; both were measured on the same images." in html
     assert "Not compared with files, version 1 on winoground: the two were evaluated on different data" in html
-    assert "▲ surely better than the champion" in html
+    assert "▲ significantly better than the champion" in html
 
 
 def test_report_data_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):

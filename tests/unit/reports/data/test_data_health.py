@@ -95,7 +95,7 @@ def test_summary_says_what_is_wrong(report: str) -> None:
     summary = Page(summary_of(report))
     assert "25.0 % of the web captions are truncated: they are longer than the 77 ids" in summary.text
     assert "20.0 % of the samples are unusable; the most frequent reason is empty_web_caption" in summary.text
-    assert "25.0 % of the images repeat an earlier one" in summary.text
+    assert "25.0 % of the images are exact duplicates" in summary.text
     assert rows(summary_of(report), "Lengths are medians")[0][:3] == ["train", "4", "1"]
 
 
