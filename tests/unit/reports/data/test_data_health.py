@@ -58,7 +58,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_samples_by_reason(report: str) -> None:
     assert rows(report, "Samples by split and reason") == [
         ["train", "in the index", "", "4", "80.0 %"],
-        ["train", "cannot be used", "empty_web_caption", "1", "20.0 %"],
+        ["train", "unusable", "empty_web_caption", "1", "20.0 %"],
         ["test", "in the index", "", "1", "100.0 %"],
     ]
     examples = rows(report, "The first few of every split and reason")
@@ -85,9 +85,9 @@ def test_images_and_duplicates(report: str) -> None:
     assert found["train", "height in pixels"][-2:] == ["20", "60"]
     assert found["train", "width : height"][-2:] == ["0.33", "2.00"]
     assert rows(report, "Duplicates")[:3] == [
-        ["train", "image of an earlier sample, byte for byte", "1", "25.0 %"],
-        ["train", "web caption of an earlier sample", "1", "25.0 %"],
-        ["train", "web and synthetic caption are the same", "1", "25.0 %"],
+        ["train", "image identical to an earlier one", "1", "25.0 %"],
+        ["train", "web caption identical to an earlier one", "1", "25.0 %"],
+        ["train", "web and synthetic caption identical", "1", "25.0 %"],
     ]
 
 

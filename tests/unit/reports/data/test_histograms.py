@@ -33,7 +33,7 @@ def test_what_is_absurdly_large_goes_into_the_last_bar() -> None:
     assert found[-1].open_ended
     assert 77 < found[-1].start <= 154 < found[-1].end
     assert sum(bar.count for bar in found) == 52
-    assert "and more: 2</title>" in histogram_chart(found, "t", limit=77)
+    assert "or more: 2</title>" in histogram_chart(found, "t", limit=77)
 
 
 def test_octave_bars_are_sums_of_whole_bins() -> None:

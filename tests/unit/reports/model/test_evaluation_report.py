@@ -88,7 +88,8 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
     html = model_html(facts(["a"]), report_data(["a"]), rows(30))
     card = Page(re.search(r"retrieval: mean recall at 1</h3>(.*?)</section>", html, re.DOTALL).group(1)).text
     assert re.fullmatch(
-        r"25.0 % 95 % interval [\d.]+ to [\d.]+ %, chance 6.2 % ▲ significantly better than the championchampion 18.8 %, difference "
+        r"25.0 % 95 % interval [\d.]+ to [\d.]+ %, chance 6.2 % ▲ significantly better than the champion"
+        r"champion 18.8 %, difference "
         r"\+37.5 points \(\+[\d.]+ points to \+[\d.]+ points\) retrieval/scenes/mean_recall@1",
         " ".join(card.split()),
     )
@@ -150,7 +151,7 @@ def test_answers_are_marked_and_a_far_right_one_is_shown_too():
     assert ("div", "class", "answer far") in page.attributes
     for words in (
         "2 wrong answers before the right one",
-        "found first",
+        "right answer first",
         "✓ 10",
         "✗ other",
         "✓ mine",
