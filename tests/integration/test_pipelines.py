@@ -95,7 +95,7 @@ def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
     best = yaml.safe_load((project / "conf/best/parameters.yml").read_text())
     assert {"captions", "loss"} < set(best["train"])
     report = project / "data/smoke/08_reporting/search"
-    assert "How sure one may be" in (report / "summary.md").read_text()
+    assert "Uncertainty" in (report / "summary.md").read_text()
     assert len(list(report.glob("*.html"))) == 6
     assert len(list((report / "plotly").glob("*.json"))) == 6
     storage = f"sqlite:///{project / 'data/smoke/07_model_output/search/study.db'}"

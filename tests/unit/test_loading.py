@@ -100,7 +100,7 @@ def test_wrong_types_are_refused_by_name(clips: Clips, files: list[Path]) -> Non
         clips.embed_images(torch.zeros(3, SIZE, SIZE))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"uint8; got ndarray \(4, 4, 3\) of float64"):
         clips.embed_images(np.zeros((4, 4, 3)))
-    with pytest.raises(TypeError, match="a row is made of ids, got the text 'a red cube'"):
+    with pytest.raises(TypeError, match="expected ids, got the text 'a red cube'"):
         clips.tokenizer.encoder_row("a red cube", 80)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         clips.embed_images("nowhere.png")
@@ -142,7 +142,7 @@ def test_a_model_that_is_not_there_is_one_error_and_no_stray_file(tmp_path: Path
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("clips_pipeline.config.ConfigError: ")
-    assert ("config.json: not there" if what == "wrong folder" else "export MLFLOW_TRACKING_URI") in lines[-1]
+    assert ("config.json: no such file" if what == "wrong folder" else "export MLFLOW_TRACKING_URI") in lines[-1]
     assert len(lines) <= 8, done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -72,14 +72,14 @@ def test_saving_again_replaces_the_whole_folder(folder, model, tokenizer_dir):
 
 def test_a_failed_save_leaves_the_old_model(folder, model, tokenizer_dir):
     (tokenizer_dir / "model.safetensors").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"must not hold model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"must not contain model\.safetensors"):
         save_model(model, tokenizer_dir, {"size": 64}, folder)
     load_weights_folder(folder)
     assert [entry.name for entry in folder.parent.iterdir()] == ["clips"]
 
 
 def test_no_tokenizer_folder(tmp_path, model):
-    with pytest.raises(ConfigError, match="no tokenizer folder there"):
+    with pytest.raises(ConfigError, match="no tokenizer folder"):
         save_model(model, tmp_path / "nowhere", {}, tmp_path / "out")
 
 
@@ -96,13 +96,13 @@ def truncate(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json: not there; give a folder"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda f: (f / "config.json").unlink(), "config.json: no such file; give the folder"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda f: edit(f, format="other"), "not a model of this project"),
-        (lambda f: edit(f, version=2), "version 2, this release reads 1"),
+        (lambda f: edit(f, version=2), "version 2 is not supported, this release reads 1"),
         (lambda f: edit(f, model=None), "model: missing"),
         (lambda f: edit(f, model={"embed_dim": 3}), "model.vision: missing"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: no such file"),
         (truncate, "model.safetensors: cannot be read"),
     ],
 )
@@ -116,7 +116,7 @@ def test_weights_of_another_size(folder):
     config = json.loads((folder / "config.json").read_text())
     config["model"]["text"]["depth"] = 2
     edit(folder, model=config["model"])
-    with pytest.raises(ConfigError, match=r"does not fit config.json"):
+    with pytest.raises(ConfigError, match=r"does not match config.json"):
         load_weights_folder(folder)
 
 

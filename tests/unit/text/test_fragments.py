@@ -202,5 +202,5 @@ def test_configuration() -> None:
         from_mapping(FragmentConfig, {"tokens": 0}, "fragment")
     with pytest.raises(ConfigError, match=r"fragment\.strategy: 'syntax'"):
         from_mapping(FragmentConfig, {"strategy": "syntax"}, "fragment")
-    with pytest.raises(ConfigError, match="only sub_caption has pieces"):
+    with pytest.raises(ConfigError, match="applies to sub_caption only"):
         FragmentConfig("truncation", 8, blank_pieces="drop")

@@ -126,12 +126,12 @@ def test_the_summary_says_what_was_found_and_how_sure_one_may_be(study: optuna.S
     assert "24 complete, 1 pruned" in text
     assert "on 400 held-out images" in text
     assert "| `captions.fragment.tokens` |" in text
-    assert "other finished trials lie within" in text
-    assert "overestimate" in text
+    assert "other finished trials are within" in text
+    assert "biased upward" in text
     assert "(PED-ANOVA): `captions.fragment.tokens" in text
     few = result.trials[result.trials["trial"].isin([result.best_trial, 0])]
     text = summary(dataclasses.replace(result, trials=few), CONFIG, held_out=400)
-    assert "too few to say which parameter matters" in text
+    assert "too few for parameter importances" in text
 
 
 def test_the_margin_is_that_of_a_counted_share() -> None:

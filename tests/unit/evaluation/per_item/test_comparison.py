@@ -84,7 +84,7 @@ def test_a_loss_is_better_when_it_is_lower() -> None:
     b = items_from_rows(row(f"k{n}", caption_nats=3.0, caption_tokens=2) for n in range(9))
     found = compare(a, b, ["caption/some/loss"])[0]
     assert (found.difference, found.fraction_better, found.wins, found.losses) == (-0.5, 1.0, 9, 0)
-    assert verdicts([found], 0.95) == ["B is better, and the 95% interval leaves out 0: caption/some/loss"]
+    assert verdicts([found], 0.95) == ["B is better; the 95% interval excludes 0: caption/some/loss"]
 
 
 def test_images_are_paired_by_key_and_draws_are_repeatable() -> None:
@@ -168,8 +168,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> No
 def test_the_page_says_what_may_be_said_and_escapes_names(tmp_path: Path) -> None:
     found = compare(ranks(*[1] * 20 + [0] * 20), ranks(*[0] * 40), [RECALL, "retrieval/some/text_to_image_recall@1"])
     assert verdicts(found, 0.95) == [
-        f"B is better, and the 95% interval leaves out 0: {RECALL}",
-        "No difference that chance could not explain, at 95%: retrieval/some/text_to_image_recall@1",
+        f"B is better; the 95% interval excludes 0: {RECALL}",
+        "No significant difference; the 95% interval contains 0: retrieval/some/text_to_image_recall@1",
     ]
     assert cells(found[0])[:4] == (RECALL, "0.5000", "1.0000", "+0.5000")
     page = write_comparison(found, ("<script>", "b"), 40, 0.95, tmp_path / "c.html").read_text()
@@ -196,7 +196,7 @@ def test_the_table_for_a_terminal_shows_every_metric_whole(width: int) -> None:
     for name in (
         "image_to_text_recall@10",
         "mean_per_class_accuracy@1",
-        "loss (less is better)",
+        "loss (lower is better)",
         "replace_rel/accuracy",
     ):
         (line,) = [line for line in lines if f" {name} " in line and line.startswith(" ")][:1]

@@ -61,7 +61,7 @@ def test_samples_by_reason(report: str) -> None:
         ["train", "unusable", "empty_web_caption", "1", "20.0 %"],
         ["test", "in the index", "", "1", "100.0 %"],
     ]
-    examples = rows(report, "The first few of every split and reason")
+    examples = rows(report, "First examples by split and reason")
     assert examples == [["train", "empty_web_caption", "0", "bad", "no text beside the image"]]
 
 

@@ -85,5 +85,5 @@ def test_odd_captions_do_no_harm(tmp_path: Path) -> None:
 def test_unusable_input_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use 64 or more"):
         train_wordpiece(CAPTIONS, 63, tmp_path)
-    with pytest.raises(ConfigError, match="none holds a word"):
+    with pytest.raises(ConfigError, match="contain no words"):
         train_wordpiece(["", " "], 100, tmp_path)

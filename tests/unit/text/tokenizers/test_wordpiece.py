@@ -146,7 +146,7 @@ def test_folder_of_other_software_is_read(small: WordPieceTokenizer, tmp_path: P
         (["[PAD]", "bos", "[EOS]", "[UNK]", "[CLS]"], "lines 0, 1, 2"),
         (["[PAD]", "[BOS]", "[EOS]", "[CLS]"], r"no line \[UNK\]"),
         (["[PAD]", "[BOS]", "[EOS]", "[UNK]"], r"no line \[CLS\]"),
-        (["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", "dog", "dog"], "'dog' stands on two lines"),
+        (["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", "dog", "dog"], "'dog' is on two lines"),
     ],
 )
 def test_unusable_vocabulary_says_what_to_do(lines: list[str], message: str, tmp_path: Path) -> None:
