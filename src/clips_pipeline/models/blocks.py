@@ -143,7 +143,7 @@ class Block(nn.Module):
             The chosen queries (C, D), row-major.
         """
         chosen = Packing.of(chosen_BQ)
-        chosen_CD = queries_MD.index_select(0, packing.indices().flatten().index_select(0, chosen.place_N))
+        chosen_CD = queries_MD.index_select(0, packing.indices().flatten().index_select(0, chosen.index_N))
         (q_BQD,) = self._project(chosen_CD, chosen, _QUERIES)
         k_BSD, v_BSD = joined_projections(
             prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing, queries=False

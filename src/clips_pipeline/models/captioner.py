@@ -81,11 +81,11 @@ class Captioner(nn.Module):
             prefix_packing = Packing.of(functional.pad(web_keep_BS, (image_BPD.shape[1], 0), value=True))
             prefix = prefix_packing.pack(prefix)
         packing = Packing.of(_up_to_last(chosen_BQ))
-        place_M = packing.place_N
-        queries_MD = functional.embedding(place_M % used, self.queries_QD)
+        index_M = packing.index_N
+        queries_MD = functional.embedding(index_M % used, self.queries_QD)
         if self.token_embedding is not None:
             assert previous_ids_BQ is not None  # noqa: S101  (the model passes them)
-            ids_M = previous_ids_BQ.flatten().index_select(0, place_M)
+            ids_M = previous_ids_BQ.flatten().index_select(0, index_M)
             queries_MD = (widen(queries_MD) + widen(self.token_embedding(ids_M))).to(self.queries_QD.dtype)
         last = self.blocks[-1]
         assert isinstance(last, Block)  # noqa: S101  (narrows the type of a ModuleList item)

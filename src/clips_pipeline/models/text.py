@@ -86,18 +86,18 @@ class TextTower(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        places = [self._positions(*row) for row in rows]
-        tokens = functional.embedding(torch.cat([ids for ids, _, _ in places]), self.token_embedding.weight)
+        prepared = [self._prepare_rows(*row) for row in rows]
+        tokens = functional.embedding(torch.cat([ids for ids, _, _ in prepared]), self.token_embedding.weight)
         dtype, inputs = self.token_embedding.weight.dtype, []
-        parts = torch.split(tokens, [len(ids) for ids, _, _ in places])
-        for part, (_, positions, packing) in zip(parts, places, strict=True):
+        parts = torch.split(tokens, [len(ids) for ids, _, _ in prepared])
+        for part, (_, positions, packing) in zip(parts, prepared, strict=True):
             x = part if packing is not None else part.view(-1, *self.positions_LD.shape)
             inputs.append(TextInput((widen(x) + widen(positions)).to(dtype), packing))
         return inputs
 
     def encode(self, rows: TextInput) -> TextOutput:
         """Compute `forward` after the embedding."""
-        x, packing = self._before_last(rows)
+        x, packing = self._run_inner_blocks(rows)
         last = self._last_block()
         if packing is None:
             x_BSD = last(x)
@@ -108,10 +108,10 @@ class TextTower(nn.Module):
 
     def pooled_feature(self, rows: TextInput) -> Tensor:
         """Compute `feature` after the embedding."""
-        return self._pool(self._last_block().last(*self._before_last(rows)))[1]
+        return self._pool(self._last_block().last(*self._run_inner_blocks(rows)))[1]
 
-    def _before_last(self, rows: TextInput) -> TextInput:
-        """Return the input of the last block."""
+    def _run_inner_blocks(self, rows: TextInput) -> TextInput:
+        """Run all blocks except the last; return the input of the last."""
         x, packing = rows
         for block in self.blocks[:-1]:
             x = block(x, packing)
@@ -122,7 +122,7 @@ class TextTower(nn.Module):
         assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
         return block
 
-    def _positions(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
+    def _prepare_rows(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
         """Return the ids to compute, flat; their position embeddings, (L, D) or (N, D); and their packing."""
         length = self.config.context_length
         if ids_BL.shape[1] != length:
@@ -139,8 +139,8 @@ class TextTower(nn.Module):
             ids_BS = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
             positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
         packing = Packing.of(ids_BS != self.config.pad_id)
-        position_N = packing.place_N % ids_BS.shape[1]
-        return ids_BS.flatten()[packing.place_N], functional.embedding(position_N, positions_SD), packing
+        position_N = packing.index_N % ids_BS.shape[1]
+        return ids_BS.flatten()[packing.index_N], functional.embedding(position_N, positions_SD), packing
 
     def _pool(self, last_BD: Tensor) -> tuple[Tensor, Tensor]:
         pooled_BD = self.norm(last_BD)

@@ -72,48 +72,48 @@ def estimate(config: TrainConfig, vocab_size: int, rows: list[tuple[list[int], .
     return from_measurement(config, json.loads(process.stdout), load)
 
 
-def from_measurement(config: TrainConfig, found: Mapping[str, Any], load: float = 0.0) -> Estimate:
+def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: float = 0.0) -> Estimate:
     """Compute the estimate from a measurement.
 
     Args:
         config: the training.
-        found: the result of `step_timer.measure`.
+        measurement: the result of `step_timer.measure`.
         load: load average of the machine before the measurement.
     """
-    samples = found["samples"]
+    samples = measurement["samples"]
     at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
     # With chunks, the forward pass runs twice.
     recompute_factor = 4 / 3 if config.launch.chunk_size else 1.0
-    fastest, slowest = (recompute_factor * seconds for seconds in _sample_seconds(found, at_once))
+    fastest, slowest = (recompute_factor * seconds for seconds in _sample_seconds(measurement, at_once))
     per_rank = config.steps * config.batch_size / config.launch.processes
-    total = sum(found["parameters"].values())
-    state_bytes, saved_bytes = _state_bytes(config, found, total)
+    total = sum(measurement["parameters"].values())
+    state_bytes, saved_bytes = _state_bytes(config, measurement, total)
     slope = 0.0
     if len(samples) > 1:
-        slope = max(0.0, (found["peak_bytes"][-1] - found["peak_bytes"][-2]) / (samples[-1] - samples[-2]))
-    peak = found["peak_bytes"][-1] + slope * (at_once - samples[-1]) - saved_bytes
+        slope = max(0.0, (measurement["peak_bytes"][-1] - measurement["peak_bytes"][-2]) / (samples[-1] - samples[-2]))
+    peak = measurement["peak_bytes"][-1] + slope * (at_once - samples[-1]) - saved_bytes
     return Estimate(
-        parameters=dict(found["parameters"]),
-        forward_flops=dict(found["forward_flops"]),
-        training_flops=3 * sum(found["forward_flops"].values()),
+        parameters=dict(measurement["parameters"]),
+        forward_flops=dict(measurement["forward_flops"]),
+        training_flops=3 * sum(measurement["forward_flops"].values()),
         state_bytes=state_bytes,
         peak_bytes=max(peak, float(state_bytes)),
         sample_seconds=(fastest, slowest),
         seconds=(fastest * per_rank, slowest * per_rank),
-        device=found["device"],
+        device=measurement["device"],
         measured=list(samples),
-        basis=_basis(found, at_once),
+        basis=_basis(measurement, at_once),
         warning=_warning(load),
     )
 
 
-def _sample_seconds(found: Mapping[str, Any], at_once: int) -> tuple[float, float]:
+def _sample_seconds(measurement: Mapping[str, Any], at_once: int) -> tuple[float, float]:
     """Return the seconds per sample in a batch of `at_once`, at best and at worst."""
-    samples, steps, cpu = found["samples"], found["seconds"], found["cpu_seconds"]
+    samples, steps, cpu = measurement["samples"], measurement["seconds"], measurement["cpu_seconds"]
     # At best a step takes its processor time, spread over all threads.
     best = [min(times) for times in steps]
-    if found["device"] == "cpu":
-        best = [min(time, min(times) / found["threads"]) for time, times in zip(best, cpu, strict=True)]
+    if measurement["device"] == "cpu":
+        best = [min(time, min(times) / measurement["threads"]) for time, times in zip(best, cpu, strict=True)]
     if samples[-1] == at_once or len(samples) == 1:
         return best[-1] / samples[-1], max(steps[-1]) / samples[-1]
     # At best the fixed cost of a step does not grow with the batch; at worst it does.
@@ -121,36 +121,36 @@ def _sample_seconds(found: Mapping[str, Any], at_once: int) -> tuple[float, floa
     return min(marginal, best[-1] / samples[-1]), max(steps[-1]) / samples[-1]
 
 
-def _state_bytes(config: TrainConfig, found: Mapping[str, Any], total: int) -> tuple[int, float]:
+def _state_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: int) -> tuple[int, float]:
     """Return the bytes of parameters, gradients and optimizer state on one rank, and by how much the measurement had more.
 
     Under FSDP2 each rank has its shard. Parameters that are gathered at a time, with their gradients: the block that runs (in
     chunks: all blocks) and everything outside the blocks.
     """
-    trained = 3 * found["trained_parameters"]
+    trained = 3 * measurement["trained_parameters"]
     average = total if config.ema else 0
     whole = 4 * (total + trained + average)
     measured = 4 * (total + trained)
     if config.launch.sharding == "none":
         return whole, measured - whole
-    blocks = found["block_parameters"]
+    blocks = measurement["block_parameters"]
     in_chunks = (config.launch.chunk_size or config.batch_size) < config.batch_size // config.launch.processes
     gathered = total if in_chunks else total - blocks["all"] + blocks["largest"]
     on_rank = whole // config.launch.processes + 2 * 4 * gathered
     return on_rank, measured - on_rank
 
 
-def _basis(found: Mapping[str, Any], at_once: int) -> str:
-    rows = "rows of the training data" if found["real_rows"] else "full rows, the longest possible"
-    sizes = " and ".join(map(str, found["samples"]))
-    steps = len(found["seconds"][-1])
-    real = found["samples"][-1] == at_once
+def _basis(measurement: Mapping[str, Any], at_once: int) -> str:
+    rows = "rows of the training data" if measurement["real_rows"] else "full rows, the longest possible"
+    sizes = " and ".join(map(str, measurement["samples"]))
+    steps = len(measurement["seconds"][-1])
+    real = measurement["samples"][-1] == at_once
     how = (
         "the last is the batch of a rank"
         if real
         else f"extrapolated to the {at_once} of a rank, which were not measured"
     )
-    return f"{steps} steps each of {sizes} samples ({how}) on {found['threads']} threads, with {rows}"
+    return f"{steps} steps each of {sizes} samples ({how}) on {measurement['threads']} threads, with {rows}"
 
 
 def _warning(load: float) -> str | None:
@@ -163,26 +163,26 @@ def _warning(load: float) -> str | None:
     )
 
 
-def estimate_table(found: Estimate, config: TrainConfig) -> Table:
+def estimate_table(cost: Estimate, config: TrainConfig) -> Table:
     """Return the estimate as a table for the terminal."""
-    shown = Table("", "value", title="dry run: nothing is trained", title_justify="left")
-    for name, count in found.parameters.items():
-        shown.add_row(f"parameters, {name}", f"{count:,}")
-    shown.add_row("parameters", f"{sum(found.parameters.values()):,}", end_section=True)
-    for name, flops in found.forward_flops.items():
-        shown.add_row(f"forward GFLOP per sample, {name}", f"{flops / 1e9:.3f}")
-    shown.add_row("training GFLOP per sample, at most", f"{found.training_flops / 1e9:.3f}")
-    whole = found.training_flops * config.steps * config.batch_size
-    shown.add_row("training EFLOP, at most", f"{whole / 1e18:.4g}", end_section=True)
-    shown.add_row("GiB of parameters, gradients and optimizer state, each rank", f"{found.state_bytes / GIB:.2f}")
-    shown.add_row("GiB expected at most, each rank", f"{found.peak_bytes / GIB:.2f}", end_section=True)
-    shown.add_row(f"seconds per sample on {found.device}", _range(found.sample_seconds))
-    hours = found.seconds[0] / 3600, found.seconds[1] / 3600
-    shown.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
-    shown.caption = f"Measured: {found.basis}. Loading, evaluation and communication are not included."
-    if found.warning is not None:
-        shown.caption += f"\nWarning: {found.warning}."
-    return shown
+    table = Table("", "value", title="dry run: nothing is trained", title_justify="left")
+    for name, count in cost.parameters.items():
+        table.add_row(f"parameters, {name}", f"{count:,}")
+    table.add_row("parameters", f"{sum(cost.parameters.values()):,}", end_section=True)
+    for name, flops in cost.forward_flops.items():
+        table.add_row(f"forward GFLOP per sample, {name}", f"{flops / 1e9:.3f}")
+    table.add_row("training GFLOP per sample, at most", f"{cost.training_flops / 1e9:.3f}")
+    whole = cost.training_flops * config.steps * config.batch_size
+    table.add_row("training EFLOP, at most", f"{whole / 1e18:.4g}", end_section=True)
+    table.add_row("GiB of parameters, gradients and optimizer state, each rank", f"{cost.state_bytes / GIB:.2f}")
+    table.add_row("GiB expected at most, each rank", f"{cost.peak_bytes / GIB:.2f}", end_section=True)
+    table.add_row(f"seconds per sample on {cost.device}", _range(cost.sample_seconds))
+    hours = cost.seconds[0] / 3600, cost.seconds[1] / 3600
+    table.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
+    table.caption = f"Measured: {cost.basis}. Loading, evaluation and communication are not included."
+    if cost.warning is not None:
+        table.caption += f"\nWarning: {cost.warning}."
+    return table
 
 
 def _range(values: tuple[float, float]) -> str:

@@ -15,7 +15,7 @@ class Packing(NamedTuple):
     """The positions of (B, S) that hold a token: as flags (B, S), and as N flat indices in ascending order."""
 
     keep_BS: Tensor
-    place_N: Tensor
+    index_N: Tensor
 
     @classmethod
     def of(cls, keep_BS: Tensor) -> "Packing":
@@ -42,13 +42,13 @@ class Packing(NamedTuple):
 
 
 def _take(x_BSD: Tensor, packing: Packing) -> Tensor:
-    return x_BSD.flatten(0, 1).index_select(0, packing.place_N)
+    return x_BSD.flatten(0, 1).index_select(0, packing.index_N)
 
 
 def _put(x_ND: Tensor, packing: Packing) -> Tensor:
     batch, places = packing.keep_BS.shape
     x_MD = x_ND.new_zeros(batch * places, x_ND.shape[1])
-    return x_MD.index_copy_(0, packing.place_N, x_ND).view(batch, places, -1)
+    return x_MD.index_copy_(0, packing.index_N, x_ND).view(batch, places, -1)
 
 
 class _PackOrUnpack(torch.autograd.Function):

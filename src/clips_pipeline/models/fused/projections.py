@@ -41,8 +41,8 @@ def norm_projections(
         parts: indices of the parts.
         packing: packing of `x`.
     """
-    place_N, count = (None, x[..., 0].numel()) if packing is None else (packing.place_N, packing.keep_BS.numel())
-    source = tuple(_Part(part, number, place_N) for number, part in enumerate(parts))
+    index_N, count = (None, x[..., 0].numel()) if packing is None else (packing.index_N, packing.keep_BS.numel())
+    source = tuple(_Part(part, number, index_N) for number, part in enumerate(parts))
     outputs = _projections([x], norm, linear, (source,), (count,) * len(parts))
     shape = x.shape if packing is None else (*packing.keep_BS.shape, x.shape[-1])
     return tuple(part.view(shape) for part in outputs)
@@ -74,12 +74,12 @@ def joined_projections(
     """
     rows, own = packing.keep_BS.shape
     first = prefix.shape[1] if prefix_packing is None else prefix_packing.keep_BS.shape[1]
-    prefix_N = torch.arange(rows * first, device=prefix.device) if prefix_packing is None else prefix_packing.place_N
+    prefix_N = torch.arange(rows * first, device=prefix.device) if prefix_packing is None else prefix_packing.index_N
     keys = 2 if queries else 0
     sources = []
-    for number, (place_N, length, start) in enumerate(((prefix_N, first, 0), (packing.place_N, own, first))):
-        joined_N = place_N // length * (first + own) + place_N % length + start
-        query_part = (_Part(0, number, place_N),) if queries else ()
+    for number, (index_N, length, start) in enumerate(((prefix_N, first, 0), (packing.index_N, own, first))):
+        joined_N = index_N // length * (first + own) + index_N % length + start
+        query_part = (_Part(0, number, index_N),) if queries else ()
         sources.append((*query_part, _Part(1, keys, joined_N), _Part(2, keys + 1, joined_N)))
     lengths = (*((first, own) if queries else ()), first + own, first + own)
     outputs = _projections(
@@ -91,13 +91,13 @@ def joined_projections(
 class _Part(NamedTuple):
     """One projection of one source, and where it is written.
 
-    `part` is 0 for queries, 1 for keys, 2 for values; `output` is the index of the output. `place_N` are the rows there; None
+    `part` is 0 for queries, 1 for keys, 2 for values; `output` is the index of the output. `index_N` are the rows there; None
     writes all rows.
     """
 
     part: int
     output: int
-    place_N: Tensor | None
+    index_N: Tensor | None
 
 
 def _projections(
@@ -136,7 +136,7 @@ def add_projection(x: Tensor, mixed_BSD: Tensor, linear: nn.Linear, packing: Pac
         mixed_BSD.flatten(0, 1),
         linear.weight,
         linear.bias,
-        None if packing is None else packing.place_N,
+        None if packing is None else packing.index_N,
     )
     return output.view(x.shape)
 
@@ -159,7 +159,7 @@ class _NormProjections(torch.autograd.Function):
         width = sources[0].shape[1]
         weights_OD = torch.split(weight.to(ctx.dtype), width)
         biases_O = torch.split(bias.to(ctx.dtype), width)
-        complete = {part.output for part in parts[0] if part.place_N is None}
+        complete = {part.output for part in parts[0] if part.index_N is None}
         outputs = tuple(
             (sources[0].new_empty if output in complete else sources[0].new_zeros)((count, width), dtype=ctx.dtype)
             for output, count in enumerate(counts)
@@ -168,11 +168,11 @@ class _NormProjections(torch.autograd.Function):
             scratch = ScratchBuffer(x_ND, 3 * width, ctx.dtype, width)
             for rows in row_tiles(x_ND, 3 * width):
                 normed_RD, _, _ = norm_rows(x_ND[rows], scale_D, shift_D, ctx.dtype)
-                for part, output, place_N in its_parts:
-                    out_RO = outputs[output][rows] if place_N is None else scratch.view(0, rows)
+                for part, output, index_N in its_parts:
+                    out_RO = outputs[output][rows] if index_N is None else scratch.view(0, rows)
                     torch.addmm(biases_O[part], normed_RD, weights_OD[part].T, out=out_RO)
-                    if place_N is not None:
-                        outputs[output].index_copy_(0, place_N[rows], out_RO)
+                    if index_N is not None:
+                        outputs[output].index_copy_(0, index_N[rows], out_RO)
         return outputs
 
     @staticmethod
@@ -193,11 +193,11 @@ class _NormProjections(torch.autograd.Function):
             for rows in row_tiles(x_ND, 3 * width):
                 normed_RD, mean, rstd = norm_rows(x_ND[rows], scale_D, shift_D, ctx.dtype)
                 back_RD: Tensor | None = None
-                for part, output, place_N in parts:
+                for part, output, index_N in parts:
                     gradient = gradients[output]
                     if gradient is None:
                         continue
-                    gradient_RO = _tokens(gradient, rows, place_N, scratch)
+                    gradient_RO = _tokens(gradient, rows, index_N, scratch)
                     columns = slice(part * width, (part + 1) * width)
                     if bias_grad is not None:
                         bias_grad[columns] += gradient_RO.sum(0)
@@ -227,16 +227,16 @@ class _NormProjections(torch.autograd.Function):
 class _AddProjection(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, mixed_MD: Tensor, weight: Tensor, bias: Tensor, place_N: Tensor | None
+        ctx: Any, x_ND: Tensor, mixed_MD: Tensor, weight: Tensor, bias: Tensor, index_N: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(mixed_MD, weight)
-        ctx.place_N = place_N
+        ctx.index_N = index_N
         dtype, width = mixed_MD.dtype, mixed_MD.shape[1]
         narrow = weight.to(dtype).T
         out_ND = x_ND + bias
         scratch = ScratchBuffer(out_ND, 3 * width, dtype, width)
         for rows in row_tiles(out_ND, 3 * width):
-            add_product(out_ND[rows], _tokens(mixed_MD, rows, place_N, scratch), narrow)
+            add_product(out_ND[rows], _tokens(mixed_MD, rows, index_N, scratch), narrow)
         return out_ND
 
     @staticmethod
@@ -244,13 +244,13 @@ class _AddProjection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = gradients
         mixed_MD, weight = ctx.saved_tensors
-        place_N: Tensor | None = ctx.place_N
+        index_N: Tensor | None = ctx.index_N
         dtype, width = mixed_MD.dtype, mixed_MD.shape[1]
         _, wants_mixed, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         wide = weight.to(dtype)
         mixed_grad = weight_grad = None
         if wants_mixed:
-            mixed_grad = torch.empty_like(mixed_MD) if place_N is None else torch.zeros_like(mixed_MD)
+            mixed_grad = torch.empty_like(mixed_MD) if index_N is None else torch.zeros_like(mixed_MD)
         if wants_weight:
             weight_grad = gradient_buffer(weight, gradient_ND)
         scratch = ScratchBuffer(gradient_ND, 3 * width, dtype, width)
@@ -258,22 +258,22 @@ class _AddProjection(torch.autograd.Function):
             gradient_RO = gradient_ND[rows].to(dtype)
             if weight_grad is not None:
                 add_product(
-                    weight_grad, gradient_RO.T, _tokens(mixed_MD, rows, place_N, scratch), first=rows.start == 0
+                    weight_grad, gradient_RO.T, _tokens(mixed_MD, rows, index_N, scratch), first=rows.start == 0
                 )
             if mixed_grad is None:
                 continue
-            if place_N is None:
+            if index_N is None:
                 torch.mm(gradient_RO, wide, out=mixed_grad[rows])
             else:
                 back_RD = torch.mm(gradient_RO, wide, out=scratch.view(0, rows))
-                mixed_grad.index_copy_(0, place_N[rows], back_RD)
+                mixed_grad.index_copy_(0, index_N[rows], back_RD)
         bias_grad = gradient_ND.sum(0).to(weight.dtype) if wants_bias else None
         return gradient_ND, mixed_grad, weight_grad, bias_grad, None
 
 
-def _tokens(x_MD: Tensor, rows: slice, place_N: Tensor | None, scratch: ScratchBuffer) -> Tensor:
-    """Return the tokens (R, D) of a tile from padded rows (`place_N`) or from packed ones (None)."""
-    if place_N is None:
+def _tokens(x_MD: Tensor, rows: slice, index_N: Tensor | None, scratch: ScratchBuffer) -> Tensor:
+    """Return the tokens (R, D) of a tile from padded rows (`index_N`) or from packed ones (None)."""
+    if index_N is None:
         return x_MD[rows]
-    tokens_RD: Tensor = torch.index_select(x_MD, 0, place_N[rows], out=scratch.view(0, rows))
+    tokens_RD: Tensor = torch.index_select(x_MD, 0, index_N[rows], out=scratch.view(0, rows))
     return tokens_RD
