@@ -15,7 +15,7 @@ from tests.integration.conftest import SpecOf
 from tests.servers import wait_for
 
 from clips_pipeline.training.events.event_log import Event, read_all
-from clips_pipeline.training.launch.exit_status import WORKER
+from clips_pipeline.training.launch.exit_status import RANK_MODULE
 from clips_pipeline.training.launch.interrupt import INTERRUPTED
 from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.run_spec import RunSpec
@@ -102,7 +102,7 @@ def test_a_second_start_on_a_run_folder_is_refused_and_names_the_first(spec_of: 
         in printed
     )
     # So is a rank that torchrun starts.
-    command = [sys.executable, "-m", WORKER, str(spec.checkpoints.parent / "run_spec.json")]
+    command = [sys.executable, "-m", RANK_MODULE, str(spec.checkpoints.parent / "run_spec.json")]
     rank = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert rank.returncode == 1
     assert f"a training already runs here: process {first.ranks()[0]} on host" in rank.stderr

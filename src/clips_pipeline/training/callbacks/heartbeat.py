@@ -20,25 +20,25 @@ class HeartbeatCallback(Callback):  # type: ignore[misc]
         self.heartbeat.set_activity(int(state.timestamp.batch), activity)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """The loader prepares a batch."""
+        """Report that the loader prepares a batch."""
         self._set(state, "waiting for a batch")
 
     def before_forward(self, state: State, logger: Logger) -> None:
-        """The forward pass begins."""
+        """Report the forward pass."""
         self._set(state, "forward")
 
     def before_backward(self, state: State, logger: Logger) -> None:
-        """The backward pass begins; with several ranks it also averages gradients."""
+        """Report the backward pass, which also averages gradients over ranks."""
         self._set(state, "backward")
 
     def after_backward(self, state: State, logger: Logger) -> None:
-        """The optimizer step begins."""
+        """Report the optimizer step."""
         self._set(state, "update")
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """The callbacks that evaluate and save begin; this one must come before them in Composer's list."""
+        """Report the callbacks that log, evaluate and save; this one must come before them in Composer's list."""
         self._set(state, "after the step: log, evaluation, checkpoint")
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """The export begins."""
+        """Report the export."""
         self._set(state, "export")

@@ -33,7 +33,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from clips_pipeline.training.launch import worker_main
-from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS, WORKER
+from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS, RANK_MODULE
 from clips_pipeline.training.run_spec import load_spec
 
 _LOOPBACK = "127.0.0.1"
@@ -144,7 +144,9 @@ class _AgentThread(threading.Thread):
             start_method="fork",
         )
         self._launch = elastic_launch(config, _run_forked_rank if fork else sys.executable)
-        self._arguments = (os.getpid(), os.dup(0), WORKER, str(path)) if fork else ("-u", "-m", WORKER, str(path))
+        self._arguments = (
+            (os.getpid(), os.dup(0), RANK_MODULE, str(path)) if fork else ("-u", "-m", RANK_MODULE, str(path))
+        )
         self._fork = fork
         self.failures: Mapping[int, ProcessFailure] = {}
         self.code = 0

@@ -19,7 +19,7 @@ from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS
 from clips_pipeline.training.launch.heartbeat import Heartbeat
 from clips_pipeline.training.launch.interrupt import PARENT
 
-AGENT = "clips_pipeline.training.launch.agent"
+AGENT_MODULE = "clips_pipeline.training.launch.agent"
 GRACE_SECONDS = 40.0
 """Time for the agent to end the ranks: torchelastic gives them 30 s after SIGTERM."""
 
@@ -43,7 +43,7 @@ class AgentProcess:
         self.logs.mkdir(exist_ok=True)
         with (self.logs / "agent.log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module, no shell
-                [sys.executable, "-m", AGENT, str(self._spec)],
+                [sys.executable, "-m", AGENT_MODULE, str(self._spec)],
                 # The ranks inherit this pipe. It closes when the launcher ends in any way, and they notice.
                 stdin=subprocess.PIPE,
                 stdout=log,

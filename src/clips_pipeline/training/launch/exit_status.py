@@ -10,7 +10,7 @@ from clips_pipeline.training.launch.interrupt import CTRL_C, INTERRUPTED, exit_c
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-WORKER = "clips_pipeline.training.launch.worker_main"
+RANK_MODULE = "clips_pipeline.training.launch.worker_main"
 """The module that each rank runs."""
 LOGS = "logs"
 """Folder of the ranks' output in the run folder, in torchrun's layout: `START/attempt_0/RANK/stderr.log`."""

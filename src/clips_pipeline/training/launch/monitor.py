@@ -14,7 +14,7 @@ from rich.console import Console
 from clips_pipeline.training.events.event_log import EventReader, read_all
 from clips_pipeline.training.launch.exit_status import (
     POLL_SECONDS,
-    WORKER,
+    RANK_MODULE,
     RunMonitor,
     TrainingFailedError,
     TrainingInterruptedError,
@@ -31,7 +31,7 @@ RESTART_SECONDS = 20.0
 def start_commands(spec: RunSpec, path: Path) -> str:
     """Return the commands that start the ranks of the run spec in `path`: on this machine, on several, and under SLURM."""
     torchrun, processes = Path(sys.executable).with_name("torchrun"), spec.train.launch.processes
-    worker = f"-m {WORKER} {path}"
+    worker = f"-m {RANK_MODULE} {path}"
     return (
         f"The run spec is {path}. Start its ranks in one of these ways, where this folder is mounted (docs/cluster.md):\n"
         f"\non this machine:\n{torchrun} --standalone --nproc-per-node {processes} {worker}\n"

@@ -18,7 +18,7 @@ from clips_pipeline.training.run_spec import RunSpec
 FAKE_AGENT = """
 import pathlib, sys
 from clips_pipeline.training.launch import agent
-agent.WORKER = "fake_rank"
+agent.RANK_MODULE = "fake_rank"
 agent._GPU_DRIVER = pathlib.Path({driver!r})
 agent.worker_main.load_rank = lambda: None
 sys.exit(agent.main(sys.argv[1:]))
@@ -33,7 +33,7 @@ mark = pathlib.Path(sys.argv[1]).parent / "marks"
 @pytest.fixture(params=["/dev/null", "/nowhere"], ids=["gpu", "cpu"])
 def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that starts an agent whose ranks run the given code: as commands (GPU) or as forks (CPU)."""
-    monkeypatch.setattr(agent_process, "AGENT", "fake_agent")
+    monkeypatch.setattr(agent_process, "AGENT_MODULE", "fake_agent")
     (tmp_path / "marks").mkdir()
     (tmp_path / "fake_agent.py").write_text(FAKE_AGENT.format(driver=request.param))
 
