@@ -22,7 +22,7 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 # At least two letters, so that a Windows drive does not match as a scheme.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 
-Picture = str | Path | Image.Image | np.ndarray[Any, Any]
+ImageInput = str | Path | Image.Image | np.ndarray[Any, Any]
 """A path, a Pillow image, or an array (H, W, 3) of uint8."""
 
 
@@ -43,7 +43,7 @@ class BatchTokenizer:
         Raises:
             TypeError: the input is not a text or a sequence of texts.
         """
-        rows = [self.wrapped.encode(text, self.context_length) for text in _texts(texts)]
+        rows = [self.wrapped.encode(text, self.context_length) for text in _as_texts(texts)]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.context_length)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,9 +76,9 @@ class Clips:
             loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=batch_size, device=self.device
         )
         size = loaded.model.config.vision.image_size
-        loaded.model.vision.register_forward_pre_hook(partial(_check_pictures, size))
+        loaded.model.vision.register_forward_pre_hook(partial(_check_image_shape, size))
 
-    def embed_images(self, images: Picture | Iterable[Picture]) -> FloatArray:
+    def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> FloatArray:
         """Return embeddings (N, E) with unit norm.
 
         Args:
@@ -89,7 +89,7 @@ class Clips:
             FileNotFoundError: a file does not exist.
             UndecodableImageError: a file cannot be decoded.
         """
-        return self._embedder.images(map(_opened, _pictures(images)))
+        return self._embedder.images(map(_to_pillow, _as_images(images)))
 
     def embed_texts(self, texts: str | Sequence[str]) -> FloatArray:
         """Return embeddings (N, E) with unit norm, of one text or a sequence of texts.
@@ -97,14 +97,14 @@ class Clips:
         Raises:
             TypeError: the input is of another type.
         """
-        return self._embedder.texts(_texts(texts))
+        return self._embedder.texts(_as_texts(texts))
 
-    def similarity(self, images: Picture | Iterable[Picture], texts: str | Sequence[str]) -> FloatArray:
+    def similarity(self, images: ImageInput | Iterable[ImageInput], texts: str | Sequence[str]) -> FloatArray:
         """Return cosine similarities (N, M) of N images and M texts. Errors are those of the two embed methods."""
         product: FloatArray = self.embed_images(images) @ self.embed_texts(texts).T
         return product
 
-    def caption(self, images: Picture | Iterable[Picture], web_caption: str = "") -> list[str]:
+    def caption(self, images: ImageInput | Iterable[ImageInput], web_caption: str = "") -> list[str]:
         """Write one caption per image by beam search of width 4.
 
         Args:
@@ -116,11 +116,11 @@ class Clips:
         """
         if self.model.captioner is None:
             raise ValueError("this model has no captioner: train one with train.method clips or coca")
-        found = []
-        for image in _pictures(images):
-            image_CHW = self.image_transform(_opened(image)).to(self.device)
-            found.append(write_caption(self.model, image_CHW, web_caption, self.tokenizer.wrapped)[1])
-        return found
+        captions = []
+        for image in _as_images(images):
+            image_CHW = self.image_transform(_to_pillow(image)).to(self.device)
+            captions.append(write_caption(self.model, image_CHW, web_caption, self.tokenizer.wrapped)[1])
+        return captions
 
 
 def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int = 64) -> Clips:
@@ -151,25 +151,25 @@ def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int 
         ) from None
 
 
-def _texts(texts: str | Sequence[str]) -> list[str]:
+def _as_texts(texts: str | Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
-    found: list[Any] = list(texts) if isinstance(texts, Iterable) else [texts]
-    for text in found:
+    items: list[Any] = list(texts) if isinstance(texts, Iterable) else [texts]
+    for text in items:
         if not isinstance(text, str):
-            raise TypeError(f"expected a text or a list of texts, got {_described(text)}")
-    return found
+            raise TypeError(f"expected a text or a list of texts, got {_describe(text)}")
+    return items
 
 
-def _pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:
     if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
         return [images]
     if not isinstance(images, Iterable) or isinstance(images, bytes | Tensor):
-        raise TypeError(f"expected images: paths, Pillow images or arrays (H, W, 3); got {_described(images)}")
+        raise TypeError(f"expected images: paths, Pillow images or arrays (H, W, 3); got {_describe(images)}")
     return images
 
 
-def _opened(image: Picture) -> Image.Image:
+def _to_pillow(image: ImageInput) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, str | Path):
@@ -179,16 +179,16 @@ def _opened(image: Picture) -> Image.Image:
             raise UndecodableImageError(f"{image}: {error}") from None
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(image)
-    raise TypeError(f"expected a path, a Pillow image or an array (H, W, 3) of uint8; got {_described(image)}")
+    raise TypeError(f"expected a path, a Pillow image or an array (H, W, 3) of uint8; got {_describe(image)}")
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, np.ndarray | Tensor):
         return f"{type(value).__name__} {tuple(value.shape)} of {value.dtype}"
     return f"{type(value).__name__} {str(value)[:60]!r}"
 
 
-def _check_pictures(size: int, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+def _check_image_shape(size: int, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
     shape = tuple(arguments[0].shape)
     if len(shape) != 4 or shape[1:] != (3, size, size):
         batch = "; make a batch of a single image by x[None]" if len(shape) == 3 else ""

@@ -15,7 +15,13 @@ from clips_pipeline.evaluation.inference.caption_examples import caption_record
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.image_pass import ImagePass
 from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RetrievalResult
-from clips_pipeline.evaluation.report_data import CaptionExample, CaptioningExample, ImageExample, Picture, ReportData
+from clips_pipeline.evaluation.report_data import (
+    CaptionExample,
+    CaptioningExample,
+    ImageExample,
+    ReportData,
+    ReportImage,
+)
 
 SHOWN = 5
 """Answers shown per query."""
@@ -59,7 +65,7 @@ def select_examples(
     owners = (int(owner_M[j]) for j in best_images)
     wanted = {*even_images, *worst_images, *chain.from_iterable(best_images.values()), *owners}
     records = {i: record for i, record in enumerate(read()) if i in wanted}
-    pictures = {i: Picture.of(record) for i, record in records.items()}
+    pictures = {i: ReportImage.of(record) for i, record in records.items()}
 
     def image(i: int) -> ImageExample:
         captions = tuple((retrieval.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))

@@ -2,33 +2,35 @@
 
 import base64
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from clips_pipeline.config import FormerName
 from clips_pipeline.data.images.thumbnail import make_thumbnail
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap
 from clips_pipeline.evaluation.metrics.zero_shot import Confusion
 
 _THUMBNAIL = 144
-_ABOUT = 120  # characters
+_ALT_TEXT = 120  # characters
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportImage:
     """A thumbnail: the key of its sample, a caption as alternative text, and WebP as base64."""
 
     key: str
-    about: str
+    alt_text: Annotated[str, FormerName("about")]
     webp: str
 
     @classmethod
-    def of(cls, record: Record) -> "Picture":
+    def of(cls, record: Record) -> "ReportImage":
         """Make the thumbnail of a sample's image.
 
         Raises:
             Exception: one of `data.images.formats.DECODE_ERRORS`.
         """
-        about = next(iter((*record.captions, record.web_caption)), "")[:_ABOUT]
-        return cls(record.key, about, base64.b64encode(make_thumbnail(record.image, _THUMBNAIL).webp).decode())
+        alt_text = next(iter((*record.captions, record.web_caption)), "")[:_ALT_TEXT]
+        return cls(record.key, alt_text, base64.b64encode(make_thumbnail(record.image, _THUMBNAIL).webp).decode())
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class ImageExample:
     """An image as a query.
 
     Attributes:
-        picture: the image.
+        image: the image.
         rank: number of wrong captions ranked before the first right one.
         captions: captions ranked first: (text, whether it belongs to the image).
         truth: the image's own captions.
     """
 
-    picture: Picture
+    image: Annotated[ReportImage, FormerName("picture")]
     rank: int
     captions: tuple[tuple[str, bool], ...]
     truth: tuple[str, ...]
@@ -55,14 +57,14 @@ class CaptionExample:
     Attributes:
         caption: the query.
         rank: number of wrong images ranked before the right one.
-        pictures: images ranked first: (image, whether the caption belongs to it).
+        images: images ranked first: (image, whether the caption belongs to it).
         truth: the image that the caption belongs to.
     """
 
     caption: str
     rank: int
-    pictures: tuple[tuple[Picture, bool], ...]
-    truth: Picture
+    images: Annotated[tuple[tuple[ReportImage, bool], ...], FormerName("pictures")]
+    truth: ReportImage
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ class CaptioningExample:
     """An image with its captions and the captions that the model writes.
 
     Attributes:
-        picture: the image.
+        image: the image.
         web, synthetic: captions of the sample.
         at_once: caption by parallel decoding; None for an autoregressive captioner.
         beam: caption by beam search.
         loss: loss of the synthetic caption in nats per token; None without a synthetic caption.
     """
 
-    picture: Picture
+    image: Annotated[ReportImage, FormerName("picture")]
     web: str
     synthetic: str
     at_once: str | None

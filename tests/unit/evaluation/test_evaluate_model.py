@@ -111,19 +111,19 @@ def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
     ranks = {row["key"]: row["image_to_text_rank"] for row in result.per_item}
     assert len(shown.even_images) == len(shown.even_captions) == len(shown.captioned) == 3
     for example in (*shown.even_images, *shown.worst_images):
-        own = records[example.picture.key]
+        own = records[example.image.key]
         assert example.truth == own.captions
         assert example.rank == ranks[own.key]
         assert [right for _, right in example.captions] == [text in own.captions for text, _ in example.captions]
         assert (example.rank == 0) == example.captions[0][1]
     for example in (*shown.even_captions, *shown.worst_captions):
         assert example.caption in records[example.truth.key].captions
-        assert [right for _, right in example.pictures] == [
-            example.caption in records[picture.key].captions for picture, _ in example.pictures
+        assert [right for _, right in example.images] == [
+            example.caption in records[picture.key].captions for picture, _ in example.images
         ]
-        assert (example.rank == 0) == example.pictures[0][1]
+        assert (example.rank == 0) == example.images[0][1]
     html = write_evaluation(result, tmp_path / "e.html").read_text()
-    far = sum(not any(own for _, own in one.pictures) for one in (*shown.even_captions, *shown.worst_captions))
+    far = sum(not any(own for _, own in one.images) for one in (*shown.even_captions, *shown.worst_captions))
     captions = len(shown.even_captions) + len(shown.worst_captions)
     assert html.count("<img") == 3 + len(shown.worst_images) + 5 * captions + far + 3
 
@@ -142,8 +142,8 @@ def test_the_worst_failures_come_first(result):
 def test_pictures_are_small_and_made_anew(result, shards):
     records = {record.key: record for record in eval_samples(shards, "test")}
     for example in result.report_data.even_images:
-        assert example.picture.about == records[example.picture.key].captions[0][:120]
-        with Image.open(io.BytesIO(base64.b64decode(example.picture.webp))) as image:
+        assert example.image.alt_text == records[example.image.key].captions[0][:120]
+        with Image.open(io.BytesIO(base64.b64decode(example.image.webp))) as image:
             assert (image.format, image.size) == ("WEBP", (32, 32))
 
 
@@ -151,14 +151,14 @@ def test_written_captions_are_those_of_the_captioner(result, loaded, shards):
     found, _ = caption_examples(loaded.model, shards, "test", loaded.tokenizer, ImageConfig(size=32), 13)
     words = {one.key: one for one in found}
     for one in result.report_data.captioned:
-        theirs = words[one.picture.key]
+        theirs = words[one.image.key]
         assert (one.web, one.synthetic, one.at_once, one.beam) == (
             theirs.web,
             theirs.synthetic,
             theirs.at_once,
             theirs.beam,
         )
-        row = next(row for row in result.per_item if row["key"] == one.picture.key)
+        row = next(row for row in result.per_item if row["key"] == one.image.key)
         assert one.loss == pytest.approx(row["caption_nats"] / row["caption_tokens"])
     losses = [one.loss for one in result.report_data.captioned]
     assert losses == sorted(losses, reverse=True)

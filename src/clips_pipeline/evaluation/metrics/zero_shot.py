@@ -8,12 +8,12 @@ Legend of suffixes: N images, C classes, E embedding width.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, FormerName
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, EncodeTexts, FloatArray, IntArray
 
@@ -26,12 +26,12 @@ MOST_PAIRS = 12
 
 @dataclass(frozen=True)
 class Mistake:
-    """Number of images of the class `of` (of `of_images`) that are classified as `taken_for`."""
+    """Number of `images`, of `label_images` of the class `label`, that are classified as `prediction`."""
 
-    of: str
-    taken_for: str
+    label: Annotated[str, FormerName("of")]
+    prediction: Annotated[str, FormerName("taken_for")]
     images: int
-    of_images: int
+    label_images: Annotated[int, FormerName("of_images")]
 
 
 @dataclass(frozen=True)

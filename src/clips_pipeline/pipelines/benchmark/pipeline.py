@@ -1,4 +1,4 @@
-"""Another set to the metrics of a model that is there already."""
+"""The `benchmark` pipeline: evaluate an existing model on another set."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """The shards of `prepare`, without tokenizer and report, and all of `evaluate`."""
+    """Create the pipeline from the shards node of `prepare` (without tokenizer and report) and all of `evaluate`."""
     return prepare().only_nodes("prepare_shards_node") + evaluate()

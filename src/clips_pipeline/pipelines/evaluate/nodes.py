@@ -1,4 +1,4 @@
-"""The evaluation node."""
+"""Node of the `evaluate` pipeline."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,15 @@ def evaluate(
     mlflow_run: dict[str, Any],
     paths: Mapping[str, Path],
 ) -> tuple[dict[str, float], pd.DataFrame, pd.DataFrame, dict[str, Any], Path, Path]:
-    """Evaluate the exported model, and log metrics and report to the MLflow run that trained it.
+    """Evaluate the exported model and log metrics and report to the MLflow run of its training.
 
-    Another model, by `evaluate.model`, is evaluated into the active run, and `register` refuses its metrics.
+    Results of another model, selected by `evaluate.model`, are logged to the active run, and `register` refuses them.
 
     Returns:
-        the flat metrics, one row per image, one per entry of SugarCrepe and Winoground, what the reports
-        show, and the paths of the HTML report and of the figure.
+        metrics, one row per image, one row per entry of SugarCrepe and Winoground, report data, and the paths of the HTML
+        report and of the figure.
     """
-    # Imports here load torch or MLflow.
+    # Imported here because they load torch or MLflow.
     from clips_pipeline.evaluation.evaluate import evaluate_model
     from clips_pipeline.registry.tracking.data_inputs import check_same_data, log_data
     from clips_pipeline.registry.tracking.evaluation_log import existing_run_id, log_evaluation
@@ -49,7 +49,7 @@ def evaluate(
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
     items = pd.DataFrame(result.per_item)
-    # Where neither is configured, a table of headers: Kedro saves every output of a node.
+    # Without configured sets the table has headers only, since Kedro saves every output of a node.
     entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
     log_data(run_id, shards, [config.split], config.set_name)
     log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries), model_folder)

@@ -98,7 +98,7 @@ def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_f
         last = register_model(model_folder, {METRIC: found / 40}, config=RegistryConfig("files"), items=tables)
     html = report(last, tables["scenes"], prepared, tmp_path / "report.html", others=tables)
     assert "The champion then was files, version 1; both were measured on the same images." in html
-    assert "Not compared with files, version 1 on winoground: the two were evaluated on different data" in html
+    assert "Not compared with files, version 1 on winoground: the two models were evaluated on different data" in html
     assert "▲ significantly better than the champion" in html
 
 

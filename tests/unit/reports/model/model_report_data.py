@@ -10,7 +10,13 @@ from tests.unit.reports.data.hostile_texts import TEXTS
 from clips_pipeline.evaluation.embedding_map import EmbeddingMap, MapPoint
 from clips_pipeline.evaluation.metrics.zero_shot import Confusion, Mistake
 from clips_pipeline.evaluation.per_item.items import items_from_rows
-from clips_pipeline.evaluation.report_data import CaptionExample, CaptioningExample, ImageExample, Picture, ReportData
+from clips_pipeline.evaluation.report_data import (
+    CaptionExample,
+    CaptioningExample,
+    ImageExample,
+    ReportData,
+    ReportImage,
+)
 from clips_pipeline.evaluation.results import EvaluationResult
 from clips_pipeline.reports.model.pages import Link, ModelFacts
 from clips_pipeline.reports.model.scores import score_metrics
@@ -19,10 +25,10 @@ METRIC = "retrieval/scenes/mean_recall@1"
 METRICS = {METRIC: 0.25, "zero_shot/scenes/accuracy@1": 0.5, "caption/scenes/loss": 3.5}
 
 
-def picture(key: str, about: str = "") -> Picture:
+def picture(key: str, about: str = "") -> ReportImage:
     stream = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(stream, "WEBP")
-    return Picture(key, about, base64.b64encode(stream.getvalue()).decode())
+    return ReportImage(key, about, base64.b64encode(stream.getvalue()).decode())
 
 
 def rows(found: int, images: int = 40) -> list[dict[str, Any]]:

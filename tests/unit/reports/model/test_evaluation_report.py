@@ -13,7 +13,7 @@ from PIL import Image
 from tests.unit.reports.data.hostile_texts import TEXTS
 from tests.unit.reports.model.model_report_data import METRIC, facts, report_data, result, rows
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_current_names
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.per_item.comparison import Difference
 from clips_pipeline.evaluation.per_item.items import items_from_rows
@@ -163,6 +163,20 @@ def test_answers_are_marked_and_a_far_right_one_is_shown_too():
 def test_report_data_survives_a_round_trip_through_json():
     shown = report_data(TEXTS)
     assert from_mapping(ReportData, json.loads(json.dumps(to_mapping(shown))), "report_data") == shown
+
+
+def test_report_data_of_earlier_releases_is_read():
+    shown = report_data(TEXTS)
+    old = json.loads(json.dumps(to_mapping(shown)))
+    for example in (*old["worst_images"], *old["even_images"], *old["captioned"]):
+        example["picture"] = example.pop("image")
+        example["picture"]["about"] = example["picture"].pop("alt_text")
+    for example in (*old["worst_captions"], *old["even_captions"]):
+        example["pictures"] = example.pop("images")
+    for mistake in old["confusion"]["mistakes"]:
+        for former, name in (("of", "label"), ("taken_for", "prediction"), ("of_images", "label_images")):
+            mistake[former] = mistake.pop(name)
+    assert from_mapping(ReportData, with_current_names(ReportData, old), "report_data") == shown
 
 
 def test_what_a_set_does_not_allow_to_show_is_left_out():

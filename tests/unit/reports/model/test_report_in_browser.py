@@ -12,7 +12,7 @@ from tests.browser import FAINT, STICKING_OUT, Browser, browser
 from tests.unit.reports.data.hostile_texts import TEXTS
 from tests.unit.reports.model.model_report_data import facts, report_data, rows
 
-from clips_pipeline.data.images.thumbnail import thumbnail
+from clips_pipeline.data.images.thumbnail import make_thumbnail
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.reports.model.pages import model_html
 from clips_pipeline.reports.page import write_page
@@ -59,22 +59,22 @@ def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: P
     assert opened.run(FAINT) == []
 
 
-def test_the_largest_report_of_the_worst_pictures_is_below_ten_megabytes(tmp_path: Path) -> None:
+def test_the_largest_report_of_incompressible_images_is_below_ten_megabytes(tmp_path: Path) -> None:
     most = EvaluationConfig(examples=25).examples
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
     noise.save(tmp_path / "noise.png")
-    webp = base64.b64encode(thumbnail((tmp_path / "noise.png").read_bytes(), 144).webp).decode()
+    webp = base64.b64encode(make_thumbnail((tmp_path / "noise.png").read_bytes(), 144).webp).decode()
     few = report_data(["x" * 2_000])
-    picture = replace(few.worst_images[0].picture, webp=webp)
-    image = replace(few.worst_images[0], picture=picture, captions=(("x" * 2_000, False),) * 5)
-    caption = replace(few.worst_captions[0], pictures=((picture, False),) * 5, truth=picture)
+    picture = replace(few.worst_images[0].image, webp=webp)
+    image = replace(few.worst_images[0], image=picture, captions=(("x" * 2_000, False),) * 5)
+    caption = replace(few.worst_captions[0], images=((picture, False),) * 5, truth=picture)
     full = replace(
         few,
         worst_images=(image,) * most,
         even_images=(image,) * most,
         worst_captions=(caption,) * most,
         even_captions=(caption,) * most,
-        captioned=(replace(few.captioned[0], picture=picture),) * most,
+        captioned=(replace(few.captioned[0], image=picture),) * most,
     )
     html = model_html(facts(["x"]), full, rows(30))
     assert 1_000_000 < len(html.encode()) < 10_000_000
