@@ -1,4 +1,4 @@
-"""A real browser without a window, by WebDriver over HTTP: pages are opened, looked at and measured."""
+"""Headless browser driven by WebDriver over HTTP, for tests of pages."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ import pytest
 
 _OPTIONS = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]}
 
-STICKING_OUT = """
+OVERFLOWING = """
 return [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide') || e.matches('.wide'))
   .filter(e => e.getClientRects().length && (e.getBoundingClientRect().right > innerWidth + 1
     || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML.slice(0, 120));
 """
-"""Elements that reach beyond the window, apart from what scrolls within itself."""
+"""Elements that overflow the window, except inside scrolling containers."""
 
-FAINT = """
+LOW_CONTRAST = """
 const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
 const paint = colors => {
   pen.fillStyle = '#fff'; pen.fillRect(0, 0, 1, 1);
@@ -39,7 +39,7 @@ return [...document.querySelectorAll('body, body *')].filter(seen).map(e => {
   return [(light + 0.05) / (dark + 0.05), e.outerHTML.slice(0, 120)];
 }).filter(([contrast]) => contrast < 4.5);
 """
-"""Texts whose contrast is below 4.5 (WCAG 2, level AA), with the contrast."""
+"""Texts with a contrast below 4.5 (WCAG 2, level AA), with the contrast."""
 
 
 class Browser:
@@ -56,24 +56,24 @@ class Browser:
         self._session = f"/session/{found['sessionId']}"
 
     def open(self, url: str, width: int, height: int = 800) -> None:
-        """Load a page in a window of this many pixels; below 600 it is a phone's."""
+        """Load a page in a window of this size in pixels; a width below 600 emulates a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         body = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
         self._call("POST", f"{self._session}/goog/cdp/execute", body)
         self._call("POST", f"{self._session}/url", {"url": url})
 
-    def show_as(self, media: str, scheme: str) -> None:
-        """`screen` or `print`, `light` or `dark`, from now on."""
+    def emulate(self, media: str, scheme: str) -> None:
+        """Emulate a medium (`screen` or `print`) and a color scheme (`light` or `dark`)."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         body = {"cmd": "Emulation.setEmulatedMedia", "params": {"media": media, "features": features}}
         self._call("POST", f"{self._session}/goog/cdp/execute", body)
 
     def run(self, script: str) -> Any:
-        """What a script of the tests gives back; the page's own policy does not bind it."""
+        """Run a script and return its result; the content security policy of the page does not apply."""
         return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
 
     def dialog(self) -> str | None:
-        """The text of an open alert, or None."""
+        """Return the text of an open alert, or None."""
         found = self._call("GET", f"{self._session}/alert/text", expected="no such alert")
         return None if found is None else str(found)
 
@@ -82,14 +82,14 @@ class Browser:
         self._call("POST", f"{self._session}/alert/dismiss", {})
 
     def requests(self) -> list[str]:
-        """Addresses asked for since the last call, without those that hold their own content."""
+        """Return the URLs requested since the last call, except data URLs."""
         entries = self._call("POST", f"{self._session}/se/log", {"type": "performance"})
         events = [json.loads(entry["message"])["message"] for entry in entries]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith("data:")]
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._call("DELETE", self._session)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None, expected: str | None = None) -> Any:
@@ -108,7 +108,7 @@ class Browser:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser for as long as the block lasts; the test is skipped where none is installed."""
+    """Start a browser and close it on exit; skip the test if none is installed."""
     driver = shutil.which("chromedriver")
     if driver is None:
         pytest.skip("chromedriver is not installed; CI has it")

@@ -1,4 +1,4 @@
-"""The golden vectors' JAX parameters under this project's names, and back: `GOLDEN_CONFIG` is the size they have.
+"""Conversion of the golden vectors' JAX parameters to this project's names and back; `GOLDEN_CONFIG` is their size.
 
 Shapes as in the fixtures' own README: dense kernels are (in, out), images are NHWC.
 """
@@ -58,7 +58,7 @@ _BLOCK = {
 
 
 def jax_names(ours: str) -> tuple[str, ...]:
-    """The JAX names behind one of our parameters: one, or query, key and value."""
+    """Return the JAX names of one of our parameters: one name, or query, key and value."""
     if ours in _SINGLE:
         return (_SINGLE[ours],)
     part, _, number, rest = ours.split(".", 3)
@@ -70,7 +70,7 @@ def jax_names(ours: str) -> tuple[str, ...]:
 
 
 def from_jax(arrays: Arrays, prefix: str, ours: str, shape: torch.Size) -> Tensor:
-    """One of our tensors (a parameter, a gradient) from the arrays under `prefix`."""
+    """Build one of our tensors (a parameter or gradient) from the arrays under `prefix`."""
     pieces = []
     for name in jax_names(ours):
         piece = torch.from_numpy(np.asarray(arrays[f"{prefix}/{name}"]))
@@ -83,7 +83,7 @@ def from_jax(arrays: Arrays, prefix: str, ours: str, shape: torch.Size) -> Tenso
 
 
 def golden_model(arrays: Arrays, config: ClipsConfig = GOLDEN_CONFIG) -> ClipsModel:
-    """A model with the golden parameters of those parts that `arrays` has."""
+    """Build a model with the golden parameters of the parts that `arrays` has."""
     model = ClipsModel(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -93,11 +93,11 @@ def golden_model(arrays: Arrays, config: ClipsConfig = GOLDEN_CONFIG) -> ClipsMo
 
 
 def golden(folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
-    """All arrays of one golden file."""
+    """Load all arrays of one golden file."""
     with np.load(folder / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}
 
 
 def images(array: NDArray[np.float32]) -> Tensor:
-    """NHWC to NCHW."""
+    """Convert NHWC to NCHW."""
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The model and losses written the slow, obvious way: dense masks, all positions, all logits.
+"""Naive reference implementation of model and losses: dense masks, all positions, all logits.
 
 Shapes: B batch, L context, S whole captioner sequence, P prefix, Q queries, T target length, V vocabulary.
 """
@@ -29,7 +29,7 @@ def block(block: Block, x_BSD: Tensor, allowed_BSS: Tensor) -> Tensor:
 
 
 def text(model: ClipsModel, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of the last block, all L of them, and unit features, without trimming."""
+    """Compute all L tokens of the last block, and unit features, without trimming."""
     tower = model.text
     batch, length = ids_BL.shape
     allowed_BSS = torch.ones(batch, length, length, dtype=torch.bool)
@@ -44,7 +44,7 @@ def text(model: ClipsModel, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def caption_logits(model: ClipsModel, image_BPD: Tensor, web_tokens_BLD: Tensor, web_ids_BL: Tensor) -> Tensor:
-    """Logits (B, Q, V) of all queries through one dense mask over the whole sequence."""
+    """Compute logits (B, Q, V) of all queries with one dense mask over the whole sequence."""
     captioner = model.captioner
     web_BSD = web_tokens_BLD[:, :-1]
     if model.config.captioner.condition == "after_norm":
@@ -79,7 +79,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def contrastive_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE on the whole batch, from log-softmaxes written out."""
+    """Compute symmetric InfoNCE on the whole batch from explicit log-softmaxes."""
     logits = scale * image_BE @ text_BE.T
     to_text = -(logits.diagonal() - logits.logsumexp(1)).mean()
     to_image = -(logits.diagonal() - logits.logsumexp(0)).mean()
@@ -87,7 +87,7 @@ def contrastive_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor
 
 
 def caption(logits_BQV: Tensor, target_ids_BT: Tensor, pad_id: int = 0) -> Tensor:
-    """The published formula: labels are ids shifted left, one mean over labels that are not PAD."""
+    """Compute the published caption loss: labels are ids shifted left; one mean over labels that are not PAD."""
     labels_BT = functional.pad(target_ids_BT[:, 1:], (0, 1), value=pad_id)
     mask_BT = (labels_BT != pad_id).to(logits_BQV.dtype)
     logits_BTV = logits_BQV[:, : labels_BT.shape[1]]
@@ -96,7 +96,7 @@ def caption(logits_BQV: Tensor, target_ids_BT: Tensor, pad_id: int = 0) -> Tenso
 
 
 def losses(model: ClipsModel, images: Tensor, web_ids: Tensor, fragment_ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Contrastive and caption loss (2,) of a batch; the vision tower is the model's own."""
+    """Compute contrastive and caption loss (2,) of a batch; the vision tower is the model's."""
     image = model.vision(images)
     web_tokens, web = text(model, web_ids)
     _, fragment = text(model, fragment_ids)
@@ -109,7 +109,7 @@ def losses(model: ClipsModel, images: Tensor, web_ids: Tensor, fragment_ids: Ten
 def rows(
     generator: torch.Generator, batch: int, length: int, longest: int, *, cls: int | None, vocab: int = 120
 ) -> Tensor:
-    """Encoder rows (with `cls` at the end) or target rows (None), of random lengths up to `longest` body tokens."""
+    """Make encoder rows (with `cls` at the end) or target rows (None) with random lengths up to `longest` body ids."""
     ids = torch.zeros(batch, length, dtype=torch.long)
     for row in range(batch):
         body = int(torch.randint(1, longest + 1, (), generator=generator))

@@ -1,4 +1,4 @@
-"""Published code to be equal to, without what it would install beside itself, and in no environment of ours."""
+"""Installation of published packages to compare with, without dependencies and outside our environments."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 
-def installed(folder: Path, package: str) -> Path:
-    """Where the package can now be imported from; skips the test where it cannot be installed.
+def install(folder: Path, package: str) -> Path:
+    """Install a package and return the folder to import it from; skip the test if this fails.
 
     Args:
         folder: to put it in.

@@ -1,4 +1,4 @@
-"""A model that is small enough for a test to run it many times."""
+"""Configuration of a tiny model for fast tests."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from clips_pipeline.models.sizes import SIZES, ClipsConfig
 
 
 def small_model() -> ClipsConfig:
-    """For 32 px, rows of 24 ids and a vocabulary of 300."""
+    """Return a configuration for images of 32 px, rows of 24 ids and a vocabulary of 300."""
     tiny = SIZES["tiny"]
     assert tiny.captioner is not None
     return replace(

@@ -1,4 +1,4 @@
-"""An embedder whose embeddings are written down, so that every metric can be counted by hand."""
+"""Embedder with fixed embeddings, so that every metric can be computed by hand."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,19 +8,21 @@ from clips_pipeline.evaluation.inference.embed import Embedder
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 
 
-class ToldEmbedder(Embedder):
-    """A real model for all but embeddings; pictures get theirs in the order in which they are read."""
+class FixedEmbedder(Embedder):
+    """A real model with fixed embeddings; images get theirs in the order in which they are read."""
 
-    def tell(self, images: Sequence[Sequence[float]], texts: Mapping[str, Sequence[float]]) -> "ToldEmbedder":
-        self.told_images, self.told_texts = list(images), texts
+    def set_embeddings(
+        self, images: Sequence[Sequence[float]], texts: Mapping[str, Sequence[float]]
+    ) -> "FixedEmbedder":
+        self.fixed_images, self.fixed_texts = list(images), texts
         return self
 
     def image_batch(self, images_BCHW) -> FloatArray:
-        batch, self.told_images = self.told_images[: len(images_BCHW)], self.told_images[len(images_BCHW) :]
+        batch, self.fixed_images = self.fixed_images[: len(images_BCHW)], self.fixed_images[len(images_BCHW) :]
         return unit(batch)
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
-        return unit([self.told_texts[text] for text in texts])
+        return unit([self.fixed_texts[text] for text in texts])
 
 
 def unit(rows) -> FloatArray:

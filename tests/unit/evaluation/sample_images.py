@@ -1,4 +1,4 @@
-"""Pictures that are made, not found."""
+"""Generated images."""
 
 import io
 

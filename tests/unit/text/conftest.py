@@ -22,7 +22,7 @@ def clip_bpe(fixtures_dir: Path) -> ClipBpeTokenizer:
 
 @pytest.fixture(scope="session")
 def small() -> WordPieceTokenizer:
-    """Spells every ASCII word letter by letter: needs no file."""
+    """Tokenizer that encodes ASCII words letter by letter, without a vocabulary file."""
     letters = [*string.ascii_lowercase, *string.digits]
     words = ["a", "dog", "the", "on", "grass", "is", "red"]
     pieces = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", *string.punctuation, *letters]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.peer_packages import installed
+from tests.peer_packages import install
 from tests.servers import http_server, s3_server
 from tests.unit.data.samples import ListSource, image_bytes, record
 
@@ -217,7 +217,7 @@ def test_no_two_keys_become_one_and_no_caption_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["retrieval", "classification"])
 def test_clip_benchmark_reads_the_export(prepared: Path, tmp_path: Path, task: str) -> None:
     """Use the package itself, without its dependencies, from a separate folder and process."""
-    peer = installed(tmp_path / "peer", "clip_benchmark==1.6.2")
+    peer = install(tmp_path / "peer", "clip_benchmark==1.6.2")
     out = tmp_path / "out"
     _export(prepared, out, task=task, samples_per_shard=3)
     environment = {**os.environ, "PYTHONPATH": str(peer)}

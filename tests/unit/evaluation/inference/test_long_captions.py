@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.evaluation.fixed_embedder import ToldEmbedder
+from tests.unit.evaluation.fixed_embedder import FixedEmbedder
 from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
@@ -22,7 +22,7 @@ SHORT = {f"short {i}": E[i] for i in range(4)}
 
 @pytest.fixture
 def told(loaded):
-    return ToldEmbedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=3)
+    return FixedEmbedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=3)
 
 
 def record(number, long="", label=None):
@@ -33,7 +33,9 @@ def test_each_image_is_asked_for_its_own_long_caption_and_back(told):
     # Images 0 and 1 have theirs swapped, and caption 3 is nearer to image 0 than to its own.
     texts = {"long 0": E[1], "long 1": E[0], "long 2": E[2], "long 3": E[3] + 2 * E[0]}
     records = [record(i, f"long {i}") for i in range(4)]
-    found = evaluate_records(told.tell([E[0], E[1], E[2] + E[3], E[3]], SHORT | texts), lambda: records, None, LONG)
+    found = evaluate_records(
+        told.set_embeddings([E[0], E[1], E[2] + E[3], E[3]], SHORT | texts), lambda: records, None, LONG
+    )
     of_long = {name.split("/")[2]: value for name, value in found.metrics.items() if name.startswith("retrieval_long/")}
     # Image to text: 0 is nearest to caption 1, 1 to 0; 2 is nearer to its own (0.71) than to caption 3 (0.32); 3 is nearest to
     # its own (0.45). Text to image: caption 0 finds image 1, 1 finds 0, 2 its own, 3 finds 0 (0.89).
@@ -57,7 +59,7 @@ def test_each_image_is_asked_for_its_own_long_caption_and_back(told):
 
 def test_long_captions_are_asked_only_where_it_is_wanted_and_there_are_some(told, model_folder, shards):
     records = [record(i) for i in range(4)]
-    found = evaluate_records(told.tell(E, SHORT), lambda: records, None, LONG)
+    found = evaluate_records(told.set_embeddings(E, SHORT), lambda: records, None, LONG)
     assert not [name for name in found.metrics if name.startswith("retrieval_long/")]
     plain, long = (evaluate_model(model_folder, shards, config) for config in (PLAIN, LONG))
     assert set(long.metrics) - set(plain.metrics) == {
@@ -72,9 +74,9 @@ def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
     # Caption 0 is nearest to the image that has none: it does not find its own.
     texts = {"long 0": E[0] + 2 * E[2], "long 1": E[1], "long 3": E[3]}
     with pytest.raises(ConfigError, match=r"1 of 4 images .* have no long caption: k2;"):
-        evaluate_records(told.tell(E, SHORT | texts), lambda: records, None, LONG)
+        evaluate_records(told.set_embeddings(E, SHORT | texts), lambda: records, None, LONG)
     skip = replace(LONG, missing_captions="skip")
-    found = evaluate_records(told.tell(E, SHORT | texts), lambda: records, None, skip)
+    found = evaluate_records(told.set_embeddings(E, SHORT | texts), lambda: records, None, skip)
     assert found.metrics["retrieval_long/scenes/image_to_text_recall@1"] == 1.0
     assert found.metrics["retrieval_long/scenes/text_to_image_recall@1"] == pytest.approx(2 / 3)
     assert found.report_data.chance["retrieval_long/scenes/image_to_text_recall@1"] == pytest.approx(1 / 3)
@@ -97,7 +99,7 @@ def test_every_class_weighs_the_same_however_many_images_it_has(told):
     labels = [0] * 6 + [1] * 2 + [3]
     records = [replace(record(i, label=label), web_caption="") for i, label in enumerate(labels)]
     classes = Classes(("a", "b", "c", "d"), ("{}",))
-    told.tell(images, {name: E[i] for i, name in enumerate(classes.names)})
+    told.set_embeddings(images, {name: E[i] for i, name in enumerate(classes.names)})
     found = evaluate_records(told, lambda: records, classes, PLAIN)
     assert found.metrics == {
         "zero_shot/scenes/accuracy@1": pytest.approx(6 / 9),

@@ -1,4 +1,4 @@
-"""One rank of test_quick_ranks.py: run by `tests.distributed.ranks`."""
+"""One rank of test_training_retrieval_ranks.py, run by `tests.distributed.ranks`."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from clips_pipeline.interop.folder import load_model_folder
 
 
 def run_case(case: dict[str, Any], shards: str, model_folder: str, group: dist.ProcessGroup | None) -> dict[str, Any]:
-    """What `measure_retrieval` returns or raises, and what it gave to `retrieval_ranks`, if this process ranked."""
+    """Return the result or error of `measure_retrieval`, and its arguments of `retrieval_ranks` on rank 0."""
     loaded = load_model_folder(Path(model_folder))
     if case.get("diverged"):
         next(loaded.model.vision.parameters()).data.fill_(float("nan"))
@@ -40,7 +40,7 @@ def run_case(case: dict[str, Any], shards: str, model_folder: str, group: dist.P
 
 
 def main(rank: int, ranks: int, store: str, cases: str, shards: str, model_folder: str, target: str) -> None:
-    """Run all cases and write what came out."""
+    """Run all cases and write the results."""
     join(rank, ranks, store)
     found = {name: run_case(case, shards, model_folder, dist.group.WORLD) for name, case in json.loads(cases).items()}
     torch.save(found, target)

@@ -1,4 +1,4 @@
-"""A model of open_clip, small and unlike ours in everything: size, framing and colours."""
+"""A small open_clip model that differs from ours in size, framing and color normalization."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ WEIGHTS = "open_clip_pytorch_model.bin"
 
 
 def settings(**model: object) -> str:
-    """What `open_clip_config.json` holds, with changes of the model."""
+    """Return the content of `open_clip_config.json`, with changes to the model."""
     return json.dumps({"model_cfg": MODEL_CFG | model, "preprocess_cfg": PREPROCESS})
 
 
 def save_peer(folder: Path) -> Path:
-    """With random weights, as `push_to_hf_hub` lays it out."""
+    """Save a model with random weights in the layout of `push_to_hf_hub`."""
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(settings())
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""SugarCrepe and Winoground in their published form, of coloured pictures."""
+"""SugarCrepe and Winoground in their published format, with single-color images."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ COLORS = ("red", "green", "blue", "yellow", "white")
 
 
 def write_sets(folder: Path) -> CompositionalityConfig:
-    """Of each subset some entries, more of the later ones, on five images that all subsets share; five pairs."""
+    """Write five images, entries of every subset (more of the later ones) on these images, and five pairs."""
     images, crepe, pairs = (folder / name for name in ("val2017", "sugarcrepe", "winoground"))
     for made in (images, crepe, pairs / "images"):
         made.mkdir(parents=True)

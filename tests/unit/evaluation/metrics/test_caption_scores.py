@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 import pytest
-from tests.peer_packages import installed
+from tests.peer_packages import install
 
 from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions, words
 
@@ -126,7 +126,7 @@ def test_impossible_inputs_are_refused(written, references, message):
 @pytest.mark.slow
 def test_the_published_implementation_agrees(tmp_path, monkeypatch):
     """Its scorers take words that are split already."""
-    monkeypatch.syspath_prepend(installed(tmp_path, "pycocoevalcap==1.2"))
+    monkeypatch.syspath_prepend(install(tmp_path, "pycocoevalcap==1.2"))
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider_scorer import CiderScorer
     from pycocoevalcap.rouge.rouge import Rouge

@@ -6,7 +6,7 @@ import json
 import open_clip
 import pytest
 import torch
-from tests.peer_packages import installed
+from tests.peer_packages import install
 
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
@@ -26,7 +26,7 @@ ON_CPU = {"device": "cpu", "amp": False}
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A module of its metrics by name."""
-    folder = installed(tmp_path_factory.mktemp("published"), "clip_benchmark==1.6.2")
+    folder = install(tmp_path_factory.mktemp("published"), "clip_benchmark==1.6.2")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield lambda name: importlib.import_module(f"clip_benchmark.metrics.{name}")

@@ -1,4 +1,4 @@
-"""Prepared data whose every text tries to break out of the page, and a tokenizer whose ids can be counted by eye."""
+"""Prepared data with texts that try to break out of the page, and a tokenizer with one id per word."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ KEYS = ["<script>alert(1)<|script>", '"onload="alert(1)', "\u202eyek", "k" * 200
 
 
 class Words(Tokenizer):
-    """One id for each word; `xyz` is unknown."""
+    """Tokenizer with one id per word; `xyz` is unknown."""
 
     kind = "words"
     vocab_size, unk_id, cls_id = 10, 4, 3
@@ -45,7 +45,7 @@ class Words(Tokenizer):
 
 
 def hostile_shards(folder: Path) -> Index:
-    """Shards of hostile texts in all places that take them, and as many samples that are left out."""
+    """Prepare shards with hostile texts in all fields, and as many skipped samples."""
     good = [
         record(
             number,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.browser import FAINT, STICKING_OUT, Browser, browser
+from tests.browser import LOW_CONTRAST, OVERFLOWING, Browser, browser
 from tests.unit.reports.data.hostile_texts import Words, hostile_shards
 
 from clips_pipeline.reports.data.data_health import HealthConfig, write_data_health
@@ -39,15 +39,15 @@ def test_hostile_data_does_nothing_and_stays_within_the_window(opened: Browser, 
     assert opened.run(STATE) == ["undefined", 0, 1, 14, "block"]
     assert opened.run("return innerWidth") == width
     assert opened.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-    assert opened.run(STICKING_OUT) == []
+    assert opened.run(OVERFLOWING) == []
     assert opened.requests() == [report.as_uri()]
 
 
 @pytest.mark.parametrize(("media", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "light")])
 def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: Path, media: str, scheme: str) -> None:
     opened.open(report.as_uri(), 1200)
-    opened.show_as(media, scheme)
-    assert opened.run(FAINT) == []
+    opened.emulate(media, scheme)
+    assert opened.run(LOW_CONTRAST) == []
 
 
 def test_these_checks_can_fail(opened: Browser, tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_these_checks_can_fail(opened: Browser, tmp_path: Path) -> None:
     opened.requests()
     opened.open(page.as_uri(), 1200)
     assert opened.run(STATE)[:2] == ["number", 1]
-    assert len(opened.run(STICKING_OUT)) == 1
-    assert [round(contrast, 2) for contrast, _ in opened.run(FAINT)] == [2.32]
+    assert len(opened.run(OVERFLOWING)) == 1
+    assert [round(contrast, 2) for contrast, _ in opened.run(LOW_CONTRAST)] == [2.32]
     assert "http://127.0.0.1:9/x.png" in opened.requests()
     opened.run("setTimeout(() => alert('hello'))")
     until = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""A made-up evaluation whose every text is foreign, and the facts of a version to go with it."""
+"""A synthetic evaluation with hostile texts, and the facts of a registered version."""
 
 import base64
 import io
@@ -48,7 +48,7 @@ def rows(found: int, images: int = 40) -> list[dict[str, Any]]:
 
 
 def report_data(texts: list[str]) -> ReportData:
-    """One query of each kind for each text."""
+    """Return report data with one query of each kind per text."""
     images = tuple(ImageExample(picture(one, one), 2, ((one, False), ("other", False)), (one, "mine")) for one in texts)
     captions = tuple(
         CaptionExample(one, 9, ((picture("x", one), False), (picture("y"), False)), picture(one)) for one in texts

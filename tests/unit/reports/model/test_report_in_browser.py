@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.browser import FAINT, STICKING_OUT, Browser, browser
+from tests.browser import LOW_CONTRAST, OVERFLOWING, Browser, browser
 from tests.unit.reports.data.hostile_texts import TEXTS
 from tests.unit.reports.model.model_report_data import facts, report_data, rows
 
@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_hostile_captions_do_nothing_and_stay_within_the_window(opened: Browser, report: Path, width: int) -> None:
-    opened.show_as("screen", "light")
+    opened.emulate("screen", "light")
     opened.requests()
     opened.open(report.as_uri(), width)
     opened.run("document.querySelectorAll('details').forEach(e => { e.open = true })")
@@ -45,7 +45,7 @@ def test_hostile_captions_do_nothing_and_stay_within_the_window(opened: Browser,
     assert opened.run(STATE) == ["undefined", 0, 1, True, "block"]
     assert "<script>window.hacked = 1; alert(1)</script>" in opened.run("return document.body.innerText")
     assert opened.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-    assert opened.run(STICKING_OUT) == []
+    assert opened.run(OVERFLOWING) == []
     assert opened.run("return [...document.images].filter(e => !e.naturalWidth || !e.alt).length") == 0
     assert opened.requests() == [report.as_uri()]
     links = opened.run("return [...document.links].map(e => e.href).filter(e => !e.startsWith('file:'))")
@@ -55,8 +55,8 @@ def test_hostile_captions_do_nothing_and_stay_within_the_window(opened: Browser,
 @pytest.mark.parametrize(("media", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "light")])
 def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: Path, media: str, scheme: str) -> None:
     opened.open(report.as_uri(), 1280)
-    opened.show_as(media, scheme)
-    assert opened.run(FAINT) == []
+    opened.emulate(media, scheme)
+    assert opened.run(LOW_CONTRAST) == []
 
 
 def test_the_largest_report_of_incompressible_images_is_below_ten_megabytes(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_on_paper_the_table_of_metrics_fits_and_what_was_folded_is_seen(opened: 
     page = write_page(model_html(facts(["a b"]), report_data(["a b"]), rows(30)), tmp_path / "report.html")
     # A4 within usual margins.
     opened.open(page.as_uri(), 718)
-    opened.show_as("print", "dark")
+    opened.emulate("print", "dark")
     reach = "return Math.max(...[...document.querySelectorAll('.dense td')].map(e => e.getBoundingClientRect().right))"
     assert opened.run(reach) <= 718
     assert opened.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
