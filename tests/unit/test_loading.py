@@ -1,4 +1,4 @@
-"""The Python API: what a user of a trained model calls, and what it refuses."""
+"""Python API: `load` and the methods of the loaded model, and their errors."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [place / "red.png", place / "blue.png"]
 
 
-def test_paths_pictures_and_arrays_are_embedded_alike(clips: Clips, files: list[Path]) -> None:
+def test_paths_images_and_arrays_have_equal_embeddings(clips: Clips, files: list[Path]) -> None:
     by_path = clips.embed_images(files)
     opened = [Image.open(file) for file in files]
     assert by_path.shape == (2, clips.model.config.embed_dim)
@@ -85,7 +85,7 @@ def test_captions_are_written_without_a_web_caption_and_with_one(clips: Clips, f
     assert len(clips.caption(files[0], web_caption="a red square")) == 1
 
 
-def test_a_model_without_captioner_says_so(tmp_path: Path, files: list[Path]) -> None:
+def test_a_model_without_captioner_raises(tmp_path: Path, files: list[Path]) -> None:
     clips = clips_pipeline.load(exported(tmp_path, captioner=False))
     with pytest.raises(ValueError, match="no captioner"):
         clips.caption(files)
@@ -110,7 +110,7 @@ def test_wrong_types_are_refused_by_name(clips: Clips, files: list[Path]) -> Non
         clips.embed_images([broken])
 
 
-def test_pictures_of_another_size_or_without_a_batch_are_refused(clips: Clips) -> None:
+def test_images_of_another_size_or_without_a_batch_are_refused(clips: Clips) -> None:
     with pytest.raises(ValueError, match=r"takes a batch \(B, 3, 32, 32\), got \(1, 3, 112, 112\)"):
         clips.model.encode_image(torch.zeros(1, 3, 112, 112))
     with pytest.raises(ValueError, match=r"got \(3, 32, 32\); make a batch of a single image by x\[None\]"):
@@ -133,7 +133,7 @@ def test_exported_files_follow_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["wrong folder", "models:/clips@champion"])
-def test_a_model_that_is_not_there_is_one_error_and_no_stray_file(tmp_path: Path, what: str) -> None:
+def test_a_missing_model_is_one_error_and_leaves_no_file(tmp_path: Path, what: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     code = f"import clips_pipeline; clips_pipeline.load({what!r})"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The map and the confusion on cases that can be worked out by hand."""
+"""Embedding map and confusion counts on cases computed by hand."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from clips_pipeline.evaluation.embedding_map import MOST_POINTS, embedding_map
 from clips_pipeline.evaluation.metrics.zero_shot import MOST_CLASSES, MOST_PAIRS, Mistake, classify, confusion
 
 
-def test_the_plane_holds_the_two_widest_directions() -> None:
+def test_the_map_uses_the_two_principal_components() -> None:
     # Widest along the third axis, then along the first; the second does not vary.
     image_NE = np.array([[1, 5, 4], [-1, 5, 4], [1, 5, -4], [-1, 5, -4]], np.float32)
     text_ME = np.array([[0, 0, 2], [9, 9, 9], [0, 0, -2]], np.float32)
@@ -22,13 +22,13 @@ def test_the_plane_holds_the_two_widest_directions() -> None:
     assert [point.name for point in found.points] == ["x", None, None, None]
 
 
-def test_no_map_of_too_few_or_of_one_place() -> None:
+def test_no_map_of_too_few_or_identical_images() -> None:
     same = np.ones((9, 4), np.float32)
     assert embedding_map(same, None, None, list("abcdefghi"), [None] * 9) is None
     assert embedding_map(np.eye(2, dtype=np.float32), None, None, ["a", "b"], [None] * 2) is None
 
 
-def test_a_large_set_is_thinned_from_end_to_end() -> None:
+def test_a_large_set_is_subsampled_evenly() -> None:
     count = 5 * MOST_POINTS
     image_NE = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
     found = embedding_map(image_NE, None, None, [str(i) for i in range(count)], [None] * count)
@@ -37,7 +37,7 @@ def test_a_large_set_is_thinned_from_end_to_end() -> None:
     assert (found.points[0].key, found.points[-1].key, found.gap) == ("0", str(count - 1), None)
 
 
-def test_taken_for_the_right_class_or_the_best_of_the_others() -> None:
+def test_prediction_is_the_right_class_or_the_best_other_class() -> None:
     image_NE = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
     class_CE = np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
     # The third one ties with two others, so its rank is not 0.

@@ -1,4 +1,4 @@
-"""A real model on real shards: keys, numbers recomputed another way, and what sets without some of it allow."""
+"""Evaluation of a real model on real shards: keys, recomputed metrics, and sets with missing data."""
 
 import base64
 import io
@@ -58,14 +58,14 @@ def test_the_keys_are_the_contract(result, shards):
     assert all(0 <= value <= 1 for name, value in result.metrics.items() if not name.startswith("caption"))
 
 
-def test_a_captioner_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(embedder, shards):
+def test_the_loss_of_a_uniform_captioner_is_log_of_the_vocabulary_size(embedder, shards):
     embedder.model.captioner.head.weight.data.zero_()
     result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
     assert result.metrics["caption/scenes/loss"] == pytest.approx(math.log(300), rel=1e-6)
     assert result.report_data.chance["caption/scenes/loss"] == pytest.approx(math.log(embedder.tokenizer.vocab_size))
 
 
-def test_rows_and_metrics_tell_the_same_story(result, shards):
+def test_rows_and_metrics_agree(result, shards):
     records = list(eval_samples(shards, "test"))
     assert [row["key"] for row in result.per_item] == [record.key for record in records]
     assert [row["label"] for row in result.per_item] == [record.label for record in records]
@@ -81,7 +81,7 @@ def test_rows_and_metrics_tell_the_same_story(result, shards):
     json.dumps(result.per_item, allow_nan=False)
 
 
-def test_retrieval_is_that_of_the_model_used_by_hand(result, loaded, shards):
+def test_retrieval_equals_a_manual_computation(result, loaded, shards):
     records = list(eval_samples(shards, "test"))
     with torch.no_grad():
         images = torch.stack([loaded.image_transform(Image.open(io.BytesIO(r.image))) for r in records])
@@ -139,7 +139,7 @@ def test_the_worst_failures_come_first(result):
     assert even == sorted(even, reverse=True)
 
 
-def test_pictures_are_small_and_made_anew(result, shards):
+def test_thumbnails_are_small_and_reencoded(result, shards):
     records = {record.key: record for record in eval_samples(shards, "test")}
     for example in result.report_data.even_images:
         assert example.image.alt_text == records[example.image.key].captions[0][:120]
@@ -193,7 +193,7 @@ def test_caption_nats_equal_the_logits_of_every_query(loaded, shards):
     assert tokens_B[1] == 3  # two words and EOS
 
 
-def test_a_model_that_sees_the_same_in_every_picture_finds_nothing(embedder, shards):
+def test_constant_image_embeddings_have_zero_recall(embedder, shards):
     for parameter in embedder.model.vision.parameters():
         parameter.data.zero_()
     result = evaluate_records(embedder, lambda: eval_samples(shards, "test"), load_classes(shards), CPU)
@@ -220,7 +220,7 @@ def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_pa
     assert evaluate_records(embedder, lambda: some, None, CPU).metrics["caption/scenes/loss"] == pytest.approx(wanted)
 
 
-def test_labels_alone_give_accuracy_alone(embedder, shards, tmp_path):
+def test_labels_only_give_accuracy_only(embedder, shards, tmp_path):
     records = [replace(r, web_caption="", synthetic_caption="", captions=()) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
     assert set(found.metrics) == {f"zero_shot/scenes/{name}" for name in ACCURACIES}
@@ -238,7 +238,7 @@ def test_some_labels_are_enough(embedder, shards):
     assert result.metrics["zero_shot/scenes/accuracy@1"] == float(second == 0)
 
 
-def test_the_web_caption_asks_where_there_is_no_human_one():
+def test_the_web_caption_is_the_query_without_human_captions():
     assert retrieval_texts(Record("k", b"", "png", "web", "synthetic", ("a", "b"))) == ("a", "b")
     assert retrieval_texts(Record("k", b"", "png", "web", "synthetic")) == ("web",)
 
@@ -255,12 +255,12 @@ def test_embeddings_have_length_one_and_damaged_files_are_refused(embedder):
         embedder.texts([])
 
 
-def test_long_texts_are_cut_and_batches_do_not_matter(embedder):
+def test_long_texts_are_truncated_independent_of_batches(embedder):
     texts = ["a cat", "word " * 200, "", "two cats on a mat"]
     np.testing.assert_allclose(embedder.texts(texts), np.concatenate([embedder.texts([t]) for t in texts]), atol=1e-5)
 
 
-def test_quick_retrieval_equals_the_full_evaluation_and_leaves_the_model_as_it_was(loaded, shards, model_folder):
+def test_training_retrieval_equals_the_full_evaluation_and_restores_the_mode(loaded, shards, model_folder):
     full = evaluate_model(model_folder, shards, EvaluationConfig(split="validation", device="cpu", examples=0)).metrics
     loaded.model.train()
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
@@ -272,7 +272,7 @@ def test_quick_retrieval_equals_the_full_evaluation_and_leaves_the_model_as_it_w
     assert few["text_to_image_recall@5"] == 1.0
 
 
-def test_evaluation_mode_is_left_also_after_an_error(loaded):
+def test_evaluation_mode_is_restored_after_an_error(loaded):
     loaded.model.train()
     with pytest.raises(ValueError, match="is empty"), evaluation_mode(loaded.model):
         _raise_in_evaluation_mode(loaded.model)

@@ -1,4 +1,4 @@
-"""Sets and models that cannot be evaluated: one error, and before the model runs where that is possible."""
+"""Sets and models that cannot be evaluated: one error, before the model runs if possible."""
 
 import math
 import shutil
@@ -23,7 +23,7 @@ CPU = EvaluationConfig(device="cpu", examples=3)
         ({"compositionality": CompositionalityConfig(winoground="nowhere")}, "nowhere.*no such file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_the_model_is_read(shards, tmp_path, changes, message):
+def test_invalid_sets_are_refused_before_the_model_is_loaded(shards, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         evaluate_model(tmp_path / "no model", shards, replace(CPU, **changes))
 
@@ -44,7 +44,7 @@ def test_a_diverged_model_is_an_error_that_names_the_metric(embedder, shards):
         evaluate_records(embedder, lambda: eval_samples(shards, "test"), None, CPU)
 
 
-def test_a_damaged_picture_and_an_empty_split_are_named(embedder):
+def test_a_damaged_image_and_an_empty_split_are_named(embedder):
     broken = Record("bad/one", png()[:40], "png", "a", "b.")
     with pytest.raises(ConfigError, match="bad/one cannot be decoded"):
         evaluate_records(embedder, lambda: [broken], None, CPU)

@@ -1,4 +1,4 @@
-"""Models of open_clip measured by our code: equal to a computation of their own, and what cannot be loaded."""
+"""Evaluation of open_clip models: equality with open_clip's own computation, and invalid models."""
 
 import pickle
 from dataclasses import replace
@@ -145,7 +145,7 @@ def test_a_tokenizer_of_another_model_is_refused(shards, tmp_path):
         evaluate_model(tmp_path, shards, CPU)
 
 
-def test_our_own_tokenizer_must_not_know_more_than_the_model(model_folder, shards, tmp_path):
+def test_our_own_tokenizer_must_not_have_more_pieces_than_the_model(model_folder, shards, tmp_path):
     for file in model_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     vocabulary = tmp_path / "vocab.txt"

@@ -1,4 +1,4 @@
-"""A split of another size, or with captions for some of its images only, is refused with what to do about it."""
+"""Errors for a split of another size, or with captions for only some of its images."""
 
 import logging
 from dataclasses import replace
@@ -35,7 +35,7 @@ def some(records):
     return [replace(r, captions=(), web_caption=" ") if i in (1, 3) else r for i, r in enumerate(records)]
 
 
-def test_the_right_sizes_and_those_nobody_expects_pass():
+def test_matching_and_unset_sizes_pass():
     check_expected_sizes(COCO, 5000, 25010)
     check_expected_sizes(COCO, 5000)  # captions are not counted yet
     check_expected_sizes(PLAIN, 3, 7)
@@ -54,7 +54,7 @@ def test_the_right_sizes_and_those_nobody_expects_pass():
         ),
     ],
 )
-def test_a_wrong_size_is_named_with_what_was_found_and_what_to_do(sizes, wrong):
+def test_a_wrong_size_is_an_error_with_remedy(sizes, wrong):
     with pytest.raises(ConfigError) as caught:
         check_expected_sizes(COCO, *sizes)
     assert str(caught.value).startswith(wrong)
@@ -76,7 +76,7 @@ def test_settings_that_cannot_be_used(mapping, message):
         from_mapping(EvaluationConfig, mapping, "evaluate")
 
 
-def test_the_number_of_images_is_checked_before_the_model_is_read(shards, tmp_path):
+def test_the_number_of_images_is_checked_before_the_model_is_loaded(shards, tmp_path):
     wrong = replace(PLAIN, expected=ExpectedSizes(images=14))
     with pytest.raises(ConfigError, match=r"expected.images is 14, found 13 in the test split"):
         evaluate_model(tmp_path / "no model", shards, wrong)
@@ -95,7 +95,7 @@ def test_captions_are_counted_before_any_is_embedded(embedder, records, monkeypa
         evaluate_records(embedder, lambda: records[1:], None, right)
 
 
-def test_all_or_none_with_captions_is_no_problem():
+def test_captions_for_all_or_no_images_pass():
     check_missing_captions(PLAIN, ["a", "b"], [1, 0, 0])
     check_missing_captions(PLAIN, ["a", "b"], [])
 
@@ -111,7 +111,7 @@ def test_missing_captions_are_counted_and_the_first_are_named():
         check_missing_captions(PLAIN, ["a", "b", "c"], [1], "long")
 
 
-def test_some_images_without_captions_are_refused_or_left_out_aloud(embedder, some, caplog):
+def test_some_images_without_captions_are_refused_or_skipped_with_a_warning(embedder, some, caplog):
     with pytest.raises(ConfigError, match=f"2 of 13 images .*: {some[1].key}, {some[3].key};"):
         evaluate_records(embedder, lambda: some, None, PLAIN)
     with caplog.at_level(logging.WARNING):

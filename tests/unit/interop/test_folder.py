@@ -1,4 +1,4 @@
-"""The exported folder: round trip, atomic replacement, and clear refusals."""
+"""Model folder: round trip, atomic replacement, and errors."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_round_trip(folder, model):
     assert loaded.config["images"]["size"] == 64
 
 
-def test_the_files_are_what_is_promised(folder):
+def test_files_of_the_model_folder(folder):
     names = {file.name for file in folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt"} <= names
     assert [entry.name for entry in folder.parent.iterdir()] == ["clips"]

@@ -1,4 +1,4 @@
-"""The open_clip layout against the real open_clip: weights go both ways, features stay."""
+"""Conversion to and from open_clip: weights round trip, and features are equal."""
 
 import dataclasses
 
@@ -82,7 +82,7 @@ def differences(peer, ours, image_size):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_weights_go_both_ways(name):
+def test_weights_round_trip(name):
     peer, image_size = theirs(name)
     ours = from_state_dict(peer.state_dict(), image_size)
     size = SIZES[PUBLISHED[name][0]]
@@ -115,7 +115,7 @@ def tiny():
     return ClipsModel(SIZES["tiny"])
 
 
-def test_a_trained_table_is_kept():
+def test_a_trained_position_table_is_stored():
     peer, image_size = theirs("L/14-224", random_table=True)
     ours = from_state_dict(peer.state_dict(), image_size)
     assert ours.config.vision.positions == "stored"
@@ -134,7 +134,7 @@ def test_another_image_size_needs_no_other_weights(tiny):
     torch.testing.assert_close(larger.encode_image(images), tiny.encode_image(images))
 
 
-def test_tiny_goes_there_and_back(tiny):
+def test_tiny_round_trip(tiny):
     back = from_state_dict(to_state_dict(tiny), 64)
     assert back.config.vision == tiny.config.vision
     assert back.config.text == tiny.config.text

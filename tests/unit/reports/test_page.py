@@ -1,4 +1,4 @@
-"""The frame of all reports: what foreign text becomes, and how figures are written."""
+"""Layout of all reports: escaping of untrusted text, and number formats."""
 
 import tomllib
 from fnmatch import fnmatch
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("value", TEXTS)
-def test_foreign_text_is_text_in_every_place(value: str) -> None:
+def test_hostile_text_is_escaped_everywhere(value: str) -> None:
     between = Page(shown("<p>{{ value }}</p>", value=value))
     assert between.tags == ["p"]
     inside = Page(shown('<p title="{{ value }}">', value=value))
@@ -60,7 +60,7 @@ def test_foreign_text_is_text_in_every_place(value: str) -> None:
         assert between.text == value
 
 
-def test_what_cannot_be_seen_is_spelled_out() -> None:
+def test_invisible_characters_are_escaped() -> None:
     assert escape_invisible("a\x00b\u202ec\u2066\ud800\uffff") == "a[U+0000]b[U+202E]c[U+2066][U+D800][U+FFFF]"
     assert escape_invisible("tab\tend\n") == "tab\tend\n"
     # Letters of Persian and pictures of families need their joiners.
@@ -68,14 +68,14 @@ def test_what_cannot_be_seen_is_spelled_out() -> None:
     assert shown("{{ value }}", value="<\u202e>") == "&lt;[U+202E]&gt;"
 
 
-def test_long_text_is_cut_and_its_length_told() -> None:
+def test_long_text_is_truncated_with_its_length() -> None:
     assert shorten("x" * 10_000, 3) == "xxx… (10,000 characters)"
     assert shorten("xxx", 3) == "xxx"
     # Cut before it is escaped, so that no half of an escape is left.
     assert shown("{{ value|shorten(2) }}", value="<<<<") == "&lt;&lt;… (4 characters)"
 
 
-def test_a_value_that_is_missing_is_an_error_and_no_gap() -> None:
+def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="value"):
         shown("{{ value }}")
 
@@ -99,7 +99,7 @@ def test_numbers(value: float, expected: str) -> None:
         (9_999_999, 10_000_000, "> 99.9 %"),
     ],
 )
-def test_shares_never_hide_what_there_is(part: int, whole: int, expected: str) -> None:
+def test_percentages_are_zero_only_for_zero(part: int, whole: int, expected: str) -> None:
     assert format_percent(part, whole) == expected
 
 
@@ -119,7 +119,7 @@ def test_sizes(value: float, expected: str) -> None:
     assert format_bytes(value) == expected
 
 
-def test_tables_have_heads_and_figures_stand_right() -> None:
+def test_tables_have_headers_and_right_aligned_numbers() -> None:
     template = '{% from "macros.html" import table %}{{ table("C", head, rows, texts=2, foreign=[1], characters=5) }}'
     rows = [["a", "<b>", "1,000"], ["b", "7" * 6, "< 0.1 %"]]
     page = Page(shown(template, head=["split", "reason", "samples"], rows=rows))
@@ -132,7 +132,7 @@ def test_tables_have_heads_and_figures_stand_right() -> None:
     assert "77777… (6 characters)" in page.text
 
 
-def test_the_summary_is_found_again_whatever_it_says(tmp_path) -> None:
+def test_the_summary_is_extracted_from_any_page(tmp_path) -> None:
     for value in TEXTS:
         html = shown(FRAME, title=value, value=value, other=TEXTS[4])
         file = write_page(html, tmp_path / "new" / "page.html")
@@ -141,7 +141,7 @@ def test_the_summary_is_found_again_whatever_it_says(tmp_path) -> None:
     assert summary_of("<p>another page</p>") == ""
 
 
-def test_nothing_is_fetched_and_no_script_may_run() -> None:
+def test_pages_are_self_contained_without_scripts() -> None:
     html = shown(FRAME, title="T", value="s", other="b")
     page = Page(html)
     policy = [value for tag, name, value in page.attributes if (tag, name) == ("meta", "content")]

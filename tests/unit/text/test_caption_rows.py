@@ -1,4 +1,4 @@
-"""The rows of one sample: determinism over processes, fallback, budgets that do not fit."""
+"""Rows of one sample: determinism across processes, fallback, and budgets that do not fit."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_rows(small: WordPieceTokenizer) -> None:
 
 @pytest.mark.parametrize("strategy", get_args(Strategy))
 @pytest.mark.parametrize("web", ["a red dog", ""])
-def test_no_usable_piece_takes_the_web_caption_for_fragment_and_target(
+def test_without_usable_piece_the_web_caption_replaces_fragment_and_target(
     strategy: Strategy, web: str, small: WordPieceTokenizer
 ) -> None:
     reader = CaptionReader(CaptionConfig(16, 12, FragmentConfig(strategy, 5)), small, seed=0)
@@ -111,7 +111,7 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
 
 
 @pytest.mark.parametrize(("share", "reads"), [(0.0, "a red dog"), (1.0, TEXT)])
-def test_the_share_of_synthetic_captions(share: float, reads: str, small: WordPieceTokenizer) -> None:
+def test_the_fraction_of_synthetic_captions(share: float, reads: str, small: WordPieceTokenizer) -> None:
     reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=share), small, 0, "mixture")
     assert all(reader.read("a red dog", TEXT, epoch=e, key="a").web == small.encode(reads, 16) for e in range(50))
 
@@ -126,12 +126,12 @@ def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer)
     assert drawn() != drawn(epoch=1)
 
 
-def test_where_there_is_no_synthetic_caption_the_mixture_shows_the_web_caption(small: WordPieceTokenizer) -> None:
+def test_the_mixture_uses_the_web_caption_without_a_synthetic_one(small: WordPieceTokenizer) -> None:
     reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=1.0), small, 0, "coca")
     rows = reader.read("a dog", " ", epoch=0, key="a")
     assert rows == CaptionRows(small.encode("a dog", 16), [], small.target_row(small.body("a dog"), 12))
 
 
-def test_a_share_above_one_is_refused() -> None:
+def test_a_fraction_above_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"captions\.synthetic_fraction: 1\.5 must be at most 1"):
         from_mapping(CaptionConfig, {"synthetic_fraction": 1.5}, "train.captions")

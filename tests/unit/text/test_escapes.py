@@ -1,4 +1,4 @@
-"""Spelt bytes."""
+"""Decoding of byte escapes."""
 
 import pytest
 from hypothesis import given
@@ -24,12 +24,12 @@ def test_examples(text: str, wanted: str) -> None:
 
 
 @given(st.text())
-def test_whatever_is_spelt_comes_back(text: str) -> None:
+def test_escaped_bytes_are_decoded(text: str) -> None:
     spelt = "".join(c if ord(c) < 128 else "".join(f"\\x{b:02x}" for b in c.encode()) for c in text if c != "\\")
     assert decode_byte_escapes(spelt) == text.replace("\\", "")
 
 
 @given(st.text(alphabet="ab \\xcfé"))
-def test_texts_without_whole_spelt_characters_stay(text: str) -> None:
+def test_texts_without_complete_escapes_do_not_change(text: str) -> None:
     if "\\x" not in text:
         assert decode_byte_escapes(text) == text

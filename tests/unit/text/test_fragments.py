@@ -1,4 +1,4 @@
-"""One contract for every fragment strategy, then what only one of them promises."""
+"""A contract for every fragment strategy, and tests of single strategies."""
 
 # ruff: noqa: S311 - no secret depends on the draws
 
@@ -93,13 +93,15 @@ def test_without_budget(strategy: Strategy, small: WordPieceTokenizer) -> None:
 @every_strategy
 @pytest.mark.parametrize("tokens", [None, 5])
 @pytest.mark.parametrize("caption", ["", "\u200b"])
-def test_nothing_to_take(strategy: Strategy, tokens: int | None, caption: str, small: WordPieceTokenizer) -> None:
+def test_captions_without_pieces(
+    strategy: Strategy, tokens: int | None, caption: str, small: WordPieceTokenizer
+) -> None:
     # A zero-width space is a piece like a blank one: published rules keep it and give an empty text.
     expected = [] if (strategy, tokens, caption) == ("sub_caption", None, "\u200b") else None
     assert fragment(caption, FragmentConfig(strategy, tokens), small, random.Random(0)) == expected
 
 
-def test_stops_only_are_no_piece_but_a_body(small: WordPieceTokenizer) -> None:
+def test_stops_only_have_no_piece_but_a_body(small: WordPieceTokenizer) -> None:
     for tokens in (None, 2, 9):
         assert fragment("!..", FragmentConfig("sub_caption", tokens), small, random.Random(0)) is None
     assert fragment("!..", FragmentConfig("truncation", 2), small, random.Random(0)) == small.body("!.")
@@ -133,7 +135,7 @@ def test_one_sentence_captions(small: WordPieceTokenizer) -> None:
     assert fragment(text, FragmentConfig("sub_caption", 4), small, random.Random(0)) == small.body(text)[:4]
 
 
-def test_sentences_fill_the_budget_and_only_the_last_drawn_is_cut(small: WordPieceTokenizer) -> None:
+def test_sentences_fill_the_budget_and_only_the_last_drawn_is_truncated(small: WordPieceTokenizer) -> None:
     sentences = ["a b c", "d e f", "g h i", "j k l"]
     bodies = [tuple(small.body(text)) for text in sentences]
     cut = [body[:2] for body in bodies]

@@ -1,4 +1,4 @@
-"""Every row of the authors' code, id for id: tokenizer, sub-captions, truncation, fallback, labels and mask."""
+"""Equality with rows of the authors' code: tokenizer, sub-captions, truncation, fallback, labels and mask."""
 
 import json
 from pathlib import Path

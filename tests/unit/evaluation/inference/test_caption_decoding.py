@@ -1,4 +1,4 @@
-"""Captions by one pass and by a beam, against all captions there are; examples as data and as a picture."""
+"""Caption decoding, parallel and by beam search, against enumeration of all captions; example captions as data and figure."""
 
 import io
 import itertools
@@ -85,7 +85,7 @@ def test_a_wide_beam_finds_the_best_of_all_captions(inputs: str, penalty: float,
     assert found[0].ids == expected[0].ids
 
 
-def test_one_pass_is_a_beam_of_independent_places() -> None:
+def test_parallel_decoding_equals_beam_search_over_independent_positions() -> None:
     captioner = model("queries")
     web = torch.tensor([[1, 3, 4, 2, 0, 0, 0, 5]])
     log_p_BQV = log_probabilities(captioner, torch.stack([image(), -image()]), web.expand(2, -1))
@@ -109,14 +109,14 @@ def test_no_word_twice_in_a_row() -> None:
         beam_search(next_from_positions(log_p), 5, SPECIALS, width=0)
 
 
-def test_captioners_of_the_other_kind_are_refused() -> None:
+def test_captioners_of_the_wrong_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="method clips"):
         log_probabilities(model("tokens"), image()[None], torch.tensor([[1, 2, 0, 0, 0, 0, 0, 5]]))
     with pytest.raises(ValueError, match="method coca"):
         next_from_prefix(model("queries"), image(), BOS)
 
 
-def test_a_picture_and_its_data_hold_foreign_text() -> None:
+def test_a_figure_and_its_data_with_hostile_text() -> None:
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(stream, "png")
     odd = "costs $5 and $6_7 \\frac{ \U0001f98a " * 20

@@ -99,7 +99,7 @@ def test_another_format_version_is_another_entry(tmp_path, monkeypatch):
     assert cache.load_or_compute("images", twos)["x"].tolist() == [2.0, 2.0, 2.0]
 
 
-def test_texts_that_join_to_the_same_letters_are_not_the_same(tmp_path):
+def test_texts_with_the_same_concatenation_are_different_entries(tmp_path):
     cache = EmbeddingCache(tmp_path, "model", "cpu", "samples")
 
     def lengths(texts):

@@ -1,4 +1,4 @@
-"""Retrieval by long captions and accuracy per class, counted by hand on embeddings that are written down."""
+"""Retrieval by long captions and per-class accuracy on fixed embeddings."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def record(number, long="", label=None):
     return Record(f"k{number}", png(), "png", f"short {number}", long, label=label)
 
 
-def test_each_image_is_asked_for_its_own_long_caption_and_back(told):
+def test_long_captions_are_ranked_in_both_directions(told):
     # Images 0 and 1 have theirs swapped, and caption 3 is nearer to image 0 than to its own.
     texts = {"long 0": E[1], "long 1": E[0], "long 2": E[2], "long 3": E[3] + 2 * E[0]}
     records = [record(i, f"long {i}") for i in range(4)]
@@ -57,7 +57,7 @@ def test_each_image_is_asked_for_its_own_long_caption_and_back(told):
     assert [row["image_to_text_rank"] for row in found.per_item] == [0, 0, 1, 0]  # 2 stands between two captions: a tie
 
 
-def test_long_captions_are_asked_only_where_it_is_wanted_and_there_are_some(told, model_folder, shards):
+def test_long_captions_need_the_parameter_and_captions(told, model_folder, shards):
     records = [record(i) for i in range(4)]
     found = evaluate_records(told.set_embeddings(E, SHORT), lambda: records, None, LONG)
     assert not [name for name in found.metrics if name.startswith("retrieval_long/")]
@@ -83,7 +83,7 @@ def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
     assert found.report_data.chance["retrieval_long/scenes/text_to_image_recall@1"] == 1 / 4
 
 
-def test_long_captions_are_cut_and_those_that_begin_alike_are_ties(loaded):
+def test_long_captions_are_truncated_and_equal_beginnings_are_ties(loaded):
     """The context holds 24 pieces, so what comes after them cannot tell the images apart."""
     embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=3)
     begin = "a red house " * 20
@@ -93,7 +93,7 @@ def test_long_captions_are_cut_and_those_that_begin_alike_are_ties(loaded):
     assert found.metrics["retrieval_long/scenes/text_to_image_recall@1"] == 0.0
 
 
-def test_every_class_weighs_the_same_however_many_images_it_has(told):
+def test_classes_have_equal_weight_in_per_class_accuracy(told):
     # Six of class 0, of which five are right; two of class 1, none right; one of class 3, right; none of class 2.
     images = [E[0]] * 5 + [E[1]] + [E[0], E[0] + E[1]] + [E[3]]
     labels = [0] * 6 + [1] * 2 + [3]

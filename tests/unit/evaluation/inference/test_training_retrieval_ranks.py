@@ -1,4 +1,4 @@
-"""Evaluation shared by two and three ranks gives the rows and the numbers of one process, to the bit."""
+"""Retrieval during training on two and three ranks is bitwise equal to one process."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_ranks_equal_one_process(found, damaged, model_folder, case):
         assert torch.equal(together.nan_to_num(), by_one.nan_to_num())
 
 
-def test_a_bad_sample_has_a_place_and_no_row(shards, damaged):
+def test_a_bad_sample_is_skipped(shards, damaged):
     whole, rest = (list(ShardSet(folder, "validation").iterate()) for folder in (shards, damaged))
     assert len(rest) == len(whole) - 1
     assert [r.key for r in ShardSet(damaged, "validation").iterate(range(3))] == [r.key for r in rest[:2]]

@@ -1,4 +1,4 @@
-"""BLEU-4, ROUGE-L and CIDEr-D on captions whose scores are worked out by hand."""
+"""BLEU-4, ROUGE-L and CIDEr-D on captions with scores computed by hand."""
 
 import math
 from functools import partial
@@ -57,7 +57,7 @@ def test_bleu_takes_the_nearest_length_and_the_best_count_of_all_references():
     assert bleu4(split("a b c d"), references) == pytest.approx(1.0)
 
 
-def test_bleu_is_of_the_corpus_and_no_mean():
+def test_bleu_is_a_corpus_score():
     written, references = split("a b c d e", "v w"), [split("a b c d e"), split("p q")]
     expected = (5 / 7 * 4 / 5 * 1 * 1) ** 0.25
     assert bleu4(written, references) == pytest.approx(expected)
@@ -94,7 +94,7 @@ def test_cider_by_hand():
     assert cider(written, references) == pytest.approx(10 * (first + second) / 2)
 
 
-def test_cider_weakens_by_length_and_does_not_reward_repetition():
+def test_cider_penalizes_length_differences_and_repetition():
     references = [split("a b"), split("c d")]
     once = cider(split("a b", "c d"), references)
     twice = cider(split("a b a b", "c d"), references)

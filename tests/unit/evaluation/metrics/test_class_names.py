@@ -1,4 +1,4 @@
-"""Whose class names are asked for, and whose captions are taken for right."""
+"""Class names of the set or of ImageNet, and reference captions."""
 
 from dataclasses import replace
 
@@ -26,12 +26,12 @@ def test_imagenet_has_its_thousand_names_and_eighty_templates():
     assert "itap of a {}." in classes.templates
 
 
-def test_a_set_with_other_classes_is_no_imagenet(model_folder, shards):
+def test_a_set_with_other_classes_is_refused(model_folder, shards):
     with pytest.raises(ConfigError, match=r"evaluate\.class_names: .* 22 classes, ImageNet has 1000; set it to `set`"):
         evaluate_model(model_folder, shards, replace(PLAIN, class_names="imagenet"))
 
 
-def test_labels_without_names_are_asked_with_those_of_imagenet(model_folder, tmp_path):
+def test_labels_without_names_use_those_of_imagenet(model_folder, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     rows = ["image,caption,long_caption,label"]
@@ -50,7 +50,7 @@ def test_labels_without_names_are_asked_with_those_of_imagenet(model_folder, tmp
     assert result.metrics["zero_shot/scenes/accuracy@5"] == sum(rank < 5 for rank in ranks) / 8
 
 
-def test_captions_are_scored_by_those_of_people_if_wanted(embedder):
+def test_captions_are_scored_by_human_captions_if_configured(embedder):
     people = [("a cube", "one red cube"), ("a ball",), ()]
     records = [
         Record(f"k{i}", png(i), "png", "web", f"long caption {i}" if i else "", captions=texts)

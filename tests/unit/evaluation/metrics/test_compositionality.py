@@ -1,4 +1,4 @@
-"""SugarCrepe and Winoground: scores counted by hand, and sets in their published form, whole and damaged."""
+"""SugarCrepe and Winoground: scores computed by hand, and published files, valid and damaged."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_published_files(sets):
     assert metrics.keys() == chance.keys()
 
 
-def test_rows_say_what_was_right_and_on_which_files(sets, tmp_path):
+def test_rows_contain_hits_and_set_version(sets, tmp_path):
     def versions():
         found = measure_compositionality(Colours(), read_entries(sets)).rows
         return {row["set"]: row[SET_VERSION] for row in found}
@@ -118,7 +118,7 @@ def test_rows_say_what_was_right_and_on_which_files(sets, tmp_path):
     assert third["winoground"] != first["winoground"]
 
 
-def test_nothing_configured_measures_nothing():
+def test_no_sets_configured_gives_no_metrics():
     assert measure_compositionality(Colours(), read_entries(CompositionalityConfig())) == CompositionalityResult(
         {}, {}, []
     )
@@ -163,7 +163,7 @@ def test_damaged_sets_are_refused(sets, tmp_path, file, content, message):
         measure_compositionality(Colours(), read_entries(sets))
 
 
-def test_a_line_separator_within_a_caption_ends_no_line(sets, tmp_path):
+def test_a_line_separator_within_a_caption_does_not_end_the_line(sets, tmp_path):
     path = tmp_path / "winoground" / "examples.jsonl"
     entry = json.loads(path.read_text().splitlines()[0]) | {"caption_0": "a red\u2028on blue"}
     path.write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")

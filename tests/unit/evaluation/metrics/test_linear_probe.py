@@ -1,4 +1,4 @@
-"""Linear probe and nearest neighbours on features whose answers can be counted or derived."""
+"""Linear probe and nearest neighbors on features with known answers."""
 
 import math
 
@@ -25,23 +25,23 @@ def labelled(features, labels):
 AXES = labelled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
 
 
-def test_neighbours_vote_by_nearness():
+def test_neighbors_vote_by_similarity():
     asked = labelled([[1, 0.2], [0.3, 1], [1, 0.1]], [0, 1, 1])
     assert knn_accuracy(AXES, asked, neighbors=1) == pytest.approx(2 / 3)
 
 
-def test_a_near_vote_outweighs_two_far_ones():
+def test_one_similar_neighbor_outweighs_two_dissimilar_ones():
     near, far = [1.0, 0.0], [math.cos(0.5), math.sin(0.5)]
     train = labelled([near, far, [far[0], -far[1]]], [0, 1, 1])
     # exp(1 / 0.07) against twice exp(cos 0.5 / 0.07): 5.7 times against 2.
     assert knn_accuracy(train, labelled([[1, 0]], [0]), neighbors=3) == 1.0
 
 
-def test_more_neighbours_than_images():
+def test_more_neighbors_than_images():
     assert knn_accuracy(AXES, labelled([[1, 0], [0, 1]], [0, 1])) == 1.0
 
 
-def test_the_length_of_a_feature_does_not_matter_to_neighbours():
+def test_neighbors_do_not_depend_on_feature_norms():
     asked = labelled([[0.01, 0.001], [5.0, 40.0]], [0, 1])
     assert knn_accuracy(AXES, asked, neighbors=2) == 1.0
 
@@ -60,7 +60,7 @@ def test_the_fit_is_where_the_gradient_is_zero(classes):
     assert float((excess.mean(0)).abs().max()) < 1e-6
 
 
-def test_one_class_alone_is_always_answered():
+def test_a_single_class_is_always_predicted():
     train = labelled([[1, 0], [0, 1]], [3, 3])
     assert linear_accuracy(train, train, labelled([[1, 0], [0, 1]], [3, 1])) == (0.5, 100.0)
 
@@ -73,7 +73,7 @@ def test_a_linear_classifier_separates_what_is_separable_and_nothing_else():
     assert linear_accuracy(xor, xor, xor)[0] <= 0.75
 
 
-def test_validation_chooses_the_penalty_and_the_asked_do_not():
+def test_the_penalty_is_chosen_on_validation_only():
     # With a heavy penalty only the majority's bias is left.
     train = labelled([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1])
     light, heavy = 1e-6, 100.0

@@ -1,4 +1,4 @@
-"""The functions of CLIP_benchmark itself on the same model and samples: equal figures, to the last image."""
+"""Equality with the functions of CLIP_benchmark on the same model and samples."""
 
 import importlib
 import json

@@ -70,7 +70,7 @@ def test_any_of_several_captions_finds_the_image_and_each_caption_counts_alone()
     assert metrics["mean_recall@1"] == pytest.approx(0.7)
 
 
-def test_own_captions_do_not_push_each_other_back():
+def test_captions_of_one_image_are_not_competitors():
     ranks = ranks_of_scores([[0.5, 0.5, 0.5, 0.4], [0, 0, 0, 0.9]], [0, 0, 0, 1])
     assert ranks.image_to_text.tolist() == [0, 0]
 
@@ -99,7 +99,7 @@ def test_duplicate_captions_tie_whatever_the_matrix_product_rounds(width):
     assert set(ranks.text_to_image) == {1}
 
 
-def test_an_image_without_caption_competes_but_is_not_asked():
+def test_an_image_without_caption_is_a_candidate_but_not_a_query():
     ranks = ranks_of_scores([[0.3, 0.2], [0.9, 0.1], [0.1, 0.5]], [0, 2])
     assert ranks.image_to_text.tolist() == [0, NO_CAPTION, 0]
     assert ranks.text_to_image.tolist() == [1, 0]
@@ -126,7 +126,7 @@ def test_equals_the_double_loop_for_any_owners_order_ties_and_chunking(images, c
     assert ranks.text_to_image.tolist() == text_to_image
 
 
-def test_recall_is_the_share_below_k():
+def test_recall_is_the_fraction_below_k():
     rank_X = np.array([0, 0, 4, 5, 9, 10, NO_CAPTION])
     assert recall(rank_X, 1) == pytest.approx(2 / 6)
     assert recall(rank_X, 5) == pytest.approx(3 / 6)

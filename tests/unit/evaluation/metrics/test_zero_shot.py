@@ -22,7 +22,7 @@ def accuracies(ranks, labels):
     return {name.removeprefix("zero_shot/"): value for name, value in found.values().items()}
 
 
-def test_prompts_are_normalised_before_and_after_the_mean():
+def test_prompts_are_normalized_before_and_after_the_mean():
     table = {"a cat": [10.0, 0.0], "my cat": [0.0, 0.1], "a dog": [0.0, -3.0], "my dog": [0.0, -1.0]}
     asked = []
 

@@ -1,4 +1,4 @@
-"""Draws by class and of corpora: against all draws that there are, and against each draw computed by itself."""
+"""Bootstrap by class and of corpora, against enumeration of all samples and against separate computation of each."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def shares(value_R: np.ndarray) -> dict[float, float]:
     return dict(zip(values.tolist(), (counts / len(value_R)).tolist(), strict=True))
 
 
-def test_classes_that_are_not_drawn_do_not_count():
+def test_classes_that_do_not_occur_do_not_count():
     """Two images of class 5, one of which is right, and one of class 2, which is right: 27 equally likely draws."""
     right, labels = (True, False, True), (5, 5, 2)
     wanted: dict[float, float] = {}
@@ -109,7 +109,7 @@ def test_models_are_paired_by_key_also_by_class():
     assert (better.a, better.b, better.wins, better.losses) == (0.5, 1.0, 2, 0)
 
 
-def test_a_thousand_classes_need_no_column_each():
+def test_a_thousand_classes_are_sparse():
     images, classes = 50_000, 1_000
     draws = np.random.default_rng(0)
     part = hit_ratio(draws.random(images) < 0.5, np.ones(images, np.bool_), draws.integers(0, classes, images))
@@ -122,7 +122,7 @@ def test_a_thousand_classes_need_no_column_each():
     assert abs(value_R.mean() - 0.5) < 0.02
 
 
-def test_bleu_is_of_the_captions_that_are_drawn():
+def test_bleu_of_a_bootstrap_sample():
     """A caption that is right and one that shares a word with its reference: four equally likely draws."""
     items = captioned(("a b c d e", "a b c d e"), ("a w", "a q"))
     of_both = (6 / 7 * 4 / 5 * 3 / 3 * 2 / 2) ** 0.25
@@ -131,14 +131,14 @@ def test_bleu_is_of_the_captions_that_are_drawn():
     assert found == pytest.approx({1.0: 1 / 4, round(of_both, 9): 1 / 2, 0.0: 1 / 4}, abs=0.01)
 
 
-def test_bleu_punishes_a_draw_that_is_short():
+def test_bleu_applies_the_brevity_penalty_to_a_bootstrap_sample():
     items = captioned(("a b c d", "a b c d e f g h"), ("p q r s t u", "p q r s t u"))
     both, short = math.exp(1 - 14 / 10), math.exp(1 - 8 / 4)
     found = shares(bootstrap([items.metric_of(BLEU)], 2, 40_000, 0)[0])
     assert found == pytest.approx({1.0: 1 / 4, round(both, 9): 1 / 2, round(short, 9): 1 / 4}, abs=0.01)
 
 
-def test_a_draw_without_captions_has_no_bleu_and_none_is_no_zero():
+def test_bleu_of_a_sample_without_captions_is_nan():
     found = shares(bootstrap([captioned(("a b c d", "a b c d"), None).metric_of(BLEU)], 2, 20_000, 0)[0])
     assert found == pytest.approx({1.0: 3 / 4, -1.0: 1 / 4}, abs=0.02)
 
@@ -151,7 +151,7 @@ def test_captions_without_any_word_score_nothing():
         assert set(corpus_scores(score_captions([pair[0]] * 2, [[pair[1]]] * 2)).values()) == {0.0}
 
 
-def test_scores_of_a_corpus_come_back_exactly_and_draw_by_draw():
+def test_corpus_scores_are_bitwise_equal_and_equal_per_sample():
     texts = ["the red cube is on grass", "a dog runs on the wide beach", "one tall tree", "the green ball is on sand"]
     wanted = ["the red cube is on green grass", "a brown dog runs on the wide beach", "one tall tree", "a ball on sand"]
     items = captioned(*zip(texts, wanted, strict=True))
@@ -168,7 +168,7 @@ def test_scores_of_a_corpus_come_back_exactly_and_draw_by_draw():
         assert [value_R[row] for value_R in found] == pytest.approx([one[name] for name in names])
 
 
-def test_the_sign_test_of_bleu_asks_each_caption_alone():
+def test_the_sign_test_of_bleu_uses_single_captions():
     a = captioned(("a b c d", "a b c d"), ("w x y z", "a b c d"), ("q", "r"), None)
     b = captioned(("a b c d", "a b c d"), ("a b c d", "a b c d"), ("r", "r"), None)
     found = compare(a, b, [BLEU, "caption/some/rouge_l"], resamples=50)
@@ -193,7 +193,7 @@ def test_entries_on_one_image_stay_together():
     assert (found.low, found.high, found.wins, found.losses) == (-1.0, 1.0, 1, 1)
 
 
-def test_the_mean_over_subsets_is_no_mean_over_entries():
+def test_the_mean_is_over_subsets_not_entries():
     rows = [
         {"set": "sugarcrepe", "key": f"{subset}/{i}", "subset": subset, "image": str(i), "right": hit}
         for subset, hits in (("add_att", [True]), ("swap_att", [False, False, True]))
@@ -203,7 +203,7 @@ def test_the_mean_over_subsets_is_no_mean_over_entries():
     assert items.metric_of("sugarcrepe/mean/accuracy").value() == pytest.approx((1 + 1 / 3) / 2)
 
 
-def test_a_part_without_anything_to_divide_by_has_no_quotient():
+def test_a_ratio_with_denominator_zero_is_nan():
     none = np.zeros(2)
     assert math.isnan(Ratio(none, none).value())
     assert math.isnan(Ratio(none, none, np.array([NO_GROUP, 3])).value())

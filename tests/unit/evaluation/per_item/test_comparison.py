@@ -1,4 +1,4 @@
-"""Paired comparisons, on results that can be counted by hand."""
+"""Paired comparisons on results that can be counted by hand."""
 
 import io
 import itertools
@@ -30,7 +30,7 @@ def ranks(*found: int) -> ItemResults:
     return items_from_rows(row(f"k{number}", rank) for number, rank in enumerate(found))
 
 
-def test_every_metric_comes_back_from_the_items() -> None:
+def test_every_metric_is_computed_from_the_items() -> None:
     items = items_from_rows(
         [
             row("a", 0, (0, 7), zero_shot_rank=0, caption_nats=6.0, caption_tokens=3),
@@ -56,7 +56,7 @@ def test_every_metric_comes_back_from_the_items() -> None:
     assert [higher_is_better(name) for name in ("caption/s/loss", "zero_shot/s/accuracy@1")] == [False, True]
 
 
-def test_the_bootstrap_is_the_exact_one_where_all_draws_can_be_listed() -> None:
+def test_the_bootstrap_approximates_the_exact_one() -> None:
     """Three images have 27 equally likely draws; so many resamples come close to their distribution."""
     a, b = ranks(0, 3, 3), ranks(3, 0, 0)
     gain = np.array([-1, 1, 1])
@@ -107,7 +107,7 @@ def test_the_sign_test_is_exact(wins: int, losses: int) -> None:
     assert sign_test(wins, losses) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_interval_coverage() -> None:
     """Fifty sets of 400 images with a true recall of 0.3: about 95 % of the intervals hold it."""
     draws = np.random.default_rng(0)
     held = 0
@@ -129,7 +129,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
         ),
     ],
 )
-def test_results_on_other_images_are_refused(other: ItemResults, message: str) -> None:
+def test_results_on_different_images_are_refused(other: ItemResults, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compare(ranks(0, 1), other, [RECALL])
 
@@ -141,7 +141,7 @@ def test_rows_of_one_image_twice_are_refused() -> None:
         items_from_rows([])
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_tables_are_read(tmp_path: Path) -> None:
     rows = [
         row("001", 0, (0, 7), label=3, zero_shot_rank=2, caption_nats=6.5, caption_tokens=3),
         row("None", None, (), set_version="v"),
@@ -165,7 +165,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> No
         read_items(tmp_path / "b.csv")
 
 
-def test_the_page_says_what_may_be_said_and_escapes_names(tmp_path: Path) -> None:
+def test_the_page_has_verdicts_and_escapes_names(tmp_path: Path) -> None:
     found = compare(ranks(*[1] * 20 + [0] * 20), ranks(*[0] * 40), [RECALL, "retrieval/some/text_to_image_recall@1"])
     assert verdicts(found, 0.95) == [
         f"B is better; the 95% interval excludes 0: {RECALL}",
@@ -178,7 +178,7 @@ def test_the_page_says_what_may_be_said_and_escapes_names(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_table_for_a_terminal_shows_every_metric_whole(width: int) -> None:
+def test_the_terminal_table_does_not_truncate_metrics(width: int) -> None:
     keys = [
         "retrieval/some/image_to_text_recall@10",
         "retrieval_long/some/text_to_image_recall@10",

@@ -1,4 +1,4 @@
-"""Each metric of a real evaluation, computed again from its per-item results: the same number to the last bit."""
+"""Each metric of a real evaluation, recomputed from its per-item results: bitwise equal."""
 
 import json
 import shutil
@@ -81,7 +81,7 @@ def evaluated(model_folder, tokenizer_folder, shards, tmp_path_factory):
     return found
 
 
-def test_these_are_all_metrics(evaluated):
+def test_all_metrics_are_covered(evaluated):
     assert set(evaluated.clips.metrics) == set(METRICS)
     assert FORCED in evaluated.coca.metrics
     found = items_by_set(tables(evaluated.clips))
@@ -89,7 +89,7 @@ def test_these_are_all_metrics(evaluated):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_metric_comes_back_exactly(evaluated, metric):
+def test_a_metric_is_bitwise_equal(evaluated, metric):
     result, set_name = evaluated.clips, set_of(metric)
     rows = {"scenes": items_from_rows(result.per_item)} | compositionality_items(result.compositionality)
     in_memory, in_a_file = items_by_set(tables(result)), read_items(evaluated.folder / f"clips-{set_name}.csv")
@@ -103,7 +103,7 @@ def test_a_metric_comes_back_exactly(evaluated, metric):
         assert found.low <= found.high
 
 
-def test_the_loss_of_a_captioner_that_is_told_the_words_is_another_metric(evaluated):
+def test_teacher_forced_loss_is_a_separate_metric(evaluated):
     clips, coca = (read_items(evaluated.folder / f"{name}-scenes.csv") for name in ("clips", "coca"))
     assert coca.metric_of(FORCED).value() == evaluated.coca.metrics[FORCED]
     assert not coca.has_metric("caption/scenes/loss")
@@ -121,7 +121,7 @@ def test_the_loss_of_a_captioner_that_is_told_the_words_is_another_metric(evalua
         ({}, "zero_shot/scenes/mean_per_class_accuracy@1"),
     ],
 )
-def test_what_was_asked_on_other_terms_is_another_metric(evaluated, model_folder, shards, tmp_path, changes, metric):
+def test_metrics_with_other_settings_are_not_compared(evaluated, model_folder, shards, tmp_path, changes, metric):
     asked_of = tmp_path / "shards"
     shutil.copytree(shards, asked_of)
     if not changes:
@@ -161,7 +161,7 @@ def test_every_metric_has_a_name_of_its_own_that_a_figure_shows_whole():
     assert [label(name) for name in names] == names
 
 
-def test_both_sets_of_one_file_are_told_apart(evaluated, tmp_path):
+def test_both_sets_of_one_file_are_distinguished(evaluated, tmp_path):
     entries = pd.DataFrame(evaluated.clips.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
     entries.to_csv(tmp_path / "both.csv", index=False)
     assert read_items(tmp_path / "both.csv", "winoground").names() == tuple(
@@ -172,7 +172,7 @@ def test_both_sets_of_one_file_are_told_apart(evaluated, tmp_path):
         read_items(tmp_path / "both.csv")
 
 
-def test_where_no_such_set_is_configured_the_table_has_headers_alone(evaluated, tmp_path):
+def test_without_configured_sets_the_table_has_headers_only(evaluated, tmp_path):
     empty = pd.DataFrame([], columns=list(COMPOSITIONALITY_COLUMNS))
     empty.to_csv(tmp_path / "none.csv", index=False)
     read = pd.read_csv(tmp_path / "none.csv", dtype=str, keep_default_na=False)
@@ -190,7 +190,7 @@ None,,[],,,0.0,0,v,m
 """
 
 
-def test_a_file_from_before_holds_what_it_can(tmp_path):
+def test_files_of_earlier_releases_are_read(tmp_path):
     (tmp_path / "old.csv").write_text(OLD)
     old = read_items(tmp_path / "old.csv")
     assert old.keys == ("001", "None", "002")
@@ -206,7 +206,7 @@ def test_a_file_from_before_holds_what_it_can(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "name"), [("x", "label"), ("maybe", "teacher_forced"), ("[1", "caption_matches")])
-def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
+def test_an_invalid_value_is_named(tmp_path, value, name):
     table = pd.DataFrame([{"key": "a", "image_to_text_rank": 0, "text_to_image_ranks": [0], "zero_shot_rank": None}])
     table = table.assign(caption_nats=0.0, caption_tokens=0).assign(**{name: value})
     table.to_csv(tmp_path / "a.csv", index=False)
@@ -214,7 +214,7 @@ def test_a_value_that_cannot_be_is_named(tmp_path, value, name):
         read_items(tmp_path / "a.csv")
 
 
-def test_an_image_without_label_was_not_asked_by_the_probe():
+def test_an_image_without_label_is_not_a_query_of_the_probe():
     rows = [{"key": str(i), "label": label} for i, label in enumerate((2, None, 0))]
     add_probe_results(rows, np.array([True, False]), np.array([True, True]), "terms")
     assert [(row["linear_right"], row["knn_right"]) for row in rows] == [(True, True), (None, None), (False, True)]
@@ -224,7 +224,7 @@ def test_an_image_without_label_was_not_asked_by_the_probe():
     assert items.metric_of("probe/s/knn_accuracy@1").value() == 1.0
 
 
-def test_keys_say_set_and_kind():
+def test_keys_contain_set_and_kind():
     assert [set_of(m) for m in ("retrieval/a/b", "sugarcrepe/mean/accuracy", "winoground/all/x")] == [
         *("a", "sugarcrepe", "winoground"),
     ]

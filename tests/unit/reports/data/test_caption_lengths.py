@@ -1,4 +1,4 @@
-"""Lengths against captions whose words can be counted by eye."""
+"""Caption lengths against captions whose words can be counted by hand."""
 
 from dataclasses import replace
 from pathlib import Path

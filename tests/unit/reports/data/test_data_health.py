@@ -1,4 +1,4 @@
-"""The data health report: its numbers, and that it takes whatever data holds."""
+"""Data health report: its numbers, and robustness against arbitrary data."""
 
 import base64
 import io
@@ -99,7 +99,7 @@ def test_summary_says_what_is_wrong(report: str) -> None:
     assert rows(summary_of(report), "Lengths are medians")[0][:3] == ["train", "4", "1"]
 
 
-def test_the_contact_sheet_shows_pictures_and_all_captions(report: str) -> None:
+def test_the_contact_sheet_shows_images_and_all_captions(report: str) -> None:
     sheet = report.partition('id="contact_sheet"')[2]
     assert Page(sheet).text.count("by a person") == 1
     assert "k0009, label 3" in Page(sheet).text
@@ -108,7 +108,7 @@ def test_the_contact_sheet_shows_pictures_and_all_captions(report: str) -> None:
         assert shown.size == (40, 20)
 
 
-def test_thumbnails_are_small_and_encoded_anew() -> None:
+def test_thumbnails_are_small_and_reencoded() -> None:
     noisy = record(0, image=image_bytes(0, (900, 300), "JPEG") + b"<script>", extension="jpg")
     card = Card.of(noisy)
     assert card.small is not None
@@ -156,7 +156,7 @@ def test_a_set_without_captions_has_a_report_too(tmp_path: Path) -> None:
     assert [item for item in re.findall(r"<li>(.*?)</li>", summary_of(html)) if "only 3 samples" not in item] == []
 
 
-def test_lengths_are_those_that_the_run_will_use(tmp_path: Path) -> None:
+def test_lengths_are_those_of_the_training(tmp_path: Path) -> None:
     """Half of the synthetic captions have 49 ids: with a target of 48 each of them is cut, and the page says so."""
     records = [record(i, web_caption="a b", synthetic_caption="w " * (49 if i % 2 else 20)) for i in range(10)]
     prepare(ListSource({"train": [records]}), tmp_path / "shards")  # type: ignore[arg-type]

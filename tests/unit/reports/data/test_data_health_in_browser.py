@@ -1,4 +1,4 @@
-"""The reports in a real browser: nothing runs, nothing is fetched, nothing sticks out, on a desk and on a phone."""
+"""Data health report in a real browser: no scripts, no requests, no overflow, on desktop and phone."""
 
 import time
 from collections.abc import Iterator
@@ -44,13 +44,13 @@ def test_hostile_data_does_nothing_and_stays_within_the_window(opened: Browser, 
 
 
 @pytest.mark.parametrize(("media", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "light")])
-def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: Path, media: str, scheme: str) -> None:
+def test_every_text_has_sufficient_contrast(opened: Browser, report: Path, media: str, scheme: str) -> None:
     opened.open(report.as_uri(), 1200)
     opened.emulate(media, scheme)
     assert opened.run(LOW_CONTRAST) == []
 
 
-def test_these_checks_can_fail(opened: Browser, tmp_path: Path) -> None:
+def test_the_checks_detect_violations(opened: Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
         "<h1 style='color: #aaa'>x</h1><div style='width: 3000px'>wide</div>"
@@ -70,7 +70,7 @@ def test_these_checks_can_fail(opened: Browser, tmp_path: Path) -> None:
     opened.dismiss()
 
 
-def test_the_policy_stops_a_script_that_escaping_should_miss(opened: Browser, report: Path) -> None:
+def test_the_content_security_policy_blocks_scripts(opened: Browser, report: Path) -> None:
     foreign = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>"
     changed = report.with_name("changed.html")
     changed.write_text(report.read_text(encoding="utf-8").replace("<nav>", f"{foreign}<nav>"), encoding="utf-8")

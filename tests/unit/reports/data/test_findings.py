@@ -1,4 +1,4 @@
-"""Each warning comes where it should, names the split, and stays away where nothing is wrong."""
+"""Findings are reported when they apply, name the split, and are absent otherwise."""
 
 import re
 from dataclasses import replace

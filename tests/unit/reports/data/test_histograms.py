@@ -1,4 +1,4 @@
-"""Bars against values counted one by one."""
+"""Histogram bars against values counted one by one."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_every_value_is_in_one_bar_and_none_straddles_the_limit(values: np.ndarr
     assert len({bar.end - bar.start for bar in found[1:]}) <= 1
 
 
-def test_what_is_absurdly_large_goes_into_the_last_bar() -> None:
+def test_outliers_are_in_the_last_bar() -> None:
     values = np.array([*range(50), 160, 1_000_000])
     found = bars(values, 77, 154)
     assert found[-1].count == 2
@@ -60,7 +60,7 @@ def drawn_bars(svg: str) -> list[tuple[int, float, float, float, str]]:
 
 @pytest.mark.parametrize("doubling", [None, 1, 1000])
 @pytest.mark.parametrize("values", [VALUES, np.array([0]), np.array([64, 64]), np.array([1, 1 << 40])])
-def test_bars_lie_within_the_chart_and_are_as_high_as_they_are_many(values: np.ndarray, doubling: int | None) -> None:
+def test_bars_are_within_the_chart_and_proportional_to_counts(values: np.ndarray, doubling: int | None) -> None:
     chart = octave_bars(Histogram.from_values(values)) if doubling else bars(values, 77)
     svg = histogram_chart(chart, '"<t>"', limit=None if doubling else 77, doubling=doubling)
     found = drawn_bars(svg)
@@ -77,14 +77,14 @@ def test_bars_lie_within_the_chart_and_are_as_high_as_they_are_many(values: np.n
     assert set(page.tags) <= {"svg", "g", "path", "rect", "defs", "clippath", "use", "text", "title"}
 
 
-def test_bars_above_the_limit_are_marked_as_cut() -> None:
+def test_bars_above_the_limit_are_marked() -> None:
     svg = histogram_chart(bars(np.array([76, 77, 78, 79]), 77), "t", limit=77, unit="ids")
     colors = [color for _, left, right, _, color in drawn_bars(svg)]
     assert colors == ["var(--series-1)", "var(--series-2)"]
     assert ">77 ids<" in svg
 
 
-def test_two_charts_of_a_page_share_no_name_and_one_drawn_twice_is_the_same() -> None:
+def test_charts_are_reproducible_with_unique_ids() -> None:
     first, second = (histogram_chart(bars(VALUES), title) for title in ("a", "b"))
     assert first == histogram_chart(bars(VALUES), "a")
     names = [set(re.findall(r' id="(.*?)"', svg)) for svg in (first, second)]
@@ -93,7 +93,7 @@ def test_two_charts_of_a_page_share_no_name_and_one_drawn_twice_is_the_same() ->
     assert set(re.findall(r'(?:url\(|href=")#(\w+)', first)) <= names[0]
 
 
-def test_foreign_text_in_a_figure_is_text() -> None:
+def test_hostile_text_in_a_figure_is_escaped() -> None:
     foreign = "</text></svg><script>1</script>\ufffe\x00"
     svg = histogram_chart([Bar(0, 1, 1)], foreign, show=lambda value: foreign)
     page = Page(svg)

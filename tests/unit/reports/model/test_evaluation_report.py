@@ -1,4 +1,4 @@
-"""metrics.json, the two pages on a model, and the figure."""
+"""metrics.json, the two model reports, and the rank figure."""
 
 import io
 import json
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_no_number_is_named(value):
+def test_a_metric_that_is_not_finite_is_named(value):
     with pytest.raises(ConfigError, match=r"caption/scenes/loss is (nan|inf|-inf)"):
         result([HOSTILE], metrics={"caption/scenes/loss": value})
     check_finite({"good": 1.0})
@@ -64,7 +64,7 @@ def test_each_page_is_one_file_without_foreign_markup(tmp_path):
         assert len(ids) == len(set(ids))
 
 
-def test_every_picture_and_figure_has_words_for_those_who_do_not_see_it():
+def test_every_image_and_figure_has_alternative_text():
     page = Page(model_html(facts(["a"]), report_data(["a"]), rows(30)))
     assert len(
         [1 for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value]
@@ -75,7 +75,7 @@ def test_every_picture_and_figure_has_words_for_those_who_do_not_see_it():
     assert page.attributes.count(("svg", "role", "img")) == 5
 
 
-def test_figures_have_no_colour_of_their_own():
+def test_figures_use_css_variables_for_colors():
     html = model_html(facts(["a"]), report_data(["a"]), rows(30))
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert drawings
@@ -100,7 +100,7 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
     assert "won : lost" not in alone
 
 
-def test_the_headline_is_one_figure_of_a_kind():
+def test_the_headline_has_one_metric_per_kind():
     metrics = {"retrieval_long/scenes/mean_recall@1": 0.3, METRIC: 0.2, "caption/scenes/loss": 2.0}
     found = select_headlines([MetricScore(name, value) for name, value in metrics.items()], METRIC)
     assert [one.metric for one in found] == [METRIC, "caption/scenes/loss"]
@@ -115,7 +115,7 @@ def test_the_legend_names_the_champion_where_any_metric_has_one():
     assert ">champion<" not in interval_figure([last])
 
 
-def test_what_is_no_share_is_not_told_in_percent():
+def test_only_fractions_are_shown_in_percent():
     cider, recall = MetricScore("caption/scenes/cider", 1.25, (1.1, 1.4)), MetricScore(METRIC, 0.5, (0.4, 0.6))
     html = model_html(replace(facts(["a"], None), found=[cider], metric=cider.metric), report_data(["a"]), rows(30))
     card = Page(re.search(r'<section class="figure-card">(.*?)</section>', html, re.DOTALL).group(1)).text
@@ -143,7 +143,7 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
         of({METRIC: 0.1}, few, items_from_rows(rows(5, images=7)))
 
 
-def test_answers_are_marked_and_a_far_right_one_is_shown_too():
+def test_answers_are_marked_and_a_low_ranked_right_one_is_shown():
     page = Page(evaluation_html(result([HOSTILE])))
     assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]
     # The right one among the first, and the one at place 10.
@@ -179,7 +179,7 @@ def test_report_data_of_earlier_releases_is_read():
     assert from_mapping(ReportData, with_current_names(ReportData, old), "report_data") == shown
 
 
-def test_what_a_set_does_not_allow_to_show_is_left_out():
+def test_sections_without_data_are_left_out():
     def titles(**changes):
         return re.findall(r'<h2 id="([^"]*)"', evaluation_html(result([HOSTILE], **changes)))
 
@@ -195,7 +195,7 @@ def test_what_a_set_does_not_allow_to_show_is_left_out():
     )
 
 
-def test_curves_of_many_steps_are_small_and_keep_their_extremes():
+def test_long_curves_are_averaged_and_keep_their_extremes():
     steps = range(1, 20_001)
     history = [{"step": i, "samples": 8 * i, "loss_caption": 9.0 if i == 777 else 2.0} for i in steps]
     charts = training_charts(history)
@@ -210,7 +210,7 @@ def test_curves_of_many_steps_are_small_and_keep_their_extremes():
     assert "synthetic caption from 1.5 to 1.5" in training_charts(hole)[0].svg
 
 
-def test_chance_in_the_figure_of_ranks_is_that_of_each_direction():
+def test_the_rank_figure_shows_chance_per_direction():
     """1,000 images with 5 captions each: from image to text chance has 5,000 candidates, and from text to image 1,000."""
     ranked = [
         {"image_to_text_rank": 0, "text_to_image_ranks": [0] * 5, "label": None, "zero_shot_rank": None}

@@ -1,4 +1,4 @@
-"""The report on a version in a real browser: hostile captions do nothing, nothing is fetched, nothing sticks out or is faint."""
+"""Report of a version in a real browser: no scripts, no requests, no overflow, sufficient contrast."""
 
 import base64
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def test_hostile_captions_do_nothing_and_stay_within_the_window(opened: Browser,
 
 
 @pytest.mark.parametrize(("media", "scheme"), [("screen", "light"), ("screen", "dark"), ("print", "light")])
-def test_every_text_stands_out_from_what_is_behind_it(opened: Browser, report: Path, media: str, scheme: str) -> None:
+def test_every_text_has_sufficient_contrast(opened: Browser, report: Path, media: str, scheme: str) -> None:
     opened.open(report.as_uri(), 1280)
     opened.emulate(media, scheme)
     assert opened.run(LOW_CONTRAST) == []
@@ -80,7 +80,7 @@ def test_the_largest_report_of_incompressible_images_is_below_ten_megabytes(tmp_
     assert 1_000_000 < len(html.encode()) < 10_000_000
 
 
-def test_on_paper_the_table_of_metrics_fits_and_what_was_folded_is_seen(opened: Browser, tmp_path: Path) -> None:
+def test_print_fits_the_table_and_expands_details(opened: Browser, tmp_path: Path) -> None:
     page = write_page(model_html(facts(["a b"]), report_data(["a b"]), rows(30)), tmp_path / "report.html")
     # A4 within usual margins.
     opened.open(page.as_uri(), 718)

@@ -1,4 +1,4 @@
-"""CLIP's byte pairs against open_clip's tokenizer."""
+"""Equality of CLIP's byte-pair encoding with open_clip's tokenizer."""
 
 import gzip
 from pathlib import Path
@@ -62,12 +62,12 @@ def test_ids_are_distinct_and_cover_clips_pieces(clip_bpe: ClipBpeTokenizer, ref
 
 @given(text=st.text(alphabet="abc é中😀!?.'12", max_size=20))
 @settings(deadline=None)
-def test_decode_gives_the_words_back(text: str, clip_bpe: ClipBpeTokenizer) -> None:
+def test_decode_inverts_encoding(text: str, clip_bpe: ClipBpeTokenizer) -> None:
     row = clip_bpe.encode(text, 200)
     assert "".join(clip_bpe.decode(row).split()) == "".join(text.split())
 
 
-def test_decode_of_odd_ids(clip_bpe: ClipBpeTokenizer) -> None:
+def test_decode_of_invalid_ids(clip_bpe: ClipBpeTokenizer) -> None:
     dog = clip_bpe.body("dog")
     assert clip_bpe.decode([3, *dog, 3, 3, *dog]) == "[UNK] dog [UNK] [UNK] dog"
     assert clip_bpe.decode([3]) == "[UNK]"
@@ -76,7 +76,7 @@ def test_decode_of_odd_ids(clip_bpe: ClipBpeTokenizer) -> None:
         clip_bpe.decode([clip_bpe.vocab_size])
 
 
-def test_lone_surrogate_does_not_stop_a_training(clip_bpe: ClipBpeTokenizer) -> None:
+def test_lone_surrogates_are_accepted(clip_bpe: ClipBpeTokenizer) -> None:
     assert clip_bpe.decode(clip_bpe.body("dog \ud800 cat")) == "dog \ufffd cat"
 
 

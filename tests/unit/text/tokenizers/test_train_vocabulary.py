@@ -1,4 +1,4 @@
-"""Training a vocabulary: the same bytes each time, and pieces that fit the captions."""
+"""Training of a vocabulary: reproducible bytes, and pieces that fit the captions."""
 
 import hashlib
 import subprocess
@@ -37,7 +37,7 @@ def test_same_bytes_in_every_process_and_order_of_captions(tmp_path: Path) -> No
     assert len(digests) == 1
 
 
-def test_every_caption_is_spelled_without_unk(tmp_path: Path) -> None:
+def test_every_caption_is_encoded_without_unk(tmp_path: Path) -> None:
     tokenizer = train_wordpiece(iter(CAPTIONS), 100, tmp_path)
     assert tokenizer.pieces[:5] == list(SPECIALS)
     assert (tokenizer.unk_id, tokenizer.cls_id) == (3, 4)
@@ -71,7 +71,7 @@ def test_rare_letters_do_not_crowd_out_pieces(tmp_path: Path) -> None:
     assert tokenizer.body(rare)[-1] == tokenizer.unk_id
 
 
-def test_odd_captions_do_no_harm(tmp_path: Path) -> None:
+def test_unusual_captions(tmp_path: Path) -> None:
     def odd() -> Iterator[str]:
         yield from CAPTIONS
         yield from ["", "  ", "[PAD] [CLS]", "\U000f0001\U000f0002", "\ud800x", "y" * 500, "a\u2028b"]

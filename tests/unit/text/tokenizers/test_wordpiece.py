@@ -1,4 +1,4 @@
-"""WordPiece against an independent implementation, and on text that no caption should hold but some do."""
+"""WordPiece against an independent implementation, and on unusual text."""
 
 import pickle
 import unicodedata
@@ -105,7 +105,7 @@ def test_any_text_is_accepted_and_specials_cannot_be_forged(text: str, bert: Wor
         (" \n\t ", ""),
     ],
 )
-def test_odd_text(text: str, pieces: str, bert: WordPieceTokenizer) -> None:
+def test_unusual_text(text: str, pieces: str, bert: WordPieceTokenizer) -> None:
     assert " ".join(bert.pieces[index] for index in bert.body(text)) == pieces
 
 
