@@ -17,4 +17,5 @@ __all__ = [
     "sharding",
     "step_timer",
     "trainer",
+    "training_run",
 ]

@@ -1,0 +1,152 @@
+"""The parts of a training before Composer gets them: device, data, model, optimizer, schedule; and its evaluation."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.algorithms import EMA
+from composer.core import State
+from composer.utils import dist, get_device
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.loader import train_loader
+from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.data.storage.urls import is_remote
+from clips_pipeline.evaluation.inference.caption_examples import caption_examples, draw_examples, examples_to_mapping
+from clips_pipeline.evaluation.inference.training_retrieval import measure_retrieval
+from clips_pipeline.losses.total import LossWeights
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.caption_rows import CaptionReader
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from clips_pipeline.training import sharding
+from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
+from clips_pipeline.training.composer_model import ComposerClips
+from clips_pipeline.training.events.event_log import EventWriter
+from clips_pipeline.training.optimizer import adamw
+from clips_pipeline.training.resolve import image_config, model_config
+from clips_pipeline.training.resume import run_folder
+from clips_pipeline.training.resume.initial_weights import load_initial_weights
+from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
+from clips_pipeline.training.schedule import warmup_cosine
+
+
+class TrainingRun:
+    """The parts of a training that Composer's `Trainer` gets: device, data, model, optimizer, schedule.
+
+    Args:
+        spec: what to train.
+        writer: the event log on rank 0, None on other ranks.
+
+    Raises:
+        ConfigError: the configuration does not fit the data or the machine.
+    """
+
+    def __init__(self, spec: RunSpec, writer: EventWriter | None) -> None:
+        self.spec, self.config, self.writer = spec, spec.train, writer
+        self.code = run_folder.code_digest()
+        config = spec.train
+        self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
+        self.world_size = dist.get_world_size()
+        torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
+        self.timeout_s = _collective_timeout_s(spec)
+        if self.world_size > 1:
+            # With a process group of one rank, Composer would run several all-reduces in every step.
+            dist.initialize_dist(get_device(self.device), self.timeout_s)
+        torch.manual_seed(config.seed)
+        self.tokenizer: Tokenizer = load_tokenizer(Path(spec.tokenizer))
+        self.images: ImageConfig = image_config(config)
+        options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
+        self.remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
+        self.loader = self._build_loader()
+        clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
+        load_initial_weights(clips, config.model, config.freeze)
+        self.clips = sharding.reshape_logit_scale(clips)
+        if config.launch.compile:
+            _compile(self.clips)
+        chunk = config.launch.chunk_size
+        self.in_chunks = chunk is not None and chunk < config.batch_size // self.world_size
+        image_schedule = ImageSchedule(
+            config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
+        )
+        weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
+        self.model = ComposerClips(self.clips, weights, self.images, chunk, image_schedule)
+        self.optimizer = adamw(self.clips, config.optimizer)
+        final_fraction = config.optimizer.final_lr / config.optimizer.peak_lr
+        self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_fraction))
+        self.ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
+
+    def _build_loader(self) -> DataLoader[ClipsBatch]:
+        config = self.config
+        return train_loader(
+            Path(self.spec.shards),
+            "train",
+            CaptionReader(config.captions, self.tokenizer, config.seed, config.method),
+            self.images,
+            global_batch_size=config.batch_size,
+            rank=dist.get_global_rank(),
+            world_size=self.world_size,
+            workers=config.launch.loader_workers,
+            seed=config.seed,
+            window_samples=config.shuffle_window,
+            prefetch_batches=config.launch.prefetch_batches,
+            remote=self.remote,
+        )
+
+    def evaluated_model(self, state: State) -> ClipsModel:
+        """Return the model to evaluate or export, unsharded: the moving average where there is one.
+
+        A collective operation under FSDP2: every rank must call it.
+        """
+        # At the end of the training, Composer has already copied the averaged weights into the model.
+        ema = self.ema if self.ema is not None and not self.ema.ema_weights_active else None
+        wrapped = ema.get_ema_model(state.model) if ema is not None else state.model
+        clips: ClipsModel = getattr(wrapped, "module", wrapped).clips
+        return sharding.full_model(clips)
+
+    def retrieval(self, clips: ClipsModel) -> dict[str, float]:
+        """Return held-out retrieval metrics. A collective operation: every rank must call it."""
+        return measure_retrieval(
+            clips,
+            Path(self.spec.shards),
+            "validation",
+            self.tokenizer,
+            self.images,
+            remote=self.remote,
+            group=torch.distributed.group.WORLD,
+        )
+
+    def caption_examples(self, clips: ClipsModel, step: int) -> tuple[dict[str, Any], bytes]:
+        """Return held-out images with the captions that the model writes, as data and as a PNG."""
+        shards, count = Path(self.spec.shards), self.config.every.caption_examples
+        found = caption_examples(clips, shards, "validation", self.tokenizer, self.images, count, remote=self.remote)
+        return examples_to_mapping(found[0], step), draw_examples(*found, step)
+
+
+def _collective_timeout_s(spec: RunSpec) -> float:
+    """Return the seconds that ranks wait for each other in one collective operation."""
+    # While one rank waits for a remote shard the others wait for it. They must not give up before the storage does.
+    remote = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if remote else 0.0)
+
+
+def _use_gpu(device: str) -> bool:
+    if device == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("train.launch.device: 'gpu', but torch finds none; set it to 'auto' or 'cpu'")
+    return device != "cpu" and torch.cuda.is_available()
+
+
+def _compile(clips: ClipsModel) -> None:
+    from clips_pipeline.models.compiled import compile_blocks
+
+    try:
+        compile_blocks(clips)
+    except RuntimeError as error:
+        raise ConfigError(f"train.launch.compile: {error}, or set train.launch.compile to false") from None
