@@ -79,16 +79,18 @@ def select_examples(
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
-            one = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
+            example = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
             loss = found.nats[i] / found.tokens[i] if found.tokens[i] else None
-            captioned.append(CaptioningExample(pictures[i], one.web, one.synthetic, one.at_once, one.beam, loss))
+            captioned.append(
+                CaptioningExample(pictures[i], example.web, example.synthetic, example.at_once, example.beam, loss)
+            )
     return replace(
         plain,
         worst_images=tuple(map(image, worst_images)),
         even_images=tuple(map(image, even_images)),
         worst_captions=tuple(map(caption, worst_captions)),
         even_captions=tuple(map(caption, even_captions)),
-        captioned=tuple(sorted(captioned, key=lambda one: -(one.loss or 0.0))),
+        captioned=tuple(sorted(captioned, key=lambda example: -(example.loss or 0.0))),
     )
 
 

@@ -102,13 +102,13 @@ def caption_nats(
     return nats_B, tokens_B
 
 
-def decode_parallel(log_p_BQV: Tensor, specials: SpecialIds) -> list[Caption]:
+def decode_parallel(log_p_BQV: Tensor, special_ids: SpecialIds) -> list[Caption]:
     """Return the most likely caption of each image: the most likely id of every position, up to the first EOS."""
-    log_p_BQV = _mask_forbidden(log_p_BQV, specials)
+    log_p_BQV = _mask_forbidden(log_p_BQV, special_ids)
     best_BQ = log_p_BQV.max(dim=-1)
     found = []
     for ids_Q, scores_Q in zip(best_BQ.indices.tolist(), best_BQ.values, strict=True):
-        end = ids_Q.index(specials.eos) if specials.eos in ids_Q else len(ids_Q)
+        end = ids_Q.index(special_ids.eos) if special_ids.eos in ids_Q else len(ids_Q)
         found.append(Caption(ids_Q[:end], float(scores_Q[: end + 1].sum())))
     return found
 
@@ -125,19 +125,19 @@ def decode_captions_parallel(
         tokenizer: tokenizer of the model.
     """
     assert model.captioner is not None  # noqa: S101  (`log_probabilities` raises otherwise)
-    specials = SpecialIds.of(tokenizer, model.captioner.config.vocab_size)
+    special_ids = SpecialIds.of(tokenizer, model.captioner.config.vocab_size)
     found = []
     for images_bCHW, web_ids_bL in zip(
         torch.split(images_BCHW, _IMAGES_PER_CHUNK), torch.split(web_ids_BL, _IMAGES_PER_CHUNK), strict=True
     ):
-        found += decode_parallel(log_probabilities(model, images_bCHW, web_ids_bL), specials)
+        found += decode_parallel(log_probabilities(model, images_bCHW, web_ids_bL), special_ids)
     return [tokenizer.decode(caption.ids) for caption in found]
 
 
 def beam_search(
     next_log_probs: NextLogProbs,
-    places: int,
-    specials: SpecialIds,
+    max_length: int,
+    special_ids: SpecialIds,
     *,
     width: int = 4,
     length_penalty: float = 0.0,
@@ -146,52 +146,52 @@ def beam_search(
     """Return the best captions found by beam search, best first.
 
     Args:
-        following: log-probabilities of the next ids.
-        places: maximum number of ids of a caption, including EOS.
-        specials: special ids; `forbidden` ones are never written.
+        next_log_probs: log-probabilities of the next ids.
+        max_length: maximum number of ids of a caption, including EOS.
+        special_ids: special ids; `forbidden` ones are never written.
         width: beam width.
         length_penalty: captions are ranked by score / length ** length_penalty; 0 ranks by probability.
         repeat: whether an id may occur twice in a row.
 
     Raises:
-        ValueError: `width` or `places` is below 1.
+        ValueError: `width` or `max_length` is below 1.
     """
-    if width < 1 or places < 1:
-        raise ValueError(f"width is {width} and places {places}; both must be 1 or more")
-    alive: list[Caption] = [Caption([], 0.0)]
-    ended: list[Caption] = []
+    if width < 1 or max_length < 1:
+        raise ValueError(f"width is {width} and max_length {max_length}; both must be at least 1")
+    active: list[Caption] = [Caption([], 0.0)]
+    finished: list[Caption] = []
 
     def rank(caption: Caption, eos: int = 0) -> float:
         return caption.score / float(max(1, len(caption.ids) + eos) ** length_penalty)
 
-    for _ in range(places):
-        log_p_NV = _mask_forbidden(next_log_probs([caption.ids for caption in alive]), specials).clone()
+    for _ in range(max_length):
+        log_p_NV = _mask_forbidden(next_log_probs([caption.ids for caption in active]), special_ids).clone()
         if not repeat:
-            for row_V, caption in zip(log_p_NV, alive, strict=True):
+            for row_V, caption in zip(log_p_NV, active, strict=True):
                 if caption.ids:
                     row_V[caption.ids[-1]] = -torch.inf
-        scores_NV = log_p_NV + torch.tensor([[caption.score] for caption in alive], device=log_p_NV.device)
+        scores_NV = log_p_NV + torch.tensor([[caption.score] for caption in active], device=log_p_NV.device)
         # At most one continuation of a hypothesis is EOS, so of 2 x width candidates at least `width` continue.
         best = scores_NV.flatten().topk(min(2 * width, scores_NV.numel()))
         vocabulary = log_p_NV.shape[1]
         extended: list[Caption] = []
-        for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            number, word = divmod(place, vocabulary)
+        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            parent, token = divmod(index, vocabulary)
             if score == -torch.inf:
                 continue
-            if word == specials.eos:
-                ended.append(Caption(alive[number].ids, score))
+            if token == special_ids.eos:
+                finished.append(Caption(active[parent].ids, score))
             elif len(extended) < width:
-                extended.append(Caption([*alive[number].ids, word], score))
-        alive = extended
-        ended = sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
+                extended.append(Caption([*active[parent].ids, token], score))
+        active = extended
+        finished = sorted(finished, key=lambda caption: -rank(caption, 1))[:width]
         # Without a length penalty, a longer caption is never more likely than its prefix.
-        settled = length_penalty == 0.0 and len(ended) == width and alive and ended[-1].score >= alive[0].score
-        if not alive or settled:
+        done = length_penalty == 0.0 and len(finished) == width and active and finished[-1].score >= active[0].score
+        if not active or done:
             break
     else:
-        ended += alive
-    return sorted(ended, key=lambda caption: -rank(caption, 1))[:width]
+        finished += active
+    return sorted(finished, key=lambda caption: -rank(caption, 1))[:width]
 
 
 def next_from_positions(log_p_QV: Tensor) -> NextLogProbs:
@@ -213,18 +213,18 @@ def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogP
 
     @torch.no_grad()
     def next_log_probs(hypotheses: Sequence[list[int]]) -> Tensor:
-        before_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
-        last_NQ = torch.zeros_like(before_NQ, dtype=torch.bool)
+        prefix_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
+        last_NQ = torch.zeros_like(prefix_NQ, dtype=torch.bool)
         last_NQ[:, -1] = True
         image_NPD = image_1PD.expand(len(hypotheses), -1, -1)
-        hidden_ND = captioner(image_NPD, None, last_NQ, previous_ids_BQ=before_NQ)
+        hidden_ND = captioner(image_NPD, None, last_NQ, previous_ids_BQ=prefix_NQ)
         log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
         return log_p_NV
 
     return next_log_probs
 
 
-def _mask_forbidden(log_p: Tensor, specials: SpecialIds) -> Tensor:
+def _mask_forbidden(log_p: Tensor, special_ids: SpecialIds) -> Tensor:
     forbidden = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
-    forbidden[[specials.bos, *specials.forbidden]] = True
+    forbidden[[special_ids.bos, *special_ids.forbidden]] = True
     return log_p.masked_fill(forbidden, -torch.inf)

@@ -121,17 +121,17 @@ def write_caption(
     if captioner is None:
         raise ValueError("the model has no captioner")
     device = image_CHW.device
-    specials = SpecialIds.of(tokenizer, captioner.config.vocab_size)
+    special_ids = SpecialIds.of(tokenizer, captioner.config.vocab_size)
     at_once = None
     if captioner.token_embedding is None:
         row = tokenizer.encode(web_caption, model.config.text.context_length)
         log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
-        at_once = tokenizer.decode(decode_parallel(log_p_QV[None], specials)[0].ids)
-        next_log_probs, places = next_from_positions(log_p_QV), len(log_p_QV)
+        at_once = tokenizer.decode(decode_parallel(log_p_QV[None], special_ids)[0].ids)
+        next_log_probs, max_length = next_from_positions(log_p_QV), len(log_p_QV)
     else:
-        next_log_probs = next_from_prefix(model, image_CHW, specials.bos)
-        places = captioner.config.queries - 1
-    best = beam_search(next_log_probs, places, specials, width=width, length_penalty=_LENGTH_PENALTY)
+        next_log_probs = next_from_prefix(model, image_CHW, special_ids.bos)
+        max_length = captioner.config.queries - 1
+    best = beam_search(next_log_probs, max_length, special_ids, width=width, length_penalty=_LENGTH_PENALTY)
     return at_once, tokenizer.decode(best[0].ids) if best else ""
 
 

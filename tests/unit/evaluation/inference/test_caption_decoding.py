@@ -105,7 +105,7 @@ def test_no_word_twice_in_a_row() -> None:
     best = beam_search(next_from_positions(log_p), 5, SPECIALS, width=3, length_penalty=1.0)[0].ids
     assert best
     assert all(a != b for a, b in itertools.pairwise(best))
-    with pytest.raises(ValueError, match="must be 1 or more"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         beam_search(next_from_positions(log_p), 5, SPECIALS, width=0)
 
 

@@ -40,8 +40,8 @@ def test_winoground_by_hand():
     assert image.tolist() == [True, False, False]
 
 
-class Colours:
-    """Embeds a picture by its red and blue, a text by the colour it names first; batches are of no matter here."""
+class ColorEmbedder:
+    """Embedder by the red and blue of an image and the first color named in a text, without batches."""
 
     def images(self, images):
         found = [np.asarray(image, np.float32)[0, 0, [0, 2]] for image in images]
@@ -78,7 +78,7 @@ def sets(tmp_path):
 
 
 def test_published_files(sets):
-    found = measure_compositionality(Colours(), read_entries(sets))
+    found = measure_compositionality(ColorEmbedder(), read_entries(sets))
     metrics, chance = found.metrics, found.chance
     assert metrics["sugarcrepe/add_att/accuracy"] == 0.5
     assert metrics["sugarcrepe/swap_obj/accuracy"] == 1.0
@@ -89,10 +89,10 @@ def test_published_files(sets):
 
 def test_rows_contain_hits_and_set_version(sets, tmp_path):
     def versions():
-        found = measure_compositionality(Colours(), read_entries(sets)).rows
+        found = measure_compositionality(ColorEmbedder(), read_entries(sets)).rows
         return {row["set"]: row[SET_VERSION] for row in found}
 
-    rows = measure_compositionality(Colours(), read_entries(sets)).rows
+    rows = measure_compositionality(ColorEmbedder(), read_entries(sets)).rows
     first = versions()
     assert rows[1] == {
         "set": "sugarcrepe",
@@ -119,7 +119,7 @@ def test_rows_contain_hits_and_set_version(sets, tmp_path):
 
 
 def test_no_sets_configured_gives_no_metrics():
-    assert measure_compositionality(Colours(), read_entries(CompositionalityConfig())) == CompositionalityResult(
+    assert measure_compositionality(ColorEmbedder(), read_entries(CompositionalityConfig())) == CompositionalityResult(
         {}, {}, []
     )
 
@@ -160,7 +160,7 @@ def test_damaged_sets_are_refused(sets, tmp_path, file, content, message):
     else:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        measure_compositionality(Colours(), read_entries(sets))
+        measure_compositionality(ColorEmbedder(), read_entries(sets))
 
 
 def test_a_line_separator_within_a_caption_does_not_end_the_line(sets, tmp_path):

@@ -18,38 +18,38 @@ def linear_accuracy(train, validation, asked, *penalties):
     return float(right.mean()), penalty
 
 
-def labelled(features, labels):
+def labeled(features, labels):
     return LabeledFeatures(np.array(features, dtype=np.float32), np.array(labels))
 
 
-AXES = labelled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
+AXES = labeled([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], [0, 0, 1, 1])
 
 
 def test_neighbors_vote_by_similarity():
-    asked = labelled([[1, 0.2], [0.3, 1], [1, 0.1]], [0, 1, 1])
+    asked = labeled([[1, 0.2], [0.3, 1], [1, 0.1]], [0, 1, 1])
     assert knn_accuracy(AXES, asked, neighbors=1) == pytest.approx(2 / 3)
 
 
 def test_one_similar_neighbor_outweighs_two_dissimilar_ones():
     near, far = [1.0, 0.0], [math.cos(0.5), math.sin(0.5)]
-    train = labelled([near, far, [far[0], -far[1]]], [0, 1, 1])
+    train = labeled([near, far, [far[0], -far[1]]], [0, 1, 1])
     # exp(1 / 0.07) against twice exp(cos 0.5 / 0.07): 5.7 times against 2.
-    assert knn_accuracy(train, labelled([[1, 0]], [0]), neighbors=3) == 1.0
+    assert knn_accuracy(train, labeled([[1, 0]], [0]), neighbors=3) == 1.0
 
 
 def test_more_neighbors_than_images():
-    assert knn_accuracy(AXES, labelled([[1, 0], [0, 1]], [0, 1])) == 1.0
+    assert knn_accuracy(AXES, labeled([[1, 0], [0, 1]], [0, 1])) == 1.0
 
 
 def test_neighbors_do_not_depend_on_feature_norms():
-    asked = labelled([[0.01, 0.001], [5.0, 40.0]], [0, 1])
+    asked = labeled([[0.01, 0.001], [5.0, 40.0]], [0, 1])
     assert knn_accuracy(AXES, asked, neighbors=2) == 1.0
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_fit_is_where_the_gradient_is_zero(classes):
     draws = np.random.default_rng(0)
-    train = labelled(draws.normal(size=(60, 4)), draws.integers(0, classes, 60))
+    train = labeled(draws.normal(size=(60, 4)), draws.integers(0, classes, 60))
     found = fit(train, penalty=0.1)
     weight, bias = torch.from_numpy(found.coef_.T), torch.from_numpy(found.intercept_)
     if classes == 2:  # scikit-learn keeps the difference of the two
@@ -61,24 +61,24 @@ def test_the_fit_is_where_the_gradient_is_zero(classes):
 
 
 def test_a_single_class_is_always_predicted():
-    train = labelled([[1, 0], [0, 1]], [3, 3])
-    assert linear_accuracy(train, train, labelled([[1, 0], [0, 1]], [3, 1])) == (0.5, 100.0)
+    train = labeled([[1, 0], [0, 1]], [3, 3])
+    assert linear_accuracy(train, train, labeled([[1, 0], [0, 1]], [3, 1])) == (0.5, 100.0)
 
 
 def test_a_linear_classifier_separates_what_is_separable_and_nothing_else():
-    asked = labelled([[0.8, 0.3], [0.2, 0.7]], [0, 1])
+    asked = labeled([[0.8, 0.3], [0.2, 0.7]], [0, 1])
     accuracy, _ = linear_accuracy(AXES, AXES, asked)
     assert accuracy == 1.0
-    xor = labelled([[0, 0], [1, 1], [0, 1], [1, 0]], [0, 0, 1, 1])
+    xor = labeled([[0, 0], [1, 1], [0, 1], [1, 0]], [0, 0, 1, 1])
     assert linear_accuracy(xor, xor, xor)[0] <= 0.75
 
 
 def test_the_penalty_is_chosen_on_validation_only():
     # With a heavy penalty only the majority's bias is left.
-    train = labelled([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1])
+    train = labeled([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1])
     light, heavy = 1e-6, 100.0
-    wants_light = labelled([[0, 1]], [1])
-    wants_heavy = labelled([[0, 1]], [0])
+    wants_light = labeled([[0, 1]], [1])
+    wants_heavy = labeled([[0, 1]], [0])
     assert linear_accuracy(train, wants_light, wants_heavy, (light, heavy)) == (0.0, light)
     assert linear_accuracy(train, wants_heavy, wants_heavy, (light, heavy)) == (1.0, heavy)
 
@@ -90,4 +90,4 @@ def test_empty_splits_are_refused():
     with pytest.raises(ValueError, match="no labeled images"):
         linear_accuracy(AXES, none, AXES)
     with pytest.raises(ValueError, match="2 features for 1 labels"):
-        labelled([[1, 0], [0, 1]], [0])
+        labeled([[1, 0], [0, 1]], [0])

@@ -86,7 +86,7 @@ def test_zero_shot_classification(published, peer, theirs, scenes):
 
 
 def test_compositionality(published, peer, theirs, photos, tmp_path):
-    """Pairs of neighbouring photos as Winoground has them, and each with its neighbour's caption as the wrong one."""
+    """Make Winoground pairs of neighboring photos, and SugarCrepe entries with the neighbor's caption as the wrong one."""
     model, transform, tokenizer = theirs
     records = list(eval_samples(photos, "test"))
     pictures, texts = [open_image(record.image) for record in records], [record.captions[0] for record in records]

@@ -32,7 +32,7 @@ def test_prompts_are_normalized_before_and_after_the_mean():
 
     class_CE = class_embeddings(encode, ["cat", "dog"], ["a {}", "my {c}"])
     assert asked == ["a cat", "my cat", "a dog", "my dog"]
-    # Without the first normalisation "a cat" would outweigh "my cat" a hundred times.
+    # Without the first normalization "a cat" would outweigh "my cat" a hundred times.
     np.testing.assert_allclose(class_CE, [[0.5**0.5, 0.5**0.5], [0.0, -1.0]], atol=1e-6)
 
 

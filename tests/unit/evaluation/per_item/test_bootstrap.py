@@ -28,7 +28,7 @@ def mean_per_class_accuracy(rank_N: np.ndarray, label_N: np.ndarray) -> float:
     return float(np.mean([np.mean(rank_N[label_N == label] < 1) for label in np.unique(label_N)]))
 
 
-def labelled(*found: tuple[int | None, int | None]) -> ItemResults:
+def labeled(*found: tuple[int | None, int | None]) -> ItemResults:
     """Images by class and rank."""
     return items_from_rows(
         NOTHING | {"key": f"k{n}", "label": label, "zero_shot_rank": rank} for n, (label, rank) in enumerate(found)
@@ -67,16 +67,16 @@ def test_classes_that_do_not_occur_do_not_count():
         of_class = [[right[i] for i in draw if labels[i] == label] for label in (2, 5)]
         value = round(float(np.mean([np.mean(hits) for hits in of_class if hits])), 9)
         wanted[value] = wanted.get(value, 0) + 1 / 27
-    items = labelled((5, 0), (5, 3), (2, 0))
+    items = labeled((5, 0), (5, 3), (2, 0))
     assert items.metric_of(PER_CLASS).value() == 0.75
     found = shares(bootstrap([items.metric_of(PER_CLASS)], 3, 100_000, 0)[0])
     assert found == pytest.approx(wanted, abs=0.006)
 
 
 def test_an_image_without_class_counts_for_none():
-    items = labelled((None, None), (1, 0))
+    items = labeled((None, None), (1, 0))
     found = shares(bootstrap([items.metric_of(PER_CLASS)], 2, 20_000, 0)[0])
-    # Of four draws one has no labelled image at all, and nothing to say.
+    # One of four bootstrap samples has no labeled image, so its value is NaN.
     assert found == pytest.approx({1.0: 3 / 4, -1.0: 1 / 4}, abs=0.02)
     assert intervals({"some": items}, [PER_CLASS]) == {PER_CLASS: (1.0, 1.0)}
 
@@ -84,7 +84,7 @@ def test_an_image_without_class_counts_for_none():
 def test_draws_by_class_are_those_computed_one_by_one():
     draws = np.random.default_rng(7)
     labels, ranks = draws.integers(0, 40, 300), draws.integers(0, 3, 300)
-    items = labelled(*zip(labels.tolist(), ranks.tolist(), strict=True))
+    items = labeled(*zip(labels.tolist(), ranks.tolist(), strict=True))
     every = np.ones(300, np.bool_)
     other = RatioMetric((hit_ratio(ranks < 2, every, labels), hit_ratio(ranks < 1, every)))
     found, _, both = bootstrap(
@@ -99,13 +99,13 @@ def test_draws_by_class_are_those_computed_one_by_one():
 
 def test_models_are_paired_by_key_also_by_class():
     found = [(0, 0), (0, 3), (1, 0), (2, 1)]
-    a = labelled(*found)
+    a = labeled(*found)
     turned = items_from_rows(
         reversed([NOTHING | {"key": f"k{n}", "label": c, "zero_shot_rank": r} for n, (c, r) in enumerate(found)])
     )
     one = compare(a, turned, [PER_CLASS], resamples=300)[0]
     assert (one.low, one.high, one.wins, one.losses) == (0.0, 0.0, 0, 0)
-    better = compare(a, labelled((0, 0), (0, 0), (1, 0), (2, 0)), [PER_CLASS], resamples=300)[0]
+    better = compare(a, labeled((0, 0), (0, 0), (1, 0), (2, 0)), [PER_CLASS], resamples=300)[0]
     assert (better.a, better.b, better.wins, better.losses) == (0.5, 1.0, 2, 0)
 
 
