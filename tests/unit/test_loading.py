@@ -70,7 +70,7 @@ def test_texts_tokens_and_similarity(clips: Clips, files: list[Path]) -> None:
     with torch.no_grad():
         by_hand = clips.model.encode_text(rows).numpy()
     assert np.allclose(clips.embed_texts(texts), by_hand)
-    # One text is one text, and never its letters.
+    # One text is not a sequence of characters.
     assert clips.tokenizer("a red square").tolist() == rows[:1].tolist()
     assert clips.embed_texts("a red square").shape == (1, clips.model.config.embed_dim)
     assert clips.tokenizer([]).shape == (0, clips.model.config.text.context_length)

@@ -213,7 +213,7 @@ def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_pa
     found = evaluate_records(embedder, lambda: records, None, CPU)
     assert set(found.metrics) == {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     write_evaluation(found, tmp_path / "e.html")
-    # Some long captions are enough, and the others do not count.
+    # Some long captions are enough; images without one do not count.
     some = [r if i % 2 else replace(r, synthetic_caption=" ") for i, r in enumerate(eval_samples(shards, "test"))]
     alone = [r for i, r in enumerate(eval_samples(shards, "test")) if i % 2]
     wanted = evaluate_records(embedder, lambda: alone, None, CPU).metrics["caption/scenes/loss"]

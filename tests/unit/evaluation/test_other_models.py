@@ -24,7 +24,7 @@ CPU = EvaluationConfig(device="cpu", examples=2, batch_size=5)
 
 @pytest.fixture(scope="module")
 def theirs(peer):
-    """open_clip alone: of a folder of shards images, captions and their owners; and a function of texts."""
+    """Compute with open_clip only: image embeddings, captions and owners of a folder of shards, and a text encoder."""
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{peer}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{peer}")
     model.eval()
@@ -83,7 +83,7 @@ def test_a_checkpoint_with_its_architecture_is_the_same_model(peer, shards, thei
     embedder = load_embedder(peer / WEIGHTS, replace(CPU, model=str(peer / WEIGHTS), architecture="tiny-peer"))
     records = list(eval_samples(shards, "test"))
     captions = embedder.texts(text for record in records for text in retrieval_texts(record))
-    # In batches of another size, so not bit by bit.
+    # Batches of another size, so not bitwise equal.
     np.testing.assert_allclose(captions, theirs[0](shards)[1].numpy(), atol=1e-6)
 
 

@@ -31,7 +31,7 @@ def records(shards):
 
 @pytest.fixture
 def some(records):
-    """Thirteen images, of which the second and the fourth have no caption to ask for."""
+    """Thirteen images, of which the second and the fourth have no caption."""
     return [replace(r, captions=(), web_caption=" ") if i in (1, 3) else r for i, r in enumerate(records)]
 
 
@@ -90,7 +90,7 @@ def test_captions_are_counted_before_any_is_embedded(embedder, records, monkeypa
     monkeypatch.setattr(embedder, "texts", lambda texts: pytest.fail("texts were embedded"))
     with pytest.raises(ConfigError, match=r"expected.captions is 65, found 64 in the test split"):
         evaluate_records(embedder, lambda: [replace(records[0], captions=("a",) * 4), *records[1:]], None, right)
-    # From elsewhere than shards, no index has told the number of images.
+    # Samples that are not from shards have no index with the number of images.
     with pytest.raises(ConfigError, match=r"expected.images is 13, found 12 and .*captions is 65, found 60"):
         evaluate_records(embedder, lambda: records[1:], None, right)
 

@@ -55,7 +55,7 @@ def theirs(name, *, random_table=False):
         ),
     ).eval()
     with torch.no_grad():
-        # open_clip starts matrices at random; biases and norms, at zero and one, would hide a mistake.
+        # open_clip initializes biases and norms to zero and one, which would hide errors, so randomize them.
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -99,7 +99,7 @@ def test_weights_round_trip(name):
     for key, tensor in expected.items():
         torch.testing.assert_close(back[key], tensor, rtol=0, atol=0)
 
-    # And from a model of ours with other weights into theirs.
+    # Convert from our model with other weights to theirs.
     torch.manual_seed(7)
     with torch.no_grad():
         for parameter in ours.parameters():

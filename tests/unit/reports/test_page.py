@@ -30,7 +30,7 @@ def shown(template: str, **values: object) -> str:
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page, as a browser would see them."""
+    """Tags, attributes and text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def test_hostile_text_is_escaped_everywhere(value: str) -> None:
 def test_invisible_characters_are_escaped() -> None:
     assert escape_invisible("a\x00b\u202ec\u2066\ud800\uffff") == "a[U+0000]b[U+202E]c[U+2066][U+D800][U+FFFF]"
     assert escape_invisible("tab\tend\n") == "tab\tend\n"
-    # Letters of Persian and pictures of families need their joiners.
+    # Persian letters and family emoji need their joiners.
     assert escape_invisible("\u0645\u06cc\u200c\u062e 👨\u200d👩") == "\u0645\u06cc\u200c\u062e 👨\u200d👩"
     assert shown("{{ value }}", value="<\u202e>") == "&lt;[U+202E]&gt;"
 
@@ -71,7 +71,7 @@ def test_invisible_characters_are_escaped() -> None:
 def test_long_text_is_truncated_with_its_length() -> None:
     assert shorten("x" * 10_000, 3) == "xxx… (10,000 characters)"
     assert shorten("xxx", 3) == "xxx"
-    # Cut before it is escaped, so that no half of an escape is left.
+    # Truncated before escaping, so that no escape sequence is cut.
     assert shown("{{ value|shorten(2) }}", value="<<<<") == "&lt;&lt;… (4 characters)"
 
 

@@ -48,7 +48,7 @@ def test_another_seed_epoch_or_key_gives_another_fragment(strategy: Strategy, sm
     for name in ("seed", "epoch"):
         assert len({tuple(read(small, config, **{name: value}).fragment) for value in range(30)}) > 3  # type: ignore[arg-type]
     assert len({tuple(read(small, config, key=str(value)).fragment) for value in range(30)}) > 3
-    # Web and target do not depend on chance.
+    # Web and target rows are not random.
     assert read(small, config, epoch=1)[0::2] == read(small, config, epoch=2)[0::2]
 
 
@@ -60,7 +60,7 @@ def test_random_strategies_without_budget_fill_the_row_at_random(small: WordPiec
 
 
 def test_generator_is_the_same_in_every_process() -> None:
-    # The figure is pinned: a change of the hash would silently change every training.
+    # The number is pinned: a change of the hash would silently change every training.
     assert generator(1, 2, "key").getrandbits(32) == PINNED
     code = "from clips_pipeline.text.caption_rows import generator; print(generator(1, 2, 'key').getrandbits(32))"
     for hash_seed in ("1", "2"):
@@ -101,9 +101,9 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
     assert all(rows == CaptionRows(web_row, [], []) for rows in found["clip"])
     long = [rows.web == long_row for rows in found["mixture"]]
     assert all(rows.web in (web_row, long_row) and rows[1:] == ([], []) for rows in found["mixture"])
-    # Five standard deviations of a share of 0.2 of 2,000 draws.
+    # Five standard deviations of a fraction of 0.2 of 2,000 draws.
     assert abs(sum(long) / 2_000 - 0.2) < 0.045
-    # The same texts as the mixture, sample by sample, and each is its own target.
+    # The same texts as in mixture, sample by sample, each as its own target.
     assert [rows.web for rows in found["coca"]] == [rows.web for rows in found["mixture"]]
     for rows, is_long in zip(found["coca"], long, strict=True):
         assert rows.target == small.target_row(small.body(TEXT if is_long else web), 12)

@@ -96,7 +96,7 @@ def test_without_budget(strategy: Strategy, small: WordPieceTokenizer) -> None:
 def test_captions_without_pieces(
     strategy: Strategy, tokens: int | None, caption: str, small: WordPieceTokenizer
 ) -> None:
-    # A zero-width space is a piece like a blank one: published rules keep it and give an empty text.
+    # A zero-width space is a blank piece: the published rule keeps it and gives an empty text.
     expected = [] if (strategy, tokens, caption) == ("sub_caption", None, "\u200b") else None
     assert fragment(caption, FragmentConfig(strategy, tokens), small, random.Random(0)) == expected
 
@@ -130,7 +130,7 @@ def test_one_sentence_captions(small: WordPieceTokenizer) -> None:
     text = "the dog is on the grass."
     assert fragment(text, FragmentConfig(), small, random.Random(0)) == small.body("the dog is on the grass")
     assert fragment(text, FragmentConfig("sub_caption", 7), small, random.Random(0)) == small.body(text)
-    # One place short: the stop does not fit, the sentence does.
+    # One id short: the stop does not fit, the sentence does.
     assert fragment(text, FragmentConfig("sub_caption", 6), small, random.Random(0)) == small.body(text)[:6]
     assert fragment(text, FragmentConfig("sub_caption", 4), small, random.Random(0)) == small.body(text)[:4]
 
@@ -143,7 +143,7 @@ def test_sentences_fill_the_budget_and_only_the_last_drawn_is_truncated(small: W
     for seed in range(600):
         part = tuple(fragment(". ".join(sentences), FragmentConfig("sub_caption", 5), small, random.Random(seed)) or ())
         seen.add(part)
-    # One whole, another cut, in the caption's order: both orders of whole and cut for each of the 6 pairs.
+    # One whole, another truncated, in the order of the caption: both possibilities for each of the 6 pairs.
     expected = {bodies[i] + cut[j] for i in range(4) for j in range(i + 1, 4)}
     expected |= {cut[i] + bodies[j] for i in range(4) for j in range(i + 1, 4)}
     assert seen == expected

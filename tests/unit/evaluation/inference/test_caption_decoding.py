@@ -53,7 +53,7 @@ def image() -> torch.Tensor:
 
 
 def score(next_log_probs: object, ids: list[int]) -> float:
-    """Of one caption: its words, and EOS where there is room for it."""
+    """Return the ids of one caption, with EOS if it fits."""
     total = 0.0
     for place, word in enumerate([*ids, EOS][:PLACES]):
         total += float(next_log_probs([ids[:place]])[0, word])  # type: ignore[operator]
@@ -77,7 +77,7 @@ def test_a_wide_beam_finds_the_best_of_all_captions(inputs: str, penalty: float,
     expected = sorted(
         (Caption(ids, score(next_log_probs, ids)) for ids in every_caption(repeat)), key=lambda c: -rank(c.ids, c.score)
     )
-    # As wide as there are hypotheses.
+    # The beam is as wide as the number of hypotheses.
     found = beam_search(next_log_probs, PLACES, SPECIALS, width=200, length_penalty=penalty, repeat=repeat)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
@@ -93,7 +93,7 @@ def test_parallel_decoding_equals_beam_search_over_independent_positions() -> No
     for row, caption in zip(log_p_BQV, decode_parallel(log_p_BQV, SPECIALS), strict=True):
         assert not {0, BOS, EOS} & set(caption.ids)
         assert caption.score == pytest.approx(score(next_from_positions(row), caption.ids), abs=1e-5)
-        # Word for word the likeliest, so that no caption of this length that goes on is likelier.
+        # Each token is the most likely one, so no longer caption is more likely.
         same = [ids for ids in every_caption(True) if len(ids) == len(caption.ids)]
         assert caption.score >= max(score(next_from_positions(row), ids) for ids in same) - 1e-5
 

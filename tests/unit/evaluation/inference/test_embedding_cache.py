@@ -18,7 +18,7 @@ CPU = EvaluationConfig(device="cpu", examples=0)
 
 @pytest.fixture
 def passes(monkeypatch):
-    """How often images and batches of texts went through a model."""
+    """Count the forward passes of images and of text batches."""
     counts = {"images": 0, "texts": 0}
     images, texts = evaluate.run_image_pass, TowerEmbedder.text_batch
 

@@ -51,7 +51,7 @@ def test_long_captions_are_ranked_in_both_directions(told):
     assert {name: found.report_data.chance[f"retrieval_long/scenes/{name}"] for name in of_long} == pytest.approx(
         dict.fromkeys(of_long, 1.0) | {name: 0.25 for name in of_long if name.endswith("recall@1")}
     )
-    # The short captions are asked apart from them, and only theirs are the ranks of the rows.
+    # Short captions are ranked separately, and their ranks are in columns of their own.
     assert found.metrics["retrieval/scenes/text_to_image_recall@1"] == 1.0
     assert [row["text_to_image_ranks"] for row in found.per_item] == [[0], [0], [0], [0]]
     assert [row["image_to_text_rank"] for row in found.per_item] == [0, 0, 1, 0]  # 2 stands between two captions: a tie
@@ -71,7 +71,7 @@ def test_long_captions_need_the_parameter_and_captions(told, model_folder, shard
 
 def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
     records = [record(i, "" if i == 2 else f"long {i}") for i in range(4)]
-    # Caption 0 is nearest to the image that has none: it does not find its own.
+    # Caption 0 is nearest to the image without a caption, so it does not rank its own image first.
     texts = {"long 0": E[0] + 2 * E[2], "long 1": E[1], "long 3": E[3]}
     with pytest.raises(ConfigError, match=r"1 of 4 images .* have no long caption: k2;"):
         evaluate_records(told.set_embeddings(E, SHORT | texts), lambda: records, None, LONG)
@@ -84,7 +84,7 @@ def test_images_without_a_long_caption_are_refused_or_stay_as_candidates(told):
 
 
 def test_long_captions_are_truncated_and_equal_beginnings_are_ties(loaded):
-    """The context holds 24 pieces, so what comes after them cannot tell the images apart."""
+    """The context has 24 ids, so text after them does not distinguish the images."""
     embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=3)
     begin = "a red house " * 20
     records = [record(0, begin + "and a dog"), record(1, begin + "and a cat")]

@@ -24,13 +24,13 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def damaged(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shards with a sample in each split that cannot be read."""
+    """Shards with one unreadable sample per split."""
     folder = tmp_path_factory.mktemp("damaged") / "shards"
     shutil.copytree(shards, folder)
     for split in ("validation", "test"):
         file = folder / load_index(folder).split(split)[0].path
         content = file.read_bytes()
-        # The brace that opens the second sample's JSON.
+        # The opening brace of the second sample's JSON.
         at = content.index(b'{"', content.index(b'{"') + content[content.index(b'{"') :].index(b"\0"))
         file.write_bytes(content[:at] + b"x" + content[at + 1 :])
     return folder

@@ -18,7 +18,7 @@ def caption_scores(written, references):
 
 
 def _of(name, written, references):
-    """One score of captions whose words are split."""
+    """Compute one score of captions given as words."""
     return caption_scores([" ".join(own) for own in written], [[" ".join(o) for o in others] for others in references])[
         name
     ]
@@ -46,7 +46,7 @@ def test_bleu_by_hand():
 
 
 def test_bleu_clips_repeated_words_and_punishes_short_texts():
-    # 1-grams: "a" counts twice at most, of 5; the rest follows the run "a a".
+    # 1-grams: "a" counts at most twice, of 5.
     assert bleu4(split("a a a a a"), [split("a a b c d")]) == 0.0
     short = bleu4(split("a b c d"), [split("a b c d e f g h")])
     assert short == pytest.approx(math.exp(1 - 8 / 4))

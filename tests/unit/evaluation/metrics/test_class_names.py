@@ -58,7 +58,7 @@ def test_captions_are_scored_by_human_captions_if_configured(embedder):
     ]
     human = replace(PLAIN, caption_references="human", missing_captions="skip")
     found = run_image_pass(embedder, records, human)
-    # The third image has only a long caption, the first none; so they are asked by one rule and not by the other.
+    # The third image has only a long caption and the first none, so different images are scored under the two settings.
     assert found.references == [["a cube", "one red cube"], ["a ball"]]
     assert found.captioned == [0, 1]
     assert len(found.written) == 2

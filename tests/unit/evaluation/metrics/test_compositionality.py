@@ -20,7 +20,7 @@ from clips_pipeline.evaluation.results import SET_VERSION
 
 
 def vectors(*angles):
-    """Unit vectors at these degrees."""
+    """Return unit vectors at these angles in degrees."""
     turned = np.radians(angles)
     return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
 
@@ -107,7 +107,7 @@ def test_rows_contain_hits_and_set_version(sets, tmp_path):
         ("2", False, False),
     ]
     assert versions() == first
-    # Another picture under the same name, and then another caption.
+    # Another image under the same name, and then another caption.
     Image.new("RGB", (4, 4), (200, 0, 0)).save(tmp_path / "val2017" / "1.jpg")
     second = versions()
     assert second["winoground"] == first["winoground"]

@@ -74,7 +74,7 @@ def test_a_linear_classifier_separates_what_is_separable_and_nothing_else():
 
 
 def test_the_penalty_is_chosen_on_validation_only():
-    # With a heavy penalty only the majority's bias is left.
+    # With a large penalty only the bias of the majority class remains.
     train = labeled([[1, 0], [1, 0], [1, 0], [0, 1]], [0, 0, 0, 1])
     light, heavy = 1e-6, 100.0
     wants_light = labeled([[0, 1]], [1])

@@ -25,7 +25,7 @@ ON_CPU = {"device": "cpu", "amp": False}
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A module of its metrics by name."""
+    """Import one of its metric modules."""
     folder = install(tmp_path_factory.mktemp("published"), "clip_benchmark==1.6.2")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
@@ -64,7 +64,7 @@ def test_retrieval(published, peer, theirs, pictures, request):
     found = published("zeroshot_retrieval").evaluate(model, batches, tokenizer, recall_k_list=[1, 5, 10], **ON_CPU)
     metrics = evaluate_model(peer, folder, CPU).metrics
     for k in (1, 5, 10):
-        # They name a direction by what is retrieved.
+        # They name a direction by what is retrieved, not by the query.
         both = [found[f"text_retrieval_recall@{k}"], found[f"image_retrieval_recall@{k}"]]
         ways = ("image_to_text", "text_to_image")
         assert [metrics[f"retrieval/scenes/{way}_recall@{k}"] for way in ways] == pytest.approx(both, rel=1e-6)
@@ -114,5 +114,5 @@ def test_compositionality(published, peer, theirs, photos, tmp_path):
     assert {key: metrics[f"winoground/all/{name}"] for key, name in names.items()} == pytest.approx(found, rel=1e-6)
     one = [(seen[i][None], [[texts[i], texts[j]]]) for i, j in pairs if texts[i] != texts[j]]
     found = evaluate(model, Batches(one), tokenizer, **ON_CPU)
-    # Its text score is the right caption being nearer; with one image there is nothing else to find.
+    # With a single image, text score means that the right caption is more similar.
     assert metrics["sugarcrepe/add_att/accuracy"] == pytest.approx(found["text_acc"], rel=1e-6)

@@ -92,7 +92,7 @@ def test_duplicate_captions_tie_whatever_the_matrix_product_rounds(width):
     rng = np.random.default_rng(3)
     image_NE = rng.normal(size=(67, width)).astype(np.float32)
     image_NE /= np.linalg.norm(image_NE, axis=1, keepdims=True)
-    # Every caption equals the embedding of its image, and every image stands twice.
+    # Every caption equals the embedding of its image, and every image occurs twice.
     doubled = np.concatenate([image_NE, image_NE])
     ranks = retrieval_ranks(doubled, doubled, np.arange(len(doubled)), score_budget=1000)
     assert set(ranks.image_to_text) == {1}
@@ -137,7 +137,7 @@ def test_chance_by_hand():
     # Two images; the first has three captions, the second one.
     chance = chance_recall(np.array([0, 0, 0, 1]), images=2, at=(1, 2))
     assert chance["image_to_text_recall@1"] == pytest.approx((3 / 4 + 1 / 4) / 2)
-    # Two draws of four miss three captions never; they miss the one with 3/4 * 2/3.
+    # Two draws from four never miss three captions; they miss a single caption with probability 3/4 * 2/3.
     assert chance["image_to_text_recall@2"] == pytest.approx((1.0 + 0.5) / 2)
     assert chance["text_to_image_recall@1"] == 0.5
     assert chance["mean_recall@1"] == pytest.approx(0.5)

@@ -13,7 +13,7 @@ from clips_pipeline.evaluation.per_item.items import items_from_rows
 
 
 def accuracies(ranks, labels):
-    """Of images by rank and label."""
+    """Build per-item results from ranks and labels."""
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     rows = zip(np.asarray(ranks).tolist(), labels, strict=True)
     found = items_from_rows(

@@ -29,14 +29,14 @@ def mean_per_class_accuracy(rank_N: np.ndarray, label_N: np.ndarray) -> float:
 
 
 def labeled(*found: tuple[int | None, int | None]) -> ItemResults:
-    """Images by class and rank."""
+    """Build per-item results from classes and ranks."""
     return items_from_rows(
         NOTHING | {"key": f"k{n}", "label": label, "zero_shot_rank": rank} for n, (label, rank) in enumerate(found)
     )
 
 
 def captioned(*pairs: tuple[str, str] | None) -> ItemResults:
-    """Images by written caption and reference; None has neither."""
+    """Build per-item results from written captions and references; None for an image without them."""
     scores = iter(score_captions(*zip(*((a, [b]) for a, b in filter(None, pairs)), strict=True)))
     rows = []
     for number, pair in enumerate(pairs):
@@ -54,7 +54,7 @@ def captioned(*pairs: tuple[str, str] | None) -> ItemResults:
 
 
 def shares(value_R: np.ndarray) -> dict[float, float]:
-    """How often each value came, NaN under -1."""
+    """Count each value; NaN counts as -1."""
     values, counts = np.unique(np.where(np.isnan(value_R), -1.0, value_R).round(9), return_counts=True)
     return dict(zip(values.tolist(), (counts / len(value_R)).tolist(), strict=True))
 
@@ -117,7 +117,7 @@ def test_a_thousand_classes_are_sparse():
     value_R = bootstrap([RatioMetric((part,))], images, 160, 0)[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # Numerators and denominators by class would take 800 MB before anything is drawn.
+    # Dense numerators and denominators per class would take 800 MB.
     assert peak < 400e6
     assert abs(value_R.mean() - 0.5) < 0.02
 
@@ -163,7 +163,7 @@ def test_corpus_scores_are_bitwise_equal_and_equal_per_sample():
     drawn_RN = np.random.default_rng(1).integers(0, 4, (100, 4))
     found = bootstrap([items.metric_of(f"caption/s/{name}") for name in names], 4, 100, 1)
     for row, draw in enumerate(drawn_RN.tolist()):
-        # How rare an n-gram is stays that of the whole set, whatever is drawn.
+        # Document frequencies are those of the whole set in every bootstrap sample.
         one = corpus_scores([scores[i] for i in draw])
         assert [value_R[row] for value_R in found] == pytest.approx([one[name] for name in names])
 
@@ -172,12 +172,12 @@ def test_the_sign_test_of_bleu_uses_single_captions():
     a = captioned(("a b c d", "a b c d"), ("w x y z", "a b c d"), ("q", "r"), None)
     b = captioned(("a b c d", "a b c d"), ("a b c d", "a b c d"), ("r", "r"), None)
     found = compare(a, b, [BLEU, "caption/some/rouge_l"], resamples=50)
-    # A single word has no run of four, so both are 0 there.
+    # A single word has no 4-grams, so both are 0.
     assert [(one.wins, one.losses) for one in found] == [(1, 0), (2, 0)]
 
 
 def entries(right: dict[str, list[bool]]) -> ItemResults:
-    """Entries of one subset by image."""
+    """Build entries of one subset by image."""
     rows = [
         {"set": "sugarcrepe", "key": f"swap_obj/{image}{i}", "subset": "swap_obj", "image": image, "right": hit}
         for image, hits in right.items()
@@ -187,7 +187,7 @@ def entries(right: dict[str, list[bool]]) -> ItemResults:
 
 
 def test_entries_on_one_image_stay_together():
-    """Were entries drawn one by one, a hundred of them would seem to say much; they are those of one image."""
+    """Drawing single entries would underestimate the interval, since a hundred of them are of one image."""
     a, b = entries({"x": [False] * 100, "y": [True] * 100}), entries({"x": [True] * 100, "y": [False] * 100})
     found = compare(a, b, ["sugarcrepe/swap_obj/accuracy"])[0]
     assert (found.low, found.high, found.wins, found.losses) == (-1.0, 1.0, 1, 1)

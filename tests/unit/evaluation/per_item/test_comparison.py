@@ -66,13 +66,13 @@ def test_the_bootstrap_approximates_the_exact_one() -> None:
     assert found.fraction_better == pytest.approx(np.mean(every > 0), abs=0.01)
     assert (found.low, found.high) == tuple(np.percentile(np.repeat(every, 1000), [20, 80]))
     assert (found.wins, found.losses) == (2, 1)
-    # Half a point of margin leaves only the draws in which nothing was lost.
+    # With a margin of half a point, only samples without a loss count.
     with_margin = compare(a, b, [RECALL], resamples=200_000, margin=0.5)[0]
     assert with_margin.fraction_better == pytest.approx(np.mean(every > 0.5), abs=0.01)
 
 
 def test_captions_of_an_image_stay_together() -> None:
-    """Were captions drawn one by one, a hundred of them would seem to say much; they are those of one image."""
+    """Drawing single captions would underestimate the interval, since a hundred of them are of one image."""
     a = items_from_rows([row("x", 0, (5,) * 100), row("y", 0, (0,) * 100)])
     b = items_from_rows([row("x", 0, (0,) * 100), row("y", 0, (5,) * 100)])
     found = compare(a, b, ["retrieval/some/text_to_image_recall@1"])[0]
@@ -94,7 +94,7 @@ def test_images_are_paired_by_key_and_draws_are_repeatable() -> None:
     assert (found.low, found.high, found.wins, found.losses, found.sign_p) == (0.0, 0.0, 0, 0, 1.0)
     other = ranks(*[n % 3 for n in range(50)])
     assert compare(a, other, [RECALL], seed=3) == compare(a, other, [RECALL], seed=3)
-    # Many images are drawn in parts, which must not change what is drawn.
+    # Samples of many images are drawn in chunks, which must not change the result.
     assert compare(other, a, [RECALL])[0].low == -compare(a, other, [RECALL])[0].high
 
 
@@ -108,7 +108,7 @@ def test_the_sign_test_is_exact(wins: int, losses: int) -> None:
 
 
 def test_interval_coverage() -> None:
-    """Fifty sets of 400 images with a true recall of 0.3: about 95 % of the intervals hold it."""
+    """Fifty sets of 400 images with a true recall of 0.3: about 95 % of the intervals contain it."""
     draws = np.random.default_rng(0)
     held = 0
     for _ in range(50):
@@ -151,7 +151,7 @@ def test_written_tables_are_read(tmp_path: Path) -> None:
     assert (found.keys, found.set_version) == (wanted.keys, "v") == (("001", "None"), "v")
     for name in wanted.names():
         np.testing.assert_array_equal(wanted.metrics[name].per_image(), found.metrics[name].per_image())
-    # As Kedro hands the table on: whole numbers with gaps have become floats, lists have become texts.
+    # As Kedro loads the table: integers with missing values are floats, lists are texts.
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv", index=False)
     assert read_items(tmp_path / "b.csv").names() == wanted.names()
 

@@ -66,7 +66,7 @@ def tables(result):
 
 @pytest.fixture(scope="module")
 def evaluated(model_folder, tokenizer_folder, shards, tmp_path_factory):
-    """Results of the model and of one whose captioner is told the words before, and where they were written."""
+    """Results of the model and of one with an autoregressive captioner, and their files."""
     folder = tmp_path_factory.mktemp("evaluated")
     settings = config(folder)
     loaded = load_model_folder(model_folder)
@@ -95,7 +95,7 @@ def test_a_metric_is_bitwise_equal(evaluated, metric):
     in_memory, in_a_file = items_by_set(tables(result)), read_items(evaluated.folder / f"clips-{set_name}.csv")
     for items in (rows[set_name], in_memory[set_name], in_a_file):
         assert items.metric_of(metric).value() == result.metrics[metric]
-    # And so it is in the comparison with another model.
+    # The same holds in the comparison with another model.
     other = read_items(evaluated.folder / f"coca-{set_name}.csv")
     if other.has_metric(metric):
         found = compare(other, in_a_file, [metric], resamples=200)[0]
@@ -133,13 +133,13 @@ def test_metrics_with_other_settings_are_not_compared(evaluated, model_folder, s
         compare(ours, other, [metric])
     same = "retrieval/scenes/mean_recall@1"
     assert compare(ours, other, [same], resamples=50)[0].difference == 0.0
-    # Among reports, it is left out of the comparison and nothing else is.
+    # The report leaves out only this metric in the comparison.
     found = {
         one.metric: one for one in score_metrics(result.metrics, {}, {"scenes": other}, {"scenes": ours}, resamples=50)
     }
     assert found[metric].difference is None
     assert found[same].difference is not None
-    # The gate compares floors by numbers, but not such ones.
+    # The gate does not compare floors of such metrics.
     gate = GateConfig(confidence=None, floors={metric: 1.0})
     better = ModelResults({**result.metrics, same: 1.0}, other)
     decision = decide(same, gate, better, ModelResults(evaluated.clips.metrics, ours))

@@ -37,7 +37,7 @@ def test_counts_can_be_checked_by_hand(shards: Path) -> None:
     assert (found.web.cut, found.web.unknown, found.web.quantile(0.5), found.web.quantile(1)) == (1, 2, 3, 78)
     assert found.synthetic.values == [6, 127, 77, 126, 2]
     assert (found.synthetic.cut, found.synthetic.capacity, found.synthetic.unknown) == (1, 126, 77)
-    # The blank after the last word of the others is no stop, so they are one sentence.
+    # The others have no stops, so they are one sentence.
     assert found.sentences.tolist() == [3, 1, 1, 1, 1]
     assert set(found.fragments) == set(STRATEGIES) == {"sub_caption", "truncation", "random_mask", "block_mask"}
     sub_caption = found.fragments["sub_caption"]
@@ -58,7 +58,7 @@ def test_counts_can_be_checked_by_hand(shards: Path) -> None:
     ],
 )
 def test_rows_of_training_hold_what_the_report_says(shards: Path, config: CaptionConfig) -> None:
-    """The rows made by the reader that training uses, of the lengths that are configured."""
+    """Rows of the reader that training uses, with the configured lengths."""
     found = measure(RandomSamples(shards, "train", 100, None), Words(), config)
     capacity = row_capacity(config)
     for name in STRATEGIES:
@@ -69,7 +69,7 @@ def test_rows_of_training_hold_what_the_report_says(shards: Path, config: Captio
         ]
         read = [len([i for i in row.fragment if i in (4, 5)]) for row in rows]
         fragments = found.fragments[name]
-        # Where the fragment is replaced, the row holds the web caption.
+        # If the fragment is replaced, the row contains the web caption.
         assert [ids for ids in read if ids or name == "sub_caption"][: len(fragments.values)] or fragments.replaced
         if not fragments.replaced:
             assert read == np.minimum(fragments.values, capacity.context).tolist()

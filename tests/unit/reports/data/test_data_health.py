@@ -28,7 +28,7 @@ CAPTIONS = CaptionConfig()
 
 
 def rows(html: str, caption: str) -> list[list[str]]:
-    """Cells of the table with this caption, as text."""
+    """Return the cells of the table with this caption, as text."""
     found = re.search(rf"<caption><span>{re.escape(caption)}.*?</table>", html, re.DOTALL)
     assert found is not None
     body = found[0].partition("<tbody>")[2]
@@ -40,7 +40,7 @@ def rows(html: str, caption: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of data that can be counted by hand: five samples, one of which repeats another's image and web caption."""
+    """Report of five samples, one of which duplicates the image and web caption of another."""
     folder = tmp_path_factory.mktemp("health")
     train = [
         record(0, image=image_bytes(0, (40, 20)), web_caption="a b c", synthetic_caption="One two. Three four five."),
@@ -129,7 +129,7 @@ def test_hostile_data_stays_text(tmp_path: Path) -> None:
     assert {value[:11] for _, name, value in page.attributes if name == "src" and value} == {"data:image/"}
     for text in TEXTS[:5]:
         assert text in page.text
-    # A caption of 10,000 characters does not stand there as a whole.
+    # A caption of 10,000 characters is truncated.
     assert "x" * 1_100 not in page.text
 
 
@@ -157,7 +157,7 @@ def test_a_set_without_captions_has_a_report_too(tmp_path: Path) -> None:
 
 
 def test_lengths_are_those_of_the_training(tmp_path: Path) -> None:
-    """Half of the synthetic captions have 49 ids: with a target of 48 each of them is cut, and the page says so."""
+    """Half of the synthetic captions have 49 ids: with a target of 48 each of them is truncated, and the page says so."""
     records = [record(i, web_caption="a b", synthetic_caption="w " * (49 if i % 2 else 20)) for i in range(10)]
     prepare(ListSource({"train": [records]}), tmp_path / "shards")  # type: ignore[arg-type]
     captions = CaptionConfig(context_length=32, target_length=48, fragment=FragmentConfig("truncation", tokens=10))

@@ -49,7 +49,7 @@ BAR = re.compile(r'<title>(.*?): ([\d,]+)</title><path d="(.*?)"[^>]*fill: (.*?)
 
 
 def drawn_bars(svg: str) -> list[tuple[int, float, float, float, str]]:
-    """Count, left, right, height and color of each bar."""
+    """Return count, left, right, height and color of each bar."""
     found = []
     for _, count, path, color in BAR.findall(svg):
         points = [[float(number) for number in pair.split()] for pair in re.split("[MLz]", path) if pair.strip()]

@@ -79,7 +79,7 @@ def report_data(texts: list[str]) -> ReportData:
 
 
 def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> ModelFacts:
-    """Of a version beside a champion that finds so many images; None for no champion."""
+    """Return the facts of a version with a champion that finds `champion` images; None for no champion."""
     other = None if champion is None else {"scenes": items_from_rows(rows(champion))}
     foreign = texts[0]
     return ModelFacts(

@@ -93,7 +93,7 @@ def test_the_headline_shows_value_interval_chance_and_the_champion():
         r"\+37.5 points \(\+[\d.]+ points to \+[\d.]+ points\) retrieval/scenes/mean_recall@1",
         " ".join(card.split()),
     )
-    # The losses are the same in both, and a loss that is equal is no win.
+    # The losses are equal in both, which is not a win.
     assert "no significant difference" in html
     alone = model_html(facts(["a"], champion=None), report_data(["a"]), rows(30))
     assert "significantly" not in alone
@@ -120,7 +120,7 @@ def test_only_fractions_are_shown_in_percent():
     html = model_html(replace(facts(["a"], None), found=[cider], metric=cider.metric), report_data(["a"]), rows(30))
     card = Page(re.search(r'<section class="figure-card">(.*?)</section>', html, re.DOTALL).group(1)).text
     assert " ".join(card.split()) == "caption: cider1.250 95 % interval 1.100 to 1.400 caption/scenes/cider"
-    # Nor does it stretch the axis of those that are.
+    # It does not extend the axis of the fractions either.
     described = re.search(r"Metrics with 95% intervals: ([^<\"]*)", interval_figure([cider, recall])).group(1)
     assert described == "retrieval: mean recall at 1 0.500, 0.4000 to 0.6000"
     assert '<td class="number">1.2500</td><td class="number">1.1000 to 1.4000</td>' in html
@@ -146,7 +146,7 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
 def test_answers_are_marked_and_a_low_ranked_right_one_is_shown():
     page = Page(evaluation_html(result([HOSTILE])))
     assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]
-    # The right one among the first, and the one at place 10.
+    # The right one among the first answers, and the one at rank 10.
     assert [v for tag, name, v in page.attributes if (tag, name) == ("img", "class")] == ["right", "right"]
     assert ("div", "class", "answer far") in page.attributes
     for words in (

@@ -82,7 +82,7 @@ def test_the_largest_report_of_incompressible_images_is_below_ten_megabytes(tmp_
 
 def test_print_fits_the_table_and_expands_details(opened: Browser, tmp_path: Path) -> None:
     page = write_page(model_html(facts(["a b"]), report_data(["a b"]), rows(30)), tmp_path / "report.html")
-    # A4 within usual margins.
+    # A4 with usual margins.
     opened.open(page.as_uri(), 718)
     opened.emulate("print", "dark")
     reach = "return Math.max(...[...document.querySelectorAll('.dense td')].map(e => e.getBoundingClientRect().right))"
