@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from clips_pipeline.data.scenes.human_captions import human_captions
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
@@ -164,7 +164,7 @@ def main() -> None:
     test_set = []
     for index in range(TEST):
         sample = scene_sample(config, "test", index)
-        test_set.append((sample, human_captions(sample.scene, Draws(config.seed, "test", index, "human"))))
+        test_set.append((sample, human_captions(sample.scene, RandomStream(config.seed, "test", index, "human"))))
     with TemporaryDirectory() as folder:
         texts = [text for sample, _ in train_set for text in (sample.web.text, sample.synthetic.text)]
         train_wordpiece(texts, 1_000, Path(folder) / "tokenizer")

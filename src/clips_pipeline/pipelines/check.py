@@ -6,7 +6,7 @@ from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.data.shards.folder_lock import Maker, claim
+from clips_pipeline.data.shards.folder_lock import FolderOwner, claim
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import make_source
@@ -22,7 +22,7 @@ def reserve_shards_folder(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     """
     if "params:prepare" in pipeline.inputs():
         source = typed("prepare", catalog.load("params:prepare")).source
-        claim(catalog.load("paths")["shards"], Maker(environment, source.kind, source.addresses))
+        claim(catalog.load("paths")["shards"], FolderOwner(environment, source.kind, source.addresses))
 
 
 def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.dedup import drop_duplicates
 from clips_pipeline.data.prepare.executor import MapFunction
-from clips_pipeline.data.prepare.filters import Rules
+from clips_pipeline.data.prepare.filters import SampleRules
 from clips_pipeline.data.prepare.job import Job, run_job
 from clips_pipeline.data.prepare.job_files import JOBS, SHARDS, JobFiles
 from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Statistics, first_examples
@@ -23,7 +23,7 @@ from clips_pipeline.io.atomic import write_text
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 20
+_MAX_EXAMPLES = 20
 
 _FINGERPRINT_FILE = "fingerprint"
 
@@ -55,7 +55,7 @@ def open_folder(folder: Path, fingerprint: str) -> None:
 
 
 def assemble(
-    source: Source, folder: Path, map_jobs: MapFunction, *, samples_per_shard: int, rules: Rules, fingerprint: str
+    source: Source, folder: Path, map_jobs: MapFunction, *, samples_per_shard: int, rules: SampleRules, fingerprint: str
 ) -> PreparedData:
     """Run all unfinished jobs and combine their results.
 
@@ -110,7 +110,7 @@ def assemble(
     kept_examples = first_examples(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in kept_examples if example.reason in skips[example.split]]
-    index = Index(fingerprint, splits, skips, tuple(bad[:EXAMPLES]), source.fields)
+    index = Index(fingerprint, splits, skips, tuple(bad[:_MAX_EXAMPLES]), source.fields)
     notes = source.notes()
     return PreparedData(index, Statistics(fingerprint, totals, kept_examples, notes), written_paths)
 

@@ -59,7 +59,7 @@ class CaptionFilter:
             if low is not None and high is not None and low > high:
                 raise ConfigError(f"min_{unit}: {low} is above max_{unit} {high}; lower it")
 
-    def length_fault(self, caption: str) -> str | None:
+    def find_length_fault(self, caption: str) -> str | None:
         """Return why the length violates the filter, or None."""
         text = caption.strip()
         for count, low, high, unit in (
@@ -70,7 +70,7 @@ class CaptionFilter:
                 return f"{count} {unit}"
         return None
 
-    def character_fault(self, caption: str) -> str | None:
+    def find_character_fault(self, caption: str) -> str | None:
         """Return why the characters violate the filter, or None."""
         text = caption.strip()
         if self.printable and (found := _UNPRINTABLE.search(text)) is not None:
@@ -116,7 +116,7 @@ class FilterConfig:
     duplicate_images: bool = False
     duplicate_captions: bool = False
 
-    def fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
+    def find_fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
         """Return the reason to drop a usable sample and a detail, or None. Duplicates are found by `dedup`.
 
         Args:
@@ -138,17 +138,20 @@ class FilterConfig:
             (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_caption),
             (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, record.synthetic_caption),
         ):
-            for reason, fault in ((length, caption_filter.length_fault), (characters, caption_filter.character_fault)):
+            for reason, fault in (
+                (length, caption_filter.find_length_fault),
+                (characters, caption_filter.find_character_fault),
+            ):
                 found = fault(caption)
                 if found is not None:
                     return reason, f"{found}: {caption[:80]!r}"
-        if self.identical_captions and identical(record):
+        if self.identical_captions and has_identical_captions(record):
             return IDENTICAL_CAPTIONS, repr(record.web_caption[:80])
         return None
 
 
 @dataclass(frozen=True)
-class Rules:
+class SampleRules:
     """Which samples are used; part of the fingerprint of the data.
 
     Attributes:
@@ -164,6 +167,6 @@ class Rules:
     filters: FilterConfig = field(default_factory=FilterConfig)
 
 
-def identical(record: Record) -> bool:
+def has_identical_captions(record: Record) -> bool:
     """Return whether web and synthetic caption are equal, ignoring outer white space, and not empty."""
     return record.web_caption.strip() == record.synthetic_caption.strip() != ""

@@ -10,7 +10,7 @@ from itertools import chain, islice
 import numpy as np
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.prepare.filters import Rules, identical
+from clips_pipeline.data.prepare.filters import SampleRules, has_identical_captions
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.data.prepare.statistics import (
     EXAMPLES_PER_REASON,
@@ -50,7 +50,7 @@ class Job:
     captions_needed: bool
     files: JobFiles
     samples_per_shard: int
-    rules: Rules = field(default_factory=Rules)
+    rules: SampleRules = field(default_factory=SampleRules)
 
     @property
     def is_done(self) -> bool:
@@ -167,9 +167,9 @@ class SampleChecker:
         if isinstance(size, Skip):
             self.skip(size)
             return None
-        self._identical += identical(item)
+        self._identical += has_identical_captions(item)
         # The key of a filtered sample may occur again.
-        fault = self._rules.filters.fault(item, size)
+        fault = self._rules.filters.find_fault(item, size)
         if fault is not None:
             self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
             return None

@@ -16,7 +16,7 @@ from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.data.prepare.assemble import assemble, finish, open_folder
 from clips_pipeline.data.prepare.executor import ExecutorConfig, map_jobs
-from clips_pipeline.data.prepare.filters import Rules
+from clips_pipeline.data.prepare.filters import SampleRules
 from clips_pipeline.data.prepare.job_files import SHARDS
 from clips_pipeline.data.prepare.statistics import STATISTICS_FILE, Statistics, load_statistics
 from clips_pipeline.data.shards.folder_lock import lock_for_replacement
@@ -36,7 +36,7 @@ def prepare(
     processes: int = 1,
     max_skipped_fraction: float = 0.05,
     samples_per_shard: int = SAMPLES_PER_SHARD,
-    rules: Rules = Rules(),  # noqa: B008 - immutable
+    rules: SampleRules = SampleRules(),  # noqa: B008 - immutable
     run_on: ExecutorConfig = ExecutorConfig(),  # noqa: B008 - immutable
 ) -> Index:
     """Write all splits of `source` into `out_dir`, unless it already holds exactly this data.
@@ -96,7 +96,7 @@ def prepare(
     return prepared.index
 
 
-def fingerprint(source: Source, samples_per_shard: int, rules: Rules) -> str:
+def fingerprint(source: Source, samples_per_shard: int, rules: SampleRules) -> str:
     """Return the digest of everything that determines the prepared shards: source, parameters and format version.
 
     It is independent of the number of processes, of the executor, of paths and of the time.
@@ -115,7 +115,7 @@ def is_current(
     out_dir: Path,
     *,
     samples_per_shard: int = SAMPLES_PER_SHARD,
-    rules: Rules = Rules(),  # noqa: B008 - immutable
+    rules: SampleRules = SampleRules(),  # noqa: B008 - immutable
 ) -> bool:
     """Return whether `prepare` with these arguments would find nothing to do."""
     return _load_current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None

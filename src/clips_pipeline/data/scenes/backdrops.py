@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.raster import FULL, ellipse_counts
+from clips_pipeline.data.scenes.random_integers import RandomStream
+from clips_pipeline.data.scenes.raster import FULL_COVERAGE, ellipse_counts
 
 RGB = tuple[int, int, int]
 Canvas = NDArray[np.int32]
 
 
-def paint_backdrop(name: str, image_size: int, draws: Draws) -> Canvas:
+def paint_backdrop(name: str, image_size: int, draws: RandomStream) -> Canvas:
     """Return an (S, S, C) canvas of values in [0, 255] with the named background."""
     canvas = np.empty((image_size, image_size, 3), dtype=np.int32)
     _PAINTERS[name](canvas, draws)
@@ -31,7 +31,7 @@ def blend(canvas_SSC: Canvas, counts: NDArray[np.uint8], rgb: RGB, left: int, to
         return
     weight = counts[y0 - top : y1 - top, x0 - left : x1 - left, None].astype(np.int32) * tenths
     under = canvas_SSC[y0:y1, x0:x1]
-    whole = FULL * 10
+    whole = FULL_COVERAGE * 10
     under[:] = (under * (whole - weight) + np.array(rgb, dtype=np.int32) * weight + whole // 2) // whole
 
 
@@ -56,7 +56,7 @@ def _oval(canvas: Canvas, x: int, y: int, rx4: int, ry4: int, rgb: RGB, tenths: 
     blend(canvas, counts, rgb, _at(canvas, x) - counts.shape[1] // 2, _at(canvas, y) - counts.shape[0] // 2, tenths)
 
 
-def _clouds(canvas: Canvas, draws: Draws, lowest: int, count: int, rgb: RGB = (252, 252, 254)) -> None:
+def _clouds(canvas: Canvas, draws: RandomStream, lowest: int, count: int, rgb: RGB = (252, 252, 254)) -> None:
     for _ in range(count):
         x, y = draws.between(4, 60), draws.between(4, lowest)
         _oval(canvas, x, y, 36, 10, rgb, 8)
@@ -64,13 +64,13 @@ def _clouds(canvas: Canvas, draws: Draws, lowest: int, count: int, rgb: RGB = (2
         _oval(canvas, x + draws.between(2, 5), y - 2, 14, 10, rgb, 8)
 
 
-def _sky(canvas: Canvas, draws: Draws) -> None:
+def _sky(canvas: Canvas, draws: RandomStream) -> None:
     size = canvas.shape[0]
     _gradient(canvas, 0, size, (88, 160, 232), (190, 224, 250), draws.between(-16, 10))
     _clouds(canvas, draws, 58, draws.between(3, 5))
 
 
-def _meadow(canvas: Canvas, draws: Draws) -> None:
+def _meadow(canvas: Canvas, draws: RandomStream) -> None:
     size, horizon = canvas.shape[0], _at(canvas, draws.between(24, 34))
     _gradient(canvas, 0, horizon, (150, 206, 244), (222, 240, 250), draws.between(-14, 6))
     _clouds(canvas, draws, 14, draws.between(0, 2))
@@ -79,7 +79,7 @@ def _meadow(canvas: Canvas, draws: Draws) -> None:
         _oval(canvas, draws.between(0, 63), draws.between(38, 63), 2, 5, (70, 130, 52), 8)
 
 
-def _night(canvas: Canvas, draws: Draws) -> None:
+def _night(canvas: Canvas, draws: RandomStream) -> None:
     size = canvas.shape[0]
     _gradient(canvas, 0, size, (14, 18, 56), (52, 56, 110), draws.between(-6, 10))
     for _ in range(18):
@@ -89,7 +89,7 @@ def _night(canvas: Canvas, draws: Draws) -> None:
     _oval(canvas, x + 2, y - 1, 14, 14, (24, 28, 70))
 
 
-def _sea(canvas: Canvas, draws: Draws) -> None:
+def _sea(canvas: Canvas, draws: RandomStream) -> None:
     size, horizon = canvas.shape[0], _at(canvas, draws.between(18, 28))
     _gradient(canvas, 0, horizon, (188, 224, 246), (236, 246, 250), draws.between(-14, 4))
     _gradient(canvas, horizon, size, (40, 142, 176), (14, 84, 136), draws.between(-10, 14))
@@ -97,7 +97,7 @@ def _sea(canvas: Canvas, draws: Draws) -> None:
         _oval(canvas, draws.between(0, 63), draws.between(30, 62), draws.between(12, 22), 2, (186, 226, 240), 7)
 
 
-def _desert(canvas: Canvas, draws: Draws) -> None:
+def _desert(canvas: Canvas, draws: RandomStream) -> None:
     size, horizon = canvas.shape[0], _at(canvas, draws.between(22, 30))
     tint = draws.between(-14, 8)
     _gradient(canvas, 0, size, (250, 226, 168), (252, 240, 206), tint)
@@ -107,7 +107,7 @@ def _desert(canvas: Canvas, draws: Draws) -> None:
         _oval(canvas, draws.between(0, 63), draws.between(34, 62), draws.between(40, 80), 5, (240, 208, 142), 7)
 
 
-def _snow(canvas: Canvas, draws: Draws) -> None:
+def _snow(canvas: Canvas, draws: RandomStream) -> None:
     size, horizon = canvas.shape[0], _at(canvas, draws.between(24, 36))
     _gradient(canvas, 0, horizon, (160, 178, 200), (206, 216, 228), draws.between(-12, 10))
     _gradient(canvas, horizon, size, (236, 242, 250), (216, 226, 242), draws.between(-8, 5))
@@ -115,7 +115,7 @@ def _snow(canvas: Canvas, draws: Draws) -> None:
         _oval(canvas, draws.between(0, 63), draws.between(0, 63), 3, 3, (255, 255, 255), 9)
 
 
-def _sunset(canvas: Canvas, draws: Draws) -> None:
+def _sunset(canvas: Canvas, draws: RandomStream) -> None:
     size = canvas.shape[0]
     middle = _at(canvas, draws.between(34, 42))
     tint = draws.between(-12, 10)
@@ -124,7 +124,7 @@ def _sunset(canvas: Canvas, draws: Draws) -> None:
     _gradient(canvas, middle, size, (120, 60, 84), (60, 34, 66), tint)
 
 
-def _room(canvas: Canvas, draws: Draws) -> None:
+def _room(canvas: Canvas, draws: RandomStream) -> None:
     size, floor = canvas.shape[0], _at(canvas, draws.between(40, 48))
     wall = draws.pick(((240, 226, 200), (206, 222, 214), (226, 212, 226)))
     tint = draws.between(-10, 8)
@@ -137,7 +137,7 @@ def _room(canvas: Canvas, draws: Draws) -> None:
     canvas[max(0, floor - max(1, size // 48)) : floor] = (250, 246, 238)
 
 
-def _kitchen(canvas: Canvas, draws: Draws) -> None:
+def _kitchen(canvas: Canvas, draws: RandomStream) -> None:
     size, counter = canvas.shape[0], _at(canvas, draws.between(42, 50))
     tile = draws.pick(((214, 236, 238), (236, 232, 220), (218, 232, 214)))
     _gradient(canvas, 0, counter, tile, tile, draws.between(-12, 8))
@@ -150,7 +150,7 @@ def _kitchen(canvas: Canvas, draws: Draws) -> None:
     canvas[counter:] = np.where(squares[:, :, None] == 0, dark, light)
 
 
-def _city(canvas: Canvas, draws: Draws) -> None:
+def _city(canvas: Canvas, draws: RandomStream) -> None:
     size, street = canvas.shape[0], _at(canvas, draws.between(46, 52))
     _gradient(canvas, 0, size, (176, 190, 206), (226, 226, 222), draws.between(-14, 8))
     left = -draws.between(0, 6)
@@ -167,7 +167,7 @@ def _city(canvas: Canvas, draws: Draws) -> None:
         canvas[lane : lane + max(1, size // 64), _at(canvas, dash) : _at(canvas, dash + 6)] = (236, 226, 170)
 
 
-_PAINTERS: dict[str, Callable[[Canvas, Draws], None]] = {
+_PAINTERS: dict[str, Callable[[Canvas, RandomStream], None]] = {
     "sky": _sky,
     "meadow": _meadow,
     "night": _night,

@@ -1,8 +1,8 @@
 """Human-style captions: five short captions with plain words and synonyms, each about one or two things."""
 
-from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, article, describe
-from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import Scene, Thing, relation
+from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, describe, with_article
+from clips_pipeline.data.scenes.random_integers import RandomStream
+from clips_pipeline.data.scenes.scene import Scene, Thing, relative_position
 
 CAPTIONS = 5
 
@@ -14,7 +14,7 @@ _SIDES = {
 }
 
 
-def human_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
+def human_captions(scene: Scene, draws: RandomStream) -> tuple[str, ...]:
     """Return five different captions of about 11 words, from 3 to 22."""
     captions: list[str] = []
     while len(captions) < CAPTIONS:
@@ -24,18 +24,18 @@ def human_captions(scene: Scene, draws: Draws) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def _name(thing: Thing, draws: Draws) -> str:
+def _name(thing: Thing, draws: RandomStream) -> str:
     size = 0.15 if thing.size_name == "medium" else 0.45
-    return article(describe(thing, draws, size=size, color=0.65, texture=0.4, other=0.4))
+    return with_article(describe(thing, draws, size=size, color=0.65, texture=0.4, other=0.4))
 
 
-def _caption(scene: Scene, draws: Draws) -> str:
+def _caption(scene: Scene, draws: RandomStream) -> str:
     where = draws.pick(BACKDROP_WORDS[scene.background].human)
     # Most captions are about the main thing.
     one = scene.main if draws.chance(0.8) else draws.pick(scene.others)
     two = draws.pick([thing for thing in scene.things if thing is not one])
     first, second = _name(one, draws), _name(two, draws)
-    side = draws.pick(_SIDES[relation(one, two)])
+    side = draws.pick(_SIDES[relative_position(one, two)])
     rest = [thing for thing in scene.things if thing not in (one, two)]
     forms = [
         (f"{first} {side} {second}", 4),

@@ -6,7 +6,7 @@ another use (no "stars" in the night sky), so tests can parse captions.
 
 from dataclasses import dataclass
 
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.scene import Thing
 
 KIND_WORDS: dict[str, tuple[str, ...]] = {
@@ -225,24 +225,24 @@ _PLACES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def article(words: str) -> str:
+def with_article(words: str) -> str:
     """Return `words` with "a" or "an" before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def place(thing: Thing, draws: Draws) -> str:
+def describe_place(thing: Thing, draws: RandomStream) -> str:
     """Return a phrase for the position of the thing in the image."""
     return draws.pick(_PLACES[thing.row, thing.column])
 
 
-def choose(words: tuple[str, ...], other: float, draws: Draws) -> str:
+def choose(words: tuple[str, ...], other: float, draws: RandomStream) -> str:
     """Return the plain word, or with probability `other` a synonym."""
     return draws.pick(words[1:]) if len(words) > 1 and draws.chance(other) else words[0]
 
 
 def describe(
     thing: Thing,
-    draws: Draws,
+    draws: RandomStream,
     *,
     size: float,
     color: float,

@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 _HALF = 1 << 53
 
 
-class Draws:
+class RandomStream:
     """An endless stream of random choices that depends only on its name."""
 
     __slots__ = ("_state",)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from clips_pipeline.data.scenes.shapes import BODY, CUT, DRAWINGS, OUTLINE, PATTERN, ROLES, Ellipse, Polygon
 
-SAMPLES = 4
+SAMPLES_PER_PIXEL = 4
 """Sample points per pixel and direction."""
-FULL = SAMPLES * SAMPLES
+FULL_COVERAGE = SAMPLES_PER_PIXEL * SAMPLES_PER_PIXEL
 """Count of a fully covered pixel."""
 
 _FINE = 16  # subdivisions of a drawing's unit, so that sample points are between integer coordinates
@@ -46,9 +46,9 @@ def _inside_ellipse(shape: Ellipse, x_N1: Ints, y_1N: Ints) -> Bools:
 @lru_cache(maxsize=1024)
 def _role_map(kind: str, pixels: int) -> NDArray[np.uint8]:
     """Return (N, N): the role at each sample point of a sprite, with a border of one pixel for the outline."""
-    fine = pixels * SAMPLES
+    fine = pixels * SAMPLES_PER_PIXEL
     # Sample points are at the centers of their cells; the border extends beyond the drawing on every side.
-    steps = np.arange(-SAMPLES, fine + SAMPLES, dtype=np.int64)
+    steps = np.arange(-SAMPLES_PER_PIXEL, fine + SAMPLES_PER_PIXEL, dtype=np.int64)
     points = (2 * steps + 1) * (100 * _FINE) // (2 * fine)
     x, y = points[None, :], points[:, None]
     roles = np.zeros((len(points), len(points)), dtype=np.uint8)
@@ -68,9 +68,9 @@ def _role_map(kind: str, pixels: int) -> NDArray[np.uint8]:
 
 def _pattern_map(texture: str, pixels: int, turned: bool) -> Bools:
     """Return (N, N): where the pattern is painted, on an area of the size of the sprite."""
-    side = (pixels + 2) * SAMPLES
+    side = (pixels + 2) * SAMPLES_PER_PIXEL
     # At least four pixels per stripe period, or small things would look plain.
-    period = max(4 * SAMPLES, pixels * SAMPLES // 5)
+    period = max(4 * SAMPLES_PER_PIXEL, pixels * SAMPLES_PER_PIXEL // 5)
     half = period // 2
     steps = np.arange(side, dtype=np.int64)
     x, y = steps[None, :], steps[:, None]
@@ -102,7 +102,7 @@ def sprite_counts(kind: str, pixels: int, texture: str, flipped: bool) -> NDArra
     if texture != "plain":
         roles = np.where((roles == BODY) & _pattern_map(texture, pixels, flipped), np.uint8(PATTERN), roles)
     side = pixels + 2
-    blocks = roles.reshape(side, SAMPLES, side, SAMPLES)
+    blocks = roles.reshape(side, SAMPLES_PER_PIXEL, side, SAMPLES_PER_PIXEL)
     counts = np.zeros((side, side, ROLES), dtype=np.uint8)
     for role in np.flatnonzero(np.bincount(roles.ravel(), minlength=ROLES)):
         counts[:, :, role] = (blocks == role).sum(axis=(1, 3))
@@ -113,11 +113,16 @@ def sprite_counts(kind: str, pixels: int, texture: str, flipped: bool) -> NDArra
 @lru_cache(maxsize=1024)
 def ellipse_counts(radius_x: int, radius_y: int) -> NDArray[np.uint8]:
     """Return the coverage of an ellipse with radii in quarter pixels: (rows, columns), each count in [0, FULL]."""
-    half_w, half_h = -(-radius_x // SAMPLES) * SAMPLES, -(-radius_y // SAMPLES) * SAMPLES
+    half_w, half_h = (
+        -(-radius_x // SAMPLES_PER_PIXEL) * SAMPLES_PER_PIXEL,
+        -(-radius_y // SAMPLES_PER_PIXEL) * SAMPLES_PER_PIXEL,
+    )
     x = 2 * np.arange(-half_w, half_w, dtype=np.int64)[None, :] + 1
     y = 2 * np.arange(-half_h, half_h, dtype=np.int64)[:, None] + 1
     inside = (x * radius_y) ** 2 + (y * radius_x) ** 2 <= (2 * radius_x * radius_y) ** 2
-    blocks = inside.reshape(2 * half_h // SAMPLES, SAMPLES, 2 * half_w // SAMPLES, SAMPLES)
+    blocks = inside.reshape(
+        2 * half_h // SAMPLES_PER_PIXEL, SAMPLES_PER_PIXEL, 2 * half_w // SAMPLES_PER_PIXEL, SAMPLES_PER_PIXEL
+    )
     counts: NDArray[np.uint8] = blocks.sum(axis=(1, 3)).astype(np.uint8)
     counts.flags.writeable = False
     return counts

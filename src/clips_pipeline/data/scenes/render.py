@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clips_pipeline.data.scenes.backdrops import RGB, blend, paint_backdrop
-from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.raster import FULL, ellipse_counts, sprite_counts
+from clips_pipeline.data.scenes.random_integers import RandomStream
+from clips_pipeline.data.scenes.raster import FULL_COVERAGE, ellipse_counts, sprite_counts
 from clips_pipeline.data.scenes.scene import SIDE, Scene, Thing
 from clips_pipeline.data.scenes.shapes import (
     BODY,
@@ -58,7 +58,7 @@ _GROUNDED = frozenset(
 )
 
 
-def render(scene: Scene, image_size: int, draws: Draws) -> NDArray[np.uint8]:
+def render(scene: Scene, image_size: int, draws: RandomStream) -> NDArray[np.uint8]:
     """Render a scene.
 
     Args:
@@ -82,7 +82,7 @@ def encode_png(pixels_SSC: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: Draws) -> None:
+def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: RandomStream) -> None:
     tint = draws.between(-14, 14)
     pixels = max(1, thing.size * image_size // SIDE)
     # The sprite has a border of one pixel for its outline.
@@ -99,7 +99,7 @@ def _paint(canvas_SSC: NDArray[np.int32], thing: Thing, image_size: int, draws: 
     y0, x0, y1, x1 = max(0, top), max(0, left), min(image_size, top + side), min(image_size, left + side)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     under = canvas_SSC[y0:y1, x0:x1]
-    under[:] = (under * counts[window][:, :, CUT, None] + paint[window] + FULL // 2) // FULL
+    under[:] = (under * counts[window][:, :, CUT, None] + paint[window] + FULL_COVERAGE // 2) // FULL_COVERAGE
 
 
 @lru_cache(maxsize=512)

@@ -6,7 +6,7 @@ against the image. Lengths are in 1/64 of the image's side, whatever its size in
 
 from dataclasses import dataclass
 
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.shapes import KINDS
 
 SIDE = 64
@@ -94,7 +94,7 @@ class Scene:
         return tuple(sorted(self.things[:-1], key=lambda thing: -thing.size))
 
 
-def relation(one: Thing, other: Thing) -> str:
+def relative_position(one: Thing, other: Thing) -> str:
     """Return the position of `one` relative to `other`: left, right, above or below."""
     dx, dy = one.x - other.x, one.y - other.y
     if abs(dx) >= abs(dy):
@@ -102,7 +102,7 @@ def relation(one: Thing, other: Thing) -> str:
     return "above" if dy < 0 else "below"
 
 
-def draw_scene(draws: Draws) -> Scene:
+def draw_scene(draws: RandomStream) -> Scene:
     """Draw a random scene. Things that find no free place are left out, so every thing is visible in the image."""
     background = draws.pick(BACKGROUNDS)
     count = draws.pick_weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
@@ -123,7 +123,7 @@ def draw_scene(draws: Draws) -> Scene:
     return Scene(background, tuple(reversed(placed)))
 
 
-def _thing(kind: str, size: int, draws: Draws) -> Thing:
+def _thing(kind: str, size: int, draws: RandomStream) -> Thing:
     reach = size // 2 + 1
     y = draws.between(reach, SIDE - reach)
     # Three quarters of the flying things are in the upper half, three quarters of the others in the lower half.
@@ -141,7 +141,7 @@ def _thing(kind: str, size: int, draws: Draws) -> Thing:
     )
 
 
-def _corner_thing(kind: str, size: int, main: Thing, draws: Draws) -> Thing:
+def _corner_thing(kind: str, size: int, main: Thing, draws: RandomStream) -> Thing:
     thing = _thing(kind, size, draws)
     reach = size // 2 + 1
     x = reach if main.x > SIDE // 2 else SIDE - reach

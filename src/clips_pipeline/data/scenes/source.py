@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt, Seed
 from clips_pipeline.data.scenes.human_captions import human_captions
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.render import encode_png, render
 from clips_pipeline.data.scenes.scene import Scene, draw_scene
 from clips_pipeline.data.scenes.shapes import KINDS
@@ -72,12 +72,12 @@ class SceneSample:
 def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
     """Return scene and captions number `index` of a split; a pure function of its arguments."""
     name = (config.seed, split, index)
-    scene = draw_scene(Draws(*name, "scene"))
+    scene = draw_scene(RandomStream(*name, "scene"))
     # Every part has its own random stream, so changing one noise changes nothing else.
     return SceneSample(
         scene,
-        web_caption(scene, config.web_noise, Draws(*name, "web")),
-        synthetic_caption(scene, config.hallucination, Draws(*name, "synthetic")),
+        web_caption(scene, config.web_noise, RandomStream(*name, "web")),
+        synthetic_caption(scene, config.hallucination, RandomStream(*name, "synthetic")),
     )
 
 
@@ -87,11 +87,11 @@ def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
     sample = scene_sample(config, split, index)
     return Record(
         key=f"{split}-{index:07d}",
-        image=encode_png(render(sample.scene, config.image_size, Draws(*name, "picture"))),
+        image=encode_png(render(sample.scene, config.image_size, RandomStream(*name, "picture"))),
         extension="png",
         web_caption=sample.web.text,
         synthetic_caption=sample.synthetic.text,
-        captions=() if split == "train" else human_captions(sample.scene, Draws(*name, "human")),
+        captions=() if split == "train" else human_captions(sample.scene, RandomStream(*name, "human")),
         label=KINDS.index(sample.scene.main.kind),
     )
 

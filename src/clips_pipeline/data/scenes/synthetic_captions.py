@@ -12,13 +12,13 @@ from clips_pipeline.data.scenes.lexicon import (
     COLOR_WORDS,
     SIZE_WORDS,
     TEXTURE_NOUNS,
-    article,
     choose,
     describe,
-    place,
+    describe_place,
+    with_article,
 )
-from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.scene import COLORS, TEXTURES, Scene, Thing, relation
+from clips_pipeline.data.scenes.random_integers import RandomStream
+from clips_pipeline.data.scenes.scene import COLORS, TEXTURES, Scene, Thing, relative_position
 from clips_pipeline.data.scenes.shapes import KINDS
 
 FILLERS: tuple[str, ...] = (
@@ -59,7 +59,7 @@ class SyntheticCaption:
         return " ".join(f"{sentence}." for sentence in self.sentences)
 
 
-def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> SyntheticCaption:
+def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -> SyntheticCaption:
     """Write 4 to 9 sentences about the scene.
 
     Args:
@@ -91,7 +91,7 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: Draws) -> Synth
     return SyntheticCaption(sentences, () if untrue is None else (body.index(untrue),))
 
 
-def _name(thing: Thing, draws: Draws, *, size: float = 0.0, color: float = 0.0, texture: float = 0.0) -> str:
+def _name(thing: Thing, draws: RandomStream, *, size: float = 0.0, color: float = 0.0, texture: float = 0.0) -> str:
     return describe(thing, draws, size=size, color=color, texture=texture, other=0.15)
 
 
@@ -101,10 +101,10 @@ def _join_phrases(phrases: list[str]) -> str:
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def _summary(scene: Scene, draws: Draws) -> str:
-    main = article(_name(scene.main, draws, size=0.5, color=0.8, texture=0.4))
+def _summary(scene: Scene, draws: RandomStream) -> str:
+    main = with_article(_name(scene.main, draws, size=0.5, color=0.8, texture=0.4))
     others = [
-        article(_name(thing, draws, color=0.3)) for thing in scene.others[: draws.pick_weighted(((1, 2), (2, 1)))]
+        with_article(_name(thing, draws, color=0.3)) for thing in scene.others[: draws.pick_weighted(((1, 2), (2, 1)))]
     ]
     where = draws.pick(BACKDROP_WORDS[scene.background].where)
     everything, number = _join_phrases([main, *others]), _NUMBERS[len(scene.things)]
@@ -123,11 +123,11 @@ def _summary(scene: Scene, draws: Draws) -> str:
     )
 
 
-def _thing_sentence(thing: Thing, draws: Draws) -> str:
-    name, spot = _name(thing, draws), place(thing, draws)
+def _thing_sentence(thing: Thing, draws: RandomStream) -> str:
+    name, spot = _name(thing, draws), describe_place(thing, draws)
     color = choose(COLOR_WORDS[thing.color], 0.15, draws)
     size = choose(SIZE_WORDS[thing.size_name], 0.15, draws)
-    full = article(_name(thing, draws, size=0.6, color=1.0, texture=0.75))
+    full = with_article(_name(thing, draws, size=0.6, color=1.0, texture=0.75))
     forms = [
         f"{spot} there is {full}",
         f"{full} is {spot}",
@@ -136,7 +136,7 @@ def _thing_sentence(thing: Thing, draws: Draws) -> str:
         f"there is also {full} {spot}",
         f"one can see {full}",
         f"the {name} is {color}",
-        f"the {name} has {article(color)} color",
+        f"the {name} has {with_article(color)} color",
     ]
     if thing.texture == "plain":
         forms += [f"the {name} is painted in a plain {color} tone", f"the {name} has a smooth {color} surface"]
@@ -152,14 +152,14 @@ def _thing_sentence(thing: Thing, draws: Draws) -> str:
     return draws.pick(forms)
 
 
-def _relation_sentence(scene: Scene, draws: Draws) -> str:
+def _relation_sentence(scene: Scene, draws: RandomStream) -> str:
     one = scene.main
     other = draws.pick(scene.others)
     if draws.chance(0.5):
         one, other = other, one
     first, second = _name(one, draws, color=0.4), _name(other, draws, color=0.4)
     where = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[
-        relation(one, other)
+        relative_position(one, other)
     ]
     return draws.pick(
         (
@@ -170,16 +170,16 @@ def _relation_sentence(scene: Scene, draws: Draws) -> str:
     )
 
 
-def _hallucination(scene: Scene, draws: Draws) -> str:
+def _hallucination(scene: Scene, draws: RandomStream) -> str:
     present = {thing.kind for thing in scene.things}
     if draws.chance(0.6):
         kind = draws.pick([kind for kind in KINDS if kind not in present])
         invented = replace(scene.others[0], kind=kind, color=draws.pick(COLORS), texture="plain")
-        full = article(_name(invented, draws, size=0.4, color=0.7))
+        full = with_article(_name(invented, draws, size=0.4, color=0.7))
         return draws.pick(
             (
                 f"{full} is partly visible in the background",
-                f"there seems to be {full} {place(invented, draws)}",
+                f"there seems to be {full} {describe_place(invented, draws)}",
                 f"in the distance one can also make out {full}",
             )
         )

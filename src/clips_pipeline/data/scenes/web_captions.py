@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, FOREIGN, article, describe
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, FOREIGN, describe, with_article
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.scene import COLORS, Scene, Thing
 from clips_pipeline.data.scenes.shapes import KINDS
 
@@ -55,7 +55,7 @@ class WebCaption:
     form: Form
 
 
-def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
+def web_caption(scene: Scene, noise: float, draws: RandomStream) -> WebCaption:
     """Write a short caption, never empty.
 
     Args:
@@ -90,20 +90,20 @@ def web_caption(scene: Scene, noise: float, draws: Draws) -> WebCaption:
     return WebCaption(text, form)
 
 
-def _name(thing: Thing, draws: Draws) -> str:
+def _name(thing: Thing, draws: RandomStream) -> str:
     return describe(thing, draws, size=0.15, color=0.55, texture=0.2, other=0.3)
 
 
-def _remark(thing: Thing, tag: str, draws: Draws) -> str:
+def _remark(thing: Thing, tag: str, draws: RandomStream) -> str:
     name = _name(thing, draws)
     return draws.pick(
         (
-            f"{article(name)} in the {tag} picture I took",
+            f"{with_article(name)} in the {tag} picture I took",
             f"{name} and {tag} - stock illustration",
             f"{name}, {tag}, clip art collection",
             f"cute {name} drawing for kids",
-            f"{tag} with {article(name)}, free image",
-            f"photo of {article(name)} by {draws.pick(_PEOPLE)}",
+            f"{tag} with {with_article(name)}, free image",
+            f"photo of {with_article(name)} by {draws.pick(_PEOPLE)}",
             f"{name} {tag} art print",
             f"my new {name}, what do you think?",
             f"the {name} we saw in {draws.pick(_TOWNS)}",
@@ -112,14 +112,14 @@ def _remark(thing: Thing, tag: str, draws: Draws) -> str:
     )
 
 
-def _wrong_thing(scene: Scene, thing: Thing, draws: Draws) -> Thing:
+def _wrong_thing(scene: Scene, thing: Thing, draws: RandomStream) -> Thing:
     if draws.chance(0.6):
         present = {other.kind for other in scene.things}
         return replace(thing, kind=draws.pick([kind for kind in KINDS if kind not in present]))
     return replace(thing, color=draws.pick([color for color in COLORS if color != thing.color]))
 
 
-def _shop_text(thing: Thing, draws: Draws) -> str:
+def _shop_text(thing: Thing, draws: RandomStream) -> str:
     name, price = _name(thing, draws), f"${draws.between(3, 89)}.{draws.pick(('99', '49', '95', '00'))}"
     return draws.pick(
         (
@@ -132,7 +132,7 @@ def _shop_text(thing: Thing, draws: Draws) -> str:
     )
 
 
-def _file_name(thing: Thing, tag: str, draws: Draws) -> str:
+def _file_name(thing: Thing, tag: str, draws: RandomStream) -> str:
     number, kind = draws.between(1000, 9999), thing.kind
     return draws.pick(
         (
@@ -146,7 +146,7 @@ def _file_name(thing: Thing, tag: str, draws: Draws) -> str:
     )
 
 
-def _foreign_text(thing: Thing, draws: Draws) -> str:
+def _foreign_text(thing: Thing, draws: RandomStream) -> str:
     spanish, french, german = FOREIGN[thing.kind]
     return draws.pick(
         (

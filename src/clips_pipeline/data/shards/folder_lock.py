@@ -26,7 +26,7 @@ _MAX_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
-class Maker:
+class FolderOwner:
     """The environment and source that prepare a folder of shards.
 
     Attributes:
@@ -46,7 +46,7 @@ class Maker:
         return f"data of the source {self.kind}{addresses}, made by the environment {self.environment}"
 
 
-def claim(shards: Path, maker: Maker) -> None:
+def claim(shards: Path, owner: FolderOwner) -> None:
     """Record that `maker` prepares the folder `shards`.
 
     Raises:
@@ -54,21 +54,21 @@ def claim(shards: Path, maker: Maker) -> None:
     """
     file = shards.with_name(f".{shards.name}.maker.json")
     before = _read(file)
-    other_source = before is not None and (before.kind, before.addresses) != (maker.kind, maker.addresses)
-    if before is not None and other_source and before.environment != maker.environment and shards.exists():
+    other_source = before is not None and (before.kind, before.addresses) != (owner.kind, owner.addresses)
+    if before is not None and other_source and before.environment != owner.environment and shards.exists():
         raise ConfigError(
-            f"{shards} holds {before}; {maker.environment} would replace it by its own ({maker.kind}). Set data_root in "
-            f"conf/{maker.environment}/globals.yml to another folder, or delete {shards}"
+            f"{shards} holds {before}; {owner.environment} would replace it by its own ({owner.kind}). Set data_root in "
+            f"conf/{owner.environment}/globals.yml to another folder, or delete {shards}"
         )
-    if before != maker:
+    if before != owner:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(asdict(maker), indent=1) + "\n")
+        write_text(file, json.dumps(asdict(owner), indent=1) + "\n")
 
 
-def _read(file: Path) -> Maker | None:
+def _read(file: Path) -> FolderOwner | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Maker(found["environment"], found["kind"], tuple(found["addresses"]))
+        return FolderOwner(found["environment"], found["kind"], tuple(found["addresses"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -121,7 +121,7 @@ class ShardSet:
         if found is None:
             while len(self._open) >= self.max_open_files:
                 self._open.popitem(last=False)[1][0].close()
-            found = self._open_tar(self.shards[shard]), self._spans.of(shard)
+            found = self._open_tar(self.shards[shard]), self._spans.shard_spans(shard)
         self._open[shard] = found
         return found
 

@@ -69,7 +69,7 @@ class SplitSpans:
         before = sum(index.split_samples(name) for name in names[: names.index(split)])
         self._first = before + np.cumsum([0, *(shard.samples for shard in index.split(split))])
 
-    def of(self, shard: int) -> Spans:
+    def shard_spans(self, shard: int) -> Spans:
         """Return the spans (samples, 2) of shard number `shard`."""
         begin, end = self._first[shard : shard + 2]
         return (

@@ -19,7 +19,7 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.tar_file import Members, TarFile
-from clips_pipeline.data.sources.in_place import shard_records
+from clips_pipeline.data.sources.in_place import read_shard_records
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
 from clips_pipeline.data.storage.files import Storage, StorageError, redact
 
@@ -183,7 +183,7 @@ class BenchmarkTask:
         Raises:
             StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
-        for item in shard_records(self.address, self.storage, self._read):
+        for item in read_shard_records(self.address, self.storage, self._read):
             # Shards of `train_split` are read twice; only the task with the upper part reports damage.
             if self.high == 1.0 or isinstance(item, Record) or item.reason != records.TRUNCATED_SHARD:
                 yield item

@@ -29,7 +29,7 @@ def open_shard(address: str, storage: Storage) -> Iterator[TarFile]:
         yield stack.enter_context(TarFile(file))
 
 
-def shard_records(
+def read_shard_records(
     address: str, storage: Storage, read: Callable[[TarFile, int], Record | Skip | None]
 ) -> Iterator[Record | Skip]:
     """Yield the samples of a shard in order, and a `Skip` if the shard cannot be read to its end.
@@ -88,4 +88,4 @@ class CopyTask:
 
     def records(self) -> Iterator[Record | Skip]:
         """Yield the samples in order; raises like `shard_records`."""
-        return shard_records(self.tar.address, self.tar.storage, self.tar.read)
+        return read_shard_records(self.tar.address, self.tar.storage, self.tar.read)

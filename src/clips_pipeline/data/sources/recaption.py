@@ -19,7 +19,7 @@ from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import TarFile
 from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, TableColumns, build_table
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
-from clips_pipeline.data.sources.in_place import shard_records
+from clips_pipeline.data.sources.in_place import read_shard_records
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand_addresses
@@ -158,7 +158,7 @@ class JoinTask:
             StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
         matched: list[int] = []
-        yield from shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
+        yield from read_shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
         # The numbers of the matched rows, from which `notes` counts the unmatched ones.
         self._matched_file.parent.mkdir(exist_ok=True)
         with replace_file(self._matched_file) as temporary, temporary.open("wb") as opened:

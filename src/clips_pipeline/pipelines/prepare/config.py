@@ -7,7 +7,7 @@ from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, FormerName, Fraction
 from clips_pipeline.data.prepare.executor import ExecutorConfig
-from clips_pipeline.data.prepare.filters import MAX_PIXELS, FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import MAX_PIXELS, FilterConfig, SampleRules
 from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.data.sources.folder import FolderConfig
@@ -112,6 +112,6 @@ class PrepareConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> SampleRules:
         """Rules on which samples are used."""
-        return Rules(self.max_pixels, self.interleaved, self.filters)
+        return SampleRules(self.max_pixels, self.interleaved, self.filters)

@@ -8,7 +8,7 @@ from tests.unit.data.samples import ListSource, image_bytes, read_tree, record
 
 from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.dedup import DuplicateRows, find_duplicates
-from clips_pipeline.data.prepare.filters import FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.prepare.statistics import HISTOGRAM_UNITS, Histogram, load_statistics
@@ -77,7 +77,7 @@ def test_shards_equal_those_of_a_source_without_duplicates(tmp_path: Path) -> No
                 for at, number in enumerate(numbers)
             ]
         )
-    rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
+    rules = SampleRules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
     made = prepare(
         ListSource({"train": list(parts)}),
         tmp_path / "made",

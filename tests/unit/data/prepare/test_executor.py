@@ -17,10 +17,10 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare import run as prepare_module
 from clips_pipeline.data.prepare.assemble import finish
 from clips_pipeline.data.prepare.executor import ExecutorConfig
-from clips_pipeline.data.prepare.filters import FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import prepare
 
-RULES = Rules(filters=FilterConfig(duplicate_images=True))
+RULES = SampleRules(filters=FilterConfig(duplicate_images=True))
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def test_job_that_kills_every_process_is_an_error_and_other_jobs_stay_done(
 RUN = """
 import sys
 from pathlib import Path
-from clips_pipeline.data.prepare.filters import FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import prepare
 from tests.unit.data.work import WorkSource
-rules = Rules(filters=FilterConfig(duplicate_images=True))
+rules = SampleRules(filters=FilterConfig(duplicate_images=True))
 prepare(WorkSource(Path(sys.argv[1])), Path(sys.argv[2]), processes=int(sys.argv[3]), rules=rules)
 """
 

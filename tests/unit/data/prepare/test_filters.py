@@ -9,7 +9,7 @@ from tests.unit.data.samples import ListSource, image_bytes, record
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare import filters
-from clips_pipeline.data.prepare.filters import CaptionFilter, FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import CaptionFilter, FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.shards.reader import eval_samples
@@ -84,7 +84,7 @@ def test_filter_drops_matching_samples_only(tmp_path: Path, case: str) -> None:
     # All cases have a score.
     first = record(1, score=1.0)
     source = ListSource({"train": [[first, made(2, good)], [made(3, bad)]]})
-    rules = Rules(filters=from_mapping(FilterConfig, config, "filters"))
+    rules = SampleRules(filters=from_mapping(FilterConfig, config, "filters"))
     index = prepare(source, tmp_path / "shards", max_skipped_fraction=0.0, rules=rules)
     assert [found.key for found in eval_samples(tmp_path / "shards", "train")] == ["k0001", "k0002"]
     statistics = load_statistics(tmp_path / "shards")
@@ -98,7 +98,7 @@ def test_filter_drops_matching_samples_only(tmp_path: Path, case: str) -> None:
 
 def test_without_filters_all_usable_samples_are_kept() -> None:
     odd = record(1, web_caption="!!!!!!!!!!\x07\ufffd", synthetic_caption="!!!!!!!!!!\x07\ufffd")
-    assert FilterConfig().fault(odd, (1, 10_000)) is None
+    assert FilterConfig().find_fault(odd, (1, 10_000)) is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_invalid_filters_are_refused(kind: Any, wrong: dict[str, Any], message: 
 
 
 def test_error_without_remaining_samples_has_the_reasons(tmp_path: Path) -> None:
-    rules = Rules(filters=FilterConfig(min_score=0.1))
+    rules = SampleRules(filters=FilterConfig(min_score=0.1))
     with pytest.raises(
         ConfigError, match=r"no sample \(0 skipped, 2 filtered; first left out: train no_score.*fields\.score"
     ):

@@ -8,7 +8,7 @@ from tests.unit.data.scenes.reading import ThingWords, named_things
 
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
-from clips_pipeline.data.scenes.random_integers import Draws
+from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import SceneSample, ScenesConfig, scene_sample
@@ -166,7 +166,7 @@ def test_noise_affects_its_own_captions_only() -> None:
 
 
 def test_human_captions_are_five_true_and_in_other_words(samples: list[SceneSample]) -> None:
-    captions = [human_captions(sample.scene, Draws("human", i)) for i, sample in enumerate(samples)]
+    captions = [human_captions(sample.scene, RandomStream("human", i)) for i, sample in enumerate(samples)]
     words: list[int] = []
     for sample, five in zip(samples, captions, strict=True):
         assert len(five) == len(set(five)) == 5

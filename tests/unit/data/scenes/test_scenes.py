@@ -10,23 +10,32 @@ import pytest
 from PIL import Image
 
 from clips_pipeline.data.scenes.backdrops import paint_backdrop
-from clips_pipeline.data.scenes.random_integers import Draws
-from clips_pipeline.data.scenes.raster import FULL, ellipse_counts, sprite_counts
+from clips_pipeline.data.scenes.random_integers import RandomStream
+from clips_pipeline.data.scenes.raster import FULL_COVERAGE, ellipse_counts, sprite_counts
 from clips_pipeline.data.scenes.render import encode_png, render
-from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, SIDE, TEXTURES, Scene, Thing, draw_scene, relation
+from clips_pipeline.data.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    SIDE,
+    TEXTURES,
+    Scene,
+    Thing,
+    draw_scene,
+    relative_position,
+)
 from clips_pipeline.data.scenes.shapes import DRAWINGS, KINDS, Polygon
 
-SCENES = [draw_scene(Draws("scenes", index)) for index in range(1_500)]
+SCENES = [draw_scene(RandomStream("scenes", index)) for index in range(1_500)]
 
 
 def test_draws_follow_the_published_splitmix64() -> None:
-    draws = Draws("any")
+    draws = RandomStream("any")
     draws._state = 1234567  # the reference vector of the algorithm's C code
     assert [draws.bits() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_draws_choose_evenly_and_within_bounds() -> None:
-    draws = Draws("even")
+    draws = RandomStream("even")
     counts = Counter(draws.between(3, 7) for _ in range(10_000))
     assert set(counts) == {3, 4, 5, 6, 7}
     assert all(1_800 < count < 2_200 for count in counts.values())
@@ -38,8 +47,10 @@ def test_draws_choose_evenly_and_within_bounds() -> None:
 
 
 def test_streams_of_other_names_differ() -> None:
-    assert Draws(1, "train", 2).bits() == Draws(1, "train", 2).bits()
-    assert len({Draws(seed, split, i).bits() for seed in (1, 2) for split in ("a", "b") for i in range(50)}) == 200
+    assert RandomStream(1, "train", 2).bits() == RandomStream(1, "train", 2).bits()
+    assert (
+        len({RandomStream(seed, split, i).bits() for seed in (1, 2) for split in ("a", "b") for i in range(50)}) == 200
+    )
 
 
 def test_scenes_hold_two_to_five_different_things_inside_the_image() -> None:
@@ -74,19 +85,19 @@ def test_scenes_vary_in_everything() -> None:
 
 def test_relation_uses_the_larger_distance() -> None:
     one = Thing("cat", "red", "plain", 12, 10, 30, False)
-    assert relation(one, replace(one, x=40, y=36)) == "left"
-    assert relation(one, replace(one, x=12, y=10)) == "below"
+    assert relative_position(one, replace(one, x=40, y=36)) == "left"
+    assert relative_position(one, replace(one, x=12, y=10)) == "below"
 
 
 def test_every_thing_is_visible() -> None:
     """Changing any one thing changes the image by more than a few pixels."""
     for index, scene in enumerate(SCENES[:150]):
-        whole = render(scene, 64, Draws("picture", index)).astype(int)
+        whole = render(scene, 64, RandomStream("picture", index)).astype(int)
         for thing in scene.things:
             # Only the visible pixels of a thing change with its color.
             changed = replace(thing, color="red" if thing.color != "red" else "blue")
             other = Scene(scene.background, tuple(changed if t is thing else t for t in scene.things))
-            difference = np.abs(whole - render(other, 64, Draws("picture", index))).max(axis=2) > 20
+            difference = np.abs(whole - render(other, 64, RandomStream("picture", index))).max(axis=2) > 20
             assert difference.sum() > 0.1 * thing.size**2, (index, thing)
 
 
@@ -96,8 +107,8 @@ def test_drawings_fill_their_square_and_stay_inside(kind: str) -> None:
     assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in points)
     counts = sprite_counts(kind, 32, "striped", flipped=False)
     assert counts.shape[:2] == (34, 34)
-    assert (counts.sum(axis=2) == FULL).all()
-    painted = counts[:, :, 0] < FULL
+    assert (counts.sum(axis=2) == FULL_COVERAGE).all()
+    painted = counts[:, :, 0] < FULL_COVERAGE
     assert 0.2 < painted.mean() < 0.95
     assert painted.any(axis=1).sum() > 20
     assert painted.any(axis=0).sum() > 20
@@ -107,14 +118,14 @@ def test_kinds_and_textures_look_different_even_when_small() -> None:
     sprites = [sprite_counts(kind, 12, "plain", False)[:, :, 0].astype(int) for kind in KINDS]
     for one in range(len(sprites)):
         for two in range(one):
-            assert np.abs(sprites[one] - sprites[two]).sum() > 5 * FULL, (KINDS[one], KINDS[two])
+            assert np.abs(sprites[one] - sprites[two]).sum() > 5 * FULL_COVERAGE, (KINDS[one], KINDS[two])
     pictures = {texture: sprite_counts("balloon", 12, texture, False).tobytes() for texture in TEXTURES}
     assert len(set(pictures.values())) == len(TEXTURES)
 
 
 def test_a_circle_covers_its_area() -> None:
     counts = ellipse_counts(80, 80)
-    assert counts.sum() / FULL == pytest.approx(np.pi * 20 * 20, rel=0.005)
+    assert counts.sum() / FULL_COVERAGE == pytest.approx(np.pi * 20 * 20, rel=0.005)
     assert (counts == counts[::-1]).all()
     assert (counts == counts.T).all()
 
@@ -122,7 +133,7 @@ def test_a_circle_covers_its_area() -> None:
 @pytest.mark.parametrize("size", [16, 48, 64, 112, 224])
 def test_images_of_any_size(size: int) -> None:
     for index, scene in enumerate(SCENES[:20]):
-        picture = render(scene, size, Draws(index))
+        picture = render(scene, size, RandomStream(index))
         assert picture.shape == (size, size, 3)
         assert picture.dtype == np.uint8
         assert picture.std() > 8
@@ -130,13 +141,13 @@ def test_images_of_any_size(size: int) -> None:
 
 @pytest.mark.parametrize("name", BACKGROUNDS)
 def test_backgrounds_stay_in_range_and_vary(name: str) -> None:
-    canvases = [paint_backdrop(name, 64, Draws(name, index)) for index in range(40)]
+    canvases = [paint_backdrop(name, 64, RandomStream(name, index)) for index in range(40)]
     assert all(canvas.min() >= 0 and canvas.max() <= 255 for canvas in canvases)
     assert len({canvas.tobytes() for canvas in canvases}) > 30
 
 
 def test_png_is_lossless() -> None:
-    picture = render(SCENES[0], 64, Draws(0))
+    picture = render(SCENES[0], 64, RandomStream(0))
     with Image.open(io.BytesIO(encode_png(picture))) as image:
         assert image.mode == "RGB"
         assert (np.asarray(image) == picture).all()
@@ -144,6 +155,6 @@ def test_png_is_lossless() -> None:
 
 def test_pixels_do_not_depend_on_earlier_drawings() -> None:
     """Cached sprites must never be modified."""
-    first = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in SCENES[:40]]
-    again = [hashlib.sha256(render(scene, 64, Draws(0)).tobytes()).digest() for scene in reversed(SCENES[:40])]
+    first = [hashlib.sha256(render(scene, 64, RandomStream(0)).tobytes()).digest() for scene in SCENES[:40]]
+    again = [hashlib.sha256(render(scene, 64, RandomStream(0)).tobytes()).digest() for scene in reversed(SCENES[:40])]
     assert first == again[::-1]

@@ -12,12 +12,12 @@ from tests.unit.data.samples import source
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import folder_lock
-from clips_pipeline.data.shards.folder_lock import Maker, claim, lock_for_replacement
+from clips_pipeline.data.shards.folder_lock import FolderOwner, claim, lock_for_replacement
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
 from clips_pipeline.pipelines.check import reserve_shards_folder
 
-PHOTOS = Maker("photos", "img2dataset", ("/data/{0..9}.tar",))
-SCENES = Maker("other", "scenes")
+PHOTOS = FolderOwner("photos", "img2dataset", ("/data/{0..9}.tar",))
+SCENES = FolderOwner("other", "scenes")
 
 READ = """
 import sys
@@ -44,11 +44,11 @@ def test_data_of_another_environment_and_source_is_refused(tmp_path: Path) -> No
     ):
         assert part in str(refused.value)
     with pytest.raises(ConfigError, match="holds data of the source img2dataset"):
-        claim(shards, Maker("other", "img2dataset", ("/elsewhere/{0..9}.tar",)))
+        claim(shards, FolderOwner("other", "img2dataset", ("/elsewhere/{0..9}.tar",)))
     # The same data in another environment, and another source in the same one.
-    claim(shards, Maker("other", PHOTOS.kind, PHOTOS.addresses))
+    claim(shards, FolderOwner("other", PHOTOS.kind, PHOTOS.addresses))
     claim(shards, SCENES)
-    claim(shards, Maker("third", "scenes"))
+    claim(shards, FolderOwner("third", "scenes"))
     # Deleted, as the message suggests.
     shards.rmdir()
     claim(shards, PHOTOS)

@@ -13,7 +13,7 @@ from tests.unit.data.samples import ListSource, bomb_image, image_bytes, record
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare import filters
-from clips_pipeline.data.prepare.filters import FilterConfig, Rules
+from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.shards import records
@@ -126,19 +126,21 @@ def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path,
 
 def test_smaller_pixel_limit_applies(tmp_path: Path) -> None:
     made = tar(tmp_path / "a.tar", sample(1), sample(2, image=image_bytes(2, size=(100, 50))))
-    index = prepare(Tars({"train": [made]}), tmp_path / "s", max_skipped_fraction=0.5, rules=Rules(max_pixels=4999))
+    index = prepare(
+        Tars({"train": [made]}), tmp_path / "s", max_skipped_fraction=0.5, rules=SampleRules(max_pixels=4999)
+    )
     assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
-    index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=Rules(max_pixels=5000))
+    index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=SampleRules(max_pixels=5000))
     assert index.skips == {"train": {}}
     with pytest.raises(ConfigError, match="max_pixels: 200000000"):
-        from_mapping(Rules, {"max_pixels": 200_000_000}, "rules")
+        from_mapping(SampleRules, {"max_pixels": 200_000_000}, "rules")
 
 
 @pytest.mark.parametrize("policy", ["leave_out", "keep"])
 def test_interleaved_samples_are_found(tmp_path: Path, policy: str) -> None:
     one, two = sample(1), sample(2)
     made = tar(tmp_path / "a.tar", sample(0), [one[0], two[0], *one[1:], *two[1:]], sample(3))
-    rules = Rules(interleaved=policy)  # type: ignore[arg-type]
+    rules = SampleRules(interleaved=policy)  # type: ignore[arg-type]
     index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5, rules=rules)
     found = load_statistics(tmp_path / "shards").splits["train"]
     if policy == "keep":
@@ -212,7 +214,7 @@ def test_duplicates_of_earlier_shards_are_left_out(tmp_path: Path, processes: in
         tar(tmp_path / "1.tar", sample(3), sample(0), sample(4, image=same), sample(5, txt=b" web 1\n")),
         tar(tmp_path / "2.tar", sample(0)),
     ]
-    rules = Rules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
+    rules = SampleRules(filters=FilterConfig(duplicate_images=True, duplicate_captions=True))
     index = prepare(
         Tars({"train": tars}), tmp_path / "shards", processes=processes, max_skipped_fraction=0.5, rules=rules
     )
@@ -232,7 +234,7 @@ def test_score_and_fields_of_the_source_are_used(tmp_path: Path) -> None:
     fields = SampleFields(score="score")
     made = tar(tmp_path / "a.tar", *map(sample, range(6)))
     source = Tars({"train": [made]}, fields)
-    index = prepare(source, tmp_path / "shards", rules=Rules(filters=FilterConfig(min_score=0.3)))
+    index = prepare(source, tmp_path / "shards", rules=SampleRules(filters=FilterConfig(min_score=0.3)))
     assert keys(tmp_path / "shards") == ["k0003", "k0004", "k0005"]
     assert index.fields == fields
     # Filtered samples do not count as bad.
