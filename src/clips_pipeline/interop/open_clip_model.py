@@ -5,8 +5,9 @@ The package `open_clip_torch` loads the files (`pip install 'clips-pipeline[open
 Shapes: B batch, C H W image, L context length, E embedding width.
 """
 
+import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from clips_pipeline.interop.folder import Towers
 CONFIG_FILE = "open_clip_config.json"
 """Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
 
+_RUNS_CODE = ("trust_remote_code", "code_revision", "auto_map")
+_MAX_CONFIG_BYTES = 1 << 20
 _TEST_TEXT = "a text to try the tokenizer with"
 
 
@@ -55,6 +58,8 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
             "`open_clip.list_models()` lists the known names"
         )
     name = f"local-dir:{path}" if architecture is None else architecture
+    if architecture is None:
+        _refuse_code(path)
     try:
         module, _, transform = open_clip.create_model_and_transforms(
             name,
@@ -64,13 +69,13 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
             require_pretrained=True,
         )
     # open_clip raises AssertionError if sizes differ.
-    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"evaluate.model: open_clip cannot load {path} ({_first_line(error)}); {_two_ways()}"
         ) from None
     try:
         tokenizer = open_clip.get_tokenizer(name)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"evaluate.model: the tokenizer of {path} cannot be loaded ({_first_line(error)}); copy its files into the folder"
         ) from None
@@ -84,6 +89,55 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
     )
     _try_text(found, path)
     return found
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a model folder that asks for code of its own, or of a hub, to be run.
+
+    open_clip passes `tokenizer_kwargs` and names of Hugging Face models on to transformers, which imports the Python files that
+    an `auto_map` names, or asks on the terminal whether it may.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    config = _json_object(folder / CONFIG_FILE)
+    for keys, value in _leaves(config):
+        if keys[-1] in _RUNS_CODE and value not in (None, False):
+            raise ConfigError(
+                f"evaluate.model: {folder / CONFIG_FILE}: {'.'.join(keys)} asks for code of the model to be run, which is "
+                "never done; remove the key, and use the tokenizer's own files"
+            )
+    text = config.get("model_cfg", {})
+    text = text.get("text_cfg", {}) if isinstance(text, dict) else {}
+    names = (text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")) if isinstance(text, dict) else ()
+    for place in (folder, *(Path(name) for name in names if isinstance(name, str))):
+        for file in ("config.json", "tokenizer_config.json"):
+            if (place / file).is_file() and "auto_map" in _json_object(place / file):
+                raise ConfigError(
+                    f"evaluate.model: {place / file}: auto_map names code of the model to be run, which is never done; "
+                    "remove the key, if transformers has the architecture itself"
+                )
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes()) if file.stat().st_size <= _MAX_CONFIG_BYTES else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"evaluate.model: {file} cannot be read: {_first_line(error)}; {_two_ways()}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"evaluate.model: {file} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes; {_two_ways()}"
+        )
+    return found
+
+
+def _leaves(mapping: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Keys from the outermost to the innermost, and the value, of everything that is not a mapping."""
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
 
 
 @dataclass(frozen=True)

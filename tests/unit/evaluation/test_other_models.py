@@ -1,6 +1,8 @@
 """Evaluation of open_clip models: equality with open_clip's own computation, and invalid models."""
 
+import json
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -124,7 +126,7 @@ class Bomb:
             lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2)),
             "cannot load",
         ),
-        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "cannot load"),
+        (lambda folder: (folder / "open_clip_config.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "open_clip_config.json").write_text(settings(embed_dim=16)), "cannot load"),
     ],
 )
@@ -135,6 +137,52 @@ def test_damaged_folders_are_one_error(peer, shards, tmp_path, capsys, change, m
     with pytest.raises(ConfigError, match=f"{message}.*evaluate.architecture"):
         evaluate_model(tmp_path, shards, CPU)
     assert "boom" not in capsys.readouterr().out
+
+
+RUNS_CODE = {
+    "tokenizer_kwargs": (
+        {"tokenizer_kwargs": {"trust_remote_code": True}},
+        "tokenizer_kwargs.trust_remote_code asks for code",
+    ),
+    "a tokenizer's auto_map": ({"hf_tokenizer_name": "HERE"}, r"tokenizer_config\.json: auto_map names code"),
+    "a text tower's auto_map": ({"hf_model_name": "HERE"}, r"config\.json: auto_map names code"),
+    "a revision of code": (
+        {"tokenizer_kwargs": {"code_revision": "main"}},
+        "tokenizer_kwargs.code_revision asks for code",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS_CODE)
+def test_code_of_a_model_folder_is_never_run(peer, shards, tmp_path, name):
+    text, message = RUNS_CODE[name]
+    folder, marker = tmp_path / "foreign", tmp_path / "ran"
+    shutil.copytree(peer, folder)
+    mapped = {
+        "AutoTokenizer": ["foreign.Tokenizer", None],
+        "AutoConfig": "foreign.Config",
+        "AutoModel": "foreign.Model",
+    }
+    (folder / "foreign.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    if "auto_map" in name:
+        (folder / "config.json").write_text(json.dumps({"model_type": "foreign", "auto_map": mapped}))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": mapped}))
+        if "tower" not in name:
+            (folder / "config.json").unlink()
+    changed = {key: str(folder) if value == "HERE" else value for key, value in text.items()}
+    (folder / "open_clip_config.json").write_text(settings(text_cfg=MODEL_CFG["text_cfg"] | changed))
+    with pytest.raises(ConfigError, match=message):
+        evaluate_model(folder, shards, CPU)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "x", " " * (1 << 20) + "{}"])
+def test_a_configuration_that_is_no_small_json_object_is_refused(peer, shards, tmp_path, content):
+    folder = tmp_path / "foreign"
+    shutil.copytree(peer, folder)
+    (folder / "open_clip_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"open_clip_config\.json (cannot be read|is not a JSON object)"):
+        evaluate_model(folder, shards, CPU)
 
 
 def test_a_tokenizer_of_another_model_is_refused(shards, tmp_path):
