@@ -95,9 +95,17 @@ def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
 
     Returns:
         dotted paths that were changed.
+
+    Raises:
+        StageError: a name leads out of `root`, or is not a YAML file there. Nothing is changed then.
     """
     from dvc.utils.serialize import modify_yaml
 
+    for entry in stages.values():
+        for name in _files(entry):
+            file = (root / name).resolve()
+            if not file.is_relative_to(root.resolve()) or file.suffix not in (".yml", ".yaml") or not file.is_file():
+                raise StageError(f"{name}: a lock names this file for parameters, and it is not a YAML file of {root}")
     changed = []
     for entry in stages.values():
         for name, keys in _files(entry).items():

@@ -65,6 +65,20 @@ def test_one_value_changes_and_nothing_else(tmp_path: Path, path: str, value: An
     assert parameters_into_files(tmp_path, {"train": entry}) == []
 
 
+@pytest.mark.parametrize("name", ["../outside.yml", "ABSOLUTE", "link.yml", "p.txt", "folder", "absent.yml"])
+def test_parameters_go_to_yaml_files_of_the_project_alone(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "project", tmp_path / "outside.yml"
+    (root / "folder").mkdir(parents=True)
+    for file in (outside, root / "p.yml", root / "p.txt"):
+        file.write_text("seed: 0\n")
+    (root / "link.yml").symlink_to(outside)
+    name = name.replace("ABSOLUTE", str(outside))
+    stages = {"good": {"params": {"p.yml": {"seed": 1}}}, "bad": {"params": {name: {"seed": 1}}}}
+    with pytest.raises(StageError, match="not a YAML file of"):
+        parameters_into_files(root, stages)
+    assert outside.read_text() == (root / "p.yml").read_text() == "seed: 0\n"
+
+
 def test_changed_leaves() -> None:
     old = {"a": {"b": 1, "c": [1]}, "d": {"e": 1, "f": 2}}
     new = {"a": {"b": 1, "c": [2], "n": {"x": 1}}, "d": {"e": 1}}

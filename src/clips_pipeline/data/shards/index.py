@@ -14,14 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from clips_pipeline.config import ConfigError, read_json, to_mapping
+from pydantic import Field
+
+from clips_pipeline.config import ConfigError, NonNegativeInt, read_json, to_mapping
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.storage.urls import is_remote
 
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"
+
+# A digest names files of the shard cache; an index that somebody else made must not name others.
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 _STATS_PER_TASK = 2_000
 
@@ -39,10 +45,10 @@ class ShardEntry:
     """
 
     path: str
-    samples: int
-    bytes: int
-    sha256: str
-    keys_digest: str
+    samples: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Sha256
+    keys_digest: Sha256
 
 
 @dataclass(frozen=True, slots=True)

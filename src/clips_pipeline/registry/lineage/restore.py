@@ -11,6 +11,8 @@ from kedro_dvc_sync.lock import parameters_into_files, write_lock
 from kedro_dvc_sync.stages import command
 
 CONF = "conf"
+# `-P`: not from the working directory, which holds the files of the version, and where a patch may add a `dvc/`.
+_DVC = (sys.executable, "-P", "-m", "dvc")
 
 
 def restore(record: Record, project: Path, target: Path) -> Path:
@@ -107,8 +109,8 @@ def _restore_data(record: Record, project: Path, restored: Path) -> None:
     if private.is_file():
         # Where the remote is and how to get in may stand only there.
         shutil.copy2(private, restored / ".dvc" / "config.local")
-    cache = _run_checked(project, sys.executable, "-m", "dvc", "cache", "dir").strip()
-    _run_checked(restored, sys.executable, "-m", "dvc", "cache", "dir", "--local", str((project / cache).resolve()))
+    cache = _run_checked(project, *_DVC, "cache", "dir").strip()
+    _run_checked(restored, *_DVC, "cache", "dir", "--local", str((project / cache).resolve()))
     if not _dvc(restored, "checkout", "--quiet", *_targets(record)).returncode:
         return
     pulled = _dvc(restored, "pull", "--quiet", *_targets(record))
@@ -119,7 +121,7 @@ def _restore_data(record: Record, project: Path, restored: Path) -> None:
 
 
 def _dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return _run(folder, sys.executable, "-m", "dvc", *arguments)
+    return _run(folder, *_DVC, *arguments)
 
 
 def _run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":

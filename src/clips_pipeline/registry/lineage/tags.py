@@ -1,6 +1,7 @@
 """Lineage on MLflow runs and model versions: tags for people, files for `kedro lineage`."""
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage.record import GitState, Lineage
 from clips_pipeline.registry.tracking.runs import mlflow_key
+
+_COMMIT, _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}"), re.compile(r"\w[\w.-]*")
 
 FACTS, LOCK, PATCH = "lineage.json", "dvc.lock", "uncommitted.patch"
 
@@ -98,13 +101,28 @@ def load_record(name: str, version: str) -> Record:
             here = Path(client.download_artifacts(found.run_id, folder, temporary))
             facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
-        except (MlflowException, OSError):
+            git, environment, parameters = GitState(**facts["git"]), facts["environment"], facts["parameters"]
+        except (MlflowException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
             raise ConfigError(
-                f"{name} {found.version}: no lineage was kept with it; run `kedro run --pipelines register` where it was made"
+                f"{name} {found.version}: its lineage is absent or unreadable; run `kedro run --pipelines register` where "
+                "it was made"
             ) from None
         patch = (here / PATCH).read_bytes() if (here / PATCH).is_file() else None
-    lineage = Lineage(GitState(**facts["git"]), facts["environment"], lock, facts["parameters"])
+    _check_names(f"{name} {found.version}", git.commit, [*([] if environment is None else [environment]), *lock])
+    lineage = Lineage(git, environment, lock, parameters)
     return Record(name, int(found.version), lineage, patch if lineage.git.dirty else b"")
+
+
+def _check_names(what: str, commit: str | None, names: list[str]) -> None:
+    """Refuse names that are none: they become arguments of git and DVC, and parts of paths."""
+    wrong = [one for one in names if not _NAME.fullmatch(str(one))]
+    if commit is not None and not _COMMIT.fullmatch(str(commit)):
+        wrong.append(commit)
+    if wrong:
+        raise ConfigError(
+            f"{what}: its lineage names {wrong[0]!r}, which is no commit, environment or stage; it was not written by "
+            "`kedro run`, so it is not used"
+        )
 
 
 def _log_files(client: MlflowClient, run_id: str, folder: str, lineage: Lineage, patch: bytes | None) -> None:

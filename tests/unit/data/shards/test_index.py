@@ -24,6 +24,20 @@ def _index(**changes: Any) -> Index:
     return Index(**(facts | changes))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sha256", "abc/../../../victim"), ("sha256", "A" * 64), ("keys_digest", ""), ("samples", -1), ("bytes", -1)],
+)
+def test_an_index_of_somebody_else_names_no_files_by_its_digests(tmp_path: Path, key: str, value: object) -> None:
+    _index().save(tmp_path)
+    file = tmp_path / "index.json"
+    content = json.loads(file.read_text())
+    content["splits"]["train"][0][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"index\.json\.splits\.train\[0\]\.{key}"):
+        load_index(tmp_path)
+
+
 def test_index_round_trip(tmp_path: Path) -> None:
     far = ShardEntry("s3://bucket/ü.tar", 2, 10, "c" * 64, "d" * 64)
     made = _index(

@@ -13,6 +13,7 @@ from clips_pipeline.registry.lineage.record import (
     git_state,
     uncommitted_patch,
 )
+from clips_pipeline.registry.lineage.restore import _dvc as run_dvc
 
 
 def git(folder, *arguments):
@@ -20,6 +21,16 @@ def git(folder, *arguments):
     return subprocess.run(
         ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def test_dvc_of_a_restored_folder_is_not_run(tmp_path):
+    """A record's patch may add files, and `python -m` looks into the working directory first."""
+    package, marker = tmp_path / "dvc", tmp_path / "ran"
+    package.mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (package / name).write_text(f"open({str(marker)!r}, 'w').close()\n")
+    assert run_dvc(tmp_path, "version").returncode == 0
+    assert not marker.exists()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import mlflow
 import pandas as pd
@@ -176,8 +177,23 @@ def test_lineage_that_is_not_there_is_named(store, model_folder):
     register(model_folder, 0.5, "bare")
     with pytest.raises(ConfigError, match=r"no version or alias '7'.*it has 1"):
         load_record("bare", "7")
-    with pytest.raises(ConfigError, match="no lineage was kept"):
+    with pytest.raises(ConfigError, match="its lineage is absent or unreadable"):
         load_record("bare", "1")
+
+
+@pytest.mark.parametrize(
+    "lineage",
+    [
+        replace(LINEAGE, git=replace(LINEAGE.git, commit="--upload-pack=touch x")),
+        replace(LINEAGE, environment="../../.."),
+        replace(LINEAGE, lock={"../../dvc.yaml:train": LINEAGE.lock["evaluate"]}),
+    ],
+)
+def test_a_lineage_with_names_that_lead_elsewhere_is_refused(store, model_folder, lineage):
+    result = register(model_folder, 0.5, "foreign")
+    tag_version("foreign", result.version, lineage, None)
+    with pytest.raises(ConfigError, match="which is no commit, environment or stage"):
+        load_record("foreign", str(result.version))
 
 
 def test_the_exported_folder_comes_back_whole(store, model_folder):
