@@ -97,8 +97,8 @@ def in_place(tmp_path: Path) -> tuple[Path, list[Any]]:
     use = np.array([number not in (0, 5, 11) for number in range(12)])
     folder = tmp_path / "index"
     folder.mkdir()
-    before = ShardEntry("elsewhere", 2, 1, "-", "-")
-    _index(splits={"test": (before,), "train": (ShardEntry(entry.path, 9, entry.bytes, entry.sha256, "-"),)}).save(
+    before = ShardEntry("elsewhere", 2, 1, "0" * 64, "0" * 64)
+    _index(splits={"test": (before,), "train": (ShardEntry(entry.path, 9, entry.bytes, entry.sha256, "0" * 64),)}).save(
         folder
     )
     with TarFile(Path(entry.path)) as tar:
@@ -150,6 +150,6 @@ def test_missing_and_changed_shards_among_many(tmp_path: Path, monkeypatch: pyte
 
 
 def test_remote_shards_need_a_cache(tmp_path: Path) -> None:
-    _index(splits={"train": (ShardEntry("s3://bucket/a.tar", 1, 1, "", ""),)}).save(tmp_path)
+    _index(splits={"train": (ShardEntry("s3://bucket/a.tar", 1, 1, "0" * 64, "0" * 64),)}).save(tmp_path)
     with pytest.raises(ConfigError, match=r"s3://bucket/a\.tar is not on this machine"):
         ShardSet(tmp_path, "train")
