@@ -96,7 +96,7 @@ layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 	$(BIN)/lint-imports
 
 .PHONY: stages
-stages: $(STAMP) ## whether dvc.yaml is what the graph says (`kedro dvc sync` makes it so)
+stages: $(STAMP) ## check that dvc.yaml is up to date (`kedro dvc sync` updates it)
 	$(BIN)/kedro dvc check
 
 # pytest ends with 5 where no test is marked slow; any other status counts.

@@ -175,7 +175,11 @@ def restore(metadata: Any, version: str, folder: Path, name: str | None, env: st
     help="Evaluation set to compare on, also sugarcrepe or winoground. Default: the set that both were evaluated on.",
 )
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Confidence level of the intervals.",
 )
 @_environment
 @click.pass_obj

@@ -1,7 +1,8 @@
 """Conversion of plain mappings (YAML, JSON) to frozen dataclasses and back; all configuration is validated here.
 
-Dataclasses define ranges in their types (`Annotated[int, Ge(1)]`, or the names below). Pydantic checks them strictly: text
-does not become a number, a bool is not an int, and unknown keys are errors. `__post_init__` only checks rules between fields.
+Dataclasses define ranges in their types (`Annotated[int, Ge(1)]`, or the names below). Pydantic checks them strictly:
+text does not become a number, a bool is not an int, and unknown keys are errors. `__post_init__` only checks rules
+between fields.
 """
 
 import dataclasses
@@ -81,8 +82,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         where: dotted path of `mapping` in the configuration, for messages.
 
     Raises:
-        ConfigError: unknown or missing keys, values of the wrong type or out of range, or an error from `__post_init__`. The
-            message lists all of them, one per line.
+        ConfigError: unknown or missing keys, values of the wrong type or out of range, or an error from
+            `__post_init__`. The message lists all of them, one per line.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected a mapping of keys to values, found {_describe(mapping)}")

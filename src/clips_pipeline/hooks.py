@@ -1,6 +1,7 @@
 """Kedro hooks of this project; `pipelines.kedro_run` implements them.
 
-Every `kedro` command imports this module, even `kedro --help`, so it imports the implementation only when a run needs it.
+Every `kedro` command imports this module, even `kedro --help`, so it imports the implementation only when a run needs
+it.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,5 @@
-"""`dvc.yaml` from the graph of a Kedro project: `kedro dvc sync`, `kedro dvc check`, and the commit after a `kedro run`.
+"""DVC stages from the pipelines of a Kedro project.
 
-It knows Kedro and DVC and nothing of the project it serves, so any Kedro project can use it: docs/versioning.md.
+It provides `kedro dvc sync`, `kedro dvc check`, and `dvc commit` after a `kedro run`. It depends only on Kedro and DVC,
+so any Kedro project can use it (docs/versioning.md).
 """

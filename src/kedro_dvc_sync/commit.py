@@ -1,4 +1,4 @@
-"""After a plain `kedro run`, tell DVC what it made, so that both entrances leave `dvc status` clean."""
+"""`dvc commit` after a plain `kedro run`, so that `dvc status` is clean as after `dvc repro`."""
 
 import logging
 import os
@@ -18,19 +18,19 @@ from kedro_dvc_sync.trees import has_path, read_yaml, value_at
 
 
 def within_dvc() -> bool:
-    """Whether DVC itself started this process as a stage: then it commits what comes out."""
+    """Return whether DVC started this process as a stage; DVC then commits the outputs itself."""
     return "DVC_ROOT" in os.environ
 
 
 def uses_dvc(root: Path) -> bool:
-    """Whether the project stands in a DVC repository."""
+    """Return whether the project is in a DVC repository."""
     return any((folder / ".dvc").is_dir() for folder in (root, *root.parents))
 
 
 def nodes_in_place(project: Project, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> set[str]:
-    """Names of the nodes that wrote what the stages name.
+    """Return the names of the nodes that wrote the paths of the stages.
 
-    A hook that moves an output for one run puts a dataset with `metadata: {dvc: {track: false}}` into the catalog.
+    A hook that redirects an output for one run adds a dataset with `metadata: {dvc: {track: false}}` to the catalog.
     """
 
     def is_moved(name: str) -> bool:
@@ -44,7 +44,7 @@ def nodes_in_place(project: Project, pipeline: Pipeline, catalog: CatalogProtoco
 
 
 def finished_stages(project: Project, nodes: Set[str]) -> list[str]:
-    """The stages of the environment's `dvc.yaml` all of whose nodes are among `nodes`."""
+    """Return the stages of the environment's `dvc.yaml` all of whose nodes are in `nodes`."""
     if not project.stage_file.is_file():
         return []
     written = (read_yaml(project.stage_file) or {}).get("stages") or {}
@@ -53,32 +53,32 @@ def finished_stages(project: Project, nodes: Set[str]) -> list[str]:
 
 
 def other_parameters(project: Project, stage: str, used: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of `stage` whose value is not the one in the files that DVC watches: dotted path to the value used.
+    """Return parameters of `stage` whose used value differs from the files that DVC tracks: used value by dotted path.
 
-    They come from `kedro run --params` or from the environment that git ignores (conf/local).
+    They come from `kedro run --params`, or from the environment that git ignores (conf/local).
     """
     files = project.values()
     keys = parameter_keys(project.stages[stage])
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for key in sorted(set(used) | set(files) if keys is None else keys):
         if has_path(files, key) and has_path(used, key):
-            found.update(changed_leaves(value_at(files, key), value_at(used, key), key))
-    return found
+            changed.update(changed_leaves(value_at(files, key), value_at(used, key), key))
+    return changed
 
 
 def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[str]:
-    """`dvc commit` the stages that ran whole.
+    """Run `dvc commit` for the stages all of whose nodes ran.
 
-    The lock records the parameters that were used, so a stage that ran with `--params` is not clean afterwards: its
-    parameters in the lock differ from those in the files, as they should.
+    The lock records the parameters that were used. A stage that ran with `--params` is therefore not clean afterwards:
+    its parameters in the lock differ from those in the files.
 
     Args:
-        project: in the environment of the run.
+        project: the project in the run's environment.
         nodes: names of the nodes that ran.
-        used: the parameters of the run.
+        used: parameters of the run.
 
     Returns:
-        the stages.
+        the committed stages.
 
     Raises:
         StageError: DVC refuses.
@@ -86,7 +86,7 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     stages = finished_stages(project, nodes)
     if not stages:
         return []
-    # DVC takes half a second to import, and only a run that finished a stage needs it.
+    # Imported here: DVC takes half a second to import, and only a run that finished a stage needs it.
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
@@ -95,7 +95,7 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     try:
         with Repo(str(project.root)) as repo, lock_repo(repo):
             for name in stages:
-                # What `dvc commit --force` does, with the parameters that were used before the lock is written.
+                # As `dvc commit --force`, but with the parameters that were used.
                 stage = repo.stage.load_one(str(project.stage_file), name)
                 stage.save()
                 watched = {dep.def_path: dep for dep in stage.deps if isinstance(dep, ParamsDependency)}
@@ -107,7 +107,7 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
                 stage.dump(update_pipeline=False)
     except DvcException as error:
         raise StageError(
-            f"`dvc commit` failed, so `dvc status` will show changes: {error}. Where a path was renamed, `kedro dvc sync` writes "
-            "the stages again"
+            f"`dvc commit` failed, so `dvc status` will report changes: {error}. If a path was renamed, update the stages with "
+            "`kedro dvc sync`"
         ) from None
     return stages

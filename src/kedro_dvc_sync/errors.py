@@ -1,7 +1,7 @@
-"""The one error of this package."""
+"""The error class of this package."""
 
 import click
 
 
 class StageError(click.ClickException):
-    """The graph, the catalog or the settings cannot be written as DVC stages. The message says what to change."""
+    """The pipelines, the catalog or the settings cannot be written as DVC stages. The message names the remedy."""

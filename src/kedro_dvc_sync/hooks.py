@@ -1,6 +1,6 @@
-"""Kedro hooks: finished stages are committed to DVC. A project adds them in its settings: `HOOKS = (DvcHooks(),)`.
+"""Kedro hooks that commit finished stages to DVC. A project adds them in its settings: `HOOKS = (DvcHooks(),)`.
 
-Every `kedro` command imports this file, also `kedro --help`; so what only a run needs is imported by its hooks.
+Every `kedro` command imports this module, even `kedro --help`, so the hooks import what only a run needs.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DvcHooks:
-    """A plain `kedro run` ends with `dvc commit`; within `dvc repro` the hooks stay out of DVC's way."""
+    """Run `dvc commit` at the end of a plain `kedro run`; within `dvc repro` do nothing, because DVC commits."""
 
     def __init__(self) -> None:
         self._context: KedroContext | None = None
@@ -30,17 +30,17 @@ class DvcHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Keep the context: it knows the project and the environment."""
+        """Keep the context, which has the project path and the environment."""
         self._context = context
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> None:
-        """Within `dvc repro`, refuse parameters that DVC does not see: it would record others than were used.
+        """Within `dvc repro`, refuse parameters that DVC does not track, because DVC would record other values than were used.
 
         Raises:
-            SystemExit: there are such; the message has been shown.
+            SystemExit: there are such parameters; the error has been logged.
         """
         from kedro_dvc_sync import commit
 
@@ -52,8 +52,8 @@ class DvcHooks:
             other = commit.other_parameters(project, stage, catalog.load("parameters"))
             if other:
                 log.error(
-                    "stage %s: %s set by conf/local, which DVC does not watch; move it to a committed environment, or use "
-                    "`kedro run` in place of `dvc repro`",
+                    "stage %s: conf/local sets %s, and DVC does not track conf/local; move the values to a committed environment, "
+                    "or use `kedro run` instead of `dvc repro`",
                     stage,
                     ", ".join(sorted(other)),
                 )
@@ -61,23 +61,23 @@ class DvcHooks:
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        """Remember it, for a run that fails later."""
+        """Remember the finished node, for a run that fails later."""
         self._finished.add(node.name)
 
     @hook_impl
     def after_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> None:
-        """Commit what was made."""
+        """Commit the outputs."""
         self._commit(pipeline, catalog)
 
     @hook_impl
     def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
-        """What was finished before the error counts."""
+        """Commit the stages that finished before the error."""
         self._commit(pipeline.only_nodes(*self._finished), catalog)
 
     def _commit(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
-        """A failure is a warning, never an error: the run's results are there."""
+        """Commit. A failure is a warning, because the run's outputs are valid."""
         from kedro_dvc_sync import commit
 
         try:

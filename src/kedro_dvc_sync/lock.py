@@ -1,4 +1,7 @@
-"""`dvc.lock`: what results were made of, also where DVC does not know the stage, and parameters put back into their files."""
+"""Lock entries (`dvc.lock`): read, write and compute them, also for stages that DVC does not know.
+
+Also writes the parameters of lock entries back into their files.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +19,7 @@ LIMIT_BYTES = 2**30
 
 
 def read_lock(file: Path) -> dict[str, Any]:
-    """The stages of a lock file by name; empty where there is none.
+    """Return the stages of a lock file by name; empty where there is no file.
 
     Raises:
         StageError: it is not a lock file.
@@ -30,7 +33,7 @@ def read_lock(file: Path) -> dict[str, Any]:
 
 
 def changed_leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and new value of all that differs; what lost a key differs as a whole."""
+    """Yield dotted path and new value of everything that differs; a mapping that lost a key differs as a whole."""
     if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) <= set(new):
         for key, value in new.items():
             inner = f"{path}.{key}" if path else str(key)
@@ -43,29 +46,29 @@ def changed_leaves(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, An
 
 
 def with_parameters(params: Mapping[str, Any], changed: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """The parameters of a lock entry with the values that a stage ran with, where they are not those of its files.
+    """Return the parameters of a lock entry, with the values that the stage ran with where they differ from the files.
 
-    So `dvc status` names these parameters, and `dvc repro` runs the stage again with what the files say.
+    Then `dvc status` names these parameters, and `dvc repro` runs the stage again with the values of the files.
 
     Args:
-        params: file to its keys and values.
-        changed: dotted path to the value that was used.
-        order: the parameter files; of those that hold a group, the last one wins and takes the value.
+        params: keys and values by file.
+        changed: the used value by dotted path.
+        order: the parameter files; of those that contain a group, the last one gets the value.
     """
-    found = {name: copy.deepcopy(dict(keys)) for name, keys in params.items()}
+    result = {name: copy.deepcopy(dict(keys)) for name, keys in params.items()}
     for path, value in changed.items():
-        keys = [(name, key) for name in order for key in found.get(name, {}) if f"{path}.".startswith(f"{key}.")]
+        keys = [(name, key) for name in order for key in result.get(name, {}) if f"{path}.".startswith(f"{key}.")]
         if keys:
             name, key = keys[-1]
-            # A key may hold dots itself, so it is no path here.
-            held = {"": found[name][key]}
+            # A key may contain dots itself, so it must not be split here.
+            held = {"": result[name][key]}
             set_value(held, path.replace(key, "", 1), value)
-            found[name][key] = held[""]
-    return found
+            result[name][key] = held[""]
+    return result
 
 
 def resolved_parameters(entry: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """The nested parameters of a stage by its lock entry: those of all files, later ones over earlier ones."""
+    """Return the nested parameters of a stage from its lock entry: all files merged, later ones over earlier ones."""
     merge_stages: dict[str, Any] = {}
     params = _files(entry)
     for name in sorted(params, key=lambda name: order.index(name) if name in order else -1):
@@ -91,7 +94,7 @@ def write_lock(file: Path, stages: Mapping[str, Any]) -> None:
 
 
 def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
-    """Write the parameters of lock entries into their files below `root`, where they differ; comments stay.
+    """Write the parameters of lock entries into their files below `root` where they differ; comments are kept.
 
     Returns:
         dotted paths that were changed.
@@ -120,22 +123,22 @@ def parameters_into_files(root: Path, stages: Mapping[str, Any]) -> list[str]:
 
 
 def _files(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter files of an entry. Format versions are none: they are code, which the commit has."""
+    """Return the parameter files of an entry, without the file of format versions, which is code and in the commit."""
     return {name: keys for name, keys in (entry.get("params") or {}).items() if not name.endswith(".py")}
 
 
 def lock_entries(project: Project, stages: Iterable[Stage], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Lock entries of `stages`, by name, for the files as they are now.
+    """Return lock entries of `stages`, by name, computed from the present files.
 
     Args:
-        project: with its parameters.
-        stages: as the graph has them.
-        known: the lock's entries of other stages; what these made is not read again.
+        project: the project with its parameters.
+        stages: the stages built from the pipelines.
+        known: lock entries of other stages; their outputs are not hashed again.
     """
     outputs = {out["path"]: out for entry in known.values() for out in entry.get("outs") or []}
     files = {**project.parameter_files(), **project.parameter_files("globals")}
     files[str(project.settings.formats)] = project.formats
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for stage in stages:
         outs = [_lock_item(project.root, path) for path in sorted(stage.outputs)]
         deps = [outputs.get(path) or _lock_item(project.root, path) for path in sorted(stage.deps)]
@@ -145,12 +148,12 @@ def lock_entries(project: Project, stages: Iterable[Stage], known: Mapping[str, 
             for path, keys in sorted(stage.params.items())
         }
         parts = {"cmd": stage.cmd, "deps": deps, "params": params, "outs": outs}
-        found[stage.name] = {key: value for key, value in parts.items() if value}
-    return found
+        result[stage.name] = {key: value for key, value in parts.items() if value}
+    return result
 
 
 def file_hash(path: Path) -> dict[str, Any]:
-    """DVC's hash of a file or folder, with its size; empty for what is not there or is larger than `LIMIT_BYTES`."""
+    """Return DVC's hash of a file or folder, with its size; empty where it is missing or larger than `LIMIT_BYTES`."""
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
     from dvc_objects.fs.local import localfs

@@ -1,6 +1,6 @@
-"""A Kedro project as the generator sees it: pipelines, catalog entries and parameter files of one environment.
+"""A Kedro project in one environment: pipelines, catalog entries and parameter files.
 
-No dataset is built and no credential is read: paths are text in the catalog.
+Creates no datasets and reads no credentials: paths are read from the catalog's text.
 """
 
 import re
@@ -40,7 +40,7 @@ class Project:
     def __init__(self, root: Path, environment: str | None = None):
         self.root = root.resolve()
         kedro = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["kedro"]
-        # Within a run the project is set up already, and must not be set up twice.
+        # Within a run the project is already set up, and must not be set up twice.
         if kedro["package_name"] != kedro_project.PACKAGE_NAME:
             bootstrap_project(self.root)
         arguments = settings.CONFIG_LOADER_ARGS
@@ -48,27 +48,27 @@ class Project:
         self.environment = None if environment in (None, self.base) else environment
         self.conf = self.root / settings.CONF_SOURCE
         if self.environment is not None and not (self.conf / self.environment).is_dir():
-            raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment")
+            raise StageError(f"{settings.CONF_SOURCE}/{self.environment}: no such environment; create the folder")
         self.settings: Settings = read_settings(self.root)
 
     @property
     def stage_file(self) -> Path:
-        """Where the stages of this environment stand: an environment's own file, so that a plain `dvc repro` leaves it alone."""
+        """The `dvc.yaml` of this environment. It is in the environment's own folder, so a plain `dvc repro` does not run it."""
         folder = self.root if self.environment is None else self.conf / self.environment
         return folder / "dvc.yaml"
 
     @property
     def lock_file(self) -> Path:
-        """DVC's record of this environment's stages."""
+        """DVC's lock file of this environment's stages."""
         return self.stage_file.with_name("dvc.lock")
 
     def relative(self, path: Path) -> str:
-        """`path` as DVC writes it; outside the project, absolute."""
+        """Return `path` as DVC writes it: relative to the project, or absolute if it is outside."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
     @cached_property
     def stages(self) -> dict[str, Pipeline]:
-        """The pipelines that are stages, by name.
+        """The pipelines that become stages, by name.
 
         Raises:
             StageError: the settings name a pipeline that is not registered.
@@ -86,7 +86,7 @@ class Project:
     def _configuration(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[str]]]:
         """Catalog, parameters, and the loader's patterns.
 
-        All at once: `${globals:...}` is resolved by whichever loader was made last in this process.
+        They are loaded together, because the loader created last in this process resolves `${globals:...}`.
         """
         arguments = settings.CONFIG_LOADER_ARGS
         loader = settings.CONFIG_LOADER_CLASS(str(self.conf), env=self.environment or self.base, **arguments)
@@ -105,11 +105,11 @@ class Project:
 
     @property
     def datasets(self) -> list[str]:
-        """Names of the catalog's entries, patterns left out."""
+        """Names of the catalog's entries, without patterns."""
         return sorted(self._resolver.config)
 
     def entry(self, name: str) -> Entry | None:
-        """The catalog entry of a dataset, also by a pattern; None for what stays in memory."""
+        """Return the catalog entry of a dataset, also by a pattern; None for one that stays in memory."""
         resolver = self._resolver
         config = resolver.config.get(name)
         if config is None and (resolver.match_dataset_pattern(name) or resolver.match_user_catch_all_pattern(name)):
@@ -117,11 +117,14 @@ class Project:
         return None if config is None else read_entry(name, config)
 
     def values(self) -> dict[str, Any]:
-        """The parameters of this environment, as files alone give them."""
+        """Return the parameters of this environment from its files."""
         return self._configuration[1]
 
     def parameter_files(self, kind: str = "parameters") -> dict[str, Mapping[str, Any]]:
-        """The content of the parameter (or globals) files by path: what stands later wins, the environment's after the base's."""
+        """Return the content of the parameter (or globals) files by path.
+
+        Later files take precedence; the environment's files come after the base's.
+        """
         layers = [self.base] if self.environment is None else [self.base, self.environment]
         patterns = self._configuration[2].get(kind, _PATTERNS[kind])
         found = {}
@@ -133,7 +136,7 @@ class Project:
 
     @property
     def parameter_order(self) -> list[str]:
-        """The parameter files, later ones over earlier ones."""
+        """The parameter files; later ones take precedence."""
         return list(self.parameter_files())
 
     @cached_property
@@ -141,7 +144,7 @@ class Project:
         """The format versions by name, read as DVC reads them: assignments of numbers in a Python file.
 
         Raises:
-            StageError: the settings name no such file.
+            StageError: the settings name a file that cannot be read.
         """
         if self.settings.formats is None:
             return {}
@@ -154,16 +157,16 @@ class Project:
             raise StageError(f"pyproject.toml, [tool.kedro-dvc] formats: {self.settings.formats}: {error}") from None
 
     def keys_by_file(self, key: str, kind: str = "parameters") -> dict[str, list[str]]:
-        """Which files give the dotted `key`, and which keys of globals it is made of.
+        """Return the files that set the dotted `key`, with the keys of globals that its value uses.
 
         Raises:
-            StageError: none does.
+            StageError: no file sets it.
         """
         found: dict[str, list[str]] = {}
         files = self.parameter_files(kind)
         strategy = (settings.CONFIG_LOADER_ARGS.get("merge_strategy") or {}).get("parameters")
         if kind == "parameters" and strategy != "soft":
-            # Kedro's default: an environment that sets one key of a group replaces the group.
+            # Kedro's default merge: an environment that sets one key of a group replaces the whole group.
             top, own = key.split(".")[0], f"{self.relative(self.conf)}/{self.environment}/"
             replaced = {path: content for path, content in files.items() if path.startswith(own) and top in content}
             files = replaced or files
@@ -178,7 +181,7 @@ class Project:
             where = " or ".join(
                 f"{self.relative(self.conf)}/{name}" for name in filter(None, (self.base, self.environment))
             )
-            raise StageError(f"{kind} {key}: in no {kind} file of {where}")
+            raise StageError(f"{kind} {key}: not set in any {kind} file of {where}; add it")
         return found
 
 

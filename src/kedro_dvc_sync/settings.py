@@ -1,4 +1,4 @@
-"""What a project may set: `[tool.kedro-dvc]` in pyproject.toml, and `metadata: {dvc: {...}}` of a catalog entry."""
+"""Project settings: `[tool.kedro-dvc]` in pyproject.toml, and `metadata: {dvc: {...}}` of a catalog entry."""
 
 import tomllib
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ class Settings(_Table):
     """`[tool.kedro-dvc]`.
 
     Attributes:
-        stages: registered pipelines that become stages, in the order of the file; by default all but `__default__` and those
-            that are made of others.
-        path_parameters: dotted parameters that hold a path, or a list of paths, of files outside the catalog. Stages that read
-            such a parameter depend on its files.
-        formats: a Python file of format versions, `NAME = number`. Datasets name those they depend on.
+        stages: registered pipelines that become stages, in the order of the file; by default all except `__default__`
+            and sums of other pipelines.
+        path_parameters: dotted parameters with a path, or a list of paths, of files outside the catalog. Stages that
+            read such a parameter depend on its files.
+        formats: a Python file of format versions, `NAME = number`. Datasets name the versions they depend on.
     """
 
     stages: list[str] = []
@@ -32,17 +32,17 @@ class Settings(_Table):
 
 
 class OutOptions(_Table):
-    """`metadata: {dvc: {...}}`: what DVC is to know of a dataset. The names are DVC's, but for the first two.
+    """`metadata: {dvc: {...}}`: DVC's options for a dataset. The names are DVC's, except for the first two.
 
     Attributes:
-        track: False keeps the path out of every stage.
-        formats: names of the format versions that say how it is made. The stage runs again when one of them is raised; the bytes
-            of its source code do not count.
-        cache: False where git keeps the file.
-        persist: True keeps what is there when the stage runs again, so that a node can go on with it.
-        push: False keeps it out of `dvc push`.
-        remote: the remote it goes to.
-        desc: a line for people.
+        track: False leaves the path out of every stage.
+        formats: names of the format versions that the dataset depends on. The stage runs again when one of them is
+            raised, not when its source code changes.
+        cache: False where git tracks the file.
+        persist: True keeps the output when the stage runs again, so that a node can resume it.
+        push: False leaves it out of `dvc push`.
+        remote: name of its remote.
+        desc: a description.
         metrics: True for a file of metrics.
         plots: True for a table to plot.
     """
@@ -60,12 +60,12 @@ class OutOptions(_Table):
     @model_validator(mode="after")
     def _one_kind(self) -> "OutOptions":
         if self.metrics and self.plots:
-            raise ValueError("choose one of metrics and plots")
+            raise ValueError("metrics and plots are both true; choose one")
         return self
 
     @property
     def written(self) -> dict[str, Any]:
-        """What stands in `dvc.yaml`: the options that differ from DVC's defaults."""
+        """The options in `dvc.yaml`: those that differ from DVC's defaults."""
         return self.model_dump(include={"cache", "persist", "push", "remote", "desc"}, exclude_defaults=True)
 
 
@@ -96,30 +96,30 @@ def _parse(kind: type[_TableT], table: Any, where: str) -> _TableT:
 
 
 def read_settings(root: Path) -> Settings:
-    """The settings in `root / "pyproject.toml"`.
+    """Return the settings in `root / "pyproject.toml"`.
 
     Raises:
-        StageError: an unknown key, or a value of another type.
+        StageError: an unknown key, or a value of the wrong type.
     """
     table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {}).get("kedro-dvc", {})
     return _parse(Settings, table, "pyproject.toml, [tool.kedro-dvc] ")
 
 
 def read_entry(name: str, config: Mapping[str, Any]) -> Entry:
-    """The parts of a catalog entry that matter here.
+    """Return the name, path and DVC options of a catalog entry.
 
     Raises:
-        StageError: an unknown or wrong option, or a dataset that Kedro versions too.
+        StageError: an unknown or invalid option, or a dataset that Kedro versions too.
     """
     options = _parse(OutOptions, (config.get("metadata") or {}).get("dvc", {}), f"catalog entry {name}, metadata.dvc")
-    # Wrappers (partitions, caches, artifacts) hold the path in the dataset that they wrap.
+    # Wrappers (partitions, caches, artifacts) have the path in the wrapped dataset.
     inner = config.get("dataset")
     places = [config, inner] if isinstance(inner, Mapping) else [config]
     found = [place[key] for place in places for key in ("filepath", "path") if isinstance(place.get(key), str)]
     filepath = found[0] if found and options.track else None
     if filepath is not None and any(place.get("versioned") for place in places):
         raise StageError(
-            f"catalog entry {name}: `versioned: true` keeps every version in the folder itself, which DVC would delete; "
+            f"catalog entry {name}: `versioned: true` stores all versions in the folder itself, which DVC would delete; "
             "remove it, or set `metadata: {dvc: {track: false}}`"
         )
     return Entry(name, filepath, options)

@@ -1,6 +1,7 @@
-"""`dvc.yaml` as text: the lines of the graph's stages replaced, every other line left as it is.
+"""Edit `dvc.yaml` as text: replace the lines of the generated stages, and keep every other line.
 
-By lines, because ruamel.yaml (which DVC itself uses) ties a comment to the value before it and loses both together.
+Edits are by line, because ruamel.yaml (which DVC uses) attaches a comment to the value before it, and removes both
+together.
 """
 
 import difflib
@@ -12,24 +13,26 @@ import yaml
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.stages import MANAGED_KEYS, Stage, command
 
-HEADER = "# Stages written by `kedro dvc sync` from the pipelines and the catalog. What else stands here is kept.\n"
+HEADER = (
+    "# Stages written by `kedro dvc sync` from the pipelines and the catalog. Everything else in this file is kept.\n"
+)
 
 Edit = tuple[int, int, list[str]]
-"""First line, line after the last, and what comes in their place."""
+"""First line, line after the last one, and the new lines."""
 
 
 def merge_stages(text: str | None, stages: Iterable[Stage], environment: str | None, name: str = "dvc.yaml") -> str:
-    """`text` with the managed keys of `stages` brought up to date.
+    """Return `text` with the managed keys of `stages` updated.
 
-    Comments outside these keys, top-level keys, hand-made stages, and keys of a stage that the graph does not give (`desc`,
-    `frozen`, `meta`, `always_changed`) stay. A stage is hand-made if its command is not the one written here; one with that
-    command whose pipeline is no stage any more is removed.
+    Kept are comments outside these keys, top-level keys, hand-written stages, and keys of a stage that are not managed
+    (`desc`, `frozen`, `meta`, `always_changed`). A stage is hand-written if its command is not the generated one. A
+    stage with the generated command whose pipeline is no longer a stage is removed.
 
     Args:
-        text: the file as it is; None where there is none.
-        stages: what the graph says.
-        environment: of the file.
-        name: of the file, for messages.
+        text: content of the file; None where there is no file.
+        stages: the stages built from the pipelines.
+        environment: environment of the file.
+        name: name of the file, for messages.
 
     Raises:
         StageError: the text is not a DVC file.
@@ -42,7 +45,7 @@ def merge_stages(text: str | None, stages: Iterable[Stage], environment: str | N
     new = {key: _merge_stage(old.get(key), wanted[key]) for key in wanted if key not in old}
     found = [pair for pair in (root.value if root is not None else []) if pair[0].value == "stages"]
     if not old or found[0][1].flow_style:
-        # There is no line of a stage to keep: all of `stages` is written anew.
+        # No line of a stage has to be kept, so write all of `stages`.
         start = found[0][0].start_mark.line if found else len(lines)
         end = _last_line(found[0][1]) + 1 if found else len(lines)
         kept = {key: _merge_stage(stage, wanted.get(key)) for key, stage in old.items() if key not in gone}
@@ -61,12 +64,12 @@ def merge_stages(text: str | None, stages: Iterable[Stage], environment: str | N
 
 
 def difference(old: str | None, new: str, name: str = "dvc.yaml") -> str:
-    """Empty where both mean the same, however they write it; else a unified diff."""
+    """Return an empty string where both have the same content, else a unified diff."""
     if old is not None and _parse(old, name)[0] == _parse(new, name)[0]:
         return ""
     before = [] if old is None else old.splitlines(keepends=True)
     return "".join(
-        difflib.unified_diff(before, new.splitlines(keepends=True), f"{name} (now)", f"{name} (from the graph)")
+        difflib.unified_diff(before, new.splitlines(keepends=True), f"{name} (current)", f"{name} (generated)")
     )
 
 
@@ -75,7 +78,7 @@ def _is_ours(name: str, stage: Any, environment: str | None) -> bool:
 
 
 def _merge_stage(old: Any, written: dict[str, Any] | None) -> Any:
-    """A stage with its managed keys as `written`; None leaves it as it is."""
+    """Return a stage with its managed keys replaced by `written`; None leaves it unchanged."""
     if written is None:
         return old
     rest = {key: value for key, value in old.items() if key not in MANAGED_KEYS} if isinstance(old, dict) else {}
@@ -83,7 +86,7 @@ def _merge_stage(old: Any, written: dict[str, Any] | None) -> Any:
 
 
 def _key_edits(node: yaml.MappingNode, old: dict[str, Any], written: dict[str, Any]) -> list[Edit]:
-    """Changes to the managed keys of one stage; a new key comes behind the managed one before it."""
+    """Return the edits to the managed keys of one stage; a new key is inserted after the managed key before it."""
     edits: list[Edit] = []
     places = {key.value: (key.start_mark.line, _last_line(value) + 1) for key, value in node.value}
     indent, at = node.start_mark.column, node.start_mark.line
@@ -99,7 +102,7 @@ def _key_edits(node: yaml.MappingNode, old: dict[str, Any], written: dict[str, A
 
 
 def _splice(lines: list[str], edits: list[Edit]) -> str:
-    """`lines` with the lines of each edit replaced; blocks for the same place keep their order."""
+    """Return `lines` with the lines of each edit replaced; blocks for the same place keep their order."""
     result: list[str] = []
     done = 0
     for start, end, block in sorted(edits, key=lambda edit: edit[:2]):
@@ -120,7 +123,7 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], Any]:
 
 
 def _last_line(node: yaml.Node) -> int:
-    """The last line that belongs to a node: not the comments and empty lines up to whatever comes next."""
+    """Return the last line of a node, without the comments and empty lines after it."""
     if isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
         last = node.value[-1]
         return _last_line(last[1] if isinstance(last, tuple) else last)
@@ -130,7 +133,7 @@ def _last_line(node: yaml.Node) -> int:
 
 class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Lists are indented below their key, as DVC writes them."""
+        """Indent lists below their key, as DVC does."""
         super().increase_indent(flow, False)
 
 

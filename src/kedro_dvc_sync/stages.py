@@ -1,4 +1,4 @@
-"""From a project's graph to its DVC stages."""
+"""Build the DVC stages of a project from its pipelines and catalog."""
 
 import os
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ MANAGED_KEYS = ("cmd", "wdir", "deps", "params", "outs", "metrics", "plots")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as it stands in `dvc.yaml`; paths are relative to the project.
+    """One stage as in `dvc.yaml`; paths are relative to the project.
 
     Attributes:
-        params: file to its keys; no key means the whole file.
-        outs, metrics, plots: path to the options that differ from DVC's defaults.
+        params: keys by file; no keys means the whole file.
+        outs, metrics, plots: options that differ from DVC's defaults, by path.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Stage:
 
     @property
     def outputs(self) -> dict[str, dict[str, Any]]:
-        """All it writes."""
+        """All paths that the stage writes, with their options."""
         return {**self.outs, **self.metrics, **self.plots}
 
     def written(self) -> dict[str, Any]:
-        """The managed keys as DVC's schema has them, in order; empty ones are left out."""
+        """Return the managed keys in the order of DVC's schema, without empty ones."""
         outs = {
             key: [{path: options} if options else path for path, options in sorted(getattr(self, key).items())]
             for key in ("outs", "metrics", "plots")
@@ -51,18 +51,18 @@ class Stage:
 
 
 def command(stage: str, environment: str | None) -> str:
-    """What DVC runs for a stage. A stage with another command was made by hand."""
+    """Return the command that DVC runs for a stage. A stage with another command was written by hand."""
     return f"kedro run {f'--env {environment} ' if environment else ''}--pipelines {stage}"
 
 
 def build_stages(project: Project) -> list[Stage]:
-    """The stages of the project's environment, in order.
+    """Return the stages of the project's environment, in order.
 
-    An environment may share results of the base, such as data. A stage that would make the same paths of the same parameters
-    then is the base's, and is left out.
+    An environment may share outputs of the base, such as data. A stage that would write the same paths with the same
+    parameters is the base's, and is left out.
 
     Raises:
-        StageError: two stages make the same path, or one hands data to another in memory.
+        StageError: two stages write the same path, or one passes data to another in memory.
     """
     stages = _all_stages(project)
     if project.environment is None:
@@ -77,8 +77,8 @@ def build_stages(project: Project) -> list[Stage]:
             kept.append(stage)
         elif twin is None or set(twin.outputs) != set(stage.outputs) or _values(project, stage) != _values(base, stage):
             raise StageError(
-                f"stage {stage.name} of environment {project.environment} writes {common[0]}, which is also a result of "
-                f"the base environment, made with other parameters; give the environment a path of its own"
+                f"stage {stage.name} of environment {project.environment} writes {common[0]}, which the base environment "
+                f"writes with other parameters; set another path in this environment"
             )
     return kept
 
@@ -90,7 +90,7 @@ def _all_stages(project: Project) -> list[Stage]:
         for path in stage.outputs:
             if path in makers:
                 raise StageError(
-                    f"stages {makers[path]} and {stage.name} both make {path}; choose the pipelines that are stages in "
+                    f"stages {makers[path]} and {stage.name} both write {path}; select the pipelines that become stages in "
                     "pyproject.toml, [tool.kedro-dvc] stages"
                 )
             makers[path] = stage.name
@@ -104,12 +104,12 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
     for path, entry in outputs:
         if "://" in path:
             raise StageError(
-                f"catalog entry {entry.name}: DVC versions files of this machine only, not {path}; set "
+                f"catalog entry {entry.name}: DVC versions local files only, not {path}; set "
                 "`metadata: {dvc: {track: false}}` there"
             )
     outs = {path for path, _ in outputs}
     read = _entries(project, pipeline.inputs())
-    # A path that the stage makes itself is no dependency: some nodes are told where to write by an input.
+    # A path that the stage writes is not a dependency: some nodes get their output path as an input.
     deps = {path for path, _ in read} - outs
     keys = parameter_keys(pipeline)
     deps |= set(_path_parameters(project, keys))
@@ -133,7 +133,7 @@ def _stage(project: Project, name: str, pipeline: Pipeline) -> Stage:
 
 
 def parameter_keys(pipeline: Pipeline) -> set[str] | None:
-    """The dotted keys that its nodes read as `params:`, without those inside another; None for all parameters."""
+    """Return the dotted keys that the pipeline reads as `params:`, without those inside another; None for all parameters."""
     if "parameters" in pipeline.inputs():
         return None
     keys = {name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:")}
@@ -164,7 +164,7 @@ def _formats(project: Project, outputs: Iterable[Entry]) -> dict[str, list[str]]
 
 
 def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:
-    """Path and entry of every dataset that the catalog keeps in files."""
+    """Return path and entry of every dataset that the catalog stores in files."""
     found = []
     for name in sorted(names):
         entry = project.entry(name)
@@ -175,7 +175,7 @@ def _entries(project: Project, names: Iterable[str]) -> list[tuple[str, Entry]]:
 
 
 def _normalize(root: Path, path: str) -> Path:
-    # Not `resolve`, which would follow the links that DVC itself may put in place of data.
+    # Not `resolve`: it would follow the links that DVC may create in place of data.
     return Path(os.path.normpath(root / path))
 
 
@@ -188,7 +188,7 @@ def _path_parameters(project: Project, keys: set[str] | None) -> list[str]:
             continue
         value = value_at(values, name)
         for item in value if isinstance(value, list) else [value]:
-            # Addresses elsewhere and lists in brace notation are not files that DVC can hash here.
+            # DVC cannot hash URLs, and paths in brace notation are not single files.
             if isinstance(item, str) and "://" not in item and "{" not in item:
                 paths.append(project.relative(_normalize(project.root, item)))
     return paths
@@ -208,5 +208,5 @@ def _refuse_memory_between_stages(project: Project, name: str, pipeline: Pipelin
         for other, maker in project.stages.items():
             if other != name and dataset in maker.all_outputs():
                 raise StageError(
-                    f"stage {name} reads {dataset!r}, which {other} makes, but the catalog keeps it in no file; give it an entry"
+                    f"stage {name} reads {dataset!r} of stage {other}, but the catalog stores it in no file; add a catalog entry"
                 )

@@ -1,4 +1,4 @@
-"""YAML files, read as Kedro and DVC read them, and nested values by dotted path."""
+"""Reading of YAML files as Kedro and DVC read them, and access to nested values by dotted path."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ from ruamel.yaml import YAML
 
 
 def read_yaml(file: Path) -> Any:
-    """The content of a YAML file; None of an empty one.
+    """Return the content of a YAML file; None for an empty one.
 
-    By the YAML 1.2 of ruamel.yaml: PyYAML takes `1e-8`, which DVC writes into its lock, for a text.
+    Uses YAML 1.2 of ruamel.yaml, because PyYAML reads `1e-8`, which DVC writes into its lock, as text.
 
     Raises:
-        YAMLError: it is none.
+        YAMLError: the file is not YAML.
     """
     return YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
 
 
 def has_path(tree: Any, path: str) -> bool:
-    """Whether the nested mapping has the dotted path."""
+    """Return whether the nested mapping has the dotted path."""
     try:
         value_at(tree, path)
     except KeyError:
@@ -28,10 +28,10 @@ def has_path(tree: Any, path: str) -> bool:
 
 
 def value_at(tree: Any, path: str) -> Any:
-    """The value of a dotted path.
+    """Return the value at a dotted path.
 
     Raises:
-        KeyError: it is not there.
+        KeyError: the path does not exist.
     """
     for part in path.split("."):
         if not isinstance(tree, Mapping):
@@ -41,7 +41,7 @@ def value_at(tree: Any, path: str) -> Any:
 
 
 def set_value(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path in nested dicts, making those that are missing."""
+    """Set the value at a dotted path in nested dicts; create missing ones."""
     *parents, last = path.split(".")
     for part in parents:
         if not isinstance(tree.get(part), dict):

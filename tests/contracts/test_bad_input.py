@@ -1,4 +1,4 @@
-"""Bad parameters end a run before any node, with one message that names the key and the remedy."""
+"""Invalid parameters end a run before any node, with one message that names the key and the remedy."""
 
 import copy
 import os
@@ -78,12 +78,10 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
         ("trian.samples", 1, "trian: unknown parameter group"),
     ],
 )
-def test_one_mistake_one_message(base: dict[str, Any], path: str, value: Any, message: str | None) -> None:
+def test_each_error_gives_one_message(base: dict[str, Any], path: str, value: Any, message: str | None) -> None:
     parameters = merge(copy.deepcopy(base), {path: value})
     if message is None:
-        check(
-            register_pipelines()["pretrain"], catalog_of(parameters)
-        )  # the group of a source not chosen is not looked at
+        check(register_pipelines()["pretrain"], catalog_of(parameters))  # groups of other sources are not checked
         parameters = merge(parameters, {"prepare.source.kind": "folder"})
         message = "nowhere"
     with pytest.raises(ConfigError) as caught:
@@ -116,15 +114,13 @@ def test_a_search_is_refused_before_its_first_trial(base: dict[str, Any], path: 
         ("hush", r"credentials\.storage: expected a mapping"),
     ],
 )
-def test_credentials_of_another_shape_are_refused_and_not_shown(
-    base: dict[str, Any], credentials: Any, message: str
-) -> None:
+def test_malformed_credentials_are_refused_and_not_shown(base: dict[str, Any], credentials: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         check(register_pipelines()["pretrain"], catalog_of(base, credentials))
     assert "hush" not in str(caught.value)
 
 
-def test_credentials_of_an_environment_stand_before_those_of_the_machine(base: dict[str, Any]) -> None:
+def test_credentials_of_an_environment_take_precedence(base: dict[str, Any]) -> None:
     local, own = {"s3": {"key": "a", "secret": "b"}, "gs": {"token": "c"}}, {"s3": {"key": "d"}}
     found = catalog_of(base, local, None, own).load("remote_shards").storage.options
     assert found == {"s3": {"key": "d"}, "gs": {"token": "c"}}
@@ -140,9 +136,7 @@ def test_a_run_shows_the_message_and_no_traceback(repository: Path, tmp_path: Pa
     assert "Traceback" not in shown
 
 
-def test_what_an_earlier_pipeline_should_have_made_is_named_without_a_traceback(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_input_is_named_without_a_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     catalog = DataCatalog({"shards": PathDataset(filepath=str(tmp_path / "shards"), made_by="prepare")})
     with pytest.raises(DatasetError) as caught:
         catalog.load("shards")
@@ -153,7 +147,7 @@ def test_what_an_earlier_pipeline_should_have_made_is_named_without_a_traceback(
         hooks.hook.on_pipeline_error(error=caught.value, **told)
     assert ended.value.code == 2
     assert "shards does not exist; `kedro run --pipelines prepare` makes it" in caplog.text
-    # What is no missing file keeps its traceback.
+    # Errors other than missing files keep their traceback.
     hooks.hook.on_pipeline_error(error=DatasetError("odd"), **told)
 
 

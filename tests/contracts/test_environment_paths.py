@@ -1,4 +1,4 @@
-"""Environments keep to folders of their own: what one makes, no other overwrites."""
+"""Environments write to their own folders and overwrite nothing of each other."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from clips_pipeline.settings import CONFIG_LOADER_ARGS
 
 
 def paths(source: Path, environment: str) -> dict[str, str]:
-    """File paths of the catalog by entry, as a run in `environment` finds them."""
+    """Return the catalog's file paths by entry in `environment`."""
     loader = OmegaConfigLoader(conf_source=str(source), env=environment, **CONFIG_LOADER_ARGS)
     return {name: entry["filepath"] for name, entry in loader["catalog"].items() if "filepath" in entry}
 
@@ -21,12 +21,12 @@ def inside(path: str, roots: set[str]) -> bool:
 
 
 @pytest.mark.parametrize("environment", ["smoke", "photos", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
-def test_whatever_an_environment_writes_lies_below_its_roots(repository: Path, environment: str) -> None:
+def test_environments_write_only_below_their_roots(repository: Path, environment: str) -> None:
     conf = repository / "conf"
     roots = yaml.safe_load((conf / environment / "globals.yml").read_text())
     found = paths(conf, environment)
     assert set(found) == set(paths(conf, "local"))
-    # What a search finds becomes an environment, wherever it searched.
+    # A search always writes the environment `best`.
     outside = {name for name, path in found.items() if not inside(path, set(roots.values()))}
     assert outside == {"best_parameters", "best_globals"}
 

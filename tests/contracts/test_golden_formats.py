@@ -1,8 +1,8 @@
-"""An output that changes without its version: every kind of output, by digest, beside the version that made it.
+"""Golden digests of every kind of output: they fail when an output changes and its format version does not.
 
-`make golden-formats` writes `golden_formats.json`; where inputs of this test changed and no output did, delete their entry first.
-Numbers with a tail of roundings are rounded, so that another processor gives
-the same digest; embeddings are compared with a tolerance.
+`make golden-formats` writes `golden_formats.json`. If only the inputs of this test changed, delete their entry first.
+Floating-point numbers are rounded, so that other processors give the same digest; embeddings are compared with a
+tolerance.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def _digest(value: object) -> str:
 
 
 def _files(folder: Path, **replaced: str) -> str:
-    """Digest of names and bytes of all files, with other texts in place of those that differ from run to run."""
+    """Return a digest of names and bytes of all files, with fixed texts in place of those that differ between runs."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -99,7 +99,7 @@ def shards(scenes: Path, tmp_path: Path) -> Outputs:
 
 @pytest.fixture
 def tokenizers(tokenizer: Path) -> Outputs:
-    """Files, and ids, which other files might give as well. Kinds that take a file's vocabulary have tests of their own."""
+    """Return digests of tokenizer files and ids. Kinds that read a vocabulary file have tests of their own."""
     ids = load_tokenizer(tokenizer).encode("A small red cube, and two STARS above it; nothing else.", 24)
     return {"files": _files(tokenizer), "ids": [int(number) for number in ids]}
 
@@ -132,7 +132,7 @@ def embeddings(scenes: Path, embedder: Embedder) -> Outputs:
 
 
 def _results(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, noise: float) -> Any:
-    """An evaluation on embeddings that no model made, whose ranks hang on no rounding."""
+    """Evaluate synthetic embeddings whose ranks do not depend on rounding."""
     records = list(eval_samples(scenes, "test"))
     draw = np.random.default_rng(0)
     centers = draw.normal(size=(len(records), 16))
@@ -187,7 +187,7 @@ def registration(scenes: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def training() -> Outputs:
-    """What it gives is a drill of its own, `tests/integration/test_golden_curve.py`."""
+    """`tests/integration/test_golden_curve.py` tests the results of a training."""
     curve = json.loads(CURVE.read_text())
     assert curve.pop("version") == formats.TRAINING, "run `make golden-curve`"
     return {"curve": _digest(curve)}
@@ -211,7 +211,7 @@ FIXTURES: dict[str, str] = {
 
 
 def _same(found: Outputs, expected: Outputs) -> bool:
-    """Equal, lists of numbers to within what another processor changes."""
+    """Return whether both are equal; lists of numbers within the tolerance for other processors."""
     if found.keys() != expected.keys():
         return False
     return all(
@@ -228,7 +228,7 @@ def test_every_version_has_an_output_here() -> None:
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_outputs_are_those_of_their_version(name: str, request: pytest.FixtureRequest) -> None:
+def test_outputs_match_their_version(name: str, request: pytest.FixtureRequest) -> None:
     found, version = request.getfixturevalue(FIXTURES[name]), getattr(formats, name)
     known: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
     if os.environ.get("CLIPS_WRITE_GOLDEN") == "1":
@@ -254,8 +254,8 @@ def _remedy(name: str, version: int, found: Outputs, before: Any) -> str:
 
 
 def test_a_changed_output_without_its_version_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard itself: what it says, and that writing refuses as well."""
-    make: Callable[..., Any] = test_outputs_are_those_of_their_version
+    """Test the guard itself: its message, and that writing goldens is refused too."""
+    make: Callable[..., Any] = test_outputs_match_their_version
     before = GOLDEN.read_bytes()
 
     class Request:

@@ -1,4 +1,4 @@
-"""Low layers import nothing heavy, so that they start fast and can be used alone."""
+"""Lower layers import no heavy packages, so that they start fast and can be used alone."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ FORBIDDEN = {
     "losses": (*PIPELINE, "transformers", "tokenizers"),
 }
 
-# Every module of the package, found on disk, so that a new one cannot escape.
+# Find the modules on disk, so that new ones are tested too.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])

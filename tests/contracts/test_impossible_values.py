@@ -1,4 +1,4 @@
-"""A nonsensical number is refused in every numeric parameter of every group, before any work, or is listed here as possible."""
+"""Every numeric parameter refuses an impossible number before any work, or is listed here as unbounded."""
 
 import copy
 import types
@@ -24,13 +24,13 @@ LEAST: dict[str, Any] = {
     "train.progressive": {},
     "search.space": {"PATH": {"kind": "float", "low": -1.0, "high": 1.0}},
 }
-"""What optional groups need, for a value within them to be looked at."""
+"""Minimal content of optional groups, so that their values are checked."""
 
 NEGATIVE = {"prepare.filters.min_score", "search.space.PATH.low"}
-"""Parameters in which a negative number is possible."""
+"""Parameters that allow negative numbers."""
 
 AS_MANY_AS_ONE_LIKES = {
-    # Counts of samples, lengths and sizes of the data, which have no end in principle.
+    # Counts of samples, lengths and sizes of the data, which are unbounded in principle.
     *(f"prepare.source.scenes.{key}" for key in ("train", "validation", "test", "samples_per_shard")),
     "prepare.source.folder.images_per_task",
     *(f"prepare.source.{kind}.held_out" for kind in ("img2dataset", "recaption")),
@@ -60,7 +60,7 @@ AS_MANY_AS_ONE_LIKES = {
     *(f"search.space.PATH.{key}" for key in ("high", "points")),
     *(f"study.{key}" for key in ("samples", "curve_samples", "hours")),
     "export_benchmark.samples_per_shard",
-    # Time and disk that somebody may have.
+    # Time and disk space.
     *(f"storage.{key}" for key in ("back_off_s", "timeout_s", "cache_gib")),
     "train.launch.stall_warning_s",
     "train.launch.rank_timeout_s",
@@ -70,11 +70,11 @@ AS_MANY_AS_ONE_LIKES = {
     "register.gate.minimum_win",
     "register.gate.floors",
 }
-"""Parameters without an upper end."""
+"""Parameters without an upper bound."""
 
 
 def numbers(hint: Any) -> bool:
-    """Whether the type holds numbers."""
+    """Return whether the type contains numbers."""
     origin = get_origin(hint)
     if origin is Annotated:
         return numbers(get_args(hint)[0])
@@ -91,7 +91,7 @@ def numeric() -> Iterator[Parameter]:
 
 
 def refused(found: Parameter, number: float) -> bool:
-    """Whether the group refuses the number there, naming the key or a rule between it and another one."""
+    """Return whether the group refuses the number, with the key or a rule between two keys in the message."""
     group, *path = found.key.split(".")
     mapping = to_mapping(TYPES[group]())
     for place, least in LEAST.items():
@@ -115,18 +115,18 @@ def refused(found: Parameter, number: float) -> bool:
 
 
 @pytest.mark.parametrize("found", [*numeric()], ids=lambda found: found.key)
-def test_nonsense_is_refused(found: Parameter) -> None:
+def test_impossible_numbers_are_refused(found: Parameter) -> None:
     assert refused(found, -NONSENSE) != (found.key in NEGATIVE)
     assert refused(found, NONSENSE) != (found.key in AS_MANY_AS_ONE_LIKES)
 
 
 @pytest.mark.parametrize("found", [*numeric()], ids=lambda found: found.key)
-def test_what_is_no_number_is_refused(found: Parameter) -> None:
+def test_non_numbers_are_refused(found: Parameter) -> None:
     assert refused(found, float("nan"))
     assert refused(found, float("inf"))
 
 
-def test_the_lists_name_parameters() -> None:
+def test_listed_exceptions_are_parameters() -> None:
     assert {
         found.key for name, cls in TYPES.items() for found in parameters(cls, name)
     } >= NEGATIVE | AS_MANY_AS_ONE_LIKES

@@ -1,4 +1,4 @@
-"""The shipped configurations of the paper's sizes: they build, say what docs/method.md says, and train when shrunk."""
+"""Configurations of the paper's sizes: they build, equal docs/method.md, and train when scaled down."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ STAGE_3 = (336, 8_192, 256_000_000, 0, 3.2e-6)
 
 
 def stages(repository: Path, environment: str) -> list[TrainConfig]:
-    """Pre-training and fine-tuning of an environment, as runs in it find them."""
+    """Return the pre-training and fine-tuning configurations of an environment."""
     loader = OmegaConfigLoader(conf_source=str(repository / "conf"), env=environment, **CONFIG_LOADER_ARGS)
     parameters: dict[str, Any] = loader["parameters"]
     stage = typed("finetune", parameters["finetune"]).parameters(parameters["train"], "")
@@ -41,7 +41,7 @@ def stages(repository: Path, environment: str) -> list[TrainConfig]:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_the_recipe_is_that_of_the_page_on_the_method(repository: Path, environment: str) -> None:
+def test_recipes_equal_docs_method(repository: Path, environment: str) -> None:
     found = [
         (
             config.model.image_size,
@@ -62,7 +62,7 @@ def test_the_recipe_is_that_of_the_page_on_the_method(repository: Path, environm
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_it_builds_and_no_weight_changes_between_stages(repository: Path, environment: str) -> None:
+def test_models_build_and_stages_have_the_same_weights(repository: Path, environment: str) -> None:
     shapes = []
     for config in stages(repository, environment):
         built = model_config(config, 30_522)
@@ -74,7 +74,7 @@ def test_it_builds_and_no_weight_changes_between_stages(repository: Path, enviro
 
 
 def shrunk(config: ClipsConfig) -> ClipsConfig:
-    """Everything as it is but for widths, depths and the vocabulary."""
+    """Return the same configuration with small widths, depths and vocabulary."""
     assert config.captioner is not None
     small = {"width": 32, "depth": 2, "heads": 2}
     return dataclasses.replace(
@@ -87,14 +87,14 @@ def shrunk(config: ClipsConfig) -> ClipsConfig:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_two_steps_of_a_shrunken_copy(repository: Path, environment: str) -> None:
+def test_two_steps_of_a_scaled_down_copy(repository: Path, environment: str) -> None:
     torch.manual_seed(0)
     state = None
     for config in stages(repository, environment):
         images = image_config(config)
         model = ClipsModel(shrunk(model_config(config, 200)))
         if state is not None:
-            # Only weights travel to the next resolution.
+            # Only weights are passed to the next resolution.
             model.load_state_dict(state)
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         wrapped = ComposerClips(

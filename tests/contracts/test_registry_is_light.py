@@ -1,4 +1,4 @@
-"""Importing the pipelines and their settings loads nothing heavy, so that every `kedro` command stays quick."""
+"""Importing the pipelines and their settings loads no heavy package, so that every `kedro` command starts fast."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def printed() -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_all_pipelines_are_there(printed: list[str]) -> None:
+def test_all_pipelines_are_registered(printed: list[str]) -> None:
     assert printed[0] == str(
         [
             "__default__",
@@ -38,5 +38,5 @@ def test_all_pipelines_are_there(printed: list[str]) -> None:
     )
 
 
-def test_nothing_heavy_is_loaded(printed: list[str]) -> None:
+def test_no_heavy_package_is_imported(printed: list[str]) -> None:
     assert printed[1] == "[]"

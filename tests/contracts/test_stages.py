@@ -1,4 +1,4 @@
-"""`dvc.yaml` of this repository is what its graph says, and a changed parameter touches the stages that read it, no other."""
+"""`dvc.yaml` is up to date, and a changed parameter reruns exactly the stages that read it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ import yaml
 from clips_pipeline import formats
 from kedro_dvc_sync.project import Project
 
-# Which stages read a group of parameters; `storage` says how bytes are fetched, `search` belongs to no stage.
+# Stages that read each group of parameters. `storage` only affects downloads, `search` belongs to no stage.
 READERS: dict[str, set[str]] = {
     "prepare": {"prepare"},
     "train": {"train"},
@@ -29,11 +29,11 @@ READERS: dict[str, set[str]] = {
     "export_benchmark": set(),
     "tracking": set(),
 }
-# `prepare` then writes its report again, and leaves shards and tokenizer alone.
+# `prepare` then rewrites only its report, not shards and tokenizer.
 SHOWN_BY_DATA_HEALTH = ("train", "captions")
 
 
-def test_our_stages_are_what_the_graph_says(repository: Path) -> None:
+def test_dvc_yaml_is_up_to_date(repository: Path) -> None:
     command = [sys.executable, "-m", "kedro", "dvc", "check"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,7 +41,7 @@ def test_our_stages_are_what_the_graph_says(repository: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files, with something at every out, committed to DVC: as after a run, which would take minutes."""
+    """The tracked files with a placeholder at every out, committed to DVC, in place of a run, which takes minutes."""
     copy = tmp_path_factory.mktemp("project")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
     for name in filter(None, tracked.stdout.split("\0")):
@@ -83,7 +83,7 @@ def parameters_of(stage: Any) -> list[Any]:
     return [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
 
 
-def test_a_parameter_touches_the_stages_that_read_it_and_no_other(finished: Path, repo: Any) -> None:
+def test_a_parameter_change_reruns_only_the_stages_that_read_it(finished: Path, repo: Any) -> None:
     assert repo.status() == {}
     stages = list(repo.index.stages)
     matrix: dict[tuple[str, ...], set[str]] = {}
@@ -105,7 +105,7 @@ def test_a_parameter_touches_the_stages_that_read_it_and_no_other(finished: Path
     assert repo.status() == {}
     assert {path[0] for path in matrix} == set(READERS)
     assert len(matrix) > 60
-    # The whole `dvc status`, which also looks at files, for one parameter of each group; the rest by its parameters alone.
+    # Full `dvc status`, which also checks files, for one parameter of each group; for the others only the parameters.
     assert in_full == READERS
     expected = {
         path: READERS[path[0]] | ({"prepare"} if path[:2] == SHOWN_BY_DATA_HEALTH else set()) for path in matrix
@@ -113,7 +113,7 @@ def test_a_parameter_touches_the_stages_that_read_it_and_no_other(finished: Path
     assert {path: stages for path, stages in matrix.items() if stages != expected[path]} == {}
 
 
-# Which stages a raised format version makes run again.
+# Stages that a raised format version reruns.
 MADE_BY = {
     "SHARDS": {"prepare"},
     "SCENES": {"prepare"},
@@ -126,7 +126,7 @@ MADE_BY = {
 }
 
 
-def test_a_raised_format_version_touches_the_stages_that_make_it(finished: Path, repo: Any) -> None:
+def test_a_raised_format_version_reruns_only_its_stages(finished: Path, repo: Any) -> None:
     file = finished / "src" / "clips_pipeline" / "formats.py"
     before = file.read_text()
     names = [name for name in vars(formats) if name.isupper()]
@@ -140,8 +140,8 @@ def test_a_raised_format_version_touches_the_stages_that_make_it(finished: Path,
     assert found == MADE_BY
 
 
-def test_no_edit_of_a_source_file_touches_a_stage(finished: Path, repo: Any) -> None:
-    """A comment, a message or a style sheet: data of days must not hang on it."""
+def test_source_edits_rerun_no_stage(finished: Path, repo: Any) -> None:
+    """A changed comment, message or style sheet must not prepare all data again."""
     sources = [file for file in (finished / "src").rglob("*") if file.suffix in (".py", ".css", ".html", ".jinja")]
     before = {file: file.read_text() for file in sources}
     try:
@@ -153,7 +153,7 @@ def test_no_edit_of_a_source_file_touches_a_stage(finished: Path, repo: Any) -> 
             file.write_text(text)
 
 
-def test_every_result_names_its_format_version(repository: Path) -> None:
+def test_every_output_names_its_format_versions(repository: Path) -> None:
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     made = {
         next(iter(out)) if isinstance(out, dict) else out

@@ -1,4 +1,4 @@
-"""The graph as Kedro-Viz shows it: results and their nodes, without a twin that says where each is written."""
+"""The graph in Kedro-Viz: outputs and their nodes, without extra datasets for output paths."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from clips_pipeline.datasets.folder import PathDataset, Paths
 from clips_pipeline.pipeline_registry import register_pipelines
 
 
-def test_no_node_takes_a_place_to_write_to_but_by_paths(repository: Path) -> None:
+def test_nodes_get_output_paths_only_from_paths(repository: Path) -> None:
     catalog = yaml.safe_load((repository / "conf/base/catalog.yml").read_text())
     assert [name for name in catalog if name.endswith("_target")] == []
     for pipeline in register_pipelines().values():
@@ -17,7 +17,7 @@ def test_no_node_takes_a_place_to_write_to_but_by_paths(repository: Path) -> Non
         assert free <= {"paths", "finetuned_paths", "remote_shards", "search_credentials", "searched_environment"}
 
 
-def test_paths_are_those_of_the_entries_and_their_folders_are_made(tmp_path: Path) -> None:
+def test_paths_equal_the_catalog_and_parents_are_created(tmp_path: Path) -> None:
     entries = {
         name: PathDataset(filepath=str(tmp_path / "deep" / name), made_by="train") for name in ("model", "own_model")
     }
@@ -28,7 +28,7 @@ def test_paths_are_those_of_the_entries_and_their_folders_are_made(tmp_path: Pat
     assert set(Paths(catalog)) == {"model", "own_model"}
 
 
-def test_what_is_not_made_yet_gives_viz_no_warning(repository: Path) -> None:
+def test_missing_outputs_cause_no_warning_in_kedro_viz(repository: Path) -> None:
     levels = yaml.safe_load((repository / "conf/logging.yml").read_text())["loggers"]
     from kedro_viz.models.flowchart import node_metadata
 

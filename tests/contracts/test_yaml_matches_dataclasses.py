@@ -1,4 +1,4 @@
-"""`conf/base` says what the dataclasses say, key by key; every environment builds."""
+"""`conf/base` equals the dataclasses' defaults, key by key; every environment is valid."""
 
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,18 @@ def soft_merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_base_parameters_are_the_defaults_and_name_every_key(repository: Path, name: str) -> None:
+def test_base_parameters_equal_the_defaults_with_every_key(repository: Path, name: str) -> None:
     parameters = base(repository, name)
     assert typed(name, parameters) == TYPES[name]()
     named, known = dict(parameters), to_mapping(typed(name, parameters))
     if name == "search":
-        # A dimension names only the keys of its kind; the line above has compared them.
+        # A dimension has only the keys of its kind; the line above has compared them.
         assert set(named.pop("space")) == set(known.pop("space"))
     assert known == named
 
 
 @pytest.mark.parametrize("environment", ["smoke", "photos", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
-def test_environments_hold_valid_differences_only(repository: Path, environment: str) -> None:
+def test_environments_contain_only_valid_differences(repository: Path, environment: str) -> None:
     overlay = yaml.safe_load((repository / "conf" / environment / "parameters.yml").read_text())
     assert set(overlay) <= set(TYPES)
     for name in TYPES:

@@ -13,7 +13,7 @@ from clips_pipeline.training.schedule import learning_rate
 pytestmark = pytest.mark.slow
 
 
-def test_another_length_and_other_intervals_are_applied_and_another_seed_is_not(spec_of: SpecOf) -> None:
+def test_changed_samples_and_intervals_apply_and_a_changed_seed_is_refused(spec_of: SpecOf) -> None:
     spec = spec_of("run")
 
     def stop(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""`kedro run` itself, interrupted: exit codes, messages, and one MLflow run."""
+"""Interrupts of `kedro run`: exit codes, messages, and one MLflow run."""
 
 import os
 import shutil
@@ -115,7 +115,7 @@ def training_runs(project: Path) -> list[Run]:
 def test_a_change_of_an_unfinished_training_is_reported_once(project: Path) -> None:
     """The hook and the node both look for an unfinished training."""
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
-    shutil.rmtree(project / "data/smoke/06_models", ignore_errors=True)  # what the test before has trained
+    shutil.rmtree(project / "data/smoke/06_models", ignore_errors=True)  # delete the training of the test before
     first = start(project)
     wait_for(lambda: trained(project) >= 4 or first.poll() is not None, 180.0)
     first.send_signal(signal.SIGTERM)

@@ -69,7 +69,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-def test_a_server_that_comes_back_has_every_point_once(
+def test_a_server_that_returns_has_every_point_once(
     server: Server, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run_tracking, "FLUSH_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""One process of a search over tiny trainings, with MLflow; run by `test_search.py`.
+"""One process of a search with tiny trainings and MLflow; used by `test_search.py`.
 
 python -m tests.integration.searching FOLDER PREPARED KIND URL TRIALS SAMPLES
 """
@@ -49,7 +49,7 @@ def config_of(kind: str, trials: int, samples: int, **changes: Any) -> SearchCon
 def run(
     config: SearchConfig, parameters: dict[str, Any], folder: Path, prepared: Path, url: str = "none", **more: Any
 ) -> SearchResult:
-    """As the node does, without Kedro."""
+    """Run a search as the node does, without Kedro."""
     tokenizer = load_tokenizer(prepared / "tokenizer")
     version = load_index(prepared / "shards").version
     captions = cost.read_captions(prepared / "shards", None)

@@ -1,6 +1,6 @@
-"""Every method and every option of `train`, each set once to a value of its own, through `kedro run`.
+"""Every method and every option of `train`, each set at least once to a non-default value, through `kedro run`.
 
-An option that only inner functions have seen may still end a run, as `method: clip` once did at its first logged step.
+An option that only unit tests set may still end a run, as `method: clip` once did at the first logged step.
 """
 
 import json
@@ -99,18 +99,18 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "towers": {"model": {"vision_weights": "TOWERS", "text_weights": "TOWERS"}, "launch": {"compile": True}},
 }
-"""By the name of an environment, what it sets below `train`."""
+"""Parameters below `train` by environment."""
 
 ELSEWHERE = {
     "launch.precision": "amp_bf16 needs a GPU",
     "launch.start": "tests/integration/test_other_starters.py starts the ranks by torchrun",
     "launch.on_change": "tests/drills/test_changed_parameters.py edits an unfinished training",
 }
-"""Options that no run here sets, and why."""
+"""Options that no run here sets, with the reason."""
 
 
 def options(config: type[Any], prefix: str = "") -> set[str]:
-    """Dotted names of all leaves below a configuration, optional groups included."""
+    """Return the dotted names of all leaves of a configuration, including optional groups."""
     found = set()
     for field in fields(config):
         hint = get_type_hints(config)[field.name]
@@ -120,7 +120,7 @@ def options(config: type[Any], prefix: str = "") -> set[str]:
     return found
 
 
-def test_each_option_and_each_choice_has_a_run() -> None:
+def test_every_option_and_choice_has_a_run() -> None:
     used = {key for run in RUNS.values() for key in flatten(run)}
     assert used <= options(TrainConfig)
     assert options(TrainConfig) - used == set(ELSEWHERE)
@@ -137,7 +137,7 @@ def started(project: Path) -> Path:
 
 
 def environment(project: Path, name: str, train: dict[str, Any]) -> Path:
-    """Write the environment `name`, on the data of `smoke`; gives the folder of its results."""
+    """Write the environment `name`, on the data of `smoke`, and return its results folder."""
     conf, results = project / "conf" / name, project / "data" / name
     conf.mkdir()
     (conf / "globals.yml").write_text(yaml.safe_dump({"data_root": "data/smoke", "results_root": f"data/{name}"}))
@@ -154,7 +154,7 @@ def environment(project: Path, name: str, train: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_it_trains_evaluates_and_registers(started: Path, name: str) -> None:
+def test_each_environment_trains_evaluates_and_registers(started: Path, name: str) -> None:
     smoke = started / "data/smoke/06_models/clips"
     train = json.loads(json.dumps(RUNS[name]).replace("INITIAL", str(smoke)))
     if name == "towers":

@@ -1,4 +1,4 @@
-"""Whole Kedro runs in a copy of the project: what a user types, and what must then be there."""
+"""Kedro runs in a copy of the project: commands of a user, and their outputs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files alone, as a clone has them."""
+    """Only the tracked files, as in a clone."""
     copy = tmp_path_factory.mktemp("project")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
     for name in filter(None, tracked.stdout.split("\0")):
@@ -35,7 +35,7 @@ def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kedro(project: Path, *arguments: str) -> str:
-    """Run `kedro run` and give back what it showed."""
+    """Run `kedro run` and return its output."""
     environment = {**os.environ, "COLUMNS": "240", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "kedro", "run", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
@@ -48,7 +48,7 @@ def client(project: Path) -> MlflowClient:
 
 
 def children(project: Path) -> list[Run]:
-    """Runs of trials."""
+    """Return the MLflow runs of trials."""
     experiments = [experiment.experiment_id for experiment in client(project).search_experiments()]
     return [run for run in client(project).search_runs(experiments) if "mlflow.parentRunId" in run.data.tags]
 
@@ -89,7 +89,7 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     assert [point.step for point in history] == sorted({point.step for point in history})
 
 
-def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
+def test_search_creates_an_environment_and_child_runs(project: Path) -> None:
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
     kedro(project, "--pipelines", "search", "--env", "smoke")
     best = yaml.safe_load((project / "conf/best/parameters.yml").read_text())
@@ -106,7 +106,7 @@ def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
         assert run.data.tags["optuna.trial"] == str(trial.number)
         assert run.info.status == "FINISHED"
     parents = {run.data.tags["mlflow.parentRunId"] for run in children(project)}
-    # Its budget is used: once more trains nothing and opens no run.
+    # The budget is used up: another start trains nothing and opens no run.
     kedro(project, "--pipelines", "search", "--env", "smoke")
     assert len(optuna.load_study(study_name="clips", storage=storage).trials) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in children(project)} == parents
@@ -114,7 +114,7 @@ def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
     (parent,) = parents
     artifacts = {artifact.path for artifact in client(project).list_artifacts(parent)}
     assert {"best_parameters.yml", "search"} <= artifacts
-    # The best is trained on the data that it was searched on, with what else that environment sets, and keeps its results apart.
+    # `best` trains on the data of the search, with the other settings of its environment, and has its own results.
     kedro(project, "--pipelines", "train", "--env", "best")
     (spec,) = [json.loads(file.read_text()) for file in (project / "data/best/06_models/runs").glob("*/run_spec.json")]
     assert Path(spec["shards"]).resolve() == (project / "data/smoke/03_primary/shards").resolve()
@@ -123,7 +123,7 @@ def test_search_makes_an_environment_and_child_runs(project: Path) -> None:
     assert (project / "data/best/06_models/clips/model.safetensors").is_file()
 
 
-def test_real_photos_are_learned_by_heart(project: Path, fixtures_dir: Path) -> None:
+def test_real_photos_are_memorized(project: Path, fixtures_dir: Path) -> None:
     folder = f"prepare.source.folder.images={fixtures_dir / 'images'}"
     captions = f"prepare.source.folder.captions={fixtures_dir / 'captions.json'}"
     kedro(project, "--pipelines", "pretrain", "--env", "photos", "--params", f"{folder},{captions}")
@@ -132,7 +132,7 @@ def test_real_photos_are_learned_by_heart(project: Path, fixtures_dir: Path) -> 
     assert metrics["retrieval/photos/text_to_image_recall@1"] >= 0.95
 
 
-def test_finetune_goes_on_from_the_pretrained_model_beside_it(project: Path) -> None:
+def test_finetune_starts_from_the_pretrained_model(project: Path) -> None:
     kedro(project, "--pipelines", "pretrain", "--env", "smoke")
     folder = project / "data/smoke/06_models"
     before = (folder / "clips/model.safetensors").read_bytes()
@@ -145,18 +145,18 @@ def test_finetune_goes_on_from_the_pretrained_model_beside_it(project: Path) -> 
     newest = max(client(project).search_model_versions("name = 'clips-smoke'"), key=lambda v: int(v.version))
     run = client(project).get_run(newest.run_id)
     assert run.data.params["finetune.train.model.image_size"] == "128"
-    # The next stage begins with the registered model, or with its run.
+    # A next stage can start from the registered model, or from its run.
     for start in (f"models:/clips-smoke/{newest.version}", newest.run_id):
         kedro(project, "--pipeline", "finetune", "--env", "smoke", "--params", f"finetune.start={start}")
     kept = list((folder / "runs/initial").iterdir())
     assert len(kept) == 2
 
 
-def test_a_study_that_is_interrupted_goes_on_and_trains_nothing_twice(project: Path) -> None:
+def test_an_interrupted_study_resumes_and_trains_nothing_twice(project: Path) -> None:
     kedro(project, "--pipelines", "prepare", "--env", "smoke")
     folder = project / "data/smoke/07_model_output/study"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    # With checkpoints several trainings are unfinished at once, and differ in what may change and in what may not.
+    # Several trainings have unfinished checkpoints, and differ in parameters that may and may not change.
     often = ("--params", "train.every.checkpoint=1,study.samples=320")
     study = ("--pipelines", "study", "--env", "smoke", *often)
     command = [sys.executable, "-m", "kedro", "run", *study]
@@ -173,7 +173,7 @@ def test_a_study_that_is_interrupted_goes_on_and_trains_nothing_twice(project: P
     assert 2 <= len(kept) < 5
     said = kedro(project, *study)
     results = list(folder.glob("results/*.json"))
-    # Six lines; the method clips and the whole web caption are one training.
+    # Six rows; method clips and the whole web caption share one training.
     assert len(results) == 5
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     shown = project / "data/smoke/08_reporting/study"

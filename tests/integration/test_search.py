@@ -1,4 +1,4 @@
-"""Searches over real trainings: killed and gone on with, pruned on two ranks, shared by four processes."""
+"""Searches with real trainings: killed and resumed, pruned on two ranks, shared by four processes."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def tree(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The parents, and the tags of each child by run id."""
+    """Return the parent runs, and the tags of each child run by id."""
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs(["0"])
     children = {run.info.run_id: run.data.tags for run in runs if "mlflow.parentRunId" in run.data.tags}
@@ -53,7 +53,7 @@ def tree(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     return [run.info.run_id for run in runs if run.info.run_id not in children], children
 
 
-def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Path, tmp_path: Path) -> None:
+def test_a_killed_search_resumes_its_trial_within_the_budget(prepared: Path, tmp_path: Path) -> None:
     samples = 8 * 200
     first = start(tmp_path, prepared, "sqlite", "none", 2, samples)
     wait_for(lambda: has_checkpoint(tmp_path) or first.poll() is not None, 200.0)
@@ -63,12 +63,12 @@ def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Pa
 
     study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    # The other trial may come first: the killed one is retried once its last heartbeat is old.
+    # The other trial may run first: the killed one is retried when its heartbeat is old.
     ((_, number),) = trial_queue.next_attempts(study.trials).items()
     killed, again, second = study.trials[0], study.trials[number], study.trials[3 - number]
     assert again.params == killed.params
     assert list(again.intermediate_values) == [1, 2, 3, 4]
-    # It went on from its checkpoint: no step was trained twice in the log of the whole training.
+    # It resumed from its checkpoint: the event log has no step twice.
     events = read_all(Path(again.user_attrs[trial_queue.FOLDER]) / "events.jsonl")
     starts = [event for event in events if event["kind"] == "start"]
     assert starts[0]["resumed_from"] is None
@@ -82,7 +82,7 @@ def test_a_killed_search_goes_on_with_its_trial_and_the_budget_left(prepared: Pa
     assert {tags["optuna.state"] for tags in children.values()} == {"complete"}
     note = get_note(optuna.Trial(study, again._trial_id))
     assert again.user_attrs[trial_queue.RUN_ID] in note
-    # The budget is used: once more adds nothing.
+    # The budget is used up: another start adds nothing.
     assert start(tmp_path, prepared, "sqlite", "none", 2, samples).wait(200) == 0
     again_study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert len(again_study.trials) == 3
@@ -95,7 +95,7 @@ def test_a_trial_below_the_median_is_pruned_on_two_ranks(prepared: Path, tmp_pat
     parameters = searching.parameters_of(launch={**searching.parameters_of()["launch"], "processes": 2})
 
     def perfect(run_id: str | None) -> None:
-        # The study has been opened, its first trial waits: beside it there is one that nothing can beat.
+        # The study is open and its first trial queued; add a finished trial that no other can beat.
         study = optuna.load_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}")
         study.add_trial(
             optuna.create_trial(
@@ -119,7 +119,7 @@ def test_a_trial_below_the_median_is_pruned_on_two_ranks(prepared: Path, tmp_pat
 
 def test_four_processes_share_a_study_in_postgresql(prepared: Path, tmp_path: Path) -> None:
     trials, samples = 6, 8 * 30
-    # Its tables once: MLflow's processes do not wait for each other while they make them.
+    # Create the tables before: concurrent MLflow processes would create them at the same time and fail.
     MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
     with postgresql_server(tmp_path) as url:
         workers = [start(tmp_path, prepared, "postgresql", url, trials, samples) for _ in range(4)]

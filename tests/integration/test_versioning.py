@@ -1,4 +1,4 @@
-"""From a registered version back to its checkout, from a remote to a fresh clone: whole runs on the smoke environment."""
+"""Restore a registered version, and evaluate in a fresh clone with data from a remote, on the smoke environment."""
 
 import json
 import os
@@ -25,7 +25,7 @@ IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit
 
 
 def run(folder: Path, *command: str, status: int = 0) -> str:
-    """A command in a checkout, with the checkout's own sources."""
+    """Run a command in a checkout, with that checkout's sources."""
     environment = {**os.environ, **SECRETS, "COLUMNS": "240", "PYTHONPATH": str(folder / "src")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     whole = [sys.executable, "-m", *command] if command[0] in ("kedro", "dvc") else list(command)
@@ -51,9 +51,9 @@ def versions(project: Path) -> dict[int, Any]:
 
 @pytest.fixture(scope="module")
 def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of its own with stages for the smoke environment, and three versions:
+    """A separate repository with stages for the smoke environment, and three versions:
 
-    1 of a commit; 2 with a parameter of the command line and changes that are not committed; 3 by `dvc repro`.
+    1 from a commit; 2 with a command-line parameter and uncommitted changes; 3 by `dvc repro`.
     """
     copy = tmp_path_factory.mktemp("project")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
@@ -92,7 +92,7 @@ def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_versions_carry_their_lineage(project: Path) -> None:
+def test_versions_have_their_lineage(project: Path) -> None:
     found = versions(project)
     assert set(found) == {1, 2, 3}
     assert [found[n].tags["git.dirty"] for n in (1, 2, 3)] == ["false", "true", "false"]
@@ -115,11 +115,11 @@ def test_versions_carry_their_lineage(project: Path) -> None:
         assert model_run.data.tags["git.commit"] == version.tags["git.commit"]
         assert model_run.data.tags["data.data/smoke/03_primary/shards"].endswith(".dir")
         assert model_run.data.params["train.seed"] == ("7" if version.version == 2 else "0")
-    # By `dvc repro` too, a run is named by the pipeline that began it, the environment and the method.
+    # With `dvc repro` too, a run's name has the pipeline, the environment and the method.
     assert client.get_run(found[3].run_id).info.run_name == "train smoke clips"
 
 
-def test_another_model_is_evaluated_into_a_folder_of_its_own(project: Path) -> None:
+def test_results_of_another_model_go_to_their_own_folder(project: Path) -> None:
     def files() -> dict[Path, bytes]:
         outputs = [
             *(project / "data/smoke/07_model_output").iterdir(),
@@ -141,14 +141,14 @@ def test_another_model_is_evaluated_into_a_folder_of_its_own(project: Path) -> N
     (latest,) = client.search_runs([client.get_experiment_by_name("clips").experiment_id], max_results=1)
     assert latest.info.run_name == "evaluate smoke scenes"
     assert not [tag for tag in latest.data.tags if tag.startswith("data.")]
-    # The results of the training are there to be registered.
+    # The results of the trained model can still be registered.
     assert "registered as models:/clips-smoke/3" in run(
         project, "kedro", "run", "--env", "smoke", "--pipelines", "register"
     )
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_a_version_comes_back_with_code_data_and_parameters(project: Path, tmp_path: Path, version: int) -> None:
+def test_a_version_is_restored_with_code_data_and_parameters(project: Path, tmp_path: Path, version: int) -> None:
     folder = tmp_path / "restored"
     run(project, "kedro", "lineage", "restore", str(version), str(folder), "--env", "smoke")
     assert is_clean(folder)
@@ -158,13 +158,13 @@ def test_a_version_comes_back_with_code_data_and_parameters(project: Path, tmp_p
     assert yaml.safe_load(parameters)["train"].get("seed") == (7 if version == 2 else None)
     assert (folder / "src/clips_pipeline/pipelines/evaluate/new.py").exists() == (version == 2)
     (folder / METRICS).unlink()
-    # The clone's MLflow has never heard of the model's run.
+    # The clone's MLflow does not have the model's run.
     assert "is not on" in run(folder, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
     assert (folder / METRICS).read_bytes() == (project.parent / f"metrics-{version}.json").read_bytes()
     assert is_clean(folder)
 
 
-def test_what_cannot_be_restored_says_why_and_leaves_nothing(project: Path, tmp_path: Path) -> None:
+def test_a_failed_restore_names_the_reason_and_leaves_nothing(project: Path, tmp_path: Path) -> None:
     def refused(version: str, folder: Path) -> str:
         return run(project, "kedro", "lineage", "restore", version, str(folder), "--env", "smoke", status=2)
 

@@ -1,4 +1,4 @@
-"""`kedro run` as a user types it: what cannot be read is one line, and lists are parameters."""
+"""`kedro run` on the command line: one-line errors, and lists as parameters."""
 
 import os
 import shutil
@@ -26,14 +26,14 @@ def kedro(repository: Path, *arguments: str) -> tuple[int, str]:
         (["--env", "smoke", "--pipelines", "pretrian"], "--pipelines pretrian: unknown; did you mean 'pretrain'?"),
     ],
 )
-def test_a_misspelt_name_is_one_line(repository: Path, arguments: list[str], message: str) -> None:
+def test_a_misspelled_name_gives_one_line(repository: Path, arguments: list[str], message: str) -> None:
     code, shown = kedro(repository, "run", *arguments)
     assert code == 2
     assert message in shown
     assert len(shown.strip().splitlines()) == 1
 
 
-def test_broken_yaml_is_one_line(repository: Path, tmp_path: Path) -> None:
+def test_invalid_yaml_gives_one_line(repository: Path, tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(repository / "conf", conf)
     (conf / "smoke" / "parameters.yml").write_text("train:\n  samples: [1\n  seed: 2\n")
@@ -55,21 +55,24 @@ def test_broken_yaml_is_one_line(repository: Path, tmp_path: Path) -> None:
         ("", {}),
     ],
 )
-def test_lists_are_parameters(text: str, nested: dict[str, object]) -> None:
+def test_parameters_can_be_lists(text: str, nested: dict[str, object]) -> None:
     context = click.Context(run)
     option = next(option for option in run.params if option.name == "params")
     assert split_parameters(context, option, text) == nested
 
 
 @pytest.mark.parametrize("text", ["a=[2,3", "a", "=3"])
-def test_what_is_no_parameter_says_how_to_give_a_list(text: str) -> None:
+def test_malformed_parameters_explain_how_to_write_a_list(text: str) -> None:
     option = next(option for option in run.params if option.name == "params")
     with pytest.raises(click.UsageError, match=r"write a list as 'key=\[2,3\]', in quotes"):
         split_parameters(click.Context(run), option, text)
 
 
-def test_a_name_that_no_model_can_have_is_one_line(repository: Path) -> None:
+def test_an_invalid_model_name_gives_one_line(repository: Path) -> None:
     code, shown = kedro(repository, "champion", "set", "1", "--reason", "why", "--name", "a/b")
     assert code == 2
-    assert shown.strip().splitlines()[-1] == "Error: register.name: 'a/b' must not be empty or contain '/' or ':'"
+    assert (
+        shown.strip().splitlines()[-1]
+        == "Error: register.name: 'a/b' must not be empty or contain '/' or ':'; choose another name"
+    )
     assert "Traceback" not in shown

@@ -1,4 +1,4 @@
-"""The border between YAML and frozen dataclasses."""
+"""Conversion between YAML or JSON and frozen dataclasses."""
 
 import json
 from dataclasses import dataclass, field
@@ -41,19 +41,19 @@ class Outer:
     table: dict[str, Inner] = field(default_factory=dict)
 
 
-def test_files_of_before_a_key_was_renamed_are_read(tmp_path: Path) -> None:
+def test_files_with_former_keys_are_read(tmp_path: Path) -> None:
     file = tmp_path / "old.json"
     file.write_text('{"inner": {"sort": "b"}, "shape": {"sort": "b"}, "table": {"k": {"sort": "b", "size": 2}}}')
     b = Inner(kind="b")
     assert read_json(Outer, file, "remedy") == Outer(inner=b, shape=b, table={"k": Inner(2, kind="b")})
     file.write_text('{"inner": {"sort": "be"}}')
     assert read_json(Outer, file, "remedy").inner == b
-    file.write_text('{"inner": {"sort": "b", "kind": "a"}}')  # both: one of them is a mistake
+    file.write_text('{"inner": {"sort": "b", "kind": "a"}}')  # both keys: one of them is an error
     with pytest.raises(ConfigError, match=r"\.inner\.sort: this key was renamed"):
         read_json(Outer, file, "remedy")
 
 
-def test_a_digest_survives_a_renaming() -> None:
+def test_renaming_keeps_digests() -> None:
     found = digest_mapping(Outer(inner=Inner(kind="b"), table={"k": Inner()}))
     plain = {"size": 1, "rate": 0.5}
     assert found["inner"] == plain | {"sort": "be"}
@@ -100,17 +100,17 @@ def test_round_trip_keeps_every_kind_of_field() -> None:
         ({"table": {"k": {"sise": 1}}}, "o.table.k.sise: unknown key"),
     ],
 )
-def test_mistakes_name_the_key_and_the_remedy(mapping: dict[str, Any], message: str) -> None:
+def test_errors_name_the_key_and_the_remedy(mapping: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_mapping(Outer, mapping, "o")
     assert message in str(caught.value)
 
 
-def test_an_int_is_welcome_where_a_float_is_asked() -> None:
+def test_an_int_is_valid_for_a_float() -> None:
     assert from_mapping(Inner, {"rate": 2}, "i").rate == 2.0
 
 
-def test_all_mistakes_are_told_at_once_and_without_pydantics_address() -> None:
+def test_all_errors_are_reported_at_once_without_pydantics_url() -> None:
     with pytest.raises(ConfigError) as caught:
         from_mapping(Outer, {"inner": {"size": 0, "rate": "x"}, "pear": []}, "o")
     lines = str(caught.value).splitlines()
@@ -118,7 +118,7 @@ def test_all_mistakes_are_told_at_once_and_without_pydantics_address() -> None:
     assert "pydantic" not in str(caught.value)
 
 
-def test_a_json_file_is_read_as_its_mapping_would_be(tmp_path: Path) -> None:
+def test_read_json_equals_from_mapping(tmp_path: Path) -> None:
     file = tmp_path / "o.json"
     made = from_mapping(Outer, {"pair": [1, 2], "names": ["é"], "table": {"k": {"size": 2}}}, "o")
     file.write_text(json.dumps(to_mapping(made), ensure_ascii=False), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Catalog types for files and folders that nodes write themselves: the catalog defines the path, and nodes pass the path.
 
-A node that makes the entry NAME takes the entry `paths`, writes to `paths[NAME]` and returns that path, which the entry NAME (a
-`PathDataset`) checks. A node that reads NAME receives the path. `ProjectHooks` adds `paths` to the catalog.
+A node that makes the entry NAME takes the entry `paths`, writes to `paths[NAME]` and returns that path, which the entry
+NAME (a `PathDataset`) checks. A node that reads NAME receives the path. `ProjectHooks` adds `paths` to the catalog.
 """
 
 from collections.abc import Iterator, Mapping

@@ -14,13 +14,13 @@ from clips_pipeline.data.storage.files import Storage, StorageConfig
 class RemoteDataset(AbstractDataset[None, ShardCache]):
     """Loads a `ShardCache`; its `.storage` reads and writes other files. `ProjectHooks` adds it to the catalog.
 
-    It is not a `params:` input, because how bytes are downloaded does not change them: a different time-out reruns no stage, and no
-    run records a credential.
+    It is not a `params:` input, because how bytes are downloaded does not change them: a different time-out reruns no
+    stage, and no run records a credential.
 
     Args:
         settings: the parameter group `storage`.
-        credentials: entries `storage` of Kedro's credentials (None where absent): fsspec options by protocol. A later entry
-            replaces the options of an earlier one, protocol by protocol.
+        credentials: entries `storage` of Kedro's credentials (None where absent): fsspec options by protocol. A later
+            entry replaces the options of an earlier one, protocol by protocol.
         cache: returns the folder for cached copies.
     """
 
@@ -52,7 +52,7 @@ class RemoteDataset(AbstractDataset[None, ShardCache]):
 
 
 def _by_protocol(credentials: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    merged: dict[str, dict[str, Any]] = {}
     for entry in credentials:
         # Values may be secrets, so messages do not show them.
         if not isinstance(entry, Mapping | None):
@@ -63,5 +63,5 @@ def _by_protocol(credentials: Sequence[Any]) -> dict[str, dict[str, Any]]:
                     f"credentials.storage.{protocol}: expected fsspec options for {protocol}:// as a mapping such as "
                     "{key: …, secret: …}"
                 )
-            found[protocol] = dict(options)
-    return found
+            merged[protocol] = dict(options)
+    return merged

@@ -29,8 +29,9 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every configuration object that `pipeline` reads, so that an error ends the run before it starts.
 
     Raises:
-        ConfigError: as `typed`; also an unknown (misspelled) parameter group, storage settings or credentials of the wrong shape,
-            a missing source, a model that cannot be built, or a search space that does not fit the training.
+        ConfigError: as `typed`; also an unknown (misspelled) parameter group, storage settings or credentials of the
+            wrong shape, a missing source, a model that cannot be built, or a search space that does not fit the
+            training.
     """
     known = set(TYPES)
     for group in catalog.load("parameters"):

@@ -52,8 +52,8 @@ def show(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], console: Consol
     rows = None
     if tokenizer is not None and catalog.exists("shards"):
         rows = _rows(config, catalog.load("shards"), tokenizer)
-    found = estimate(config, size if tokenizer is None else tokenizer.vocab_size, rows)
-    (console or Console()).print(estimate_table(found, config))
+    result = estimate(config, size if tokenizer is None else tokenizer.vocab_size, rows)
+    (console or Console()).print(estimate_table(result, config))
 
 
 def _rows(config: TrainConfig, shards: Path, tokenizer: Tokenizer) -> list[tuple[list[int], ...]] | None:

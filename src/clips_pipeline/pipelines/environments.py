@@ -19,16 +19,16 @@ def differences(loader: AbstractConfigLoader, parameters: Mapping[str, Any]) -> 
     return {"parameters": _changed_values(base["parameters"], parameters), "globals": load_or_empty(loader, "globals")}
 
 
-def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in now.items():
-        if key in before and isinstance(value, Mapping) and isinstance(before[key], Mapping):
-            below = _changed_values(before[key], value)
+def _changed_values(base: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {}
+    for key, value in current.items():
+        if key in base and isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            below = _changed_values(base[key], value)
             if below:
-                found[key] = below
-        elif key not in before or before[key] != value:
-            found[key] = value
-    return found
+                changed[key] = below
+        elif key not in base or base[key] != value:
+            changed[key] = value
+    return changed
 
 
 def loader_for(loader: OmegaConfigLoader, environment: str) -> OmegaConfigLoader:

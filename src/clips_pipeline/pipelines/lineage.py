@@ -36,10 +36,10 @@ def code_state(root: Path) -> CodeState:
         lock = read_lock(project.lock_file)
     except StageError as error:
         raise ConfigError(str(error)) from None
-    made = [out["path"] for entry in lock.values() for out in entry.get("outs") or []]
-    git = git_state(root, outputs=made)
+    output_paths = [out["path"] for entry in lock.values() for out in entry.get("outs") or []]
+    git = git_state(root, outputs=output_paths)
     try:
-        return CodeState(git, uncommitted_patch(root, outputs=made) if git.dirty else b"")
+        return CodeState(git, uncommitted_patch(root, outputs=output_paths) if git.dirty else b"")
     except ConfigError as error:
         log.warning("uncommitted changes could not be kept, so a version of this run cannot be restored: %s", error)
         return CodeState(git, None)
@@ -65,8 +65,10 @@ def gather_lineage(
     pipelines = project.stages.items()
     ran = {name for name, pipeline in pipelines if {node.name for node in pipeline.nodes} <= nodes}
     by_dvc = project.stage_file.is_file() and not within_dvc()
-    own = [stage for stage in build_stages(project) if stage.name in ran and not (by_dvc and stage.name in lock)]
-    for name, entry in lock_entries(project, own, lock).items():
+    uncommitted = [
+        stage for stage in build_stages(project) if stage.name in ran and not (by_dvc and stage.name in lock)
+    ]
+    for name, entry in lock_entries(project, uncommitted, lock).items():
         params = with_parameters(
             entry.get("params", {}), other_parameters(project, name, used), project.parameter_order
         )

@@ -21,8 +21,8 @@ def redirect_outputs(
 ) -> None:
     """Redirect the outputs of the evaluation node to `evaluations/<model>/` beside their usual paths.
 
-    Metrics, report and per-item results of the trained model, which DVC versions, stay unchanged. The trained model and its run are
-    not needed, so a project without a trained model can evaluate too.
+    Metrics, report and per-item results of the trained model, which DVC versions, stay unchanged. The trained model and
+    its run are not needed, so a project without a trained model can evaluate too.
 
     Args:
         pipeline: the pipeline that is about to run.

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 def run_to_continue(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> tuple[str, str] | None:
     """Return id and name of the run that made, or is making, this pipeline's model; None for a new run.
 
-    An interrupted training continues in its run, and so does an interrupted search. `evaluate` and `register` continue the model's
-    run.
+    An interrupted training continues in its run, and so does an interrupted search. `evaluate` and `register` continue
+    the model's run.
 
     Raises:
         ConfigError: the training is already running, or an unfinished one differs in a parameter that may not change.

@@ -22,38 +22,38 @@ def show(
 ) -> None:
     """Print metrics, registration and the next commands, for the outputs that this pipeline makes."""
     console = console or Console()
-    made = pipeline.all_outputs()
-    for metrics in sorted({"metrics", "finetuned_metrics"} & made):
+    outputs = pipeline.all_outputs()
+    for metrics in sorted({"metrics", "finetuned_metrics"} & outputs):
         console.print(_metrics_table(catalog.load(metrics)))
     for entry, report in (
         ("registered_model", "model_report"),
         ("finetuned_registered_model", "finetuned_model_report"),
     ):
-        if entry in made:
+        if entry in outputs:
             registered = catalog.load(entry)
             console.print(
                 f"registered as [bold]{escape(registered['uri'])}[/bold]: {escape(registered['reason'])}",
                 soft_wrap=True,
             )
-        if report in made:
+        if report in outputs:
             _print_next(console, "open the report:", catalog.load(report))
-    if {"clips_model", "finetuned_model", "search_trials"} & made:
+    if {"clips_model", "finetuned_model", "search_trials"} & outputs:
         _print_next(
             console, "open the MLflow UI (a local one: 127.0.0.1:5000):", ui_command_or_url(mlflow.get_tracking_uri())
         )
         # In the environment `best` there is no study: it is stored with the environment that was searched.
         if environment != BEST:
             option = "" if environment == "local" else f" ENV={environment}"
-            first = "" if "search_trials" in made else f", after `make search{option}`"
+            first = "" if "search_trials" in outputs else f", after `make search{option}`"
             label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
             kind = typed("search", catalog.load("params:search")).storage.kind
             study = study_url(kind, catalog.load("paths")["search_folder"])
             _print_next(console, label, f".venv/bin/optuna-dashboard {study}")
-    if "search_trials" in made:
+    if "search_trials" in outputs:
         _print_next(console, "read the search summary:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
         _print_next(console, "train with the best parameters:", command)
-    if "study_summary" in made:
+    if "study_summary" in outputs:
         _print_next(console, "read the study summary:", f"{catalog.load('paths')['study_report']}/README.md")
 
 

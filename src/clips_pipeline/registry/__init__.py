@@ -1,8 +1,11 @@
-"""From an exported model to a registered MLflow version. Besides the Kedro hooks, mlflow is imported only here."""
+"""Models in MLflow: tracking of runs, registered versions and their gate, and the lineage of a version.
+
+Only this package and the Kedro hooks import mlflow.
+"""
 
 import os
 
 __all__ = ["config", "lineage", "tracking", "versions"]
 
-# mlflow reads it while it is imported, so it stands before any module of this package; the user's own value wins.
+# mlflow reads this on import, so it must be set before any module of this package imports it. A user's own value wins.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

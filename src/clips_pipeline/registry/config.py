@@ -1,4 +1,4 @@
-"""What can be set about registering. Loads no MLflow."""
+"""Configuration of registration and tracking. Does not import MLflow."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,13 +11,14 @@ from clips_pipeline.config import ConfigError, NonNegativeFloat
 
 @dataclass(frozen=True)
 class GateConfig:
-    """What a new model must show.
+    """Conditions under which a new model becomes champion.
 
     Attributes:
-        minimum_win: of the deciding metric, in its own unit; the difference must be greater.
-        confidence: share of the bootstrap's resamplings in which it must be; None looks at the two numbers alone.
-        floors: by key of another metric, how much the new model may be worse there.
-        resamples: of the bootstrap.
+        minimum_win: the improvement of the deciding metric, in the metric's unit, that the new model must exceed.
+        confidence: fraction of bootstrap resamples in which it must exceed it; None compares the two numbers without a
+            bootstrap.
+        floors: for other metrics, by key, how much worse the new model may be.
+        resamples: number of bootstrap resamples.
     """
 
     minimum_win: NonNegativeFloat = 0.0
@@ -28,13 +29,13 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """Where models go and what decides.
+    """Where models are registered, and how the champion is chosen.
 
     Attributes:
-        name: the registered model; no '/' and no ':'.
-        alias: what production loads (`models:/<name>@<alias>`).
-        challenger: the alias of the loser of the last comparison.
-        metric: the key of `metrics.json` by which models are compared.
+        name: name of the registered model; must not contain '/' or ':'.
+        alias: alias of the version that production loads (`models:/<name>@<alias>`).
+        challenger: alias of the version that lost the last comparison.
+        metric: key of `metrics.json` by which models are compared.
         gate: what a new model must show to get `alias`.
     """
 
@@ -46,16 +47,18 @@ class RegistryConfig:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or re.search(r"[/:]", self.name):
-            raise ConfigError(f"name: {self.name!r} must not be empty or contain '/' or ':'")
+            raise ConfigError(f"name: {self.name!r} must not be empty or contain '/' or ':'; choose another name")
         for key in ("alias", "challenger"):
             value = getattr(self, key)
             if not re.fullmatch(r"[A-Za-z][\w-]*", value) or re.fullmatch(r"(?i)latest|v\d+", value):
-                raise ConfigError(f"{key}: {value!r} must start with a letter and be neither 'latest' nor like 'v1'")
+                raise ConfigError(
+                    f"{key}: {value!r} must start with a letter and be neither 'latest' nor like 'v1'; choose another"
+                )
         if self.alias == self.challenger:
-            raise ConfigError(f"challenger: {self.challenger!r} is the alias of the champion too; name another one")
+            raise ConfigError(f"challenger: {self.challenger!r} is also the alias of the champion; choose another")
         if self.metric.count("/") != 2:
             raise ConfigError(
-                f"metric: {self.metric!r} is no key of metrics.json, such as retrieval/scenes/mean_recall@1"
+                f"metric: {self.metric!r} is not a key of metrics.json; write one such as retrieval/scenes/mean_recall@1"
             )
 
 
@@ -64,7 +67,7 @@ class TrackingConfig:
     """What MLflow records beside metrics.
 
     Attributes:
-        system_metrics: whether the machine is watched, as metrics `system/…` of the run.
+        system_metrics: whether to record the machine's load, as metrics `system/…` of the run.
         interval_s: seconds between two samples.
     """
 

@@ -24,11 +24,11 @@ class StudyConfig:
         curve_samples: training samples of a run in the other comparisons, which have more lines; None uses `samples`.
         methods: methods of the method comparisons; the others are compared with `clips`.
         strategies: fragment strategies of the length curves.
-        length_fractions: token budgets as fractions of the mean caption length, each below 1; the whole caption is always
-            included.
+        length_fractions: token budgets as fractions of the mean caption length, each below 1; the whole caption is
+            always included.
         parallel_runs: trainings that run at the same time, each on its part of the cores; None runs one per core.
-        hours: no training starts later than this many hours after the start of the study, and the results cover the finished
-            trainings. None sets no limit, 0 trains nothing.
+        hours: no training starts later than this many hours after the start of the study, and the results cover the
+            finished trainings. None sets no limit, 0 trains nothing.
     """
 
     comparisons: Annotated[tuple[Comparison, ...], FormerName("exhibits")] = COMPARISONS

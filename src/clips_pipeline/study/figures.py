@@ -18,9 +18,9 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
         ordered = curve.sort_values("fraction", ascending=False)
         style = "--" if comparison == "web_lengths" else "-"
         name = f"{label}, truncated" if comparison == "web_lengths" else f"fragment, {label.replace('_', ' ')}"
-        (drawn,) = axes.plot([1.0, *ordered["fraction"]], [0.0, *(100 * ordered["change"])], style, label=name)
+        (curve_line,) = axes.plot([1.0, *ordered["fraction"]], [0.0, *(100 * ordered["change"])], style, label=name)
         dots = _changes(runs, comparison, label, metric)
-        axes.plot(dots["fraction"], 100 * dots["change"], ".", color=drawn.get_color(), alpha=0.5)
+        axes.plot(dots["fraction"], 100 * dots["change"], ".", color=curve_line.get_color(), alpha=0.5)
     length_fractions = sorted({1.0, *curves["fraction"]})
     axes.set_xscale("log", base=2)
     axes.set_xticks(length_fractions, [f"{fraction:g}" for fraction in length_fractions])

@@ -48,8 +48,8 @@ def run(job: dict[str, Any]) -> None:
     remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
     metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
     rates = [event["samples_per_s"] for event in read_all(spec.events) if event["kind"] == "step"]
-    found = {"metrics": metrics, "samples_per_s": statistics.median(rates) if rates else None}
-    write_text(Path(str(job["result"])), json.dumps(found, indent=1))
+    result = {"metrics": metrics, "samples_per_s": statistics.median(rates) if rates else None}
+    write_text(Path(str(job["result"])), json.dumps(result, indent=1))
 
 
 def _exit_with_parent() -> None:
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
     """Run the job.
 
     Returns:
-        exit code 75 where SIGTERM, or the end of the study's process, interrupted it after a checkpoint; 1 with a message where
-        it failed.
+        exit code 75 where SIGTERM, or the end of the study's process, interrupted it after a checkpoint; 1 with a
+        message where it failed.
     """
     if os.environ.pop(PARENT, None) == "1":
         threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()

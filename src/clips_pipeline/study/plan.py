@@ -44,38 +44,38 @@ def cases(
         flops: FLOPs of one training sample.
     """
     clips = replace(train, method="clips")
-    made = _methods(config, with_samples(clips, config.samples), flops)
+    rows = _methods(config, with_samples(clips, config.samples), flops)
     base = with_samples(clips, config.curve_samples or config.samples)
     if "fragment_lengths" in config.comparisons:
         whole = _fragment(base, "truncation", None)
-        made.append(Case("fragment_lengths", WHOLE_CAPTION, whole, WHOLE_CAPTION, 1.0))
+        rows.append(Case("fragment_lengths", WHOLE_CAPTION, whole, WHOLE_CAPTION, 1.0))
         for strategy in config.strategies:
             for fraction in config.length_fractions:
                 tokens = min(max(1, round(fraction * mean_ids(1))), base.captions.context_length - 3)
-                made.append(
+                rows.append(
                     Case("fragment_lengths", strategy, _fragment(base, strategy, tokens), WHOLE_CAPTION, fraction)
                 )
     if "web_lengths" in config.comparisons:
-        made.append(Case("web_lengths", WHOLE_CAPTION, base, WHOLE_CAPTION, 1.0))
+        rows.append(Case("web_lengths", WHOLE_CAPTION, base, WHOLE_CAPTION, 1.0))
         for fraction in config.length_fractions:
             captions = replace(base.captions, web_tokens=max(1, round(fraction * mean_ids(0))))
-            made.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE_CAPTION, fraction))
+            rows.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE_CAPTION, fraction))
     if "ablations" in config.comparisons:
-        made += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
-    return made
+        rows += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
+    return rows
 
 
 def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfig], float]) -> list[Case]:
-    made: list[Case] = []
+    rows: list[Case] = []
     if "methods" in config.comparisons:
-        made += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
+        rows += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
     if "methods_at_equal_compute" in config.comparisons:
         budget = flops(base) * base.samples
         for name in config.methods:
             other = replace(base, method=name)
             longer = other if name == "clips" else with_samples(other, round(budget / flops(other)))
-            made.append(Case("methods_at_equal_compute", name, longer, "clips"))
-    return made
+            rows.append(Case("methods_at_equal_compute", name, longer, "clips"))
+    return rows
 
 
 def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
@@ -86,18 +86,18 @@ def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
 
 
 def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, TrainConfig]]:
-    found: list[tuple[str, TrainConfig]] = [("as configured", base)]
+    ablations: list[tuple[str, TrainConfig]] = [("as configured", base)]
     for weight in (0.0, 0.5, 1.0, 2.0, 4.0):
-        found.append((f"caption weight {weight:g}", replace(base, loss=replace(base.loss, caption_weight=weight))))
+        ablations.append((f"caption weight {weight:g}", replace(base, loss=replace(base.loss, caption_weight=weight))))
     for padding in ("attend", "mask"):
-        found.append((f"padding {padding}", _model(base, padding=padding)))
+        ablations.append((f"padding {padding}", _model(base, padding=padding)))
     for condition in ("before_norm", "after_norm"):
-        found.append((f"condition {condition}", _model(base, condition=condition)))
+        ablations.append((f"condition {condition}", _model(base, condition=condition)))
     tokens = min(max(1, round(synthetic_ids / 4)), base.captions.context_length - 3)
-    found.append(("one sentence", _fragment(base, "sub_caption", None)))
-    found.append((f"sentences within {tokens} ids", _fragment(base, "sub_caption", tokens)))
+    ablations.append(("one sentence", _fragment(base, "sub_caption", None)))
+    ablations.append((f"sentences within {tokens} ids", _fragment(base, "sub_caption", tokens)))
     # Leave out rows that equal the configured training.
-    return [found[0], *((label, changed) for label, changed in found[1:] if changed != base)]
+    return [ablations[0], *((label, changed) for label, changed in ablations[1:] if changed != base)]
 
 
 def _model(base: TrainConfig, **changes: Any) -> TrainConfig:

@@ -70,17 +70,17 @@ def run_all(
     """
     cores = len(os.sched_getaffinity(0))
     parallel_runs = min(parallel_runs or cores, len(cases) * len(seeds))
-    wanted: list[tuple[Case, int, Path]] = []
+    planned: list[tuple[Case, int, Path]] = []
     jobs: dict[Path, Path] = {}
     for case, seed, spec in _plan_runs(cases, seeds, max(1, cores // parallel_runs), spec_of, folder):
         name = f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
         result = folder / "results" / f"{name}.json"
-        wanted.append((case, seed, result))
+        planned.append((case, seed, result))
         if not result.is_file() and result not in jobs:
             jobs[result] = folder / "jobs" / f"{name}.json"
             write_job(jobs[result], spec, evaluation, result)
     (folder / "results").mkdir(parents=True, exist_ok=True)
-    distinct = len({result for *_, result in wanted})
+    distinct = len({result for *_, result in planned})
     log.info(
         "%d trainings, %d of them done; running up to %d in parallel", distinct, distinct - len(jobs), parallel_runs
     )
@@ -90,7 +90,7 @@ def run_all(
             f"{len(failed)} of {distinct} trainings failed; the results of the others are kept. Run the same command to retry:\n"
             + "\n".join(failed)
         )
-    finished = {result for *_, result in wanted if result.is_file()}
+    finished = {result for *_, result in planned if result.is_file()}
     if not finished:
         raise StudyError(f"study.hours: {hours:g} was too short for any of the {distinct} trainings; raise it")
     if len(finished) < distinct:
@@ -100,7 +100,7 @@ def run_all(
             distinct,
         )
     return (
-        [_read_result(case, seed, result) for case, seed, result in wanted if result in finished],
+        [_read_result(case, seed, result) for case, seed, result in planned if result in finished],
         len(finished),
         distinct,
     )

@@ -12,7 +12,7 @@ _TITLES = {
     "methods_at_equal_compute": "Methods at the same compute",
     "fragment_lengths": "Shorter fragments of the synthetic caption",
     "web_lengths": "Shorter web captions",
-    "ablations": "Behind the defaults",
+    "ablations": "Ablations of the defaults",
 }
 # Metrics of the second table of a method comparison.
 _EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
@@ -33,8 +33,8 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
         f"- metric: {metric}, chance level not subtracted",
         "- samples/s: of one training on its part of the cores, while the others run; median over seeds",
         "- ±: half the width of the 95 % confidence interval of the mean over seeds (Student's t); one seed has none.",
-        "- change: difference from the baseline of the same seed, where both have been run; it is clear where its interval "
-        "excludes zero. Many rows are compared, so about one in twenty would be clear by chance.",
+        "- change: difference from the baseline of the same seed, where both have been run; it is clear where its interval",
+        "  excludes zero. Many rows are compared, so about one in twenty would be clear by chance.",
     ]
     for comparison, title in _TITLES.items():
         chosen = lines[lines["comparison"] == comparison]

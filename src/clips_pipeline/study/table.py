@@ -53,17 +53,17 @@ def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Returns:
         One row per case: comparison, label, fraction, baseline, samples, gflop_per_sample, samples_per_s, seeds, mean,
-        half_width, change, change_half_width. The last two are NaN for the baseline itself, and where the baseline has not been
-        run with a seed of the row.
+        half_width, change, change_half_width. The last two are NaN for the baseline itself, and where the baseline has
+        not been run with a seed of the row.
     """
-    found = []
+    rows = []
     for comparison, of_comparison in runs.groupby("comparison", sort=False):
         for (label, fraction), line in of_comparison.groupby(["label", "fraction"], sort=False, dropna=False):
             values = line.set_index("seed")[metric]
             base_label = line["baseline"].iloc[0]
             base = of_comparison[of_comparison["label"] == base_label].set_index("seed")[metric]
             changes = [] if label == base_label else list((values - base.reindex(values.index)).dropna())
-            found.append(
+            rows.append(
                 {
                     "comparison": comparison,
                     "label": label,
@@ -79,4 +79,4 @@ def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
                     "change_half_width": ci_half_width(changes) if changes else math.nan,
                 }
             )
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)

@@ -99,8 +99,8 @@ class PrunerConfig:
     """Which trials are stopped early.
 
     Attributes:
-        kind: `median` stops a trial below the median of earlier trials at the same evaluation, `halving` keeps only the best
-            fraction at each rung (successive halving), `none` stops none.
+        kind: `median` stops a trial below the median of earlier trials at the same evaluation, `halving` keeps only the
+            best fraction at each rung (successive halving), `none` stops none.
         startup_trials: trials that `median` lets finish before it stops any.
         warmup_evaluations: first evaluations of a trial at which it is never stopped.
     """
@@ -115,8 +115,8 @@ class StudyStorageConfig:
     """Where the study is stored.
 
     Attributes:
-        kind: `sqlite` (`study.db`), `journal` (`study.journal`, for several processes of one machine), or `postgresql` (for
-            several machines; its URL is read from the credentials, as `search: {url: postgresql://…}`).
+        kind: `sqlite` (`study.db`), `journal` (`study.journal`, for several processes of one machine), or `postgresql`
+            (for several machines; its URL is read from the credentials, as `search: {url: postgresql://…}`).
         timeout_s: seconds to wait for a server's answer, and for the lock.
         heartbeat_s: seconds between two heartbeats of a running trial; a journal has none.
         grace_s: a trial whose last heartbeat is older than this many seconds counts as killed.

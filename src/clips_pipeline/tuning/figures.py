@@ -26,20 +26,20 @@ def figures(study: optuna.Study, table: pd.DataFrame, config: SearchConfig) -> d
         table: table of its trials, from `study.trials_table`.
         config: configuration of the search.
     """
-    done = table[table["state"] == "complete"]
-    if len(done) < _MIN_TRIALS:
+    finished = table[table["state"] == "complete"]
+    if len(finished) < _MIN_TRIALS:
         empty = px.scatter(title=f"needs at least {_MIN_TRIALS} finished trials")
         return dict.fromkeys(FIGURES, empty)
     of_score: dict[str, Any] = {"target": _score, "target_name": config.metric}
-    drawn = (
+    plots = (
         visualization.plot_optimization_history(study, **of_score),
         _importances(study),
         visualization.plot_slice(study, **of_score),
         visualization.plot_parallel_coordinate(study, **of_score),
         visualization.plot_pareto_front(with_cost_objective(study), target_names=[config.metric, _GFLOP]),
-        _fragment_length(done, config),
+        _fragment_length(finished, config),
     )
-    return dict(zip(FIGURES, drawn, strict=True))
+    return dict(zip(FIGURES, plots, strict=True))
 
 
 def _score(trial: FrozenTrial) -> float:
@@ -58,10 +58,10 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
     With two objectives it is the importance for being on the Pareto front.
     """
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = dict.fromkeys(name for trial in done for name in trial.params)
-    varied = [name for name in names if len({trial.params.get(name) for trial in done}) > 1]
-    if not varied or len({_score(trial) for trial in done}) < _MIN_TRIALS:
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = dict.fromkeys(name for trial in finished for name in trial.params)
+    varied = [name for name in names if len({trial.params.get(name) for trial in finished}) > 1]
+    if not varied or len({_score(trial) for trial in finished}) < _MIN_TRIALS:
         return {}
     return dict(optuna.importance.get_param_importances(study, params=varied))
 
@@ -84,9 +84,9 @@ def pareto_front(study: optuna.Study) -> list[int]:
     return [trial.number for trial in sorted(with_cost_objective(study).best_trials, key=lambda trial: trial.values[1])]
 
 
-def _fragment_length(done: pd.DataFrame, config: SearchConfig) -> Any:
+def _fragment_length(finished: pd.DataFrame, config: SearchConfig) -> Any:
     return px.scatter(
-        done.assign(**{_STRATEGY: done[_STRATEGY].astype(str)}) if _STRATEGY in config.space else done,
+        finished.assign(**{_STRATEGY: finished[_STRATEGY].astype(str)}) if _STRATEGY in config.space else finished,
         x="fragment_tokens",
         y=config.metric,
         color=_STRATEGY if _STRATEGY in config.space else None,

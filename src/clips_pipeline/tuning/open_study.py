@@ -125,7 +125,8 @@ def _check_same_choices(config: SearchConfig, study: optuna.Study, where: str, r
 def sampler(config: SearchConfig, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler for trial `number`. Its values depend only on the seed, the number and the history.
 
-    So processes with one seed draw different points, and a search that was interrupted draws the same points afterwards.
+    So processes with one seed draw different points, and a search that was interrupted draws the same points
+    afterwards.
     """
     seed = (config.seed * 1_000_003 + number) % _LARGEST_SEED
     if config.sampler.kind == "tpe":

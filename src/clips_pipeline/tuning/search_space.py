@@ -36,13 +36,13 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
 
 def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return the Optuna parameters for which `suggest` returns `values`; missing paths stay free."""
-    found: dict[str, Scalar] = {}
+    params: dict[str, Scalar] = {}
     for path, value in values.items():
         if space[path].or_null:
-            found[_null_param(path)] = value is None
+            params[_null_param(path)] = value is None
         if value is not None or space[path].kind == "categorical":
-            found[path] = value
-    return found
+            params[path] = value
+    return params
 
 
 def _null_param(path: str) -> str:
@@ -60,9 +60,9 @@ def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
     if dimension.kind == "categorical" or low is None or high is None:
         return dimension.choices
     count = dimension.points or (int(high - low) + 1 if dimension.kind == "int" else 1)
-    found = np.geomspace(low, high, count) if dimension.log else np.linspace(low, high, count)
+    points = np.geomspace(low, high, count) if dimension.log else np.linspace(low, high, count)
     # Rounding must not leave the range.
-    inside = [min(max(float(value), low), high) for value in found]
+    inside = [min(max(float(value), low), high) for value in points]
     values: list[Scalar] = [round(value) for value in inside] if dimension.kind == "int" else list(inside)
     return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
 
@@ -90,8 +90,8 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
 
     A checkpoint is written at least at every evaluation, so a killed trial loses at most the steps since the last one.
     """
-    found = merge(parameters, values) | {"samples": config.samples}
-    train = from_mapping(TrainConfig, found, where="train")
+    merged = merge(parameters, values) | {"samples": config.samples}
+    train = from_mapping(TrainConfig, merged, where="train")
     every = max(1, -(-train.steps // config.evaluations))
     # An unfinished training of a deleted study must not block this trial.
     own = {
@@ -99,13 +99,14 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
         "every.checkpoint": min(every, train.every.checkpoint),
         "launch.on_change": "restart",
     }
-    return merge(found, own)
+    return merge(merged, own)
 
 
 def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
     """Return the training's own values (by default the paper's) that lie within the search space.
 
-    They are the first trial, because a search should beat the present configuration. The sampler draws the other values.
+    They are the first trial, because a search should beat the present configuration. The sampler draws the other
+    values.
     """
     own = flatten(to_mapping(from_mapping(TrainConfig, train_parameters, where="train")))
     return {

@@ -80,7 +80,8 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
     """Open the storage. Missing files are created in `folder`, missing tables in the database.
 
     Args:
-        search: gives the storage's kind and time-outs, the study's name (which names the lock), and the number of retries.
+        search: gives the storage's kind and time-outs, the study's name (which names the lock), and the number of
+            retries.
         folder: the search's folder; it must exist.
         credentials: `url` for PostgreSQL.
 

@@ -19,26 +19,26 @@ def summary(result: SearchResult, config: SearchConfig, held_out: int) -> str:
         held_out: number of images that a score is measured on.
     """
     table = result.trials
-    done = table[table["state"] == "complete"]
-    best = done[done["trial"] == result.best_trial].iloc[0]
+    finished = table[table["state"] == "complete"]
+    best = finished[finished["trial"] == result.best_trial].iloc[0]
     score = float(best[config.metric])
     # Upper bound for the difference of two trials on the same images: treats them as independent.
-    apart = math.sqrt(2) * margin_of_error(score, held_out)
-    others = done[done["trial"] != result.best_trial]
-    first = done[done["first_attempt"] == 0]
-    front = done[done["trial"].isin(result.front)].sort_values("gflop_per_sample")
+    indistinguishable = math.sqrt(2) * margin_of_error(score, held_out)
+    others = finished[finished["trial"] != result.best_trial]
+    first = finished[finished["first_attempt"] == 0]
+    front = finished[finished["trial"].isin(result.front)].sort_values("gflop_per_sample")
     text = environment().overlay(autoescape=False).get_template("search.md")
     return text.render(
         config=config,
         held_out=held_out,
         table=table,
-        done=len(done),
+        done=len(finished),
         best=best.to_dict(),
         first=None if first.empty else first.iloc[0].to_dict(),
         front=front.to_dict("records"),
         margin=margin_of_error(score, held_out),
-        apart=apart,
-        close=others[(others[config.metric] - score).abs() <= apart]["trial"].tolist(),
+        apart=indistinguishable,
+        close=others[(others[config.metric] - score).abs() <= indistinguishable]["trial"].tolist(),
         importances=result.importances,
         enough=_MIN_TRIALS_FOR_IMPORTANCE,
     )

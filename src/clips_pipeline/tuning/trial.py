@@ -115,7 +115,7 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
         TrainingInterruptedError: this process was interrupted.
     """
     trial, config = attempt.trial, context.config
-    began = time.monotonic()
+    started = time.monotonic()
     parameters = trial_parameters(config, context.train_parameters, attempt.values)
     spec = context.build_spec(
         parameters, trials_folder(context.folder, config.study_name) / f"{attempt.first_attempt:04d}"
@@ -125,7 +125,7 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
     trial.set_user_attr(trial_queue.COST, flops)
     trial.set_user_attr("fragment_tokens", tokens)
     log.info("trial %d of %d: %s", trial.number, config.trials, attempt.values)
-    name = TrialInfo(
+    info = TrialInfo(
         trial.number,
         attempt.first_attempt,
         attempt.run_id,
@@ -134,19 +134,19 @@ def run_trial(attempt: TrialAttempt, context: SearchContext) -> float | Sequence
         config.study_name,
         trial.study.user_attrs.get(PARENT),
     )
-    with context.record_trial(name) as record:
+    with context.record_trial(info) as record:
         trial.set_user_attr(trial_queue.RUN_ID, record.run_id)
         _save_note(trial, attempt, record, "running")
         try:
-            finished = _train(trial, spec, record, context, began)
+            finished = _train(trial, spec, record, context, started)
         except (TrainingFailedError, TrainingInterruptedError) as error:
-            trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+            trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - started)
             _report_failure(attempt, spec, record, config, error)
             raise
         # Read from the event log: an attempt that finds the training finished evaluates nothing.
         scores = [event["metrics"][config.metric] for event in read_all(spec.events) if event["kind"] == "evaluation"]
         score = float(scores[-1])
-        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - started)
         state = "complete" if finished else "pruned"
         record.finish(state)
         _save_note(trial, attempt, record, f"{state}, {config.metric} {score:.4f}")
@@ -185,7 +185,7 @@ def last_error(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     return last if last is not None and last["kind"] == "error" else None
 
 
-def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchContext, began: float) -> bool:
+def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchContext, started: float) -> bool:
     """Return whether the training finished; it did not where the pruner stopped it."""
     steps, every = spec.train.steps, spec.train.every.evaluate
     reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
@@ -194,7 +194,7 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchCont
         record.record(event)
         if event["kind"] != "evaluation":
             return
-        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - began)
+        trial.set_user_attr(trial_queue.SECONDS, time.monotonic() - started)
         if context.config.cost:
             return
         number = -(-event["step"] // every)

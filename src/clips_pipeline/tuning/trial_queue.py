@@ -1,7 +1,7 @@
 """The queue of trials: start the next one within the budget, and retry those of killed processes.
 
-Heartbeat and retry are Optuna's. All steps here run under the storage's lock. Without it, processes that share a study would
-exceed the budget, because Optuna checks it only after a trial, and two of them could draw the same point.
+Heartbeat and retry are Optuna's. All steps here run under the storage's lock. Without it, processes that share a study
+would exceed the budget, because Optuna checks it only after a trial, and two of them could draw the same point.
 """
 
 import enum
@@ -76,13 +76,13 @@ def first_attempt_of(trial: FrozenTrial) -> int:
 def next_attempts(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     """Map the number of each retried trial to the number of its next attempt."""
     last: dict[int, int] = {}
-    found = {}
+    following = {}
     for trial in trials:
         first_attempt = first_attempt_of(trial)
         if first_attempt in last:
-            found[last[first_attempt]] = trial.number
+            following[last[first_attempt]] = trial.number
         last[first_attempt] = trial.number
-    return found
+    return following
 
 
 def run_next_trial(study: optuna.Study, storage: StudyStorage, config: SearchConfig, train: TrainFunction) -> bool:
@@ -160,10 +160,12 @@ def plan_next_step(study: optuna.Study, storage: StudyStorage, config: SearchCon
     if config.hours is not None and hours_spent(trials) >= config.hours:
         return NextStep.END
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-    begun = {first_attempt_of(trial) for trial in trials if trial.state != TrialState.WAITING}
-    if any(first_attempt_of(trial) in begun for trial in waiting):
+    started = {first_attempt_of(trial) for trial in trials if trial.state != TrialState.WAITING}
+    if any(first_attempt_of(trial) in started for trial in waiting):
         return NextStep.START
-    if len(begun) < config.trials and (config.sampler.kind != "grid" or waiting or _enqueue_grid_point(study, config)):
+    if len(started) < config.trials and (
+        config.sampler.kind != "grid" or waiting or _enqueue_grid_point(study, config)
+    ):
         return NextStep.START
     running = any(trial.state == TrialState.RUNNING for trial in trials)
     return NextStep.WAIT if running and storage.has_heartbeat else NextStep.END

@@ -1,4 +1,4 @@
-"""A small Kedro project of another kind than ours, which uses `kedro_dvc_sync` as any project would."""
+"""A small Kedro project, different from ours, that uses `kedro_dvc_sync`."""
 
 import itertools
 import os
@@ -144,7 +144,7 @@ class Tiny:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiny]:
-    """A project of its own name, since Kedro keeps one project per process; what that changes is undone."""
+    """A project with its own package name, because Kedro has one project per process; the changes are undone."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     project = Tiny(tmp_path, f"tiny_{next(NUMBERS)}")

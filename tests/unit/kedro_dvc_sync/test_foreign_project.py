@@ -1,4 +1,4 @@
-"""Another project adopts the generator: its stages, its odd cases, and its life under DVC."""
+"""`kedro_dvc_sync` in another project: its stages, edge cases, and use with DVC."""
 
 import subprocess
 
@@ -17,7 +17,7 @@ def written(tiny: Tiny, environment: str | None = None) -> dict[str, object]:
     return {stage.name: stage.written() for stage in build_stages(Project(tiny.root, environment))}
 
 
-def test_stages_say_what_the_graph_says(tiny: Tiny) -> None:
+def test_stages_follow_from_the_graph(tiny: Tiny) -> None:
     assert written(tiny) == {
         "clean": {
             "cmd": "kedro run --pipelines clean",
@@ -42,11 +42,11 @@ def test_stages_say_what_the_graph_says(tiny: Tiny) -> None:
     }
 
 
-def test_an_environment_has_its_own_file_and_shares_what_is_the_same(tiny: Tiny) -> None:
+def test_an_environment_has_its_own_file_and_shares_equal_stages(tiny: Tiny) -> None:
     tiny.edit("conf/base/catalog.yml", "data/08_reporting/table.csv", "${globals:reports}/table.csv")
     assert Project(tiny.root, "twice").stage_file == tiny.root / "conf/twice/dvc.yaml"
     stages = written(tiny, "twice")
-    # `clean` makes the same file of the same parameters: it is the base's stage.
+    # `clean` writes the same file with the same parameters, so it is the base's stage.
     assert set(stages) == {"model"}
     model = stages["model"]
     assert isinstance(model, dict)
@@ -88,27 +88,37 @@ def test_without_soft_merge_an_environment_replaces_the_group(tiny: Tiny) -> Non
             "cache: never",
             "metadata.dvc.cache: Input should be a valid boolean, found 'never'",
         ),
-        ("conf/base/catalog.yml", "plots: true", "plots: true, metrics: true", "choose one of metrics and plots"),
+        (
+            "conf/base/catalog.yml",
+            "plots: true",
+            "plots: true, metrics: true",
+            "metrics and plots are both true; choose one",
+        ),
         (
             "conf/base/catalog.yml",
             "{dvc: {plots: true, desc: one line, formats: [MODEL]}}",
             "{dvc: 3}",
             "valid dictionary or instance of OutOptions",
         ),
-        ("conf/base/catalog.yml", "table.csv\n", "table.csv\n  versioned: true\n", "table: `versioned: true` keeps"),
+        ("conf/base/catalog.yml", "table.csv\n", "table.csv\n  versioned: true\n", "table: `versioned: true` stores"),
         (
             "conf/base/catalog.yml",
             "data/08_reporting/table.csv",
             "s3://a/table.csv",
-            "table: DVC versions files of this machine",
+            "table: DVC versions local files only",
         ),
         (
             "conf/base/catalog.yml",
             "clean: {type",
             "elsewhere: {type",
-            "stage model reads 'clean', which clean makes, but",
+            "stage model reads 'clean' of stage clean, but",
         ),
-        ("conf/base/parameters.yml", "scale:", "scala:", "parameters model.scale: in no parameters file of conf/base"),
+        (
+            "conf/base/parameters.yml",
+            "scale:",
+            "scala:",
+            "parameters model.scale: not set in any parameters file of conf/base",
+        ),
         (
             "pyproject.toml",
             "[tool.kedro-dvc]",
@@ -138,11 +148,11 @@ def test_without_soft_merge_an_environment_replaces_the_group(tiny: Tiny) -> Non
             "pyproject.toml",
             "[tool.kedro-dvc]",
             "[tool.kedro-dvc]\nstages = ['both', 'clean']",
-            "both make data/02",
+            "both write data/02",
         ),
     ],
 )
-def test_one_mistake_one_message(tiny: Tiny, name: str, old: str, new: str, message: str) -> None:
+def test_each_error_gives_one_message(tiny: Tiny, name: str, old: str, new: str, message: str) -> None:
     tiny.edit(name, old, new)
     with pytest.raises(StageError) as caught:
         written(tiny)
@@ -164,7 +174,7 @@ def test_untracked_entries_and_paths_in_parameters(tiny: Tiny) -> None:
     }
 
 
-def test_a_node_whose_output_was_moved_for_a_run_belongs_to_no_stage(tiny: Tiny) -> None:
+def test_a_node_with_a_redirected_output_belongs_to_no_stage(tiny: Tiny) -> None:
     project = Project(tiny.root)
     moved = DataCatalog({"table": MemoryDataset("", metadata={"dvc": {"track": False}})})
     assert nodes_in_place(project, project.stages["model"], DataCatalog()) == {"model_node", "report_node"}
@@ -190,14 +200,14 @@ def test_check_sync_check_repro(under_dvc: Tiny) -> None:
     assert "+    cmd: kedro run --pipelines clean" in stale
     assert "`kedro dvc sync`" in stale
     tiny.run("kedro", "dvc", "sync")
-    assert "is what the graph says" in tiny.run("kedro", "dvc", "check")
+    assert "is up to date" in tiny.run("kedro", "dvc", "check")
     assert "Running stage 'model'" in tiny.run("dvc", "repro")
     assert (tiny.root / "data/08_reporting/table.csv").read_text() == f"total,{3 * (2**2 + 3**2)}"
     assert "up to date" in tiny.run("dvc", "status")
 
 
 @pytest.mark.slow
-def test_only_what_is_used_counts_and_both_entrances_end_clean(under_dvc: Tiny) -> None:
+def test_only_used_inputs_count_and_both_commands_end_clean(under_dvc: Tiny) -> None:
     tiny = under_dvc
     tiny.run("kedro", "dvc", "sync")
     tiny.run("kedro", "run")
@@ -215,8 +225,8 @@ def test_only_what_is_used_counts_and_both_entrances_end_clean(under_dvc: Tiny) 
 
 
 @pytest.mark.slow
-def test_parameters_that_stand_in_no_watched_file(under_dvc: Tiny) -> None:
-    """The lock tells the truth, `dvc repro` goes back to the files, and DVC records nothing it cannot see."""
+def test_parameters_outside_tracked_files(under_dvc: Tiny) -> None:
+    """The lock has the used values, `dvc repro` runs with the files' values, and refuses values that DVC cannot see."""
     tiny = under_dvc
     tiny.run("kedro", "dvc", "sync")
     tiny.run("kedro", "run", "--params", "model.more.power=1")
@@ -233,7 +243,7 @@ def test_parameters_that_stand_in_no_watched_file(under_dvc: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_finished_before_an_error_is_committed(under_dvc: Tiny) -> None:
+def test_stages_finished_before_an_error_are_committed(under_dvc: Tiny) -> None:
     tiny = under_dvc
     tiny.run("kedro", "dvc", "sync")
     tiny.edit("src/PACKAGE/pipelines/modelling/nodes.py", "return sum(", "raise ValueError(")
@@ -242,7 +252,7 @@ def test_what_was_finished_before_an_error_is_committed(under_dvc: Tiny) -> None
 
 
 @pytest.mark.slow
-def test_a_commit_that_fails_says_why_and_spoils_no_run(under_dvc: Tiny) -> None:
+def test_a_failed_commit_is_a_warning(under_dvc: Tiny) -> None:
     tiny = under_dvc
     tiny.run("kedro", "dvc", "sync")
     tiny.edit("dvc.yaml", "data/01_raw/raw.json", "data/01_raw/renamed.json")

@@ -1,4 +1,4 @@
-"""Parameters in the lock and in their files, and hashes as DVC makes them."""
+"""Parameters in the lock and in their files, and hashes equal to DVC's."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ other: text
         ("third.part", "ü"),
     ],
 )
-def test_one_value_changes_and_nothing_else(tmp_path: Path, path: str, value: Any) -> None:
+def test_only_the_value_changes(tmp_path: Path, path: str, value: Any) -> None:
     file = tmp_path / "p.yml"
     file.write_text(TEXT)
     expected = yaml.safe_load(TEXT)
@@ -85,7 +85,7 @@ def test_changed_leaves() -> None:
     assert dict(changed_leaves(old, new)) == {"a.c": [2], "a.n": {"x": 1}, "d": {"e": 1}}
 
 
-def test_used_values_go_to_the_file_that_wins_and_come_back(tmp_path: Path) -> None:
+def test_used_values_go_to_the_last_file_and_back(tmp_path: Path) -> None:
     base, overlay = "conf/base/p.yml", "conf/a_first_by_name/p.yml"
     order = [base, overlay]
     content = {base: {"train": {"seed": 0, "lr": {"peak": 1}}, "more": 1}, overlay: {"train": {"seed": 2}}}
@@ -107,19 +107,19 @@ def test_used_values_go_to_the_file_that_wins_and_come_back(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["stages: [1, 2]", "a: [", "just text", "stages: {train: 3}"])
-def test_a_broken_lock_names_the_file_and_the_remedy(tmp_path: Path, text: str) -> None:
+def test_an_invalid_lock_names_the_file_and_the_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / "dvc.lock").write_text(text)
     with pytest.raises(StageError, match=r"dvc\.lock.*git checkout"):
         read_lock(tmp_path / "dvc.lock")
 
 
-def test_no_lock_is_no_stage(tmp_path: Path) -> None:
+def test_a_missing_lock_has_no_stages(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "dvc.lock") == {}
     (tmp_path / "dvc.lock").write_text("")
     assert read_lock(tmp_path / "dvc.lock") == {}
 
 
-def test_hashes_are_dvcs(tmp_path: Path) -> None:
+def test_hashes_equal_dvcs(tmp_path: Path) -> None:
     (tmp_path / "folder" / "b").mkdir(parents=True)
     for name in ("z", "a b", "b/x", "b.txt", "b/ü", "empty"):
         (tmp_path / "folder" / name).write_bytes(name.encode() * 1000 if name != "empty" else b"")

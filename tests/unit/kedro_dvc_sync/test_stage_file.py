@@ -1,4 +1,4 @@
-"""`dvc.yaml` as text: what the graph gives is replaced, what people wrote stays."""
+"""Editing of `dvc.yaml` as text: generated stages are replaced, handwritten lines stay."""
 
 import pytest
 import yaml
@@ -63,7 +63,7 @@ def test_a_new_file() -> None:
     }
 
 
-def test_what_people_wrote_stays_to_the_letter() -> None:
+def test_handwritten_lines_stay_unchanged() -> None:
     text = merge_stages(BY_HAND, [TRAIN, REPORT], None)
     for kept in (
         "# Why this file is as it is.\nvars: [{x: 1}]\n\nstages:\n  # About training.\n",
@@ -79,39 +79,39 @@ def test_what_people_wrote_stays_to_the_letter() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "# Nothing yet.\n", "stages:\n", "plots: []\nstages: {}\n", BY_HAND])
-def test_a_second_time_changes_nothing(text: str | None) -> None:
+def test_merging_twice_changes_nothing(text: str | None) -> None:
     once = merge_stages(text, [TRAIN, REPORT], None)
     assert merge_stages(once, [TRAIN, REPORT], None) == once
     assert difference(once, once) == ""
     assert yaml.safe_load(once)["stages"]["train"]["cmd"] == TRAIN.cmd
 
 
-def test_keys_that_the_graph_no_longer_gives_go() -> None:
+def test_keys_that_are_no_longer_generated_are_removed() -> None:
     before = merge_stages(None, [TRAIN], None)
     after = yaml.safe_load(merge_stages(before, [Stage("train", TRAIN.cmd, outs={"z": {}})], None))
     assert after["stages"]["train"] == {"cmd": TRAIN.cmd, "outs": ["z"]}
 
 
-def test_flow_style_is_understood() -> None:
+def test_flow_style_is_supported() -> None:
     text = merge_stages("stages: {train: {cmd: old, frozen: true}}\n", [TRAIN], None)
     assert yaml.safe_load(text)["stages"]["train"] == {**TRAIN.written(), "frozen": True}
 
 
-def test_another_order_and_style_is_no_difference() -> None:
+def test_order_and_style_make_no_difference() -> None:
     text = merge_stages(None, [REPORT], None)
     other = "stages: {report: {outs: [report.html], deps: [data/model], cmd: kedro run --pipelines report}}\n"
     assert difference(other, text) == ""
 
 
-def test_the_difference_can_be_read() -> None:
+def test_the_difference_is_a_unified_diff() -> None:
     shown = difference(BY_HAND, merge_stages(BY_HAND, [TRAIN, REPORT], None))
     assert "-      - src/old.py" in shown
     assert "+      - src/a.py" in shown
-    assert "--- dvc.yaml (now)" in shown
+    assert "--- dvc.yaml (current)" in shown
     assert "# Mine" not in [line[1:] for line in shown.splitlines() if line[:1] in "+-"]
 
 
 @pytest.mark.parametrize("text", ["stages: [1]\n", "- a\n", "stages: {a\n"])
-def test_what_is_no_dvc_file_is_refused(text: str) -> None:
+def test_invalid_dvc_files_are_refused(text: str) -> None:
     with pytest.raises(StageError, match=r"^dvc\.yaml: not "):
         merge_stages(text, [TRAIN], None)

@@ -1,4 +1,4 @@
-"""What an environment changes of `conf/base`."""
+"""Differences of an environment from `conf/base`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def loader(folder: Path, env: str) -> OmegaConfigLoader:
     )
 
 
-def test_an_environment_written_of_the_differences_is_the_one_it_was_made_of(tmp_path: Path) -> None:
+def test_an_environment_of_the_differences_equals_the_original(tmp_path: Path) -> None:
     for name, content in {
         "base/parameters.yml": "train: {samples: 10, loss: {a: 1, b: 2}, ema: null}\nprepare: {kind: scenes, list: [1, 2]}\n",
         "base/globals.yml": "data_root: data\nresults_root: data\n",
@@ -24,7 +24,7 @@ def test_an_environment_written_of_the_differences_is_the_one_it_was_made_of(tmp
         (tmp_path / name).write_text(content)
     mine = loader(tmp_path, "mine")
     parameters = mine["parameters"]
-    parameters["train"]["samples"] = 20  # of the command line
+    parameters["train"]["samples"] = 20  # from the command line
     found = differences(mine, parameters)
     assert found == {
         "parameters": {"train": {"samples": 20, "loss": {"a": 5}, "ema": {"decay": 0.9}}, "prepare": {"list": [3]}},

@@ -1,4 +1,4 @@
-"""The node of the data health report: it works when something has changed, and only then."""
+"""The node of the data health report rewrites it only when something has changed."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def make_shards(folder: Path, records: list[Any], name: str = "list") -> None:
 
 
 def made(folder: Path, captions: dict[str, Any] | None = None, **health: int) -> tuple[int, str]:
-    """When the report was written, in nanoseconds, and what it says."""
+    """Return the report's modification time in nanoseconds, and its content."""
     target = folder / "data_health.html"
     file = report_health(
         {"health": health}, captions or {}, folder / "shards", folder / "tokenizer", None, {"data_health": target}
@@ -34,16 +34,16 @@ def made(folder: Path, captions: dict[str, Any] | None = None, **health: int) ->
     return file.stat().st_mtime_ns, file.read_text(encoding="utf-8")
 
 
-def test_current_is_left_alone(prepared: Path) -> None:
+def test_a_current_report_is_not_rewritten(prepared: Path) -> None:
     first = made(prepared)
     assert "5 of 5 samples" in first[1]
     assert made(prepared) == first
 
 
-def test_made_anew_when_settings_data_tokenizer_or_the_file_change(prepared: Path) -> None:
+def test_rewritten_when_settings_data_tokenizer_or_the_file_change(prepared: Path) -> None:
     seen = [made(prepared), made(prepared, samples=2)]
     assert "2 of 5 samples" in seen[-1][1]
-    # The same samples, but another one was offered and left out.
+    # The same samples, but the source had another one that was left out.
     make_shards(prepared, [*(record(i) for i in range(5)), Skip("bad_record", "odd", "why")], "other")
     seen.append(made(prepared, samples=2))
     assert "bad_record" in seen[-1][1]
@@ -54,13 +54,13 @@ def test_made_anew_when_settings_data_tokenizer_or_the_file_change(prepared: Pat
     assert made(prepared, samples=2)[1] == seen[-1][1]
 
 
-def test_other_lengths_of_the_training_s_rows_give_another_page(prepared: Path) -> None:
+def test_the_page_depends_on_the_configured_lengths(prepared: Path) -> None:
     first = made(prepared)
     second = made(prepared, {"context_length": 32, "target_length": 48})
     assert "a context of 80 (web) or a target of 128 (synthetic)" in first[1]
     assert "a context of 32 (web) or a target of 48 (synthetic)" in second[1]
 
 
-def test_a_wrong_length_is_named_by_its_key(prepared: Path) -> None:
+def test_an_invalid_length_is_named_by_its_key(prepared: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.captions.*target_length"):
         made(prepared, {"target_length": 1})

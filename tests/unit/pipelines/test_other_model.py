@@ -1,4 +1,4 @@
-"""Outputs of another model's evaluation, and what is refused. Whole runs: tests/integration/test_versioning.py."""
+"""Redirected outputs of another model's evaluation. Whole runs: tests/integration/test_versioning.py."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from clips_pipeline.pipelines.other_model import folder_name, redirect_outputs
 
 @pytest.fixture
 def configs(repository: Path, tmp_path: Path) -> dict[str, Any]:
-    """Of the project's catalog."""
+    """Entries of the project's catalog."""
     text = (repository / "conf/base/catalog.yml").read_text()
     for variable, value in (("${_results}", f"{tmp_path}/data"), ("${_model}", "data"), ("${_as_text}", "{}")):
         text = text.replace(variable, value)
@@ -28,7 +28,7 @@ def catalog_of(model: str | None) -> DataCatalog:
     return DataCatalog({"params:evaluate": MemoryDataset({"model": model}), **dict.fromkeys(names, missing)})
 
 
-def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, configs: dict[str, Any]) -> None:
+def test_outputs_are_redirected_without_a_trained_model(tmp_path: Path, configs: dict[str, Any]) -> None:
     catalog, pipeline = catalog_of("models:/clips@champion"), register_pipelines()["evaluate"]
     redirect_outputs(pipeline, catalog, configs)
     catalog.save("metrics", {"a": 1.0})
@@ -39,14 +39,14 @@ def test_outputs_move_and_the_trained_model_is_not_needed(tmp_path: Path, config
     assert catalog.load("clips_model") == catalog.load("mlflow_run") == {}
 
 
-def test_without_another_model_all_stays() -> None:
+def test_without_another_model_nothing_changes() -> None:
     catalog = catalog_of(None)
     redirect_outputs(register_pipelines()["evaluate"], catalog, {})
     assert catalog["evaluation_report"].filepath == Path("nowhere")
 
 
 @pytest.mark.parametrize("pipeline", ["pretrain", "finetune"])
-def test_what_could_not_be_registered_is_not_begun(pipeline: str) -> None:
+def test_pipelines_that_register_are_refused(pipeline: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.model: 'runs:/1'"):
         redirect_outputs(register_pipelines()[pipeline], catalog_of("runs:/1"), {})
 
@@ -55,5 +55,5 @@ def test_what_could_not_be_registered_is_not_begun(pipeline: str) -> None:
     ("model", "folder"),
     [("/a/b c", "a-b-c"), ("../b/", "b"), ("/", "model"), ("ViT-B-32.safetensors", "ViT-B-32.safetensors")],
 )
-def test_names_of_folders(model: str, folder: str) -> None:
+def test_folder_names(model: str, folder: str) -> None:
     assert folder_name(model) == folder

@@ -1,4 +1,4 @@
-"""Which run a start continues, and that looking for it says nothing twice."""
+"""Which run a start continues, and that applied changes are logged once."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from clips_pipeline.training.resume.run_folder import choose_run_folder, write_s
 from clips_pipeline.training.run_spec import RunSpec
 
 
-def test_pipelines_stand_in_the_name_as_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_names_list_pipelines_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     pipelines = register_pipelines()
     monkeypatch.setattr(run_identity, "registered", pipelines)
     catalog = DataCatalog({"params:train": MemoryDataset({"method": "coca"})})
@@ -28,7 +28,7 @@ def test_pipelines_stand_in_the_name_as_they_run(monkeypatch: pytest.MonkeyPatch
     assert run_name(None, None, pipelines["pretrain"], catalog) == "pretrain local coca"
 
 
-def test_the_hook_and_the_node_warn_once_of_what_is_applied(
+def test_applied_changes_are_logged_once_by_hook_and_node(
     prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     remote = ShardCache(tmp_path / "copies", Storage(StorageConfig(), {}))
@@ -40,7 +40,7 @@ def test_the_hook_and_the_node_warn_once_of_what_is_applied(
     parameters: dict[str, Any] = {"samples": 72, "batch_size": 8, "optimizer": {"warmup_samples": 16}}
 
     def spec_of() -> RunSpec:
-        """As the node does."""
+        """Do the same as the node."""
         train, folders = from_mapping(TrainConfig, parameters, "train"), (paths["training_runs"], paths["clips_model"])
         spec = build_run_spec(train, prepared / "shards", prepared / "tokenizer", remote, *folders)
         return choose_run_folder(spec, paths["training_runs"])

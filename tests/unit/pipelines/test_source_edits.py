@@ -1,4 +1,4 @@
-"""What is prepared follows from parameters, data and format versions: an edit of any source file makes nothing again."""
+"""Prepared data depends on parameters, data and format versions, not on source files."""
 
 import json
 import os
@@ -37,9 +37,7 @@ def prepared(sources: Path, folder: Path) -> dict[str, int]:
     return found
 
 
-def test_a_comment_in_every_source_file_makes_nothing_again_and_a_raised_version_does(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_source_edits_make_nothing_again_and_a_raised_version_does(repository: Path, tmp_path: Path) -> None:
     sources = shutil.copytree(
         repository / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )

@@ -1,4 +1,4 @@
-"""The last lines of a run."""
+"""Summary at the end of a run."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ def last_lines(environment: str, made: str, width: int = 240) -> str:
     return written.getvalue()
 
 
-def test_dashboard_is_named_with_the_search_that_comes_before_it():
+def test_the_dashboard_command_mentions_the_search():
     label, command = (
         "open the Optuna dashboard (127.0.0.1:8080)",
         "  .venv/bin/optuna-dashboard sqlite:///data/x/search/study.db",
@@ -36,13 +36,13 @@ def test_dashboard_is_named_with_the_search_that_comes_before_it():
     assert f"{label}:\n{command}\n" in last_lines("smoke", "search_trials")
 
 
-def test_commands_are_lines_of_their_own_in_a_narrow_terminal():
+def test_commands_are_separate_lines_in_a_narrow_terminal():
     narrow = last_lines("smoke", "search_trials", width=40)
     assert narrow == last_lines("smoke", "search_trials")
     assert "\n  .venv/bin/kedro run --pipelines pretrain --env best\n" in narrow
 
 
-def test_what_a_search_found_is_trained_where_no_study_lies():
+def test_the_best_environment_shows_no_study():
     text = last_lines("best", "clips_model")
     assert "mlflow ui" in text
     assert "optuna-dashboard" not in text

@@ -1,4 +1,4 @@
-"""Planning, costs and tables of a study, on numbers that can be worked out by hand."""
+"""Plan, costs and tables of a study, with numbers that can be computed by hand."""
 
 import json
 import math
@@ -31,19 +31,19 @@ def plan_cases(**changes):
     return plan.cases(config, TRAIN, lambda which: (12.0, 60.0)[which], lambda c: 1.0 if c.method == "clip" else 2.0)
 
 
-def test_methods_differ_in_nothing_but_the_method():
+def test_method_rows_differ_only_in_the_method():
     cases = plan_cases(comparisons=("methods",))
     assert [case.label for case in cases] == ["clip", "mixture", "coca", "clips"]
     assert {replace(case.train, method="clips") for case in cases} == {with_samples(TRAIN, 3200)}
 
 
-def test_equal_compute_gives_the_cheap_method_more_samples():
+def test_equal_compute_gives_cheap_methods_more_samples():
     cases = {case.label: case for case in plan_cases(comparisons=("methods_at_equal_compute",))}
     assert cases["clip"].train.samples == 6400
     assert cases["clips"].train.samples == cases["coca"].train.samples == 3200
 
 
-def test_curves_and_ablations_have_a_length_of_their_own():
+def test_curves_and_ablations_use_curve_samples():
     found = {
         (case.comparison, case.train.samples) for case in plan_cases(curve_samples=1600, methods=("coca", "clips"))
     }
@@ -56,7 +56,7 @@ def test_curves_and_ablations_have_a_length_of_their_own():
     }
 
 
-def test_fragment_budgets_are_shares_of_the_mean_caption():
+def test_fragment_budgets_are_fractions_of_the_mean_caption():
     cases = plan_cases(
         comparisons=("fragment_lengths",), strategies=("truncation", "sub_caption"), length_fractions=(0.5, 0.25)
     )
@@ -70,13 +70,13 @@ def test_fragment_budgets_are_shares_of_the_mean_caption():
     ]
 
 
-def test_web_budgets_leave_the_fragment_alone():
+def test_web_budgets_do_not_change_the_fragment():
     cases = plan_cases(comparisons=("web_lengths",), length_fractions=(0.25,))
     assert [case.train.captions.web_tokens for case in cases] == [None, 3]
     assert len({case.train.captions.fragment for case in cases}) == 1
 
 
-def test_ablations_hold_what_is_configured_once():
+def test_ablations_contain_the_configured_training_once():
     cases = plan_cases(comparisons=("ablations",))
     assert len({case.train for case in cases}) == len(cases)
     labels = [case.label for case in cases]
@@ -87,8 +87,8 @@ def test_ablations_hold_what_is_configured_once():
     }
 
 
-def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Two that differ only in their length would otherwise go on in one folder when an interrupted study is started again."""
+def test_every_training_has_its_own_run_folder(tmp_path, monkeypatch):
+    """Otherwise two trainings that differ only in samples would resume each other in an interrupted study."""
     cases = plan_cases(comparisons=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
     begun = []
 
@@ -113,7 +113,7 @@ def test_every_training_has_a_folder_of_its_own(tmp_path, monkeypatch):
     assert len({spec.run_folder for spec in specs}) == len({spec.model_folder for spec in specs}) == 6
 
 
-def test_when_its_hours_are_over_it_tells_what_there_is(tmp_path):
+def test_after_its_hours_a_study_reports_finished_runs(tmp_path):
     cases = plan_cases(comparisons=("methods",), methods=("clip", "clips"))
 
     def run_all(hours):
@@ -132,7 +132,7 @@ def test_when_its_hours_are_over_it_tells_what_there_is(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_line_without_its_baseline_has_no_change_yet():
+def test_a_row_without_its_baseline_has_no_change():
     runs = table.runs_table([result("clip", 0, 0.1), result("coca", 1, 0.1), result("clips", 1, 0.3)], [1e9] * 3)
     lines = table.aggregate_seeds(runs, METRIC)
     assert lines.set_index("label")["change"].to_dict() == pytest.approx(
@@ -161,13 +161,13 @@ def test_a_line_without_its_baseline_has_no_change_yet():
         ({"methods": ("clip",)}, "clips is the baseline"),
     ],
 )
-def test_impossible_studies_are_refused(changes, message):
+def test_invalid_studies_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         from_mapping(StudyConfig, changes, "study")
 
 
 class WordTokenizer:
-    """A tokenizer of words, three special ids around each row."""
+    """A tokenizer of words, with three special ids per row."""
 
     vocab_size = 200
 
@@ -183,7 +183,7 @@ class WordTokenizer:
         return used + [0] * (length - len(used))
 
 
-def test_cost_is_the_mean_over_samples_of_their_own_lengths():
+def test_flops_are_averaged_over_samples_with_their_lengths():
     pairs = (("a b c", "one two three four", "0"), ("a", "one two", "1"))
     config = replace(
         TRAIN,
@@ -211,7 +211,7 @@ def three_seeds():
     return found
 
 
-def test_changes_are_taken_within_a_seed():
+def test_changes_are_paired_by_seed():
     runs = table.runs_table(three_seeds(), [1e9] * 6)
     lines = table.aggregate_seeds(runs, METRIC).set_index("label")
     assert lines.loc["clip", "mean"] == pytest.approx(0.11)
@@ -229,7 +229,7 @@ def test_one_seed_has_no_interval():
     assert "| 1 | 10.00 | -10.00 |  |" in text
 
 
-def test_summary_says_what_is_clear_and_what_is_not():
+def test_the_summary_marks_clear_changes():
     runs = three_seeds() + [result("coca", seed, value) for seed, value in enumerate([0.13, 0.14, 0.16])]
     runs = table.runs_table(runs, [1e9] * 9)
     text = summary.markdown(table.aggregate_seeds(runs, METRIC), runs, METRIC, {})
@@ -239,7 +239,7 @@ def test_summary_says_what_is_clear_and_what_is_not():
     assert "baseline" in rows["clips"]
 
 
-def test_methods_are_told_by_recall_both_ways_and_zero_shot_accuracy():
+def test_methods_have_a_second_table_of_metrics():
     others = {
         "retrieval/scenes/image_to_text_recall@1": 0.25,
         "retrieval/scenes/text_to_image_recall@10": 0.5,

@@ -1,4 +1,4 @@
-"""What a study may not be opened with, and what trials are handed out: all before and without any training."""
+"""Opening of a study, and its queue of trials, without any training."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def opened(
 
 
 def run_all(folder: Path, config: SearchConfig) -> list[dict[str, Any]]:
-    """Every trial within the budget, scored without training."""
+    """Run every trial within the budget with a constant score, and return their values."""
     found: list[dict[str, Any]] = []
 
     def score(attempt: trial_queue.TrialAttempt) -> float:
@@ -50,7 +50,7 @@ def run_all(folder: Path, config: SearchConfig) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_first_trial_has_the_training_s_own_values_and_the_budget_holds_over_starts(tmp_path: Path) -> None:
+def test_the_first_trial_has_the_trainings_values_and_restarts_keep_the_budget(tmp_path: Path) -> None:
     config = SearchConfig(trials=3, space=SPACE)
     first = run_all(tmp_path, config)
     assert first[0] == {"loss.caption_weight": 2.0, "captions.fragment.tokens": None}
@@ -59,7 +59,7 @@ def test_the_first_trial_has_the_training_s_own_values_and_the_budget_holds_over
     assert len(run_all(tmp_path, dataclasses.replace(config, trials=5))) == 2
 
 
-def test_a_search_that_was_cut_draws_what_the_whole_one_draws(tmp_path: Path) -> None:
+def test_an_interrupted_search_draws_the_same_points(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     config = SearchConfig(trials=6, space=SPACE, sampler=SamplerConfig(startup_trials=2))
@@ -71,7 +71,7 @@ def test_a_search_that_was_cut_draws_what_the_whole_one_draws(tmp_path: Path) ->
     assert other[1:] != whole[1:]
 
 
-def test_a_grid_is_gone_through_once_after_the_first_trial(tmp_path: Path) -> None:
+def test_a_grid_is_tried_once_after_the_first_trial(tmp_path: Path) -> None:
     config = SearchConfig(trials=100, space=SPACE, sampler=SamplerConfig(kind="grid"))
     found = [tuple(point.values()) for point in run_all(tmp_path, config)]
     points = {(weight, tokens) for weight in (0.5, 2.25, 4.0) for tokens in (6, 7, 8, None)}
@@ -98,7 +98,7 @@ def killed(attempt: trial_queue.TrialAttempt) -> float:
     raise trial_queue.TrialKilledError("rank 0 was killed")
 
 
-def test_a_trial_is_retried_so_often_and_no_more(tmp_path: Path) -> None:
+def test_the_number_of_retries_is_limited(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, retries=2, space=SPACE)
     with opened(tmp_path, config) as (study, storage):
         while trial_queue.run_next_trial(study, storage, config, killed):
@@ -110,7 +110,7 @@ def test_a_trial_is_retried_so_often_and_no_more(tmp_path: Path) -> None:
     assert [trial.params for trial in trials] == [trials[0].params] * 3
 
 
-def test_a_training_that_failed_by_itself_is_not_retried(tmp_path: Path) -> None:
+def test_a_training_that_failed_with_an_error_is_not_retried(tmp_path: Path) -> None:
     def fails(attempt: trial_queue.TrialAttempt) -> float:
         raise TrainingFailedError("a loss is NaN")
 
@@ -122,14 +122,14 @@ def test_a_training_that_failed_by_itself_is_not_retried(tmp_path: Path) -> None
         assert trial_queue.next_attempts(study.trials) == {}
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")  # `ask` stands for a process that died
-@pytest.mark.parametrize("where", ["while it trains", "while it is claimed"])
-def test_a_trial_whose_process_is_gone_is_retried(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")  # `ask` simulates a process that died
+@pytest.mark.parametrize("where", ["while it trains", "before its first heartbeat"])
+def test_a_trial_of_a_killed_process_is_retried(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = StudyStorageConfig(heartbeat_s=1, grace_s=2)
     config = SearchConfig(trials=2, space=SPACE, storage=fast)
     monkeypatch.setattr(trial_queue, "_WAIT_SECONDS", 0.5)
     with opened(tmp_path, config) as (study, storage):
-        # As it is left behind by SIGKILL: running, with a last heartbeat or with none yet.
+        # The state after SIGKILL: running, with a last heartbeat or without any.
         trial = study.ask()
         if where == "while it trains":
             trial_queue.start_attempt(trial, study, storage, config)
@@ -139,17 +139,17 @@ def test_a_trial_whose_process_is_gone_is_retried(tmp_path: Path, where: str, mo
     with opened(tmp_path, config) as (study, _):
         states = [trial.state for trial in study.trials]
         assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-        # The one that was left is begun again, and the budget holds.
+        # The killed trial is retried, within the budget.
         assert len({trial_queue.first_attempt_of(trial) for trial in study.trials}) == config.trials
     assert {"loss.caption_weight": 2.0, "captions.fragment.tokens": None} in found
 
 
-def test_a_trial_that_was_taken_over_ends_without_harm(tmp_path: Path) -> None:
+def test_a_trial_taken_over_by_another_process_ends_cleanly(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, space=SPACE)
 
     def slow(attempt: trial_queue.TrialAttempt) -> float:
         if attempt.trial.number == 0:
-            # Another process has found it silent.
+            # Another process has found its heartbeat too old.
             with opened(tmp_path, config) as (other, storage):
                 other.tell(0, state=TrialState.FAIL)
                 storage.retry(other, other.trials[0])
@@ -162,8 +162,8 @@ def test_a_trial_that_was_taken_over_ends_without_harm(tmp_path: Path) -> None:
         assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_processes_that_work_side_by_side_keep_off_each_other_s_points() -> None:
-    """By TPE's constant liar: a trial that runs counts as a bad one."""
+def test_parallel_processes_avoid_each_others_points() -> None:
+    """TPE with constant_liar treats running trials as bad ones."""
     space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
     study = optuna.create_study(direction="maximize")
     for place in range(20):
@@ -171,12 +171,12 @@ def test_processes_that_work_side_by_side_keep_off_each_other_s_points() -> None
         study.add_trial(optuna.create_trial(value=-((x - 0.5) ** 2), params={"x": x}, distributions=space))
     drawn = []
     for _ in range(8):
-        study.sampler = sampler(SearchConfig(space=SPACE), 7)  # with one seed all would draw one point
+        study.sampler = sampler(SearchConfig(space=SPACE), 7)  # with one seed all would otherwise draw the same point
         drawn.append(study.ask(space).params["x"])
     assert len(set(drawn)) > 4
 
 
-def test_the_first_parent_stays_the_parent(tmp_path: Path) -> None:
+def test_the_first_parent_run_is_kept(tmp_path: Path) -> None:
     config = SearchConfig(space=SPACE)
     with opened(tmp_path, config) as (study, _):
         study.set_user_attr(PARENT, "first")
@@ -199,7 +199,7 @@ def test_the_first_parent_stays_the_parent(tmp_path: Path) -> None:
         ({}, {}, "other", "data was 'v' and is now 'other'"),
     ],
 )
-def test_a_name_taken_with_another_objective_is_refused(
+def test_a_study_with_another_objective_is_refused(
     tmp_path: Path, changes: dict[str, Any], parameters: dict[str, Any], version: str, message: str
 ) -> None:
     from clips_pipeline.tuning.config import PrunerConfig
@@ -213,12 +213,12 @@ def test_a_name_taken_with_another_objective_is_refused(
     ):
         pass
     assert "search.study_name: 'clips'" in str(caught.value)
-    # What is searched, and how it is launched, may change.
+    # The search space and `launch` may change.
     with opened(tmp_path, config, {"loss": {"caption_weight": 1.0}, "launch": {"threads": 1}}):
         pass
 
 
-def test_other_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
+def test_changed_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
     path = "captions.fragment.strategy"
     config = SearchConfig(trials=1, space={path: Dimension("categorical", choices=("sub_caption", "truncation"))})
     run_all(tmp_path, config)
@@ -230,7 +230,7 @@ def test_other_choices_of_a_categorical_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_study_created_elsewhere_is_refused(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="clips", storage=f"sqlite:///{tmp_path / 'study.db'}", direction="maximize")
     study.add_trial(optuna.create_trial(value=1.0))
     with (
@@ -278,13 +278,13 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_one_mistake_one_message(settings: dict[str, Any], message: str) -> None:
+def test_each_error_gives_one_message(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_search(from_mapping(SearchConfig, settings, "search"), {"optimizer": {"warmup_samples": 0}})
     assert message in str(caught.value)
 
 
-def test_a_trial_that_was_asked_to_end_uses_up_no_retry(tmp_path: Path) -> None:
+def test_an_interrupted_trial_uses_no_retry(tmp_path: Path) -> None:
     config = SearchConfig(trials=1, retries=0, space=SPACE)
 
     def interrupted(attempt: trial_queue.TrialAttempt) -> float:
@@ -299,7 +299,7 @@ def test_a_trial_that_was_asked_to_end_uses_up_no_retry(tmp_path: Path) -> None:
         assert [trial_queue.first_attempt_of(trial) for trial in study.trials] == [0, 0, 0]
 
 
-def test_a_training_that_could_tell_what_was_wrong_was_not_killed() -> None:
+def test_a_training_with_an_error_event_was_not_killed() -> None:
     start, error = {"kind": "start"}, {"kind": "error", "message": "a loss is NaN"}
     assert last_error([start, error]) == error
     assert last_error([start, error, start, {"kind": "step"}]) is None

@@ -1,4 +1,4 @@
-"""Figures and summary of a search, from a table whose truth is known."""
+"""Figures and summary of a search, from a study with known effects."""
 
 import dataclasses
 import math
@@ -24,8 +24,8 @@ TRIALS = 24
 
 @pytest.fixture(scope="module")
 def study() -> optuna.Study:
-    """Shorter is better, the caption weight matters a little, nothing else does; the last trial is pruned."""
-    draw = random.Random(0)  # noqa: S311 - no secret depends on it
+    """A study in which shorter fragments score better and the caption weight has a small effect; the last trial is pruned."""
+    draw = random.Random(0)  # noqa: S311 - not used for security
     found = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(TRIALS + 1):
         asked = found.ask()
@@ -70,7 +70,7 @@ def test_two_objectives_have_importances_of_the_front(study: optuna.Study) -> No
     assert sum(importances(both).values()) == pytest.approx(1.0)
 
 
-def test_without_finished_trials_figures_say_so() -> None:
+def test_figures_without_finished_trials_have_a_note() -> None:
     empty = optuna.create_study(direction="maximize")
     columns = pd.DataFrame({"state": []})
     assert "at least 2 finished trials" in figures(empty, columns, CONFIG)["history"].layout.title.text
@@ -90,13 +90,13 @@ def test_two_trials_with_one_score_have_figures() -> None:
     assert result.importances == {}
 
 
-def test_importance_finds_what_matters(study: optuna.Study) -> None:
+def test_importances_rank_the_parameters(study: optuna.Study) -> None:
     found = importances(study)
     assert next(iter(found)) in ("captions.fragment.tokens", "captions.fragment.tokens is null")
     assert sum(found.values()) == pytest.approx(1.0)
 
 
-def test_importance_of_what_never_varied_is_left_out() -> None:
+def test_parameters_that_never_varied_have_no_importance() -> None:
     same = optuna.create_study(direction="maximize")
     for place in range(4):
         asked = same.ask()
@@ -106,7 +106,7 @@ def test_importance_of_what_never_varied_is_left_out() -> None:
     assert set(importances(same)) == {"varied"}
 
 
-def test_the_front_is_what_no_trial_beats(study: optuna.Study) -> None:
+def test_no_trial_beats_the_pareto_front(study: optuna.Study) -> None:
     done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     points = {trial.number: (trial.values[0], trial.user_attrs[trial_queue.COST]) for trial in done}
     front = {
@@ -119,7 +119,7 @@ def test_the_front_is_what_no_trial_beats(study: optuna.Study) -> None:
     assert found == sorted(found, key=lambda number: points[number][1])
 
 
-def test_the_summary_says_what_was_found_and_how_sure_one_may_be(study: optuna.Study) -> None:
+def test_the_summary_reports_the_best_trial_and_its_uncertainty(study: optuna.Study) -> None:
     result = result_of(study)
     text = summary(result, CONFIG, held_out=400)
     assert f"Trial {result.best_trial} is the best" in text
@@ -134,8 +134,8 @@ def test_the_summary_says_what_was_found_and_how_sure_one_may_be(study: optuna.S
     assert "too few for parameter importances" in text
 
 
-def test_the_margin_is_that_of_a_counted_share() -> None:
+def test_the_margin_of_error_is_binomial() -> None:
     assert margin_of_error(0.5, 100) == pytest.approx(1.96 * 0.05)
-    # Nothing found on 8 images is no certainty.
+    # A score of 0 on 8 images is uncertain.
     assert margin_of_error(0.0, 8) > 0.1
     assert margin_of_error(0.5, 400) == pytest.approx(margin_of_error(0.5, 100) / math.sqrt(4))

@@ -1,4 +1,4 @@
-"""Suggestions, and the space's border."""
+"""Suggestions from the search space, and its validation."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_paths_become_trees_and_overlay_parameters() -> None:
     assert original == {"a": {"b": 0, "z": 9}}
 
 
-def test_the_first_trial_is_what_one_has() -> None:
+def test_the_first_trial_has_the_trainings_values() -> None:
     own = {
         "loss": {"caption_weight": 2.0, "contrastive_weight": 1.0},
         "captions": {"fragment": {"strategy": "block_mask"}},
@@ -50,7 +50,7 @@ def test_the_first_trial_is_what_one_has() -> None:
     assert values["captions.fragment.strategy"] == "block_mask"
     assert values["captions.fragment.tokens"] is None
     narrow = SearchConfig(space={"captions.fragment.tokens": Dimension("int", low=6, high=48)})
-    assert first_trial_values(narrow, own) == {}  # null lies in no range without or_null
+    assert first_trial_values(narrow, own) == {}  # ranges without or_null do not contain null
     in_a_group_that_is_null = SearchConfig(space={"ema.half_life_batches": Dimension("int", low=2, high=9)})
     assert first_trial_values(in_a_group_that_is_null, own) == {}
 
@@ -63,7 +63,7 @@ def test_the_first_trial_is_what_one_has() -> None:
         ({"captions.fragment.strategy": {"kind": "categorical", "choices": ["best"]}}, "'best' is not one of"),
     ],
 )
-def test_a_space_that_fits_no_parameter_is_refused(space: dict[str, object], message: str) -> None:
+def test_a_space_with_unknown_parameters_is_refused(space: dict[str, object], message: str) -> None:
     config = from_mapping(SearchConfig, {"space": space}, "search")
     with pytest.raises(ConfigError) as caught:
         check_space(config, {})
@@ -89,7 +89,7 @@ def test_paper_space_fits_the_defaults() -> None:
     assert TrainConfig() == from_mapping(TrainConfig, {}, "train")
 
 
-def test_a_search_starts_its_trials_itself() -> None:
+def test_a_search_requires_launch_start() -> None:
     with pytest.raises(ConfigError, match=r"train\.launch\.start: false"):
         check_space(SearchConfig(), {"launch": {"start": False}})
 
@@ -107,7 +107,7 @@ def test_two_studies_do_not_share_run_folders(tmp_path: Path) -> None:
     assert trials_folder(tmp_path, "../a b").parent == tmp_path / "trials"
 
 
-def test_null_beside_a_range_is_drawn_and_can_be_asked_for() -> None:
+def test_null_of_a_range_is_drawn_and_can_be_enqueued() -> None:
     space = {"captions.fragment.tokens": Dimension("int", low=6, high=7, or_null=True)}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     assert {suggest(study.ask(), space)["captions.fragment.tokens"] for _ in range(40)} == {None, 6, 7}
@@ -116,7 +116,7 @@ def test_null_beside_a_range_is_drawn_and_can_be_asked_for() -> None:
         assert suggest(study.ask(), space) == {"captions.fragment.tokens": value}
 
 
-def test_a_grid_keeps_to_its_ranges() -> None:
+def test_a_grid_stays_within_its_ranges() -> None:
     space = {
         "a": Dimension("float", low=0.1, high=10.0, log=True, points=3),
         "b": Dimension("int", low=6, high=48, log=True, points=4, or_null=True),

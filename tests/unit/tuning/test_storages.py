@@ -1,4 +1,4 @@
-"""Four processes on one study, one of them killed: no trial lost or doubled, whatever keeps the study."""
+"""Four processes run one study, and one of them is killed: every trial runs once, with every storage."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-# The same for files takes as long again, and is a drill.
+# The same test for files takes as long, so it is a drill.
 FILES = [pytest.param("sqlite", marks=pytest.mark.slow)]
 
 
@@ -49,7 +49,7 @@ def start(folder: Path, kind: str, url: str, hang: bool) -> subprocess.Popen[byt
         return subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[3])
 
 
-def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_path: Path) -> None:
+def test_four_processes_run_every_trial_once(place: tuple[str, str], tmp_path: Path) -> None:
     workers = [start(tmp_path, *place, hang=number == 0) for number in range(4)]
     wait_for((tmp_path / "hangs").exists, 300.0)
     workers[0].kill()
@@ -68,13 +68,13 @@ def test_four_processes_lose_and_double_no_trial(place: tuple[str, str], tmp_pat
     assert successor.params == killed.params
     assert trial_queue.first_attempt_of(successor) == killed.number
     assert len({trial.params["loss.caption_weight"] for trial in complete}) == TRIALS
-    assert complete[0].params["loss.caption_weight"] == 2.0  # the training's own
+    assert complete[0].params["loss.caption_weight"] == 2.0  # the training's own value
     assert all(trial.value == trial.params["loss.caption_weight"] for trial in complete)
 
 
 @pytest.mark.slow
-def test_in_a_journal_a_killed_trial_keeps_its_place_and_the_others_are_begun_once(tmp_path: Path) -> None:
-    """Optuna has no heartbeat there."""
+def test_in_a_journal_a_killed_trial_counts_and_the_others_run_once(tmp_path: Path) -> None:
+    """Optuna has no heartbeat for journal storage."""
     workers = [start(tmp_path, "journal", "none", hang=number == 0) for number in range(3)]
     wait_for((tmp_path / "hangs").exists, 300.0)
     workers[0].kill()
@@ -96,23 +96,21 @@ def test_in_a_journal_a_killed_trial_keeps_its_place_and_the_others_are_begun_on
         (None, r"conf/local/credentials\.yml needs search"),
     ],
 )
-def test_a_storage_out_of_reach_is_one_error_that_shows_no_password(
-    tmp_path: Path, url: str | None, message: str
-) -> None:
+def test_an_unreachable_storage_gives_one_error_without_password(tmp_path: Path, url: str | None, message: str) -> None:
     config = SearchConfig(storage=StudyStorageConfig(kind="postgresql", timeout_s=2.0))
     with pytest.raises(ConfigError, match=message) as caught:
         open_storage(config, tmp_path, {"url": url} if url else {})
     assert "hush" not in str(caught.value)
 
 
-def test_a_wrong_password_is_out_of_reach(postgresql: str, tmp_path: Path) -> None:
+def test_a_wrong_password_gives_one_error(postgresql: str, tmp_path: Path) -> None:
     wrong = postgresql.replace("testing", "hush")
     with pytest.raises(ConfigError, match="password authentication failed") as caught:
         open_storage(SearchConfig(storage=StudyStorageConfig(kind="postgresql")), tmp_path, {"url": wrong})
     assert "hush" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
+def test_an_invalid_database_file_gives_one_error(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("not a database, and long enough to look at it twice" * 40)
     with pytest.raises(ConfigError, match=r"study\.db cannot be reached"):
         open_storage(SearchConfig(), tmp_path, {})

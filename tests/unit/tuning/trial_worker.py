@@ -1,9 +1,9 @@
-"""A process that takes trials of a study until there is none, and scores each by its values. Run by `test_storages.py`.
+"""Worker process of `test_storages.py`: runs trials of a study until none is left, and scores each by its values.
 
     python trial_worker.py FOLDER KIND URL TRIALS HANG
 
-With HANG 1 it stays in its second trial until it is killed. The others stay in theirs until it does: on a busy machine they
-would otherwise have taken all trials before it has two.
+With HANG 1 it hangs in its second trial until it is killed. The others wait in their second trial until it hangs;
+otherwise, on a busy machine, they could run all trials before it has started its second one.
 """
 
 import sys

@@ -26,9 +26,9 @@ def search(
     """Search, and write the best parameters as the environment `best`, based on the environment that was searched.
 
     Returns:
-        `conf/best/parameters.yml` (parameters of the searched environment and of the command line, with the best values),
-        `conf/best/globals.yml` (the same data, its own folder for results), the table of trials, the folder of figures and
-        summary, and the six figures for Kedro-Viz, in the order of `FIGURES`.
+        `conf/best/parameters.yml` (parameters of the searched environment and of the command line, with the best
+        values), `conf/best/globals.yml` (the same data, its own folder for results), the table of trials, the folder of
+        figures and summary, and the six figures for Kedro-Viz, in the order of `FIGURES`.
     """
     # Imported here: MLflow and Optuna take seconds to import.
     from clips_pipeline.registry.tracking import trial_runs

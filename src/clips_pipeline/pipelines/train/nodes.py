@@ -94,5 +94,5 @@ def interrupted_run_id(spec: RunSpec) -> str | None:
     file = Path(spec.run_folder) / "mlflow_run.json"
     if not file.is_file():
         return None
-    found: str = json.loads(file.read_text())["run_id"]
-    return found
+    run_id: str = json.loads(file.read_text())["run_id"]
+    return run_id

@@ -1,3 +1,3 @@
-"""Which code, data and parameters made a model, and how to restore them."""
+"""Lineage of a version: its code, data and parameters, how they are stored in MLflow, and how to restore them."""
 
 __all__ = ["record", "restore", "tags"]

@@ -1,6 +1,6 @@
-"""Which code, data and parameters made a model: the checkout, and what DVC's lock says of every stage.
+"""Code, data and parameters of a model: state of the checkout, and DVC's lock entries of every stage.
 
-No mlflow here: this file reads the project, `lineage_store` keeps what it found.
+This module reads the project and does not import mlflow; `tags` stores the lineage in MLflow.
 """
 
 import os
@@ -15,18 +15,18 @@ from typing import Any
 from clips_pipeline.config import ConfigError, flatten
 
 LOCK_FILE = "dvc.lock"
-# A larger difference is data that forgot to be ignored.
+# A larger patch is probably data that git does not ignore.
 PATCH_LIMIT_BYTES = 10 * 2**20
 _HASHES = ("md5", "etag", "checksum")
 
 
 @dataclass(frozen=True)
 class GitState:
-    """The state of the checkout.
+    """State of the checkout.
 
     Attributes:
         commit: 40 hex digits; None outside a repository, before the first commit, or without git.
-        dirty: whether files differ from the commit, other than pipeline outputs; None where `commit` is.
+        dirty: whether files other than pipeline outputs differ from the commit; None where `commit` is None.
         branch: None on a detached head.
     """
 
@@ -40,10 +40,10 @@ class Lineage:
     """Code, data and parameters of one model.
 
     Attributes:
-        git: the checkout when the run began.
-        environment: Kedro's; None for the base.
-        lock: DVC's lock entry of every stage, by name; its parameters are those that were used.
-        parameters: of every stage, nested, all files merged.
+        git: the checkout at the start of the run.
+        environment: Kedro environment; None for the base.
+        lock: DVC's lock entry of every stage, by name, with the parameters that were used.
+        parameters: nested parameters of all stages, with all files merged.
     """
 
     git: GitState = field(default_factory=GitState)
@@ -53,20 +53,20 @@ class Lineage:
 
     @property
     def data(self) -> dict[str, str]:
-        """Every output with its hash (`.dir` at its end marks a folder), by path."""
+        """Hash of every output, by path; a hash that ends in `.dir` is a folder's."""
         return dict(sorted(pair for entry in self.lock.values() for pair in _hashes(entry, "outs").items()))
 
     def inputs(self, stage: str) -> dict[str, str]:
-        """Every file and folder that `stage` read, code included, with its hash."""
+        """Return the hash of every file and folder that `stage` read, code included."""
         return _hashes(self.lock[stage], "deps")
 
     def select_stages(self, stages: Iterable[str]) -> "Lineage":
-        """The same with these stages alone."""
-        kept = {name: entry for name, entry in self.lock.items() if name in set(stages)}
-        return replace(self, lock=kept)
+        """Return the lineage of these stages only."""
+        selected = {name: entry for name, entry in self.lock.items() if name in set(stages)}
+        return replace(self, lock=selected)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values for JSON; `lock` is kept as a file of its own."""
+        """Return plain values for JSON; `lock` is stored as a file of its own."""
         stages = {
             name: {"command": entry.get("cmd"), "inputs": self.inputs(name), "outputs": _hashes(entry, "outs")}
             for name, entry in self.lock.items()
@@ -76,7 +76,7 @@ class Lineage:
 
 
 def describe(lineage: Lineage) -> str:
-    """The lineage for people: one line per fact."""
+    """Return the lineage as text, one line per fact."""
     git = lineage.git
     lines = [
         f"commit       {git.commit or 'unknown'}{' with uncommitted changes' if git.dirty else ''}",
@@ -96,12 +96,12 @@ def describe(lineage: Lineage) -> str:
 
 
 def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
-    """The commit and whether the code differs from it.
+    """Return the commit, and whether the code differs from it.
 
     Args:
         project: a folder in the checkout.
-        outputs: paths, relative to `project`, that do not count as changes. A run rewrites `dvc.lock` (always left out)
-            and may rewrite committed metrics; they would make every run look dirty.
+        outputs: paths, relative to `project`, that do not count as changes. A run always rewrites `dvc.lock` (left out
+            as well) and may rewrite committed metrics, which would make every run dirty.
     """
     commit = _git(project, "rev-parse", "--verify", "HEAD")
     if commit is None:
@@ -111,7 +111,7 @@ def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
 
 
 def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | None:
-    """What `git apply` needs to make the commit into this checkout, new files included; `outputs` as for `git_state`.
+    """Return the patch that `git apply` needs to turn the commit into this checkout, with new files; `outputs` as in `git_state`.
 
     Returns:
         empty where nothing differs; None where the changed files are larger than `PATCH_LIMIT_BYTES`.
@@ -125,21 +125,21 @@ def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | 
         return b""
     objects = Path((_git(top, "rev-parse", "--git-path", "objects") or "").strip())
     with tempfile.TemporaryDirectory() as temporary:
-        # An index and an object store of our own: the user's stay as they are.
+        # Use a temporary index and object store, to leave the user's unchanged.
         (Path(temporary) / "objects").mkdir()
-        own = {
+        git_environment = {
             "GIT_INDEX_FILE": str(Path(temporary) / "index"),
             "GIT_OBJECT_DIRECTORY": str(Path(temporary) / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / objects).resolve()),
         }
         paths = "\0".join(str(path) for path in changed).encode()
-        _run_git(top, own, "read-tree", "HEAD")
-        _run_git(top, own, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
-        return _run_git(top, own, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
+        _run_git(top, git_environment, "read-tree", "HEAD")
+        _run_git(top, git_environment, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
+        return _run_git(top, git_environment, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
 
 
 def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
-    # Remote outputs carry an etag or a checksum instead; what was too large to read, or empty, carries none.
+    # Remote outputs have an etag or a checksum instead; outputs too large to read, and empty ones, have none.
     return {
         str(item["path"]): next((str(item[name]) for name in _HASHES if name in item), "none")
         for item in entry.get(kind) or []
@@ -147,30 +147,32 @@ def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def _changed_files(project: Path, outputs: Iterable[str]) -> list[PurePosixPath]:
-    """Changed and new files, relative to the repository."""
+    """Return changed and new files, relative to the repository."""
     status = _git(project, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", ".") or ""
     prefix = (_git(project, "rev-parse", "--show-prefix") or "").strip()
-    made = [PurePosixPath(prefix, path) for path in outputs]
+    output_paths = [PurePosixPath(prefix, path) for path in outputs]
     changed = [PurePosixPath(entry[3:]) for entry in status.split("\0") if entry]
-    return [p for p in changed if p.name != LOCK_FILE and not any(p.is_relative_to(out) for out in made)]
+    return [p for p in changed if p.name != LOCK_FILE and not any(p.is_relative_to(out) for out in output_paths)]
 
 
 def _git(project: Path, *arguments: str) -> str | None:
     program = shutil.which("git")
     if program is None:
         return None
-    # Fixed arguments, no shell; status must not take the index lock from a user's own git command.
-    done = subprocess.run(  # noqa: S603
+    # Fixed arguments, no shell. Without optional locks, status does not block a user's own git command.
+    completed = subprocess.run(  # noqa: S603
         [program, "--no-optional-locks", *arguments], cwd=project, capture_output=True, text=True, check=False
     )
-    return done.stdout if done.returncode == 0 else None
+    return completed.stdout if completed.returncode == 0 else None
 
 
 def _run_git(folder: Path, environment: dict[str, str], *arguments: str, stdin: bytes = b"") -> bytes:
     command = [shutil.which("git") or "git", *arguments]
-    done = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         command, cwd=folder, env={**os.environ, **environment}, input=stdin, capture_output=True, check=False
     )
-    if done.returncode:
-        raise ConfigError(f"`git {' '.join(arguments)}` failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
-    return done.stdout
+    if completed.returncode:
+        raise ConfigError(
+            f"`git {' '.join(arguments)}` failed: {completed.stderr.decode(errors='replace').strip()[-500:]}"
+        )
+    return completed.stdout

@@ -1,4 +1,4 @@
-"""A checkout with exactly the code, data and parameters of a registered version."""
+"""Restore a checkout with the code, data and parameters of a registered version."""
 
 import shutil
 import subprocess
@@ -16,34 +16,36 @@ _DVC = (sys.executable, "-P", "-m", "dvc")
 
 
 def restore(record: Record, project: Path, target: Path) -> Path:
-    """Clone the project at the version's commit into `target`, and put its changes, parameters, lock and data there.
+    """Clone the project at the version's commit into `target`, and restore its changes, parameters, lock and data there.
 
     Data comes from the project's DVC cache, or else from its remote. The clone uses the same cache.
 
     Args:
-        record: of the version.
-        project: the project in the repository that has the commit.
+        record: record of the version.
+        project: the project folder in the repository that has the commit.
         target: a folder that does not exist, or an empty one.
 
     Returns:
-        the project in `target`.
+        the project folder in `target`.
 
     Raises:
-        ConfigError: the version cannot be made again: no commit, a difference too large to keep, a commit that is not here,
-            no DVC stages, data that is nowhere. `target` is left as it was.
-        ConfigError: all is there and DVC still finds a change; then `target` stays, to look at.
+        ConfigError: the version cannot be restored: no commit, a patch that was too large to keep, a commit that is not
+            in this repository, no DVC stages, or missing data. `target` is left as it was.
+        ConfigError: everything was restored, but DVC reports a change; `target` is kept for inspection.
     """
     what, git = f"{record.name} {record.version}", record.lineage.git
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target}: not an empty folder; choose another")
+        raise ConfigError(f"{target}: not an empty folder; choose another one")
     if git.commit is None:
-        raise ConfigError(f"{what} was not made in a git commit, so its code is not known")
+        raise ConfigError(
+            f"{what}: it was not made in a git commit, so its code is unknown; train again in a git repository"
+        )
     if record.patch is None:
         raise ConfigError(
-            f"{what} was made of commit {git.commit[:12]} with changes that were too large to keep; commit before training"
+            f"{what}: the uncommitted changes to {git.commit[:12]} were too large to keep; commit before training"
         )
     if _run(project, "git", "cat-file", "-e", f"{git.commit}^{{commit}}").returncode:
-        raise ConfigError(f"{what} was made of commit {git.commit}, which is not in this repository; fetch it")
+        raise ConfigError(f"{what}: commit {git.commit} is not in this repository; fetch it")
     prefix = _run(project, "git", "rev-parse", "--show-prefix").stdout.strip()
     existed = target.exists()
     try:
@@ -55,8 +57,8 @@ def restore(record: Record, project: Path, target: Path) -> Path:
             target.mkdir()
         raise
     if _dvc(restored, "status", "--quiet", *_targets(record)).returncode:
-        found = _dvc(restored, "status", *_targets(record)).stdout.strip()
-        raise ConfigError(f"{target}: restored, but the version was registered while DVC saw changes:\n{found}")
+        status = _dvc(restored, "status", *_targets(record)).stdout.strip()
+        raise ConfigError(f"{target}: restored, but the version was registered while DVC reported changes:\n{status}")
     return restored
 
 
@@ -66,22 +68,24 @@ def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
     _run_checked(project, "git", "clone", "--quiet", "--no-checkout", top, str(target.absolute()))
     _run_checked(target, "git", "checkout", "--quiet", "--detach", str(lineage.git.commit))
     if record.patch:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "apply", "--binary", "--whitespace=nowarn", "-"],  # noqa: S607
             cwd=target,
             input=record.patch,
             capture_output=True,
             check=False,
         )
-        if done.returncode:
-            raise ConfigError(f"the version's changes do not apply: {done.stderr.decode(errors='replace').strip()}")
+        if completed.returncode:
+            raise ConfigError(
+                f"the version's uncommitted changes cannot be applied: {completed.stderr.decode(errors='replace').strip()}"
+            )
     restored = target.absolute() / prefix
     folder = restored if lineage.environment is None else restored / CONF / lineage.environment
     if not (folder / "dvc.yaml").is_file():
         option = f" --env {lineage.environment}" if lineage.environment else ""
         raise ConfigError(
-            f"{record.name} {record.version} was made where DVC had no stages for environment {lineage.environment or 'base'}, so "
-            f"its data was not kept; `kedro dvc sync{option}` before the next run keeps it"
+            f"{record.name} {record.version} has no data in DVC, because there were no stages for environment "
+            f"{lineage.environment or 'base'}; run `kedro dvc sync{option}` before the next run"
         )
     parameters_into_files(restored, lineage.lock)
     for file, stages in _stages_by_file(record).items():
@@ -90,13 +94,13 @@ def _checkout(record: Record, project: Path, target: Path, prefix: str) -> Path:
 
 
 def _stages_by_file(record: Record) -> dict[str, list[str]]:
-    """The stages by their `dvc.yaml`: an environment may share some of the base's."""
+    """Return the stages by their `dvc.yaml`; an environment may share some of the base's."""
     environment = record.lineage.environment
-    found: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for name, entry in record.lineage.lock.items():
         own = environment is not None and entry["cmd"] == command(name, environment)
-        found.setdefault(f"{CONF}/{environment}/dvc.yaml" if own else "dvc.yaml", []).append(name)
-    return found
+        stages.setdefault(f"{CONF}/{environment}/dvc.yaml" if own else "dvc.yaml", []).append(name)
+    return stages
 
 
 def _targets(record: Record) -> list[str]:
@@ -104,10 +108,10 @@ def _targets(record: Record) -> list[str]:
 
 
 def _restore_data(record: Record, project: Path, restored: Path) -> None:
-    """Fill in the data from the project's cache, then from its remote."""
+    """Check out the data from the project's cache, or else from its remote."""
     private = project / ".dvc" / "config.local"
     if private.is_file():
-        # Where the remote is and how to get in may stand only there.
+        # The remote's URL and credentials may be only in this file.
         shutil.copy2(private, restored / ".dvc" / "config.local")
     cache = _run_checked(project, *_DVC, "cache", "dir").strip()
     _run_checked(restored, *_DVC, "cache", "dir", "--local", str((project / cache).resolve()))
@@ -117,7 +121,7 @@ def _restore_data(record: Record, project: Path, restored: Path) -> None:
     if pulled.returncode:
         reason = pulled.stderr.strip()[-800:]
         what = f"{record.name} {record.version}"
-        raise ConfigError(f"{what}: data is neither in the DVC cache of {project} nor in a remote of it:\n{reason}")
+        raise ConfigError(f"{what}: its data is neither in the DVC cache of {project} nor in a remote:\n{reason}")
 
 
 def _dvc(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -130,7 +134,7 @@ def _run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _run_checked(folder: Path, *command: str) -> str:
-    done = _run(folder, *command)
-    if done.returncode:
-        raise ConfigError(f"`{' '.join(command)}` failed: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    completed = _run(folder, *command)
+    if completed.returncode:
+        raise ConfigError(f"`{' '.join(command)}` failed: {completed.stderr.strip()[-500:]}")
+    return completed.stdout

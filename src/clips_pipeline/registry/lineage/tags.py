@@ -1,4 +1,4 @@
-"""Lineage on MLflow runs and model versions: tags for people, files for `kedro lineage`."""
+"""Lineage on MLflow runs and model versions: tags for users, files for `kedro lineage`."""
 
 import json
 import re
@@ -23,12 +23,12 @@ FACTS, LOCK, PATCH = "lineage.json", "dvc.lock", "uncommitted.patch"
 
 @dataclass(frozen=True)
 class Record:
-    """The lineage of a version with what makes its checkout again.
+    """The lineage of a version, with what is needed to restore its checkout.
 
     Attributes:
-        name, version: of the registered model.
+        name, version: the registered model.
         lineage: code, data and parameters.
-        patch: what the checkout had beyond the commit; None where it was too large to keep.
+        patch: uncommitted changes of the checkout; None where they were too large to keep.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Record:
 
 
 def git_tags(git: GitState) -> dict[str, str]:
-    """`git.commit`, `git.dirty` and `git.branch`."""
+    """Return the tags `git.commit`, `git.dirty` and `git.branch`."""
     return {
         "git.commit": git.commit or "unknown",
         "git.dirty": "unknown" if git.dirty is None else str(git.dirty).lower(),
@@ -47,7 +47,7 @@ def git_tags(git: GitState) -> dict[str, str]:
 
 
 def tag_run(run_id: str, git: GitState) -> None:
-    """Say on a run which code it began with. A run that is continued keeps what its model was trained with."""
+    """Tag a run with the git state at its start. A continued run keeps the tags of its training."""
     client = MlflowClient()
     present = client.get_run(run_id).data.tags
     for key, value in git_tags(git).items():
@@ -56,10 +56,10 @@ def tag_run(run_id: str, git: GitState) -> None:
 
 
 def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
-    """Keep the lineage of the stages that wrote to a run: tags `data.<path>`, and `lineage/<stage>/` among its artifacts."""
+    """Store the lineage of the stages that wrote to a run: tags `data.<path>`, and artifacts in `lineage/<stage>/`."""
     client = MlflowClient()
     for stage in lineage.lock:
-        # Code has its commit; what is left are data.
+        # Only data: the commit identifies the code.
         inputs = {path: value for path, value in lineage.inputs(stage).items() if not path.startswith("src/")}
         for path, value in {**inputs, **lineage.select_stages([stage]).data}.items():
             client.set_tag(run_id, mlflow_key(f"data.{path}"), value)
@@ -67,7 +67,7 @@ def record_run(run_id: str, lineage: Lineage, patch: bytes | None) -> None:
 
 
 def tag_version(name: str, version: int, lineage: Lineage, patch: bytes | None) -> None:
-    """Give a version its lineage: tags, and files below `lineage/<name>-<version>/` in its run."""
+    """Store the lineage of a version: tags, and files in `lineage/<name>-<version>/` of its run's artifacts."""
     client = MlflowClient()
     data = {mlflow_key(f"data.{path}"): value for path, value in lineage.data.items()}
     for key, value in {**git_tags(lineage.git), **data}.items():
@@ -76,51 +76,53 @@ def tag_version(name: str, version: int, lineage: Lineage, patch: bytes | None) 
 
 
 def load_record(name: str, version: str) -> Record:
-    """The lineage of a version.
+    """Return the lineage of a version.
 
     Args:
-        name: of the registered model.
+        name: name of the registered model.
         version: its number, or an alias.
 
     Raises:
-        ConfigError: there is no such version, or it carries no lineage.
+        ConfigError: there is no such version, or it has no lineage.
     """
     client = MlflowClient()
     try:
         by_number = version.isdecimal()
-        found = (
+        model_version = (
             client.get_model_version(name, version) if by_number else client.get_model_version_by_alias(name, version)
         )
     except MlflowException:
-        known = sorted(int(found.version) for found in client.search_model_versions(f"name='{name}'"))
-        have = f"it has {', '.join(map(str, known))}" if known else "no model of this name is registered"
+        known = sorted(int(model_version.version) for model_version in client.search_model_versions(f"name='{name}'"))
+        have = f"versions: {', '.join(map(str, known))}" if known else "no model of this name is registered"
         raise ConfigError(f"{name}: no version or alias {version!r} at {mlflow.get_registry_uri()}; {have}") from None
-    folder = f"lineage/{name}-{found.version}"
+    folder = f"lineage/{name}-{model_version.version}"
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            here = Path(client.download_artifacts(found.run_id, folder, temporary))
+            here = Path(client.download_artifacts(model_version.run_id, folder, temporary))
             facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
             git, environment, parameters = GitState(**facts["git"]), facts["environment"], facts["parameters"]
         except (MlflowException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
             raise ConfigError(
-                f"{name} {found.version}: its lineage is absent or unreadable; run `kedro run --pipelines register` where "
-                "it was made"
+                f"{name} {model_version.version}: its lineage is missing or unreadable; run `kedro run --pipelines register` in "
+                "the project that made it"
             ) from None
         patch = (here / PATCH).read_bytes() if (here / PATCH).is_file() else None
-    _check_names(f"{name} {found.version}", git.commit, [*([] if environment is None else [environment]), *lock])
+    _check_names(
+        f"{name} {model_version.version}", git.commit, [*([] if environment is None else [environment]), *lock]
+    )
     lineage = Lineage(git, environment, lock, parameters)
-    return Record(name, int(found.version), lineage, patch if lineage.git.dirty else b"")
+    return Record(name, int(model_version.version), lineage, patch if lineage.git.dirty else b"")
 
 
 def _check_names(what: str, commit: str | None, names: list[str]) -> None:
-    """Refuse names that are none: they become arguments of git and DVC, and parts of paths."""
-    wrong = [one for one in names if not _NAME.fullmatch(str(one))]
+    """Refuse invalid names, because they become arguments of git and DVC, and parts of paths."""
+    wrong = [name for name in names if not _NAME.fullmatch(str(name))]
     if commit is not None and not _COMMIT.fullmatch(str(commit)):
         wrong.append(commit)
     if wrong:
         raise ConfigError(
-            f"{what}: its lineage names {wrong[0]!r}, which is no commit, environment or stage; it was not written by "
+            f"{what}: its lineage names {wrong[0]!r}, which is not a commit, environment or stage; it was not written by "
             "`kedro run`, so it is not used"
         )
 

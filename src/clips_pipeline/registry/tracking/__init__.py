@@ -1,3 +1,3 @@
-"""MLflow runs: the server, the event log as metrics, logged inputs and LoggedModels."""
+"""MLflow runs: server, events as metrics, evaluation results, logged inputs, LoggedModels and the runs of a search."""
 
 __all__ = ["data_inputs", "evaluation_log", "logged_models", "run_tracking", "runs", "server", "trial_runs"]

@@ -1,4 +1,4 @@
-"""The data of a run as MLflow's dataset inputs: name, digest and place, none of the samples."""
+"""The data of a run as MLflow dataset inputs: name, digest and location, without samples."""
 
 import json
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.index import Index, load_index
 
-# What MLflow's store keeps of a digest.
+# Limit of MLflow's store.
 _MAX_DIGEST_LENGTH = 36
-# No name of an evaluation set can have a space.
+# Names of evaluation sets cannot contain a space.
 TRAINING_DATA = "training data"
 
 
 def log_data(run_id: str | None, shards: Path, splits: Sequence[str], name: str = TRAINING_DATA) -> None:
-    """Say on a run which splits it reads; what it holds already is not logged twice.
+    """Log the splits that a run reads as its inputs. Inputs that the run already has are not logged again.
 
     Args:
         run_id: None where nothing is tracked.
         shards: the prepared folder.
-        splits: each becomes an input of its name as context; one that is not in the index is left out.
-        name: of the data set.
+        splits: each becomes an input with the split as context; a split that is not in the index is left out.
+        name: name of the data set.
     """
     if run_id is None:
         return
@@ -42,7 +42,7 @@ def log_data(run_id: str | None, shards: Path, splits: Sequence[str], name: str 
 
 
 def check_same_data(run_id: str | None, shards: Path, split: str, set_name: str) -> None:
-    """Refuse to put the results on one set among those of another of the same name.
+    """Check that a run has no results on other data under the same set name.
 
     Raises:
         ConfigError: the run was evaluated under this name on other samples.
@@ -50,11 +50,11 @@ def check_same_data(run_id: str | None, shards: Path, split: str, set_name: str)
     if run_id is None:
         return
     digest, run = _digest(load_index(shards), split), MlflowClient().get_run(run_id)
-    for one in run.inputs.dataset_inputs:
-        if one.dataset.name == set_name and one.dataset.digest != digest:
+    for logged in run.inputs.dataset_inputs:
+        if logged.dataset.name == set_name and logged.dataset.digest != digest:
             raise ConfigError(
-                f"evaluate.set_name: {set_name!r} names the set with digest {one.dataset.digest} in MLflow run {run_id}, "
-                f"and {split!r} of {shards} has {digest}; its metrics would be overwritten. Give this set a name of its own"
+                f"evaluate.set_name: {set_name!r} has digest {logged.dataset.digest} in MLflow run {run_id}, but "
+                f"{split!r} of {shards} has {digest}, and its metrics would be overwritten; choose another set_name"
             )
 
 

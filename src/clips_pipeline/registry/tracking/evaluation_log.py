@@ -1,4 +1,4 @@
-"""Results of an evaluation in MLflow: final metrics, report, and per-item results, so that any two versions can be compared."""
+"""Results of an evaluation in MLflow: metrics, report and per-item results, for comparing any two versions."""
 
 import logging
 import tempfile
@@ -22,17 +22,20 @@ FOLDER = "per_item"
 
 
 def existing_run_id(run_id: str | None) -> str | None:
-    """The run that takes the results of a model.
+    """Return the run that gets the results of a model.
 
-    A model may come from elsewhere (`dvc pull`) and this tracking server not know its run: then the active run takes them.
+    A model may come from elsewhere (`dvc pull`), so that this tracking server does not have its run. Then it is the
+    active run.
 
     Args:
-        run_id: of the training; None where it was not tracked.
+        run_id: the run of the training; None where it was not tracked.
     """
     if run_id is None:
         return None
     try:
-        with config_error_if_missing(f"the MLflow run {run_id} of this model is not on {mlflow.get_tracking_uri()}"):
+        with config_error_if_missing(
+            f"MLflow run {run_id} of this model does not exist at {mlflow.get_tracking_uri()}"
+        ):
             MlflowClient().get_run(run_id)
     except ConfigError as error:
         log.warning("%s", error)
@@ -47,10 +50,10 @@ def log_evaluation(
     items: Mapping[str, pd.DataFrame],
     model: Path | None = None,
 ) -> None:
-    """Put the final metrics, the per-item results of each set and the report on a run, and the metrics on its LoggedModel.
+    """Log metrics, per-item results of each set and the report to a run, and the metrics to its LoggedModel.
 
     Args:
-        run_id: as `existing_run_id` gives it; None: nothing is logged.
+        run_id: as returned by `existing_run_id`; None logs nothing.
         metrics: as in `metrics.json`.
         report: the HTML page.
         items: per-item results by set.
@@ -67,13 +70,13 @@ def log_evaluation(
 
 
 def log_report(run_id: str | None, report: Path) -> None:
-    """Put a report on a run as an artifact; None: training was not tracked."""
+    """Log a report to a run as an artifact; None: training was not tracked."""
     if run_id is not None:
         MlflowClient().log_artifact(run_id, str(report))
 
 
 def log_items(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Keep the results on each set with a run; those of an earlier evaluation on a set of this name are replaced."""
+    """Log the per-item results of each set to a run. They replace those of an earlier evaluation on a set of the same name."""
     with tempfile.TemporaryDirectory() as folder:
         for set_name, rows in tables.items():
             file = Path(folder) / f"{set_name}.csv"
@@ -82,10 +85,10 @@ def log_items(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFra
 
 
 def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> ItemResults | None:
-    """The results of a run's model on a set; None where there are none.
+    """Return the per-item results of a run's model on a set; None where there are none.
 
     Raises:
-        ConfigError: the file is there but is damaged.
+        ConfigError: the file is damaged.
         mlflow.exceptions.MlflowException: the server does not answer.
     """
     name = f"{FOLDER}/{set_name}.csv"
@@ -96,7 +99,7 @@ def fetch_items(client: MlflowClient, run_id: str, set_name: str) -> ItemResults
 
 
 def list_item_files(client: MlflowClient, run_id: str) -> list[str]:
-    """Artifacts of per-item results that a run has."""
+    """Return the paths of a run's artifacts with per-item results."""
     try:
         return [file.path for file in client.list_artifacts(run_id, FOLDER)]
     except MlflowException as error:

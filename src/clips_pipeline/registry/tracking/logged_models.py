@@ -1,4 +1,4 @@
-"""Exported models and kept checkpoints as MLflow's LoggedModels: found by their metrics, also where they were never registered."""
+"""Exported models and kept checkpoints as MLflow LoggedModels, which can be searched by metric without being registered."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ CHECKPOINT_STEP = "checkpoint.step"
 
 
 def get_or_create_logged_model(client: MlflowClient, run_id: str, model_folder: Path, digest: str | None = None) -> str:
-    """The id of the LoggedModel of a run's exported model, which is made where there is none.
+    """Return the id of the LoggedModel of a run's exported model; create it where it is missing.
 
-    Its files stay where they are until `register` packages them into it.
+    It holds no files until `register` packages them into it.
 
     Args:
-        client: of the tracking server.
-        run_id: of the training.
-        model_folder: what it exported.
-        digest: of the folder, where it is known.
+        client: client of the tracking server.
+        run_id: run of the training.
+        model_folder: the exported model folder.
+        digest: digest of the folder, where it is known.
     """
     digest = digest or model_digest(model_folder)
     run = client.get_run(run_id)
-    # Several exports of one run (a training that was prolonged) are several models.
+    # A run with several exports (a prolonged training) has several models.
     found = mlflow.search_logged_models(
         [run.info.experiment_id],
         f"source_run_id = '{run_id}' AND tags.`{MODEL_DIGEST}` = '{digest}'",
@@ -46,20 +46,20 @@ def get_or_create_logged_model(client: MlflowClient, run_id: str, model_folder: 
 
 
 def log_exported(run_id: str | None, model_folder: Path) -> None:
-    """Give a training's exported model its LoggedModel; None: the training was not tracked."""
+    """Create the LoggedModel of a training's exported model; None: the training was not tracked."""
     if run_id is not None:
         get_or_create_logged_model(MlflowClient(), run_id, model_folder)
 
 
 def log_checkpoints(run_id: str | None, folder: Path, events: Sequence[Event]) -> None:
-    """Give every checkpoint that a training has kept its LoggedModel, with what was measured at its very step.
+    """Create a LoggedModel for every kept checkpoint, with the metrics measured at its step.
 
-    The files stay where they are. A LoggedModel whose checkpoint has been deleted since is deleted too.
+    The files stay where they are. The LoggedModel of a checkpoint that has been deleted since is deleted too.
 
     Args:
-        run_id: of the training; None where it was not tracked.
-        folder: of the checkpoints.
-        events: of the training.
+        run_id: run of the training; None where it was not tracked.
+        folder: folder of the checkpoints.
+        events: events of the training.
     """
     if run_id is None:
         return
@@ -77,7 +77,7 @@ def log_checkpoints(run_id: str | None, folder: Path, events: Sequence[Event]) -
     for step, path in kept.items():
         tags = {CHECKPOINT_STEP: str(step), "model.folder": str(path)}
         model_id = _create(client, run, f"checkpoint-{step}", CHECKPOINT_TYPE, tags, step)
-        # The same points that the run has already: MLflow keeps equal ones once.
+        # The run already has these points; MLflow stores equal points once.
         points = [
             Metric(name, value, int(event["time"] * 1000), step, model_id=model_id, run_id=run_id)
             for event in events

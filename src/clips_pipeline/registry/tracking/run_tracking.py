@@ -1,4 +1,4 @@
-"""From the event log to the MLflow run: batched, each point once, and nothing lost while the server is away."""
+"""Send the event log to the MLflow run as metrics: in batches, each point once, without loss while the server is down."""
 
 import json
 import logging
@@ -22,17 +22,17 @@ from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventR
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-# What one request may carry, set by MLflow.
+# MLflow's limit per request.
 MAX_BATCH = 1000
-# At the end there is nothing else to do than to wait for a server that may come back.
+# How long to wait at the end of a training for a server that does not answer.
 FINAL_WAIT_SECONDS = 60.0
 
 
 class RunTracker(AbstractContextManager["RunTracker"]):
     """Sends events to the active MLflow run as metrics.
 
-    What has been sent is written beside the log (`mlflow_run.json`: run id, byte offset, last steps), so that a later
-    start of the same training goes on in the same run without a double point.
+    The position is stored beside the event log (`mlflow_run.json`: run id, byte offset, last steps), so that a later
+    start of the same training continues the same run without sending a point twice.
 
     Args:
         run_folder: the training's folder.
@@ -53,7 +53,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         self._unavailable = False
 
     def reader(self, events: Path) -> EventReader:
-        """A reader of `events` placed behind what this MLflow run already holds."""
+        """Return a reader of `events` that starts after what this MLflow run already has."""
         saved = json.loads(self._file.read_text()) if self._file.is_file() else {}
         if saved and saved["run_id"] == self.run_id:
             self._reader = EventReader(events, saved["offset"], saved["last_steps"])
@@ -63,10 +63,10 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         return self._reader
 
     def record(self, event: Event) -> None:
-        """Queue the numbers of one event; sends what is queued every few seconds."""
+        """Queue the numbers of one event. The queue is sent every few seconds."""
         stamp = int(event["time"] * 1000)
         for name, value in event_metrics(event).items():
-            # MLflow's run page breaks on NaN; the training stops with an error event in that case anyway.
+            # MLflow's run page breaks on NaN, and the training stops with an error event in that case.
             if math.isfinite(value):
                 self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
         if event["kind"] == "captions":
@@ -77,7 +77,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             self.flush()
 
     def flush(self) -> None:
-        """Send all that is queued; when the server is away, keep it and say so once."""
+        """Send the queue. If the server does not answer, keep the queue and log one warning."""
         self._flushed_at = time.monotonic()
         if self.run_id is None:
             self._pending.clear()
@@ -86,7 +86,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         try:
             with single_attempt():
                 while self._pending:
-                    # A batch that is sent twice, its answer lost, is stored once: equal points are one row.
+                    # A batch that is sent twice because the response was lost is stored once.
                     self._client.log_batch(self.run_id, metrics=self._pending[:MAX_BATCH])
                     del self._pending[:MAX_BATCH]
                 while self._files:
@@ -95,7 +95,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
                     del self._files[0]
         except (MlflowException, OSError) as error:
             if not self._unavailable:
-                log.warning("MLflow does not answer (%s); training goes on, metrics wait in the event log", error)
+                log.warning("MLflow does not answer (%s); training continues, and metrics stay in the event log", error)
             self._unavailable = True
             return
         self._unavailable = False
@@ -110,10 +110,10 @@ class RunTracker(AbstractContextManager["RunTracker"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the rest, also when training failed; after one that ended well, wait for a server that is away.
+        """Send the rest, also when the training failed. After a successful one, wait for a server that does not answer.
 
         Raises:
-            TrackingAwayError: training ended well, and the server did not come back in time.
+            TrackingUnavailableError: the training succeeded, and the server did not answer in time.
         """
         self.flush()
         until = time.monotonic() + (FINAL_WAIT_SECONDS if kind is None else 0.0)
@@ -121,13 +121,13 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             time.sleep(1.0)
             self.flush()
         if self._pending:
-            log.warning("%d numbers are not in MLflow yet; the same command sends them", len(self._pending))
+            log.warning("%d metric values are not in MLflow yet; run the same command to send them", len(self._pending))
             if kind is None:
                 raise TrackingUnavailableError(unavailable_message())
 
 
 def event_metrics(event: Event) -> dict[str, float]:
-    """The metrics an event holds, by their MLflow names."""
+    """Return the metrics of an event by their MLflow names."""
     if event["kind"] == "step":
         losses = {f"train/loss/{name}": value for name, value in event["losses"].items()}
         others = {f"train/{name}": event[name] for name in STEP_NUMBERS if name in event}

@@ -1,7 +1,7 @@
-"""The tracking server or the SQLite file in its place: how long it is waited for, its pages, and who makes the database.
+"""The tracking server or SQLite database: time-outs, URLs, and creation of the database by one process at a time.
 
-MLflow makes its tables in many steps. Two processes that begin in a new project each make the same ones, and both fail; a
-process that is killed meanwhile leaves tables that MLflow can neither use nor complete. So one process at a time makes them.
+MLflow creates its tables in many steps. Two processes that start in a new project would create the same tables, and
+both would fail; a process killed in between leaves tables that MLflow can neither use nor complete.
 """
 
 import logging
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 10
 _SQLITE = "sqlite:///"
-# Of `mlflow ui`, where the tracking is no server that has pages.
+# Default address of `mlflow ui`, used where the tracking store has no web server.
 _LOCAL_UI = "http://127.0.0.1:5000"
 
 
 class TrackingUnavailableError(Exception):
-    """The tracking server has not answered in time. What it was to get is kept, and sent by the next start."""
+    """The tracking server did not answer in time. Unsent data is kept; the next start sends it."""
 
 
 @contextmanager
 def single_attempt() -> Iterator[None]:
-    """MLflow's client would try again for minutes; meanwhile nobody would follow the training."""
+    """Disable MLflow's retries, which take minutes, during which the training would not be monitored."""
     settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: _REQUEST_SECONDS}
     before = {setting: setting.get_raw() for setting in settings}
     for setting, value in settings.items():
@@ -48,7 +48,7 @@ def single_attempt() -> Iterator[None]:
 
 
 def is_unavailable(error: BaseException | None) -> bool:
-    """Whether an error says that the server does not answer."""
+    """Return whether an error means that the server does not answer."""
     while error is not None:
         if isinstance(error, TrackingUnavailableError | NoConnectionError | Timeout):
             return True
@@ -59,20 +59,20 @@ def is_unavailable(error: BaseException | None) -> bool:
 
 
 def unavailable_message() -> str:
-    """For the user: which server, and the remedy."""
+    """Return the message for the user: the server's URL and the remedy."""
     uri = mlflow.get_tracking_uri()
     return (
-        f"MLflow at {web_url(uri) or uri} does not answer. What is trained is kept; the same command goes on from there "
-        "and sends what is missing. Start the server, or name another one in conf/<env>/mlflow.yml"
+        f"MLflow at {web_url(uri) or uri} does not answer. The training's state is kept. Start the server, or set another one "
+        "in conf/<env>/mlflow.yml; the same command then resumes and sends the missing metrics"
     )
 
 
 @contextmanager
 def exit_if_unavailable() -> Iterator[None]:
-    """Where the server is away, end with one message, and wait for it no more.
+    """Exit with one message where the server does not answer, without waiting for it any longer.
 
     Raises:
-        SystemExit: it is; the message has been shown.
+        SystemExit: the server does not answer; the message has been logged.
     """
     try:
         yield
@@ -80,7 +80,7 @@ def exit_if_unavailable() -> Iterator[None]:
         if not is_unavailable(error):
             raise
         log.error("%s", unavailable_message())
-        # At exit MLflow would try for minutes to close the active runs.
+        # MLflow would otherwise retry for minutes at exit to close the active runs.
         with single_attempt():
             while mlflow.active_run():
                 with suppress(MlflowException):
@@ -89,7 +89,7 @@ def exit_if_unavailable() -> Iterator[None]:
 
 
 def web_url(tracking_uri: str) -> str | None:
-    """Where a tracking server has its pages, without user and password; None where it is no server."""
+    """Return the URL of a tracking server's pages, without user and password; None where it is not a server."""
     parts = urlsplit(tracking_uri)
     if parts.scheme not in ("http", "https"):
         return None
@@ -97,7 +97,7 @@ def web_url(tracking_uri: str) -> str | None:
 
 
 def ui_command_or_url(tracking_uri: str) -> str:
-    """The address of a tracking server, or the command that serves a store of another kind; a password is hidden."""
+    """Return the URL of a tracking server, or the command that serves another store, with the password hidden."""
     server = web_url(tracking_uri)
     if server is not None:
         return server
@@ -109,12 +109,12 @@ def ui_command_or_url(tracking_uri: str) -> str:
 
 
 def run_url(experiment: str, run_id: str) -> str:
-    """Of a run."""
+    """Return the URL of a run's page."""
     return f"{_base_url()}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def version_url(model: str, version: int) -> str:
-    """Of a registered version."""
+    """Return the URL of a registered version's page."""
     return f"{_base_url()}/#/models/{model}/versions/{version}"
 
 
@@ -124,11 +124,11 @@ def _base_url() -> str:
 
 @contextmanager
 def database_creation_lock(uri: str, experiment: str) -> Iterator[None]:
-    """Hold a file lock beside the database while the body makes it; a database that is whole needs none.
+    """Hold a file lock while the body creates the database. A complete database needs no lock.
 
     Args:
-        uri: of the tracking store; another kind than SQLite's file is left to MLflow.
-        experiment: its row is the last thing that the body makes.
+        uri: URI of the tracking store; stores other than a SQLite file are not locked.
+        experiment: name of the experiment whose row the body creates last.
     """
     file = Path(uri.removeprefix(_SQLITE))
     if not uri.startswith(_SQLITE) or ":memory:" in uri or _count_experiments(file, experiment):
@@ -137,15 +137,15 @@ def database_creation_lock(uri: str, experiment: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if file.exists() and not _count_experiments(file):
-            # Not even the experiment "Default", the first row there is: no run can have been written.
-            log.warning("%s: an earlier start was killed while it made this database; it is made again", file)
+            # Without the experiment "Default", the first row that MLflow writes, the database can contain no run.
+            log.warning("%s: an earlier start was killed while it created this database; creating it again", file)
             for part in (file, *(Path(f"{file}{end}") for end in ("-journal", "-wal", "-shm"))):
                 part.unlink(missing_ok=True)
         yield
 
 
 def _count_experiments(file: Path, name: str | None = None) -> int:
-    """How many experiments there are, or how many of this name; 0 without such a table."""
+    """Return the number of experiments, or of those with this name; 0 where the table is missing."""
     if not file.is_file():
         return 0
     where, values = ("", ()) if name is None else (" WHERE name = ?", (name,))

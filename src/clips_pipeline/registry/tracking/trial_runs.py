@@ -1,4 +1,4 @@
-"""The MLflow tree of a search: one parent run, one child per trial, whatever was killed and started again."""
+"""MLflow runs of a search: one parent run, and one child run per trial, shared by all its attempts."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ from clips_pipeline.registry.tracking.server import run_url
 log = logging.getLogger(__name__)
 
 PARENT_FILE = "mlflow_run.json"
-# A pruned trial has done what it was asked to; only its tag tells it from a complete one.
+# A pruned trial is not a failure; its tag distinguishes it from a complete one.
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 class _TrialInfo(Protocol):
-    """`tuning.trial.TrialInfo`, which stands above this package."""
+    """`tuning.trial.TrialInfo`, which this package must not import."""
 
     @property
     def number(self) -> int: ...
@@ -44,49 +44,49 @@ class _TrialInfo(Protocol):
 
 
 class TrialTracker(RunTracker):
-    """A `RunTracker` of one trial that knows how the trial ended."""
+    """A `RunTracker` of one trial, which also stores its final state."""
 
     url: str | None = None
     state = "failed"
 
     def finish(self, state: str) -> None:
-        """Note how it ended: `complete`, `pruned`, `failed` or `interrupted`."""
+        """Store the final state: `complete`, `pruned`, `failed` or `interrupted`."""
         self.state = state
 
 
 @contextmanager
-def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
-    """The MLflow run of one trial, a child of the search's.
+def child_run(info: _TrialInfo) -> Iterator[TrialTracker]:
+    """Open the MLflow run of one trial, a child of the search's run.
 
-    A later attempt at the trial goes on in the same run, also where the study never learned its id.
+    A later attempt continues the same run, even where the study does not know the run's id.
 
     Args:
-        name: `tuning.trial.TrialInfo`.
+        info: the trial, as `tuning.trial.TrialInfo`.
     """
-    parent = name.parent or active_run_id()
+    parent = info.parent or active_run_id()
     if parent is None:
-        yield TrialTracker(name.run_folder)
+        yield TrialTracker(info.run_folder)
         return
     client = MlflowClient()
     experiment = client.get_run(parent).info.experiment_id
     tags = {
         MLFLOW_PARENT_RUN_ID: parent,
-        "optuna.study": name.study,
-        "optuna.first_attempt": str(name.first_attempt),
-        "optuna.trial": str(name.number),
+        "optuna.study": info.study,
+        "optuna.first_attempt": str(info.first_attempt),
+        "optuna.trial": str(info.number),
         "optuna.state": "running",
         OWNER: process_tag(),
     }
-    run_id = _find_earlier_run(client, experiment, parent, name)
+    run_id = _find_earlier_run(client, experiment, parent, info)
     if run_id is None:
-        run_id = client.create_run(experiment, run_name=f"trial-{name.first_attempt:04d}", tags=tags).info.run_id
-        for key, value in name.values.items():
+        run_id = client.create_run(experiment, run_name=f"trial-{info.first_attempt:04d}", tags=tags).info.run_id
+        for key, value in info.values.items():
             client.log_param(run_id, key, value)
     else:
         client.update_run(run_id, status="RUNNING")
         for tag, text in tags.items():
             client.set_tag(run_id, tag, text)
-    tracker = TrialTracker(name.run_folder, run_id)
+    tracker = TrialTracker(info.run_folder, run_id)
     tracker.url = run_url(experiment, run_id)
     try:
         with tracker:
@@ -96,37 +96,39 @@ def child_run(name: _TrialInfo) -> Iterator[TrialTracker]:
         client.set_terminated(run_id, _STATUS[tracker.state])
 
 
-def _find_earlier_run(client: MlflowClient, experiment: str, parent: str, name: _TrialInfo) -> str | None:
-    if name.run_id is not None:
+def _find_earlier_run(client: MlflowClient, experiment: str, parent: str, info: _TrialInfo) -> str | None:
+    if info.run_id is not None:
         try:
-            return str(client.get_run(name.run_id).info.run_id)
+            return str(client.get_run(info.run_id).info.run_id)
         except MlflowException:
-            log.warning("the MLflow run %s of trial %d is gone; a new one is opened", name.run_id, name.first_attempt)
+            log.warning(
+                "MLflow run %s of trial %d does not exist any more; starting a new run", info.run_id, info.first_attempt
+            )
             return None
-    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{name.first_attempt}'"
-    found = client.search_runs([experiment], wanted, max_results=1)
-    return str(found[0].info.run_id) if found else None
+    query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`optuna.first_attempt` = '{info.first_attempt}'"
+    runs = client.search_runs([experiment], query, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def save_parent(folder: Path, study_name: str, run_id: str | None) -> None:
-    """Note which run a later start of the search goes on in; a second parent is marked as belonging to the first.
+    """Save the parent run, which a later start of the search continues, and tag another active run with its id.
 
     Args:
-        folder: of the search.
-        study_name: whose parent it is.
-        run_id: the parent of the study's trials.
+        folder: folder of the search.
+        study_name: name of the study.
+        run_id: the parent run of the study's trials.
     """
     if run_id is None:
         return
     write_text(folder / PARENT_FILE, json.dumps({"study": study_name, "run_id": run_id}))
     active = active_run_id()
     if active not in (None, run_id):
-        log.info("the trials of study %s are children of MLflow run %s", study_name, run_id)
+        log.info("study %s: its trials are children of MLflow run %s", study_name, run_id)
         mlflow.set_tag("optuna.parent_run", run_id)
 
 
 def load_parent(folder: Path, study_name: str) -> str | None:
-    """The run that an earlier start of this search noted in `folder`."""
+    """Return the parent run that an earlier start of this search saved in `folder`."""
     file = folder / PARENT_FILE
     if not file.is_file():
         return None
@@ -135,13 +137,13 @@ def load_parent(folder: Path, study_name: str) -> str | None:
 
 
 def log_search(run_id: str | None, metric: str, value: float, best_parameters: dict[str, Any], files: Path) -> None:
-    """Put the outcome of a search on the parent of its trials.
+    """Log the results of a search to the parent run of its trials.
 
     Args:
-        run_id: the parent; None for the active run.
-        metric: of the study.
-        value: of its best trial.
-        best_parameters: of that trial.
+        run_id: the parent run; None for the active run.
+        metric: metric of the study.
+        value: score of the best trial.
+        best_parameters: parameters of the best trial.
         files: a folder with figures, table and summary.
     """
     run_id = run_id or active_run_id()

@@ -1,9 +1,11 @@
-"""The aliases `champion` and `challenger` of a registered model: who has them, why, and who had them before.
+"""The aliases `champion` and `challenger` of a registered model: which versions have them and why, and who had them before.
 
-Tags of a version: `gate.decision` (`promoted`, `kept` or `rolled back`), `gate.reason`, `gate.difference_json`, `gate.against` (the
-champion it was compared with) and `gate.time`; of one that became champion also `champion.before`.
-MLflow has no locks. Two registrations at the same time may both find the same champion, and both beat it; so whoever has set the
-alias looks for such rivals afterwards, and the best of them gets it. All read the same tags and come to the same result.
+Tags of a version: `gate.decision` (`promoted`, `kept` or `rolled back`), `gate.reason`, `gate.figures`, `gate.against`
+    (the
+champion it was compared with) and `gate.time`; a version that became champion also has `champion.before`. MLflow has no
+locks. Two registrations at the same time may both find the same champion, and both beat it. So a process that has set
+the alias looks for such concurrent versions afterwards, and the best of them gets the alias. All processes read the
+same tags and come to the same result.
 """
 
 import logging
@@ -32,21 +34,21 @@ PROMOTED, KEPT, ROLLED_BACK = "promoted", "kept", "rolled back"
 NO_CHAMPION = "none"
 
 _MAX_ROUNDS = 20
-# A version promoted longer ago against the same champion was not promoted at the same time: someone moved the alias back.
+# Versions promoted against the same champion longer ago are not concurrent: a user has moved the alias back.
 _CONCURRENT_WITHIN_S = 600.0
 _MAX_TAG_LENGTH = 4_900
 
 Comparator = Callable[[int, int | None], Decision]
-"""A version against another one, or against none."""
+"""Compares a version with another one, or with none."""
 
 
 def version_with_alias(client: MlflowClient, model: str, alias: str) -> int | None:
-    """The version that has an alias, or None.
+    """Return the version that has an alias, or None.
 
     Raises:
         ConfigError: there is no such model.
     """
-    with config_error_if_missing(f"no registered model {model!r}; `kedro run --pipelines register` makes one"):
+    with config_error_if_missing(f"no registered model {model!r}; create one with `kedro run --pipelines register`"):
         version = client.get_registered_model(model).aliases.get(alias)
     return None if version is None else int(version)
 
@@ -55,64 +57,66 @@ def update_aliases(client: MlflowClient, names: RegistryConfig, version: int, de
     """Compare a new version with the champion, and move the aliases.
 
     Args:
-        client: of the tracking server.
-        names: of the model and the aliases.
-        version: the new one.
+        client: client of the tracking server.
+        names: names of the model and the aliases.
+        version: the new version.
         decide: compares two versions.
 
     Returns:
-        what was decided about the new version, with what a rival may have changed afterwards.
+        the decision on the new version, with the effect of concurrent registrations.
     """
     model = _RegisteredModel(client, names)
     for _ in range(_MAX_ROUNDS):
         champion = model.champion
         if champion == version:
-            # Registered twice: it must not have to beat itself, and its first reason stays.
+            # Registered again: it is not compared with itself, and keeps its first reason.
             return Decision(True, model.tags(version).get(GATE_REASON, "is the champion"))
         decision = decide(version, champion)
         model.record(version, decision, champion)
         if not decision.promote:
             model.set_alias(names.challenger, version)
             return decision
-        # Whoever moved the alias meanwhile is the one to beat now.
+        # If another process has moved the alias meanwhile, compare with its version.
         if model.champion == champion:
             model.set_champion(version, champion)
             return _resolve_concurrent_registrations(model, version, champion, decide, decision)
-    raise ConfigError(f"{names.name}: the alias {names.alias!r} keeps moving; try again when others have registered")
+    raise ConfigError(f"{names.name}: the alias {names.alias!r} is being moved by other registrations; try again later")
 
 
 def roll_back(names: RegistryConfig, reason: str) -> tuple[int, int]:
-    """Give the alias back to the version that had it before, and record that.
+    """Give the alias back to the version that had it before, and store the reason.
 
     Returns:
         the version that lost the alias, and the one that has it now.
 
     Raises:
-        ConfigError: no champion, or it was the first one.
+        ConfigError: there is no champion, or it was the first one.
     """
     model = _RegisteredModel(MlflowClient(), names)
     champion = model.champion
     if champion is None:
-        raise ConfigError(f"{names.name} has no version with the alias {names.alias!r}; nothing to roll back")
-    before = model.tags(champion).get(PREVIOUS_CHAMPION, NO_CHAMPION)
-    if before == NO_CHAMPION:
-        raise ConfigError(f"{names.name} {champion} is the first champion; there is none before it to go back to")
-    model.tags(int(before))
-    why = f"rolled back to version {before}: {reason}"
+        raise ConfigError(
+            f"{names.name} has no version with the alias {names.alias!r}, so there is nothing to roll back"
+        )
+    previous = model.tags(champion).get(PREVIOUS_CHAMPION, NO_CHAMPION)
+    if previous == NO_CHAMPION:
+        raise ConfigError(f"{names.name} {champion} is the first champion, so there is nothing to roll back to")
+    model.tags(int(previous))
+    why = f"rolled back to version {previous}: {reason}"
     model.tag(champion, {GATE_DECISION: ROLLED_BACK, GATE_REASON: why, GATE_TIME: _now()})
-    model.set_alias(names.alias, int(before))
+    model.set_alias(names.alias, int(previous))
     model.set_alias(names.challenger, champion)
-    return champion, int(before)
+    return champion, int(previous)
 
 
 def set_champion(names: RegistryConfig, version: int, reason: str) -> int | None:
-    """Give a version the alias by hand, and record that.
+    """Give a version the alias by hand, and store the reason.
 
     Returns:
-        the version that had it.
+        the version that had it before.
 
     Raises:
-        ConfigError: no such version.
+        ConfigError: there is no such version.
     """
     model = _RegisteredModel(MlflowClient(), names)
     model.tags(version)
@@ -125,7 +129,7 @@ def set_champion(names: RegistryConfig, version: int, reason: str) -> int | None
 
 @dataclass(frozen=True)
 class _RegisteredModel:
-    """A registered model: tags and aliases of its versions."""
+    """A registered model with the tags and aliases of its versions."""
 
     client: MlflowClient
     names: RegistryConfig
@@ -157,12 +161,14 @@ class _RegisteredModel:
             GATE_FIGURES: decision.difference_json,
             GATE_AGAINST: _version_text(champion),
         }
-        # The decision last: rivals look for it.
+        # The decision last: concurrent registrations look for it.
         self.tag(version, {**tags, GATE_TIME: _now(), GATE_DECISION: PROMOTED if decision.promote else KEPT})
 
     def _write(self, write: Callable[..., None], *values: str) -> None:
-        """MLflow looks whether a row is there, then inserts it. Where another process has put it there in between, the database
-        refuses; the next time MLflow finds the row, and updates it.
+        """Write with retries.
+
+        MLflow checks whether a row exists before it inserts it. If another process inserts the row in between, the
+        database refuses; on the next attempt MLflow finds the row and updates it.
         """
         for last in (False, False, True):
             try:
@@ -176,7 +182,7 @@ class _RegisteredModel:
 def _resolve_concurrent_registrations(
     model: _RegisteredModel, version: int, champion: int | None, decide: Comparator, decision: Decision
 ) -> Decision:
-    """Of all that beat the same champion at the same time, the alias goes to the best: each must beat those before it."""
+    """Give the alias to the best version that beat the same champion at the same time: each must beat those before it."""
     name = model.names.name
     versions = model.client.search_model_versions(f"name='{name}'")
     rivals = sorted(int(other.version) for other in versions if _is_concurrent(other, _version_text(champion)))
@@ -198,7 +204,7 @@ def _resolve_concurrent_registrations(
     log.warning("%s: versions %s were registered at the same time; %d is the champion", name, rivals, best)
     if best == version:
         return decision
-    # Another one may have found the same before, and have said so in this version's tags.
+    # Another process may have come to this result first, and have written the reason into this version's tags.
     return Decision(False, model.tags(version)[GATE_REASON], lost[version].difference if version in lost else None)
 
 

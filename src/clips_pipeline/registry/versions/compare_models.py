@@ -1,4 +1,4 @@
-"""Two models by their names in MLflow, or by files, to a comparison item by item."""
+"""Comparison of two models, named in MLflow or by files, item by item."""
 
 import logging
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def resolve(client: MlflowClient, name: str) -> str | Path:
-    """What a name means: the run of `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `runs:/ID`, or a file of per-item results.
+    """Return the run of `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `runs:/ID`, or the path of a per-item file.
 
     Raises:
         ConfigError: there is no such model, run or file.
@@ -36,22 +36,24 @@ def resolve(client: MlflowClient, name: str) -> str | Path:
         raise ConfigError(f"{name}: {error.message}") from None
     if not Path(name).is_file():
         raise ConfigError(
-            f"{name}: no file, and no name in MLflow; give models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or the "
+            f"{name}: neither a file nor a name in MLflow; give models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID, or the "
             "retrieval_per_item.csv that `evaluate` writes"
         )
     return Path(name)
 
 
 def common_set(client: MlflowClient, runs: Mapping[str, str], wanted: str | None) -> str:
-    """The set that all were evaluated on; sugarcrepe and winoground only where they are named, or where nothing else is there.
+    """Return the evaluation set that all sides have results on.
+
+    SugarCrepe and Winoground are chosen only where they are named, or where there is no other set.
 
     Args:
-        client: of the tracking server.
-        runs: name of each side that is in MLflow, and its run.
-        wanted: the set that was named.
+        client: client of the tracking server.
+        runs: the runs of the sides that are in MLflow, by name.
+        wanted: the set named by the user.
 
     Raises:
-        ConfigError: none, several and none was named, or not the one that was named.
+        ConfigError: no common set, several of which none was named, or results missing on the named set.
     """
     known = {name: {PurePosixPath(path).stem for path in list_item_files(client, run)} for name, run in runs.items()}
     if not known:
@@ -76,33 +78,33 @@ def compare_references(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> tuple[list[Difference], int]:
-    """Compare the second with the first on every metric that both allow.
+    """Compare the second model with the first on every metric that both have.
 
     Returns:
         one difference per metric, and the number of items: images, or pairs of Winoground.
 
     Raises:
-        ConfigError: a side is not known, or the two cannot be paired.
+        ConfigError: a side is unknown, or the two cannot be paired.
     """
     client = MlflowClient()
-    places = {name: resolve(client, name) for name in (first, second)}
-    found_set = common_set(client, {name: run for name, run in places.items() if isinstance(run, str)}, set_name)
+    sources = {name: resolve(client, name) for name in (first, second)}
+    chosen_set = common_set(client, {name: run for name, run in sources.items() if isinstance(run, str)}, set_name)
     found: list[ItemResults] = []
     for name in (first, second):
-        place = places[name]
-        items = read_items(place, found_set) if isinstance(place, Path) else fetch_items(client, place, found_set)
+        source = sources[name]
+        items = read_items(source, chosen_set) if isinstance(source, Path) else fetch_items(client, source, chosen_set)
         if items is None:
-            raise ConfigError(f"{name}: no per-item results on {found_set!r} in MLflow; evaluate it again")
+            raise ConfigError(f"{name}: no per-item results on {chosen_set!r} in MLflow; evaluate it again")
         found.append(items)
     a, b = found
     names = [name for name in a.names() if name in b.names()]
     if not names:
         raise ConfigError(
-            f"{first} and {second} have no metric in common; where they hold results on several sets, name one with --set"
+            f"{first} and {second} have no metric in common; if they have results on several sets, name one with --set"
         )
-    metrics = [full_key(name, found_set) for name in names]
+    metrics = [full_key(name, chosen_set) for name in names]
     if others := [metric for metric in metrics if not a.is_comparable(b, metric)]:
-        log.warning("left out: %s, since %s", ", ".join(others), INCOMPARABLE)
+        log.warning("left out of the comparison: %s, because %s", ", ".join(others), INCOMPARABLE)
         metrics = [metric for metric in metrics if metric not in others]
     if not metrics:
         raise ConfigError(f"{first} and {second}: {INCOMPARABLE}")

@@ -1,7 +1,7 @@
-"""Whether a new model takes over the champion's alias: a pure function of two models' results.
+"""The promotion gate: a pure function of two models' results that decides whether the new one becomes champion.
 
-It does when it wins the deciding metric by more than `minimum_win`, so surely that no more than one resampling in twenty
-says otherwise (`confidence`), and falls on no other metric by more than that metric's floor allows.
+It does if it improves the deciding metric by more than `minimum_win` in at least `confidence` of all bootstrap
+resamples, and if no other metric falls by more than its floor allows.
 """
 
 import json
@@ -18,11 +18,11 @@ from clips_pipeline.registry.config import GateConfig as GateConfig
 
 @dataclass(frozen=True)
 class ModelResults:
-    """What is known of a model.
+    """Stored results of a model.
 
     Attributes:
-        metrics: flat numbers, as in `metrics.json`.
-        items: per-item results on the deciding metric's set; None where they are not at hand.
+        metrics: flat metrics, as in `metrics.json`.
+        items: per-item results on the deciding metric's set; None where there are none.
     """
 
     metrics: Mapping[str, float]
@@ -31,11 +31,11 @@ class ModelResults:
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome.
+    """Result of the gate.
 
     Attributes:
-        promote: whether the new model takes the alias.
-        reason: a sentence for a reader of the registry.
+        promote: whether the new model gets the alias.
+        reason: the reason as a sentence, for the registry.
         difference: the comparison on the deciding metric (A the champion, B the new model), where one was made.
     """
 
@@ -45,31 +45,31 @@ class Decision:
 
     @property
     def difference_json(self) -> str:
-        """The comparison as JSON for a tag of the version, under the same keys as in tags of earlier releases."""
+        """The comparison as JSON, for a tag of the version."""
         return json.dumps({} if self.difference is None else digest_mapping(self.difference))
 
 
 def check_metrics(metric: str, gate: GateConfig, metrics: Mapping[str, float]) -> None:
-    """Refuse a gate that these metrics cannot pass through.
+    """Check that the gate can decide with these metrics.
 
     Raises:
-        ConfigError: the deciding metric or one with a floor was not measured, or is not a finite number.
+        ConfigError: the deciding metric, or one with a floor, was not measured or is not a finite number.
     """
     for key, name in (("register.metric", metric), *(("register.gate.floors", name) for name in gate.floors)):
         if name not in metrics:
             raise ConfigError(f"{key}: {name!r} was not measured; choose one of {', '.join(sorted(metrics))}")
         if not math.isfinite(metrics[name]):
-            raise ConfigError(f"{key}: {name!r} is {metrics[name]}; a model without a score cannot be compared")
+            raise ConfigError(f"{key}: {name!r} is {metrics[name]}, not a finite number; evaluate the model again")
 
 
 def decide(metric: str, gate: GateConfig, candidate: ModelResults, champion: ModelResults | None) -> Decision:
     """Compare two models.
 
     Args:
-        metric: the key of the deciding metric.
+        metric: key of the deciding metric.
         gate: the conditions.
         candidate: the new model.
-        champion: the present champion; None where there is none.
+        champion: the current champion; None where there is none.
 
     Raises:
         ConfigError: as `check_metrics`.
@@ -80,18 +80,20 @@ def decide(metric: str, gate: GateConfig, candidate: ModelResults, champion: Mod
         return Decision(True, f"first champion: {metric} = {value:.4f}")
     for name in (metric, *gate.floors):
         if name not in champion.metrics:
-            # Two models measured on different sets say nothing about each other; a person has to choose.
-            return _not_comparable(f"the champion has no {name}")
-    held = champion.metrics[metric]
-    comparison = f"{metric} = {value:.4f}, the champion's is {held:.4f}"
-    if not _improvement(metric, value, held) > gate.minimum_win:
-        wanted = f"; a win of more than {gate.minimum_win:g} is wanted" if gate.minimum_win else ""
-        return Decision(False, f"not better: {comparison}{wanted}")
+            # Models evaluated on different sets cannot be compared; a user has to decide.
+            return _not_comparable(f"the champion has no metric {name}")
+    champion_value = champion.metrics[metric]
+    comparison = f"{metric} = {value:.4f}, the champion's is {champion_value:.4f}"
+    if not _improvement(metric, value, champion_value) > gate.minimum_win:
+        required = f"; an improvement of more than {gate.minimum_win:g} is required" if gate.minimum_win else ""
+        return Decision(False, f"not better: {comparison}{required}")
     difference = None
     if gate.confidence is not None:
         if candidate.items is None or champion.items is None:
-            who = "new model" if candidate.items is None else "champion"
-            return _not_comparable(f"no per-item results of the {who} on this set are in MLflow; evaluate it again")
+            missing_side = "new model" if candidate.items is None else "champion"
+            return _not_comparable(
+                f"no per-item results of the {missing_side} on this set are in MLflow; evaluate it again"
+            )
         try:
             difference = compare(
                 champion.items,
@@ -120,8 +122,8 @@ def decide(metric: str, gate: GateConfig, candidate: ModelResults, champion: Mod
     return Decision(True, f"better: {comparison}", difference)
 
 
-def _improvement(metric: str, value: float, held: float) -> float:
-    return value - held if higher_is_better(metric) else held - value
+def _improvement(metric: str, value: float, champion_value: float) -> float:
+    return value - champion_value if higher_is_better(metric) else champion_value - value
 
 
 def _not_comparable(why: str) -> Decision:

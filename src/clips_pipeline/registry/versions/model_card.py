@@ -1,4 +1,4 @@
-"""The model card: what a version is, in Markdown, by the template `model_card.md`; it goes with the version."""
+"""The model card: a Markdown description of a version, from the template `model_card.md`."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """Counts of one split of the data: samples used, and left out or filtered by reason."""
+    """Counts of one split: samples used, and samples left out by reason (skipped or filtered)."""
 
     samples: int
     left_out: Mapping[str, int]
@@ -33,19 +33,19 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card is made from.
+    """Facts of a model card.
 
     Attributes:
-        name, version: of the registered model.
-        run_id: of MLflow.
-        decision: the gate's sentence.
-        metrics: flat numbers.
-        items: per-item results by set, for intervals.
-        parameters: of the training, nested.
+        name, version: the registered version.
+        run_id: id of the MLflow run.
+        decision: the gate's reason.
+        metrics: flat metrics.
+        items: per-item results by set, for confidence intervals.
+        parameters: nested parameters of the training.
         data_version: digest of the shards.
-        splits: counts by name.
-        history: a mapping per logged step, as `training_history.csv` has them.
-        git_commit: of the code; None where it is not known.
+        splits: counts by split.
+        history: one mapping per logged step, as in `training_history.csv`.
+        git_commit: commit of the code; None where it is unknown.
     """
 
     name: str
@@ -62,7 +62,7 @@ class CardFacts:
 
 
 def render_card(facts: CardFacts) -> str:
-    """The whole card."""
+    """Return the model card."""
     environment = Environment(  # noqa: S701  # Markdown: foreign text goes through `plain`
         loader=PackageLoader("clips_pipeline.registry"),
         undefined=StrictUndefined,
@@ -96,16 +96,16 @@ def write_card(
     history: pd.DataFrame,
     file: Path,
 ) -> Path:
-    """Write the card, make it an artifact of the run, and the description of the version.
+    """Write the card, and store it as an artifact of the run and as the version's description.
 
     Args:
-        registration: of the version.
+        registration: the registered version.
         metrics: as in `metrics.json`.
-        items: the tables that `evaluate` writes, by set.
-        parameters: of the training, nested.
+        items: per-item tables of `evaluate`, by set.
+        parameters: nested parameters of the training.
         shards: folder of the prepared data.
-        history: the table that `train` writes.
-        file: for the card.
+        history: training history of `train`.
+        file: path of the card.
     """
     client = MlflowClient()
     index, counts = load_index(shards), load_statistics(shards).splits
@@ -134,7 +134,7 @@ def write_card(
 
 
 def _plain(value: object) -> str:
-    """Foreign text without what Markdown or HTML would act on."""
+    """Return text with the special characters of Markdown and HTML escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#!" else letter for letter in " ".join(str(value).split()))
 
 

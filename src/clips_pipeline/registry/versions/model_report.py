@@ -1,4 +1,4 @@
-"""The facts of `report.html`, gathered from what the pipelines have made and from MLflow; the page written and put with its run."""
+"""The model report `report.html`: collect its facts from pipeline outputs and MLflow, write it, and log it to the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,19 +36,19 @@ def write_model_report(
     shards: Path,
     file: Path,
 ) -> Path:
-    """Write the page, and make it an artifact of the run.
+    """Write the page, and log it to the run as an artifact.
 
     Args:
-        registration: of the version.
-        metric: the key of the metric that decides.
+        registration: the registered version.
+        metric: key of the deciding metric.
         metrics: as in `metrics.json`.
-        tables: of per-item results that `evaluate` writes, by set.
-        report_data: report data of the evaluation, as plain values.
-        run: what `train` says of its run.
-        history: the table that `train` writes.
+        tables: per-item tables of `evaluate`, by set.
+        report_data: report data of `evaluate`, as plain values.
+        run: what `train` returns about its run.
+        history: training history of `train`.
         health: the data health report.
         shards: folder of the prepared data.
-        file: for the page.
+        file: path of the page.
 
     Raises:
         ConfigError: `report_data` does not have the expected form.
@@ -67,7 +67,7 @@ def write_model_report(
         note=note,
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
         health=summary_of(health.read_text(encoding="utf-8")),
-        health_links=[Link(f"the whole report: {health.name}", None, "beside this page, and an artifact of the run")],
+        health_links=[Link(f"full report: {health.name}", None, "beside this page, and an artifact of the run")],
         run_links=_links(client, registration),
         steps=_steps(client, registration, run, shards),
         command=f"kedro lineage show {registration.version}",
@@ -80,14 +80,14 @@ def write_model_report(
 def _champion(
     client: MlflowClient, registration: Registration, main: str, items: Mapping[str, ItemResults]
 ) -> tuple[str | None, dict[str, ItemResults], str]:
-    """Name of the version that the gate compared with and its results, as far as they can be compared, and what is to be said.
+    """Return the version that the gate compared with, its comparable per-item results, and a note for the page.
 
     The name is None where there is nothing to compare with.
     """
     tags = client.get_model_version(registration.name, str(registration.version)).tags
     against = tags.get(GATE_AGAINST, NO_CHAMPION)
     if against == NO_CHAMPION:
-        return None, {}, "There was no champion when this version was registered, so it became the first."
+        return None, {}, "This version was the first champion: there was none when it was registered."
     name = f"{registration.name}, version {against}"
     run_id = client.get_model_version(registration.name, against).run_id
     comparable: dict[str, ItemResults] = {}
@@ -96,23 +96,25 @@ def _champion(
         where = "this set" if set_name == main else set_name
         theirs = fetch_items(client, run_id, set_name)
         if theirs is None:
-            notes.append(f"The champion then, {name}, has no per-item results on {where}; evaluate it again.")
+            notes.append(
+                f"The champion at registration, {name}, has no per-item results on {where}; evaluate it again."
+            )
             continue
         try:
             match_items(theirs, own)
         except ConfigError as error:
-            # The gate may have met the same obstacle, and its sentence stands first on the page.
+            # Do not repeat an error that the gate's reason, at the top of the page, already reports.
             why = "" if str(error) in registration.reason else f": {error}"
             notes.append(f"Not compared with {name}{'' if set_name == main else f' on {set_name}'}{why}.")
             continue
         comparable[set_name] = theirs
     if comparable:
-        notes.insert(0, f"The champion then was {name}; both were measured on the same images.")
+        notes.insert(0, f"The champion at registration was {name}; both were evaluated on the same images.")
     return name if comparable else None, comparable, " ".join(notes)
 
 
 def _links(client: MlflowClient, registration: Registration) -> list[Link]:
-    hint = "" if web_url(mlflow.get_tracking_uri()) else "opens while “make mlflow-ui” runs on this machine"
+    hint = "" if web_url(mlflow.get_tracking_uri()) else "requires a running “make mlflow-ui” on this machine"
     experiment = client.get_run(registration.run_id).info.experiment_id
     version = f"version {registration.version} in the registry"
     return [
@@ -127,7 +129,7 @@ def _steps(
     index = load_index(shards)
     tags = client.get_run(registration.run_id).data.tags
     version = client.get_model_version(registration.name, str(registration.version)).tags
-    dirty = " with uncommitted changes, kept with the run" if tags.get("git.dirty") == "true" else ""
+    dirty = " with uncommitted changes, stored with the run" if tags.get("git.dirty") == "true" else ""
     samples = ", ".join(f"{index.split_samples(name):,} {name}" for name in index.splits)
     return [
         ("source, parameters and format of the data", index.fingerprint),

@@ -1,11 +1,11 @@
-"""An exported model folder as an MLflow pyfunc model: one artifact that embeds images and texts in any process.
+"""Packaging of an exported model folder as an MLflow pyfunc model that embeds images and texts in any process.
 
-What it holds, and why:
+It contains:
 
-- the exported folder as it is (safetensors, JSON, tokenizer files): no pickle anywhere;
-- `pyfunc_model.py` by models-from-code: a readable script instead of a pickled object tied to module paths;
-- this package's source under `code/`: a version loads with the code that made it, although the package is on no index;
-- pinned requirements, written down rather than inferred (inference would load the model and ask the package index).
+- the exported folder unchanged (safetensors, JSON, tokenizer files), without pickled code;
+- `pyfunc_model.py` as models-from-code: a readable script instead of a pickled object that depends on module paths;
+- this package's source under `code/`, because the package is on no index: a version loads with the code that made it;
+- pinned requirements, listed explicitly (inferring them would load the model and query the package index).
 """
 
 import re
@@ -24,24 +24,24 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 from clips_pipeline.config import ConfigError
 
 ARTIFACT = "model"
-"""The name of the exported folder among the pyfunc's artifacts."""
+"""Name of the exported folder among the pyfunc's artifacts."""
 
 REQUIRED = (
     *("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "ftfy", "regex", "tokenizers", "psutil"),
     *("pydantic", "pydantic_core", "annotated-types"),
 )
-"""What the modules that embed import by name; training needs more."""
+"""Packages imported by the modules that embed; training needs more."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def requirements() -> list[str]:
-    """What the packaged model needs, pinned to the versions of this environment (without local build tags)."""
+    """Return the packaged model's requirements, pinned to the installed versions (without local build tags)."""
     return [f"{name}=={version(name).split('+')[0]}" for name in REQUIRED]
 
 
 def signature() -> ModelSignature:
-    """Rows of an `image` (a file's bytes, or base64 of them) or a `text`, to rows of an `embedding` of length one."""
+    """Return the signature: rows of an `image` (a file's bytes, or their base64) or a `text`, to an `embedding` of length one."""
     inputs = Schema(
         [
             ColSpec(DataType.binary, "image", required=False),
@@ -52,25 +52,25 @@ def signature() -> ModelSignature:
 
 
 def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
-    """Put the packaged model among the artifacts of a LoggedModel.
+    """Store the packaged model in the artifacts of a LoggedModel.
 
-    As `mlflow.pyfunc.log_model(model_id=…)`, which fails when it is given the same model again after a crash.
+    Unlike `mlflow.pyfunc.log_model(model_id=…)` it can be repeated for the same model after a crash.
 
     Args:
-        model_folder: what `train` exported.
-        model_id: of the LoggedModel.
-        run_id: of the run that trained it.
+        model_folder: the exported model folder.
+        model_id: id of the LoggedModel.
+        run_id: id of the run that trained it.
 
     Raises:
         ConfigError: the folder lacks weights or configuration.
     """
     missing = [file for file in ("model.safetensors", "config.json") if not (model_folder / file).is_file()]
     if missing:
-        raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipeline train` first")
+        raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipelines train` first")
     package = Path(__file__).resolve().parents[2]
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # With an input example mlflow would load the model, and torch, into this process to try it.
+        # With an input example mlflow would load the model, and torch, in this process.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
             path=f"{temporary}/model",
@@ -89,7 +89,7 @@ def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
 
 
 def fetch_model_folder(uri: str) -> Path:
-    """The exported folder inside a registered or logged model, downloaded where it is remote.
+    """Return the exported folder inside a registered or logged model, and download it where it is remote.
 
     Args:
         uri: such as `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips` or a folder with an `MLmodel`.
@@ -103,17 +103,17 @@ def fetch_model_folder(uri: str) -> Path:
         raise ConfigError(f"{uri}: not an MLflow model (it has no MLmodel file)")
     artifacts = Model.load(str(root)).flavors.get("python_function", {}).get("artifacts", {})
     if ARTIFACT not in artifacts:
-        raise ConfigError(f"{uri}: not packaged by clips-pipeline; use mlflow.pyfunc.load_model for it")
+        raise ConfigError(f"{uri}: not packaged by clips-pipeline; load it with mlflow.pyfunc.load_model")
     return root / str(artifacts[ARTIFACT]["path"])
 
 
 def resolve_model_folder(start: str, key: str = "train.model.initial_weights") -> Path:
-    """The folder of the model that a training starts from or that is evaluated.
+    """Return the folder of the model that a training starts from, or that is evaluated.
 
     Args:
-        start: a folder; `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH`; or the id of an MLflow run, which
-            stands for the newest version registered from it.
-        key: of the parameter, for messages.
+        start: a folder; `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/PATH`; or the id of an MLflow run,
+            for the newest version registered from it.
+        key: key of the parameter, for messages.
 
     Raises:
         ConfigError: MLflow has no such model.
@@ -137,18 +137,20 @@ def resolve_model_folder(start: str, key: str = "train.model.initial_weights") -
 
 
 def fetch_model_folder_for_load(uri: str) -> Path:
-    """As `fetch_model_folder`, for somebody who may not have said where MLflow is.
+    """Return the same as `fetch_model_folder`, for callers outside a project, who may not have set MLflow's URI.
 
     Raises:
-        ConfigError: as there, there is no such model, or no address of MLflow is set.
+        ConfigError: as there; also no such model, or no URI of MLflow is set.
     """
     if uri.startswith(("models:", "runs:")) and not mlflow.tracking.is_tracking_uri_set():
-        # MLflow would make an empty mlflow.db in the working directory and look there.
+        # MLflow would create an empty mlflow.db in the working directory.
         raise ConfigError(
-            f"{uri}: it is not known where MLflow keeps it; in the project's folder "
-            "`export MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db`, or the address of a server"
+            f"{uri}: MLflow's tracking URI is not set; in the project's folder "
+            "`export MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db`, or set the URL of a server"
         )
     try:
         return fetch_model_folder(uri)
     except MlflowException as error:
-        raise ConfigError(f"{uri}: MLflow cannot give it ({str(error).splitlines()[0]})") from None
+        raise ConfigError(
+            f"{uri}: MLflow cannot load it ({str(error).splitlines()[0]}); check the name and the tracking URI"
+        ) from None

@@ -1,4 +1,4 @@
-"""The script MLflow runs to load a packaged model (models-from-code): running it declares the model."""
+"""Script that MLflow runs to load a packaged model (models-from-code); it defines and registers the model class."""
 
 import base64
 import binascii
@@ -15,11 +15,11 @@ IMAGE, TEXT = "image", "text"
 
 
 class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is not followed by mypy
-    """Images and texts to embeddings of length one, in one shared space."""
+    """Embeds images and texts in one shared space; embeddings have length one."""
 
     def load_context(self, context: Any) -> None:
-        """Load the exported folder; called by MLflow once per process."""
-        # Here and not above: logging a model runs this script too, and needs no torch.
+        """Load the exported folder; MLflow calls this once per process."""
+        # Imported here: logging a model runs this script too, and does not need torch.
         from clips_pipeline.evaluation.inference.embed import Embedder
         from clips_pipeline.interop.folder import load_model_folder
 
@@ -27,12 +27,13 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
         self._embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One `embedding` (list of floats) per row.
+        """Return one `embedding` (list of floats) per row.
 
         Args:
-            context: given by MLflow; unused after loading.
-            model_input: columns `image` (bytes of an image file, or base64 of them) and `text`; a row fills just one.
-            params: none are known.
+            context: given by MLflow; not used.
+            model_input: columns `image` (bytes of an image file, or their base64) and `text`; each row has exactly one
+                of them.
+            params: no parameters are supported.
 
         Raises:
             ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row,
@@ -54,7 +55,7 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
 
 
 def _values_by_row(table: pd.DataFrame, column: str) -> dict[int, Any]:
-    """Row number to value; an empty place is None or NaN, neither of which is text or bytes."""
+    """Return values by row number. Empty cells are None or NaN, which are neither text nor bytes."""
     if column not in table.columns:
         return {}
     return {row: value for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)}
@@ -68,7 +69,9 @@ def _decode_images(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
         try:
             yield open_image(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
         except binascii.Error:
-            raise ValueError(f"row {row}: the image is text, but not base64 of an image file") from None
+            raise ValueError(
+                f"row {row}: the image is text but not valid base64; give the bytes of an image file or their base64"
+            ) from None
         except UndecodableImageError as error:
             raise ValueError(f"row {row}: the image cannot be decoded: {error}") from None
 

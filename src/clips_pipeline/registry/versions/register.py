@@ -1,6 +1,6 @@
-"""One model, one run, one version: metrics and parameters joined, and the alias moved if the gate agrees.
+"""Registration: one version per model and run, with metrics and parameters; the alias moves if the gate passes.
 
-All goes to the tracking and registry URIs that mlflow is set to (kedro-mlflow sets them from `conf/*/mlflow.yml`).
+Everything is logged to mlflow's tracking and registry URIs, which kedro-mlflow sets from `conf/*/mlflow.yml`.
 """
 
 import logging
@@ -36,14 +36,14 @@ _MAX_PARAMETER_LENGTH = 6000
 
 @dataclass(frozen=True)
 class Registration:
-    """What happened.
+    """Result of a registration.
 
     Attributes:
-        name, version, run_id: of the registered model.
-        uri: this version, `models:/<name>/<version>`.
-        promoted: whether the alias points to this version now.
-        reason: why, in a sentence.
-        champion_uri: what `models:/<name>@<alias>` means now, as a version; None where no version has the alias.
+        name, version, run_id: the registered version and its run.
+        uri: URI of this version, `models:/<name>/<version>`.
+        promoted: whether the alias now points to this version.
+        reason: the gate's reason, as a sentence.
+        champion_uri: URI of the version that now has the alias; None where no version has it.
     """
 
     name: str
@@ -64,17 +64,17 @@ def register_model(
     items: Mapping[str, pd.DataFrame] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Registration:
-    """Register the exported model as a new version, and give it the alias if the gate lets it.
+    """Register the exported model as a new version, and move the alias if the gate passes.
 
-    Registering the same model of the same run again finds the version it made before, also after a crash half-way.
+    Registering the same model of the same run again returns the existing version, also after a crash in between.
 
     Args:
-        model_folder: what `train` exported.
-        metrics: flat numbers, as in `metrics.json`.
-        run_id: the run that trained the model, which is continued; None means the active run, or a new one.
+        model_folder: the exported model folder.
+        metrics: flat metrics, as in `metrics.json`.
+        run_id: the run that trained the model; None uses the active run, or a new one.
         config: names, the deciding metric and the gate.
         items: per-item results by set, for this comparison and later ones.
-        parameters: nested parameters; logged to the run flat, where it does not have them yet.
+        parameters: nested parameters, logged flat to the run where it does not have them yet.
 
     Raises:
         ConfigError: no model in the folder, results of another model, a metric that is not finite, or an unknown run.
@@ -85,7 +85,7 @@ def register_model(
         _check_results_of_model(table, digest, model_folder)
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
-        raise ConfigError(f"metrics that are not finite numbers cannot be registered: {', '.join(bad)}")
+        raise ConfigError(f"metrics: not finite numbers, so the model cannot be registered: {', '.join(bad)}")
     check_metrics(config.metric, config.gate, metrics)
     client = MlflowClient()
     with _training_run(client, run_id) as active:
@@ -104,11 +104,11 @@ def register_model(
                 client.set_model_version_tag(config.name, str(version), key, value)
         log_items(client, active, items or {})
 
-    def compare_versions(one: int, other: int | None) -> Decision:
+    def compare_versions(new: int, other: int | None) -> Decision:
         def results_of(version: int) -> ModelResults:
             return load_results(client, config.name, version, set_of(config.metric))
 
-        return decide(config.metric, config.gate, results_of(one), None if other is None else results_of(other))
+        return decide(config.metric, config.gate, results_of(new), None if other is None else results_of(other))
 
     decision = update_aliases(client, config, version, compare_versions)
     champion = version_with_alias(client, config.name, config.alias)
@@ -124,9 +124,9 @@ def register_model(
 
 
 def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
-    """Log nested parameters as `a.b.c`; those the run has already stay, and a different value is only warned about.
+    """Log nested parameters as `a.b.c`. Parameters that the run already has stay, with a warning where the value differs.
 
-    MLflow refuses to change a parameter, and the values logged while training are the ones that made the model.
+    MLflow cannot change a parameter, and the values logged during the training are the ones that made the model.
     """
     results_of = client.get_run(run_id).data.params
     for key, value in flatten(parameters).items():
@@ -134,15 +134,17 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
         if name not in results_of:
             client.log_param(run_id, name, text)
         elif results_of[name] != text:
-            log.warning("run %s keeps parameter %s = %s; now it is %s", run_id, name, results_of[name], text)
+            log.warning(
+                "MLflow run %s keeps parameter %s = %s, although it is now %s", run_id, name, results_of[name], text
+            )
 
 
 def _check_results_of_model(items: pd.DataFrame, digest: str, model_folder: Path) -> None:
     measured_on = set(items[MODEL]) if MODEL in items else {digest}
     if measured_on != {digest}:
         raise ConfigError(
-            f"the metrics are not those of the model in {model_folder}: it has changed since, or evaluate.model named another; "
-            "run `kedro run --pipelines evaluate` again, and nothing was registered"
+            f"{model_folder}: the metrics are not of this model, which has changed since, or evaluate.model named another one; "
+            "nothing was registered. Run `kedro run --pipelines evaluate` again"
         )
 
 
@@ -150,7 +152,7 @@ def _check_results_of_model(items: pd.DataFrame, digest: str, model_folder: Path
 def _training_run(client: MlflowClient, run_id: str | None) -> Iterator[str]:
     active = mlflow.active_run()
     if active is not None and run_id in (None, active.info.run_id):
-        # Kedro's own run: it is kedro-mlflow that ends it.
+        # Kedro's own run: kedro-mlflow ends it.
         yield str(active.info.run_id)
         return
     if run_id is not None:
@@ -160,7 +162,7 @@ def _training_run(client: MlflowClient, run_id: str | None) -> Iterator[str]:
 
 
 def _check_run(client: MlflowClient, run_id: str) -> None:
-    remedy = "train again, or point the tracking URI in conf/<env>/mlflow.yml to the server that has it"
+    remedy = "train again, or set the tracking URI in conf/<env>/mlflow.yml to the server that has it"
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -171,14 +173,14 @@ def _check_run(client: MlflowClient, run_id: str) -> None:
 
 def _same_version(client: MlflowClient, name: str, run_id: str, digest: str) -> int | None:
     versions = client.search_model_versions(f"name='{name}'")
-    same = (one for one in versions if one.run_id == run_id and one.tags.get(MODEL_DIGEST) == digest)
-    return next((int(one.version) for one in same), None)
+    same = (version for version in versions if version.run_id == run_id and version.tags.get(MODEL_DIGEST) == digest)
+    return next((int(version.version) for version in same), None)
 
 
 def load_results(client: MlflowClient, name: str, version: int, set_name: str) -> ModelResults:
-    """What the registry knows of a version: its metrics, and per-item results on a set where its run has them."""
+    """Return the stored results of a version: its metrics, and its run's per-item results on a set where there are any."""
     found = client.get_model_version(name, str(version))
     tagged = {key.removeprefix(_METRIC): value for key, value in found.tags.items() if key.startswith(_METRIC)}
-    # MLflow takes no '@' in names of tags.
+    # MLflow does not allow '@' in names of tags.
     metrics = {key.replace("_at_", "@"): float(value) for key, value in tagged.items()}
     return ModelResults(metrics, fetch_items(client, found.run_id, set_name))

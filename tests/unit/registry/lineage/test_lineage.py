@@ -1,4 +1,4 @@
-"""Git and DVC as they are on disk: real repositories, real lock files."""
+"""Git state, patches and lock hashes, on real repositories and lock files."""
 
 import subprocess
 
@@ -74,7 +74,7 @@ def test_a_clean_checkout(project):
 
 
 @pytest.mark.parametrize("own_index", [False, True])
-def test_the_patch_makes_the_commit_into_the_checkout(project, tmp_path, own_index):
+def test_the_patch_turns_the_commit_into_the_checkout(project, tmp_path, own_index):
     (project / "code.py").write_text("x = 2\n")
     (project / "new.bin").write_bytes(bytes(range(256)))
     (project / "data/08_reporting/metrics.json").unlink()
@@ -92,7 +92,7 @@ def test_the_patch_makes_the_commit_into_the_checkout(project, tmp_path, own_ind
     assert not (clone / "project/data/08_reporting/metrics.json").exists()
 
 
-def test_what_is_too_large_is_not_kept(project, monkeypatch):
+def test_a_patch_that_is_too_large_is_not_kept(project, monkeypatch):
     monkeypatch.setattr("clips_pipeline.registry.lineage.record.PATCH_LIMIT_BYTES", 100)
     (project / "data.bin").write_bytes(b"x" * 101)
     assert uncommitted_patch(project) is None
@@ -104,7 +104,7 @@ def test_changed_and_new_files_are_dirty(project, name):
     assert git_state(project).dirty is True
 
 
-def test_outputs_of_the_run_itself_are_not_dirt(project):
+def test_outputs_of_the_run_do_not_count_as_dirty(project):
     (project / "data/08_reporting/metrics.json").write_text('{"a": 1}')
     (project / "data/06_models/clips").mkdir(parents=True)
     (project / "data/06_models/clips/config.json").write_text("{}")
@@ -123,7 +123,7 @@ def test_a_detached_head_has_no_branch(project):
     assert state.branch is None
 
 
-def test_no_repository_no_commit_and_no_git_are_tolerated(tmp_path, monkeypatch):
+def test_missing_repository_commit_or_git_is_allowed(tmp_path, monkeypatch):
     assert git_state(tmp_path) == GitState()
     git(tmp_path, "init", "-q")
     assert git_state(tmp_path) == GitState()
@@ -131,7 +131,7 @@ def test_no_repository_no_commit_and_no_git_are_tolerated(tmp_path, monkeypatch)
     assert git_state(tmp_path) == GitState()
 
 
-def test_the_digest_of_a_folder_follows_names_and_bytes(tmp_path):
+def test_a_folders_digest_depends_on_names_and_bytes(tmp_path):
     def folder(name, files):
         for path, text in files.items():
             (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""MLflow's database in a new project: two starts at once, and a start that is killed while it makes the tables."""
+"""Creation of MLflow's database: two starts at the same time, and a start that is killed while creating the tables."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ with database_creation_lock(sys.argv[1], "clips"):
     if client.get_experiment_by_name("clips") is None:
         client.create_experiment("clips")
 """
-# Dies in the middle of MLflow's migrations.
+# Exits in the middle of MLflow's migrations.
 KILLED = """
 import os
 import mlflow.store.db.utils as utils
@@ -33,7 +33,7 @@ def start(uri: str, before: str = "") -> "subprocess.Popen[str]":
     )
 
 
-def test_two_first_starts_make_one_database(tmp_path: Path) -> None:
+def test_two_first_starts_create_one_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
     for process in [start(uri), start(uri)]:
         _, told = process.communicate(timeout=300)
@@ -41,7 +41,7 @@ def test_two_first_starts_make_one_database(tmp_path: Path) -> None:
     assert [one.name for one in MlflowClient(uri).search_experiments()] == ["clips", "Default"]
 
 
-def test_a_database_left_half_made_is_made_again(tmp_path: Path) -> None:
+def test_an_incomplete_database_is_created_again(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     killed = start(uri, KILLED)
     killed.communicate(timeout=300)
@@ -53,7 +53,7 @@ def test_a_database_left_half_made_is_made_again(tmp_path: Path) -> None:
     assert MlflowClient(uri).get_experiment_by_name("clips") is not None
 
 
-def test_a_whole_database_is_neither_locked_nor_touched(store: str) -> None:
+def test_a_complete_database_is_not_locked_or_changed(store: str) -> None:
     client = MlflowClient()
     run = client.create_run("0").info.run_id
     with database_creation_lock(store, "Default"):

@@ -1,4 +1,4 @@
-"""What lands on the MLflow run of a model."""
+"""Evaluation results on the MLflow run of a model."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUM
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_evaluation, log_report
 
 
-def test_a_report_becomes_an_artifact_of_the_run(store: str, tmp_path: Path) -> None:
+def test_a_report_is_an_artifact_of_the_run(store: str, tmp_path: Path) -> None:
     report = tmp_path / "data_health.html"
     report.write_text("<p>fine</p>")
     client = MlflowClient()
@@ -21,7 +21,7 @@ def test_a_report_becomes_an_artifact_of_the_run(store: str, tmp_path: Path) -> 
     assert Path(client.download_artifacts(run_id, "data_health.html")).read_text() == "<p>fine</p>"
 
 
-def test_results_on_each_set_come_back_from_the_run(store: str, tmp_path: Path) -> None:
+def test_results_of_each_set_are_read_back(store: str, tmp_path: Path) -> None:
     report = tmp_path / "evaluation.html"
     report.write_text("<p>fine</p>")
     client = MlflowClient()

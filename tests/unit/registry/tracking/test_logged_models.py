@@ -1,4 +1,4 @@
-"""Data as inputs with digests, and exported models that are found by their metrics."""
+"""Dataset inputs with digests, and LoggedModels that are found by their metrics."""
 
 import json
 import shutil
@@ -28,7 +28,9 @@ def index(content: str) -> Index:
     return Index("f", splits, {})
 
 
-def test_data_is_an_input_with_its_digest_once(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_logged_once_as_an_input_with_its_digest(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(data_inputs, "load_index", lambda shards: index("a"))
     client = MlflowClient()
     run_id = client.create_run("0").info.run_id
@@ -49,11 +51,11 @@ def test_data_is_an_input_with_its_digest_once(store: str, tmp_path: Path, monke
     check_same_data(run_id, tmp_path, "test", "scenes")
     monkeypatch.setattr(data_inputs, "load_index", lambda shards: index("b"))
     check_same_data(run_id, tmp_path, "test", "photos")
-    with pytest.raises(ConfigError, match=r"evaluate\.set_name: 'scenes' names the set with digest"):
+    with pytest.raises(ConfigError, match=r"evaluate\.set_name: 'scenes' has digest"):
         check_same_data(run_id, tmp_path, "test", "scenes")
 
 
-def test_models_are_found_by_metric_and_final_numbers_are_stored_once(
+def test_models_are_found_by_metric_and_final_metrics_are_stored_once(
     store: str, tmp_path: Path, model_folder: Path
 ) -> None:
     client = MlflowClient()
@@ -66,7 +68,7 @@ def test_models_are_found_by_metric_and_final_numbers_are_stored_once(
         run_id = client.create_run(experiment).info.run_id
         client.log_param(run_id, "train.method", "clips")
         runs.append(run_id)
-        # Everything three times, as after kills.
+        # Log everything three times, as after kills.
         for _ in range(3):
             log_exported(run_id, model_folder)
             log_evaluation(run_id, {METRIC: score}, report, {}, model_folder)
@@ -88,7 +90,7 @@ def test_models_are_found_by_metric_and_final_numbers_are_stored_once(
     assert "mlflow.model.isExternal" not in again.tags
 
 
-def test_kept_checkpoints_are_found_by_what_was_measured_at_their_step(store: str, tmp_path: Path) -> None:
+def test_kept_checkpoints_are_found_by_metric(store: str, tmp_path: Path) -> None:
     client = MlflowClient()
     experiment = client.create_experiment("checkpoints")
     run_id = client.create_run(experiment).info.run_id
@@ -120,7 +122,7 @@ def test_kept_checkpoints_are_found_by_what_was_measured_at_their_step(store: st
     assert found("metrics.`train/loss/total` = 12") == ["checkpoint-8"]
     (model,) = mlflow.search_logged_models([experiment], f"metrics.`{recall}` > 0.1", output_format="list")
     assert model.tags["model.folder"] == str(folder / "ba12")
-    # The run itself has each point once.
+    # The run has each point once.
     assert [(point.step, point.value) for point in client.get_metric_history(run_id, recall)] == [
         (4, 0.04),
         (8, 0.08),
@@ -128,7 +130,7 @@ def test_kept_checkpoints_are_found_by_what_was_measured_at_their_step(store: st
     ]
 
 
-def test_a_machine_is_watched_where_it_is_asked_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_metrics_are_recorded_if_configured(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from clips_pipeline.registry.tracking.runs import configure_system_metrics
 
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")

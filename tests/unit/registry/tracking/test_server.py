@@ -1,4 +1,4 @@
-"""A tracking server that does not answer: recognised at once, and left within one attempt."""
+"""A tracking server that does not answer is recognized and left after a single attempt."""
 
 import socket
 
@@ -18,13 +18,13 @@ from clips_pipeline.registry.tracking.server import (
 
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a port that nobody listens at, with a password in it."""
+    """A URL, with a password, of a port without a listener."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
 
 
-def test_an_absent_server_is_told_from_other_errors(nobody: str) -> None:
+def test_an_unavailable_server_is_distinguished_from_other_errors(nobody: str) -> None:
     with single_attempt(), pytest.raises(MlflowException) as caught:
         MlflowClient(nobody).get_run("0" * 32)
     assert is_unavailable(caught.value)
@@ -36,12 +36,12 @@ def test_an_absent_server_is_told_from_other_errors(nobody: str) -> None:
     assert not is_unavailable(None)
 
 
-def test_a_run_whose_server_went_away_ends_with_one_message(
+def test_a_run_whose_server_stops_ends_with_one_message(
     store: str, nobody: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     mlflow.start_run()
     mlflow.set_tracking_uri(nobody)
-    # Within MLflow's own patience the test would take minutes.
+    # With MLflow's own retries the test would take minutes.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
     hook = ProjectHooks().on_pipeline_error(TrackingUnavailableError("gone"))
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""One MLflow child per trial and one parent per study, however often a search is started."""
+"""One MLflow child run per trial and one parent run per study, over any number of starts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.registry.tracking import trial_runs
 from clips_pipeline.tuning.trial import TrialInfo
 
-# MLflow's own tables, on the SQLAlchemy that the lock has.
+# Warnings of MLflow's tables with the locked SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
@@ -22,28 +22,33 @@ def client(tmp_path: Path) -> Iterator[MlflowClient]:
     mlflow.set_tracking_uri(before)
 
 
-def name(tmp_path: Path, number: int, first_attempt: int, parent: str | None, run_id: str | None = None) -> TrialInfo:
+def trial_info(
+    tmp_path: Path, number: int, first_attempt: int, parent: str | None, run_id: str | None = None
+) -> TrialInfo:
     folder = tmp_path / f"{first_attempt:04d}"
     return TrialInfo(number, first_attempt, run_id, {"loss.caption_weight": 2.0}, folder, "clips", parent)
 
 
-def test_attempts_share_a_child_that_ends_as_the_trial_does(client: MlflowClient, tmp_path: Path) -> None:
+def test_attempts_share_a_child_run_with_the_final_state(client: MlflowClient, tmp_path: Path) -> None:
     with mlflow.start_run() as parent:
         parent_id = parent.info.run_id
-        with trial_runs.child_run(name(tmp_path, 0, 0, None)) as first:
+        with trial_runs.child_run(trial_info(tmp_path, 0, 0, None)) as first:
             assert first.url == f"http://127.0.0.1:5000/#/experiments/0/runs/{first.run_id}"
             first.finish("interrupted")
         assert first.run_id is not None
         assert client.get_run(first.run_id).info.status == "KILLED"
-        # The study never learned the run's id: it is found by its tags.
-        with trial_runs.child_run(name(tmp_path, 1, 0, parent_id)) as again:
+        # The study does not know the run's id: it is found by its tags.
+        with trial_runs.child_run(trial_info(tmp_path, 1, 0, parent_id)) as again:
             assert again.run_id == first.run_id
             assert client.get_run(first.run_id).info.status == "RUNNING"
             again.finish("pruned")
-        with trial_runs.child_run(name(tmp_path, 2, 0, parent_id, first.run_id)) as third:
+        with trial_runs.child_run(trial_info(tmp_path, 2, 0, parent_id, first.run_id)) as third:
             assert third.run_id == first.run_id
             third.finish("complete")
-        with pytest.raises(RuntimeError, match="bad"), trial_runs.child_run(name(tmp_path, 3, 3, parent_id)) as other:
+        with (
+            pytest.raises(RuntimeError, match="bad"),
+            trial_runs.child_run(trial_info(tmp_path, 3, 3, parent_id)) as other,
+        ):
             raise RuntimeError("bad")
         trial_runs.save_parent(tmp_path, "clips", parent_id)
     tags = client.get_run(first.run_id).data.tags
@@ -55,13 +60,13 @@ def test_attempts_share_a_child_that_ends_as_the_trial_does(client: MlflowClient
     assert len(children) == 2
     assert trial_runs.load_parent(tmp_path, "clips") == parent_id
     assert trial_runs.load_parent(tmp_path, "another") is None
-    # A second process of the same study says whose parent its trials have.
+    # A second process of the same study is tagged with the parent of its trials.
     with mlflow.start_run() as second:
         trial_runs.save_parent(tmp_path, "clips", parent_id)
     assert client.get_run(second.info.run_id).data.tags["optuna.parent_run"] == parent_id
 
 
-def test_without_mlflow_a_trial_is_still_followed(client: MlflowClient, tmp_path: Path) -> None:
-    with trial_runs.child_run(name(tmp_path, 0, 0, None)) as tracker:
+def test_trials_run_without_mlflow(client: MlflowClient, tmp_path: Path) -> None:
+    with trial_runs.child_run(trial_info(tmp_path, 0, 0, None)) as tracker:
         assert tracker.run_id is None
         assert list(tracker.reader(tmp_path / "events.jsonl").read()) == []

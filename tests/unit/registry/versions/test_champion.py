@@ -1,4 +1,4 @@
-"""Who has the alias, in a real store: also when two register at the same time, and after going back."""
+"""Aliases in a real store, also with concurrent registrations and after a rollback."""
 
 import multiprocessing
 import re
@@ -31,7 +31,7 @@ METRIC = "retrieval/scenes/mean_recall@1"
 
 
 def rows(found: int, of: int = 60) -> pd.DataFrame:
-    """Per-item results with so many images found both ways."""
+    """Return per-item results with `found` images retrieved in both directions."""
     return pd.DataFrame(
         {
             "key": str(number),
@@ -62,7 +62,7 @@ def tags(name, version):
     return MlflowClient().get_model_version(name, str(version)).tags
 
 
-def test_luck_does_not_promote_and_the_loser_is_the_challenger(store, model_folder):
+def test_chance_does_not_promote_and_the_loser_is_the_challenger(store, model_folder):
     assert register(model_folder, 30, "sure").promoted
     assert aliases("sure") == {"champion": 1}
     close = register(model_folder, 31, "sure")
@@ -77,7 +77,7 @@ def test_luck_does_not_promote_and_the_loser_is_the_challenger(store, model_fold
     assert '"wins": 15' in tags("sure", 3)["gate.figures"]
 
 
-def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
+def test_rollback_is_recorded(store, model_folder):
     for found in (20, 40):
         register(model_folder, found, "back")
     names = RegistryConfig("back")
@@ -87,7 +87,7 @@ def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
     assert tags("back", 2)[GATE_REASON] == "rolled back to version 1: answers nonsense"
     with pytest.raises(ConfigError, match="1 is the first champion"):
         roll_back(names, "again")
-    # A version that was rolled back is no rival of what is registered afterwards.
+    # A version that was rolled back does not compete with later registrations.
     assert register(model_folder, 35, "back").promoted
     assert aliases("back")["champion"] == 3
     assert set_champion(names, 1, "a person says so") == 3
@@ -97,7 +97,7 @@ def test_one_command_goes_back_and_that_is_recorded(store, model_folder):
     assert roll_back(names, "no") == (1, 3)
 
 
-def test_what_is_not_there_is_named(store, model_folder):
+def test_missing_names_are_reported(store, model_folder):
     with pytest.raises(ConfigError, match="no registered model 'nobody'"):
         roll_back(RegistryConfig("nobody"), "why")
     register(model_folder, 20, "someone")
@@ -108,8 +108,8 @@ def test_what_is_not_there_is_named(store, model_folder):
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, order):
-    """Each has looked at the champion before the other moved the alias, and moves it all the same."""
+def test_both_orders_of_a_race_promote_the_better_version(store, model_folder, order):
+    """Each reads the champion before the other moves the alias, and then moves it too."""
     name = f"race-{order[0]}"
     for found in (10, 30, 50):
         register(model_folder, found, name, gate=GateConfig(confidence=None))
@@ -122,9 +122,9 @@ def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, orde
     def decide(one, other):
         if (one, other) == (slow, 1) and version_with_alias(client, name, "champion") == 1 and not raced:
             raced.append(True)
-            # In between, the other one does all of its own.
+            # In between, the other registration completes.
             update_aliases(client, names, fast, lambda a, b: Decision(score[a] > score.get(b, 0), f"{a} against {b}"))
-            # As if this one had looked a moment before: the alias is what it was when it looked.
+            # Simulate that this one has read the alias before.
             client.set_registered_model_alias(name, "champion", "1")
         return Decision(score[one] > score.get(other, 0), f"{one} against {other}")
 
@@ -136,8 +136,8 @@ def test_both_orders_of_a_race_end_with_the_better_one(store, model_folder, orde
     assert {version: tags(name, version)[GATE_DECISION] for version in (2, 3)} == {2: "kept", 3: "promoted"}
 
 
-def test_an_alias_that_another_process_sets_in_between_is_set_all_the_same(store, model_folder):
-    """MLflow has looked, and found no such alias; before it inserts its row, the other process's is there."""
+def test_an_alias_that_another_process_inserts_first_is_updated(store, model_folder):
+    """MLflow finds no such alias; before it inserts its row, another process inserts one."""
     register(model_folder, 10, "between")
     register(model_folder, 30, "between")
     database = sa.make_url(store).database
@@ -166,7 +166,7 @@ def _register_at(barrier, uri, folder, found, name):
 
 
 @pytest.mark.slow
-def test_processes_that_register_at_the_same_time_end_in_one_state(store, model_folder, tmp_path):
+def test_concurrent_registrations_end_in_one_state(store, model_folder, tmp_path):
     register(model_folder, 10, "crowd")
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
@@ -188,7 +188,7 @@ def test_processes_that_register_at_the_same_time_end_in_one_state(store, model_
     assert aliases("crowd")["champion"] == int(best.version)
     promoted = [int(v.version) for v in versions.values() if v.tags[GATE_DECISION] == "promoted"]
     assert int(best.version) in promoted
-    # Whoever lost to a rival says so.
+    # A version that lost to a concurrent one has this reason.
     assert all(v.tags[GATE_REASON] for v in versions.values())
 
 
@@ -205,7 +205,7 @@ def test_versions_are_compared_item_by_item(store, model_folder, tmp_path):
         ("models:/pair/9", "models:/pair/9: .*not found"),
         ("models:/pair@best", "best"),
         ("runs:/0123", "0123"),
-        ("nowhere.csv", "nowhere.csv: no file, and no name in MLflow"),
+        ("nowhere.csv", "nowhere.csv: neither a file nor a name in MLflow"),
     ):
         with pytest.raises(ConfigError, match=re.compile(message, re.IGNORECASE)):
             compare_references("models:/pair/1", wrong)
@@ -217,7 +217,7 @@ CREPE = "sugarcrepe/mean/accuracy"
 
 
 def entries(right: int, of: int = 40, version: str = "v") -> pd.DataFrame:
-    """SugarCrepe with so many entries right, in each of two subsets."""
+    """Return SugarCrepe results with this many correct entries in each of two subsets."""
     found = [
         {"set": "sugarcrepe", "key": f"{subset}/{n}", "subset": subset, "image": str(n), "right": n < right}
         for subset in ("add_att", "swap_obj")
@@ -236,13 +236,13 @@ def register_both(folder, found, right, name, version="v"):
     )
 
 
-def test_another_set_than_the_splits_decides_and_is_compared_by_its_name(store, model_folder, tmp_path):
+def test_another_set_can_decide_and_be_compared(store, model_folder, tmp_path):
     first, second = (register_both(model_folder, 30, right, "crepe") for right in (20, 32))
     assert second.promoted
     assert '"metric": "sugarcrepe/mean/accuracy"' in tags("crepe", 2)["gate.figures"]
-    # Better by the deciding metric, but too much worse on the images of the split.
+    # Better by the deciding metric, but worse than a floor allows on the split's images.
     assert register_both(model_folder, 20, 40, "crepe").reason.startswith(f"below a floor: {METRIC}")
-    # The same entries in other files say nothing.
+    # The same entries from other files cannot be compared.
     assert "different data" in register_both(model_folder, 30, 40, "crepe", version="w").reason
     split, images = compare_references(first.uri, second.uri)
     assert (images, {one.metric.split("/")[1] for one in split}) == (60, {"scenes"})

@@ -1,4 +1,4 @@
-"""The champion's alias moves only for a model that is surely better, on the same images, and nowhere too much worse."""
+"""The alias moves only to a significantly better model, on the same images, within the floors of other metrics."""
 
 import json
 import math
@@ -16,7 +16,7 @@ NUMBERS = GateConfig(confidence=None)
 
 
 def items(found: int, of: int = 100, version: str = "v") -> ItemResults:
-    """So many of the images found."""
+    """Return per-item results with `found` of `of` images retrieved."""
     return items_from_rows(
         {
             "key": str(number),
@@ -45,14 +45,14 @@ def model(value: float, found: int | None = None, **others: float) -> ModelResul
         (0.9, ModelResults({"other": 0.1}), False, "not comparable: the champion has no"),
     ],
 )
-def test_by_numbers_alone(value, champion, promote, reason):
+def test_decisions_without_bootstrap(value, champion, promote, reason):
     decision = decide(M, NUMBERS, model(value), champion)
     assert decision.promote is promote
     assert decision.reason.startswith(reason)
     assert decision.difference_json == "{}"
 
 
-def test_a_win_that_chance_explains_does_not_promote():
+def test_an_insignificant_win_does_not_promote():
     lucky = decide(M, GateConfig(), model(0.51, 51), model(0.50, 50))
     assert not lucky.promote
     assert lucky.reason.startswith("not surely better")
@@ -63,7 +63,7 @@ def test_a_win_that_chance_explains_does_not_promote():
     assert "95% interval +0.06" in sure.reason
 
 
-def test_a_minimum_win_must_be_sure_too():
+def test_a_minimum_win_must_be_significant():
     assert not decide(M, GateConfig(minimum_win=0.12), model(0.62, 62), model(0.50, 50)).promote
     assert not decide(M, GateConfig(minimum_win=0.10), model(0.62, 62), model(0.50, 50)).promote
     assert decide(M, GateConfig(minimum_win=0.02), model(0.62, 62), model(0.50, 50)).promote
@@ -78,14 +78,14 @@ def test_a_minimum_win_must_be_sure_too():
         (model(0.6, 60), ModelResults({M: 0.5}, items(50, version="w")), "evaluated on different data"),
     ],
 )
-def test_what_cannot_be_paired_is_not_compared(candidate, champion, reason):
+def test_unpaired_results_are_not_compared(candidate, champion, reason):
     decision = decide(M, GateConfig(), candidate, champion)
     assert not decision.promote
     assert decision.reason.startswith("not comparable")
     assert reason in decision.reason
 
 
-def test_floors_bound_what_is_lost_elsewhere():
+def test_floors_limit_losses_on_other_metrics():
     gate = GateConfig(confidence=None, floors={FLOOR: 0.01, LOSS: 0.1})
 
     def found(accuracy: float, loss: float) -> str:
@@ -98,7 +98,7 @@ def test_floors_bound_what_is_lost_elsewhere():
         f"below a floor: {FLOOR} = 0.3850 is worse than 0.4000 by 0.0150, 0.01 is allowed"
     )
     assert found(0.40, 2.2).startswith(f"below a floor: {LOSS}")
-    assert "no zero_shot" in decide(M, gate, model(0.6, **{FLOOR: 0.4, LOSS: 1.0}), model(0.5)).reason
+    assert "no metric zero_shot" in decide(M, gate, model(0.6, **{FLOOR: 0.4, LOSS: 1.0}), model(0.5)).reason
 
 
 PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
@@ -106,7 +106,7 @@ CREPE = "sugarcrepe/mean/accuracy"
 
 
 def labelled(right: int) -> ItemResults:
-    """Ninety images of class 0 and ten of class 1; of the latter so many right, of the others all."""
+    """Ninety images of class 0, all correct, and ten of class 1, some of them correct."""
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     return items_from_rows(
         {"key": str(n), "label": int(n >= 90), "zero_shot_rank": int(n >= 90 + right), **nothing} for n in range(100)
@@ -126,7 +126,7 @@ def crepe(right: int) -> ItemResults:
     ("metric", "few", "many"), [(PER_CLASS, labelled(2), labelled(9)), (CREPE, crepe(50), crepe(65))]
 )
 def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
-    """A rare class decides by its own images, SugarCrepe by its entries; both bound another metric by numbers alone."""
+    """A rare class decides by its images, SugarCrepe by its entries; floors of both compare only the numbers."""
     low, high = few.metric_of(metric).value(), many.metric_of(metric).value()
     won = decide(metric, GateConfig(), ModelResults({metric: high}, many), ModelResults({metric: low}, few))
     assert won.promote
@@ -141,7 +141,7 @@ def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
     assert decide(M, gate, model(0.7, 70, **{metric: high}), champion).promote
 
 
-def test_results_from_before_a_metric_was_kept_do_not_decide_by_it():
+def test_results_without_a_metric_do_not_decide_by_it():
     decision = decide(
         "caption/some/bleu4",
         GateConfig(),
@@ -151,7 +151,7 @@ def test_results_from_before_a_metric_was_kept_do_not_decide_by_it():
     assert decision.reason.startswith("not comparable: caption/some/bleu4: cannot be computed")
 
 
-def test_a_model_that_was_not_measured_is_refused():
+def test_a_model_that_was_not_evaluated_is_refused():
     with pytest.raises(ConfigError, match=f"register.metric: '{M}' was not measured; choose one of a, b"):
         check_metrics(M, NUMBERS, {"a": 1.0, "b": 1.0})
     with pytest.raises(ConfigError, match="nan"):
@@ -170,6 +170,6 @@ def test_a_model_that_was_not_measured_is_refused():
         ({"resamples": 0}, "resamples"),
     ],
 )
-def test_conditions_that_mean_nothing_are_refused(changes, message):
+def test_invalid_conditions_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         from_mapping(GateConfig, changes, "register.gate")

@@ -1,4 +1,4 @@
-"""The card says what is known, and nothing in it is made up or acts on its reader."""
+"""The model card contains the known facts, and escapes foreign text."""
 
 from typing import Any
 
@@ -36,21 +36,21 @@ def facts(**changes: Any) -> CardFacts:
     return CardFacts(**(known | changes))
 
 
-def test_every_fact_stands_there() -> None:
+def test_the_card_contains_every_fact() -> None:
     text = render_card(facts())
     assert "# clips, version 3" in text
     assert f"| `{METRIC}` | 0.5000 | 0.4" in text
-    # No per-image results of it are there.
+    # It has no per-item results.
     assert "| `caption/some/loss` | 2.2500 | – |" in text
     assert "| train | 20,000 | 3 empty\\_file |" in text
     assert "| test | 100 | none |" in text
     assert "d" * 64 in text
     assert "`train.seed` | `7`" in text
     assert "processes" not in text
-    assert "6,400 samples seen at a median of 100 a second, about 64 s of training." in text
+    assert "6,400 samples seen at a median of 100 per second, about 64 s of training." in text
     assert "c" * 40 in text
-    assert "Measured on some alone" in text
-    assert "Zero-shot classification was not measured." in text
+    assert "Evaluated only on some;" in text
+    assert "Zero-shot classification was not evaluated." in text
 
 
 def test_metrics_of_other_sets_have_intervals_from_their_own_items() -> None:
@@ -65,14 +65,14 @@ def test_metrics_of_other_sets_have_intervals_from_their_own_items() -> None:
     assert f"| `{METRIC}` | 0.5000 | 0.4" in text
 
 
-def test_foreign_text_does_nothing() -> None:
+def test_foreign_text_is_escaped() -> None:
     text = render_card(facts())
     assert "<script>" not in text
     assert "[link](x)" not in text
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_facts_are_left_out() -> None:
     text = render_card(facts(items={}, history=[], git_commit=None, metrics={}, splits={}))
     assert "samples seen" not in text
     assert "commit" not in text
-    assert "Measured on nothing alone" in text
+    assert "Evaluated only on no set;" in text

@@ -1,4 +1,4 @@
-"""The report of a version, from a real store: beside whom the gate put it, and what it says where that is not possible."""
+"""The report of a version from a real store: the comparison with the champion, and notes where there is none."""
 
 import re
 from pathlib import Path
@@ -45,39 +45,39 @@ def report(
         registration, METRIC, metrics, {"scenes": items, **(others or {})}, shown, run, history, health, shards, file
     )
     assert written == file
-    # Line breaks are the template's.
+    # Line breaks come from the template.
     return " ".join(file.read_text(encoding="utf-8").split())
 
 
-def test_the_first_version_has_nobody_to_be_compared_with(store, model_folder, prepared, tmp_path):
+def test_the_first_version_is_not_compared(store, model_folder, prepared, tmp_path):
     registration, items = registered(model_folder, 10, "alone")
     html = report(registration, items, prepared, tmp_path / "report.html")
     assert "<h1>alone, version 1</h1>" in html
     assert "It is the champion.</strong> <bdi>First champion" in html
-    assert "There was no champion when this version was registered" in html
+    assert "This version was the first champion" in html
     assert "won : lost" not in html
     assert "report.html" in {file.path for file in MlflowClient().list_artifacts(registration.run_id)}
 
 
-def test_the_winner_stands_beside_the_champion_it_beat(store, model_folder, prepared, tmp_path):
+def test_the_winner_is_compared_with_the_champion_it_beat(store, model_folder, prepared, tmp_path):
     registered(model_folder, 5, "beaten")
     registration, items = registered(model_folder, 35, "beaten")
     assert registration.promoted
     for _ in range(2):
-        # Written again, it still is beside the other and not beside itself.
+        # When written again, it is still compared with the other version, not with itself.
         html = report(registration, items, prepared, tmp_path / "report.html")
-        assert "The champion then was beaten, version 1; both were measured on the same images." in html
+        assert "The champion at registration was beaten, version 1; both were evaluated on the same images." in html
         assert "▲ significantly better than the champion" in html
         assert re.search(r'<td class="number">0.0938</td><td class="number">▲ \+0.5625</td>', html)
     assert f"http://127.0.0.1:5000/#/experiments/0/runs/{registration.run_id}" in html
     assert "http://127.0.0.1:5000/#/models/beaten/versions/2" in html
     assert "abc123" in html
-    # What the data health report puts first, whatever the data say.
+    # The first finding of the data health report.
     assert "<script>" not in html
     assert "of what the source offered cannot be used" in html
 
 
-def test_other_images_are_said_and_not_compared(store, model_folder, prepared, tmp_path):
+def test_results_on_other_images_are_reported_and_not_compared(store, model_folder, prepared, tmp_path):
     registered(model_folder, 5, "other")
     registration, items = registered(model_folder, 35, "other", images=50)
     html = report(registration, items, prepared, tmp_path / "report.html")
@@ -87,7 +87,7 @@ def test_other_images_are_said_and_not_compared(store, model_folder, prepared, t
     assert "significantly" not in html
 
 
-def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_folder, prepared, tmp_path):
+def test_a_set_with_other_files_is_reported_and_the_rest_compared(store, model_folder, prepared, tmp_path):
     def pairs(version: str) -> pd.DataFrame:
         found = {"key": ["1", "2"], "text_right": [True, False], "image_right": [False, False]}
         return pd.DataFrame({"set": "winoground", **found, "set_version": version})
@@ -97,19 +97,19 @@ def test_another_set_on_other_files_is_said_and_the_rest_compared(store, model_f
         tables = {"scenes": pd.DataFrame(rows(found)), "winoground": pairs(version)}
         last = register_model(model_folder, {METRIC: found / 40}, config=RegistryConfig("files"), items=tables)
     html = report(last, tables["scenes"], prepared, tmp_path / "report.html", others=tables)
-    assert "The champion then was files, version 1; both were measured on the same images." in html
+    assert "The champion at registration was files, version 1; both were evaluated on the same images." in html
     assert "Not compared with files, version 1 on winoground: the two models were evaluated on different data" in html
     assert "▲ significantly better than the champion" in html
 
 
-def test_report_data_of_another_shape_are_refused_by_key(store, model_folder, prepared, tmp_path):
+def test_malformed_report_data_is_refused_by_key(store, model_folder, prepared, tmp_path):
     registration, items = registered(model_folder, 10, "shapeless")
     with pytest.raises(ConfigError, match=r"report_data\.worst: unknown key"):
         report(registration, items, prepared, tmp_path / "report.html", worst=[])
     assert not (tmp_path / "report.html").exists()
 
 
-def test_links_lead_to_the_server_that_is_used(store, model_folder, prepared, tmp_path, monkeypatch):
+def test_links_point_to_the_configured_server(store, model_folder, prepared, tmp_path, monkeypatch):
     registration, items = registered(model_folder, 10, "served")
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@mlflow.example")
     html = report(registration, items, prepared, tmp_path / "report.html")

@@ -1,4 +1,4 @@
-"""A registered model in a new process, elsewhere, embeds exactly as the exported folder does here."""
+"""A registered model embeds exactly as the exported folder does, also in a new process."""
 
 import ast
 import base64
@@ -31,7 +31,7 @@ from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
 TEXTS = ["a red square", "", "ein blaues Quadrat – straße!", "word " * 100, "[CLS] is text"]
 
-# A user's own script: knows mlflow and the URI, nothing of this repository.
+# A user's script, which uses only mlflow and the URI.
 USER = """
 import json, sys, warnings
 import mlflow, pandas as pd
@@ -76,7 +76,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture
 def champion(store, trained) -> str:
-    """The URI of a registered model, from a store that all tests here share."""
+    """URI of a registered model, in a store that all tests of this file share."""
     register_model(trained, {"a/set/m": 0.5}, config=RegistryConfig("embedder", metric="a/set/m"))
     return "models:/embedder@champion"
 
@@ -86,9 +86,9 @@ def embedder_of(folder):
     return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer)
 
 
-def test_a_new_process_elsewhere_embeds_identically(champion, store, trained, pictures, tmp_path):
+def test_a_new_process_embeds_identically(champion, store, trained, pictures, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    # The installed package is left out of reach, so that only the code in the registered model can be used.
+    # Hide the installed package, so that only the registered model's code can be used.
     done = subprocess.run(
         [sys.executable, "-c", _without_installed_package() + USER, store, champion, str(tmp_path / "found.json")],
         input=json.dumps({"images": [data.hex() for data in pictures], "texts": TEXTS}),
@@ -109,7 +109,7 @@ def test_a_new_process_elsewhere_embeds_identically(champion, store, trained, pi
     assert _imported_by(found["sources"]) <= set(REQUIRED)
 
 
-def test_images_and_texts_may_be_mixed_and_images_be_base64(champion, trained, pictures):
+def test_images_and_texts_can_be_mixed_and_base64(champion, trained, pictures):
     model = mlflow.pyfunc.load_model(champion)
     here = embedder_of(trained)
     table = pd.DataFrame(
@@ -131,7 +131,7 @@ def test_images_and_texts_may_be_mixed_and_images_be_base64(champion, trained, p
         ({"text": ["a", None]}, "row 1: give an image or a text; found neither"),
         ({"text": ["a"], "image": [b"x"]}, "row 0: give an image or a text; found both"),
         ({"image": [b"x"]}, "row 0: the image cannot be decoded"),
-        ({"image": ["no base64!"]}, "row 0: the image is text, but not base64"),
+        ({"image": ["no base64!"]}, "row 0: the image is text but not valid base64"),
     ],
 )
 def test_a_row_that_cannot_be_embedded_is_named(champion, columns, message):
@@ -140,7 +140,7 @@ def test_a_row_that_cannot_be_embedded_is_named(champion, columns, message):
         model.predict(pd.DataFrame(columns))
 
 
-def test_columns_nobody_asked_for_are_refused_by_the_signature(champion):
+def test_unexpected_types_are_refused_by_the_signature(champion):
     model = mlflow.pyfunc.load_model(champion)
     with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
         model.predict(pd.DataFrame({"text": [3]}))
@@ -157,10 +157,10 @@ def test_load_gives_the_same_model_from_a_folder_a_version_and_an_alias(champion
         assert loaded.tokenizer.encode("a", 5)[-1] == loaded.tokenizer.cls_id
 
 
-def test_load_says_what_is_missing(tmp_path, store):
+def test_load_reports_missing_models(tmp_path, store):
     with pytest.raises(ConfigError, match=r"config\.json"):
         clips_pipeline.load(tmp_path)
-    with pytest.raises(ConfigError, match=r"models:/nobody@champion: MLflow cannot give it"):
+    with pytest.raises(ConfigError, match=r"models:/nobody@champion: MLflow cannot load it"):
         clips_pipeline.load("models:/nobody@champion")
 
 
@@ -176,7 +176,7 @@ def test_importing_the_package_and_its_registry_loads_no_torch():
 
 
 def _without_installed_package() -> str:
-    """Code that makes the editable install and this checkout invisible before anything else runs."""
+    """Return code that hides the editable install and this checkout."""
     source = str(Path(clips_pipeline.__file__).parents[1])
     return (
         "import sys\n"
@@ -186,7 +186,7 @@ def _without_installed_package() -> str:
 
 
 def _imported_by(files: list[str]) -> set[str]:
-    """Distributions that the given source files import by name, at their top or within functions that ran or not."""
+    """Return the distributions that the source files import, at their top or within functions."""
     modules: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):

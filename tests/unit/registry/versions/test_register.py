@@ -1,4 +1,4 @@
-"""Runs, versions, tags and aliases in a real SQLite store."""
+"""Registration in a real SQLite store: runs, versions, tags and aliases."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ def version_of(registration):
     return MlflowClient().get_model_version(registration.name, str(registration.version))
 
 
-def test_a_version_joins_run_metrics_parameters_code_and_data(store, model_folder):
+def test_a_version_has_run_metrics_parameters_code_and_data(store, model_folder):
     with mlflow.start_run() as run:
         mlflow.log_param("train.seed", 3)
     parameters = {"train": {"seed": 3, "model": {"size": "tiny"}}, "long": "x" * 9000, "empty": {}}
@@ -114,7 +114,7 @@ def test_kedros_open_run_is_used_and_left_open(store, model_folder):
         assert MlflowClient().get_run(run.info.run_id).info.status == "RUNNING"
 
 
-def test_another_run_is_continued_beside_kedros_open_one(store, model_folder):
+def test_another_run_is_continued_while_kedros_is_open(store, model_folder):
     with mlflow.start_run() as trained:
         pass
     with mlflow.start_run() as kedro:
@@ -124,13 +124,13 @@ def test_another_run_is_continued_beside_kedros_open_one(store, model_folder):
     assert "caption/scenes/loss" not in MlflowClient().get_run(kedro.info.run_id).data.metrics
 
 
-def test_a_parameter_the_run_has_is_kept_and_the_other_value_warned_about(store, model_folder, caplog):
+def test_logged_parameters_stay_with_a_warning(store, model_folder, caplog):
     with mlflow.start_run() as run:
         mlflow.log_param("seed", 1)
     with caplog.at_level(logging.WARNING, logger="clips_pipeline"):
         register(model_folder, 0.5, "kept", run_id=run.info.run_id, parameters={"seed": 2})
     assert MlflowClient().get_run(run.info.run_id).data.params["seed"] == "1"
-    assert "seed = 1; now it is 2" in caplog.text
+    assert "seed = 1, although it is now 2" in caplog.text
 
 
 def test_unknown_and_deleted_runs_name_the_remedy(store, model_folder):
@@ -156,7 +156,7 @@ def test_nothing_is_registered_from_bad_metrics_or_an_empty_folder(store, model_
     assert MlflowClient().search_registered_models("name='none'") == []
 
 
-def test_a_run_says_which_code_it_began_with_and_what_each_stage_read(store):
+def test_a_run_has_its_git_state_and_the_inputs_of_each_stage(store):
     with mlflow.start_run() as run:
         tag_run(run.info.run_id, LINEAGE.git)
         tag_run(run.info.run_id, GitState("b" * 40, False, "other"))
@@ -171,13 +171,13 @@ def test_a_run_says_which_code_it_began_with_and_what_each_stage_read(store):
     assert facts["parameters"] == {"evaluate": {"split": "test"}}
 
 
-def test_lineage_that_is_not_there_is_named(store, model_folder):
+def test_missing_lineage_is_reported(store, model_folder):
     with pytest.raises(ConfigError, match="no model of this name is registered"):
         load_record("nobody", "1")
     register(model_folder, 0.5, "bare")
-    with pytest.raises(ConfigError, match=r"no version or alias '7'.*it has 1"):
+    with pytest.raises(ConfigError, match=r"no version or alias '7'.*versions: 1"):
         load_record("bare", "7")
-    with pytest.raises(ConfigError, match="its lineage is absent or unreadable"):
+    with pytest.raises(ConfigError, match="its lineage is missing or unreadable"):
         load_record("bare", "1")
 
 
@@ -189,14 +189,14 @@ def test_lineage_that_is_not_there_is_named(store, model_folder):
         replace(LINEAGE, lock={"../../dvc.yaml:train": LINEAGE.lock["evaluate"]}),
     ],
 )
-def test_a_lineage_with_names_that_lead_elsewhere_is_refused(store, model_folder, lineage):
+def test_lineage_with_invalid_names_is_refused(store, model_folder, lineage):
     result = register(model_folder, 0.5, "foreign")
     tag_version("foreign", result.version, lineage, None)
-    with pytest.raises(ConfigError, match="which is no commit, environment or stage"):
+    with pytest.raises(ConfigError, match="which is not a commit, environment or stage"):
         load_record("foreign", str(result.version))
 
 
-def test_the_exported_folder_comes_back_whole(store, model_folder):
+def test_the_exported_folder_is_downloaded_unchanged(store, model_folder):
     register(model_folder, 0.5, "whole")
     folder = fetch_model_folder("models:/whole@champion")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
@@ -204,7 +204,7 @@ def test_the_exported_folder_comes_back_whole(store, model_folder):
     }
 
 
-def test_the_package_holds_no_pickle_and_its_own_code(store, model_folder):
+def test_the_package_contains_code_and_no_pickle(store, model_folder):
     result = register(model_folder, 0.5, "inside")
     root = fetch_model_folder(result.uri).parents[1]
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Runs that a killed process left open, and runs of a start that was refused."""
+"""Runs that a killed process left open, and runs of a refused start."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from clips_pipeline.registry.tracking.runs import OWNER, close_abandoned, delete_if_empty, process_tag
 
 
-def test_only_the_runs_of_processes_that_are_gone_are_closed(store: str) -> None:
+def test_only_runs_of_ended_processes_are_closed(store: str) -> None:
     client = MlflowClient()
     experiment = client.create_experiment("owners")
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -29,7 +29,7 @@ def test_only_the_runs_of_processes_that_are_gone_are_closed(store: str) -> None
     assert set(statuses.values()) == {"RUNNING"}
 
 
-def test_a_refusal_leaves_no_run_and_what_was_measured_stays(store: str) -> None:
+def test_a_refused_start_leaves_no_run_and_runs_with_metrics_stay(store: str) -> None:
     client = MlflowClient()
     experiment = client.create_experiment("refusals")
     empty, measured, parent = (client.create_run(experiment).info.run_id for _ in range(3))

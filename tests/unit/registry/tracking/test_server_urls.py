@@ -1,11 +1,11 @@
-"""Addresses that are shown hold no password."""
+"""Displayed URLs contain no password."""
 
 import pytest
 
 from clips_pipeline.registry.tracking.server import ui_command_or_url, web_url
 
 
-def test_links_carry_no_credentials():
+def test_urls_contain_no_credentials():
     assert web_url("https://user:secret@mlflow.example:8443/base/") == "https://mlflow.example:8443/base"
     assert web_url("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
     for uri in ("sqlite:///mlruns/mlflow.db", "file:///x", "databricks", "javascript://x"):
@@ -21,6 +21,6 @@ def test_links_carry_no_credentials():
         ("https://me:hush@mlflow.example/base", "https://mlflow.example/base"),
     ],
 )
-def test_a_store_is_opened_by_a_command_and_a_server_by_its_address(uri, shown):
+def test_stores_have_a_command_and_servers_a_url(uri, shown):
     assert shown in ui_command_or_url(uri)
     assert "hush" not in ui_command_or_url(uri)
