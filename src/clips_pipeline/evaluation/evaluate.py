@@ -129,8 +129,7 @@ def evaluate_records(
         cache: embedding cache of this model.
 
     Raises:
-        ConfigError: there are no samples, the number of samples or captions is unexpected, only some samples have captions, no
-            metric can be computed, or a metric is NaN or infinite.
+        ConfigError: no samples, unexpected numbers of samples or captions, captions of only some samples, or no valid metric.
     """
     encode_texts: EncodeTexts = partial(cache.embed_texts, embedder.texts)
     name = (

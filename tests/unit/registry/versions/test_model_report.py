@@ -53,7 +53,7 @@ def test_the_first_version_is_not_compared(store, model_folder, prepared, tmp_pa
     registration, items = registered(model_folder, 10, "alone")
     html = report(registration, items, prepared, tmp_path / "report.html")
     assert "<h1>alone, version 1</h1>" in html
-    assert "It is the champion.</strong> <bdi>First champion" in html
+    assert "Promoted to champion.</strong> <bdi>First champion" in html
     assert "This version was the first champion" in html
     assert "won : lost" not in html
     assert "report.html" in {file.path for file in MlflowClient().list_artifacts(registration.run_id)}
@@ -74,7 +74,7 @@ def test_the_winner_is_compared_with_the_champion_it_beat(store, model_folder, p
     assert "abc123" in html
     # The first finding of the data health report.
     assert "<script>" not in html
-    assert "of what the source offered cannot be used" in html
+    assert "of the samples of the source are unusable" in html
 
 
 def test_results_on_other_images_are_reported_and_not_compared(store, model_folder, prepared, tmp_path):
