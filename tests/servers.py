@@ -160,9 +160,9 @@ def http_server(folder: Path, hang_s: float = 30.0) -> Iterator[HttpServer]:
             """Write status and headers; return the corresponding bytes."""
             content = (folder / name).read_bytes()
             part = content[:length]
-            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if asked and state.ranges:
-                begin, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+            byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if byte_range and state.ranges:
+                begin, end = int(byte_range[1]), min(int(byte_range[2] or len(content)), len(content) - 1)
                 part = content[begin : end + 1]
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {begin}-{end}/{len(content)}")

@@ -31,7 +31,9 @@ def validate_record(
         return Skip(records.EMPTY_SYNTHETIC_CAPTION, record.key, "no long caption")
     if record.extension not in records.IMAGE_EXTENSIONS:
         names = ", ".join(records.IMAGE_EXTENSIONS)
-        return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is none of {names}; convert the file")
+        return Skip(
+            records.UNSUPPORTED_IMAGE, record.key, f"{record.extension!r} is not one of {names}; convert the file"
+        )
     if not record.image:
         return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
     try:

@@ -213,7 +213,7 @@ def parse_json(members: Members) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"its JSON does not parse: {error}")) from None
     if not isinstance(facts, dict):
-        raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is no object"))
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is not an object"))
     return facts
 
 
@@ -224,7 +224,7 @@ def _caption(members: Members, facts: dict[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is no text"))
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is not text"))
     try:
         # JSON can encode lone surrogates, which no tokenizer accepts.
         value.encode()

@@ -128,9 +128,9 @@ def _json_row(entry: Any, number: int, fields: CaptionFields) -> CaptionRow:
     captions = entry.get(fields.captions, [])
     web, synthetic = entry.get(fields.caption), entry.get(fields.long_caption)
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        return CaptionRow(image, fault=f"{fields.captions!r} is no list of texts")
+        return CaptionRow(image, fault=f"{fields.captions!r} is not a list of texts")
     if not all(text is None or isinstance(text, str) for text in (web, synthetic)):
-        return CaptionRow(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is no text")
+        return CaptionRow(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is not text")
     return _make_row(fields, image, web, synthetic, tuple(captions), entry.get(fields.label), entry.get(fields.score))
 
 
