@@ -177,7 +177,7 @@ def test_an_interrupted_study_resumes_and_trains_nothing_twice(project: Path) ->
     assert len(results) == 5
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     shown = project / "data/smoke/08_reporting/study"
-    assert f"read what came out:\n  {shown / 'README.md'}\n" in said
+    assert f"read the study summary:\n  {shown / 'README.md'}\n" in said
     rows = (shown / "runs.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     assert "## Shorter web captions" in (shown / "README.md").read_text()

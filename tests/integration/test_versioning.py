@@ -159,7 +159,7 @@ def test_a_version_is_restored_with_code_data_and_parameters(project: Path, tmp_
     assert (folder / "src/clips_pipeline/pipelines/evaluate/new.py").exists() == (version == 2)
     (folder / METRICS).unlink()
     # The clone's MLflow does not have the model's run.
-    assert "is not on" in run(folder, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
+    assert "does not exist at" in run(folder, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
     assert (folder / METRICS).read_bytes() == (project.parent / f"metrics-{version}.json").read_bytes()
     assert is_clean(folder)
 
@@ -169,7 +169,7 @@ def test_a_failed_restore_names_the_reason_and_leaves_nothing(project: Path, tmp
         return run(project, "kedro", "lineage", "restore", version, str(folder), "--env", "smoke", status=2)
 
     assert "no version or alias '9'" in refused("9", tmp_path / "a")
-    assert "it has 1, 2, 3" in refused("nobody", tmp_path / "a")
+    assert "versions: 1, 2, 3" in refused("nobody", tmp_path / "a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
     assert "not an empty folder" in refused("1", tmp_path / "full")
@@ -196,6 +196,6 @@ def test_a_fresh_clone_pulls_from_s3_and_evaluates_to_the_same_bytes(project: Pa
         run(clone, "dvc", "pull", STAGES)
         assert is_clean(clone)
         (clone / METRICS).unlink()
-        assert "is not on" in run(clone, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
+        assert "does not exist at" in run(clone, "kedro", "run", "--env", "smoke", "--pipelines", "evaluate")
         assert (clone / METRICS).read_bytes() == (project.parent / "metrics-3.json").read_bytes()
         assert is_clean(clone)
