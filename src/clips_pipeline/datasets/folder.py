@@ -1,4 +1,4 @@
-"""Catalog types for files and folders that nodes write themselves: the catalog defines the path, and nodes pass the path.
+"""Catalog types for files and folders that nodes write themselves: the catalog defines the path, nodes pass it on.
 
 A node that makes the entry NAME takes the entry `paths`, writes to `paths[NAME]` and returns that path, which the entry
 NAME (a `PathDataset`) checks. A node that reads NAME receives the path. `ProjectHooks` adds `paths` to the catalog.

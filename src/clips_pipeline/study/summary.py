@@ -19,7 +19,7 @@ _EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@
 
 
 def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
-    """Return one table per comparison; a method comparison has a second one with recall in both directions and zero-shot accuracy.
+    """Return one table per comparison; method comparisons have a second one with all recalls and zero-shot accuracy.
 
     Args:
         lines: means over seeds of `metric`, from `aggregate_seeds`.

@@ -111,7 +111,7 @@ def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
 
 
 def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | None:
-    """Return the patch that `git apply` needs to turn the commit into this checkout, with new files; `outputs` as in `git_state`.
+    """Return the patch that turns the commit into this checkout with `git apply`; `outputs` as in `git_state`.
 
     Returns:
         empty where nothing differs; None where the changed files are larger than `PATCH_LIMIT_BYTES`.

@@ -1,11 +1,10 @@
-"""The aliases `champion` and `challenger` of a registered model: which versions have them and why, and who had them before.
+"""The aliases `champion` and `challenger` of a registered model: who has them and why, and who had them before.
 
 Tags of a version: `gate.decision` (`promoted`, `kept` or `rolled back`), `gate.reason`, `gate.figures`, `gate.against`
-    (the
-champion it was compared with) and `gate.time`; a version that became champion also has `champion.before`. MLflow has no
-locks. Two registrations at the same time may both find the same champion, and both beat it. So a process that has set
-the alias looks for such concurrent versions afterwards, and the best of them gets the alias. All processes read the
-same tags and come to the same result.
+(the champion it was compared with) and `gate.time`; a version that became champion also has `champion.before`.
+MLflow has no locks. Two registrations at the same time may both find the same champion, and both beat it. So a process
+that has set the alias looks for such concurrent versions afterwards, and the best of them gets the alias. All processes
+read the same tags and come to the same result.
 """
 
 import logging

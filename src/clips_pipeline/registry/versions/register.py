@@ -124,7 +124,7 @@ def register_model(
 
 
 def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
-    """Log nested parameters as `a.b.c`. Parameters that the run already has stay, with a warning where the value differs.
+    """Log nested parameters as `a.b.c`. Parameters that the run already has stay; a different value gives a warning.
 
     MLflow cannot change a parameter, and the values logged during the training are the ones that made the model.
     """
