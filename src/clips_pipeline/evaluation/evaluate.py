@@ -96,8 +96,8 @@ def evaluate_model(
     metrics, chance = on_entries.metrics, on_entries.chance
     if config.probe_samples:
         right = probe(embedder, shards, config.split, config.probe_samples, remote, cache)
-        learned = [index.split_version(name) for name in ("train", "validation")]
-        add_probe_results(result.per_item, *right, _digest([config.probe_samples, *learned]))
+        train_versions = [index.split_version(name) for name in ("train", "validation")]
+        add_probe_results(result.per_item, *right, _digest([config.probe_samples, *train_versions]))
         names = ("linear_accuracy@1", "knn_accuracy@1")
         items = items_from_rows(result.per_item)
         metrics |= {f"probe/{config.set_name}/{name}": items.metrics[f"probe/{name}"].value() for name in names}
@@ -135,62 +135,73 @@ def evaluate_records(
     name = (
         f"images {cache.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
     )
-    found = ImagePass.from_arrays(
+    image_pass = ImagePass.from_arrays(
         cache.load_or_compute(name, lambda: run_image_pass(embedder, read(), config).to_arrays())
     )
-    if not found.keys:
+    if not image_pass.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
-    check_missing_captions(config, found.keys, found.owners)
-    check_missing_captions(config, found.keys, found.long_owners, "long")
-    check_expected_sizes(config, len(found.keys), len(found.texts))
-    image_NE = np.concatenate(found.embeddings)
+    check_missing_captions(config, image_pass.keys, image_pass.owners)
+    check_missing_captions(config, image_pass.keys, image_pass.long_owners, "long")
+    check_expected_sizes(config, len(image_pass.keys), len(image_pass.texts))
+    image_NE = np.concatenate(image_pass.embeddings)
     chance: dict[str, float] = {}
-    ranked: dict[str, RetrievalResult] = {}
-    for kind, texts, owners in (
-        ("retrieval", found.texts, found.owners),
-        ("retrieval_long", found.long_texts, found.long_owners),
-    ):
-        if texts:
-            name = f"{kind}/{config.set_name}"
-            ranked[kind] = rank_captions(name, image_NE, texts, owners, encode_texts)
-            chance |= _keyed(name, chance_recall(ranked[kind].owners, len(image_NE)))
+    retrievals = _rank_captions(encode_texts, image_NE, image_pass, config.set_name)
+    for kind, retrieval in retrievals.items():
+        chance |= _keyed(f"{kind}/{config.set_name}", chance_recall(retrieval.owners, len(image_NE)))
 
-    zero_shot, confused = _zero_shot(encode_texts, image_NE, found.labels, classes)
+    zero_shot, confusion_counts = _zero_shot(encode_texts, image_NE, image_pass.labels, classes)
     if classes is not None and zero_shot:
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 
     # Teacher forcing makes the task easier: the loss gets a key of its own, since the two must not be compared.
     captioner = embedder.model.config.captioner if isinstance(embedder, Embedder) else None
-    forced = captioner is not None and captioner.inputs == "tokens"
-    if isinstance(embedder, Embedder) and any(found.tokens):
-        name = f"caption/{config.set_name}/{'teacher_forced_loss' if forced else 'loss'}"
+    teacher_forced = captioner is not None and captioner.inputs == "tokens"
+    if isinstance(embedder, Embedder) and any(image_pass.tokens):
+        name = f"caption/{config.set_name}/{'teacher_forced_loss' if teacher_forced else 'loss'}"
         # Loss of a uniform distribution over the vocabulary.
         chance[name] = float(np.log(embedder.tokenizer.vocab_size))
     scores: list[CaptionScore] = []
-    if found.written:
-        scores = score_captions(found.written, found.references)
+    if image_pass.written:
+        scores = score_captions(image_pass.written, image_pass.references)
         # Chance level: score each caption against the references of the next image.
-        others = [*found.references[1:], found.references[0]]
-        chance |= _keyed(f"caption/{config.set_name}", corpus_scores(score_captions(found.written, others)))
-    settings: dict[str, Any] = {"teacher_forced": forced}
+        others = [*image_pass.references[1:], image_pass.references[0]]
+        chance |= _keyed(f"caption/{config.set_name}", corpus_scores(score_captions(image_pass.written, others)))
+    settings: dict[str, Any] = {"teacher_forced": teacher_forced}
     if scores:
         settings["caption_references"] = config.caption_references
     if classes is not None and zero_shot:
         settings["zero_shot_terms"] = _digest(to_mapping(classes))
-    rows = _item_rows(found, ranked, zero_shot, scores, settings)
-    measured = items_from_rows(rows).values()
+    rows = _item_rows(image_pass, retrievals, zero_shot, scores, settings)
+    values = items_from_rows(rows).values()
     if classes is not None and len(classes.names) < TOP5_FROM_CLASSES:
-        measured.pop("zero_shot/accuracy@5", None)
-    if not measured:
+        values.pop("zero_shot/accuracy@5", None)
+    if not values:
         raise ConfigError(
             f"evaluate: the {config.split} split has neither captions nor class labels, so no metric can be computed; prepare a "
             "set that has them"
         )
-    metrics = {full_key(name, config.set_name): value for name, value in measured.items()}
-    names = [None if label is None or classes is None else classes.names[label] for label in found.labels]
-    plain = ReportData(config.set_name, chance, confusion=confused)
-    shown = select_examples(plain, found, names, image_NE, ranked.get("retrieval"), embedder, read, config.examples)
+    metrics = {full_key(name, config.set_name): value for name, value in values.items()}
+    names = [None if label is None or classes is None else classes.names[label] for label in image_pass.labels]
+    report_data = ReportData(config.set_name, chance, confusion=confusion_counts)
+    shown = select_examples(
+        report_data, image_pass, names, image_NE, retrievals.get("retrieval"), embedder, read, config.examples
+    )
     return EvaluationResult(config.set_name, metrics, rows, shown)
+
+
+def _rank_captions(
+    encode_texts: EncodeTexts, image_NE: FloatArray, image_pass: ImagePass, set_name: str
+) -> dict[str, RetrievalResult]:
+    """Return retrieval results by kind, for the kinds of captions that the samples have."""
+    texts_and_owners = {
+        "retrieval": (image_pass.texts, image_pass.owners),
+        "retrieval_long": (image_pass.long_texts, image_pass.long_owners),
+    }
+    return {
+        kind: rank_captions(f"{kind}/{set_name}", image_NE, texts, owners, encode_texts)
+        for kind, (texts, owners) in texts_and_owners.items()
+        if texts
+    }
 
 
 def _zero_shot(
@@ -202,13 +213,14 @@ def _zero_shot(
         return {}, None
     class_CE = class_embeddings(encode_texts, classes.names, classes.templates)
     label_N = np.array(list(label_of.values()))
-    rank_N, found_N = classify(image_NE[list(label_of)], class_CE, label_N)
-    return {i: int(rank) for i, rank in zip(label_of, rank_N, strict=True)}, confusion(label_N, found_N, classes.names)
+    rank_N, predicted_N = classify(image_NE[list(label_of)], class_CE, label_N)
+    rank_of = {i: int(rank) for i, rank in zip(label_of, rank_N, strict=True)}
+    return rank_of, confusion(label_N, predicted_N, classes.names)
 
 
 def _item_rows(
-    found: ImagePass,
-    ranked: Mapping[str, RetrievalResult],
+    image_pass: ImagePass,
+    retrievals: Mapping[str, RetrievalResult],
     zero_shot: Mapping[int, int],
     scores: Sequence[CaptionScore],
     settings: Mapping[str, Any],
@@ -216,10 +228,10 @@ def _item_rows(
     """Return one row per image. Apart from the columns that are always there, metrics not computed have no column.
 
     Args:
-        found: results of the image pass over N images.
-        ranked: retrieval results by kind.
+        image_pass: results of the image pass over N images.
+        retrievals: retrieval results by kind.
         zero_shot: image number to rank.
-        scores: scores of the written captions, in the order of `found.captioned`.
+        scores: scores of the written captions, in the order of `image_pass.captioned`.
         settings: columns with the settings of metrics, the same for all images.
     """
     rows: list[ItemRow] = [
@@ -234,10 +246,10 @@ def _item_rows(
             **settings,
         }
         for i, (key, label, nats, tokens) in enumerate(
-            zip(found.keys, found.labels, found.nats, found.tokens, strict=True)
+            zip(image_pass.keys, image_pass.labels, image_pass.nats, image_pass.tokens, strict=True)
         )
     ]
-    for kind, retrieval in ranked.items():
+    for kind, retrieval in retrievals.items():
         prefix = "long_" if kind == "retrieval_long" else ""
         for row, rank in zip(rows, retrieval.ranks.image_to_text.tolist(), strict=True):
             row[f"{prefix}image_to_text_rank"] = None if rank == NO_CAPTION else rank
@@ -245,7 +257,7 @@ def _item_rows(
         for owner, rank in zip(retrieval.owners.tolist(), retrieval.ranks.text_to_image.tolist(), strict=True):
             rows[owner][f"{prefix}text_to_image_ranks"].append(rank)
     if scores:
-        of_image = dict(zip(found.captioned, scores, strict=True))
+        of_image = dict(zip(image_pass.captioned, scores, strict=True))
         for i, row in enumerate(rows):
             for one in fields(CaptionScore):
                 value = getattr(of_image[i], one.name) if i in of_image else None

@@ -29,7 +29,7 @@ SHOWN = 5
 
 def select_examples(
     plain: ReportData,
-    found: ImagePass,
+    image_pass: ImagePass,
     classes: Sequence[str | None],
     image_NE: FloatArray,
     retrieval: RetrievalResult | None,
@@ -41,7 +41,7 @@ def select_examples(
 
     Args:
         plain: report data without these fields.
-        found: results of the image pass over N images.
+        image_pass: results of the image pass over N images.
         classes: class names of the N images, None for images without a class.
         image_NE: image embeddings.
         retrieval: retrieval results; None without captions.
@@ -50,9 +50,9 @@ def select_examples(
         count: number of examples of each kind.
     """
     if retrieval is None:
-        return replace(plain, embedding_map=embedding_map(image_NE, None, None, found.keys, classes))
+        return replace(plain, embedding_map=embedding_map(image_NE, None, None, image_pass.keys, classes))
     text_ME, owner_M, ranks = retrieval.embeddings, retrieval.owners, retrieval.ranks
-    plain = replace(plain, embedding_map=embedding_map(image_NE, text_ME, owner_M, found.keys, classes))
+    plain = replace(plain, embedding_map=embedding_map(image_NE, text_ME, owner_M, image_pass.keys, classes))
     if not count:
         return plain
     # Images without captions are not queries.
@@ -65,24 +65,24 @@ def select_examples(
     owners = (int(owner_M[j]) for j in best_images)
     wanted = {*even_images, *worst_images, *chain.from_iterable(best_images.values()), *owners}
     records = {i: record for i, record in enumerate(read()) if i in wanted}
-    pictures = {i: ReportImage.of(record) for i, record in records.items()}
+    images = {i: ReportImage.of(record) for i, record in records.items()}
 
     def image(i: int) -> ImageExample:
         captions = tuple((retrieval.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))
         truth = tuple(retrieval.texts[j] for j in np.flatnonzero(owner_M == i))
-        return ImageExample(pictures[i], int(ranks.image_to_text[i]), captions, truth)
+        return ImageExample(images[i], int(ranks.image_to_text[i]), captions, truth)
 
     def caption(j: int) -> CaptionExample:
-        best = tuple((pictures[i], bool(owner_M[j] == i)) for i in best_images[j])
-        return CaptionExample(retrieval.texts[j], int(ranks.text_to_image[j]), best, pictures[int(owner_M[j])])
+        best = tuple((images[i], bool(owner_M[j] == i)) for i in best_images[j])
+        return CaptionExample(retrieval.texts[j], int(ranks.text_to_image[j]), best, images[int(owner_M[j])])
 
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
             example = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
-            loss = found.nats[i] / found.tokens[i] if found.tokens[i] else None
+            loss = image_pass.nats[i] / image_pass.tokens[i] if image_pass.tokens[i] else None
             captioned.append(
-                CaptioningExample(pictures[i], example.web, example.synthetic, example.at_once, example.beam, loss)
+                CaptioningExample(images[i], example.web, example.synthetic, example.at_once, example.beam, loss)
             )
     return replace(
         plain,

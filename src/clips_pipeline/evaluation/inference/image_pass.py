@@ -80,25 +80,25 @@ def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: E
     Raises:
         ConfigError: an image cannot be decoded.
     """
-    found = ImagePass()
+    image_pass = ImagePass()
     for batch in iterate_batches(records, embedder.batch_size):
         for record in batch:
             texts = retrieval_texts(record)
-            found.texts += texts
-            found.owners += [len(found.keys)] * len(texts)
+            image_pass.texts += texts
+            image_pass.owners += [len(image_pass.keys)] * len(texts)
             if config.long_captions and record.synthetic_caption.strip():
-                found.long_texts.append(record.synthetic_caption)
-                found.long_owners.append(len(found.keys))
-            found.keys.append(record.key)
-            found.labels.append(record.label)
+                image_pass.long_texts.append(record.synthetic_caption)
+                image_pass.long_owners.append(len(image_pass.keys))
+            image_pass.keys.append(record.key)
+            image_pass.labels.append(record.label)
         images_BCHW = embedder.stack(_decode(record) for record in batch)
-        found.embeddings.append(embedder.image_batch(images_BCHW))
+        image_pass.embeddings.append(embedder.image_batch(images_BCHW))
         if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
-            _caption_batch(embedder, embedder.model.config.captioner, batch, images_BCHW, config, found)
+            _caption_batch(embedder, embedder.model.config.captioner, batch, images_BCHW, config, image_pass)
         else:
-            found.nats += [0.0] * len(batch)
-            found.tokens += [0] * len(batch)
-    return found
+            image_pass.nats += [0.0] * len(batch)
+            image_pass.tokens += [0] * len(batch)
+    return image_pass
 
 
 def _caption_batch(
@@ -107,9 +107,9 @@ def _caption_batch(
     batch: Sequence[Record],
     images_BCHW: Tensor,
     config: EvaluationConfig,
-    found: ImagePass,
+    image_pass: ImagePass,
 ) -> None:
-    """Add the caption losses of a batch and the captions written for it to `found`."""
+    """Add the caption losses of a batch and the captions written for it to `image_pass`."""
     lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
     reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
     rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
@@ -118,19 +118,19 @@ def _caption_batch(
     nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
     # An image without a synthetic caption has no target.
     has_B = torch.tensor([bool(record.synthetic_caption.strip()) for record in batch], device=nats_B.device)
-    found.nats += (nats_B * has_B).tolist()
-    found.tokens += (tokens_B * has_B).tolist()
+    image_pass.nats += (nats_B * has_B).tolist()
+    image_pass.tokens += (tokens_B * has_B).tolist()
     human = config.caption_references == "human"
     texts = [record.captions if human else (record.synthetic_caption,) for record in batch]
     references = [[text for text in of_image if text.strip()] for of_image in texts]
     scored_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
     if config.captioning and captioner.inputs == "queries" and scored_B.any():
-        first = len(found.keys) - len(batch)
-        found.captioned += [first + i for i, texts in enumerate(references) if texts]
-        found.written += decode_captions_parallel(
+        first = len(image_pass.keys) - len(batch)
+        image_pass.captioned += [first + i for i, texts in enumerate(references) if texts]
+        image_pass.written += decode_captions_parallel(
             embedder.model, images_BCHW[scored_B], web_ids_BL[scored_B], embedder.tokenizer
         )
-        found.references += [texts for texts in references if texts]
+        image_pass.references += [texts for texts in references if texts]
 
 
 def _decode(record: Record) -> Image.Image:

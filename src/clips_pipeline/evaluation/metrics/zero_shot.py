@@ -126,18 +126,18 @@ def chance_accuracy(classes: int) -> dict[str, float]:
     return chance
 
 
-def confusion(label_N: npt.NDArray[Any], found_N: npt.NDArray[Any], names: Sequence[str]) -> Confusion:
+def confusion(label_N: npt.NDArray[Any], predicted_N: npt.NDArray[Any], names: Sequence[str]) -> Confusion:
     """Count images by class and predicted class.
 
     Args:
         label_N: right classes.
-        found_N: predicted classes.
+        predicted_N: predicted classes.
         names: names of all classes.
     """
     images = Counter(label_N.tolist())
     # Of classes with equally many images, show the first ones.
     shown = sorted(sorted(images, key=lambda label: (-images[label], label))[:MOST_CLASSES])
-    pairs = Counter(zip(label_N.tolist(), found_N.tolist(), strict=True))
+    pairs = Counter(zip(label_N.tolist(), predicted_N.tolist(), strict=True))
     rows = []
     for label in shown:
         row = [pairs[label, other] for other in shown]
