@@ -86,13 +86,13 @@ def read_entries(config: CompositionalityConfig) -> Entries:
 
 
 def measure_compositionality(
-    embedder: TowerEmbedder, read: Entries, cache: EmbeddingCache = NO_CACHE
+    embedder: TowerEmbedder, sets: Entries, cache: EmbeddingCache = NO_CACHE
 ) -> CompositionalityResult:
     """Evaluate the sets that have entries.
 
     Args:
         embedder: the model.
-        read: entries of the sets.
+        sets: entries of the sets.
         cache: embedding cache of this model.
 
     Raises:
@@ -105,18 +105,18 @@ def measure_compositionality(
         found = cache.load_or_compute(name, lambda: {"embeddings": embedder.images(_open_images(paths))})
         return np.asarray(found["embeddings"])
 
-    def texts(wanted: Sequence[str]) -> FloatArray:
-        return cache.embed_texts(embedder.texts, wanted)
+    def texts(captions: Sequence[str]) -> FloatArray:
+        return cache.embed_texts(embedder.texts, captions)
 
-    if read.sugarcrepe:
+    if sets.sugarcrepe:
         # The digest covers entries and image bytes, since results on other files must not be compared.
         image_of = functools.cache(_file_digest)
         version = _digest(
             [subset, e.name, image_of(e.image), e.right, e.wrong]
-            for subset, entries in read.sugarcrepe.items()
+            for subset, entries in sets.sugarcrepe.items()
             for e in entries
         )
-        for subset, entries in read.sugarcrepe.items():
+        for subset, entries in sets.sugarcrepe.items():
             hit_N = sugarcrepe_hits(
                 images(f"sugarcrepe {version} {subset}", [entry.image for entry in entries]),
                 texts([entry.right for entry in entries]),
@@ -125,8 +125,8 @@ def measure_compositionality(
             for entry, right in zip(entries, hit_N.tolist(), strict=True):
                 of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
                 rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
-        chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*read.sugarcrepe, "mean")}
-    if entries_W := read.winoground:
+        chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*sets.sugarcrepe, "mean")}
+    if entries_W := sets.winoground:
         version = _digest([_file_digest(first), _file_digest(second), a, b] for first, second, a, b in entries_W)
         text, image = winoground_hits(
             images(f"winoground {version} first", [entry[0] for entry in entries_W]),
@@ -150,7 +150,7 @@ def measure_compositionality(
 
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
     """Return (N,) whether the right caption is more similar to its image than the wrong one."""
-    return _nearer(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
+    return _is_greater(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
 
 
 def winoground_hits(
@@ -167,8 +167,8 @@ def winoground_hits(
     first_a, first_b = _dot(first_NE, a_NE), _dot(first_NE, b_NE)
     second_a, second_b = _dot(second_NE, a_NE), _dot(second_NE, b_NE)
     return (
-        _nearer(first_a, first_b) & _nearer(second_b, second_a),
-        _nearer(first_a, second_a) & _nearer(second_b, first_b),
+        _is_greater(first_a, first_b) & _is_greater(second_b, second_a),
+        _is_greater(first_a, second_a) & _is_greater(second_b, first_b),
     )
 
 
@@ -176,7 +176,7 @@ def _dot(a_NE: FloatArray, b_NE: FloatArray) -> FloatArray:
     return np.asarray((a_NE * b_NE).sum(axis=1))
 
 
-def _nearer(a_N: FloatArray, b_N: FloatArray) -> Flags:
+def _is_greater(a_N: FloatArray, b_N: FloatArray) -> Flags:
     return np.asarray(a_N > b_N + TIE_TOLERANCE)
 
 
