@@ -94,7 +94,7 @@ def facts(texts: list[str], champion: int | None = 10, found: int = 30) -> Model
             {"step": 2 * i, "samples": 32 * i, "loss_contrastive": 3 - i / 99, "logit_scale": 14.0, "nothing": None}
             for i in range(1, 40)
         ],
-        "<p>Nothing stands out.</p>",
+        "<p>No findings.</p>",
         [Link(foreign, None, foreign)],
         [Link(foreign, "http://127.0.0.1:5000/#/runs/1"), Link("bad", f"javascript:{foreign}", "")],
         [(foreign, foreign)],
