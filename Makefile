@@ -113,7 +113,7 @@ drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same we
 	$(BIN)/pytest -s -m slow tests/drills/test_kill_resume.py
 
 .PHONY: golden-curve
-golden-curve: $(STAMP) ## write the golden loss curve anew, where it changes on purpose
+golden-curve: $(STAMP) ## write the golden loss curve, after an intended change
 	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
 
 .PHONY: golden-formats
@@ -163,7 +163,7 @@ distclean: clean ## clean, and remove .venv too
 # The stamp is touched last, so an installation that was cut short is done again, and one that is complete costs nothing.
 # uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,
 # pip installs the same locked set (the lock is complete, so pip need not resolve anything). Both check every hash.
-# Compiled now, because containers often forbid Python to do so later, and then every start compiles 5,000 modules anew.
+# Compiled now, because containers often forbid Python to do so later, and then every start compiles 5,000 modules.
 $(STAMP): pyproject.toml requirements.lock
 	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
 	  for candidate in $$(type -aP python3.11 python3 python); do \

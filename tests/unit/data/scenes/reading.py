@@ -19,7 +19,7 @@ COLORS_BY_WORD = _plain_word_of(COLOR_WORDS)
 TEXTURES_BY_WORD = _plain_word_of(TEXTURE_WORDS)
 SIZES_BY_WORD = _plain_word_of(SIZE_WORDS)
 _PHRASE = re.compile(
-    rf"\b(?:(?P<size>{_pattern_of(SIZES_BY_WORD)}) )?(?:(?P<colour>{_pattern_of(COLORS_BY_WORD)}) )?"
+    rf"\b(?:(?P<size>{_pattern_of(SIZES_BY_WORD)}) )?(?:(?P<color>{_pattern_of(COLORS_BY_WORD)}) )?"
     rf"(?:(?P<texture>{_pattern_of(TEXTURES_BY_WORD)}) )?(?P<kind>{_pattern_of(KINDS_BY_WORD)})\b"
 )
 
@@ -37,7 +37,7 @@ class ThingWords:
 def named_things(text: str) -> list[ThingWords]:
     found = []
     for match in _PHRASE.finditer(text.lower()):
-        size, color, texture = match["size"], match["colour"], match["texture"]
+        size, color, texture = match["size"], match["color"], match["texture"]
         found.append(
             ThingWords(
                 KINDS_BY_WORD[match["kind"]],

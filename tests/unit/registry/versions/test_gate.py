@@ -105,7 +105,7 @@ PER_CLASS = "zero_shot/some/mean_per_class_accuracy@1"
 CREPE = "sugarcrepe/mean/accuracy"
 
 
-def labelled(right: int) -> ItemResults:
+def labeled(right: int) -> ItemResults:
     """Ninety images of class 0, all correct, and ten of class 1, some of them correct."""
     nothing = {"image_to_text_rank": None, "text_to_image_ranks": [], "caption_nats": 0.0, "caption_tokens": 0}
     return items_from_rows(
@@ -123,7 +123,7 @@ def crepe(right: int) -> ItemResults:
 
 
 @pytest.mark.parametrize(
-    ("metric", "few", "many"), [(PER_CLASS, labelled(2), labelled(9)), (CREPE, crepe(50), crepe(65))]
+    ("metric", "few", "many"), [(PER_CLASS, labeled(2), labeled(9)), (CREPE, crepe(50), crepe(65))]
 )
 def test_any_metric_may_decide_and_have_a_floor(metric, few, many):
     """A rare class decides by its images, SugarCrepe by its entries; floors of both compare only the numbers."""
