@@ -17,7 +17,7 @@ from clips_pipeline.training import cost
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning.config import Dimension, SearchConfig, StudyStorageConfig
-from clips_pipeline.tuning.study import SearchResult, search
+from clips_pipeline.tuning.search import SearchResult, search
 from clips_pipeline.tuning.trial import SearchContext
 
 BATCH = 8

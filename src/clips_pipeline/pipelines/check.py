@@ -60,6 +60,6 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         check_model(from_mapping(TrainConfig, stage, "finetune.train"), 0)
     if "search" in configs:
         # Imported here: it loads Optuna.
-        from clips_pipeline.tuning.study import check_search
+        from clips_pipeline.tuning.search import check_search
 
         check_search(configs["search"], groups["train"])

@@ -1,3 +1,3 @@
 """Hyperparameter search with Optuna: search space, study, trial queue, one trial, storage, figures and summary."""
 
-__all__ = ["config", "figures", "open_study", "search_space", "storage", "study", "summary", "trial", "trial_queue"]
+__all__ = ["config", "figures", "open_study", "search", "search_space", "storage", "summary", "trial", "trial_queue"]

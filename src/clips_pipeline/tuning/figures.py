@@ -23,7 +23,7 @@ def figures(study: optuna.Study, table: pd.DataFrame, config: SearchConfig) -> d
 
     Args:
         study: the Optuna study.
-        table: table of its trials, from `study.trials_table`.
+        table: table of its trials, from `search.trials_table`.
         config: configuration of the search.
     """
     finished = table[table["state"] == "complete"]

@@ -4,7 +4,7 @@ import math
 
 from clips_pipeline.reports.page import environment
 from clips_pipeline.tuning.config import SearchConfig
-from clips_pipeline.tuning.study import SearchResult
+from clips_pipeline.tuning.search import SearchResult
 
 _MIN_TRIALS_FOR_IMPORTANCE = 20
 _Z95 = 1.96

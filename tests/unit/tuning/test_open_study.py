@@ -17,8 +17,8 @@ from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SamplerConfig, SearchConfig, StudyStorageConfig
 from clips_pipeline.tuning.open_study import PARENT, open_study, sampler
+from clips_pipeline.tuning.search import check_search
 from clips_pipeline.tuning.storage import StudyStorage, open_storage
-from clips_pipeline.tuning.study import check_search
 from clips_pipeline.tuning.trial import last_error
 
 SPACE = {

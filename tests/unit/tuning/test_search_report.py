@@ -13,8 +13,8 @@ from clips_pipeline.pipelines.search.pipeline import FIGURES as PIPELINE_FIGURES
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import FIGURES, figures, importances, pareto_front, with_cost_objective
+from clips_pipeline.tuning.search import SearchResult, best_trial, trials_table
 from clips_pipeline.tuning.search_space import suggest
-from clips_pipeline.tuning.study import SearchResult, best_trial, trials_table
 from clips_pipeline.tuning.summary import margin_of_error, summary
 
 CONFIG = SearchConfig()

@@ -33,7 +33,8 @@ def search(
     # Imported here: MLflow and Optuna take seconds to import.
     from clips_pipeline.registry.tracking import trial_runs
     from clips_pipeline.registry.tracking.runs import active_run_id
-    from clips_pipeline.tuning import figures, search_space, study, summary, trial
+    from clips_pipeline.tuning import figures, search_space, summary, trial
+    from clips_pipeline.tuning.search import search as run_search
 
     def build_spec(trial_parameters: dict[str, Any], trial_folder: Path) -> Any:
         train = typed("train", trial_parameters)
@@ -48,7 +49,7 @@ def search(
 
     config, folder, report = typed("search", parameters), paths["search_folder"], paths["search_report"]
     options = remote.storage.options
-    result = study.search(
+    result = run_search(
         trial.SearchContext(config, train_parameters, build_spec, estimate_cost, trial_runs.child_run, folder, options),
         credentials=credentials,
         parent_run_id=active_run_id(),
