@@ -15,9 +15,9 @@ from tests.integration.conftest import SpecOf
 from tests.servers import wait_for
 
 from clips_pipeline.training.events.event_log import Event, read_all
-from clips_pipeline.training.launch.exit_status import RANK_MODULE
 from clips_pipeline.training.launch.interrupt import INTERRUPTED
 from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.launch.result import RANK_MODULE
 from clips_pipeline.training.run_spec import RunSpec
 
 pytestmark = pytest.mark.slow

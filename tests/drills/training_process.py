@@ -14,10 +14,10 @@ from tests.conftest import REPOSITORY
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.training.events.event_log import Event, read_all
-from clips_pipeline.training.launch.exit_status import TrainingInterruptedError, TrainingResult
 from clips_pipeline.training.launch.heartbeat import read_heartbeats
 from clips_pipeline.training.launch.interrupt import INTERRUPTED
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.launch.result import TrainingInterruptedError, TrainingResult
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 

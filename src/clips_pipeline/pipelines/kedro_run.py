@@ -23,7 +23,7 @@ from clips_pipeline.pipelines.finetune.pipeline import FINETUNED_NAMES, FINETUNE
 from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
 from clips_pipeline.registry.tracking.server import database_creation_lock, exit_if_unavailable, is_unavailable
-from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
 

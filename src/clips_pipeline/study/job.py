@@ -18,9 +18,9 @@ from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.io.atomic import write_text
 from clips_pipeline.training.events.event_log import read_all
-from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT
 from clips_pipeline.training.launch.launcher import launch
+from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 

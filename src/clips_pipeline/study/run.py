@@ -16,8 +16,8 @@ from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.launch.exit_status import TrainingInterruptedError
 from clips_pipeline.training.launch.interrupt import PARENT, InterruptHandler, exit_code_after
+from clips_pipeline.training.launch.result import TrainingInterruptedError
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.training.launch.exit_status import TrainingFailedError
+from clips_pipeline.training.launch.result import TrainingFailedError
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
 from clips_pipeline.tuning.figures import figures, importances, pareto_front

@@ -15,8 +15,8 @@ from optuna_dashboard import save_note
 
 from clips_pipeline.data.storage.files import Options
 from clips_pipeline.training.events.event_log import Event, EventReader, read_all
-from clips_pipeline.training.launch.exit_status import TrainingInterruptedError
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
+from clips_pipeline.training.launch.result import TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Scalar, SearchConfig

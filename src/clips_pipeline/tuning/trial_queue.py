@@ -15,7 +15,7 @@ from typing import cast
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.tuning.config import Scalar, SearchConfig
 from clips_pipeline.tuning.open_study import sampler
 from clips_pipeline.tuning.search_space import grid_points, optuna_params, suggest

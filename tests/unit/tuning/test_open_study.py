@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.launch.exit_status import TrainingFailedError, TrainingInterruptedError
+from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import Dimension, SamplerConfig, SearchConfig, StudyStorageConfig

@@ -3,13 +3,13 @@
 __all__ = [
     "agent",
     "agent_process",
-    "exit_status",
     "failure",
     "folder_lock",
     "heartbeat",
     "interrupt",
     "launcher",
     "monitor",
+    "result",
     "worker",
     "worker_main",
 ]

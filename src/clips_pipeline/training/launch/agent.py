@@ -33,7 +33,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from clips_pipeline.training.launch import worker_main
-from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS, RANK_MODULE
+from clips_pipeline.training.launch.result import EXIT_CODES, LOGS, RANK_MODULE
 from clips_pipeline.training.run_spec import load_spec
 
 _LOOPBACK = "127.0.0.1"

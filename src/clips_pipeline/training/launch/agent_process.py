@@ -15,9 +15,9 @@ from types import TracebackType
 
 import psutil
 
-from clips_pipeline.training.launch.exit_status import EXIT_CODES, LOGS
 from clips_pipeline.training.launch.heartbeat import Heartbeat
 from clips_pipeline.training.launch.interrupt import PARENT
+from clips_pipeline.training.launch.result import EXIT_CODES, LOGS
 
 AGENT_MODULE = "clips_pipeline.training.launch.agent"
 GRACE_SECONDS = 40.0

@@ -13,18 +13,18 @@ from pathlib import Path
 from clips_pipeline.data.storage.files import Options
 from clips_pipeline.training.events.event_log import Event, EventReader
 from clips_pipeline.training.launch.agent_process import GRACE_SECONDS, AgentProcess, kill_rank, temporary_folder
-from clips_pipeline.training.launch.exit_status import (
-    POLL_SECONDS,
-    RunMonitor,
-    TrainingInterruptedError,
-    TrainingResult,
-)
-from clips_pipeline.training.launch.exit_status import TrainingFailedError as TrainingFailedError
 from clips_pipeline.training.launch.failure import explain_failure, silent_rank
 from clips_pipeline.training.launch.folder_lock import LAUNCHER, lock_run_folder, wait_for_orphans
 from clips_pipeline.training.launch.heartbeat import Heartbeat, HeartbeatMonitor, remove_heartbeats, silent_after_s
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, ORPHAN_SECONDS, InterruptHandler, exit_code_after
 from clips_pipeline.training.launch.monitor import monitor_ranks, print_commands
+from clips_pipeline.training.launch.result import (
+    POLL_SECONDS,
+    RunMonitor,
+    TrainingInterruptedError,
+    TrainingResult,
+)
+from clips_pipeline.training.launch.result import TrainingFailedError as TrainingFailedError
 from clips_pipeline.training.resume import checkpoint_store, run_folder
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 

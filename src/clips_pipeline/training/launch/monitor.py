@@ -12,16 +12,16 @@ from pathlib import Path
 from rich.console import Console
 
 from clips_pipeline.training.events.event_log import EventReader, read_all
-from clips_pipeline.training.launch.exit_status import (
+from clips_pipeline.training.launch.failure import explain_failure, silent_rank
+from clips_pipeline.training.launch.heartbeat import HeartbeatMonitor, read_heartbeats, silent_after_s
+from clips_pipeline.training.launch.interrupt import InterruptHandler, exit_code_after
+from clips_pipeline.training.launch.result import (
     POLL_SECONDS,
     RANK_MODULE,
     RunMonitor,
     TrainingFailedError,
     TrainingInterruptedError,
 )
-from clips_pipeline.training.launch.failure import explain_failure, silent_rank
-from clips_pipeline.training.launch.heartbeat import HeartbeatMonitor, read_heartbeats, silent_after_s
-from clips_pipeline.training.launch.interrupt import InterruptHandler, exit_code_after
 from clips_pipeline.training.run_spec import RunSpec
 
 RESTART_SECONDS = 20.0

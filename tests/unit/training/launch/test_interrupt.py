@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.launch.exit_status import RunMonitor, TrainingInterruptedError
 from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, InterruptHandler
+from clips_pipeline.training.launch.result import RunMonitor, TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
 
 CODE = """
