@@ -149,7 +149,7 @@ def paper_space() -> dict[str, Dimension]:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A study: its search space, objectives and budget.
+    """A hyperparameter search: search space, objectives and budget.
 
     Attributes:
         study_name: name of the study in the storage.

@@ -1,4 +1,4 @@
-"""Search space of a study: suggest a trial's values and merge them into the training's parameters."""
+"""Search space: suggest the values of a trial, and merge them into the parameters of `train`."""
 
 import copy
 import itertools
@@ -16,7 +16,15 @@ _MAX_COMBINATIONS = 1024
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
-    """Return one value per path, suggested by Optuna in the order of the space."""
+    """Return one value per path, suggested by Optuna in the order of the space.
+
+    Args:
+        trial: Optuna's trial.
+        space: dimension of each dotted path below `train`.
+
+    Returns:
+        One value per path. A dimension with `or_null` adds the Optuna parameter "PATH is null".
+    """
     return {path: _suggest_one(trial, path, dimension) for path, dimension in space.items()}
 
 
@@ -25,7 +33,7 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
         chosen: Scalar = trial.suggest_categorical(path, dimension.choices)
         return chosen
     low, high = dimension.low, dimension.high
-    if low is None or high is None:  # Dimension checks this; for the type checker
+    if low is None or high is None:  # For the type checker; `Dimension` guarantees both.
         raise ConfigError(f"search.space.{path}: needs low and high")
     if dimension.or_null and trial.suggest_categorical(_null_param(path), (False, True)):
         return None
@@ -59,12 +67,15 @@ def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
     low, high = dimension.low, dimension.high
     if dimension.kind == "categorical" or low is None or high is None:
         return dimension.choices
-    count = dimension.points or (int(high - low) + 1 if dimension.kind == "int" else 1)
+    null: tuple[Scalar, ...] = (None,) if dimension.or_null else ()
+    if dimension.kind == "int" and dimension.points is None:
+        return (*range(int(low), int(high) + 1), *null)  # every value, also with `log`
+    count = dimension.points or 1
     points = np.geomspace(low, high, count) if dimension.log else np.linspace(low, high, count)
-    # Rounding must not leave the range.
+    # Clip: rounding errors may leave the range.
     inside = [min(max(float(value), low), high) for value in points]
     values: list[Scalar] = [round(value) for value in inside] if dimension.kind == "int" else list(inside)
-    return tuple(dict.fromkeys(values)) + ((None,) if dimension.or_null else ())
+    return (*dict.fromkeys(values), *null)
 
 
 def merge(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +88,11 @@ def merge(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     for path, value in values.items():
         *parents, leaf = path.split(".")
         node: Any = result
-        for parent in parents:
+        for depth, parent in enumerate(parents, start=1):
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"search.space.{path}: train.{parent} is not a group of parameters; correct the path")
+                group = ".".join(parents[:depth])
+                raise ConfigError(f"search.space.{path}: train.{group} is not a group of parameters; correct the path")
         node[leaf] = value
     return result
 
@@ -89,11 +101,19 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
     """Return the `train` parameters of a trial: its values, the budget's samples, and evenly spaced evaluations.
 
     A checkpoint is written at least at every evaluation, so a killed trial loses at most the steps since the last one.
+
+    Args:
+        config: budget of the search.
+        parameters: parameters of `train` that all trials share.
+        values: value of each searched path.
+
+    Raises:
+        ConfigError: the values give an invalid training.
     """
     merged = merge(parameters, values) | {"samples": config.samples}
     train = from_mapping(TrainConfig, merged, where="train")
     every = max(1, -(-train.steps // config.evaluations))
-    # An unfinished training of a deleted study must not block this trial.
+    # Otherwise an unfinished training in the trial's run folder, left by a deleted study, is refused.
     own = {
         "every.evaluate": every,
         "every.checkpoint": min(every, train.every.checkpoint),
@@ -105,8 +125,12 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
 def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
     """Return the training's own values (by default the paper's) that lie within the search space.
 
-    They are the first trial, because a search should beat the present configuration. The sampler draws the other
-    values.
+    They are the first trial, so that a search includes the current configuration. The sampler chooses the values of
+    the other paths.
+
+    Args:
+        config: the search.
+        train_parameters: parameters of `train` before the search changes them.
     """
     own = flatten(to_mapping(from_mapping(TrainConfig, train_parameters, where="train")))
     return {
@@ -120,7 +144,8 @@ def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> No
     Combinations of extreme values are checked too, up to 1,024 of them.
 
     Raises:
-        ConfigError: names the path, or the values that contradict each other.
+        ConfigError: `train.launch.start` is false, `search.samples` is below one batch, a path cannot be searched, or a
+            value or combination gives an invalid training.
     """
     own = from_mapping(TrainConfig, train_parameters, where="train")
     if not own.launch.start:
@@ -141,9 +166,7 @@ def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> No
 
 def _check_path(path: str, config: SearchConfig) -> None:
     if path == "samples" or path.split(".")[0] in ("every", "launch"):
-        raise ConfigError(
-            f"search.space.{path}: the search sets this parameter, or it does not affect the result; remove it"
-        )
+        raise ConfigError(f"search.space.{path}: `samples`, `every` and `launch` cannot be searched; remove it")
     above = next((other for other in config.space if path.startswith(f"{other}.")), None)
     if above is not None:
         raise ConfigError(f"search.space.{path}: its parent {above} is searched too; remove one of them")

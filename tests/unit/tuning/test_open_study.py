@@ -250,7 +250,10 @@ def test_a_study_created_elsewhere_is_refused(tmp_path: Path) -> None:
         ({"metric": "recall"}, "search.metric: 'recall' is unknown; choose one of mean_recall@1"),
         ({"cost": True}, "set pruner.kind to none"),
         ({"evaluations": 1}, "pruning needs at least two evaluations"),
-        ({"space": {"samples": {"kind": "int", "low": 64, "high": 128}}}, "the search sets this parameter"),
+        (
+            {"space": {"samples": {"kind": "int", "low": 64, "high": 128}}},
+            "`samples`, `every` and `launch` cannot be searched",
+        ),
         ({"space": {"loss": {"kind": "int", "low": 1, "high": 2}}}, "expected a mapping"),
         (
             {

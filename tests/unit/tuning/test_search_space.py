@@ -40,6 +40,11 @@ def test_paths_become_trees_and_overlay_parameters() -> None:
     assert original == {"a": {"b": 0, "z": 9}}
 
 
+def test_a_path_through_a_value_is_refused_by_its_full_name() -> None:
+    with pytest.raises(ConfigError, match=r"^search\.space\.model\.size\.width: train\.model\.size is not a group"):
+        merge({"model": {"size": "tiny"}}, {"model.size.width": 1})
+
+
 def test_the_first_trial_has_the_trainings_values() -> None:
     own = {
         "loss": {"caption_weight": 2.0, "contrastive_weight": 1.0},
@@ -126,3 +131,9 @@ def test_a_grid_stays_within_its_ranges() -> None:
     assert sorted({float(str(point["a"])) for point in points}) == pytest.approx([0.1, 1.0, 10.0])
     assert {point["b"] for point in points} == {6, 12, 24, 48, None}
     assert all(space[path].contains(value) for point in points for path, value in point.items())
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_grid_without_points_has_every_whole_number(log: bool) -> None:
+    points = grid_points({"a": Dimension("int", low=6, high=48, log=log, or_null=True)})
+    assert [point["a"] for point in points] == [*range(6, 49), None]
