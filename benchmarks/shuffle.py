@@ -29,7 +29,7 @@ def ours(samples: list[int], size: int) -> Iterator[NDArray[np.int64]]:
     order = EpochOrder(samples, 0, streams=choose_streams(sum(samples), size, WINDOW_SAMPLES))
     first = np.concatenate([[0], np.cumsum(samples)])
     each = size // order.streams
-    for start in range(0, order.length - each + 1, each):
+    for start in range(0, order.stream_length - each + 1, each):
         places = [order.locate(0, stream, start + i) for stream in range(order.streams) for i in range(each)]
         yield np.array([first[shard] + row for shard, row in places])
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from clips_pipeline.losses.gather import world_size
 
-_NO_DIVISION_BY_ZERO = 1.0e-8
-CHUNK = 160
-"""Positions whose logits are held at a time: enough for fast matrix products, 20 MB in float32 for 32,000 ids."""
+# Keeps a batch without targets at 0; as published.
+_EPSILON = 1.0e-8
+POSITIONS_PER_CHUNK = 160
+"""Default number of positions per chunk. The logits of a chunk take 20 MB in float32 with 32,000 ids."""
 
 
 def caption_loss(
@@ -23,60 +25,64 @@ def caption_loss(
     head_weight_VD: Tensor,
     targets_N: Tensor,
     *,
-    chunk: int = CHUNK,
+    chunk_size: int = POSITIONS_PER_CHUNK,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Return the cross-entropy of `hidden @ head_weight.T` with the targets, in nats per token.
+    """Compute the mean cross-entropy per token, in nats, of the logits `hidden_ND @ head_weight_VD.T` against `targets_N`.
+
+    First derivatives only.
 
     Args:
-        hidden_ND: the captioner's normalized state at this rank's valid positions; N may be 0 and may differ between ranks.
+        hidden_ND: normalized captioner states at the valid (not PAD) target positions of this rank; N may be 0 and may differ
+            between ranks.
         head_weight_VD: weight of the vocabulary head.
         targets_N: ids to predict.
-        chunk: positions whose logits are held at a time, 4 * chunk * V bytes in float32.
+        chunk_size: positions whose logits are held at a time, 4 * chunk_size * V bytes in float32. (`train.launch.chunk_size`
+            counts samples.)
         group: ranks that share one mean over tokens; None is this process only.
 
     Returns:
-        A scalar in at least float32: this rank's sum, scaled so that the mean over ranks is the loss of the joint batch; the
-        same holds for gradients averaged over ranks. Without any target it is 0, with gradient 0.
+        Scalar tensor, at least float32: sum of this rank's cross-entropies, scaled so that the mean over ranks is the loss of
+        the global batch. The mean of the gradients over ranks is then the gradient of that loss. 0 if no rank has a target.
 
     Raises:
-        ValueError: hidden rows and targets differ in number, or `chunk` is below 1.
+        ValueError: hidden rows and targets differ in number, or `chunk_size` is below 1.
     """
     if hidden_ND.shape[0] != targets_N.shape[0]:
         raise ValueError(f"{hidden_ND.shape[0]} hidden rows for {targets_N.shape[0]} targets; they must match")
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; use 1 or more")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; use 1 or more")
     # In at least float32, whatever the precision of the model.
     with torch.autocast(hidden_ND.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(hidden_ND.dtype, head_weight_VD.dtype), torch.float32)
         total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk
+            hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk_size
         )
         count = torch.tensor(float(targets_N.shape[0]), dtype=dtype, device=hidden_ND.device)
         ranks = world_size(group)
         if ranks > 1:
             dist.all_reduce(count, group=group)
-        return total * ranks / (count + _NO_DIVISION_BY_ZERO)
+        return total * ranks / (count + _EPSILON)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies that computes its gradient in the forward pass.
 
-    The gradient of a chunk follows from its logits, so computing both at once avoids saving or recomputing the logits. Saved for
-    the backward pass: one (N, D) and one (V, D).
+    The gradient of a chunk follows from its logits, so computing both at once avoids saving or recomputing the logits. The
+    backward pass keeps only the two gradients, (N, D) and (V, D).
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_size: int) -> Tensor:
         """Return the sum, a scalar."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_VD = torch.zeros_like(weight_VD) if wants_weight else None
         total = hidden_ND.new_zeros(())
         # All chunks share the memory of their logits.
-        buffer_RV = hidden_ND.new_empty(min(chunk, hidden_ND.shape[0]), weight_VD.shape[0])
-        for low in range(0, hidden_ND.shape[0], chunk):
-            rows = slice(low, low + chunk)
+        buffer_RV = hidden_ND.new_empty(min(chunk_size, hidden_ND.shape[0]), weight_VD.shape[0])
+        for low in range(0, hidden_ND.shape[0], chunk_size):
+            rows = slice(low, low + chunk_size)
             hidden_RD = hidden_ND[rows]
             logits_RV = torch.mm(hidden_RD, weight_VD.T, out=buffer_RV[: len(hidden_RD)])
             target_R1 = targets_N[rows, None]
@@ -99,6 +105,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Scale the saved gradients. Not in place: a retained graph may run the backward pass again."""
         (gradient,) = gradients

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch.distributed as dist
 from torch import Tensor
 
-from clips_pipeline.losses.caption import CHUNK, caption_loss
+from clips_pipeline.losses.caption import POSITIONS_PER_CHUNK, caption_loss
 from clips_pipeline.losses.contrastive import contrastive_loss
 
 
@@ -71,7 +71,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = CHUNK,
+    caption_chunk: int = POSITIONS_PER_CHUNK,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """Return the losses of one batch.
@@ -102,7 +102,7 @@ def clips_loss(
     if head_weight_VD is None:
         return LossParts(weights.contrastive * contrastive, contrastive, web, fragment_part, None)
     caption = caption_loss(
-        output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk=caption_chunk, group=group
+        output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk_size=caption_chunk, group=group
     )
     total = weights.contrastive * contrastive + weights.caption * caption
     return LossParts(total, contrastive, web, fragment_part, caption)

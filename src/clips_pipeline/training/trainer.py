@@ -100,7 +100,7 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt) -> li
         *([sharding.ParameterGathering()] if run.in_chunks else []),
         DivergenceMonitor(lambda: checkpoint_store.latest_folder(spec.checkpoints)),
         trace,
-        DataWaitMonitor(writer, dataset.clock, dataset.shards.shards, config.launch.stall_warning_s, is_log_step),
+        DataWaitMonitor(writer, dataset.clock, dataset.shards.entries, config.launch.stall_warning_s, is_log_step),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
         RetrievalCallback(is_evaluation_step, run.retrieval, run.evaluated_model),

@@ -46,7 +46,7 @@ def test_caption(arrays, scalars, case, chunk):
     valid = arrays[f"{name}/in/mask"].bool()
     assert torch.equal(valid, labels != 0)
     hidden = logits[valid].clone().requires_grad_()
-    loss = caption_loss(hidden, torch.eye(logits.shape[-1]), labels[valid], chunk=chunk)
+    loss = caption_loss(hidden, torch.eye(logits.shape[-1]), labels[valid], chunk_size=chunk)
     assert float(loss) == pytest.approx(scalars[f"{name}/out/loss"], rel=2e-6)
     loss.backward()
     expected = arrays[f"{name}/grad/logits"]

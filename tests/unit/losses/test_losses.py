@@ -79,7 +79,7 @@ def test_chance_and_perfect_match():
 @pytest.mark.parametrize("chunk", [1, 2, 4, 11, 1000])
 def test_caption_value_and_gradients(chunk):
     hidden, weight, targets = captions()
-    loss = caption_loss(hidden, weight, targets, chunk=chunk)
+    loss = caption_loss(hidden, weight, targets, chunk_size=chunk)
     expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
     assert float((loss - expected).abs()) < 1e-8
     # The gradients must include the weight of the loss in the total.
@@ -91,17 +91,25 @@ def test_caption_value_and_gradients(chunk):
 
 def test_caption_gradients_by_differences():
     hidden, weight, targets = captions(rows=3, width=2, vocabulary=4)
-    torch.autograd.gradcheck(lambda h, w: caption_loss(h, w, targets, chunk=2), (hidden, weight))
+    torch.autograd.gradcheck(lambda h, w: caption_loss(h, w, targets, chunk_size=2), (hidden, weight))
 
 
 def test_the_backward_pass_of_a_retained_graph_can_run_again():
     hidden, weight, targets = captions()
     expected = torch.autograd.grad(3 * torch.nn.functional.cross_entropy(hidden @ weight.T, targets), (hidden, weight))
-    loss = 3 * caption_loss(hidden, weight, targets, chunk=4)
+    loss = 3 * caption_loss(hidden, weight, targets, chunk_size=4)
     for stays in (True, True, False):
         found = torch.autograd.grad(loss, (hidden, weight), retain_graph=stays)
         for a, b in zip(found, expected, strict=True):
             assert float((a - b).abs().max()) < 1e-8
+
+
+def test_a_second_derivative_of_the_caption_loss_is_refused():
+    hidden, weight, targets = captions()
+    loss = caption_loss(hidden, weight, targets) ** 2
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_no_private_part_of_torch_is_used(repository):
@@ -119,7 +127,7 @@ def test_no_private_part_of_torch_is_used(repository):
 def test_caption_gradients_are_computed_only_where_needed():
     hidden, weight, targets = captions()
     expected = torch.autograd.grad(caption_loss(hidden, weight, targets), hidden)[0]
-    alone = torch.autograd.grad(caption_loss(hidden, weight.detach(), targets, chunk=4), hidden)[0]
+    alone = torch.autograd.grad(caption_loss(hidden, weight.detach(), targets, chunk_size=4), hidden)[0]
     torch.testing.assert_close(alone, expected)
     with torch.no_grad():
         assert not caption_loss(hidden, weight, targets).requires_grad
@@ -151,7 +159,7 @@ def test_no_tensor_of_all_logits_is_allocated():
 
     hidden, weight, targets = captions(rows=64, width=4, vocabulary=50)
     with Largest() as seen:
-        caption_loss(hidden, weight, targets, chunk=8).backward()
+        caption_loss(hidden, weight, targets, chunk_size=8).backward()
     assert seen.size <= 8 * 50
     leaves = features(rows=64, width=4)
     with Largest() as seen:
@@ -180,5 +188,5 @@ def test_bad_input_is_refused():
         contrastive_loss(image, web, fragment, scale, chunk_rows=0)
     with pytest.raises(ValueError, match="11 hidden rows for 10 targets"):
         caption_loss(hidden, weight, targets[:-1])
-    with pytest.raises(ValueError, match="chunk is 0"):
-        caption_loss(hidden, weight, targets, chunk=0)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        caption_loss(hidden, weight, targets, chunk_size=0)

@@ -59,7 +59,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; samples that do not fill a batch appear in other epochs."""
-        return self.order.length // (self.global_batch_size // self.order.streams)
+        return self.order.stream_length // (self.global_batch_size // self.order.streams)
 
     def set_epoch(self, epoch: int) -> None:
         """Select the epoch that the next iteration reads from its beginning; no effect for the current epoch."""
@@ -109,7 +109,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             self.start // self.order.streams,
             self.global_batch_size // self.order.streams,
         )
-        batches = (self.order.length - start) // per_stream
+        batches = (self.order.stream_length - start) // per_stream
         return (self._batch(epoch, start + number * per_stream) for number in range(first, batches, step))
 
     def _batch(self, epoch: int, start: int) -> ClipsBatch:
@@ -154,17 +154,18 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         The replacement follows from the order and the data alone, so ranks need not communicate. The first candidate is
         one global batch later, then the samples after it; each further try uses the next stream, because an unreadable
         shard affects a whole window of its stream. Samples of the same batch, which begins at position `begin` of every
-        stream, are tried last, because such a sample would be its own negative.
+        stream, are tried last, because such a sample would be its own negative. Replacements are chosen independently:
+        two bad samples of a batch may get the same one.
         """
         order, per_stream = self.order, self.global_batch_size // self.order.streams
-        others = order.length - per_stream  # positions of a stream outside this batch
+        others = order.stream_length - per_stream  # positions of a stream outside this batch
         tries = 0
-        for later in range(-1, min(order.length * order.streams, _MAX_TRIES)):
+        for later in range(-1, min(order.stream_length * order.streams, _MAX_TRIES)):
             at = (stream, place)
             if later >= 0:
                 turn, further = (stream + later) % order.streams, place - begin + later // order.streams
                 if later < others * order.streams:
-                    at = turn, (begin + per_stream + further % others) % order.length
+                    at = turn, (begin + per_stream + further % others) % order.stream_length
                 elif (at := (turn, begin + (further - others) % per_stream)) == (stream, place):
                     continue
             tries += 1
@@ -173,7 +174,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 return self._read(epoch, shard, row)
             except BadSampleError as bad:
                 skipped[bad.skip.reason] += 1
-                log.warning("skipped in %s: %s", self.shards.shards[shard].path, bad)
+                log.warning("skipped in %s: %s", self.shards.entries[shard].path, bad)
         raise ConfigError(
             f"{self.shards.folder}: {tries} samples in a row cannot be used ({dict(skipped)}); "
             "run `kedro run --pipelines prepare` or restore the data"

@@ -47,7 +47,7 @@ class FolderOwner:
 
 
 def claim(shards: Path, owner: FolderOwner) -> None:
-    """Record that `maker` prepares the folder `shards`.
+    """Record that `owner` prepares the folder `shards`.
 
     Raises:
         ConfigError: the folder holds data of another environment and another source.

@@ -54,13 +54,13 @@ class ShardSet:
     ) -> None:
         self._lock: ReadLock | None = ReadLock(folder)
         index = load_index(folder)
-        self.shards: tuple[ShardEntry, ...] = index.split(split)
-        problems = find_missing_or_changed(self.shards, folder)
+        self.entries: tuple[ShardEntry, ...] = index.split(split)
+        problems = find_missing_or_changed(self.entries, folder)
         if problems:
             raise ConfigError(
                 f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
             )
-        far = next((shard.path for shard in self.shards if is_remote(shard.path)), None)
+        far = next((shard.path for shard in self.entries if is_remote(shard.path)), None)
         if remote is None and far is not None:
             raise ConfigError(f"{redact(far)} is not on this machine; give `remote`, a cache for such shards")
         self.folder, self.version = folder, index.version
@@ -72,7 +72,7 @@ class ShardSet:
     @property
     def samples(self) -> list[int]:
         """Number of samples of each shard."""
-        return [shard.samples for shard in self.shards]
+        return [shard.samples for shard in self.entries]
 
     def read(self, shard: int, row: int, *, image: bool = True) -> Record:
         """Return a sample; its image is not decoded.
@@ -109,7 +109,7 @@ class ShardSet:
     def prefetch(self, shards: Iterable[int]) -> None:
         """Start downloading the remote ones among these shards in the background."""
         if self.remote is not None:
-            self.remote.prefetch([self.shards[shard] for shard in shards if is_remote(self.shards[shard].path)])
+            self.remote.prefetch([self.entries[shard] for shard in shards if is_remote(self.entries[shard].path)])
 
     def close(self) -> None:
         """Close all files; the next `read` opens them again."""
@@ -121,7 +121,7 @@ class ShardSet:
         if found is None:
             while len(self._open) >= self.max_open_files:
                 self._open.popitem(last=False)[1][0].close()
-            found = self._open_tar(self.shards[shard]), self._spans.shard_spans(shard)
+            found = self._open_tar(self.entries[shard]), self._spans.shard_spans(shard)
         self._open[shard] = found
         return found
 

@@ -11,7 +11,7 @@ from clips_pipeline.data.loading.order import EpochOrder, choose_streams
 
 
 def _stream(order: EpochOrder, epoch: int, stream: int) -> list[tuple[int, int]]:
-    return [order.locate(epoch, stream, place) for place in range(order.length)]
+    return [order.locate(epoch, stream, position) for position in range(order.stream_length)]
 
 
 def _epoch(order: EpochOrder, epoch: int) -> list[tuple[int, int]]:
@@ -93,12 +93,12 @@ def test_reads_stay_within_the_shards_of_a_window() -> None:
     assert order.window == 30
     for stream in range(2):
         found = _stream(order, 1, stream)
-        for begin in range(0, order.length, 30):
+        for begin in range(0, order.stream_length, 30):
             window = found[begin : begin + 30]
             assert {shard for shard, _ in window} == set(order.window_shards(1, stream, begin + 7))
             assert len(order.window_shards(1, stream, begin)) <= 4
             assert window != sorted(window)
-        assert order.window_shards(1, stream, order.length) == []
+        assert order.window_shards(1, stream, order.stream_length) == []
     assert order.max_open_shards <= 12
 
 
