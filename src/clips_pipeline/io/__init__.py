@@ -1,3 +1,3 @@
-"""File output: atomic writes, and errors of a full or failing disk."""
+"""Output: atomic writes, errors of a full or failing disk, text for terminals."""
 
 __all__ = ["atomic", "disk_errors"]

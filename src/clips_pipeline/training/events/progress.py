@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from clips_pipeline.io.terminal import escape_controls
 from clips_pipeline.training.events.event_log import Event
 
 PLAIN_LINES = 10  # without a terminal, about this many lines for a whole training
@@ -28,7 +29,7 @@ class Progress:
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -41,29 +42,33 @@ class Progress:
         """Show one event."""
         kind = event["kind"]
         if kind == "start":
-            self._console.print(start_line(event), highlight=False)
+            self._print(start_line(event))
         elif kind == "step":
             self._bar.update(self._task, completed=event["step"], note=step_note(event))
             if not self._console.is_terminal and (event["step"] >= self._next_plain or event["step"] == self._steps):
                 self._next_plain = event["step"] + self._plain_every
-                self._console.print(f"step {event['step']}/{self._steps}: {step_note(event)}", highlight=False)
+                self._print(f"step {event['step']}/{self._steps}: {step_note(event)}")
         elif kind == "evaluation":
             shown = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "mean" in name)
-            self._console.print(f"step {event['step']}: held-out {shown}", highlight=False)
+            self._print(f"step {event['step']}: held-out {shown}")
         elif kind == "stall":
             names = ("rank", "seconds", "worker", "shard")
-            self._console.print(stall_line(*(event[name] for name in names)), style="yellow", highlight=False)
+            self._print(stall_line(*(event[name] for name in names)), style="yellow")
         elif kind == "damaged":
             line = damaged_line(event["path"], event["reason"], event["instead"])
-            self._console.print(line, style="yellow", highlight=False)
+            self._print(line, style="yellow")
         elif kind == "changed":
             for key, (before, now) in event["values"].items():
                 line = f"from step {event['step']}: {key} is {now}; it was {before}"
-                self._console.print(line, style="yellow", highlight=False)
+                self._print(line, style="yellow")
         elif kind == "interrupted":
-            self._console.print(f"interrupted at step {event['step']}: {event['reason']}", highlight=False)
+            self._print(f"interrupted at step {event['step']}: {event['reason']}")
         elif kind == "stop":
-            self._console.print(f"stopped on request at step {event['step']}", highlight=False)
+            self._print(f"stopped on request at step {event['step']}")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        # Shard addresses and reasons come from data and from errors.
+        self._console.print(escape_controls(line), style=style, highlight=False, markup=False)
 
     def __enter__(self) -> "Progress":
         """Start the bar."""

@@ -1,0 +1,66 @@
+"""Log lines and progress through the project's own `conf/logging.yml`: data in them is text and nothing else."""
+
+import io
+import logging
+import logging.config
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from clips_pipeline.io.terminal import escape_controls
+from clips_pipeline.training.events.progress import Progress
+
+HOSTILE = (
+    "closing [/b] tag",
+    "[link=https://example.org]click[/link]",
+    "escape \x1b]0;title\x07 and \x1b[2J",
+    "right to left \u202egpj.exe",
+    "NUL \x00, delete \x7f, C1 \x9b31m",
+    "lone surrogate \udcff",
+)
+
+
+@pytest.fixture
+def console(repository: Path) -> Iterator[io.StringIO]:
+    """What the handler of `conf/logging.yml` writes."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    logging.config.dictConfig(yaml.safe_load((repository / "conf" / "logging.yml").read_text()))
+    stream = io.StringIO()
+    (handler,) = logging.root.handlers
+    handler.console = Console(file=stream, width=200, force_terminal=False)  # type: ignore[attr-defined]
+    yield stream
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_log_line_shows_the_text_as_it_is(console: io.StringIO, text: str) -> None:
+    log = logging.getLogger("clips_pipeline.some")
+    log.warning("left out: %s", text)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.exception("failed")
+    found = console.getvalue()
+    assert found.count(escape_controls(text)) >= 2
+    assert all(letter.isprintable() or letter in "\n\t" for letter in found)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_progress_shows_the_text_as_it_is(text: str) -> None:
+    stream = io.StringIO()
+    progress = Progress(10, Console(file=stream, width=300, force_terminal=False))
+    progress.show({"kind": "stall", "rank": 0, "seconds": 9.0, "worker": 1, "shard": text})
+    progress.show({"kind": "damaged", "path": "p", "reason": text, "instead": None})
+    progress.show({"kind": "changed", "step": 3, "values": {"train.seed": [text, 1]}})
+    progress.show({"kind": "interrupted", "step": 3, "reason": text})
+    found = stream.getvalue()
+    assert found.count(escape_controls(text)) == 4
+    assert all(letter.isprintable() or letter == "\n" for letter in found)
+
+
+def test_escapes() -> None:
+    assert escape_controls("a\x1b[2J\tb\n\u202e\udcff é 中") == "a\\x1b[2J\tb\n\\u202e\\udcff é 中"
