@@ -3,6 +3,8 @@
 import io
 import logging
 import logging.config
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clips_pipeline.io.terminal import escape_controls
+from clips_pipeline.io.terminal import escape_controls, escape_log_lines
 from clips_pipeline.training.events.progress import Progress
 
 HOSTILE = (
@@ -29,6 +31,7 @@ def console(repository: Path) -> Iterator[io.StringIO]:
     handlers, level = list(logging.root.handlers), logging.root.level
     logging.config.dictConfig(yaml.safe_load((repository / "conf" / "logging.yml").read_text()))
     stream = io.StringIO()
+    escape_log_lines()
     (handler,) = logging.root.handlers
     handler.console = Console(file=stream, width=200, force_terminal=False)  # type: ignore[attr-defined]
     yield stream
@@ -60,6 +63,16 @@ def test_progress_shows_the_text_as_it_is(text: str) -> None:
     found = stream.getvalue()
     assert found.count(escape_controls(text)) == 4
     assert all(letter.isprintable() or letter == "\n" for letter in found)
+
+
+def test_a_run_escapes_its_log_lines(repository: Path) -> None:
+    """`settings.py` does it, in the process of `kedro run`."""
+    code = (
+        "from kedro.framework.startup import bootstrap_project; import logging, sys;"
+        "bootstrap_project(sys.argv[1]); logging.getLogger('clips_pipeline.x').warning('%s', 'a [/b] \\x1b[2J')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(repository)], capture_output=True, text=True, check=True)
+    assert r"a [/b] \x1b[2J" in done.stdout + done.stderr
 
 
 def test_escapes() -> None:

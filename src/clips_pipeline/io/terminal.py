@@ -19,3 +19,10 @@ class EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
         return escape_controls(super().format(record))
+
+
+def escape_log_lines() -> None:
+    """Give every handler of the root logger an `EscapingFormatter`. Kedro accepts no such class in `conf/logging.yml`."""
+    for handler in logging.root.handlers:
+        fmt = handler.formatter._fmt if handler.formatter is not None else None
+        handler.setFormatter(EscapingFormatter(fmt))
