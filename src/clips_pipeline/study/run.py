@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clips_pipeline.data.storage.files import Options
+from clips_pipeline.data.storage.files import StorageOptions
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
@@ -47,7 +47,7 @@ def run_all(
     spec_of: Callable[[TrainConfig], RunSpec],
     evaluation: EvaluationConfig,
     folder: Path,
-    storage_options: Options | None = None,
+    storage_options: StorageOptions | None = None,
 ) -> tuple[list[RunResult], int, int]:
     """Train and evaluate every case with every seed, one seed after the other.
 
@@ -125,7 +125,7 @@ def _plan_runs(
             yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
 
 
-def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options: Options | None) -> list[str]:
+def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options: StorageOptions | None) -> list[str]:
     """Run the jobs and return the messages of those that failed."""
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}

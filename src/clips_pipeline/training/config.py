@@ -1,4 +1,4 @@
-"""Configuration of a training (`train` in the parameters), as frozen dataclasses. Loads no torch."""
+"""Configuration of a training (`train` in the parameters), as frozen dataclasses. Does not import torch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

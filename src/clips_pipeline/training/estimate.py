@@ -1,4 +1,7 @@
-"""Estimate of a training before it starts: parameters, FLOPs, memory, time. Loads no torch; `training.step_timer` measures."""
+"""Estimate of a training before it starts: parameters, FLOPs, memory, time.
+
+Does not import torch: `training.step_timer` measures in another process.
+"""
 
 import json
 import os
@@ -28,8 +31,8 @@ class Estimate:
         training_flops: FLOPs of one sample, forward and backward, nothing frozen.
         state_bytes: bytes of parameters, gradients, AdamW's two moments and a moving average, in float32, on one rank.
         peak_bytes: expected peak memory of one rank; extrapolated if its batch was not measured.
-        sample_seconds: measured seconds per sample on one rank: at best and at worst.
-        seconds: seconds of the whole run, if ranks do not slow each other down: at best and at worst.
+        sample_seconds: measured seconds per sample on one rank, from the fastest step (in processor time) to the slowest.
+        seconds: seconds of the whole run, if ranks do not slow each other down, with the fastest and with the slowest steps.
         device: where the steps were measured.
         measured: samples of the measured batches.
         basis: what was measured, as text.
@@ -134,8 +137,8 @@ def _state_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: int
     if config.launch.sharding == "none":
         return whole, measured - whole
     blocks = measurement["block_parameters"]
-    in_chunks = (config.launch.chunk_size or config.batch_size) < config.batch_size // config.launch.processes
-    gathered = total if in_chunks else total - blocks["all"] + blocks["largest"]
+    uses_chunks = (config.launch.chunk_size or config.batch_size) < config.batch_size // config.launch.processes
+    gathered = total if uses_chunks else total - blocks["all"] + blocks["largest"]
     on_rank = whole // config.launch.processes + 2 * 4 * gathered
     return on_rank, measured - on_rank
 

@@ -1,4 +1,4 @@
-"""The next training stage: its initial weights, and its changes to the parameters of the stage before. Loads no torch."""
+"""The next training stage: its initial weights, and its changes to the parameters of the stage before. Does not import torch."""
 
 import copy
 from collections.abc import Mapping

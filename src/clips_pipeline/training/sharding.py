@@ -26,7 +26,7 @@ def reshape_logit_scale(clips: ClipsModel) -> ClipsModel:
     return clips
 
 
-def parallelism_config(sharding: str, clips: ClipsModel, *, in_chunks: bool = False) -> dict[str, Any] | None:
+def parallelism_config(sharding: str, clips: ClipsModel, *, uses_chunks: bool = False) -> dict[str, Any] | None:
     """Return Composer's `parallelism_config`; None is plain data parallelism.
 
     There is one parameter group for each transformer block, gathered while the block runs, and one for all other parameters,
@@ -40,18 +40,18 @@ def parallelism_config(sharding: str, clips: ClipsModel, *, in_chunks: bool = Fa
     Args:
         sharding: `train.launch.sharding`.
         clips: the model; gets a wrapping rule.
-        in_chunks: whether a batch is processed in chunks.
+        uses_chunks: whether a batch is processed in chunks.
     """
     if sharding == "none":
         return None
     object.__setattr__(clips, "fsdp_wrap_fn", lambda module: isinstance(module, Block))
     # Composer ignores unknown keys such as `fsdp2` without a message, hence `check_sharded`. Its option
     # `load_monolith_rank0_only`, which would save memory while loading, changes the result of a resumed run.
-    config = FSDP2Config(state_dict_type="full", mixed_precision="FULL", reshard_after_forward=not in_chunks)
+    config = FSDP2Config(state_dict_type="full", mixed_precision="FULL", reshard_after_forward=not uses_chunks)
     return {"fsdp": config}
 
 
-def check_sharded(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -> None:
+def check_sharded(sharding: str, clips: nn.Module, *, uses_chunks: bool = False) -> None:
     """Check before the first step that all parameters are sharded, if `sharding` asks for it. Call it on the trainer's model.
 
     Raises:
@@ -68,7 +68,7 @@ def check_sharded(sharding: str, clips: nn.Module, *, in_chunks: bool = False) -
     # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
     methods = [name for name, _ in inspect.getmembers(Block, inspect.isfunction) if name in vars(Block)]
     for module in clips.modules():
-        if in_chunks and isinstance(module, ClipsModel):
+        if uses_chunks and isinstance(module, ClipsModel):
             # Only where `forward` does not call it: the inner call would release the parameters too early.
             register_fsdp_forward_method(module, "encode_all")
         if isinstance(module, Block):

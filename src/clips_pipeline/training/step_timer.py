@@ -46,7 +46,8 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
 
     Returns:
         `parameters` and `forward_flops` by part; `device`; `threads`; `samples`, `seconds` (of each step), `cpu_seconds` and
-        `peak_bytes` of the measured batches, the largest last: that of one rank, if time and memory allow it.
+        `peak_bytes` of the measured batches, the largest last: that of one rank (with `launch.chunk_size`: one chunk), if time
+        and memory allow it.
     """
     resolved = model_config(config, vocab_size)
     on_gpu = config.launch.device != "cpu" and torch.cuda.is_available()

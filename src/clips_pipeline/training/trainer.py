@@ -1,6 +1,6 @@
 """One training in one rank: build, resume, run and export, with Composer's `Trainer`.
 
-Knows nothing of Kedro, MLflow or Optuna; it reports through the event log.
+Does not import Kedro, MLflow or Optuna; it reports through the event log.
 """
 
 from contextlib import closing
@@ -28,7 +28,7 @@ from clips_pipeline.training.callbacks.retrieval import RetrievalCallback
 from clips_pipeline.training.callbacks.sample_trace import SampleTrace
 from clips_pipeline.training.callbacks.stop_request import StopRequestMonitor
 from clips_pipeline.training.events.event_log import EventWriter
-from clips_pipeline.training.events.event_logger import EventLogger, every
+from clips_pipeline.training.events.event_logger import DueCheck, EventLogger, due_every
 from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 from clips_pipeline.training.launch.interrupt import Interrupt
 from clips_pipeline.training.resolve import start_facts
@@ -44,31 +44,34 @@ def train(spec: RunSpec, writer: EventWriter | None, heartbeat: HeartbeatWriter,
     Args:
         spec: what to train.
         writer: the event log on rank 0, None on other ranks.
-        heartbeat: heartbeat of this rank; gets the phase of every step.
+        heartbeat: heartbeat of this rank; gets the step and the activity of this rank.
         interrupt: checked after every step.
 
     Returns:
-        Whether the training is finished.
+        True if all steps are done and the model is exported; False if a stop was requested or an interrupt ended it early. An
+        interrupt raises nothing here.
 
     Raises:
-        ConfigError: the configuration does not fit the data or the machine.
+        ConfigError: the configuration does not fit the data or the machine, or no undamaged checkpoint is left.
         TrainingDivergedError: a loss became NaN or infinite.
         CannotWriteError: a disk is full or failed.
     """
     run = TrainingRun(spec, writer)
-    checkpoint = _find_checkpoint(run)
-    trace = SampleTrace(every(spec.train.every.log, spec.train.steps))
-    trainer = _build_trainer(run, checkpoint, [HeartbeatCallback(heartbeat), *_callbacks(run, trace, interrupt)])
-    # Not `trainer.close`, which waits for all ranks: a rank that fails must not wait for ranks that do not.
+    checkpoint = _prepare_resume(run)
+    is_log_step = due_every(spec.train.every.log, spec.train.steps)
+    trace = SampleTrace(is_log_step)
+    callbacks = [HeartbeatCallback(heartbeat), *_callbacks(run, trace, interrupt, is_log_step)]
+    trainer = _build_trainer(run, checkpoint, callbacks, is_log_step)
+    # `Trainer.close` has a barrier. A rank that failed must not wait for the others, which may still be in a step.
     with closing(trainer.engine):
         _fit(run, trainer)
-        finished = _export(run, trainer.state, dict(trace.skipped))
+        finished = _finish(run, trainer.state, dict(trace.skipped))
     dist.barrier()
     return finished
 
 
-def _find_checkpoint(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
-    """Return the checkpoint to resume from, after all checks, or None. Writes the events `start` and `changed`.
+def _prepare_resume(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
+    """Choose and check the checkpoint to resume from, if there is one, and write the events `start` and `changed`.
 
     Raises:
         ConfigError: the checkpoint does not fit the run spec or the model, or all checkpoints are damaged.
@@ -88,16 +91,20 @@ def _find_checkpoint(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
     return checkpoint
 
 
-def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt) -> list[Callback]:
-    """Return the callbacks in the order in which Composer calls them: those that stop the training come before the saving one."""
+def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt, is_log_step: DueCheck) -> list[Callback]:
+    """Return the callbacks.
+
+    The order matters within `batch_end`: divergence is checked first, and an evaluation that is due runs before a stop.
+    Checkpoints are saved afterwards, at `batch_checkpoint`.
+    """
     config, spec, writer = run.config, run.spec, run.writer
-    is_log_step, is_evaluation_step = every(config.every.log, config.steps), every(config.every.evaluate, config.steps)
+    is_evaluation_step = due_every(config.every.evaluate, config.steps)
     dataset = cast(TrainDataset, run.loader.dataset)
     folder = Path(spec.run_folder)
     captions = CaptionLog(writer, folder, is_evaluation_step, run.evaluated_model, run.caption_examples)
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
     return [
-        *([sharding.ParameterGathering()] if run.in_chunks else []),
+        *([sharding.ParameterGathering()] if run.uses_chunks else []),
         DivergenceMonitor(lambda: checkpoint_store.latest_folder(spec.checkpoints)),
         trace,
         DataWaitMonitor(writer, dataset.clock, dataset.shards.entries, config.launch.stall_warning_s, is_log_step),
@@ -110,23 +117,25 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt) -> li
     ]
 
 
-def _algorithms(run: TrainingRun) -> list[Algorithm]:
+def _algorithms(run: TrainingRun, is_log_step: DueCheck) -> list[Algorithm]:
     config = run.config
     clip_norm = config.optimizer.clip_norm
     scheduled = config.progressive is not None or config.model.patch_dropout > 0
     return [
         *([ImageScheduleUpdate()] if scheduled else []),
         *([GradientClipping("norm", clip_norm)] if clip_norm is not None else []),
-        LogitScaleClamp(every(config.every.log, config.steps)),
+        LogitScaleClamp(is_log_step),
         *([run.ema] if run.ema is not None else []),
     ]
 
 
 def _build_trainer(
-    run: TrainingRun, checkpoint: checkpoint_store.Checkpoint | None, callbacks: list[Callback]
+    run: TrainingRun,
+    checkpoint: checkpoint_store.Checkpoint | None,
+    callbacks: list[Callback],
+    is_log_step: DueCheck,
 ) -> Trainer:
     config = run.config
-    is_log_step = every(config.every.log, config.steps)
     return Trainer(
         model=run.model,
         train_dataloader=DataSpec(run.loader, get_num_samples_in_batch=len, split_batch=_whole_batch),
@@ -136,10 +145,10 @@ def _build_trainer(
         optimizers=run.optimizer,
         schedulers=run.schedule,
         step_schedulers_every_batch=True,
-        algorithms=_algorithms(run),
+        algorithms=_algorithms(run, is_log_step),
         callbacks=callbacks,
         loggers=[EventLogger(run.writer, is_log_step)] if run.writer is not None else [],
-        parallelism_config=sharding.parallelism_config(config.launch.sharding, run.clips, in_chunks=run.in_chunks),
+        parallelism_config=sharding.parallelism_config(config.launch.sharding, run.clips, uses_chunks=run.uses_chunks),
         device=run.device,
         precision=config.launch.precision,
         run_name=f"clips-{run.spec.fingerprint}",
@@ -153,15 +162,15 @@ def _build_trainer(
 
 def _fit(run: TrainingRun, trainer: Trainer) -> None:
     """Run the remaining steps."""
-    sharding.check_sharded(run.config.launch.sharding, run.clips, in_chunks=run.in_chunks)
-    # A run whose length was changed resumes at the rate of its new schedule; else this is the rate that was saved.
+    sharding.check_sharded(run.config.launch.sharding, run.clips, uses_chunks=run.uses_chunks)
+    # A run whose length was changed resumes at the rate of its new schedule; otherwise this sets the saved rate again.
     apply_current_rate(run.schedule)
     if int(trainer.state.timestamp.batch) < run.config.steps:
         trainer.fit()
 
 
-def _export(run: TrainingRun, state: State, skipped: dict[str, int]) -> bool:
-    """Write the model if all steps are done, and the `end` event. Return whether all steps are done."""
+def _finish(run: TrainingRun, state: State, skipped: dict[str, int]) -> bool:
+    """Export the model if all steps are done, and write the `end` event. Return whether all steps are done."""
     step = int(state.timestamp.batch)
     finished = step >= run.config.steps
     exported = run.evaluated_model(state) if finished else None

@@ -72,7 +72,7 @@ class TrainingRun:
         if config.launch.compile:
             _compile(self.clips)
         chunk = config.launch.chunk_size
-        self.in_chunks = chunk is not None and chunk < config.batch_size // self.world_size
+        self.uses_chunks = chunk is not None and chunk < config.batch_size // self.world_size
         image_schedule = ImageSchedule(
             config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
         )

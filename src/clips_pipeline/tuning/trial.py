@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
-from clips_pipeline.data.storage.files import Options
+from clips_pipeline.data.storage.files import StorageOptions
 from clips_pipeline.training.events.event_log import Event, EventReader, read_all
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.launch.result import TrainingInterruptedError
@@ -94,7 +94,7 @@ class SearchContext:
     estimate_cost: Callable[[RunSpec], tuple[float, float]]
     record_trial: TrialRecordFactory
     folder: Path
-    storage_options: Options | None = None
+    storage_options: StorageOptions | None = None
 
 
 def trials_folder(folder: Path, study_name: str) -> Path:

@@ -24,7 +24,8 @@ from clips_pipeline.data.storage.urls import file_system, is_remote, write_comma
 from clips_pipeline.io.atomic import replace_file
 
 T = TypeVar("T")
-Options = Mapping[str, Mapping[str, Any]]
+StorageOptions = Mapping[str, Mapping[str, Any]]
+"""Options of fsspec by protocol."""
 
 # A folder is only a part of the name there; creating one might create a bucket.
 _PROTOCOLS_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
@@ -71,7 +72,7 @@ class Storage:
     """
 
     config: StorageConfig = field(default_factory=StorageConfig)
-    options: Options = field(default_factory=dict, repr=False)
+    options: StorageOptions = field(default_factory=dict, repr=False)
 
     def size(self, address: str) -> int:
         """Return the size of a file in bytes.

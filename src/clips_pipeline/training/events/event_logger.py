@@ -22,12 +22,12 @@ DueCheck = Callable[[State], bool]
 """Whether something is due after the step that has just ended."""
 
 
-def every(interval: int, last: int) -> DueCheck:
-    """Return a check that is true at multiples of `interval` and at step `last`, not where a run is stopped earlier."""
+def due_every(interval: int, last_step: int) -> DueCheck:
+    """Return a check that is true at multiples of `interval` and at `last_step`, not where a run is stopped earlier."""
 
     def is_due(state: State) -> bool:
         step = int(state.timestamp.batch)
-        return step % interval == 0 or step == last
+        return step % interval == 0 or step == last_step
 
     return is_due
 

@@ -1,4 +1,4 @@
-"""Torchrun's agent as a child process of the launcher: start, terminate, kill. Loads no torch."""
+"""Torchrun's agent as a child process of the launcher: start, terminate, kill. Does not import torch."""
 
 import hashlib
 import json

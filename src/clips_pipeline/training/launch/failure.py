@@ -1,4 +1,4 @@
-"""Why a training failed: which rank, on which host, how, and the last lines of its log. Loads no torch."""
+"""Why a training failed: which rank, on which host, how, and the last lines of its log. Does not import torch."""
 
 import re
 import signal

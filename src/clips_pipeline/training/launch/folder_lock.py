@@ -1,4 +1,4 @@
-"""One training per run folder: locks, and the error that names the process that holds one. Loads no torch.
+"""One training per run folder: locks, and the error that names the process that holds one. Does not import torch.
 
 There are two locks: that of the launcher, and that of rank 0, which outlives a killed launcher for a moment and may have been
 started by another user. Both are locks of the operating system (`flock`), so they end with their process.

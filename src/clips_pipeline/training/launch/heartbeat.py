@@ -1,4 +1,4 @@
-"""Per-rank heartbeat files: `ranks/RANK.json` in the run folder. Loads no torch.
+"""Per-rank heartbeat files: `ranks/RANK.json` in the run folder. Does not import torch.
 
 A collective operation that hangs cannot report which rank it waits for. The heartbeats can: every rank writes its step and its
 activity every few seconds, and the launcher reads them, also from another machine. The age of a heartbeat is measured on the

@@ -1,4 +1,4 @@
-"""Interrupts: SIGTERM, Ctrl-C, and the death of the process that started a rank. Loads no torch.
+"""Interrupts: SIGTERM, Ctrl-C, and the death of the process that started a rank. Does not import torch.
 
 An interrupt is a request: the training saves a checkpoint after the current step and ends with exit code `INTERRUPTED`.
 """

@@ -1,4 +1,4 @@
-"""Monitoring of ranks that torchrun, SLURM or Kubernetes starts. Loads no torch.
+"""Monitoring of ranks that torchrun, SLURM or Kubernetes starts. Does not import torch.
 
 These ranks run the same module on the same run spec as those that the launcher starts. All that is known of them is what they
 write to the run folder, on a file system that they share with this process.
@@ -18,7 +18,7 @@ from clips_pipeline.training.launch.interrupt import InterruptHandler, exit_code
 from clips_pipeline.training.launch.result import (
     POLL_SECONDS,
     RANK_MODULE,
-    RunMonitor,
+    RunState,
     TrainingFailedError,
     TrainingInterruptedError,
 )
@@ -44,19 +44,19 @@ def start_commands(spec: RunSpec, path: Path) -> str:
 def monitor_ranks(
     spec: RunSpec,
     path: Path,
-    run: RunMonitor,
+    state: RunState,
     reader: EventReader,
     show_commands: Callable[[str], None],
     interrupt: InterruptHandler,
 ) -> None:
-    """Read the event log until the training has ended; `run.end` is then its `end` event.
+    """Read the event log until the training has ended; `state.end` is then its `end` event.
 
     Waits without limit for the first heartbeat: a queue may be long. From then on a rank that falls silent is a failure.
 
     Args:
         spec: run spec of the training.
         path: file of the run spec.
-        run: processes the events.
+        state: processes the events.
         reader: reads the event log.
         show_commands: prints the commands that start the ranks.
         interrupt: whether this process was interrupted.
@@ -66,17 +66,17 @@ def monitor_ranks(
         TrainingFailedError: the ranks failed, or sent neither events nor heartbeats for `launch.rank_timeout_s`. They are not
             ended here: what started them has to do that.
     """
-    run.process(reader.read())
+    state.process(reader.read())
     if _is_finished(spec):
-        run.end = next(event for event in reversed(read_all(spec.events)) if event["kind"] == "end")
+        state.end = next(event for event in reversed(read_all(spec.events)) if event["kind"] == "end")
         return
-    run.end = run.error = None  # these were of an earlier start
+    state.end = state.error = None  # these were of an earlier start
     show_commands(start_commands(spec, path))
     run_folder, timeout_s = Path(spec.run_folder), spec.train.launch.rank_timeout_s
     earlier = {heartbeat.rank: heartbeat.written_at for heartbeat in read_heartbeats(run_folder)}
     monitor = HeartbeatMonitor(run_folder)
     last_event_at, error_at = time.monotonic(), None
-    while run.end is None:
+    while state.end is None:
         time.sleep(POLL_SECONDS)
         if interrupt.interrupted:
             raise TrainingInterruptedError(
@@ -85,7 +85,7 @@ def monitor_ranks(
             )
         now = time.monotonic()
         for event in reader.read():
-            run.process([event])
+            state.process([event])
             last_event_at = now
             error_at = {"error": now, "start": None}.get(event["kind"], error_at)
         heartbeats = {
@@ -97,10 +97,10 @@ def monitor_ranks(
         failed = error_at is not None and now - error_at > RESTART_SECONDS
         all_ended = bool(heartbeats) and all(heartbeat.ended for heartbeat, _ in heartbeats.values())
         not_restarted = all_ended and min(age for _, age in heartbeats.values()) > RESTART_SECONDS
-        if run.end is None and (failed or not_restarted or silent is not None):
+        if state.end is None and (failed or not_restarted or silent is not None):
             silent = silent_rank(heartbeats, silent_after_s(timeout_s))
             raise TrainingFailedError(
-                f"{explain_failure(heartbeats, silent, None, run.error, {})}\nEnd the job if it still runs, then start this "
+                f"{explain_failure(heartbeats, silent, None, state.error, {})}\nEnd the job if it still runs, then start this "
                 "command and the ranks again: they resume from the last checkpoint."
             )
 

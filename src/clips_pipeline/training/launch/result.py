@@ -1,4 +1,4 @@
-"""Result of a training, collected from its events, whoever started its ranks. Loads no torch."""
+"""State and result of a training, collected from its events, and its errors. Does not import torch."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -23,7 +23,9 @@ class TrainingFailedError(RuntimeError):
 
 
 class TrainingInterruptedError(RuntimeError):
-    """The training was interrupted and saved a checkpoint. The message has the source of the interrupt.
+    """The training, or the monitoring of it, was interrupted.
+
+    The message names the source of the interrupt and what the same command then does.
 
     Args:
         message: text for the user.
@@ -52,8 +54,8 @@ class TrainingResult:
     skipped: dict[str, int]
 
 
-class RunMonitor:
-    """The state of a run, collected from its events.
+class RunState:
+    """State of a run, collected from its events.
 
     Args:
         on_event: called for each event.
@@ -87,7 +89,7 @@ class RunMonitor:
         """Return how the training ended.
 
         Args:
-            interrupt_source: what interrupted this process, if anything did.
+            interrupt_source: source of an interrupt of this process; None without one.
 
         Raises:
             TrainingInterruptedError: the training was interrupted.

@@ -1,4 +1,4 @@
-"""Choice of the run folder, and which parameters may differ from an unfinished training there. Loads no torch.
+"""Choice of the run folder, and which parameters may differ from an unfinished training there. Does not import torch.
 
 An interrupted training resumes in its folder, with the parameters that may change applied. Any other change makes it another
 training. While the first one is unfinished, that is refused, so that an edited default does not abandon a week of training. With

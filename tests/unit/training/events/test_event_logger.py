@@ -7,7 +7,7 @@ from typing import Any
 from composer.core import State, Timestamp
 
 from clips_pipeline.training.events.event_log import EventWriter, read_all
-from clips_pipeline.training.events.event_logger import EventLogger, every
+from clips_pipeline.training.events.event_logger import EventLogger, due_every
 
 LOGGED: dict[str, Any] = {
     "loss/train/total": 3.0,
@@ -29,7 +29,7 @@ class StateAt(State):  # type: ignore[misc]
 
 def test_due_steps_are_written_with_the_latest_metrics(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as writer:
-        logger = EventLogger(writer, every(4, 10))
+        logger = EventLogger(writer, due_every(4, 10))
         for step in range(1, 11):
             logger.log_metrics(LOGGED | {"loss/train/total": float(step)}, step - 1)
             if step >= 8:
@@ -63,7 +63,7 @@ def test_due_steps_are_written_with_the_latest_metrics(tmp_path: Path) -> None:
 
 def test_held_out_metrics_are_written_at_once(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as writer:
-        logger = EventLogger(writer, every(4, 10))
+        logger = EventLogger(writer, due_every(4, 10))
         logger.log_metrics({"time/sample": 24, "metrics/validation/mean_recall@1": 0.5}, 3)
     (event,) = read_all(tmp_path / "events.jsonl")
     assert (event["kind"], event["step"], event["samples"]) == ("evaluation", 3, 24)

@@ -11,7 +11,7 @@ import pytest
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, InterruptHandler
-from clips_pipeline.training.launch.result import RunMonitor, TrainingInterruptedError
+from clips_pipeline.training.launch.result import RunState, TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
 
 CODE = """
@@ -49,12 +49,12 @@ def test_ctrl_c_and_sigterm_are_recorded(number: signal.Signals, source: str, ex
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
-    run = RunMonitor(lambda event: None)
-    run.process([{"kind": "interrupted", "step": 7, "reason": "rank 0: SIGTERM"}])
+    state = RunState(lambda event: None)
+    state.process([{"kind": "interrupted", "step": 7, "reason": "rank 0: SIGTERM"}])
     with pytest.raises(
         TrainingInterruptedError, match=r"^interrupted at step 7 \(.*a checkpoint was saved, and the same"
     ) as caught:
-        run.result(handler.source)
+        state.result(handler.source)
     assert caught.value.exit_code == exit_code
     assert ("Ctrl-C" in str(caught.value)) == (number == signal.SIGINT)
 
