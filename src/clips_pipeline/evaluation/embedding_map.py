@@ -3,7 +3,7 @@
 The projection is linear: points that are near each other on the map may be far apart in the full space, but points that are
 far apart on the map are far apart. Images and captions are centered on their own means, because embeddings of images and of
 texts lie in two separate cones whose distance (`gap`) would dominate the map.
-Legend of suffixes: N images, M captions, E embedding width.
+Shapes: N images, M captions, E embedding width.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Evaluation of one model on one set: retrieval, zero-shot accuracy, captioning, probes and compositionality.
 
-Legend of suffixes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
+Shapes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Selection of the examples in the report: the worst failures, and queries evenly spaced over the set as an unbiased sample.
 
-Legend of suffixes: N images, M captions, E embedding width, X either.
+Shapes: N images, M captions, E embedding width, X either.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -112,7 +112,7 @@ class PrunerConfig:
 
 @dataclass(frozen=True)
 class StudyStorageConfig:
-    """Where the study is stored.
+    """Where the Optuna study is stored.
 
     Attributes:
         kind: `sqlite` (`study.db`), `journal` (`study.journal`, for several processes of one machine), or `postgresql`
@@ -152,7 +152,7 @@ class SearchConfig:
     """A hyperparameter search: search space, objectives and budget.
 
     Attributes:
-        study_name: name of the study in the storage.
+        study_name: name of the Optuna study in the storage.
         trials: total number of trials, failed ones included; a second run adds only the missing ones.
         hours: total training hours over all trials and processes, after which no trial starts. None sets no limit.
         samples: training samples per trial.
@@ -164,7 +164,7 @@ class SearchConfig:
         cost: also minimize FLOPs per training sample; the result is then a Pareto front.
         sampler: how the next trial's values are chosen.
         pruner: which trials are stopped early.
-        storage: where the study is stored.
+        storage: where the Optuna study is stored.
         space: the search space: dotted parameter path below `train` to its dimension.
     """
 

@@ -1,4 +1,4 @@
-"""A search: open the study, run trials within the budget, return the results."""
+"""Hyperparameter search: open the Optuna study, run trials within the budget, return the results."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ def search(
     parent_run_id: str | None = None,
     on_parent: Callable[[str | None], None] = lambda run_id: None,
 ) -> SearchResult:
-    """Run trials until the budget is used. The same call resumes a search that was interrupted.
+    """Run trials until the budget is used. Calling it again resumes an interrupted search.
 
     Args:
         context: what the trials need.

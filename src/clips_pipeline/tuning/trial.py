@@ -58,7 +58,7 @@ class TrialInfo:
         run_id: id of that attempt's run in the tracker; None where it is not known.
         values: parameter values by path.
         run_folder: run folder of the training.
-        study: name of the study.
+        study: name of the Optuna study.
         parent: id of the search's run in the tracker; None for the active run.
     """
 

@@ -5,7 +5,7 @@ stays in float32 through all of them and is rounded once; after each, values are
 therefore within 1 of the same steps in exact arithmetic. Pillow deviates more: it rounds after each step and keeps hue
 in 8 bits. For an image of 112 px, torchvision's functions take 1.8 ms, these take 0.4 ms.
 
-Legend of suffixes: C channels (red, green, blue), H W image, N = H W.
+Shapes: C channels (red, green, blue), H W image, N = H W.
 """
 
 import random

@@ -3,7 +3,7 @@
 Published (OpenVision, which trains CLIPS; docs/method.md): inception crops of 40 to 100 % of the area, aspect 3/4 to
 4/3, bilinear with antialiasing; color jitter and grayscale; no flips. Torch is imported only where tensors are made.
 
-Legend of suffixes: B batch, C channels (red, green, blue), H W image.
+Shapes: B batch, C channels (red, green, blue), H W image.
 """
 
 import hashlib

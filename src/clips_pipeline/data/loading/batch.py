@@ -1,6 +1,6 @@
 """The part of a global batch that one rank trains on.
 
-Legend of suffixes: B samples of this rank, C H W image, L length of a text tower row, T length of a target row.
+Shapes: B samples of this rank, C H W image, L length of a text tower row, T length of a target row.
 """
 
 from dataclasses import dataclass, field, replace

@@ -147,9 +147,9 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 self.shards.prefetch(self.order.window_shards(epoch, stream, start + self.order.window))
 
     def _sample(
-        self, epoch: int, stream: int, place: int, begin: int, skipped: Counter[str]
+        self, epoch: int, stream: int, position: int, begin: int, skipped: Counter[str]
     ) -> tuple[Pixels, CaptionRows, str]:
-        """Return the sample at `place` of `stream`, or a replacement if it is bad.
+        """Return the sample at `position` of `stream`, or a replacement if it is bad.
 
         The replacement follows from the order and the data alone, so ranks need not communicate. The first candidate is
         one global batch later, then the samples after it; each further try uses the next stream, because an unreadable
@@ -161,12 +161,12 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         others = order.stream_length - per_stream  # positions of a stream outside this batch
         tries = 0
         for later in range(-1, min(order.stream_length * order.streams, _MAX_TRIES)):
-            at = (stream, place)
+            at = (stream, position)
             if later >= 0:
-                turn, further = (stream + later) % order.streams, place - begin + later // order.streams
+                turn, further = (stream + later) % order.streams, position - begin + later // order.streams
                 if later < others * order.streams:
                     at = turn, (begin + per_stream + further % others) % order.stream_length
-                elif (at := (turn, begin + (further - others) % per_stream)) == (stream, place):
+                elif (at := (turn, begin + (further - others) % per_stream)) == (stream, position):
                     continue
             tries += 1
             shard, row = order.locate(epoch, *at)

@@ -1,4 +1,4 @@
-"""Preparation of shards and their index: parallel, atomic, and only if something has changed."""
+"""Preparation of shards and their index. Runs in parallel, is atomic, and does nothing if the data is up to date."""
 
 import hashlib
 import json
@@ -41,8 +41,9 @@ def prepare(
 ) -> Index:
     """Write all splits of `source` into `out_dir`, unless it already holds exactly this data.
 
-    The data is written to a temporary folder and renamed at the end. After a kill, either the old or the new shards are
-    complete. Finished jobs stay in `.NAME.partial` beside `out_dir`, and the next run for the same data resumes there.
+    The data is written to a temporary folder and renamed at the end. If the process is killed, either the old or the new
+    shards are complete. Finished jobs stay in `.NAME.partial` beside `out_dir`, and the next run for the same data
+    resumes there. `.NAME.before` is the former folder during the replacement.
 
     Args:
         source: source of the samples.
@@ -55,8 +56,11 @@ def prepare(
         rules: which samples are used.
         run_on: executor of the jobs; the shards do not depend on it.
 
+    Returns:
+        The index of the prepared data, also if it was up to date.
+
     Raises:
-        ConfigError: too many samples cannot be used (the message has counts and examples), a split is empty, an
+        ConfigError: too many samples were skipped (the message has counts and examples), a split is empty, an
             argument is out of range, `out_dir` holds other files, or another process prepares or reads it.
         StorageError: a remote shard cannot be reached, and its storage has `unreachable: stop`.
     """
@@ -117,7 +121,14 @@ def is_current(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     rules: SampleRules = SampleRules(),  # noqa: B008 - immutable
 ) -> bool:
-    """Return whether `prepare` with these arguments would find nothing to do."""
+    """Return whether `prepare` with these arguments would find nothing to do.
+
+    Args:
+        source: see `prepare`.
+        out_dir: see `prepare`.
+        samples_per_shard: see `prepare`.
+        rules: see `prepare`.
+    """
     return _load_current(out_dir, fingerprint(source, samples_per_shard, rules)) is not None
 
 
@@ -147,7 +158,7 @@ def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: flo
     counted = "; ".join(f"{split} {name} {n}" for split, reasons in index.skips.items() for name, n in reasons.items())
     raise ConfigError(
         f"{share:.1%} of the samples cannot be used, max_skipped_fraction allows {max_skipped_fraction:.1%} ({counted}). "
-        "Repair the source or raise max_skipped_fraction, which repeats no finished work. Examples:\n  "
+        "Repair the source or raise max_skipped_fraction; finished jobs are not run again. Examples:\n  "
         + "\n  ".join(index.examples)
     )
 

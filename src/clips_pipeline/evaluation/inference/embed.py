@@ -1,6 +1,6 @@
 """Embedding of images and texts in batches.
 
-Legend of suffixes: B batch, C H W image, L context length, E embedding width, N all inputs.
+Shapes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

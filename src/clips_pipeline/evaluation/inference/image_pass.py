@@ -1,6 +1,6 @@
 """One pass over the images of a set: embeddings, caption loss and written captions, and the texts of each sample.
 
-Legend of suffixes: B batch, C H W image, L context length, T target length.
+Shapes: B batch, C H W image, L context length, T target length.
 """
 
 import json

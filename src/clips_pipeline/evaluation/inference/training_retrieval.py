@@ -1,6 +1,6 @@
 """Retrieval on a few hundred held-out samples during training, distributed over all ranks.
 
-Legend of suffixes: E embedding width; N images, M captions, of all ranks; R of one rank.
+Shapes: E embedding width; N images, M captions, of all ranks; R of one rank.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 The formulas are those of COCO's captioning evaluation (Papineni et al. 2002, corpus-level BLEU with the length of the closest
 reference; Lin 2004, with beta 1.2; Vedantam et al. 2015, the D variant). Words are runs of letters and digits in lower case,
 whereas COCO's tool uses a Java tokenizer. Scores of the two are close but must not be mixed.
-Legend of suffixes: R corpora, P ratios that BLEU-4 consists of, O orders of n-grams.
+Shapes: R corpora, P ratios that BLEU-4 consists of, O orders of n-grams.
 """
 
 import math

@@ -4,7 +4,7 @@ SugarCrepe (Hsieh et al. 2023): an image, its caption, and a caption with one sm
 right caption. Winoground (Thrush et al. 2022): two images and two captions with the same words in different order. As in
 retrieval, a tie is not a hit, so a model with constant embeddings scores 0.
 
-Legend of suffixes: N pairs, E embedding width.
+Shapes: N pairs, E embedding width.
 """
 
 import functools

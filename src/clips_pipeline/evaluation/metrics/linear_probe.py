@@ -5,7 +5,7 @@ Linear probe: multinomial logistic regression by L-BFGS on the features of the t
 appendix A.3). The weight of the L2 penalty is chosen from a logarithmic grid on the validation split. Nearest neighbors: votes
 of the nearest training images, weighted by exp(cosine / 0.07) (Wu et al. 2018).
 
-Legend of suffixes: N training images, M evaluated images, C classes, E embedding width, R rows of a chunk, K neighbors.
+Shapes: N training images, M evaluated images, C classes, E embedding width, R rows of a chunk, K neighbors.
 """
 
 import warnings

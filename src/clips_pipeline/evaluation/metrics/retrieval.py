@@ -10,7 +10,7 @@ Definitions, for embeddings with unit norm and scores that are their dot product
   recall of 0, whereas an optimistic rule (or an index sort) would give 1. Scores closer than `TIE_TOLERANCE` are equal,
   since a float32 matrix product may round two equal dot products differently.
 
-Ranks count from 0. Legend of suffixes: N images, M captions, E embedding width.
+Ranks count from 0. Shapes: N images, M captions, E embedding width.
 """
 
 from collections.abc import Callable, Sequence

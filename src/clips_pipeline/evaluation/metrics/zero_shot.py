@@ -2,7 +2,7 @@
 
 As in CLIP, the prompts of a class are embedded, normalized and averaged, and the mean is normalized again; an image belongs to
 the class with the most similar embedding. Ties are pessimistic, as in `retrieval`.
-Legend of suffixes: N images, C classes, E embedding width.
+Shapes: N images, C classes, E embedding width.
 """
 
 from collections import Counter

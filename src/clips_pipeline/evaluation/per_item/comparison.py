@@ -1,11 +1,12 @@
-"""Paired comparison of two models on the same images.
+"""Paired comparison of two models on the same items.
 
-Paired bootstrap: images are drawn with replacement, the same for both models, and each metric is recomputed on every bootstrap
-sample. The captions of an image stay together, since they are not independent. The confidence interval consists of the central
-quantiles of the differences.
-Sign test: on how many of the images on which the models differ one model is better, against a fair coin (two-sided, exact), by
-the metric of each image alone.
-Legend of suffixes: N images, R resamples.
+Paired bootstrap: items are drawn with replacement, the same for both models, and each metric is recomputed on every resample. The
+captions of an image stay together, since they are not independent. The confidence interval consists of the central quantiles of
+the differences.
+Sign test: on how many of the items on which the models differ one model is better, against a fair coin (two-sided, exact), by the
+metric of each item alone.
+
+Shapes: N items, R resamples.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,8 +37,8 @@ class Difference:
         metric: key of the metric.
         a, b: value of each model.
         low, high: confidence interval of B minus A.
-        fraction_better: fraction of the bootstrap samples in which B is better than A by more than the margin.
-        wins, losses: number of images on which B is better than A, and worse.
+        fraction_better: fraction of the resamples in which B is better than A by more than the margin.
+        wins, losses: number of items on which B is better than A, and worse.
         sign_p: p-value of the sign test.
     """
 
@@ -81,7 +82,7 @@ def compare(
         b: per-item results of model B, in any order of the items.
         metrics: keys, such as `retrieval/scenes/mean_recall@1`.
         confidence: confidence level of the intervals, above 0 and below 1.
-        resamples: number of bootstrap samples; 10,000 leave the ends of an interval uncertain by a few percent of its width.
+        resamples: number of resamples; 10,000 leave the ends of an interval uncertain by a few percent of its width.
         margin: margin of `fraction_better`, in the unit of the metric.
         seed: random seed.
 
@@ -101,8 +102,8 @@ def compare(
     for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
         difference_R = drawn[len(all_a) + place] - drawn[place]
         sign = 1.0 if higher_is_better(metric) else -1.0
-        # By the metric of each single image; images that are not queries count for neither model.
-        better_N = sign * (of_b.per_image() - of_a.per_image())
+        # By the metric of each item alone; items that are not queries count for neither model.
+        better_N = sign * (of_b.per_item() - of_a.per_item())
         wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
         fraction_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
         interval = _interval(difference_R, confidence)
@@ -124,7 +125,7 @@ def intervals(
         items: per-item results by set.
         metrics: keys; metrics without per-item results have no interval.
         confidence: confidence level of the intervals.
-        resamples: number of bootstrap samples.
+        resamples: number of resamples.
         seed: random seed.
     """
     metrics = list(metrics)

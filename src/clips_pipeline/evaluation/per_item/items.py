@@ -1,6 +1,6 @@
-"""Metrics from per-item results, for all items or for a bootstrap sample of them.
+"""Metrics from per-item results, for all items or for a resample of them.
 
-Legend of suffixes: N images, E entries of a set, O orders of n-grams.
+Shapes: N items, E entries of a set, O orders of n-grams.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.metric_keys import short_key
 from clips_pipeline.evaluation.metrics.caption_scores import bleu4_of_ratios
 from clips_pipeline.evaluation.metrics.retrieval import RECALL_AT
-from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, IntArray, Ratio, RatioMetric, hit_ratio
+from clips_pipeline.evaluation.per_item.bootstrap import NO_CLASS, IntArray, Ratio, RatioMetric, hit_ratio
 from clips_pipeline.evaluation.results import SET_VERSION
 
 _ACCURACY_AT = (1, 5)
@@ -85,8 +85,8 @@ def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
     if query_N.any():
         for k in _ACCURACY_AT:
             metrics[f"zero_shot/accuracy@{k}"] = RatioMetric((hit_ratio(shot_N < k, query_N),))
-        class_N = np.where(query_N, _ranks(rows, "label"), NO_GROUP)
-        if (class_N[query_N] != NO_GROUP).all():
+        class_N = np.where(query_N, _ranks(rows, "label"), NO_CLASS)
+        if (class_N[query_N] != NO_CLASS).all():
             metrics["zero_shot/mean_per_class_accuracy@1"] = RatioMetric((hit_ratio(shot_N < 1, query_N, class_N),))
     metrics |= _captions(rows)
     for name in ("linear", "knn"):

@@ -67,7 +67,7 @@ def score_metrics(
         chance: chance levels by the same keys.
         items: per-item results of the model, by set.
         champion: per-item results of the champion, by set, if there are any.
-        resamples: number of bootstrap samples.
+        resamples: number of resamples.
 
     Raises:
         ConfigError: the two models were evaluated on different images.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clips_pipeline.evaluation.metrics.caption_scores import corpus_scores, score_captions
-from clips_pipeline.evaluation.per_item.bootstrap import NO_GROUP, Ratio, RatioMetric, bootstrap, hit_ratio
+from clips_pipeline.evaluation.per_item.bootstrap import NO_CLASS, Ratio, RatioMetric, bootstrap, hit_ratio
 from clips_pipeline.evaluation.per_item.comparison import compare, intervals
 from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
 
@@ -76,7 +76,7 @@ def test_classes_that_do_not_occur_do_not_count():
 def test_an_image_without_class_counts_for_none():
     items = labeled((None, None), (1, 0))
     found = shares(bootstrap([items.metric_of(PER_CLASS)], 2, 20_000, 0)[0])
-    # One of four bootstrap samples has no labeled image, so its value is NaN.
+    # One of four resamples has no labeled image, so its value is NaN.
     assert found == pytest.approx({1.0: 3 / 4, -1.0: 1 / 4}, abs=0.02)
     assert intervals({"some": items}, [PER_CLASS]) == {PER_CLASS: (1.0, 1.0)}
 
@@ -107,6 +107,11 @@ def test_models_are_paired_by_key_also_by_class():
     assert (one.low, one.high, one.wins, one.losses) == (0.0, 0.0, 0, 0)
     better = compare(a, labeled((0, 0), (0, 0), (1, 0), (2, 0)), [PER_CLASS], resamples=300)[0]
     assert (better.a, better.b, better.wins, better.losses) == (0.5, 1.0, 2, 0)
+
+
+def test_a_bootstrap_without_items_is_refused():
+    with pytest.raises(ValueError, match="items is 0"):
+        bootstrap([], 0, 10, 0)
 
 
 def test_a_thousand_classes_are_sparse():
@@ -163,7 +168,7 @@ def test_corpus_scores_are_bitwise_equal_and_equal_per_sample():
     drawn_RN = np.random.default_rng(1).integers(0, 4, (100, 4))
     found = bootstrap([items.metric_of(f"caption/s/{name}") for name in names], 4, 100, 1)
     for row, draw in enumerate(drawn_RN.tolist()):
-        # Document frequencies are those of the whole set in every bootstrap sample.
+        # Document frequencies are those of the whole set in every resample.
         one = corpus_scores([scores[i] for i in draw])
         assert [value_R[row] for value_R in found] == pytest.approx([one[name] for name in names])
 
@@ -206,4 +211,4 @@ def test_the_mean_is_over_subsets_not_entries():
 def test_a_ratio_with_denominator_zero_is_nan():
     none = np.zeros(2)
     assert math.isnan(Ratio(none, none).value())
-    assert math.isnan(Ratio(none, none, np.array([NO_GROUP, 3])).value())
+    assert math.isnan(Ratio(none, none, np.array([NO_CLASS, 3])).value())

@@ -150,7 +150,7 @@ def test_written_tables_are_read(tmp_path: Path) -> None:
     found, wanted = read_items(tmp_path / "a.csv"), items_from_rows(rows)
     assert (found.keys, found.set_version) == (wanted.keys, "v") == (("001", "None"), "v")
     for name in wanted.names():
-        np.testing.assert_array_equal(wanted.metrics[name].per_image(), found.metrics[name].per_image())
+        np.testing.assert_array_equal(wanted.metrics[name].per_item(), found.metrics[name].per_item())
     # As Kedro loads the table: integers with missing values are floats, lists are texts.
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv", index=False)
     assert read_items(tmp_path / "b.csv").names() == wanted.names()
