@@ -13,7 +13,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.folder_lock import ReadLock
 from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
-from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.records import Record, SampleFields, Skip, is_label, parse_score
 from clips_pipeline.data.shards.sample_offsets import SplitSpans
 from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -189,13 +189,9 @@ def parse_sample(
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
     captions, label = facts.get("captions"), facts.get("label")
     human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
-    number = label if isinstance(label, int) and not isinstance(label, bool) else None
-    score = None if fields.score is None else _number(facts.get(fields.score))
+    number = label if isinstance(label, int) and is_label(label) else None
+    score = None if fields.score is None else parse_score(facts.get(fields.score))
     return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def parse_json(members: Members) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Records (samples before they are written) and skip reasons."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,24 @@ NO_TABLE_ROW: Final = "no_table_row"
 """No synthetic caption in the tables of `recaption`."""
 BAD_RECORD: Final = "bad_record"
 """A row or file that does not follow the format, such as JSON that cannot be parsed."""
+
+
+MAX_LABEL: Final = 2**31 - 1
+
+
+def is_label(value: object) -> bool:
+    """Return whether a value from a foreign file can be a class number."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL
+
+
+def parse_score(value: object) -> float | None:
+    """Return a number from a foreign file as a float; None if it is no number, not finite, or too large for a float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

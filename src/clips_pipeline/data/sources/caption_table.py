@@ -7,7 +7,7 @@ which respects the memory limit and spills to a temporary file (in `TMPDIR`, els
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.data.storage.retry import StorageError
 from clips_pipeline.io.atomic import replace_folder
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
     with storage.open(table) as file:
         try:
             parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
+        except StorageError:
+            raise
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{table}: not a Parquet file ({error}); give Parquet tables") from None
         schema = parquet.schema_arrow
         for name in (key, columns.synthetic, columns.web, columns.score):
@@ -180,11 +183,12 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
 def _read_rows(
     tables: Sequence[str], storage: Storage, key: str, columns: TableColumns
 ) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [name for name in (key, columns.synthetic, columns.web, columns.score) if name is not None]
     for table in tables:
-        with storage.open(table) as file:
+        with storage.open(table) as file, _damage_named(table, pa.ArrowException):
             # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
@@ -197,3 +201,14 @@ def _read_rows(
                     listed.get(columns.score or "", nothing),
                     strict=True,
                 )
+
+
+@contextmanager
+def _damage_named(table: str, arrow_error: type[Exception]) -> Iterator[None]:
+    """Raise a ConfigError for a table whose pages are damaged: pyarrow finds that only while it reads them."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (arrow_error, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{table}: damaged Parquet ({error}); write it again") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards.records import is_label, parse_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ def join_sentences(captions: Iterable[str]) -> str:
 
 def _from_json(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
     try:
-        entries = json.loads(text)
-    except ValueError as error:
+        entries = json.loads(text, parse_int=_parse_int)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"captions: {file} is not valid JSON ({error}); repair it") from None
     if not isinstance(entries, list):
         raise ConfigError(f"captions: {file} holds a {type(entries).__name__}; give a list of entries, one per image")
@@ -105,7 +106,7 @@ def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
 
     try:
         rows = pq.read_table(pa.BufferReader(content)).to_pylist()
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"captions: {file} is not valid Parquet ({error}); write it again") from None
     # Keys that JSON omits are null in a table.
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
@@ -139,13 +140,12 @@ def _from_csv(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
     _require(fields.image, reader.fieldnames or (), file, "source.folder.fields.image")
     _require(fields.caption, reader.fieldnames or (), file, "source.folder.fields.caption")
     by_image: dict[str, list[dict[str, str]]] = {}
+    limit = csv.field_size_limit(max(len(text), 1))  # the only error of this reader; a long cell affects its own row
     try:
         for line in reader:
             by_image.setdefault(line[fields.image], []).append(line)
-    except csv.Error as error:
-        raise ConfigError(
-            f"captions: {file}, after line {reader.line_num}: not valid CSV ({error}); repair it"
-        ) from None
+    finally:
+        csv.field_size_limit(limit)
     return [_csv_row(image, lines, fields) for image, lines in by_image.items()]
 
 
@@ -168,6 +168,15 @@ def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | 
         return text
 
 
+def _parse_int(digits: str) -> int | float:
+    """Convert an integer of JSON; Python refuses those of more than 4,300 digits, which would refuse the whole file."""
+    return int(digits) if len(digits) <= 20 else float(digits)
+
+
+def _short(value: object) -> str:
+    return repr(value)[:40]
+
+
 def _make_row(
     fields: CaptionFields,
     image: str,
@@ -178,16 +187,16 @@ def _make_row(
     score: Any,
 ) -> CaptionRow:
     """Make a row. Without a web caption, the first human caption replaces it; without a long caption, the others do."""
-    if label is not None and (not isinstance(label, int) or isinstance(label, bool) or label < 0):
-        return CaptionRow(image, fault=f"{fields.label!r} is {label!r}; a class number from 0 is needed")
-    if score is not None and (not isinstance(score, int | float) or isinstance(score, bool)):
-        return CaptionRow(image, fault=f"{fields.score!r} is {score!r}; a number is needed")
+    if label is not None and not is_label(label):
+        return CaptionRow(image, fault=f"{fields.label!r} is {_short(label)}; a class number from 0 is needed")
+    if score is not None and parse_score(score) is None:
+        return CaptionRow(image, fault=f"{fields.score!r} is {_short(score)}; a number is needed")
     if web is None:
         web, others = (captions[0], captions[1:]) if captions else ("", ())
     else:
         others = tuple(caption for caption in captions if caption != web)
     long = join_sentences(others) if synthetic is None else synthetic
-    return CaptionRow(image, web, long, captions, label, None if score is None else float(score))
+    return CaptionRow(image, web, long, captions, label, parse_score(score))
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

@@ -29,6 +29,9 @@ RETRIEVAL, CLASSIFICATION = "retrieval", "classification"
 CLASS_PLACE = "{c}"
 
 
+_MAX_SHARDS = 1_000_000
+
+
 @dataclass(frozen=True)
 class ClipBenchmarkConfig:
     """One dataset in the layout of CLIP_benchmark.
@@ -115,11 +118,13 @@ class ClipBenchmarkSource(Source):
                 f"source.clip_benchmark: {redact(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
                 f"{split}/ (source.clip_benchmark.root), or another split"
             )
-        if not count.strip().isdigit() or int(count) < 1:
+        digits = count.strip()
+        if not _is_number(digits, len(str(_MAX_SHARDS))) or not 1 <= int(digits) <= _MAX_SHARDS:
             raise ConfigError(
-                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {count.strip()!r}; write the number of shards"
+                f"source.clip_benchmark: {split}/{SHARD_COUNT} holds {digits[:40]!r}; write the number of shards, at most "
+                f"{_MAX_SHARDS:,}"
             )
-        return [f"{self.root}/{split}/{number}.tar" for number in range(int(count))]
+        return [f"{self.root}/{split}/{number}.tar" for number in range(int(digits))]
 
     def _read_classes(self) -> Classes:
         names, templates = self._read_lines(CLASS_NAMES), self._read_lines(TEMPLATES)
@@ -211,8 +216,13 @@ class BenchmarkTask:
 
     def _class(self, key: str, members: Members, image: bytes) -> Record | Skip:
         text = (members.cls or b"").strip()
-        if not text.isdigit() or int(text) >= (self.classes or 0):
+        if not _is_number(text.decode("ascii", "replace"), 10) or int(text) >= (self.classes or 0):
             return Skip(
                 records.BAD_RECORD, members.key, f"its .cls holds {text[:20]!r}, there are {self.classes} classes"
             )
         return Record(key, image, members.extension, "", "", (), int(text))
+
+
+def _is_number(text: str, max_digits: int) -> bool:
+    """Return whether text is a whole number; `isdigit` alone accepts `²`, and Python converts no 5,000 digits."""
+    return text.isascii() and text.isdigit() and len(text) <= max_digits

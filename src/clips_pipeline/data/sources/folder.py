@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,7 +87,7 @@ class FolderSource(Source):
             raise ConfigError(f"source.folder.images: {self.folder} is not a folder; give the folder of the images")
         self.rows = read_captions(Path(config.captions), config.fields)
         self._classes = None if config.classes is None else _read_classes(Path(config.classes))
-        if not any(_is_file(self.folder / row.image) for row in self.rows if row.fault is None):
+        if not any(isinstance(_locate(self.folder, row.image), Path) for row in self.rows if row.fault is None):
             raise ConfigError(
                 f"source.folder.images: none of the {len(self.rows)} images named in {config.captions} is in "
                 f"{self.folder} (the first is {self.rows[0].image!r}); give the folder these names are relative to"
@@ -120,8 +121,8 @@ class FolderSource(Source):
         total.update(json.dumps(settings, sort_keys=True).encode())
         total.update(file_sha256(Path(self.config.captions)).encode())
         for row in self.rows:
-            image = self.folder / row.image
-            content = file_sha256(image) if row.fault is None and _is_file(image) else "missing"
+            image = _locate(self.folder, row.image) if row.fault is None else None
+            content = file_sha256(image) if isinstance(image, Path) else "missing"
             total.update(json.dumps([row.image, content]).encode())
         return total.hexdigest()
 
@@ -166,18 +167,28 @@ def _read_record(folder: Path, row: CaptionRow, classes: int | None) -> Record |
         return Skip(
             records.BAD_RECORD, row.image, f"label {row.label}, but source.folder.classes names {classes}, from 0"
         )
-    file = folder / row.image
+    file = _locate(folder, row.image)
+    if isinstance(file, str):
+        return Skip(records.MISSING_IMAGE, row.image, f"{folder / row.image}: {file}")
     try:
         image = file.read_bytes()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")
     extension = "jpg" if ending == "jpeg" else ending
     return Record(image_key(row.image), image, extension, row.web, row.synthetic, row.captions, row.label, row.score)
 
 
-def _is_file(file: Path) -> bool:
+def _locate(folder: Path, image: str) -> Path | str:
+    """Return the file of an image, or why there is none: only regular files inside the folder are read.
+
+    A captions file is data: `../` and links must not lead to other files of this machine, and a FIFO would block for ever.
+    """
     try:
-        return file.is_file()
-    except (OSError, ValueError):
-        return False
+        file = folder / image
+        real = file.resolve(strict=True)
+        if not real.is_relative_to(folder.resolve()):
+            return "leads out of source.folder.images; copy the file into the folder"
+        return file if stat.S_ISREG(real.stat().st_mode) else "not a regular file"
+    except (OSError, ValueError, RuntimeError) as error:
+        return str(error)
