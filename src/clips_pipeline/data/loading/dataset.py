@@ -1,10 +1,10 @@
-"""Training samples of one rank: the same order for any number of ranks and workers, with exact mid-epoch resume.
+"""Training samples of one rank: the same order for any number of ranks and loader workers, with exact mid-epoch resume.
 
 Epoch e orders all samples in C streams (`order.EpochOrder`). Global batch b of G samples takes the next G / C samples
 of every stream, one stream after the other. Rank r of R takes the r-th of R equal parts of it. So the parts of all
-ranks, in order, are the batch that a single process would read, and each rank reads only few streams. Worker w of W
-makes batches w, w + W, …, and torch's DataLoader takes them in turn. All positions are computed, so resuming mid-epoch
-reads no data.
+ranks, in order, are the batch that a single process would read, and each rank reads only few streams. Loader worker w
+of W makes batches w, w + W, …, and torch's DataLoader takes them in turn. All positions are computed, so resuming
+mid-epoch reads no data.
 """
 
 import logging
@@ -85,7 +85,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state, with any number of ranks and workers; the next iteration yields the rest of the epoch.
+        """Resume with any number of ranks and loader workers; the next iteration yields the rest of the epoch.
 
         Raises:
             ConfigError: the state belongs to other shards, another seed or other streams, so the order would differ.
@@ -200,7 +200,7 @@ def _ids(rows: list[list[int]]) -> Tensor:
 
 
 def _shared_images(count: int, size: int) -> Tensor:
-    """Allocate (count, 3, size, size) uint8; in a worker, shared memory, so that the trainer need not copy it."""
+    """Allocate (count, 3, size, size) uint8; in a loader worker, shared memory, so that the trainer need not copy it."""
     shape = (count, 3, size, size)
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)

@@ -40,7 +40,7 @@ def train_loader(
 ) -> DataLoader[ClipsBatch]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
-    Call `.dataset.set_epoch(e)` before every epoch; workers are restarted for each epoch and read it then.
+    Call `.dataset.set_epoch(e)` before every epoch; loader workers are restarted for each epoch and read it then.
 
     Args:
         index_dir: folder of `index.json`.
@@ -55,7 +55,7 @@ def train_loader(
         window_samples: samples within which the order is shuffled, over all streams together (`order`).
         max_streams: upper bound on the streams that a global batch takes samples from. More mix better; with fewer, a
             rank reads fewer shards.
-        prefetch_batches: batches that each worker prepares ahead.
+        prefetch_batches: batches that each loader worker prepares ahead.
         remote: cache for shards that are not on this machine.
 
     Raises:
@@ -112,10 +112,10 @@ def ignore_foreign_sigterm(worker: int) -> None:
     """Ignore a SIGTERM that does not come from the trainer.
 
     Cluster managers send SIGTERM to every process of a job. The trainer then finishes its step and saves a checkpoint,
-    and needs its batches until then. (If the trainer dies, torch ends its workers within seconds.)
+    and needs its batches until then. (If the trainer dies, torch ends its loader workers within seconds.)
 
     Args:
-        worker: worker id, passed by torch.
+        worker: id of the loader worker, passed by torch.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return

@@ -140,7 +140,7 @@ def choose_streams(samples: int, global_batch_size: int, window_samples: int, ma
 
 
 def _hash(seed: int, epoch: int, purpose: str, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each number (the finalizer of SplitMix64; its start depends on seed, epoch and purpose)."""
+    """Return a 64-bit hash of each number (finalizer of SplitMix64; the start depends on seed, epoch and purpose)."""
     start = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
     z = np.uint64(int.from_bytes(start, "big")) + numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

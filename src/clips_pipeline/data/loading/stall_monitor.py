@@ -1,4 +1,4 @@
-"""Stall monitor of the loader: which shard each worker is reading, and for how long.
+"""Stall monitor of the loader: which shard each loader worker is reading, and for how long.
 
 A stalled loader reports nothing: the worker that hangs in a read cannot, and the others wait. So workers write what
 they read to shared memory, and a thread of the training process checks it while a batch is overdue.
@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 
 
 class ReadClock:
-    """Shared memory with one row per worker: shard being read and monotonic start time; -1 as shard between reads.
+    """Shared memory, one row per loader worker: shard being read and monotonic start time; -1 as shard between reads.
 
     Args:
-        workers: number of workers; 0 and 1 give one row.
+        workers: number of loader workers; 0 and 1 give one row.
     """
 
     def __init__(self, workers: int) -> None:

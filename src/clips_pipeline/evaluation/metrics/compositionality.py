@@ -149,7 +149,7 @@ def measure_compositionality(
 
 
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
-    """Return (N,) whether the right caption is more similar to its image than the wrong one."""
+    """Return whether the right caption is more similar to its image than the wrong one, (N,)."""
     return _is_greater(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
 
 

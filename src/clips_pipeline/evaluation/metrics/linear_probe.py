@@ -136,7 +136,7 @@ def _features(
 
 
 def knn_hits(train: LabeledFeatures, evaluated: LabeledFeatures, neighbors: int = NEIGHBORS) -> Flags:
-    """Return (M,) whether the nearest neighbors vote for the image's class. On a tie the lower class number wins.
+    """Return whether the nearest neighbors vote for the image's class, (M,). On a tie the lower class number wins.
 
     Raises:
         ValueError: there are no training images or no images to evaluate.
@@ -160,7 +160,7 @@ def linear_hits(
     evaluated: LabeledFeatures,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Flags, float]:
-    """Return (M,) whether the linear classifier is right, and the penalty chosen on the validation split.
+    """Return whether the linear classifier is right, (M,), and the penalty chosen on the validation split.
 
     Of equally good penalties the largest is used.
 

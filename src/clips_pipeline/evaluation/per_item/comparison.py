@@ -149,7 +149,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def match_items(a: ItemResults, b: ItemResults) -> npt.NDArray[np.int64]:
-    """Return (N,) the position in B of each item of A.
+    """Return the position in B of each item of A, (N,).
 
     Raises:
         ConfigError: the items or the set versions differ.
