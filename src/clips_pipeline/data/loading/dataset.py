@@ -200,7 +200,7 @@ def _ids(rows: list[list[int]]) -> Tensor:
 
 
 def _shared_images(count: int, size: int) -> Tensor:
-    """Allocate (count, 3, size, size) uint8; in a loader worker, shared memory, so that the trainer need not copy it."""
+    """Allocate (count, 3, size, size) uint8; in a loader worker, shared memory, so that the trainer copies nothing."""
     shape = (count, 3, size, size)
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
