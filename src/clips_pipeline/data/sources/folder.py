@@ -25,7 +25,7 @@ class FolderConfig:
     """Location of images and captions, and how they are split.
 
     Attributes:
-        images: folder of the images.
+        images: folder of the images; only regular files inside it are read, also through links.
         captions: JSON: a list of `{image, captions: [...]}`, optionally with `caption` (web) and `long_caption`
             (synthetic). CSV: columns `image`, `caption` and optionally `long_caption`; an image may have several rows.
             Parquet: columns like the keys of JSON.
