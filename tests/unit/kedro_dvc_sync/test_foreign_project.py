@@ -239,7 +239,7 @@ def test_parameters_outside_tracked_files(under_dvc: Tiny) -> None:
     assert "up to date" in tiny.run("dvc", "status")
     tiny.write("conf/local/parameters.yml", "model: {more: {power: 7}}\n")
     tiny.edit("conf/base/parameters.yml", "power: 2", "power: 4")
-    assert "model.more.power set by conf/local" in tiny.run("dvc", "repro", status=255)
+    assert "conf/local sets model.more.power" in " ".join(tiny.run("dvc", "repro", status=255).split())
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from clips_pipeline.training.run_spec import load_spec
 
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.1
+_CHECKS_PER_POLL = 5
 _GPU_DRIVER = Path("/dev/nvidiactl")
 
 
@@ -172,11 +173,15 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _kill_loaders_if_dead(rank: psutil.Process) -> None:
-    """Kill the loader workers of a dead rank at once: they hold the pipe by which torch notices that a forked rank has ended."""
-    with suppress(psutil.NoSuchProcess):
-        if rank.status() == psutil.STATUS_ZOMBIE:
-            _kill_group(rank.pid)
+def _kill_loaders_of_dead_rank() -> None:
+    """Kill the loaders of a rank that has just died: they hold the pipe by which torch sees that a forked rank has ended.
+
+    Checked often, so that torch sees this rank before the peers that fail because of it. The rank itself is not reaped here.
+    """
+    with suppress(ChildProcessError):
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if dead is not None:
+            _kill_group(dead.si_pid)
 
 
 def main(arguments: list[str]) -> int:
@@ -201,12 +206,13 @@ def main(arguments: list[str]) -> int:
         # notice without the agent when the launcher has died.
         for rank in psutil.Process().children():
             started.add(rank.pid)
-            _kill_loaders_if_dead(rank)
             if terminate.is_set() and rank.pid not in terminated:
                 terminated.add(rank.pid)
                 with suppress(psutil.NoSuchProcess):
                     rank.terminate()
-        thread.join(_POLL_SECONDS)
+        for _ in range(_CHECKS_PER_POLL):
+            _kill_loaders_of_dead_rank()
+            thread.join(_POLL_SECONDS / _CHECKS_PER_POLL)
     for pid in started:
         _kill_group(pid)
     codes = {rank: {"pid": failure.pid, "code": failure.exitcode} for rank, failure in thread.failures.items()}
