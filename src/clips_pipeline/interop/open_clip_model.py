@@ -7,7 +7,7 @@ Shapes: B batch, C H W image, L context length, E embedding width.
 
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.interop.folder import Towers
 
 CONFIG_FILE = "open_clip_config.json"
 """Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
 
-_RUNS_CODE = ("trust_remote_code", "code_revision", "auto_map")
+_RUNS_CODE = ("trust_remote_code", "code_revision")
 _MAX_CONFIG_BYTES = 1 << 20
 _TEST_TEXT = "a text to try the tokenizer with"
 
@@ -100,44 +100,34 @@ def _refuse_code(folder: Path) -> None:
     Raises:
         ConfigError: names the file and the key.
     """
-    config = _json_object(folder / CONFIG_FILE)
-    for keys, value in _leaves(config):
-        if keys[-1] in _RUNS_CODE and value not in (None, False):
+    config = _flat_json(folder / CONFIG_FILE)
+    for key, value in config.items():
+        if key.rpartition(".")[2] in _RUNS_CODE and value not in (None, False):
             raise ConfigError(
-                f"evaluate.model: {folder / CONFIG_FILE}: {'.'.join(keys)} asks for code of the model to be run, which is "
-                "never done; remove the key, and use the tokenizer's own files"
+                f"evaluate.model: {folder / CONFIG_FILE}: {key} asks for code of the model to be run, which is never done; "
+                "remove the key, and use the tokenizer's own files"
             )
-    text = config.get("model_cfg", {})
-    text = text.get("text_cfg", {}) if isinstance(text, dict) else {}
-    names = (text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")) if isinstance(text, dict) else ()
+    names = (config.get(f"model_cfg.text_cfg.{key}") for key in ("hf_model_name", "hf_tokenizer_name"))
     for place in (folder, *(Path(name) for name in names if isinstance(name, str))):
-        for file in ("config.json", "tokenizer_config.json"):
-            if (place / file).is_file() and "auto_map" in _json_object(place / file):
+        for file in (place / "config.json", place / "tokenizer_config.json"):
+            if file.is_file() and any(key.partition(".")[0] == "auto_map" for key in _flat_json(file)):
                 raise ConfigError(
-                    f"evaluate.model: {place / file}: auto_map names code of the model to be run, which is never done; "
-                    "remove the key, if transformers has the architecture itself"
+                    f"evaluate.model: {file}: auto_map names code of the model to be run, which is never done; remove the "
+                    "key, if transformers has the architecture itself"
                 )
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def _flat_json(file: Path) -> dict[str, Any]:
+    """Read a small JSON object of a foreign folder; nested keys are joined by dots."""
     try:
         found = json.loads(file.read_bytes()) if file.stat().st_size <= _MAX_CONFIG_BYTES else None
+        if isinstance(found, dict):
+            return flatten(found)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"evaluate.model: {file} cannot be read: {_first_line(error)}; {_two_ways()}") from None
-    if not isinstance(found, dict):
-        raise ConfigError(
-            f"evaluate.model: {file} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes; {_two_ways()}"
-        )
-    return found
-
-
-def _leaves(mapping: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Keys from the outermost to the innermost, and the value, of everything that is not a mapping."""
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*above, key))
-        else:
-            yield (*above, key), value
+    raise ConfigError(
+        f"evaluate.model: {file} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes; {_two_ways()}"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
 """Text for terminals: control characters of data and of errors are shown, not executed."""
 
 import logging
+import unicodedata
+
+# Joiners (needed by many scripts and by emoji) and the soft hyphen are not hidden characters.
+_JOINERS = "\u200c\u200d\u00ad"
+
+
+def is_hidden(letter: str) -> bool:
+    """Return whether a character has an effect but no shape: controls, direction marks, line separators, lone surrogates."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in _JOINERS
 
 
 def escape_controls(text: str) -> str:
-    """Replace what a terminal would act on by escapes such as `\\x1b`; newlines and tabs stay.
-
-    These are control characters, characters that change the text direction, and lone surrogates.
-    """
+    """Replace hidden characters by escapes such as `\\x1b`; newlines and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+    return "".join(ascii(letter)[1:-1] if is_hidden(letter) and letter not in "\n\t" else letter for letter in text)
 
 
 class EscapingFormatter(logging.Formatter):

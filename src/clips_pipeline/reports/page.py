@@ -5,7 +5,6 @@ output is escaped, and characters that hide or reorder text are written as code 
 """
 
 import base64
-import unicodedata
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -15,11 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clips_pipeline.io.atomic import write_text
+from clips_pipeline.io.terminal import is_hidden
 
 _MEDIA = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
-# Whitespace, joiners (needed by many scripts and by emoji) and the soft hyphen are not escaped.
-_HARMLESS = "\t\n\r\u200c\u200d\u00ad"
+# Whitespace, which HTML collapses.
+_HARMLESS = "\t\n\r"
 # Noncharacters: an SVG file with one of them cannot be parsed.
 _NO_CHARACTERS = "\ufffe\uffff"
 
@@ -137,5 +137,5 @@ def _finalize(value: object) -> object:
 
 
 def _escape_letter(letter: str) -> str:
-    hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") or letter in _NO_CHARACTERS
+    hidden = is_hidden(letter) or letter in _NO_CHARACTERS
     return f"[U+{ord(letter):04X}]" if hidden and letter not in _HARMLESS else letter

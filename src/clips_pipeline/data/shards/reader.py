@@ -189,7 +189,7 @@ def parse_sample(
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
     captions, label = facts.get("captions"), facts.get("label")
     human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
-    number = label if isinstance(label, int) and is_label(label) else None
+    number = label if is_label(label) else None
     score = None if fields.score is None else parse_score(facts.get(fields.score))
     return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score)
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from clips_pipeline.config import ConfigError
 
@@ -34,7 +34,7 @@ BAD_RECORD: Final = "bad_record"
 MAX_LABEL: Final = 2**31 - 1
 
 
-def is_label(value: object) -> bool:
+def is_label(value: object) -> TypeGuard[int]:
     """Return whether a value from a foreign file can be a class number."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL
 

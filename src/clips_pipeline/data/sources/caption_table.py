@@ -153,13 +153,8 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with storage.open(table) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except StorageError:
-            raise
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{table}: not a Parquet file ({error}); give Parquet tables") from None
+    with storage.open(table) as file, _parquet_errors(table):
+        parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
         for name in (key, columns.synthetic, columns.web, columns.score):
             if name is None:
@@ -183,12 +178,11 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
 def _read_rows(
     tables: Sequence[str], storage: Storage, key: str, columns: TableColumns
 ) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [name for name in (key, columns.synthetic, columns.web, columns.score) if name is not None]
     for table in tables:
-        with storage.open(table) as file, _damage_named(table, pa.ArrowException):
+        with storage.open(table) as file, _parquet_errors(table):
             # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
@@ -204,11 +198,13 @@ def _read_rows(
 
 
 @contextmanager
-def _damage_named(table: str, arrow_error: type[Exception]) -> Iterator[None]:
-    """Raise a ConfigError for a table whose pages are damaged: pyarrow finds that only while it reads them."""
+def _parquet_errors(table: str) -> Iterator[None]:
+    """Raise a ConfigError for a damaged table; pyarrow finds damaged pages only while it reads them."""
+    import pyarrow as pa
+
     try:
         yield
     except StorageError:
         raise
-    except (arrow_error, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{table}: damaged Parquet ({error}); write it again") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{table}: not a Parquet file, or a damaged one ({error}); write it again") from None

@@ -25,7 +25,7 @@ class FolderConfig:
     """Location of images and captions, and how they are split.
 
     Attributes:
-        images: folder of the images; only regular files inside it are read, also through links.
+        images: folder of the images; only regular files inside it are read; links that lead out are skipped.
         captions: JSON: a list of `{image, captions: [...]}`, optionally with `caption` (web) and `long_caption`
             (synthetic). CSV: columns `image`, `caption` and optionally `long_caption`; an image may have several rows.
             Parquet: columns like the keys of JSON.
@@ -82,7 +82,7 @@ class FolderSource(Source):
 
     def __init__(self, config: FolderConfig) -> None:
         self.config = config
-        self.folder = Path(config.images).absolute()
+        self.folder = Path(config.images).resolve()
         if not self.folder.is_dir():
             raise ConfigError(f"source.folder.images: {self.folder} is not a folder; give the folder of the images")
         self.rows = read_captions(Path(config.captions), config.fields)
@@ -180,14 +180,14 @@ def _read_record(folder: Path, row: CaptionRow, classes: int | None) -> Record |
 
 
 def _locate(folder: Path, image: str) -> Path | str:
-    """Return the file of an image, or why there is none: only regular files inside the folder are read.
+    """Return the file of an image in a resolved folder, or why there is none: only regular files inside it are read.
 
-    A captions file is data: `../` and links must not lead to other files of this machine, and a FIFO would block for ever.
+    A captions file is data: `../` and links must not lead to other files of this machine, and a FIFO would block.
     """
     try:
         file = folder / image
         real = file.resolve(strict=True)
-        if not real.is_relative_to(folder.resolve()):
+        if not real.is_relative_to(folder):
             return "leads out of source.folder.images; copy the file into the folder"
         return file if stat.S_ISREG(real.stat().st_mode) else "not a regular file"
     except (OSError, ValueError, RuntimeError) as error:
