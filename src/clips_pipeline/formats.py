@@ -5,7 +5,7 @@ prepare all data again. `tests/contracts/test_golden_formats.py` fails when an o
 DVC reads this file as parameters (docs/versioning.md), so every value must be a plain number.
 """
 
-SHARDS = 2
+SHARDS = 3
 """Shards, index, offsets, statistics and classes, for every kind of source."""
 
 SCENES = 1
