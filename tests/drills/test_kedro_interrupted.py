@@ -79,7 +79,8 @@ def test_kedro_run_is_interrupted_refused_killed_and_resumed(project: Path) -> N
     assert "(Ctrl-C); a checkpoint was saved, and the same command resumes from it" in shown
     assert "Aborted!" not in shown
     assert "Traceback" not in shown
-    assert done < trained(project) < STEPS
+    interrupted_at = trained(project)
+    assert done < interrupted_at < STEPS
 
     code, shown = end(start(project, f"{PARAMETERS},train.seed=7"))
     assert code == 2, shown
@@ -87,12 +88,12 @@ def test_kedro_run_is_interrupted_refused_killed_and_resumed(project: Path) -> N
     assert "Traceback" not in shown
 
     killed = start(project)
-    wait_for(lambda: trained(project) >= done + 5 or killed.poll() is not None, 180.0)
+    wait_for(lambda: trained(project) >= interrupted_at + 5 or killed.poll() is not None, 180.0)
     os.killpg(killed.pid, signal.SIGKILL)
     code, shown = end(killed)
     assert code == -signal.SIGKILL, shown
     killed_at = trained(project)
-    assert done + 5 <= killed_at < STEPS
+    assert interrupted_at + 5 <= killed_at < STEPS
     assert [run.info.status for run in training_runs(project)] == ["RUNNING"]
 
     writer = project / "src/clips_pipeline/data/shards/writer.py"

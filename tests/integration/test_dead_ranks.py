@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -61,13 +63,24 @@ def kill_with_stopped_loader(heartbeat: Heartbeat) -> None:
     os.kill(heartbeat.pid, signal.SIGKILL)
 
 
+def kill_while_agent_is_slow(heartbeat: Heartbeat) -> None:
+    """Kill the rank with its loader workers; its agent looks only after a peer has noticed."""
+    agent = psutil.Process(heartbeat.pid).parent()
+    assert agent is not None
+    agent.suspend()
+    for pid in [*loaders_of(heartbeat), heartbeat.pid]:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
+    agent.resume()
+
+
 FAILURES = {
     "rank 1 killed": (
-        lambda heartbeats: kill_with_stopped_loader(heartbeats[1]),
+        lambda heartbeats: kill_while_agent_is_slow(heartbeats[1]),
         r"^rank 1 \(host \S+, pid \d+\) was killed by SIGKILL \(which the system sends when memory runs out\)\n",
     ),
     "rank 0 killed": (
-        lambda heartbeats: os.kill(heartbeats[0].pid, signal.SIGKILL),
+        lambda heartbeats: kill_with_stopped_loader(heartbeats[0]),
         r"^rank 0 \(host \S+, pid \d+\) was killed by SIGKILL",
     ),
     "rank 1 hangs": (

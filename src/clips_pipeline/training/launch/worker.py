@@ -1,6 +1,7 @@
 """One rank: its lock, heartbeat, event log, errors and exit code. `training.launch.worker_main` starts it."""
 
 import os
+import time
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ _PERMANENT_ERRORS = (ConfigError, TrainingDivergedError, CannotWriteError)
 """Errors that would occur again: `launch.restarts` does not restart the ranks after them."""
 _LOCK_TIMEOUT_S = 10.0
 """Time for rank 0 of an earlier start to end."""
+_PEER_DEATH_SECONDS = 1.0
+"""Time before a rank ends with an error that the death of a peer may have caused. torch reports one failed rank, of those that it
+finds the one with the lowest number; it looks ten times a second, and has then found the dead one."""
 # Composer 0.32 on torch 2.7 warns about its own calls; a user cannot change them.
 _NOISY_MODULES = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 
@@ -59,6 +63,10 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int:
     rank, run_folder = _rank(), Path(spec.run_folder)
     with (
@@ -79,6 +87,8 @@ def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int
             if writer is not None:
                 with suppress(CannotWriteError):
                     writer.write("error", message=message, again=not isinstance(error, TrainingDivergedError))
+            if _world_size() > 1 and not isinstance(error, _PERMANENT_ERRORS):
+                time.sleep(_PEER_DEATH_SECONDS)
             raise
         if finished or interrupt.reason is None:
             return 0
@@ -88,8 +98,7 @@ def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int
 
 
 def _heartbeat(spec: RunSpec, rank: int) -> HeartbeatWriter:
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    return HeartbeatWriter(Path(spec.run_folder), rank, world_size, interval_s(spec.train.launch.rank_timeout_s))
+    return HeartbeatWriter(Path(spec.run_folder), rank, _world_size(), interval_s(spec.train.launch.rank_timeout_s))
 
 
 def error_message(error: Exception) -> str:
