@@ -45,7 +45,7 @@ def test_one_process_trains_evaluates_and_exports(spec_of: SpecOf) -> None:
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
     assert kinds.count("step") == 9
-    assert all(0.0 <= event["data_wait_share"] <= 1.0 for event in seen if event["kind"] == "step")
+    assert all(0.0 <= event["data_wait_fraction"] <= 1.0 for event in seen if event["kind"] == "step")
     curve = losses(spec)
     assert curve[9] < curve[1]
     assert load_model_folder(Path(spec.model_folder)).model.config.vision.image_size == 64

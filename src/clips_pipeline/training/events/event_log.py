@@ -20,8 +20,10 @@ from clips_pipeline.io.disk_errors import write_error
 
 Event = dict[str, Any]
 
-STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_share")
+STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_fraction")
 """Numbers of a `step` event besides its losses."""
+_FORMER_KEYS = {"data_wait_share": "data_wait_fraction"}
+"""Keys that logs of before have, and their present names."""
 
 
 class EventWriter:
@@ -102,6 +104,8 @@ class EventReader:
                     event: Event = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # a partial line of a killed process
+                for former in event.keys() & _FORMER_KEYS.keys():
+                    event[_FORMER_KEYS[former]] = event.pop(former)
                 kind, step = event["kind"], int(event.get("step", 0))
                 if kind in self.ONCE_PER_STEP:
                     if step <= self.last_steps.get(kind, -1):

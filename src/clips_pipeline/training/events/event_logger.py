@@ -14,7 +14,7 @@ SPEED = "throughput/samples_per_sec"  # key of Composer's SpeedMonitor
 VALIDATION = "metrics/validation/"
 SKIPPED = "samples/skipped/"
 TRACE = "samples/trace"
-DATA_WAIT = "time/data_wait_share"
+DATA_WAIT = "time/data_wait_fraction"
 LOGIT_SCALE = "logit_scale"
 
 
@@ -66,7 +66,7 @@ class EventLogger(LoggerDestination):  # type: ignore[misc]
             logit_scale=latest[LOGIT_SCALE],
             learning_rate=latest[LEARNING_RATE],
             samples_per_s=latest.get(SPEED, average),
-            data_wait_share=latest[DATA_WAIT],
+            data_wait_fraction=latest[DATA_WAIT],
             trace=latest[TRACE],
         )
         skipped = _without_prefix(latest, SKIPPED)

@@ -48,6 +48,13 @@ def test_a_resumed_rank_ends_the_partial_line_of_a_killed_one(path: Path) -> Non
     assert [event["step"] for event in read_all(path)] == [1, 2]
 
 
+def test_former_keys_are_read(path: Path) -> None:
+    write(path, "step", step=1, data_wait_share=0.25)
+    (event,) = read_all(path)
+    assert event["data_wait_fraction"] == 0.25
+    assert "data_wait_share" not in event
+
+
 def test_steps_trained_again_after_a_crash_are_returned_once(path: Path, writer: EventWriter) -> None:
     for step in (1, 2, 3, 2, 3, 4):
         writer.write("step", step=step)

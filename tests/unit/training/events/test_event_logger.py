@@ -14,7 +14,7 @@ LOGGED: dict[str, Any] = {
     "loss/train/contrastive": 1.0,
     "lr-AdamW/group0": 0.5,
     "logit_scale": 14.0,
-    "time/data_wait_share": 0.25,
+    "time/data_wait_fraction": 0.25,
     "samples/trace": "00ff",
     "time/batch_in_epoch": 3,
 }
@@ -53,7 +53,7 @@ def test_due_steps_are_written_with_the_latest_metrics(tmp_path: Path) -> None:
         "logit_scale": 14.0,
         "learning_rate": 0.5,
         "samples_per_s": 16.0,  # the monitor has said nothing yet
-        "data_wait_share": 0.25,
+        "data_wait_fraction": 0.25,
         "trace": "00ff",
     }
     assert events[0] == first
