@@ -5,9 +5,8 @@ The package `open_clip_torch` loads the files (`pip install 'clips-pipeline[open
 Shapes: B batch, C H W image, L context length, E embedding width.
 """
 
-import json
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import Towers
+from clips_pipeline.interop.foreign_weights import check_weights_file, find_weights_file
+from clips_pipeline.interop.open_clip_config import CONFIG_FILE, KEY, check_config, first_line
 
-CONFIG_FILE = "open_clip_config.json"
-"""Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
-
-_RUNS_CODE = ("trust_remote_code", "code_revision")
-_MAX_CONFIG_BYTES = 1 << 20
 _TEST_TEXT = "a text to try the tokenizer with"
 
 
@@ -33,7 +29,7 @@ def is_open_clip(path: Path, architecture: str | None) -> bool:
 
 
 def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
-    """Load a model from local files, on the CPU and in evaluation mode. Files with pickled code are refused.
+    """Load a model from local files, on the CPU and in evaluation mode. Weights are read from safetensors only.
 
     Args:
         path: a folder with `open_clip_config.json`, weights, and the files of the tokenizer unless it is one of open_clip's;
@@ -47,38 +43,27 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
         import open_clip
     except ImportError:
         raise ConfigError(
-            f"evaluate.model: {path} needs open_clip; install it with `pip install 'clips-pipeline[open-clip]'`"
+            f"{KEY}: {path} needs open_clip; install it with `pip install 'clips-pipeline[open-clip]'`"
         ) from None
     path = path.resolve()
-    if architecture is not None and not path.is_file():
-        raise ConfigError(f"evaluate.model: {path}: no such checkpoint file; {_two_ways()}")
-    if architecture is not None and architecture not in open_clip.list_models():
-        raise ConfigError(
-            f"evaluate.architecture: open_clip {open_clip.__version__} has no {architecture!r}; "
-            "`open_clip.list_models()` lists the known names"
-        )
-    name = f"local-dir:{path}" if architecture is None else architecture
     if architecture is None:
-        _refuse_code(path)
-    try:
-        module, _, transform = open_clip.create_model_and_transforms(
-            name,
-            pretrained=None if architecture is None else str(path),
-            pretrained_text=False,
-            weights_only=True,
-            require_pretrained=True,
-        )
-    # open_clip raises AssertionError if sizes differ.
-    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"evaluate.model: open_clip cannot load {path} ({_first_line(error)}); {_two_ways()}"
-        ) from None
-    try:
+        weights = find_weights_file(path, KEY)
+        check_config(path, weights)
+        name = f"local-dir:{path}"
+    else:
+        weights, name = path, architecture
+        check_weights_file(path, KEY)
+        if architecture not in open_clip.list_models():
+            raise ConfigError(
+                f"evaluate.architecture: open_clip {open_clip.__version__} has no {architecture!r}; "
+                "`open_clip.list_models()` lists the known names"
+            )
+    with _one_error(f"open_clip cannot load {path}", _two_ways()), _offline():
+        # Not by `create_model`, which chooses among a folder's files itself, pickles included.
+        module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False, pretrained_text=False)
+        open_clip.load_checkpoint(module, str(weights))
+    with _one_error(f"the tokenizer of {path} cannot be loaded", "copy its files into the folder"), _offline():
         tokenizer = open_clip.get_tokenizer(name)
-    except (ImportError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"evaluate.model: the tokenizer of {path} cannot be loaded ({_first_line(error)}); copy its files into the folder"
-        ) from None
     rows = _Rows(tokenizer, _vocabulary(module), path)
     found = Towers(
         module.eval(),
@@ -91,43 +76,28 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
     return found
 
 
-def _refuse_code(folder: Path) -> None:
-    """Refuse a model folder that asks for code of its own, or of a hub, to be run.
-
-    open_clip passes `tokenizer_kwargs` and names of Hugging Face models on to transformers, which imports the Python files that
-    an `auto_map` names, or asks on the terminal whether it may.
-
-    Raises:
-        ConfigError: names the file and the key.
-    """
-    config = _flat_json(folder / CONFIG_FILE)
-    for key, value in config.items():
-        if key.rpartition(".")[2] in _RUNS_CODE and value not in (None, False):
-            raise ConfigError(
-                f"evaluate.model: {folder / CONFIG_FILE}: {key} asks for code of the model to be run, which is never done; "
-                "remove the key, and use the tokenizer's own files"
-            )
-    names = (config.get(f"model_cfg.text_cfg.{key}") for key in ("hf_model_name", "hf_tokenizer_name"))
-    for place in (folder, *(Path(name) for name in names if isinstance(name, str))):
-        for file in (place / "config.json", place / "tokenizer_config.json"):
-            if file.is_file() and any(key.partition(".")[0] == "auto_map" for key in _flat_json(file)):
-                raise ConfigError(
-                    f"evaluate.model: {file}: auto_map names code of the model to be run, which is never done; remove the "
-                    "key, if transformers has the architecture itself"
-                )
-
-
-def _flat_json(file: Path) -> dict[str, Any]:
-    """Read a small JSON object of a foreign folder; nested keys are joined by dots."""
+@contextmanager
+def _one_error(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever open_clip, transformers and their compiled parts raise for a foreign file into one error."""
     try:
-        found = json.loads(file.read_bytes()) if file.stat().st_size <= _MAX_CONFIG_BYTES else None
-        if isinstance(found, dict):
-            return flatten(found)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"evaluate.model: {file} cannot be read: {_first_line(error)}; {_two_ways()}") from None
-    raise ConfigError(
-        f"evaluate.model: {file} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes; {_two_ways()}"
-    )
+        yield
+    except (ConfigError, KeyboardInterrupt, SystemExit):
+        raise
+    # The compiled tokenizers panic with an exception that is no `Exception`.
+    except BaseException as error:
+        raise ConfigError(f"{KEY}: {what} ({first_line(error)}); {remedy}") from None
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep huggingface_hub, which reads its environment only once, from requests: a model may name others of the hub."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @dataclass(frozen=True)
@@ -140,7 +110,7 @@ class _Rows:
         ids_BL = self.tokenizer(list(texts))
         if int(ids_BL.max()) >= self.vocabulary:
             raise ConfigError(
-                f"evaluate.model: {self.path}: the tokenizer returns id {int(ids_BL.max())}, but the text tower has "
+                f"{KEY}: {self.path}: the tokenizer returns id {int(ids_BL.max())}, but the text tower has "
                 f"{self.vocabulary}; use the tokenizer of this model"
             )
         return ids_BL
@@ -148,14 +118,10 @@ class _Rows:
 
 @torch.no_grad()
 def _try_text(model: Towers, path: Path) -> None:
-    rows_BL = model.text_rows([_TEST_TEXT])
-    try:
-        model.encode_text(rows_BL)
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise ConfigError(
-            f"evaluate.model: {path}: the text tower cannot read rows of {rows_BL.shape[1]} tokens ({_first_line(error)}); use the "
-            "tokenizer of this model"
-        ) from None
+    with _one_error(
+        f"the text tower of {path} cannot read what its tokenizer makes", "use the tokenizer of this model"
+    ):
+        model.encode_text(model.text_rows([_TEST_TEXT]))
 
 
 def _vocabulary(module: Any) -> int:
@@ -165,9 +131,5 @@ def _vocabulary(module: Any) -> int:
     return int(table.num_embeddings if table is not None else text.vocab_size)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _two_ways() -> str:
-    return f"give a folder with {CONFIG_FILE} and its weights, or a checkpoint with tensors only and its evaluate.architecture"
+    return f"give a folder with {CONFIG_FILE} and its weights, or a safetensors file and its evaluate.architecture"

@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.unit.evaluation.metrics.peer_model import MODEL_CFG, WEIGHTS, settings
 
 from clips_pipeline.config import ConfigError
@@ -20,6 +21,7 @@ from clips_pipeline.evaluation.inference.embed import open_image, retrieval_text
 from clips_pipeline.evaluation.model_loading import load_embedder
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.interop.open_clip_model import load_open_clip
 
 CPU = EvaluationConfig(device="cpu", examples=2, batch_size=5)
 
@@ -93,7 +95,7 @@ def test_a_checkpoint_with_its_architecture_is_the_same_model(peer, shards, thei
     ("config", "message"),
     [
         ({"architecture": "ViT-no"}, "has no 'ViT-no'"),
-        ({"architecture": "ViT-B-32"}, r"cannot load .*open_clip_pytorch_model\.bin"),
+        ({"architecture": "ViT-B-32"}, r"cannot load .*open_clip_model\.safetensors"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused(peer, shards, config, message):
@@ -103,7 +105,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(peer, shards, config, m
 
 
 def test_a_folder_with_an_architecture_is_refused(peer, shards):
-    with pytest.raises(ConfigError, match="no such checkpoint file"):
+    with pytest.raises(ConfigError, match="does not exist; give the file of a checkpoint"):
         evaluate_model(peer, shards, replace(CPU, model=str(peer), architecture="ViT-B-32"))
 
 
@@ -120,10 +122,10 @@ class Bomb:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / WEIGHTS).unlink(), "cannot load"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"cut"), "cannot load"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"cut"), "asks for more weights than the 3 bytes"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(bytes(1 << 22)), "cannot load"),
         (
-            lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2)),
+            lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps([Bomb(), bytes(1 << 22)], protocol=2)),
             "cannot load",
         ),
         (lambda folder: (folder / "open_clip_config.json").write_text("{"), "cannot be read"),
@@ -134,9 +136,50 @@ def test_damaged_folders_are_one_error(peer, shards, tmp_path, capsys, change, m
     for file in peer.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     change(tmp_path)
-    with pytest.raises(ConfigError, match=f"{message}.*evaluate.architecture"):
+    with pytest.raises(ConfigError, match=rf"evaluate\.model: .*{message}"):
         evaluate_model(tmp_path, shards, CPU)
     assert "boom" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "model.pth", "model.pt"])
+def test_pickled_weights_are_refused_with_the_command_that_converts_them(peer, shards, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch, "load", None)
+    for file in ("open_clip_config.json", WEIGHTS):
+        shutil.copyfile(peer / file, tmp_path / file)
+    # open_clip would prefer its own .bin to this name.
+    (tmp_path / WEIGHTS).rename(tmp_path / "model.safetensors")
+    (tmp_path / name).write_bytes(b"never read")
+    assert load_open_clip(tmp_path).module is not None
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"no safetensors file.*torch 2\.10 or later.*python -c"):
+        evaluate_model(tmp_path, shards, CPU)
+    with pytest.raises(ConfigError, match=r"no safetensors file.*torch 2\.10 or later.*python -c"):
+        evaluate_model(tmp_path / name, shards, replace(CPU, model=str(tmp_path / name), architecture="ViT-B-32"))
+
+
+def test_a_folder_without_weights_is_refused(peer, tmp_path):
+    shutil.copyfile(peer / "open_clip_config.json", tmp_path / "open_clip_config.json")
+    with pytest.raises(ConfigError, match="contains no weights"):
+        load_open_clip(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"vision_cfg": MODEL_CFG["vision_cfg"] | {"layers": 10**9}}, "vision_cfg.layers"),
+        ({"vision_cfg": MODEL_CFG["vision_cfg"] | {"layers": [3, 10**9, 6, 3]}}, "vision_cfg.layers"),
+        ({"vision_cfg": MODEL_CFG["vision_cfg"] | {"mlp_ratio": 1e9}}, "vision_cfg.layers"),
+        ({"text_cfg": MODEL_CFG["text_cfg"] | {"vocab_size": 10**9}}, "text_cfg.vocab_size"),
+        ({"text_cfg": MODEL_CFG["text_cfg"] | {"context_length": 10**9}}, "text_cfg.context_length"),
+    ],
+)
+def test_a_model_larger_than_its_weights_is_not_built(peer, tmp_path, change, key):
+    shutil.copyfile(peer / WEIGHTS, tmp_path / WEIGHTS)
+    # The second spelling of a key must not hide the first.
+    config = json.loads(settings(**change)) | {f"model_cfg.{key}": 1}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"model_cfg\.{key} asks for more weights than"):
+        load_open_clip(tmp_path)
 
 
 RUNS_CODE = {
@@ -170,7 +213,10 @@ def test_code_of_a_model_folder_is_never_run(peer, shards, tmp_path, name):
         if "tower" not in name:
             (folder / "config.json").unlink()
     changed = {key: str(folder) if value == "HERE" else value for key, value in text.items()}
-    (folder / "open_clip_config.json").write_text(settings(text_cfg=MODEL_CFG["text_cfg"] | changed))
+    config = json.loads(settings(text_cfg=MODEL_CFG["text_cfg"] | changed))
+    # The same keys spelled with dots must not hide those above.
+    config |= {f"model_cfg.text_cfg.tokenizer_kwargs.{key}": False for key in ("trust_remote_code", "code_revision")}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=message):
         evaluate_model(folder, shards, CPU)
     assert not marker.exists()
@@ -188,7 +234,7 @@ def test_a_configuration_that_is_no_small_json_object_is_refused(peer, shards, t
 def test_a_tokenizer_of_another_model_is_refused(shards, tmp_path):
     config = MODEL_CFG | {"text_cfg": {**MODEL_CFG["text_cfg"], "vocab_size": 100}}
     (tmp_path / "open_clip_config.json").write_text(settings(text_cfg=config["text_cfg"]))
-    torch.save(open_clip.CLIP(**config).state_dict(), tmp_path / WEIGHTS)
+    save_file(open_clip.CLIP(**config).state_dict(), tmp_path / WEIGHTS)
     with pytest.raises(ConfigError, match="the text tower has 100; use the tokenizer of this model"):
         evaluate_model(tmp_path, shards, CPU)
 

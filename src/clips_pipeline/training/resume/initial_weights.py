@@ -9,8 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.atomic import replace_file
@@ -90,7 +89,9 @@ def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Itera
 
 
 def _load_model(clips: "ClipsModel", folder: Path) -> None:
-    weights = _read(folder / WEIGHTS, "train.model.initial_weights")
+    from clips_pipeline.interop.foreign_weights import load_weights_file
+
+    weights = load_weights_file(folder / WEIGHTS, "train.model.initial_weights")
     try:
         clips.load_state_dict(weights)
     except RuntimeError as error:
@@ -102,12 +103,11 @@ def _load_model(clips: "ClipsModel", folder: Path) -> None:
 def _load_tower(clips: "ClipsModel", part: str, path: Path, key: str) -> None:
     import torch
 
+    from clips_pipeline.interop.foreign_weights import load_weights_file
     from clips_pipeline.interop.open_clip import from_state_dict
 
-    state: Any = _read(path, key)
-    # Training checkpoints of open_clip have the weights under `state_dict`, each name with DDP's prefix.
-    state = state.get("state_dict", state)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    # Training checkpoints of open_clip have DDP's prefix in each name.
+    state = {name.removeprefix("module."): tensor for name, tensor in load_weights_file(path, key).items()}
     vision = clips.config.vision
     with torch.random.fork_rng(devices=[]):
         try:
@@ -125,19 +125,3 @@ def _load_tower(clips: "ClipsModel", part: str, path: Path, key: str) -> None:
         getattr(clips, part).load_state_dict(getattr(source, part).state_dict())
     except RuntimeError as error:
         raise ConfigError(f"{key}: {path} does not fit train.model.size: {error}") from None
-
-
-def _read(path: Path, key: str) -> dict[str, Any]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ConfigError(f"{key}: {path} does not exist; give the file of a checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        # Tensors only: unpickling an unknown file could run any code.
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        raise ConfigError(f"{key}: {path} cannot be read as tensors ({error}); export or fetch it again") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from safetensors.torch import save_file
 
 MODEL_CFG = {
     "embed_dim": 32,
@@ -12,7 +13,7 @@ MODEL_CFG = {
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 PREPROCESS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear", "resize_mode": "squash"}
-WEIGHTS = "open_clip_pytorch_model.bin"
+WEIGHTS = "open_clip_model.safetensors"
 
 
 def settings(**model: object) -> str:
@@ -25,5 +26,5 @@ def save_peer(folder: Path) -> Path:
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(settings())
     torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**MODEL_CFG).state_dict(), folder / WEIGHTS)
+    save_file(open_clip.CLIP(**MODEL_CFG).state_dict(), folder / WEIGHTS)
     return folder

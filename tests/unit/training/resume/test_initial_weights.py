@@ -79,15 +79,12 @@ def test_a_model_of_another_shape_is_refused(exported: Path) -> None:
         load_initial_weights(found, ModelConfig(initial_weights=str(exported)))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "bin", "checkpoint"])
+@pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("part", ["vision", "text"])
-def test_one_tower_of_an_open_clip_checkpoint(kind: str, part: str, tmp_path: Path) -> None:
-    source, state = model(7), to_state_dict(model(7))
-    path = tmp_path / f"weights.{'safetensors' if kind == 'safetensors' else 'pt'}"
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state if kind == "bin" else {"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+def test_one_tower_of_an_open_clip_checkpoint(prefix: str, part: str, tmp_path: Path) -> None:
+    source = model(7)
+    path = tmp_path / "weights.safetensors"
+    save_file({prefix + name: tensor for name, tensor in to_state_dict(source).items()}, path)
     found, before = model(1, image_size=64), model(1)
     load_initial_weights(found, from_mapping(ModelConfig, {f"{part}_weights": str(path)}, "train.model"))
     for name, parameter in found.named_parameters():
@@ -96,30 +93,33 @@ def test_one_tower_of_an_open_clip_checkpoint(kind: str, part: str, tmp_path: Pa
 
 
 def test_unusable_checkpoints_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
+    path = tmp_path / "weights.safetensors"
     with pytest.raises(ConfigError, match=r"train\.model\.vision_weights: .*does not exist"):
         load_initial_weights(model(0), ModelConfig(vision_weights=str(path)))
     path.write_bytes(b"no checkpoint")
     with pytest.raises(ConfigError, match=r"train\.model\.text_weights: .*cannot be read as tensors"):
         load_initial_weights(model(0), ModelConfig(text_weights=str(path)))
-    torch.save(to_state_dict(ClipsModel(SIZES["tiny"])), path)
+    save_file(to_state_dict(ClipsModel(SIZES["tiny"])), path)
     with pytest.raises(ConfigError, match=r"train\.model\.text_weights: "):
         load_initial_weights(model(0), ModelConfig(text_weights=str(path)))
     state = to_state_dict(model(0))
     state["visual.positional_embedding"] += 1.0
-    torch.save(state, path)
+    save_file(state, path)
     with pytest.raises(ConfigError, match=r"vision_weights: .*position table was trained, but"):
         load_initial_weights(model(0), ModelConfig(vision_weights=str(path)))
 
 
-def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["evil.pt", "evil.bin", "evil.pth", "evil.safetensors"])
+def test_pickled_weights_are_never_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ConfigError, match="cannot be read as tensors"):
-        load_initial_weights(model(0), ModelConfig(vision_weights=str(tmp_path / "evil.pt")))
+    torch.save({"state_dict": Evil()}, tmp_path / name)
+    monkeypatch.setattr(torch, "load", None)
+    refusal = "cannot be read as tensors" if name.endswith("safetensors") else r"no safetensors file.*python -c"
+    with pytest.raises(ConfigError, match=rf"train\.model\.vision_weights: .*{refusal}"):
+        load_initial_weights(model(0), ModelConfig(vision_weights=str(tmp_path / name)))
     assert not (tmp_path / "ran").exists()
 
 
