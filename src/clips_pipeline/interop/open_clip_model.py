@@ -5,6 +5,7 @@ The package `open_clip_torch` loads the files (`pip install 'clips-pipeline[open
 Shapes: B batch, C H W image, L context length, E embedding width.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
                 f"evaluate.architecture: open_clip {open_clip.__version__} has no {architecture!r}; "
                 "`open_clip.list_models()` lists the known names"
             )
-    with _one_error(f"open_clip cannot load {path}", _two_ways()), _offline():
+    with _one_error(f"open_clip cannot load {path}", _two_ways()), _offline(), _without_warning():
         # Not by `create_model`, which chooses among a folder's files itself, pickles included.
         module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False, pretrained_text=False)
         open_clip.load_checkpoint(module, str(weights))
@@ -86,6 +87,21 @@ def _one_error(what: str, remedy: str) -> Iterator[None]:
     # The compiled tokenizers panic with an exception that is no `Exception`.
     except BaseException as error:
         raise ConfigError(f"{KEY}: {what} ({first_line(error)}); {remedy}") from None
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Drop open_clip's warning that the model has no weights; they are loaded after it is built."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("No pretrained weights loaded")
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Evaluation of open_clip models: equality with open_clip's own computation, and invalid models."""
 
+import copy
 import json
 import pickle
+import random
 import shutil
 from dataclasses import replace
 
@@ -246,3 +248,63 @@ def test_our_own_tokenizer_must_not_have_more_pieces_than_the_model(model_folder
     vocabulary.write_text(vocabulary.read_text() + "onemore\n")
     with pytest.raises(ConfigError, match="has 301 pieces but the text tower 300"):
         evaluate_model(tmp_path, shards, CPU)
+
+
+def _fast_tokenizer(folder):
+    """Write a small tokenizer of transformers, trained on a few words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
+    tokenizer.train_from_iterator(["a text to try the tokenizer with", "two texts to read"], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+
+
+def _hostile_tokenizer(content, draws):
+    """Change one value of a tokenizer.json, or some of its bytes."""
+    if draws.random() < 0.3:
+        changed = bytearray(json.dumps(content).encode())
+        for _ in range(draws.choice([1, 5, 50])):
+            changed[draws.randrange(len(changed))] = draws.randrange(256)
+        return bytes(changed)
+    place = content
+    while True:
+        key = draws.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], dict | list) or not place[key] or draws.random() < 0.2:
+            break
+        place = place[key]
+    deep = {}
+    for _ in range(100):
+        deep = {"type": "Sequence", "normalizers": [deep]}
+    place[key] = draws.choice([None, -1, 2**40, 1e308, "", "x" * 10_000, [], {}, [[]], True, deep, {"type": "Unigram"}])
+    return json.dumps(content).encode()
+
+
+def test_hostile_tokenizers_of_a_folder_are_one_error(peer, tmp_path, caplog):
+    folder = tmp_path / "foreign"
+    shutil.copytree(peer, folder)
+    changed = MODEL_CFG["text_cfg"] | {"hf_tokenizer_name": "any"}
+    (folder / "open_clip_config.json").write_text(settings(text_cfg=changed))
+    _fast_tokenizer(folder)
+    intact = json.loads((folder / "tokenizer.json").read_text())
+    assert load_open_clip(folder).text_rows(["a text"]).shape == (1, 20)
+    assert caplog.messages == []
+    draws, refused = random.Random(0), 0  # noqa: S311
+    names = (folder / "tokenizer_config.json").read_bytes()
+    odd = [b"{}", b"[]", b'{"tokenizer_class": 5}', b'{"model_max_length": -1}', b'{"pad_token": []}']
+    for number in range(120):
+        (folder / "tokenizer.json").write_bytes(_hostile_tokenizer(copy.deepcopy(intact), draws))
+        (folder / "tokenizer_config.json").write_bytes(draws.choice(odd) if number % 3 == 0 else names)
+        try:
+            load_open_clip(folder)
+        except ConfigError:
+            refused += 1
+    assert 20 < refused < 120
+    for damage, message in ((b"[" * 100_000, "cannot be loaded"), (b" " * (2**26 + 1), "has more than 67108864 bytes")):
+        (folder / "tokenizer.json").write_bytes(damage)
+        with pytest.raises(ConfigError, match=message):
+            load_open_clip(folder)

@@ -14,14 +14,14 @@ import html
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar, cast
 
 import ftfy
 import regex  # type: ignore[import-untyped, unused-ignore]
 from tokenizers.models import BPE
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, ChunkTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, ChunkTokenizer, read_limited
 
 OFFSET = 5
 """Offset of ids relative to CLIP's."""
@@ -29,6 +29,7 @@ OFFSET = 5
 _MERGES = 48_894
 """Number of merges that CLIP reads from its longer file. With 2 x 256 byte symbols and 2 special ids: 49,408 pieces."""
 
+_LONGEST_SHOWN = 40
 _END = "</w>"
 # ASCII text without control characters and "&" needs no repair; the repair is slow.
 _NEEDS_NO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
@@ -69,7 +70,7 @@ class ClipBpeTokenizer(ChunkTokenizer):
         """
         try:
             with gzip.open(path) as stream:
-                lines = stream.read().decode("utf-8").split("\n")
+                lines = read_limited(cast(BinaryIO, stream), path).decode("utf-8").split("\n")
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error}); give the path of CLIP's bpe_simple_vocab_16e6.txt.gz"
@@ -83,7 +84,7 @@ class ClipBpeTokenizer(ChunkTokenizer):
                 break
             if len(pair) != 2 or not known.issuperset(pair):
                 raise ConfigError(
-                    f"{path}: line {number} ({line!r}) is not a pair of known pieces; download the file again"
+                    f"{path}: line {number} ({line[:_LONGEST_SHOWN]!r}) is not a pair of known pieces; download the file again"
                 )
             merges.append((pair[0], pair[1]))
             known.add(pair[0] + pair[1])

@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from clips_pipeline.config import ConfigError
 
@@ -25,6 +25,10 @@ VOCABULARY_FILE = "vocab.txt"
 MERGES_FILE = "merges.txt.gz"
 """Merge rules in order (CLIP's byte-pair encoding)."""
 
+MAX_FILE_BYTES = 1 << 24
+"""Limit of each file of a tokenizer, unpacked, in bytes. CLIP's merges have 3 million."""
+
+_LONGEST_SHOWN = 40
 _CACHE_ENTRIES = 200_000
 _LONGEST_IN_CACHE = 100
 
@@ -162,6 +166,22 @@ def _refuse_text(body: object) -> None:
         raise TypeError(f"expected ids, got the text {body[:40]!r}; pass tokenizer.body(text), or use encode")
 
 
+def read_limited(stream: BinaryIO, path: Path | str) -> bytes:
+    """Read a file of a tokenizer to its end.
+
+    Args:
+        stream: the open file; may decompress.
+        path: its path, for the message.
+
+    Raises:
+        ConfigError: it has more than `MAX_FILE_BYTES`. No more of it is read.
+    """
+    content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: has more than {MAX_FILE_BYTES} bytes; use the files of a published tokenizer")
+    return content
+
+
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Load a tokenizer that `save` wrote, or a folder with a WordPiece `vocab.txt`.
 
@@ -179,8 +199,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     kind = None
     if config_path.is_file():
         try:
-            content = json.loads(config_path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            with config_path.open("rb") as stream:
+                content = json.loads(read_limited(stream, config_path))
+        except ConfigError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{config_path}: not JSON ({error}); save the tokenizer again") from None
         kind = content.get("kind") if isinstance(content, dict) else None
     if kind is None:
@@ -189,4 +212,6 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         return WordPieceTokenizer.from_vocab(folder / VOCABULARY_FILE)
     if kind == ClipBpeTokenizer.kind:
         return ClipBpeTokenizer.from_merges(folder / MERGES_FILE)
-    raise ConfigError(f"{config_path}: unknown tokenizer kind {kind!r}; known: wordpiece, clip_bpe")
+    raise ConfigError(
+        f"{config_path}: unknown tokenizer kind {str(kind)[:_LONGEST_SHOWN]!r}; known: wordpiece, clip_bpe"
+    )

@@ -14,11 +14,12 @@ from typing import ClassVar
 import regex  # type: ignore[import-untyped, unused-ignore]
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.text.tokenizers.tokenizer import VOCABULARY_FILE, ChunkTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import VOCABULARY_FILE, ChunkTokenizer, read_limited
 
 MAX_WORD_BYTES = 100
 SUFFIX = "##"
 
+_LONGEST_SHOWN = 40
 _IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 _MARKS = regex.compile(r"\p{Mn}+")
 _CONTROL = regex.compile(r"[\p{Cc}\p{Cf}]")
@@ -84,12 +85,13 @@ class WordPieceTokenizer(ChunkTokenizer):
         self._ids = {piece: index for index, piece in enumerate(self.pieces)}
         if len(self._ids) != self.vocab_size:
             twice = next(piece for index, piece in enumerate(self.pieces) if self._ids[piece] != index)
-            raise ConfigError(f"{where}: piece {twice!r} is on two lines; remove one")
+            raise ConfigError(f"{where}: piece {twice[:_LONGEST_SHOWN]!r} is on two lines; remove one")
         heads = self.pieces[:3]
         # Text cannot produce bracketed names, because brackets are words of their own.
         if len(heads) < 3 or heads[0] != "[PAD]" or not all(map(_SPECIAL.fullmatch, heads)):
             raise ConfigError(
-                f"{where}: lines 0, 1, 2 must be [PAD], [BOS], [EOS] (or [unused0], [unused1]), found {heads}; correct the file"
+                f"{where}: lines 0, 1, 2 must be [PAD], [BOS], [EOS] (or [unused0], [unused1]), found "
+                f"{[head[:_LONGEST_SHOWN] for head in heads]}; correct the file"
             )
         for name in ("[UNK]", "[CLS]"):
             if name not in self._ids:
@@ -106,8 +108,10 @@ class WordPieceTokenizer(ChunkTokenizer):
             ConfigError: the file is missing, not UTF-8, or lacks a special piece (named in the message).
         """
         try:
+            with Path(path).open("rb") as stream:
+                text = read_limited(stream, path).decode("utf-8")
             # Not `splitlines`: a piece may be U+2028 or U+0085.
-            lines = Path(path).read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
+            lines = text.replace("\r\n", "\n").split("\n")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a vocab.txt") from None
         except UnicodeDecodeError:
