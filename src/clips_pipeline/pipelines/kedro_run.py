@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import mlflow
@@ -22,6 +23,7 @@ from clips_pipeline.pipelines.check import check, reserve_shards_folder
 from clips_pipeline.pipelines.finetune.pipeline import FINETUNED_NAMES, FINETUNED_PATHS
 from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
+from clips_pipeline.registry.tracking.code_changes import code_changes
 from clips_pipeline.registry.tracking.server import database_creation_lock, exit_if_unavailable, is_unavailable
 from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
@@ -159,6 +161,7 @@ class KedroRun:
         project = Project(self._context.project_path, environment)
         names = nodes_in_place(project, pipeline, catalog)
         found, ran = lineage.gather_lineage(project, names, catalog.load("parameters"), self._code)
+        found = replace(found, code_changes=code_changes(mlflow.MlflowClient(), self._run_id))
         tags.record_run(self._run_id, found.select_stages(ran), self._code.patch)
         for entry in {"registered_model", "finetuned_registered_model"} & pipeline.all_outputs():
             registered = catalog.load(entry)

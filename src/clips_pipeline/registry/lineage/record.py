@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.registry.tracking.code_changes import CodeChange
 
 LOCK_FILE = "dvc.lock"
 # A larger patch is probably data that git does not ignore.
@@ -44,12 +45,14 @@ class Lineage:
         environment: Kedro environment; None for the base.
         lock: DVC's lock entry of every stage, by name, with the parameters that were used.
         parameters: nested parameters of all stages, with all files merged.
+        code_changes: changes of the code while the training was interrupted.
     """
 
     git: GitState = field(default_factory=GitState)
     environment: str | None = None
     lock: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    code_changes: tuple[CodeChange, ...] = ()
 
     @property
     def data(self) -> dict[str, str]:
@@ -72,7 +75,13 @@ class Lineage:
             for name, entry in self.lock.items()
         }
         git = {"commit": self.git.commit, "dirty": self.git.dirty, "branch": self.git.branch}
-        return {"git": git, "environment": self.environment, "parameters": dict(self.parameters), "stages": stages}
+        return {
+            "git": git,
+            "environment": self.environment,
+            "parameters": dict(self.parameters),
+            "code_changes": [asdict(change) for change in self.code_changes],
+            "stages": stages,
+        }
 
 
 def describe(lineage: Lineage) -> str:
@@ -82,6 +91,7 @@ def describe(lineage: Lineage) -> str:
         f"commit       {git.commit or 'unknown'}{' with uncommitted changes' if git.dirty else ''}",
         f"branch       {git.branch or '-'}",
         f"environment  {lineage.environment or 'base'}",
+        *(f"trained      {change}" for change in lineage.code_changes),
     ]
     for stage in lineage.lock:
         lines += ["", f"{stage}: {lineage.lock[stage].get('cmd')}"]

@@ -14,9 +14,12 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.registry.lineage.record import GitState, Lineage
+from clips_pipeline.registry.tracking.code_changes import TAG, parse_code_changes
 from clips_pipeline.registry.tracking.runs import mlflow_key
 
 _COMMIT, _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}"), re.compile(r"\w[\w.-]*")
+
+_LONGEST_TAG = 5_000  # MLflow's limit for a tag of a version
 
 FACTS, LOCK, PATCH = "lineage.json", "dvc.lock", "uncommitted.patch"
 
@@ -70,6 +73,8 @@ def tag_version(name: str, version: int, lineage: Lineage, patch: bytes | None) 
     """Store the lineage of a version: tags, and files in `lineage/<name>-<version>/` of its run's artifacts."""
     client = MlflowClient()
     data = {mlflow_key(f"data.{path}"): value for path, value in lineage.data.items()}
+    if lineage.code_changes:
+        data[TAG] = "; ".join(map(str, lineage.code_changes))[:_LONGEST_TAG]
     for key, value in {**git_tags(lineage.git), **data}.items():
         client.set_model_version_tag(name, str(version), key, value)
     _log_files(client, client.get_model_version(name, str(version)).run_id, f"lineage/{name}-{version}", lineage, patch)
@@ -102,6 +107,7 @@ def load_record(name: str, version: str) -> Record:
             facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
             git, environment, parameters = GitState(**facts["git"]), facts["environment"], facts["parameters"]
+            changes = parse_code_changes(facts.get("code_changes", []))
         except (MlflowException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
             raise ConfigError(
                 f"{name} {model_version.version}: its lineage is missing or unreadable; run `kedro run --pipelines register` in "
@@ -111,7 +117,7 @@ def load_record(name: str, version: str) -> Record:
     _check_names(
         f"{name} {model_version.version}", git.commit, [*([] if environment is None else [environment]), *lock]
     )
-    lineage = Lineage(git, environment, lock, parameters)
+    lineage = Lineage(git, environment, lock, parameters, changes)
     return Record(name, int(model_version.version), lineage, patch if lineage.git.dirty else b"")
 
 

@@ -1,3 +1,12 @@
 """MLflow runs: server, events as metrics, evaluation results, logged inputs, LoggedModels and the runs of a search."""
 
-__all__ = ["data_inputs", "evaluation_log", "logged_models", "run_tracking", "runs", "server", "trial_runs"]
+__all__ = [
+    "code_changes",
+    "data_inputs",
+    "evaluation_log",
+    "logged_models",
+    "run_tracking",
+    "runs",
+    "server",
+    "trial_runs",
+]

@@ -1,4 +1,4 @@
-"""Send the event log to the MLflow run as metrics: in batches, each point once, without loss while the server is down."""
+"""Send the event log to the MLflow run in batches, each point once, without loss while the server is down."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.io.disk_errors import write_text
+from clips_pipeline.registry.tracking.code_changes import CodeChange, add_code_changes
 from clips_pipeline.registry.tracking.runs import mlflow_key
 from clips_pipeline.registry.tracking.server import TrackingUnavailableError, single_attempt, unavailable_message
 from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventReader
@@ -48,6 +49,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         self._client = MlflowClient()
         self._pending: list[Metric] = []
         self._files: list[str] = []
+        self._code_changes: list[CodeChange] = []
         self._reader: EventReader | None = None
         self._flushed_at = time.monotonic()
         self._unavailable = False
@@ -69,6 +71,9 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             # MLflow's run page breaks on NaN, and the training stops with an error event in that case.
             if math.isfinite(value):
                 self._pending.append(Metric(name, value, stamp, event.get("step", 0)))
+        if event["kind"] == "changed" and "code" in event["values"]:
+            before, now = event["values"]["code"]
+            self._code_changes.append(CodeChange(event["step"], before, now))
         if event["kind"] == "captions":
             self._files += event["files"]
         if event["kind"] == "skips":
@@ -82,6 +87,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         if self.run_id is None:
             self._pending.clear()
             self._files.clear()
+            self._code_changes.clear()
             return
         try:
             with single_attempt():
@@ -93,6 +99,9 @@ class RunTracker(AbstractContextManager["RunTracker"]):
                     if Path(self._files[0]).is_file():
                         self._client.log_artifact(self.run_id, self._files[0], "captions")
                     del self._files[0]
+                if self._code_changes:
+                    add_code_changes(self._client, self.run_id, self._code_changes)
+                    self._code_changes.clear()
         except (MlflowException, OSError) as error:
             if not self._unavailable:
                 log.warning("MLflow does not answer (%s); training continues, and metrics stay in the event log", error)

@@ -17,6 +17,7 @@ from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.per_item.comparison import intervals
 from clips_pipeline.evaluation.per_item.item_table import items_by_set
 from clips_pipeline.evaluation.per_item.items import ItemResults
+from clips_pipeline.registry.tracking.code_changes import CodeChange, code_changes
 from clips_pipeline.registry.versions.register import Registration
 
 _SHOWN_PARAMETERS = ("method", "model.", "captions.", "loss.", "optimizer.", "samples", "batch_size", "seed", "ema")
@@ -46,6 +47,7 @@ class CardFacts:
         splits: counts by split.
         history: one mapping per logged step, as in `training_history.csv`.
         git_commit: commit of the code; None where it is unknown.
+        code_changes: changes of the code while the training was interrupted.
     """
 
     name: str
@@ -59,6 +61,7 @@ class CardFacts:
     splits: Mapping[str, SplitFacts]
     history: Sequence[Mapping[str, Any]]
     git_commit: str | None
+    code_changes: Sequence[CodeChange] = ()
 
 
 def render_card(facts: CardFacts) -> str:
@@ -125,6 +128,7 @@ def write_card(
         splits=splits,
         history=[{str(name): value for name, value in row.items()} for row in history.to_dict("records")],
         git_commit=client.get_run(registration.run_id).data.tags.get("git.commit"),
+        code_changes=code_changes(client, registration.run_id),
     )
     text = render_card(facts)
     file.write_text(text, encoding="utf-8")
