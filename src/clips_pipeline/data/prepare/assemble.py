@@ -14,6 +14,7 @@ from clips_pipeline.data.prepare.filters import SampleRules
 from clips_pipeline.data.prepare.job import Job, run_job
 from clips_pipeline.data.prepare.job_files import JOBS, SHARDS, JobFiles
 from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Statistics, first_examples
+from clips_pipeline.data.prepare.watchdog import Watchdog
 from clips_pipeline.data.shards import sample_offsets
 from clips_pipeline.data.shards.index import Index, ShardEntry, save_classes
 from clips_pipeline.data.shards.splits import Split
@@ -55,7 +56,14 @@ def open_folder(folder: Path, fingerprint: str) -> None:
 
 
 def assemble(
-    source: Source, folder: Path, map_jobs: MapFunction, *, samples_per_shard: int, rules: SampleRules, fingerprint: str
+    source: Source,
+    folder: Path,
+    map_jobs: MapFunction,
+    *,
+    samples_per_shard: int,
+    rules: SampleRules,
+    fingerprint: str,
+    watchdog: Watchdog | None = None,
 ) -> PreparedData:
     """Run all unfinished jobs and combine their results.
 
@@ -66,6 +74,7 @@ def assemble(
         samples_per_shard: limit for shards that are written.
         rules: which samples are used.
         fingerprint: fingerprint of the data.
+        watchdog: bounds on the time of the jobs.
 
     Raises:
         ConfigError: a split has no sample.
@@ -80,7 +89,7 @@ def assemble(
             (folder / name / split).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
-            Job(task, source.fields.needed, JobFiles(folder, split, number), samples_per_shard, rules)
+            Job(task, source.fields.needed, JobFiles(folder, split, number), samples_per_shard, rules, watchdog)
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)

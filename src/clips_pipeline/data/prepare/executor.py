@@ -5,24 +5,23 @@ harmless, and after a crash only the missing jobs run again.
 """
 
 import logging
-import os
-import threading
+import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.prepare.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
-# Limit on consecutive crashes of the process pool without a finished job in between.
+# Limit on consecutive kills of processes without a finished job, or another finding of a watchdog, in between.
 _MAX_CRASHES = 3
 _LOG_INTERVAL_S = 30.0
-_PARENT_CHECK_INTERVAL_S = 0.5
 _WORKER_TIMEOUT_S = 60
 
 
@@ -32,6 +31,11 @@ class MappableJob(Protocol):
     @property
     def is_done(self) -> bool:
         """Whether the result exists."""
+        ...
+
+    @property
+    def progress(self) -> str | None:
+        """What the watchdog has noted so far; None without a watchdog, which needs a process of its own."""
         ...
 
 
@@ -69,7 +73,8 @@ def map_jobs(
     Args:
         function: a module-level function, so that other processes can import it.
         jobs: in any order.
-        processes: size of the process pool; 1 runs the jobs in this process. A cluster uses all its workers.
+        processes: size of the process pool; 1 runs the jobs in this process, unless they have a watchdog. A cluster
+            uses all its workers.
         run_on: the executor.
 
     Raises:
@@ -83,7 +88,7 @@ def map_jobs(
         return
     if run_on.engine == "dask":
         _run_on_cluster(function, pending, run_on)
-    elif processes == 1 or len(jobs) == 1:
+    elif pending[0].progress is None and (processes == 1 or len(jobs) == 1):
         for job in pending:
             function(job)
     else:
@@ -91,27 +96,42 @@ def map_jobs(
 
 
 def _run_in_processes(function: Callable[[J], None], pending: list[J], processes: int) -> None:
-    # loky starts clean processes: they inherit no threads and do not import the main script.
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    crashes = 0
-    while pending:
-        pool = ProcessPoolExecutor(min(processes, len(pending)), initializer=_exit_with_parent, initargs=(os.getpid(),))
-        try:
-            _wait_for_all([pool.submit(function, job) for job in pending], as_completed)
-            return
-        except BrokenProcessPool as error:
-            remaining = [job for job in pending if not job.is_done]
-            crashes = 1 if len(remaining) < len(pending) else crashes + 1
-            if crashes == _MAX_CRASHES:
+    waiting, count = deque(pending), _Counter(len(pending))
+    kills = _Kills(pending)
+    with WorkerPool(function, processes) as pool:
+        for job, exit_code in pool.run(waiting):
+            if exit_code is None or job.is_done:
+                kills.in_a_row = 0
+                count.add()
+                continue
+            end = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+            if not kills.may_go_on([job]):
                 raise ConfigError(
-                    f"a process was killed {crashes} times before it finished a job, probably because memory ran out; lower "
-                    "`processes`, or make shards smaller. Finished jobs are kept: the same command resumes"
-                ) from error
-            log.warning("a process was killed; retrying the %d jobs that are left", len(remaining))
-            pending = remaining
-        finally:
-            pool.shutdown(wait=True, kill_workers=True)
+                    f"a process was killed {_MAX_CRASHES} times before it finished a job, probably because memory ran out "
+                    f"({end}); lower `processes`, or make shards smaller. Finished jobs are kept: the same command resumes"
+                )
+            log.warning(
+                "a process was killed (%s)%s; its job starts again", end, f" at {job.progress}" if job.progress else ""
+            )
+            waiting.append(job)
+
+
+class _Kills:
+    """Kills of processes in a row: without a finished job, and without a new finding of a watchdog."""
+
+    def __init__(self, jobs: Iterable[MappableJob]) -> None:
+        self.in_a_row = 0
+        self._seen = {id(job): job.progress for job in jobs}
+
+    def may_go_on(self, jobs: Iterable[MappableJob], allowed: int = _MAX_CRASHES - 1) -> bool:
+        """Count the end of a process that ran one of these jobs; return whether no more than `allowed` were in a row."""
+        changed = False
+        for job in jobs:
+            progress = job.progress
+            changed |= progress != self._seen[id(job)]
+            self._seen[id(job)] = progress
+        self.in_a_row = 0 if changed else self.in_a_row + 1
+        return self.in_a_row <= allowed
 
 
 def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: ExecutorConfig) -> None:
@@ -126,48 +146,57 @@ def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: Exe
         client = Client(run_on.address, set_as_default=False)
     except OSError as error:
         raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
+    kills = _Kills(pending)
     with client:
-        try:
-            client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
-            # Not `get_executor`: its futures fail if a worker dies just after its job is done (distributed 2026.8).
-            _wait_for_all(client.map(function, pending, pure=False), partial(completed_on_cluster, loop=client.loop))
-        except TimeoutError as error:
-            raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
-        except CancelledError:
-            raise ConfigError(
-                f"run_on.address: the scheduler at {run_on.address} stopped; start it again. Finished jobs are kept: the same "
-                "command resumes"
-            ) from None
-        except KilledWorker as error:
-            raise ConfigError(
-                f"workers of the cluster were killed repeatedly by one job, probably because memory ran out ({error}); give "
-                "them more memory, or make shards smaller. Finished jobs are kept: the same command resumes"
-            ) from None
+        while pending:
+            try:
+                client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
+                # Not `get_executor`: its futures fail if a worker dies just after its job is done (distributed 2026.8).
+                _wait_for_all(
+                    client.map(function, pending, pure=False), partial(completed_on_cluster, loop=client.loop)
+                )
+                return
+            except TimeoutError as error:
+                raise ConfigError(f"run_on.address: the cluster at {run_on.address} has no workers ({error})") from None
+            except CancelledError:
+                raise ConfigError(
+                    f"run_on.address: the scheduler at {run_on.address} stopped; start it again. Finished jobs are kept: the "
+                    "same command resumes"
+                ) from None
+            except KilledWorker as error:
+                pending = [job for job in pending if not job.is_done]
+                # The scheduler has counted several kills already.
+                if not kills.may_go_on(pending, 0):
+                    raise ConfigError(
+                        f"workers of the cluster were killed repeatedly by one job, probably because memory ran out ({error}); "
+                        "give them more memory, or make shards smaller. Finished jobs are kept: the same command resumes"
+                    ) from None
+                log.warning(
+                    "workers of the cluster were killed (%s); the %d jobs left start again", error, len(pending)
+                )
 
 
 def _wait_for_all(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
     """Wait for all futures, which `completed` yields as they finish. The first error cancels those that wait."""
-    last_logged = time.monotonic()
+    count = _Counter(len(futures))
     try:
-        for number, future in enumerate(completed(futures), 1):
+        for future in completed(futures):
             future.result()
-            if time.monotonic() - last_logged > _LOG_INTERVAL_S:
-                last_logged = time.monotonic()
-                log.info("%d of %d jobs done", number, len(futures))
+            count.add()
     finally:
         for future in futures:
             future.cancel()
 
 
-def _exit_with_parent(parent: int) -> None:
-    """Exit this process when its parent exits, even if the parent was killed.
+class _Counter:
+    """Finished jobs, logged from time to time."""
 
-    Otherwise it would continue to write to a folder that another run may use by then.
-    """
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._last_logged = total, 0, time.monotonic()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_INTERVAL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+    def add(self) -> None:
+        """Count a job."""
+        self._done += 1
+        if time.monotonic() - self._last_logged > _LOG_INTERVAL_S:
+            self._last_logged = time.monotonic()
+            log.info("%d of %d jobs done", self._done, self._total)

@@ -3,9 +3,10 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from clips_pipeline.data.prepare.statistics import (
     SplitStatistics,
 )
 from clips_pipeline.data.prepare.validate import validate_record
+from clips_pipeline.data.prepare.watchdog import ENDING, Watch, Watchdog, read_position
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record, Skip
@@ -27,11 +29,17 @@ from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import BadSampleError, Spans, TarFile
 from clips_pipeline.data.shards.writer import Sample, make_sample, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
+from clips_pipeline.data.sources.recaption import JoinTask
 from clips_pipeline.data.sources.source import ShardTask
 from clips_pipeline.data.storage.files import redact
 from clips_pipeline.io.atomic import replace_file
 
-_DAMAGE_REASONS = (records.UNREADABLE_SHARD, records.TRUNCATED_SHARD)
+_DAMAGE_REASONS = (
+    records.UNREADABLE_SHARD,
+    records.TRUNCATED_SHARD,
+    records.SHARD_TOO_SLOW,
+    records.SHARD_KILLED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Job:
         files: files for shards, rows and result.
         samples_per_shard: limit for shards that are written.
         rules: which samples are used.
+        watchdog: bounds on the time; None for data that is made here.
     """
 
     task: ShardTask | TarTask
@@ -51,11 +60,23 @@ class Job:
     files: JobFiles
     samples_per_shard: int
     rules: SampleRules = field(default_factory=SampleRules)
+    watchdog: Watchdog | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether the result exists."""
         return self.files.is_done
+
+    @property
+    def progress(self) -> str | None:
+        """What the watchdog has noted so far; None without a watchdog."""
+        if self.watchdog is None:
+            return None
+        return f"{shard_name(self.task, self.files.number)}: {read_position(self.files.notes)}"
+
+    def watch(self) -> AbstractContextManager[Watch]:
+        """Return the watch over an attempt at this job."""
+        return nullcontext(Watch()) if self.watchdog is None else self.watchdog.watch(self.files.notes)
 
 
 def run_job(job: Job) -> None:
@@ -73,19 +94,66 @@ def run_job(job: Job) -> None:
     if job.is_done:
         return
     checker = SampleChecker(job)
-    if isinstance(job.task, TarTask):
-        shards, spans = _scan_in_place(job.task, job, checker)
-    else:
-        shards, spans = _write_task(job.task, job, checker)
-    rows = np.array(checker.rows, ROW)
-    job.files.save_rows(rows, checker.keys)
-    job.files.save(JobResult(tuple(shards), checker.statistics(rows), tuple(checker.examples)), spans)
+    with job.watch() as watch:
+        if watch.set_aside is not None:
+            shards, spans = _set_aside(job, checker, watch.set_aside)
+        elif isinstance(job.task, TarTask):
+            shards, spans = _scan_in_place(job.task, job, checker, watch)
+        else:
+            good = (make_sample(record) for record in _accepted(job.task, checker, watch))
+            shards, spans = write_shards(good, job.files, job.samples_per_shard)
+        watch.reach(ENDING)
+        rows = np.array(checker.rows, ROW)
+        job.files.save_rows(rows, checker.keys)
+        job.files.save(JobResult(tuple(shards), checker.statistics(rows), tuple(checker.examples)), spans)
 
 
-def _write_task(task: ShardTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
-    taken = (checker.accept(item) for item in task.records())
-    good = (make_sample(record) for record in taken if record is not None)
-    return write_shards(good, job.files, job.samples_per_shard)
+def _set_aside(job: Job, checker: "SampleChecker", reason: str) -> tuple[list[ShardEntry], Spans]:
+    """Count a shard of which nothing is used."""
+    name = shard_name(job.task, job.files.number)
+    why = (
+        "it took longer than watchdog.shard_seconds"
+        if reason == records.SHARD_TOO_SLOW
+        else "two processes were killed"
+    )
+    checker.skip(Skip(reason, name, f"{why}; read it by itself to see why, or leave it out of the source"))
+    if isinstance(job.task, JoinTask):
+        # Otherwise `notes` would read the shard in this process.
+        job.task.save_matched([])
+    return [], np.zeros((0, 2), np.int64)
+
+
+def _accepted(task: ShardTask, checker: "SampleChecker", watch: Watch) -> Iterator[Record]:
+    """Yield the samples that are used. The source cannot pass a sample that it cannot read; so its shard ends there."""
+    items = iter(task.records())
+    for number in count():
+        if (reason := watch.fault(position := f"reading sample {number}")) is not None:
+            whole = records.SHARD_TOO_SLOW if reason == records.TOO_SLOW else records.SHARD_KILLED
+            checker.skip(Skip(whole, f"sample {number}", "the source cannot read it; the samples before it are used"))
+            if isinstance(items, Generator):
+                items.close()
+            return
+        # The first one includes opening the shard, which may be remote.
+        (watch.begin if number else watch.reach)(position)
+        item = next(items, None)
+        if item is None:
+            watch.reach(ENDING)
+            return
+        position = f"sample {number}"
+        if isinstance(item, Record) and (reason := watch.fault(position)) is not None:
+            checker.skip(Skip(reason, item.key, _STOPPED[reason]))
+            continue
+        watch.begin(position)
+        record = checker.accept(item)
+        watch.end()
+        if record is not None:
+            yield record
+
+
+_STOPPED = {
+    records.TOO_SLOW: "it took longer than watchdog.sample_seconds",
+    records.KILLED: "two processes were killed while they read and checked it",
+}
 
 
 def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
@@ -102,16 +170,18 @@ def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int
     return shards, np.concatenate(spans)
 
 
-def _scan_in_place(task: TarTask, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
+def _scan_in_place(task: TarTask, job: Job, checker: "SampleChecker", watch: Watch) -> tuple[list[ShardEntry], Spans]:
     try:
         with open_shard(task.address, task.storage) as tar:
-            return _scan_tar(task, tar, job, checker)
+            return _scan_tar(task, tar, job, checker, watch)
     except BadSampleError as bad:
         checker.skip(bad.skip)
     return [], np.zeros((0, 2), np.int64)
 
 
-def _scan_tar(task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker") -> tuple[list[ShardEntry], Spans]:
+def _scan_tar(
+    task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker", watch: Watch
+) -> tuple[list[ShardEntry], Spans]:
     used = np.zeros(len(tar.keys), np.bool_)
     for row, key in enumerate(tar.keys):
         if row in tar.interleaved:
@@ -120,10 +190,16 @@ def _scan_tar(task: TarTask, tar: TarFile, job: Job, checker: "SampleChecker") -
                 checker.skip(odd)
                 continue
             checker.count_odd(odd)
+        if (reason := watch.fault(position := f"sample {row}")) is not None:
+            checker.skip(Skip(reason, key, _STOPPED[reason]))
+            continue
+        watch.begin(position)
         try:
             used[row] = checker.accept(task.read(tar, row)) is not None
         except BadSampleError as bad:
             checker.skip(bad.skip)
+        watch.end()
+    watch.reach(ENDING)
     damage = tar.find_damage()
     if damage is not None:
         checker.skip(Skip(records.TRUNCATED_SHARD, redact(task.address), damage))

@@ -7,6 +7,7 @@
 key .shards.partial/jobs/train/000003.spans     spans of its samples, as in `spans.bin`
 .shards.partial/jobs/train/000003.json      its result, written last
 .shards.partial/jobs/train/000003.dropped.json   its result without duplicates of earlier jobs
+.shards.partial/jobs/train/000003.notes     where the job is, while it runs
 """
 
 import json
@@ -88,6 +89,11 @@ class JobFiles:
     def rows(self) -> Path:
         """File with the rows and keys of the first result."""
         return self.folder / JOBS / self.split / f"{self.number:06d}.rows"
+
+    @property
+    def notes(self) -> Path:
+        """File with the notes of the watchdog while the job runs."""
+        return self.rows.with_suffix(".notes")
 
     def save_rows(self, rows: Rows, keys: list[str]) -> None:
         """Write rows, of the type `ROW`, and keys."""

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from clips_pipeline.data.prepare.executor import ExecutorConfig, map_jobs
 from clips_pipeline.data.prepare.filters import SampleRules
 from clips_pipeline.data.prepare.job_files import SHARDS
 from clips_pipeline.data.prepare.statistics import STATISTICS_FILE, Statistics, load_statistics
+from clips_pipeline.data.prepare.watchdog import Watchdog, WatchdogConfig
 from clips_pipeline.data.shards.folder_lock import lock_for_replacement
 from clips_pipeline.data.shards.index import CLASSES_FILE, INDEX_FILE, Index, find_missing_or_changed, load_index
 from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
@@ -38,6 +40,7 @@ def prepare(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     rules: SampleRules = SampleRules(),  # noqa: B008 - immutable
     run_on: ExecutorConfig = ExecutorConfig(),  # noqa: B008 - immutable
+    watchdog: WatchdogConfig | None = None,
 ) -> Index:
     """Write all splits of `source` into `out_dir`, unless it already holds exactly this data.
 
@@ -55,6 +58,8 @@ def prepare(
         samples_per_shard: limit per tar file; each task of the source starts a new file.
         rules: which samples are used.
         run_on: executor of the jobs; the shards do not depend on it.
+        watchdog: bounds on the time of samples and shards, which then are always read in processes of their own; None
+            for data that is made here.
 
     Returns:
         The index of the prepared data, also if it was up to date.
@@ -86,7 +91,13 @@ def prepare(
             open_folder(temporary, digest)
             run_jobs = partial(map_jobs, processes=processes, run_on=run_on)
             prepared = assemble(
-                source, temporary, run_jobs, samples_per_shard=samples_per_shard, rules=rules, fingerprint=digest
+                source,
+                temporary,
+                run_jobs,
+                samples_per_shard=samples_per_shard,
+                rules=rules,
+                fingerprint=digest,
+                watchdog=None if watchdog is None else Watchdog(watchdog, uuid.uuid4().hex),
             )
             _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
             finish(prepared, temporary / SHARDS)

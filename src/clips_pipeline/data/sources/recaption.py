@@ -158,8 +158,15 @@ class JoinTask:
             StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
         matched: list[int] = []
-        yield from read_shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
-        # The numbers of the matched rows, from which `notes` counts the unmatched ones.
+        try:
+            yield from read_shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
+        except GeneratorExit:
+            self.save_matched(matched)
+            raise
+        self.save_matched(matched)
+
+    def save_matched(self, matched: Sequence[int]) -> None:
+        """Write the numbers of the matched rows, from which `notes` counts the unmatched ones."""
         self._matched_file.parent.mkdir(exist_ok=True)
         with replace_file(self._matched_file) as temporary, temporary.open("wb") as opened:
             np.save(opened, np.array(matched, np.int64))

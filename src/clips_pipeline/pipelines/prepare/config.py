@@ -8,6 +8,7 @@ from annotated_types import Ge, Le
 from clips_pipeline.config import ConfigError, FormerName, Fraction
 from clips_pipeline.data.prepare.executor import ExecutorConfig
 from clips_pipeline.data.prepare.filters import MAX_PIXELS, FilterConfig, SampleRules
+from clips_pipeline.data.prepare.watchdog import WatchdogConfig
 from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.data.sources.folder import FolderConfig
@@ -97,6 +98,7 @@ class PrepareConfig:
         max_pixels: limit on the pixels of an image; more count as a decompression bomb.
         interleaved: whether to use samples of shards in place whose files are separated by files of other samples;
             other readers would see partial samples.
+        watchdog: bounds on the time of jobs.
         filters: conditions on usable samples.
         health: parameters of the data health report.
     """
@@ -108,6 +110,7 @@ class PrepareConfig:
     max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")] = 0.05
     max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
 

@@ -66,6 +66,7 @@ def prepare_shards(parameters: dict[str, Any], remote: Any, paths: Mapping[str, 
         max_skipped_fraction=config.max_skipped_fraction,
         rules=config.rules,
         run_on=config.run_on,
+        watchdog=None if config.source.kind == "scenes" else config.watchdog,
     )
     return target
 

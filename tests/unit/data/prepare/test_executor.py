@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.data.hostile_work import HostileSource
 from tests.unit.data.samples import read_tree
 from tests.unit.data.work import WorkSource, wait_until
 
@@ -19,6 +20,7 @@ from clips_pipeline.data.prepare.assemble import finish
 from clips_pipeline.data.prepare.executor import ExecutorConfig
 from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.prepare.watchdog import WatchdogConfig
 
 RULES = SampleRules(filters=FilterConfig(duplicate_images=True))
 
@@ -67,6 +69,7 @@ import sys
 from pathlib import Path
 from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.prepare.watchdog import WatchdogConfig
 from tests.unit.data.work import WorkSource
 rules = SampleRules(filters=FilterConfig(duplicate_images=True))
 prepare(WorkSource(Path(sys.argv[1])), Path(sys.argv[2]), processes=int(sys.argv[3]), rules=rules)
@@ -190,6 +193,14 @@ def test_job_that_kills_every_worker_is_an_error_and_other_jobs_stay_done(
     prepare(work, tmp_path / "shards", rules=RULES, run_on=ExecutorConfig("dask", cluster))
     assert [len(work.started(number)) for number in range(5)] == done
     assert read_tree(tmp_path / "shards") == expected
+
+
+def test_cluster_goes_on_without_samples_that_hang_or_kill_a_worker(tmp_path: Path, cluster: str) -> None:
+    source = HostileSource({0: "die", 2: "hang", 3: "die"}, {})
+    run_on, bounds = ExecutorConfig("dask", cluster), WatchdogConfig(sample_seconds=1.0)
+    index = prepare(source, tmp_path / "shards", run_on=run_on, watchdog=bounds, max_skipped_fraction=0.5)
+    assert index.skips == {"train": {"killed": 2, "too_slow": 1}}
+    assert index.split_samples("train") == 15
 
 
 def test_stopped_scheduler_is_an_error(tmp_path: Path, repository: Path, work: WorkSource) -> None:
