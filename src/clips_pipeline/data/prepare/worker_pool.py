@@ -4,8 +4,8 @@ In the pools of `concurrent.futures` and loky, a process that is killed ends the
 learns its job.
 """
 
+import copy
 import os
-import pickle
 import signal
 import threading
 import time
@@ -115,26 +115,28 @@ class WorkerPool(Generic[J]):
 
 
 def _work(connection: Connection, parent: int) -> None:
+    # Ctrl-C reaches the whole process group; the parent ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent(parent)
     while True:
         try:
             function, job = connection.recv()
         except EOFError:
             return
-        outcome: tuple[Exception, str] | None = None
         try:
             function(job)
         except Exception as error:
-            outcome = _sendable(error), traceback.format_exc()
-        connection.send(outcome)
+            _send_error(connection, error, traceback.format_exc())
+        else:
+            connection.send(None)
 
 
-def _sendable(error: Exception) -> Exception:
+def _send_error(connection: Connection, error: Exception, text: str) -> None:
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - just made
+        copy.copy(error)  # shows whether the parent process can build it
+        connection.send((error, text))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        connection.send((RuntimeError(f"{type(error).__name__}: {error}"), text))
 
 
 def _exit_with_parent(parent: int) -> None:
