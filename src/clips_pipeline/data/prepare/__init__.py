@@ -1,3 +1,15 @@
 """From a source to shards and their index: filters, deduplication, validation, statistics, parallel jobs."""
 
-__all__ = ["assemble", "dedup", "executor", "filters", "job", "job_files", "run", "statistics", "validate"]
+__all__ = [
+    "assemble",
+    "dedup",
+    "executor",
+    "filters",
+    "job",
+    "job_files",
+    "run",
+    "statistics",
+    "validate",
+    "watchdog",
+    "worker_pool",
+]
