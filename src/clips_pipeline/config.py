@@ -19,6 +19,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from clips_pipeline.io.redact import redact
+
 T = TypeVar("T")
 
 PositiveInt = Annotated[int, Ge(1)]
@@ -70,7 +72,14 @@ _EXPECTED = {
 
 
 class ConfigError(ValueError):
-    """An invalid configuration value. The message names the key and the remedy."""
+    """An invalid configuration value. The message names the key and the remedy, and shows no secret.
+
+    Args:
+        message: text that may contain values; it is redacted.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:

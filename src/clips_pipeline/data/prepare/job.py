@@ -31,8 +31,8 @@ from clips_pipeline.data.shards.writer import Sample, make_sample, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
 from clips_pipeline.data.sources.recaption import JoinTask
 from clips_pipeline.data.sources.source import ShardTask
-from clips_pipeline.data.storage.files import redact
 from clips_pipeline.io.atomic import replace_file
+from clips_pipeline.io.redact import redact
 
 _DAMAGE_REASONS = (
     records.UNREADABLE_SHARD,

@@ -19,7 +19,6 @@ from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
 from clips_pipeline.data.shards.writer import WEB_FIELD
-from clips_pipeline.data.storage.retry import redact
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.text.escapes import decode_byte_escapes
 
@@ -62,7 +61,7 @@ class ShardSet:
             )
         far = next((shard.path for shard in self.entries if is_remote(shard.path)), None)
         if remote is None and far is not None:
-            raise ConfigError(f"{redact(far)} is not on this machine; give `remote`, a cache for such shards")
+            raise ConfigError(f"{far} is not on this machine; give `remote`, a cache for such shards")
         self.folder, self.version = folder, index.version
         self._spans = SplitSpans(folder, index, split)
         self.fields = index.fields

@@ -23,8 +23,9 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import ShardEntry, file_sha256
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
-from clips_pipeline.data.storage.files import Storage, StorageError, redact
+from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.retry import DISK_FULL
+from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class ShardCache:
                 return
             if last:
                 raise StorageError(
-                    f"{redact(shard.path)}: is not the shard of the index ({problem}); "
+                    f"{shard.path}: is not the shard of the index ({problem}); "
                     "run `kedro run --pipelines prepare`, or restore the shard"
                 )
             log.warning("%s: %s; downloading it again", redact(shard.path), problem)

@@ -21,7 +21,7 @@ from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.tar_file import Members, TarFile
 from clips_pipeline.data.sources.in_place import read_shard_records
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
-from clips_pipeline.data.storage.files import Storage, StorageError, redact
+from clips_pipeline.data.storage.files import Storage, StorageError
 
 SHARD_COUNT, CLASS_NAMES = "nshards.txt", "classnames.txt"
 TEMPLATES, SET_TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
@@ -70,13 +70,13 @@ class ClipBenchmarkSource(Source):
         kind = (self._read_text(SET_TYPE) or CLASSIFICATION).strip().lower()
         if kind not in (RETRIEVAL, CLASSIFICATION):
             raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
+                f"source.clip_benchmark: {self.root}/{SET_TYPE} says {kind!r}; only {RETRIEVAL} and {CLASSIFICATION} "
                 "datasets can be evaluated"
             )
         self.is_retrieval = kind == RETRIEVAL
         if self.is_retrieval and self.train_addresses:
             raise ConfigError(
-                f"source.clip_benchmark.train_split: {redact(self.root)} is a retrieval dataset, and a probe needs classes; set it "
+                f"source.clip_benchmark.train_split: {self.root} is a retrieval dataset, and a probe needs classes; set it "
                 "to null"
             )
         self._classes = None if self.is_retrieval else self._read_classes()
@@ -115,7 +115,7 @@ class ClipBenchmarkSource(Source):
         count = self._read_text(f"{split}/{SHARD_COUNT}")
         if count is None:
             raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)} has no {split}/{SHARD_COUNT}; give the folder that holds "
+                f"source.clip_benchmark: {self.root} has no {split}/{SHARD_COUNT}; give the folder that holds "
                 f"{split}/ (source.clip_benchmark.root), or another split"
             )
         digits = count.strip()
@@ -131,20 +131,20 @@ class ClipBenchmarkSource(Source):
         try:
             return Classes(tuple(names), tuple(template.replace(CLASS_PLACE, "{}") for template in templates))
         except ConfigError as error:
-            raise ConfigError(f"source.clip_benchmark: {redact(self.root)}: {error}") from None
+            raise ConfigError(f"source.clip_benchmark: {self.root}: {error}") from None
 
     def _read_lines(self, name: str) -> list[str]:
         text = self._read_text(name)
         if text is None:
             raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
+                f"source.clip_benchmark: {self.root} has no {name}, and its {SET_TYPE} does not say `{RETRIEVAL}`; "
                 "add the one or the other"
             )
         # Labels are line numbers, so an empty line must not be skipped, except at the end of the file.
         lines = [line.strip() for line in text.rstrip().splitlines()]
         if "" in lines:
             raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)}/{name}: line {lines.index('') + 1} is empty; fill it in, because "
+                f"source.clip_benchmark: {self.root}/{name}: line {lines.index('') + 1} is empty; fill it in, because "
                 "labels are line numbers"
             )
         return lines
@@ -159,9 +159,7 @@ class ClipBenchmarkSource(Source):
                 return None
             raise ConfigError(f"source.clip_benchmark: {error}") from None
         except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"source.clip_benchmark: {redact(self.root)}/{name} is not UTF-8 ({error}); convert it"
-            ) from None
+            raise ConfigError(f"source.clip_benchmark: {self.root}/{name} is not UTF-8 ({error}); convert it") from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
-from clips_pipeline.data.storage.files import Storage, StorageError, redact
+from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand_addresses, is_remote
 
 NO_SPLIT = "none"
@@ -61,9 +61,7 @@ class Img2datasetSource(Source):
         for split, addresses in self._addresses.items():
             for address in addresses:
                 if address in seen:
-                    raise ConfigError(
-                        f"source.img2dataset: {redact(address)} is {_repetition_message(seen[address], split)}"
-                    )
+                    raise ConfigError(f"source.img2dataset: {address} is {_repetition_message(seen[address], split)}")
                 seen[address] = split
         for split, addresses in self._addresses.items():
             try:

@@ -8,7 +8,8 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import parse_sample
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
-from clips_pipeline.data.storage.files import Storage, StorageError, redact
+from clips_pipeline.data.storage.files import Storage, StorageError
+from clips_pipeline.io.redact import redact
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
-from clips_pipeline.data.storage.retry import DISK_FULL, call_with_retries, max_total_pause, secret_values
+from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.data.storage.retry import DISK_FULL, call_with_retries, max_total_pause
 from clips_pipeline.data.storage.retry import StorageError as StorageError
-from clips_pipeline.data.storage.retry import redact as redact
 from clips_pipeline.data.storage.urls import file_system, is_remote, write_command_output
 from clips_pipeline.io.atomic import replace_file
+from clips_pipeline.io.redact import remember
 
 T = TypeVar("T")
 StorageOptions = Mapping[str, Mapping[str, Any]]
@@ -66,13 +67,18 @@ class StorageConfig:
 class Storage:
     """Reader and writer of whole files by address. Can be pickled.
 
+    Every method raises `ConfigError` for an address that contains a password, token or signature.
+
     Attributes:
         config: retries and timeouts.
-        options: options of fsspec by protocol, such as `{"s3": {"key": …, "secret": …}}`; never logged.
+        options: options of fsspec by protocol, such as `{"s3": {"key": …, "secret": …}}`; redacted in logs and errors.
     """
 
     config: StorageConfig = field(default_factory=StorageConfig)
     options: StorageOptions = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        remember(self.options)
 
     def size(self, address: str) -> int:
         """Return the size of a file in bytes.
@@ -166,7 +172,7 @@ class Storage:
             StorageError: the address cannot be written.
         """
         if address.startswith("pipe:"):
-            raise ConfigError(f"{redact(address)}: a command cannot be written to; give a path or a URL")
+            raise ConfigError(f"{address}: a command cannot be written to; give a path or a URL")
 
         def write() -> None:
             fs, path = self._fs(address)
@@ -265,16 +271,13 @@ class Storage:
     def _with_retries(self, address: str, work: Callable[[], T]) -> T:
         if address.startswith("pipe:") and not self.config.allow_pipe:
             raise ConfigError(
-                f"{shlex.quote(redact(address))} would run a command in a shell, so the author of a list of shards could run "
+                f"{shlex.quote(address)} would run a command in a shell, so the author of a list of shards could run "
                 "any command; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
             )
-        return call_with_retries(
-            work,
-            address,
-            retries=self.config.retries,
-            back_off_s=self.config.back_off_s,
-            secrets=secret_values(self.options),
-        )
+        if is_remote(address):
+            refuse_secrets(address, "address")
+            remember(self.options)  # again, for a copy in another process
+        return call_with_retries(work, address, retries=self.config.retries, back_off_s=self.config.back_off_s)
 
 
 def _identity(info: Mapping[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 import errno
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ _PERMANENT_ERRORS = (
 )
 # Botocore's errors, by name, to avoid importing it.
 _PERMANENT_ERROR_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
-_SECRET = re.compile("key|secret|token|pass|auth|sign|account", re.IGNORECASE)
-# A shorter secret would occur inside ordinary words.
-_MIN_SECRET_LENGTH = 4
 
 
 class StorageError(OSError):
     """A file that cannot be read or written. The message names address, attempts and cause, `errno` is the cause's.
+
+    Args:
+        message: text that may contain an address; it is redacted.
 
     Attributes:
         missing: the file does not exist, so a retry cannot help.
@@ -44,10 +44,11 @@ class StorageError(OSError):
 
     missing = False
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
-def call_with_retries(
-    work: Callable[[], T], address: str, *, retries: int, back_off_s: float, secrets: tuple[str, ...] = ()
-) -> T:
+
+def call_with_retries(work: Callable[[], T], address: str, *, retries: int, back_off_s: float) -> T:
     """Return the result of `work`, calling it again after transient errors with random, exponentially growing pauses.
 
     Args:
@@ -55,7 +56,6 @@ def call_with_retries(
         address: address of the file, for messages.
         retries: further calls after the first one failed.
         back_off_s: seconds before the first retry.
-        secrets: texts to remove from messages.
 
     Raises:
         StorageError: the last call failed, or a call failed with an error that a retry cannot fix.
@@ -65,8 +65,9 @@ def call_with_retries(
     import tenacity
 
     def log_retry(state: tenacity.RetryCallState) -> None:
-        cause = _cause_text(state.outcome.exception() if state.outcome else None, secrets)
-        log.warning("%s: %s; trying again in %.1f s", redact(address), cause, state.upcoming_sleep)
+        error = state.outcome.exception() if state.outcome else None
+        problem = redact(f"{address}: {type(error).__name__}: {error}")
+        log.warning("%s; trying again in %.1f s", problem, state.upcoming_sleep)
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(retries + 1),
@@ -83,7 +84,7 @@ def call_with_retries(
     except Exception as error:
         tried = retrying.statistics["attempt_number"]
         attempts = "one attempt" if tried == 1 else f"{tried} attempts"
-        failed = StorageError(f"{redact(address)}: {attempts}, the last one failed with {_cause_text(error, secrets)}")
+        failed = StorageError(f"{address}: {attempts}, the last one failed with {type(error).__name__}: {error}")
         failed.errno = error.errno if isinstance(error, OSError) else None
         failed.missing = isinstance(error, FileNotFoundError)
         raise failed from None
@@ -92,34 +93,6 @@ def call_with_retries(
 def max_total_pause(retries: int, back_off_s: float) -> float:
     """Return an upper bound on the total seconds of all pauses."""
     return sum(min(back_off_s * 2.0**number, _MAX_PAUSE_S) + back_off_s / 2 for number in range(retries))
-
-
-def _cause_text(error: BaseException | None, secrets: tuple[str, ...]) -> str:
-    return redact(f"{type(error).__name__}: {error}", secrets)
-
-
-def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """Return `text` without the user names, passwords and signatures of URLs, and without `secrets`."""
-    text = re.sub(r"(://[^/?#\s]*?/[^?#\s]*)\?\S*", r"\1?…", re.sub(r"://[^/@\s]*@", "://…@", text))
-    for secret in secrets:
-        text = text.replace(secret, "…")
-    return text
-
-
-def secret_values(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the values of fsspec options whose names suggest credentials, longest first."""
-    return tuple(sorted(set(_secrets(options, False)), key=len, reverse=True))
-
-
-def _secrets(value: Any, secret: bool) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _secrets(inner, secret or _SECRET.search(str(name)) is not None)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _secrets(inner, secret)
-    elif secret and isinstance(value, str) and len(value) >= _MIN_SECRET_LENGTH:
-        yield value
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import braceexpand
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.storage.credentials import refuse_secrets
 
 _CHUNK = 1 << 20
 
@@ -23,8 +24,9 @@ def expand_addresses(addresses: str | Sequence[str]) -> list[str]:
             (`{a,b}`).
 
     Raises:
-        ConfigError: the braces are not balanced, or there is no address.
+        ConfigError: the braces are not balanced, there is no address, or one contains a password, token or signature.
     """
+    refuse_secrets(addresses, "address")
     texts = [addresses] if isinstance(addresses, str) else list(addresses)
     expanded: list[str] = []
     for text in texts:

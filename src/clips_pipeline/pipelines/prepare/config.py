@@ -14,7 +14,7 @@ from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.data.sources.folder import FolderConfig
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig
 from clips_pipeline.data.sources.recaption import RecaptionConfig
-from clips_pipeline.data.storage.files import redact
+from clips_pipeline.io.redact import redact
 from clips_pipeline.reports.data.data_health import HealthConfig
 from clips_pipeline.text.tokenizers.train_vocabulary import MIN_VOCAB_SIZE
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -17,6 +17,8 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectionError as NoConnectionError
 from requests.exceptions import Timeout
+
+from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def unavailable_message() -> str:
     """Return the message for the user: the server's URL and the remedy."""
     uri = mlflow.get_tracking_uri()
     return (
-        f"MLflow at {web_url(uri) or uri} does not answer. The training's state is kept. Start the server, or set another one "
+        f"MLflow at {web_url(uri) or redact(uri)} does not answer. The training's state is kept. Start the server, or set another one "
         "in conf/<env>/mlflow.yml; the same command then resumes and sends the missing metrics"
     )
 
@@ -90,22 +92,23 @@ def exit_if_unavailable() -> Iterator[None]:
 
 def web_url(tracking_uri: str) -> str | None:
     """Return the URL of a tracking server's pages, without user and password; None where it is not a server."""
-    parts = urlsplit(tracking_uri)
+    try:
+        parts = urlsplit(tracking_uri)
+    except ValueError:  # such as a bracket in a password
+        return None
     if parts.scheme not in ("http", "https"):
         return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    # A password may contain a slash, so that the path begins in it.
+    rest = f"{parts.netloc}{parts.path}".rpartition("@")[2]
+    return f"{parts.scheme}://{rest.rstrip('/')}"
 
 
 def ui_command_or_url(tracking_uri: str) -> str:
-    """Return the URL of a tracking server, or the command that serves another store, with the password hidden."""
+    """Return the URL of a tracking server, or the command that serves another store, without user and password."""
     server = web_url(tracking_uri)
     if server is not None:
         return server
-    parts = urlsplit(tracking_uri)
-    user, at, host = parts.netloc.rpartition("@")
-    if at and ":" in user:
-        tracking_uri = tracking_uri.replace(parts.netloc, f"{user.partition(':')[0]}:***@{host}", 1)
-    return f".venv/bin/mlflow ui --backend-store-uri {tracking_uri} --workers 1"
+    return f".venv/bin/mlflow ui --backend-store-uri {redact(tracking_uri)} --workers 1"
 
 
 def run_url(experiment: str, run_id: str) -> str:
