@@ -1,9 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from clips_pipeline.io import redact
 
 # Two cores, and the tests start processes of their own: one thread each beats spinning threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +14,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_secrets() -> Iterator[None]:
+    """Forget the credentials of a test, so that their words are not redacted in messages of the next one."""
+    yield
+    redact.forget()
 
 
 @pytest.fixture(scope="session")

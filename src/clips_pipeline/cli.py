@@ -147,10 +147,11 @@ def show(metadata: Any, version: str, name: str | None, env: str | None, as_json
             facts = {"name": record.name, "version": record.version, **record.lineage.to_mapping()}
             click.echo(json.dumps(facts, indent=1))
             return
+        from clips_pipeline.io.terminal import safe_text
         from clips_pipeline.registry.lineage.record import describe
 
         click.echo(f"{record.name} {record.version}")
-        click.echo(describe(record.lineage))
+        click.echo(safe_text(describe(record.lineage)))
 
 
 @lineage.command()

@@ -12,10 +12,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 from kedro.config import OmegaConfigLoader
 
 from clips_pipeline.hooks import ProjectHooks
-from clips_pipeline.io.terminal import escape_log_lines
+from clips_pipeline.io.terminal import protect_output
 from kedro_dvc_sync.hooks import DvcHooks
 
-escape_log_lines()
+protect_output()
 
 # Kedro calls hooks last to first: DvcHooks commits results before ProjectHooks reads the lineage from DVC's lock.
 HOOKS = (ProjectHooks(), DvcHooks())

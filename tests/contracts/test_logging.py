@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clips_pipeline.io.terminal import escape_controls, escape_log_lines
+from clips_pipeline.io.terminal import escape_controls, protect_output
 from clips_pipeline.training.events.progress import Progress
 
 HOSTILE = (
@@ -30,7 +30,7 @@ def handler(repository: Path) -> Any:
     """The handler of `conf/logging.yml`."""
     handlers, level = list(logging.root.handlers), logging.root.level
     logging.config.dictConfig(yaml.safe_load((repository / "conf" / "logging.yml").read_text()))
-    escape_log_lines()
+    protect_output()
     (found,) = logging.root.handlers
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)

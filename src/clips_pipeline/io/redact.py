@@ -8,6 +8,7 @@ of environment variables such as AWS_SECRET_ACCESS_KEY.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -16,6 +17,8 @@ HIDDEN = "…"
 # A shorter value would occur inside ordinary words.
 _MIN_LENGTH, _MIN_LENGTH_IN_WORDS = 4, 8
 _MAX_DEPTH = 20
+# Limits for `find_secret`, so that its time is linear: addresses in one value, characters of an address.
+_MAX_ADDRESSES, _MAX_LENGTH = 10_000, 4096
 # Names of credentials and fsspec options.
 _CREDENTIAL = re.compile("key|secret|token|pass|auth|sign|account", re.IGNORECASE)
 # Names of parameters in a query or fragment.
@@ -32,6 +35,7 @@ _NAMES_BEFORE_AT = re.compile(
 )
 _CHUNK = re.compile(r"[^\s'\"<>`]+")
 _ADDRESS_START = re.compile(r"([A-Za-z][\w+.-]{0,30})://")
+_URL_WITH_USER = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^@\n]+@[^\n]+")
 _SHELL_VARIABLES = re.compile(r"\$\{?\w+\}?(?::\$\{?\w+\}?)?")
 # Secrets in headers and command lines. A value that begins with `$` is a shell variable, which is not secret. Every
 # repetition before a required character is bounded, so that long words take linear time.
@@ -100,8 +104,8 @@ def find_secret(text: str) -> str | None:
     """
     command = "pipe:" in text
     for part in _CHUNK.findall(text) if command else [text]:
-        for start in _ADDRESS_START.finditer(part):
-            rest = part[start.end() :]
+        for start in islice(_ADDRESS_START.finditer(part), _MAX_ADDRESSES):
+            rest = part[start.end() : start.end() + _MAX_LENGTH]
             user = _user_information(start[1], rest)
             if user and not (command and _SHELL_VARIABLES.fullmatch(user)):
                 return "a user name or password"
@@ -128,12 +132,18 @@ def _known_secrets() -> list[str]:
     """Return remembered secrets and those of the environment, as they stand and as in URLs, longest first."""
     found = set(_remembered)
     for name, value in os.environ.items():
-        if "://" in value and "@" in value:
+        if _URL_WITH_USER.fullmatch(value):
             found.update(_passwords_in(value))
-        elif len(value) >= _MIN_LENGTH_IN_WORDS and _VARIABLE.search(name) and not _NO_SECRET_VARIABLE.search(name):
+        elif len(value) >= _MIN_LENGTH_IN_WORDS and _is_secret_variable(name, value):
             found.add(value)
     long_enough = {secret for secret in found if len(secret) >= _MIN_LENGTH}
     return sorted(long_enough | {quote(secret, safe="") for secret in long_enough}, key=lambda one: (-len(one), one))
+
+
+def _is_secret_variable(name: str, value: str) -> bool:
+    if not _VARIABLE.search(name) or _NO_SECRET_VARIABLE.search(name):
+        return False
+    return not (value.startswith("/") and os.path.exists(value))
 
 
 def _secrets_in(value: Any, secret: bool, depth: int) -> Iterator[str]:
@@ -144,7 +154,7 @@ def _secrets_in(value: Any, secret: bool, depth: int) -> Iterator[str]:
         for inner in value:
             yield from _secrets_in(inner, secret, depth - 1)
     elif isinstance(value, str):
-        if "://" in value and "@" in value:
+        if _URL_WITH_USER.fullmatch(value):
             yield from _passwords_in(value)
         elif secret:
             yield value

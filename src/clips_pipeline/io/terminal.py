@@ -1,7 +1,13 @@
-"""Text for terminals: control characters of data and of errors are shown, not executed."""
+"""Text for terminals and logs: control characters of data and errors are shown, not executed; secrets are not shown."""
 
 import logging
+import sys
+import threading
+import traceback
 import unicodedata
+from types import TracebackType
+
+from clips_pipeline.io.redact import redact
 
 # Joiners (needed by many scripts and by emoji) and the soft hyphen are not hidden characters.
 _JOINERS = "\u200c\u200d\u00ad"
@@ -19,16 +25,39 @@ def escape_controls(text: str) -> str:
     return "".join(ascii(letter)[1:-1] if is_hidden(letter) and letter not in "\n\t" else letter for letter in text)
 
 
-class EscapingFormatter(logging.Formatter):
-    """A formatter whose lines hold no control characters, whatever a message, its arguments or a traceback contain."""
+def safe_text(text: str) -> str:
+    """Return text without secrets and control characters."""
+    return escape_controls(redact(text))
+
+
+class SafeFormatter(logging.Formatter):
+    """A formatter whose lines have no secrets or control characters, whatever a message, its arguments or a traceback contain."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        return escape_controls(super().format(record))
+        return safe_text(super().format(record))
 
 
-def escape_log_lines() -> None:
-    """Give every handler of the root logger an `EscapingFormatter`. Kedro accepts no such class in `conf/logging.yml`."""
-    for handler in logging.root.handlers:
+def protect_output() -> None:
+    """Remove secrets and control characters from log lines and from the tracebacks of uncaught exceptions of this process.
+
+    Kedro accepts no formatter class in `conf/logging.yml`.
+    """
+    handlers = [*logging.root.handlers, *([logging.lastResort] if logging.lastResort is not None else [])]
+    for handler in handlers:
         fmt = handler.formatter._fmt if handler.formatter is not None else None
-        handler.setFormatter(EscapingFormatter(fmt))
+        handler.setFormatter(SafeFormatter(fmt))
+    sys.excepthook = _show_exception
+    threading.excepthook = _show_thread_exception
+
+
+def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(safe_text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _show_thread_exception(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):
+        return
+    name = arguments.thread.name if arguments.thread is not None else "unknown"
+    sys.stderr.write(safe_text(f"Exception in thread {name}:\n"))
+    _show_exception(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)

@@ -7,6 +7,7 @@ from kedro.pipeline import Pipeline
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.shards.folder_lock import FolderOwner, claim
+from clips_pipeline.data.storage.credentials import refuse_secrets
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import make_source
@@ -29,12 +30,14 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     """Build every configuration object that `pipeline` reads, so that an error ends the run before it starts.
 
     Raises:
-        ConfigError: as `typed`; also an unknown (misspelled) parameter group, storage settings or credentials of the
-            wrong shape, a missing source, a model that cannot be built, or a search space that does not fit the
-            training.
+        ConfigError: as `typed`; also a password, token or signature in any value, an unknown (misspelled) parameter group,
+            storage settings or credentials of the wrong shape, a missing source, a model that cannot be built, or a search
+            space that does not fit the training.
     """
+    parameters = catalog.load("parameters")
+    refuse_secrets(parameters, "")
     known = set(TYPES)
-    for group in catalog.load("parameters"):
+    for group in parameters:
         if group not in known and group != KEY:
             raise ConfigError(f"{group}: unknown parameter group; known groups: {', '.join(sorted(known))}")
     names = (name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))

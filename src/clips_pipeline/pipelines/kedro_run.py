@@ -8,17 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import mlflow
-from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.io import CatalogProtocol, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 from mlflow.exceptions import MlflowException
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.storage.credentials import refuse_secrets
 from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.io.disk_errors import CannotWriteError
-from clips_pipeline.pipelines import dry_run, environments, lineage, other_model, run_identity, summary
+from clips_pipeline.io.redact import remember
+from clips_pipeline.pipelines import address_check, dry_run, environments, lineage, other_model, run_identity, summary
 from clips_pipeline.pipelines.check import check, reserve_shards_folder
 from clips_pipeline.pipelines.finetune.pipeline import FINETUNED_NAMES, FINETUNED_PATHS
 from clips_pipeline.registry.lineage import tags
@@ -47,12 +48,19 @@ class KedroRun:
         """Keep the context. In the body kedro-mlflow opens MLflow's store; one process at a time creates the database.
 
         Raises:
-            SystemExit: the tracking server does not answer, or cannot be used; the error has been logged.
+            SystemExit: the tracking server does not answer, or cannot be used, or its address contains a secret; the error has been
+                logged.
         """
         # kedro-mlflow sets its own level on import, after logging.yml has been read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
         self._context = context
-        uri, experiment = _tracking(context)
+        mlflow_config = address_check.load_mlflow_config(context.config_loader)
+        try:
+            address_check.check_addresses(context, mlflow_config)
+        except ConfigError as error:
+            log.error("%s", error)
+            raise SystemExit(2) from None
+        uri, experiment = _tracking(context, mlflow_config)
         try:
             with exit_if_unavailable(), database_creation_lock(uri, experiment):
                 yield
@@ -74,6 +82,7 @@ class KedroRun:
         catalog["paths"] = MemoryDataset(paths, copy_mode="assign")
         catalog[FINETUNED_PATHS] = MemoryDataset(Paths(catalog, FINETUNED_NAMES), copy_mode="assign")
         local = environments.local_credentials(self._context.config_loader) if self._context is not None else {}
+        remember([local, credentials])
         storage = [local.get("storage"), credentials.get("storage")]
         catalog["remote_shards"] = RemoteDataset(parameters.get("storage", {}), storage, lambda: paths["shard_cache"])
         search = credentials.get("search") or local.get("search") or {}
@@ -97,6 +106,7 @@ class KedroRun:
             # Only for pipelines that need it: reading `conf/base` again takes a tenth of a second.
             own = environments.differences(self._context.config_loader, catalog.load("parameters"))
             catalog["searched_environment"] = MemoryDataset(own)
+        refuse_secrets(self._configs, "catalog")
         check(pipeline, catalog)
         if not within_dvc():
             # A stage that DVC runs must write the paths in `dvc.yaml`.
@@ -190,14 +200,8 @@ class KedroRun:
             raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None
 
 
-def _tracking(context: KedroContext) -> tuple[str, str]:
+def _tracking(context: KedroContext, config: dict[str, Any]) -> tuple[str, str]:
     """Return tracking URI and experiment name of `mlflow.yml`, as kedro-mlflow will read them."""
-    patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]  # all loaders that kedro-mlflow supports have it
-    patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-    try:
-        found = context.config_loader["mlflow"]
-    except MissingConfigException:
-        found = {}
-    uri = found.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
-    name = found.get("tracking", {}).get("experiment", {}).get("name") or str(context._package_name)
+    uri = config.get("server", {}).get("mlflow_tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    name = config.get("tracking", {}).get("experiment", {}).get("name") or str(context._package_name)
     return uri, name

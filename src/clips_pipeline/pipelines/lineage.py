@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.registry.lineage.record import GitState, Lineage, git_state, uncommitted_patch
+from clips_pipeline.registry.lineage.record import GitState, Lineage, git_state, not_kept_message, uncommitted_patch
 from kedro_dvc_sync.commit import other_parameters, within_dvc
 from kedro_dvc_sync.errors import StageError
 from kedro_dvc_sync.lock import lock_entries, read_lock, resolved_parameters, with_parameters
@@ -38,6 +38,8 @@ def code_state(root: Path) -> CodeState:
         raise ConfigError(str(error)) from None
     output_paths = [out["path"] for entry in lock.values() for out in entry.get("outs") or []]
     git = git_state(root, outputs=output_paths)
+    if git.not_kept:
+        log.warning("lineage of this run: %s", not_kept_message(git))
     try:
         return CodeState(git, uncommitted_patch(root, outputs=output_paths) if git.dirty else b"")
     except ConfigError as error:

@@ -17,6 +17,7 @@ from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.io.atomic import write_text
+from clips_pipeline.io.terminal import protect_output
 from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT
 from clips_pipeline.training.launch.launcher import launch
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
         exit code 75 where SIGTERM, or the end of the study's process, interrupted it after a checkpoint; 1 with a
         message where it failed.
     """
+    protect_output()
     if os.environ.pop(PARENT, None) == "1":
         threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()
     try:

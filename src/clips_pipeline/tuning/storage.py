@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.redact import redact
 from clips_pipeline.tuning.config import SearchConfig, study_url
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class StudyStorage:
         backend: Optuna's storage.
         lock: context manager of a lock that one process holds at a time, across all machines that share the storage.
         retry: queues a failed trial again, at most as often as the search allows.
-        display_url: its URL without the password; the argument of `optuna-dashboard`.
+        display_url: its URL without user and password; the argument of `optuna-dashboard`.
     """
 
     backend: BaseStorage
@@ -92,7 +93,8 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
     lock: Callable[[], AbstractContextManager[None]]
     if config.kind == "postgresql":
         address = _url(credentials)
-        url, display_url = (address.render_as_string(hide_password=hidden) for hidden in (False, True))
+        url = address.render_as_string(hide_password=False)
+        display_url = redact(url)
         # Replace a connection that a restarted server has closed before it is used.
         options = {"connect_args": {"connect_timeout": max(1, int(config.timeout_s))}, "pool_pre_ping": True}
         lock = partial(_server_lock, url, search.study_name, config.timeout_s)
@@ -122,7 +124,7 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
 
 
 def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
-    remedy = "conf/local/credentials.yml needs search: {url: postgresql://USER:PASSWORD@HOST/DATABASE}"
+    remedy = "conf/local/credentials.yml needs search: {url: …} with the server's URL (docs/search.md)"
     text = credentials.get("url") if isinstance(credentials, Mapping) else None
     if not isinstance(text, str):
         raise ConfigError(f"search.storage.kind: postgresql needs a URL, and the credentials have none; {remedy}")

@@ -90,7 +90,11 @@ def test_in_a_journal_a_killed_trial_counts_and_the_others_run_once(tmp_path: Pa
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://clips:hush@127.0.0.1:1/postgres", r"clips:\*\*\*@127\.0\.0\.1:1/postgres cannot be reached"),
+        ("postgresql://clips:hush@127.0.0.1:1/postgres", r"://…@127\.0\.0\.1:1/postgres cannot be reached"),
+        (
+            "postgresql://127.0.0.1:1/postgres?user=clips&password=hush",
+            r"://127\.0\.0\.1:1/postgres\?… cannot be reached",
+        ),
         ("mysql://clips:hush@127.0.0.1/x", "mysql is not postgresql"),
         ("hush", "not a database URL"),
         (None, r"conf/local/credentials\.yml needs search"),

@@ -297,7 +297,10 @@ def histograms(rows: Rows) -> dict[str, Histogram]:
 
 def make_example(split: Split, shard: str, skip: Skip) -> Example:
     """Return an example for the statistics, with bytes that are not UTF-8 escaped for logs and JSON."""
-    texts = (text.encode("utf-8", "backslashreplace").decode() for text in (shard, skip.key, skip.detail[:300]))
+    texts = (
+        text.encode("utf-8", "backslashreplace").decode()
+        for text in (shard, skip.key, redact(skip.detail[:3000])[:300])
+    )
     return Example(split, skip.reason, *texts)
 
 

@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from clips_pipeline.io.terminal import protect_output
+
 J = TypeVar("J")
 
 _PARENT_CHECK_INTERVAL_S = 0.5
@@ -117,6 +119,7 @@ class WorkerPool(Generic[J]):
 def _work(connection: Connection, parent: int) -> None:
     # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    protect_output()
     _exit_with_parent(parent)
     while True:
         try:

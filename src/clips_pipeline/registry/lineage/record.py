@@ -18,6 +18,9 @@ from clips_pipeline.registry.tracking.code_changes import CodeChange
 LOCK_FILE = "dvc.lock"
 # A larger patch is probably data that git does not ignore.
 PATCH_LIMIT_BYTES = 10 * 2**20
+MAX_NAMES = 100
+"""Limit on the names of files that are not kept."""
+_MAX_NAMES_SHOWN = 5
 _HASHES = ("md5", "etag", "checksum")
 
 
@@ -29,11 +32,14 @@ class GitState:
         commit: 40 hex digits; None outside a repository, before the first commit, or without git.
         dirty: whether files other than pipeline outputs differ from the commit; None where `commit` is None.
         branch: None on a detached head.
+        not_kept: files that git does not track, the first `MAX_NAMES` of them, relative to the repository. The patch lacks them,
+            because one may be a private key or a file of passwords.
     """
 
     commit: str | None = None
     dirty: bool | None = None
     branch: str | None = None
+    not_kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Lineage:
             name: {"command": entry.get("cmd"), "inputs": self.inputs(name), "outputs": _hashes(entry, "outs")}
             for name, entry in self.lock.items()
         }
-        git = {"commit": self.git.commit, "dirty": self.git.dirty, "branch": self.git.branch}
+        git = asdict(self.git) | {"not_kept": list(self.git.not_kept)}
         return {
             "git": git,
             "environment": self.environment,
@@ -92,6 +98,7 @@ def describe(lineage: Lineage) -> str:
         f"branch       {git.branch or '-'}",
         f"environment  {lineage.environment or 'base'}",
         *(f"trained      {change}" for change in lineage.code_changes),
+        *([f"not kept     {', '.join(git.not_kept)}"] if git.not_kept else []),
     ]
     for stage in lineage.lock:
         lines += ["", f"{stage}: {lineage.lock[stage].get('cmd')}"]
@@ -117,16 +124,31 @@ def git_state(project: Path, *, outputs: Iterable[str] = ()) -> GitState:
     if commit is None:
         return GitState()
     branch = _git(project, "symbolic-ref", "--short", "-q", "HEAD")
-    return GitState(commit.strip(), bool(_changed_files(project, outputs)), branch.strip() if branch else None)
+    changed, untracked = _changed_files(project, outputs)
+    return GitState(
+        commit.strip(),
+        bool(changed or untracked),
+        branch.strip() if branch else None,
+        tuple(str(path) for path in untracked[:MAX_NAMES]),
+    )
+
+
+def not_kept_message(git: GitState) -> str:
+    """Return which files the lineage lacks, and the remedy."""
+    more = len(git.not_kept) - _MAX_NAMES_SHOWN
+    names = ", ".join(git.not_kept[:_MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"not kept: {names}; before training, `git add` what a version needs, and list the rest in .gitignore"
 
 
 def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | None:
     """Return the patch that turns the commit into this checkout with `git apply`; `outputs` as in `git_state`.
 
+    It contains tracked files only. A new file counts after `git add`, or `git add --intent-to-add`.
+
     Returns:
         empty where nothing differs; None where the changed files are larger than `PATCH_LIMIT_BYTES`.
     """
-    changed = _changed_files(project, outputs)
+    changed, _ = _changed_files(project, outputs)
     top = Path((_git(project, "rev-parse", "--show-toplevel") or ".").strip())
     sizes = [(top / path).stat().st_size for path in changed if (top / path).is_file()]
     if sum(sizes) > PATCH_LIMIT_BYTES:
@@ -144,7 +166,8 @@ def uncommitted_patch(project: Path, *, outputs: Iterable[str] = ()) -> bytes | 
         }
         paths = "\0".join(str(path) for path in changed).encode()
         _run_git(top, git_environment, "read-tree", "HEAD")
-        _run_git(top, git_environment, "add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
+        # Not `git add`: it reads names as patterns, and takes all files of a folder that has replaced a file.
+        _run_git(top, git_environment, "update-index", "--add", "--remove", "-z", "--stdin", stdin=paths)
         return _run_git(top, git_environment, "diff", "--cached", "--binary", "--no-ext-diff", "--no-color", "HEAD")
 
 
@@ -156,13 +179,18 @@ def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
     }
 
 
-def _changed_files(project: Path, outputs: Iterable[str]) -> list[PurePosixPath]:
-    """Return changed and new files, relative to the repository."""
+def _changed_files(project: Path, outputs: Iterable[str]) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Return changed tracked files, and files that are neither tracked nor ignored, relative to the repository."""
     status = _git(project, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", ".") or ""
     prefix = (_git(project, "rev-parse", "--show-prefix") or "").strip()
     output_paths = [PurePosixPath(prefix, path) for path in outputs]
-    changed = [PurePosixPath(entry[3:]) for entry in status.split("\0") if entry]
-    return [p for p in changed if p.name != LOCK_FILE and not any(p.is_relative_to(out) for out in output_paths)]
+    changed: list[PurePosixPath] = []
+    untracked: list[PurePosixPath] = []
+    for entry in filter(None, status.split("\0")):
+        path = PurePosixPath(entry[3:])
+        if path.name != LOCK_FILE and not any(path.is_relative_to(out) for out in output_paths):
+            (untracked if entry.startswith("??") else changed).append(path)
+    return changed, untracked
 
 
 def _git(project: Path, *arguments: str) -> str | None:

@@ -1,14 +1,18 @@
 """Restore a checkout with the code, data and parameters of a registered version."""
 
+import logging
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.registry.lineage.record import not_kept_message
 from clips_pipeline.registry.lineage.tags import Record
 from kedro_dvc_sync.lock import parameters_into_files, write_lock
 from kedro_dvc_sync.stages import command
+
+log = logging.getLogger(__name__)
 
 CONF = "conf"
 # `-P`: not from the working directory, which holds the files of the version, and where a patch may add a `dvc/`.
@@ -17,6 +21,8 @@ _DVC = (sys.executable, "-P", "-m", "dvc")
 
 def restore(record: Record, project: Path, target: Path) -> Path:
     """Clone the project at the version's commit into `target`, and restore its changes, parameters, lock and data there.
+
+    A warning names the files that the version lacks because git did not track them (`GitState.not_kept`).
 
     Data comes from the project's DVC cache, or else from its remote. The clone uses the same cache.
 
@@ -46,6 +52,8 @@ def restore(record: Record, project: Path, target: Path) -> Path:
         )
     if _run(project, "git", "cat-file", "-e", f"{git.commit}^{{commit}}").returncode:
         raise ConfigError(f"{what}: commit {git.commit} is not in this repository; fetch it")
+    if git.not_kept:
+        log.warning("%s: the copy lacks what git did not track; %s", what, not_kept_message(git))
     prefix = _run(project, "git", "rev-parse", "--show-prefix").stdout.strip()
     existed = target.exists()
     try:

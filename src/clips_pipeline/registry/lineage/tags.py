@@ -106,7 +106,8 @@ def load_record(name: str, version: str) -> Record:
             here = Path(client.download_artifacts(model_version.run_id, folder, temporary))
             facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
-            git, environment, parameters = GitState(**facts["git"]), facts["environment"], facts["parameters"]
+            git = GitState(**facts["git"] | {"not_kept": tuple(map(str, facts["git"].get("not_kept", ())))})
+            environment, parameters = facts["environment"], facts["parameters"]
             changes = parse_code_changes(facts.get("code_changes", []))
         except (MlflowException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
             raise ConfigError(
@@ -139,6 +140,7 @@ def _log_files(client: MlflowClient, run_id: str, folder: str, lineage: Lineage,
         (here / FACTS).write_text(json.dumps(lineage.to_mapping(), indent=1), encoding="utf-8")
         lock: dict[str, Any] = {"schema": "2.0", "stages": dict(lineage.lock)}
         (here / LOCK).write_text(yaml.safe_dump(lock, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        if patch:
+        # An empty patch is stored too, because a missing one means that it was too large.
+        if patch is not None and lineage.git.dirty:
             (here / PATCH).write_bytes(patch)
         client.log_artifacts(run_id, str(here), folder)

@@ -64,8 +64,8 @@ def unavailable_message() -> str:
     """Return the message for the user: the server's URL and the remedy."""
     uri = mlflow.get_tracking_uri()
     return (
-        f"MLflow at {web_url(uri) or redact(uri)} does not answer. The training's state is kept. Start the server, or set another one "
-        "in conf/<env>/mlflow.yml; the same command then resumes and sends the missing metrics"
+        f"MLflow at {web_url(uri) or redact(uri)} does not answer. The training's state is kept. Start the server, or set another "
+        "one in conf/<env>/mlflow.yml; the same command then resumes and sends the missing metrics"
     )
 
 

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from clips_pipeline.io.disk_errors import write_text
+from clips_pipeline.io.redact import redact_values
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
 from clips_pipeline.registry.tracking.runs import OWNER, active_run_id, log_final_metrics, process_tag
 from clips_pipeline.registry.tracking.server import run_url
@@ -81,7 +82,7 @@ def child_run(info: _TrialInfo) -> Iterator[TrialTracker]:
     if run_id is None:
         run_id = client.create_run(experiment, run_name=f"trial-{info.first_attempt:04d}", tags=tags).info.run_id
         for key, value in info.values.items():
-            client.log_param(run_id, key, value)
+            client.log_param(run_id, key, redact_values(value))
     else:
         client.update_run(run_id, status="RUNNING")
         for tag, text in tags.items():

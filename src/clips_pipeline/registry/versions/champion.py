@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.config import RegistryConfig
 from clips_pipeline.registry.tracking.runs import config_error_if_missing
 from clips_pipeline.registry.versions.gate import Decision
@@ -143,7 +144,7 @@ class _RegisteredModel:
 
     def tag(self, version: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
-            self._write(self.client.set_model_version_tag, str(version), key, value[:_MAX_TAG_LENGTH])
+            self._write(self.client.set_model_version_tag, str(version), key, redact(value)[:_MAX_TAG_LENGTH])
 
     def set_alias(self, alias: str, version: int) -> None:
         self._write(self.client.set_registered_model_alias, alias, str(version))

@@ -17,6 +17,7 @@ from clips_pipeline.evaluation.metric_keys import higher_is_better
 from clips_pipeline.evaluation.per_item.comparison import intervals
 from clips_pipeline.evaluation.per_item.item_table import items_by_set
 from clips_pipeline.evaluation.per_item.items import ItemResults
+from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.tracking.code_changes import CodeChange, code_changes
 from clips_pipeline.registry.versions.register import Registration
 
@@ -130,7 +131,7 @@ def write_card(
         git_commit=client.get_run(registration.run_id).data.tags.get("git.commit"),
         code_changes=code_changes(client, registration.run_id),
     )
-    text = render_card(facts)
+    text = redact(render_card(facts))
     file.write_text(text, encoding="utf-8")
     client.log_artifact(registration.run_id, str(file))
     client.update_model_version(registration.name, str(registration.version), text)

@@ -20,6 +20,7 @@ from clips_pipeline.config import ConfigError, flatten
 from clips_pipeline.evaluation.metric_keys import set_of
 from clips_pipeline.evaluation.results import MODEL
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.config import RegistryConfig as RegistryConfig
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_items
 from clips_pipeline.registry.tracking.logged_models import MODEL_DIGEST, get_or_create_logged_model
@@ -130,7 +131,7 @@ def log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, A
     """
     results_of = client.get_run(run_id).data.params
     for key, value in flatten(parameters).items():
-        name, text = mlflow_key(key), str(value)[:_MAX_PARAMETER_LENGTH]
+        name, text = mlflow_key(key), redact(str(value))[:_MAX_PARAMETER_LENGTH]
         if name not in results_of:
             client.log_param(run_id, name, text)
         elif results_of[name] != text:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.io.disk_errors import write_error
+from clips_pipeline.io.redact import redact_values
 
 Event = dict[str, Any]
 
@@ -50,8 +51,8 @@ class EventWriter:
             self._torn = self._file.read(1) != b"\n"
 
     def write(self, kind: str, **values: Any) -> None:
-        """Append one event with the wall-clock time in seconds."""
-        event = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}, allow_nan=True)
+        """Append one event with the wall-clock time in seconds. Texts are redacted."""
+        event = json.dumps({"kind": kind, "time": round(time.time(), 3), **redact_values(values)}, allow_nan=True)
         remaining = (b"\n" if self._torn else b"") + event.encode() + b"\n"
         self._torn = True
         try:

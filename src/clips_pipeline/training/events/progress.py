@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from clips_pipeline.io.terminal import escape_controls
+from clips_pipeline.io.terminal import safe_text
 from clips_pipeline.training.events.event_log import Event
 
 PLAIN_LINES = 10  # without a terminal, about this many lines for a whole training
@@ -68,7 +68,7 @@ class Progress:
 
     def _print(self, line: str, style: str | None = None) -> None:
         # Shard addresses and reasons come from data and from errors.
-        self._console.print(escape_controls(line), style=style, highlight=False, markup=False)
+        self._console.print(safe_text(line), style=style, highlight=False, markup=False)
 
     def __enter__(self) -> "Progress":
         """Start the bar."""

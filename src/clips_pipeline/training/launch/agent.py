@@ -32,6 +32,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from clips_pipeline.io.terminal import protect_output, safe_text
 from clips_pipeline.training.launch import worker_main
 from clips_pipeline.training.launch.result import EXIT_CODES, LOGS, RANK_MODULE
 from clips_pipeline.training.run_spec import load_spec
@@ -160,10 +161,10 @@ class _AgentThread(threading.Thread):
         try:
             self._launch(*self._arguments)
         except ChildFailedError as error:
-            print(error, file=sys.stderr)
+            print(safe_text(str(error)), file=sys.stderr)
             self.failures, self.code = error.failures, 1
         except BaseException:
-            traceback.print_exc()
+            print(safe_text(traceback.format_exc()), file=sys.stderr)
             self.code = 1
 
 
@@ -190,6 +191,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code: 0 if all ranks ended with 0. Otherwise `EXIT_CODES` in the run folder has those of the ranks that failed.
     """
+    protect_output()
     path = Path(arguments[0])
     terminate = threading.Event()
     # torch and Composer are imported once, for the agent and all ranks (docs/performance.md, "Start"). CUDA does not survive a

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from clips_pipeline.io.redact import redact
 from clips_pipeline.training.launch.heartbeat import Heartbeat, describe_ranks
 
 TAIL_LINES = 15
@@ -88,9 +89,9 @@ def signal_name(number: int) -> str:
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """Return the last lines of a log, without tracebacks that only show a lost connection."""
+    """Return the last lines of a log, redacted and without tracebacks that only show a lost connection."""
     text = path.read_text(errors="replace") if path.exists() else ""
-    return "\n".join(_LOST_CONNECTION.sub("", text).splitlines()[-lines:])
+    return redact("\n".join(_LOST_CONNECTION.sub("", text).splitlines()[-lines:]))
 
 
 def _failed(heartbeats: Iterable[Heartbeat]) -> list[Heartbeat]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+import traceback
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.files import StorageError
 from clips_pipeline.io.disk_errors import CannotWriteError, DiskReserve
+from clips_pipeline.io.redact import redact
 from clips_pipeline.training.callbacks.divergence import TrainingDivergedError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.launch.folder_lock import RANK_0, lock_run_folder
@@ -42,7 +44,8 @@ def main(spec: RunSpec, restart_reason: str | None = None) -> int:
         The exit code: 0 if the training finished or was stopped on request, else `INTERRUPTED`.
 
     Raises:
-        Exception: what ended the training, after an `error` event.
+        Exception: what ended the training, after an `error` event; a RuntimeError with its traceback where that had to be
+            redacted.
     """
     for module in _NOISY_MODULES:
         warnings.filterwarnings("ignore", module=rf"{module}.*")
@@ -89,6 +92,10 @@ def _run(spec: RunSpec, interrupt: Interrupt, restart_reason: str | None) -> int
                     writer.write("error", message=message, again=not isinstance(error, TrainingDivergedError))
             if _world_size() > 1 and not isinstance(error, _PERMANENT_ERRORS):
                 time.sleep(_PEER_DEATH_SECONDS)
+            # torch writes the traceback to the log and to a file.
+            trace = "".join(traceback.format_exception(error))
+            if redact(trace) != trace:
+                raise RuntimeError(redact(trace)) from None
             raise
         if finished or interrupt.reason is None:
             return 0
@@ -102,15 +109,15 @@ def _heartbeat(spec: RunSpec, rank: int) -> HeartbeatWriter:
 
 
 def error_message(error: Exception) -> str:
-    """Return the message of an error for the event log and the launcher."""
+    """Return the redacted message of an error for the event log and the launcher."""
     if isinstance(error, ConnectionError | EOFError):
         # A loader worker was killed while it sent a batch. If it is killed at another moment, torch notices and reports it.
         return (
             "DataLoader worker ended while it sent a batch, as when the system kills it because memory runs out "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {redact(str(error))})"
         )
     known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
-    text = _without_loader_traceback(error)
+    text = redact(_without_loader_traceback(error))
     return text if known else f"{type(error).__name__}: {text}"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.terminal import protect_output
 from clips_pipeline.training.launch.failure import restart_reason
 from clips_pipeline.training.launch.heartbeat import current_attempt, read_heartbeats
 from clips_pipeline.training.run_spec import RunSpec, load_spec
@@ -17,6 +18,7 @@ from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 def main(arguments: list[str]) -> int:
     """Run a rank on the run spec that the only argument names; return its exit code."""
+    protect_output()
     try:
         spec = load_spec(Path(arguments[0]))
     except ConfigError as error:

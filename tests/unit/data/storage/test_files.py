@@ -11,7 +11,7 @@ import pytest
 from tests.servers import Fault, HttpServer, S3Server, http_server, s3_server
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError, redact
+from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 from clips_pipeline.data.storage.urls import expand_addresses, is_remote
 
 CONTENT = bytes(range(256)) * 40
@@ -113,7 +113,31 @@ def test_secrets_are_redacted(s3: S3Server) -> None:
     with pytest.raises(StorageError) as error:
         Storage(QUICK, wrong).size("http://127.0.0.1:9/a.tar")
     assert "hush" not in str(error.value)
-    assert redact("http://me:pw@host/f?X-Amz-Signature=abc failed") == "http://…@host/f?… failed"
+
+
+@pytest.mark.parametrize("address", ["http://me:hush@h/a.tar", "s3://KEY:HU/SH@data/a.tar", "http://h/a.tar?sig=hush"])
+def test_addresses_with_secrets_are_refused(address: str, tmp_path: Path) -> None:
+    storage = Storage(StorageConfig(allow_pipe=True))
+    for use in (
+        storage.size,
+        storage.list,
+        storage.open,
+        storage.identity,
+        lambda one: storage.fetch(one, tmp_path / "x"),
+    ):
+        with pytest.raises(ConfigError, match=r"^address: contains a .*credentials\.yml") as error:
+            use(address)
+        assert "hush" not in str(error.value).lower()
+    with pytest.raises(ConfigError, match=r"\$VARIABLE"):
+        storage.size("pipe:curl -H 'Authorization: Bearer hush' http://h/a.tar")
+    with pytest.raises(ConfigError, match=r"^address\[1\]: contains a"):
+        expand_addresses(["a.tar", f"b.tar::{address}"])
+
+
+def test_errors_of_a_storage_show_no_secret() -> None:
+    storage = Storage(QUICK, {"s3": {"secret": "hush-hush"}})
+    assert str(StorageError("http://me:pw@host/f?X-Amz-Signature=abc: failed")) == "http://…@host/f?…: failed"
+    assert "hush" not in str(StorageError(f"{storage.options} failed")) + str(ConfigError("hush-hush"))
 
 
 def test_http(http: HttpServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from clips_pipeline.registry.lineage.record import (
     Lineage,
     describe,
     git_state,
+    not_kept_message,
     uncommitted_patch,
 )
 from clips_pipeline.registry.lineage.restore import _dvc as run_dvc
@@ -77,9 +78,10 @@ def test_a_clean_checkout(project):
 def test_the_patch_turns_the_commit_into_the_checkout(project, tmp_path, own_index):
     (project / "code.py").write_text("x = 2\n")
     (project / "new.bin").write_bytes(bytes(range(256)))
+    git(project, "add", "--intent-to-add", "new.bin")
     (project / "data/08_reporting/metrics.json").unlink()
     if own_index:
-        git(project, "add", "code.py")
+        git(project, "add", "code.py", "new.bin")
     before = git(project, "status", "--porcelain")
     patch = uncommitted_patch(project)
     assert git(project, "status", "--porcelain") == before
@@ -92,9 +94,35 @@ def test_the_patch_turns_the_commit_into_the_checkout(project, tmp_path, own_ind
     assert not (clone / "project/data/08_reporting/metrics.json").exists()
 
 
+def test_the_patch_has_tracked_files_only(project):
+    (project / "code.py").write_text("x = 2\n")
+    (project / "*").write_text("tracked\n")
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "second")
+    for name in (".env", "id_rsa", "code.py.d/key"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("PLANTED\n")
+    assert uncommitted_patch(project) == b""
+    # Names that git could read as a pattern, and a folder in place of a file.
+    (project / "*").write_text("changed\n")
+    (project / "code.py").unlink()
+    (project / "code.py.d").rename(project / "code.py")
+    patch = uncommitted_patch(project)
+    assert b"changed" in patch
+    assert b"-x = 2" in patch
+    assert b"PLANTED" not in patch
+    state = git_state(project)
+    assert state.dirty is True
+    assert state.not_kept == ("project/.env", "project/code.py/key", "project/id_rsa")
+    assert "not kept: project/.env, project/code.py/key, project/id_rsa; before" in not_kept_message(state)
+    assert "not kept     project/.env" in describe(Lineage(git=state))
+    assert git_state(project, outputs=[".env", "code.py", "id_rsa"]).not_kept == ()
+
+
 def test_a_patch_that_is_too_large_is_not_kept(project, monkeypatch):
     monkeypatch.setattr("clips_pipeline.registry.lineage.record.PATCH_LIMIT_BYTES", 100)
     (project / "data.bin").write_bytes(b"x" * 101)
+    git(project, "add", "data.bin")
     assert uncommitted_patch(project) is None
 
 
