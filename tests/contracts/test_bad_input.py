@@ -90,6 +90,53 @@ def test_each_error_gives_one_message(base: dict[str, Any], path: str, value: An
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "prepare.source.folder.images",
+        "prepare.source.folder.captions",
+        "prepare.source.folder.classes",
+        "prepare.source.img2dataset.train",
+        "prepare.source.img2dataset.validation",
+        "prepare.source.recaption.train",
+        "prepare.source.recaption.tables",
+        "prepare.source.clip_benchmark.root",
+        "prepare.tokenizer.vocabulary_file",
+        "prepare.run_on.address",
+        "finetune.start",
+        "evaluate.model",
+        "evaluate.compositionality.sugarcrepe",
+        "export_benchmark.upload",
+        "register.name",
+    ],
+)
+@pytest.mark.parametrize("pipeline", ["prepare", "pretrain", "search"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://me:hush@host/x",
+        "s3://KEY:HU/SH@bucket/x",
+        "http://host/x?sig=hush",
+        "pipe:curl -H 'Authorization: hush' http://host",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_shown(
+    base: dict[str, Any], path: str, pipeline: str, value: str
+) -> None:
+    parameters = copy.deepcopy(base)
+    *groups, name = path.split(".")
+    group = parameters
+    for key in groups:
+        group[key] = group.get(key) or {}
+        group = group[key]
+    group[name] = value
+    with pytest.raises(ConfigError) as caught:
+        check(register_pipelines()[pipeline], catalog_of(parameters))
+    assert str(caught.value).startswith(f"{path}: contains a ")
+    assert "conf/local/credentials.yml" in str(caught.value)
+    assert "hush" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         ("search.trials", 0, "search.trials: 0 must be at least 1"),
