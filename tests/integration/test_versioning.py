@@ -74,8 +74,12 @@ def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = evaluate.read_text()
     evaluate.write_text(before + "\n# not committed\n")
     (copy / "src/clips_pipeline/pipelines/evaluate/new.py").write_text("X = 1\n")
+    run(copy, "git", "add", "--intent-to-add", "src/clips_pipeline/pipelines/evaluate/new.py")
+    (copy / "notes.txt").write_text("not for others\n")
     run(copy, "kedro", "dvc", "sync", "--env", "smoke")
-    run(copy, "kedro", "run", "--env", "smoke", "--params", "train.seed=7,train.ema.half_life_batches=3")
+    told = run(copy, "kedro", "run", "--env", "smoke", "--params", "train.seed=7,train.ema.half_life_batches=3")
+    assert "not kept: notes.txt; before training" in told
+    (copy / "notes.txt").unlink()
     assert "train" in run(copy, "dvc", "status", STAGES)
     shutil.copy2(copy / METRICS, copy.parent / "metrics-2.json")
 
@@ -150,7 +154,8 @@ def test_results_of_another_model_go_to_their_own_folder(project: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_version_is_restored_with_code_data_and_parameters(project: Path, tmp_path: Path, version: int) -> None:
     folder = tmp_path / "restored"
-    run(project, "kedro", "lineage", "restore", str(version), str(folder), "--env", "smoke")
+    told = run(project, "kedro", "lineage", "restore", str(version), str(folder), "--env", "smoke")
+    assert ("not kept: notes.txt; before training" in told) == (version == 2)
     assert is_clean(folder)
     assert run(folder, "git", "rev-parse", "HEAD").strip() == versions(project)[version].tags["git.commit"]
     parameters = (folder / "conf/smoke/parameters.yml").read_text()
