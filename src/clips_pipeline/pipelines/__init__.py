@@ -1,6 +1,7 @@
 """Kedro pipelines, and what surrounds a `kedro run`: parameter checks, the MLflow run, lineage and the summary."""
 
 __all__ = [
+    "address_check",
     "benchmark",
     "check",
     "dry_run",
