@@ -56,7 +56,7 @@ class ClipBpeTokenizer(ChunkTokenizer):
         self._merges = list(merges)
         self._pieces = [*signs, *(sign + _END for sign in signs), *(first + second for first, second in merges)]
         self._ids = {piece: index + OFFSET for index, piece in enumerate(self._pieces)}
-        self._bpe = BPE(self._ids, self._merges, end_of_word_suffix=_END)
+        self._bpe = self.byte_pairs()
         self.vocab_size = OFFSET + len(self._pieces)
         self.unk_id = 3
         self.cls_id = 4
@@ -91,6 +91,15 @@ class ClipBpeTokenizer(ChunkTokenizer):
         if not merges:
             raise ConfigError(f"{path}: contains no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
         return cls(merges)
+
+    def byte_pairs(self, special: Sequence[str] = ()) -> BPE:
+        """Return the merges as a model of `tokenizers`, which knows names of special ids only where they are given.
+
+        Args:
+            special: names of the ids below `OFFSET`, in their order.
+        """
+        ids = {name: index for index, name in enumerate(special)} | self._ids
+        return BPE(ids, self._merges, end_of_word_suffix=_END)
 
     def split_chunks(self, text: str) -> list[str]:
         """Return the cleaned text split at whitespace, since no word contains whitespace."""

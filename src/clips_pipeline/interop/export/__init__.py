@@ -1,0 +1,3 @@
+"""Exports of a trained model in the forms of other libraries, each loaded again there and compared before it is kept."""
+
+__all__ = ["check_open_clip", "export_model", "open_clip_form"]

@@ -1,0 +1,180 @@
+"""Export of a model folder in another library's form: written, loaded there by a fresh process, compared, then kept."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from clips_pipeline import __version__
+from clips_pipeline.config import ConfigError, from_mapping, with_current_names
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.interop.export.open_clip_form import write_open_clip
+from clips_pipeline.interop.export.transformers_form import write_transformers
+from clips_pipeline.interop.folder import LoadedModel, load_model_folder
+from clips_pipeline.io.atomic import replace_folder
+
+MAX_DIFFERENCE: Final = 1e-5
+"""Largest difference, in float32, with which an export is kept: of a feature, or relative to the largest value above 1."""
+
+_IMAGES = 4
+_TEXTS = (
+    "a dog",
+    "A red ball on the grass, beside two dogs; it's 3 o'clock.",
+    "Café naïve — \"quoted\", 50 % off! [CLS] don't",
+    "the quick brown fox jumps over the lazy dog " * 20,
+    "",
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of export.
+
+    Attributes:
+        write: writes the folder.
+        check: name of the script that loads the folder again.
+        package: package that the script needs, and how to install it.
+        template: template of the folder's README.
+    """
+
+    write: Callable[[LoadedModel, ImageConfig, Path], None]
+    check: str
+    package: str
+    template: str
+
+
+FORMS: Final[Mapping[str, Form]] = {
+    "open-clip": Form(write_open_clip, "check_open_clip.py", "open_clip_torch", "open_clip.md"),
+    "transformers": Form(write_transformers, "check_transformers.py", "transformers", "transformers.md"),
+}
+"""Forms by their name for `--to`."""
+
+
+def export_model(model: Path, out: Path, to: str) -> dict[str, float]:
+    """Write the model in `model` to the folder `out`; a folder there is replaced once the new one has passed its check.
+
+    Args:
+        model: model folder of this project.
+        out: folder to write.
+        to: a name in `FORMS`.
+
+    Returns:
+        Largest absolute differences between this project's results and the other library's: `image_features`,
+        `text_features`, `logit_scale`, `pixels` of a preprocessed image in steps of 1/255, and others by form.
+
+    Raises:
+        ConfigError: the model or the form does not exist, the form cannot say what the model computes, or the other library
+            computes something else.
+    """
+    form = FORMS.get(to)
+    if form is None:
+        raise ConfigError(f"--to {to}: unknown; known: {', '.join(FORMS)}")
+    loaded = load_model_folder(model)
+    images = from_mapping(ImageConfig, with_current_names(ImageConfig, loaded.config["images"]), f"{model}: images")
+    out = out.resolve()
+    if out == model.resolve():
+        raise ConfigError(f"{out}: is the model itself; give another folder")
+    with replace_folder(out) as folder:
+        form.write(loaded, images, folder)
+        differences = _compare(form, loaded, images, folder)
+        (folder / "README.md").write_text(_readme(form, loaded, images, differences), encoding="utf-8")
+    return differences
+
+
+def _compare(form: Form, loaded: LoadedModel, images: ImageConfig, folder: Path) -> dict[str, float]:
+    """Return the differences from what the other library computes with the folder.
+
+    Raises:
+        ConfigError: the library is not installed, cannot load the folder, or a difference is above `MAX_DIFFERENCE`.
+    """
+    draws = np.random.default_rng(0)
+    picture = draws.integers(0, 256, (images.size + 37, 2 * images.size + 11, 3), np.uint8)
+    inputs = draws.standard_normal((_IMAGES, 3, images.size, images.size), np.float32)
+    expected = _expected(loaded, torch.from_numpy(inputs), picture)
+    found = _run_check(form, folder, {"images": inputs, "picture": picture})
+    ids_BL = expected.pop("ids")
+    if not np.array_equal(found["ids"], ids_BL):
+        text = _TEXTS[int(np.argmax((found["ids"] != ids_BL).any(axis=1)))]
+        raise ConfigError(f"{form.package} reads {text[:60]!r} as other token ids; the export was not kept")
+    differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected.keys() & found.keys()}
+    differences["pixels"] = differences.pop("view") * 255.0 * min(images.std)
+    for name in sorted(differences.keys() - {"pixels"}):
+        largest = max(1.0, float(np.abs(expected[name]).max()))
+        if not differences[name] <= MAX_DIFFERENCE * largest:
+            raise ConfigError(
+                f"{form.package} computes other {name} (difference {differences[name]:.1e}, at most "
+                f"{MAX_DIFFERENCE * largest:.0e}); the export was not kept"
+            )
+    return differences
+
+
+@torch.no_grad()
+def _expected(loaded: LoadedModel, images_BCHW: Tensor, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Return what this project computes, under the names that the scripts write."""
+    model = loaded.model
+    ids_BL = torch.tensor([loaded.tokenizer.encode(text, model.config.text.context_length) for text in _TEXTS])
+    tokens_BSD = model.vision.embed(images_BCHW)
+    for block in model.vision.blocks[:-1]:
+        tokens_BSD = block(tokens_BSD)
+    results = {
+        "ids": ids_BL,
+        "image_features": model.encode_image(images_BCHW),
+        "text_features": model.encode_text(ids_BL),
+        "tokens": tokens_BSD,
+        "pooled": model.vision(images_BCHW).pooled_BD,
+        "view": loaded.image_transform(Image.fromarray(picture)),
+        "logit_scale": model.logit_scale.exp(),
+    }
+    return {name: tensor.numpy() for name, tensor in results.items()}
+
+
+def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    script = Path(__file__).with_name(form.check)
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name)
+        np.savez(temporary / "inputs.npz", allow_pickle=False, **inputs)
+        (temporary / "texts.json").write_text(json.dumps(_TEXTS), encoding="utf-8")
+        files = [str(temporary / file) for file in ("inputs.npz", "texts.json", "outputs.npz")]
+        done = subprocess.run(  # noqa: S603  (a script of this package)
+            [sys.executable, "-P", str(script), str(folder), *files],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ConfigError(f"{form.package} cannot load the export ({last[0]}); `pip install {form.package}`, or report it")
+        with np.load(files[2], allow_pickle=False) as found:
+            return dict(found)
+
+
+def _readme(form: Form, loaded: LoadedModel, images: ImageConfig, differences: Mapping[str, float]) -> str:
+    templates = Environment(
+        loader=PackageLoader("clips_pipeline.interop", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  (Markdown)
+    )
+    return templates.get_template(form.template).render(
+        model=loaded.model.config,
+        tokenizer=loaded.tokenizer.kind,
+        images=images,
+        differences=differences,
+        limit=MAX_DIFFERENCE,
+        version=__version__,
+    )

@@ -1,0 +1,186 @@
+"""Folders that Transformers 4 and 5 load: the vision tower as a native ViT (LLaVA's tower), and both towers with their code.
+
+`vision/` needs no code of this project. `model/` contains `models/plain.py` and `remote_code`, since no architecture of
+Transformers has these towers with one configuration and, with `padding: mask`, none has the text tower at all.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.interop.export import remote_code
+from clips_pipeline.interop.export.open_clip_form import write_json, write_tokenizer
+from clips_pipeline.interop.folder import LoadedModel
+from clips_pipeline.models import plain
+from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.sizes import EPSILON, MLP_RATIO
+from clips_pipeline.models.vision import VisionTower, sincos_2d
+from clips_pipeline.text.tokenizers.fast import special_names
+
+_PLAIN_MODULE = "plain_clips"
+_RESAMPLING = {"bilinear": 2, "bicubic": 3}
+
+
+def write_transformers(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
+    """Write `vision/` and `model/` into `folder`.
+
+    Args:
+        loaded: the model.
+        images: its image transform.
+        folder: an empty folder.
+    """
+    for name in ("vision", "model"):
+        (folder / name).mkdir()
+        write_json(folder / name / "preprocessor_config.json", _preprocessor(images))
+    _write_vision(loaded.model, folder / "vision")
+    _write_model(loaded, folder / "model")
+
+
+def plain_arguments(model: ClipsModel) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `PlainVision` and of `PlainText` for a model."""
+    vision, text = model.config.vision, model.config.text
+    return (
+        {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.width,
+            "depth": vision.depth,
+            "heads": vision.heads,
+            "embed_dim": model.config.embed_dim,
+        },
+        {
+            "vocab_size": text.vocab_size,
+            "context_length": text.context_length,
+            "width": text.width,
+            "depth": text.depth,
+            "heads": text.heads,
+            "embed_dim": model.config.embed_dim,
+            "hidden_id": text.pad_id if text.padding == "mask" else None,
+        },
+    )
+
+
+def plain_weights(model: ClipsModel) -> dict[str, Tensor]:
+    """Return the weights of both plain towers and the logit scale: `vision.…`, `text.…` and `logit_scale`."""
+    towers = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("captioner.")}
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in towers.items()}
+    weights.setdefault("vision.positions_PD", position_table(model.vision))
+    return weights
+
+
+def position_table(vision: VisionTower) -> Tensor:
+    """Return the position table (1 + P, D) for images of the configured size."""
+    if vision.positions_PD is not None:
+        return vision.positions_PD.detach().clone()
+    side = vision.config.image_size // vision.config.patch_size
+    return sincos_2d(side, side, vision.config.width).to(vision.cls_D)
+
+
+def _write_vision(model: ClipsModel, folder: Path) -> None:
+    config = model.config.vision
+    content = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": MLP_RATIO * config.width,
+        "hidden_act": "gelu",
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "layer_norm_eps": EPSILON,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    write_json(folder / "config.json", content)
+    _save(vit_weights(model.vision), folder)
+
+
+def vit_weights(vision: VisionTower) -> dict[str, Tensor]:
+    """Return the tower under the names of `ViTModel` in Transformers 4, which version 5 reads too."""
+    own = vision.state_dict()
+    weights = {
+        "embeddings.cls_token": own["cls_D"].view(1, 1, -1),
+        "embeddings.position_embeddings": position_table(vision)[None],
+        "embeddings.patch_embeddings.projection.weight": own["patches.weight"],
+        "embeddings.patch_embeddings.projection.bias": torch.zeros_like(own["cls_D"]),
+        "layernorm.weight": own["norm.weight"],
+        "layernorm.bias": own["norm.bias"],
+    }
+    for number in range(vision.config.depth):
+        ours, theirs = f"blocks.{number}.", f"encoder.layer.{number}."
+        for end in ("weight", "bias"):
+            parts = zip(("query", "key", "value"), own[f"{ours}attn.in_proj.{end}"].chunk(3), strict=True)
+            weights |= {f"{theirs}attention.attention.{name}.{end}": part for name, part in parts}
+            weights |= {
+                f"{theirs}attention.output.dense.{end}": own[f"{ours}attn.out_proj.{end}"],
+                f"{theirs}intermediate.dense.{end}": own[f"{ours}mlp.c_fc.{end}"],
+                f"{theirs}output.dense.{end}": own[f"{ours}mlp.c_proj.{end}"],
+                f"{theirs}layernorm_before.{end}": own[f"{ours}ln_1.{end}"],
+                f"{theirs}layernorm_after.{end}": own[f"{ours}ln_2.{end}"],
+            }
+    return weights
+
+
+def _write_model(loaded: LoadedModel, folder: Path) -> None:
+    vision, text = plain_arguments(loaded.model)
+    content = {
+        "architectures": ["ClipsModel"],
+        "model_type": "clips",
+        "auto_map": {"AutoConfig": "configuration_clips.ClipsConfig", "AutoModel": "modeling_clips.ClipsModel"},
+        "vision": vision,
+        "text": text,
+        "pad_id": loaded.tokenizer.pad_id,
+        "cls_id": loaded.tokenizer.cls_id,
+    }
+    write_json(folder / "config.json", content)
+    _save(plain_weights(loaded.model), folder)
+    write_tokenizer(loaded.tokenizer, folder, loaded.model.config.text.context_length)
+    _add_special_ids(folder / "tokenizer.json", special_names(loaded.tokenizer))
+    shutil.copyfile(plain.__file__, folder / f"{_PLAIN_MODULE}.py")
+    for module in remote_code.__all__:
+        code = Path(remote_code.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+        code = code.replace(f"from {plain.__name__} import", f"from .{_PLAIN_MODULE} import")
+        (folder / f"{module}.py").write_text(code.replace(f"from {remote_code.__name__}.", "from ."), encoding="utf-8")
+
+
+def _add_special_ids(file: Path, names: dict[str, str]) -> None:
+    """Let the tokenizer write `[BOS] text [EOS] [PAD]`; the model writes [CLS] over the last id, which padding would follow."""
+    fast = FastTokenizer.from_file(str(file))
+    used = [names[key] for key in ("bos_token", "eos_token", "pad_token")]
+    fast.post_processor = TemplateProcessing(
+        single=f"{used[0]} $A {used[1]} {used[2]}", special_tokens=[(name, fast.token_to_id(name)) for name in used]
+    )
+    fast.save(str(file))
+
+
+def _preprocessor(images: ImageConfig) -> dict[str, Any]:
+    shared = {
+        "do_resize": True,
+        "resample": _RESAMPLING[images.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(images.mean),
+        "image_std": list(images.std),
+        "do_convert_rgb": True,
+    }
+    side = {"height": images.size, "width": images.size}
+    if images.framing == "squash":
+        return {"image_processor_type": "ViTImageProcessor", "size": side, **shared}
+    crop = {"size": {"shortest_edge": images.size}, "do_center_crop": True, "crop_size": side}
+    return {"image_processor_type": "CLIPImageProcessor", **crop, **shared}
+
+
+def _save(weights: dict[str, Tensor], folder: Path) -> None:
+    contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
