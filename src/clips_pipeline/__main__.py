@@ -1,4 +1,4 @@
-"""Entry point of `python -m clips_pipeline` and of the `clips-pipeline` command: `kedro run` for this project."""
+"""Entry point of `python -m clips_pipeline` and of the `clips-pipeline` command: `kedro run` for this project, and `export`."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,11 @@ from kedro.framework.project import configure_project
 
 
 def main(*arguments: Any, **options: Any) -> Any:
-    """Run the project's `kedro run`."""
+    """Run the project's `kedro run`, or `export`, which needs no project."""
+    if not arguments and sys.argv[1:2] == ["export"]:
+        from clips_pipeline.cli import cli
+
+        return cli(prog_name="clips-pipeline")
     package = Path(__file__).parent.name
     configure_project(package)
     interactive = hasattr(sys, "ps1")

@@ -1,4 +1,4 @@
-"""Project commands beside Kedro's: `kedro dvc`, `kedro lineage`, `kedro compare` and `kedro champion`.
+"""Project commands beside Kedro's: `kedro dvc`, `kedro lineage`, `kedro compare`, `kedro champion` and `kedro export`.
 
 `kedro run` is Kedro's, with a one-line error in place of a traceback for unreadable configuration, and with lists in
 `--params`. Commands import what they need when they run.
@@ -202,6 +202,35 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
             click.echo(sentence)
         report = context.catalog.load("paths")["comparison_report"]
         click.echo(f"open the report: {write_comparison(differences, (a, b), items, confidence, report)}")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", "form", required=True, help="Form: open-clip or transformers.")
+@_environment
+@click.pass_obj
+def export(metadata: Any, model: str, out: Path, form: str, env: str | None) -> None:
+    """Write MODEL to the folder OUT in the form of another library, which must compute the same before OUT is kept.
+
+    MODEL: a model folder (data/06_models/clips), models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/PATH.
+    `clips-pipeline export` does the same outside a project.
+    """
+    is_uri = model.startswith(("models:/", "runs:/"))
+    # Only a URI needs the project's tracking server.
+    with _context(metadata, env) if is_uri and metadata is not None else _refusals(None):
+        from clips_pipeline.interop.export.export_model import export_model
+
+        folder, card = Path(model), None
+        if is_uri:
+            from clips_pipeline.registry.versions.model_card import load_card
+            from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
+
+            folder, card = fetch_model_folder_for_load(model), load_card(model)
+        differences = export_model(folder, out, form, card)
+        for name, value in sorted(differences.items()):
+            click.echo(f"{name}: largest difference {value:.1e}")
+        click.echo(f"{out}: written; README.md has the lines that load it")
 
 
 @cli.group()

@@ -123,6 +123,15 @@ def test_versions_have_their_lineage(project: Path) -> None:
     assert client.get_run(found[3].run_id).info.run_name == "train smoke clips"
 
 
+def test_a_registered_version_is_exported_with_its_card(project: Path) -> None:
+    out = project.parent / "exported"
+    shown = run(project, "kedro", "export", "models:/clips-smoke/1", str(out), "--to", "transformers", "--env", "smoke")
+    assert "image_features: largest difference" in shown
+    card = (out / "README.md").read_text()
+    assert f"# {versions(project)[1].name}, version 1" in card.replace("\\", "")
+    assert "retrieval/" in card.replace("\\", "")
+
+
 def test_results_of_another_model_go_to_their_own_folder(project: Path) -> None:
     def files() -> dict[Path, bytes]:
         outputs = [

@@ -1,4 +1,3 @@
-# ruff: noqa: N815  (fields carry shape suffixes in capitals)
 """The towers in plain PyTorch, for inference elsewhere: exports, `torch.export`, hooks. CLIPS paper, section 3.
 
 This file imports torch alone and is copied into exports, so it must not import anything of this project. Names of parameters
@@ -81,6 +80,7 @@ class PlainVision(nn.Module):
         tokens = 1 + (image_size // patch_size) ** 2
         self.patches = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.cls_D = nn.Parameter(torch.zeros(width))
+        self.positions_PD: Tensor
         self.register_buffer("positions_PD", torch.zeros(tokens, width))
         self.blocks = nn.ModuleList(PlainBlock(width, heads, "none") for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=_EPSILON)
@@ -135,4 +135,5 @@ class PlainText(nn.Module):
 
 
 def _unit_rows(x_BE: Tensor) -> Tensor:
-    return x_BE / (torch.linalg.vector_norm(x_BE, dim=-1, keepdim=True) + 1.0e-8)
+    norm_B1: Tensor = torch.linalg.vector_norm(x_BE, dim=-1, keepdim=True)
+    return x_BE / (norm_B1 + 1.0e-8)

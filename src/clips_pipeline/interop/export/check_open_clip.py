@@ -1,6 +1,6 @@
 """Script of the check of an open_clip export: run in a process of its own, it imports open_clip and nothing of this project.
 
-    python -P check_open_clip.py FOLDER INPUTS.npz TEXTS.json OUTPUTS.npz
+python -P check_open_clip.py FOLDER INPUTS.npz TEXTS.json OUTPUTS.npz
 """
 
 import json

@@ -1,6 +1,6 @@
 """Script of the check of a Transformers export: run in a process of its own, it imports nothing of this project.
 
-    python -P check_transformers.py FOLDER INPUTS.npz TEXTS.json OUTPUTS.npz
+python -P check_transformers.py FOLDER INPUTS.npz TEXTS.json OUTPUTS.npz
 """
 
 import json
@@ -20,7 +20,9 @@ def main(folder: str, inputs: str, texts: str, outputs: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(f"{folder}/model")
     given = np.load(inputs, allow_pickle=False)
     images_BCHW = torch.from_numpy(given["images"])
-    view = AutoImageProcessor.from_pretrained(f"{folder}/vision")(Image.fromarray(given["picture"]), return_tensors="pt")
+    view = AutoImageProcessor.from_pretrained(f"{folder}/vision")(
+        Image.fromarray(given["picture"]), return_tensors="pt"
+    )
     with torch.no_grad():
         rows = tokenizer(
             json.loads(Path(texts).read_text(encoding="utf-8")),

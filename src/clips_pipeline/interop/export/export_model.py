@@ -32,7 +32,7 @@ _IMAGES = 4
 _TEXTS = (
     "a dog",
     "A red ball on the grass, beside two dogs; it's 3 o'clock.",
-    "Café naïve — \"quoted\", 50 % off! [CLS] don't",
+    'Café naïve — "quoted", 50 % off! [CLS] don\'t',
     "the quick brown fox jumps over the lazy dog " * 20,
     "",
 )
@@ -62,13 +62,14 @@ FORMS: Final[Mapping[str, Form]] = {
 """Forms by their name for `--to`."""
 
 
-def export_model(model: Path, out: Path, to: str) -> dict[str, float]:
+def export_model(model: Path, out: Path, to: str, card: str | None = None) -> dict[str, float]:
     """Write the model in `model` to the folder `out`; a folder there is replaced once the new one has passed its check.
 
     Args:
         model: model folder of this project.
         out: folder to write.
         to: a name in `FORMS`.
+        card: model card with data, training and metrics, for the folder's README.
 
     Returns:
         Largest absolute differences between this project's results and the other library's: `image_features`,
@@ -89,7 +90,7 @@ def export_model(model: Path, out: Path, to: str) -> dict[str, float]:
     with replace_folder(out) as folder:
         form.write(loaded, images, folder)
         differences = _compare(form, loaded, images, folder)
-        (folder / "README.md").write_text(_readme(form, loaded, images, differences), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(form, loaded, images, differences, card), encoding="utf-8")
     return differences
 
 
@@ -100,7 +101,7 @@ def _compare(form: Form, loaded: LoadedModel, images: ImageConfig, folder: Path)
         ConfigError: the library is not installed, cannot load the folder, or a difference is above `MAX_DIFFERENCE`.
     """
     draws = np.random.default_rng(0)
-    picture = draws.integers(0, 256, (images.size + 37, 2 * images.size + 11, 3), np.uint8)
+    picture = _picture(images.size + 37, 2 * images.size + 11)
     inputs = draws.standard_normal((_IMAGES, 3, images.size, images.size), np.float32)
     expected = _expected(loaded, torch.from_numpy(inputs), picture)
     found = _run_check(form, folder, {"images": inputs, "picture": picture})
@@ -118,6 +119,13 @@ def _compare(form: Form, loaded: LoadedModel, images: ImageConfig, folder: Path)
                 f"{MAX_DIFFERENCE * largest:.0e}); the export was not kept"
             )
     return differences
+
+
+def _picture(height: int, width: int) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3) that changes slowly, as photos do."""
+    y_HW, x_HW = np.mgrid[:height, :width] / max(height, width)
+    waves_HWC = np.stack([np.sin(9 * x_HW + 4 * y_HW), np.cos(7 * y_HW), np.sin(11 * x_HW * y_HW)], axis=2)
+    return (127.5 + 127.5 * waves_HWC).astype(np.uint8)
 
 
 @torch.no_grad()
@@ -156,12 +164,16 @@ def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> 
         )
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise ConfigError(f"{form.package} cannot load the export ({last[0]}); `pip install {form.package}`, or report it")
+            raise ConfigError(
+                f"{form.package} cannot load the export ({last[0]}); `pip install {form.package}`, or report it"
+            )
         with np.load(files[2], allow_pickle=False) as found:
             return dict(found)
 
 
-def _readme(form: Form, loaded: LoadedModel, images: ImageConfig, differences: Mapping[str, float]) -> str:
+def _readme(
+    form: Form, loaded: LoadedModel, images: ImageConfig, differences: Mapping[str, float], card: str | None
+) -> str:
     templates = Environment(
         loader=PackageLoader("clips_pipeline.interop", "templates"),
         undefined=StrictUndefined,
@@ -177,4 +189,5 @@ def _readme(form: Form, loaded: LoadedModel, images: ImageConfig, differences: M
         differences=differences,
         limit=MAX_DIFFERENCE,
         version=__version__,
+        card=card,
     )

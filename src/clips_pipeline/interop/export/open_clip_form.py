@@ -36,7 +36,7 @@ def write_open_clip(loaded: LoadedModel, images: ImageConfig, folder: Path) -> N
     if config.text.padding != "attend":
         raise ConfigError(
             f"--to open-clip: the model has train.model.padding {config.text.padding!r}, and open_clip cannot hide padding, so its "
-            "text features would differ; train with train.model.padding: attend"
+            "text features would differ; use --to transformers, or train with train.model.padding: attend"
         )
     save_file(to_state_dict(loaded.model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     content = {"model_cfg": _model_config(config, loaded.tokenizer), "preprocess_cfg": _preprocess_config(images)}

@@ -138,6 +138,23 @@ def write_card(
     return file
 
 
+def load_card(uri: str) -> str | None:
+    """Return the card of a registered version, or None: a run has none, and a version of another program may have none.
+
+    Args:
+        uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS` or `runs:/ID/PATH`.
+    """
+    scheme, _, rest = uri.partition(":/")
+    if scheme != "models":
+        return None
+    client = MlflowClient()
+    name, _, alias = rest.partition("@")
+    if alias:
+        return client.get_model_version_by_alias(name, alias).description or None
+    name, _, version = rest.rpartition("/")
+    return client.get_model_version(name, version).description or None
+
+
 def _plain(value: object) -> str:
     """Return text with the special characters of Markdown and HTML escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#!" else letter for letter in " ".join(str(value).split()))

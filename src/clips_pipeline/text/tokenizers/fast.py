@@ -14,7 +14,13 @@ from clips_pipeline.text.tokenizers import tokenizer as own
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.wordpiece import MAX_WORD_BYTES, SUFFIX, WordPieceTokenizer
 
-SPECIAL_NAMES = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+SPECIAL_NAMES = {
+    "pad_token": "[PAD]",
+    "bos_token": "[BOS]",
+    "eos_token": "[EOS]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+}
 """Names of the special ids under the keys of `tokenizer_config.json`, unless the vocabulary has other names."""
 
 _IGNORABLE = Regex(r"\p{Default_Ignorable_Code_Point}+")

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 
-class ClipsConfig(PretrainedConfig):  # type: ignore[misc, unused-ignore]
+class ClipsConfig(PretrainedConfig):  # type: ignore[misc]
     """Sizes of both towers.
 
     Args:

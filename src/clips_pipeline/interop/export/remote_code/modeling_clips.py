@@ -16,7 +16,7 @@ from clips_pipeline.models.plain import PlainText, PlainVision
 
 
 @dataclass
-class ClipsOutput(ModelOutput):  # type: ignore[misc, unused-ignore]
+class ClipsOutput(ModelOutput):  # type: ignore[misc]
     """Features of unit norm, and their scaled cosine similarities (B, T) and (T, B)."""
 
     logits_per_image: Tensor | None = None
@@ -25,7 +25,7 @@ class ClipsOutput(ModelOutput):  # type: ignore[misc, unused-ignore]
     text_embeds: Tensor | None = None
 
 
-class ClipsModel(PreTrainedModel):  # type: ignore[misc, unused-ignore]
+class ClipsModel(PreTrainedModel):  # type: ignore[misc]
     """Both towers. Rows of ids are filled up to the context length, and end in [CLS] whatever stood there."""
 
     config_class = ClipsConfig
@@ -48,7 +48,9 @@ class ClipsModel(PreTrainedModel):  # type: ignore[misc, unused-ignore]
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return unit features (T, E) of rows of at most L ids. The mask is not needed: the ids say what is padding."""
         length = self.config.text["context_length"]
-        row_TL = functional.pad(input_ids[:, :length], (0, max(length - input_ids.shape[1], 0)), value=self.config.pad_id)
+        row_TL = functional.pad(
+            input_ids[:, :length], (0, max(length - input_ids.shape[1], 0)), value=self.config.pad_id
+        )
         cls_T1 = torch.full_like(row_TL[:, :1], self.config.cls_id)
         features_TE: Tensor = self.text(torch.cat([row_TL[:, :-1], cls_T1], dim=1))
         return features_TE

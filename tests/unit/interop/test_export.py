@@ -1,0 +1,129 @@
+"""Exports: written and compared by a fresh process of the other library, or refused with the reason."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tests.unit.interop.export_models import write_model
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.interop.export.export_model import FORMS, export_model
+from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path, fixtures_dir: Path) -> MakeModel:
+    def make(padding: Literal["attend", "mask"] = "attend", kind: str = "wordpiece", **images: Any) -> Path:
+        tokenizer: Tokenizer = WordPieceTokenizer.from_vocab(fixtures_dir / "bert_base_uncased_vocab.txt")
+        if kind == "clip_bpe":
+            tokenizer = ClipBpeTokenizer.from_merges(fixtures_dir / "bpe_simple_vocab_16e6.txt.gz")
+        return write_model(tmp_path, tokenizer, padding, **images)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("form", "padding", "framing", "kind"),
+    [
+        ("open-clip", "attend", "squash", "clip_bpe"),
+        ("open-clip", "attend", "crop", "wordpiece"),
+        ("transformers", "attend", "squash", "wordpiece"),
+        ("transformers", "mask", "crop", "clip_bpe"),
+    ],
+)
+def test_the_other_library_computes_the_same(
+    make_model: MakeModel, tmp_path: Path, form: str, padding: str, framing: str, kind: str
+) -> None:
+    out = tmp_path / "out"
+    differences = export_model(
+        make_model(padding, kind, framing=framing, interpolation="bicubic"), out, form, "# version 3\n\nrecall and data"
+    )
+    assert max(differences["image_features"], differences["text_features"]) < 1e-6
+    # A center crop after rounding is off by up to half a pixel, which is 20 steps where the picture is steepest.
+    assert differences["pixels"] <= (1.01 if framing == "squash" else 20)
+    text = (out / "README.md").read_text()
+    assert f"{differences['image_features']:.1e}" in text
+    assert "recall and data" in text
+    assert "{" not in text.replace("{images", "")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_hidden_padding_is_refused_where_a_form_cannot_hide_it(make_model: MakeModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"open-clip: the model has train\.model\.padding 'mask'.*--to transformers"):
+        export_model(make_model("mask"), tmp_path / "out", "open-clip")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_computes_something_else_is_not_kept(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = make_model(), tmp_path / "out"
+    export_model(model, out, "open-clip")
+    before = (out / "open_clip_model.safetensors").read_bytes()
+    form = FORMS["open-clip"]
+
+    def damage(loaded: Any, images: ImageConfig, folder: Path) -> None:
+        form.write(loaded, images, folder)
+        file = folder / "open_clip_model.safetensors"
+        weights = load_file(file)
+        weights["visual.proj"] += 1e-3
+        save_file(weights, file)
+
+    monkeypatch.setitem(FORMS, "open-clip", dataclasses.replace(form, write=damage))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"computes other image_features \(difference \d\.\de-0\d"):
+        export_model(model, out, "open-clip")
+    assert (out / "open_clip_model.safetensors").read_bytes() == before  # what was there stays
+
+
+def test_a_folder_that_cannot_be_loaded_is_not_kept(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_nothing(loaded: Any, images: ImageConfig, folder: Path) -> None:
+        """Leave the folder empty."""
+
+    broken = dataclasses.replace(FORMS["transformers"], write=write_nothing)
+    monkeypatch.setitem(FORMS, "transformers", broken)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="transformers cannot load the export"):
+        export_model(make_model(), tmp_path / "out", "transformers")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_arguments(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model()
+    with pytest.raises(ConfigError, match="--to onxx: unknown; known: open-clip, transformers"):
+        export_model(model, tmp_path / "out", "onxx")
+    with pytest.raises(ConfigError, match="is the model itself"):
+        export_model(model, model, "open-clip")
+    with pytest.raises(ConfigError, match="no such file"):
+        export_model(tmp_path / "nowhere", tmp_path / "out", "open-clip")
+    assert (model / "model.safetensors").is_file()
+
+
+def test_the_command_needs_no_project(make_model: MakeModel, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("clips-pipeline")), "export"]
+    model = make_model("mask")
+    done = subprocess.run(
+        [*command, str(model), "out", "--to", "transformers"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "text_features: largest difference" in done.stdout
+    config = json.loads((tmp_path / "out/model/config.json").read_text())
+    assert config["text"]["hidden_id"] == 0
+    assert "fill in before you publish" in (tmp_path / "out/README.md").read_text()
+    done = subprocess.run(
+        [*command, str(model), "other", "--to", "open-clip"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "cannot hide padding" in done.stderr
+    assert "Traceback" not in done.stderr
