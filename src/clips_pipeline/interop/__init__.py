@@ -1,3 +1,3 @@
-"""Model folders, and conversion of models from and to open_clip."""
+"""Model folders, conversion of models from and to open_clip, and exports in the forms of other libraries."""
 
-__all__ = ["digest", "folder", "foreign_weights", "open_clip", "open_clip_config", "open_clip_model"]
+__all__ = ["digest", "export", "folder", "foreign_weights", "open_clip", "open_clip_config", "open_clip_model"]

@@ -10,6 +10,7 @@ __all__ = [
     "fused",
     "grad_cache",
     "init",
+    "plain",
     "precision",
     "sizes",
     "text",

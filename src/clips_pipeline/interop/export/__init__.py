@@ -1,3 +1,10 @@
 """Exports of a trained model in the forms of other libraries, each loaded again there and compared before it is kept."""
 
-__all__ = ["check_open_clip", "export_model", "open_clip_form"]
+__all__ = [
+    "check_open_clip",
+    "check_transformers",
+    "export_model",
+    "open_clip_form",
+    "remote_code",
+    "transformers_form",
+]
