@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clips_pipeline.data.shards import unexpected
 from clips_pipeline.io import redact
 
 # Two cores, and the tests start processes of their own: one thread each beats spinning threads.
@@ -42,3 +43,17 @@ def fixtures_dir() -> Path:
 def golden_dir(fixtures_dir: Path) -> Path:
     """Numbers computed with the authors' JAX code."""
     return fixtures_dir / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _unexpected_errors_fail(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw costs a run one sample; in a test it is a bug, and must not pass as a skip.
+
+    Mark a test with `unexpected` if it wants the skip. Loader workers inherit this, other processes do not.
+    """
+    if "unexpected" not in request.keywords:
+        monkeypatch.setattr(unexpected, "log_once", _fail)
+
+
+def _fail(error: Exception) -> None:
+    raise AssertionError("an error that nobody foresaw became a skip") from error

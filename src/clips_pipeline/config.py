@@ -278,7 +278,8 @@ def _message(cls: type[Any], detail: ErrorDetails) -> str:
         )
         if renamed is not None:
             return f"this key was renamed; write '{renamed}'"
-        close = difflib.get_close_matches(key, known, n=1)
+        moved = [f"{group}.{key}" for group, hint in known.items() if key in _fields_at(hint, ())]
+        close = moved or difflib.get_close_matches(key, known, n=1)
         return "unknown key; " + (f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}")
     if kind == "missing":
         return f"too few values: {value!r}" if isinstance(value, list) else "missing; add the key"

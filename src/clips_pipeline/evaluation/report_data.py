@@ -30,7 +30,11 @@ class ReportImage:
             Exception: one of `data.images.formats.DECODE_ERRORS`.
         """
         alt_text = next(iter((*record.captions, record.web_caption)), "")[:_ALT_TEXT]
-        return cls(record.key, alt_text, base64.b64encode(make_thumbnail(record.image, _THUMBNAIL).webp).decode())
+        return cls(
+            record.key,
+            alt_text,
+            base64.b64encode(make_thumbnail(record.image, _THUMBNAIL, record.limits).webp).decode(),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
@@ -75,6 +76,7 @@ class ListSource:
     wait: float = 0.0
     opened: list[Split] = field(default_factory=list)
     needs_captions: bool = True
+    limits: SampleLimits = DEFAULT_LIMITS
 
     @property
     def fields(self) -> SampleFields:

@@ -10,7 +10,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
-from clips_pipeline.data.images.formats import is_jpeg, open_image
+from clips_pipeline.data.images.formats import check_limits, check_pixels, is_jpeg, open_image
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 
 SCALES = (1, 2, 4, 8)
 """JPEG reduction factors: the decoder leaves out high frequencies of the 8 x 8 blocks and does less work."""
@@ -21,6 +22,10 @@ _PLAIN = ("YCbCr", "Gray")
 class EncodedImage:
     """An encoded image file. Its size is known after construction; pixels are decoded by `decode`.
 
+    Args:
+        content: the bytes of an image file.
+        limits: limits on bytes, pixels and scans, checked before anything is decoded.
+
     Attributes:
         width: in pixels.
         height: in pixels.
@@ -30,19 +35,20 @@ class EncodedImage:
         OSError, ValueError, …: one of `DECODE_ERRORS`: the bytes are not an image. `decode` raises the same.
     """
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self, content: bytes, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self._content, self._limits = content, limits
         self._opened: Image.Image | None = None
         if is_jpeg(content):
+            check_limits(content, limits)
             try:
                 self.height, self.width, colors, _ = simplejpeg.decode_jpeg_header(content)
             except ValueError:
                 colors = "unknown"
-            # Left to Pillow, which warns of large images and refuses larger ones.
-            if colors in _PLAIN and self.width * self.height <= (Image.MAX_IMAGE_PIXELS or 0):
+            if colors in _PLAIN:
+                check_pixels(self.width, self.height, limits)
                 self.scales: tuple[int, ...] = SCALES
                 return
-        self._opened = open_image(content)
+        self._opened = open_image(content, limits)
         self.width, self.height = self._opened.size
         self.scales = SCALES if isinstance(self._opened, JpegImageFile) else SCALES[:1]
 
@@ -59,7 +65,7 @@ class EncodedImage:
                 pixels_HWC: Pixels = simplejpeg.decode_jpeg(self._content, **least)
                 return pixels_HWC
             except ValueError:
-                self._opened = open_image(self._content)
+                self._opened = open_image(self._content, self._limits)
         with self._opened as opened:
             if scale > 1:
                 opened.draft("RGB", (self.width // scale, self.height // scale))

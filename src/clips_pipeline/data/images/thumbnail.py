@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass
 
 from clips_pipeline.data.images.formats import open_image
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 
 
 @dataclass(frozen=True)
@@ -15,17 +16,18 @@ class Thumbnail:
     height: int
 
 
-def make_thumbnail(data: bytes, longest: int) -> Thumbnail:
+def make_thumbnail(data: bytes, longest: int, limits: SampleLimits = DEFAULT_LIMITS) -> Thumbnail:
     """Return a thumbnail of an encoded image.
 
     Args:
         data: content of a JPEG, PNG or WebP file.
         longest: longer side of the thumbnail in pixels; a smaller image is not enlarged.
+        limits: limits on bytes, pixels and scans of the file.
 
     Raises:
         Exception: one of `DECODE_ERRORS`: the bytes are not a complete image.
     """
-    with open_image(data) as opened:
+    with open_image(data, limits) as opened:
         width, height = opened.size
         opened.draft("RGB", (longest, longest))
         small = opened.convert("RGB")

@@ -20,9 +20,12 @@ from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
 from clips_pipeline.data.images.color import Pixels as Pixels
 from clips_pipeline.data.images.color import augment_colors, to_rgb
 from clips_pipeline.data.images.formats import DECODE_ERRORS, open_image
+from clips_pipeline.data.limits import DEFAULT_LIMITS, UNDECODABLE_IMAGE, SampleLimits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from clips_pipeline.data.images.decode import EncodedImage
 
 Deviation = Annotated[float, Gt(0), Le(1)]
 Box = tuple[int, int, int, int]
@@ -32,7 +35,16 @@ _MAX_CROP_TRIES = 100
 
 
 class UndecodableImageError(ValueError):
-    """Bytes that Pillow cannot decode."""
+    """Bytes that are not decoded; `reason` is the skip reason."""
+
+    reason = UNDECODABLE_IMAGE
+
+    @classmethod
+    def of(cls, error: Exception) -> "UndecodableImageError":
+        """Return the error for one that the decoder or a limit raised."""
+        made = cls(f"{type(error).__name__}: {error}")
+        made.reason = getattr(error, "reason", UNDECODABLE_IMAGE)
+        return made
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,18 @@ class ImageConfig(PreprocessConfig, AugmentConfig):
         return to_mapping(self)
 
 
-def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str) -> Pixels:
+def train_pixels(
+    image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str, limits: SampleLimits = DEFAULT_LIMITS
+) -> Pixels:
     """Return a random view of an encoded image; a pure function of its arguments.
+
+    Args:
+        image: the bytes of an image file.
+        config: resolution and augmentation.
+        seed: seed of the training.
+        epoch: number of completed passes over the data.
+        key: key of the sample.
+        limits: limits on bytes, pixels and scans of the file.
 
     Returns:
         (3, size, size) uint8.
@@ -106,17 +128,20 @@ def train_pixels(image: bytes, config: ImageConfig, *, seed: int, epoch: int, ke
     Raises:
         UndecodableImageError: the bytes are not a complete image.
     """
+    # Imported here: a registered model includes this file but never trains, and need not have simplejpeg installed.
+    from clips_pipeline.data.images.decode import EncodedImage
+
     # The prefix separates these draws from those of the fragment, which have the same seed, epoch and key.
     digest = hashlib.blake2b(f"image/{seed}/{epoch}/{key}".encode(), digest_size=8).digest()
     draws = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not used for security
     try:
         if config.crop_area == (1.0, 1.0):
-            with open_image(image) as opened:
+            with open_image(image, limits) as opened:
                 pixels_CHW = _to_channels_first(_apply_framing(to_rgb(opened), config))
         else:
-            pixels_CHW = _random_crop(image, config, draws)
+            pixels_CHW = _random_crop(EncodedImage(image, limits), config, draws)
     except DECODE_ERRORS as error:
-        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+        raise UndecodableImageError.of(error) from None
     return augment_colors(
         pixels_CHW,
         strength=config.color_jitter,
@@ -135,7 +160,7 @@ def eval_pixels(image: Image.Image, config: ImageConfig) -> Pixels:
     try:
         return _to_channels_first(_apply_framing(to_rgb(image), config))
     except DECODE_ERRORS as error:
-        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+        raise UndecodableImageError.of(error) from None
 
 
 def eval_image(image: Image.Image, config: ImageConfig) -> "Tensor":
@@ -160,12 +185,8 @@ def normalize(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]
     return (images_BCHW.float() / 255.0 - mean_C11) / std_C11
 
 
-def _random_crop(image: bytes, config: ImageConfig, draws: random.Random) -> Pixels:
+def _random_crop(encoded: "EncodedImage", config: ImageConfig, draws: random.Random) -> Pixels:
     """Return a random inception crop, resized to (3, size, size)."""
-    # Imported here: a registered model includes this file but never trains, and need not have simplejpeg installed.
-    from clips_pipeline.data.images.decode import EncodedImage
-
-    encoded = EncodedImage(image)
     left, top, right, bottom = _random_box((encoded.width, encoded.height), config, draws)
     enough = min(right - left, bottom - top) / config.size
     scale = max((scale for scale in encoded.scales if scale <= enough), default=1)

@@ -22,10 +22,10 @@ from clips_pipeline.data.images.transforms import ImageConfig, Pixels, Undecodab
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.order import EpochOrder
 from clips_pipeline.data.loading.stall_monitor import ReadClock
-from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
+from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.text.caption_rows import CaptionReader, CaptionRows
 
 log = logging.getLogger(__name__)
@@ -181,17 +181,20 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         )
 
     def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, CaptionRows, str]:
-        self.clock.begin(shard)
+        key = f"row {row}"
         try:
-            record = self.shards.read(shard, row)
-        finally:
-            self.clock.end()
-        try:
-            pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=record.key)
+            self.clock.begin(shard)
+            try:
+                record = self.shards.read(shard, row)
+            finally:
+                self.clock.end()
+            key = record.key
+            pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=key, limits=record.limits)
+            return pixels, self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=key), key
         except UndecodableImageError as error:
-            raise BadSampleError(Skip(records.UNDECODABLE_IMAGE, record.key, str(error))) from None
-        ids = self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=record.key)
-        return pixels, ids, record.key
+            raise BadSampleError(Skip(error.reason, key, str(error))) from None
+        except Exception as error:
+            raise BadSampleError(make_skip(error, key)) from error
 
 
 def _ids(rows: list[list[int]]) -> Tensor:

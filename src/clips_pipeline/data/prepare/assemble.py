@@ -89,7 +89,15 @@ def assemble(
             (folder / name / split).mkdir(parents=True, exist_ok=True)
         tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
-            Job(task, source.fields.needed, JobFiles(folder, split, number), samples_per_shard, rules, watchdog)
+            Job(
+                task,
+                source.fields.needed,
+                JobFiles(folder, split, number),
+                samples_per_shard,
+                rules,
+                watchdog,
+                source.limits,
+            )
             for number, task in enumerate(tasks)
         ]
         map_jobs(run_job, jobs)
@@ -119,7 +127,7 @@ def assemble(
     kept_examples = first_examples(examples)
     skips = {split: total.skipped for split, total in totals.items()}
     bad = [str(example) for example in kept_examples if example.reason in skips[example.split]]
-    index = Index(fingerprint, splits, skips, tuple(bad[:_MAX_EXAMPLES]), source.fields)
+    index = Index(fingerprint, splits, skips, tuple(bad[:_MAX_EXAMPLES]), source.fields, source.limits)
     notes = source.notes()
     return PreparedData(index, Statistics(fingerprint, totals, kept_examples, notes), written_paths)
 

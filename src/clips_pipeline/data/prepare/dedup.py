@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.executor import MapFunction
 from clips_pipeline.data.prepare.job import Job, histograms, make_example, shard_name, write_shards
@@ -77,7 +78,9 @@ def drop_duplicates(jobs: list[Job], map_jobs: MapFunction, folder: Path) -> tup
             if any(map(len, places.values())):
                 shard, in_place = shard_name(job.task, number), isinstance(job.task, TarTask)
                 into = replace(job.files, dropped=True)
-                second_jobs[number] = DropJob(job.files, into, shard, in_place, job.samples_per_shard, places)
+                second_jobs[number] = DropJob(
+                    job.files, into, shard, in_place, job.samples_per_shard, places, job.limits
+                )
     map_jobs(run_drop_job, list(second_jobs.values()))
     shutil.rmtree(folder)
     kept = [second_jobs[number].into if number in second_jobs else job.files for number, job in enumerate(jobs)]
@@ -186,6 +189,7 @@ class DropJob:
         in_place: whether the shard is read in place.
         samples_per_shard: as in the job.
         places: rows to drop, by reason.
+        limits: as in the job.
     """
 
     files: JobFiles
@@ -194,6 +198,7 @@ class DropJob:
     in_place: bool
     samples_per_shard: int
     places: dict[str, NDArray[np.int64]]
+    limits: SampleLimits = DEFAULT_LIMITS
 
     @property
     def is_done(self) -> bool:
@@ -225,8 +230,8 @@ def run_drop_job(job: DropJob) -> None:
         places = sample_offsets.from_bytes(job.files.spans.read_bytes())[keep]
         shards = [replace(shard, samples=len(kept), keys_digest=digest_keys(kept)) for shard in result.shards if kept]
     else:
-        good = _remaining_samples(job.files, result.shards, iter(keep.tolist()))
-        shards, places = write_shards(good, job.into, job.samples_per_shard)
+        good = _remaining_samples(job, result.shards, iter(keep.tolist()))
+        shards, places = write_shards(good, job.into, job.samples_per_shard, job.limits)
     found = result.statistics
     bad = {reason: count for reason, count in counts.items() if reason == records.DUPLICATE_KEY}
     statistics = replace(
@@ -239,10 +244,10 @@ def run_drop_job(job: DropJob) -> None:
     job.into.save(JobResult(tuple(shards), statistics, tuple(examples)), places)
 
 
-def _remaining_samples(files: JobFiles, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
+def _remaining_samples(job: DropJob, shards: tuple[ShardEntry, ...], keep: Iterator[bool]) -> Iterator[Sample]:
     """Yield the remaining samples of written shards without parsing them."""
     for shard in shards:
-        with TarFile(files.shard_file(shard.path)) as tar:
+        with TarFile(job.files.shard_file(shard.path), job.limits) as tar:
             for row in range(shard.samples):
                 if next(keep):
                     found = tar.read(row)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Annotated, Final, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
 from clips_pipeline.config import ConfigError, FormerName, Fraction, NonNegativeInt, PositiveInt
 from clips_pipeline.data.shards.records import Record
@@ -25,9 +25,6 @@ DUPLICATE_IMAGE: Final = "duplicate_image"
 DUPLICATE_CAPTION: Final = "duplicate_caption"
 LOW_SCORE: Final = "low_score"
 NO_SCORE: Final = "no_score"
-
-MAX_PIXELS: Final = 89_478_485
-"""Pillow warns above this and refuses twice as many. Training decodes with Pillow, so this is the upper limit."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +152,12 @@ class SampleRules:
     """Which samples are used; part of the fingerprint of the data.
 
     Attributes:
-        max_pixels: pixels of an image, checked in its header before decoding; more count as a decompression bomb.
         interleaved: samples of shards in place whose files are separated by files of other samples: `leave_out`,
-            because other readers see partial samples, or `keep`, because this project reads them whole. In shards that
-            are written, they are no longer interleaved.
+            because other readers see partial samples, or `keep`, because this project reads them whole, unless the
+            files are far apart. In shards that are written, they are no longer interleaved.
         filters: conditions on usable samples.
     """
 
-    max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     filters: FilterConfig = field(default_factory=FilterConfig)
 

@@ -11,6 +11,7 @@ from itertools import chain, count, islice
 import numpy as np
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.prepare.filters import SampleRules, has_identical_captions
 from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult, Rows
 from clips_pipeline.data.prepare.statistics import (
@@ -26,7 +27,8 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Split
-from clips_pipeline.data.shards.tar_file import BadSampleError, Spans, TarFile
+from clips_pipeline.data.shards.tar_file import MAX_HEADERS_IN_SPAN, BadSampleError, Spans, TarFile
+from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.shards.writer import Sample, make_sample, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
 from clips_pipeline.data.sources.recaption import JoinTask
@@ -53,6 +55,7 @@ class Job:
         samples_per_shard: limit for shards that are written.
         rules: which samples are used.
         watchdog: bounds on the time; None for data that is made here.
+        limits: limits on a sample, those of the source.
     """
 
     task: ShardTask | TarTask
@@ -61,6 +64,7 @@ class Job:
     samples_per_shard: int
     rules: SampleRules = field(default_factory=SampleRules)
     watchdog: Watchdog | None = None
+    limits: SampleLimits = DEFAULT_LIMITS
 
     @property
     def is_done(self) -> bool:
@@ -101,7 +105,7 @@ def run_job(job: Job) -> None:
             shards, spans = _scan_in_place(job.task, job, checker, watch)
         else:
             good = (make_sample(record) for record in _accepted(job.task, checker, watch))
-            shards, spans = write_shards(good, job.files, job.samples_per_shard)
+            shards, spans = write_shards(good, job.files, job.samples_per_shard, job.limits)
         watch.reach(ENDING)
         rows = np.array(checker.rows, ROW)
         job.files.save_rows(rows, checker.keys)
@@ -156,8 +160,17 @@ _STOPPED = {
 }
 
 
-def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int) -> tuple[list[ShardEntry], Spans]:
-    """Write all samples into as many shards as needed; return their entries and the spans of the samples."""
+def write_shards(
+    good: Iterator[Sample], files: JobFiles, samples_per_shard: int, limits: SampleLimits = DEFAULT_LIMITS
+) -> tuple[list[ShardEntry], Spans]:
+    """Write all samples into as many shards as needed; return their entries and the spans of the samples.
+
+    Args:
+        good: the samples.
+        files: files of the job.
+        samples_per_shard: limit per tar file.
+        limits: limits on a sample.
+    """
     shards: list[ShardEntry] = []
     spans: list[Spans] = [np.zeros((0, 2), np.int64)]
     while (first := next(good, None)) is not None:
@@ -165,14 +178,14 @@ def write_shards(good: Iterator[Sample], files: JobFiles, samples_per_shard: int
         file = files.shard_file(name)
         with replace_file(file) as temporary:
             shards.append(write_samples(temporary, chain([first], islice(good, samples_per_shard - 1)), name))
-        with TarFile(file) as tar:
+        with TarFile(file, limits) as tar:
             spans.append(tar.spans)
     return shards, np.concatenate(spans)
 
 
 def _scan_in_place(task: TarTask, job: Job, checker: "SampleChecker", watch: Watch) -> tuple[list[ShardEntry], Spans]:
     try:
-        with open_shard(task.address, task.storage) as tar:
+        with open_shard(task.address, task.storage, task.limits) as tar:
             return _scan_tar(task, tar, job, checker, watch)
     except BadSampleError as bad:
         checker.skip(bad.skip)
@@ -189,6 +202,10 @@ def _scan_tar(
             if job.rules.interleaved == "leave_out":
                 checker.skip(odd)
                 continue
+        if row in tar.scattered:
+            checker.skip(_scattered_skip(key, interleaved=row in tar.interleaved))
+            continue
+        if row in tar.interleaved:
             checker.count_odd(odd)
         if (reason := watch.fault(position := f"sample {row}")) is not None:
             checker.skip(Skip(reason, key, _STOPPED[reason]))
@@ -196,8 +213,8 @@ def _scan_tar(
         watch.begin(position)
         try:
             used[row] = checker.accept(task.read(tar, row)) is not None
-        except BadSampleError as bad:
-            checker.skip(bad.skip)
+        except Exception as error:
+            checker.skip(make_skip(error, key))
         watch.end()
     watch.reach(ENDING)
     damage = tar.find_damage()
@@ -207,6 +224,14 @@ def _scan_tar(
     if not used.any():
         return [], spans
     return [make_shard_entry(tar.path, task.address, checker.keys)], spans
+
+
+def _scattered_skip(key: str, *, interleaved: bool) -> Skip:
+    """Return the skip of a sample that would be slow to read, the slower the more samples its shard has."""
+    if not interleaved:
+        return Skip(records.TOO_LARGE, key, f"more than {MAX_HEADERS_IN_SPAN} files; remove those that are not used")
+    far = f"more than {MAX_HEADERS_IN_SPAN} files of other samples stand between its own"
+    return Skip(records.INTERLEAVED, key, f"{far}; copy the shard in order (source.img2dataset.rewrite: true)")
 
 
 class SampleChecker:
@@ -222,7 +247,8 @@ class SampleChecker:
         self.rows: list[tuple[int, ...]] = []
         self.keys: list[str] = []
         self.examples: list[Example] = []
-        self._rules, self._captions_needed, self._split = job.rules, job.captions_needed, job.files.split
+        self._rules, self._limits, self._captions_needed = job.rules, job.limits, job.captions_needed
+        self._split = job.files.split
         self._shard = shard_name(job.task, job.files.number)
         self._seen: set[str] = set()
         self._skipped: Counter[str] = Counter()
@@ -236,22 +262,33 @@ class SampleChecker:
             # A sample without a row in the tables is intact, so it counts as filtered and not as damage.
             self._count(self._filtered if item.reason == records.NO_TABLE_ROW else self._skipped, item)
             return None
+        try:
+            return self._accept(item)
+        except Exception as error:
+            self.skip(make_skip(error, item.key))
+            return None
+
+    def _accept(self, item: Record) -> Record | None:
         if item.key in self._seen:
             self.skip(Skip(records.DUPLICATE_KEY, item.key, "an earlier sample of this split has this key"))
             return None
-        size = validate_record(item, self._rules.max_pixels, captions_needed=self._captions_needed)
+        size = validate_record(item, self._limits, captions_needed=self._captions_needed)
         if isinstance(size, Skip):
             self.skip(size)
             return None
-        self._identical += has_identical_captions(item)
+        identical = has_identical_captions(item)
         # The key of a filtered sample may occur again.
         fault = self._rules.filters.find_fault(item, size)
         if fault is not None:
+            self._identical += identical
             self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
             return None
+        row = (*_hashes(item), *size, len(item.image), *_lengths(item))
+        # Nothing is counted before everything that may fail is done.
+        self._identical += identical
         self._seen.add(item.key)
         self.keys.append(item.key)
-        self.rows.append((*_hashes(item), *size, len(item.image), *_lengths(item)))
+        self.rows.append(row)
         return item
 
     def skip(self, skip: Skip) -> None:

@@ -120,6 +120,7 @@ def fingerprint(source: Source, samples_per_shard: int, rules: SampleRules) -> s
         "source": source.fingerprint(),
         "samples_per_shard": samples_per_shard,
         "rules": digest_mapping(rules),
+        "limits": digest_mapping(source.limits),
         "format": formats.SHARDS,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -4,25 +4,32 @@ import re
 
 from PIL import Image
 
-from clips_pipeline.data.images.formats import DECODE_ERRORS, UnsupportedImageError, open_image
-from clips_pipeline.data.prepare.filters import MAX_PIXELS
+from clips_pipeline.data.images.formats import DECODE_ERRORS, RefusedImageError, UnsupportedImageError, open_image
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.reader import find_excess
 from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.writer import make_sample
 
 # webdataset takes the last part up to its first '.' as the key; the other characters are unsafe in paths and lines.
 _KEY = re.compile(r"[^\x00-\x1f\x7f./\\]+(/[^\x00-\x1f\x7f./\\]+)*")
 
 
 def validate_record(
-    record: Record, max_pixels: int = MAX_PIXELS, *, captions_needed: bool = True
+    record: Record, limits: SampleLimits = DEFAULT_LIMITS, *, captions_needed: bool = True
 ) -> tuple[int, int] | Skip:
     """Return width and height of the image, or the reason why `record` cannot be used.
 
-    The image is decoded, at reduced scale if its format allows, unless its header gives more than `max_pixels`.
+    The image is decoded, at reduced scale if its format allows, unless it is above a limit by its header.
+
+    Args:
+        record: the sample.
+        limits: limits on a sample.
+        captions_needed: whether a sample without web and synthetic caption is bad.
     """
-    for text in (record.key, record.web_caption, record.synthetic_caption, *record.captions):
-        if not _is_utf8(text):
-            return Skip(records.NOT_UTF8, record.key.encode("utf-8", "replace").decode(), repr(text)[:120])
+    fault = _find_text_fault(record, limits)
+    if fault is not None:
+        return fault
     if not _KEY.fullmatch(record.key):
         return Skip(records.BAD_RECORD, record.key, "a key may hold no '.', '\\', empty part or control character")
     if captions_needed and not record.web_caption.strip():
@@ -37,20 +44,49 @@ def validate_record(
     if not record.image:
         return Skip(records.EMPTY_FILE, record.key, f"{record.key}.{record.extension} has 0 bytes")
     try:
-        with open_image(record.image) as opened:
+        with open_image(record.image, limits) as opened:
             width, height = opened.size
-            if width * height > max_pixels:
-                return Skip(records.TOO_MANY_PIXELS, record.key, f"{width} x {height}, max_pixels is {max_pixels}")
             # A JPEG is still read completely, but decoding takes much less arithmetic.
             opened.draft("RGB", (width // 8, height // 8))
             opened.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Skip(records.TOO_MANY_PIXELS, record.key, str(error))
     except UnsupportedImageError as error:
-        return Skip(records.UNSUPPORTED_IMAGE, record.key, f"{error}; convert the file")
+        return Skip(error.reason, record.key, f"{error}; convert the file")
+    except RefusedImageError as error:
+        return Skip(error.reason, record.key, str(error))
     except DECODE_ERRORS as error:
         return Skip(records.UNDECODABLE_IMAGE, record.key, f"{type(error).__name__}: {error}")
     return width, height
+
+
+def _find_text_fault(record: Record, limits: SampleLimits) -> Skip | None:
+    """Return why the key or a caption cannot be used, or None."""
+    if len(record.captions) > limits.max_captions:
+        detail = f"{len(record.captions)} human captions; max_captions is {limits.max_captions}"
+        return Skip(records.TOO_MANY_CAPTIONS, _shown(record.key), detail)
+    # The key is the name of files in a tar, where a long name stands in an extended header.
+    if 4 * len(record.key) > limits.max_header_bytes // 2:
+        return Skip(records.BAD_RECORD, _shown(record.key), f"a key of {len(record.key)} characters")
+    captions = (record.web_caption, record.synthetic_caption, *record.captions)
+    for caption in captions:
+        excess = find_excess(caption, limits)
+        if excess is not None:
+            return Skip(excess[0], _shown(record.key), excess[1])
+    for text in (record.key, *captions):
+        if not _is_utf8(text):
+            return Skip(records.NOT_UTF8, _shown(record.key), repr(text[:120])[:120])
+    # In JSON, a character takes at most six times its bytes.
+    if 6 * sum(map(len, captions)) > limits.max_json_bytes // 8:
+        size = len(make_sample(record)["json"])
+        if size > limits.max_json_bytes:
+            detail = f"its captions take {size} bytes as JSON; max_json_bytes is {limits.max_json_bytes}"
+            return Skip(records.TOO_LARGE, record.key, detail)
+    return None
+
+
+def _shown(key: str) -> str:
+    return key[:1_000].encode("utf-8", "replace").decode()
 
 
 def _is_utf8(text: str) -> bool:

@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt, Seed
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.render import encode_png, render
@@ -114,8 +115,8 @@ class ScenesTask:
 class ScenesSource(Source):
     """The embedded data: rendered scenes."""
 
-    def __init__(self, config: ScenesConfig) -> None:
-        self.config = config
+    def __init__(self, config: ScenesConfig, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self.config, self.limits = config, limits
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -19,6 +19,7 @@ from typing import Annotated
 from pydantic import Field
 
 from clips_pipeline.config import ConfigError, NonNegativeInt, read_json, to_mapping
+from clips_pipeline.data.limits import SampleLimits, limits_before_they_were_recorded
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.storage.urls import is_remote
@@ -61,6 +62,7 @@ class Index:
         skips: number of skipped samples, by split and skip reason.
         examples: the first skipped samples, as `split reason key: detail`.
         fields: names of the caption fields in the samples.
+        limits: limits on a sample, which every reader of the folder applies.
     """
 
     fingerprint: str
@@ -68,6 +70,7 @@ class Index:
     skips: dict[str, dict[str, int]]
     examples: tuple[str, ...] = ()
     fields: SampleFields = field(default_factory=SampleFields)
+    limits: SampleLimits = field(default_factory=limits_before_they_were_recorded)
 
     def split(self, name: str) -> tuple[ShardEntry, ...]:
         """Return the shards of a split.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.folder_lock import ReadLock
 from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
@@ -18,6 +20,7 @@ from clips_pipeline.data.shards.sample_offsets import SplitSpans
 from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
+from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.shards.writer import WEB_FIELD
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.text.escapes import decode_byte_escapes
@@ -27,6 +30,9 @@ log = logging.getLogger(__name__)
 FALLBACK_WEB_FIELD = "org_caption"
 
 _MAX_COPY_TRIES = 8
+
+# Texts too, because they may hold brackets. Possessive, so that an open text takes linear time.
+_BRACKETS_AND_TEXTS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 class ShardSet:
@@ -64,7 +70,7 @@ class ShardSet:
             raise ConfigError(f"{far} is not on this machine; give `remote`, a cache for such shards")
         self.folder, self.version = folder, index.version
         self._spans = SplitSpans(folder, index, split)
-        self.fields = index.fields
+        self.fields, self.limits = index.fields, index.limits
         self.max_open_files, self.remote = max_open_files, remote
         self._open: OrderedDict[int, tuple[SampleReader, Spans]] = OrderedDict()
 
@@ -86,7 +92,7 @@ class ShardSet:
         """
         tar, spans = self._open_shard(shard)
         begin, end = spans[row].tolist()
-        return parse_sample(tar.members((begin, end), image=image), self.fields)
+        return parse_sample(tar.members((begin, end), image=image), self.fields, limits=self.limits)
 
     def iterate(self, places: range | None = None) -> Iterator[Record]:
         """Yield samples in the order of the index; bad samples are logged and left out.
@@ -99,8 +105,8 @@ class ShardSet:
             shard = bisect_right(ends, place)
             try:
                 record = self.read(shard, place - ends[shard] + self.samples[shard])
-            except BadSampleError as bad:
-                log.warning("left out: %s", bad)
+            except Exception as error:
+                log.warning("left out: %s", BadSampleError(make_skip(error, f"sample {place}")))
                 continue
             yield record
         self.close()
@@ -126,11 +132,11 @@ class ShardSet:
 
     def _open_tar(self, entry: ShardEntry) -> SampleReader:
         if self.remote is None or not is_remote(entry.path):
-            return SampleReader(self.folder / entry.path)
+            return SampleReader(self.folder / entry.path, self.limits)
         for _ in range(_MAX_COPY_TRIES):
             copy = self.remote.local_copy(entry)
             try:
-                return SampleReader(copy)
+                return SampleReader(copy, self.limits)
             except BadSampleError as bad:
                 # The copy may have been deleted in between to free space; the sample is not bad for that reason.
                 fault = bad
@@ -161,7 +167,12 @@ def eval_samples(folder: Path, split: str, *, remote: ShardCache | None = None) 
 
 
 def parse_sample(
-    members: Members, fields: SampleFields, *, synthetic: str | None = None, web: str | None = None
+    members: Members,
+    fields: SampleFields,
+    *,
+    synthetic: str | None = None,
+    web: str | None = None,
+    limits: SampleLimits = DEFAULT_LIMITS,
 ) -> Record:
     """Return the record of a sample's files.
 
@@ -170,14 +181,15 @@ def parse_sample(
         fields: names of the caption fields.
         synthetic: synthetic caption that replaces the sample's own.
         web: web caption that replaces the sample's own.
+        limits: limits on captions and JSON.
 
     Raises:
-        BadSampleError: the image or a caption is missing or empty, a text is not UTF-8, or the JSON is invalid.
+        BadSampleError: the image or a caption is missing, empty or too long, a text is not UTF-8, or the JSON is invalid.
     """
     key = members.key
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
-    facts = parse_json(members)
+    facts = parse_json(members, limits)
     web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
     synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
     if fields.needed and not web and members.text == b"":
@@ -186,30 +198,69 @@ def parse_sample(
         raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
     if fields.needed and not synthetic.strip():
         raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
+    for caption in (web, synthetic):
+        if (excess := find_excess(caption, limits)) is not None:
+            raise BadSampleError(Skip(excess[0], key, excess[1]))
     captions, label = facts.get("captions"), facts.get("label")
     human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
     number = label if is_label(label) else None
     score = None if fields.score is None else parse_score(facts.get(fields.score))
-    return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score)
+    return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score, limits)
 
 
-def parse_json(members: Members) -> dict[str, Any]:
+def find_excess(caption: str, limits: SampleLimits) -> tuple[str, str] | None:
+    """Return the skip reason of a caption above a limit and a detail, or None. Lone surrogates count as three bytes."""
+    # A character has at most four bytes; most captions are far below both limits.
+    if 4 * len(caption) > limits.max_caption_bytes:
+        count = len(caption.encode("utf-8", "surrogatepass"))
+        if count > limits.max_caption_bytes:
+            return records.CAPTION_TOO_LONG, f"{count} bytes; max_caption_bytes is {limits.max_caption_bytes}"
+    if len(caption) > limits.max_word_characters:
+        longest = max(map(len, caption.split()), default=0)
+        if longest > limits.max_word_characters:
+            return (
+                records.WORD_TOO_LONG,
+                f"{longest} characters without white space; max_word_characters is {limits.max_word_characters}",
+            )
+    return None
+
+
+def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[str, Any]:
     """Return the JSON object of a sample; empty if the sample has no JSON file.
 
+    Args:
+        members: the files of the sample.
+        limits: limit on the levels of lists and objects.
+
     Raises:
-        BadSampleError: the file is not a JSON object.
+        BadSampleError: the file is not a JSON object, or has too many levels.
     """
     if members.json is None:
         return {}
     if not members.json:
         raise BadSampleError(Skip(records.EMPTY_FILE, members.key, f"{members.key}.json has 0 bytes"))
+    text = _text(members.json, members.key)
+    # Counting is fast; most files have fewer brackets than the limit, whatever their order.
+    if text.count("{") + text.count("[") > limits.max_json_depth:
+        depth = _depth(text)
+        if depth > limits.max_json_depth:
+            detail = f"its JSON has {depth} levels; max_json_depth is {limits.max_json_depth}"
+            raise BadSampleError(Skip(records.TOO_LARGE, members.key, detail))
     try:
-        facts = json.loads(_text(members.json, members.key))
+        facts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"its JSON does not parse: {error}")) from None
     if not isinstance(facts, dict):
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is not an object"))
     return facts
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for part in _BRACKETS_AND_TEXTS.findall(text):
+        depth += (part in "[{") - (part in "]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _caption(members: Members, facts: dict[str, Any], name: str) -> str:

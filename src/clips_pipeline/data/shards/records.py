@@ -1,25 +1,29 @@
 """Records (samples before they are written) and skip reasons."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.limits import CAPTION_TOO_LONG as CAPTION_TOO_LONG
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
+from clips_pipeline.data.limits import TOO_LARGE as TOO_LARGE
+from clips_pipeline.data.limits import TOO_MANY_CAPTIONS as TOO_MANY_CAPTIONS
+from clips_pipeline.data.limits import TOO_MANY_PIXELS as TOO_MANY_PIXELS
+from clips_pipeline.data.limits import UNDECODABLE_IMAGE as UNDECODABLE_IMAGE
+from clips_pipeline.data.limits import UNSUPPORTED_IMAGE as UNSUPPORTED_IMAGE
+from clips_pipeline.data.limits import WORD_TOO_LONG as WORD_TOO_LONG
 
 IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
 """Extensions of images in a shard; sources rename `jpeg` to `jpg`."""
 
-UNDECODABLE_IMAGE: Final = "undecodable_image"
 MISSING_IMAGE: Final = "missing_image"
-UNSUPPORTED_IMAGE: Final = "unsupported_image"
 EMPTY_WEB_CAPTION: Final = "empty_web_caption"
 EMPTY_SYNTHETIC_CAPTION: Final = "empty_synthetic_caption"
 NOT_UTF8: Final = "not_utf8"
 DUPLICATE_KEY: Final = "duplicate_key"
 EMPTY_FILE: Final = "empty_file"
 """A file of zero bytes in a shard."""
-TOO_MANY_PIXELS: Final = "too_many_pixels"
-"""More than `max_pixels`, for example a decompression bomb."""
 INTERLEAVED: Final = "interleaved"
 """The files of a sample are separated by files of other samples; other readers would see several partial samples."""
 UNREADABLE_SHARD: Final = "unreadable_shard"
@@ -70,6 +74,7 @@ class Record:
         captions: all human captions, for retrieval as on MSCOCO; may be empty.
         label: class number for zero-shot classification, from 0.
         score: a number for the pair, such as an image–text similarity, for `min_score` of the filters.
+        limits: limits of the folder of shards it was read from, for whoever decodes the image.
     """
 
     key: str
@@ -80,6 +85,7 @@ class Record:
     captions: tuple[str, ...] = ()
     label: int | None = None
     score: float | None = None
+    limits: SampleLimits = field(default=DEFAULT_LIMITS, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

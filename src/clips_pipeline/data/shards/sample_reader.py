@@ -11,22 +11,36 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from clips_pipeline.data.shards.tar_file import TEXT_KINDS, Members, split_member_name, unreadable_error
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
+from clips_pipeline.data.shards.tar_file import (
+    MAX_HEADERS_IN_SPAN,
+    TEXT_KINDS,
+    MemberLimits,
+    Members,
+    split_member_name,
+    unreadable_error,
+)
 from clips_pipeline.data.shards.tar_headers import BLOCK, Member, ReadBytes, read_headers
 
 # Larger samples are read file by file: their span may include other samples, or a header may be damaged.
 _MAX_BYTES_AT_ONCE = 8 << 20
+# `prepare` takes no sample with more files in its span; each may have four extended headers.
+_MAX_HEADERS = 5 * (MAX_HEADERS_IN_SPAN + 1)
 
 
 class SampleReader:
     """One open tar file whose samples are read by their spans. Opening reads nothing.
 
+    Args:
+        path: the file.
+        limits: limits on the files of a sample and on extended headers.
+
     Raises:
         BadSampleError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self.path, self._limits, self._max_header_bytes = path, MemberLimits(limits), limits.max_header_bytes
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -43,7 +57,8 @@ class SampleReader:
             image: False returns an image of zero bytes without reading it.
 
         Raises:
-            BadSampleError: the tar has changed since the span was found or is truncated, or reading fails.
+            BadSampleError: the tar has changed since the span was found or is truncated, a file is above a limit, or
+                reading fails.
         """
         # Limited to the file, because `pread` allocates the requested size and a damaged header may give any size.
         begin, end = span[0] * BLOCK, min(span[1] * BLOCK, self._length)
@@ -53,11 +68,13 @@ class SampleReader:
             read = lambda at, size: piece[at - begin : at - begin + size]  # noqa: E731 - shorter than a nested def
         files: list[Member | None] = [None] * (len(TEXT_KINDS) + 1)
         key, extension = "", ""
-        for member in read_headers(read, begin, end).members:
+        for member in read_headers(read, begin, end, self._max_header_bytes, _MAX_HEADERS).members:
             found, kind, ending = split_member_name(member.name)
             if kind is None or (key and found != key) or files[kind] is not None:
                 continue
             key = found
+            if member.size > self._limits.bytes[kind]:
+                self._limits.check(key, kind, member, str(self.path), self._length)
             files[kind] = member
             extension = ending if kind == 0 else extension
         if not key:

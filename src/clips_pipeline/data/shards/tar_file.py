@@ -18,12 +18,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import IMAGE_EXTENSIONS, Skip
 from clips_pipeline.data.shards.tar_headers import BLOCK, Member, find_damage, scan
 
 _EXTENSIONS = {"jpeg": "jpg"} | {extension: extension for extension in IMAGE_EXTENSIONS}
 TEXT_KINDS = {"txt": 1, "json": 2, "cls": 3}
+MAX_HEADERS_IN_SPAN = 256
+"""Headers that are read for one sample in random access; ordinary samples have three."""
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
 # Errors that `tarfile` raises besides its own.
@@ -53,43 +56,87 @@ class Members:
     cls: bytes | None = None
 
 
+class MemberLimits:
+    """Limits on the files of a sample by their kind, compared with the sizes in their headers before they are read.
+
+    Args:
+        limits: limits on a sample.
+    """
+
+    def __init__(self, limits: SampleLimits) -> None:
+        self.bytes = (limits.max_image_bytes, limits.max_caption_bytes, limits.max_json_bytes, limits.max_caption_bytes)
+
+    def check(self, key: str, kind: int, member: Member, tar: str, tar_bytes: int) -> None:
+        """Raise if a file has too many bytes.
+
+        Args:
+            key: key of the sample.
+            kind: as `split_member_name` returns it.
+            member: the file.
+            tar: name of the tar, for messages.
+            tar_bytes: size of the tar in bytes.
+
+        Raises:
+            BadSampleError: see above; or the tar is cut off within the file.
+        """
+        if member.size <= self.bytes[kind]:
+            return
+        if member.offset + member.size > tar_bytes:
+            raise unreadable_error(key, f"{tar} ends within it")
+        name = ("max_image_bytes", "max_caption_bytes", "max_json_bytes", "max_caption_bytes")[kind]
+        reason = records.CAPTION_TOO_LONG if kind == TEXT_KINDS["txt"] else records.TOO_LARGE
+        what = ("image", "txt", "json", "cls")[kind]
+        raise BadSampleError(Skip(reason, key, f"its {what} has {member.size} bytes; {name} is {self.bytes[kind]}"))
+
+
 class TarFile:
     """A tar file with the positions of its samples.
+
+    Args:
+        path: the file.
+        limits: limits on the files of a sample and on extended headers.
 
     Attributes:
         keys: keys of the samples, in the order of their first files.
         spans: spans of the samples.
         interleaved: rows whose files are separated by files of other samples.
+        scattered: rows whose spans hold more than `MAX_HEADERS_IN_SPAN` headers. Reading them by their spans would take
+            longer the more samples the shard has.
 
     Raises:
         BadSampleError: the file is not a tar or cannot be read. A damaged tar gives the samples before the damage.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: SampleLimits = DEFAULT_LIMITS) -> None:
         self.path = path
+        self._limits = MemberLimits(limits)
         try:
-            found = scan(path)
+            found = scan(path, limits.max_header_bytes)
             self._file = path.open("rb", buffering=0)
         except (OSError, tarfile.TarError) as error:
             raise unreadable_error(str(path), f"{type(error).__name__}: {error}") from None
         self._length, self._end = os.fstat(self._file.fileno()).st_size, found.end
-        self._files, self.interleaved = _group_by_key(found.members)
+        self._files, self.interleaved, self.scattered = _group_by_key(found.members)
         self.keys = list(self._files)
-        spans = [(files[0].start, files[-1].end) for files in self._files.values()]
+        files_of = [list(files.values()) for files in self._files.values()]
+        spans = [(files[0].start, files[-1].end) for files in files_of]
         self.spans: Spans = np.array(spans, np.int64).reshape(len(spans), 2) // BLOCK
 
     def read(self, row: int) -> Members:
         """Return the files of sample number `row`, from 0.
 
         Raises:
-            BadSampleError: the tar ends within the sample, or reading fails.
+            BadSampleError: the tar ends within the sample, a file is above a limit, or reading fails.
         """
         if row >= len(self.keys):
             raise unreadable_error(f"{self.path}#{row}", f"only {len(self.keys)} samples can be found")
         key = self.keys[row]
+        files = self._files[key]
+        for kind, file in files.items():
+            self._limits.check(key, kind, file, str(self.path), self._length)
         try:
             # Only the sample's own files, so that interleaved samples are not read as well.
-            content = b"".join(self._bytes_of(file, key) for file in self._files[key])
+            content = b"".join(self._bytes_of(file, key) for file in files.values())
             sample = next(read_samples(io.BytesIO(content), str(self.path)))
         except StopIteration:
             raise unreadable_error(key, f"{self.path}: webdataset finds no sample") from None
@@ -143,24 +190,29 @@ def _is_used(name: str) -> bool:
     return split_member_name(name)[1] is not None
 
 
-def _group_by_key(members: list[Member]) -> tuple[dict[str, list[Member]], frozenset[int]]:
-    """Return the files of each key, and the rows whose files are separated by files of other samples."""
-    files: dict[str, list[Member]] = {}
-    rows: dict[str, int] = {}
+def _group_by_key(members: list[Member]) -> tuple[dict[str, dict[int, Member]], frozenset[int], frozenset[int]]:
+    """Return the first file of each kind of each key, and the rows that are interleaved and scattered (`TarFile`)."""
+    files: dict[str, dict[int, Member]] = {}
+    rows: dict[str, tuple[int, int]] = {}  # row and number of its first member
+    interleaved: set[int] = set()
     scattered: set[int] = set()
     before = ""
-    for member in members:
+    for number, member in enumerate(members):
         key, kind, _ = split_member_name(member.name)
         followed, before = key == before, key
         if kind is None:
             continue
         if key not in files:
-            rows[key] = len(files)
-            files[key] = []
-        elif not followed:
-            scattered.add(rows[key])
-        files[key].append(member)
-    return files, frozenset(scattered)
+            rows[key] = len(files), number
+            files[key] = {}
+        row, first = rows[key]
+        if files[key] and not followed:
+            interleaved.add(row)
+        if kind not in files[key]:
+            files[key][kind] = member
+            if number - first >= MAX_HEADERS_IN_SPAN:
+                scattered.add(row)
+    return files, frozenset(interleaved), frozenset(scattered)
 
 
 def split_member_name(name: str) -> tuple[str, int | None, str]:

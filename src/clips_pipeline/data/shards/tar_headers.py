@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from clips_pipeline.data.limits import DEFAULT_LIMITS
+
 BLOCK = 512
 
 _REGULAR = b"0\x007"
 _WITHOUT_CONTENT = b"123456"  # links, devices, folders, FIFOs: the size field does not refer to content
 _GNU_SPARSE = ord("S")
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"xX", ord("g"), ord("L"), ord("K")
-# A path has at most 4 KiB on Linux; writers add a few times and names.
-_MAX_EXTENSION_BYTES = 1 << 16
 # Before one file: a global header, a long name, a long link and an extended header.
 _MAX_EXTENSIONS = 4
 # More than any file has, and small enough for offsets to be added without overflow.
@@ -84,8 +84,12 @@ class _Extension:
     sparse: bool = False
 
 
-def scan(path: Path) -> Scan:
+def scan(path: Path, max_header_bytes: int = DEFAULT_LIMITS.max_header_bytes) -> Scan:
     """Return all files of a tar, up to the first damage.
+
+    Args:
+        path: the tar file.
+        max_header_bytes: limit on one extended header.
 
     Raises:
         OSError: the file cannot be read.
@@ -95,7 +99,7 @@ def scan(path: Path) -> Scan:
         if file.seek(0, 2) < BLOCK:
             raise tarfile.ReadError("empty file" if file.tell() == 0 else "shorter than one block of a tar")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = read_headers(lambda at, size: content[at : at + size], 0, len(content))
+            found = read_headers(lambda at, size: content[at : at + size], 0, len(content), max_header_bytes)
     if found.fault is not None and not found.members:
         raise tarfile.ReadError(found.fault)
     return found
@@ -119,18 +123,39 @@ def find_damage(path: Path, end: int) -> str | None:
     return None
 
 
-def read_headers(read: ReadBytes, at: int, end: int) -> Scan:
-    """Return the files whose headers are between `at` and `end`, up to the first header that is refused."""
+def read_headers(
+    read: ReadBytes,
+    at: int,
+    end: int,
+    max_header_bytes: int = DEFAULT_LIMITS.max_header_bytes,
+    max_headers: int | None = None,
+) -> Scan:
+    """Return the files whose headers are between `at` and `end`, up to the first header that is refused.
+
+    Args:
+        read: function that returns bytes of the tar.
+        at: offset of the first header, in bytes.
+        end: offset where reading ends, in bytes.
+        max_header_bytes: a larger extended header is refused. A path has at most 4 KiB on Linux, and writers add a few
+            times and names.
+        max_headers: number of headers to read, extended ones included; None for all.
+    """
     found: list[Member] = []
     start, extension = at, _Extension()
+    left = -1 if max_headers is None else max_headers
     try:
-        while at + BLOCK <= end:
+        while at + BLOCK <= end and left:
+            left -= 1
             header = read(at, BLOCK)
             if len(header) < BLOCK or header[0] == 0:
                 break
             kind, size = header[156], _checked_size(header)
             at += BLOCK
             if kind in _PAX or kind in (_PAX_GLOBAL, _GNU_NAME, _GNU_LINK):
+                if size > max_header_bytes:
+                    raise _RefusedHeaderError(
+                        f"an extended header of {size} bytes; at most {max_header_bytes} are read"
+                    )
                 _extend(extension, kind, size, read, at)
                 at += _whole_blocks(size)
                 continue
@@ -157,8 +182,6 @@ def _extend(extension: _Extension, kind: int, size: int, read: ReadBytes, at: in
     extension.count += 1
     if extension.count > _MAX_EXTENSIONS:
         raise _RefusedHeaderError(f"more than {_MAX_EXTENSIONS} extended headers before one file")
-    if size > _MAX_EXTENSION_BYTES:
-        raise _RefusedHeaderError(f"an extended header of {size} bytes; at most {_MAX_EXTENSION_BYTES} are read")
     content = read(at, size)
     if len(content) < size:
         raise _RefusedHeaderError("the tar ends within an extended header")

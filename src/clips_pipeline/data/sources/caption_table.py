@@ -11,12 +11,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.limits import DEFAULT_LIMITS
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.retry import StorageError
 from clips_pipeline.io.atomic import replace_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,14 @@ class TableRow(NamedTuple):
 
 
 def build_table(
-    tables: Sequence[str], storage: Storage, folder: Path, *, key: str, columns: TableColumns, memory_mib: int
+    tables: Sequence[str],
+    storage: Storage,
+    folder: Path,
+    *,
+    key: str,
+    columns: TableColumns,
+    memory_mib: int,
+    max_caption_bytes: int = DEFAULT_LIMITS.max_caption_bytes,
 ) -> "CaptionTable":
     """Read the Parquet files once and write the table into `folder`, which is replaced.
 
@@ -76,6 +87,7 @@ def build_table(
         key: name of the column that rows are found by.
         columns: names of the other columns.
         memory_mib: memory for SQLite in MiB; the Parquet reader needs a few dozen MiB more.
+        max_caption_bytes: of a longer text only so much is stored that its sample is found to be above this limit.
 
     Raises:
         ConfigError: a file is not Parquet or lacks a column, or a column has the wrong type.
@@ -97,7 +109,11 @@ def build_table(
         connection.execute("BEGIN")
         connection.executemany(
             "INSERT INTO captions (key, synthetic, web, score) VALUES (?, ?, ?, ?)",
-            (row for row in _read_rows(tables, storage, key, columns) if row[0] and row[1] and row[1].strip()),
+            (
+                row
+                for row in _read_rows(tables, storage, key, columns, max_caption_bytes)
+                if row[0] and row[1] and row[1].strip()
+            ),
         )
         connection.execute("COMMIT")
         connection.execute("CREATE INDEX by_key ON captions (key)")
@@ -176,7 +192,7 @@ def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) ->
 
 
 def _read_rows(
-    tables: Sequence[str], storage: Storage, key: str, columns: TableColumns
+    tables: Sequence[str], storage: Storage, key: str, columns: TableColumns, max_caption_bytes: int
 ) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
     import pyarrow.parquet as pq
 
@@ -186,7 +202,7 @@ def _read_rows(
             # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
-                listed = {name: batch.column(name).to_pylist() for name in names}
+                listed = {name: _shortened(batch.column(name), max_caption_bytes).to_pylist() for name in names}
                 nothing = [None] * batch.num_rows
                 yield from zip(
                     listed[key],
@@ -195,6 +211,19 @@ def _read_rows(
                     listed.get(columns.score or "", nothing),
                     strict=True,
                 )
+
+
+def _shortened(column: "pa.Array", most: int) -> "pa.Array":
+    """Return a column whose texts of more than `most` bytes are cut to `most` + 1 characters; SQLite holds no longer ones."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        return column
+    longest = pc.max(pc.binary_length(column.cast(pa.large_string()))).as_py()
+    if longest is None or longest <= most:
+        return column
+    return pc.utf8_slice_codeunits(column.cast(pa.large_string()), 0, most + 1)
 
 
 @contextmanager

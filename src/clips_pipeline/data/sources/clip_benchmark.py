@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Gt, Lt
 
 from clips_pipeline.config import ConfigError, FormerName, to_mapping
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
@@ -55,6 +56,7 @@ class ClipBenchmarkSource(Source):
     Args:
         config: location and splits.
         storage: access to the files.
+        limits: limits on a sample.
 
     Raises:
         ConfigError: the dataset is missing, has no number of shards, or has an unsupported type.
@@ -62,8 +64,8 @@ class ClipBenchmarkSource(Source):
 
     fields = SampleFields(needed=False)
 
-    def __init__(self, config: ClipBenchmarkConfig, storage: Storage) -> None:
-        self.config, self.storage = config, storage
+    def __init__(self, config: ClipBenchmarkConfig, storage: Storage, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self.config, self.storage, self.limits = config, storage, limits
         self.root = config.root.rstrip("/")
         self.addresses = self._shard_addresses(config.split)
         self.train_addresses = [] if config.train_split is None else self._shard_addresses(config.train_split)
@@ -92,7 +94,7 @@ class ClipBenchmarkSource(Source):
         share = self.config.validation_fraction
         low, high = {"train": (share, 1.0), "validation": (0.0, share), "test": (0.0, 1.0)}[split]
         addresses = self.addresses if split == "test" else self.train_addresses
-        return [BenchmarkTask(address, count, self.storage, low, high) for address in addresses]
+        return [BenchmarkTask(address, count, self.storage, low, high, self.limits) for address in addresses]
 
     def classes(self) -> Classes | None:
         """Return the classes of a classification dataset."""
@@ -172,6 +174,7 @@ class BenchmarkTask:
         storage: access to the shard.
         low: lower bound of the key hashes of the samples to read, from 0 to 1.
         high: upper bound, excluded.
+        limits: limits on a sample.
     """
 
     address: str
@@ -179,6 +182,7 @@ class BenchmarkTask:
     storage: Storage
     low: float = 0.0
     high: float = 1.0
+    limits: SampleLimits = DEFAULT_LIMITS
 
     def records(self) -> Iterator[Record | Skip]:
         """Yield the samples in order; keys are prefixed by the shard number, because shards repeat keys.
@@ -186,7 +190,7 @@ class BenchmarkTask:
         Raises:
             StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
-        for item in read_shard_records(self.address, self.storage, self._read):
+        for item in read_shard_records(self.address, self.storage, self._read, self.limits):
             # Shards of `train_split` are read twice; only the task with the upper part reports damage.
             if self.high == 1.0 or isinstance(item, Record) or item.reason != records.TRUNCATED_SHARD:
                 yield item

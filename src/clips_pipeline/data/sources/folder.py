@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Lt
 
 from clips_pipeline.config import ConfigError, FormerName, PositiveInt, Seed, digest_mapping, from_mapping, to_mapping
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
+from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
 
@@ -62,11 +65,16 @@ class FolderTask:
     folder: Path
     rows: tuple[CaptionRow, ...]
     classes: int | None = None
+    limits: SampleLimits = DEFAULT_LIMITS
 
     def records(self) -> Iterator[Record | Skip]:
         """Read the images in the order of the captions file."""
         for row in self.rows:
-            yield _read_record(self.folder, row, self.classes)
+            try:
+                item = _read_record(self.folder, row, self.classes, self.limits)
+            except Exception as error:
+                item = make_skip(error, row.image)
+            yield item
 
 
 class FolderSource(Source):
@@ -74,14 +82,15 @@ class FolderSource(Source):
 
     Args:
         config: folder, captions file and split.
+        limits: limits on a sample.
 
     Raises:
         ConfigError: the folder, the captions file or the file of the classes is missing or unreadable, or none of the
             images in the captions file exists.
     """
 
-    def __init__(self, config: FolderConfig) -> None:
-        self.config = config
+    def __init__(self, config: FolderConfig, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self.config, self.limits = config, limits
         self.folder = Path(config.images).resolve()
         if not self.folder.is_dir():
             raise ConfigError(f"source.folder.images: {self.folder} is not a folder; give the folder of the images")
@@ -106,7 +115,9 @@ class FolderSource(Source):
         rows = self._rows_by_split.get(split, [])
         step = self.config.images_per_task
         count = None if self._classes is None else len(self._classes.names)
-        return [FolderTask(self.folder, tuple(rows[at : at + step]), count) for at in range(0, len(rows), step)]
+        return [
+            FolderTask(self.folder, tuple(rows[at : at + step]), count, self.limits) for at in range(0, len(rows), step)
+        ]
 
     def classes(self) -> Classes | None:
         """Return the classes of the classes file."""
@@ -160,7 +171,7 @@ def _read_classes(file: Path) -> Classes:
         raise ConfigError(f"{where} is not valid JSON ({error}); repair it") from None
 
 
-def _read_record(folder: Path, row: CaptionRow, classes: int | None) -> Record | Skip:
+def _read_record(folder: Path, row: CaptionRow, classes: int | None, limits: SampleLimits) -> Record | Skip:
     if row.fault is not None:
         return Skip(records.BAD_RECORD, row.image, row.fault)
     if classes is not None and row.label is not None and row.label >= classes:
@@ -171,7 +182,11 @@ def _read_record(folder: Path, row: CaptionRow, classes: int | None) -> Record |
     if isinstance(file, str):
         return Skip(records.MISSING_IMAGE, row.image, f"{folder / row.image}: {file}")
     try:
-        image = file.read_bytes()
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size > limits.max_image_bytes:
+                return Skip(records.TOO_LARGE, row.image, f"{size} bytes; max_image_bytes is {limits.max_image_bytes}")
+            image = opened.read(limits.max_image_bytes)
     except OSError as error:
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")

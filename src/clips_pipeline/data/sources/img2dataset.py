@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError, PositiveInt, digest_mapping
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
@@ -47,14 +48,15 @@ class Img2datasetSource(Source):
     Args:
         config: addresses and names of fields.
         storage: access to the shards.
+        limits: limits on a sample.
 
     Raises:
         ConfigError: an address is invalid, a shard is in two splits, there are too few shards to hold out, or the first
             shard of a split cannot be reached.
     """
 
-    def __init__(self, config: Img2datasetConfig, storage: Storage) -> None:
-        self.config, self.storage = config, storage
+    def __init__(self, config: Img2datasetConfig, storage: Storage, limits: SampleLimits = DEFAULT_LIMITS) -> None:
+        self.config, self.storage, self.limits = config, storage, limits
         self.fields = SampleFields() if config.rewrite else config.fields
         self._addresses = self._split_shards()
         seen: dict[str, Split] = {}
@@ -76,7 +78,7 @@ class Img2datasetSource(Source):
 
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[TarTask]:
         """Return one task per shard, in the order of the addresses."""
-        tars = [TarTask(address, self.config.fields, self.storage) for address in self.addresses(split)]
+        tars = [TarTask(address, self.config.fields, self.storage, self.limits) for address in self.addresses(split)]
         return [CopyTask(tar) for tar in tars] if self.config.rewrite else tars
 
     def addresses(self, split: Split) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import parse_json, parse_sample
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
@@ -60,13 +62,16 @@ class RecaptionSource(Source):
         config: shards and tables.
         storage: access to both.
         work: folder of the table, which is kept for later runs.
+        limits: limits on a sample.
 
     Raises:
         ConfigError: see `Img2datasetSource`; or a table cannot be reached.
     """
 
-    def __init__(self, config: RecaptionConfig, storage: Storage, work: Path) -> None:
-        self.config, self.storage, self.work = config, storage, work
+    def __init__(
+        self, config: RecaptionConfig, storage: Storage, work: Path, limits: SampleLimits = DEFAULT_LIMITS
+    ) -> None:
+        self.config, self.storage, self.work, self.limits = config, storage, work, limits
         try:
             shards = Img2datasetConfig(config.train, config.validation, config.test, config.held_out, rewrite=True)
             self._shards = Img2datasetSource(shards, storage)
@@ -124,7 +129,8 @@ class RecaptionSource(Source):
 
     def _join_tasks(self, split: Split, table: CaptionTable) -> "list[JoinTask]":
         addresses = self._shards.addresses(split)
-        return [JoinTask(address, self.config.web, self.config.on, self.storage, table) for address in addresses]
+        config = self.config
+        return [JoinTask(address, config.web, config.on, self.storage, table, self.limits) for address in addresses]
 
     def _table(self) -> CaptionTable:
         folder = self.work / self._table_fingerprint()[:16]
@@ -132,12 +138,18 @@ class RecaptionSource(Source):
             return CaptionTable(folder)
         config = self.config
         return build_table(
-            self.tables, self.storage, folder, key=config.on, columns=config.columns, memory_mib=config.memory_mib
+            self.tables,
+            self.storage,
+            folder,
+            key=config.on,
+            columns=config.columns,
+            memory_mib=config.memory_mib,
+            max_caption_bytes=self.limits.max_caption_bytes,
         )
 
     def _table_fingerprint(self) -> str:
         identities = list(zip(self.tables, self.storage.identities(self.tables), strict=True))
-        facts = [identities, self.config.on, to_mapping(self.config.columns)]
+        facts = [identities, self.config.on, to_mapping(self.config.columns), self.limits.max_caption_bytes]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -150,6 +162,7 @@ class JoinTask:
     on: str
     storage: Storage
     table: CaptionTable
+    limits: SampleLimits = DEFAULT_LIMITS
 
     def records(self) -> Iterator[Record | Skip]:
         """Yield the samples in order; a sample without a row in the table gives a `Skip`.
@@ -158,8 +171,9 @@ class JoinTask:
             StorageError: the shard cannot be read, and the storage has `unreachable: stop`.
         """
         matched: list[int] = []
+        read = partial(self._join, matched=matched)
         try:
-            yield from read_shard_records(self.address, self.storage, lambda tar, row: self._join(tar, row, matched))
+            yield from read_shard_records(self.address, self.storage, read, self.limits)
         except GeneratorExit:
             self.save_matched(matched)
             raise
@@ -175,7 +189,7 @@ class JoinTask:
         members = tar.read(row)
         key = members.key.rpartition("/")[2]
         if self.on != "key":
-            value = parse_json(members).get(self.on)
+            value = parse_json(members, self.limits).get(self.on)
             if not isinstance(value, str):
                 return Skip(records.BAD_RECORD, members.key, f"its JSON has no text under {self.on!r}")
             key = value
@@ -183,7 +197,8 @@ class JoinTask:
         if found is None:
             return Skip(records.NO_TABLE_ROW, members.key, f"no row of the tables has this {self.on}")
         matched.append(found.number)
-        record = parse_sample(members, SampleFields(web=self.web), synthetic=found.synthetic, web=found.web)
+        fields = SampleFields(web=self.web)
+        record = parse_sample(members, fields, synthetic=found.synthetic, web=found.web, limits=self.limits)
         return replace(record, score=found.score)
 
     def matched_rows(self) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 
@@ -15,7 +16,11 @@ class ShardTask(Protocol):
     """The samples of one part of a split, read by one worker process. Must be picklable."""
 
     def records(self) -> Iterator[Record | Skip]:
-        """Yield the samples in a fixed order; a sample that cannot be used gives a `Skip`, not an exception."""
+        """Yield the samples in a fixed order.
+
+        A sample that cannot be used gives a `Skip` and not an exception, whatever it raises (`shards.unexpected`): an
+        exception would end the generator and with it the run.
+        """
         ...
 
 
@@ -24,9 +29,11 @@ class Source(Protocol):
 
     Attributes:
         fields: names of the caption fields in the shards of the index, and whether captions are required.
+        limits: limits on a sample, recorded in the index.
     """
 
     fields: SampleFields = SampleFields()
+    limits: SampleLimits = DEFAULT_LIMITS
 
     @property
     def splits(self) -> tuple[Split, ...]:

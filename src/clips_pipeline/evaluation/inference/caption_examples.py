@@ -4,6 +4,7 @@ Shapes: C H W image, L context length.
 """
 
 import io
+import logging
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clips_pipeline.data.images.transforms import ImageConfig, eval_image
+from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -31,6 +32,8 @@ from clips_pipeline.evaluation.inference.caption_decoding import (
 from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = 3
 # Rank by the mean log-probability: by the sum, which decreases with every token, an empty caption often ranks first.
@@ -61,7 +64,7 @@ def caption_examples(
     width: int = 4,
     remote: ShardCache | None = None,
 ) -> tuple[list[CaptionedImage], list[Record]]:
-    """Caption the first `count` samples of a split.
+    """Caption the first `count` samples of a split; images that cannot be decoded are logged and left out.
 
     Args:
         model: model with a captioner; its device and mode do not change.
@@ -76,8 +79,17 @@ def caption_examples(
     shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
     records = list(islice(shards.iterate(range(min(count, sum(shards.samples)))), count))
     transform = partial(eval_image, config=images)
+    examples: list[CaptionedImage] = []
+    captioned: list[Record] = []
     with evaluation_mode(model):
-        return [caption_record(model, record, tokenizer, transform, width=width) for record in records], records
+        for record in records:
+            try:
+                examples.append(caption_record(model, record, tokenizer, transform, width=width))
+            except UndecodableImageError as error:
+                log.warning("left out: %s %s: %s", error.reason, record.key, error)
+            else:
+                captioned.append(record)
+    return examples, captioned
 
 
 @torch.no_grad()
@@ -96,7 +108,7 @@ def caption_record(
     Raises:
         UndecodableImageError: the image cannot be decoded.
     """
-    image_CHW = transform(open_image(record.image)).to(next(model.parameters()).device)
+    image_CHW = transform(open_image(record.image, record.limits)).to(next(model.parameters()).device)
     at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
     return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, best)
 
@@ -150,7 +162,7 @@ def draw_examples(examples: Sequence[CaptionedImage], records: Sequence[Record],
     figure.suptitle(f"captions after {step:,} steps")
     for place, (example, record) in enumerate(zip(examples, records, strict=True)):
         axes = figure.add_subplot(rows, _COLUMNS, place + 1)
-        axes.imshow(open_image(record.image).convert("RGB"))
+        axes.imshow(open_image(record.image, record.limits).convert("RGB"))
         axes.set_xticks([])
         axes.set_yticks([])
         lines = [("web", example.web), ("synthetic", example.synthetic), ("beam", example.beam)]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clips_pipeline.data.images import formats
 from clips_pipeline.data.images.transforms import UndecodableImageError
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import Towers
@@ -94,18 +95,22 @@ class Embedder(TowerEmbedder):
         self.model, self.tokenizer = model, tokenizer
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes, limits: SampleLimits = DEFAULT_LIMITS) -> Image.Image:
     """Decode an image.
 
+    Args:
+        data: content of a JPEG, PNG or WebP file.
+        limits: limits on its bytes, pixels and scans.
+
     Raises:
-        UndecodableImageError: the bytes are not a complete image.
+        UndecodableImageError: the bytes are not a complete image, or decoding it fails for any other reason.
     """
     try:
-        image = formats.open_image(data)
+        image = formats.open_image(data, limits)
         # Decode here, so that a damaged file raises here and not inside a transform.
         image.load()
-    except formats.DECODE_ERRORS as error:
-        raise UndecodableImageError(f"{type(error).__name__}: {error}") from None
+    except Exception as error:  # also what no decoder is known to raise: a caller has one error to handle
+        raise UndecodableImageError.of(error) from error
     return image
 
 

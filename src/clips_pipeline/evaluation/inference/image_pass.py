@@ -135,6 +135,6 @@ def _caption_batch(
 
 def _decode(record: Record) -> Image.Image:
     try:
-        return open_image(record.image)
+        return open_image(record.image, record.limits)
     except UndecodableImageError as error:
         raise ConfigError(f"evaluate: the image of {record.key} cannot be decoded ({error}); prepare again") from None

@@ -3,22 +3,29 @@
 Shapes: E embedding width; N images, M captions, of all ranks; R of one rank.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from clips_pipeline.data.images.transforms import ImageConfig, eval_image
+from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -93,16 +100,32 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
     owner_R: list[int] = []
     images = 0
     for places in batches:
-        records = list(shards.iterate(places))
+        records, images_1CHW = _decode(embedder, shards.iterate(places))
         if not records:
             continue
-        image_RE.append(embedder.image_batch(embedder.stack(open_image(record.image) for record in records)))
+        image_RE.append(embedder.image_batch(torch.cat(images_1CHW)))
         texts = [(images + i, text) for i, record in enumerate(records) for text in retrieval_texts(record)]
         images += len(records)
         if texts:
             text_RE.append(embedder.texts(text for _, text in texts))
             owner_R += [owner for owner, _ in texts]
     return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)
+
+
+def _decode(embedder: Embedder, records: Iterable[Record]) -> tuple[list[Record], list[Tensor]]:
+    """Return the samples with their transformed images; a training does not end for one that cannot be decoded."""
+    kept: list[Record] = []
+    images_1CHW: list[Tensor] = []
+    for record in records:
+        try:
+            images_1CHW.append(embedder.stack([open_image(record.image, record.limits)]))
+        except UndecodableImageError as error:
+            log.warning("left out: %s %s: %s", error.reason, record.key, error)
+        except Exception as error:
+            log.warning("left out: %s %s: %s", make_skip(error, record.key).reason, record.key, error)
+        else:
+            kept.append(record)
+    return kept, images_1CHW
 
 
 def _gather(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:

@@ -124,7 +124,7 @@ def _features(
     def images() -> Iterator[Image.Image]:
         for record in chain([first], labeled):
             labels.append(int(record.label or 0))
-            yield open_image(record.image)
+            yield open_image(record.image, record.limits)
 
     try:
         features_NE = embedder.images(images())

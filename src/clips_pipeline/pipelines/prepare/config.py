@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, FormerName, Fraction
+from clips_pipeline.data.limits import SampleLimits
 from clips_pipeline.data.prepare.executor import ExecutorConfig
-from clips_pipeline.data.prepare.filters import MAX_PIXELS, FilterConfig, SampleRules
+from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.watchdog import WatchdogConfig
 from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
@@ -95,9 +96,9 @@ class PrepareConfig:
         run_on: executor of the jobs; the result does not depend on it.
         max_skipped_fraction: limit on the fraction of samples that cannot be used; above it, the run fails. A damaged
             shard counts as the mean number of samples of the others.
-        max_pixels: limit on the pixels of an image; more count as a decompression bomb.
+        limits: limits on one sample, recorded with the shards; training and evaluation apply them too.
         interleaved: whether to use samples of shards in place whose files are separated by files of other samples;
-            other readers would see partial samples.
+            other readers would see partial samples. Samples whose files are far apart are never used.
         watchdog: bounds on the time of jobs.
         filters: conditions on usable samples.
         health: parameters of the data health report.
@@ -108,7 +109,7 @@ class PrepareConfig:
     processes: Annotated[int, Ge(1), Le(1024)] = 2
     run_on: ExecutorConfig = field(default_factory=ExecutorConfig)
     max_skipped_fraction: Annotated[Fraction, FormerName("max_skip_share")] = 0.05
-    max_pixels: Annotated[int, Ge(1), Le(MAX_PIXELS)] = MAX_PIXELS
+    limits: SampleLimits = field(default_factory=SampleLimits)
     interleaved: Literal["leave_out", "keep"] = "leave_out"
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
@@ -117,4 +118,4 @@ class PrepareConfig:
     @property
     def rules(self) -> SampleRules:
         """Rules on which samples are used."""
-        return SampleRules(self.max_pixels, self.interleaved, self.filters)
+        return SampleRules(self.interleaved, self.filters)

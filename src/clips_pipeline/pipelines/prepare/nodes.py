@@ -35,17 +35,18 @@ def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
     Raises:
         ConfigError: its folder or files are missing or unreadable.
     """
-    config = typed("prepare", parameters).source
+    prepare = typed("prepare", parameters)
+    config, limits = prepare.source, prepare.limits
     if config.kind == "folder":
-        return FolderSource(config.folder)
+        return FolderSource(config.folder, limits)
     if config.kind == "img2dataset":
-        return Img2datasetSource(config.img2dataset, storage)
+        return Img2datasetSource(config.img2dataset, storage, limits)
     if config.kind == "recaption":
-        return RecaptionSource(config.recaption, storage, tables)
+        return RecaptionSource(config.recaption, storage, tables, limits)
     if config.kind == "clip_benchmark":
-        return ClipBenchmarkSource(config.clip_benchmark, storage)
+        return ClipBenchmarkSource(config.clip_benchmark, storage, limits)
 
-    return ScenesSource(config.scenes)
+    return ScenesSource(config.scenes, limits)
 
 
 def is_current(parameters: dict[str, Any], storage: Any, tables: Path, shards: Path) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import PositiveInt
-from clips_pipeline.data.images.formats import DECODE_ERRORS
 from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.data.shards.index import Index, load_index
@@ -111,8 +110,8 @@ class Card:
     def of(cls, record: Record) -> "Card":
         """Make a card from a sample; a damaged image gives the error."""
         try:
-            return cls(record, make_thumbnail(record.image, _THUMBNAIL))
-        except DECODE_ERRORS as error:
+            return cls(record, make_thumbnail(record.image, _THUMBNAIL, record.limits))
+        except Exception as error:  # whatever a decoder raises, the report is made
             return cls(record, None, type(error).__name__)
 
 

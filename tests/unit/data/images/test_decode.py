@@ -11,7 +11,8 @@ from tests.unit.data.samples import image_bytes
 
 from clips_pipeline.data.images.color import Pixels, to_rgb
 from clips_pipeline.data.images.decode import SCALES, EncodedImage
-from clips_pipeline.data.images.formats import DECODE_ERRORS
+from clips_pipeline.data.images.formats import DECODE_ERRORS, TooManyPixelsError
+from clips_pipeline.data.limits import SampleLimits
 
 
 def _jpeg(size: tuple[int, int] = (203, 117), mode: str = "RGB", **options: Any) -> bytes:
@@ -83,10 +84,11 @@ def test_damage_raises() -> None:
             EncodedImage(damaged).decode()
 
 
-def test_huge_images_are_refused_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 203 * 117 // 3)
-    with pytest.raises(Image.DecompressionBombError):
-        EncodedImage(_jpeg())
+@pytest.mark.parametrize("content", [_jpeg(), _jpeg(mode="CMYK"), image_bytes(1, (203, 117))], ids=len)
+def test_images_above_the_limit_of_pixels_are_refused(content: bytes) -> None:
+    EncodedImage(content, SampleLimits(max_pixels=203 * 117)).decode()
+    with pytest.raises(TooManyPixelsError, match="203 x 117, max_pixels is 23750"):
+        EncodedImage(content, SampleLimits(max_pixels=203 * 117 - 1))
 
 
 def test_real_photos(fixtures_dir: Path) -> None:

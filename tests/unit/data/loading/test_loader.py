@@ -197,7 +197,7 @@ def test_bad_samples_are_replaced_and_counted(tmp_path: Path, shards: Path) -> N
     _damage(folder, bad)
     found = _epoch(_loader(folder))
     assert [sum(batch.skipped.values()) for batch in found] == [2, 0, 2, 0, 0]
-    assert found[0].skipped == {records.UNDECODABLE_IMAGE: 1, records.EMPTY_WEB_CAPTION: 1}
+    assert found[0].skipped == {records.UNSUPPORTED_IMAGE: 1, records.EMPTY_WEB_CAPTION: 1}
     for batch, before in zip(found, whole, strict=True):
         assert len(batch) == BATCH
         assert len(set(batch.keys)) == BATCH
@@ -228,7 +228,7 @@ def test_one_bad_sample_when_the_batch_is_the_whole_epoch(tmp_path: Path) -> Non
     folder = _shards(tmp_path / "shards", [record(n, web_caption=f"unlike any other {n}") for n in range(6)])
     _damage(folder, ["k0004"])
     (batch,) = _epoch(_loader(folder, global_batch_size=6))
-    assert batch.skipped == {records.UNDECODABLE_IMAGE: 1}
+    assert batch.skipped == {records.UNSUPPORTED_IMAGE: 1}
     assert set(batch.keys) == {f"k{n:04d}" for n in range(6)} - {"k0004"}
 
 

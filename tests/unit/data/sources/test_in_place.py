@@ -5,13 +5,14 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from tests.unit.data.samples import ListSource, bomb_image, image_bytes, record
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.limits import SampleLimits
 from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import is_current, prepare
@@ -34,13 +35,14 @@ class Tars(Source):
     fields: SampleFields = SampleFields()  # noqa: RUF009 - immutable
     storage: Storage = field(default_factory=Storage)
     rewrite: bool = False
+    limits: SampleLimits = SampleLimits()  # noqa: RUF009 - immutable
 
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self.parts)
 
     def tasks(self, split: Split) -> Sequence[TarTask] | Sequence[ShardTask]:
-        tars = [TarTask(str(path), self.fields, self.storage) for path in self.parts[split]]
+        tars = [TarTask(str(path), self.fields, self.storage, self.limits) for path in self.parts[split]]
         return [CopyTask(one) for one in tars] if self.rewrite else tars
 
     def fingerprint(self) -> str:
@@ -126,14 +128,13 @@ def test_bad_samples_are_left_out_and_counted_with_shard_and_key(tmp_path: Path,
 
 def test_smaller_pixel_limit_applies(tmp_path: Path) -> None:
     made = tar(tmp_path / "a.tar", sample(1), sample(2, image=image_bytes(2, size=(100, 50))))
-    index = prepare(
-        Tars({"train": [made]}), tmp_path / "s", max_skipped_fraction=0.5, rules=SampleRules(max_pixels=4999)
-    )
+    source = Tars({"train": [made]}, limits=SampleLimits(max_pixels=4999))
+    index = prepare(source, tmp_path / "s", max_skipped_fraction=0.5)
     assert index.skips == {"train": {records.TOO_MANY_PIXELS: 1}}
-    index = prepare(Tars({"train": [made]}), tmp_path / "s", rules=SampleRules(max_pixels=5000))
+    index = prepare(replace(source, limits=SampleLimits(max_pixels=5000)), tmp_path / "s")
     assert index.skips == {"train": {}}
     with pytest.raises(ConfigError, match="max_pixels: 200000000"):
-        from_mapping(SampleRules, {"max_pixels": 200_000_000}, "rules")
+        from_mapping(SampleLimits, {"max_pixels": 200_000_000}, "limits")
 
 
 @pytest.mark.parametrize("policy", ["leave_out", "keep"])
