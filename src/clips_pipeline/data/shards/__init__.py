@@ -11,5 +11,6 @@ __all__ = [
     "splits",
     "tar_file",
     "tar_headers",
+    "unexpected",
     "writer",
 ]
