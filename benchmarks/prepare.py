@@ -55,8 +55,8 @@ def duplicates(jobs: int) -> dict[str, float]:
     import numpy as np
 
     from clips_pipeline.data.prepare.dedup import find_duplicates
-    from clips_pipeline.data.prepare.job import histograms
     from clips_pipeline.data.prepare.job_files import ROW, JobFiles, JobResult
+    from clips_pipeline.data.prepare.sample_checker import histograms
     from clips_pipeline.data.prepare.statistics import SplitStatistics
     from clips_pipeline.data.shards.index import ShardEntry
 

@@ -8,6 +8,7 @@ __all__ = [
     "job",
     "job_files",
     "run",
+    "sample_checker",
     "statistics",
     "validate",
     "watchdog",

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.executor import MapFunction
-from clips_pipeline.data.prepare.job import Job, histograms, make_example, shard_name, write_shards
+from clips_pipeline.data.prepare.job import Job, shard_name, write_shards
 from clips_pipeline.data.prepare.job_files import JobFiles, JobResult
+from clips_pipeline.data.prepare.sample_checker import histograms, make_example
 from clips_pipeline.data.prepare.statistics import EXAMPLES_PER_REASON, SplitStatistics, add_counts
 from clips_pipeline.data.shards import records, sample_offsets
 from clips_pipeline.data.shards.index import ShardEntry, digest_keys
