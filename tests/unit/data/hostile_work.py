@@ -101,7 +101,7 @@ class HostileSource(Source):
         if self.shards:
             faults = tuple(self.read.items())
             return [
-                HostileTarTask(shard, SampleFields(), Storage(), faults if number == 1 else ())
+                HostileTarTask(shard, SampleFields(), Storage(), faults=faults if number == 1 else ())
                 for number, shard in enumerate(self.shards)
             ]
         return [
