@@ -35,7 +35,7 @@ def make_skip(error: Exception, key: str) -> Skip:
     if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
         raise error
     log_once(error)
-    return Skip(f"{UNEXPECTED}: {type(error).__name__}", key, str(error)[:300])
+    return Skip(f"{UNEXPECTED}: {type(error).__name__}", key, str(error)[:3_000])
 
 
 def log_once(error: Exception) -> None:
