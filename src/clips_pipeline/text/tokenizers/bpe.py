@@ -21,6 +21,7 @@ import regex  # type: ignore[import-untyped, unused-ignore]
 from tokenizers.models import BPE
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.text.stream_safe import limit_marks
 from clips_pipeline.text.tokenizers.tokenizer import MERGES_FILE, ChunkTokenizer, read_limited
 
 OFFSET = 5
@@ -33,14 +34,29 @@ _LONGEST_SHOWN = 40
 _END = "</w>"
 # ASCII text without control characters and "&" needs no repair; the repair is slow.
 _NEEDS_NO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
+# Characters; in a shorter text, a run of marks takes milliseconds.
+_LONG = 2_000
 _WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 
 def clean(text: str) -> str:
-    """Clean text as CLIP does: repair mojibake, unescape HTML entities twice, collapse whitespace, convert to lower case."""
+    """Clean text as CLIP does: repair mojibake, unescape HTML entities twice, collapse whitespace, convert to lower case.
+
+    Of more than 30 combining marks in a row, the others are removed first (`stream_safe`).
+    """
     if not _NEEDS_NO_REPAIR.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = html.unescape(html.unescape(_repair(text)))
     return " ".join(text.split()).lower()
+
+
+def _repair(text: str) -> str:
+    text = limit_marks(text)
+    if len(text) > _LONG:
+        # Entities and mojibake are repaired to marks, too; `fix_text` normalizes after that.
+        repaired = ftfy.fix_text(text, normalization=None)
+        limited = limit_marks(repaired)
+        text = text if limited == repaired else limited
+    return ftfy.fix_text(text)
 
 
 class ClipBpeTokenizer(ChunkTokenizer):

@@ -14,6 +14,7 @@ from typing import ClassVar
 import regex  # type: ignore[import-untyped, unused-ignore]
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.text.stream_safe import limit_marks
 from clips_pipeline.text.tokenizers.tokenizer import VOCABULARY_FILE, ChunkTokenizer, read_limited
 
 MAX_WORD_BYTES = 100
@@ -39,11 +40,12 @@ _ASCII_WHITESPACE = regex.compile(r"[ \t\n\r\f\v]+")
 def fold(text: str) -> str:
     """Apply NFKC case folding, remove accents, and replace control and format characters by spaces.
 
-    Default-ignorable characters (zero-width space, soft hyphen, variation selectors) are removed.
+    Default-ignorable characters (zero-width space, soft hyphen, variation selectors) are removed, and so are combining
+    marks after 30 in a row (`stream_safe`).
     """
     if text.isascii():
         return str(_CONTROL.sub(" ", text.lower()))
-    folded = unicodedata.normalize("NFD", text)
+    folded = unicodedata.normalize("NFD", limit_marks(text))
     # Unicode's toNFKC_Casefold is a fixed point: compatibility forms may expand to capitals, and folding may
     # expose new compatibility forms.
     while True:
