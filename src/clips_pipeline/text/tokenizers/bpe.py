@@ -56,7 +56,7 @@ def _repair(text: str) -> str:
         repaired = ftfy.fix_text(text, normalization=None)
         limited = limit_marks(repaired)
         text = text if limited == repaired else limited
-    return ftfy.fix_text(text)
+    return str(ftfy.fix_text(text))
 
 
 class ClipBpeTokenizer(ChunkTokenizer):
