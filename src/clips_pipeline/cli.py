@@ -207,7 +207,7 @@ def compare(metadata: Any, a: str, b: str, set_name: str | None, confidence: flo
 @cli.command()
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--to", "form", required=True, help="Form: open-clip or transformers.")
+@click.option("--to", "form", required=True, help="Form: open-clip, onnx or transformers.")
 @_environment
 @click.pass_obj
 def export(metadata: Any, model: str, out: Path, form: str, env: str | None) -> None:

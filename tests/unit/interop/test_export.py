@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.unit.interop.export_models import write_model
 
@@ -38,6 +41,8 @@ def make_model(tmp_path: Path, fixtures_dir: Path) -> MakeModel:
     [
         ("open-clip", "attend", "squash", "clip_bpe"),
         ("open-clip", "attend", "crop", "wordpiece"),
+        ("onnx", "attend", "squash", "clip_bpe"),
+        ("onnx", "mask", "crop", "wordpiece"),
         ("transformers", "attend", "squash", "wordpiece"),
         ("transformers", "mask", "crop", "clip_bpe"),
     ],
@@ -55,8 +60,19 @@ def test_the_other_library_computes_the_same(
     text = (out / "README.md").read_text()
     assert f"{differences['image_features']:.1e}" in text
     assert "recall and data" in text
-    assert "{" not in text.replace("{images", "")
+    assert not {"{{", "{%"} & set(text.split())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_example_in_the_readme_of_onnx_runs(make_model: MakeModel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_model(make_model("mask", framing="crop"), out, "onnx")
+    example = re.search(r"\n\n((?: {4}.*\n|\n)+)", (out / "README.md").read_text())
+    assert example is not None
+    Image.new("RGB", (50, 40), "red").save(out / "dog.jpg")
+    code = textwrap.dedent(example[1]) + "assert similarity.shape == (1, 2)\nassert abs(similarity).max() <= 1.0001\n"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_hidden_padding_is_refused_where_a_form_cannot_hide_it(make_model: MakeModel, tmp_path: Path) -> None:
@@ -101,7 +117,7 @@ def test_a_folder_that_cannot_be_loaded_is_not_kept(
 
 def test_wrong_arguments(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model()
-    with pytest.raises(ConfigError, match="--to onxx: unknown; known: open-clip, transformers"):
+    with pytest.raises(ConfigError, match="--to onxx: unknown; known: open-clip, onnx, transformers"):
         export_model(model, tmp_path / "out", "onxx")
     with pytest.raises(ConfigError, match="is the model itself"):
         export_model(model, model, "open-clip")

@@ -8,7 +8,7 @@ import torch
 from tests import naive
 from tests.small_model import small_model
 
-from clips_pipeline.interop.export.transformers_form import plain_arguments, plain_weights
+from clips_pipeline.interop.export.transformers_form import plain_towers
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.plain import PlainText, PlainVision
 
@@ -29,12 +29,7 @@ def build(padding: Padding, *, stored: bool = False) -> tuple[ClipsModel, PlainV
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.copy_(0.3 * torch.randn_like(tensor))
-    vision_arguments, text_arguments = plain_arguments(model)
-    vision, text = PlainVision(**vision_arguments).double(), PlainText(**text_arguments).double()
-    for tower, prefix in ((vision, "vision."), (text, "text.")):
-        weights = plain_weights(model)
-        tower.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-    return model, vision.eval(), text.eval()
+    return model, *plain_towers(model)
 
 
 def rows(count: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from clips_pipeline import __version__
 from clips_pipeline.config import ConfigError, from_mapping, with_current_names
 from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.interop.export.onnx_form import write_onnx
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
 from clips_pipeline.interop.export.transformers_form import write_transformers
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
@@ -28,6 +29,10 @@ from clips_pipeline.io.atomic import replace_folder
 MAX_DIFFERENCE: Final = 1e-5
 """Largest difference, in float32, with which an export is kept: of a feature, or relative to the largest value above 1."""
 
+MAX_HALF_DIFFERENCE: Final = 1e-2
+"""The same for features in float16, which have unit norm."""
+
+_HALF = "_fp16"
 _IMAGES = 4
 _TEXTS = (
     "a dog",
@@ -57,6 +62,7 @@ class Form:
 
 FORMS: Final[Mapping[str, Form]] = {
     "open-clip": Form(write_open_clip, "check_open_clip.py", "open_clip_torch", "open_clip.md"),
+    "onnx": Form(write_onnx, "check_onnx.py", "onnxruntime", "onnx.md"),
     "transformers": Form(write_transformers, "check_transformers.py", "transformers", "transformers.md"),
 }
 """Forms by their name for `--to`."""
@@ -112,11 +118,12 @@ def _compare(form: Form, loaded: LoadedModel, images: ImageConfig, folder: Path)
     differences = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected.keys() & found.keys()}
     differences["pixels"] = differences.pop("view") * 255.0 * min(images.std)
     for name in sorted(differences.keys() - {"pixels"}):
-        largest = max(1.0, float(np.abs(expected[name]).max()))
-        if not differences[name] <= MAX_DIFFERENCE * largest:
+        limit = MAX_DIFFERENCE * max(1.0, float(np.abs(expected[name]).max()))
+        limit = MAX_HALF_DIFFERENCE if name.endswith(_HALF) else limit
+        if not differences[name] <= limit:
             raise ConfigError(
-                f"{form.package} computes other {name} (difference {differences[name]:.1e}, at most "
-                f"{MAX_DIFFERENCE * largest:.0e}); the export was not kept"
+                f"{form.package} computes other {name} (difference {differences[name]:.1e}, at most {limit:.0e}); the export was "
+                "not kept"
             )
     return differences
 
@@ -145,7 +152,8 @@ def _expected(loaded: LoadedModel, images_BCHW: Tensor, picture: NDArray[np.uint
         "view": loaded.image_transform(Image.fromarray(picture)),
         "logit_scale": model.logit_scale.exp(),
     }
-    return {name: tensor.numpy() for name, tensor in results.items()}
+    arrays = {name: tensor.numpy() for name, tensor in results.items()}
+    return arrays | {f"{name}{_HALF}": arrays[name] for name in ("image_features", "text_features")}
 
 
 def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -188,6 +196,7 @@ def _readme(
         images=images,
         differences=differences,
         limit=MAX_DIFFERENCE,
+        half_limit=MAX_HALF_DIFFERENCE,
         version=__version__,
         card=card,
     )

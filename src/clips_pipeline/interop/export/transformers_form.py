@@ -20,9 +20,10 @@ from clips_pipeline.interop.export.open_clip_form import write_json, write_token
 from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.models import plain
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.plain import PlainText, PlainVision
 from clips_pipeline.models.sizes import EPSILON, MLP_RATIO
 from clips_pipeline.models.vision import VisionTower, sincos_2d
-from clips_pipeline.text.tokenizers.fast import special_names
+from clips_pipeline.text.tokenizers.fast import fast_tokenizer, special_names
 
 _PLAIN_MODULE = "plain_clips"
 _RESAMPLING = {"bilinear": 2, "bicubic": 3}
@@ -41,6 +42,18 @@ def write_transformers(loaded: LoadedModel, images: ImageConfig, folder: Path) -
         write_json(folder / name / "preprocessor_config.json", _preprocessor(images))
     _write_vision(loaded.model, folder / "vision")
     _write_model(loaded, folder / "model")
+
+
+def plain_towers(model: ClipsModel) -> tuple[PlainVision, PlainText]:
+    """Return both towers as plain modules with copies of the weights, in evaluation mode."""
+    vision_arguments, text_arguments = plain_arguments(model)
+    vision, text = PlainVision(**vision_arguments), PlainText(**text_arguments)
+    weights = plain_weights(model)
+    for tower, prefix in ((vision, "vision."), (text, "text.")):
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        tower.to(model.logit_scale.dtype).load_state_dict(own)
+        tower.eval()
+    return vision, text
 
 
 def plain_arguments(model: ClipsModel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -145,7 +158,9 @@ def _write_model(loaded: LoadedModel, folder: Path) -> None:
     write_json(folder / "config.json", content)
     _save(plain_weights(loaded.model), folder)
     write_tokenizer(loaded.tokenizer, folder, loaded.model.config.text.context_length)
-    _add_special_ids(folder / "tokenizer.json", special_names(loaded.tokenizer))
+    fast = fast_tokenizer(loaded.tokenizer)
+    add_special_ids(fast, special_names(loaded.tokenizer))
+    fast.save(str(folder / "tokenizer.json"))
     shutil.copyfile(plain.__file__, folder / f"{_PLAIN_MODULE}.py")
     for module in remote_code.__all__:
         code = Path(remote_code.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
@@ -153,14 +168,12 @@ def _write_model(loaded: LoadedModel, folder: Path) -> None:
         (folder / f"{module}.py").write_text(code.replace(f"from {remote_code.__name__}.", "from ."), encoding="utf-8")
 
 
-def _add_special_ids(file: Path, names: dict[str, str]) -> None:
-    """Let the tokenizer write `[BOS] text [EOS] [PAD]`; the model writes [CLS] over the last id, which padding would follow."""
-    fast = FastTokenizer.from_file(str(file))
+def add_special_ids(fast: FastTokenizer, names: dict[str, str]) -> None:
+    """Let a tokenizer write `[BOS] text [EOS] [PAD]`; the model writes [CLS] over the last id, which padding would follow."""
     used = [names[key] for key in ("bos_token", "eos_token", "pad_token")]
     fast.post_processor = TemplateProcessing(
         single=f"{used[0]} $A {used[1]} {used[2]}", special_tokens=[(name, fast.token_to_id(name)) for name in used]
     )
-    fast.save(str(file))
 
 
 def _preprocessor(images: ImageConfig) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""Folder with both towers as ONNX, and tokenizer and image transform as files: features without torch.
+
+vision.onnx, text.onnx              float32; any batch size
+vision_fp16.onnx, text_fp16.onnx    weights and computation in float16; inputs and outputs stay float32
+tokenizer.json                      rows of ids; the last id of a row has to be replaced by [CLS]
+preprocessing.json                  image transform, and the id of [CLS]
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.interop.export.open_clip_form import write_json
+from clips_pipeline.interop.export.transformers_form import add_special_ids, plain_towers
+from clips_pipeline.interop.folder import LoadedModel
+from clips_pipeline.text.tokenizers.fast import fast_tokenizer, special_names
+
+TOWERS = ("vision", "text")
+INPUTS = {"vision": "images", "text": "ids"}
+OUTPUT = "features"
+PREPROCESSING_FILE = "preprocessing.json"
+
+_OPSET = 17
+
+
+def write_onnx(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
+    """Write the towers in float32 and float16, tokenizer and image transform into `folder`.
+
+    Args:
+        loaded: the model.
+        images: its image transform.
+        folder: an empty folder.
+
+    Raises:
+        ConfigError: the packages onnx and onnxruntime are not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    except ImportError:
+        raise ConfigError("--to onnx needs more packages: `pip install 'clips-pipeline[onnx]'`") from None
+    length = loaded.model.config.text.context_length
+    vision, text = plain_towers(loaded.model)
+    size = images.size
+    examples: dict[str, Tensor] = {
+        "vision": torch.zeros(2, 3, size, size),
+        "text": torch.zeros(2, length, dtype=torch.int64),
+    }
+    for name, tower in zip(TOWERS, (vision, text), strict=True):
+        file = folder / f"{name}.onnx"
+        _write_tower(tower, examples[name], INPUTS[name], file)
+        half = convert_float_to_float16(onnx.load(file), keep_io_types=True)
+        onnx.save(half, folder / f"{name}_fp16.onnx")
+    _write_rows(loaded, folder / "tokenizer.json", length)
+    content = {
+        "size": size,
+        "framing": images.framing,
+        "interpolation": images.interpolation,
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "cls_id": loaded.tokenizer.cls_id,
+        "logit_scale": float(loaded.model.logit_scale.exp()),
+    }
+    write_json(folder / PREPROCESSING_FILE, content)
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Return the content of `preprocessing.json`."""
+    content: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
+    return content
+
+
+def _write_tower(tower: nn.Module, example: Tensor, input_name: str, file: Path) -> None:
+    with warnings.catch_warnings():
+        # The exporter warns about its own functions.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower,
+            (example,),
+            str(file),
+            input_names=[input_name],
+            output_names=[OUTPUT],
+            dynamic_axes={input_name: {0: "batch"}, OUTPUT: {0: "batch"}},
+            opset_version=_OPSET,
+            # The exporter on top of torch.export needs the package onnxscript, and gives the same graph.
+            dynamo=False,
+        )
+
+
+def _write_rows(loaded: LoadedModel, file: Path, length: int) -> None:
+    """Write a tokenizer whose `encode` truncates and pads to rows."""
+    names = special_names(loaded.tokenizer)
+    fast = fast_tokenizer(loaded.tokenizer)
+    add_special_ids(fast, names)
+    fast.enable_truncation(length)
+    fast.enable_padding(length=length, pad_id=loaded.tokenizer.pad_id, pad_token=names["pad_token"])
+    fast.save(str(file))
