@@ -28,6 +28,9 @@ _MAX_EXTENSIONS = 4
 # More than any file has, and small enough for offsets to be added without overflow.
 _MAX_BYTES = 1 << 60
 _SIZE = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
+# `tarfile` unpacks a stream that begins like gzip, bzip2, xz or lzma. A name can begin so, and the header be one of both: the
+# tar that `tarfile` then reads was never checked here.
+_COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh|\xfd7zXZ|\x5d\x00\x00\x80", re.DOTALL)
 _DIGITS = re.compile(rb"\d{1,6} ")
 
 ReadBytes = Callable[[int, int], bytes]
@@ -149,6 +152,8 @@ def read_headers(
             header = read(at, BLOCK)
             if len(header) < BLOCK or header[0] == 0:
                 break
+            if _COMPRESSED.match(header):
+                raise _RefusedHeaderError("a name that begins like a compressed file")
             kind, size = header[156], _checked_size(header)
             at += BLOCK
             if kind in _PAX or kind in (_PAX_GLOBAL, _GNU_NAME, _GNU_LINK):

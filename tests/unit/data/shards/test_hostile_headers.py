@@ -1,7 +1,9 @@
 """Headers that make `tarfile` loop or recurse are refused before `tarfile` reads them; samples before them are read."""
 
 import io
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,22 @@ def extended(kind: bytes, content: bytes) -> bytes:
     return header(kind, b"%011o" % len(content)) + content + bytes(-len(content) % BLOCK)
 
 
+def gzip_in_a_tar(inner: bytes) -> bytes:
+    """Return a file of a tar whose header is that of a gzip file, too, which holds `inner`.
+
+    gzip takes the header for the name and the comment of its file, which end with a NUL.
+    """
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    content = b"\0" + packer.compress(inner) + packer.flush() + struct.pack("<II", zlib.crc32(inner), len(inner))
+    made = bytearray(b"x" * BLOCK)
+    made[:100] = b"\x1f\x8b\x08\x18aaaa\x02\x03" + b"k" * 86 + b".png"
+    made[124:148] = b"%011o 00000000000 " % len(content)
+    made[156:157], made[257:265] = b"0", b"ustar\x0000"
+    made[148:156] = b" " * 8
+    made[148:156] = b"%06o  " % sum(made)
+    return bytes(made) + content + bytes(-len(content) % BLOCK)
+
+
 MINUS_512 = b"\xff" * 10 + b"\xfe\x00"
 FILE = extended(b"0", b"text")
 HOSTILE = {
@@ -39,6 +57,13 @@ HOSTILE = {
     "chained PAX headers": (extended(b"x", b"11 path=ab\n") * 2_000 + FILE, "more than 4 extended headers"),
     "PAX size of 40 digits": (extended(b"x", b"50 size=" + b"9" * 41 + b"\n") + FILE, "gives the size"),
     "global name": (extended(b"g", b"11 path=ab\n") + FILE, "sets the path of every file"),
+    "gzip with a bomb": (
+        gzip_in_a_tar(extended(b"0", bytes(1 << 24))),
+        "a name that begins like a compressed file",
+    ),
+    "gzip in a long name": (header(b"L", b"4", b"\x1f\x8b\x08") + bytes(BLOCK) + FILE, "like a compressed file"),
+    "bzip2": (header(b"0", b"0", b"BZh91AY&SY.png"), "like a compressed file"),
+    "xz": (header(b"0", b"0", b"\xfd7zXZ.png"), "like a compressed file"),
     "nothing to extend": (extended(b"x", b"11 path=ab\n"), "extends nothing"),
 }
 
