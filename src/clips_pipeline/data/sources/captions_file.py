@@ -7,10 +7,18 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.records import is_label, parse_score
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS_AT_A_TIME = 256
+# Parquet packs captions to a third or a tenth of their size.
+_MAX_UNPACKED = 100
+_MAX_UNPACKED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +112,42 @@ def _parquet_entries(content: bytes, file: Path) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows: list[dict[str, Any]] = []
+    unpacked = 0
     try:
-        rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        # Each row names an image of its own, and rows that are equal take next to nothing: refuse before unpacking them.
+        if parquet.metadata.num_rows > len(content):
+            raise ConfigError(
+                f"captions: {file} has {parquet.metadata.num_rows} rows in {len(content)} bytes; write it again"
+            )
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME):
+            unpacked += sum(_unpacked_bytes(column) for column in batch.columns)
+            if unpacked > _MAX_UNPACKED * len(content) + _MAX_UNPACKED_BYTES:
+                raise ConfigError(
+                    f"captions: {file} unpacks to more than {_MAX_UNPACKED} times its size; write it again"
+                )
+            rows += batch.to_pylist()
+    except ConfigError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"captions: {file} is not valid Parquet ({error}); write it again") from None
     # Keys that JSON omits are null in a table.
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _unpacked_bytes(array: "pa.Array") -> int:
+    """Return the bytes of an array as plain values; a dictionary holds each of its texts once, however often it occurs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type) and pa.types.is_string(array.type.value_type):
+        return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return _unpacked_bytes(array.flatten())
+    if pa.types.is_struct(array.type):
+        return sum(map(_unpacked_bytes, array.flatten()))
+    return int(array.nbytes)
 
 
 def _json_rows(entries: list[Any], file: Path, fields: CaptionFields) -> list[CaptionRow]:

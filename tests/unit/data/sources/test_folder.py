@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
-from clips_pipeline.data.sources.captions_file import CaptionFields, join_sentences
+from clips_pipeline.data.sources.captions_file import CaptionFields, join_sentences, read_captions
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, image_key
 
 
@@ -210,6 +211,22 @@ def test_deep_nesting_is_one_error(images: Path) -> None:
     file.write_text('[{"image": ' + "[" * 100_000)
     with pytest.raises(ConfigError, match="is not valid JSON"):
         FolderSource(FolderConfig(str(images), str(file), evaluate_on="train"))
+
+
+def test_parquet_that_unpacks_to_far_more_than_its_size_is_refused(images: Path) -> None:
+    file = images.parent / "captions.parquet"
+    rows = pa.array(np.zeros(3_000_000, np.int32))
+    same = pa.DictionaryArray.from_arrays(rows, pa.array(["a.png"]))
+    pq.write_table(pa.table({"image": same, "caption": same}), file)
+    with pytest.raises(ConfigError, match=r"captions\.parquet has 3000000 rows in \d+ bytes"):
+        read_captions(file, CaptionFields())
+    texts = [pa.DictionaryArray.from_arrays(rows[:400], pa.array(["x" * 1_000_000])), pa.array(["x" * 1_000_000] * 100)]
+    nested = pa.ListArray.from_arrays(pa.array(range(401), pa.int32()), texts[0])
+    for text in (*texts, nested):
+        names = [f"{number}.png" for number in range(len(text))]
+        pq.write_table(pa.table({"image": names, "caption": text}), file, compression="zstd")
+        with pytest.raises(ConfigError, match=r"captions\.parquet unpacks to more than 100 times its size"):
+            read_captions(file, CaptionFields())
 
 
 def test_damaged_parquet_is_one_error(images: Path) -> None:
