@@ -14,7 +14,9 @@ CONFIG_FILE = "open_clip_config.json"
 KEY = "evaluate.model"
 """Configuration key of the model, for messages."""
 
-_RUNS_CODE = ("trust_remote_code", "code_revision")
+# transformers before 5.3 fetched and ran the code that the last one names (CVE-2026-4372); 5.2 believed the first one in a
+# model's own file (CVE-2026-5241).
+_RUNS_CODE = ("trust_remote_code", "code_revision", "_attn_implementation_internal")
 _MAX_CONFIG_BYTES = 1 << 20
 _SMALL = (".json", ".txt", ".model")
 _MAX_FILE_BYTES = 1 << 26
@@ -49,20 +51,27 @@ def _refuse_code(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the file and the key.
     """
-    for key, value in config.items():
-        if key.rpartition(".")[2] in _RUNS_CODE and value not in (None, False):
-            raise ConfigError(
-                f"{KEY}: {folder / CONFIG_FILE}: {key} asks for code of the model to be run, which is never done; "
-                "remove the key, and use the tokenizer's own files"
-            )
+    _refuse_keys(folder / CONFIG_FILE, config)
     names = (config.get(f"model_cfg.text_cfg.{key}") for key in ("hf_model_name", "hf_tokenizer_name"))
     for name in (str(folder), *(name for name in names if isinstance(name, str))):
         for file in (_local(name, "config.json"), _local(name, "tokenizer_config.json")):
-            if file is not None and any(key.partition(".")[0] == "auto_map" for key in _flat_json(file)):
-                raise ConfigError(
-                    f"{KEY}: {file}: auto_map names code of the model to be run, which is never done; remove the "
-                    "key, if transformers has the architecture itself"
-                )
+            if file is not None:
+                _refuse_keys(file, _flat_json(file))
+
+
+def _refuse_keys(file: Path, config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        parts = key.split(".")
+        if parts[-1] in _RUNS_CODE and value not in (None, False):
+            raise ConfigError(
+                f"{KEY}: {file}: {key} asks for code of the model to be run, which is never done; remove the key, and use the "
+                "tokenizer's own files"
+            )
+        if "auto_map" in parts:
+            raise ConfigError(
+                f"{KEY}: {file}: {key} names code of the model to be run, which is never done; remove the key, if transformers has "
+                "the architecture itself"
+            )
 
 
 def _local(name: str, file: str) -> Path | None:

@@ -189,8 +189,8 @@ RUNS_CODE = {
         {"tokenizer_kwargs": {"trust_remote_code": True}},
         "tokenizer_kwargs.trust_remote_code asks for code",
     ),
-    "a tokenizer's auto_map": ({"hf_tokenizer_name": "HERE"}, r"tokenizer_config\.json: auto_map names code"),
-    "a text tower's auto_map": ({"hf_model_name": "HERE"}, r"config\.json: auto_map names code"),
+    "a tokenizer's auto_map": ({"hf_tokenizer_name": "HERE"}, r"tokenizer_config\.json: auto_map\.\w+ names code"),
+    "a text tower's auto_map": ({"hf_model_name": "HERE"}, r"config\.json: auto_map\.\w+ names code"),
     "a revision of code": (
         {"tokenizer_kwargs": {"code_revision": "main"}},
         "tokenizer_kwargs.code_revision asks for code",
@@ -222,6 +222,16 @@ def test_code_of_a_model_folder_is_never_run(peer, shards, tmp_path, name):
     with pytest.raises(ConfigError, match=message):
         evaluate_model(folder, shards, CPU)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "_attn_implementation_internal", "auto_map"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_named_at_any_depth_is_never_run(peer, tmp_path, file, key):
+    for name in ("open_clip_config.json", WEIGHTS):
+        shutil.copyfile(peer / name, tmp_path / name)
+    (tmp_path / file).write_text(json.dumps({"model_type": "bert", "text_config": {key: "evil/code"}}))
+    with pytest.raises(ConfigError, match=rf"{file}: text_config\.{key} (asks for|names) code of the model"):
+        load_open_clip(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", "x", " " * (1 << 20) + "{}"])
