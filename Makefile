@@ -105,8 +105,8 @@ drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
 	$(BIN)/pytest -m slow || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
 
 .PHONY: drill-data
-drill-data: $(STAMP) ## 2,000 damaged and hostile shards through preparing and training
-	$(BIN)/pytest -m slow tests/drills/test_mutated_shards.py
+drill-data: $(STAMP) ## 2,000 mutated shards, every kind of hostile data, and a fuzz [CLIPS_DRILL_CASES=300]
+	$(BIN)/pytest -m slow tests/drills/test_mutated_shards.py tests/drills/test_hostile_data.py
 
 .PHONY: drill-resume
 drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same weights [CLIPS_DRILL_KILLS=20]
@@ -150,6 +150,10 @@ docs-parameters: $(STAMP) ## write docs/parameters.md from the configuration dat
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
 	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+
+.PHONY: audit
+audit: $(STAMP) ## known vulnerabilities of the lock (pip-audit in .cache/audit); says what it could not check
+	$(BIN)/python .ci/audit.py
 
 .PHONY: clean
 clean: ## remove caches and build products; data, models and runs stay
