@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from clips_pipeline.data.prepare import filters
 from clips_pipeline.data.prepare.filters import FilterConfig, SampleRules
 from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
-from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards import records, sample_reader, tar_file
 from clips_pipeline.data.shards.index import Index, digest_keys, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.splits import Split
+from clips_pipeline.data.shards.tar_file import BadSampleError
+from clips_pipeline.data.shards.tar_headers import Scan
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
@@ -151,6 +155,56 @@ def test_interleaved_samples_are_found(tmp_path: Path, policy: str) -> None:
         assert (index.skips["train"], found.noted) == ({records.INTERLEAVED: 2}, {})
         assert one_of(index, tmp_path / "shards", records.INTERLEAVED) == (str(made), "k0001")
         assert keys(tmp_path / "shards") == ["k0000", "k0003"]
+
+
+@pytest.mark.parametrize("count", [100, 200])
+def test_a_sample_reads_as_many_headers_in_a_shard_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """A shard sorted by ending; without the bound, each of n samples would read 2 n headers."""
+    members = [member for number in range(count) for member in sample(number)]
+    made = tar(tmp_path / "a.tar", sample(1_000), sorted(members, key=lambda member: member[0][-4:]), sample(2_000))
+    monkeypatch.setattr(tar_file, "MAX_HEADERS_IN_SPAN", 150)
+    rules = SampleRules(interleaved="keep")
+    source = Tars({"train": [made]})
+    index = prepare(source, tmp_path / "shards", max_skipped_fraction=1.0, rules=rules)
+    assert index.skips["train"] == {records.INTERLEAVED: count}
+    assert "source.img2dataset.rewrite: true" in index.examples[0]
+    assert keys(tmp_path / "shards") == ["k1000", "k2000"]
+    read: list[int] = []
+    real = sample_reader.read_headers
+    monkeypatch.setattr(sample_reader, "read_headers", lambda *args: _counted(real(*args), read))
+    assert keys(tmp_path / "shards") == ["k1000", "k2000"]
+    assert read == [3, 3]
+    index = prepare(replace(source, rewrite=True), tmp_path / "copies", rules=rules)
+    assert index.split_samples("train") == count + 2
+    # An index of others may give any span.
+    with SampleReader(made) as reader:
+        read.clear()
+        with suppress(BadSampleError):
+            reader.members((3 * 2, made.stat().st_size // 512))
+    assert read[0] <= 5 * 257
+
+
+def _counted(found: Scan, read: list[int]) -> Scan:
+    read.append(len(found.members))
+    return found
+
+
+def test_samples_of_a_small_shard_are_kept_however_it_is_sorted(tmp_path: Path) -> None:
+    members = sorted((m for n in range(80) for m in sample(n)), key=lambda member: member[0][-4:])
+    made = tar(tmp_path / "a.tar", members)
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", rules=SampleRules(interleaved="keep"))
+    assert index.split_samples("train") == 80
+
+
+def test_a_sample_of_many_files_is_left_out(tmp_path: Path) -> None:
+    one = sample(1)
+    more = [(f"k0001.mask{n}", b"x") for n in range(300)]
+    made = tar(tmp_path / "a.tar", sample(0), [*one[:2], *more, one[2]], [*sample(2), ("k0002.mask", b"x")])
+    index = prepare(Tars({"train": [made]}), tmp_path / "shards", max_skipped_fraction=0.5)
+    assert index.skips["train"] == {records.TOO_LARGE: 1}
+    assert keys(tmp_path / "shards") == ["k0000", "k0002"]
 
 
 def test_truncated_tar_gives_complete_samples_and_counts_as_damaged(tmp_path: Path) -> None:
