@@ -209,7 +209,7 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
 
 
 @contextlib.contextmanager
-def postgresql_server(folder: Path) -> Iterator[str]:
+def postgresql_server(folder: Path, password: str = "testing") -> Iterator[str]:  # noqa: S107  # the server is on loopback
     """Run a PostgreSQL server on loopback and yield the URL of an empty database; the server stops afterwards.
 
     Skips the test if the server's programs are not installed.
@@ -228,7 +228,7 @@ def postgresql_server(folder: Path) -> Iterator[str]:
         if other:
             shutil.chown(data, "nobody")
         secret = data / "secret"
-        secret.write_text("testing")
+        secret.write_text(password)
         if other:
             shutil.chown(secret, "nobody")
         make = ["initdb", "-D", str(data / "db"), "-U", "clips", "-A", "scram-sha-256", f"--pwfile={secret}", "-N"]
@@ -238,9 +238,9 @@ def postgresql_server(folder: Path) -> Iterator[str]:
         with (folder / "postgres.log").open("wb") as output:
             server = subprocess.Popen([*other, *command], stdout=output, stderr=output, cwd="/")
         try:
-            wait_for(lambda: _accepts_connections(port) or server.poll() is not None, 60.0)
+            wait_for(lambda: _accepts_connections(port, password) or server.poll() is not None, 60.0)
             assert server.poll() is None, (folder / "postgres.log").read_text()
-            yield f"postgresql://clips:testing@127.0.0.1:{port}/postgres"
+            yield f"postgresql://clips:{password}@127.0.0.1:{port}/postgres"
         finally:
             # runuser forwards SIGTERM; the server then refuses new clients and waits for none.
             server.send_signal(signal.SIGINT if not other else signal.SIGTERM)
@@ -257,10 +257,10 @@ def _postgresql_programs() -> Path | None:
     return None
 
 
-def _accepts_connections(port: int) -> bool:
+def _accepts_connections(port: int, password: str) -> bool:
     psycopg = pytest.importorskip("psycopg")
     try:
-        psycopg.connect(f"postgresql://clips:testing@127.0.0.1:{port}/postgres", connect_timeout=2).close()
+        psycopg.connect(f"postgresql://clips:{password}@127.0.0.1:{port}/postgres", connect_timeout=2).close()
     except psycopg.OperationalError:
         return False
     return True

@@ -75,7 +75,14 @@ class KedroRun:
         credentials: dict[str, Any],
         parameters: dict[str, Any],
     ) -> None:
-        """Add the catalog entries that are not parameters: output paths and credentials."""
+        """Add the catalog entries that are not parameters: output paths and credentials.
+
+        Args:
+            catalog: the run's catalog.
+            configs: content of `catalog.yml`.
+            credentials: credentials of the environment.
+            parameters: Kedro's entries of the catalog, `parameters` and every `params:…`.
+        """
         self._configs = configs
         paths = Paths(catalog)
         paths.makes_parents = False
@@ -84,7 +91,7 @@ class KedroRun:
         local = environments.local_credentials(self._context.config_loader) if self._context is not None else {}
         remember([local, credentials])
         storage = [local.get("storage"), credentials.get("storage")]
-        catalog["remote_shards"] = RemoteDataset(parameters.get("storage", {}), storage, lambda: paths["shard_cache"])
+        catalog["remote_shards"] = RemoteDataset(parameters["parameters"].get("storage", {}), storage, lambda: paths["shard_cache"])
         search = credentials.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
 

@@ -67,7 +67,7 @@ class Img2datasetSource(Source):
                 seen[address] = split
         for split, addresses in self._addresses.items():
             try:
-                storage.size(addresses[0])
+                storage.identity(addresses[0])
             except StorageError as error:
                 raise ConfigError(f"source.img2dataset.{split}: {error}") from None
 

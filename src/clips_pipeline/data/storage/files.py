@@ -100,7 +100,7 @@ class Storage:
             stat = self._with_retries(address, lambda: _path(address).stat())
             return f"{stat.st_size} {stat.st_mtime_ns}"
         if address.startswith("pipe:"):
-            return address
+            return self._with_retries(address, lambda: address)  # refused where commands are not allowed
         return _identity(self._info(address))
 
     def identities(self, addresses: Sequence[str]) -> list[str]:
