@@ -91,7 +91,9 @@ class KedroRun:
         local = environments.local_credentials(self._context.config_loader) if self._context is not None else {}
         remember([local, credentials])
         storage = [local.get("storage"), credentials.get("storage")]
-        catalog["remote_shards"] = RemoteDataset(parameters["parameters"].get("storage", {}), storage, lambda: paths["shard_cache"])
+        catalog["remote_shards"] = RemoteDataset(
+            parameters["parameters"].get("storage", {}), storage, lambda: paths["shard_cache"]
+        )
         search = credentials.get("search") or local.get("search") or {}
         catalog["search_credentials"] = MemoryDataset(search, copy_mode="assign")
 

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.io.redact import redact
 from clips_pipeline.pipelines.address_check import check_addresses, load_mlflow_config
+from clips_pipeline.pipelines.kedro_run import KedroRun
 
 DATABASE = "postgresql://me:hush@db.example/runs"
 
@@ -108,3 +111,17 @@ def test_private_secrets_of_dvc_are_redacted(tmp_path: Path) -> None:
     checked(tmp_path, {".dvc/config": remote, ".dvc/config.local": "['remote \"store\"']\n    password = hush-hush\n"})
     assert redact("a hush-hush") == "a …"
     checked(tmp_path, {".dvc/config": "not a configuration [[["})
+
+
+def test_storage_parameters_reach_the_nodes(tmp_path: Path) -> None:
+    """Kedro passes its entries `parameters` and `params:…` to the hook, not the parameters themselves."""
+    catalog = DataCatalog({"shard_cache": PathDataset(filepath=str(tmp_path), made_by="train")})
+    parameters = {"storage": {"retries": 9, "allow_pipe": True}}
+    credentials = {"storage": {"s3": {"secret": "hush-hush"}}}
+    KedroRun().add_entries(
+        catalog, {}, credentials, {"parameters": parameters, "params:storage": parameters["storage"]}
+    )
+    storage = catalog.load("remote_shards").storage
+    assert (storage.config.retries, storage.config.allow_pipe) == (9, True)
+    assert storage.identity("pipe:cat x") == "pipe:cat x"
+    assert redact("a hush-hush") == "a …"
