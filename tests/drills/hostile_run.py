@@ -353,6 +353,9 @@ def run_index(folder: Path, cases: int, draws: random.Random) -> dict[str, Count
         tally, intact = Tally(), (good / name).read_bytes()
         for _ in range(cases):
             changed = _changed_json(intact, draws) if name.endswith(".json") and draws.random() < 0.6 else None
+            if name.endswith(".json") and draws.random() < 0.05:
+                levels = draws.choice([100, 900, 3_000, 100_000])
+                changed = b'{"x":' + b'{"a":' * levels + b"1" + b"}" * levels + b"," + intact[1:]
             if name == "spans.bin" and draws.random() < 0.6:
                 at = draws.randrange(len(intact) // 8) * 8
                 value = struct.pack("<q", draws.choice([0, -1, 511, 2**40, 2**63 - 1, -(2**63)]))

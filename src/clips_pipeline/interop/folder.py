@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_current_names
+from clips_pipeline.config import ConfigError, from_mapping, parse_json, to_mapping, with_current_names
 from clips_pipeline.io.atomic import replace_folder
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
@@ -155,7 +155,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; give the folder of an exported model (default data/06_models/clips)")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error}); export the model again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:

@@ -98,6 +98,7 @@ def truncate(folder):
     [
         (lambda f: (f / "config.json").unlink(), "config.json: no such file; give the folder"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json: not valid JSON"),
         (lambda f: edit(f, format="other"), "not a model of this project"),
         (lambda f: edit(f, version=2), "version 2 is not supported, this release reads 1"),
         (lambda f: edit(f, model=None), "model: missing"),

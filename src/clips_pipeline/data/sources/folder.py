@@ -12,7 +12,16 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from clips_pipeline.config import ConfigError, FormerName, PositiveInt, Seed, digest_mapping, from_mapping, to_mapping
+from clips_pipeline.config import (
+    ConfigError,
+    FormerName,
+    PositiveInt,
+    Seed,
+    digest_mapping,
+    from_mapping,
+    parse_json,
+    to_mapping,
+)
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
@@ -162,7 +171,7 @@ def image_key(image: str) -> str:
 def _read_classes(file: Path) -> Classes:
     where = f"source.folder.classes: {file}"
     try:
-        return from_mapping(Classes, json.loads(file.read_text(encoding="utf-8")), where)
+        return from_mapping(Classes, parse_json(file.read_text(encoding="utf-8")), where)
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror}); give the path of a JSON file") from None
     except ConfigError:

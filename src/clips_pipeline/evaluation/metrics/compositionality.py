@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, parse_json
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
@@ -222,8 +222,8 @@ def _json(path: Path, text: str | None, where: str | None = None) -> dict[str, A
     if text is None:
         raise ConfigError(f"{path}: no such file; SugarCrepe has one per subset: {', '.join(SUBSETS)}")
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise ConfigError(f"{where or path}: not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{where or path}: expected a JSON object, found {type(found).__name__}")

@@ -12,7 +12,7 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, parse_json
 from clips_pipeline.registry.lineage.record import GitState, Lineage
 from clips_pipeline.registry.tracking.code_changes import TAG, parse_code_changes
 from clips_pipeline.registry.tracking.runs import mlflow_key
@@ -104,12 +104,12 @@ def load_record(name: str, version: str) -> Record:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             here = Path(client.download_artifacts(model_version.run_id, folder, temporary))
-            facts = json.loads((here / FACTS).read_text(encoding="utf-8"))
+            facts = parse_json((here / FACTS).read_text(encoding="utf-8"))
             lock = yaml.safe_load((here / LOCK).read_text(encoding="utf-8"))["stages"]
             git = GitState(**facts["git"] | {"not_kept": tuple(map(str, facts["git"].get("not_kept", ())))})
             environment, parameters = facts["environment"], facts["parameters"]
             changes = parse_code_changes(facts.get("code_changes", []))
-        except (MlflowException, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        except (MlflowException, OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
             raise ConfigError(
                 f"{name} {model_version.version}: its lineage is missing or unreadable; run `kedro run --pipelines register` in "
                 "the project that made it"

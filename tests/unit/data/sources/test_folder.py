@@ -394,6 +394,7 @@ def test_class_names_come_from_a_file_of_their_own(images: Path, tmp_path: Path)
     [
         (None, r"source\.folder\.classes: .*classes\.json cannot be read"),
         ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ('{"names": ["cat"]}', r"classes\.json\.templates: missing"),
         ('{"names": ["cat"], "templates": ["a"]}', "has no {} for the class name"),
     ],

@@ -134,6 +134,8 @@ def test_one_of_two_folders_is_refused():
     [
         ("sugarcrepe/swap_att.json", None, "swap_att.json: no such file"),
         ("sugarcrepe/swap_att.json", "{", "swap_att.json: not valid JSON"),
+        ("sugarcrepe/swap_att.json", "[" * 100_000, "swap_att.json: not valid JSON"),
+        ("sugarcrepe/swap_att.json", "9" * 5_000, "swap_att.json: not valid JSON"),
         ("sugarcrepe/swap_att.json", "[]", "expected a JSON object"),
         ("sugarcrepe/swap_att.json", "{}", "has no entries"),
         (
