@@ -103,7 +103,9 @@ def fetch_model_folder(uri: str) -> Path:
         raise ConfigError(f"{uri}: not an MLflow model (it has no MLmodel file)")
     artifacts = Model.load(str(root)).flavors.get("python_function", {}).get("artifacts", {})
     if ARTIFACT not in artifacts:
-        raise ConfigError(f"{uri}: not packaged by clips-pipeline; mlflow.pyfunc.load_model loads it, and runs its code")
+        raise ConfigError(
+            f"{uri}: not packaged by clips-pipeline; mlflow.pyfunc.load_model loads it, and runs its code"
+        )
     return root / str(artifacts[ARTIFACT]["path"])
 
 
