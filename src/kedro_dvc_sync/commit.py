@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping, Set
+import time
+from collections.abc import Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from kedro_dvc_sync.project import Project
 from kedro_dvc_sync.settings import read_entry
 from kedro_dvc_sync.stages import parameter_keys
 from kedro_dvc_sync.trees import has_path, read_yaml, value_at
+
+log = logging.getLogger(__name__)
+
+_LOCK_TIMEOUT_S = 120.0
 
 
 def within_dvc() -> bool:
@@ -89,11 +95,11 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
     # Imported here: DVC takes half a second to import, and only a run that finished a stage needs it.
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo, lock_repo
+    from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
     try:
-        with Repo(str(project.root)) as repo, lock_repo(repo):
+        with Repo(str(project.root)) as repo, _wait_for_lock(repo):
             for name in stages:
                 # As `dvc commit --force`, but with the parameters that were used.
                 stage = repo.stage.load_one(str(project.stage_file), name)
@@ -111,3 +117,22 @@ def commit(project: Project, nodes: Set[str], used: Mapping[str, Any]) -> list[s
             "`kedro dvc sync`"
         ) from None
     return stages
+
+
+@contextmanager
+def _wait_for_lock(repo: Any) -> Iterator[None]:
+    """Hold DVC's lock; DVC itself gives up after three seconds, and the commit of the second of two runs would be lost."""
+    from dvc.lock import LockError
+    from dvc.repo import lock_repo
+
+    ends = time.monotonic() + _LOCK_TIMEOUT_S
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock_repo(repo))
+                break
+            except LockError:
+                if time.monotonic() > ends:
+                    raise
+                log.info("another process uses the DVC repository; waiting until it ends")
+        yield

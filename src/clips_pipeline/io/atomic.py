@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,8 +38,11 @@ def replace_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
         temporary.replace(path)
         if sync:
             sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a write does not name its file
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 

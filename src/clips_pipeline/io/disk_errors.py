@@ -1,5 +1,6 @@
 """Durable writes for the files of a run, with errors that name the file, the reason and the free disk space."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,35 @@ def write_error(path: Path, error: OSError) -> CannotWriteError:
     return CannotWriteError(
         f"{path}: cannot be written: {reason}{space}; make room there, then run the same command again"
     )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+# SQLite reports them without a number.
+_SQLITE_ERRORS = ("database or disk is full", "attempt to write a readonly database", "unable to open database file")
+
+
+def find_disk_error(error: BaseException | None) -> CannotWriteError | None:
+    """Return the error for the user if a full, read-only or forbidden disk is the cause of `error`."""
+    while error is not None:
+        if isinstance(error, CannotWriteError):
+            return error
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is not None:
+            return write_error(Path(os.fsdecode(error.filename)), error)
+        if isinstance(error, OSError) and error.errno in (*_FULL, *_FORBIDDEN):
+            where = "a file" if error.filename is None else os.fsdecode(error.filename)
+            remedy = (
+                "make room" if error.errno in _FULL else "allow access, or set another folder in conf/<env>/globals.yml"
+            )
+            return CannotWriteError(f"{where}: {os.strerror(error.errno)}; {remedy}, then run the same command again")
+        text = next((text for text in _SQLITE_ERRORS if text in str(error)), None)
+        if text is not None:
+            return CannotWriteError(
+                f"SQLite ({error.__class__.__name__}): {text}; make room or allow access in the folder of the database, such as "
+                "mlruns, then run the same command again"
+            )
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 class DiskReserve:

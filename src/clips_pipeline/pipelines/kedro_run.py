@@ -15,9 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.data.storage.files import StorageError
 from clips_pipeline.datasets.folder import MissingPathError, Paths
 from clips_pipeline.datasets.remote import RemoteDataset
-from clips_pipeline.io.disk_errors import CannotWriteError
+from clips_pipeline.io.disk_errors import find_disk_error
 from clips_pipeline.io.redact import remember
 from clips_pipeline.pipelines import address_check, dry_run, environments, lineage, other_model, run_identity, summary
 from clips_pipeline.pipelines.check import check, reserve_shards_folder
@@ -48,8 +49,8 @@ class KedroRun:
         """Keep the context. In the body kedro-mlflow opens MLflow's store; one process at a time creates the database.
 
         Raises:
-            SystemExit: the tracking server does not answer, or cannot be used, or its address contains a secret; the error has been
-                logged.
+            SystemExit: the tracking server does not answer or cannot be used, its address contains a secret, or its disk
+                is full or read-only; the error has been logged.
         """
         # kedro-mlflow sets its own level on import, after logging.yml has been read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
@@ -62,7 +63,7 @@ class KedroRun:
             raise SystemExit(2) from None
         uri, experiment = _tracking(context, mlflow_config)
         try:
-            with exit_if_unavailable(), database_creation_lock(uri, experiment):
+            with _exit_on_disk_error(), exit_if_unavailable(), database_creation_lock(uri, experiment):
                 yield
         except MlflowException as error:
             log.error("MLflow's store %s: %s", uri, error.message.splitlines()[0])
@@ -101,11 +102,13 @@ class KedroRun:
         """Check all parameters before any work, and choose the MLflow run that kedro-mlflow will open.
 
         Raises:
-            SystemExit: a parameter is wrong, and the error has been logged without a traceback; or it was a dry run.
+            SystemExit: a parameter is wrong or a disk is full or read-only, and the error has been logged without a
+                traceback; or it was a dry run.
         """
         try:
-            self._check(pipeline, catalog)
-            self._choose_mlflow_run(run_params, pipeline, catalog)
+            with _exit_on_disk_error():
+                self._check(pipeline, catalog)
+                self._choose_mlflow_run(run_params, pipeline, catalog)
         except ConfigError as error:
             log.error("%s", error)
             raise SystemExit(2) from None
@@ -164,9 +167,9 @@ class KedroRun:
         """After the body, record the lineage and print the summary.
 
         Raises:
-            SystemExit: the tracking server does not answer.
+            SystemExit: the tracking server does not answer, or a disk is full or read-only.
         """
-        with exit_if_unavailable():
+        with _exit_on_disk_error(), exit_if_unavailable():
             yield
             if self._context is not None:
                 environment = self._context.env or "local"
@@ -193,7 +196,7 @@ class KedroRun:
         Raises:
             SystemExit: the error is one of ours, or the tracking server does not answer.
         """
-        with exit_if_unavailable():
+        with _exit_on_disk_error(), exit_if_unavailable():
             if is_unavailable(error):
                 raise error
             yield
@@ -204,9 +207,29 @@ class KedroRun:
             log.warning("%s", error)
             raise SystemExit(error.exit_code) from None
         missing = isinstance(error, DatasetError) and isinstance(error.__cause__, MissingPathError | FileNotFoundError)
-        if missing or isinstance(error, ConfigError | TrainingFailedError | CannotWriteError):
+        if missing or isinstance(error, ConfigError | TrainingFailedError | StorageError):
             log.error("%s", error)
-            raise SystemExit(1 if isinstance(error, TrainingFailedError | CannotWriteError) else 2) from None
+            raise SystemExit(1 if isinstance(error, TrainingFailedError | StorageError) else 2) from None
+        if (found := find_disk_error(error)) is not None:
+            log.error("%s", found)
+            raise SystemExit(1) from None
+
+
+@contextmanager
+def _exit_on_disk_error() -> Iterator[None]:
+    """Exit with one message where a disk is full, read-only or forbidden.
+
+    Raises:
+        SystemExit: with exit code 1; the message has been logged.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, ConfigError | StorageError) else find_disk_error(error)
+        if found is None:
+            raise
+        log.error("%s", found)
+        raise SystemExit(1) from None
 
 
 def _tracking(context: KedroContext, config: dict[str, Any]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Summary at the end of a run: metrics, registration, and the commands to run next."""
 
+import shlex
 from typing import Any
 
 import mlflow
@@ -48,7 +49,7 @@ def show(
             label = f"open the Optuna dashboard (127.0.0.1:8080){first}:"
             kind = typed("search", catalog.load("params:search")).storage.kind
             study = study_url(kind, catalog.load("paths")["search_folder"])
-            _print_next(console, label, f".venv/bin/optuna-dashboard {study}")
+            _print_next(console, label, f".venv/bin/optuna-dashboard {shlex.quote(study)}")
     if "search_trials" in outputs:
         _print_next(console, "read the search summary:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"

@@ -14,10 +14,10 @@ from clips_pipeline.pipelines import summary
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 
-def last_lines(environment: str, made: str, width: int = 240) -> str:
+def last_lines(environment: str, made: str, width: int = 240, folder: str = "data/x/search") -> str:
     entries: dict[str, Any] = {
         "params:search": {},
-        "paths": {"search_folder": Path("data/x/search"), "search_report": Path("data/x/report")},
+        "paths": {"search_folder": Path(folder), "search_report": Path("data/x/report")},
     }
     catalog = DataCatalog({name: MemoryDataset(value) for name, value in entries.items()})
     pipeline = Pipeline([Node(lambda value: value, "params:search", made, name="one")])
@@ -40,6 +40,11 @@ def test_commands_are_separate_lines_in_a_narrow_terminal():
     narrow = last_lines("smoke", "search_trials", width=40)
     assert narrow == last_lines("smoke", "search_trials")
     assert "\n  .venv/bin/kedro run --pipelines pretrain --env best\n" in narrow
+
+
+def test_paths_in_commands_are_quoted():
+    text = last_lines("local", "search_trials", folder="my data/$HOME; id")
+    assert "\n  .venv/bin/optuna-dashboard 'sqlite:///my data/$HOME; id/study.db'\n" in text
 
 
 def test_the_best_environment_shows_no_study():

@@ -14,6 +14,7 @@ from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES, EpochOrder, choose_streams
+from clips_pipeline.data.loading.shared_memory import fitting_prefetch
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -55,12 +56,12 @@ def train_loader(
         window_samples: samples within which the order is shuffled, over all streams together (`order`).
         max_streams: upper bound on the streams that a global batch takes samples from. More mix better; with fewer, a
             rank reads fewer shards.
-        prefetch_batches: batches that each loader worker prepares ahead.
+        prefetch_batches: batches that each loader worker prepares ahead; fewer if /dev/shm is too small for them.
         remote: cache for shards that are not on this machine.
 
     Raises:
         ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch,
-            or the shards do not match the index.
+            the shards do not match the index, or /dev/shm has no room for one batch per loader worker.
     """
     if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
         raise ConfigError(
@@ -91,12 +92,13 @@ def train_loader(
         clock=ReadClock(workers),
     )
     workers = min(workers, len(dataset))
+    prefetch = fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size)
     return DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_identity,
         num_workers=workers,
-        prefetch_factor=prefetch_batches if workers else None,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_foreign_sigterm,
         # A separate generator: otherwise each epoch would draw from torch's global one.

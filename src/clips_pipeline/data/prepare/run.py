@@ -6,12 +6,8 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, digest_mapping
@@ -25,6 +21,7 @@ from clips_pipeline.data.shards.folder_lock import lock_for_replacement
 from clips_pipeline.data.shards.index import CLASSES_FILE, INDEX_FILE, Index, find_missing_or_changed, load_index
 from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
+from clips_pipeline.io.file_lock import lock_target
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +43,8 @@ def prepare(
 
     The data is written to a temporary folder and renamed at the end. If the process is killed, either the old or the new
     shards are complete. Finished jobs stay in `.NAME.partial` beside `out_dir`, and the next run for the same data
-    resumes there. `.NAME.before` is the former folder during the replacement.
+    resumes there. `.NAME.before` is the former folder during the replacement. While another process prepares `out_dir`,
+    this one waits.
 
     Args:
         source: source of the samples.
@@ -66,8 +64,9 @@ def prepare(
 
     Raises:
         ConfigError: too many samples were skipped (the message has counts and examples), a split is empty, an
-            argument is out of range, `out_dir` holds other files, or another process prepares or reads it.
+            argument is out of range, `out_dir` holds other files, or another process reads it.
         StorageError: a remote shard cannot be reached, and its storage has `unreachable: stop`.
+        OSError: the disk is full or read-only; nothing is half-written, and the next run resumes.
     """
     if processes < 1 or samples_per_shard < 1 or not 0.0 <= max_skipped_fraction <= 1.0:
         raise ConfigError(
@@ -77,8 +76,9 @@ def prepare(
     out_dir = out_dir.absolute()
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary, previous = (out_dir.with_name(f".{out_dir.name}.{kind}") for kind in ("partial", "before"))
-    with _exclusive_lock(out_dir):
-        _recover(out_dir, previous)
+    with lock_target(out_dir) as writable:
+        if writable:
+            _recover(out_dir, previous)
         _refuse_unknown_files(out_dir)
         digest = fingerprint(source, samples_per_shard, rules)
         found = _load_current(out_dir, digest)
@@ -173,16 +173,6 @@ def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: flo
         "Repair the source or raise max_skipped_fraction; finished jobs are not run again. Examples:\n  "
         + "\n  ".join(index.examples)
     )
-
-
-@contextmanager
-def _exclusive_lock(out_dir: Path) -> Iterator[None]:
-    # The operating system releases the lock when the process ends, even if it is killed.
-    try:
-        with FileLock(out_dir.with_name(f".{out_dir.name}.lock"), blocking=False):
-            yield
-    except Timeout:
-        raise ConfigError(f"{out_dir}: another process is preparing it; wait for it or stop it") from None
 
 
 def _recover(out_dir: Path, previous: Path) -> None:

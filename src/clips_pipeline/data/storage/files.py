@@ -6,7 +6,6 @@ fsspec is imported inside functions: the Kedro process starts without it, and a 
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from clips_pipeline.data.storage.retry import StorageError as StorageError
 from clips_pipeline.data.storage.urls import file_system, is_remote, write_command_output
 from clips_pipeline.io.atomic import replace_file
 from clips_pipeline.io.redact import remember
+from clips_pipeline.io.temporary import temporary_folder
 
 T = TypeVar("T")
 StorageOptions = Mapping[str, Mapping[str, Any]]
@@ -144,8 +144,8 @@ class Storage:
             self._with_retries(address, path.stat)
             yield path
             return
-        with tempfile.TemporaryDirectory(prefix="clips-shard-") as folder:
-            target = Path(folder, "shard")
+        with temporary_folder() as folder:
+            target = folder / "shard"
             self.fetch(address, target)
             yield target
 

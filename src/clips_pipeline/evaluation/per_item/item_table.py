@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,25 @@ from clips_pipeline.evaluation.results import MODEL, SET_VERSION, ItemRow
 COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_right", "image_right", SET_VERSION, MODEL)
 """Columns of the table of SugarCrepe and Winoground, which is empty if neither is configured."""
 
+# Spreadsheets run a cell that begins with one of these, even in a CSV file.
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_ESCAPED = re.compile(r"'+[=+\-@\t\r\n]")
+
 _NEEDED = {"key", "image_to_text_rank", "text_to_image_ranks", "zero_shot_rank", "caption_nats", "caption_tokens"}
+
+
+def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `'` before each text that a spreadsheet would run as a formula; `rows_from_table` removes it."""
+
+    def escape(value: Any) -> Any:
+        risky = isinstance(value, str) and (_FORMULA.match(value) or _ESCAPED.match(value))
+        return f"'{value}" if risky else value
+
+    # Whole columns, so that those without text keep their type.
+    changed = {
+        name: table[name].map(escape) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])
+    }
+    return table.assign(**changed)
 
 
 def read_items(path: Path, set_name: str | None = None) -> ItemResults:
@@ -107,8 +126,10 @@ def _value(name: str, value: Any, row: Mapping[Any, Any]) -> Any:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     read = _READ.get(name)
+    if read is None:
+        return value[1:] if isinstance(value, str) and _ESCAPED.match(value) else value
     try:
-        return value if read is None else read(value)
+        return read(value)
     except (TypeError, ValueError):
         raise ConfigError(
             f"not a table of per-item results: {name} of {row.get('key')} is {value!r}; run `evaluate` again"

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from clips_pipeline.config import to_mapping
-from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
+from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUMNS, spreadsheet_safe, tables_by_set
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.reports.model.figures import rank_figure
 from clips_pipeline.reports.model.pages import write_evaluation
@@ -48,9 +48,9 @@ def evaluate(
     report, figure = paths["evaluation_report"], paths["rank_figure"]
     write_evaluation(result, report)
     figure.write_bytes(rank_figure(result.per_item))
-    items = pd.DataFrame(result.per_item)
+    items = spreadsheet_safe(pd.DataFrame(result.per_item))
     # Without configured sets the table has headers only, since Kedro saves every output of a node.
-    entries = pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS))
+    entries = spreadsheet_safe(pd.DataFrame(result.compositionality, columns=list(COMPOSITIONALITY_COLUMNS)))
     log_data(run_id, shards, [config.split], config.set_name)
     log_evaluation(run_id, result.metrics, report, tables_by_set(result.set_name, items, entries), model_folder)
     return result.metrics, items, entries, to_mapping(result.report_data), report, figure

@@ -17,7 +17,8 @@ from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderSource
 from clips_pipeline.data.sources.img2dataset import Img2datasetSource
 from clips_pipeline.data.sources.recaption import RecaptionSource
-from clips_pipeline.io.atomic import replace_folder
+from clips_pipeline.io.atomic import replace_folder, write_text
+from clips_pipeline.io.file_lock import lock_target
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.reports.data.data_health import write_data_health
 from clips_pipeline.text.caption_rows import CaptionConfig
@@ -79,9 +80,17 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
     facts: dict[str, Any] = {"format": formats.TOKENIZER, "tokenizer": digest_mapping(config)}
     if config.kind == "trained":
         facts["shards"] = load_index(shards).version
-    if _is_stamped(target, facts):
-        log.info("%s: up to date, nothing to do", target)
-        return target
+    with lock_target(target):
+        if _is_stamped(target, facts):
+            log.info("%s: up to date, nothing to do", target)
+            return target
+        tokenizer = _write_tokenizer(config, shards, remote, target)
+        _stamp(target, facts)
+    log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
+    return target
+
+
+def _write_tokenizer(config: Any, shards: Path, remote: Any, target: Path) -> Tokenizer:
     tokenizer: Tokenizer
     with replace_folder(target) as folder:
         if config.kind == "trained":
@@ -94,9 +103,7 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
             else:
                 tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
             tokenizer.save(folder)
-    _stamp(target, facts)
-    log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
-    return target
+    return tokenizer
 
 
 def report_health(
@@ -119,11 +126,12 @@ def report_health(
         "shards": [index.version, index.fingerprint],
         "tokenizer": _contents(tokenizer),
     }
-    if _is_stamped(target, facts):
-        log.info("%s: up to date, nothing to do", target)
-        return target
-    write_data_health(shards, load_tokenizer(tokenizer), rows, config, target, remote)
-    _stamp(target, facts)
+    with lock_target(target):
+        if _is_stamped(target, facts):
+            log.info("%s: up to date, nothing to do", target)
+            return target
+        write_data_health(shards, load_tokenizer(tokenizer), rows, config, target, remote)
+        _stamp(target, facts)
     log.info("%s: written", target)
     return target
 
@@ -139,7 +147,7 @@ def _stamp_file(made: Path) -> Path:
 
 def _stamp(made: Path, facts: dict[str, Any]) -> None:
     """Write the stamp. Call it last: an output without a stamp is made again."""
-    _stamp_file(made).write_text(json.dumps({"facts": facts, "contents": _contents(made)}, indent=1, sort_keys=True))
+    write_text(_stamp_file(made), json.dumps({"facts": facts, "contents": _contents(made)}, indent=1, sort_keys=True))
 
 
 def _is_stamped(made: Path, facts: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ both would fail; a process killed in between leaves tables that MLflow can neith
 """
 
 import logging
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -108,7 +109,7 @@ def ui_command_or_url(tracking_uri: str) -> str:
     server = web_url(tracking_uri)
     if server is not None:
         return server
-    return f".venv/bin/mlflow ui --backend-store-uri {redact(tracking_uri)} --workers 1"
+    return f".venv/bin/mlflow ui --backend-store-uri {shlex.quote(redact(tracking_uri))} --workers 1"
 
 
 def run_url(experiment: str, run_id: str) -> str:

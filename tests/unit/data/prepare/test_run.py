@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.splits import Classes
+from clips_pipeline.io import file_lock
 
 
 def test_prepared_records_equal_the_source_in_order(tmp_path: Path) -> None:
@@ -187,6 +189,33 @@ if __name__ == "__main__":
 """
 
 
+def test_a_second_run_waits_for_the_first(
+    tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, flags, script = tmp_path / "shards", tmp_path / "flags", tmp_path / "first.py"
+    flags.mkdir()
+    script.write_text(KILLED)
+    monkeypatch.setattr(file_lock, "_LOG_INTERVAL_S", 0.2)
+    environment = {**os.environ, "PYTHONPATH": f"{repository / 'src'}:{repository}"}
+    first = subprocess.Popen([sys.executable, str(script), str(out), str(flags), "1"], env=environment)
+    second = source(12, tasks=4, name="new")
+    try:
+        _wait(lambda: any(flags.iterdir()))
+        with caplog.at_level(logging.INFO), ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(prepare, second, out)
+            _wait(lambda: caplog.text.count("another process is making it; waiting until it ends") >= 2)
+            assert not waiting.done()
+            assert second.opened == []
+            first.kill()
+            first.wait()
+            waiting.result()
+    finally:
+        first.kill()
+        first.wait()
+    assert second.opened == ["train", "test"]
+    assert load_index(out).split_samples("train") == 12
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_keeps_the_old_shards_and_the_next_run_succeeds(tmp_path: Path, repository: Path, processes: int) -> None:
     out, flags, script = tmp_path / "shards", tmp_path / "flags", tmp_path / "killed.py"
@@ -198,8 +227,6 @@ def test_kill_keeps_the_old_shards_and_the_next_run_succeeds(tmp_path: Path, rep
     running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{repository / 'src'}:{repository}"})
     try:
         _wait(lambda: any(flags.iterdir()))
-        with pytest.raises(ConfigError, match="another process"):
-            prepare(source(12, tasks=4, name="new"), out)
     finally:
         running.send_signal(signal.SIGKILL)
         running.wait()

@@ -1,12 +1,20 @@
 """Evaluation results on the MLflow run of a model."""
 
+import csv
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.evaluation.per_item.item_table import COMPOSITIONALITY_COLUMNS, tables_by_set
+from clips_pipeline.evaluation.per_item.item_table import (
+    COMPOSITIONALITY_COLUMNS,
+    read_items,
+    rows_from_table,
+    spreadsheet_safe,
+    tables_by_set,
+)
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_evaluation, log_report
 
 
@@ -51,6 +59,30 @@ def test_results_of_each_set_are_read_back(store: str, tmp_path: Path) -> None:
         *(1.0, 0.5, 0.5),
     ]
     assert fetch_items(client, run_id, "sugarcrepe") is None
+
+
+def test_keys_that_a_spreadsheet_would_run_are_escaped_in_the_file_and_read_back_exactly(
+    store: str, tmp_path: Path
+) -> None:
+    keys = ["=HYPERLINK(1)", "+1", "-2+3", "@SUM(1)", "'=quoted", "''-two", "'plain", "it's", "-3", "a=b", ""]
+    rows = [
+        {
+            "key": key,
+            "image_to_text_rank": 0,
+            "text_to_image_ranks": [0],
+            "zero_shot_rank": None,
+            "caption_nats": -0.5,
+            "caption_tokens": 1,
+        }
+        for key in keys
+    ]
+    table = spreadsheet_safe(pd.DataFrame(rows))
+    assert [row["key"] for row in rows_from_table(table)][:-1] == keys[:-1]
+    file = tmp_path / "items.csv"
+    table.to_csv(file, index=False)
+    cells = [cell for line in csv.reader(file.read_text().splitlines()) for cell in line]
+    assert [cell for cell in cells if cell[:1] in ("=", "+", "-", "@") and not re.fullmatch(r"-[0-9.]+", cell)] == []
+    assert read_items(file).keys[:-1] == tuple(keys[:-1])
 
 
 def test_a_training_that_was_not_tracked_has_no_run(tmp_path: Path) -> None:

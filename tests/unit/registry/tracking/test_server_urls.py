@@ -16,12 +16,13 @@ def test_urls_contain_no_credentials():
     ("uri", "shown"),
     [
         ("sqlite:///mlruns/mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1"),
-        ("postgresql://me:hush@db.example:5432/runs", "--backend-store-uri postgresql://…@db.example:5432/runs "),
+        ("postgresql://me:hush@db.example:5432/runs", "--backend-store-uri 'postgresql://…@db.example:5432/runs' "),
+        ("sqlite:////home/my user/mlflow.db", "--backend-store-uri 'sqlite:////home/my user/mlflow.db' --workers 1"),
         ("postgresql://me@db.example/runs", "--backend-store-uri postgresql://me@db.example/runs "),
-        ("postgresql://db.example/runs?user=me&password=hush", "--backend-store-uri postgresql://db.example/runs?… "),
+        ("postgresql://db.example/runs?user=me&password=hush", "--backend-store-uri 'postgresql://db.example/runs?…' "),
         ("https://me:hush@mlflow.example/base", "https://mlflow.example/base"),
         ("https://me:hu/sh@mlflow.example/base", "https://mlflow.example/base"),
-        ("postgresql://me:hu/sh@db.example/runs", "--backend-store-uri postgresql://…@db.example/runs "),
+        ("postgresql://me:hu/sh@db.example/runs", "--backend-store-uri 'postgresql://…@db.example/runs' "),
     ],
 )
 def test_stores_have_a_command_and_servers_a_url(uri, shown):

@@ -1,0 +1,64 @@
+"""Shared memory of the loader workers: /dev/shm is 64 MiB in a container by default, and a worker that finds it full dies."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from clips_pipeline.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path("/dev/shm")  # noqa: S108 - of the system, and nothing is written by name
+
+# Token ids and keys of a sample, generously.
+_ROW_BYTES = 8192
+
+REMEDIES = (
+    "give the container more (`docker run --shm-size=2g`, or --ipc=host), lower train.launch.prefetch_batches or "
+    "train.launch.loader_workers, or set loader_workers to 0, which needs none"
+)
+
+
+def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_size: int) -> int:
+    """Return `prefetch_batches`, or fewer if /dev/shm has no room for them; a lower number is logged.
+
+    Args:
+        workers: number of loader workers of this rank.
+        prefetch_batches: batches that each of them prepares ahead.
+        samples: samples of this rank in a batch.
+        image_size: pixels per side.
+
+    Raises:
+        ConfigError: there is no room even for one batch per worker; the message has both sizes and the remedies.
+    """
+    if not workers or not FOLDER.is_dir():
+        return prefetch_batches
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    batch = samples * (3 * image_size**2 + _ROW_BYTES)
+    free = shutil.disk_usage(FOLDER).free
+
+    def needed(prefetch: int) -> int:
+        # The trainer holds one more.
+        return ranks * batch * (workers * prefetch + 1)
+
+    fitting = next((prefetch for prefetch in range(prefetch_batches, 0, -1) if needed(prefetch) <= free), None)
+    if fitting is None:
+        raise ConfigError(
+            f"train.launch.loader_workers: {workers} loader workers need {_mib(needed(1))} of shared memory for {ranks} ranks, "
+            f"even with prefetch_batches 1, and {FOLDER} has {_mib(free)} free; {REMEDIES}"
+        )
+    if fitting < prefetch_batches:
+        log.warning(
+            "train.launch.prefetch_batches: %d batches ahead need %s of shared memory, and %s has %s free; %d are used",
+            prefetch_batches,
+            _mib(needed(prefetch_batches)),
+            FOLDER,
+            _mib(free),
+            fitting,
+        )
+    return fitting
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
