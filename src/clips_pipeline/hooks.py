@@ -54,9 +54,8 @@ class ProjectHooks:
     ) -> Generator[None, Any, Any]:
         """Check all parameters; in the body kedro-mlflow opens the run."""
         self.run.begin(run_params, pipeline, catalog)
-        result = yield
-        self.run.tag_mlflow_run()
-        return result
+        with self.run.open_mlflow_run():
+            return (yield)
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> Generator[None, Any, Any]:

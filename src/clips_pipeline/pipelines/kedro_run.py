@@ -150,8 +150,18 @@ class KedroRun:
         elif run.name is None:
             run.name = run_identity.run_name(run_params.get("pipeline_names"), self._context.env, pipeline, catalog)
 
-    def tag_mlflow_run(self) -> None:
-        """Tag the open run with its code and process, and close the runs of killed processes."""
+    @contextmanager
+    def open_mlflow_run(self) -> Iterator[None]:
+        """In the body kedro-mlflow opens the run; then tag it with its code and process, and close runs of killed processes.
+
+        Raises:
+            SystemExit: the disk is full or read-only.
+        """
+        with _exit_on_disk_error():
+            yield
+            self._tag_mlflow_run()
+
+    def _tag_mlflow_run(self) -> None:
         active = mlflow.active_run()
         if active is None or self._code is None:
             return
