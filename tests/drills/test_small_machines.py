@@ -141,7 +141,7 @@ def test_an_odd_environment(prepared: Path, tmp_path: Path) -> None:
     code, shown = end(process)
     assert code == 0, shown
     assert "Traceback" not in shown
-    assert f"--backend-store-uri 'sqlite:///{odd}/mlruns/mlflow.db'" in shown
+    assert f"optuna-dashboard 'sqlite:///{odd}/data/smoke/07_model_output/search/study.db'" in shown
     files = [path for path in (odd / "data/smoke").rglob("*") if path.is_file()]
     assert files
     assert {path.stat().st_mode & 0o077 for path in files} == {0}

@@ -54,6 +54,8 @@ class KedroRun:
         """
         # kedro-mlflow sets its own level on import, after logging.yml has been read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
+        # MLflow logs a traceback of each error of its database, and raises the error.
+        logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
         self._context = context
         mlflow_config = address_check.load_mlflow_config(context.config_loader)
         try:
@@ -223,6 +225,10 @@ class KedroRun:
         if (found := find_disk_error(error)) is not None:
             log.error("%s", found)
             raise SystemExit(1) from None
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 @contextmanager
