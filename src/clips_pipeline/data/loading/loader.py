@@ -92,13 +92,12 @@ def train_loader(
         clock=ReadClock(workers),
     )
     workers = min(workers, len(dataset))
-    prefetch = fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size)
     return DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_identity,
         num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
+        prefetch_factor=fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_foreign_sigterm,
         # A separate generator: otherwise each epoch would draw from torch's global one.

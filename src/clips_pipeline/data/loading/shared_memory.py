@@ -20,8 +20,8 @@ REMEDIES = (
 )
 
 
-def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_size: int) -> int:
-    """Return `prefetch_batches`, or fewer if /dev/shm has no room for them; a lower number is logged.
+def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_size: int) -> int | None:
+    """Return `prefetch_batches`, or fewer if /dev/shm has no room for them, which is logged; None without workers.
 
     Args:
         workers: number of loader workers of this rank.
@@ -32,7 +32,9 @@ def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_si
     Raises:
         ConfigError: there is no room even for one batch per worker; the message has both sizes and the remedies.
     """
-    if not workers or not FOLDER.is_dir():
+    if not workers:
+        return None
+    if not FOLDER.is_dir():
         return prefetch_batches
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     batch = samples * (3 * image_size**2 + _ROW_BYTES)

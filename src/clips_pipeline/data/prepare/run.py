@@ -43,8 +43,7 @@ def prepare(
 
     The data is written to a temporary folder and renamed at the end. If the process is killed, either the old or the new
     shards are complete. Finished jobs stay in `.NAME.partial` beside `out_dir`, and the next run for the same data
-    resumes there. `.NAME.before` is the former folder during the replacement. While another process prepares `out_dir`,
-    this one waits.
+    resumes there. `.NAME.before` is the former folder during the replacement. Another process that prepares it is awaited.
 
     Args:
         source: source of the samples.
@@ -89,11 +88,10 @@ def prepare(
             return found[0]
         with lock_for_replacement(out_dir):
             open_folder(temporary, digest)
-            run_jobs = partial(map_jobs, processes=processes, run_on=run_on)
             prepared = assemble(
                 source,
                 temporary,
-                run_jobs,
+                partial(map_jobs, processes=processes, run_on=run_on),
                 samples_per_shard=samples_per_shard,
                 rules=rules,
                 fingerprint=digest,

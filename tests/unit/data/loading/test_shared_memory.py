@@ -27,7 +27,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_batches_that_fit_are_not_changed(free: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     assert fitting_prefetch(2, 4, 16, 64) == 4
-    assert fitting_prefetch(0, 4, 10**6, 1000) == 4
+    assert fitting_prefetch(0, 4, 10**6, 1000) is None
     assert not caplog.text
 
 
