@@ -29,7 +29,7 @@ class SampleLimits:
     """Limits on one sample; a sample above one of them is skipped.
 
     Attributes:
-        max_pixels: pixels of an image, by its header. Decoding takes up to 17 bytes per pixel.
+        max_pixels: pixels of an image, by its header. Decoding takes up to 21 bytes per pixel.
         max_jpeg_scans: scans of a JPEG; a progressive one has about ten.
         max_scanned_pixels: scans of a JPEG times its pixels, which bounds the time to decode it.
         max_image_bytes: bytes of an image file.
