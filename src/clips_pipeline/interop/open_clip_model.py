@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
@@ -21,6 +22,7 @@ from clips_pipeline.interop.folder import Towers
 from clips_pipeline.interop.foreign_weights import check_weights_file, find_weights_file
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE, KEY, check_config, first_line
 
+_TEST_IMAGE = (40, 30)
 _TEST_TEXT = "a text to try the tokenizer with"
 
 
@@ -73,7 +75,7 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
         transform,
         rows,
     )
-    _try_text(found, path)
+    _try(found, path)
     return found
 
 
@@ -123,7 +125,8 @@ class _Rows:
     path: Path
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        ids_BL = self.tokenizer(list(texts))
+        with _one_error(f"the tokenizer of {self.path} fails for a text", "use the tokenizer of a published model"):
+            ids_BL = self.tokenizer(list(texts))
         if int(ids_BL.max()) >= self.vocabulary:
             raise ConfigError(
                 f"{KEY}: {self.path}: the tokenizer returns id {int(ids_BL.max())}, but the text tower has "
@@ -133,11 +136,14 @@ class _Rows:
 
 
 @torch.no_grad()
-def _try_text(model: Towers, path: Path) -> None:
+def _try(model: Towers, path: Path) -> None:
+    """Encode a text and an image, so that files which do not belong together are found before the evaluation."""
     with _one_error(
         f"the text tower of {path} cannot read what its tokenizer makes", "use the tokenizer of this model"
     ):
         model.encode_text(model.text_rows([_TEST_TEXT]))
+    with _one_error(f"the vision tower of {path} cannot read what its preprocessing makes", "correct preprocess_cfg"):
+        model.encode_image(model.image_transform(Image.new("RGB", _TEST_IMAGE))[None])
 
 
 def _vocabulary(module: Any) -> int:

@@ -5,12 +5,14 @@ import json
 import pickle
 import random
 import shutil
+import socket
 from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tests.unit.evaluation.metrics.peer_model import MODEL_CFG, WEIGHTS, settings
 
@@ -234,6 +236,26 @@ def test_code_named_at_any_depth_is_never_run(peer, tmp_path, file, key):
         load_open_clip(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_cfg": {"hf_model_name": "someone/model", "hf_tokenizer_name": "someone/model"}},
+        {"vision_cfg": {"timm_model_name": "hf-hub:someone/model", "image_size": 48}},
+        {"text_cfg": {"hf_model_name": "../../etc"}},
+        {"text_cfg": {"hf_model_name": "x" * 5_000}},
+        {"text_cfg": {"hf_model_name": "a\0b"}},
+    ],
+)
+def test_nothing_is_fetched_for_a_folder_that_names_models_of_the_hub(peer, tmp_path, monkeypatch, change):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
+    shutil.copyfile(peer / WEIGHTS, tmp_path / WEIGHTS)
+    (tmp_path / "open_clip_config.json").write_text(settings(**change))
+    with pytest.raises(ConfigError, match=r"evaluate\.model: "):
+        load_open_clip(tmp_path)
+    assert asked == []
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", "x", " " * (1 << 20) + "{}"])
 def test_a_configuration_that_is_no_small_json_object_is_refused(peer, shards, tmp_path, content):
     folder = tmp_path / "foreign"
@@ -258,6 +280,56 @@ def test_our_own_tokenizer_must_not_have_more_pieces_than_the_model(model_folder
     vocabulary.write_text(vocabulary.read_text() + "onemore\n")
     with pytest.raises(ConfigError, match="has 301 pieces but the text tower 300"):
         evaluate_model(tmp_path, shards, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": "abc"},
+        {"mean": [[[1]]]},
+        {"std": [0, 0]},
+        {"size": 24},
+        {"size": [48, 0]},
+        {"size": -1},
+        {"mode": "CMYK"},
+        {"interpolation": 5},
+        {"resize_mode": {}},
+        {"fill_color": "red"},
+        {"unknown": 1},
+    ],
+)
+def test_a_hostile_preprocessing_is_one_error_or_gives_images_of_the_models_size(peer, tmp_path, change):
+    shutil.copyfile(peer / WEIGHTS, tmp_path / WEIGHTS)
+    config = json.loads(settings())
+    config["preprocess_cfg"] |= change
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    try:
+        towers = load_open_clip(tmp_path)
+    except ConfigError as error:
+        assert str(error).startswith("evaluate.model: ")  # noqa: PT017 - some of these are harmless
+    else:
+        assert towers.image_transform(Image.new("RGB", (90, 30))).shape == (3, 48, 48)
+
+
+def test_a_tokenizer_that_panics_for_a_text_is_one_error(peer, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(peer, folder)
+    (folder / "open_clip_config.json").write_text(
+        settings(text_cfg=MODEL_CFG["text_cfg"] | {"hf_tokenizer_name": "any"})
+    )
+    _fast_tokenizer(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    # The regular expression library gives up after ten million steps, by a panic of Rust, which is no `Exception`.
+    content["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "(z+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    towers = load_open_clip(folder)
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* fails for a text"):
+        towers.text_rows(["z" * 30 + "!"])
 
 
 def _fast_tokenizer(folder):
