@@ -54,7 +54,7 @@ def write_onnx(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
     }
     for name, tower in zip(TOWERS, (vision, text), strict=True):
         file = folder / f"{name}.onnx"
-        _write_tower(tower, examples[name], INPUTS[name], file)
+        write_tower(tower, examples[name], INPUTS[name], file)
         half = convert_float_to_float16(onnx.load(file), keep_io_types=True)
         onnx.save(half, folder / f"{name}_fp16.onnx")
     _write_rows(loaded, folder / "tokenizer.json", length)
@@ -76,7 +76,15 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _write_tower(tower: nn.Module, example: Tensor, input_name: str, file: Path) -> None:
+def write_tower(tower: nn.Module, example: Tensor, input_name: str, file: Path) -> None:
+    """Write a tower as ONNX in the precision of its weights, for batches of any size.
+
+    Args:
+        tower: `PlainVision` or `PlainText`.
+        example: a batch.
+        input_name: name of the input in the file.
+        file: file to write.
+    """
     with warnings.catch_warnings():
         # The exporter warns about its own functions.
         warnings.simplefilter("ignore")

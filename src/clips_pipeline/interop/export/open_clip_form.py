@@ -39,7 +39,7 @@ def write_open_clip(loaded: LoadedModel, images: ImageConfig, folder: Path) -> N
             "text features would differ; use --to transformers, or train with train.model.padding: attend"
         )
     save_file(to_state_dict(loaded.model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    content = {"model_cfg": _model_config(config, loaded.tokenizer), "preprocess_cfg": _preprocess_config(images)}
+    content = {"model_cfg": model_config(config, loaded.tokenizer.kind), "preprocess_cfg": _preprocess_config(images)}
     write_json(folder / CONFIG_FILE, content)
     write_tokenizer(loaded.tokenizer, folder, config.text.context_length)
 
@@ -63,7 +63,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
     write_json(folder / "tokenizer_config.json", content)
 
 
-def _model_config(config: ClipsConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def model_config(config: ClipsConfig, tokenizer: str) -> dict[str, Any]:
+    """Return open_clip's description of a model, the arguments of its `CLIP`.
+
+    Args:
+        config: sizes of the model.
+        tokenizer: kind of its tokenizer.
+    """
     vision, text = config.vision, config.text
     return {
         "embed_dim": config.embed_dim,
@@ -91,7 +97,7 @@ def _model_config(config: ClipsConfig, tokenizer: Tokenizer) -> dict[str, Any]:
             # Any name but an empty one; a `local-dir:` reads the tokenizer of its own folder, a hub needs the repository's id.
             "hf_tokenizer_name": "local",
             "tokenizer_mode": "clips",
-            "tokenizer_kwargs": {"clean": "lower" if tokenizer.kind == "clip_bpe" else "whitespace"},
+            "tokenizer_kwargs": {"clean": "lower" if tokenizer == "clip_bpe" else "whitespace"},
         },
     }
 
