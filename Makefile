@@ -129,6 +129,10 @@ hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
 
+.PHONY: bench-inference
+bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (4 minutes; docs/performance.md)
+	$(BIN)/python -m benchmarks.inference
+
 .PHONY: bench-loader
 bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json

@@ -1,14 +1,16 @@
 """A trained model ready for use, from a folder or from MLflow. The entry point is `clips_pipeline.load`."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
@@ -21,6 +23,12 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 # At least two letters, so that a Windows drive does not match as a scheme.
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""Precision of a loaded model."""
+
+_MANY_CAPTIONS = 8
+T = TypeVar("T")
 
 ImageInput = str | Path | Image.Image | np.ndarray[Any, Any]
 """A path, a Pillow image, or an array (H, W, 3) of uint8."""
@@ -58,7 +66,9 @@ class Clips:
     Args:
         loaded: the content of a model folder.
         device: device of the model; `auto` is a GPU if there is one.
+        dtype: precision of weights and computation; embeddings are float32 in any case.
         batch_size: inputs per forward pass.
+        progress: whether long inputs show a progress bar; None shows it if stderr is a terminal.
 
     Attributes:
         model: `models.clips.ClipsModel` in evaluation mode. Its `encode_image` takes images of the model's size only.
@@ -68,8 +78,18 @@ class Clips:
         device: device of the model.
     """
 
-    def __init__(self, loaded: LoadedModel, *, device: str = "cpu", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        device: str = "cpu",
+        dtype: Dtype = "float32",
+        batch_size: int = 64,
+        progress: bool | None = None,
+    ) -> None:
         self.device = pick_device(device)
+        loaded.model.to(getattr(torch, dtype))
+        self._batch_size, self._progress = batch_size, progress
         self.model, self.image_transform, self.config = loaded.model, loaded.image_transform, loaded.config
         self.tokenizer = BatchTokenizer(loaded.tokenizer, loaded.model.config.text.context_length)
         self._embedder = Embedder(
@@ -89,7 +109,7 @@ class Clips:
             FileNotFoundError: a file does not exist.
             UndecodableImageError: a file cannot be decoded.
         """
-        return self._embedder.images(map(_to_pillow, _as_images(images)))
+        return self._embedder.images(map(_to_pillow, self._tracked(_as_images(images), "images")))
 
     def embed_texts(self, texts: str | Sequence[str]) -> FloatArray:
         """Return embeddings (N, E) with unit norm, of one text or a sequence of texts.
@@ -97,7 +117,7 @@ class Clips:
         Raises:
             TypeError: the input is of another type.
         """
-        return self._embedder.texts(_as_texts(texts))
+        return self._embedder.texts(self._tracked(_as_texts(texts), "texts"))
 
     def similarity(self, images: ImageInput | Iterable[ImageInput], texts: str | Sequence[str]) -> FloatArray:
         """Return cosine similarities (N, M) of N images and M texts. Errors are those of the two embed methods."""
@@ -117,24 +137,46 @@ class Clips:
         if self.model.captioner is None:
             raise ValueError("this model has no captioner: train one with train.method clips or coca")
         captions = []
-        for image in _as_images(images):
+        for image in self._tracked(_as_images(images), "captions", long=_MANY_CAPTIONS):
             image_CHW = self.image_transform(_to_pillow(image)).to(self.device)
             captions.append(write_caption(self.model, image_CHW, web_caption, self.tokenizer.wrapped)[1])
         return captions
 
+    def _tracked(self, items: Iterable[T], what: str, long: int | None = None) -> Iterable[T]:
+        """Return the items; iterating over more than `long` of them shows a progress bar on stderr."""
+        count = len(items) if isinstance(items, Sized) else None
+        console = Console(stderr=True, force_terminal=self._progress or None)
+        if self._progress is None and (count is None or count <= (long or 4 * self._batch_size)):
+            return items
+        if not (console.is_terminal if self._progress is None else self._progress):
+            return items
+        return track(items, what, total=count, console=console, transient=True)
 
-def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int = 64) -> Clips:
+
+def load_model(
+    path_or_uri: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: int = 64,
+    progress: bool | None = None,
+) -> Clips:
     """Load a trained model.
 
     Args:
         path_or_uri: an exported folder (`data/06_models/clips`), the folder of an MLflow model, or an MLflow URI:
             `models:/clips@champion`, `models:/clips/3`, `runs:/<run id>/clips`.
         device: a torch device name, or `auto`.
+        dtype: `float32`, `bfloat16` or `float16`, of weights and computation; embeddings are float32 in any case.
         batch_size: inputs per forward pass.
+        progress: whether long inputs show a progress bar; None shows it if stderr is a terminal.
 
     Raises:
-        ConfigError: there is no model, it is not a model of this project, MLflow does not have it or is unreachable.
+        ConfigError: there is no model, it is not a model of this project, MLflow does not have it or is unreachable, or dtype or
+            device cannot be used.
     """
+    if dtype not in get_args(Dtype):
+        raise ConfigError(f"dtype: {dtype!r} is unknown; give one of {', '.join(get_args(Dtype))}")
     text = str(path_or_uri)
     if _URI.match(text) or (Path(text) / "MLmodel").is_file():
         # Imported here because a folder does not need MLflow, and the import takes over a second.
@@ -144,7 +186,8 @@ def load_model(path_or_uri: str | Path, *, device: str = "cpu", batch_size: int 
     else:
         folder = Path(text)
     try:
-        return Clips(load_model_folder(folder), device=device, batch_size=batch_size)
+        loaded = load_model_folder(folder)
+        return Clips(loaded, device=device, dtype=dtype, batch_size=batch_size, progress=progress)
     except RuntimeError as error:
         raise ConfigError(
             f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu or auto"

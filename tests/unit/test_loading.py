@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -121,6 +122,42 @@ def test_a_device_that_cannot_be_used_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match="device: 'nonsense' cannot be used"):
         clips_pipeline.load(folder, device="nonsense")
     assert clips_pipeline.load(folder, device="auto").device.type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.02), ("float16", 0.005)])
+def test_lower_precision_gives_float32_embeddings_close_to_those_in_full(
+    folder: Path, clips: Clips, files: list[Path], dtype: Literal["bfloat16", "float16"], bound: float
+) -> None:
+    low = clips_pipeline.load(folder, dtype=dtype)
+    assert {parameter.dtype for parameter in low.model.parameters()} == {getattr(torch, dtype)}
+    for found, wanted in (
+        (low.embed_images(files), clips.embed_images(files)),
+        (low.embed_texts(["a red square"]), clips.embed_texts(["a red square"])),
+    ):
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - wanted).max() < bound
+    assert isinstance(low.caption(files[0])[0], str)
+
+
+def test_an_unknown_precision_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype: 'int4' is unknown; give one of float32, bfloat16, float16"):
+        clips_pipeline.load(folder, dtype="int4")  # type: ignore[arg-type]
+
+
+def test_long_inputs_show_their_progress_where_it_is_wanted(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {number}" for number in range(9)]
+    silent, wanted = clips_pipeline.load(folder, batch_size=2), clips_pipeline.load(folder, batch_size=2, progress=True)
+    assert np.array_equal(silent.embed_texts(texts), wanted.embed_texts(texts))
+    assert "texts" in capsys.readouterr().err  # of `wanted` alone: stderr is no terminal here
+    silent.embed_texts(texts)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    silent.embed_texts(texts)
+    assert "texts" in capsys.readouterr().err
+    silent.embed_texts(texts[:8])  # few
+    assert capsys.readouterr().err == ""
 
 
 def test_exported_files_follow_the_umask(tmp_path: Path) -> None:
