@@ -134,5 +134,5 @@ def _wait_for_lock(repo: Any) -> Iterator[None]:
             except LockError:
                 if time.monotonic() > ends:
                     raise
-                log.info("another process uses the DVC repository; waiting until it ends")
+                log.warning("another process uses the DVC repository; waiting until it ends")
         yield

@@ -1,10 +1,14 @@
 """`kedro_dvc_sync` in another project: its stages, edge cases, and use with DVC."""
 
 import subprocess
+import threading
+import time
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from kedro.io import DataCatalog, MemoryDataset
+from tests.servers import wait_for
 from tests.unit.kedro_dvc_sync.conftest import Tiny
 
 from kedro_dvc_sync.commit import nodes_in_place
@@ -249,6 +253,26 @@ def test_stages_finished_before_an_error_are_committed(under_dvc: Tiny) -> None:
     tiny.edit("src/PACKAGE/pipelines/modelling/nodes.py", "return sum(", "raise ValueError(")
     tiny.run("kedro", "run", status=1)
     assert set(yaml.safe_load((tiny.root / "dvc.lock").read_text())["stages"]) == {"clean"}
+
+
+@pytest.mark.slow
+def test_a_commit_waits_for_another_process_that_uses_dvc(under_dvc: Tiny) -> None:
+    """DVC itself gives up after three seconds, and the commit would be lost."""
+    tiny = under_dvc
+    tiny.run("kedro", "dvc", "sync")
+    with Repo(str(tiny.root)) as repo, repo.lock:
+        running = threading.Thread(target=lambda: said.append(tiny.run("kedro", "run")))
+        said: list[str] = []
+        running.start()
+        log = tiny.root / "data/08_reporting/table.csv"
+        wait_for(lambda: log.exists() or not running.is_alive(), 120.0)
+        # Longer than DVC tries.
+        time.sleep(5.0)
+        assert running.is_alive()
+        assert not (tiny.root / "dvc.lock").exists()
+    running.join()
+    assert "another process uses the DVC repository; waiting" in " ".join(said[0].split())
+    assert set(yaml.safe_load((tiny.root / "dvc.lock").read_text())["stages"]) == {"clean", "model"}
 
 
 @pytest.mark.slow
