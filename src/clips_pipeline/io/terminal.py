@@ -6,6 +6,7 @@ import threading
 import traceback
 import unicodedata
 from types import TracebackType
+from typing import Any
 
 from clips_pipeline.io.redact import redact
 
@@ -30,6 +31,20 @@ def safe_text(text: str) -> str:
     return escape_controls(redact(text))
 
 
+class SafeRecord(logging.LogRecord):
+    """A log record whose message and traceback are redacted, for the handlers that libraries install for themselves."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info and self.exc_info[0] is not None:
+            # A formatter uses this text in place of its own.
+            self.exc_text = redact("".join(traceback.format_exception(*self.exc_info))).rstrip("\n")
+
+    def getMessage(self) -> str:  # noqa: N802  # overrides logging's method
+        """Return the redacted message."""
+        return redact(super().getMessage())
+
+
 class SafeFormatter(logging.Formatter):
     """A formatter whose lines have no secrets or control characters, whatever a message, its arguments or a traceback contain."""
 
@@ -41,12 +56,15 @@ class SafeFormatter(logging.Formatter):
 def protect_output() -> None:
     """Remove secrets and control characters from log lines and from the tracebacks of uncaught exceptions of this process.
 
+    Lines of handlers that libraries install later, such as MLflow's, show no secrets either, but their control characters.
+
     Kedro accepts no formatter class in `conf/logging.yml`.
     """
     handlers = [*logging.root.handlers, *([logging.lastResort] if logging.lastResort is not None else [])]
     for handler in handlers:
         fmt = handler.formatter._fmt if handler.formatter is not None else None
         handler.setFormatter(SafeFormatter(fmt))
+    logging.setLogRecordFactory(SafeRecord)
     sys.excepthook = _show_exception
     threading.excepthook = _show_thread_exception
 

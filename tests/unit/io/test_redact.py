@@ -148,23 +148,30 @@ def test_log_lines_and_tracebacks_show_no_secret(
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     handlers, formatters = list(logging.root.handlers), [one.formatter for one in logging.root.handlers]
     last = logging.lastResort.formatter if logging.lastResort else None
+    factory = logging.getLogRecordFactory()
     protect_output()
+    other = io.StringIO()
+    library = logging.getLogger("a library with a handler of its own")
+    library.addHandler(logging.StreamHandler(other))
+    library.propagate = False
     try:
         try:
             raise ValueError("control http://me:hush@host/x")
         except ValueError as error:
             log.exception("skipped in %s", "http://host/x?sig=hush")
+            library.exception("control %s", "http://me:hush@host/x")
             sys.excepthook(ValueError, error, error.__traceback__)
         thread = threading.Thread(target=redact_nothing)
         thread.start()
         thread.join()
     finally:
+        logging.setLogRecordFactory(factory)
         for one, formatter in zip(handlers, formatters, strict=True):
             one.setFormatter(formatter)
         if logging.lastResort:
             logging.lastResort.setFormatter(last)
-    shown = stream.getvalue() + "".join(capsys.readouterr())
-    assert shown.count("control http://…@host/x") >= 3
+    shown = stream.getvalue() + other.getvalue() + "".join(capsys.readouterr())
+    assert shown.count("control http://…@host/x") >= 5
     assert "hush" not in shown.replace("redact_nothing", "")
 
 

@@ -136,7 +136,7 @@ def make_example(split: Split, shard: str, skip: Skip) -> Example:
     """Return an example for the statistics, with bytes that are not UTF-8 escaped for logs and JSON."""
     texts = (
         text.encode("utf-8", "backslashreplace").decode()
-        for text in (shard, skip.key[:300], redact(skip.detail[:3000])[:300])
+        for text in (shard, skip.key[:300], redact(skip.detail[:100_000])[:300])
     )
     return Example(split, skip.reason, *texts)
 

@@ -12,6 +12,7 @@ import braceexpand
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.io.redact import redact
 
 _CHUNK = 1 << 20
 
@@ -128,6 +129,7 @@ def write_command_output(command: str, out: BinaryIO, timeout_s: float) -> None:
                 process.wait()
             process.stdout.close()
         if status:
-            stderr.seek(0)
-            tail = stderr.read().decode("utf-8", "replace").strip()[-300:]
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _CHUNK))
+            # Redacted before it is cut: a part of a secret would not be recognized.
+            tail = redact(stderr.read().decode("utf-8", "replace").strip())[-300:]
             raise OSError(f"the command failed with exit status {status}: {tail}")

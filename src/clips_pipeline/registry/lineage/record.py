@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clips_pipeline.config import ConfigError, flatten
+from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.tracking.code_changes import CodeChange
 
 LOCK_FILE = "dvc.lock"
@@ -211,6 +212,6 @@ def _run_git(folder: Path, environment: dict[str, str], *arguments: str, stdin: 
     )
     if completed.returncode:
         raise ConfigError(
-            f"`git {' '.join(arguments)}` failed: {completed.stderr.decode(errors='replace').strip()[-500:]}"
+            f"`git {' '.join(arguments)}` failed: {redact(completed.stderr.decode(errors='replace').strip())[-500:]}"
         )
     return completed.stdout

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.lineage.record import not_kept_message
 from clips_pipeline.registry.lineage.tags import Record
 from kedro_dvc_sync.lock import parameters_into_files, write_lock
@@ -127,7 +128,7 @@ def _restore_data(record: Record, project: Path, restored: Path) -> None:
         return
     pulled = _dvc(restored, "pull", "--quiet", *_targets(record))
     if pulled.returncode:
-        reason = pulled.stderr.strip()[-800:]
+        reason = redact(pulled.stderr.strip())[-800:]
         what = f"{record.name} {record.version}"
         raise ConfigError(f"{what}: its data is neither in the DVC cache of {project} nor in a remote:\n{reason}")
 
@@ -144,5 +145,5 @@ def _run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
 def _run_checked(folder: Path, *command: str) -> str:
     completed = _run(folder, *command)
     if completed.returncode:
-        raise ConfigError(f"`{' '.join(command)}` failed: {completed.stderr.strip()[-500:]}")
+        raise ConfigError(f"`{' '.join(command)}` failed: {redact(completed.stderr.strip())[-500:]}")
     return completed.stdout

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError, flatten, to_mapping
+from clips_pipeline.data.storage.credentials import refuse_secrets
 from clips_pipeline.training.resume import checkpoint_store
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
@@ -111,11 +112,13 @@ def write_spec(spec: RunSpec) -> Path:
     """Write the spec into its run folder, which must exist, and return the file.
 
     Raises:
-        ConfigError: the folder belongs to another training; resuming would mix two runs.
+        ConfigError: the folder belongs to another training, and resuming would mix two runs; or an address of the spec contains a
+            password, token or signature.
         CannotWriteError: the disk is full or failed.
     """
     folder = Path(spec.run_folder)
     path = folder / SPEC
+    refuse_secrets(to_mapping(spec), "run spec")
     if path.exists():
         check_changes(compare_specs(load_spec(path), spec), folder)
     spec.save(path)

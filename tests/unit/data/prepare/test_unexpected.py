@@ -245,7 +245,7 @@ def test_a_source_that_breaks_its_promise_ends_the_run(tmp_path: Path) -> None:
 
 def test_tracebacks_are_logged_once_per_type(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unexpected, "_logged", set())
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, unexpected.__name__):
         for error in (RuntimeError("first"), RuntimeError("second"), MemoryError("third")):
             assert make_skip(error, "k").detail == str(error)
     assert [str(entry.exc_info[1]) for entry in caplog.records if entry.exc_info] == ["first", "third"]

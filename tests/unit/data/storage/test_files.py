@@ -324,3 +324,13 @@ def test_unknown_protocol_is_not_retried(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         from_mapping(StorageConfig, change, "storage")
+
+
+def test_the_end_of_a_commands_errors_is_redacted_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE_TOKEN", "hush" * 40)
+    allowed = Storage(StorageConfig(retries=0, allow_pipe=True))
+    command = 'pipe:echo "$MINE_TOKEN" >&2; seq 60 >&2; exit 3'
+    with pytest.raises(StorageError, match="exit status 3") as error, allowed.local_copy(command):
+        pass
+    assert "hush" not in str(error.value)
+    assert "60" in str(error.value)
