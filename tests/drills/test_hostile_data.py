@@ -50,6 +50,9 @@ def test_hostile_data_is_used_or_skipped_and_harms_nothing(
         "TMPDIR": str(tmp_path / "tmp"),
         "PYTHONPATH": str(repository),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # The bound of memory is one of addresses, which threads reserve on machines with many cores.
+        "MALLOC_ARENA_MAX": "2",
+        "OMP_NUM_THREADS": "1",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.drills.hostile_run", part, str(data), str(CASES), SEED],
