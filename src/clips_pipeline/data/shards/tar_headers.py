@@ -28,9 +28,9 @@ _MAX_EXTENSIONS = 4
 # More than any file has, and small enough for offsets to be added without overflow.
 _MAX_BYTES = 1 << 60
 _SIZE = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
-# `tarfile` unpacks a stream that begins like gzip, bzip2, xz or lzma. A name can begin so, and the header be one of both: the
-# tar that `tarfile` then reads was never checked here.
-_COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh|\xfd7zXZ|\x5d\x00\x00\x80", re.DOTALL)
+# `tarfile` unpacks a stream that begins like gzip, bzip2, xz, lzma or (since Python 3.14) zstd. A name can begin so, and the
+# header be one of both: the tar that `tarfile` then reads was never checked here.
+_COMPRESSED = re.compile(rb"\x1f\x8b\x08|BZh|\xfd7zXZ|\x5d\x00\x00\x80|\x28\xb5\x2f\xfd", re.DOTALL)
 _DIGITS = re.compile(rb"\d{1,6} ")
 
 ReadBytes = Callable[[int, int], bytes]

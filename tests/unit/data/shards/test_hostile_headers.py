@@ -63,6 +63,7 @@ HOSTILE = {
     ),
     "gzip in a long name": (header(b"L", b"4", b"\x1f\x8b\x08") + bytes(BLOCK) + FILE, "like a compressed file"),
     "bzip2": (header(b"0", b"0", b"BZh91AY&SY.png"), "like a compressed file"),
+    "zstd": (header(b"0", b"0", b"\x28\xb5\x2f\xfd.png"), "like a compressed file"),
     "xz": (header(b"0", b"0", b"\xfd7zXZ.png"), "like a compressed file"),
     "nothing to extend": (extended(b"x", b"11 path=ab\n"), "extends nothing"),
 }
