@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.evaluation.inference.caption_examples import write_caption
 from clips_pipeline.evaluation.inference.embed import Embedder, open_image, pick_device
@@ -217,8 +218,8 @@ def _to_pillow(image: ImageInput) -> Image.Image:
         return image
     if isinstance(image, str | Path):
         try:
-            return open_image(Path(image).read_bytes())
-        except UndecodableImageError as error:
+            return open_image(read_image(Path(image)))
+        except (UndecodableImageError, TooLargeImageError) as error:
             raise UndecodableImageError(f"{image}: {error}") from None
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(image)

@@ -6,7 +6,9 @@ and scans before anything is decoded.
 """
 
 import io
+import os
 import re
+from pathlib import Path
 from typing import ClassVar, Final
 
 from PIL import Image
@@ -36,6 +38,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC3, 0xC9, 0xCB))
 # Every segment costs time in Pillow. A color profile has up to 255; the other ones of a file are few.
 _MAX_SEGMENTS = 5_000
+# The same for the chunks of a PNG, which may also hold its pixels, usually 8 KiB in each.
+_MAX_CHUNKS, _MIN_CHUNK_BYTES, _CHUNK_BYTES = 10_000, 12, 1_024
 
 
 class RefusedImageError(OSError):
@@ -114,10 +118,29 @@ def check_limits(content: bytes, limits: SampleLimits) -> None:
             )
     elif content.startswith(b"\x89PNG\r\n\x1a\n"):
         check_pixels(int.from_bytes(content[16:20]), int.from_bytes(content[20:24]), limits)
+        _check_png_chunks(content)
     elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         check_pixels(*_webp_size(content), limits)
     else:
         raise UnsupportedImageError("not a JPEG, PNG or WebP file by its content")
+
+
+def read_image(file: Path, limits: SampleLimits = DEFAULT_LIMITS) -> bytes:
+    """Return the content of an image file.
+
+    Args:
+        file: path of the file.
+        limits: limit on its bytes; of a larger file nothing is read.
+
+    Raises:
+        TooLargeImageError: see above.
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size > limits.max_image_bytes:
+            raise TooLargeImageError(f"{size} bytes; max_image_bytes is {limits.max_image_bytes}")
+        return opened.read(limits.max_image_bytes)
 
 
 def check_pixels(width: int, height: int, limits: SampleLimits) -> None:
@@ -158,6 +181,17 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int]:
             height, width = int.from_bytes(content[at + 3 : at + 5]), int.from_bytes(content[at + 5 : at + 7])
         at += length
     raise RefusedImageError(f"more than {_MAX_SEGMENTS} segments before its pixels")
+
+
+def _check_png_chunks(content: bytes) -> None:
+    if len(content) < _MAX_CHUNKS * _MIN_CHUNK_BYTES:
+        return
+    most, at = _MAX_CHUNKS + len(content) // _CHUNK_BYTES, 8
+    for _ in range(most):
+        if at >= len(content) or content[at + 4 : at + 8] == b"IEND":
+            return
+        at += _MIN_CHUNK_BYTES + int.from_bytes(content[at : at + 4])
+    raise RefusedImageError(f"more than {most} chunks")
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from clips_pipeline.config import (
     parse_json,
     to_mapping,
 )
+from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import file_sha256
@@ -191,11 +191,9 @@ def _read_record(folder: Path, row: CaptionRow, classes: int | None, limits: Sam
     if isinstance(file, str):
         return Skip(records.MISSING_IMAGE, row.image, f"{folder / row.image}: {file}")
     try:
-        with file.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size > limits.max_image_bytes:
-                return Skip(records.TOO_LARGE, row.image, f"{size} bytes; max_image_bytes is {limits.max_image_bytes}")
-            image = opened.read(limits.max_image_bytes)
+        image = read_image(file, limits)
+    except TooLargeImageError as error:
+        return Skip(error.reason, row.image, str(error))
     except OSError as error:
         return Skip(records.MISSING_IMAGE, row.image, f"{file}: {error}")
     ending = file.suffix.lower().removeprefix(".")

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clips_pipeline.config import ConfigError, parse_json
+from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
@@ -247,6 +248,6 @@ def _existing(path: Path, where: str) -> Path:
 def _open_images(paths: Iterable[Path]) -> Iterator[Image.Image]:
     for path in paths:
         try:
-            yield open_image(path.read_bytes())
-        except UndecodableImageError as error:
+            yield open_image(read_image(path))
+        except (UndecodableImageError, TooLargeImageError) as error:
             raise ConfigError(f"{path}: cannot be decoded ({error})") from None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from clips_pipeline.data.prepare.statistics import SplitStatistics, Statistics
 from clips_pipeline.data.shards.index import Index
+from clips_pipeline.data.shards.unexpected import UNEXPECTED
 from clips_pipeline.reports.data.caption_lengths import SplitTexts
 from clips_pipeline.reports.page import format_number, format_percent
 
@@ -48,6 +49,12 @@ def _sample_findings(name: str, split: SplitStatistics, captions_needed: bool) -
         reason = max(split.skipped, key=lambda name: split.skipped[name], default="damaged shards")
         percent = format_percent(split.unusable, seen)
         found.append(f"{name}: {percent} of the samples are unusable; the most frequent reason is {reason}.")
+    for reason, count in split.skipped.items():
+        if reason.startswith(UNEXPECTED):
+            found.append(
+                f"{name}: {format_number(count)} samples raised an error that nobody foresaw ({reason}); the examples name "
+                "them. Please report it."
+            )
     for reason, count in split.noted.items():
         found.append(f"{name}: {format_number(count)} samples in the index are unusual: {reason}.")
     if not captions_needed:

@@ -1,10 +1,13 @@
 """Limits on pixels, scans and bytes of an image hold before anything is decoded, for every user of the decoders."""
 
 import io
+import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,6 +21,7 @@ from clips_pipeline.data.images.formats import (
     TooManyPixelsError,
     TooManyScansError,
     open_image,
+    read_image,
 )
 from clips_pipeline.data.images.thumbnail import make_thumbnail
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, train_pixels
@@ -170,6 +174,23 @@ def test_many_segments_are_refused() -> None:
     with pytest.raises(RefusedImageError, match="more than 5000 segments"):
         open_image(jpeg()[:2] + comments + jpeg()[2:])
     open_image(jpeg()[:2] + comments[: 4 * 4_000] + jpeg()[2:]).close()
+
+
+@pytest.mark.parametrize("kind", [b"abCd", b"IDAT", b"tEXt"])
+def test_many_chunks_are_refused(kind: bytes) -> None:
+    content, chunk = image_bytes(1), bytes(4) + kind + struct.pack(">I", zlib.crc32(kind))
+    open_image(content[:33] + chunk * 9_000 + content[33:]).close()
+    with pytest.raises(RefusedImageError, match="more than 10234 chunks"):
+        open_image(content[:33] + chunk * 20_000 + content[33:])
+    open_image(content + bytes(1_000_000)).close()  # what follows the end does not count
+
+
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(image_bytes(1))
+    assert read_image(tmp_path / "a.png") == image_bytes(1)
+    os.truncate(tmp_path / "a.png", 1 << 40)
+    with pytest.raises(TooLargeImageError, match="1099511627776 bytes; max_image_bytes is 67108864"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("user", USERS)

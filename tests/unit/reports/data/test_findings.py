@@ -56,6 +56,7 @@ def test_no_findings_where_all_fractions_are_at_their_limits() -> None:
         ({"skipped": {"not_utf8": 3, "bad_record": 9}}, "1.2 % of the samples are unusable; .* is bad_record"),
         ({"damaged_shards": 1}, "1 of 10 shards cannot be read to the end"),
         ({"damaged_shards": 1, "skipped": {}}, "the most frequent reason is damaged shards"),
+        ({"skipped": {"unexpected: MemoryError": 2}}, r"2 samples raised an error .* \(unexpected: MemoryError\)"),
         ({"noted": {"interleaved": 7}}, "7 samples in the index are unusual: interleaved"),
         ({"duplicate_images": 50}, "5.1 % of the images are exact duplicates"),
         ({"duplicate_captions": 298}, "30.1 % of the web captions are duplicates of an earlier one"),
