@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 _LOG_INTERVAL_S = 30.0
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -20,21 +21,25 @@ def lock_target(target: Path) -> Iterator[bool]:
 
     Yields False, without a lock, where nothing can be written beside `target`.
     """
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    timeout, locked = 0.0, False
-    # The operating system releases the lock when the process ends, even if it is killed.
-    while not locked:
+    # The operating system releases the lock when the process ends, even if it is killed. filelock's fallback, a plain file,
+    # would outlive a killed process, and be waited for without end.
+    lock = FileLock(target.with_name(f".{target.name}.lock"), fallback_to_soft=False)
+    timeout, writable = 0.0, True
+    while not lock.is_locked:
         try:
             lock.acquire(timeout=timeout)
-            locked = True
         except Timeout:
             log.info("%s: another process is making it; waiting until it ends", target)
             timeout = _LOG_INTERVAL_S
         except OSError as error:
-            if error.errno not in _READ_ONLY:
+            if error.errno in _READ_ONLY:
+                writable = False
+            elif error.errno in _NO_LOCKS:
+                log.warning("%s: no locks here (%s); make sure that no other process makes it", target, error)
+            else:
                 raise
             break
     try:
-        yield locked
+        yield writable
     finally:
         lock.release()

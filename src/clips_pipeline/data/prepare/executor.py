@@ -97,14 +97,14 @@ def map_jobs(
 
 def _run_in_processes(function: Callable[[J], None], pending: list[J], processes: int) -> None:
     waiting, count = deque(pending), _Counter(len(pending))
-    kills = _Kills(pending)
+    kills = _Kills()
     with WorkerPool(function, processes) as pool:
         for job, exit_code in pool.run(waiting):
             if exit_code is None or job.is_done:
                 kills.in_a_row = 0
                 count.add()
                 continue
-            end = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+            end = _describe_end(exit_code)
             if not kills.may_go_on([job]):
                 raise ConfigError(
                     f"a process was killed {_MAX_CRASHES} times before it finished a job, probably because memory ran out "
@@ -116,19 +116,24 @@ def _run_in_processes(function: Callable[[J], None], pending: list[J], processes
             waiting.append(job)
 
 
+def _describe_end(exit_code: int) -> str:
+    known = -exit_code in set(signal.Signals)
+    return signal.Signals(-exit_code).name if known else f"exit code {exit_code}"
+
+
 class _Kills:
     """Kills of processes in a row: without a finished job, and without a new finding of a watchdog."""
 
-    def __init__(self, jobs: Iterable[MappableJob]) -> None:
+    def __init__(self) -> None:
         self.in_a_row = 0
-        self._seen = {id(job): job.progress for job in jobs}
+        self._seen: dict[int, str | None] = {}
 
     def may_go_on(self, jobs: Iterable[MappableJob], allowed: int = _MAX_CRASHES - 1) -> bool:
         """Count the end of a process that ran one of these jobs; return whether no more than `allowed` were in a row."""
         changed = False
         for job in jobs:
             progress = job.progress
-            changed |= progress != self._seen[id(job)]
+            changed |= progress != self._seen.get(id(job))
             self._seen[id(job)] = progress
         self.in_a_row = 0 if changed else self.in_a_row + 1
         return self.in_a_row <= allowed
@@ -146,7 +151,7 @@ def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: Exe
         client = Client(run_on.address, set_as_default=False)
     except OSError as error:
         raise ConfigError(f"run_on.address: no scheduler answers at {run_on.address} ({error})") from None
-    kills = _Kills(pending)
+    kills = _Kills()
     with client:
         while pending:
             try:

@@ -136,7 +136,7 @@ def _accepted(task: ShardTask, checker: SampleChecker, watch: Watch) -> Iterator
         if isinstance(item, Record) and (reason := watch.fault(position)) is not None:
             checker.skip(Skip(reason, item.key, _STOPPED[reason]))
             continue
-        watch.begin(position)
+        (watch.move if number else watch.begin)(position)
         record = checker.accept(item)
         watch.end()
         if record is not None:
@@ -204,7 +204,6 @@ def _scan_tar(
             used[row] = checker.accept(task.read(tar, row)) is not None
         except Exception as error:
             checker.skip(make_skip(error, key))
-        watch.end()
     watch.reach(ENDING)
     damage = tar.find_damage()
     if damage is not None:

@@ -7,6 +7,7 @@ note, and goes on without the sample. `concurrent.futures` and its relatives bou
 
 import faulthandler
 import json
+import mmap
 import os
 import signal
 import threading
@@ -81,6 +82,9 @@ class Watch:
     def begin(self, position: str) -> None:
         """Note that work on a sample begins."""
 
+    def move(self, position: str) -> None:
+        """Note another position of the same sample; its time goes on."""
+
     def end(self) -> None:
         """Note that work on a sample ended; the bound on the shard still holds."""
 
@@ -123,6 +127,8 @@ class _NotedWatch(Watch):
         write_bytes(file, f"{' ' * (_LINE - 1)}\n{text}\n".encode())
         self._file = file.open("rb+")
         self._file.seek(0, os.SEEK_END)
+        # Memory of the kernel, which stays when the process is killed.
+        self._line = mmap.mmap(self._file.fileno(), _LINE)
         # A shard that is set aside has no time left, and is not read either.
         self._alarmed = self.set_aside is None and self._timer.acquire(blocking=False)
         if self._alarmed:
@@ -144,11 +150,15 @@ class _NotedWatch(Watch):
         )
         self._set(bound, position, seconds)
 
+    def move(self, position: str) -> None:
+        """See `Watch`."""
+        self._line[len(_SAMPLE) : -1] = f" {position}".ljust(_LINE - 1 - len(_SAMPLE)).encode()
+
     def end(self) -> None:
         """See `Watch`."""
         # The position stays, since the sample is written next.
         if self._alarmed:
-            os.pwrite(self._file.fileno(), f"{_SHARD:{len(_SAMPLE)}} ".encode(), 0)
+            self._line[: len(_SAMPLE)] = _SHARD.ljust(len(_SAMPLE)).encode()
             signal.setitimer(signal.ITIMER_REAL, self._left())
 
     def reach(self, position: str) -> None:
@@ -156,7 +166,7 @@ class _NotedWatch(Watch):
         self._set(_SHARD, position, self._left())
 
     def _set(self, bound: str, position: str, seconds: float) -> None:
-        os.pwrite(self._file.fileno(), f"{bound:{len(_SAMPLE)}} {position}".ljust(_LINE - 1).encode(), 0)
+        self._line[:-1] = f"{bound:{len(_SAMPLE)}} {position}".ljust(_LINE - 1).encode()
         if self._alarmed:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -170,6 +180,7 @@ class _NotedWatch(Watch):
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.unregister(signal.SIGALRM)
             self._timer.release()
+        self._line.close()
         self._file.close()
         self._path.unlink(missing_ok=True)
 
