@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from functools import partial
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def prepare(
                 samples_per_shard=samples_per_shard,
                 rules=rules,
                 fingerprint=digest,
-                watchdog=None if watchdog is None else Watchdog(watchdog, uuid.uuid4().hex),
+                watchdog=None if watchdog is None else Watchdog(watchdog),
             )
             _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
             finish(prepared, temporary / SHARDS)

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,10 +55,12 @@ class Watchdog:
     Attributes:
         config: bounds.
         run: text that differs for every run: a note of an earlier run, which the user may have stopped, does not count.
+        caller: machine and process that runs `prepare`, which no alarm may end (a Dask cluster of threads).
     """
 
     config: WatchdogConfig
-    run: str
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    caller: tuple[str, int] = field(default_factory=lambda: _this_process())
 
     @contextmanager
     def watch(self, file: Path) -> Iterator["Watch"]:
@@ -67,6 +70,10 @@ class Watchdog:
             yield watch
         finally:
             watch.close()
+
+
+def _this_process() -> tuple[str, int]:
+    return os.uname().nodename, os.getpid()
 
 
 class Watch:
@@ -130,7 +137,8 @@ class _NotedWatch(Watch):
         # Memory of the kernel, which stays when the process is killed.
         self._line = mmap.mmap(self._file.fileno(), _LINE)
         # A shard that is set aside has no time left, and is not read either.
-        self._alarmed = self.set_aside is None and self._timer.acquire(blocking=False)
+        may_alarm = self.set_aside is None and watchdog.caller != _this_process()
+        self._alarmed = may_alarm and self._timer.acquire(blocking=False)
         if self._alarmed:
             # In C, so also while a decoder holds the interpreter's lock: first the traceback, then the default action.
             faulthandler.register(signal.SIGALRM, self._file, all_threads=True, chain=True)

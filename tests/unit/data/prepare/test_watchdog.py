@@ -1,6 +1,8 @@
 """A sample that hangs or kills its process costs one sample; a shard that does is set aside and named."""
 
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,12 @@ from tests.unit.data.samples import read_tree, record, write_shard
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
-from clips_pipeline.data.prepare.watchdog import WatchdogConfig
+from clips_pipeline.data.prepare.watchdog import Watchdog, WatchdogConfig
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.index import Index
 from clips_pipeline.data.shards.reader import eval_samples
 
-BOUNDS = WatchdogConfig(sample_seconds=1.0, shard_seconds=300.0)
+BOUNDS = WatchdogConfig(sample_seconds=2.0, shard_seconds=300.0)
 ALL = [f"k{number:04d}" for number in range(3 * SAMPLES)]
 
 
@@ -88,6 +90,18 @@ def test_shard_that_exceeds_its_bound_is_set_aside_and_named(tmp_path: Path, sha
 def test_limit_on_skips_holds_for_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_skipped_fraction allows 5\.0%.*killed 2"):
         prepare(HostileSource({1: "die", 4: "die"}, {}), tmp_path / "shards", watchdog=BOUNDS)
+
+
+def test_no_alarm_ends_the_process_that_runs_prepare(tmp_path: Path) -> None:
+    """Dask may run jobs in threads of it."""
+    with Watchdog(BOUNDS).watch(tmp_path / "notes") as watch:
+        watch.begin("sample 0")
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    other = replace(Watchdog(BOUNDS), caller=("elsewhere", 1))
+    with other.watch(tmp_path / "notes") as watch:
+        watch.begin("sample 0")
+        assert 0.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= BOUNDS.sample_seconds
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_notes_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
