@@ -42,7 +42,6 @@ def test_hostile_data_is_used_or_skipped_and_harms_nothing(
     for name in ("data", "home", "tmp", "cwd"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "victim.txt").write_text("unchanged")
-    (tmp_path / "outside.png").write_bytes(b"unchanged")
     before = _listing(tmp_path)
     environment = {
         **os.environ,

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ CLASSES_FILE = "classes.json"
 # A digest names files of the shard cache; an index that somebody else made must not name others.
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+_LONGEST_PATH_SHOWN = 300
 _STATS_PER_TASK = 2_000
 
 
@@ -181,10 +183,14 @@ def _find_problem(shard: ShardEntry, folder: Path) -> str | None:
     # Joining an absolute path ignores the folder. `os` takes a tenth of the time of `Path`.
     file = os.path.join(folder, shard.path)
     try:
-        size = os.stat(file).st_size
+        found = os.stat(file)
     except FileNotFoundError:
         return f"{file} is missing"
-    return None if size == shard.bytes else f"{file} has {size} bytes, the index says {shard.bytes}"
+    except (OSError, ValueError) as error:  # the index of others may name a path that is too long, or has a NUL in it
+        return f"{file[:_LONGEST_PATH_SHOWN]} cannot be read ({getattr(error, 'strerror', None) or error})"
+    if not stat.S_ISREG(found.st_mode):  # a FIFO would be waited for
+        return f"{file} is not a regular file"
+    return None if found.st_size == shard.bytes else f"{file} has {found.st_size} bytes, the index says {shard.bytes}"
 
 
 def file_sha256(file: Path) -> str:

@@ -1,6 +1,8 @@
 """The index round-trips, including shards in place and samples left out."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,19 @@ def test_remote_shards_need_a_cache(tmp_path: Path) -> None:
     _index(splits={"train": (ShardEntry("s3://bucket/a.tar", 1, 1, "0" * 64, "0" * 64),)}).save(tmp_path)
     with pytest.raises(ConfigError, match=r"s3://bucket/a\.tar is not on this machine"):
         ShardSet(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("x" * 5_000 + ".tar", r"cannot be read \(File name too long\)"),
+        ("a\0b.tar", r"cannot be read \(embedded null byte\)"),
+        ("fifo.tar", "is not a regular file"),
+        (".", "is not a regular file"),
+    ],
+)
+def test_a_foreign_path_is_a_problem_and_no_other_error(tmp_path: Path, path: str, message: str) -> None:
+    os.mkfifo(tmp_path / "fifo.tar")
+    (problem,) = find_missing_or_changed([ShardEntry(path, 1, 0, "0" * 64, "0" * 64)], tmp_path)
+    assert re.search(message, problem)
+    assert len(problem) < 500
