@@ -5,12 +5,15 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.unit.data.samples import ListSource, record
 
 from clips_pipeline.data.limits import SampleLimits
+from clips_pipeline.data.prepare.run import prepare
 
 BYTES_PER_PIXEL = 21
 FEWER = 2**23
@@ -73,6 +76,46 @@ def test_less_memory_is_not_enough(tmp_path: Path) -> None:
     """So the address space is what limits the decoders."""
     with pytest.raises(subprocess.CalledProcessError):
         _decode(tmp_path, webp(int(FEWER**0.5)), FEWER, "(0.999, 1.0)", 1)
+
+
+EPOCHS = """
+import sys
+from pathlib import Path
+from tests.unit.data.samples import LengthReader
+from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.loading.loader import train_loader
+
+loader = train_loader(Path(sys.argv[1]), "train", LengthReader(), ImageConfig(size=64), global_batch_size=8)
+for epoch in range(12):
+    loader.dataset.set_epoch(epoch)
+    for batch in loader:
+        pass
+    (kib,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")]
+    print(kib)
+"""
+
+
+def test_memory_does_not_grow_over_epochs(tmp_path: Path) -> None:
+    samples = [replace(record(number), image=jpeg(200, "RGB"), extension="jpg") for number in range(64)]
+    # One sample of a shard cannot be used, as far as its content goes, so that skips are part of it.
+    prepare(ListSource({"train": [samples[:32], samples[32:]]}), tmp_path / "shards")
+    damage_image(tmp_path / "shards", samples[5].key)
+    done = subprocess.run(
+        [sys.executable, "-c", EPOCHS, str(tmp_path / "shards")], capture_output=True, text=True, check=True
+    )
+    kib = [int(line) for line in done.stdout.split()]
+    assert len(kib) == 12
+    # An epoch decodes 7 MiB of pixels.
+    assert kib[-1] - kib[3] < 4 << 10
+
+
+def damage_image(shards: Path, key: str) -> None:
+    """Overwrite the scan of an image in place; the size stays that of the index."""
+    file = next(path for path in shards.rglob("*.tar") if key.encode() in path.read_bytes())
+    content = bytearray(file.read_bytes())
+    begin = content.index(b"\xff\xd8\xff", content.index(key.encode()))
+    content[begin : begin + 200] = bytes(200)
+    file.write_bytes(content)
 
 
 def _decode(folder: Path, content: bytes, most: int, crop_area: str, bytes_per_pixel: int) -> None:
