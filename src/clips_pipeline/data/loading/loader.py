@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
+import traceback
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TypeVar
 
@@ -99,7 +102,7 @@ def train_loader(
         num_workers=workers,
         prefetch_factor=fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size),
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_foreign_sigterm,
+        worker_init_fn=_start_worker,
         # A separate generator: otherwise each epoch would draw from torch's global one.
         generator=torch.Generator().manual_seed(seed),
     )
@@ -109,14 +112,24 @@ def _identity(batch: T) -> T:
     return batch
 
 
-def ignore_foreign_sigterm(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    _ignore_foreign_sigterm()
+    # Otherwise Python drops a batch that cannot be sent, and the trainer waits for it for ever.
+    Queue._on_queue_feeder_error = staticmethod(_exit_on_unsent_batch)  # type: ignore[attr-defined]
+
+
+def _exit_on_unsent_batch(error: Exception, batch: object) -> None:
+    """End the process, which torch then reports. Causes are a limit of memory, of open files or of threads."""
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _ignore_foreign_sigterm() -> None:
     """Ignore a SIGTERM that does not come from the trainer.
 
     Cluster managers send SIGTERM to every process of a job. The trainer then finishes its step and saves a checkpoint,
     and needs its batches until then. (If the trainer dies, torch ends its loader workers within seconds.)
-
-    Args:
-        worker: id of the loader worker, passed by torch.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return

@@ -327,3 +327,22 @@ def test_with_the_real_caption_reader(shards: Path) -> None:
     batch = next(iter(loader))
     assert (batch.web_ids_BL.shape, batch.target_ids_BT.shape) == ((BATCH, 12), (BATCH, 16))
     assert tokenizer.decode(batch.web_ids_BL[0].tolist()).replace(" ", "") == f"web{int(batch.keys[0][1:])}"
+
+
+class _Unsendable(LengthReader):
+    """Makes batches that no process can send."""
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        ClipsBatch.__reduce_ex__ = _refuse  # type: ignore[assignment, method-assign]
+        return super().read(*arguments, **options)
+
+
+def _refuse(batch: ClipsBatch, protocol: int) -> Any:
+    raise OSError(24, "Too many open files")
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_loader(shards: Path) -> None:
+    """Python would drop it, and the trainer would wait for it for ever."""
+    loader = train_loader(shards, "train", _Unsendable(), IMAGES, global_batch_size=BATCH, workers=1)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpectedly"):
+        next(iter(loader))
