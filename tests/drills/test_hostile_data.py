@@ -7,8 +7,10 @@ stays, and nothing outside the output folder changes.
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -39,14 +41,17 @@ def test_hostile_data_is_used_or_skipped_and_harms_nothing(
     part: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    for name in ("data", "home", "tmp", "cwd"):
+    # Short, because loader workers open a socket there.
+    temporary = Path(tempfile.mkdtemp(prefix="hostile-"))
+    (temporary / "victim.txt").write_text("unchanged")
+    for name in ("data", "home", "cwd"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "victim.txt").write_text("unchanged")
-    before = _listing(tmp_path)
+    before = _listing(tmp_path), _listing(temporary)
     environment = {
         **os.environ,
         "HOME": str(tmp_path / "home"),
-        "TMPDIR": str(tmp_path / "tmp"),
+        "TMPDIR": str(temporary),
         "PYTHONPATH": str(repository),
         "PYTHONDONTWRITEBYTECODE": "1",
         # The bound of memory is one of addresses, which threads reserve on machines with many cores.
@@ -71,7 +76,8 @@ def test_hostile_data_is_used_or_skipped_and_harms_nothing(
             found.kill()
     assert process.returncode == 0, errors[-3_000:]
     assert left == []
-    assert _listing(tmp_path) == before
+    assert (_listing(tmp_path), _listing(temporary)) == before
+    shutil.rmtree(temporary)
     report = json.loads(out.splitlines()[-1])
     for kind, counts in report["counts"].items():
         skipped = counts["skipped"]

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
@@ -13,6 +14,7 @@ FOLDER = Path("/dev/shm")  # noqa: S108 - of the system, and nothing is written 
 
 # Token ids and keys of a sample, generously.
 _ROW_BYTES = 8192
+_LONGEST_SOCKET_PATH = 107  # of Linux, without the NUL
 
 REMEDIES = (
     "give the container more (`docker run --shm-size=2g`, or --ipc=host), lower train.launch.prefetch_batches or "
@@ -30,10 +32,12 @@ def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_si
         image_size: pixels per side.
 
     Raises:
-        ConfigError: there is no room even for one batch per worker; the message has both sizes and the remedies.
+        ConfigError: there is no room even for one batch per worker, with both sizes and the remedies; or the path of the
+            folder for temporary files is too long.
     """
     if not workers:
         return None
+    _check_socket_path()
     if not FOLDER.is_dir():
         return prefetch_batches
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -60,6 +64,17 @@ def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_si
             fitting,
         )
     return fitting
+
+
+def _check_socket_path() -> None:
+    """Raise if a loader worker could not send its batches: it opens a socket below the folder for temporary files."""
+    folder = tempfile.gettempdir()
+    allowed = _LONGEST_SOCKET_PATH - len("/pymp-12345678/listener-12345678")
+    if len(os.fsencode(folder)) > allowed:
+        raise ConfigError(
+            f"TMPDIR: {folder} has {len(os.fsencode(folder))} bytes, and the sockets of loader workers allow {allowed}; set it to "
+            "a shorter path, or set train.launch.loader_workers to 0"
+        )
 
 
 def _mib(size: int) -> str:

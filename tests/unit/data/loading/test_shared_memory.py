@@ -1,10 +1,12 @@
 """Shared memory of loader workers: fewer batches ahead where there is little, and one error where there is too little."""
 
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +50,7 @@ def test_one_error_with_both_sizes_and_the_remedies(free: SimpleNamespace, monke
 
 LOADER = """
 import sys
+import tempfile
 from pathlib import Path
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.loader import train_loader
@@ -80,3 +83,21 @@ def test_a_real_small_dev_shm(tmp_path: Path, repository: Path, size: int, print
         pytest.skip(f"no small /dev/shm can be mounted here: {done.stderr}")
     assert re.search(printed, done.stdout + done.stderr), done.stdout + done.stderr
     assert shared_memory.FOLDER.is_dir()
+
+
+@pytest.mark.parametrize(("length", "fits"), [(75, True), (76, False)])
+def test_the_longest_path_for_temporary_files(tmp_path: Path, length: int, *, fits: bool) -> None:
+    """Loader workers open a socket there; with a longer path no batch could be sent."""
+    with tempfile.TemporaryDirectory(prefix="t-") as short:
+        folder = Path(short) / ("x" * (length - len(short) - 1))
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", LOADER, str(tmp_path / "shards"), "8"],
+            env={**os.environ, "TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (done.returncode == 0) == fits, done.stderr
+    assert fits or f"TMPDIR: {folder} has 76 bytes, and the sockets of loader workers allow 75" in done.stderr
