@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.io.redact import redact
 
 T = TypeVar("T")
@@ -69,12 +70,6 @@ _EXPECTED = {
     "dataclass_type": "a mapping of keys to values",
     "none_required": "null",
 }
-
-
-MAX_JSON_DEPTH = 64
-"""Levels of lists and objects in a JSON file of this project; its own have fewer than ten."""
-
-_TOO_DEEP = f"more than {MAX_JSON_DEPTH} levels of lists and objects"
 
 
 class ConfigError(ValueError):
@@ -138,29 +133,6 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
     except ValueError as error:
         raise ConfigError(f"{file}: not valid JSON ({error}); {remedy}") from None
     return from_mapping(cls, with_current_names(cls, mapping), str(file))
-
-
-def parse_json(content: str | bytes) -> Any:
-    """Return the value of a JSON document that others may have written.
-
-    Raises:
-        ValueError: it is not JSON, or has more than `MAX_JSON_DEPTH` levels, which recursion could not follow.
-    """
-    try:
-        found = json.loads(content)
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    level = [found]
-    for _ in range(MAX_JSON_DEPTH + 1):
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list)
-            for item in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return found
-    raise ValueError(_TOO_DEEP)
 
 
 def with_current_names(hint: Any, value: Any) -> Any:

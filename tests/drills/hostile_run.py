@@ -22,6 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.drills.hostile_kinds import MARKS, HostileShard, files_of, hostile_members, hostile_shards, tar_of
+from tests.drills.mutations import count_samples
+from tests.json_places import random_place
 from tests.unit.data.samples import image_bytes, record, write_shard
 from tests.unit.data.shards.test_hostile_headers import extended, header
 
@@ -34,7 +36,7 @@ from clips_pipeline.data.prepare.watchdog import WatchdogConfig
 from clips_pipeline.data.shards.index import load_classes, load_index
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import SampleFields
-from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
+from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.sources.captions_file import CaptionFields, read_captions
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig, ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource
@@ -74,13 +76,7 @@ def prepare_shards(folder: Path, out: Path, count: int, rewrite: bool) -> Counts
     fields = SampleFields(score="score")
     config = Img2datasetConfig(train, f"{folder}/good.tar", f"{folder}/fine.tar", fields=fields, rewrite=rewrite)
     prepare(Img2datasetSource(config, Storage()), out, processes=2, max_skipped_fraction=1.0, watchdog=WatchdogConfig())
-    rows = unreadable = 0
-    for number in range(count):
-        try:
-            with TarFile(folder / f"{number:05d}.tar") as tar:
-                rows += len(tar.keys)
-        except BadSampleError:
-            unreadable += 1
+    made = count_samples(folder, count)
     train_part = load_statistics(out).splits["train"]
     skipped = Counter(train_part.skipped)
     # A cut shard counts once more than its rows, for the samples that cannot be seen.
@@ -96,7 +92,7 @@ def prepare_shards(folder: Path, out: Path, count: int, rewrite: bool) -> Counts
         trained.update(batch.keys)
         assert batch.skipped == {}, batch.skipped
     assert set(trained) == set(accepted)
-    return {"made": rows + unreadable, "used": len(accepted), "skipped": dict(skipped), "keys": accepted}
+    return {"made": made, "used": len(accepted), "skipped": dict(skipped), "keys": accepted}
 
 
 def run_kinds(folder: Path, cases: int, draws: random.Random) -> dict[str, Counts]:
@@ -383,12 +379,7 @@ def _read_all(folder: Path) -> None:
 def _changed_json(content: bytes, draws: random.Random) -> bytes:
     """Replace one value, at any depth, by another."""
     whole = json.loads(content)
-    place = whole
-    while True:
-        key = draws.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if not isinstance(place[key], dict | list) or not place[key] or draws.random() < 0.15:
-            break
-        place = place[key]
+    place, key = random_place(whole, draws)
     value = draws.choice(
         ["../../outside", "/etc/passwd", -1, 2**70, 10**400, 1e308, None, [], {}, True, "", "x" * 9_000, MARKS[:500]]
     )

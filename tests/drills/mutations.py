@@ -6,12 +6,27 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.unit.data.samples import image_bytes, record
 
+from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
 from clips_pipeline.data.shards.writer import make_sample
 
 _BLOCK = 512
+
+
+def count_samples(folder: Path, shards: int) -> int:
+    """Return the samples that can be seen in the shards `00000.tar` and so on; a shard that is no tar counts as one."""
+    count = 0
+    for number in range(shards):
+        try:
+            with TarFile(folder / f"{number:05d}.tar") as tar:
+                count += len(tar.keys)
+        except BadSampleError:
+            count += 1
+    return count
+
 
 HOSTILE_NAMES = (
     b"../../outside.png",

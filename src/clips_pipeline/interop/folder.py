@@ -18,14 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clips_pipeline.config import ConfigError, from_mapping, parse_json, to_mapping, with_current_names
+from clips_pipeline.config import ConfigError, from_mapping, to_mapping, with_current_names
 from clips_pipeline.io.atomic import replace_folder
+from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from clips_pipeline.data.images.transforms import ImageConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -42,12 +45,14 @@ class LoadedModel:
         image_transform: maps an image to the normalized (3, H, W) tensor that `encode_image` takes in batches.
         tokenizer: tokenizer of the training; rows have `model.config.text.context_length` ids.
         config: content of config.json.
+        images: parameters of the image transform.
     """
 
     model: ClipsModel
     image_transform: "Callable[[Image.Image], Tensor]"
     tokenizer: Tokenizer
     config: Mapping[str, Any]
+    images: "ImageConfig"
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     images = from_mapping(
         ImageConfig, with_current_names(ImageConfig, config["images"]), f"{folder / CONFIG_FILE}: images"
     )
-    return LoadedModel(model, partial(eval_image, config=images), load_tokenizer(folder), config)
+    return LoadedModel(model, partial(eval_image, config=images), load_tokenizer(folder), config, images)
 
 
 def _read_config(file: Path) -> dict[str, Any]:

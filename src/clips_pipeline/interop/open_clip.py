@@ -56,10 +56,7 @@ def to_state_dict(model: ClipsModel) -> dict[str, Tensor]:
     The captioner is left out. The position table is that of the configured image size.
     """
     named = {key: tensor.detach().clone().contiguous() for key, tensor in _named(model).items()}
-    if _TABLE not in named:
-        config = model.config.vision
-        side = config.image_size // config.patch_size
-        named[_TABLE] = sincos_2d(side, side, config.width).to(model.vision.cls_D)
+    named.setdefault(_TABLE, model.vision.position_table())
     return named
 
 

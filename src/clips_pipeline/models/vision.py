@@ -96,6 +96,11 @@ class VisionTower(nn.Module):
         cls_BPD = self.cls_D.to(tokens_BPD.dtype).expand(tokens_BPD.shape[0], 1, -1)
         return (torch.cat([cls_BPD, tokens_BPD], dim=1) + table_PD).to(self.cls_D.dtype)
 
+    def position_table(self) -> Tensor:
+        """Return a copy of the position table (1 + P, D) for images of the configured size, in the tower's precision."""
+        side = self.config.image_size // self.config.patch_size
+        return self._table(side, side, self.cls_D).detach().clone()
+
     def _table(self, rows: int, columns: int, like: Tensor) -> Tensor:
         if self.positions_PD is not None:
             side = self.config.image_size // self.config.patch_size

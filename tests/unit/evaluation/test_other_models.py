@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.json_places import random_place
 from tests.unit.evaluation.metrics.peer_model import MODEL_CFG, WEIGHTS, settings
 
 from clips_pipeline.config import ConfigError
@@ -353,12 +354,7 @@ def _hostile_tokenizer(content, draws):
         for _ in range(draws.choice([1, 5, 50])):
             changed[draws.randrange(len(changed))] = draws.randrange(256)
         return bytes(changed)
-    place = content
-    while True:
-        key = draws.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if not isinstance(place[key], dict | list) or not place[key] or draws.random() < 0.2:
-            break
-        place = place[key]
+    place, key = random_place(content, draws)
     deep = {}
     for _ in range(100):
         deep = {"type": "Sequence", "normalizers": [deep]}

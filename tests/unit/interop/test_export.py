@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from tests.unit.interop.export_models import write_model
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.export.export_model import FORMS, export_model
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -89,8 +88,8 @@ def test_an_export_that_computes_something_else_is_not_kept(
     before = (out / "open_clip_model.safetensors").read_bytes()
     form = FORMS["open-clip"]
 
-    def damage(loaded: Any, images: ImageConfig, folder: Path) -> None:
-        form.write(loaded, images, folder)
+    def damage(loaded: Any, folder: Path) -> None:
+        form.write(loaded, folder)
         file = folder / "open_clip_model.safetensors"
         weights = load_file(file)
         weights["visual.proj"] += 1e-3
@@ -105,7 +104,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
 def test_a_folder_that_cannot_be_loaded_is_not_kept(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_nothing(loaded: Any, images: ImageConfig, folder: Path) -> None:
+    def write_nothing(loaded: Any, folder: Path) -> None:
         """Leave the folder empty."""
 
     broken = dataclasses.replace(FORMS["transformers"], write=write_nothing)

@@ -7,7 +7,6 @@ import torch
 from tests.unit.interop.export_models import write_model
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, ViTModel
 
-from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.export.transformers_form import write_transformers
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
@@ -25,7 +24,7 @@ def loaded(tmp_path: Path, fixtures_dir: Path) -> LoadedModel:
 @pytest.fixture
 def vision_folder(tmp_path: Path, loaded: LoadedModel) -> Path:
     (tmp_path / "out").mkdir()
-    write_transformers(loaded, ImageConfig(size=32), tmp_path / "out")
+    write_transformers(loaded, tmp_path / "out")
     return tmp_path / "out" / "vision"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.shards.writer import WEB_FIELD
 from clips_pipeline.data.storage.urls import is_remote
+from clips_pipeline.io.json_text import json_depth
 from clips_pipeline.text.escapes import decode_byte_escapes
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 FALLBACK_WEB_FIELD = "org_caption"
 
 _MAX_COPY_TRIES = 8
-
-# Texts too, because they may hold brackets. Possessive, so that an open text takes linear time.
-_BRACKETS_AND_TEXTS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 class ShardSet:
@@ -242,7 +239,7 @@ def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[
     text = _text(members.json, members.key)
     # Counting is fast; most files have fewer brackets than the limit, whatever their order.
     if text.count("{") + text.count("[") > limits.max_json_depth:
-        depth = _depth(text)
+        depth = json_depth(text)
         if depth > limits.max_json_depth:
             detail = f"its JSON has {depth} levels; max_json_depth is {limits.max_json_depth}"
             raise BadSampleError(Skip(records.TOO_LARGE, members.key, detail))
@@ -253,14 +250,6 @@ def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[
     if not isinstance(facts, dict):
         raise BadSampleError(Skip(records.BAD_RECORD, members.key, "its JSON is not an object"))
     return facts
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for part in _BRACKETS_AND_TEXTS.findall(text):
-        depth += (part in "[{") - (part in "]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _caption(members: Members, facts: dict[str, Any], name: str) -> str:

@@ -18,7 +18,6 @@ from clips_pipeline.config import (
     Seed,
     digest_mapping,
     from_mapping,
-    parse_json,
     to_mapping,
 )
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
@@ -30,6 +29,7 @@ from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
+from clips_pipeline.io.json_text import parse_json
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clips_pipeline.config import ConfigError, parse_json
+from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.evaluation.config import CompositionalityConfig
@@ -28,6 +28,7 @@ from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, Embedd
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.evaluation.per_item.items import compositionality_items
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
+from clips_pipeline.io.json_text import parse_json
 
 SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 

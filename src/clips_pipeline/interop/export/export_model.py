@@ -18,8 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline import __version__
-from clips_pipeline.config import ConfigError, from_mapping, with_current_names
-from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.export.onnx_form import write_onnx
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
 from clips_pipeline.interop.export.transformers_form import write_transformers
@@ -54,7 +53,7 @@ class Form:
         template: template of the folder's README.
     """
 
-    write: Callable[[LoadedModel, ImageConfig, Path], None]
+    write: Callable[[LoadedModel, Path], None]
     check: str
     package: str
     template: str
@@ -89,24 +88,23 @@ def export_model(model: Path, out: Path, to: str, card: str | None = None) -> di
     if form is None:
         raise ConfigError(f"--to {to}: unknown; known: {', '.join(FORMS)}")
     loaded = load_model_folder(model)
-    images = from_mapping(ImageConfig, with_current_names(ImageConfig, loaded.config["images"]), f"{model}: images")
     out = out.resolve()
     if out == model.resolve():
         raise ConfigError(f"{out}: is the model itself; give another folder")
     with replace_folder(out) as folder:
-        form.write(loaded, images, folder)
-        differences = _compare(form, loaded, images, folder)
-        (folder / "README.md").write_text(_readme(form, loaded, images, differences, card), encoding="utf-8")
+        form.write(loaded, folder)
+        differences = _compare(form, loaded, folder)
+        (folder / "README.md").write_text(_readme(form, loaded, differences, card), encoding="utf-8")
     return differences
 
 
-def _compare(form: Form, loaded: LoadedModel, images: ImageConfig, folder: Path) -> dict[str, float]:
+def _compare(form: Form, loaded: LoadedModel, folder: Path) -> dict[str, float]:
     """Return the differences from what the other library computes with the folder.
 
     Raises:
         ConfigError: the library is not installed, cannot load the folder, or a difference is above `MAX_DIFFERENCE`.
     """
-    draws = np.random.default_rng(0)
+    draws, images = np.random.default_rng(0), loaded.images
     picture = _picture(images.size + 37, 2 * images.size + 11)
     inputs = draws.standard_normal((_IMAGES, 3, images.size, images.size), np.float32)
     expected = _expected(loaded, torch.from_numpy(inputs), picture)
@@ -179,9 +177,7 @@ def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> 
             return dict(found)
 
 
-def _readme(
-    form: Form, loaded: LoadedModel, images: ImageConfig, differences: Mapping[str, float], card: str | None
-) -> str:
+def _readme(form: Form, loaded: LoadedModel, differences: Mapping[str, float], card: str | None) -> str:
     templates = Environment(
         loader=PackageLoader("clips_pipeline.interop", "templates"),
         undefined=StrictUndefined,
@@ -193,7 +189,7 @@ def _readme(
     return templates.get_template(form.template).render(
         model=loaded.model.config,
         tokenizer=loaded.tokenizer.kind,
-        images=images,
+        images=loaded.images,
         differences=differences,
         limit=MAX_DIFFERENCE,
         half_limit=MAX_HALF_DIFFERENCE,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.export.open_clip_form import write_json
 from clips_pipeline.interop.export.transformers_form import add_special_ids, plain_towers
 from clips_pipeline.interop.folder import LoadedModel
@@ -29,12 +28,11 @@ PREPROCESSING_FILE = "preprocessing.json"
 _OPSET = 17
 
 
-def write_onnx(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
+def write_onnx(loaded: LoadedModel, folder: Path) -> None:
     """Write the towers in float32 and float16, tokenizer and image transform into `folder`.
 
     Args:
         loaded: the model.
-        images: its image transform.
         folder: an empty folder.
 
     Raises:
@@ -47,6 +45,7 @@ def write_onnx(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
         raise ConfigError("--to onnx needs more packages: `pip install 'clips-pipeline[onnx]'`") from None
     length = loaded.model.config.text.context_length
     vision, text = plain_towers(loaded.model)
+    images = loaded.images
     size = images.size
     examples: dict[str, Tensor] = {
         "vision": torch.zeros(2, 3, size, size),

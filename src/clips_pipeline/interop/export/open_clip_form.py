@@ -21,12 +21,11 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
 
 
-def write_open_clip(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
+def write_open_clip(loaded: LoadedModel, folder: Path) -> None:
     """Write weights, configuration and tokenizer into `folder`.
 
     Args:
         loaded: the model.
-        images: its image transform.
         folder: an empty folder.
 
     Raises:
@@ -39,7 +38,10 @@ def write_open_clip(loaded: LoadedModel, images: ImageConfig, folder: Path) -> N
             "text features would differ; use --to transformers, or train with train.model.padding: attend"
         )
     save_file(to_state_dict(loaded.model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    content = {"model_cfg": model_config(config, loaded.tokenizer.kind), "preprocess_cfg": _preprocess_config(images)}
+    content = {
+        "model_cfg": model_config(config, loaded.tokenizer.kind),
+        "preprocess_cfg": _preprocess_config(loaded.images),
+    }
     write_json(folder / CONFIG_FILE, content)
     write_tokenizer(loaded.tokenizer, folder, config.text.context_length)
 

@@ -22,24 +22,23 @@ from clips_pipeline.models import plain
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.plain import PlainText, PlainVision
 from clips_pipeline.models.sizes import EPSILON, MLP_RATIO
-from clips_pipeline.models.vision import VisionTower, sincos_2d
+from clips_pipeline.models.vision import VisionTower
 from clips_pipeline.text.tokenizers.fast import fast_tokenizer, special_names
 
 _PLAIN_MODULE = "plain_clips"
 _RESAMPLING = {"bilinear": 2, "bicubic": 3}
 
 
-def write_transformers(loaded: LoadedModel, images: ImageConfig, folder: Path) -> None:
+def write_transformers(loaded: LoadedModel, folder: Path) -> None:
     """Write `vision/` and `model/` into `folder`.
 
     Args:
         loaded: the model.
-        images: its image transform.
         folder: an empty folder.
     """
     for name in ("vision", "model"):
         (folder / name).mkdir()
-        write_json(folder / name / "preprocessor_config.json", _preprocessor(images))
+        write_json(folder / name / "preprocessor_config.json", _preprocessor(loaded.images))
     _write_vision(loaded.model, folder / "vision")
     _write_model(loaded, folder / "model")
 
@@ -84,16 +83,8 @@ def plain_weights(model: ClipsModel) -> dict[str, Tensor]:
     """Return the weights of both plain towers and the logit scale: `vision.…`, `text.…` and `logit_scale`."""
     towers = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("captioner.")}
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in towers.items()}
-    weights.setdefault("vision.positions_PD", position_table(model.vision))
+    weights.setdefault("vision.positions_PD", model.vision.position_table())
     return weights
-
-
-def position_table(vision: VisionTower) -> Tensor:
-    """Return the position table (1 + P, D) for images of the configured size."""
-    if vision.positions_PD is not None:
-        return vision.positions_PD.detach().clone()
-    side = vision.config.image_size // vision.config.patch_size
-    return sincos_2d(side, side, vision.config.width).to(vision.cls_D)
 
 
 def _write_vision(model: ClipsModel, folder: Path) -> None:
@@ -123,7 +114,7 @@ def vit_weights(vision: VisionTower) -> dict[str, Tensor]:
     own = vision.state_dict()
     weights = {
         "embeddings.cls_token": own["cls_D"].view(1, 1, -1),
-        "embeddings.position_embeddings": position_table(vision)[None],
+        "embeddings.position_embeddings": vision.position_table()[None],
         "embeddings.patch_embeddings.projection.weight": own["patches.weight"],
         "embeddings.patch_embeddings.projection.bias": torch.zeros_like(own["cls_D"]),
         "layernorm.weight": own["norm.weight"],

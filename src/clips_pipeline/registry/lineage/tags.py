@@ -12,7 +12,8 @@ import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError, parse_json
+from clips_pipeline.config import ConfigError
+from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.registry.lineage.record import GitState, Lineage
 from clips_pipeline.registry.tracking.code_changes import TAG, parse_code_changes
 from clips_pipeline.registry.tracking.runs import mlflow_key

@@ -36,7 +36,7 @@ _END = "</w>"
 _NEEDS_NO_REPAIR = regex.compile(r"[ -%'-~\t\n\r]*")
 # Characters; in a shorter text, a run of marks takes milliseconds.
 _LONG = 2_000
-_WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 
 def clean(text: str) -> str:
@@ -124,7 +124,7 @@ class ClipBpeTokenizer(ChunkTokenizer):
     def encode_chunk(self, chunk: str) -> list[int]:
         """Return the ids of the words of a chunk."""
         # `clean` has replaced lone surrogates, which cannot be encoded in UTF-8, by U+FFFD.
-        signs = ("".join(map(self._byte_symbols.__getitem__, word.encode("utf-8"))) for word in _WORDS.findall(chunk))
+        signs = ("".join(map(self._byte_symbols.__getitem__, word.encode("utf-8"))) for word in WORDS.findall(chunk))
         return [token.id for word in signs for token in self._bpe.tokenize(word)]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -8,11 +8,21 @@ Ids are equal with two exceptions, which `tests/unit/text/tokenizers/test_fast.p
   before (open_clip does, with `clean: lower`).
 """
 
+import re
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from clips_pipeline.text.tokenizers import tokenizer as own
-from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
-from clips_pipeline.text.tokenizers.wordpiece import MAX_WORD_BYTES, SUFFIX, WordPieceTokenizer
+from clips_pipeline.text.tokenizers.bpe import WORDS, ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.wordpiece import (
+    CONTROL,
+    IGNORABLE,
+    MARKS,
+    MAX_WORD_BYTES,
+    SINGLE,
+    SUFFIX,
+    WordPieceTokenizer,
+)
 
 SPECIAL_NAMES = {
     "pad_token": "[PAD]",
@@ -23,15 +33,9 @@ SPECIAL_NAMES = {
 }
 """Names of the special ids under the keys of `tokenizer_config.json`, unless the vocabulary has other names."""
 
-_IGNORABLE = Regex(r"\p{Default_Ignorable_Code_Point}+")
 _COMBINING_IOTA = "\u0345"
-# `wordpiece._SINGLE`, in the syntax of the regular expressions of `tokenizers`.
-_SINGLE = Regex(
-    r"[!-/:-@\[-`{-~\p{P}"
-    r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
-    r"\x{2B820}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
-)
-_CLIP_WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+# `tokenizers` writes code points as \x{…}.
+_SINGLE = re.sub(r"\\(?:u([0-9A-F]{4})|U([0-9A-F]{8}))", lambda found: rf"\x{{{found[1] or found[2]}}}", SINGLE)
 
 
 def special_names(tokenizer: own.Tokenizer) -> dict[str, str]:
@@ -71,7 +75,7 @@ def _wordpiece(tokenizer: WordPieceTokenizer, unknown: str) -> Tokenizer:
     ]
     fast.normalizer = normalizers.Sequence(
         [
-            normalizers.Replace(_IGNORABLE, ""),
+            normalizers.Replace(Regex(IGNORABLE.pattern), ""),
             normalizers.NFD(),
             normalizers.Replace(_COMBINING_IOTA, "ι"),  # case folding makes it a letter; otherwise it would be a mark
             normalizers.NFKC(),
@@ -79,14 +83,14 @@ def _wordpiece(tokenizer: WordPieceTokenizer, unknown: str) -> Tokenizer:
             # Compatibility forms may expand to capitals.
             normalizers.NFKC(),
             normalizers.Lowercase(),
-            normalizers.Replace(_IGNORABLE, ""),
+            normalizers.Replace(Regex(IGNORABLE.pattern), ""),
             normalizers.NFD(),
-            normalizers.Replace(Regex(r"\p{Mn}+"), ""),
-            normalizers.Replace(Regex(r"[\p{Cc}\p{Cf}]"), " "),
+            normalizers.Replace(Regex(MARKS.pattern), ""),
+            normalizers.Replace(Regex(CONTROL.pattern), " "),
         ]
     )
     whitespace = pre_tokenizers.Split(Regex(r"[ \t\n\r\f]+"), "removed")
-    fast.pre_tokenizer = pre_tokenizers.Sequence([whitespace, pre_tokenizers.Split(_SINGLE, "isolated")])
+    fast.pre_tokenizer = pre_tokenizers.Sequence([whitespace, pre_tokenizers.Split(Regex(f"[{_SINGLE}]"), "isolated")])
     fast.decoder = decoders.WordPiece(prefix=SUFFIX, cleanup=False)
     return fast
 
@@ -96,7 +100,7 @@ def _clip_bpe(tokenizer: ClipBpeTokenizer, names: dict[str, str]) -> Tokenizer:
     fast.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     fast.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_CLIP_WORDS, "removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS.pattern), "removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -21,16 +21,16 @@ MAX_WORD_BYTES = 100
 SUFFIX = "##"
 
 _LONGEST_SHOWN = 40
-_IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
-_MARKS = regex.compile(r"\p{Mn}+")
-_CONTROL = regex.compile(r"[\p{Cc}\p{Cf}]")
+IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
+MARKS = regex.compile(r"\p{Mn}+")
+CONTROL = regex.compile(r"[\p{Cc}\p{Cf}]")
 # Words of their own: punctuation, ASCII symbols and CJK ideographs. Other characters form words up to ASCII whitespace.
-_SINGLE = (
+SINGLE = (
     r"!-/:-@\[-`{-~\p{P}"
     r"\u4E00-\u9FFF\u3400-\u4DBF\U00020000-\U0002A6DF\U0002A700-\U0002B73F\U0002B740-\U0002B81F"
     r"\U0002B820-\U0002CEAF\uF900-\uFAFF\U0002F800-\U0002FA1F"
 )
-_WORDS = regex.compile(rf"[{_SINGLE}]|[^{_SINGLE} \t\n\r\f]+")
+_WORDS = regex.compile(rf"[{SINGLE}]|[^{SINGLE} \t\n\r\f]+")
 # Whitespace in Python's `str.split` that is not whitespace in the published tokenizer (NFKC does not change them).
 _NOT_WHITESPACE = regex.compile(r"[\u1680\u2028\u2029]")
 _SPECIAL = regex.compile(r"\[.+\]", regex.DOTALL)
@@ -44,17 +44,17 @@ def fold(text: str) -> str:
     marks after 30 in a row (`stream_safe`).
     """
     if text.isascii():
-        return str(_CONTROL.sub(" ", text.lower()))
+        return str(CONTROL.sub(" ", text.lower()))
     folded = unicodedata.normalize("NFD", limit_marks(text))
     # Unicode's toNFKC_Casefold is a fixed point: compatibility forms may expand to capitals, and folding may
     # expose new compatibility forms.
     while True:
-        once = unicodedata.normalize("NFKC", _IGNORABLE.sub("", unicodedata.normalize("NFKC", folded).casefold()))
+        once = unicodedata.normalize("NFKC", IGNORABLE.sub("", unicodedata.normalize("NFKC", folded).casefold()))
         if once == folded:
             break
         folded = once
-    stripped = _MARKS.sub("", unicodedata.normalize("NFD", folded))
-    return str(_CONTROL.sub(" ", stripped))
+    stripped = MARKS.sub("", unicodedata.normalize("NFD", folded))
+    return str(CONTROL.sub(" ", stripped))
 
 
 def split_chunks(text: str) -> list[str]:
