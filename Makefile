@@ -130,7 +130,7 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
 
 .PHONY: bench-inference
-bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (4 minutes; docs/performance.md)
+bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/performance.md)
 	$(BIN)/python -m benchmarks.inference
 
 .PHONY: bench-loader
