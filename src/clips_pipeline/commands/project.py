@@ -1,0 +1,47 @@
+"""The options and contexts of commands that work in a project: its environment, tracking server and registered model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from clips_pipeline.commands.refusals import refusals
+
+_name = click.option("--name", help="Registered model. Default: register.name of the environment.")
+environment = click.option("--env", "-e", help="Environment whose mlflow.yml and register.name are used.")
+
+
+def of_model(command: Any) -> Any:
+    """Add the options that name a registered model; the command's first argument is the project's metadata."""
+    return _name(environment(click.pass_obj(command)))
+
+
+@contextmanager
+def context(metadata: Any, env: str | None) -> Iterator[Any]:
+    """Yield Kedro's context of an environment, with its tracking server set; our errors become one-line messages."""
+    from kedro.framework.session import KedroSession
+
+    with refusals(env), KedroSession.create(metadata.project_path, env=env) as session:
+        # kedro-mlflow sets the tracking server when the context is loaded.
+        yield session.load_context()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def record(metadata: Any, version: str, name: str | None, env: str | None) -> Iterator[Any]:
+    """Yield the version's record, from the environment's tracking server."""
+    with context(metadata, env) as loaded:
+        from clips_pipeline.registry.lineage.tags import load_record
+
+        yield load_record(name or loaded.params["register"]["name"], version)
+
+
+@contextmanager
+def registry(metadata: Any, name: str | None, env: str | None) -> Iterator[Any]:
+    """Yield the environment's names of the registered model and its aliases."""
+    with context(metadata, env) as loaded:
+        from clips_pipeline.config import from_mapping
+        from clips_pipeline.registry.config import RegistryConfig
+
+        mapping = {**loaded.params["register"], **({"name": name} if name else {})}
+        yield from_mapping(RegistryConfig, mapping, "register")

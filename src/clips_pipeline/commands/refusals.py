@@ -1,0 +1,64 @@
+"""Errors in the configuration as one-line messages of a command."""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+
+from clips_pipeline.config import ConfigError
+
+
+class RefusedError(click.ClickException):
+    """A one-line message, with the exit code of all configuration errors."""
+
+    exit_code = 2
+
+
+@contextmanager
+def refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
+    """Turn errors in the configuration into one-line messages."""
+    _check_environment(env or os.environ.get("KEDRO_ENV"), conf_source)
+    try:
+        yield
+    except (ConfigError, yaml.YAMLError) as error:
+        raise RefusedError(" ".join(str(error).split())) from None
+    except OmegaConfBaseException as error:
+        raise RefusedError(f"configuration: {str(error).splitlines()[0]}") from None
+
+
+def _check_environment(env: str | None, conf_source: str | None) -> None:
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    folder = Path(conf_source or (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE)
+    if env is None or not folder.is_dir() or (folder / env).is_dir():
+        return
+    known = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("base", "local"))
+    search = "; `kedro run --pipelines search` creates it" if env == "best" else ""
+    raise RefusedError(
+        f"--env {env}: no folder {folder / env}{_nearest(env, known)}; known: {', '.join(known)}{search}"
+    )
+
+
+def check_pipelines(names: Sequence[str]) -> None:
+    """Refuse names of pipelines that do not exist.
+
+    Raises:
+        RefusedError: a name is unknown.
+    """
+    from kedro.framework.project import pipelines
+
+    for name in names:
+        if name not in pipelines:
+            known = sorted(set(pipelines) - {"__default__"})
+            raise RefusedError(f"--pipelines {name}: unknown{_nearest(name, known)}; known: {', '.join(known)}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
