@@ -20,6 +20,9 @@ from clips_pipeline.models.sizes import MLP_RATIO
 
 _QUERIES, _KEYS, _VALUES = range(3)
 
+_FEW_ROWS = 200
+"""Up to this many rows, inference is faster by PyTorch's own layers: calling the fused ones costs more than they save."""
+
 
 class Attention(nn.Module):
     """Multi-head attention through fused kernels; `in_proj` computes queries, keys and values in one projection.
@@ -53,7 +56,7 @@ class Attention(nn.Module):
         )
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
         y_BSD = y_BHSK.transpose(1, 2).flatten(2)
-        if not torch.compiler.is_compiling():
+        if not by_layers(x):
             return add_projection(x, y_BSD, self.out_proj, packing)
         projected: Tensor = self.out_proj(y_BSD if packing is None else packing.pack(y_BSD))
         return x + projected
@@ -152,9 +155,13 @@ class Block(nn.Module):
 
     def _project(self, x: Tensor, packing: Packing | None, *parts: int) -> tuple[Tensor, ...]:
         """Return the requested parts of queries, keys and values, (T, D) -> (B, S, D) each."""
-        if torch.compiler.is_compiling():
-            weights, biases = self.attn.in_proj.weight.chunk(3), self.attn.in_proj.bias.chunk(3)
-            projections = tuple(functional.linear(self.ln_1(x), weights[part], biases[part]) for part in parts)
+        if by_layers(x):
+            normed, linear = self.ln_1(x), self.attn.in_proj
+            if len(parts) == 3:
+                projections = linear(normed).chunk(3, dim=-1)
+            else:
+                weights, biases = linear.weight.chunk(3), linear.bias.chunk(3)
+                projections = tuple(functional.linear(normed, weights[part], biases[part]) for part in parts)
             return projections if packing is None else tuple(packing.unpack(part) for part in projections)
         return norm_projections(x, self.ln_1, self.attn.in_proj, parts, packing)
 
@@ -170,8 +177,16 @@ class Block(nn.Module):
 
     def _mlp(self, x: Tensor) -> Tensor:
         mlp = self.mlp
-        if not torch.compiler.is_compiling():
+        if not by_layers(x):
             return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu)
-        # A compiler fuses these layers itself, and decides what to save.
         output: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
         return x + output
+
+
+def by_layers(x: Tensor) -> bool:
+    """Return whether rows are computed by PyTorch's own layers instead of the fused ones: in a compiler, which fuses by itself
+    and decides what to save, and for inference of a few rows.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return not torch.is_grad_enabled() and x.numel() <= _FEW_ROWS * x.shape[-1]
