@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+ORIGIN = "origin"
+"""Key of config.json: where imported weights came from."""
 FORMAT = "clips-pipeline"
 VERSION = 1
 
@@ -74,7 +76,13 @@ class Towers:
     text_rows: Callable[[Sequence[str]], Tensor]
 
 
-def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[str, Any], out_dir: Path) -> Path:
+def save_model(
+    model: ClipsModel,
+    tokenizer_dir: Path,
+    image_mapping: Mapping[str, Any],
+    out_dir: Path,
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a model folder atomically: to a temporary folder, which is then renamed.
 
     Args:
@@ -82,6 +90,7 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
         tokenizer_dir: folder of a saved tokenizer; its files are copied.
         image_mapping: `data.images.transforms.ImageConfig` as plain values.
         out_dir: folder to write; replaced if it exists.
+        origin: where the weights came from, if this project did not train them (`import_model.Origin`).
 
     Returns:
         `out_dir`.
@@ -103,6 +112,7 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
             "version": VERSION,
             "model": to_mapping(model.config),
             "images": dict(image_mapping),
+            **({ORIGIN: dict(origin)} if origin else {}),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -110,6 +120,22 @@ def save_model(model: ClipsModel, tokenizer_dir: Path, image_mapping: Mapping[st
         # safetensors sets mode 600; use the mode of the other files, which follows the umask.
         shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     return out_dir
+
+
+def check_replaceable(folder: Path, mark: str = CONFIG_FILE) -> None:
+    """Refuse to replace a folder that holds something else, such as a home folder.
+
+    Args:
+        folder: folder that a command is to write.
+        mark: a file of what the command writes.
+
+    Raises:
+        ConfigError: the folder has files, and none is named `mark`; or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give the path of a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise ConfigError(f"{folder}: has other files than a model, and would be replaced; give a new folder")
 
 
 def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]:

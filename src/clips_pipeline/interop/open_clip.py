@@ -67,6 +67,7 @@ def from_state_dict(
     padding: Literal["attend", "mask"] = "attend",
     vision_heads: int | None = None,
     text_heads: int | None = None,
+    captioner: bool = True,
 ) -> ClipsModel:
     """Build a model with the towers of an open_clip `CLIP` checkpoint, whose keys must match exactly.
 
@@ -81,11 +82,14 @@ def from_state_dict(
         padding: treatment of PAD; published weights were trained with "attend".
         vision_heads: number of heads of the vision tower, if the rule does not apply.
         text_heads: number of heads of the text tower, if the rule does not apply.
+        captioner: whether the model gets a captioner.
 
     Raises:
         ConfigError: keys are missing or unexpected, or shapes are invalid.
     """
     config = _read_config(state_dict, image_size, padding, vision_heads, text_heads)
+    if not captioner:
+        config = dataclasses.replace(config, captioner=None)
     with torch.device("meta"):
         model = ClipsModel(config)
     model.to_empty(device="cpu")

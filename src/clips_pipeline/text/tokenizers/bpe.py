@@ -91,10 +91,24 @@ class ClipBpeTokenizer(ChunkTokenizer):
             raise ConfigError(
                 f"{path}: cannot be read ({error}); give the path of CLIP's bpe_simple_vocab_16e6.txt.gz"
             ) from None
+        return cls.from_lines(lines[1 : _MERGES + 1], path, first=2)
+
+    @classmethod
+    def from_lines(cls, lines: Sequence[str], path: Path | str, first: int = 1) -> "ClipBpeTokenizer":
+        """Make a tokenizer of merges, one pair per line in order of rank, up to an empty line.
+
+        Args:
+            lines: the pairs, with a space between both pieces.
+            path: their file, for messages.
+            first: number of the first line in the file.
+
+        Raises:
+            ConfigError: a line is not a pair of known pieces, or there is none.
+        """
         merges = []
         signs = list(_byte_symbols().values())
         known = {*signs, *(sign + _END for sign in signs)}
-        for number, line in enumerate(lines[1 : _MERGES + 1], start=2):
+        for number, line in enumerate(lines, start=first):
             pair = tuple(line.split())
             if not pair:
                 break
@@ -107,6 +121,10 @@ class ClipBpeTokenizer(ChunkTokenizer):
         if not merges:
             raise ConfigError(f"{path}: contains no merges; give the path of CLIP's bpe_simple_vocab_16e6.txt.gz")
         return cls(merges)
+
+    def pieces(self) -> dict[str, int]:
+        """Return the id of each piece that is no special id."""
+        return dict(self._ids)
 
     def byte_pairs(self, special: Sequence[str] = ()) -> BPE:
         """Return the merges as a model of `tokenizers`, which knows names of special ids only where they are given.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clips_pipeline.models.clips import ClipsModel
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_CAPTIONER = "captioner."
 
 
 def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
@@ -68,7 +69,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
     """Load the initial weights into `clips`, and freeze the parts that are not trained.
 
-    Only weights are loaded. Position tables are computed for the resolution of `clips`.
+    Only weights are loaded. Position tables are computed for the resolution of `clips`. A captioner that the initial model
+    lacks keeps its weights.
 
     Args:
         clips: the model; changed in place.
@@ -92,6 +94,9 @@ def _load_model(clips: "ClipsModel", folder: Path) -> None:
     from clips_pipeline.interop.foreign_weights import load_weights_file
 
     weights = load_weights_file(folder / WEIGHTS, "train.model.initial_weights")
+    if not any(name.startswith(_CAPTIONER) for name in weights):
+        # Imported weights, and those of the methods clip and mixture: the captioner starts as in a training from scratch.
+        weights |= {name: tensor for name, tensor in clips.state_dict().items() if name.startswith(_CAPTIONER)}
     try:
         clips.load_state_dict(weights)
     except RuntimeError as error:
