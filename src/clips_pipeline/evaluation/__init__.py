@@ -6,6 +6,7 @@ __all__ = [
     "evaluate",
     "example_selection",
     "inference",
+    "int8_recall",
     "metric_keys",
     "metrics",
     "model_loading",

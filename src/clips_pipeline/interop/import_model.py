@@ -1,41 +1,15 @@
 """Published weights as a model folder of this project: from a folder of open_clip's form, or from the hub."""
 
-import hashlib
-import logging
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.interop.folder import check_replaceable, save_model
 from clips_pipeline.interop.hub import fetch_model
-from clips_pipeline.interop.open_clip_folder import find_weights, load_open_clip_folder
-
-log = logging.getLogger(__name__)
+from clips_pipeline.interop.open_clip_folder import Origin, load_open_clip_folder, origin_of
 
 _REPOSITORY = re.compile(r"(?:hf-hub:)?([\w-][\w.-]*/[\w-][\w.-]*)")
-_LICENSE = re.compile(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]{1,60})['\"]?[ \t]*$", re.MULTILINE)
-_MAX_CARD_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where imported weights came from.
-
-    Attributes:
-        source: the folder or the id of the repository.
-        weights: name of the file of weights.
-        weights_sha256: SHA-256 of that file.
-        revision: commit of the repository; None for a folder.
-        license: license that the source's README states; None if it states none.
-    """
-
-    source: str
-    weights: str
-    weights_sha256: str
-    revision: str | None = None
-    license: str | None = None
 
 
 def import_model(source: str, out: Path, *, revision: str | None = None, vocabulary: Path | None = None) -> Origin:
@@ -54,11 +28,8 @@ def import_model(source: str, out: Path, *, revision: str | None = None, vocabul
     if out.resolve() == folder.resolve():
         raise ConfigError(f"{out}: is the source itself; give another folder")
     check_replaceable(out)
-    weights = find_weights(folder)
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     loaded = load_open_clip_folder(folder, vocabulary)
-    origin = Origin(source, weights.name, digest, commit, _license(folder))
+    origin = origin_of(folder, source, commit)
     with tempfile.TemporaryDirectory() as temporary:
         loaded.tokenizer.save(temporary)
         save_model(loaded.model, Path(temporary), loaded.images.to_mapping(), out, to_mapping(origin))
@@ -81,14 +52,3 @@ def _folder(source: str, revision: str | None) -> tuple[Path, str | None]:
             raise ConfigError(f"--revision {revision}: {source} is a folder, which has none; leave it out")
         return folder, None
     return fetch_model(found[1], revision)
-
-
-def _license(folder: Path) -> str | None:
-    """Return the license in the front matter of a README."""
-    file = folder / "README.md"
-    if not file.is_file() or file.stat().st_size > _MAX_CARD_BYTES:
-        return None
-    text = file.read_text(encoding="utf-8", errors="replace")
-    front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
-    found = _LICENSE.search(front)
-    return found[1] if found else None

@@ -9,8 +9,11 @@ models of open_clip can be measured with `evaluate.model`. Rows of ids are those
 [CLS]`, whatever tokenizer mode the configuration names: some published files name none, and open_clip then makes other rows.
 """
 
+import hashlib
 import logging
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
 """Weights in PyTorch's own form, under open_clip's name; read without unpickling (`torch_archive`)."""
 
 _MAX_CONFIG_BYTES = 1 << 20
-_MISSING = object()
+_LICENSE = re.compile(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]{1,60})['\"]?[ \t]*$", re.MULTILINE)
 # What CLIPS needs, where open_clip has a choice: tower, key, values. `None` among the values: the key may be missing.
 _REQUIRED: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("vision_cfg", "no_ln_pre", (True,)),
@@ -70,6 +73,53 @@ _PREPROCESS: dict[str, Any] = {
     "resize_mode": "shortest",
 }
 _FRAMINGS = {"squash": "squash", "shortest": "crop"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where imported weights came from.
+
+    Attributes:
+        source: the folder or the id of the repository.
+        weights: name of the file of weights.
+        weights_sha256: SHA-256 of that file.
+        revision: commit of the repository; None for a folder.
+        license: license that the source's README states; None if it states none.
+    """
+
+    source: str
+    weights: str
+    weights_sha256: str
+    revision: str | None = None
+    license: str | None = None
+
+
+def origin_of(folder: Path, source: str | None = None, revision: str | None = None) -> Origin:
+    """Return the origin of a folder of open_clip's form.
+
+    Args:
+        folder: the folder.
+        source: where it was fetched from; None is the folder.
+        revision: commit of that repository.
+
+    Raises:
+        ConfigError: it has no weights.
+    """
+    weights = find_weights(folder)
+    with weights.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Origin(source or str(folder), weights.name, digest, revision, _license(folder))
+
+
+def _license(folder: Path) -> str | None:
+    """Return the license in the front matter of a README."""
+    file = folder / "README.md"
+    if not file.is_file() or file.stat().st_size > _MAX_CONFIG_BYTES:
+        return None
+    text = file.read_text(encoding="utf-8", errors="replace")
+    front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
+    found = _LICENSE.search(front)
+    return found[1] if found else None
 
 
 def is_open_clip_folder(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from tests.unit.interop.export_models import write_model
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.export.export_model import FORMS, export_model
+from clips_pipeline.interop.export.readme import Provenance
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
@@ -51,7 +52,10 @@ def test_the_other_library_computes_the_same(
 ) -> None:
     out = tmp_path / "out"
     differences = export_model(
-        make_model(padding, kind, framing=framing, interpolation="bicubic"), out, form, "# version 3\n\nrecall and data"
+        make_model(padding, kind, framing=framing, interpolation="bicubic"),
+        out,
+        form,
+        Provenance("# version 3\n\nrecall and data"),
     )
     assert max(differences["image_features"], differences["text_features"]) < 1e-6
     # A center crop after rounding is off by up to half a pixel, which is 20 steps where the picture is steepest.
@@ -135,7 +139,7 @@ def test_the_command_needs_no_project(make_model: MakeModel, tmp_path: Path) -> 
     assert "text_features: largest difference" in done.stdout
     config = json.loads((tmp_path / "out/model/config.json").read_text())
     assert config["text"]["hidden_id"] == 0
-    assert "fill in before you publish" in (tmp_path / "out/README.md").read_text()
+    assert "before you publish" in (tmp_path / "out/README.md").read_text()
     done = subprocess.run(
         [*command, str(model), "other", "--to", "open-clip"], cwd=tmp_path, capture_output=True, text=True
     )

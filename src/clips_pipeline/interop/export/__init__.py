@@ -7,6 +7,7 @@ __all__ = [
     "export_model",
     "onnx_form",
     "open_clip_form",
+    "readme",
     "remote_code",
     "transformers_form",
 ]

@@ -23,7 +23,8 @@ def main(folder: str, inputs: str, texts: str, outputs: str) -> None:
     ids_BL = np.array([row.ids for row in tokenizer.encode_batch(json.loads(Path(texts).read_text(encoding="utf-8")))])
     ids_BL[:, -1] = config["cls_id"]
     found: dict[str, Any] = {}
-    for suffix in ("", "_fp16"):
+    int8 = ("_int8",) if Path(folder, "vision_int8.onnx").is_file() else ()
+    for suffix in ("", "_fp16", *int8):
         for tower, values in (("vision", {"images": given["images"]}), ("text", {"ids": ids_BL})):
             session = InferenceSession(f"{folder}/{tower}{suffix}.onnx", providers=["CPUExecutionProvider"])
             name = {"vision": "image", "text": "text"}[tower]

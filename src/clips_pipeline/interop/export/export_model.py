@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clips_pipeline import __version__
-from clips_pipeline.config import ConfigError
-from clips_pipeline.interop.export.onnx_form import write_onnx
+from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.interop.export.onnx_form import Int8Check, remove_int8, write_int8, write_onnx
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
+from clips_pipeline.interop.export.readme import NOTHING_KNOWN, README, Provenance, render
 from clips_pipeline.interop.export.transformers_form import write_transformers
-from clips_pipeline.interop.folder import LoadedModel, load_model_folder
+from clips_pipeline.interop.folder import CONFIG_FILE, ORIGIN, LoadedModel, check_replaceable, load_model_folder
+from clips_pipeline.interop.open_clip_folder import is_open_clip_folder, load_open_clip_folder, origin_of
 from clips_pipeline.io.atomic import replace_folder
 
 MAX_DIFFERENCE: Final = 1e-5
@@ -31,7 +31,7 @@ MAX_DIFFERENCE: Final = 1e-5
 MAX_HALF_DIFFERENCE: Final = 1e-2
 """The same for features in float16, which have unit norm."""
 
-_HALF = "_fp16"
+_HALF, _INT8 = "_fp16", "_int8"
 _IMAGES = 4
 _TEXTS = (
     "a dog",
@@ -67,14 +67,21 @@ FORMS: Final[Mapping[str, Form]] = {
 """Forms by their name for `--to`."""
 
 
-def export_model(model: Path, out: Path, to: str, card: str | None = None) -> dict[str, float]:
-    """Write the model in `model` to the folder `out`; a folder there is replaced once the new one has passed its check.
+Int8Measure = Callable[[LoadedModel, Path], Int8Check]
+"""Measures what int8 costs, given the model and its export in float32 and int8 (`evaluation.int8_recall.Int8Gate`)."""
+
+
+def export_model(
+    model: Path, out: Path, to: str, provenance: Provenance = NOTHING_KNOWN, int8: Int8Measure | None = None
+) -> dict[str, float]:
+    """Write the model in `model` to the folder `out`; an earlier export there is replaced once the new one has passed its check.
 
     Args:
-        model: model folder of this project.
+        model: model folder of this project, or a folder of open_clip's form.
         out: folder to write.
         to: a name in `FORMS`.
-        card: model card with data, training and metrics, for the folder's README.
+        provenance: license, data and card, for the folder's README.
+        int8: for `onnx`: decides whether the towers are also written in int8.
 
     Returns:
         Largest absolute differences between this project's results and the other library's: `image_features`,
@@ -87,15 +94,40 @@ def export_model(model: Path, out: Path, to: str, card: str | None = None) -> di
     form = FORMS.get(to)
     if form is None:
         raise ConfigError(f"--to {to}: unknown; known: {', '.join(FORMS)}")
-    loaded = load_model_folder(model)
+    if int8 is not None and to != "onnx":
+        raise ConfigError(f"--recall-set: only --to onnx has int8, not {to}; leave it out")
     out = out.resolve()
     if out == model.resolve():
         raise ConfigError(f"{out}: is the model itself; give another folder")
+    check_replaceable(out, README)
+    loaded, provenance = load_any(model, provenance)
     with replace_folder(out) as folder:
         form.write(loaded, folder)
+        check = None
+        if int8 is not None:
+            write_int8(folder)
+            check = int8(loaded, folder)
+            if not check.kept:
+                remove_int8(folder)
         differences = _compare(form, loaded, folder)
-        (folder / "README.md").write_text(_readme(form, loaded, differences, card), encoding="utf-8")
+        limits = {"limit": MAX_DIFFERENCE, "half_limit": MAX_HALF_DIFFERENCE}
+        text = render(form.template, loaded, provenance, differences=differences, int8=check, **limits)
+        (folder / README).write_text(text, encoding="utf-8")
     return differences
+
+
+def load_any(model: Path, provenance: Provenance = NOTHING_KNOWN) -> tuple[LoadedModel, Provenance]:
+    """Load a model folder, or a folder of open_clip's form, and add what it says about its origin.
+
+    Raises:
+        ConfigError: it is neither, or cannot be loaded.
+    """
+    if (model / CONFIG_FILE).is_file() or not is_open_clip_folder(model):
+        loaded = load_model_folder(model)
+        origin = loaded.config.get(ORIGIN)
+        return loaded, provenance.with_origin(origin) if isinstance(origin, dict) else provenance
+    loaded = load_open_clip_folder(model)
+    return loaded, provenance.with_origin(to_mapping(origin_of(model)))
 
 
 def _compare(form: Form, loaded: LoadedModel, folder: Path) -> dict[str, float]:
@@ -118,7 +150,8 @@ def _compare(form: Form, loaded: LoadedModel, folder: Path) -> dict[str, float]:
     for name in sorted(differences.keys() - {"pixels"}):
         limit = MAX_DIFFERENCE * max(1.0, float(np.abs(expected[name]).max()))
         limit = MAX_HALF_DIFFERENCE if name.endswith(_HALF) else limit
-        if not differences[name] <= limit:
+        # Recall decides about int8 (`Int8Check`).
+        if not differences[name] <= limit and not name.endswith(_INT8):
             raise ConfigError(
                 f"{form.package} computes other {name} (difference {differences[name]:.1e}, at most {limit:.0e}); the export was "
                 "not kept"
@@ -151,7 +184,8 @@ def _expected(loaded: LoadedModel, images_BCHW: Tensor, picture: NDArray[np.uint
         "logit_scale": model.logit_scale.exp(),
     }
     arrays = {name: tensor.numpy() for name, tensor in results.items()}
-    return arrays | {f"{name}{_HALF}": arrays[name] for name in ("image_features", "text_features")}
+    features = {name: arrays[name] for name in ("image_features", "text_features")}
+    return arrays | {f"{name}{suffix}": value for name, value in features.items() for suffix in (_HALF, _INT8)}
 
 
 def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -175,24 +209,3 @@ def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> 
             )
         with np.load(files[2], allow_pickle=False) as found:
             return dict(found)
-
-
-def _readme(form: Form, loaded: LoadedModel, differences: Mapping[str, float], card: str | None) -> str:
-    templates = Environment(
-        loader=PackageLoader("clips_pipeline.interop", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (Markdown)
-    )
-    return templates.get_template(form.template).render(
-        model=loaded.model.config,
-        tokenizer=loaded.tokenizer.kind,
-        images=loaded.images,
-        differences=differences,
-        limit=MAX_DIFFERENCE,
-        half_limit=MAX_HALF_DIFFERENCE,
-        version=__version__,
-        card=card,
-    )

@@ -7,6 +7,7 @@ __all__ = [
     "model_card",
     "model_report",
     "packaging",
+    "provenance",
     "pyfunc_model",
     "register",
     "register_imported",

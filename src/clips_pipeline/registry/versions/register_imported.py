@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import to_mapping
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.interop.import_model import Origin
+from clips_pipeline.interop.open_clip_folder import Origin
 from clips_pipeline.io.redact import redact
 from clips_pipeline.registry.config import RegistryConfig
 from clips_pipeline.registry.lineage.record import Lineage
