@@ -49,12 +49,12 @@ def import_command(
         if metadata is None:
             click.echo(f"not registered, because this is no project; clips_pipeline.load('{folder}') loads it")
             return
-        from clips_pipeline.pipelines.lineage import code_state
-        from clips_pipeline.registry.lineage.record import Lineage
+        from clips_pipeline.registry.lineage.record import Lineage, git_state, uncommitted_patch
         from clips_pipeline.registry.versions.register_imported import register_imported
 
-        code = code_state(metadata.project_path)
-        version = register_imported(folder, name, origin, Lineage(code.git, env), code.patch)
+        git = git_state(metadata.project_path)
+        patch = uncommitted_patch(metadata.project_path) if git.dirty else b""
+        version = register_imported(folder, name, origin, Lineage(git, env), patch)
         click.echo(
             f"models:/{name}/{version}: registered; `kedro lineage show {version} --name {name}` says where it came from"
         )

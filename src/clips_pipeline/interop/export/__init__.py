@@ -9,5 +9,6 @@ __all__ = [
     "open_clip_form",
     "readme",
     "remote_code",
+    "sentence_transformers_files",
     "transformers_form",
 ]

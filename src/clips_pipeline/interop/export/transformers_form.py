@@ -4,6 +4,7 @@
 Transformers has these towers with one configuration and, with `padding: mask`, none has the text tower at all.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from clips_pipeline.data.images.transforms import ImageConfig
-from clips_pipeline.interop.export import remote_code
+from clips_pipeline.interop.export import remote_code, sentence_transformers_files
 from clips_pipeline.interop.export.open_clip_form import write_json, write_tokenizer
 from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.models import plain
@@ -41,6 +42,11 @@ def write_transformers(loaded: LoadedModel, folder: Path) -> None:
         write_json(folder / name / "preprocessor_config.json", _preprocessor(loaded.images))
     _write_vision(loaded.model, folder / "vision")
     _write_model(loaded, folder / "model")
+    # One processor for both, made of the folder's tokenizer and image processor.
+    _add(folder / "model" / "preprocessor_config.json", processor_class="CLIPProcessor")
+    _add(folder / "model" / "tokenizer_config.json", processor_class="CLIPProcessor")
+    sentence_transformers_files.write_vision(loaded.model.vision, folder / "vision")
+    sentence_transformers_files.write_both(folder / "model")
 
 
 def plain_towers(model: ClipsModel) -> tuple[PlainVision, PlainText]:
@@ -145,6 +151,8 @@ def _write_model(loaded: LoadedModel, folder: Path) -> None:
         "text": text,
         "pad_id": loaded.tokenizer.pad_id,
         "cls_id": loaded.tokenizer.cls_id,
+        # Sentence Transformers reads the width of the embedding here.
+        "projection_dim": loaded.model.config.embed_dim,
     }
     write_json(folder / "config.json", content)
     _save(plain_weights(loaded.model), folder)
@@ -165,6 +173,10 @@ def add_special_ids(fast: FastTokenizer, names: dict[str, str]) -> None:
     fast.post_processor = TemplateProcessing(
         single=f"{used[0]} $A {used[1]} {used[2]}", special_tokens=[(name, fast.token_to_id(name)) for name in used]
     )
+
+
+def _add(file: Path, **values: Any) -> None:
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
 
 
 def _preprocessor(images: ImageConfig) -> dict[str, Any]:
