@@ -10,6 +10,7 @@ Their layer norm has an epsilon of 1e-5; a factor of sqrt(10) before it makes th
 Shapes: D width, E embedding.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ def _write_dense(folder: Path, weight_ED: Tensor) -> None:
     _write(folder, content, {"linear.weight": weight_ED})
 
 
-def _write(folder: Path, content: dict[str, Any], weights: dict[str, Tensor] | None = None) -> None:
+def _write(folder: Path, content: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
     folder.mkdir()
     write_json(folder / "config.json", content)
     if weights:
