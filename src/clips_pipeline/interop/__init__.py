@@ -11,4 +11,5 @@ __all__ = [
     "open_clip_config",
     "open_clip_folder",
     "open_clip_model",
+    "torch_archive",
 ]
