@@ -16,8 +16,8 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.images.transforms import UndecodableImageError
-from clips_pipeline.evaluation.inference.caption_examples import write_caption
-from clips_pipeline.evaluation.inference.embed import Embedder, open_image, pick_device
+from clips_pipeline.evaluation.inference.caption_decoding import write_captions
+from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches, open_image, pick_device
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 """Precision of a loaded model."""
 
 _MANY_CAPTIONS = 8
+_CAPTION_BATCH = 16  # a caption takes far longer than an embedding, and the progress bar moves by batches
 T = TypeVar("T")
 
 ImageInput = str | Path | Image.Image | np.ndarray[Any, Any]
@@ -137,10 +138,11 @@ class Clips:
         """
         if self.model.captioner is None:
             raise ValueError("this model has no captioner: train one with train.method clips or coca")
-        captions = []
-        for image in self._tracked(_as_images(images), "captions", long=_MANY_CAPTIONS):
-            image_CHW = self.image_transform(_to_pillow(image)).to(self.device)
-            captions.append(write_caption(self.model, image_CHW, web_caption, self.tokenizer.wrapped)[1])
+        captions: list[str] = []
+        tracked = self._tracked(_as_images(images), "captions", long=_MANY_CAPTIONS)
+        for batch in iterate_batches(tracked, min(self._batch_size, _CAPTION_BATCH)):
+            images_BCHW = torch.stack([self.image_transform(_to_pillow(image)) for image in batch]).to(self.device)
+            captions += write_captions(self.model, images_BCHW, [web_caption] * len(batch), self.tokenizer.wrapped)
         return captions
 
     def _tracked(self, items: Iterable[T], what: str, long: int | None = None) -> Iterable[T]:

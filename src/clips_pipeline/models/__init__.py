@@ -3,6 +3,7 @@
 __all__ = [
     "attention_masks",
     "blocks",
+    "cached_decoding",
     "captioner",
     "clips",
     "compiled",

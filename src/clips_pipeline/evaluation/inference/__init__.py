@@ -1,3 +1,11 @@
 """Inference: embeddings, caption decoding, and the embedding cache."""
 
-__all__ = ["caption_decoding", "caption_examples", "embed", "embedding_cache", "image_pass", "training_retrieval"]
+__all__ = [
+    "beam_search",
+    "caption_decoding",
+    "caption_examples",
+    "embed",
+    "embedding_cache",
+    "image_pass",
+    "training_retrieval",
+]

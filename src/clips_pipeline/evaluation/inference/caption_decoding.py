@@ -3,50 +3,37 @@
 The CLIPS captioner predicts every position from image, web caption and learned queries, and reads no caption tokens. Its
 distribution over captions is therefore a product over positions: the most likely token of each position gives the most likely
 caption. Beam search finds the most likely captions under a constraint that couples positions (no token twice in a row, an
-error to which independent positions are prone). CoCa's captioner is autoregressive: it uses the same beam search with one
-forward pass per position.
+error to which independent positions are prone). CoCa's captioner is autoregressive: it uses the same beam search, computes one
+position at a time, and keeps keys and values of earlier ones.
 
 Shapes: B batch, C H W image, L context, T target length, Q queries (positions), N hypotheses or valid targets, D width,
 V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from clips_pipeline.evaluation.inference.beam_search import (
+    Caption,
+    PositionSteps,
+    SpecialIds,
+    Steps,
+    beam_search,
+)
+from clips_pipeline.models.cached_decoding import CachedCaptioner
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 _IMAGES_PER_CHUNK = 8
 _CHUNK_TOKENS = 1024
 
-NextLogProbs = Callable[[Sequence[list[int]]], Tensor]
-"""Maps N hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
+Decoding = Literal["beam", "parallel"]
 
-
-@dataclass(frozen=True)
-class SpecialIds:
-    """Special ids of decoding; `forbidden` ids are never written."""
-
-    bos: int
-    eos: int
-    forbidden: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, rows: int) -> "SpecialIds":
-        """Return the special ids of a tokenizer, for a vocabulary head of `rows` rows, at least as many as it has pieces."""
-        unused = range(tokenizer.vocab_size, rows)
-        return cls(tokenizer.bos_id, tokenizer.eos_id, (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, *unused))
-
-
-@dataclass(frozen=True)
-class Caption:
-    """Ids without BOS and EOS, and the sum of their log-probabilities, including EOS if it was written."""
-
-    ids: list[int]
-    score: float
+# Rank by the mean log-probability: by the sum, which decreases with every token, an empty caption often ranks first.
+LENGTH_PENALTY = 1.0
 
 
 @torch.no_grad()
@@ -104,7 +91,7 @@ def caption_nats(
 
 def decode_parallel(log_p_BQV: Tensor, special_ids: SpecialIds) -> list[Caption]:
     """Return the most likely caption of each image: the most likely id of every position, up to the first EOS."""
-    log_p_BQV = _mask_forbidden(log_p_BQV, special_ids)
+    log_p_BQV = special_ids.mask(log_p_BQV)
     best_BQ = log_p_BQV.max(dim=-1)
     found = []
     for ids_Q, scores_Q in zip(best_BQ.indices.tolist(), best_BQ.values, strict=True):
@@ -123,8 +110,12 @@ def decode_captions_parallel(
         images_BCHW: as in `log_probabilities`.
         web_ids_BL: as in `log_probabilities`.
         tokenizer: tokenizer of the model.
+
+    Raises:
+        ValueError: the model has no captioner that predicts all positions at once.
     """
-    assert model.captioner is not None  # noqa: S101  (`log_probabilities` raises otherwise)
+    if model.captioner is None:
+        raise ValueError("the model has no captioner")
     special_ids = SpecialIds.of(tokenizer, model.captioner.config.vocab_size)
     found = []
     for images_bCHW, web_ids_bL in zip(
@@ -134,97 +125,74 @@ def decode_captions_parallel(
     return [tokenizer.decode(caption.ids) for caption in found]
 
 
-def beam_search(
-    next_log_probs: NextLogProbs,
-    max_length: int,
-    special_ids: SpecialIds,
-    *,
-    width: int = 4,
-    length_penalty: float = 0.0,
-    repeat: bool = False,
-) -> list[Caption]:
-    """Return the best captions found by beam search, best first.
+def decode_captions_beam(
+    model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer, *, width: int = 4
+) -> list[str]:
+    """Return the best caption of each image by beam search as text; the images are searched together.
 
     Args:
-        next_log_probs: log-probabilities of the next ids.
-        max_length: maximum number of ids of a caption, including EOS.
-        special_ids: special ids; `forbidden` ones are never written.
+        model: model with a captioner, in evaluation mode.
+        images_BCHW: as `encode_image` takes them.
+        web_ids_BL: encoder rows of the web captions; not read by a captioner of method coca.
+        tokenizer: tokenizer of the model.
         width: beam width.
-        length_penalty: captions are ranked by score / length ** length_penalty; 0 ranks by probability.
-        repeat: whether an id may occur twice in a row.
 
     Raises:
-        ValueError: `width` or `max_length` is below 1.
-    """
-    if width < 1 or max_length < 1:
-        raise ValueError(f"width is {width} and max_length {max_length}; both must be at least 1")
-    active: list[Caption] = [Caption([], 0.0)]
-    finished: list[Caption] = []
-
-    def rank(caption: Caption, eos: int = 0) -> float:
-        return caption.score / float(max(1, len(caption.ids) + eos) ** length_penalty)
-
-    for _ in range(max_length):
-        log_p_NV = _mask_forbidden(next_log_probs([caption.ids for caption in active]), special_ids).clone()
-        if not repeat:
-            for row_V, caption in zip(log_p_NV, active, strict=True):
-                if caption.ids:
-                    row_V[caption.ids[-1]] = -torch.inf
-        scores_NV = log_p_NV + torch.tensor([[caption.score] for caption in active], device=log_p_NV.device)
-        # At most one continuation of a hypothesis is EOS, so of 2 x width candidates at least `width` continue.
-        best = scores_NV.flatten().topk(min(2 * width, scores_NV.numel()))
-        vocabulary = log_p_NV.shape[1]
-        extended: list[Caption] = []
-        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            parent, token = divmod(index, vocabulary)
-            if score == -torch.inf:
-                continue
-            if token == special_ids.eos:
-                finished.append(Caption(active[parent].ids, score))
-            elif len(extended) < width:
-                extended.append(Caption([*active[parent].ids, token], score))
-        active = extended
-        finished = sorted(finished, key=lambda caption: -rank(caption, 1))[:width]
-        # Without a length penalty, a longer caption is never more likely than its prefix.
-        done = length_penalty == 0.0 and len(finished) == width and active and finished[-1].score >= active[0].score
-        if not active or done:
-            break
-    else:
-        finished += active
-    return sorted(finished, key=lambda caption: -rank(caption, 1))[:width]
-
-
-def next_from_positions(log_p_QV: Tensor) -> NextLogProbs:
-    """Return `next_log_probs` for one image whose positions have been predicted in parallel."""
-    return lambda hypotheses: log_p_QV[len(hypotheses[0])].expand(len(hypotheses), -1)
-
-
-@torch.no_grad()
-def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogProbs:
-    """Return `next_log_probs` for one image and an autoregressive captioner (method coca).
-
-    Raises:
-        ValueError: the model has no such captioner.
+        ValueError: the model has no captioner, or `width` is below 1.
     """
     captioner = model.captioner
-    if captioner is None or captioner.token_embedding is None:
-        raise ValueError("only a captioner of method coca is autoregressive; use `next_from_positions`")
-    image_1PD = model.vision(image_CHW[None]).tokens_BPD
+    if captioner is None:
+        raise ValueError("the model has no captioner")
+    special_ids = SpecialIds.of(tokenizer, captioner.config.vocab_size)
+    found = []
+    for images_bCHW, web_ids_bL in zip(
+        torch.split(images_BCHW, _IMAGES_PER_CHUNK), torch.split(web_ids_BL, _IMAGES_PER_CHUNK), strict=True
+    ):
+        if captioner.token_embedding is None:
+            log_p_bQV = log_probabilities(model, images_bCHW, web_ids_bL)
+            steps: Steps = PositionSteps(log_p_bQV)
+        else:
+            with torch.no_grad():
+                steps = CachedCaptioner(captioner, model.vision(images_bCHW).tokens_BPD)
+        # The last query never has a target.
+        captions = beam_search(
+            steps,
+            len(images_bCHW),
+            captioner.config.queries - 1,
+            special_ids,
+            width=width,
+            length_penalty=LENGTH_PENALTY,
+            device=images_bCHW.device,
+        )
+        found += [tokenizer.decode(best[0].ids) if best else "" for best in captions]
+    return found
 
-    @torch.no_grad()
-    def next_log_probs(hypotheses: Sequence[list[int]]) -> Tensor:
-        prefix_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
-        last_NQ = torch.zeros_like(prefix_NQ, dtype=torch.bool)
-        last_NQ[:, -1] = True
-        image_NPD = image_1PD.expand(len(hypotheses), -1, -1)
-        hidden_ND = captioner(image_NPD, None, last_NQ, previous_ids_BQ=prefix_NQ)
-        log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
-        return log_p_NV
 
-    return next_log_probs
+def write_captions(
+    model: ClipsModel,
+    images_BCHW: Tensor,
+    web_captions: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    decoding: Decoding = "beam",
+    width: int = 4,
+) -> list[str]:
+    """Write one caption for each image.
 
+    Args:
+        model: model with a captioner, in evaluation mode.
+        images_BCHW: transformed images on the model's device.
+        web_captions: text of each image that a captioner of method clips reads together with it.
+        tokenizer: tokenizer of the model.
+        decoding: beam search, or `parallel`, the most likely word of each position (method clips only).
+        width: beam width.
 
-def _mask_forbidden(log_p: Tensor, special_ids: SpecialIds) -> Tensor:
-    forbidden = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
-    forbidden[[special_ids.bos, *special_ids.forbidden]] = True
-    return log_p.masked_fill(forbidden, -torch.inf)
+    Raises:
+        ValueError: the model has no captioner, or none that predicts all positions at once for `parallel`.
+    """
+    length = model.config.text.context_length
+    rows = [tokenizer.encode(text, length) for text in web_captions]
+    web_ids_BL = torch.tensor(rows, device=images_BCHW.device).reshape(len(rows), length)
+    if decoding == "parallel":
+        return decode_captions_parallel(model, images_BCHW, web_ids_BL, tokenizer)
+    return decode_captions_beam(model, images_BCHW, web_ids_BL, tokenizer, width=width)

@@ -21,14 +21,7 @@ from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageE
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
-from clips_pipeline.evaluation.inference.caption_decoding import (
-    SpecialIds,
-    beam_search,
-    decode_parallel,
-    log_probabilities,
-    next_from_positions,
-    next_from_prefix,
-)
+from clips_pipeline.evaluation.inference.caption_decoding import write_captions
 from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -36,8 +29,6 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 _COLUMNS = 3
-# Rank by the mean log-probability: by the sum, which decreases with every token, an empty caption often ranks first.
-_LENGTH_PENALTY = 1.0
 _LINE = 70  # characters per line below an image
 _SHOWN = 220  # characters of a caption
 
@@ -132,19 +123,11 @@ def write_caption(
     captioner = model.captioner
     if captioner is None:
         raise ValueError("the model has no captioner")
-    device = image_CHW.device
-    special_ids = SpecialIds.of(tokenizer, captioner.config.vocab_size)
-    at_once = None
+    image_1CHW, at_once = image_CHW[None], None
     if captioner.token_embedding is None:
-        row = tokenizer.encode(web_caption, model.config.text.context_length)
-        log_p_QV = log_probabilities(model, image_CHW[None], torch.tensor([row], device=device))[0]
-        at_once = tokenizer.decode(decode_parallel(log_p_QV[None], special_ids)[0].ids)
-        next_log_probs, max_length = next_from_positions(log_p_QV), len(log_p_QV)
-    else:
-        next_log_probs = next_from_prefix(model, image_CHW, special_ids.bos)
-        max_length = captioner.config.queries - 1
-    best = beam_search(next_log_probs, max_length, special_ids, width=width, length_penalty=_LENGTH_PENALTY)
-    return at_once, tokenizer.decode(best[0].ids) if best else ""
+        (at_once,) = write_captions(model, image_1CHW, [web_caption], tokenizer, decoding="parallel")
+    (best,) = write_captions(model, image_1CHW, [web_caption], tokenizer, width=width)
+    return at_once, best
 
 
 def examples_to_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
