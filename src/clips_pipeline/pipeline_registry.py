@@ -3,10 +3,12 @@
 from kedro.pipeline import Pipeline
 
 from clips_pipeline.pipelines.benchmark.pipeline import create_pipeline as benchmark
+from clips_pipeline.pipelines.embed.pipeline import create_pipeline as embed
 from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evaluate
 from clips_pipeline.pipelines.export_benchmark.pipeline import create_pipeline as export_benchmark
 from clips_pipeline.pipelines.finetune.pipeline import create_pipeline as finetune
 from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
+from clips_pipeline.pipelines.recaption.pipeline import create_pipeline as recaption
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 from clips_pipeline.pipelines.search.pipeline import create_pipeline as search
 from clips_pipeline.pipelines.study.pipeline import create_pipeline as study
@@ -23,5 +25,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "study": study(),
         "benchmark": benchmark(),
         "export_benchmark": export_benchmark(),
+        "embed": embed(),
+        "recaption": recaption(),
     }
     return {**stages, "pretrain": pretrain, **others, "__default__": pretrain}

@@ -25,11 +25,13 @@ def test_all_pipelines_are_registered(printed: list[str]) -> None:
         [
             "__default__",
             "benchmark",
+            "embed",
             "evaluate",
             "export_benchmark",
             "finetune",
             "prepare",
             "pretrain",
+            "recaption",
             "register",
             "search",
             "study",

@@ -27,6 +27,8 @@ READERS: dict[str, set[str]] = {
     "study": set(),
     "storage": set(),
     "export_benchmark": set(),
+    "embed": set(),
+    "recaption": set(),
     "tracking": set(),
 }
 # `prepare` then rewrites only its report, not shards and tokenizer.

@@ -13,9 +13,9 @@ models cannot be compared, so whoever reads a table checks the digest.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -50,11 +50,13 @@ class TableFacts:
         model: digest of the model.
         embedding_size: numbers of a vector.
         fingerprint: digest of what the table was made from; empty if unknown.
+        skipped: number of samples without a row, by reason.
     """
 
     model: str
     embedding_size: int
     fingerprint: str = ""
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def _schema(facts: TableFacts) -> "pa.Schema":
             "model": facts.model,
             "embedding_size": facts.embedding_size,
             "fingerprint": facts.fingerprint,
+            "skipped": dict(facts.skipped),
         }
     )
     vector = pa.list_(pa.float16(), facts.embedding_size)
@@ -278,7 +281,7 @@ def _read_facts(path: Path, schema: "pa.Schema") -> TableFacts:
     try:
         facts = json.loads(metadata)
         version, model, size = facts["format"], facts["model"], facts["embedding_size"]
-        fingerprint = facts.get("fingerprint", "")
+        fingerprint, skipped = facts.get("fingerprint", ""), dict(facts.get("skipped", {}))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: its metadata cannot be read ({error!r}); {_REMEDY}") from None
     if version != FORMAT:
@@ -290,7 +293,7 @@ def _read_facts(path: Path, schema: "pa.Schema") -> TableFacts:
         or not 0 < size <= _MAX_SIZE
     ):
         raise ConfigError(f"{path}: its metadata names the model {model!r} and the size {size!r}; {_REMEDY}")
-    found = TableFacts(model, size, fingerprint)
+    found = TableFacts(model, size, fingerprint, skipped)
     wanted = _schema(found)
     if [(one.name, one.type) for one in schema] != [(one.name, one.type) for one in wanted]:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from clips_pipeline.batch_inference.config import EmbedConfig, RecaptionRunConfig
 from clips_pipeline.config import from_mapping
 from clips_pipeline.data.sources.clip_benchmark_export import ExportConfig
 from clips_pipeline.data.storage.files import StorageConfig
@@ -26,6 +27,8 @@ TYPES: Final[dict[str, type[Any]]] = {
     "search": SearchConfig,
     "study": StudyConfig,
     "export_benchmark": ExportConfig,
+    "embed": EmbedConfig,
+    "recaption": RecaptionRunConfig,
 }
 
 

@@ -87,9 +87,13 @@ class ShardSet:
         Raises:
             BadSampleError: the sample is incomplete or damaged.
         """
+        return parse_sample(self.members(shard, row, image=image), self.fields, limits=self.limits)
+
+    def members(self, shard: int, row: int, *, image: bool = True) -> Members:
+        """Return the files of a sample; arguments and errors are those of `read`."""
         tar, spans = self._open_shard(shard)
         begin, end = spans[row].tolist()
-        return parse_sample(tar.members((begin, end), image=image), self.fields, limits=self.limits)
+        return tar.members((begin, end), image=image)
 
     def iterate(self, places: range | None = None) -> Iterator[Record]:
         """Yield samples in the order of the index; bad samples are logged and left out.

@@ -1,0 +1,161 @@
+"""N processes with a copy of the model each, which share the parts of the work; and its estimated cost."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from clips_pipeline.batch_inference.inputs import Item
+from clips_pipeline.batch_inference.parts import ImageReader, Part
+from clips_pipeline.data.prepare.executor import map_jobs
+from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches, pick_device
+from clips_pipeline.interop.folder import load_model_folder
+
+log = logging.getLogger(__name__)
+
+_LOG_INTERVAL_S = 30.0
+
+
+class Work(Protocol):
+    """What is done with a batch and a part. Must be picklable."""
+
+    @property
+    def name(self) -> str:
+        """Name of the pipeline, for messages."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What is made, such as `captions`."""
+        ...
+
+    @property
+    def model(self) -> Path:
+        """Folder of the model."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        ...
+
+    def try_batch(self, embedder: Embedder, items: Sequence[Item], images: "torch.Tensor") -> None:
+        """Do the computation for a batch and forget the result."""
+        ...
+
+    def run(self, embedder: Embedder, part: Part) -> None:
+        """Do a part and save its result."""
+        ...
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """The parts of one process: a job of `data.prepare.executor`, started again if it is killed.
+
+    Attributes:
+        rank: number of the process.
+        ranks: number of processes.
+        parts: its parts.
+        work: what is done.
+        device: as in the configuration.
+    """
+
+    rank: int
+    ranks: int
+    parts: tuple[Part, ...]
+    work: Work
+    device: str
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all parts are done."""
+        return all(part.is_done for part in self.parts)
+
+    @property
+    def progress(self) -> None:
+        """None: there is no watchdog."""
+
+
+def run_ranks(work: Work, parts: Sequence[Part], *, device: str, processes: int) -> None:
+    """Do all parts that are not done, after the estimated cost is logged.
+
+    Args:
+        work: what is done.
+        parts: all parts.
+        device: a torch device name, or `auto`; with `auto` or `cuda`, each process takes the next GPU.
+        processes: number of processes; 1 works in this one.
+
+    Raises:
+        ConfigError: processes are killed again and again, or the model cannot be loaded.
+        OSError: the disk is full; finished parts are kept.
+    """
+    pending = [part for part in parts if not part.is_done]
+    if len(pending) < len(parts):
+        log.info("%s: %d of %d shards are done already", work.name, len(parts) - len(pending), len(parts))
+    if not pending:
+        return
+    ranks = min(processes, len(pending))
+    _log_cost(work, pending, device, ranks)
+    jobs = [RankJob(rank, ranks, tuple(pending[rank::ranks]), work, device) for rank in range(ranks)]
+    map_jobs(run_rank, jobs, processes=ranks)
+
+
+def run_rank(job: RankJob) -> None:
+    """Do the parts of one process."""
+    device = _device_of(job.device, job.rank)
+    if job.ranks > 1 and device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
+    embedder = open_model(job.work.model, device, job.work.batch_size)
+    logged = time.monotonic()
+    for done, part in enumerate(job.parts, 1):
+        if not part.is_done:
+            job.work.run(embedder, part)
+        if time.monotonic() - logged > _LOG_INTERVAL_S:
+            logged = time.monotonic()
+            log.info("%s: %d of %d shards", job.work.name, done, len(job.parts))
+
+
+@lru_cache(maxsize=1)
+def open_model(folder: Path, device: torch.device, batch_size: int) -> Embedder:
+    """Load a model once per process."""
+    loaded = load_model_folder(folder)
+    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=batch_size, device=device)
+
+
+def _device_of(name: str, rank: int) -> torch.device:
+    device = pick_device(name)
+    if device.type == "cuda" and ":" not in name:
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return device
+
+
+def _log_cost(work: Work, pending: Sequence[Part], device: str, ranks: int) -> None:
+    """Measure the first batch and log how long all pending parts take, so that a wrong choice is seen at once."""
+    embedder = open_model(work.model, _device_of(device, 0), work.batch_size)
+    started = time.perf_counter()
+    batch = next(iterate_batches(ImageReader(pending[0].task).read(), work.batch_size), None)
+    if batch is None:
+        return  # no usable sample in the first shard; the run counts why
+    work.try_batch(embedder, [item for item, _ in batch], embedder.stack(image for _, image in batch))
+    seconds = time.perf_counter() - started
+    rate = len(batch) / seconds
+    known = [part.task.samples for part in pending]
+    what = f"{work.name}: {rate:,.3g} {work.unit}/s of one process on {embedder.device} (first batch of {len(batch)})"
+    if any(count is None for count in known):
+        log.info("%s; %d shards of unknown size, each 1,000 samples take %s", what, len(pending), _span(1000 / rate))
+        return
+    total = sum(count or 0 for count in known)
+    took = _span(total / rate / ranks)
+    log.info("%s; %d samples in %d shards take about %s with %d processes", what, total, len(pending), took, ranks)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

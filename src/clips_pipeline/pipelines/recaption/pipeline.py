@@ -1,0 +1,13 @@
+"""The `recaption` pipeline: shards or folders to the same samples with new synthetic captions."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from clips_pipeline.pipelines.recaption import nodes
+
+
+def create_pipeline(**options: Any) -> Pipeline:
+    """Return the pipeline that makes `recaptioned`; its parameters name data and model, by default those of the project."""
+    inputs = ["params:recaption", "remote_shards", "paths"]
+    return Pipeline([Node(nodes.recaption, inputs, "recaptioned", name="recaption_node")], tags="recaption")
