@@ -14,11 +14,12 @@ from clips_pipeline.commands.import_model import import_command
 from clips_pipeline.commands.lineage import lineage
 from clips_pipeline.commands.push import push
 from clips_pipeline.commands.run import run_command, split_parameters
+from clips_pipeline.commands.serve import serve
 from kedro_dvc_sync.cli import dvc
 
 __all__ = ["STANDALONE", "cli", "run", "split_parameters"]
 
-STANDALONE = ("export", "import", "push")
+STANDALONE = ("export", "import", "push", "serve")
 """Commands of `clips-pipeline` that need no project."""
 
 
@@ -30,5 +31,5 @@ def cli() -> None:
 # `python -m clips_pipeline` looks up the command by this name.
 run = run_command()
 
-for _command in (run, lineage, compare, export, import_command, push, champion, dvc):
+for _command in (run, lineage, compare, export, import_command, push, serve, champion, dvc):
     cli.add_command(_command)

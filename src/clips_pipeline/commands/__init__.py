@@ -1,3 +1,3 @@
 """The project's commands, one module for each; `cli.py` puts them together."""
 
-__all__ = ["champion", "compare", "export", "import_model", "lineage", "project", "push", "refusals", "run"]
+__all__ = ["champion", "compare", "export", "import_model", "lineage", "project", "push", "refusals", "run", "serve"]

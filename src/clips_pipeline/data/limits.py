@@ -61,3 +61,20 @@ DEFAULT_LIMITS: Final = SampleLimits()
 def limits_before_they_were_recorded() -> SampleLimits:
     """Return the limits for an index without any: the limit of pixels was higher then, the others did not exist."""
     return SampleLimits(max_pixels=PILLOW_PIXELS)
+
+
+def find_excess(caption: str, limits: SampleLimits) -> tuple[str, str] | None:
+    """Return the skip reason of a caption above a limit and a detail, or None. Lone surrogates count as three bytes."""
+    # A character has at most four bytes; most captions are far below both limits.
+    if 4 * len(caption) > limits.max_caption_bytes:
+        count = len(caption.encode("utf-8", "surrogatepass"))
+        if count > limits.max_caption_bytes:
+            return CAPTION_TOO_LONG, f"{count} bytes; max_caption_bytes is {limits.max_caption_bytes}"
+    if len(caption) > limits.max_word_characters:
+        longest = max(map(len, caption.split()), default=0)
+        if longest > limits.max_word_characters:
+            return (
+                WORD_TOO_LONG,
+                f"{longest} characters without white space; max_word_characters is {limits.max_word_characters}",
+            )
+    return None

@@ -5,9 +5,8 @@ import re
 from PIL import Image
 
 from clips_pipeline.data.images.formats import DECODE_ERRORS, RefusedImageError, UnsupportedImageError, open_image
-from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits, find_excess
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.reader import find_excess
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.writer import make_sample
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
+from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits, find_excess
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.folder_lock import ReadLock
 from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
@@ -207,23 +207,6 @@ def parse_sample(
     number = label if is_label(label) else None
     score = None if fields.score is None else parse_score(facts.get(fields.score))
     return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score, limits)
-
-
-def find_excess(caption: str, limits: SampleLimits) -> tuple[str, str] | None:
-    """Return the skip reason of a caption above a limit and a detail, or None. Lone surrogates count as three bytes."""
-    # A character has at most four bytes; most captions are far below both limits.
-    if 4 * len(caption) > limits.max_caption_bytes:
-        count = len(caption.encode("utf-8", "surrogatepass"))
-        if count > limits.max_caption_bytes:
-            return records.CAPTION_TOO_LONG, f"{count} bytes; max_caption_bytes is {limits.max_caption_bytes}"
-    if len(caption) > limits.max_word_characters:
-        longest = max(map(len, caption.split()), default=0)
-        if longest > limits.max_word_characters:
-            return (
-                records.WORD_TOO_LONG,
-                f"{longest} characters without white space; max_word_characters is {limits.max_word_characters}",
-            )
-    return None
 
 
 def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[str, Any]:

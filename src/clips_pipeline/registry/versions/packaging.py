@@ -41,14 +41,15 @@ def requirements() -> list[str]:
 
 
 def signature() -> ModelSignature:
-    """Return the signature: rows of an `image` (a file's bytes, or their base64) or a `text`, to an `embedding` of length one."""
-    inputs = Schema(
-        [
-            ColSpec(DataType.binary, "image", required=False),
-            ColSpec(DataType.string, "text", required=False),
-        ]
+    """Return the signature: an `embedding` of length one for each row, or the `error` that says why there is none.
+
+    It describes no input: MLflow would drop unknown columns without a word before the model sees them, and would refuse
+    rows of images and of texts in one request. The model checks its input by itself.
+    """
+    outputs = Schema(
+        [ColSpec(Array(DataType.float), "embedding", required=False), ColSpec(DataType.string, "error", required=False)]
     )
-    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(Array(DataType.float), "embedding")]))
+    return ModelSignature(outputs=outputs)
 
 
 def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
@@ -67,25 +68,36 @@ def log_package(model_folder: Path, model_id: str, run_id: str) -> None:
     missing = [file for file in ("model.safetensors", "config.json") if not (model_folder / file).is_file()]
     if missing:
         raise ConfigError(f"{model_folder}: no {' and no '.join(missing)}; run `kedro run --pipelines train` first")
-    package = Path(__file__).resolve().parents[2]
     client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as temporary:
+        described = Model(artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id)
+        save_package(model_folder, Path(temporary) / "model", described)
+        client.log_model_artifacts(model_id, f"{temporary}/model")
+    if MLFLOW_MODEL_IS_EXTERNAL in client.get_logged_model(model_id).tags:
+        client.delete_logged_model_tag(model_id, MLFLOW_MODEL_IS_EXTERNAL)
+
+
+def save_package(model_folder: Path, out: Path, described: Model | None = None) -> None:
+    """Write the packaged model to a folder, as `mlflow.pyfunc.load_model` and `mlflow models serve` read it.
+
+    Args:
+        model_folder: the exported model folder.
+        out: folder to write; must not exist.
+        described: ids for MLflow's file.
+    """
+    package = Path(__file__).resolve().parents[2]
+    with warnings.catch_warnings():
         # With an input example mlflow would load the model, and torch, in this process.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
-            path=f"{temporary}/model",
-            mlflow_model=Model(
-                artifact_path=f"models:/{model_id}", run_id=run_id, model_uuid=model_id, model_id=model_id
-            ),
+            path=str(out),
+            mlflow_model=described,
             python_model=str(package / "registry" / "versions" / "pyfunc_model.py"),
             artifacts={ARTIFACT: str(model_folder.resolve())},
             code_paths=[str(package)],
             signature=signature(),
             pip_requirements=requirements(),
         )
-        client.log_model_artifacts(model_id, f"{temporary}/model")
-    if MLFLOW_MODEL_IS_EXTERNAL in client.get_logged_model(model_id).tags:
-        client.delete_logged_model_tag(model_id, MLFLOW_MODEL_IS_EXTERNAL)
 
 
 def fetch_model_folder(uri: str) -> Path:

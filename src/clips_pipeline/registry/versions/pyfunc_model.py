@@ -1,17 +1,15 @@
 """Script that MLflow runs to load a packaged model (models-from-code); it defines and registers the model class."""
 
-import base64
-import binascii
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from PIL import Image
+from mlflow.exceptions import MlflowException
 
 IMAGE, TEXT = "image", "text"
+EMBEDDING, ERROR = "embedding", "error"
 
 
 class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is not followed by mypy
@@ -25,55 +23,119 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
 
         loaded = load_model_folder(context.artifacts["model"])
         self._embedder = Embedder(loaded.model, loaded.image_transform, loaded.tokenizer)
+        self._length = loaded.model.config.text.context_length
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return one `embedding` (list of floats) per row.
+        """Return an `embedding` (list of floats) for each row, or None and the `error` that says why.
 
         Args:
             context: given by MLflow; not used.
-            model_input: columns `image` (bytes of an image file, or their base64) and `text`; each row has exactly one
-                of them.
+            model_input: a table, or what pandas makes one of (MLflow's server gives lists too), with the columns `image` (bytes of an image file, or their
+                base64) and `text`; each row has exactly one of them.
             params: no parameters are supported.
 
         Raises:
-            ValueError: a row with neither or both, or an image that cannot be decoded; the message names the row,
-                counted from 0.
+            MlflowException: there are other columns, or no row has an embedding; MLflow's server answers with status 400.
         """
-        images, texts = _values_by_row(model_input, IMAGE), _values_by_row(model_input, TEXT)
-        for row in range(len(model_input)):
+        table = _as_table(model_input)
+        errors: dict[int, str] = {}
+        images, texts = _values_by_row(table, IMAGE), _values_by_row(table, TEXT)
+        for row in range(len(table)):
             if (row in images) == (row in texts):
-                found = "both" if row in images else "neither"
-                raise ValueError(f"row {row}: give an image or a text; found {found}")
-        embeddings: list[list[float]] = [[] for _ in range(len(model_input))]
-        if images:
-            for row, embedding_E in zip(images, self._embedder.images(_decode_images(images)), strict=True):
-                embeddings[row] = embedding_E.tolist()
-        if texts:
-            for row, embedding_E in zip(texts, self._embedder.texts(texts.values()), strict=True):
-                embeddings[row] = embedding_E.tolist()
-        return pd.DataFrame({"embedding": embeddings}, index=model_input.index)
+                errors[row] = f"give an image or a text; found {'both' if row in images else 'neither'}"
+        embeddings: list[list[float] | None] = [None] * len(table)
+        for values, prepare, embed in (
+            (images, self._image, self._embed_images),
+            (texts, self._row, self._embed_rows),
+        ):
+            self._embed(
+                {row: value for row, value in values.items() if row not in errors}, prepare, embed, embeddings, errors
+            )
+        if errors and len(errors) == len(table):
+            first = min(errors)
+            raise _invalid(f"row {first}: {errors[first]}")
+        columns = {EMBEDDING: embeddings, ERROR: [errors.get(row) for row in range(len(table))]}
+        return pd.DataFrame(columns, index=table.index, dtype=object)
+
+    def _embed(
+        self,
+        values: Mapping[int, Any],
+        prepare: Callable[[Any], Any],
+        embed: Callable[[Sequence[Any]], np.ndarray[Any, Any]],
+        embeddings: list[list[float] | None],
+        errors: dict[int, str],
+    ) -> None:
+        """Embed in batches and fill in embeddings and errors."""
+        from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError
+        from clips_pipeline.evaluation.inference.embed import iterate_batches
+
+        for rows in iterate_batches(values, self._embedder.batch_size):
+            ready: dict[int, Any] = {}
+            for row in rows:
+                try:
+                    ready[row] = prepare(values[row])
+                except RefusedInputError as error:
+                    errors[row] = str(error)
+            if ready:
+                for row, embedding_E in zip(ready, embed(list(ready.values())), strict=True):
+                    embeddings[row] = embedding_E.tolist()
+
+    def _image(self, value: Any) -> Any:
+        from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError, image_tensor
+
+        if not isinstance(value, bytes | bytearray | str):
+            raise RefusedInputError("type", "the image is neither bytes nor base64; give an image file")
+        data = value if isinstance(value, str) else bytes(value)
+        return image_tensor(data, self._embedder.towers.image_transform)
+
+    def _row(self, value: Any) -> list[int]:
+        from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError, text_row
+
+        if not isinstance(value, str):
+            raise RefusedInputError("type", "the text is no text; give one")
+        return text_row(value, self._embedder.tokenizer, self._length)
+
+    def _embed_images(self, images: Sequence[Any]) -> np.ndarray[Any, Any]:
+        import torch
+
+        return self._embedder.image_batch(torch.stack(list(images)))
+
+    def _embed_rows(self, rows: Sequence[list[int]]) -> np.ndarray[Any, Any]:
+        import torch
+
+        return self._embedder.text_batch(torch.tensor(list(rows)))
+
+
+def _as_table(model_input: Any) -> pd.DataFrame:
+    """Return the input as a table. Without an input schema, MLflow passes on whatever a client sent.
+
+    Raises:
+        MlflowException: it is no table, or has other columns.
+    """
+    try:
+        table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+    except (ValueError, TypeError):
+        raise _invalid("the input is no table; give rows with the column image or text") from None
+    unknown = [str(name)[:40] for name in table.columns if name not in (IMAGE, TEXT)]
+    if unknown:
+        raise _invalid(f"unknown columns: {', '.join(unknown[:5])}; known: {IMAGE}, {TEXT}")
+    if not table.columns.is_unique:
+        raise _invalid("a column occurs twice; give image and text once")
+    return table
 
 
 def _values_by_row(table: pd.DataFrame, column: str) -> dict[int, Any]:
-    """Return values by row number. Empty cells are None or NaN, which are neither text nor bytes."""
+    """Return values by row number, without empty cells (None or NaN)."""
     if column not in table.columns:
         return {}
-    return {row: value for row, value in enumerate(table[column]) if isinstance(value, bytes | bytearray | str)}
+    return {
+        row: value for row, value in enumerate(table[column]) if not (value is None or value is pd.NA or value != value)
+    }
 
 
-def _decode_images(values: Mapping[int, Any]) -> "Iterator[Image.Image]":
-    from clips_pipeline.data.images.transforms import UndecodableImageError
-    from clips_pipeline.evaluation.inference.embed import open_image
-
-    for row, value in values.items():
-        try:
-            yield open_image(base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value))
-        except binascii.Error:
-            raise ValueError(
-                f"row {row}: the image is text but not valid base64; give the bytes of an image file or their base64"
-            ) from None
-        except UndecodableImageError as error:
-            raise ValueError(f"row {row}: the image cannot be decoded: {error}") from None
+def _invalid(message: str) -> MlflowException:
+    # MLflow's server shows the traceback of any other exception to the client.
+    return MlflowException.invalid_parameter_value(message)
 
 
 mlflow.models.set_model(ClipsEmbedder())

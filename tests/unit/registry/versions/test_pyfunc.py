@@ -5,8 +5,10 @@ import base64
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -16,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastapi.testclient import TestClient
+from mlflow.pyfunc import scoring_server
 from PIL import Image
 
 import clips_pipeline
@@ -29,7 +33,7 @@ from clips_pipeline.registry.versions.packaging import REQUIRED
 from clips_pipeline.registry.versions.register import RegistryConfig, register_model
 from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
-TEXTS = ["a red square", "", "ein blaues Quadrat – straße!", "word " * 100, "[CLS] is text"]
+TEXTS = ["a red square", "ein blaues Quadrat – straße!", "word " * 100, "[CLS] is text"]
 
 # A user's script, which uses only mlflow and the URI.
 USER = """
@@ -57,6 +61,19 @@ def picture(color, size, kind):
     image.paste(color, (2, 2, 20, 30))
     image.save(stream, kind)
     return stream.getvalue()
+
+
+def huge_png() -> bytes:
+    """Return a PNG of 144 megapixels in 140 kB."""
+    rows = b"\0" * (12_000 // 8 + 1)
+    squeezer = zlib.compressobj()
+    pixels = b"".join(squeezer.compress(rows) for _ in range(12_000)) + squeezer.flush()
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 12_000, 12_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 @pytest.fixture(scope="module")
@@ -128,22 +145,72 @@ def test_images_and_texts_can_be_mixed_and_base64(champion, trained, pictures):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": ["a", None]}, "row 1: give an image or a text; found neither"),
+        ({"text": [None]}, "row 0: give an image or a text; found neither"),
         ({"text": ["a"], "image": [b"x"]}, "row 0: give an image or a text; found both"),
-        ({"image": [b"x"]}, "row 0: the image cannot be decoded"),
+        ({"image": [b"x"]}, "row 0: the image is no JPEG, PNG or WebP file"),
         ({"image": ["no base64!"]}, "row 0: the image is text but not valid base64"),
+        ({"text": [3]}, "row 0: the text is no text"),
+        ({"text": [" "]}, "row 0: the text is empty"),
+        ({"text": ["word " * 20_000]}, "row 0: the text is too long"),
+        ({"texts": ["a"]}, "unknown columns: texts; known: image, text"),
+        ({"text": ["a"], "label": [1]}, "unknown columns: label"),
     ],
 )
-def test_a_row_that_cannot_be_embedded_is_named(champion, columns, message):
+def test_a_request_of_which_nothing_can_be_embedded_is_refused(champion, columns, message):
     model = mlflow.pyfunc.load_model(champion)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(mlflow.exceptions.MlflowException, match=message):
         model.predict(pd.DataFrame(columns))
 
 
-def test_unexpected_types_are_refused_by_the_signature(champion):
-    model = mlflow.pyfunc.load_model(champion)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
-        model.predict(pd.DataFrame({"text": [3]}))
+def test_one_bad_row_does_not_fail_the_others(champion, trained, pictures):
+    table = pd.DataFrame({"image": [b"x", None, None, huge_png()], "text": [None, "a red square", "", None]})
+    found = mlflow.pyfunc.load_model(champion).predict(table)
+    assert found["embedding"][1] == embedder_of(trained).texts(["a red square"])[0].tolist()
+    assert [value is None for value in found["embedding"]] == [True, False, True, True]
+    assert found["error"][1] is None
+    assert found["error"][2] == "the text is empty; give one with letters or digits"
+    assert "too many pixels (12000 x 12000, max_pixels is 33554432)" in found["error"][3]
+
+
+@pytest.fixture
+def client(champion) -> TestClient:
+    """MLflow's own scoring server, in this process."""
+    before = dict(os.environ)
+    yield TestClient(scoring_server.init(mlflow.pyfunc.load_model(champion)))
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_the_scoring_server_answers_mixed_rows(client, trained, pictures):
+    encoded = base64.b64encode(pictures[0]).decode()
+    here = embedder_of(trained)
+    wanted = [here.images([open_image(pictures[0])])[0].tolist(), here.texts(["a red square"])[0].tolist()]
+    records = [{"image": encoded}, {"text": "a red square"}]
+    split = {"columns": ["image", "text"], "data": [[encoded, None], [None, "a red square"]]}
+    for body in ({"dataframe_records": records}, {"dataframe_split": split}, {"inputs": records}):
+        answer = client.post("/invocations", json=body)
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["predictions"]
+        assert [np.float32(row["embedding"]).tolist() for row in rows] == wanted
+        assert [row["error"] for row in rows] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_records": [{"image": base64.b64encode(b"x").decode()}]},
+        {"dataframe_records": [{"nonsense": "a red square"}]},
+        {"dataframe_records": [{"text": ""}]},
+        {"inputs": {"text": "a", "other": [[1], [2, 3]]}},
+        {"inputs": "a red square"},
+    ],
+)
+def test_the_scoring_server_refuses_without_a_traceback(client, body):
+    answer = client.post("/invocations", json=body)
+    assert answer.status_code == 400, answer.text
+    assert "Traceback" not in answer.text
+    assert "stack_trace" not in answer.text
+    assert ".py" not in answer.text
 
 
 def test_load_gives_the_same_model_from_a_folder_a_version_and_an_alias(champion, trained):

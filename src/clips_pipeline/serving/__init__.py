@@ -1,0 +1,3 @@
+"""HTTP server for a trained model: embeddings, similarities, captions and search (`clips-pipeline serve`, docs/serving.md)."""
+
+__all__ = ["app", "config", "server"]
