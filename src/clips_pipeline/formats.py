@@ -26,5 +26,5 @@ EMBEDDINGS = 1
 EVALUATION = 1
 """Metrics and per-item results for the same embeddings."""
 
-REGISTRATION = 1
+REGISTRATION = 2
 """The gate's decision for the same results, and what is stored with a version."""

@@ -30,8 +30,8 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
 
         Args:
             context: given by MLflow; not used.
-            model_input: a table, or what pandas makes one of (MLflow's server gives lists too), with the columns `image` (bytes of an image file, or their
-                base64) and `text`; each row has exactly one of them.
+            model_input: a table, or what pandas makes one of (MLflow's server gives lists too). Columns: `image` (bytes of an
+                image file, or their base64) and `text`; each row has exactly one of them.
             params: no parameters are supported.
 
         Raises:
@@ -128,9 +128,13 @@ def _values_by_row(table: pd.DataFrame, column: str) -> dict[int, Any]:
     """Return values by row number, without empty cells (None or NaN)."""
     if column not in table.columns:
         return {}
-    return {
-        row: value for row, value in enumerate(table[column]) if not (value is None or value is pd.NA or value != value)
-    }
+    # MLflow's server makes a scalar of `inputs` an array without dimensions.
+    cells = (cell.item() if isinstance(cell, np.ndarray) and not cell.ndim else cell for cell in table[column])
+    return {row: cell for row, cell in enumerate(cells) if not (cell is None or cell is pd.NA or _is_nan(cell))}
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float) and np.isnan(cell)
 
 
 def _invalid(message: str) -> MlflowException:

@@ -29,7 +29,7 @@ from clips_pipeline.evaluation.inference.embed import Embedder, open_image
 from clips_pipeline.interop.folder import load_model_folder, save_model
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.registry.versions.packaging import REQUIRED
+from clips_pipeline.registry.versions.packaging import REQUIRED, save_package
 from clips_pipeline.registry.versions.register import RegistryConfig, register_model
 from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
 
@@ -89,6 +89,13 @@ def trained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
     return [picture("red", (64, 48), "PNG"), picture("blue", (32, 32), "JPEG"), picture("green", (90, 33), "WEBP")]
+
+
+@pytest.fixture(scope="module")
+def packaged(trained, tmp_path_factory) -> mlflow.pyfunc.PyFuncModel:
+    out = tmp_path_factory.mktemp("packaged") / "model"
+    save_package(trained, out)
+    return mlflow.pyfunc.load_model(str(out))
 
 
 @pytest.fixture
@@ -156,15 +163,14 @@ def test_images_and_texts_can_be_mixed_and_base64(champion, trained, pictures):
         ({"text": ["a"], "label": [1]}, "unknown columns: label"),
     ],
 )
-def test_a_request_of_which_nothing_can_be_embedded_is_refused(champion, columns, message):
-    model = mlflow.pyfunc.load_model(champion)
+def test_a_request_of_which_nothing_can_be_embedded_is_refused(packaged, columns, message):
     with pytest.raises(mlflow.exceptions.MlflowException, match=message):
-        model.predict(pd.DataFrame(columns))
+        packaged.predict(pd.DataFrame(columns))
 
 
-def test_one_bad_row_does_not_fail_the_others(champion, trained, pictures):
+def test_one_bad_row_does_not_fail_the_others(packaged, trained):
     table = pd.DataFrame({"image": [b"x", None, None, huge_png()], "text": [None, "a red square", "", None]})
-    found = mlflow.pyfunc.load_model(champion).predict(table)
+    found = packaged.predict(table)
     assert found["embedding"][1] == embedder_of(trained).texts(["a red square"])[0].tolist()
     assert [value is None for value in found["embedding"]] == [True, False, True, True]
     assert found["error"][1] is None
@@ -173,12 +179,10 @@ def test_one_bad_row_does_not_fail_the_others(champion, trained, pictures):
 
 
 @pytest.fixture
-def client(champion) -> TestClient:
+def client(packaged, monkeypatch) -> TestClient:
     """MLflow's own scoring server, in this process."""
-    before = dict(os.environ)
-    yield TestClient(scoring_server.init(mlflow.pyfunc.load_model(champion)))
-    os.environ.clear()
-    os.environ.update(before)
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "false")  # the server sets it; restored after the test
+    return TestClient(scoring_server.init(packaged))
 
 
 def test_the_scoring_server_answers_mixed_rows(client, trained, pictures):
