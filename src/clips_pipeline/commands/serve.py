@@ -66,22 +66,22 @@ def serve(
             remember(token)
         access = make_access(host, token, open_to_all=open_to_all)
         # Before the model is loaded, which takes seconds.
-        listening = bind(host, port)
-        folder = Path(model)
-        if is_uri:
-            from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
+        with bind(host, port) as listening:
+            folder = Path(model)
+            if is_uri:
+                from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
 
-            folder = fetch_model_folder_for_load(model)
-        protect_output()
-        inference = Inference(folder, index, config, device)
-        address, bound = listening.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        run(
-            make_app(inference, config, access),
-            listening,
-            config,
-            lambda: click.echo(f"serving {model} on http://{shown}:{bound} (Ctrl-C ends it)"),
-        )
+                folder = fetch_model_folder_for_load(model)
+            inference = Inference(folder, index, config, device)
+            address, bound = listening.getsockname()[:2]
+            shown = f"[{address}]" if ":" in address else address
+            protect_output()
+            run(
+                make_app(inference, config, access),
+                listening,
+                config,
+                lambda: click.echo(f"serving {model} on http://{shown}:{bound} (Ctrl-C ends it)"),
+            )
 
 
 def _parse(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,17 +108,25 @@ def _endpoint(path: str, method: str, operation: Mapping[str, Any], schemas: Map
         "method": method.upper(),
         "about": operation.get("description", ""),
         "types": ", ".join(content),
+        "example": json.dumps(content["application/json"]["schema"]["example"], ensure_ascii=False) if content else "",
         "body": _fields(content.get("application/json", {}).get("schema", {})),
         "answer": _fields(schemas.get(name, {})),
     }
 
 
 def _fields(schema: Mapping[str, Any]) -> Sequence[tuple[str, str, str]]:
-    required = schema.get("required", ())
+    # An answer has all its keys.
+    required = (
+        schema.get("required", ()) if schema.get("additionalProperties") is False else schema.get("properties", ())
+    )
     return [
-        (name, _type(field), f"{'' if name in required else 'optional. '}{field.get('description', '')}")
+        (name, _type(field), f"{'' if name in required else 'optional; '}{_meaning(field)}")
         for name, field in schema.get("properties", {}).items()
     ]
+
+
+def _meaning(field: Mapping[str, Any]) -> str:
+    return str(field.get("description") or field.get("items", {}).get("description", ""))
 
 
 def _type(field: Mapping[str, Any]) -> str:

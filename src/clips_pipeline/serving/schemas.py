@@ -18,8 +18,14 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _with_example(**example: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": example})
+
+
 class Images(Body):
     """Images to embed."""
+
+    model_config = _with_example(images=["iVBORw0KGgo…"])
 
     images: Base64List = Field(min_length=1)
 
@@ -27,11 +33,15 @@ class Images(Body):
 class Texts(Body):
     """Texts to embed."""
 
+    model_config = _with_example(texts=["a red square", "a blue circle"])
+
     texts: TextList = Field(min_length=1, description="a text longer than the model's context is truncated")
 
 
 class Pairs(Body):
     """Images and texts to compare."""
+
+    model_config = _with_example(images=["iVBORw0KGgo…"], texts=["a red square"])
 
     images: Base64List = Field(min_length=1)
     texts: TextList = Field(min_length=1)
@@ -39,6 +49,8 @@ class Pairs(Body):
 
 class ToCaption(Body):
     """Images to caption."""
+
+    model_config = _with_example(images=["iVBORw0KGgo…"], web_captions=["holiday"])
 
     images: Base64List = Field(min_length=1)
     web_captions: Annotated[
@@ -49,6 +61,8 @@ class ToCaption(Body):
 
 class Query(Body):
     """Queries to search the index with: images and texts, in this order."""
+
+    model_config = _with_example(texts=["a red square"], k=3, kind="image")
 
     images: Base64List = []
     texts: TextList = []
