@@ -1,6 +1,7 @@
 """Dynamic batching: items of requests that arrive together share one forward pass."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -45,7 +46,7 @@ class Batcher(Generic[T, R]):
     """Collects items into batches and runs a function on each batch, in a thread.
 
     A batch is made when the model is free: it has all items that arrived in the meantime. If only some of the expected
-    items are there, it waits for the others, at most `max_delay_s`. Items whose request was cancelled leave it.
+    items are there, it waits for the others, at most `max_delay_s`. Items whose request was canceled leave it.
 
     Args:
         run: function of a batch; returns one result per item, in order.
@@ -90,16 +91,15 @@ class Batcher(Generic[T, R]):
         try:
             return [await item.result for item in items]
         finally:
-            # Where the request was cancelled, or one item failed, the others are no longer wanted.
+            # Where the request was canceled, or one item failed, the others are no longer wanted.
             for item in items:
                 self._items.pop(item, None)
-                if not item.result.done():
-                    item.result.cancel()
-                elif not item.result.cancelled():
+                item.result.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
                     item.result.exception()  # marks it as seen, so that no warning is logged
 
     async def close(self) -> None:
-        """Stop; items that wait are cancelled."""
+        """Stop; items that wait are canceled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -120,7 +120,7 @@ class Gate:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        self._metrics.cancelled.inc()
+                        self._metrics.canceled.inc()
                         return None
                     part = message.get("body", b"")
                     parts.append(part)
@@ -159,7 +159,7 @@ class Gate:
             if work.done():
                 work.result()
             elif gone.done():
-                self._metrics.cancelled.inc()
+                self._metrics.canceled.inc()
             elif not answer.status:
                 raise busy(f"no answer within {self._config.request_timeout_s:g} s")
         finally:

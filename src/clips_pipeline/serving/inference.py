@@ -106,7 +106,7 @@ class Inference:
         self._captions = self._batcher("caption", self._write_captions, lock, self._config.max_caption_batch)
 
     async def close(self) -> None:
-        """Stop the threads; whatever waits is cancelled."""
+        """Stop the threads; whatever waits is canceled."""
         for batcher in (self._images, self._texts, self._captions):
             await batcher.close()
         for executor in (self._decoding, self._model_thread):

@@ -1,4 +1,4 @@
-"""Items of requests that arrive together share a batch; cancelled ones leave it; a bad one fails alone."""
+"""Items of requests that arrive together share a batch; canceled ones leave it; a bad one fails alone."""
 
 import asyncio
 import threading

@@ -4,6 +4,7 @@ __all__ = [
     "beam_search",
     "caption_decoding",
     "caption_examples",
+    "checked_inputs",
     "embed",
     "embedding_cache",
     "image_pass",
