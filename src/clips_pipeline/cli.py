@@ -9,17 +9,19 @@ import click
 
 from clips_pipeline.commands.champion import champion
 from clips_pipeline.commands.compare import compare
+from clips_pipeline.commands.dedup import dedup
 from clips_pipeline.commands.export import export
 from clips_pipeline.commands.import_model import import_command
 from clips_pipeline.commands.lineage import lineage
 from clips_pipeline.commands.push import push
 from clips_pipeline.commands.run import run_command, split_parameters
+from clips_pipeline.commands.search import search
 from clips_pipeline.commands.serve import serve
 from kedro_dvc_sync.cli import dvc
 
 __all__ = ["STANDALONE", "cli", "run", "split_parameters"]
 
-STANDALONE = ("export", "import", "push", "serve")
+STANDALONE = ("dedup", "export", "import", "push", "search", "serve")
 """Commands of `clips-pipeline` that need no project."""
 
 
@@ -31,5 +33,5 @@ def cli() -> None:
 # `python -m clips_pipeline` looks up the command by this name.
 run = run_command()
 
-for _command in (run, lineage, compare, export, import_command, push, serve, champion, dvc):
+for _command in (run, lineage, compare, export, import_command, push, serve, search, dedup, champion, dvc):
     cli.add_command(_command)

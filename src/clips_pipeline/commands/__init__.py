@@ -1,3 +1,16 @@
 """The project's commands, one module for each; `cli.py` puts them together."""
 
-__all__ = ["champion", "compare", "export", "import_model", "lineage", "project", "push", "refusals", "run", "serve"]
+__all__ = [
+    "champion",
+    "compare",
+    "dedup",
+    "export",
+    "import_model",
+    "lineage",
+    "project",
+    "push",
+    "refusals",
+    "run",
+    "search",
+    "serve",
+]

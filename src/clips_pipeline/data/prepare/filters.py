@@ -13,6 +13,7 @@ from annotated_types import Ge
 
 from clips_pipeline.config import ConfigError, FormerName, Fraction, NonNegativeInt, PositiveInt
 from clips_pipeline.data.shards.records import Record
+from clips_pipeline.embeddings.lookup import load_keys, load_scores
 
 TOO_SMALL: Final = "too_small"
 ASPECT_RATIO: Final = "aspect_ratio"
@@ -25,6 +26,7 @@ DUPLICATE_IMAGE: Final = "duplicate_image"
 DUPLICATE_CAPTION: Final = "duplicate_caption"
 LOW_SCORE: Final = "low_score"
 NO_SCORE: Final = "no_score"
+DROPPED_KEY: Final = "dropped_key"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,11 @@ class FilterConfig:
         web: conditions on the web caption.
         synthetic: conditions on the synthetic caption.
         identical_captions: drop samples whose web and synthetic caption are equal, ignoring outer white space.
-        min_score: minimum score of the sample (`fields.score` of the source); samples without a score are dropped too.
+        min_score: minimum score of the sample (`fields.score` of the source, or `score_table`); samples without a score are
+            dropped too.
+        score_table: table of embeddings of images and captions; the score is the cosine similarity of the image and its most
+            similar caption there, by key.
+        drop_table: Parquet file whose column `key` names samples to drop, such as one of `clips-pipeline dedup`.
         duplicate_images: drop samples whose image has the same bytes as an earlier one of the split.
         duplicate_captions: drop samples whose web caption equals an earlier one of the split, ignoring outer white
             space.
@@ -110,8 +116,14 @@ class FilterConfig:
     synthetic: CaptionFilter = field(default_factory=CaptionFilter)
     identical_captions: bool = False
     min_score: float | None = None
+    score_table: str | None = None
+    drop_table: str | None = None
     duplicate_images: bool = False
     duplicate_captions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.score_table is not None and self.min_score is None:
+            raise ConfigError("score_table: no minimum; set min_score too, such as 0.2")
 
     def find_fault(self, record: Record, size: tuple[int, int]) -> tuple[str, str] | None:
         """Return the reason to drop a usable sample and a detail, or None. Duplicates are found by `dedup`.
@@ -125,12 +137,19 @@ class FilterConfig:
             return TOO_SMALL, f"{size[0]} x {size[1]}"
         if self.max_aspect is not None and long > self.max_aspect * short:
             return ASPECT_RATIO, f"{size[0]} x {size[1]}"
+        if self.drop_table is not None and load_keys(self.drop_table).find(record.key) is not None:
+            return DROPPED_KEY, f"named by {self.drop_table}"
         if self.min_score is not None:
-            if record.score is None:
-                return NO_SCORE, "set `fields.score` of the source to the name of the score, or min_score to null"
+            score = record.score if self.score_table is None else load_scores(self.score_table).find(record.key)
+            if score is None:
+                remedy = "set `fields.score` of the source to the name of the score, or min_score to null"
+                return (
+                    NO_SCORE,
+                    remedy if self.score_table is None else f"{self.score_table} has no such key with a caption",
+                )
             # Written this way, NaN fails too.
-            if not record.score >= self.min_score:
-                return LOW_SCORE, str(record.score)
+            if not score >= self.min_score:
+                return LOW_SCORE, str(score)
         for caption_filter, length, characters, caption in (
             (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_caption),
             (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, record.synthetic_caption),

@@ -7,6 +7,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, digest_mapping
@@ -17,7 +18,14 @@ from clips_pipeline.data.prepare.job_files import SHARDS
 from clips_pipeline.data.prepare.statistics import STATISTICS_FILE, Statistics, load_statistics
 from clips_pipeline.data.prepare.watchdog import Watchdog, WatchdogConfig
 from clips_pipeline.data.shards.folder_lock import lock_for_replacement
-from clips_pipeline.data.shards.index import CLASSES_FILE, INDEX_FILE, Index, find_missing_or_changed, load_index
+from clips_pipeline.data.shards.index import (
+    CLASSES_FILE,
+    INDEX_FILE,
+    Index,
+    file_sha256,
+    find_missing_or_changed,
+    load_index,
+)
 from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
 from clips_pipeline.io.file_lock import lock_target
@@ -116,11 +124,25 @@ def fingerprint(source: Source, samples_per_shard: int, rules: SampleRules) -> s
     facts = {
         "source": source.fingerprint(),
         "samples_per_shard": samples_per_shard,
-        "rules": digest_mapping(rules),
+        "rules": _digest_rules(rules),
         "limits": digest_mapping(source.limits),
         "format": formats.SHARDS,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_rules(rules: SampleRules) -> dict[str, Any]:
+    """Return the rules; a table counts by its content, and one that is not set does not count."""
+    digested = digest_mapping(rules)
+    for name in ("score_table", "drop_table"):
+        table = digested["filters"].pop(name)
+        if table is None:
+            continue
+        try:
+            digested["filters"][name] = file_sha256(Path(table))
+        except OSError as error:
+            raise ConfigError(f"prepare.filters.{name}: {table}: {error.strerror}; give the path of a file") from None
+    return digested
 
 
 def is_current(
