@@ -4,7 +4,7 @@ Shapes: N rows of the table, M queries, E embedding, K results.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -170,6 +170,8 @@ class TableIndex:
 
 def hit_of(rows: Rows, number: int, score: float) -> Hit:
     """Return a row as a result."""
+    # Rounded to float16, a vector may be a little longer than 1.
+    score = min(1.0, max(-1.0, score))
     return Hit(rows.keys[number], rows.kinds[number], score, rows.sources[number], rows.texts[number])
 
 
@@ -259,6 +261,6 @@ def search_table(
 
 def _scored(kept: dict[int, Hit], scores: Sequence[float], numbers: Sequence[int]) -> list[Hit]:
     return [
-        Hit(hit.key, hit.kind, score, hit.source, hit.text)
+        replace(hit, score=min(1.0, max(-1.0, score)))
         for score, hit in ((score, kept[number]) for score, number in zip(scores, numbers, strict=True))
     ]
