@@ -17,7 +17,7 @@ from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.launch.interrupt import PARENT, InterruptHandler, exit_code_after
-from clips_pipeline.training.launch.result import TrainingInterruptedError
+from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 log = logging.getLogger(__name__)
@@ -25,18 +25,22 @@ _POLL_SECONDS = 0.5
 _LAST_LINES = 3
 
 
-class StudyError(Exception):
+_MODULE = "clips_pipeline.study.job"
+
+
+class StudyError(TrainingFailedError):
     """Some trainings failed; the results of the others are kept."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Metrics and speed of one case with one seed."""
+    """Metrics and speed of one case with one seed, and the folder of its model."""
 
     case: Case
     seed: int
     metrics: dict[str, float]
     samples_per_s: float | None
+    model_folder: Path
 
 
 def run_all(
@@ -48,6 +52,7 @@ def run_all(
     evaluation: EvaluationConfig,
     folder: Path,
     storage_options: StorageOptions | None = None,
+    group: str = "study",
 ) -> tuple[list[RunResult], int, int]:
     """Train and evaluate every case with every seed, one seed after the other.
 
@@ -60,6 +65,7 @@ def run_all(
         evaluation: what to measure after each training.
         folder: contains jobs, runs and results; a training with a result here is not run again.
         storage_options: credentials for remote shards, as in `launch`.
+        group: parameter group with `hours`, for messages.
 
     Returns:
         the results, the number of finished trainings, and the number of all trainings.
@@ -70,37 +76,38 @@ def run_all(
     """
     cores = len(os.sched_getaffinity(0))
     parallel_runs = min(parallel_runs or cores, len(cases) * len(seeds))
-    planned: list[tuple[Case, int, Path]] = []
+    planned: list[tuple[Case, int, Path, Path]] = []
     jobs: dict[Path, Path] = {}
     for case, seed, spec in _plan_runs(cases, seeds, max(1, cores // parallel_runs), spec_of, folder):
         name = f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
         result = folder / "results" / f"{name}.json"
-        planned.append((case, seed, result))
+        planned.append((case, seed, result, Path(spec.model_folder)))
         if not result.is_file() and result not in jobs:
             jobs[result] = folder / "jobs" / f"{name}.json"
             write_job(jobs[result], spec, evaluation, result)
     (folder / "results").mkdir(parents=True, exist_ok=True)
-    distinct = len({result for *_, result in planned})
+    distinct = len({result for _, _, result, _ in planned})
     log.info(
         "%d trainings, %d of them done; running up to %d in parallel", distinct, distinct - len(jobs), parallel_runs
     )
-    failed = _run_jobs(list(jobs.values()), parallel_runs, hours, storage_options)
+    failed = run_jobs(list(jobs.values()), parallel_runs, hours, storage_options)
     if failed:
         raise StudyError(
             f"{len(failed)} of {distinct} trainings failed; the results of the others are kept. Run the same command to retry:\n"
             + "\n".join(failed)
         )
-    finished = {result for *_, result in planned if result.is_file()}
+    finished = {result for _, _, result, _ in planned if result.is_file()}
     if not finished:
-        raise StudyError(f"study.hours: {hours:g} was too short for any of the {distinct} trainings; raise it")
+        raise StudyError(f"{group}.hours: {hours:g} was too short for any of the {distinct} trainings; raise it")
     if len(finished) < distinct:
         log.warning(
-            "study.hours: the time is used up with %d of %d trainings done; run the same command to continue",
+            "%s.hours: the time is used up with %d of %d trainings done; run the same command to continue",
+            group,
             len(finished),
             distinct,
         )
     return (
-        [_read_result(case, seed, result) for case, seed, result in planned if result in finished],
+        [_read_result(case, seed, result, model) for case, seed, result, model in planned if result in finished],
         len(finished),
         distinct,
     )
@@ -125,8 +132,24 @@ def _plan_runs(
             yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
 
 
-def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options: StorageOptions | None) -> list[str]:
-    """Run the jobs and return the messages of those that failed."""
+def run_jobs(
+    jobs: list[Path], parallel_runs: int, hours: float | None, options: StorageOptions | None, module: str = _MODULE
+) -> list[str]:
+    """Run jobs in processes of their own.
+
+    Args:
+        jobs: job files.
+        parallel_runs: number of processes at the same time.
+        hours: no job starts later than this many hours after the start; None sets no limit.
+        options: credentials for remote shards.
+        module: the module that runs a job file.
+
+    Returns:
+        the messages of the jobs that failed.
+
+    Raises:
+        TrainingInterruptedError: this process received SIGTERM or Ctrl-C; the jobs have ended.
+    """
     waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
     interrupt = InterruptHandler()
@@ -138,7 +161,7 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
                     waiting.clear()
                 while waiting and len(running) < parallel_runs:
                     job = waiting.pop(0)
-                    running[job] = _start(job, environment)
+                    running[job] = _start(job, environment, module)
                 for job, process in list(running.items()):
                     if process.poll() is None:
                         continue
@@ -161,8 +184,8 @@ def _run_jobs(jobs: list[Path], parallel_runs: int, hours: float | None, options
     return failed
 
 
-def _start(job: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "clips_pipeline.study.job", str(job)]
+def _start(job: Path, environment: dict[str, str], module: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", module, str(job)]
     with job.with_suffix(".log").open("wb") as output:
         # The pipe closes when this process ends, also when it is killed; the job then exits too.
         return subprocess.Popen(  # noqa: S603
@@ -175,6 +198,6 @@ def _last_lines(path: Path) -> str:
     return " / ".join(lines[-_LAST_LINES:])
 
 
-def _read_result(case: Case, seed: int, path: Path) -> RunResult:
+def _read_result(case: Case, seed: int, path: Path, model_folder: Path) -> RunResult:
     found: dict[str, Any] = json.loads(path.read_text())
-    return RunResult(case, seed, found["metrics"], found["samples_per_s"])
+    return RunResult(case, seed, found["metrics"], found["samples_per_s"], model_folder)

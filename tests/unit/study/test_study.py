@@ -96,7 +96,7 @@ def test_every_training_has_its_own_run_folder(tmp_path, monkeypatch):
         begun.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 
-    monkeypatch.setattr(run, "_run_jobs", run_jobs)
+    monkeypatch.setattr(run, "run_jobs", run_jobs)
     with pytest.raises(run.StudyError, match="1 of 6 trainings"):
         run.run_all(
             cases,

@@ -70,10 +70,15 @@ class SceneSample:
     synthetic: SyntheticCaption
 
 
+def scene_of(config: ScenesConfig, split: str, index: int) -> Scene:
+    """Return scene number `index` of a split; a pure function of its arguments."""
+    return draw_scene(RandomStream(config.seed, split, index, "scene"))
+
+
 def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
     """Return scene and captions number `index` of a split; a pure function of its arguments."""
     name = (config.seed, split, index)
-    scene = draw_scene(RandomStream(*name, "scene"))
+    scene = scene_of(config, split, index)
     # Every part has its own random stream, so changing one noise changes nothing else.
     return SceneSample(
         scene,

@@ -1,0 +1,148 @@
+"""Run the probes of all towers, each once. A second start resumes: finished probes are not run again."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clips_pipeline.config import ConfigError, digest_mapping
+from clips_pipeline.data.scenes.source import ScenesConfig
+from clips_pipeline.data.storage.files import StorageConfig, StorageOptions
+from clips_pipeline.interop.folder import load_weights_folder
+from clips_pipeline.llava.config import LlavaProbeConfig
+from clips_pipeline.llava.features import check_layer, require_transformers
+from clips_pipeline.llava.job import BLIND, UNTRAINED, ProbeJob, digest
+from clips_pipeline.study.run import StudyError, run_jobs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A trained tower: method, seed, model folder, and its mean recall@1."""
+
+    method: str
+    seed: int
+    folder: Path
+    recall: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Result of a probe.
+
+    Attributes:
+        row: method, `untrained` or `blind`.
+        seed: seed of the probe.
+        answers: answers to the test questions, in their order.
+        validation: accuracy on the validation questions at each evaluation.
+        seconds: duration of the training.
+    """
+
+    row: str
+    seed: int
+    answers: tuple[str, ...]
+    validation: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ProbeSetup:
+    """What all probes share: configuration, data, and access to it. Fields as in `ProbeJob`."""
+
+    config: LlavaProbeConfig
+    scenes: ScenesConfig
+    shards: Path
+    data_version: str
+    storage: StorageConfig
+    shard_cache: Path
+
+
+def plan_probes(towers: Sequence[Tower], setup: ProbeSetup, folder: Path) -> list[ProbeJob]:
+    """Return the jobs: by seed, one for each tower, one for an untrained tower, and one without images.
+
+    Raises:
+        ConfigError: a tower is damaged, or lacks the layer.
+    """
+    jobs = []
+    for seed in setup.config.seeds:
+        own = [tower for tower in towers if tower.seed == seed]
+        sizes = [_dimensions(tower, setup.config.vision_layer) for tower in own]
+        rows = [(tower.method, tower.folder, tower.folder.name) for tower in own]
+        if own:
+            rows += [(UNTRAINED, own[0].folder, sizes[0]), (BLIND, own[0].folder, "")]
+        for row, model, identity in rows:
+            job = ProbeJob(
+                row,
+                seed,
+                identity,
+                str(model),
+                setup.config,
+                setup.scenes,
+                str(setup.shards),
+                setup.data_version,
+                storage=setup.storage,
+                shard_cache=str(setup.shard_cache),
+            )
+            jobs.append(replace(job, result=str(folder / "results" / f"{job.fingerprint}.json")))
+    return jobs
+
+
+def run_probes(
+    towers: Sequence[Tower], setup: ProbeSetup, folder: Path, storage_options: StorageOptions | None = None
+) -> list[Probe]:
+    """Run the probes that have no result, one seed after the other.
+
+    Args:
+        towers: the towers.
+        setup: what all probes share.
+        folder: contains jobs and results.
+        storage_options: credentials for remote shards.
+
+    Raises:
+        ConfigError: Transformers is not installed, a tower is damaged, or lacks the layer.
+        StudyError: some probes failed, raised after all others were tried.
+        TrainingInterruptedError: this process received SIGTERM or Ctrl-C.
+    """
+    require_transformers()
+    jobs = plan_probes(towers, setup, folder)
+    cores = len(os.sched_getaffinity(0))
+    parallel = min(setup.config.parallel_runs or cores, len(jobs))
+    waiting = []
+    for job in jobs:
+        if not Path(job.result).is_file():
+            file = folder / "jobs" / f"{job.row}-{job.seed}-{job.fingerprint}.json"
+            replace(job, threads=max(1, cores // parallel)).save(file)
+            waiting.append(file)
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    log.info("%d probes, %d of them done; running up to %d in parallel", len(jobs), len(jobs) - len(waiting), parallel)
+    module = "clips_pipeline.llava.job"
+    if failed := run_jobs(waiting, parallel, None, storage_options, module):
+        raise StudyError(
+            f"{len(failed)} of {len(jobs)} probes failed; the results of the others are kept. Run the same command to retry:\n"
+            + "\n".join(failed)
+        )
+    return [_read(Path(job.result)) for job in jobs]
+
+
+def _dimensions(tower: Tower, layer: int) -> str:
+    """Return a digest of the dimensions of a tower, after a check of its folder and of the layer."""
+    try:
+        model, config = load_weights_folder(tower.folder)
+    except ConfigError as error:
+        raise ConfigError(
+            f"llava_probe: the tower of {tower.method}, seed {tower.seed}, cannot be used: {error}. Or delete {tower.folder} "
+            f"and its result in {tower.folder.parents[1] / 'results'}, {tower.folder.name}-*.json; the same command then trains it again"
+        ) from None
+    check_layer(layer, model.config.vision.depth)
+    return digest([digest_mapping(model.config.vision), config["images"]])
+
+
+def _read(path: Path) -> Probe:
+    found: Mapping[str, Any] = json.loads(path.read_text())
+    return Probe(
+        found["row"], found["seed"], tuple(found["answers"]), tuple(found["validation"]), float(found["seconds"])
+    )
