@@ -7,6 +7,7 @@ from clips_pipeline.pipelines.embed.pipeline import create_pipeline as embed
 from clips_pipeline.pipelines.evaluate.pipeline import create_pipeline as evaluate
 from clips_pipeline.pipelines.export_benchmark.pipeline import create_pipeline as export_benchmark
 from clips_pipeline.pipelines.finetune.pipeline import create_pipeline as finetune
+from clips_pipeline.pipelines.llava_probe.pipeline import create_pipeline as llava_probe
 from clips_pipeline.pipelines.prepare.pipeline import create_pipeline as prepare
 from clips_pipeline.pipelines.recaption.pipeline import create_pipeline as recaption
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
@@ -23,6 +24,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "finetune": finetune(),
         "search": search(),
         "study": study(),
+        "llava_probe": llava_probe(),
         "benchmark": benchmark(),
         "export_benchmark": export_benchmark(),
         "embed": embed(),

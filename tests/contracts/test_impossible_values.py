@@ -59,6 +59,8 @@ AS_MANY_AS_ONE_LIKES = {
     "search.pruner.warmup_evaluations",
     *(f"search.space.PATH.{key}" for key in ("high", "points")),
     *(f"study.{key}" for key in ("samples", "curve_samples", "hours")),
+    *(f"llava_probe.{key}" for key in ("tower_samples", "hours")),
+    *(f"llava_probe.questions.{key}" for key in ("train", "validation", "test")),
     "export_benchmark.samples_per_shard",
     # Time and disk space.
     *(f"storage.{key}" for key in ("back_off_s", "timeout_s", "cache_gib")),

@@ -29,6 +29,7 @@ def test_all_pipelines_are_registered(printed: list[str]) -> None:
             "evaluate",
             "export_benchmark",
             "finetune",
+            "llava_probe",
             "prepare",
             "pretrain",
             "recaption",

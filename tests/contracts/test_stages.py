@@ -25,6 +25,7 @@ READERS: dict[str, set[str]] = {
     "register": {"register"},
     "search": set(),
     "study": set(),
+    "llava_probe": set(),
     "storage": set(),
     "export_benchmark": set(),
     "embed": set(),

@@ -21,15 +21,15 @@ class LanguageConfig:
         heads: attention heads of each block.
     """
 
-    width: _Small = 128
+    width: _Small = 96
     depth: Annotated[int, Ge(1), Le(128)] = 2
     heads: Annotated[int, Ge(1), Le(256)] = 4
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
-            raise ConfigError(
-                f"width: {self.width} is not a multiple of {2 * self.heads}, twice the heads; use {2 * self.heads * max(1, self.width // (2 * self.heads))}"
-            )
+            step = 2 * self.heads
+            nearest = step * max(1, self.width // step)
+            raise ConfigError(f"width: {self.width} is not a multiple of {step}, twice the heads; use {nearest}")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def require_transformers() -> None:
         ConfigError: it is not.
     """
     if find_spec("transformers") is None:
-        raise ConfigError("llava_probe needs Transformers; install it with `pip install 'clips-pipeline[transformers]'`")
+        raise ConfigError(
+            "llava_probe needs Transformers; install it with `pip install 'clips-pipeline[transformers]'`"
+        )
 
 
 def load_tower(folder: Path, seed: int | None) -> tuple[Any, LoadedModel]:

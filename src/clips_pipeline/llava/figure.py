@@ -32,7 +32,7 @@ def accuracy_bars(table: pd.DataFrame, runs: pd.DataFrame, chance: dict[str, flo
         dots = runs[runs["label"] == row]
         axes.plot([places[types.index(kind)] for kind in dots["comparison"]], 100 * dots["accuracy"], ".", color="0.2")
     for place, kind in enumerate(types):
-        label = "best constant answer" if place == 0 else None
+        label = "best constant answer" if place == 0 else "_"  # a label with an underscore is not in the legend
         axes.hlines(100 * chance[kind], place - 0.45, place + 0.45, colors="black", linestyles="--", label=label)
     # Accuracy is not outside of these, even where the interval of few seeds is.
     axes.set_ylim(0.0, 101.0)

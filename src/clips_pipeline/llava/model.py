@@ -96,7 +96,7 @@ def conversation(turns: Sequence[tuple[list[int], list[int]]], patches: int) -> 
         patches: number of patches of the image.
     """
     start = prompt_row([], patches)
-    found = Conversation(start, [IGNORED] * len(start), list(range(len(start))), [0] * len(start))
+    found = Conversation([*start], [IGNORED] * len(start), list(range(len(start))), [0] * len(start))
     for number, (asked, answered) in enumerate(turns, start=1):
         ids = [*asked, *answered, EOS]
         found.ids.extend(ids)

@@ -27,7 +27,7 @@ def runs_table(probes: Sequence[Probe], questions: Sequence[Question], baseline:
     """
     rows = []
     for probe in probes:
-        values = {
+        values: dict[str, float] = {
             name: float(np.mean([answer == question.answer for answer, question in _of_type(probe, questions, name)]))
             for name in TYPES
         }

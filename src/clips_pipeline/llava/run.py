@@ -133,9 +133,10 @@ def _dimensions(tower: Tower, layer: int) -> str:
     try:
         model, config = load_weights_folder(tower.folder)
     except ConfigError as error:
+        result = tower.folder.parents[1] / "results" / f"{tower.folder.name}-*.json"
         raise ConfigError(
-            f"llava_probe: the tower of {tower.method}, seed {tower.seed}, cannot be used: {error}. Or delete {tower.folder} "
-            f"and its result in {tower.folder.parents[1] / 'results'}, {tower.folder.name}-*.json; the same command then trains it again"
+            f"llava_probe: the tower of {tower.method}, seed {tower.seed}: {error}. To train it again, delete {tower.folder} and "
+            f"its result, {result}"
         ) from None
     check_layer(layer, model.config.vision.depth)
     return digest([digest_mapping(model.config.vision), config["images"]])

@@ -59,7 +59,10 @@ def markdown(
             line = table[(table["row"] == name) & (table["type"] == kind)].iloc[0]
             cells.append(f"{100 * line['mean']:.1f}{_plus_minus(line['half_width'])}")
         text.append("| " + " | ".join(cells) + " |")
-    text += ["", "Recall@1 of the towers: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in recall.items()) + "."]
+    text += [
+        "",
+        "Recall@1 of the towers: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in recall.items()) + ".",
+    ]
     text += ["", "## Differences over seeds", "", *_over_seeds(table, names)]
     text += ["", "## Differences over test images", "", *_over_images(paired)]
     return "\n".join(text) + "\n"
@@ -72,7 +75,9 @@ def conclusion(table: pd.DataFrame, paired: pd.DataFrame, recall: Mapping[str, f
     unseen = [kind for kind in TYPES if kind not in seen]
     text = []
     if seen:
-        text.append(f"- With a trained tower, answers are clearly better than without the image about: {', '.join(seen)}.")
+        text.append(
+            f"- With a trained tower, answers are clearly better than without the image about: {', '.join(seen)}."
+        )
     if unseen:
         text.append(
             f"- **The language model gets nothing from any tower about: {', '.join(unseen)}.** There the towers show too little "
@@ -81,8 +86,8 @@ def conclusion(table: pd.DataFrame, paired: pd.DataFrame, recall: Mapping[str, f
     better = [name for name in methods if _clearly_better(paired, name, UNTRAINED, MEAN)]
     worse = [name for name in methods if _clearly_better(paired, UNTRAINED, name, MEAN)]
     text.append(
-        f"- Clearly better than an untrained tower on the mean, over the test images: {', '.join(better) or 'none'}; clearly worse: "
-        f"{', '.join(worse) or 'none'}."
+        f"- Clearly better than an untrained tower on the mean, over the test images: {', '.join(better) or 'none'}; clearly "
+        f"worse: {', '.join(worse) or 'none'}."
     )
     pairs = [(a, b) for a in methods for b in methods if a != b and _clearly_better(paired, a, b, MEAN)]
     found = ", ".join(f"{a} than {b}" for a, b in pairs)
@@ -95,8 +100,8 @@ def conclusion(table: pd.DataFrame, paired: pd.DataFrame, recall: Mapping[str, f
     text.append(f"- Clearly different from the baseline method over seeds, on the mean: {', '.join(clear) or 'none'}.")
     if recall and max(recall.values()) < 0.1:
         text.append(
-            f"- The towers see little: mean recall@1 is at most {100 * max(recall.values()):.1f} %. A result here says nothing about "
-            "towers of the paper's size."
+            f"- The towers see little: mean recall@1 is at most {100 * max(recall.values()):.1f} %. A result here says "
+            "nothing about towers of the paper's size."
         )
     return text
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N815  (fields carry shape suffixes in capitals)
 """Training and test of one probe.
 
 Shapes: N images, B batch, L length, P patches, D width of the tower.
@@ -114,7 +115,7 @@ def train_probe(
         patches_BPD = train.patches([by_image[number][0] for number in chosen])
         loss = conversation_loss(llava, [rows[number] for number in chosen], patches_BPD)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()

@@ -12,6 +12,7 @@ __all__ = [
     "finetune",
     "kedro_run",
     "lineage",
+    "llava_probe",
     "other_model",
     "parameters",
     "parameters_reference",

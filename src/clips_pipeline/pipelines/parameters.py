@@ -7,6 +7,7 @@ from clips_pipeline.config import from_mapping
 from clips_pipeline.data.sources.clip_benchmark_export import ExportConfig
 from clips_pipeline.data.storage.files import StorageConfig
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.llava.config import LlavaProbeConfig
 from clips_pipeline.pipelines.prepare.config import PrepareConfig
 from clips_pipeline.registry.config import RegistryConfig, TrackingConfig
 from clips_pipeline.study.config import StudyConfig
@@ -26,6 +27,7 @@ TYPES: Final[dict[str, type[Any]]] = {
     "tracking": TrackingConfig,
     "search": SearchConfig,
     "study": StudyConfig,
+    "llava_probe": LlavaProbeConfig,
     "export_benchmark": ExportConfig,
     "embed": EmbedConfig,
     "recaption": RecaptionRunConfig,

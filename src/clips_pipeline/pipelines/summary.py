@@ -54,8 +54,9 @@ def show(
         _print_next(console, "read the search summary:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
         _print_next(console, "train with the best parameters:", command)
-    if "study_summary" in outputs:
-        _print_next(console, "read the study summary:", f"{catalog.load('paths')['study_report']}/README.md")
+    for name, label in (("study", "study"), ("llava_probe", "LLaVA probe's")):
+        if f"{name}_summary" in outputs:
+            _print_next(console, f"read the {label} summary:", f"{catalog.load('paths')[f'{name}_report']}/README.md")
 
 
 def _print_next(console: Console, label: str, target: object) -> None:

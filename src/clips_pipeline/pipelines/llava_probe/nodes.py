@@ -104,7 +104,8 @@ def probe(
     planned, seconds = len(config.methods) * len(config.seeds), statistics.median(one.seconds for one in probes)
     facts = {
         "data": f"{version}; questions: {len(asked):,} about the split test",
-        "towers": f"{len(known)} of {planned}" + ("" if len(known) == planned else "; the others have not been trained"),
+        "towers": f"{len(known)} of {planned}"
+        + ("" if len(known) == planned else "; the others have not been trained"),
         "seeds": ", ".join(map(str, config.seeds)),
         "layer": str(config.vision_layer),
         "language model": f"{config.language.depth} blocks of width {config.language.width}, from scratch",

@@ -5,6 +5,7 @@ __all__ = [
     "data_inputs",
     "evaluation_log",
     "logged_models",
+    "probe_log",
     "run_tracking",
     "runs",
     "server",
