@@ -99,10 +99,11 @@ layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 stages: $(STAMP) ## check that dvc.yaml is up to date (`kedro dvc sync` updates it)
 	$(BIN)/kedro dvc check
 
-# pytest ends with 5 where no test is marked slow; any other status counts.
+# Two at a time: most of them wait, for processes, servers or a kill. pytest ends with 5 where no test is marked slow; any
+# other status counts.
 .PHONY: drill
 drill: $(STAMP) ## end-to-end drills of a minute and more (tests marked slow)
-	$(BIN)/pytest -m slow || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
+	$(BIN)/pytest -m slow -n 2 --dist loadfile || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
 
 .PHONY: drill-data
 drill-data: $(STAMP) ## 2,000 mutated shards, every kind of hostile data, and a fuzz [CLIPS_DRILL_CASES=300]
