@@ -10,9 +10,7 @@ from clips_pipeline.commands.refusals import refusals
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repository")
-@click.option(
-    "--public", is_flag=True, help="Make a new repository public. Default: private; one that exists stays as it is."
-)
+@click.option("--public", is_flag=True, help="Make a new repository public, or use one that is. Default: private.")
 def push(folder: Path, repository: str, public: bool) -> None:
     """Upload FOLDER, which `export` wrote, to the hub as REPOSITORY (OWNER/NAME), in one commit.
 

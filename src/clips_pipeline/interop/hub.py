@@ -1,7 +1,7 @@
 """The hub of Hugging Face: published weights are fetched from it, and exports are pushed to it.
 
 Tokens are those of `huggingface_hub`: the variable HF_TOKEN, or the stored login of `hf auth login`. The variable HF_ENDPOINT
-names another server.
+names another server. Nothing here imports torch, so that `push` starts fast.
 """
 
 import hashlib
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.interop.foreign_weights import SUFFIX
-from clips_pipeline.interop.open_clip_config import CONFIG_FILE, first_line
-from clips_pipeline.interop.open_clip_folder import PICKLED_WEIGHTS
+from clips_pipeline.interop.open_clip_config import CONFIG_FILE, PICKLED_WEIGHTS, first_line
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")
 # What exports consist of. Whatever else lies in a folder is not ours to publish.
-_PUBLISHED = (SUFFIX, ".json", ".md", ".onnx", ".py", ".txt")
+_SAFETENSORS = ".safetensors"
+_PUBLISHED = (_SAFETENSORS, ".json", ".md", ".onnx", ".py", ".txt")
 _TEXTS = (".json", ".md", ".py", ".txt")
 _LICENSE = "\nlicense: "
 
@@ -41,7 +40,9 @@ def fetch_model(repository: str, revision: str | None) -> tuple[Path, str]:
     with _one_error(f"{repository}: cannot be fetched"):
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         files = {one.rfilename: one for one in info.siblings or ()}
-        weights = min((name for name in files if name.endswith(SUFFIX) and "/" not in name), default=PICKLED_WEIGHTS)
+        weights = min(
+            (name for name in files if name.endswith(_SAFETENSORS) and "/" not in name), default=PICKLED_WEIGHTS
+        )
         wanted = [CONFIG_FILE, weights]
         for name in wanted:
             if name not in files:
@@ -65,14 +66,14 @@ def push_folder(folder: Path, repository: str, *, public: bool = False) -> str:
     Args:
         folder: folder that `export` wrote.
         repository: OWNER/NAME.
-        public: whether a new repository is public. One that exists stays as it is.
+        public: whether a new repository is public, and whether one that is public already may be used.
 
     Returns:
         address of the commit.
 
     Raises:
-        ConfigError: the folder is no export or has files that do not belong to one, no token is given, a public export has no
-            license, or the hub refuses.
+        ConfigError: the folder is no export or has files that do not belong to one, no token is given, the repository is public
+            without `public`, a public export has no license, or the hub refuses.
     """
     files = _published_files(folder, public)
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -86,6 +87,8 @@ def push_folder(folder: Path, repository: str, *, public: bool = False) -> str:
     with _one_error(f"{repository}: cannot be pushed"):
         api = HfApi(token=token)
         created = api.create_repo(repository, private=not public, exist_ok=True)
+        if not public and not api.model_info(created.repo_id).private:
+            raise ConfigError(f"{repository}: is public already; give --public, or another repository")
         operations = [
             CommitOperationAdd(path_in_repo=file.relative_to(folder).as_posix(), path_or_fileobj=file) for file in files
         ]

@@ -25,7 +25,7 @@ from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.interop.foreign_weights import SUFFIX, find_weights_file, load_weights_file
 from clips_pipeline.interop.open_clip import HEAD_WIDTH, from_state_dict
-from clips_pipeline.interop.open_clip_config import CONFIG_FILE
+from clips_pipeline.interop.open_clip_config import CONFIG_FILE, PICKLED_WEIGHTS
 from clips_pipeline.interop.torch_archive import load_torch_archive
 from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.models.clips import ClipsModel
@@ -34,9 +34,6 @@ from clips_pipeline.text.tokenizers.published import read_tokenizer
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-
-PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
-"""Weights in PyTorch's own form, under open_clip's name; read without unpickling (`torch_archive`)."""
 
 _MAX_CONFIG_BYTES = 1 << 20
 _LICENSE = re.compile(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]{1,60})['\"]?[ \t]*$", re.MULTILINE)
