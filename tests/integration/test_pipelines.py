@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from tests.unit.interop.published import save_published
+
+import clips_pipeline
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,11 +38,11 @@ def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def kedro(project: Path, *arguments: str) -> str:
-    """Run `kedro run` and return its output."""
+def kedro(project: Path, *arguments: str, command: str = "run") -> str:
+    """Run `kedro run`, or another command, and return its output."""
     environment = {**os.environ, "COLUMNS": "240", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "-m", "kedro", "run", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+    line = [sys.executable, "-m", "kedro", command, *arguments]
+    done = subprocess.run(line, cwd=project, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -183,3 +187,32 @@ def test_an_interrupted_study_resumes_and_trains_nothing_twice(project: Path) ->
     assert "## Shorter web captions" in (shown / "README.md").read_text()
     for figure in ("lengths.png", "methods.png"):
         assert (shown / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_published_weights_are_imported_evaluated_trained_on_exported_and_loaded(
+    project: Path, tmp_path: Path, fixtures_dir: Path
+) -> None:
+    published = save_published(tmp_path / "published", fixtures_dir / "bert_base_uncased_vocab.txt")
+    shown = kedro(project, str(published), "--name", "published", "--env", "smoke", command="import")
+    assert "models:/published/1: registered" in shown
+    uri, folder = "models:/published/1", project / "data/06_models/imported/published"
+    tokenizer = f"prepare.tokenizer.kind=wordpiece,prepare.tokenizer.vocabulary_file={folder / 'vocab.txt'}"
+    kedro(project, "--pipelines", "prepare", "--env", "smoke", "--params", tokenizer)
+    kedro(project, "--pipelines", "evaluate", "--env", "smoke", "--params", f"evaluate.model={uri}")
+    metrics = json.loads((project / "data/smoke/08_reporting/evaluations/models-published-1/metrics.json").read_text())
+    assert "retrieval/scenes/mean_recall@1" in metrics
+    sizes = (
+        "{base: tiny, vocab_size: 32000, embed_dim: 16, text: {width: 24, depth: 2, heads: 3}, "
+        "vision: {width: 40, depth: 2, heads: 2, image_size: 32}}"
+    )
+    model = f"train.model={{size: {sizes}, image_size: 32, padding: attend, initial_weights: '{uri}'}}"
+    others = "train.samples=32,train.images.framing=squash"
+    kedro(project, "--pipelines", "train", "--env", "smoke", "--params", f"{tokenizer},{model},{others}")
+    trained = clips_pipeline.load(project / "data/smoke/06_models/clips")
+    assert trained.model.captioner is not None  # which the published weights lack
+    images = np.zeros((2, 40, 50, 3), np.uint8)
+    assert trained.similarity(list(images), ["a red square"]).shape == (2, 1)
+    shown = kedro(project, uri, str(tmp_path / "out"), "--to", "open-clip", "--env", "smoke", command="export")
+    readme = (tmp_path / "out/README.md").read_text()
+    assert "license: apache-2.0" in readme
+    assert "this project did not train" in readme

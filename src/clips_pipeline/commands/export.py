@@ -1,6 +1,5 @@
 """`export`: a model in the form of another library."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,6 @@ import click
 from clips_pipeline.commands.project import context, environment
 from clips_pipeline.commands.refusals import refusals
 from clips_pipeline.config import ConfigError
-
-# As the hub writes identifiers of licenses.
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,59}")
 
 
 @click.command()
@@ -62,12 +58,10 @@ def export(
     with context(metadata, env) if is_uri and metadata is not None else refusals(None):
         from clips_pipeline.evaluation.int8_recall import Int8Gate
         from clips_pipeline.interop.export.export_model import export_model
-        from clips_pipeline.interop.export.readme import Provenance
+        from clips_pipeline.interop.export.readme import LICENSE, Provenance
 
-        if weights_license is not None and not _LICENSE.fullmatch(weights_license):
-            raise ConfigError(
-                f"--license {weights_license!r}: give an identifier in lower case, such as apache-2.0 or other"
-            )
+        if weights_license is not None and not LICENSE.fullmatch(weights_license):
+            raise ConfigError(f"--license {weights_license!r}: give an identifier, such as apache-2.0 or other")
         gate = None if recall_set is None else Int8Gate(recall_set, recall_split, max_recall_drop)
         folder, known = Path(model), Provenance()
         if is_uri:

@@ -23,6 +23,7 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 MakeModel = Callable[..., Path]
+RESULTS = ("image_features", "text_features", "pixels")
 
 
 @pytest.fixture
@@ -116,6 +117,25 @@ def test_a_folder_that_cannot_be_loaded_is_not_kept(
     with pytest.raises(ConfigError, match="transformers cannot load the export"):
         export_model(make_model(), tmp_path / "out", "transformers")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_foreign_folder_says_of_its_origin_stays_in_its_cell(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clips_pipeline.interop.export.export_model._compare", lambda *_: dict.fromkeys(RESULTS, 0.0))
+    model = make_model()
+    config = json.loads((model / "config.json").read_text())
+    origin = {"source": "a` |\n\n# Title", "license": "mit\nx: y", "weights": 3}
+    (model / "config.json").write_text(json.dumps(config | {"origin": origin}))
+    export_model(model, tmp_path / "out", "open-clip")
+    readme = (tmp_path / "out/README.md").read_text()
+    assert "| imported from | `a # Title` |" in readme
+    assert "\nlicense:" not in readme
+    # A folder of something else is not replaced.
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/letter.txt").touch()
+    with pytest.raises(ConfigError, match="home: has other files than a model, and would be replaced"):
+        export_model(model, tmp_path / "home", "open-clip")
 
 
 def test_wrong_arguments(make_model: MakeModel, tmp_path: Path) -> None:

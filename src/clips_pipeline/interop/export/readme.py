@@ -1,5 +1,6 @@
 """The README of an export: how to load it, the differences that were measured, and a model card."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -11,6 +12,11 @@ from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"
+
+LICENSE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,59}")
+"""Identifier of a license, as the hub writes it in the front matter of a README."""
+
+_MARKDOWN = re.compile(r"[\s`|]+")
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,12 @@ class Provenance:
 
     def with_origin(self, origin: Mapping[str, Any]) -> "Provenance":
         """Return the same with the origin of imported weights, and with its license unless one was given."""
-        known = {str(key): redact(str(value))[:300] for key, value in origin.items() if value is not None}
-        return replace(self, origin=known, license=self.license or known.get("license"))
+        # A config.json of others: no line breaks, and nothing that ends a cell or a code span.
+        known = {
+            str(key): redact(_MARKDOWN.sub(" ", str(value)))[:300] for key, value in origin.items() if value is not None
+        }
+        stated = str(known.get("license", ""))
+        return replace(self, origin=known, license=self.license or (stated if LICENSE.fullmatch(stated) else None))
 
 
 NOTHING_KNOWN: Final = Provenance()

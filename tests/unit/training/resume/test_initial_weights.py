@@ -145,3 +145,14 @@ def test_a_stage_changes_only_its_own_keys() -> None:
 def test_initial_weights_of_a_stage_are_set_by_start_only() -> None:
     with pytest.raises(ConfigError, match=r"finetune\.train\.model\.initial_weights: set finetune\.start"):
         from_mapping(FinetuneConfig, {"train": {"model": {"initial_weights": "x"}}}, "finetune")
+
+
+def test_weights_without_a_captioner_leave_the_new_one_as_it_is(tokenizer: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    towers = ClipsModel(dataclasses.replace(SMALL, captioner=None))
+    exported = save_model(towers, tokenizer, {}, tmp_path / "imported")
+    found, before = model(1), model(1)
+    load_initial_weights(found, ModelConfig(initial_weights=str(exported)))
+    for name, parameter in found.named_parameters():
+        expected = before if name.startswith("captioner.") else towers
+        assert torch.equal(parameter, expected.get_parameter(name)), name
