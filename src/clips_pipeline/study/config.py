@@ -9,8 +9,11 @@ from clips_pipeline.config import ConfigError, FormerName, NonNegativeFloat, Pos
 from clips_pipeline.text.fragments import Strategy
 from clips_pipeline.text.methods import Method
 
-Comparison = Literal["methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations"]
-COMPARISONS: Final = get_args(Comparison)
+Comparison = Literal[
+    "methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations", "second_generation"
+]
+COMPARISONS: Final = tuple(name for name in get_args(Comparison) if name != "second_generation")
+"""The comparisons that need no other data than the prepared shards."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class StudyConfig:
         length_fractions: token budgets as fractions of the mean caption length, each below 1; the whole caption is
             always included.
         parallel_runs: trainings that run at the same time, each on its part of the cores; None runs one per core.
+        recaptioned: folder of prepared shards whose synthetic captions a trained model has written (pipeline `recaption`), for
+            the comparison `second_generation`; evaluation is on the usual shards.
         hours: no training starts later than this many hours after the start of the study, and the results cover the
             finished trainings. None sets no limit, 0 trains nothing.
     """
@@ -39,6 +44,7 @@ class StudyConfig:
     strategies: tuple[Strategy, ...] = get_args(Strategy)
     length_fractions: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], FormerName("shares")] = (0.5, 0.25, 0.125)
     parallel_runs: Annotated[Annotated[int, Ge(1), Le(1024)] | None, FormerName("runs_at_once")] = None
+    recaptioned: str | None = None
     hours: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +54,10 @@ class StudyConfig:
                 raise ConfigError(f"{key}: empty; name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(f"{key}: {list(values)} contains duplicates; remove them")
+        if "second_generation" in self.comparisons and self.recaptioned is None:
+            raise ConfigError(
+                "recaptioned: missing; second_generation needs a folder of prepared shards, see docs/recaption.md"
+            )
         with_methods = {"methods", "methods_at_equal_compute"} & set(self.comparisons)
         if with_methods and "clips" not in self.methods:
             raise ConfigError("methods: clips is the baseline of the method comparisons; add it")

@@ -25,9 +25,14 @@ from clips_pipeline.training.launch.result import TrainingFailedError, TrainingI
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
 
 
-def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: Path) -> None:
-    """Write the job file that `main` reads."""
-    job = {"spec": to_mapping(spec), "evaluation": to_mapping(evaluation), "result": str(result)}
+def write_job(path: Path, spec: RunSpec, evaluation: EvaluationConfig, result: Path, shards: str) -> None:
+    """Write the job file that `main` reads. `shards` are those of the evaluation."""
+    job = {
+        "spec": to_mapping(spec),
+        "evaluation": to_mapping(evaluation),
+        "result": str(result),
+        "shards": shards,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(job, indent=1))
 
@@ -47,7 +52,7 @@ def run(job: dict[str, Any]) -> None:
         # Evaluate on the training's part of the cores too: two evaluations on all cores would slow each other down.
         torch.set_num_threads(spec.train.launch.threads)
     remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
-    metrics = evaluate_model(Path(spec.model_folder), Path(spec.shards), evaluation, remote).metrics
+    metrics = evaluate_model(Path(spec.model_folder), Path(str(job["shards"])), evaluation, remote).metrics
     rates = [event["samples_per_s"] for event in read_all(spec.events) if event["kind"] == "step"]
     result = {"metrics": metrics, "samples_per_s": statistics.median(rates) if rates else None}
     write_text(Path(str(job["result"])), json.dumps(result, indent=1))

@@ -8,6 +8,7 @@ from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.training.config import TrainConfig
 
 WHOLE_CAPTION = "whole caption"
+ORIGINAL_CAPTIONS = "original captions"
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Case:
         comparison: name of the comparison.
         label: name of the row.
         fraction: fraction of the caption that the text encoder reads, where the comparison is a curve.
+        shards: folder of other shards to train on; None takes the usual ones.
         train: configuration of the training, with the comparison's number of samples.
         baseline: label of the row, in the same comparison, that this one is compared with.
     """
@@ -27,6 +29,7 @@ class Case:
     train: TrainConfig
     baseline: str
     fraction: float | None = None
+    shards: str | None = None
 
 
 def cases(
@@ -62,6 +65,11 @@ def cases(
             rows.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE_CAPTION, fraction))
     if "ablations" in config.comparisons:
         rows += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
+    if "second_generation" in config.comparisons:
+        rows.append(Case("second_generation", ORIGINAL_CAPTIONS, base, ORIGINAL_CAPTIONS))
+        rows.append(
+            Case("second_generation", "captions of a model", base, ORIGINAL_CAPTIONS, shards=config.recaptioned)
+        )
     return rows
 
 

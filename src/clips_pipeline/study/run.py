@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.storage.files import StorageOptions
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.study.job import write_job
@@ -78,13 +79,13 @@ def run_all(
     parallel_runs = min(parallel_runs or cores, len(cases) * len(seeds))
     planned: list[tuple[Case, int, Path, Path]] = []
     jobs: dict[Path, Path] = {}
-    for case, seed, spec in _plan_runs(cases, seeds, max(1, cores // parallel_runs), spec_of, folder):
+    for case, seed, spec, shards in _plan_runs(cases, seeds, max(1, cores // parallel_runs), spec_of, folder):
         name = f"{spec.fingerprint}-{evaluation.set_name}-{evaluation.split}"
         result = folder / "results" / f"{name}.json"
         planned.append((case, seed, result, Path(spec.model_folder)))
         if not result.is_file() and result not in jobs:
             jobs[result] = folder / "jobs" / f"{name}.json"
-            write_job(jobs[result], spec, evaluation, result)
+            write_job(jobs[result], spec, evaluation, result, shards)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     distinct = len({result for _, _, result, _ in planned})
     log.info(
@@ -119,8 +120,8 @@ def _plan_runs(
     threads: int,
     spec_of: Callable[[TrainConfig], RunSpec],
     folder: Path,
-) -> Iterator[tuple[Case, int, RunSpec]]:
-    """Yield every case with every seed, each in its own run folder.
+) -> Iterator[tuple[Case, int, RunSpec, str]]:
+    """Yield every case with every seed, each in its own run folder, and the shards to evaluate on.
 
     The folder is named by the fingerprint, so two trainings that differ only in their samples never resume each other.
     """
@@ -128,8 +129,13 @@ def _plan_runs(
         for case in cases:
             launch = replace(case.train.launch, processes=1, start=True, threads=threads)
             spec = spec_of(replace(case.train, seed=seed, launch=launch))
+            usual = spec.shards
+            if case.shards is not None:
+                # Absolute, because the job is another process; the version is part of the fingerprint.
+                shards = Path(case.shards).absolute()
+                spec = replace(spec, shards=str(shards), data_version=load_index(shards).version)
             runs, models = folder / "runs" / spec.fingerprint, folder / "models" / spec.fingerprint
-            yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models))
+            yield case, seed, replace(spec, run_folder=str(runs), model_folder=str(models)), usual
 
 
 def run_jobs(

@@ -13,6 +13,7 @@ _TITLES = {
     "fragment_lengths": "Shorter fragments of the synthetic caption",
     "web_lengths": "Shorter web captions",
     "ablations": "Ablations of the defaults",
+    "second_generation": "Training on captions that a model has written",
 }
 # Metrics of the second table of a method comparison.
 _EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
+from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.study import figures, plan, run, summary, table
@@ -113,6 +116,28 @@ def test_every_training_has_its_own_run_folder(tmp_path, monkeypatch):
     assert len({spec.run_folder for spec in specs}) == len({spec.model_folder for spec in specs}) == 6
 
 
+def test_a_second_generation_trains_on_other_shards_and_is_evaluated_on_the_usual_ones(tmp_path, monkeypatch):
+    recaptioned = tmp_path / "recaptioned"
+    prepare(ScenesSource(ScenesConfig(train=2, validation=1, test=1, image_size=32)), recaptioned)
+    cases = plan_cases(comparisons=("second_generation",), recaptioned=str(recaptioned))
+    assert [case.label for case in cases] == ["original captions", "captions of a model"]
+    assert cases[0].train == cases[1].train
+    begun = []
+
+    def run_jobs(jobs, _parallel_runs, _hours, _options):
+        begun.extend(json.loads(job.read_text()) for job in jobs)
+        return ["stopped here"]
+
+    monkeypatch.setattr(run, "_run_jobs", run_jobs)
+    with pytest.raises(run.StudyError, match="1 of 2 trainings"):
+        run.run_all(
+            cases, (0,), None, None, lambda t: RunSpec(t, "s", "t", "", "", "version"), EvaluationConfig(), tmp_path
+        )
+    assert [job["spec"]["shards"] for job in begun] == ["s", str(recaptioned)]
+    assert begun[1]["spec"]["data_version"] == load_index(recaptioned).version
+    assert [job["shards"] for job in begun] == ["s", "s"]
+
+
 def test_after_its_hours_a_study_reports_finished_runs(tmp_path):
     cases = plan_cases(comparisons=("methods",), methods=("clip", "clips"))
 
@@ -159,6 +184,7 @@ def test_a_row_without_its_baseline_has_no_change():
         ({"hours": -1.0}, "at least 0"),
         ({"hours": math.nan}, "not a finite number"),
         ({"methods": ("clip",)}, "clips is the baseline"),
+        ({"comparisons": ("second_generation",)}, "recaptioned: missing"),
     ],
 )
 def test_invalid_studies_are_refused(changes, message):
