@@ -3,11 +3,12 @@
 import logging
 import multiprocessing
 import os
-import shutil
+import resource
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.embeddings.table import EmbeddingTable, Rows
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.io.disk_errors import find_disk_error
 
 CONFIG = EmbedConfig(device="cpu", batch_size=4)
 
@@ -160,15 +162,32 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(tmp_path: Path, mo
     assert not work.exists()
 
 
-def test_a_full_disk_leaves_no_table(tmp_path: Path, model: Path, shards: Path) -> None:
-    out = tmp_path / "folder" / "table.parquet"
-    embed(inputs_of(shards), model, CONFIG, out)
+def _embed_on_full_disk(data: Path, model: Path, out: Path, answer: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))  # no file may be larger
+    try:
+        embed(inputs_of(data), model, replace(CONFIG, texts="none"), out)
+    except OSError as error:
+        disk_error = find_disk_error(error)
+        answer.send(str(disk_error))
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_old_table(tmp_path: Path, model: Path, shards: Path) -> None:
+    out = embed(inputs_of(shards), model, CONFIG, tmp_path / "folder" / "table.parquet")
     before = out.read_bytes()
-    shutil.rmtree(out.parent / ".table.parquet.parts", ignore_errors=True)
-    (out.parent / ".table.parquet.parts").write_text("in the way")
-    with pytest.raises(OSError, match="parts"):
-        embed(inputs_of(shards), model, replace(CONFIG, texts="none"), out)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_embed_on_full_disk, args=(shards, model, out, theirs))
+    process.start()
+    assert ours.poll(100)
+    message = ours.recv()
+    process.join()
+    assert "File too large" in message
+    assert "make room" in message
     assert out.read_bytes() == before
+    assert not [file for file in out.parent.rglob("*.parquet") if file != out]
+    embed(inputs_of(shards), model, replace(CONFIG, texts="none"), out)
+    assert len(rows_of(out)) == 15
 
 
 def test_processes_share_the_shards(tmp_path: Path, model: Path, shards: Path) -> None:
