@@ -21,7 +21,7 @@ class LanguageConfig:
         heads: attention heads of each block.
     """
 
-    width: _Small = 96
+    width: _Small = 64
     depth: Annotated[int, Ge(1), Le(128)] = 2
     heads: Annotated[int, Ge(1), Le(256)] = 4
 
@@ -75,11 +75,11 @@ class LlavaProbeConfig:
     vision_layer: Annotated[int, Ge(-1000), Le(1000)] = -2
     questions: QuestionsConfig = field(default_factory=QuestionsConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    epochs: Annotated[float, Gt(0), Le(1000)] = 4.0
-    batch_size: Annotated[int, Ge(1), Le(2**20)] = 64
-    learning_rate: Annotated[float, Gt(0), Le(1)] = 1.0e-3
+    epochs: Annotated[float, Gt(0), Le(1000)] = 1.0
+    batch_size: Annotated[int, Ge(1), Le(2**20)] = 32
+    learning_rate: Annotated[float, Gt(0), Le(1)] = 3.0e-3
     warmup: Fraction = 0.03
-    evaluations: Annotated[int, Ge(1), Le(1000)] = 10
+    evaluations: Annotated[int, Ge(1), Le(1000)] = 5
     parallel_runs: Annotated[int, Ge(1), Le(1024)] | None = None
     hours: NonNegativeFloat | None = None
 
