@@ -27,6 +27,7 @@ from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 IMAGE_TOKEN, VOCABULARY = 99, 100
 PATCHES = 4
+UNKNOWN = "?"
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_the_example_writes_a_folder_that_transformers_loads(
         )
     )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, **{"unk_token": "?"}).save_pretrained(tmp_path / "language")
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token=UNKNOWN).save_pretrained(tmp_path / "language")
     example = runpy.run_path(str(repository / "examples" / "llava_folder.py"))
     example["main"](str(vision_folder), str(tmp_path / "language"), str(tmp_path / "llava"))
     llava = LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava").eval()
