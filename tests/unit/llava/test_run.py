@@ -121,8 +121,9 @@ def test_a_layer_that_is_not_there_is_one_error(towers, setup, tmp_path, layer):
         plan_probes(towers, wrong, tmp_path)
 
 
-def test_shards_of_other_scenes_are_one_error(towers, setup, tmp_path, capsys):
-    wrong = plan_probes(towers, replace(setup, scenes=replace(SCENES, seed=1)), tmp_path)[0]
+@pytest.mark.parametrize("change", [{"seed": 1}, {"train": 65}])
+def test_shards_of_other_scenes_are_one_error(towers, setup, tmp_path, capsys, change):
+    wrong = plan_probes(towers, replace(setup, scenes=replace(SCENES, **change)), tmp_path)[0]
     wrong.save(tmp_path / "job.json")
     assert job.main([str(tmp_path / "job.json")]) == 1
     assert "split 'train' does not contain the scenes of prepare.source.scenes" in capsys.readouterr().err
