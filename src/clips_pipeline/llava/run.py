@@ -13,8 +13,9 @@ from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.storage.files import StorageConfig, StorageOptions
 from clips_pipeline.interop.folder import load_weights_folder
 from clips_pipeline.llava.config import LlavaProbeConfig
-from clips_pipeline.llava.features import check_layer, require_transformers
+from clips_pipeline.llava.features import check_layer, read_scenes, require_transformers
 from clips_pipeline.llava.job import BLIND, UNTRAINED, ProbeJob, digest
+from clips_pipeline.llava.questions import balanced_questions
 from clips_pipeline.study.run import StudyError, run_jobs
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,27 @@ class ProbeSetup:
     data_version: str
     storage: StorageConfig
     shard_cache: Path
+
+
+def check_probes(config: LlavaProbeConfig, scenes: ScenesConfig, shards: Path, remote: Any, depth: int) -> None:
+    """Refuse probes that cannot work, before hours of training their towers.
+
+    Args:
+        config: configuration of the probes.
+        scenes: the embedded data.
+        shards: folder of its shards.
+        remote: cache for shards in remote storage.
+        depth: blocks of the vision towers.
+
+    Raises:
+        ConfigError: Transformers is not installed, the layer does not exist, there are too few questions, or the shards contain
+            other scenes.
+    """
+    require_transformers()
+    check_layer(config.vision_layer, depth)
+    for split in ("train", "validation", "test"):
+        balanced_questions(scenes, split, getattr(config.questions, split), config.questions.seed)
+        read_scenes(shards, split, scenes, remote)
 
 
 def plan_probes(towers: Sequence[Tower], setup: ProbeSetup, folder: Path) -> list[ProbeJob]:

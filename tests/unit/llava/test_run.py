@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from clips_pipeline.llava import features, job
 from clips_pipeline.llava.config import LanguageConfig, LlavaProbeConfig, QuestionsConfig
 from clips_pipeline.llava.job import ProbeJob
 from clips_pipeline.llava.questions import balanced_questions
-from clips_pipeline.llava.run import ProbeSetup, Tower, plan_probes, run_probes
+from clips_pipeline.llava.run import ProbeSetup, Tower, check_probes, plan_probes, run_probes
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 SCENES = ScenesConfig(train=64, validation=32, test=32, image_size=32)
@@ -127,6 +128,21 @@ def test_shards_of_other_scenes_are_one_error(towers, setup, tmp_path, capsys, c
     wrong.save(tmp_path / "job.json")
     assert job.main([str(tmp_path / "job.json")]) == 1
     assert "split 'train' does not contain the scenes of prepare.source.scenes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "scenes", "message"),
+    [
+        ({}, {}, ""),
+        ({"vision_layer": 3}, {}, "vision_layer: 3 does not exist"),
+        ({"questions": QuestionsConfig(train=9, validation=9, test=9)}, {}, "too few for the"),
+        ({}, {"seed": 1}, "does not contain the scenes"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_towers_are_trained(folder, changes, scenes, message):
+    config, wrong = replace(CONFIG, **changes), replace(SCENES, **scenes)
+    with pytest.raises(ConfigError, match=message) if message else nullcontext():
+        check_probes(config, wrong, folder / "shards", None, depth=2)
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch, towers, setup, tmp_path):

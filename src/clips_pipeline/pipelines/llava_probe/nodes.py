@@ -15,6 +15,8 @@ from clips_pipeline.pipelines.train.nodes import build_run_spec
 from clips_pipeline.study import plan
 from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.study.run import run_all
+from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
+from clips_pipeline.training.resolve import model_config
 
 
 def train_towers(
@@ -34,14 +36,16 @@ def train_towers(
         method, seed, model folder and mean recall@1 of each tower.
     """
     # Imported here: it loads torch.
-    from clips_pipeline.llava.features import require_transformers
+    from clips_pipeline.llava.run import check_probes
 
-    require_transformers()
     config, train = typed("llava_probe", parameters), typed("train", train_parameters)
-    if (kind := typed("prepare", prepare_parameters).source.kind) != "scenes":
+    source = typed("prepare", prepare_parameters).source
+    if source.kind != "scenes":
         raise ConfigError(
-            f"llava_probe: asks about the embedded data, but prepare.source.kind is {kind}; use an environment with scenes"
+            f"llava_probe: asks about the embedded data, but prepare.source.kind is {source.kind}; use an environment with scenes"
         )
+    depth = model_config(train, load_tokenizer(tokenizer_folder).vocab_size).vision.depth
+    check_probes(config, source.scenes, shards, remote, depth)
     samples = config.tower_samples or typed("study", study_parameters).samples
     folder = paths["study_folder"]
     # `clips` is the baseline of the study's comparison; only the methods asked for are trained.
