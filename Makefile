@@ -113,6 +113,10 @@ drill-data: $(STAMP) ## 2,000 mutated shards, every kind of hostile data, and a 
 drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same weights [CLIPS_DRILL_KILLS=20]
 	$(BIN)/pytest -s -m slow tests/drills/test_kill_resume.py
 
+.PHONY: drill-serve
+drill-serve: $(STAMP) ## the server under load for 10 minutes: memory, kills, mutated requests [CLIPS_DRILL_SERVE_SECONDS=600]
+	CLIPS_DRILL_SERVE_SECONDS=$${CLIPS_DRILL_SERVE_SECONDS:-600} $(BIN)/pytest -s -m slow tests/drills/test_serving.py
+
 .PHONY: golden-curve
 golden-curve: $(STAMP) ## write the golden loss curve, after an intended change
 	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
@@ -133,6 +137,10 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 .PHONY: bench-inference
 bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/performance.md)
 	$(BIN)/python -m benchmarks.inference
+
+.PHONY: bench-serve
+bench-serve: $(STAMP) ## latency and throughput of the server, beside MLflow's (3 minutes; docs/serving.md) [MODEL=folder]
+	$(BIN)/python -m benchmarks.serving $${MODEL:-data/06_models/clips}
 
 .PHONY: bench-loader
 bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)

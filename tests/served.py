@@ -11,14 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from tests.small_model import small_model
 
+from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.embeddings.table import Rows, TableFacts, write_table
 from clips_pipeline.evaluation.inference.embed import Embedder
+from clips_pipeline.interop.folder import save_model
+from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.serving.app import make_app
 from clips_pipeline.serving.config import Access, ServeConfig
 from clips_pipeline.serving.inference import Inference
+from clips_pipeline.text.tokenizers.train_vocabulary import train_wordpiece
+
+
+def make_model(folder: Path) -> Path:
+    """Write a small model with random weights, and return its folder."""
+    train_wordpiece(["a red square", "a blue circle", "the picture shows a green line"], 120, folder / "tokenizer")
+    torch.manual_seed(1)
+    model = ClipsModel(small_model())
+    return save_model(model, folder / "tokenizer", ImageConfig(size=32).to_mapping(), folder / "clips")
 
 
 def picture(color: str, kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:

@@ -1,5 +1,6 @@
 """`serve`: a model over HTTP."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ def serve(
     is_uri = model.startswith(("models:/", "runs:/"))
     # Only a URI needs the project's tracking server.
     with context(metadata, env) if is_uri and metadata is not None else refusals(None):
+        # Before torch is loaded: threads that wait for work then leave the cores to those that decode images.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
         from clips_pipeline.config import from_mapping
         from clips_pipeline.io.redact import remember
         from clips_pipeline.io.terminal import protect_output
