@@ -1,7 +1,7 @@
 """Parts of the work: one shard, or some images of a folder. A part is done when its result file exists.
 
 Parts are files of a work folder beside the output, named by the fingerprint of all that the output depends on. A run that was
-killed finds the finished parts there; one with other parameters or data starts anew.
+killed finds the finished parts there; one with other parameters or data starts from the beginning.
 """
 
 import json

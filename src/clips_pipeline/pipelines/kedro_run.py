@@ -122,6 +122,7 @@ class KedroRun:
             catalog["searched_environment"] = MemoryDataset(own)
         refuse_secrets(self._configs, "catalog")
         check(pipeline, catalog)
+        other_model.allow_other_inputs(pipeline, catalog)
         if not within_dvc():
             # A stage that DVC runs must write the paths in `dvc.yaml`.
             other_model.redirect_outputs(pipeline, catalog, self._configs)

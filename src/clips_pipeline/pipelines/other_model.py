@@ -1,4 +1,4 @@
-"""`evaluate.model`: results of another model than the trained one go to a folder of their own."""
+"""Another model than the trained one: `evaluate.model` has a folder of its own, `embed` and `recaption` need no trained one."""
 
 import logging
 import re
@@ -56,6 +56,23 @@ def redirect_outputs(
                 catalog[name] = MemoryDataset({})
     kedro_log.setLevel(level)
     log.info("evaluate.model: results are written to %s/%s", FOLDER, folder)
+
+
+def allow_other_inputs(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+    """Let `embed` and `recaption` run without the project's model or shards where their parameters name others.
+
+    Args:
+        pipeline: the pipeline that is about to run.
+        catalog: the run's catalog.
+    """
+    for node in pipeline.nodes:
+        group = node.name.removesuffix("_node")
+        if group not in ("embed", "recaption"):
+            continue
+        parameters = catalog.load(f"params:{group}")
+        for name, key in (("clips_model", "model"), ("shards", "data")):
+            if parameters.get(key) is not None and not catalog.exists(name):
+                catalog[name] = MemoryDataset({})
 
 
 def folder_name(model: str) -> str:

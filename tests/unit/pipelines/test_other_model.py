@@ -10,7 +10,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.pipeline_registry import register_pipelines
-from clips_pipeline.pipelines.other_model import folder_name, redirect_outputs
+from clips_pipeline.pipelines.other_model import allow_other_inputs, folder_name, redirect_outputs
 
 
 @pytest.fixture
@@ -43,6 +43,29 @@ def test_without_another_model_nothing_changes() -> None:
     catalog = catalog_of(None)
     redirect_outputs(register_pipelines()["evaluate"], catalog, {})
     assert catalog["evaluation_report"].filepath == Path("nowhere")
+
+
+@pytest.mark.parametrize("name", ["embed", "recaption"])
+def test_other_data_and_models_need_none_of_the_project(name: str) -> None:
+    missing = PathDataset(filepath="nowhere", made_by="train")
+
+    def loads(**parameters: Any) -> list[str]:
+        names = ("clips_model", "shards")
+        catalog = DataCatalog({f"params:{name}": MemoryDataset(parameters), **dict.fromkeys(names, missing)})
+        allow_other_inputs(register_pipelines()[name], catalog)
+        return [one for one in names if isinstance(catalog[one], MemoryDataset)]
+
+    assert loads(model=None, data=None) == []
+    assert loads(model="models:/clips@champion", data=None) == ["clips_model"]
+    assert loads(model="folder", data="photos") == ["clips_model", "shards"]
+
+
+@pytest.mark.parametrize("name", ["embed", "recaption"])
+def test_a_run_that_also_prepares_and_trains_does_so_first(name: str) -> None:
+    pipelines = register_pipelines()
+    order = [node.name for node in (pipelines[name] + pipelines["train"] + pipelines["prepare"]).nodes]
+    assert order.index("train_node") < order.index(f"{name}_node")
+    assert order.index("prepare_shards_node") < order.index(f"{name}_node")
 
 
 @pytest.mark.parametrize("pipeline", ["pretrain", "finetune"])

@@ -8,6 +8,6 @@ from clips_pipeline.pipelines.recaption import nodes
 
 
 def create_pipeline(**options: Any) -> Pipeline:
-    """Return the pipeline that makes `recaptioned`; its parameters name data and model, by default those of the project."""
-    inputs = ["params:recaption", "remote_shards", "paths"]
+    """Return the pipeline that makes `recaptioned`; from `shards` and `clips_model`, or others."""
+    inputs = ["params:recaption", "clips_model", "shards", "remote_shards", "paths"]
     return Pipeline([Node(nodes.recaption, inputs, "recaptioned", name="recaption_node")], tags="recaption")
