@@ -183,6 +183,11 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file() and file.with_name("open_clip_config.json").is_file():
+        raise ConfigError(
+            f"{file}: no such file; {file.parent} is in open_clip's form, of which `clips-pipeline import {file.parent}` makes a "
+            "model folder"
+        )
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; give the folder of an exported model (default data/06_models/clips)")
     try:

@@ -5,6 +5,7 @@ names another server. Nothing here imports torch, so that `push` starts fast.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ _SAFETENSORS = ".safetensors"
 _PUBLISHED = (_SAFETENSORS, ".json", ".md", ".onnx", ".py", ".txt")
 _TEXTS = (".json", ".md", ".py", ".txt")
 _LICENSE = "\nlicense: "
+_SPECIAL_TOKENS = re.compile(r'"(?:bos|eos|unk|cls|pad|sep|mask)_token": "\[\w{1,20}\]"')
 
 
 def fetch_model(repository: str, revision: str | None) -> tuple[Path, str]:
@@ -110,7 +112,8 @@ def _published_files(folder: Path, public: bool) -> list[Path]:
         if hidden or path.is_symlink() or path.suffix not in _PUBLISHED:
             raise ConfigError(f"{path}: is no file of an export; remove it, or export to a new folder")
         if path.suffix in _TEXTS:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            # Names of special tokens are no secrets: "bos_token": "[BOS]".
+            text = _SPECIAL_TOKENS.sub("", path.read_text(encoding="utf-8", errors="replace"))
             if path.name not in _TOKENIZER_FILES and redact(text) != text:
                 raise ConfigError(f"{path}: contains what looks like a password or token; remove it")
     if public and _LICENSE not in readme.read_text(encoding="utf-8").split("\n---", 1)[0]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.interop.export_models import write_model
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.export.export_model import FORMS, export_model
 from clips_pipeline.interop.export.readme import Provenance
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
@@ -64,6 +65,7 @@ def test_the_other_library_computes_the_same(
     text = (out / "README.md").read_text()
     assert f"{differences['image_features']:.1e}" in text
     assert "recall and data" in text
+    assert model_digest(model) in text
     assert not {"{{", "{%"} & set(text.split())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -125,7 +127,7 @@ def test_what_a_foreign_folder_says_of_its_origin_stays_in_its_cell(
     monkeypatch.setattr("clips_pipeline.interop.export.export_model._compare", lambda *_: dict.fromkeys(RESULTS, 0.0))
     model = make_model()
     config = json.loads((model / "config.json").read_text())
-    origin = {"source": "a` |\n\n# Title", "license": "mit\nx: y", "weights": 3}
+    origin = {"source": "x/a` |\n\n# Title", "license": "mit\nx: y", "weights": 3}
     (model / "config.json").write_text(json.dumps(config | {"origin": origin}))
     export_model(model, tmp_path / "out", "open-clip")
     readme = (tmp_path / "out/README.md").read_text()

@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 from tests.hub_server import COMMIT, TOKEN, HubServer, hub_server
+from tests.unit.interop.export_models import write_model
 from tests.unit.interop.published import save_published
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.interop.export.open_clip_form import write_open_clip
+from clips_pipeline.interop.export.transformers_form import write_transformers
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.interop.hub import push_folder
+from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
+from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 COMMAND = str(Path(sys.executable).with_name("clips-pipeline"))
 NAME = "UCSC-VLAA/ViT-tiny-CLIPS"
@@ -130,6 +135,24 @@ def test_a_public_repository_is_asked_for(hub: HubServer, tmp_path: Path, export
     assert "me/locked: cannot be pushed: HfHubHTTPError" in found[4]
     assert set(hub.files["me/closed"]) == {"old.txt", *hub.files["me/open"]}
     assert (hub.private["me/new"], hub.files["me/locked"]) == (False, {})
+
+
+def test_what_exports_consist_of_is_accepted(hub: HubServer, tmp_path: Path, fixtures_dir: Path) -> None:
+    bert = WordPieceTokenizer.from_vocab(fixtures_dir / "bert_base_uncased_vocab.txt")
+    byte_pairs = ClipBpeTokenizer.from_merges(fixtures_dir / "bpe_simple_vocab_16e6.txt.gz")
+    for name, tokenizer in (("bert", bert), ("bpe", byte_pairs)):
+        (tmp_path / name).mkdir()
+        loaded = load_model_folder(write_model(tmp_path / name, tokenizer))
+        for form, write in (("export", write_transformers), ("open_clip", write_open_clip)):
+            out = tmp_path / name / form
+            out.mkdir()
+            write(loaded, out)
+            (out / "README.md").write_text("---\nlibrary_name: clips\n---\n")
+    folders = [f"{name}/{form}" for name in ("bert", "bpe") for form in ("export", "open_clip")]
+    names = [f"me/{folder.replace('/', '-')}" for folder in folders]
+    calls = (f"push_folder, Path({folder!r}), {name!r}" for folder, name in zip(folders, names, strict=True))
+    assert attempts(hub, tmp_path, *calls) == ["done"] * 4
+    assert "vision/1_Pooling/config.json" in hub.files["me/bert-export"]
 
 
 def test_without_a_token_nothing_is_sent(hub: HubServer, tmp_path: Path, export: Path) -> None:

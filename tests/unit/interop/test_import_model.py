@@ -200,6 +200,8 @@ def test_a_vocabulary_can_be_given(published: Path, tmp_path: Path, vocabulary: 
 def test_wrong_sources(published: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder, and no id of a repository"):
         import_model("/nowhere/at/all", tmp_path / "model")
+    with pytest.raises(ConfigError, match="is in open_clip's form, of which `clips-pipeline import"):
+        clips_pipeline.load(published)
     with pytest.raises(ConfigError, match="is the source itself"):
         import_model(str(published), published)
     with pytest.raises(ConfigError, match=r"--revision main: .* is a folder"):

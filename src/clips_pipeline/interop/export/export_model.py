@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError, to_mapping
+from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.export.onnx_form import Int8Check, remove_int8, write_int8, write_onnx
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
 from clips_pipeline.interop.export.readme import NOTHING_KNOWN, README, Provenance, render
@@ -111,7 +112,8 @@ def export_model(
                 remove_int8(folder)
         differences = _compare(form, loaded, folder)
         limits = {"limit": MAX_DIFFERENCE, "half_limit": MAX_HALF_DIFFERENCE}
-        text = render(form.template, loaded, provenance, differences=differences, int8=check, **limits)
+        facts = {"differences": differences, "int8": check, "digest": model_digest(model), **limits}
+        text = render(form.template, loaded, provenance, **facts)
         (folder / README).write_text(text, encoding="utf-8")
     return differences
 

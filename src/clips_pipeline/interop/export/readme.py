@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -41,6 +42,9 @@ class Provenance:
         known = {
             str(key): redact(_MARKDOWN.sub(" ", str(value)))[:300] for key, value in origin.items() if value is not None
         }
+        if "revision" not in known and "source" in known:
+            # The path on this machine is nobody else's business.
+            known["source"] = Path(known["source"]).name
         stated = str(known.get("license", ""))
         return replace(self, origin=known, license=self.license or (stated if LICENSE.fullmatch(stated) else None))
 
