@@ -163,7 +163,8 @@ def find_weights(folder: Path) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(
-            f"{file}: no such file; give a folder of open_clip's form, with its weights and tokenizer (a model folder of this project needs no import)"
+            f"{file}: no such file; give a folder of open_clip's form, with weights and tokenizer (a model folder of this project "
+            "needs no import)"
         )
     try:
         if file.stat().st_size > _MAX_CONFIG_BYTES:

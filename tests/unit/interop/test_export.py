@@ -53,12 +53,8 @@ def test_the_other_library_computes_the_same(
     make_model: MakeModel, tmp_path: Path, form: str, padding: str, framing: str, kind: str
 ) -> None:
     out = tmp_path / "out"
-    differences = export_model(
-        make_model(padding, kind, framing=framing, interpolation="bicubic"),
-        out,
-        form,
-        Provenance("# version 3\n\nrecall and data"),
-    )
+    model = make_model(padding, kind, framing=framing, interpolation="bicubic")
+    differences = export_model(model, out, form, Provenance("# version 3\n\nrecall and data"))
     assert max(differences["image_features"], differences["text_features"]) < 1e-6
     # A center crop after rounding is off by up to half a pixel, which is 20 steps where the picture is steepest.
     assert differences["pixels"] <= (1.01 if framing == "squash" else 20)
