@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from clips_pipeline import formats
@@ -44,11 +45,11 @@ class EmbedWork:
 
     def run(self, embedder: Embedder, part: Part) -> None:
         """See `ranks.Work`."""
-        reader = ImageReader(part.task)
+        reader = ImageReader(part.task, embedder.towers.image_transform)
         used = rows = 0
         with write_table(part.table, self.facts, sync=True) as writer:
             for batch in iterate_batches(reader.read(), self.batch_size):
-                found = self._rows(embedder, [item for item, _ in batch], embedder.stack(image for _, image in batch))
+                found = self._rows(embedder, [item for item, _ in batch], torch.stack([image for _, image in batch]))
                 writer.add(found)
                 used, rows = used + len(batch), rows + len(found)
         part.save(PartResult(used, rows, dict(reader.skipped), reader.examples))

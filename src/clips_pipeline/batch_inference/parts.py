@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from torch import Tensor
 
 from clips_pipeline.batch_inference.inputs import InputTask, Item
 from clips_pipeline.config import ConfigError
@@ -20,7 +20,7 @@ from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.unexpected import make_skip
-from clips_pipeline.evaluation.inference.embed import open_image
+from clips_pipeline.evaluation.inference.embed import ImageTransform, open_image
 from clips_pipeline.io.atomic import write_text
 from clips_pipeline.io.terminal import safe_text
 
@@ -90,17 +90,19 @@ class Part:
 
 
 class ImageReader:
-    """The samples of a task whose images can be decoded, and counts of the others.
+    """The samples of a task whose images can be used, and counts of the others.
 
     Args:
         task: what is read.
+        transform: image transform of the model.
     """
 
-    def __init__(self, task: InputTask) -> None:
-        self._task, self.skipped, self.examples = task, Counter[str](), list[str]()
+    def __init__(self, task: InputTask, transform: ImageTransform) -> None:
+        self._task, self._transform = task, transform
+        self.skipped, self.examples = Counter[str](), list[str]()
 
-    def read(self) -> Iterator[tuple[Item, Image.Image]]:
-        """Yield samples with their images."""
+    def read(self) -> Iterator[tuple[Item, Tensor]]:
+        """Yield samples with their transformed images (C, H, W)."""
         for found in self._task.items():
             if isinstance(found, Skip):
                 self.skip(found)
@@ -108,13 +110,15 @@ class ImageReader:
             key = found.record.key
             try:
                 key.encode()
-                yield found, open_image(found.record.image, found.record.limits).convert("RGB")
+                image_CHW = self._transform(open_image(found.record.image, found.record.limits))
             except UndecodableImageError as error:
                 self.skip(Skip(error.reason, key, str(error)))
             except UnicodeEncodeError:
                 self.skip(Skip(records.NOT_UTF8, repr(key), "a key that is not UTF-8"))
             except Exception as error:
                 self.skip(make_skip(error, key))
+            else:
+                yield found, image_CHW
 
     def skip(self, skip: Skip) -> None:
         """Count a sample without a result."""

@@ -139,10 +139,12 @@ def _log_cost(work: Work, pending: Sequence[Part], device: str, ranks: int) -> N
     """Measure the first batch and log how long all pending parts take, so that a wrong choice is seen at once."""
     embedder = open_model(work.model, _device_of(device, 0), work.batch_size)
     started = time.perf_counter()
-    batch = next(iterate_batches(ImageReader(pending[0].task).read(), work.batch_size), None)
+    batch = next(
+        iterate_batches(ImageReader(pending[0].task, embedder.towers.image_transform).read(), work.batch_size), None
+    )
     if batch is None:
         return  # no usable sample in the first shard; the run counts why
-    work.try_batch(embedder, [item for item, _ in batch], embedder.stack(image for _, image in batch))
+    work.try_batch(embedder, [item for item, _ in batch], torch.stack([image for _, image in batch]))
     seconds = time.perf_counter() - started
     rate = len(batch) / seconds
     known = [part.task.samples for part in pending]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import torch
 from torch import Tensor
 
 from clips_pipeline import formats
@@ -71,7 +71,7 @@ class CaptionWork:
 
     def run(self, embedder: Embedder, part: Part) -> None:
         """See `ranks.Work`."""
-        reader = ImageReader(part.task)
+        reader = ImageReader(part.task, embedder.towers.image_transform)
         rows: list[dict[str, str | None]] = []
         samples = self._samples(embedder, reader, rows)
         if self.shards:
@@ -87,7 +87,7 @@ class CaptionWork:
         """Yield the samples with their new captions, and add a row of the table for each."""
         for batch in iterate_batches(self._parsed(reader), self.batch_size):
             items = [item for item, _, _ in batch]
-            captions = self._captions(embedder, items, embedder.stack(image for _, image, _ in batch))
+            captions = self._captions(embedder, items, torch.stack([image for _, image, _ in batch]))
             for (item, _, facts), caption in zip(batch, captions, strict=True):
                 if not caption.strip():
                     reader.skip(Skip(EMPTY_CAPTION, item.record.key, "the captioner wrote nothing"))
@@ -102,7 +102,7 @@ class CaptionWork:
                 )
                 yield _with_caption(item, facts, self.field, caption)
 
-    def _parsed(self, reader: ImageReader) -> Iterator[tuple[Item, Image.Image, dict[str, Any]]]:
+    def _parsed(self, reader: ImageReader) -> Iterator[tuple[Item, Tensor, dict[str, Any]]]:
         for item, image in reader.read():
             try:
                 yield item, image, parse_json(item.members, item.record.limits)
@@ -112,7 +112,12 @@ class CaptionWork:
     def _captions(self, embedder: Embedder, items: Sequence[Item], images: Tensor) -> list[str]:
         web = [item.record.web_caption for item in items]
         return write_captions(
-            embedder.model, images, web, embedder.tokenizer, decoding=self.decoding, width=self.beam_width
+            embedder.model,
+            images.to(embedder.device),
+            web,
+            embedder.tokenizer,
+            decoding=self.decoding,
+            width=self.beam_width,
         )
 
 

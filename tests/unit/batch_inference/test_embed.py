@@ -77,6 +77,19 @@ def test_prepared_shards_and_folders_of_images(tmp_path: Path, model: Path) -> N
     assert rows.sources == [str(photos / "a.JPG"), str(photos / "sub/b.v2.png")]
 
 
+def test_images_of_any_mode_have_the_vectors_of_the_model(tmp_path: Path, model: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    colors = Image.linear_gradient("L").resize((40, 30))
+    for name, mode in (("a.png", "RGBA"), ("b.png", "P"), ("c.jpg", "CMYK"), ("d.png", "LA")):
+        image = colors.convert("RGB").convert(mode)
+        if "A" in mode:
+            image.putalpha(colors)
+        image.save(photos / name)
+    out = embed(inputs_of(photos), model, CONFIG, tmp_path / "table.parquet")
+    assert np.allclose(rows_of(out).vectors, load(model).embed_images(sorted(photos.iterdir())), atol=2e-3)
+
+
 def test_bad_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path, model: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
