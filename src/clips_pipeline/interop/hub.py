@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.interop.open_clip_config import CONFIG_FILE, PICKLED_WEIGHTS, first_line
+from clips_pipeline.interop.foreign_weights import PICKLED_WEIGHTS
+from clips_pipeline.interop.open_clip_config import CONFIG_FILE, first_line
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"

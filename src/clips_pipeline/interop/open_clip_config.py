@@ -11,9 +11,6 @@ from clips_pipeline.config import ConfigError, flatten
 CONFIG_FILE = "open_clip_config.json"
 """Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
 
-PICKLED_WEIGHTS = "open_clip_pytorch_model.bin"
-"""Weights in PyTorch's own form, under open_clip's name; `torch_archive` reads them without unpickling."""
-
 KEY = "evaluate.model"
 """Configuration key of the model, for messages."""
 

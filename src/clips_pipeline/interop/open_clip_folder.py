@@ -23,10 +23,9 @@ import torch
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.interop.folder import LoadedModel
-from clips_pipeline.interop.foreign_weights import SUFFIX, find_weights_file, load_weights_file
+from clips_pipeline.interop.foreign_weights import find_weights_file, load_weights_file
 from clips_pipeline.interop.open_clip import HEAD_WIDTH, from_state_dict
-from clips_pipeline.interop.open_clip_config import CONFIG_FILE, PICKLED_WEIGHTS
-from clips_pipeline.interop.torch_archive import load_torch_archive
+from clips_pipeline.interop.open_clip_config import CONFIG_FILE
 from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import EPSILON, MLP_RATIO
@@ -102,7 +101,7 @@ def origin_of(folder: Path, source: str | None = None, revision: str | None = No
     Raises:
         ConfigError: it has no weights.
     """
-    weights = find_weights(folder)
+    weights = find_weights_file(folder, str(folder))
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Origin(source or str(folder), weights.name, digest, revision, _license(folder))
@@ -142,22 +141,10 @@ def load_open_clip_folder(folder: Path, vocabulary: Path | None = None) -> Loade
     _check_form(file, config)
     size = _number(file, "vision_cfg", "image_size", config["vision_cfg"])
     images = _images(file, content.get("preprocess_cfg", {}), size)
-    model = _load_towers(file, config, find_weights(folder))
+    model = _load_towers(file, config, find_weights_file(folder, str(folder)))
     tokenizer = read_tokenizer(folder, vocabulary)
     _check_tokenizer(folder, tokenizer, model)
     return LoadedModel(model, partial(eval_image, config=images), tokenizer, {}, images)
-
-
-def find_weights(folder: Path) -> Path:
-    """Return the file of weights: safetensors if there is one.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    pickled = folder / PICKLED_WEIGHTS
-    if pickled.is_file() and not any(folder.glob(f"*{SUFFIX}")):
-        return pickled
-    return find_weights_file(folder, str(folder))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -230,7 +217,7 @@ def _load_towers(file: Path, config: Mapping[str, Any], weights: Path) -> ClipsM
     if width % head_width:
         raise ConfigError(f"{file}: vision_cfg.head_width: {head_width} does not divide the width {width}; correct it")
     # Training checkpoints have DDP's prefix in each name.
-    tensors = load_torch_archive(weights) if weights.suffix != SUFFIX else load_weights_file(weights, str(file.parent))
+    tensors = load_weights_file(weights, str(file.parent))
     state = {name.removeprefix("module."): tensor.float() for name, tensor in tensors.items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):

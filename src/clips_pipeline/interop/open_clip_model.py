@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.folder import Towers
-from clips_pipeline.interop.foreign_weights import check_weights_file, find_weights_file
+from clips_pipeline.interop.foreign_weights import SUFFIX, check_weights_file, find_weights_file, load_weights_file
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE, KEY, check_config, first_line
+from clips_pipeline.io.temporary import temporary_folder
 
 _TEST_IMAGE = (40, 30)
 _TEST_TEXT = "a text to try the tokenizer with"
@@ -32,7 +34,7 @@ def is_open_clip(path: Path, architecture: str | None) -> bool:
 
 
 def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
-    """Load a model from local files, on the CPU and in evaluation mode. Weights are read from safetensors only.
+    """Load a model from local files, on the CPU and in evaluation mode. Nothing of them is unpickled.
 
     Args:
         path: a folder with `open_clip_config.json`, weights, and the files of the tokenizer unless it is one of open_clip's;
@@ -64,7 +66,8 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
     with _one_error(f"open_clip cannot load {path}", _two_ways()), _offline(), _without_warning():
         # Not by `create_model`, which chooses among a folder's files itself, pickles included.
         module, _, transform = open_clip.create_model_and_transforms(name, load_weights=False, pretrained_text=False)
-        open_clip.load_checkpoint(module, str(weights))
+        with _as_safetensors(weights) as readable:
+            open_clip.load_checkpoint(module, str(readable))
     with _one_error(f"the tokenizer of {path} cannot be loaded", "copy its files into the folder"), _offline():
         tokenizer = open_clip.get_tokenizer(name)
     rows = _Rows(tokenizer, _vocabulary(module), path)
@@ -77,6 +80,18 @@ def load_open_clip(path: Path, architecture: str | None = None) -> Towers:
     )
     _try(found, path)
     return found
+
+
+@contextmanager
+def _as_safetensors(weights: Path) -> Iterator[Path]:
+    """Yield a safetensors file with these weights: open_clip would unpickle any other."""
+    if weights.suffix == SUFFIX:
+        yield weights
+        return
+    with temporary_folder() as folder:
+        converted = folder / f"weights{SUFFIX}"
+        save_file(load_weights_file(weights, KEY), converted)
+        yield converted
 
 
 @contextmanager
@@ -154,4 +169,4 @@ def _vocabulary(module: Any) -> int:
 
 
 def _two_ways() -> str:
-    return f"give a folder with {CONFIG_FILE} and its weights, or a safetensors file and its evaluate.architecture"
+    return f"give a folder with {CONFIG_FILE} and its weights, or a file of weights and its evaluate.architecture"

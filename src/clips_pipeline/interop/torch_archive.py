@@ -144,7 +144,11 @@ def _view(storage: Tensor, view: _View) -> Tensor:
     last = view.offset + sum((side - 1) * step for side, step in zip(view.size, view.stride, strict=True))
     if count and (last >= storage.numel() or count > storage.numel()):
         raise _UnreadableError("a tensor outside its storage")
-    return torch.as_strided(storage, view.size, view.stride, view.offset).clone() if count else torch.empty(view.size)
+    return (
+        torch.as_strided(storage, view.size, view.stride, view.offset).clone(memory_format=torch.contiguous_format)
+        if count
+        else torch.empty(view.size)
+    )
 
 
 class _Interpreter:

@@ -1,4 +1,4 @@
-"""Folders for copies of shards, which the next start removes if their process was killed."""
+"""Folders for large copies, which the next start removes if their process was killed."""
 
 import fcntl
 import os

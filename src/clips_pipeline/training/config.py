@@ -34,8 +34,8 @@ class ModelConfig:
         condition: whether the captioner reads the text tower's tokens before or after the final norm.
         initial_weights: model to start from, with a new optimizer: the folder of an exported model, models:/NAME@ALIAS, or the
             id of an MLflow run. In a run spec it is always a folder.
-        vision_weights: open_clip checkpoint (a safetensors file) for the vision tower only.
-        text_weights: open_clip checkpoint (a safetensors file) for the text tower only.
+        vision_weights: open_clip checkpoint for the vision tower only.
+        text_weights: open_clip checkpoint for the text tower only.
         patch_dropout: fraction of the patches of each training image that the vision tower does not see.
     """
 
