@@ -89,12 +89,14 @@ def conclusion(table: pd.DataFrame, paired: pd.DataFrame, recall: Mapping[str, f
         f"- Clearly better than an untrained tower on the mean, over the test images: {', '.join(better) or 'none'}; clearly "
         f"worse: {', '.join(worse) or 'none'}."
     )
-    pairs = [(a, b) for a in methods for b in methods if a != b and _clearly_better(paired, a, b, MEAN)]
-    found = ", ".join(f"{a} than {b}" for a, b in pairs)
-    if found:
-        text.append(f"- Between methods, on the mean, over the test images, with these seeds: better {found}.")
-    else:
-        text.append("- **Between methods there is no clear difference on the mean.**")
+    for kind in (*TYPES, MEAN):
+        pairs = [f"{a} than {b}" for a in methods for b in methods if a != b and _clearly_better(paired, a, b, kind)]
+        if pairs:
+            text.append(
+                f"- Between methods, {kind}, over the test images and with these seeds: better {', '.join(pairs)}."
+            )
+        elif kind == MEAN:
+            text.append("- **Between methods there is no clear difference on the mean.**")
     lines = table[(table["type"] == MEAN) & table["row"].isin(methods)]
     clear = [str(line["row"]) for line in lines.to_dict("records") if abs(line["change"]) > line["change_half_width"]]
     text.append(f"- Clearly different from the baseline method over seeds, on the mean: {', '.join(clear) or 'none'}.")
@@ -132,19 +134,23 @@ def _over_seeds(table: pd.DataFrame, names: list[str]) -> list[str]:
 
 def _over_images(paired: pd.DataFrame) -> list[str]:
     lines = [
-        "Mean of all question types, points, with the 95 % interval of a paired bootstrap over the test images, and the",
-        "p-value of a sign test. These say how certain the difference of *these* trained models is, not how other seeds",
-        "would differ. All types are in `paired.csv`. Many pairs are compared, so one in twenty is clear by chance.",
+        "Points. Bold: the 95 % interval of a paired bootstrap over the test images excludes zero. p: sign test of the mean over",
+        "the images. Both say how certain the difference of *these* trained models is, not how other seeds would differ. All",
+        "intervals are in `paired.csv`. Many pairs are compared, so about one in twenty is clear by chance.",
         "",
-        "| | against | points | interval | images better, worse | p | |",
-        "|" + " --- |" * 7,
+        "| | against | " + " | ".join((*TYPES, MEAN)) + " | interval of the mean | p |",
+        "|" + " --- |" * (5 + len(TYPES)),
     ]
-    for line in paired[paired["type"] == MEAN].to_dict("records"):
-        clear = "clear" if line["low"] > 0 or line["high"] < 0 else "not clear"
-        lines.append(
-            f"| {line['row']} | {line['against']} | {100 * line['difference']:+.1f} | {100 * line['low']:+.1f} to "
-            f"{100 * line['high']:+.1f} | {line['wins']}, {line['losses']} | {line['sign_p']:.2g} | {clear} |"
-        )
+    for (row, against), own in paired.groupby(["row", "against"], sort=False):
+        by_type = {line["type"]: line for line in own.to_dict("records")}
+        cells = []
+        for kind in (*TYPES, MEAN):
+            line = by_type[kind]
+            points = f"{100 * line['difference']:+.1f}"
+            cells.append(f"**{points}**" if line["low"] > 0 or line["high"] < 0 else points)
+        mean = by_type[MEAN]
+        cells += [f"{100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}", f"{mean['sign_p']:.2g}"]
+        lines.append(f"| {row} | {against} | " + " | ".join(cells) + " |")
     return lines
 
 
