@@ -66,7 +66,8 @@ class LlavaProbeConfig:
         warmup: fraction of the steps in which the learning rate rises.
         evaluations: number of evaluations on the validation questions; the best one's weights are tested.
         parallel_runs: processes at the same time, each on its part of the cores; None runs one per core.
-        hours: no training starts later than this many hours after the start; None sets no limit, 0 trains nothing.
+        hours: no training of a tower starts later than this many hours after the start, nor one of a probe later than this many
+            hours after the towers; the results cover what is finished. None sets no limit, 0 trains nothing.
     """
 
     methods: tuple[Method, ...] = get_args(Method)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ _VERSION = 1
 """Raised when the same job gives another result."""
 
 _WHICH_PROBES = ("methods", "seeds", "tower_samples", "parallel_runs", "hours")
+
+
+def methods_of(names: Sequence[str]) -> list[str]:
+    """Return the rows with a trained tower."""
+    return [name for name in dict.fromkeys(names) if name not in (UNTRAINED, BLIND)]
 
 
 def digest(value: Any) -> str:

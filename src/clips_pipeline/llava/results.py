@@ -8,7 +8,6 @@ import pandas as pd
 from clips_pipeline.evaluation.per_item.bootstrap import Ratio, RatioMetric
 from clips_pipeline.evaluation.per_item.comparison import compare
 from clips_pipeline.evaluation.per_item.items import ItemResults
-from clips_pipeline.llava.job import BLIND, UNTRAINED
 from clips_pipeline.llava.questions import TYPES, Question
 from clips_pipeline.llava.run import Probe
 from clips_pipeline.study.table import aggregate_seeds
@@ -91,11 +90,6 @@ def paired_table(probes: Sequence[Probe], questions: Sequence[Question]) -> pd.D
                 )
     columns = ["row", "against", "type", "seeds", "difference", "low", "high", "wins", "losses", "sign_p"]
     return pd.DataFrame(found, columns=columns)
-
-
-def methods_of(names: Sequence[str]) -> list[str]:
-    """Return the rows with a trained tower."""
-    return [name for name in dict.fromkeys(names) if name not in (UNTRAINED, BLIND)]
 
 
 def _of_type(probe: Probe, questions: Sequence[Question], name: str) -> list[tuple[str, Question]]:

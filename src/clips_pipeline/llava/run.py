@@ -14,7 +14,7 @@ from clips_pipeline.data.storage.files import StorageConfig, StorageOptions
 from clips_pipeline.interop.folder import load_weights_folder
 from clips_pipeline.llava.config import LlavaProbeConfig
 from clips_pipeline.llava.features import check_layer, read_scenes, require_transformers
-from clips_pipeline.llava.job import BLIND, UNTRAINED, ProbeJob, digest
+from clips_pipeline.llava.job import BLIND, UNTRAINED, ProbeJob, digest, methods_of
 from clips_pipeline.llava.questions import balanced_questions
 from clips_pipeline.study.run import StudyError, run_jobs
 
@@ -126,7 +126,7 @@ def run_probes(
 
     Raises:
         ConfigError: Transformers is not installed, a tower is damaged, or lacks the layer.
-        StudyError: some probes failed, raised after all others were tried.
+        StudyError: some probes failed, raised after all others were tried; or `hours` was too short for any.
         TrainingInterruptedError: this process received SIGTERM or Ctrl-C.
     """
     require_transformers()
@@ -142,12 +142,19 @@ def run_probes(
     (folder / "results").mkdir(parents=True, exist_ok=True)
     log.info("%d probes, %d of them done; running up to %d in parallel", len(jobs), len(jobs) - len(waiting), parallel)
     module = "clips_pipeline.llava.job"
-    if failed := run_jobs(waiting, parallel, None, storage_options, module):
+    if failed := run_jobs(waiting, parallel, setup.config.hours, storage_options, module):
         raise StudyError(
             f"{len(failed)} of {len(jobs)} probes failed; the results of the others are kept. Run the same command to retry:\n"
             + "\n".join(failed)
         )
-    return [_read(Path(job.result)) for job in jobs]
+    finished = [_read(Path(job.result)) for job in jobs if Path(job.result).is_file()]
+    if not methods_of([one.row for one in finished]):
+        raise StudyError(
+            f"llava_probe.hours: {setup.config.hours:g} was too short for a probe of a trained tower; raise it"
+        )
+    if len(finished) < len(jobs):
+        log.warning("%d of %d probes done; run the same command to continue", len(finished), len(jobs))
+    return finished
 
 
 def _dimensions(tower: Tower, layer: int) -> str:

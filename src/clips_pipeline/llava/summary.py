@@ -1,13 +1,14 @@
 """Markdown summary of the probe: accuracies, comparisons, and what can be concluded."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 
 import pandas as pd
 
-from clips_pipeline.llava.job import BLIND, UNTRAINED
+from clips_pipeline.llava.job import BLIND, UNTRAINED, methods_of
 from clips_pipeline.llava.questions import TYPES
-from clips_pipeline.llava.results import MEAN, methods_of
+from clips_pipeline.llava.results import MEAN
 
 _ASKED = {
     "color": "what color is the largest thing?",
@@ -37,7 +38,8 @@ def markdown(
         facts: lines of the head, such as data version and seeds.
     """
     names = list(dict.fromkeys(table["row"]))
-    text = ["# LLaVA in miniature", "", *(f"- {name}: {value}" for name, value in facts.items())]
+    text = ["# LLaVA in miniature", ""]
+    text += [line for name, value in facts.items() for line in _wrapped(f"- {name}: {value}")]
     text += [
         "- accuracy: fraction of the test questions with exactly the right answer, in %",
         "- ±: half the width of the 95 % confidence interval of the mean over seeds (Student's t); one seed has none",
@@ -46,7 +48,7 @@ def markdown(
         "",
         "## Conclusion",
         "",
-        *conclusion(table, paired, recall),
+        *(line for item in conclusion(table, paired, recall) for line in _wrapped(item)),
         "",
         "## Accuracy",
         "",
@@ -61,7 +63,9 @@ def markdown(
         text.append("| " + " | ".join(cells) + " |")
     text += [
         "",
-        "Recall@1 of the towers: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in recall.items()) + ".",
+        "Mean recall@1 of the towers: "
+        + ", ".join(f"{name} {100 * value:.1f} %" for name, value in recall.items())
+        + ".",
     ]
     text += ["", "## Differences over seeds", "", *_over_seeds(table, names)]
     text += ["", "## Differences over test images", "", *_over_images(paired)]
@@ -152,6 +156,11 @@ def _over_images(paired: pd.DataFrame) -> list[str]:
         cells += [f"{100 * mean['low']:+.1f} to {100 * mean['high']:+.1f}", f"{mean['sign_p']:.2g}"]
         lines.append(f"| {row} | {against} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _wrapped(item: str) -> list[str]:
+    """Return a list item in lines of at most 120 characters."""
+    return textwrap.wrap(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _plus_minus(width: float) -> str:

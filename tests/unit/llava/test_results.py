@@ -55,10 +55,12 @@ def test_the_summary_says_what_is_clear_and_what_is_not(runs):
     table, paired = results.accuracy_table(runs), results.paired_table(PROBES, QUESTIONS)
     chance = {**chance_by_type(QUESTIONS), "mean": 0.5}
     text = summary.markdown(table, paired, chance, {"clip": 0.01, "clips": 0.04}, {"seeds": "0, 1"})
-    assert "clearly better than without the image about: color, kind, count, where, exists, background." in text
-    assert "Between methods, color, over the test images and with these seeds: better clips than clip." in text
-    assert "The towers see little: mean recall@1 is at most 4.0 %." in text
+    said = " ".join(text.split())
+    assert "clearly better than without the image about: color, kind, count, where, exists, background." in said
+    assert "Between methods, color, over the test images and with these seeds: better clips than clip." in said
+    assert "The towers see little: mean recall@1 is at most 4.0 %." in said
     assert "| clips | clip | **+25.0** | **+25.0** |" in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
     drawn = figure.accuracy_bars(table, runs, chance)
     labels = [label.get_text() for label in drawn.axes[0].get_legend().get_texts()]
     assert sorted(labels) == ["best constant answer", "blind", "clip", "clips", "untrained"]

@@ -21,6 +21,7 @@ from clips_pipeline.llava.config import LanguageConfig, LlavaProbeConfig, Questi
 from clips_pipeline.llava.job import ProbeJob
 from clips_pipeline.llava.questions import balanced_questions
 from clips_pipeline.llava.run import ProbeSetup, Tower, check_probes, plan_probes, run_probes
+from clips_pipeline.study.run import StudyError
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 SCENES = ScenesConfig(train=64, validation=32, test=32, image_size=32)
@@ -83,7 +84,14 @@ def test_a_job_writes_answers_to_every_test_question(towers, setup, tmp_path):
         job.run(planned)
         found = json.loads(Path(planned.result).read_text())
         assert (found["row"], len(found["answers"])) == (planned.row, len(asked))
-    # With all results there, no process starts.
+    # With hours: 0 no process starts, and the results are the finished ones.
+    without = replace(setup, config=replace(CONFIG, hours=0.0))
+    assert [one.row for one in run_probes(towers, without, tmp_path)] == ["clips", "untrained", "blind"]
+    Path(jobs[1].result).rename(tmp_path / "kept")
+    with pytest.raises(StudyError, match=r"llava_probe.hours: 0 was too short for a probe of a trained tower"):
+        run_probes(towers, without, tmp_path)
+    (tmp_path / "kept").rename(jobs[1].result)
+    # Nor with all results there.
     Path(jobs[0].result).write_text(Path(jobs[1].result).read_text())
     assert [one.row for one in run_probes(towers, setup, tmp_path)] == ["clips", "clips", "untrained", "blind"]
 

@@ -1,6 +1,7 @@
 """Nodes of the `llava_probe` pipeline."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,7 @@ def probe(
     """
     # Imported here: they load torch, matplotlib or MLflow.
     from clips_pipeline.llava import figure, questions, results, summary
+    from clips_pipeline.llava.job import methods_of
     from clips_pipeline.llava.run import ProbeSetup, Tower, run_probes
     from clips_pipeline.registry.tracking.probe_log import log_probe
 
@@ -99,7 +101,7 @@ def probe(
     known = [Tower(one["method"], one["seed"], Path(one["folder"]), one["recall"]) for one in towers]
     probes = run_probes(known, setup, paths["llava_probe_folder"], remote.storage.options)
     asked = questions.balanced_questions(scenes, "test", config.questions.test, config.questions.seed)
-    methods = results.methods_of([one.row for one in probes])
+    methods = methods_of([one.row for one in probes])
     runs = results.runs_table(probes, asked, "clips" if "clips" in methods else methods[0])
     table, paired = results.accuracy_table(runs), results.paired_table(probes, asked)
     chance = questions.chance_by_type(asked)
@@ -110,6 +112,7 @@ def probe(
         "data": f"{version}; questions: {len(asked):,} about the split test",
         "towers": f"{len(known)} of {planned}"
         + ("" if len(known) == planned else "; the others have not been trained"),
+        "probes": ", ".join(f"{count} {row}" for row, count in Counter(one.row for one in probes).items()),
         "seeds": ", ".join(map(str, config.seeds)),
         "layer": str(config.vision_layer),
         "language model": f"{config.language.depth} blocks of width {config.language.width}, from scratch",
