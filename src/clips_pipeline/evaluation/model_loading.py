@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, pick_device
 from clips_pipeline.interop.folder import load_model_folder
@@ -24,9 +23,4 @@ def load_embedder(model: Path, config: EvaluationConfig) -> TowerEmbedder:
         towers = load_open_clip(model, config.architecture)
         return TowerEmbedder(towers, batch_size=config.batch_size, device=device)
     loaded = load_model_folder(model)
-    known, pieces = loaded.model.config.text.vocab_size, loaded.tokenizer.vocab_size
-    if pieces > known:
-        raise ConfigError(
-            f"{model}: the tokenizer has {pieces} pieces but the text tower {known}; use the tokenizer of this model"
-        )
     return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=config.batch_size, device=device)

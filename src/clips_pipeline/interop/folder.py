@@ -122,20 +122,27 @@ def save_model(
     return out_dir
 
 
-def check_replaceable(folder: Path, mark: str = CONFIG_FILE) -> None:
+def check_replaceable(folder: Path, mark: str = CONFIG_FILE, begins: str = f'{{\n  "format": "{FORMAT}"') -> None:
     """Refuse to replace a folder that holds something else, such as a home folder.
 
     Args:
         folder: folder that a command is to write.
         mark: a file of what the command writes.
+        begins: how that file begins.
 
     Raises:
-        ConfigError: the folder has files, and none is named `mark`; or it is no folder.
+        ConfigError: the folder has files, and is not what the command writes; or it is no folder.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; give the path of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
-        raise ConfigError(f"{folder}: has other files than a model, and would be replaced; give a new folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    file = folder / mark
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            if stream.read(len(begins)) == begins:
+                return
+    raise ConfigError(f"{folder}: has other files than what would replace it; give a new folder")
 
 
 def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]:
@@ -169,7 +176,8 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     """Load model, image transform and tokenizer from a folder that `save_model` wrote.
 
     Raises:
-        ConfigError: as in `load_weights_folder`, or the image configuration or the tokenizer is invalid.
+        ConfigError: as in `load_weights_folder`, the image configuration or the tokenizer is invalid, or the tokenizer's vocabulary
+            is larger than the text tower's.
     """
     # Imported here because it loads torchvision, which `load_weights_folder` does not need.
     from clips_pipeline.data.images.transforms import ImageConfig, eval_image
@@ -179,7 +187,13 @@ def load_model_folder(folder: Path | str) -> LoadedModel:
     images = from_mapping(
         ImageConfig, with_current_names(ImageConfig, config["images"]), f"{folder / CONFIG_FILE}: images"
     )
-    return LoadedModel(model, partial(eval_image, config=images), load_tokenizer(folder), config, images)
+    tokenizer = load_tokenizer(folder)
+    known = model.config.text.vocab_size
+    if tokenizer.vocab_size > known:
+        raise ConfigError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces but the text tower {known}; use the tokenizer of this model"
+        )
+    return LoadedModel(model, partial(eval_image, config=images), tokenizer, config, images)
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def test_what_a_foreign_folder_says_of_its_origin_stays_in_its_cell(
     assert "\nlicense:" not in readme
     # A folder of something else is not replaced.
     (tmp_path / "home").mkdir()
-    (tmp_path / "home/letter.txt").touch()
-    with pytest.raises(ConfigError, match="home: has other files than a model, and would be replaced"):
+    (tmp_path / "home/README.md").write_text("# My project\n")
+    with pytest.raises(ConfigError, match="home: has other files than what would replace it"):
         export_model(model, tmp_path / "home", "open-clip")
 
 

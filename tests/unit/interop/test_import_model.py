@@ -208,7 +208,8 @@ def test_wrong_sources(published: Path, tmp_path: Path) -> None:
         import_model(str(published), tmp_path / "model", revision="main")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match=r"mine: has other files than a model"):
+    (tmp_path / "mine/config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"mine: has other files than what would"):
         import_model(str(published), tmp_path / "mine")
     assert (tmp_path / "mine/letter.txt").is_file()
     assert default_name("UCSC-VLAA/ViT-L-14-CLIPS-224") == "ViT-L-14-CLIPS-224"

@@ -20,7 +20,7 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.export.onnx_form import Int8Check, remove_int8, write_int8, write_onnx
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
-from clips_pipeline.interop.export.readme import NOTHING_KNOWN, README, Provenance, render
+from clips_pipeline.interop.export.readme import BEGINS, NOTHING_KNOWN, README, Provenance, render
 from clips_pipeline.interop.export.transformers_form import write_transformers
 from clips_pipeline.interop.folder import CONFIG_FILE, ORIGIN, LoadedModel, check_replaceable, load_model_folder
 from clips_pipeline.interop.open_clip_folder import is_open_clip_folder, load_open_clip_folder, origin_of
@@ -100,7 +100,7 @@ def export_model(
     out = out.resolve()
     if out == model.resolve():
         raise ConfigError(f"{out}: is the model itself; give another folder")
-    check_replaceable(out, README)
+    check_replaceable(out, README, BEGINS)
     loaded, provenance = load_any(model, provenance)
     with replace_folder(out) as folder:
         form.write(loaded, folder)

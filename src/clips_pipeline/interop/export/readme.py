@@ -13,6 +13,8 @@ from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"
+BEGINS: Final = "---\nlibrary_name: "
+"""How the README of every export begins, and hardly any other."""
 
 LICENSE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,59}")
 """Identifier of a license, as the hub writes it in the front matter of a README."""
