@@ -15,8 +15,12 @@ from clips_pipeline.models.sizes import SIZES
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 TINY = SIZES["tiny"]
+VOCABULARY = 30_522
 CONFIG = dataclasses.replace(
-    TINY, vision=dataclasses.replace(TINY.vision, depth=1), text=dataclasses.replace(TINY.text, depth=1, padding="mask")
+    TINY,
+    vision=dataclasses.replace(TINY.vision, depth=1),
+    text=dataclasses.replace(TINY.text, depth=1, padding="mask", vocab_size=VOCABULARY),
+    captioner=dataclasses.replace(TINY.captioner, vocab_size=VOCABULARY),
 )
 
 
@@ -124,4 +128,11 @@ def test_weights_of_another_size(folder):
 def test_an_unknown_image_setting(folder):
     edit(folder, images={"size": 64, "sizes": 3})
     with pytest.raises(ConfigError, match=r"images.sizes: unknown key; did you mean 'size'"):
+        load_model_folder(folder)
+
+
+def test_a_tokenizer_with_more_ids_than_the_table(folder):
+    with (folder / "vocab.txt").open("a") as stream:
+        stream.write("onemore\n")
+    with pytest.raises(ConfigError, match="has 30523 pieces but the text tower 30522; use the tokenizer of this model"):
         load_model_folder(folder)
