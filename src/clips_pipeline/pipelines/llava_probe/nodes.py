@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.prepare.config import SourceConfig
 from clips_pipeline.pipelines.train.nodes import build_run_spec
 from clips_pipeline.study import plan
 from clips_pipeline.study.config import StudyConfig
@@ -25,7 +27,7 @@ def train_towers(
     study_parameters: dict[str, Any],
     train_parameters: dict[str, Any],
     evaluate_parameters: dict[str, Any],
-    prepare_parameters: dict[str, Any],
+    source_parameters: dict[str, Any],
     shards: Path,
     tokenizer_folder: Path,
     remote: Any,
@@ -40,13 +42,9 @@ def train_towers(
     from clips_pipeline.llava.run import check_probes
 
     config, train = typed("llava_probe", parameters), typed("train", train_parameters)
-    source = typed("prepare", prepare_parameters).source
-    if source.kind != "scenes":
-        raise ConfigError(
-            f"llava_probe: asks about the embedded data, but prepare.source.kind is {source.kind}; use an environment with scenes"
-        )
+    scenes = _scenes(source_parameters)
     depth = model_config(train, load_tokenizer(tokenizer_folder).vocab_size).vision.depth
-    check_probes(config, source.scenes, shards, remote, depth)
+    check_probes(config, scenes, shards, remote, depth)
     samples = config.tower_samples or typed("study", study_parameters).samples
     folder = paths["study_folder"]
     # `clips` is the baseline of the study's comparison; only the methods asked for are trained.
@@ -78,7 +76,7 @@ def train_towers(
 
 def probe(
     parameters: dict[str, Any],
-    prepare_parameters: dict[str, Any],
+    source_parameters: dict[str, Any],
     shards: Path,
     remote: Any,
     towers: list[dict[str, Any]],
@@ -95,7 +93,7 @@ def probe(
     from clips_pipeline.llava.run import ProbeSetup, Tower, run_probes
     from clips_pipeline.registry.tracking.probe_log import log_probe
 
-    config, scenes = typed("llava_probe", parameters), typed("prepare", prepare_parameters).source.scenes
+    config, scenes = typed("llava_probe", parameters), _scenes(source_parameters)
     version = load_index(shards).version
     setup = ProbeSetup(config, scenes, shards, version, remote.storage.config, remote.folder)
     known = [Tower(one["method"], one["seed"], Path(one["folder"]), one["recall"]) for one in towers]
@@ -121,3 +119,17 @@ def probe(
     text, drawn = summary.markdown(table, paired, chance, recall, facts), figure.accuracy_bars(table, runs, chance)
     log_probe(table, text, drawn)
     return runs.drop(columns=["fraction", "samples", "gflop_per_sample", "samples_per_s"]), table, paired, text, drawn
+
+
+def _scenes(parameters: dict[str, Any]) -> ScenesConfig:
+    """Return the embedded data that the questions are about.
+
+    Raises:
+        ConfigError: the source is another one.
+    """
+    source = from_mapping(SourceConfig, parameters, "prepare.source")
+    if source.kind != "scenes":
+        raise ConfigError(
+            f"llava_probe: asks about the embedded data, but prepare.source.kind is {source.kind}; use an environment with scenes"
+        )
+    return source.scenes

@@ -16,7 +16,7 @@ def create_pipeline(**options: Any) -> Pipeline:
             "params:study",
             "params:train",
             "params:evaluate",
-            "params:prepare",
+            "params:prepare.source",
             "shards",
             "tokenizer",
             "remote_shards",
@@ -27,7 +27,7 @@ def create_pipeline(**options: Any) -> Pipeline:
     )
     probes = Node(
         nodes.probe,
-        ["params:llava_probe", "params:prepare", "shards", "remote_shards", "llava_probe_towers", "paths"],
+        ["params:llava_probe", "params:prepare.source", "shards", "remote_shards", "llava_probe_towers", "paths"],
         [
             "llava_probe_runs",
             "llava_probe_accuracy",
