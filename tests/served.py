@@ -55,8 +55,11 @@ def write_index(path: Path, embedder: Embedder, digest: str) -> Path:
     """Write a table with three images and three texts."""
     images = embedder.images(opened(picture(color)) for color in COLORS)
     texts = embedder.texts(TABLE_TEXTS)
+    sources = [str(path.with_name(f"{color}.png")) for color in COLORS]
+    for color, source in zip(COLORS[:2], sources, strict=False):  # one file is missing
+        Path(source).write_bytes(picture(color))
     with write_table(path, TableFacts(digest, images.shape[1])) as writer:
-        writer.add(Rows(COLORS, ["image"] * 3, images.astype(np.float16), ["/secret/shard.tar"] * 3, [None] * 3))
+        writer.add(Rows(COLORS, ["image"] * 3, images.astype(np.float16), sources, [None] * 3))
         writer.add(Rows(COLORS, ["text"] * 3, texts.astype(np.float16), ["/secret/shard.tar"] * 3, TABLE_TEXTS))
     return path
 
@@ -77,11 +80,16 @@ class Running:
 
 @contextmanager
 def app_running(
-    folder: Path, index: Path | None = None, config: ServeConfig | None = None, access: Access | None = None
+    folder: Path,
+    index: Path | None = None,
+    config: ServeConfig | None = None,
+    access: Access | None = None,
+    *,
+    pictures: bool = False,
 ) -> Iterator[Running]:
     """Run the app without a socket."""
     config = config or ServeConfig()
-    inference = Inference(folder, index, config)
+    inference = Inference(folder, index, config, pictures=pictures)
     app = make_app(inference, config, access or Access(hosts=frozenset({"localhost"})))
     with TestClient(app, base_url="http://localhost") as client:
         yield Running(client, inference)

@@ -13,6 +13,7 @@ from clips_pipeline.commands.refusals import refusals
 @click.command()
 @click.argument("model")
 @click.option("--index", type=click.Path(path_type=Path), help="Table of embeddings of the same model, for /search.")
+@click.option("--pictures", is_flag=True, help="Show small pictures of the rows, from the files that the table names.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
@@ -37,6 +38,7 @@ def serve(
     metadata: Any,
     model: str,
     index: Path | None,
+    pictures: bool,
     host: str,
     port: int,
     device: str,
@@ -76,7 +78,7 @@ def serve(
                 from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
 
                 folder = fetch_model_folder_for_load(model)
-            inference = Inference(folder, index, config, device)
+            inference = Inference(folder, index, config, device, pictures=pictures)
             address, bound = listening.getsockname()[:2]
             shown = f"[{address}]" if ":" in address else address
             protect_output()

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from clips_pipeline import __version__
+from clips_pipeline.embeddings.index import Hit
 from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError
 from clips_pipeline.serving import pages, schemas
 from clips_pipeline.serving.config import Access, ServeConfig
@@ -19,11 +20,13 @@ from clips_pipeline.serving.errors import ApiError, error_response
 from clips_pipeline.serving.gate import Gate
 from clips_pipeline.serving.inference import Embedding, Inference
 from clips_pipeline.serving.metrics import Metrics
+from clips_pipeline.serving.neighbors import thumbnails
 
 B = TypeVar("B", bound=schemas.Body)
 
 _MAX_SIGNS = 500_000
 _DIGITS = 9
+_MAX_PICTURES = 50
 _SHOWN_ERRORS = 3
 _SHOWN = 80  # characters of a key of the client
 _IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/webp", "application/octet-stream"))
@@ -163,7 +166,11 @@ class _Endpoints:
         body = schemas.Query() if raw is not None else await self._parse(request, schemas.Query)
         if body.k > self._config.max_results:
             raise ApiError(422, "invalid", f"k: {body.k}; at most {self._config.max_results}")
+        if body.pictures and not neighbors.pictures:
+            raise ApiError(404, "no_pictures", "this server shows no pictures; start it with --pictures")
         images: Sequence[bytes | str] = [raw] if raw is not None else body.images
+        if body.pictures and body.k * (len(images) + len(body.texts)) > _MAX_PICTURES:
+            raise ApiError(422, "invalid", f"pictures: at most {_MAX_PICTURES} in one request; lower k")
         if not images and not body.texts:
             raise ApiError(422, "invalid", "images and texts are empty; give a query")
         found = [*(await self._embed_both(images, body.texts))]
@@ -172,13 +179,12 @@ class _Endpoints:
         good = [one for one in outcomes if not isinstance(one, RefusedInputError)]
         if not good:
             raise _AllRefusedError(errors)
-        hits = iter(await self._inference.in_thread(lambda: neighbors.search(np.stack(good), body.k, body.kind)))
-        rows = [
-            None
-            if isinstance(one, RefusedInputError)
-            else [schemas.Neighbor(key=hit.key, kind=hit.kind, score=hit.score, text=hit.text) for hit in next(hits)]
-            for one in outcomes
-        ]
+        hits = await self._inference.in_thread(lambda: neighbors.search(np.stack(good), body.k, body.kind))
+        pictures: list[list[str | None]] = [[None] * len(row) for row in hits]
+        if body.pictures:
+            pictures = await self._inference.in_thread(lambda: thumbnails(hits))
+        answers = iter(zip(hits, pictures, strict=True))
+        rows = [None if isinstance(one, RefusedInputError) else _neighbors(*next(answers)) for one in outcomes]
         return schemas.Neighbors(model=self._inference.digest, neighbors=rows, errors=errors)
 
     async def _embed_both(
@@ -241,6 +247,13 @@ class _AllRefusedError(ApiError):
         return JSONResponse({"error": facts, "errors": [error.model_dump() for error in self.errors]}, self.status)
 
 
+def _neighbors(hits: Sequence[Hit], pictures: Sequence[str | None]) -> list[schemas.Neighbor]:
+    return [
+        schemas.Neighbor(key=hit.key, kind=hit.kind, score=hit.score, text=hit.text, picture=picture)
+        for hit, picture in zip(hits, pictures, strict=True)
+    ]
+
+
 def _numbers(vector: Embedding) -> list[float]:
     """Return the numbers of an embedding, rounded to what float32 holds: half as many digits."""
     numbers: list[float] = vector.astype(np.float64).round(_DIGITS).tolist()
@@ -280,6 +293,7 @@ def _pages_router(app: FastAPI, inference: Inference, metrics: Metrics, access: 
     start = pages.start_page(
         can_caption=inference.can_caption,
         can_search=inference.neighbors is not None,
+        with_pictures=inference.neighbors is not None and inference.neighbors.pictures,
         needs_token=access.token is not None,
     )
 

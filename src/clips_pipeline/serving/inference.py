@@ -6,12 +6,12 @@ Shapes: B batch, C H W image, L context length, E embedding.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Inference:
     Args:
         folder: model folder.
         index: table of embeddings of the same model.
+        pictures: whether small pictures of its rows may be read from the files that it names.
         config: limits and batching.
         device: a torch device name, or `auto`.
 
@@ -70,18 +71,20 @@ class Inference:
             device cannot be used.
     """
 
-    def __init__(self, folder: Path, index: Path | None, config: ServeConfig, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, index: Path | None, config: ServeConfig, device: str = "cpu", *, pictures: bool = False
+    ) -> None:
         loaded = load_model_folder(folder)
         try:
             self._embedder = Embedder(
                 loaded.model, loaded.image_transform, loaded.tokenizer, device=pick_device(device)
             )
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
             raise ConfigError(
                 f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu or auto"
             ) from None
         self.digest = model_digest(folder)
-        self.neighbors = None if index is None else Neighbors(index, self.digest)
+        self.neighbors = None if index is None else Neighbors(index, self.digest, pictures=pictures)
         self.can_caption = loaded.model.captioner is not None
         self.queue = Queue(config.max_queue)
         self._limits = replace(DEFAULT_LIMITS, max_pixels=config.max_pixels)
@@ -167,13 +170,17 @@ class Inference:
         self, kind: Kind, values: Sequence[T], prepare: Callable[[T], V], batcher: "Batcher[V, R]"
     ) -> "list[R | RefusedInputError]":
         """Prepare the values in threads and give the good ones to the batcher."""
-        loop = asyncio.get_running_loop()
+        # A request with many items takes turns with the others.
+        free = asyncio.Semaphore(_DECODING_THREADS)
+
+        async def prepared_one(value: T) -> V | RefusedInputError:
+            async with free:
+                return await self.in_thread(lambda: _or_refusal(prepare, value))
+
         self._on_their_way[kind] += len(values)
         left = len(values)
         try:
-            prepared = await asyncio.gather(
-                *(loop.run_in_executor(self._decoding, _or_refusal, prepare, value) for value in values)
-            )
+            prepared = await _all(prepared_one(value) for value in values)
             good = [item for item in prepared if not isinstance(item, RefusedInputError)]
             self._on_their_way[kind] -= len(values) - len(good)
             left = len(good)
@@ -228,6 +235,13 @@ class Inference:
             raise ConfigError(
                 f"{folder}: its embeddings are not finite; the weights are damaged, export the model again"
             )
+
+
+async def _all(work: "Iterable[Coroutine[Any, Any, V]]") -> list[V]:
+    """Return the results; if one fails, or the caller is canceled, none goes on."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+    return [task.result() for task in tasks]
 
 
 def _or_refusal(prepare: Callable[[T], V], value: T) -> V | RefusedInputError:

@@ -44,13 +44,14 @@ class Page:
         return HTMLResponse(self.html, headers={"Content-Security-Policy": self.policy})
 
 
-def start_page(*, can_caption: bool, can_search: bool, needs_token: bool) -> Page:
+def start_page(*, can_caption: bool, can_search: bool, with_pictures: bool, needs_token: bool) -> Page:
     """Return the page that shows captions, similarities and neighbors of a picture."""
     return _page(
         "start.html",
         title="Try the model",
         can_caption=can_caption,
         can_search=can_search,
+        with_pictures=with_pictures,
         needs_token=needs_token,
     )
 
@@ -88,7 +89,7 @@ def _page(template: str, **values: Any) -> Page:
     html = _templates().get_template(template).render(values)
     sources = {kind: " ".join(map(_hash, pattern.findall(html))) or "'none'" for kind, pattern in _INLINE.items()}
     policy = (
-        f"default-src 'none'; script-src {sources['script']}; style-src {sources['style']}; img-src 'self' blob:; "
+        f"default-src 'none'; script-src {sources['script']}; style-src {sources['style']}; img-src blob: data:; "
         "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )
     return Page(html, policy)

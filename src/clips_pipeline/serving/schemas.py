@@ -68,6 +68,9 @@ class Query(Body):
     texts: TextList = []
     k: Annotated[int, Field(ge=1, description="results of each query")] = 10
     kind: Annotated[Literal["image", "text"] | None, Field(description="only rows of this kind")] = None
+    pictures: Annotated[
+        bool, Field(description="with a small picture of each neighbor, if the server was started with --pictures")
+    ] = False
 
 
 class ItemError(BaseModel):
@@ -110,6 +113,9 @@ class Neighbor(BaseModel):
     kind: str
     score: float = Field(description="cosine similarity")
     text: str | None = Field(description="caption of a text row")
+    picture: str | None = Field(
+        description="base64 of a small WebP file; null if it was not asked for or cannot be read"
+    )
 
 
 class Neighbors(BaseModel):

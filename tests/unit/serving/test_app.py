@@ -61,7 +61,7 @@ def test_similarities_and_captions(app: Running, embedder: Embedder) -> None:
     assert app.post_image("/caption", picture("red")).json()["captions"] == one_by_one[:1]
 
 
-def test_search_finds_the_rows_of_the_table(app: Running) -> None:
+def test_search_finds_the_rows_of_the_table(app: Running, index: Path) -> None:
     found = app.post("/search", {"images": [RED], "texts": ["a blue circle", ""], "k": 2}).json()
     assert [len(hits) if hits else hits for hits in found["neighbors"]] == [2, 2, None]
     assert found["neighbors"][1][0]["text"] == "a blue circle"
@@ -71,9 +71,22 @@ def test_search_finds_the_rows_of_the_table(app: Running) -> None:
     assert sorted(hit["key"] for hit in images) == sorted(COLORS)
     answer = app.post_image("/search", picture("green", "WEBP"))
     assert answer.json()["neighbors"][0][0] == {
-        "key": "green", "kind": "image", "score": pytest.approx(1.0, abs=1e-3), "text": None,
+        "key": "green", "kind": "image", "score": pytest.approx(1.0, abs=1e-3), "text": None, "picture": None,
     }  # fmt: skip
-    assert "secret" not in answer.text  # the table's sources are paths of the server
+    assert str(index.parent) not in answer.text  # the table's sources are paths of the server
+    refused = app.post("/search", {"texts": ["a"], "pictures": True})
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (404, "no_pictures")
+
+
+def test_pictures_of_the_rows_are_shown_where_allowed(model_folder: Path, index: Path) -> None:
+    with app_running(model_folder, index, pictures=True) as app:
+        answer = app.post("/search", {"images": [RED], "k": 3, "kind": "image", "pictures": True})
+        (hits,) = answer.json()["neighbors"]
+        assert {hit["key"]: hit["picture"] is None for hit in hits} == {"red": False, "blue": False, "green": True}
+        red = opened(hits[0]["picture"])
+        assert (red.format, red.size, hits[0]["key"]) == ("WEBP", (40, 30), "red")
+        assert str(index.parent) not in answer.text
+        assert app.post("/search", {"texts": ["a"], "k": 51, "pictures": True}).status_code == 422
 
 
 def test_one_bad_item_does_not_fail_the_others(app: Running, embedder: Embedder) -> None:
@@ -194,7 +207,7 @@ def test_headers_metrics_and_description(app: Running) -> None:
         described["paths"]
     )
     keys = described["paths"]["/search"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(keys) == {"images", "texts", "k", "kind"}
+    assert set(keys) == {"images", "texts", "k", "kind", "pictures"}
     page = app.client.get("/docs").text
     assert "POST /caption" in page
     assert "http" not in page.replace("https://", "http://").split("<body>")[1]

@@ -27,7 +27,7 @@ def opened() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def port(model_folder: Path, index: Path) -> Iterator[int]:
-    with server_process(model_folder, "--index", str(index)) as (_, port):
+    with server_process(model_folder, "--index", str(index), "--pictures") as (_, port):
         yield port
 
 
@@ -39,6 +39,10 @@ def test_a_dropped_picture_shows_its_caption_texts_and_neighbors(opened: Browser
     wait_for(lambda: opened.run(TEXT.format("state")) == "done")
     assert opened.run(TEXT.format("caption")) != "no picture yet"
     assert opened.run("return document.getElementById('picture').naturalWidth") == 40
+    assert opened.run("return [...document.querySelectorAll('#neighbors img')].map(e => [e.naturalWidth, e.alt])") == [
+        [40, "red"],
+        [40, "blue"],
+    ]
     rows = opened.run("return [...document.querySelectorAll('#neighbors tbody tr')].map(row => row.innerText)")
     assert len(rows) == 2 * len(COLORS)
     assert any("image" in row and "red" in row and row.startswith("1.000") for row in rows)
@@ -51,7 +55,7 @@ def test_a_dropped_picture_shows_its_caption_texts_and_neighbors(opened: Browser
     assert opened.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     assert opened.run(OVERFLOWING) == []
     assert opened.run(LOW_CONTRAST) == []
-    hosts = {url.split("/")[2] for url in opened.requests() if not url.startswith("blob:")}
+    hosts = {url.split("/")[2] for url in opened.requests() if not url.startswith(("blob:", "data:"))}
     assert hosts == {f"127.0.0.1:{port}"}
 
 

@@ -32,9 +32,9 @@ function showTable(place, caption, head, rows) {
     const line = body.insertRow();
     for (const [number, value] of row.entries()) {
       const text = document.createElement('bdi'), cell = line.insertCell();
-      text.textContent = visible(value);
       cell.className = number ? 'foreign' : 'number';
-      cell.append(text);
+      if (!(value instanceof Node)) text.textContent = visible(value);
+      cell.append(value instanceof Node ? value : text);
     }
   }
   const wide = document.createElement('div');
@@ -43,9 +43,22 @@ function showTable(place, caption, head, rows) {
   find(place).replaceChildren(wide);
 }
 
-function showNeighbors(hits) {
-  showTable('neighbors', `${hits.length} nearest rows`, ['cosine', 'key', 'kind', 'text'],
-    hits.map(hit => [hit.score.toFixed(3), hit.key, hit.kind, hit.text ?? '']));
+async function search(query) {
+  const pictures = 'pictures' in find('neighbors').dataset;
+  const found = await ask('search', JSON.stringify({...query, k: 10, pictures}), 'application/json');
+  const hits = found.neighbors[0];
+  const first = pictures ? ['picture'] : [];
+  showTable('neighbors', `${hits.length} nearest rows`, ['cosine', ...first, 'key', 'kind', 'text'],
+    hits.map(hit => [hit.score.toFixed(3), ...(pictures ? [pictureOf(hit)] : []), hit.key, hit.kind, hit.text ?? '']));
+}
+
+function pictureOf(hit) {
+  if (!hit.picture) return '–';
+  const picture = new Image();
+  picture.src = `data:image/webp;base64,${hit.picture}`;
+  picture.alt = visible(hit.key);
+  picture.className = 'small';
+  return picture;
 }
 
 const base64 = blob => new Promise((resolve, reject) => {
@@ -64,11 +77,6 @@ async function compare() {
   showTable('similarity', 'Cosine similarity of picture and text', ['cosine', 'text'],
     rows.sort((one, other) => other[0] - one[0]).map(([score, text]) => [score.toFixed(3), text]));
   if (errors.length) throw new Error(errors[0].message);
-}
-
-async function searchByText(text) {
-  const found = await ask('search', JSON.stringify({texts: [text], k: 10}), 'application/json');
-  showNeighbors(found.neighbors[0]);
 }
 
 async function report(...work) {
@@ -104,7 +112,7 @@ function choose(chosen) {
       }
     });
   }
-  if (find('neighbors')) work.push(async () => showNeighbors((await ask('search', file, type)).neighbors[0]));
+  if (find('neighbors')) work.push(async () => search({images: [await base64(file)]}));
   report(...work);
 }
 
@@ -121,6 +129,6 @@ find('compare').addEventListener('submit', event => { event.preventDefault(); re
 if (find('ask')) {
   find('ask').addEventListener('submit', event => {
     event.preventDefault();
-    report(() => searchByText(find('query').value));
+    report(() => search({texts: [find('query').value]}));
   });
 }
