@@ -1,10 +1,12 @@
 """What every request passes: access, the bounds on its body and its time, cancellation, metrics and headers."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 OPEN_PATHS: Final = frozenset(("/", "/docs", "/openapi.json", "/healthz"))
 """Paths that need no token: they show nothing of the model or of the data."""
 
+# Of a refused body, so many times the limit is read, and for so many seconds.
+_DISCARDED, _DISCARD_S = 4, 5.0
+
 _HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -27,6 +32,14 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+@dataclass
+class _Body:
+    """How much of a body was received, in bytes, and whether that is all of it."""
+
+    held: int = 0
+    complete: bool = False
 
 
 class _Answer:
@@ -63,10 +76,12 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, answer = time.monotonic(), _Answer(send)
+        began, answer, body = time.monotonic(), _Answer(send), _Body()
         try:
-            await self._handle(scope, receive, answer)
+            await self._handle(scope, receive, answer, body)
         except ApiError as error:
+            if not body.complete and error.status != 408:
+                await self._discard(Headers(scope=scope), receive)
             await error.response()(scope, receive, answer)
         except asyncio.CancelledError:
             if not answer.status:
@@ -83,16 +98,15 @@ class Gate:
             self._metrics.requests.labels(endpoint, str(answer.status or "gone")).inc()
             self._metrics.seconds.labels(endpoint).observe(time.monotonic() - began)
 
-    async def _handle(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, answer: _Answer, body: _Body) -> None:
         headers = Headers(scope=scope)
         self._check_access(headers, scope["path"])
-        held = [0]
         try:
-            body = await self._read(headers, receive, held)
-            if body is not None:
-                await self._run(scope, body, receive, answer)
+            content = await self._read(headers, receive, body)
+            if content is not None:
+                await self._run(scope, content, receive, answer)
         finally:
-            self._held -= held[0]
+            self._held -= body.held
 
     def _check_access(self, headers: Headers, path: str) -> None:
         hosts, token = self._access.hosts, self._access.token
@@ -107,8 +121,8 @@ class Gate:
                     401, "no_token", "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
                 )
 
-    async def _read(self, headers: Headers, receive: Receive, held: list[int]) -> bytes | None:
-        """Return the body; None if the client went away. `held[0]` counts the bytes that `_held` includes."""
+    async def _read(self, headers: Headers, receive: Receive, body: _Body) -> bytes | None:
+        """Return the body; None if the client went away. `body` counts the bytes that `_held` includes."""
         most = self._config.max_body_bytes
         too_large = ApiError(413, "too_large", f"the body has more than {most} bytes; send fewer items in one request")
         length = headers.get("content-length", "0")
@@ -119,18 +133,19 @@ class Gate:
             async with asyncio.timeout(self._config.body_timeout_s):
                 while True:
                     message = await receive()
+                    body.complete = not message.get("more_body", False)
                     if message["type"] == "http.disconnect":
                         self._metrics.canceled.inc()
                         return None
                     part = message.get("body", b"")
                     parts.append(part)
-                    held[0] += len(part)
+                    body.held += len(part)
                     self._held += len(part)
-                    if held[0] > most:
+                    if body.held > most:
                         raise too_large
                     if self._held > self._config.max_bytes_under_way:
                         raise busy("the bodies of other requests fill the memory for them")
-                    if not message.get("more_body", False):
+                    if body.complete:
                         return b"".join(parts)
         except TimeoutError:
             raise ApiError(
@@ -139,6 +154,19 @@ class Gate:
                 f"the body did not arrive within {self._config.body_timeout_s:g} s",
                 {"Connection": "close"},
             ) from None
+
+    async def _discard(self, headers: Headers, receive: Receive) -> None:
+        """Read what is left of a refused body: a client that sends it does not see an answer before the connection ends."""
+        if "expect" in headers:  # waits for an answer before it sends
+            return
+        left = _DISCARDED * self._config.max_body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, answer: _Answer) -> None:
         """Run the app; cancel it when the client goes away or the time is over."""

@@ -82,6 +82,12 @@ def test_malformed_requests_end_the_connection_only(port: int) -> None:
     assert post(port, "/embed/text", {"texts": ["a"]})[0] == 200
 
 
+def test_a_client_sees_why_its_large_body_is_refused(port: int) -> None:
+    """It sends all of it before it reads the answer, and the connection ends afterwards."""
+    status, found = post(port, "/embed/text", {"texts": ["a" * 40_000_000]}, {"Connection": "close"})
+    assert (status, found["error"]["reason"]) == (413, "too_large")
+
+
 def test_a_client_that_goes_away_leaves_the_queue(port: int) -> None:
     before = metric(port, "clips_cancelled_requests_total")
     body = json.dumps({"texts": [f"a red square {number}" for number in range(256)]}).encode()
