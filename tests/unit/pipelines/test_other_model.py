@@ -7,9 +7,11 @@ import pytest
 import yaml
 from kedro.io import DataCatalog, MemoryDataset
 
+from clips_pipeline.batch_inference.config import EmbedConfig
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.pipeline_registry import register_pipelines
+from clips_pipeline.pipelines.embed.nodes import inputs_and_model
 from clips_pipeline.pipelines.other_model import allow_other_inputs, folder_name, redirect_outputs
 
 
@@ -80,3 +82,9 @@ def test_pipelines_that_register_are_refused(pipeline: str) -> None:
 )
 def test_folder_names(model: str, folder: str) -> None:
     assert folder_name(model) == folder
+
+
+def test_a_missing_model_is_named_by_its_key(tmp_path: Path) -> None:
+    config = EmbedConfig(model=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"embed\.model: .*nowhere: no such folder"):
+        inputs_and_model("embed", config, tmp_path, tmp_path, None)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.pipelines.parameters import typed
 
 
@@ -30,6 +31,10 @@ def inputs_and_model(name: str, config: Any, model_folder: Path, shards: Path, r
     from clips_pipeline.registry.versions.packaging import resolve_model_folder
 
     model = model_folder if config.model is None else resolve_model_folder(config.model, f"{name}.model")
+    if not model.is_dir():
+        raise ConfigError(
+            f"{name}.model: {model}: no such folder; give the folder of a model, models:/NAME@ALIAS or runs:/ID/PATH"
+        )
     if config.data is None:
         return prepared_inputs(shards, config.split, remote), model
     fields = SampleFields(config.web_field, config.synthetic_field, needed=False)
