@@ -41,8 +41,10 @@ def import_command(
     """
     with context(metadata, env) if metadata is not None else refusals(None):
         from clips_pipeline.interop.import_model import default_name, import_model
+        from clips_pipeline.registry.config import RegistryConfig
 
         name = name or default_name(source)
+        RegistryConfig(name=name)  # refuses a name that is none, before anything is fetched
         folder = out or Path("data/06_models/imported") / name
         origin = import_model(source, folder, revision=revision, vocabulary=vocabulary)
         click.echo(f"{folder}: written, from {origin.weights} (SHA-256 {origin.weights_sha256[:16]}…)")

@@ -1,12 +1,15 @@
 """Checks of the configuration in a model folder of open_clip, before open_clip and transformers act on it."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError, flatten
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 """Configuration of model, preprocessing and tokenizer, as open_clip's `push_to_hf_hub` and `save_for_hf` write it."""
@@ -34,6 +37,13 @@ def check_config(folder: Path, weights: Path) -> None:
     """
     config = _flat_json(folder / CONFIG_FILE)
     _refuse_code(folder, config)
+    text = "model_cfg.text_cfg."
+    if config.get(f"{text}pool_type") == "last" and config.get(f"{text}tokenizer_mode") != "clips":
+        log.warning(
+            "%s: its text tower pools the last position, but text_cfg.tokenizer_mode is not clips, so open_clip fills it with "
+            "padding; `clips-pipeline import` reads published weights of CLIPS as they were trained",
+            folder / CONFIG_FILE,
+        )
     for file in sorted(folder.iterdir()):
         if file.suffix in _SMALL and file.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(

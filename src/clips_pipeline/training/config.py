@@ -33,7 +33,7 @@ class ModelConfig:
         padding: "attend": PAD tokens are keys like any other, as published and as published weights need; "mask" hides them.
         condition: whether the captioner reads the text tower's tokens before or after the final norm.
         initial_weights: model to start from, with a new optimizer: the folder of an exported model, models:/NAME@ALIAS, or the
-            id of an MLflow run. In a run spec it is always a folder.
+            id of an MLflow run. A captioner that it lacks starts from scratch. In a run spec it is always a folder.
         vision_weights: open_clip checkpoint for the vision tower only.
         text_weights: open_clip checkpoint for the text tower only.
         patch_dropout: fraction of the patches of each training image that the vision tower does not see.

@@ -19,6 +19,7 @@ from clips_pipeline.interop.export.export_model import export_model
 from clips_pipeline.interop.export.open_clip_form import write_open_clip
 from clips_pipeline.interop.folder import ORIGIN, load_model_folder
 from clips_pipeline.interop.import_model import default_name, import_model
+from clips_pipeline.interop.open_clip_model import load_open_clip
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
@@ -62,11 +63,15 @@ def test_an_imported_model_computes_what_open_clip_does(tmp_path: Path, vocabula
 
 
 def test_rows_are_those_of_the_training_also_where_the_configuration_names_no_mode(
-    tmp_path: Path, vocabulary: Path
+    tmp_path: Path, vocabulary: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import_model(str(save_published(tmp_path / "published", vocabulary, mode="")), tmp_path / "model")
+    published = save_published(tmp_path / "published", vocabulary, mode="")
+    import_model(str(published), tmp_path / "model")
     row = clips_pipeline.load(tmp_path / "model").tokenizer("a dog")[0].tolist()
     assert (row[:4], row[-1]) == ([1, 1037, 3899, 2], 101)
+    # open_clip fills the position that is pooled, and our evaluation by open_clip says so.
+    assert load_open_clip(published).text_rows(["a dog"])[0, -1] == 0
+    assert "but text_cfg.tokenizer_mode is not clips" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "clip_bpe"])
