@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, Fraction
-from clips_pipeline.data.shards.splits import Split
+
+Splits = Literal["train", "validation", "test", "all"]
 
 Texts = Literal["none", "web", "synthetic", "human"]
 
@@ -17,7 +18,7 @@ class EmbedConfig:
 
     Attributes:
         data: tar shards (with `{…}`, `::` and lists), or folders of shards or images; null takes the prepared shards.
-        split: split of prepared shards.
+        split: split of prepared shards, or `all`.
         model: folder or MLflow URI of the model; null takes the trained one.
         texts: which captions are embedded beside the images: `none`, `web`, `synthetic`, or all `human` ones.
         web_field: name of the web caption field in tar shards, `txt` or a field of KEY.json.
@@ -29,7 +30,7 @@ class EmbedConfig:
     """
 
     data: str | tuple[str, ...] | None = None
-    split: Split = "test"
+    split: Splits = "test"
     model: str | None = None
     texts: Texts = "web"
     web_field: str = "txt"
@@ -49,7 +50,7 @@ class RecaptionRunConfig:
 
     Attributes:
         data: tar shards (with `{…}`, `::` and lists), or folders of shards or images; null takes the prepared shards.
-        split: split of prepared shards.
+        split: split of prepared shards, or `all`.
         model: folder or MLflow URI of a model with a captioner; null takes the trained one.
         decoding: `beam` search, or `parallel`: the most likely word of each position (method clips), faster.
         beam_width: hypotheses of beam search.
@@ -63,7 +64,7 @@ class RecaptionRunConfig:
     """
 
     data: str | tuple[str, ...] | None = None
-    split: Split = "train"
+    split: Splits = "train"
     model: str | None = None
     decoding: Literal["beam", "parallel"] = "beam"
     beam_width: Annotated[int, Ge(1), Le(100)] = 4

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from clips_pipeline.batch_inference.config import Splits
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.index import INDEX_FILE
+from clips_pipeline.data.shards.index import INDEX_FILE, load_index
 from clips_pipeline.data.shards.reader import ShardSet, parse_sample
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.shard_cache import ShardCache
-from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.folder import image_key
@@ -176,18 +176,27 @@ class Inputs:
     fingerprint: str
 
 
-def prepared_inputs(shards: Path, split: Split, remote: ShardCache | None) -> Inputs:
-    """Return the shards of a split that `prepare` wrote.
+def prepared_inputs(shards: Path, split: Splits, remote: ShardCache | None) -> Inputs:
+    """Return the shards of a split, or of all splits, that `prepare` wrote.
 
     Raises:
         ConfigError: there is no such split, or a shard is missing or changed.
     """
-    found = ShardSet(shards, split, max_open_files=1, remote=remote)
-    return Inputs([PreparedTask(found, number) for number in range(len(found.entries))], f"{found.version} {split}")
+    index = load_index(shards)
+    tasks: list[InputTask] = []
+    for one in index.splits if split == "all" else (split,):
+        found = ShardSet(shards, one, max_open_files=1, remote=remote)
+        tasks += [PreparedTask(found, number) for number in range(len(found.entries))]
+    return Inputs(tasks, f"{index.version} {split}")
 
 
 def other_inputs(
-    addresses: str | tuple[str, ...], fields: SampleFields, storage: Storage, key: str, split: Split, remote: ShardCache
+    addresses: str | tuple[str, ...],
+    fields: SampleFields,
+    storage: Storage,
+    key: str,
+    split: Splits,
+    remote: ShardCache,
 ) -> Inputs:
     """Return the shards and images at some addresses.
 

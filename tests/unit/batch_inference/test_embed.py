@@ -66,6 +66,8 @@ def test_prepared_shards_and_folders_of_images(tmp_path: Path, model: Path) -> N
     prepare(ScenesSource(ScenesConfig(train=2, validation=2, test=5, image_size=32, samples_per_shard=3)), prepared)
     rows = rows_of(embed(prepared_inputs(prepared, "test", None), model, CONFIG, tmp_path / "a.parquet"))
     assert rows.keys[::2] == [one.key for one in eval_samples(prepared, "test")]
+    rows = rows_of(embed(prepared_inputs(prepared, "all", None), model, CONFIG, tmp_path / "all.parquet"))
+    assert len(set(rows.keys)) == 9
     photos = tmp_path / "photos"
     (photos / "sub").mkdir(parents=True)
     for name in ("sub/b.v2.png", "a.JPG"):
