@@ -20,6 +20,9 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 
 _MAX_PICKLE_BYTES = 1 << 24
+_MAX_DIMENSIONS = 16
+# Tensors may share a storage, and are copies afterwards.
+_MAX_SHARED = 4
 _DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -58,10 +61,6 @@ class _View:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
-
-
-class _Mark:
-    """Separates values on the stack."""
 
 
 def load_torch_archive(file: Path) -> dict[str, Tensor]:
@@ -109,6 +108,7 @@ def _tensors(archive: zipfile.ZipFile) -> Iterator[tuple[str, Tensor]]:
     if not isinstance(state, dict):
         raise _UnreadableError("no mapping of names to tensors")
     storages: dict[str, Tensor] = {}
+    left = _MAX_SHARED * sum(entry.file_size for entry in archive.infolist())
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _View):
             raise _UnreadableError(f"{str(name)[:40]!r} is no tensor")
@@ -117,7 +117,12 @@ def _tensors(archive: zipfile.ZipFile) -> Iterator[tuple[str, Tensor]]:
             storages[key] = _storage(archive, f"{root}data/{key}", value.storage)
         elif storages[key].dtype != value.storage.dtype:
             raise _UnreadableError(f"two types of numbers in storage {key[:40]!r}")
-        yield name, _view(storages[key], value)
+        _check_view(storages[key], value)
+        left -= math.prod(value.size) * value.storage.dtype.itemsize
+        if left < 0:
+            raise _UnreadableError("tensors that share their storages too often")
+        shared = torch.as_strided(storages[key], value.size, value.stride, value.offset)
+        yield name, shared.clone(memory_format=torch.contiguous_format)
 
 
 def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -136,7 +141,7 @@ def _storage(archive: zipfile.ZipFile, name: str, storage: _Storage) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=storage.dtype) if size else torch.empty(0, dtype=storage.dtype)
 
 
-def _view(storage: Tensor, view: _View) -> Tensor:
+def _check_view(storage: Tensor, view: _View) -> None:
     numbers = (view.offset, *view.size, *view.stride)
     if len(view.size) != len(view.stride) or any(type(number) is not int or number < 0 for number in numbers):
         raise _UnreadableError("a tensor of invalid sizes")
@@ -144,11 +149,6 @@ def _view(storage: Tensor, view: _View) -> Tensor:
     last = view.offset + sum((side - 1) * step for side, step in zip(view.size, view.stride, strict=True))
     if count and (last >= storage.numel() or count > storage.numel()):
         raise _UnreadableError("a tensor outside its storage")
-    return (
-        torch.as_strided(storage, view.size, view.stride, view.offset).clone(memory_format=torch.contiguous_format)
-        if count
-        else torch.empty(view.size)
-    )
 
 
 class _Interpreter:
@@ -161,6 +161,7 @@ class _Interpreter:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._stack: list[Any] = []
+        self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -181,11 +182,11 @@ class _Interpreter:
         raise _UnreadableError("no end")
 
     def _mark(self, _: Any) -> None:
-        self._stack.append(_Mark())
+        self._marks.append(len(self._stack))
 
     def _to_mark(self) -> list[Any]:
-        place = max(i for i, value in enumerate(self._stack) if isinstance(value, _Mark))
-        items = self._stack[place + 1 :]
+        place = self._marks.pop()
+        items = self._stack[place:]
         del self._stack[place:]
         return items
 
@@ -276,6 +277,8 @@ class _Interpreter:
             self._stack.append({})
         elif name == "torch._utils._rebuild_tensor_v2" and isinstance(arguments[0], _Storage):
             storage, offset, size, stride = arguments[:4]
+            if max(len(size), len(stride)) > _MAX_DIMENSIONS:
+                raise _UnreadableError("a tensor of invalid sizes")
             self._stack.append(_View(storage, offset, tuple(size), tuple(stride)))
         elif name == "torch._utils._rebuild_parameter" and isinstance(arguments[0], _View):
             self._stack.append(arguments[0])

@@ -119,3 +119,22 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path: Path) -> None:
     rewritten(file, lambda name, content: content.replace(b"K\x07K\x03\x86", b"K\xffK\x03\x86"))
     with pytest.raises(ConfigError, match="a tensor outside its storage"):
         load_torch_archive(file)
+
+
+def test_storages_that_are_shared_without_end_are_refused(tmp_path: Path) -> None:
+    file, shared = tmp_path / "model.bin", torch.ones(10_000)
+    torch.save({f"{number}": shared for number in range(3)}, file)
+    assert len(load_torch_archive(file)) == 3
+    torch.save({f"{number}": shared for number in range(500)}, file)
+    with pytest.raises(ConfigError, match="share their storages too often"):
+        load_torch_archive(file)
+
+
+@pytest.mark.parametrize("content", [b"N" * 300_000 + b"(t" * 300_000, b"(" * 300_000 + b"t" * 300_000])
+def test_instructions_take_linear_time(tmp_path: Path, content: bytes) -> None:
+    # In quadratic time this would take hours.
+    file = tmp_path / "model.bin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + content + b".")
+    with pytest.raises(ConfigError, match="no mapping of names to tensors"):
+        load_torch_archive(file)
