@@ -1,7 +1,7 @@
 """The hub of Hugging Face: published weights are fetched from it, and exports are pushed to it.
 
 Tokens are those of `huggingface_hub`: the variable HF_TOKEN, or the stored login of `hf auth login`. The variable HF_ENDPOINT
-names another server. Nothing here imports torch, so that `push` starts fast.
+names another server. `push` imports no torch, so that it starts fast.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.interop.foreign_weights import PICKLED_WEIGHTS
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE, first_line
 from clips_pipeline.io.redact import redact
 
@@ -39,6 +38,8 @@ def fetch_model(repository: str, revision: str | None) -> tuple[Path, str]:
         ConfigError: there is no such repository, it has no such files, or it cannot be reached.
     """
     from huggingface_hub import HfApi, hf_hub_download
+
+    from clips_pipeline.interop.foreign_weights import PICKLED_WEIGHTS
 
     with _one_error(f"{repository}: cannot be fetched"):
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
