@@ -153,6 +153,8 @@ def test_one_line_says_why_the_server_does_not_start(model_folder: Path) -> None
         assert "Address already in use" in refusal(folder, "--port", str(taken.getsockname()[1]))
     assert "--set.max_itms: unknown key; did you mean 'max_items'" in refusal(folder, "--set", "max_itms=3")
     assert "--set.max_items" in refusal(folder, "--set", "max_items=0")
+    assert "--set max_items=[: the value cannot be read" in refusal(folder, "--set", "max_items=[")
+    assert "device: 'nowhere' cannot be used" in refusal(folder, "--port", "0", "--device", "nowhere")
     assert "nowhere/config.json: no such file" in refusal("nowhere", "--port", "0")
 
 
