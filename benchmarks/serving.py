@@ -89,6 +89,7 @@ def mlflow_server(model: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         save_package(model, Path(folder) / "model")
         port = free_port()
         command, env = get_cmd(f"{folder}/model", port=port, host="127.0.0.1")
+        env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in our command
         with process([sys.executable, "-m", *command.split()], f"http://127.0.0.1:{port}/ping", env) as started:
             yield started, f"http://127.0.0.1:{port}"
 
