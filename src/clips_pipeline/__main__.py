@@ -1,24 +1,28 @@
-"""Entry point of `python -m clips_pipeline` and of the `clips-pipeline` command: `kedro run` for this project, and `export`."""
+"""Entry point of `python -m clips_pipeline` and of `clips-pipeline`: `kedro run` for this project, and commands without one."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
 
-from kedro.framework.cli.utils import find_run_command
-from kedro.framework.project import configure_project
-
-from clips_pipeline.cli import STANDALONE, cli
-
 
 def main(*arguments: Any, **options: Any) -> Any:
-    """Run the project's `kedro run`, or `export`, which needs no project."""
-    if not arguments and sys.argv[1:2] and sys.argv[1] in STANDALONE:
-        return cli(prog_name="clips-pipeline")
+    """Run a command that needs no project if one is named, else the project's `kedro run`."""
+    # Kedro is imported below, because it takes a second and logs a line outside a project.
+    from clips_pipeline.commands.standalone import standalone
+
+    if not arguments and sys.argv[1:2] and sys.argv[1] in standalone.commands:
+        return standalone(prog_name="clips-pipeline")
+    from kedro.framework.cli.utils import find_run_command
+    from kedro.framework.project import configure_project
+
     package = Path(__file__).parent.name
     configure_project(package)
     interactive = hasattr(sys, "ps1")
     options["standalone_mode"] = not interactive
-    return find_run_command(package)(*arguments, **options)
+    run: Any = copy.copy(find_run_command(package))
+    run.epilog = f"`clips-pipeline COMMAND --help` shows other commands: {', '.join(sorted(standalone.commands))}."
+    return run(*arguments, **options)
 
 
 if __name__ == "__main__":

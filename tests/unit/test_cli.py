@@ -76,3 +76,27 @@ def test_an_invalid_model_name_gives_one_line(repository: Path) -> None:
         == "Error: register.name: 'a/b' must not be empty or contain '/' or ':'; choose another name"
     )
     assert "Traceback" not in shown
+
+
+def test_commands_without_a_project_import_no_kedro(tmp_path):
+    """`clips-pipeline` outside a project: one line for an error, exit code 2, and nothing of Kedro."""
+    program = """
+import sys
+from clips_pipeline.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    print(end.code, sorted({"kedro", "mlflow", "composer"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", program, "export", "missing", "out", "--to", "onnx"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.stdout == "2 []\n"
+    assert found.stderr.startswith("Error: missing/config.json: no such file")
+    assert found.stderr.count("\n") == 1
+
+
+def test_help_of_the_project_names_the_other_commands(tmp_path):
+    command = [sys.executable, "-m", "clips_pipeline", "--help"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "--pipelines" in found.stdout
+    assert "other commands: dedup, export, import, push, search, serve." in " ".join(found.stdout.split())

@@ -13,4 +13,5 @@ __all__ = [
     "run",
     "search",
     "serve",
+    "standalone",
 ]

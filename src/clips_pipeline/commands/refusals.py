@@ -32,11 +32,13 @@ def refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
 
 
 def _check_environment(env: str | None, conf_source: str | None) -> None:
+    if env is None:
+        return
     from kedro.framework.project import settings
     from kedro.utils import find_kedro_project
 
     folder = Path(conf_source or (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE)
-    if env is None or not folder.is_dir() or (folder / env).is_dir():
+    if not folder.is_dir() or (folder / env).is_dir():
         return
     known = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("base", "local"))
     search = "; `kedro run --pipelines search` creates it" if env == "best" else ""
