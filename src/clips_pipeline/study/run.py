@@ -172,6 +172,7 @@ def run_jobs(
                     if process.poll() is None:
                         continue
                     del running[job]
+                    process.communicate()  # close the pipe
                     if process.returncode:
                         failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
                     log.info("%d of %d trainings left", len(waiting) + len(running), total)
@@ -182,6 +183,7 @@ def run_jobs(
             process.terminate()
         for process in running.values():
             process.wait()
+            process.communicate()
     if interrupt.interrupted:
         raise TrainingInterruptedError(
             f"interrupted by {interrupt.source}; running trainings have saved a checkpoint. Run the same command to resume",
