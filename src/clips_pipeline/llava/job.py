@@ -1,4 +1,4 @@
-"""One probe in its own process: `python -m clips_pipeline.llava.job JOB.json`. A probe takes minutes and starts anew."""
+"""One probe in its own process: `python -m clips_pipeline.llava.job JOB.json`. A probe takes minutes and starts again from its beginning."""
 
 import hashlib
 import json

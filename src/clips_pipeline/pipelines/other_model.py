@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,18 @@ def redirect_outputs(
             "other one with `kedro run --pipelines evaluate --params evaluate.model=…`"
         )
     folder = folder_name(str(model))
-    # Kedro warns about every replaced dataset; here the replacement is intended.
-    kedro_log = logging.getLogger("kedro.io.data_catalog")
-    level = kedro_log.level
-    kedro_log.setLevel(logging.ERROR)
-    for node in nodes:
-        for name in node.outputs:
-            path = Path(configs[name]["filepath"])
-            moved = {"filepath": str(path.parent / FOLDER / folder / path.name), "metadata": {"dvc": {"track": False}}}
-            catalog[name] = AbstractDataset.from_config(name, {**configs[name], **moved})
-        for name in {"clips_model", "mlflow_run"} & set(node.inputs):
-            if not catalog.exists(name):
-                catalog[name] = MemoryDataset({})
-    kedro_log.setLevel(level)
+    with _replacements_intended():
+        for node in nodes:
+            for name in node.outputs:
+                path = Path(configs[name]["filepath"])
+                moved = {
+                    "filepath": str(path.parent / FOLDER / folder / path.name),
+                    "metadata": {"dvc": {"track": False}},
+                }
+                catalog[name] = AbstractDataset.from_config(name, {**configs[name], **moved})
+            for name in {"clips_model", "mlflow_run"} & set(node.inputs):
+                if not catalog.exists(name):
+                    catalog[name] = MemoryDataset({})
     log.info("evaluate.model: results are written to %s/%s", FOLDER, folder)
 
 
@@ -72,9 +72,22 @@ def allow_other_inputs(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -
         parameters = catalog.load(f"params:{group}")
         for name, key in (("clips_model", "model"), ("shards", "data")):
             if parameters.get(key) is not None and not catalog.exists(name):
-                catalog[name] = MemoryDataset({})
+                with _replacements_intended():
+                    catalog[name] = MemoryDataset({})
 
 
 def folder_name(model: str) -> str:
     """Return a path or URI as a folder name: `models:/clips@champion` becomes `models-clips-champion`."""
     return re.sub(r"[^\w.]+", "-", model).strip("-.")[-100:] or "model"
+
+
+@contextmanager
+def _replacements_intended() -> Iterator[None]:
+    """Silence Kedro, which warns about every replaced dataset."""
+    kedro_log = logging.getLogger("kedro.io.data_catalog")
+    level = kedro_log.level
+    kedro_log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        kedro_log.setLevel(level)
