@@ -1,4 +1,4 @@
-"""One probe in its own process: `python -m clips_pipeline.llava.job JOB.json`. A probe takes minutes and starts again from its beginning."""
+"""One probe in its own process: `python -m clips_pipeline.llava.job JOB.json`. A probe that was killed starts again."""
 
 import hashlib
 import json
