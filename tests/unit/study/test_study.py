@@ -128,7 +128,7 @@ def test_a_second_generation_trains_on_other_shards_and_is_evaluated_on_the_usua
         begun.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 
-    monkeypatch.setattr(run, "_run_jobs", run_jobs)
+    monkeypatch.setattr(run, "run_jobs", run_jobs)
     with pytest.raises(run.StudyError, match="1 of 2 trainings"):
         run.run_all(
             cases, (0,), None, None, lambda t: RunSpec(t, "s", "t", "", "", "version"), EvaluationConfig(), tmp_path
