@@ -227,7 +227,9 @@ def test_flops_are_averaged_over_samples_with_their_lengths():
 
 
 def result(label, seed, value, fraction=None, comparison="methods", baseline="clips"):
-    return RunResult(plan.Case(comparison, label, TRAIN, baseline, fraction), seed, {METRIC: value}, 100.0)
+    return RunResult(
+        plan.Case(comparison, label, TRAIN, baseline, fraction), seed, {METRIC: value}, 100.0, Path("model")
+    )
 
 
 def three_seeds():
