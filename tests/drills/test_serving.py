@@ -18,7 +18,6 @@ import aiohttp
 import psutil
 import pytest
 from tests.served import make_model, picture, server_process
-from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -93,13 +92,12 @@ def test_memory_stays_the_same_under_load(model: Path) -> None:
         print(f"\nMiB after the first third and each sixth: {[round(size) for size in sizes]}; {dict(found)}")
         assert set(found) == {"as expected", "gone"}
         # The text cache of the tokenizer and the allocator's arenas fill up in the first third.
-        assert max(sizes[1:]) < 1.05 * sizes[0] + 10
+        assert max(sizes[1:]) < 1.05 * sizes[0] + (10 if "CLIPS_DRILL_SERVE_SECONDS" in os.environ else 64)
         assert watched.num_threads() < 64
         assert watched.num_fds() < 64
 
 
 def test_a_kill_costs_the_requests_under_way_and_a_restart_goes_on(model: Path) -> None:
-    port = free_port()
     found: Counter[str] = Counter()
     good_after = [0] * CLIENTS
 
@@ -133,7 +131,7 @@ def test_a_kill_costs_the_requests_under_way_and_a_restart_goes_on(model: Path) 
             restarted.set()
             await asyncio.wait_for(asyncio.gather(*clients), 120)
 
-    with server_process(model, "--port", str(port)) as (first, _):
+    with server_process(model) as (first, port):
         asyncio.run(drill())
     print(f"\n{dict(found)}")
     assert {name for name in found if name.startswith("status")} == {"status 200"}

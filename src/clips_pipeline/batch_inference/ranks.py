@@ -101,6 +101,7 @@ def run_ranks(work: Work, parts: Sequence[Part], *, device: str, processes: int)
     if not pending:
         return
     ranks = min(processes, len(pending))
+    open_model.cache_clear()  # another model may be in the folder by now
     _log_cost(work, pending, device, ranks)
     jobs = [RankJob(rank, ranks, tuple(pending[rank::ranks]), work, device) for rank in range(ranks)]
     map_jobs(run_rank, jobs, processes=ranks)

@@ -10,7 +10,6 @@ The result is a folder:
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from clips_pipeline.evaluation.inference.caption_decoding import Decoding, write
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.folder import load_weights_folder
-from clips_pipeline.io.atomic import replace_file
+from clips_pipeline.io.atomic import link_or_copy, replace_file
 from clips_pipeline.io.file_lock import lock_target
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class CaptionWork:
                     {
                         "key": item.record.key.rpartition("/")[2],
                         "re_caption": caption,
-                        "sha256": sha256 if isinstance(sha256, str) else None,
+                        "sha256": sha256 if isinstance(sha256, str) and sha256.isascii() else None,
                     }
                 )
                 yield _with_caption(item, facts, self.field, caption)
@@ -185,11 +184,12 @@ def _publish(parts: Sequence[Part], out: Path, facts: dict[str, Any], shards: bo
     shutil.rmtree(new, ignore_errors=True)
     (new / SHARDS_FOLDER if shards else new).mkdir(parents=True)
     _merge_rows([part.table for part in parts], new / TABLE_FILE, str(facts["model"]))
+    _warn_of_repeated_keys(new / TABLE_FILE, out)
     if shards:
         full = [part for part in parts if part.load().rows]
         for number, part in enumerate(full):
             # A second name for the same bytes: if this process is killed here, the part is still done.
-            os.link(part.shard, new / SHARDS_FOLDER / f"{number:05d}.tar")
+            link_or_copy(part.shard, new / SHARDS_FOLDER / f"{number:05d}.tar")
     (new / FACTS_FILE).write_text(json.dumps(facts, indent=1) + "\n")
     before = _before(out)
     shutil.rmtree(before, ignore_errors=True)
@@ -242,6 +242,23 @@ def _merge_rows(parts: Sequence[Path], file: Path, model: str) -> None:
             with pq.ParquetFile(part) as opened:
                 for batch in opened.iter_batches(_ROWS_AT_A_TIME):
                     writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+def _warn_of_repeated_keys(table: Path, out: Path) -> None:
+    """Warn where a join by key gives several images the same caption, as for two files of one name in two folders."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    keys = pq.read_table(table, columns=["key"])["key"]
+    repeated = len(keys) - pc.count_distinct(keys).as_py()
+    if repeated:
+        log.warning(
+            "%s: %d of %d keys are repeated, and a join by key gives their images the first caption; use the shards, or join by "
+            "sha256",
+            out / TABLE_FILE,
+            repeated,
+            len(keys),
+        )
 
 
 def _refuse_other_files(out: Path) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from clips_pipeline.commands.project import context, environment
-from clips_pipeline.commands.refusals import refusals
+from clips_pipeline.commands.project import environment, model_folder
 from clips_pipeline.config import ConfigError
 
 
@@ -53,9 +52,7 @@ def export(
     MODEL: a model folder (data/06_models/clips), models:/NAME/VERSION, models:/NAME@ALIAS, runs:/ID/PATH, or a folder of
     open_clip's form with a CLIPS model. `clips-pipeline export` does the same outside a project.
     """
-    is_uri = model.startswith(("models:/", "runs:/"))
-    # Only a URI needs the project's tracking server.
-    with context(metadata, env) if is_uri and metadata is not None else refusals(None):
+    with model_folder(metadata, model, env) as fetch:
         from clips_pipeline.evaluation.int8_recall import Int8Gate
         from clips_pipeline.interop.export.export_model import export_model
         from clips_pipeline.interop.export.readme import LICENSE, Provenance
@@ -63,12 +60,11 @@ def export(
         if weights_license is not None and not LICENSE.fullmatch(weights_license):
             raise ConfigError(f"--license {weights_license!r}: give an identifier, such as apache-2.0 or other")
         gate = None if recall_set is None else Int8Gate(recall_set, recall_split, max_recall_drop)
-        folder, known = Path(model), Provenance()
-        if is_uri:
-            from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
+        folder, known = fetch(), Provenance()
+        if folder != Path(model):
             from clips_pipeline.registry.versions.provenance import provenance_of
 
-            folder, known = fetch_model_folder_for_load(model), provenance_of(model)
+            known = provenance_of(model)
         differences = export_model(folder, out, form, replace(known, license=weights_license), gate)
         for name, value in sorted(differences.items()):
             click.echo(f"{name}: largest difference {value:.1e}")

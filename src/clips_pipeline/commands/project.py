@@ -1,7 +1,8 @@
 """The options and contexts of commands that work in a project: its environment, tracking server and registered model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +26,23 @@ def context(metadata: Any, env: str | None) -> Iterator[Any]:
     with refusals(env), KedroSession.create(metadata.project_path, env=env) as session:
         # kedro-mlflow sets the tracking server when the context is loaded.
         yield session.load_context()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def model_folder(metadata: Any, model: str, env: str | None) -> Iterator[Callable[[], Path]]:
+    """Yield a function that returns the folder of MODEL, fetched if it is a URI; our errors become one-line messages."""
+    is_uri = model.startswith(("models:/", "runs:/"))
+
+    def fetch() -> Path:
+        if not is_uri:
+            return Path(model)
+        from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
+
+        return fetch_model_folder_for_load(model)
+
+    # Only a URI needs the project's tracking server.
+    with context(metadata, env) if is_uri and metadata is not None else refusals(None):
+        yield fetch
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from clips_pipeline.commands.project import context, environment
-from clips_pipeline.commands.refusals import RefusedError, refusals
+from clips_pipeline.commands.project import environment, model_folder
+from clips_pipeline.commands.refusals import RefusedError
 
 DEFAULT_MODEL = "data/06_models/clips"
 
@@ -53,19 +53,13 @@ def search(
         raise RefusedError("search: give one query: a text, or --image FILE")
     if text is not None and not text.strip():
         raise RefusedError("search: the text is empty; say what to look for")
-    is_uri = model.startswith(("models:/", "runs:/"))
-    # Only a URI needs the project's tracking server.
-    with context(metadata, env) if is_uri and metadata is not None else refusals(None):
+    with model_folder(metadata, model, env) as fetch:
         from clips_pipeline.embeddings.index import load_index, search_table
         from clips_pipeline.embeddings.table import EmbeddingTable
         from clips_pipeline.interop.digest import model_digest
         from clips_pipeline.io.terminal import safe_text
 
-        folder = Path(model)
-        if is_uri:
-            from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
-
-            folder = fetch_model_folder_for_load(model)
+        folder = fetch()
         # Before the model is loaded, which takes longer.
         EmbeddingTable(table).require_model(digest := model_digest(folder))
         query = _embed_query(folder, text, image)

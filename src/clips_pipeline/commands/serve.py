@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from clips_pipeline.commands.project import context, environment
-from clips_pipeline.commands.refusals import refusals
+from clips_pipeline.commands.project import environment, model_folder
 
 
 @click.command()
@@ -52,9 +51,7 @@ def serve(
     MODEL: a model folder (data/06_models/clips), models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/PATH.
     `clips-pipeline serve` does the same outside a project.
     """
-    is_uri = model.startswith(("models:/", "runs:/"))
-    # Only a URI needs the project's tracking server.
-    with context(metadata, env) if is_uri and metadata is not None else refusals(None):
+    with model_folder(metadata, model, env) as fetch:
         # Before torch is loaded: threads that wait for work then leave the cores to those that decode images.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -73,12 +70,7 @@ def serve(
         access = make_access(host, token, open_to_all=open_to_all)
         # Before the model is loaded, which takes seconds.
         with bind(host, port) as listening:
-            folder = Path(model)
-            if is_uri:
-                from clips_pipeline.registry.versions.packaging import fetch_model_folder_for_load
-
-                folder = fetch_model_folder_for_load(model)
-            inference = Inference(folder, index, config, device, pictures=pictures)
+            inference = Inference(fetch(), index, config, device, pictures=pictures)
             address, bound = listening.getsockname()[:2]
             shown = f"[{address}]" if ":" in address else address
             protect_output()

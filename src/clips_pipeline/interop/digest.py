@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.file_digest import file_sha256
 
 
 def model_digest(path: Path) -> str:
@@ -17,9 +18,7 @@ def model_digest(path: Path) -> str:
         raise ConfigError(f"{path}: no exported model; run `kedro run --pipelines train` first")
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
         # File names cannot contain NUL, so the encoding is unambiguous.
         name = file.name if file is path else file.relative_to(path).as_posix()
-        digest.update(f"{name}\0{content}\0".encode())
+        digest.update(f"{name}\0{file_sha256(file)}\0".encode())
     return digest.hexdigest()

@@ -4,7 +4,6 @@ Tokens are those of `huggingface_hub`: the variable HF_TOKEN, or the stored logi
 names another server. `push` imports no torch, so that it starts fast.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE, first_line
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"
@@ -57,7 +57,7 @@ def fetch_model(repository: str, revision: str | None) -> tuple[Path, str]:
         wanted += [name for name in (*_TOKENIZER_FILES, README) if name in files]
         paths = {name: Path(hf_hub_download(repository, name, revision=info.sha)) for name in wanted}
     stated = getattr(files[weights].lfs, "sha256", None)
-    if stated is not None and _digest(paths[weights]) != stated:
+    if stated is not None and file_sha256(paths[weights]) != stated:
         raise ConfigError(
             f"{paths[weights]}: is not the file that {repository} has (SHA-256 {stated}); delete it and fetch it again"
         )
@@ -123,11 +123,6 @@ def _published_files(folder: Path, public: bool) -> list[Path]:
             f"{readme}: names no license, which a public model needs; export again with --license (such as apache-2.0)"
         )
     return entries
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ models of open_clip can be measured with `evaluate.model`. Rows of ids are those
 [CLS]`, whatever tokenizer mode the configuration names: some published files name none, and open_clip then makes other rows.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.interop.foreign_weights import find_weights_file, load_weights_file
 from clips_pipeline.interop.open_clip import HEAD_WIDTH, from_state_dict
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import EPSILON, MLP_RATIO
@@ -102,9 +102,7 @@ def origin_of(folder: Path, source: str | None = None, revision: str | None = No
         ConfigError: it has no weights.
     """
     weights = find_weights_file(folder, str(folder))
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Origin(source or str(folder), weights.name, digest, revision, _license(folder))
+    return Origin(source or str(folder), weights.name, file_sha256(weights), revision, _license(folder))
 
 
 def _license(folder: Path) -> str | None:

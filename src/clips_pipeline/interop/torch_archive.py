@@ -20,6 +20,7 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 
 _MAX_PICKLE_BYTES = 1 << 24
+_MAX_ORDER_BYTES = 16
 _MAX_DIMENSIONS = 16
 # Tensors may share a storage, and are copies afterwards.
 _MAX_SHARED = 4
@@ -98,7 +99,7 @@ def _tensors(archive: zipfile.ZipFile) -> Iterator[tuple[str, Tensor]]:
     if len(pickles) != 1:
         raise _UnreadableError("no archive of torch 1.6 or later")
     root = pickles[0].filename.removesuffix("data.pkl")
-    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+    if f"{root}byteorder" in archive.namelist() and _entry(archive, f"{root}byteorder", _MAX_ORDER_BYTES) != b"little":
         raise _UnreadableError("its numbers are big-endian")
     with warnings.catch_warnings():
         # `pickletools` warns about escapes in damaged texts.
@@ -108,7 +109,7 @@ def _tensors(archive: zipfile.ZipFile) -> Iterator[tuple[str, Tensor]]:
     if not isinstance(state, dict):
         raise _UnreadableError("no mapping of names to tensors")
     storages: dict[str, Tensor] = {}
-    left = _MAX_SHARED * sum(entry.file_size for entry in archive.infolist())
+    left = _MAX_SHARED * sum(entry.compress_size for entry in archive.infolist())
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, _View):
             raise _UnreadableError(f"{str(name)[:40]!r} is no tensor")
@@ -260,7 +261,10 @@ class _Interpreter:
         self._stack.append(_Name(name.replace(" ", ".")))
 
     def _stack_global(self, _: Any) -> None:
-        self._stack.append(_Name(".".join(map(str, self._pop(2)))))
+        parts = self._pop(2)
+        if not all(isinstance(part, str) for part in parts):
+            raise _UnreadableError("a name that is no text")
+        self._stack.append(_Name(".".join(parts)))
 
     def _binpersid(self, _: Any) -> None:
         found = self._stack.pop()

@@ -73,6 +73,14 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target`, which does not exist, a second name of a file, or its copy where the file system has no links."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
     """Write UTF-8 text atomically; see `replace_file`."""
     write_bytes(path, text.encode(), sync=sync)

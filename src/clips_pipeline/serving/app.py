@@ -1,5 +1,6 @@
 """The app: endpoints over `inference.Inference`. Limits on bodies and time are in `gate`."""
 
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -24,11 +25,11 @@ from clips_pipeline.serving.neighbors import thumbnails
 
 B = TypeVar("B", bound=schemas.Body)
 
-_MAX_SIGNS = 500_000
+_MAX_JSON_ITEMS = 500_000
 _DIGITS = 9
 _MAX_PICTURES = 50
-_SHOWN_ERRORS = 3
-_SHOWN = 80  # characters of a key of the client
+_ERRORS_SHOWN = 3
+_KEY_SHOWN = 80  # characters of a key of the client
 _IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/webp", "application/octet-stream"))
 
 
@@ -223,8 +224,8 @@ class _Endpoints:
             )
         body = await request.body()
         # Every element of a list takes memory, whatever it is.
-        if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_SIGNS:
-            raise ApiError(413, "too_many_items", f"the body has more than {_MAX_SIGNS} commas and brackets")
+        if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_JSON_ITEMS:
+            raise ApiError(413, "too_many_items", f"the body has more than {_MAX_JSON_ITEMS} commas and brackets")
         try:
             if len(body) < 2**16:
                 return kind.model_validate_json(body)
@@ -280,10 +281,10 @@ def _invalid(error: ValidationError) -> ApiError:
     if found[0]["type"] == "json_invalid":
         return ApiError(400, "no_json", f"the body is not JSON ({found[0]['msg']})")
     lines = [
-        f"{'.'.join(str(part)[:_SHOWN] for part in one['loc']) or 'body'}: {one['msg']}"
-        for one in found[:_SHOWN_ERRORS]
+        f"{'.'.join(str(part)[:_KEY_SHOWN] for part in one['loc']) or 'body'}: {one['msg']}"
+        for one in found[:_ERRORS_SHOWN]
     ]
-    more = f"; and {len(found) - _SHOWN_ERRORS} more" if len(found) > _SHOWN_ERRORS else ""
+    more = f"; and {len(found) - _ERRORS_SHOWN} more" if len(found) > _ERRORS_SHOWN else ""
     return ApiError(422, "invalid", "; ".join(lines) + more)
 
 
@@ -301,9 +302,12 @@ def _pages_router(app: FastAPI, inference: Inference, metrics: Metrics, access: 
     async def page() -> HTMLResponse:
         return start.response()
 
+    # Made at the first request, when the app has all its endpoints.
+    description = functools.cache(lambda: pages.docs_page(app.openapi()))
+
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return pages.docs_page(app.openapi()).response()
+        return description().response()
 
     @router.get("/healthz")
     async def health(response: Response) -> schemas.Health:

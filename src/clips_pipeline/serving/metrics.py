@@ -32,7 +32,7 @@ class Metrics:
             "clips_batch_items", "Items of a forward pass", ["kind"], buckets=_ITEMS, registry=self.registry
         )
         self.refused = Counter("clips_refused_items", "Items without a result", ["reason"], registry=self.registry)
-        self.canceled = Counter("clips_cancelled_requests", "Requests whose client went away", registry=self.registry)
+        self.canceled = Counter("clips_canceled_requests", "Requests whose client went away", registry=self.registry)
         Gauge("clips_waiting_items", "Items that wait or are worked on", registry=self.registry).set_function(waiting)
         info = Gauge(
             "clips_model", "Rows of the index; the label is the digest of the model", ["model"], registry=self.registry

@@ -55,6 +55,9 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Start the time in which the client must take the answer."""
         super().on_response_complete()
+        if self._writing is not None and not self.transport.get_write_buffer_size():
+            self._writing.cancel()  # the client has taken all answers before this one
+            self._writing = None
         if self._writing is None and self.transport.get_write_buffer_size():
             self._writing = self.loop.call_later(self.limits.send_timeout_s, self._abort_unsent)
 

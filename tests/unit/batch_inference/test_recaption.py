@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tarfile
 import time
@@ -98,6 +99,44 @@ def test_other_fields_and_hashes_stay_and_a_captioner_of_coca_works(tmp_path: Pa
     assert row["sha256"] == "abc"
     with pytest.raises(ConfigError, match="of method coca; give beam"):
         recaption(inputs_of(data), coca, replace(CONFIG, decoding="parallel"), tmp_path / "other")
+
+
+def test_repeated_keys_odd_hashes_and_a_file_system_without_links(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        (tmp_path / "photos" / folder / "a.png").write_bytes(image_bytes(len(folder)))
+
+    def refuse(*names: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    out = recaption(inputs_of(tmp_path / "photos"), model, CONFIG, tmp_path / "new")
+    assert len(files_of(out / "shards/00000.tar")) == 4
+    assert "captions.parquet: 1 of 2 keys are repeated" in caplog.text
+    data = tmp_path / "data"
+    data.mkdir()
+    with tarfile.open(data / "0.tar", "w") as tar:
+        for name, content in (("a.png", image_bytes(1)), ("a.json", b'{"sha256": "\\ud800"}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    out = recaption(inputs_of(data), model, CONFIG, tmp_path / "odd")
+    assert pq.read_table(out / TABLE_FILE)["sha256"].to_pylist() == [None]
+
+
+def test_a_model_that_was_replaced_in_its_folder_is_loaded_again(tmp_path: Path, shards: Path) -> None:
+    folder = make_model(tmp_path / "first")
+    first = recaption(inputs_of(shards), folder, CONFIG, tmp_path / "new")
+    captions = pq.read_table(first / TABLE_FILE)["re_caption"].to_pylist()
+    other = make_model(tmp_path / "second", seed=1)
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    again = recaption(inputs_of(shards), folder, CONFIG, tmp_path / "new")
+    assert pq.read_table(again / TABLE_FILE)["re_caption"].to_pylist() != captions
+    expected = recaption(inputs_of(shards), other, CONFIG, tmp_path / "expected")
+    assert pq.read_table(again / TABLE_FILE).equals(pq.read_table(expected / TABLE_FILE))
 
 
 def test_folders_of_images_become_shards(tmp_path: Path, model: Path) -> None:

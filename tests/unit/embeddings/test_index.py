@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.unit.embeddings.tables import MODEL, SIZE, make_rows, unit_vectors, write
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.embeddings import index
 from clips_pipeline.embeddings.faiss_index import FaissIndex
 from clips_pipeline.embeddings.index import ExactIndex, load_index, search_blocks, search_table
 
@@ -32,20 +34,23 @@ def test_equal_scores_come_in_the_order_of_the_table() -> None:
         assert numbers[0].tolist() == list(range(60))
 
 
-def test_memory_for_scores_does_not_grow_with_the_table() -> None:
-    shapes: list[tuple[int, ...]] = []
+def test_memory_for_scores_does_not_grow_with_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    merge = index._merge
 
-    class Watched(np.ndarray):
-        def __matmul__(self, other: np.ndarray) -> np.ndarray:
-            product = np.asarray(self) @ np.asarray(other)
-            shapes.append(product.shape)
-            return product
+    def watched(best: Any, numbers: Any, scores: Any, first: int, k: int) -> Any:
+        sizes.append(scores.size)
+        return merge(best, numbers, scores, first, k)
 
-    queries = unit_vectors(3)
-    for count in (40_000, 80_000):
-        shapes.clear()
-        ExactIndex(np.zeros((count, SIZE), np.float16)).search(queries.view(Watched), 5)
-        assert max((np.prod(shape) for shape in shapes), default=0) <= 16_384 * 1_024
+    monkeypatch.setattr(index, "_merge", watched)
+    monkeypatch.setattr(index, "_BLOCK_QUERIES", 16)
+    monkeypatch.setattr(index, "_BLOCK_ROWS", 100)
+    queries = unit_vectors(40)
+    for count in (1_000, 2_000):
+        sizes.clear()
+        ExactIndex(np.zeros((count, SIZE), np.float16)).search(queries, 5)
+        assert len(sizes) == count // 100 * 3
+        assert max(sizes) == 16 * 100
 
 
 @pytest.mark.parametrize("kind", [None, "image", "text"])

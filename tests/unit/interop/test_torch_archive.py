@@ -138,3 +138,35 @@ def test_instructions_take_linear_time(tmp_path: Path, content: bytes) -> None:
         archive.writestr("x/data.pkl", b"\x80\x02" + content + b".")
     with pytest.raises(ConfigError, match="no mapping of names to tensors"):
         load_torch_archive(file)
+
+
+def test_a_name_of_nested_lists_is_refused_at_once(tmp_path: Path) -> None:
+    """As a text it would have 2 ** 60 parts."""
+    content = b"\x80\x04]q\x00"  # an empty list
+    for number in range(60):
+        content += b"]q" + bytes([number + 1]) + b"(h" + bytes([number]) + b"h" + bytes([number]) + b"e"
+    content += b"\x8c\x01x\x93."  # a text, STACK_GLOBAL, STOP
+    file = tmp_path / "model.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/data.pkl", content)
+    with pytest.raises(ConfigError, match="a name that is no text"):
+        load_torch_archive(file)
+
+
+def test_what_the_archive_claims_does_not_raise_the_limits(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(2)}, file)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/filler", bytes(2**24))
+    load_torch_archive(file)
+    shared = torch.ones(2**12)
+    torch.save({str(number): shared for number in range(1000)}, file)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/filler", bytes(2**24))
+    with pytest.raises(ConfigError, match="share their storages too often"):
+        load_torch_archive(file)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", b"\x80\x04}.")
+        archive.writestr("model/byteorder", bytes(2**24))
+    with pytest.raises(ConfigError, match="byteorder is compressed"):
+        load_torch_archive(file)

@@ -113,8 +113,8 @@ def test_a_second_derivative_of_the_caption_loss_is_refused():
 
 
 def test_no_private_part_of_torch_is_used(repository):
-    """Private parts change without notice."""
-    private = re.compile(r"\btorch\._[A-Za-z]")
+    """Private parts change without notice. Their names in the files of `torch.save` (in quotes) stay."""
+    private = re.compile(r'(?<!")\btorch\._[A-Za-z]')
     found = [
         f"{path.name}: {line.strip()}"
         for path in (repository / "src").rglob("*.py")

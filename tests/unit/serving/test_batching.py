@@ -131,8 +131,8 @@ def test_the_queue_is_bounded() -> None:
 
 @pytest.fixture(scope="module")
 def narrow(model_folder: Path) -> Iterator[Running]:
-    """An app with a short queue."""
-    with app_running(model_folder, config=ServeConfig(max_queue=16, max_items=16)) as app:
+    """An app with a short queue, whose batches wait for slow machines."""
+    with app_running(model_folder, config=ServeConfig(max_queue=16, max_items=16, max_delay_ms=1000)) as app:
         yield app
 
 

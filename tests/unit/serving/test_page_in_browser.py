@@ -16,6 +16,7 @@ const bytes = Uint8Array.from(atob(canvas.toDataURL('image/png').split(',')[1]),
 const carried = new DataTransfer(); carried.items.add(new File(CONTENT, 'red.png', {type: 'image/png'}));
 document.getElementById('drop').dispatchEvent(new DragEvent('drop', {dataTransfer: carried, bubbles: true}));
 """
+NEIGHBORS = "return [...document.querySelectorAll('#neighbors img')].map(e => [e.naturalWidth, e.alt])"
 TEXT = "return document.getElementById('{}').innerText"
 
 
@@ -38,11 +39,9 @@ def test_a_dropped_picture_shows_its_caption_texts_and_neighbors(opened: Browser
     opened.run(DROP.replace("CONTENT", "[bytes]"))
     wait_for(lambda: opened.run(TEXT.format("state")) == "done")
     assert opened.run(TEXT.format("caption")) != "no picture yet"
-    assert opened.run("return document.getElementById('picture').naturalWidth") == 40
-    assert opened.run("return [...document.querySelectorAll('#neighbors img')].map(e => [e.naturalWidth, e.alt])") == [
-        [40, "red"],
-        [40, "blue"],
-    ]
+    # Pictures are decoded after they are in the page.
+    wait_for(lambda: opened.run("return document.getElementById('picture').naturalWidth") == 40)
+    wait_for(lambda: opened.run(NEIGHBORS) == [[40, "red"], [40, "blue"]])
     rows = opened.run("return [...document.querySelectorAll('#neighbors tbody tr')].map(row => row.innerText)")
     assert len(rows) == 2 * len(COLORS)
     assert any("image" in row and "red" in row and row.startswith("1.000") for row in rows)

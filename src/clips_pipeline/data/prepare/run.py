@@ -22,12 +22,12 @@ from clips_pipeline.data.shards.index import (
     CLASSES_FILE,
     INDEX_FILE,
     Index,
-    file_sha256,
     find_missing_or_changed,
     load_index,
 )
 from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.file_lock import lock_target
 
 log = logging.getLogger(__name__)

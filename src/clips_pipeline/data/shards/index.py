@@ -24,6 +24,7 @@ from clips_pipeline.data.limits import SampleLimits, limits_before_they_were_rec
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.storage.urls import is_remote
+from clips_pipeline.io.file_digest import file_sha256
 
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"
@@ -191,12 +192,6 @@ def _find_problem(shard: ShardEntry, folder: Path) -> str | None:
     if not stat.S_ISREG(found.st_mode):  # a FIFO would be waited for
         return f"{file} is not a regular file"
     return None if found.st_size == shard.bytes else f"{file} has {found.st_size} bytes, the index says {shard.bytes}"
-
-
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of the content of a file, hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def make_shard_entry(file: Path, path_in_index: str, keys: Sequence[str]) -> ShardEntry:

@@ -20,11 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.index import ShardEntry, file_sha256
+from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.retry import DISK_FULL
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from clips_pipeline.config import (
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.index import file_sha256
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.json_text import parse_json
 
 

@@ -28,6 +28,7 @@ from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, Embedd
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.evaluation.per_item.items import compositionality_items
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.io.json_text import parse_json
 
 SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -112,7 +113,7 @@ def measure_compositionality(
 
     if sets.sugarcrepe:
         # The digest covers entries and image bytes, since results on other files must not be compared.
-        image_of = functools.cache(_file_digest)
+        image_of = functools.cache(file_sha256)
         version = _digest(
             [subset, e.name, image_of(e.image), e.right, e.wrong]
             for subset, entries in sets.sugarcrepe.items()
@@ -129,7 +130,7 @@ def measure_compositionality(
                 rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
         chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*sets.sugarcrepe, "mean")}
     if entries_W := sets.winoground:
-        version = _digest([_file_digest(first), _file_digest(second), a, b] for first, second, a, b in entries_W)
+        version = _digest([file_sha256(first), file_sha256(second), a, b] for first, second, a, b in entries_W)
         text, image = winoground_hits(
             images(f"winoground {version} first", [entry[0] for entry in entries_W]),
             images(f"winoground {version} second", [entry[1] for entry in entries_W]),
@@ -180,10 +181,6 @@ def _dot(a_NE: FloatArray, b_NE: FloatArray) -> FloatArray:
 
 def _is_greater(a_N: FloatArray, b_N: FloatArray) -> Flags:
     return np.asarray(a_N > b_N + TIE_TOLERANCE)
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(entries: Iterable[list[str]]) -> str:

@@ -21,6 +21,7 @@ from typing import BinaryIO, TypedDict
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.atomic import sync_folder
 from clips_pipeline.io.disk_errors import write_error
+from clips_pipeline.io.file_digest import file_sha256
 
 STATE = "state.pt"
 SPEC = "run_spec.json"
@@ -210,9 +211,7 @@ def find_damage(folder: Path) -> str | None:
     if reason is not None:
         return reason
     for name, entry in _read_checksums(folder).items():
-        with (folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != entry["sha256"]:
+        if file_sha256(folder / name) != entry["sha256"]:
             return f"{name} has another checksum than {CHECKSUMS} says"
     return None
 

@@ -4,15 +4,13 @@ The Kedro process copies the model to a folder named by its content (`keep_copy`
 weights even if the original has changed. Each rank loads them (`load_initial_weights`); only that function imports torch.
 """
 
-import hashlib
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.io.atomic import replace_file
+from clips_pipeline.io.atomic import link_or_copy, replace_file
+from clips_pipeline.io.file_digest import file_sha256
 from clips_pipeline.training.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -46,24 +44,15 @@ def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
                 f"train.model.initial_weights: {other} differs from {file}: the model was trained with another tokenizer, so its "
                 "token embeddings belong to other words; prepare the data with that tokenizer (prepare.tokenizer)"
             )
-    with (folder / WEIGHTS).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    copy = store / digest
+    copy = store / file_sha256(folder / WEIGHTS)[:16]
     if not (copy / CONFIG).is_file():
         copy.mkdir(parents=True, exist_ok=True)
         # The configuration is copied last: its presence marks a complete copy.
         for name in (WEIGHTS, CONFIG):
-            _link_or_copy(folder / name, copy / name)
-    return copy
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    with replace_file(target) as temporary:
-        try:
             # The files of a model folder are never modified in place, so a link is as good as a copy.
-            os.link(source.resolve(), temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+            with replace_file(copy / name) as temporary:
+                link_or_copy(folder / name, temporary)
+    return copy
 
 
 def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Iterable[str] = ()) -> None:
