@@ -16,6 +16,7 @@ from clips_pipeline.batch_inference.parts import ImageReader, Part
 from clips_pipeline.data.prepare.executor import map_jobs
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches, pick_device
 from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.io.terminal import duration_text
 
 log = logging.getLogger(__name__)
 
@@ -151,14 +152,10 @@ def _log_cost(work: Work, pending: Sequence[Part], device: str, ranks: int) -> N
     known = [part.task.samples for part in pending]
     what = f"{work.name}: {rate:,.3g} {work.unit}/s of one process on {embedder.device} (first batch of {len(batch)})"
     if any(count is None for count in known):
-        log.info("%s; %d shards of unknown size, each 1,000 samples take %s", what, len(pending), _span(1000 / rate))
+        log.info(
+            "%s; %d shards of unknown size, each 1,000 samples take %s", what, len(pending), duration_text(1000 / rate)
+        )
         return
     total = sum(count or 0 for count in known)
-    took = _span(total / rate / ranks)
+    took = duration_text(total / rate / ranks)
     log.info("%s; %d samples in %d shards take about %s with %d processes", what, total, len(pending), took, ranks)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,6 +14,13 @@ from clips_pipeline.io.redact import redact
 _JOINERS = "\u200c\u200d\u00ad"
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours, such as `40 s`, `25 min` and `3.2 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def is_hidden(letter: str) -> bool:
     """Return whether a character has an effect but no shape: controls, direction marks, line separators, lone surrogates."""
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in _JOINERS

@@ -175,7 +175,7 @@ def run_jobs(
                     process.communicate()  # close the pipe
                     if process.returncode:
                         failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
-                    log.info("%d of %d trainings left", len(waiting) + len(running), total)
+                    log.info("%d of %d jobs left", len(waiting) + len(running), total)
                 time.sleep(_POLL_SECONDS)
     finally:
         # Also when this process is interrupted: each training writes a checkpoint and exits.

@@ -74,7 +74,7 @@ def render_card(facts: CardFacts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": _plain, "duration": _duration}
+    environment.filters |= {"plain": _plain, "duration": duration_text}
     rates = [float(row["samples_per_s"]) for row in facts.history if _is_number(row.get("samples_per_s"))]
     return environment.get_template("model_card.md").render(
         facts=facts,
@@ -162,9 +162,3 @@ def _plain(value: object) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and value == value
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
