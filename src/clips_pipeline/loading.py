@@ -100,6 +100,14 @@ class Clips:
         size = loaded.model.config.vision.image_size
         loaded.model.vision.register_forward_pre_hook(partial(_check_image_shape, size))
 
+    def __repr__(self) -> str:
+        config, method = self.model.config, "no" if self.model.captioner is None else "a"
+        vision = config.vision
+        return (
+            f"Clips({vision.image_size} pixels, patches of {vision.patch_size}, embeddings of {config.embed_dim}, "
+            f"{method} captioner, on {self.device})"
+        )
+
     def embed_images(self, images: ImageInput | Iterable[ImageInput]) -> FloatArray:
         """Return embeddings (N, E) with unit norm.
 

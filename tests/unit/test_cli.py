@@ -100,3 +100,12 @@ def test_help_of_the_project_names_the_other_commands(tmp_path):
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "--pipelines" in found.stdout
     assert "other commands: dedup, export, import, push, search, serve." in " ".join(found.stdout.split())
+
+
+@pytest.mark.parametrize(("words", "code", "found"), [([], 2, "Commands:"), (["foo"], 2, "No such command 'foo'")])
+def test_without_options_the_commands_are_listed(tmp_path, words, code, found):
+    command = [sys.executable, "-m", "clips_pipeline", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code
+    assert found in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())

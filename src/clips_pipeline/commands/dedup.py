@@ -25,5 +25,5 @@ def dedup(metadata: Any, table: Path, out: Path, drop_above: float, kind: Any) -
         from clips_pipeline.embeddings.near_duplicates import write_near_duplicates
 
         dropped, rows = write_near_duplicates(table, out, drop_above, kind)
-        click.echo(f"{out}: {dropped} near-duplicates above {drop_above} in a table of {rows} rows")
+        click.echo(f"{out}: {dropped} of {rows} rows of kind {kind} are near-duplicates above {drop_above}")
         click.echo(f"leave them out: kedro run --pipelines prepare --params prepare.filters.drop_table={out}")

@@ -53,6 +53,8 @@ def search(
         raise RefusedError("search: give one query: a text, or --image FILE")
     if text is not None and not text.strip():
         raise RefusedError("search: the text is empty; say what to look for")
+    if model == DEFAULT_MODEL and not Path(model).exists():
+        raise RefusedError(f"search: there is no {model} here; give --model, the model that made TABLE")
     with model_folder(metadata, model, env) as fetch:
         from clips_pipeline.embeddings.index import load_index, search_table
         from clips_pipeline.embeddings.table import EmbeddingTable

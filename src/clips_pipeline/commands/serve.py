@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from clips_pipeline.commands.project import environment, model_folder
+from clips_pipeline.commands.refusals import RefusedError
 
 
 @click.command()
@@ -63,6 +64,8 @@ def serve(
         from clips_pipeline.serving.inference import Inference
         from clips_pipeline.serving.server import bind, run
 
+        if pictures and index is None:
+            raise RefusedError("serve: --pictures shows those of an index; give --index, too")
         config = from_mapping(ServeConfig, _parse(settings), "--set")
         token = read_token(token_file)
         if token is not None:

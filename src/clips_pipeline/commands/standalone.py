@@ -12,7 +12,10 @@ from clips_pipeline.commands.serve import serve
 
 @click.group()
 def standalone() -> None:
-    """Use trained models, in a project or anywhere else."""
+    """Use trained models, in a project or anywhere else.
+
+    With options, `clips-pipeline` is `kedro run` in the project's folder: `clips-pipeline --pipelines pretrain`.
+    """
 
 
 for _command in (dedup, export, import_command, push, search, serve):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.embeddings.table import EmbeddingTable, Kind
+from clips_pipeline.embeddings.table import EmbeddingTable, Kind, is_table
 from clips_pipeline.io.atomic import replace_file
 from clips_pipeline.io.temporary import temporary_folder
 
@@ -107,10 +107,10 @@ def write_near_duplicates(table: Path, out: Path, drop_above: float, kind: Kind 
         kind: as in `find_near_duplicates`.
 
     Returns:
-        Number of rows to drop, and of all rows of the kind or of the other one.
+        Number of rows to drop, and of all rows of the kind.
 
     Raises:
-        ConfigError: as in `find_near_duplicates`.
+        ConfigError: as in `find_near_duplicates`, or `out` is a table of embeddings.
         OSError: the file cannot be written.
     """
     import pyarrow as pa
@@ -120,11 +120,14 @@ def write_near_duplicates(table: Path, out: Path, drop_above: float, kind: Kind 
     columns = [pa.field("key", pa.string()), pa.field("kept_key", pa.string()), pa.field("similarity", pa.float32())]
     facts = json.dumps({"model": opened.facts.model, "drop_above": drop_above, "kind": kind})
     schema = pa.schema(columns, metadata={b"clips_pipeline.near_duplicates": facts.encode()})
+    if out.exists() and is_table(out):
+        raise ConfigError(f"{out}: is a table of embeddings, which would be lost; give another OUT")
     found = list(find_near_duplicates(opened, drop_above, kind))
+    compared = sum(len(rows) for rows in opened.blocks(kind))
     content = pa.Table.from_pylist(
         [{"key": one.key, "kept_key": one.kept_key, "similarity": one.similarity} for one in found], schema=schema
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(out) as temporary:
         pq.write_table(content, temporary, compression="zstd")
-    return len(found), opened.rows
+    return len(found), compared

@@ -233,6 +233,15 @@ class EmbeddingTable:
         return Rows(keys, kinds, vectors, batch.column("source").to_pylist(), batch.column("text").to_pylist())
 
 
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table of embeddings."""
+    try:
+        EmbeddingTable(path)
+    except ConfigError:
+        return False
+    return True
+
+
 def merge_tables(parts: Sequence[Path], path: Path, facts: TableFacts) -> int:
     """Write one table of several, in their order and in bounded memory; return the number of rows.
 

@@ -203,7 +203,7 @@ def _read_config(file: Path) -> dict[str, Any]:
             "model folder"
         )
     if not file.is_file():
-        raise ConfigError(f"{file}: no such file; give the folder of an exported model (default data/06_models/clips)")
+        raise ConfigError(f"{file}: no such file; give a model folder, such as data/06_models/clips of a project")
     try:
         config = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -70,7 +70,7 @@ def make_app(inference: Inference, config: ServeConfig, access: Access) -> ASGIA
     async def refuse_http(request: Request, error: HTTPException) -> JSONResponse:
         reasons = {
             404: ("not_found", "no such address; /docs shows what there is"),
-            405: ("method", "another method; /docs shows which"),
+            405: ("method", f"use the method {(error.headers or {}).get('Allow', 'that /docs shows')}"),
         }
         reason, message = reasons.get(error.status_code, ("refused", str(error.detail)))
         return error_response(error.status_code, reason, message, dict(error.headers or {}))

@@ -126,10 +126,15 @@ def test_dedup_writes_the_file_that_prepare_takes(place: Path, tmp_path: Path) -
         dedup, [str(place / "table.parquet"), str(tmp_path / "drop.parquet"), "--drop-above", "0.5"]
     )
     assert found.exit_code == 0, found.output
-    assert "near-duplicates above 0.5" in found.output
+    assert "of 6 rows of kind image are near-duplicates above 0.5" in found.output
     assert f"prepare.filters.drop_table={tmp_path / 'drop.parquet'}" in found.output
     found = CliRunner().invoke(dedup, [str(place / "photo.png"), str(tmp_path / "other"), "--drop-above", "0.5"])
     assert (found.exit_code, (tmp_path / "other").exists()) == (2, False)
+    content = (place / "table.parquet").read_bytes()
+    table = str(place / "table.parquet")
+    found = CliRunner().invoke(dedup, [table, table, "--drop-above", "0.5"])
+    assert "is a table of embeddings, which would be lost; give another OUT" in found.output
+    assert (place / "table.parquet").read_bytes() == content
 
 
 def test_the_command_needs_no_project(place: Path) -> None:

@@ -50,20 +50,24 @@ class Form:
     Attributes:
         write: writes the folder.
         check: name of the script that loads the folder again.
-        package: package that the script needs, and how to install it.
+        package: package that the script needs.
+        extra: extra of this package that installs it.
         template: template of the folder's README.
     """
 
     write: Callable[[LoadedModel, Path], None]
     check: str
     package: str
+    extra: str
     template: str
 
 
 FORMS: Final[Mapping[str, Form]] = {
-    "open-clip": Form(write_open_clip, "check_open_clip.py", "open_clip_torch", "open_clip.md"),
-    "onnx": Form(write_onnx, "check_onnx.py", "onnxruntime", "onnx.md"),
-    "transformers": Form(write_transformers, "check_transformers.py", "transformers", "transformers.md"),
+    "open-clip": Form(write_open_clip, "check_open_clip.py", "open_clip_torch", "open-clip", "open_clip.md"),
+    "onnx": Form(write_onnx, "check_onnx.py", "onnxruntime", "onnx", "onnx.md"),
+    "transformers": Form(
+        write_transformers, "check_transformers.py", "transformers", "transformers", "transformers.md"
+    ),
 }
 """Forms by their name for `--to`."""
 
@@ -207,7 +211,7 @@ def _run_check(form: Form, folder: Path, inputs: Mapping[str, NDArray[Any]]) -> 
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ConfigError(
-                f"{form.package} cannot load the export ({last[0]}); `pip install {form.package}`, or report it"
+                f"{form.package} cannot load the export ({last[0]}); `pip install 'clips-pipeline[{form.extra}]'`, or report it"
             )
         with np.load(files[2], allow_pickle=False) as found:
             return dict(found)

@@ -18,6 +18,7 @@ from clips_pipeline.evaluation.per_item.comparison import intervals
 from clips_pipeline.evaluation.per_item.item_table import items_by_set
 from clips_pipeline.evaluation.per_item.items import ItemResults
 from clips_pipeline.io.redact import redact
+from clips_pipeline.io.terminal import duration_text
 from clips_pipeline.registry.tracking.code_changes import CodeChange, code_changes
 from clips_pipeline.registry.versions.register import Registration
 
