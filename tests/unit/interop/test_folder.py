@@ -100,7 +100,7 @@ def truncate(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json: no such file; give the folder"),
+        (lambda f: (f / "config.json").unlink(), "config.json: no such file; give a model folder"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json: not valid JSON"),
         (lambda f: edit(f, format="other"), "not a model of this project"),
