@@ -1,7 +1,5 @@
 """Embeddings of all images and texts of shards or folders, as one table (`embeddings.table`)."""
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -22,7 +20,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.embeddings.table import EmbeddingTable, Kind, Rows, TableFacts, merge_tables, write_table
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.interop.folder import load_weights_folder
+from clips_pipeline.interop.folder import load_config
+from clips_pipeline.io.digests import json_sha256
 from clips_pipeline.io.file_lock import lock_target
 
 log = logging.getLogger(__name__)
@@ -104,9 +103,9 @@ def embed(inputs: Inputs, model: Path, config: EmbedConfig, out: Path) -> Path:
         OSError: the disk is full; finished parts are kept and no table is written.
     """
     digest = model_digest(model)
-    size = load_weights_folder(model)[0].config.embed_dim
+    size = load_config(model)[0].embed_dim
     facts: list[Any] = [digest, inputs.fingerprint, config.texts, config.batch_size, formats.EMBEDDINGS]
-    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    fingerprint = json_sha256(facts)
     work_folder = out.with_name(f".{out.name}.parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     with lock_target(out):

@@ -7,7 +7,6 @@ The result is a folder:
     recaption.json     model, decoding, counts, fingerprint
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -32,8 +31,9 @@ from clips_pipeline.data.shards.writer import WEB_FIELD, Sample, write_samples
 from clips_pipeline.evaluation.inference.caption_decoding import Decoding, write_captions
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches
 from clips_pipeline.interop.digest import model_digest
-from clips_pipeline.interop.folder import load_weights_folder
+from clips_pipeline.interop.folder import load_config
 from clips_pipeline.io.atomic import link_or_copy, replace_file
+from clips_pipeline.io.digests import json_sha256
 from clips_pipeline.io.file_lock import lock_target
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def recaption(inputs: Inputs, model: Path, config: RecaptionRunConfig, out: Path
         OSError: the disk is full; finished parts are kept, and the folder is not changed.
     """
     digest = model_digest(model)
-    captioner = load_weights_folder(model)[0].config.captioner
+    captioner = load_config(model)[0].captioner
     if captioner is None:
         raise ConfigError(f"recaption.model: {model}: has no captioner; give a model of train.method clips or coca")
     if config.decoding == "parallel" and captioner.inputs != "queries":
@@ -155,7 +155,7 @@ def recaption(inputs: Inputs, model: Path, config: RecaptionRunConfig, out: Path
         "batch_size": config.batch_size,
         "format": formats.EMBEDDINGS,
     }
-    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    fingerprint = json_sha256(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with lock_target(out):
         if _before(out).is_dir() and not out.exists():  # killed between the two renames

@@ -61,7 +61,7 @@ def export(
             raise ConfigError(f"--license {weights_license!r}: give an identifier, such as apache-2.0 or other")
         gate = None if recall_set is None else Int8Gate(recall_set, recall_split, max_recall_drop)
         folder, known = fetch(), Provenance()
-        if folder != Path(model):
+        if folder != Path(model):  # it was fetched
             from clips_pipeline.registry.versions.provenance import provenance_of
 
             known = provenance_of(model)

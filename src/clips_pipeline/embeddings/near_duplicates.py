@@ -123,11 +123,10 @@ def write_near_duplicates(table: Path, out: Path, drop_above: float, kind: Kind 
     if out.exists() and is_table(out):
         raise ConfigError(f"{out}: is a table of embeddings, which would be lost; give another OUT")
     found = list(find_near_duplicates(opened, drop_above, kind))
-    compared = sum(len(rows) for rows in opened.blocks(kind))
     content = pa.Table.from_pylist(
         [{"key": one.key, "kept_key": one.kept_key, "similarity": one.similarity} for one in found], schema=schema
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(out) as temporary:
         pq.write_table(content, temporary, compression="zstd")
-    return len(found), compared
+    return len(found), opened.count(kind)

@@ -195,6 +195,19 @@ class EmbeddingTable:
                 "it was made with, or run `kedro run --pipelines embed` with this one"
             )
 
+    def count(self, kind: Kind) -> int:
+        """Return the number of rows of a kind, without reading their vectors.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        with _parquet_errors(self.path):
+            kinds = pq.read_table(self.path, columns=["kind"])["kind"]
+        return int(pc.sum(pc.equal(kinds, kind)).as_py() or 0)
+
     def blocks(self, kind: Kind | None = None, rows: int = _ROWS_AT_A_TIME) -> Iterator[Rows]:
         """Yield all rows in order.
 

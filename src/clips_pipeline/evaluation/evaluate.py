@@ -3,8 +3,6 @@
 Shapes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -51,6 +49,7 @@ from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
 from clips_pipeline.evaluation.split_check import check_expected_sizes, check_missing_captions
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.io.digests import json_sha256
 
 Read = Callable[[], Iterable[Record]]
 
@@ -294,7 +293,7 @@ def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:
 
 
 def _digest(values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(values)[:16]
 
 
 def _keyed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 
 
 def model_digest(path: Path) -> str:

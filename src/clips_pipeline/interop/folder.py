@@ -116,10 +116,15 @@ def save_model(
         }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors sets mode 600; use the mode of the other files, which follows the umask.
-        shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+        save_weights(weights, folder / WEIGHTS_FILE)
     return out_dir
+
+
+def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write contiguous tensors on the CPU as a safetensors file."""
+    save_file(dict(weights), file, metadata={"format": "pt"})
+    # safetensors sets mode 600; that of a new folder follows the umask, as the modes of other files do.
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def check_replaceable(folder: Path, mark: str = CONFIG_FILE, begins: str = f'{{\n  "format": "{FORMAT}"') -> None:
@@ -145,6 +150,17 @@ def check_replaceable(folder: Path, mark: str = CONFIG_FILE, begins: str = f'{{\
     raise ConfigError(f"{folder}: has other files than what would replace it; give a new folder")
 
 
+def load_config(folder: Path) -> tuple[ClipsConfig, dict[str, Any]]:
+    """Return the dimensions of the model in a folder, and the content of config.json. No weights are read.
+
+    Raises:
+        ConfigError: config.json is missing, unreadable or of another format.
+    """
+    file = folder / CONFIG_FILE
+    config = _read_config(file)
+    return from_mapping(ClipsConfig, with_current_names(ClipsConfig, config["model"]), f"{file}: model"), config
+
+
 def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]:
     """Load the model, on the CPU and in evaluation mode, and the content of config.json.
 
@@ -152,10 +168,7 @@ def load_weights_folder(folder: Path | str) -> tuple[ClipsModel, dict[str, Any]]
         ConfigError: the folder or a file is missing, unreadable or of another format, or the weights do not fit.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG_FILE)
-    model_config = from_mapping(
-        ClipsConfig, with_current_names(ClipsConfig, config["model"]), f"{folder / CONFIG_FILE}: model"
-    )
+    model_config, config = load_config(folder)
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise ConfigError(f"{file}: no such file; export the model again")

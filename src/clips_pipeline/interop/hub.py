@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE, first_line
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.redact import redact
 
 README: Final = "README.md"

@@ -25,7 +25,7 @@ from clips_pipeline.interop.folder import LoadedModel
 from clips_pipeline.interop.foreign_weights import find_weights_file, load_weights_file
 from clips_pipeline.interop.open_clip import HEAD_WIDTH, from_state_dict
 from clips_pipeline.interop.open_clip_config import CONFIG_FILE
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.json_text import parse_json
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import EPSILON, MLP_RATIO

@@ -1,11 +1,9 @@
 """One probe in its own process: `python -m clips_pipeline.llava.job JOB.json`. A probe that was killed starts again."""
 
-import hashlib
 import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +14,10 @@ from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 from clips_pipeline.io.atomic import write_text
+from clips_pipeline.io.digests import json_sha256
 from clips_pipeline.io.terminal import protect_output
 from clips_pipeline.llava.config import LlavaProbeConfig
-from clips_pipeline.training.launch.interrupt import PARENT
+from clips_pipeline.training.launch.interrupt import PARENT, watch_parent
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS
 
 UNTRAINED, BLIND = "untrained", "blind"
@@ -37,7 +36,7 @@ def methods_of(names: Sequence[str]) -> list[str]:
 
 def digest(value: Any) -> str:
     """Return a short digest of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(value)[:16]
 
 
 @dataclass(frozen=True)
@@ -123,19 +122,12 @@ def run(job: ProbeJob) -> None:
     write_text(Path(job.result), json.dumps(result, indent=1))
 
 
-def _exit_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    # Nothing to save: only a finished probe counts.
-    os._exit(1)
-
-
 def main(arguments: list[str]) -> int:
     """Run the job; return 1 with a message where it failed."""
     protect_output()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if os.environ.pop(PARENT, None) == "1":
-        threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()
+        watch_parent(lambda: os._exit(1))  # nothing to save: only a finished probe counts
     mapping: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
     try:
         run(from_mapping(ProbeJob, mapping, where="job"))

@@ -8,7 +8,6 @@ import os
 import signal
 import statistics
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.io.atomic import write_text
 from clips_pipeline.io.terminal import protect_output
 from clips_pipeline.training.events.event_log import read_all
-from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT
+from clips_pipeline.training.launch.interrupt import INTERRUPTED, PARENT, watch_parent
 from clips_pipeline.training.launch.launcher import launch
 from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
@@ -58,12 +57,6 @@ def run(job: dict[str, Any]) -> None:
     write_text(Path(str(job["result"])), json.dumps(result, indent=1))
 
 
-def _exit_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main(arguments: list[str]) -> int:
     """Run the job.
 
@@ -73,7 +66,7 @@ def main(arguments: list[str]) -> int:
     """
     protect_output()
     if os.environ.pop(PARENT, None) == "1":
-        threading.Thread(target=_exit_with_parent, daemon=True, name="parent").start()
+        watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         run(json.loads(Path(arguments[0]).read_text()))
     except TrainingInterruptedError as error:

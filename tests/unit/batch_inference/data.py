@@ -1,9 +1,13 @@
 """Shards and models for tests of `embed` and `recaption`."""
 
+import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tests.small_model import small_model
@@ -74,3 +78,15 @@ class StuckTask:
                 self.flag.touch()
                 time.sleep(120)
             yield item
+
+
+def kill_at(flag: Path, function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in a process of its own, and kill it when the flag exists."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    deadline = time.monotonic() + 100
+    while not flag.exists() and time.monotonic() < deadline and process.is_alive():
+        time.sleep(0.05)
+    assert flag.exists()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()

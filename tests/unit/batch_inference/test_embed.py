@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.batch_inference.data import StuckTask, inputs_of, make_model
+from tests.unit.batch_inference.data import StuckTask, inputs_of, kill_at, make_model
 from tests.unit.data.samples import record, write_shard
 
 from clips_pipeline import load
@@ -155,14 +154,7 @@ def _embed_stuck(data: Path, model: Path, flag: Path, out: Path) -> None:
 
 def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(tmp_path: Path, model: Path, shards: Path) -> None:
     out, flag = tmp_path / "killed" / "table.parquet", tmp_path / "flag"
-    process = multiprocessing.get_context("spawn").Process(target=_embed_stuck, args=(shards, model, flag, out))
-    process.start()
-    deadline = time.monotonic() + 100
-    while not flag.exists() and time.monotonic() < deadline and process.is_alive():
-        time.sleep(0.05)
-    assert flag.exists()
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    kill_at(flag, _embed_stuck, shards, model, flag, out)
     assert not out.exists()
     (work,) = (tmp_path / "killed" / ".table.parquet.parts").iterdir()
     done = work / "000000.parquet"

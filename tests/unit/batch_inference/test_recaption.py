@@ -2,12 +2,9 @@
 
 import io
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import tarfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.unit.batch_inference.data import HERE, StuckTask, inputs_of, make_model, make_shards
+from tests.unit.batch_inference.data import HERE, StuckTask, inputs_of, kill_at, make_model, make_shards
 from tests.unit.data.samples import image_bytes, record, write_shard
 
 from clips_pipeline import load
@@ -175,14 +172,7 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(tmp_path: Path, mo
     shards = make_shards(tmp_path / "shards", 3, 6)
     config = replace(CONFIG, batch_size=2)
     out, flag = tmp_path / "killed", tmp_path / "flag"
-    process = multiprocessing.get_context("spawn").Process(target=_recaption_stuck, args=(shards, model, flag, out))
-    process.start()
-    deadline = time.monotonic() + 100
-    while not flag.exists() and time.monotonic() < deadline and process.is_alive():
-        time.sleep(0.05)
-    assert flag.exists()
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    kill_at(flag, _recaption_stuck, shards, model, flag, out)
     assert not out.exists()
     (work,) = (tmp_path / ".killed.parts").iterdir()
     assert (work / "000000.json").exists()

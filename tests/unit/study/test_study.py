@@ -90,16 +90,22 @@ def test_ablations_contain_the_configured_training_once():
     }
 
 
-def test_every_training_has_its_own_run_folder(tmp_path, monkeypatch):
-    """Otherwise two trainings that differ only in samples would resume each other in an interrupted study."""
-    cases = plan_cases(comparisons=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
-    begun = []
+@pytest.fixture
+def begun(monkeypatch):
+    """Jobs that a study begins; none is run."""
+    found = []
 
     def run_jobs(jobs, _parallel_runs, _hours, _options):
-        begun.extend(json.loads(job.read_text()) for job in jobs)
+        found.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 
     monkeypatch.setattr(run, "run_jobs", run_jobs)
+    return found
+
+
+def test_every_training_has_its_own_run_folder(tmp_path, begun):
+    """Otherwise two trainings that differ only in samples would resume each other in an interrupted study."""
+    cases = plan_cases(comparisons=("methods", "methods_at_equal_compute"), methods=("clip", "clips"))
     with pytest.raises(run.StudyError, match="1 of 6 trainings"):
         run.run_all(
             cases,
@@ -116,19 +122,12 @@ def test_every_training_has_its_own_run_folder(tmp_path, monkeypatch):
     assert len({spec.run_folder for spec in specs}) == len({spec.model_folder for spec in specs}) == 6
 
 
-def test_a_second_generation_trains_on_other_shards_and_is_evaluated_on_the_usual_ones(tmp_path, monkeypatch):
+def test_a_second_generation_trains_on_other_shards_and_is_evaluated_on_the_usual_ones(tmp_path, begun):
     recaptioned = tmp_path / "recaptioned"
     prepare(ScenesSource(ScenesConfig(train=2, validation=1, test=1, image_size=32)), recaptioned)
     cases = plan_cases(comparisons=("second_generation",), recaptioned=str(recaptioned))
     assert [case.label for case in cases] == ["original captions", "captions of a model"]
     assert cases[0].train == cases[1].train
-    begun = []
-
-    def run_jobs(jobs, _parallel_runs, _hours, _options):
-        begun.extend(json.loads(job.read_text()) for job in jobs)
-        return ["stopped here"]
-
-    monkeypatch.setattr(run, "run_jobs", run_jobs)
     with pytest.raises(run.StudyError, match="1 of 2 trainings"):
         run.run_all(
             cases, (0,), None, None, lambda t: RunSpec(t, "s", "t", "", "", "version"), EvaluationConfig(), tmp_path

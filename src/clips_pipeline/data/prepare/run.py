@@ -1,7 +1,5 @@
 """Preparation of shards and their index. Runs in parallel, is atomic, and does nothing if the data is up to date."""
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -27,7 +25,7 @@ from clips_pipeline.data.shards.index import (
 )
 from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256, json_sha256
 from clips_pipeline.io.file_lock import lock_target
 
 log = logging.getLogger(__name__)
@@ -128,7 +126,7 @@ def fingerprint(source: Source, samples_per_shard: int, rules: SampleRules) -> s
         "limits": digest_mapping(source.limits),
         "format": formats.SHARDS,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return json_sha256(facts)
 
 
 def _digest_rules(rules: SampleRules) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from clips_pipeline.data.limits import SampleLimits, limits_before_they_were_rec
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.data.storage.urls import is_remote
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 
 INDEX_FILE = "index.json"
 CLASSES_FILE = "classes.json"

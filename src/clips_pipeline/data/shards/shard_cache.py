@@ -25,7 +25,7 @@ from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.retry import DISK_FULL
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)

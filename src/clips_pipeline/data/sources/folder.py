@@ -28,7 +28,7 @@ from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
 from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.json_text import parse_json
 
 

@@ -28,7 +28,7 @@ from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, Embedd
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.evaluation.per_item.items import compositionality_items
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.json_text import parse_json
 
 SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")

@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
-from clips_pipeline.interop.folder import LoadedModel
+from clips_pipeline.interop.folder import LoadedModel, save_weights
 from clips_pipeline.interop.open_clip import to_state_dict
 from clips_pipeline.models.sizes import EPSILON, ClipsConfig
 from clips_pipeline.text.tokenizers.fast import fast_tokenizer, special_names
@@ -37,7 +35,7 @@ def write_open_clip(loaded: LoadedModel, folder: Path) -> None:
             f"--to open-clip: the model has train.model.padding {config.text.padding!r}, and open_clip cannot hide padding, so its "
             "text features would differ; use --to transformers, or train with train.model.padding: attend"
         )
-    save_file(to_state_dict(loaded.model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_weights(to_state_dict(loaded.model), folder / WEIGHTS_FILE)
     content = {
         "model_cfg": model_config(config, loaded.tokenizer.kind),
         "preprocess_cfg": _preprocess_config(loaded.images),

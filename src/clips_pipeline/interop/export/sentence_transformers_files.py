@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clips_pipeline.interop.export.open_clip_form import write_json
+from clips_pipeline.interop.folder import save_weights
 from clips_pipeline.models.sizes import EPSILON
 from clips_pipeline.models.vision import VisionTower
 
@@ -95,4 +95,4 @@ def _write(folder: Path, content: dict[str, Any], weights: Mapping[str, Tensor] 
     write_json(folder / "config.json", content)
     if weights:
         copies = {name: tensor.detach().float().clone().contiguous() for name, tensor in weights.items()}
-        save_file(copies, folder / "model.safetensors", metadata={"format": "pt"})
+        save_weights(copies, folder / "model.safetensors")

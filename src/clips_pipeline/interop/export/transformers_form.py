@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.export import remote_code, sentence_transformers_files
 from clips_pipeline.interop.export.open_clip_form import write_json, write_tokenizer
-from clips_pipeline.interop.folder import LoadedModel
+from clips_pipeline.interop.folder import LoadedModel, save_weights
 from clips_pipeline.models import plain
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.plain import PlainText, PlainVision
@@ -199,4 +198,4 @@ def _preprocessor(images: ImageConfig) -> dict[str, Any]:
 
 def _save(weights: dict[str, Tensor], folder: Path) -> None:
     contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    save_weights(contiguous, folder / "model.safetensors")

@@ -37,7 +37,7 @@ class Interrupt:
         # Composer has installed a handler that ends the process at once.
         signal.signal(signal.SIGTERM, lambda number, frame: self.request("SIGTERM"))
         if os.environ.get(PARENT) == "1":
-            threading.Thread(target=self._watch_parent, daemon=True, name="parent").start()
+            watch_parent(self._end_as_orphan)
 
     @staticmethod
     def ignore_sigterm() -> None:
@@ -48,12 +48,21 @@ class Interrupt:
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def _watch_parent(self) -> None:
-        while os.read(0, 1):
-            pass
+    def _end_as_orphan(self) -> None:
         self.request("the process that started it is gone")
         threading.Event().wait(ORPHAN_SECONDS)
         os._exit(INTERRUPTED)
+
+
+def watch_parent(on_end: Callable[[], None]) -> None:
+    """Call a function, in a thread, when the process on the other side of standard input ends (`PARENT`)."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        on_end()
+
+    threading.Thread(target=wait, daemon=True, name="parent").start()
 
 
 class InterruptHandler:

@@ -20,8 +20,8 @@ from typing import BinaryIO, TypedDict
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.atomic import sync_folder
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.io.disk_errors import write_error
-from clips_pipeline.io.file_digest import file_sha256
 
 STATE = "state.pt"
 SPEC = "run_spec.json"

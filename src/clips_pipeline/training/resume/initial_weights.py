@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.atomic import link_or_copy, replace_file
-from clips_pipeline.io.file_digest import file_sha256
+from clips_pipeline.io.digests import file_sha256
 from clips_pipeline.training.config import ModelConfig
 
 if TYPE_CHECKING:
