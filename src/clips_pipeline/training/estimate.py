@@ -17,6 +17,10 @@ from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.training.config import TrainConfig
 
 GIB = 2**30
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12}
+"""Dense bfloat16 FLOPs per second of one card, from NVIDIA's data sheets (SXM)."""
+UTILIZATION = (0.2, 0.4)
+"""Fractions of the peak between which trainings of this kind usually run; no card was measured here (docs/performance.md)."""
 BUSY_LOAD = 0.5
 """Load per core above which measured times are unreliable."""
 
@@ -85,8 +89,7 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
     """
     samples = measurement["samples"]
     at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
-    # With chunks, the forward pass runs twice.
-    recompute_factor = 4 / 3 if config.launch.chunk_size else 1.0
+    recompute_factor = _recompute_factor(config)
     fastest, slowest = (recompute_factor * seconds for seconds in _sample_seconds(measurement, at_once))
     per_rank = config.steps * config.batch_size / config.launch.processes
     total = sum(measurement["parameters"].values())
@@ -108,6 +111,11 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
         basis=_basis(measurement, at_once),
         warning=_warning(load),
     )
+
+
+def _recompute_factor(config: TrainConfig) -> float:
+    """Return the operations of a step relative to one without chunks, which run the forward pass twice."""
+    return 4 / 3 if config.launch.chunk_size else 1.0
 
 
 def _sample_seconds(measurement: Mapping[str, Any], at_once: int) -> tuple[float, float]:
@@ -182,10 +190,29 @@ def estimate_table(cost: Estimate, config: TrainConfig) -> Table:
     table.add_row(f"seconds per sample on {cost.device}", _range(cost.sample_seconds))
     hours = cost.seconds[0] / 3600, cost.seconds[1] / 3600
     table.add_row(f"hours for {config.steps:,} steps of {config.batch_size}", _range(hours))
+    if config.launch.precision == "amp_bf16" and cost.device == "cpu":
+        for card, low, high in modeled_hours(cost, config):
+            cards = config.launch.processes
+            table.add_row(f"hours on {cards} {card}, modeled, not measured", _range((low, high)))
     table.caption = f"Measured: {cost.basis}. Loading, evaluation and communication are not included."
     if cost.warning is not None:
         table.caption += f"\nWarning: {cost.warning}."
     return table
+
+
+def modeled_hours(cost: Estimate, config: TrainConfig) -> list[tuple[str, float, float]]:
+    """Return hours of the training by card, if every rank has one and reaches a usual fraction of its peak.
+
+    Loading, evaluation and communication are not included; the second forward pass of chunks is.
+
+    Returns:
+        name of the card, hours at the higher and at the lower fraction.
+    """
+    whole = cost.training_flops * config.steps * config.batch_size * _recompute_factor(config)
+    return [
+        (card, *sorted(whole / (peak * fraction * config.launch.processes) / 3600 for fraction in UTILIZATION))  # type: ignore[misc]
+        for card, peak in PEAK_FLOPS.items()
+    ]
 
 
 def _range(values: tuple[float, float]) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.models.flops import forward_flops_by_part, training_flops
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.estimate import estimate, estimate_table, from_measurement
+from clips_pipeline.training.estimate import estimate, estimate_table, from_measurement, modeled_hours
 from clips_pipeline.training.resolve import model_config
 
 SMALL = {
@@ -72,6 +72,23 @@ def test_a_busy_machine_is_reported() -> None:
     console = Console(width=120, record=True)
     console.print(estimate_table(busy, config_of()))
     assert "Warning: this machine was busy" in " ".join(console.export_text().split())
+
+
+def test_hours_on_a_card_come_from_its_peak() -> None:
+    config = config_of(launch={"processes": 2, "precision": "amp_bf16", "device": "gpu"})
+    found = from_measurement(config, {**FOUND, "forward_flops": {"vision tower": 10**18}})
+    hours = {card: (low, high) for card, low, high in modeled_hours(found, config)}
+    # 3e18 FLOPs for each of 640 samples on two cards with 312e12 FLOP/s each.
+    assert hours["A100"] == pytest.approx(
+        (3e18 * 640 / (2 * 0.4 * 312e12) / 3600, 3e18 * 640 / (2 * 0.2 * 312e12) / 3600)
+    )
+    chunked = config_of(launch={"processes": 2, "precision": "amp_bf16", "device": "gpu", "chunk_size": 8})
+    assert modeled_hours(found, chunked)[0][1] == pytest.approx(hours["A100"][0] * 4 / 3)
+    console = Console(width=120, record=True)
+    console.print(estimate_table(found, config))
+    assert "hours on 2 H100, modeled, not measured" in console.export_text()
+    console.print(estimate_table(found, config_of()))
+    assert "H100" not in console.export_text()
 
 
 def test_a_real_measurement_counts_what_the_model_has() -> None:
