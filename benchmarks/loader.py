@@ -198,7 +198,7 @@ def _list_shards() -> None:
     from clips_pipeline.data.loading.order import MAX_STREAMS, EpochOrder
     from clips_pipeline.data.shards import sample_offsets
     from clips_pipeline.data.shards.index import Index, ShardEntry
-    from clips_pipeline.data.shards.records import Record
+    from clips_pipeline.data.shards.records import Caption, Record
     from clips_pipeline.data.shards.tar_file import TarFile
     from clips_pipeline.data.shards.writer import make_sample, write_samples
 
@@ -213,7 +213,7 @@ def _list_shards() -> None:
     with Image.open(io.BytesIO(photo(0))) as opened:
         opened.resize((160, 120)).save(small, "JPEG")
     records = (
-        Record(f"{number:09d}", small.getvalue(), "jpg", "a picture", "It is a picture. It is small.")
+        Record(f"{number:09d}", small.getvalue(), "jpg", ("a picture",), (Caption("It is a picture. It is small."),))
         for number in range(LISTED_SAMPLES)
     )
     real = write_samples(folder / "one.tar", map(make_sample, records), "one.tar")

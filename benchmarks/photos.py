@@ -13,7 +13,7 @@ from PIL import Image
 from clips_pipeline.data.scenes.source import ScenesConfig, scene_sample
 from clips_pipeline.data.shards import sample_offsets
 from clips_pipeline.data.shards.index import Index, load_index
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.data.shards.tar_file import TarFile
 from clips_pipeline.data.shards.writer import make_sample, write_samples
 
@@ -85,7 +85,9 @@ def make_shards(folder: Path, photos: Path | None, image_count: int, samples: in
 def _records(images: list[bytes], start: int, count: int) -> Iterator[Record]:
     for number in range(start, start + count):
         sample = scene_sample(_CAPTIONS, "train", number)
-        yield Record(f"{number:09d}", images[number % len(images)], "jpg", sample.web.text, sample.synthetic.text)
+        yield Record(
+            f"{number:09d}", images[number % len(images)], "jpg", (sample.web.text,), (Caption(sample.synthetic.text),)
+        )
 
 
 def _field(draws: np.random.Generator, slope: float) -> NDArray[np.float64]:

@@ -57,6 +57,14 @@ class FormerName:
         return next((former for former, current in self.values if value == current), value)
 
 
+@dataclasses.dataclass(frozen=True)
+class LaterField:
+    """Marks a field that was added after others: `captioners: Annotated[tuple[str, ...] | None, LaterField()] = None`.
+
+    Its default gives the result of the time before, so digests leave it out (`digest_mapping`).
+    """
+
+
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 _EXPECTED = {
     "string_type": "text (str)",
@@ -171,11 +179,16 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def digest_mapping(config: Any) -> dict[str, Any]:
-    """Return the same as `to_mapping`, with renamed fields under their former names, so that a renaming changes no digest."""
+    """Return the same as `to_mapping`, but so that neither a renaming nor a new field with its default changes a digest.
+
+    Renamed fields stand under their former names, and a `LaterField` with its default is left out.
+    """
     hints = get_type_hints(type(config), include_extras=True)
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    fields = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
     digested: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, (value, default) in fields.items():
+        if value == default and any(isinstance(extra, LaterField) for extra in get_args(hints[name])):
+            continue
         former = _former_name(hints[name])
         digested[former.key if former else name] = _digest_value(former.former_value(value) if former else value)
     return digested

@@ -79,8 +79,8 @@ class EmbedWork:
         record = item.record
         found = {
             "none": (),
-            "web": (record.web_caption,),
-            "synthetic": (record.synthetic_caption,),
+            "web": record.web_captions,
+            "synthetic": tuple(caption.text for caption in record.synthetic_captions),
             "human": record.captions,
         }[self.texts]
         return [text for text in found if text.strip()]

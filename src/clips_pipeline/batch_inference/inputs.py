@@ -159,7 +159,7 @@ class ImagesTask:
                 yield Skip(records.MISSING_IMAGE, name, f"{file}: {error}")
                 continue
             key, extension = image_key(name), _SUFFIXES[file.suffix.lower()]
-            record = Record(key, image, extension, "", "", limits=self.limits)
+            record = Record(key, image, extension, (), (), limits=self.limits)
             yield Item(record, Members(key, extension, image, None, None), str(file))
 
 

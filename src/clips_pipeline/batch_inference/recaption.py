@@ -24,10 +24,11 @@ from clips_pipeline.batch_inference.inputs import Inputs, Item
 from clips_pipeline.batch_inference.parts import ImageReader, Part, PartResult, check_results, open_parts
 from clips_pipeline.batch_inference.ranks import run_ranks
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.shards.caption_values import SYNTHETIC_LIST_FIELD
 from clips_pipeline.data.shards.reader import parse_json
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
-from clips_pipeline.data.shards.writer import WEB_FIELD, Sample, write_samples
+from clips_pipeline.data.shards.writer import SYNTHETIC_FIELD, WEB_FIELD, Sample, write_samples
 from clips_pipeline.evaluation.inference.caption_decoding import Decoding, write_captions
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches
 from clips_pipeline.interop.digest import model_digest
@@ -208,7 +209,8 @@ def _with_caption(item: Item, facts: dict[str, Any], field: str, caption: str) -
     """Return the files of a sample with another synthetic caption."""
     members = item.members
     files = {members.extension: members.image, WEB_FIELD: members.text, "cls": members.cls}
-    json_text = json.dumps({**facts, field: caption}, ensure_ascii=False)
+    others = facts if field != SYNTHETIC_FIELD else {k: v for k, v in facts.items() if k != SYNTHETIC_LIST_FIELD}
+    json_text = json.dumps({**others, field: caption}, ensure_ascii=False)
     return {
         "__key__": members.key,
         **{ending: content for ending, content in files.items() if content is not None},

@@ -4,20 +4,25 @@
 - A fragment of the synthetic caption, for the text tower: contrastive loss only.
 - The whole synthetic caption, as target of the captioner.
 
+Of several captions of a kind, one is drawn for every epoch: the web caption, the synthetic caption of the fragment, and
+that of the target.
+
 The table in `text.methods` lists what other methods read.
 """
 
-import hashlib
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from annotated_types import Ge, Le
 
-from clips_pipeline.config import ConfigError, FormerName, Fraction, PositiveInt
+from clips_pipeline.config import ConfigError, FormerName, Fraction, LaterField, PositiveInt
+from clips_pipeline.text.captions import Caption, draw, generator, written_by
 from clips_pipeline.text.fragments import FragmentConfig, fragment
 from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class CaptionConfig:
             and coca).
         web_tokens: number of ids of a web caption that training reads, from its start; None reads as many as the row holds.
             For studies of shorter web captions.
+        captioners: names of the captioners whose captions are used; None uses all synthetic captions of a sample.
+        target_captioner: name of the captioner whose caption is the target of ours; None draws the target too. Samples
+            without a caption of this captioner draw it.
     """
 
     context_length: Annotated[int, Ge(4), Le(65_536)] = 80
@@ -39,8 +47,18 @@ class CaptionConfig:
     fragment: FragmentConfig = field(default_factory=FragmentConfig)
     synthetic_fraction: Annotated[Fraction, FormerName("synthetic_share")] = 0.2
     web_tokens: PositiveInt | None = None
+    captioners: Annotated[tuple[str, ...] | None, LaterField()] = None
+    target_captioner: Annotated[str | None, LaterField()] = None
 
     def __post_init__(self) -> None:
+        if self.captioners is not None:
+            names = list(self.captioners)
+            if not names or len(set(names)) < len(names):
+                raise ConfigError(f"captioners: {names} must name at least one, and none of them twice")
+            if self.target_captioner is not None and self.target_captioner not in names:
+                raise ConfigError(
+                    f"target_captioner: {self.target_captioner!r} is not among captioners {names}; add it there"
+                )
         capacity = self.context_length - 3
         if self.fragment.tokens is not None and self.fragment.tokens > capacity:
             raise ConfigError(
@@ -61,7 +79,7 @@ class CaptionRows(NamedTuple):
 
 
 class CaptionReader:
-    """Makes the rows of a sample from its two captions.
+    """Makes the rows of a sample from its captions.
 
     Random choices are a pure function of (seed, epoch, key), independent of the loader worker and of previous samples.
     """
@@ -76,33 +94,42 @@ class CaptionReader:
             # Without a budget, a mask would keep the whole caption, which the row then truncates to its beginning.
             self._fragment = replace(config.fragment, tokens=config.context_length - 3)
 
-    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> CaptionRows:
+    def read(self, web: Sequence[str], synthetic: Sequence[Caption], *, epoch: int, key: str) -> CaptionRows:
         """Make the rows of one sample.
 
         If the synthetic caption has no usable piece, the web caption replaces fragment and target, as published. If both
         captions are empty, the rows contain special ids only. Methods other than `clips` read one text, see `text.methods`.
 
         Args:
-            web: web caption.
-            synthetic: synthetic caption.
-            epoch: number of completed passes over the data; the fragment changes with it.
+            web: web captions.
+            synthetic: synthetic captions.
+            epoch: number of completed passes over the data; fragment and drawn captions change with it.
             key: key of the sample.
         """
         tokenizer, config = self.tokenizer, self.config
+        one_web = self._draw(web, epoch, key, "web") if web else ""
+        used = written_by(synthetic, config.captioners)
+        one_synthetic = self._draw(used, epoch, key, "synthetic").text if used else ""
         if self.method != "clips":
-            if self._reads_web(synthetic, epoch, key):
-                return self._one_text(self.tokenizer.body(web)[: config.web_tokens])
-            return self._one_text(self.tokenizer.body(synthetic))
-        web_body = tokenizer.body(web)[: config.web_tokens]
-        part = fragment(synthetic, self._fragment, tokenizer, generator(self.seed, epoch, key))
+            if self._reads_web(one_synthetic, epoch, key):
+                return self._one_text(self.tokenizer.body(one_web)[: config.web_tokens])
+            return self._one_text(self.tokenizer.body(one_synthetic))
+        web_body = tokenizer.body(one_web)[: config.web_tokens]
+        part = fragment(one_synthetic, self._fragment, tokenizer, generator(self.seed, epoch, key))
         web_row = tokenizer.encoder_row(web_body, config.context_length)
         if part is None:
             return CaptionRows(web_row, list(web_row), tokenizer.target_row(web_body, config.target_length))
+        named = written_by(used, None if config.target_captioner is None else (config.target_captioner,)) or used
+        target_body = tokenizer.body(self._draw(named, epoch, key, "target").text)
         return CaptionRows(
             web_row,
             tokenizer.encoder_row(part, config.context_length),
-            tokenizer.target_row(tokenizer.body(synthetic), config.target_length),
+            # A caption of signs that the tokenizer drops is no target.
+            tokenizer.target_row(target_body or tokenizer.body(one_synthetic), config.target_length),
         )
+
+    def _draw(self, items: Sequence[T], epoch: int, key: str, purpose: str) -> T:
+        return draw(items, self.seed, epoch, key, purpose)
 
     def _reads_web(self, synthetic: str, epoch: int, key: str) -> bool:
         if self.method == "clip" or not synthetic.strip():
@@ -113,18 +140,3 @@ class CaptionReader:
         row = self.tokenizer.encoder_row(body, self.config.context_length)
         target = self.tokenizer.target_row(body, self.config.target_length) if self.method == "coca" else []
         return CaptionRows(row, [], target)
-
-
-def generator(seed: int, epoch: int, key: str, purpose: str = "") -> random.Random:
-    """Return a random generator that is a pure function of the arguments, on every machine and in every process.
-
-    Args:
-        seed: seed of the training.
-        epoch: number of completed passes over the data.
-        key: key of the sample.
-        purpose: name of the random stream, at most 16 bytes; streams of one sample are independent.
-    """
-    # Python's hash() of a string differs between processes.
-    text = f"{seed}/{epoch}/{key}".encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(text, digest_size=8, person=purpose.encode()).digest()
-    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not used for cryptography

@@ -10,6 +10,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.text.caption_rows import CaptionReader
+from clips_pipeline.text.captions import Caption
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import model_config
@@ -21,25 +22,28 @@ Lengths = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class CaptionSample:
-    """Web caption, synthetic caption and key of the first training samples."""
+    """Web captions, synthetic captions and key of the first training samples."""
 
-    pairs: tuple[tuple[str, str, str], ...]
+    samples: tuple[tuple[tuple[str, ...], tuple[Caption, ...], str], ...]
 
     def mean_ids(self, tokenizer: Tokenizer, which: int) -> float:
         """Return the mean number of ids of the web (0) or the synthetic captions (1), without special ids."""
-        return sum(len(tokenizer.body(pair[which])) for pair in self.pairs) / len(self.pairs)
+        web = [text for texts, _, _ in self.samples for text in texts]
+        synthetic = [text for _, captions, _ in self.samples for text, _ in captions]
+        texts = (web, synthetic)[which]
+        return sum(len(tokenizer.body(text)) for text in texts) / max(len(texts), 1)
 
 
 def read_captions(shards: Path, remote: ShardCache | None) -> CaptionSample:
     """Read the captions of the first training samples."""
     records = islice(eval_samples(shards, "train", remote=remote), COUNTED_SAMPLES)
-    return CaptionSample(tuple((r.web_caption, r.synthetic_caption, r.key) for r in records))
+    return CaptionSample(tuple((r.web_captions, r.synthetic_captions, r.key) for r in records))
 
 
 def tokenized_rows(config: TrainConfig, captions: CaptionSample, tokenizer: Tokenizer) -> list[tuple[list[int], ...]]:
     """Return web, fragment and target ids of these samples in the first epoch."""
     reader = CaptionReader(config.captions, tokenizer, config.seed, config.method)
-    read = (reader.read(web, synthetic, epoch=0, key=key) for web, synthetic, key in captions.pairs)
+    read = (reader.read(web, synthetic, epoch=0, key=key) for web, synthetic, key in captions.samples)
     return [(list(rows.web), list(rows.fragment), list(rows.target)) for rows in read]
 
 
@@ -55,7 +59,7 @@ def row_lengths(config: TrainConfig, captions: CaptionSample, tokenizer: Tokeniz
     def tokens(row: Sequence[int]) -> int:
         return sum(token != Tokenizer.pad_id for token in row)
 
-    for web, synthetic, key in captions.pairs:
+    for web, synthetic, key in captions.samples:
         rows = reader.read(web, synthetic, epoch=0, key=key)
         web_length, fragment = (len(row) if attended else tokens(row) for row in (rows.web, rows.fragment))
         counts[web_length, fragment, max(0, tokens(rows.target) - 1)] += 1

@@ -5,7 +5,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from PIL import Image
 
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.index import ShardEntry
-from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.records import Caption, Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.writer import make_sample, write_samples
 from clips_pipeline.data.sources.source import ShardTask
@@ -36,13 +36,23 @@ def bomb_image(width: int, height: int) -> bytes:
     return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
 
 
-def record(number: int, key: str | None = None, **changes: object) -> Record:
+def record(
+    number: int,
+    key: str | None = None,
+    *,
+    web_caption: str | None = None,
+    synthetic_caption: str | None = None,
+    **changes: object,
+) -> Record:
+    """Return a sample; its captions are one of each kind, or those of `web_captions` and `synthetic_captions`."""
     facts: dict[str, object] = {
         "key": key or f"k{number:04d}",
         "image": image_bytes(number),
         "extension": "png",
-        "web_caption": f"web {number}",
-        "synthetic_caption": f"Long {number}. And more.",
+        "web_captions": (f"web {number}" if web_caption is None else web_caption,),
+        "synthetic_captions": (
+            Caption(f"Long {number}. And more." if synthetic_caption is None else synthetic_caption),
+        ),
     }
     return Record(**(facts | changes))  # type: ignore[arg-type]
 
@@ -121,9 +131,9 @@ class LengthRows(NamedTuple):
 class LengthReader:
     """Replacement for a caption reader: rows of numbers derived from the captions and the epoch."""
 
-    def read(self, web: str, synthetic: str, *, epoch: int, key: str) -> LengthRows:
-        number = int(web.split()[-1])
-        return LengthRows([number, 0], [number, epoch], [number, len(synthetic), 0])
+    def read(self, web: Sequence[str], synthetic: Sequence[Caption], *, epoch: int, key: str) -> LengthRows:
+        number = int(web[0].split()[-1])
+        return LengthRows([number, 0], [number, epoch], [number, len(synthetic[0].text), 0])
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

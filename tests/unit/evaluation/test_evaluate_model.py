@@ -16,7 +16,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError
 from clips_pipeline.data.shards.index import load_classes
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
@@ -201,7 +201,10 @@ def test_constant_image_embeddings_have_zero_recall(embedder, shards):
 
 
 def test_without_labels_or_classes_there_is_no_accuracy(embedder, shards):
-    records = [Record(f"k{i}", png(c), "png", f"web {c}", f"A {c} square.") for i, c in enumerate(["red", "blue"])]
+    records = [
+        Record(f"k{i}", png(c), "png", (f"web {c}",), (Caption(f"A {c} square."),))
+        for i, c in enumerate(["red", "blue"])
+    ]
     for classes in (None, load_classes(shards)):
         result = evaluate_records(embedder, lambda: records, classes, CPU)
         assert not [name for name in result.metrics if name.startswith("zero_shot")]
@@ -209,19 +212,22 @@ def test_without_labels_or_classes_there_is_no_accuracy(embedder, shards):
 
 
 def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_path):
-    records = [replace(r, synthetic_caption="") for r in eval_samples(shards, "test")]
+    records = [replace(r, synthetic_captions=()) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, None, CPU)
     assert set(found.metrics) == {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     write_evaluation(found, tmp_path / "e.html")
     # Some long captions are enough; images without one do not count.
-    some = [r if i % 2 else replace(r, synthetic_caption=" ") for i, r in enumerate(eval_samples(shards, "test"))]
+    some = [
+        r if i % 2 else replace(r, synthetic_captions=(Caption(" "),))
+        for i, r in enumerate(eval_samples(shards, "test"))
+    ]
     alone = [r for i, r in enumerate(eval_samples(shards, "test")) if i % 2]
     wanted = evaluate_records(embedder, lambda: alone, None, CPU).metrics["caption/scenes/loss"]
     assert evaluate_records(embedder, lambda: some, None, CPU).metrics["caption/scenes/loss"] == pytest.approx(wanted)
 
 
 def test_labels_only_give_accuracy_only(embedder, shards, tmp_path):
-    records = [replace(r, web_caption="", synthetic_caption="", captions=()) for r in eval_samples(shards, "test")]
+    records = [replace(r, web_captions=(), synthetic_captions=(), captions=()) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
     assert set(found.metrics) == {f"zero_shot/scenes/{name}" for name in ACCURACIES}
     assert found.per_item[0]["image_to_text_rank"] is None
@@ -231,7 +237,9 @@ def test_labels_only_give_accuracy_only(embedder, shards, tmp_path):
 
 
 def test_some_labels_are_enough(embedder, shards):
-    records = [Record(f"k{i}", png(), "png", "a", "b.", label=label) for i, label in enumerate([None, 2])]
+    records = [
+        Record(f"k{i}", png(), "png", ("a",), (Caption("b."),), label=label) for i, label in enumerate([None, 2])
+    ]
     result = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
     first, second = (row["zero_shot_rank"] for row in result.per_item)
     assert first is None
@@ -239,8 +247,8 @@ def test_some_labels_are_enough(embedder, shards):
 
 
 def test_the_web_caption_is_the_query_without_human_captions():
-    assert retrieval_texts(Record("k", b"", "png", "web", "synthetic", ("a", "b"))) == ("a", "b")
-    assert retrieval_texts(Record("k", b"", "png", "web", "synthetic")) == ("web",)
+    assert retrieval_texts(Record("k", b"", "png", ("web",), (), ("a", "b"))) == ("a", "b")
+    assert retrieval_texts(Record("k", b"", "png", ("web", " "), ())) == ("web",)
 
 
 def test_embeddings_have_length_one_and_damaged_files_are_refused(embedder):

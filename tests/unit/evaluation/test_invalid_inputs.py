@@ -9,7 +9,7 @@ from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 
@@ -45,7 +45,7 @@ def test_a_diverged_model_is_an_error_that_names_the_metric(embedder, shards):
 
 
 def test_a_damaged_image_and_an_empty_split_are_named(embedder):
-    broken = Record("bad/one", png()[:40], "png", "a", "b.")
+    broken = Record("bad/one", png()[:40], "png", ("a",), (Caption("b."),))
     with pytest.raises(ConfigError, match="bad/one cannot be decoded"):
         evaluate_records(embedder, lambda: [broken], None, CPU)
     with pytest.raises(ConfigError, match="test split is empty"):

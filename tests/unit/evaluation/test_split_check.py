@@ -32,7 +32,7 @@ def records(shards):
 @pytest.fixture
 def some(records):
     """Thirteen images, of which the second and the fourth have no caption."""
-    return [replace(r, captions=(), web_caption=" ") if i in (1, 3) else r for i, r in enumerate(records)]
+    return [replace(r, captions=(), web_captions=(" ",)) if i in (1, 3) else r for i, r in enumerate(records)]
 
 
 def test_matching_and_unset_sizes_pass():
@@ -125,7 +125,7 @@ def test_some_images_without_captions_are_refused_or_skipped_with_a_warning(embe
 
 
 def test_a_split_without_captions_has_no_retrieval_and_is_not_refused(embedder, records):
-    bare = [replace(record, captions=(), web_caption="") for record in records]
+    bare = [replace(record, captions=(), web_captions=()) for record in records]
     found = evaluate_records(embedder, lambda: bare, None, PLAIN)
     assert set(found.metrics) == {"caption/scenes/loss"}
 

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader, CaptionRows, generator
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader, CaptionRows
+from clips_pipeline.text.captions import Caption, generator
 from clips_pipeline.text.fragments import FragmentConfig, Strategy
 from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
@@ -20,7 +21,7 @@ def read(
     small: WordPieceTokenizer, fragment: FragmentConfig, *, seed: int = 0, epoch: int = 0, key: str = "a"
 ) -> CaptionRows:
     reader = CaptionReader(CaptionConfig(16, 12, fragment), small, seed)
-    return reader.read("a red dog", TEXT, epoch=epoch, key=key)
+    return reader.read(["a red dog"], [Caption(TEXT)], epoch=epoch, key=key)
 
 
 def test_rows(small: WordPieceTokenizer) -> None:
@@ -38,7 +39,7 @@ def test_without_usable_piece_the_web_caption_replaces_fragment_and_target(
     reader = CaptionReader(CaptionConfig(16, 12, FragmentConfig(strategy, 5)), small, seed=0)
     row = small.encode(web, 16)
     target = small.target_row(small.body(web), 12)
-    assert reader.read(web, "", epoch=0, key="a") == CaptionRows(row, row, target)
+    assert reader.read([web], [Caption("")], epoch=0, key="a") == CaptionRows(row, row, target)
 
 
 @pytest.mark.parametrize("strategy", ["sub_caption", "random_mask", "block_mask"])
@@ -62,7 +63,7 @@ def test_random_strategies_without_budget_fill_the_row_at_random(small: WordPiec
 def test_generator_is_the_same_in_every_process() -> None:
     # The number is pinned: a change of the hash would silently change every training.
     assert generator(1, 2, "key").getrandbits(32) == PINNED
-    code = "from clips_pipeline.text.caption_rows import generator; print(generator(1, 2, 'key').getrandbits(32))"
+    code = "from clips_pipeline.text.captions import generator; print(generator(1, 2, 'key').getrandbits(32))"
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PATH": str(Path(sys.executable).parent)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -95,7 +96,10 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
     web_row, long_row = small.encode(web, 16), small.encode(TEXT, 16)
     config = CaptionConfig(16, 12)
     found = {
-        method: [CaptionReader(config, small, 0, method).read(web, TEXT, epoch=0, key=str(key)) for key in range(2_000)]
+        method: [
+            CaptionReader(config, small, 0, method).read([web], [Caption(TEXT)], epoch=0, key=str(key))
+            for key in range(2_000)
+        ]
         for method in get_args(Method)
     }
     assert all(rows == CaptionRows(web_row, [], []) for rows in found["clip"])
@@ -113,13 +117,17 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
 @pytest.mark.parametrize(("share", "reads"), [(0.0, "a red dog"), (1.0, TEXT)])
 def test_the_fraction_of_synthetic_captions(share: float, reads: str, small: WordPieceTokenizer) -> None:
     reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=share), small, 0, "mixture")
-    assert all(reader.read("a red dog", TEXT, epoch=e, key="a").web == small.encode(reads, 16) for e in range(50))
+    assert all(
+        reader.read(["a red dog"], [Caption(TEXT)], epoch=e, key="a").web == small.encode(reads, 16) for e in range(50)
+    )
 
 
 def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer) -> None:
     def drawn(**changes: int) -> list[list[int]]:
         reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=0.5), small, changes.get("seed", 0), "mixture")
-        return [reader.read("a dog", TEXT, epoch=changes.get("epoch", 0), key=str(k)).web for k in range(40)]
+        return [
+            reader.read(["a dog"], [Caption(TEXT)], epoch=changes.get("epoch", 0), key=str(k)).web for k in range(40)
+        ]
 
     assert drawn() == drawn()
     assert drawn() != drawn(seed=1)
@@ -128,7 +136,7 @@ def test_the_mixture_follows_seed_epoch_and_key_alone(small: WordPieceTokenizer)
 
 def test_the_mixture_uses_the_web_caption_without_a_synthetic_one(small: WordPieceTokenizer) -> None:
     reader = CaptionReader(CaptionConfig(16, 12, synthetic_fraction=1.0), small, 0, "coca")
-    rows = reader.read("a dog", " ", epoch=0, key="a")
+    rows = reader.read(["a dog"], [Caption(" ")], epoch=0, key="a")
     assert rows == CaptionRows(small.encode("a dog", 16), [], small.target_row(small.body("a dog"), 12))
 
 

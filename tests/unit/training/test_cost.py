@@ -37,7 +37,7 @@ def test_it_is_the_mean_over_samples(data: tuple[Path, Tokenizer]) -> None:
     reader = CaptionReader(config.captions, tokenizer, config.seed)
     each = []
     for record in eval_samples(shards, "train"):
-        rows = reader.read(record.web_caption, record.synthetic_caption, epoch=0, key=record.key)
+        rows = reader.read(record.web_captions, record.synthetic_captions, epoch=0, key=record.key)
         web, part, target = (sum(token != 0 for token in row) for row in rows)
         each.append(training_flops(model_config(config, tokenizer.vocab_size), web, part, target - 1))
     lengths = row_lengths(config, read_captions(shards, None), tokenizer)

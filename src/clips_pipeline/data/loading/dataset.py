@@ -190,7 +190,8 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 self.clock.end()
             key = record.key
             pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=key, limits=record.limits)
-            return pixels, self.captions.read(record.web_caption, record.synthetic_caption, epoch=epoch, key=key), key
+            rows = self.captions.read(record.web_captions, record.synthetic_captions, epoch=epoch, key=key)
+            return pixels, rows, key
         except UndecodableImageError as error:
             raise BadSampleError(Skip(error.reason, key, str(error))) from None
         except Exception as error:

@@ -31,7 +31,7 @@ DROPPED_KEY: Final = "dropped_key"
 
 @dataclass(frozen=True)
 class CaptionFilter:
-    """Conditions on one caption. Leading and trailing white space is ignored.
+    """Conditions on every caption of one kind: a sample is dropped if one of them fails. Outer white space is ignored.
 
     Attributes:
         min_words: number of words separated by white space; for languages without spaces, use characters.
@@ -99,7 +99,7 @@ class FilterConfig:
         max_aspect: longer side of the image divided by the shorter side.
         web: conditions on the web caption.
         synthetic: conditions on the synthetic caption.
-        identical_captions: drop samples whose web and synthetic caption are equal, ignoring outer white space.
+        identical_captions: drop samples whose synthetic captions all equal a web caption, ignoring outer white space.
         min_score: minimum score of the sample (`fields.score` of the source, or `score_table`); samples without a score are
             dropped too.
         score_table: table of embeddings of images and captions; the score is the cosine similarity of the image and its most
@@ -150,17 +150,18 @@ class FilterConfig:
             # Written this way, NaN fails too.
             if not score >= self.min_score:
                 return LOW_SCORE, str(score)
-        for caption_filter, length, characters, caption in (
-            (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_caption),
-            (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, record.synthetic_caption),
+        synthetic = tuple(caption.text for caption in record.synthetic_captions)
+        for caption_filter, length, characters, captions in (
+            (self.web, WEB_LENGTH, WEB_CHARACTERS, record.web_captions or ("",)),
+            (self.synthetic, SYNTHETIC_LENGTH, SYNTHETIC_CHARACTERS, synthetic or ("",)),
         ):
             for reason, fault in (
                 (length, caption_filter.find_length_fault),
                 (characters, caption_filter.find_character_fault),
             ):
-                found = fault(caption)
-                if found is not None:
-                    return reason, f"{found}: {caption[:80]!r}"
+                for caption in captions:
+                    if (found := fault(caption)) is not None:
+                        return reason, f"{found}: {caption[:80]!r}"
         if self.identical_captions and has_identical_captions(record):
             return IDENTICAL_CAPTIONS, repr(record.web_caption[:80])
         return None
@@ -182,5 +183,6 @@ class SampleRules:
 
 
 def has_identical_captions(record: Record) -> bool:
-    """Return whether web and synthetic caption are equal, ignoring outer white space, and not empty."""
-    return record.web_caption.strip() == record.synthetic_caption.strip() != ""
+    """Return whether every synthetic caption equals a web caption, ignoring outer white space, and none is empty."""
+    web = {text.strip() for text in record.web_captions} - {""}
+    return bool(record.synthetic_captions) and all(text.strip() in web for text, _ in record.synthetic_captions)

@@ -31,9 +31,9 @@ def validate_record(
         return fault
     if not _KEY.fullmatch(record.key):
         return Skip(records.BAD_RECORD, record.key, "a key may hold no '.', '\\', empty part or control character")
-    if captions_needed and not record.web_caption.strip():
+    if captions_needed and not any(text.strip() for text in record.web_captions):
         return Skip(records.EMPTY_WEB_CAPTION, record.key, "no text beside the image")
-    if captions_needed and not record.synthetic_caption.strip():
+    if captions_needed and not any(text.strip() for text, _ in record.synthetic_captions):
         return Skip(records.EMPTY_SYNTHETIC_CAPTION, record.key, "no long caption")
     if record.extension not in records.IMAGE_EXTENSIONS:
         names = ", ".join(records.IMAGE_EXTENSIONS)
@@ -61,22 +61,25 @@ def validate_record(
 
 def _find_text_fault(record: Record, limits: SampleLimits) -> Skip | None:
     """Return why the key or a caption cannot be used, or None."""
-    if len(record.captions) > limits.max_captions:
-        detail = f"{len(record.captions)} human captions; max_captions is {limits.max_captions}"
-        return Skip(records.TOO_MANY_CAPTIONS, _shown(record.key), detail)
+    kinds = (("human", record.captions), ("web", record.web_captions), ("synthetic", record.synthetic_captions))
+    for kind, found in kinds:
+        if len(found) > limits.max_captions:
+            detail = f"{len(found)} {kind} captions; max_captions is {limits.max_captions}"
+            return Skip(records.TOO_MANY_CAPTIONS, _shown(record.key), detail)
     # The key is the name of files in a tar, where a long name stands in an extended header.
     if 4 * len(record.key) > limits.max_header_bytes // 2:
         return Skip(records.BAD_RECORD, _shown(record.key), f"a key of {len(record.key)} characters")
-    captions = (record.web_caption, record.synthetic_caption, *record.captions)
+    synthetic = [text for text, _ in record.synthetic_captions]
+    captions = (*record.web_captions, *synthetic, *record.captions)
     for caption in captions:
         excess = find_excess(caption, limits)
         if excess is not None:
             return Skip(excess[0], _shown(record.key), excess[1])
-    for text in (record.key, *captions):
+    for text in (record.key, *captions, *(captioner for _, captioner in record.synthetic_captions)):
         if not _is_utf8(text):
             return Skip(records.NOT_UTF8, _shown(record.key), repr(text[:120])[:120])
     # In JSON, a character takes at most six times its bytes.
-    if 6 * sum(map(len, captions)) > limits.max_json_bytes // 8:
+    if 6 * (sum(map(len, captions)) + len(record.synthetic_caption)) > limits.max_json_bytes // 8:
         size = len(make_sample(record)["json"])
         if size > limits.max_json_bytes:
             detail = f"its captions take {size} bytes as JSON; max_json_bytes is {limits.max_json_bytes}"

@@ -18,7 +18,7 @@ from clips_pipeline.data.scenes.scene import Scene, draw_scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.synthetic_captions import SyntheticCaption, synthetic_caption
 from clips_pipeline.data.scenes.web_captions import WebCaption, web_caption
-from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.records import Caption, Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.source import ShardTask, Source
 
@@ -95,8 +95,8 @@ def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
         key=f"{split}-{index:07d}",
         image=encode_png(render(sample.scene, config.image_size, RandomStream(*name, "picture"))),
         extension="png",
-        web_caption=sample.web.text,
-        synthetic_caption=sample.synthetic.text,
+        web_captions=(sample.web.text,),
+        synthetic_captions=(Caption(sample.synthetic.text),),
         captions=() if split == "train" else human_captions(sample.scene, RandomStream(*name, "human")),
         label=KINDS.index(sample.scene.main.kind),
     )

@@ -12,15 +12,33 @@ from typing import Any
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits, find_excess
 from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards.caption_values import (
+    SYNTHETIC_LIST_FIELD,
+    WEB_LIST_FIELD,
+    CaptionTypeError,
+    drop_blank,
+    parse_captions,
+)
 from clips_pipeline.data.shards.folder_lock import ReadLock
 from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
-from clips_pipeline.data.shards.records import Record, SampleFields, Skip, is_label, parse_score
+from clips_pipeline.data.shards.records import (
+    Caption,
+    CaptionerNames,
+    Names,
+    Record,
+    SampleFields,
+    Skip,
+    captioner_fields,
+    field_names,
+    is_label,
+    parse_score,
+)
 from clips_pipeline.data.shards.sample_offsets import SplitSpans
 from clips_pipeline.data.shards.sample_reader import SampleReader
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError, Members, Spans
 from clips_pipeline.data.shards.unexpected import make_skip
-from clips_pipeline.data.shards.writer import WEB_FIELD
+from clips_pipeline.data.shards.writer import SYNTHETIC_FIELD, WEB_FIELD
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.io.json_text import json_depth
 from clips_pipeline.text.escapes import decode_byte_escapes
@@ -171,8 +189,8 @@ def parse_sample(
     members: Members,
     fields: SampleFields,
     *,
-    synthetic: str | None = None,
-    web: str | None = None,
+    synthetic: tuple[Caption, ...] | None = None,
+    web: tuple[str, ...] | None = None,
     limits: SampleLimits = DEFAULT_LIMITS,
 ) -> Record:
     """Return the record of a sample's files.
@@ -180,8 +198,8 @@ def parse_sample(
     Args:
         members: the files.
         fields: names of the caption fields.
-        synthetic: synthetic caption that replaces the sample's own.
-        web: web caption that replaces the sample's own.
+        synthetic: synthetic captions that replace the sample's own.
+        web: web captions that replace the sample's own.
         limits: limits on captions and JSON.
 
     Raises:
@@ -191,16 +209,17 @@ def parse_sample(
     if members.image is None:
         raise BadSampleError(Skip(records.MISSING_IMAGE, key, "no image in the shard"))
     facts = parse_json(members, limits)
-    web = decode_byte_escapes(_caption(members, facts, fields.web) if web is None else web)
-    synthetic = _caption(members, facts, fields.synthetic) if synthetic is None else synthetic
-    if fields.needed and not web and members.text == b"":
-        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{WEB_FIELD} has 0 bytes"))
-    if fields.needed and not web.strip():
-        raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {fields.web!r}"))
-    if fields.needed and not synthetic.strip():
-        raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, f"nothing under {fields.synthetic!r}"))
-    for caption in (web, synthetic):
-        if (excess := find_excess(caption, limits)) is not None:
+    web = _web_captions(members, facts, fields.web) if web is None else web
+    web = tuple(map(decode_byte_escapes, web))
+    synthetic = _synthetic_captions(members, facts, fields.synthetic) if synthetic is None else synthetic
+    if fields.needed:
+        _check_presence(members, facts, fields, web, synthetic)
+    for found in (web, synthetic):
+        if len(found) > limits.max_captions:
+            detail = f"{len(found)} captions of one kind; max_captions is {limits.max_captions}"
+            raise BadSampleError(Skip(records.TOO_MANY_CAPTIONS, key, detail))
+    for text in (*web, *(caption.text for caption in synthetic)):
+        if (excess := find_excess(text, limits)) is not None:
             raise BadSampleError(Skip(excess[0], key, excess[1]))
     captions, label = facts.get("captions"), facts.get("label")
     human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
@@ -239,20 +258,59 @@ def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[
     return facts
 
 
-def _caption(members: Members, facts: dict[str, Any], name: str) -> str:
+def _check_presence(
+    members: Members,
+    facts: dict[str, Any],
+    fields: SampleFields,
+    web: tuple[str, ...],
+    synthetic: tuple[Caption, ...],
+) -> None:
+    """Refuse a sample without a web or without a synthetic caption; a captioner may be missing."""
+    key = members.key
+    if not any(web) and members.text == b"":
+        raise BadSampleError(Skip(records.EMPTY_FILE, key, f"{key}.{WEB_FIELD} has 0 bytes"))
+    there = f"; its JSON has: {', '.join(sorted(facts)) or 'nothing'}"[:500]
+    if not any(text.strip() for text in web):
+        raise BadSampleError(Skip(records.EMPTY_WEB_CAPTION, key, f"nothing under {_shown(fields.web)}{there}"))
+    if not any(caption.text.strip() for caption in synthetic):
+        detail = f"nothing under {_shown(fields.synthetic)}{there}"
+        raise BadSampleError(Skip(records.EMPTY_SYNTHETIC_CAPTION, key, detail))
+
+
+def _shown(names: CaptionerNames) -> str:
+    return " or ".join(repr(name) for _, name in captioner_fields(names))
+
+
+def _web_captions(members: Members, facts: dict[str, Any], names: Names) -> tuple[str, ...]:
+    if names == WEB_FIELD and WEB_LIST_FIELD in facts:
+        names = WEB_LIST_FIELD
+    found = [caption for name in field_names(names) for caption in _captions(members, facts, name, "")]
+    return tuple(caption.text for caption in drop_blank(found))
+
+
+def _synthetic_captions(members: Members, facts: dict[str, Any], names: CaptionerNames) -> tuple[Caption, ...]:
+    if names == SYNTHETIC_FIELD and SYNTHETIC_LIST_FIELD in facts:
+        names = SYNTHETIC_LIST_FIELD
+    fields = captioner_fields(names)
+    found = [caption for captioner, name in fields for caption in _captions(members, facts, name, captioner)]
+    return drop_blank(found)
+
+
+def _captions(members: Members, facts: dict[str, Any], name: str, captioner: str) -> list[Caption]:
+    """Return the captions of one field; a field that is missing has none."""
     if name == WEB_FIELD and members.text is not None:
-        return _text(members.text, members.key)
-    value = facts.get(FALLBACK_WEB_FIELD if name == WEB_FIELD else name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} is not text"))
+        return [Caption(_text(members.text, members.key), captioner)]
+    try:
+        found = parse_captions(facts.get(FALLBACK_WEB_FIELD if name == WEB_FIELD else name), captioner)
+    except CaptionTypeError as error:
+        raise BadSampleError(Skip(records.BAD_RECORD, members.key, f"{name!r} {error}")) from None
     try:
         # JSON can encode lone surrogates, which no tokenizer accepts.
-        value.encode()
+        for caption in found:
+            caption.text.encode()
     except UnicodeEncodeError as error:
         raise BadSampleError(Skip(records.NOT_UTF8, members.key, f"{name!r}: {error}")) from None
-    return value
+    return found
 
 
 def _text(content: bytes, key: str) -> str:

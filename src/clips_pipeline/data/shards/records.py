@@ -13,6 +13,7 @@ from clips_pipeline.data.limits import TOO_MANY_PIXELS as TOO_MANY_PIXELS
 from clips_pipeline.data.limits import UNDECODABLE_IMAGE as UNDECODABLE_IMAGE
 from clips_pipeline.data.limits import UNSUPPORTED_IMAGE as UNSUPPORTED_IMAGE
 from clips_pipeline.data.limits import WORD_TOO_LONG as WORD_TOO_LONG
+from clips_pipeline.text.captions import Caption as Caption
 
 IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
 """Extensions of images in a shard; sources rename `jpeg` to `jpg`."""
@@ -69,8 +70,8 @@ class Record:
         key: unique within its split. It becomes the file name in the tar, so its last part contains no '.'.
         image: content of a JPEG, PNG or WebP file.
         extension: one of `IMAGE_EXTENSIONS`.
-        web_caption: the short, noisy text found with the image.
-        synthetic_caption: the long text written by a captioning model.
+        web_captions: the short, noisy texts found with the image; empty if there is none.
+        synthetic_captions: the long texts written by captioning models; empty if there is none.
         captions: all human captions, for retrieval as on MSCOCO; may be empty.
         label: class number for zero-shot classification, from 0.
         score: a number for the pair, such as an image–text similarity, for `min_score` of the filters.
@@ -80,33 +81,76 @@ class Record:
     key: str
     image: bytes
     extension: str
-    web_caption: str
-    synthetic_caption: str
+    web_captions: tuple[str, ...]
+    synthetic_captions: tuple[Caption, ...]
     captions: tuple[str, ...] = ()
     label: int | None = None
     score: float | None = None
     limits: SampleLimits = field(default=DEFAULT_LIMITS, compare=False, repr=False)
+
+    @property
+    def web_caption(self) -> str:
+        """The first web caption; empty if there is none."""
+        return self.web_captions[0] if self.web_captions else ""
+
+    @property
+    def synthetic_caption(self) -> str:
+        """Text of the first synthetic caption; empty if there is none."""
+        return self.synthetic_captions[0].text if self.synthetic_captions else ""
+
+
+Names = str | tuple[str, ...]
+"""Names of the fields of one kind of caption: one, or several whose captions are all used."""
+
+CaptionerNames = Names | dict[str, str]
+"""The same for synthetic captions; a mapping gives the captioner of each field: `{captioner: field}`."""
 
 
 @dataclass(frozen=True)
 class SampleFields:
     """Names of the fields that hold captions and score: `txt` is the file KEY.txt, others are fields of KEY.json.
 
+    A field may hold one text or several (`data.shards.caption_values`).
+
     Attributes:
-        web: the web caption; without KEY.txt, `org_caption` of KEY.json is used, as in Recap-DataComp-1B.
-        synthetic: the synthetic caption.
+        web: the web caption, or a list of fields; without KEY.txt, `org_caption` of KEY.json is used, as in
+            Recap-DataComp-1B.
+        synthetic: the synthetic caption; a list of fields, each named after its captioner; or a mapping from captioners to
+            fields.
         score: a number in KEY.json; None reads no score.
         needed: whether a sample without the two captions is bad; false for data that is only for evaluation.
     """
 
-    web: str = "txt"
-    synthetic: str = "re_caption"
+    web: Names = "txt"
+    synthetic: CaptionerNames = "re_caption"
     score: str | None = None
     needed: bool = True
 
     def __post_init__(self) -> None:
-        if not self.web or not self.synthetic or self.web == self.synthetic:
+        web, synthetic = field_names(self.web), [name for _, name in captioner_fields(self.synthetic)]
+        if not (web and synthetic and all(web) and all(synthetic)) or set(web) & set(synthetic):
             raise ConfigError(f"web: {self.web!r} and synthetic {self.synthetic!r} must be two different names")
+        for names in (web, synthetic):
+            repeated = next((name for name in names if names.count(name) > 1), None)
+            if repeated is not None:
+                raise ConfigError(f"fields: {repeated!r} is named twice; name it once")
+
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Captioners that are named here; empty if they are unknown."""
+        return tuple(captioner for captioner, _ in captioner_fields(self.synthetic) if captioner)
+
+
+def field_names(names: Names) -> list[str]:
+    """Return one or several names as a list."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def captioner_fields(names: CaptionerNames) -> list[tuple[str, str]]:
+    """Return pairs of captioner and field. One field alone has no named captioner, in a list its own name is used."""
+    if isinstance(names, str):
+        return [("", names)]
+    return list(names.items()) if isinstance(names, dict) else [(name, name) for name in names]
 
 
 @dataclass(frozen=True, slots=True)

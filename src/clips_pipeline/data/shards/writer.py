@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.data.shards.caption_values import SYNTHETIC_LIST_FIELD, WEB_LIST_FIELD
 from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.tar_file import import_webdataset
@@ -18,8 +19,18 @@ Sample = dict[str, Any]
 
 
 def make_sample(record: Record) -> Sample:
-    """Return the files of a record."""
+    """Return the files of a record.
+
+    The first captions are where readers of webdataset's layout expect one; all are added only where there are more, or a
+    captioner has a name.
+    """
     facts: dict[str, Any] = {SYNTHETIC_FIELD: record.synthetic_caption}
+    if len(record.synthetic_captions) > 1 or any(caption.captioner for caption in record.synthetic_captions):
+        facts[SYNTHETIC_LIST_FIELD] = [
+            {"captioner": captioner, "text": text} for text, captioner in record.synthetic_captions
+        ]
+    if len(record.web_captions) > 1:
+        facts[WEB_LIST_FIELD] = list(record.web_captions)
     if record.captions:
         facts["captions"] = list(record.captions)
     if record.label is not None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.shards.records import is_label, parse_score
+from clips_pipeline.data.shards.caption_values import CaptionTypeError, drop_blank, parse_captions
+from clips_pipeline.data.shards.records import Caption, CaptionerNames, captioner_fields, is_label, parse_score
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +29,10 @@ class CaptionFields:
     Attributes:
         image: path of the image, relative to the folder of images.
         captions: JSON: list of human captions.
-        caption: CSV: one human caption; several rows of an image give several. JSON: the web caption, optional.
-        long_caption: the synthetic caption; optional.
+        caption: CSV: one human caption; several rows of an image give several. JSON: the web caption, or a list of them;
+            optional.
+        long_caption: the synthetic caption; optional. A list of keys, each named after its captioner, or a mapping from
+            captioners to keys gives several, and so does JSON with a list of texts or an object captioner → text.
         label: class number; optional.
         score: a number for the pair, for a filter; optional.
     """
@@ -37,9 +40,19 @@ class CaptionFields:
     image: str = "image"
     captions: str = "captions"
     caption: str = "caption"
-    long_caption: str = "long_caption"
+    long_caption: CaptionerNames = "long_caption"
     label: str = "label"
     score: str = "score"
+
+    def __post_init__(self) -> None:
+        names = [name for _, name in captioner_fields(self.long_caption)]
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise ConfigError(f"long_caption: {self.long_caption!r} must name at least one key, and none of them twice")
+
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Captioners that are named here; empty if they are unknown."""
+        return tuple(captioner for captioner, _ in captioner_fields(self.long_caption) if captioner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +61,8 @@ class CaptionRow:
 
     Attributes:
         image: relative path.
-        web: web caption; may be empty.
-        synthetic: synthetic caption; may be empty.
+        web: web captions; may be empty.
+        synthetic: synthetic captions; may be empty.
         captions: human captions.
         label: class number, or None.
         score: score for a filter, or None.
@@ -57,8 +70,8 @@ class CaptionRow:
     """
 
     image: str
-    web: str = ""
-    synthetic: str = ""
+    web: tuple[str, ...] = ()
+    synthetic: tuple[Caption, ...] = ()
     captions: tuple[str, ...] = ()
     label: int | None = None
     score: float | None = None
@@ -165,12 +178,23 @@ def _json_row(entry: Any, number: int, fields: CaptionFields) -> CaptionRow:
         return CaptionRow(image=f"entry {number}", fault=f"no text under {fields.image!r}")
     image = entry[fields.image]
     captions = entry.get(fields.captions, [])
-    web, synthetic = entry.get(fields.caption), entry.get(fields.long_caption)
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        return CaptionRow(image, fault=f"{fields.captions!r} is not a list of texts")
-    if not all(text is None or isinstance(text, str) for text in (web, synthetic)):
-        return CaptionRow(image, fault=f"{fields.caption!r} or {fields.long_caption!r} is not text")
-    return _make_row(fields, image, web, synthetic, tuple(captions), entry.get(fields.label), entry.get(fields.score))
+        return CaptionRow(image, fault=f"{fields.captions!r} is not a list of texts{_one_text(captions)}")
+    found: list[list[Caption]] = []
+    for captioner, name in (("", fields.captions), ("", fields.caption), *captioner_fields(fields.long_caption)):
+        try:
+            found.append(parse_captions(entry.get(name), captioner))
+        except CaptionTypeError as error:
+            return CaptionRow(image, fault=f"{name!r} {error}")
+    web = None if entry.get(fields.caption) is None else [caption.text for caption in found[1]]
+    synthetic = [caption for of_field in found[2:] for caption in of_field]
+    named = any(entry.get(name) is not None for _, name in captioner_fields(fields.long_caption))
+    label, score = entry.get(fields.label), entry.get(fields.score)
+    return _make_row(fields, image, web, synthetic if named else None, tuple(captions), label, score)
+
+
+def _one_text(captions: object) -> str:
+    return "; write one text as a list of one" if isinstance(captions, str) else ""
 
 
 def _from_csv(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
@@ -195,7 +219,9 @@ def _csv_row(image: str, lines: list[dict[str, str]], fields: CaptionFields) -> 
         return CaptionRow(image="row without an image", fault=f"nothing under {fields.image!r}")
     captions = tuple(line[fields.caption] for line in lines if line[fields.caption].strip())
     label, score = (_as_number(first(field), kind) for field, kind in ((fields.label, int), (fields.score, float)))
-    return _make_row(fields, image, None, first(fields.long_caption), captions, label, score)
+    texts = [(captioner, first(name)) for captioner, name in captioner_fields(fields.long_caption)]
+    synthetic = [Caption(text, captioner) for captioner, text in texts if text is not None]
+    return _make_row(fields, image, None, synthetic or None, captions, label, score)
 
 
 def _as_number(text: str | None, kind: Callable[[str], float]) -> float | str | None:
@@ -218,8 +244,8 @@ def _short(value: object) -> str:
 def _make_row(
     fields: CaptionFields,
     image: str,
-    web: str | None,
-    synthetic: str | None,
+    web: list[str] | None,
+    synthetic: list[Caption] | None,
     captions: tuple[str, ...],
     label: Any,
     score: Any,
@@ -230,11 +256,12 @@ def _make_row(
     if score is not None and parse_score(score) is None:
         return CaptionRow(image, fault=f"{fields.score!r} is {_short(score)}; a number is needed")
     if web is None:
-        web, others = (captions[0], captions[1:]) if captions else ("", ())
+        web, others = list(captions[:1]), captions[1:]
     else:
-        others = tuple(caption for caption in captions if caption != web)
-    long = join_sentences(others) if synthetic is None else synthetic
-    return CaptionRow(image, web, long, captions, label, parse_score(score))
+        others = tuple(caption for caption in captions if caption not in web)
+    long = drop_blank([Caption(join_sentences(others))] if synthetic is None else synthetic)
+    texts = tuple(caption.text for caption in drop_blank([Caption(text) for text in web]))
+    return CaptionRow(image, texts, long, captions, label, parse_score(score))
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

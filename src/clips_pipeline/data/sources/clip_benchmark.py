@@ -214,7 +214,7 @@ class BenchmarkTask:
         captions = tuple(line.strip() for line in lines if line.strip())
         if not captions:
             return Skip(records.EMPTY_WEB_CAPTION, members.key, "no caption in its .txt")
-        return Record(key, image, members.extension, captions[0], "", captions)
+        return Record(key, image, members.extension, (captions[0],), (), captions)
 
     def _class(self, key: str, members: Members, image: bytes) -> Record | Skip:
         text = (members.cls or b"").strip()
@@ -222,7 +222,7 @@ class BenchmarkTask:
             return Skip(
                 records.BAD_RECORD, members.key, f"its .cls holds {text[:20]!r}, there are {self.classes} classes"
             )
-        return Record(key, image, members.extension, "", "", (), int(text))
+        return Record(key, image, members.extension, (), (), (), int(text))
 
 
 def _is_number(text: str, max_digits: int) -> bool:

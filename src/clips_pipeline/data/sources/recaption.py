@@ -16,7 +16,7 @@ from clips_pipeline.config import ConfigError, PositiveInt, to_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import parse_json, parse_sample
-from clips_pipeline.data.shards.records import Record, SampleFields, Skip
+from clips_pipeline.data.shards.records import Caption, Record, SampleFields, Skip
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.shards.tar_file import TarFile
 from clips_pipeline.data.sources.caption_table import TABLE_FILE, CaptionTable, TableColumns, build_table
@@ -51,7 +51,7 @@ class RecaptionConfig:
     held_out: PositiveInt = 1
     on: Literal["key", "sha256"] = "key"
     columns: TableColumns = field(default_factory=TableColumns)
-    web: str = records.SampleFields.web
+    web: str = "txt"
     memory_mib: Annotated[int, Ge(16)] = 512
 
 
@@ -198,7 +198,8 @@ class JoinTask:
             return Skip(records.NO_TABLE_ROW, members.key, f"no row of the tables has this {self.on}")
         matched.append(found.number)
         fields = SampleFields(web=self.web)
-        record = parse_sample(members, fields, synthetic=found.synthetic, web=found.web, limits=self.limits)
+        synthetic, web = (Caption(found.synthetic),), None if found.web is None else (found.web,)
+        record = parse_sample(members, fields, synthetic=synthetic, web=web, limits=self.limits)
         return replace(record, score=found.score)
 
     def matched_rows(self) -> NDArray[np.int64]:

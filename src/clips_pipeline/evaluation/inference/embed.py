@@ -116,7 +116,7 @@ def open_image(data: bytes, limits: SampleLimits = DEFAULT_LIMITS) -> Image.Imag
 
 def retrieval_texts(record: Record) -> tuple[str, ...]:
     """Return the captions for retrieval: the human captions, or without any the web caption unless it is blank."""
-    return record.captions or ((record.web_caption,) if record.web_caption.strip() else ())
+    return record.captions or tuple(text for text in record.web_captions if text.strip())
 
 
 @contextmanager

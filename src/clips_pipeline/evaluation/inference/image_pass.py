@@ -86,9 +86,9 @@ def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: E
             texts = retrieval_texts(record)
             image_pass.texts += texts
             image_pass.owners += [len(image_pass.keys)] * len(texts)
-            if config.long_captions and record.synthetic_caption.strip():
-                image_pass.long_texts.append(record.synthetic_caption)
-                image_pass.long_owners.append(len(image_pass.keys))
+            long_texts = _synthetic_texts(record) if config.long_captions else []
+            image_pass.long_texts += long_texts
+            image_pass.long_owners += [len(image_pass.keys)] * len(long_texts)
             image_pass.keys.append(record.key)
             image_pass.labels.append(record.label)
         images_BCHW = embedder.stack(_decode(record) for record in batch)
@@ -112,7 +112,8 @@ def _caption_batch(
     """Add the caption losses of a batch and the captions written for it to `image_pass`."""
     lengths = CaptionConfig(context_length=embedder.model.config.text.context_length, target_length=captioner.queries)
     reader = CaptionReader(lengths, embedder.tokenizer, seed=0)
-    rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in batch]
+    # The first caption of each kind, so that the loss does not depend on a draw.
+    rows = [reader.read(r.web_captions[:1], r.synthetic_captions[:1], epoch=0, key=r.key) for r in batch]
     web_ids_BL = torch.tensor([row.web for row in rows], device=embedder.device)
     target_ids_BT = torch.tensor([row.target for row in rows], device=embedder.device)
     nats_B, tokens_B = caption_nats(embedder.model, images_BCHW, web_ids_BL, target_ids_BT)
@@ -121,8 +122,7 @@ def _caption_batch(
     image_pass.nats += (nats_B * has_B).tolist()
     image_pass.tokens += (tokens_B * has_B).tolist()
     human = config.caption_references == "human"
-    texts = [record.captions if human else (record.synthetic_caption,) for record in batch]
-    references = [[text for text in of_image if text.strip()] for of_image in texts]
+    references = [[t for t in r.captions if t.strip()] if human else _synthetic_texts(r) for r in batch]
     scored_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
     if config.captioning and captioner.inputs == "queries" and scored_B.any():
         first = len(image_pass.keys) - len(batch)
@@ -131,6 +131,10 @@ def _caption_batch(
             embedder.model, images_BCHW[scored_B], web_ids_BL[scored_B], embedder.tokenizer
         )
         image_pass.references += [texts for texts in references if texts]
+
+
+def _synthetic_texts(record: Record) -> list[str]:
+    return [text for text, _ in record.synthetic_captions if text.strip()]
 
 
 def _decode(record: Record) -> Image.Image:

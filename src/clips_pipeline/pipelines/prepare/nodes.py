@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from clips_pipeline.data.prepare import run
 from clips_pipeline.data.scenes.source import ScenesSource
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.shards.reader import eval_samples
+from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderSource
 from clips_pipeline.data.sources.img2dataset import Img2datasetSource
@@ -95,7 +96,7 @@ def _write_tokenizer(config: Any, shards: Path, remote: Any, target: Path) -> To
     with replace_folder(target) as folder:
         if config.kind == "trained":
             records = eval_samples(shards, "train", remote=remote)
-            captions = (text for record in records for text in (record.web_caption, record.synthetic_caption))
+            captions = (text for record in records for text in _texts(record))
             tokenizer = train_wordpiece(captions, config.vocabulary_size, folder)
         else:
             if config.kind == "wordpiece":
@@ -104,6 +105,11 @@ def _write_tokenizer(config: Any, shards: Path, remote: Any, target: Path) -> To
                 tokenizer = ClipBpeTokenizer.from_merges(config.vocabulary_file)
             tokenizer.save(folder)
     return tokenizer
+
+
+def _texts(record: Record) -> Iterator[str]:
+    yield from record.web_captions or ("",)
+    yield from (caption.text for caption in record.synthetic_captions)
 
 
 def report_health(

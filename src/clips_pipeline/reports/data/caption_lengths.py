@@ -13,7 +13,8 @@ from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.tar_file import BadSampleError
-from clips_pipeline.text.caption_rows import CaptionConfig, generator
+from clips_pipeline.text.caption_rows import CaptionConfig
+from clips_pipeline.text.captions import generator
 from clips_pipeline.text.fragments import FragmentConfig, Strategy, fragment
 from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer

@@ -9,6 +9,7 @@ from PIL import Image
 from tests import naive_decoding
 from tests.naive_decoding import next_from_positions, next_from_prefix
 
+from clips_pipeline.data.shards.records import Caption as SyntheticCaption
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.inference.beam_search import Caption, PositionSteps, SpecialIds, Steps, beam_search
 from clips_pipeline.evaluation.inference.caption_decoding import decode_parallel, log_probabilities
@@ -196,7 +197,13 @@ def test_a_figure_and_its_data_with_hostile_text() -> None:
     odd = "costs $5 and $6_7 \\frac{ \U0001f98a " * 20
     examples = [CaptionedImage(str(i), odd, odd, None if i else "a", "") for i in range(4)]
     records = [
-        Record(key=str(i), image=stream.getvalue(), extension="png", web_caption=odd, synthetic_caption=odd)
+        Record(
+            key=str(i),
+            image=stream.getvalue(),
+            extension="png",
+            web_captions=(odd,),
+            synthetic_captions=(SyntheticCaption(odd),),
+        )
         for i in range(4)
     ]
     drawn = Image.open(io.BytesIO(draw_examples(examples, records, 12)))

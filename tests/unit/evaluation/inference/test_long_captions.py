@@ -8,7 +8,7 @@ from tests.unit.evaluation.fixed_embedder import FixedEmbedder
 from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
@@ -26,7 +26,7 @@ def told(loaded):
 
 
 def record(number, long="", label=None):
-    return Record(f"k{number}", png(), "png", f"short {number}", long, label=label)
+    return Record(f"k{number}", png(), "png", (f"short {number}",), (Caption(long),), label=label)
 
 
 def test_long_captions_are_ranked_in_both_directions(told):
@@ -97,7 +97,7 @@ def test_classes_have_equal_weight_in_per_class_accuracy(told):
     # Six of class 0, of which five are right; two of class 1, none right; one of class 3, right; none of class 2.
     images = [E[0]] * 5 + [E[1]] + [E[0], E[0] + E[1]] + [E[3]]
     labels = [0] * 6 + [1] * 2 + [3]
-    records = [replace(record(i, label=label), web_caption="") for i, label in enumerate(labels)]
+    records = [replace(record(i, label=label), web_captions=()) for i, label in enumerate(labels)]
     classes = Classes(("a", "b", "c", "d"), ("{}",))
     told.set_embeddings(images, {name: E[i] for i, name in enumerate(classes.names)})
     found = evaluate_records(told, lambda: records, classes, PLAIN)

@@ -7,7 +7,7 @@ from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
@@ -53,7 +53,7 @@ def test_labels_without_names_use_those_of_imagenet(model_folder, tmp_path):
 def test_captions_are_scored_by_human_captions_if_configured(embedder):
     people = [("a cube", "one red cube"), ("a ball",), ()]
     records = [
-        Record(f"k{i}", png(i), "png", "web", f"long caption {i}" if i else "", captions=texts)
+        Record(f"k{i}", png(i), "png", ("web",), (Caption(f"long caption {i}" if i else ""),), captions=texts)
         for i, texts in enumerate(people)
     ]
     human = replace(PLAIN, caption_references="human", missing_captions="skip")

@@ -65,7 +65,7 @@ def test_rows_of_training_hold_what_the_report_says(shards: Path, config: Captio
         captions = replace(config, fragment=FragmentConfig(strategy=name, tokens=config.fragment.tokens))
         reader = CaptionReader(captions, Words(), seed=0)
         rows = [
-            reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key) for r in eval_samples(shards, "train")
+            reader.read(r.web_captions, r.synthetic_captions, epoch=0, key=r.key) for r in eval_samples(shards, "train")
         ]
         read = [len([i for i in row.fragment if i in (4, 5)]) for row in rows]
         fragments = found.fragments[name]
