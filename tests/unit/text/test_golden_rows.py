@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+from clips_pipeline.text.captions import Caption
 from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
@@ -31,7 +32,7 @@ def test_every_case(name: str, bert: WordPieceTokenizer, golden: dict[str, Any])
     cases = golden[name]
     assert len(cases) == {"len_80_128": 76, "len_12_9": 10}[name]
     for case in cases:
-        rows = reader.read(case["web"], case["synthetic"], epoch=0, key="k")
+        rows = reader.read([case["web"]], [Caption(case["synthetic"])], epoch=0, key="k")
         assert rows.web == case["t1"], case["web"]
         assert rows.target == case["y"], case["synthetic"]
         assert split_sub_captions(case["synthetic"]) == case["pieces"]
@@ -49,7 +50,7 @@ def test_every_published_fragment_is_drawn_and_no_other(
         published = {tuple(row) for row in case["t2"]}
         drawn = set()
         for epoch in range(40 * len(case["t2"])):
-            drawn.add(tuple(reader.read(case["web"], case["synthetic"], epoch=epoch, key="k").fragment))
+            drawn.add(tuple(reader.read([case["web"]], [Caption(case["synthetic"])], epoch=epoch, key="k").fragment))
         assert drawn == published
 
 

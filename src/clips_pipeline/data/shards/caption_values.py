@@ -54,9 +54,9 @@ def parse_captions(value: object, captioner: str = "") -> list[Caption]:
 
 
 def drop_blank(captions: list[Caption]) -> tuple[Caption, ...]:
-    """Leave out blank captions, such as that of a captioner that failed, as long as another one is left."""
+    """Leave out blank captions, such as that of a captioner that failed. A single one of white space stays, as it is."""
     filled = tuple(caption for caption in captions if caption.text and not caption.text.isspace())
-    return filled or tuple(captions[:1])
+    return filled or tuple(caption for caption in captions[:1] if caption.text)
 
 
 def _of_captioner(texts: object, name: object) -> Iterator[Caption]:

@@ -219,7 +219,7 @@ MEMBERS = {"key": "k", "extension": "jpg", "image": b"i", "text": b"web", "json"
         ({"text": b"\xff"}, records.NOT_UTF8),
         ({"json": None}, records.EMPTY_SYNTHETIC_CAPTION),
         ({"json": b'{"re_caption": null}'}, records.EMPTY_SYNTHETIC_CAPTION),
-        ({"json": b'{"re_caption": ["long"]}'}, records.BAD_RECORD),
+        ({"json": b'{"re_caption": [["long"]]}'}, records.BAD_RECORD),
         ({"json": b"[]"}, records.BAD_RECORD),
         ({"json": b"{"}, records.BAD_RECORD),
         ({"json": b"\xff"}, records.NOT_UTF8),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.data.samples import ListSource, bomb_image, image_bytes, record
@@ -324,7 +325,8 @@ def test_evaluation_data_needs_no_captions_and_sources_add_notes(tmp_path: Path)
         def notes(self) -> dict[str, int]:
             return {"rows_without_sample": 7}
 
-    made = [record(1, web_caption="", synthetic_caption="", label=3), record(2, web_caption="", synthetic_caption="")]
+    none: dict[str, Any] = {"web_captions": (), "synthetic_captions": ()}
+    made = [record(1, label=3, **none), record(2, **none)]
     index = prepare(Evaluation({"test": [list(made)]}, needs_captions=False), tmp_path / "shards")
     assert index.fields == SampleFields(needed=False)
     assert list(eval_samples(tmp_path / "shards", "test")) == made
