@@ -19,6 +19,7 @@ from clips_pipeline.study import figures, plan, run, summary, table
 from clips_pipeline.study.config import StudyConfig
 from clips_pipeline.study.plan import with_samples
 from clips_pipeline.study.run import RunResult
+from clips_pipeline.text.captions import Caption
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.cost import CaptionSample, flops_per_sample
 from clips_pipeline.training.resolve import model_config
@@ -209,7 +210,7 @@ class WordTokenizer:
 
 
 def test_flops_are_averaged_over_samples_with_their_lengths():
-    pairs = (("a b c", "one two three four", "0"), ("a", "one two", "1"))
+    pairs = ((("a b c",), (Caption("one two three four"),), "0"), (("a",), (Caption("one two"),), "1"))
     config = replace(
         TRAIN,
         model=replace(TRAIN.model, padding="mask"),
