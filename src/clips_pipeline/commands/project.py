@@ -1,6 +1,7 @@
 """The options and contexts of commands that work in a project: its environment, tracking server and registered model."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,33 @@ def context(metadata: Any, env: str | None) -> Iterator[Any]:
     with refusals(env), KedroSession.create(metadata.project_path, env=env) as session:
         # kedro-mlflow sets the tracking server when the context is loaded.
         yield session.load_context()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def configuration(metadata: Any, env: str | None, parameters: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """Yield the loader of an environment's configuration; our errors become one-line messages.
+
+    Without Kedro's context, no tracking server is opened and nothing is written.
+
+    Args:
+        metadata: the project's metadata.
+        env: environment; None for that of `KEDRO_ENV`, or the default one.
+        parameters: nested parameters that replace those of the files.
+    """
+    from kedro.framework.project import settings
+
+    with refusals(env):
+        yield settings.CONFIG_LOADER_CLASS(
+            str(metadata.project_path / settings.CONF_SOURCE),
+            env=env or os.environ.get("KEDRO_ENV"),
+            runtime_params=dict(parameters or {}),
+            **settings.CONFIG_LOADER_ARGS,
+        )
+
+
+def catalog_path(metadata: Any, loader: Any, entry: str) -> Path:
+    """Return the absolute path of an entry of the catalog."""
+    return Path(metadata.project_path, loader["catalog"][entry]["filepath"])
 
 
 @contextmanager

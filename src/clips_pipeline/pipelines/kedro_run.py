@@ -1,5 +1,6 @@
 """What surrounds a `kedro run`: parameter checks, one MLflow run per model, its lineage, and the summary."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
 from clips_pipeline.registry.tracking.code_changes import code_changes
 from clips_pipeline.registry.tracking.server import database_creation_lock, exit_if_unavailable, is_unavailable
+from clips_pipeline.training.events.surroundings import CODE_STATE
 from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
 from kedro_dvc_sync.commit import nodes_in_place, within_dvc
 from kedro_dvc_sync.project import Project
@@ -140,6 +142,8 @@ class KedroRun:
             return
         reserve_shards_folder(pipeline, catalog, self._context.env or "local")
         self._code = lineage.code_state(self._context.project_path)
+        # For the event log of a training: its processes inherit it.
+        os.environ[CODE_STATE] = json.dumps(self._code.summary)
         tracking = getattr(self._context, "mlflow", None)
         if tracking is None:
             return

@@ -1,5 +1,6 @@
 """Lineage of a run: the state of git at its start, DVC's lock at its end."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ class CodeState:
 
     git: GitState
     patch: bytes | None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Commit, whether files differ from it, and a digest of the uncommitted changes; plain values."""
+        patch = None if self.patch is None else hashlib.sha256(self.patch).hexdigest()[:16]
+        return {"commit": self.git.commit, "dirty": self.git.dirty, "patch": patch}
 
 
 def code_state(root: Path) -> CodeState:

@@ -5,7 +5,7 @@ Only this package and the Kedro hooks import mlflow.
 
 import os
 
-__all__ = ["config", "lineage", "tracking", "versions"]
+__all__ = ["config", "differences", "lineage", "tracking", "versions"]
 
 # mlflow reads this on import, so it must be set before any module of this package imports it. A user's own value wins.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import cast
 
+import torch
 from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor, SpeedMonitor
@@ -29,6 +30,7 @@ from clips_pipeline.training.callbacks.sample_trace import SampleTrace
 from clips_pipeline.training.callbacks.stop_request import StopRequestMonitor
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.event_logger import DueCheck, EventLogger, due_every
+from clips_pipeline.training.events.surroundings import surroundings
 from clips_pipeline.training.launch.heartbeat import HeartbeatWriter
 from clips_pipeline.training.launch.interrupt import Interrupt
 from clips_pipeline.training.resolve import start_facts
@@ -84,7 +86,10 @@ def _prepare_resume(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
         checkpoint_callback.check_compatible(checkpoint, run.model)
     if run.writer is not None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
-        run.writer.write("start", **facts, resumed_from=str(checkpoint.folder) if checkpoint else None)
+        run_folder.keep_code_files(Path(run.spec.run_folder), run.code_files)
+        around = surroundings(run.device, run.world_size, dist.get_local_world_size(), torch.get_num_threads())
+        resumed_from = str(checkpoint.folder) if checkpoint else None
+        run.writer.write("start", **facts, resumed_from=resumed_from, code=run.code, **around)
         if checkpoint is not None and changes:
             values = {change.key: [change.before, change.now] for change in changes}
             run.writer.write("changed", step=checkpoint.step, values=values)

@@ -51,7 +51,8 @@ class TrainingRun:
 
     def __init__(self, spec: RunSpec, writer: EventWriter | None) -> None:
         self.spec, self.config, self.writer = spec, spec.train, writer
-        self.code = run_folder.code_digest()
+        self.code_files = run_folder.code_files()
+        self.code = run_folder.code_digest(self.code_files)
         config = spec.train
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
         self.world_size = dist.get_world_size()

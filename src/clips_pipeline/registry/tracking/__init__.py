@@ -9,5 +9,6 @@ __all__ = [
     "run_tracking",
     "runs",
     "server",
+    "surroundings",
     "trial_runs",
 ]

@@ -18,7 +18,8 @@ from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.registry.tracking.code_changes import CodeChange, add_code_changes
 from clips_pipeline.registry.tracking.runs import mlflow_key
 from clips_pipeline.registry.tracking.server import TrackingUnavailableError, single_attempt, unavailable_message
-from clips_pipeline.training.events.event_log import STEP_NUMBERS, Event, EventReader
+from clips_pipeline.registry.tracking.surroundings import log_surroundings
+from clips_pipeline.training.events.event_log import HISTORY, STEP_NUMBERS, Event, EventReader
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         self._pending: list[Metric] = []
         self._files: list[str] = []
         self._code_changes: list[CodeChange] = []
+        self._start: Event | None = None
+        self._history_changed = False
         self._reader: EventReader | None = None
         self._flushed_at = time.monotonic()
         self._unavailable = False
@@ -76,6 +79,9 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             self._code_changes.append(CodeChange(event["step"], before, now))
         if event["kind"] == "captions":
             self._files += event["files"]
+        if event["kind"] == "start":
+            self._start = event
+        self._history_changed |= event["kind"] in HISTORY
         if event["kind"] == "skips":
             self.skipped = Counter(event["counts"])
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
@@ -88,6 +94,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
             self._pending.clear()
             self._files.clear()
             self._code_changes.clear()
+            self._history_changed = False
             return
         try:
             with single_attempt():
@@ -102,6 +109,9 @@ class RunTracker(AbstractContextManager["RunTracker"]):
                 if self._code_changes:
                     add_code_changes(self._client, self.run_id, self._code_changes)
                     self._code_changes.clear()
+                if self._history_changed:
+                    log_surroundings(self._client, self.run_id, self._file.parent, self._start)
+                    self._history_changed = False
         except (MlflowException, OSError) as error:
             if not self._unavailable:
                 log.warning("MLflow does not answer (%s); training continues, and metrics stay in the event log", error)

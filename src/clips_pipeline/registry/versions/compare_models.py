@@ -66,7 +66,11 @@ def common_set(client: MlflowClient, runs: Mapping[str, str], wanted: str | None
             if len(sets) == 1:
                 return sets.pop()
     each = "; ".join(f"{name}: {', '.join(sorted(sets)) or 'none'}" for name, sets in known.items())
-    remedy = "name one with --set" if wanted is None and common else "evaluate both on the same set"
+    remedy = (
+        "name one with --set"
+        if wanted is None and common
+        else "evaluate both on the same set, or compare the trainings with --runs"
+    )
     raise ConfigError(f"per-item results in MLflow: {each}; {remedy}")
 
 

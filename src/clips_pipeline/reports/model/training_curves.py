@@ -75,7 +75,7 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
         axes = figure.add_subplot()
         looks = zip(curves.items(), SERIES, ("-", "--", "-."), strict=False)
         for place, ((name, points), color, style) in enumerate(looks):
-            step_P, mean_P, least_P, most_P = _thinned(points)
+            step_P, mean_P, least_P, most_P = thinned(points)
             if len(points) > _MOST_POINTS:
                 axes.fill_between(step_P, least_P, most_P, color=color, alpha=0.25, linewidth=0)
             marker = "o" if len(points) <= 12 else None
@@ -100,7 +100,7 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
     return Chart(svg(draw, f"{chart.title} by step: {ends}"), chart.title, f"{ends}.", chart.about)
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
+def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:
     """Average neighboring points: last steps, means, minima and maxima of P groups."""
     found: tuple[list[float], list[float], list[float], list[float]] = ([], [], [], [])
     for part in np.array_split(np.array(points), min(_MOST_POINTS, len(points))):

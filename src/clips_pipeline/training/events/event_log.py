@@ -1,10 +1,10 @@
 """The event log `events.jsonl`: what rank 0 reports, one JSON object per line.
 
-Kinds: `start` (sizes, FLOPs, chance losses), `changed` (parameters of a resumed run), `step` (losses, rates, fraction of time
-spent waiting for data, trace of the samples so far), `evaluation`, `captions` (files of examples), `checkpoint`, `damaged` (a
-checkpoint whose checksums do not hold), `skips` (skipped samples by reason), `stall` (a batch is overdue), `stop` (on request),
-`interrupted` (by a signal), `restart` (the agent has restarted the ranks, and why), `error` (`again`: it would occur again
-unless false), `end`.
+Kinds: `start` (sizes, FLOPs, chance losses, code, machine and versions), `changed` (parameters of a resumed run), `step` (losses,
+rates, fraction of time spent waiting for data, trace of the samples so far), `evaluation`, `captions` (files of examples),
+`checkpoint`, `damaged` (a checkpoint whose checksums do not hold), `skips` (skipped samples by reason), `stall` (a batch is
+overdue), `stop` (on request), `interrupted` (by a signal), `restart` (the agent has restarted the ranks, and why), `error`
+(`again`: it would occur again unless false), `end`.
 The log belongs to the run, not to the process: a resumed rank appends to it. Steps between the last checkpoint and a crash are
 trained again and appear twice; `EventReader` returns each step once.
 """
@@ -23,6 +23,8 @@ Event = dict[str, Any]
 
 STEP_NUMBERS = ("learning_rate", "logit_scale", "samples_per_s", "data_wait_fraction")
 """Numbers of a `step` event besides its losses."""
+HISTORY = ("start", "changed", "damaged", "restart", "interrupted", "stop", "error", "end")
+"""Kinds of events that say how a training ran, apart from its curves."""
 _FORMER_KEYS = {"data_wait_share": "data_wait_fraction"}
 """Keys that logs of before have, and their present names."""
 

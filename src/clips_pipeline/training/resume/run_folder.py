@@ -9,19 +9,22 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError, flatten, to_mapping
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.io.disk_errors import write_text
 from clips_pipeline.training.resume import checkpoint_store
 from clips_pipeline.training.run_spec import RunSpec, load_spec
 
 log = logging.getLogger(__name__)
 
 SPEC = "run_spec.json"
+CODE_FILES = "code"
+"""Folder with the digests of the source files, one JSON file for each source that trained in the run folder."""
 _MAX_CHANGES_SHOWN = 5
 # Where files are and how they are reached; the data itself is identified by `data_version`.
 _LOCATIONS = ("shards", "tokenizer", "run_folder", "model_folder", "storage", "shard_cache")
@@ -125,12 +128,37 @@ def write_spec(spec: RunSpec) -> Path:
     return path
 
 
-def code_digest() -> str:
-    """Return a digest of this package's source. It decides nothing: a resume with other code is only reported."""
-    package, digest = Path(__file__).parents[2], hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+def code_files() -> dict[str, str]:
+    """Return the SHA-256 of every file of this package's source, by its path in the package."""
+    package = Path(__file__).parents[2]
+    return {
+        file.relative_to(package).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(package.rglob("*.py"))
+    }
+
+
+def code_digest(files: Mapping[str, str] | None = None) -> str:
+    """Return a digest of this package's source. It decides nothing: a resume with other code is only reported.
+
+    Args:
+        files: what `code_files` returns; None reads the source.
+    """
+    digest = hashlib.sha256()
+    for name, content in (code_files() if files is None else files).items():
+        digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def keep_code_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the digests of the source files into a run folder, once for each source that trained there.
+
+    Raises:
+        CannotWriteError: the disk is full or failed.
+    """
+    path = folder / CODE_FILES / f"{code_digest(files)}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({name: content[:16] for name, content in files.items()}, indent=0))
 
 
 def changes_since(
