@@ -14,7 +14,7 @@ SCENES = 1
 TOKENIZER = 1
 """Files of the tokenizer."""
 
-DATA_HEALTH = 2
+DATA_HEALTH = 3
 """Content of the data health report, not its layout."""
 
 TRAINING = 1

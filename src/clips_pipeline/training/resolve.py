@@ -7,9 +7,11 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.models.sizes import ClipsConfig, resolve_size
+from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.methods import CAPTIONING_METHODS
 from clips_pipeline.training.config import TrainConfig
 
@@ -73,14 +75,29 @@ def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
     """Refuse a training that cannot work, before any rank is started.
 
     Raises:
-        ConfigError: as `check_model`, or the training split is smaller than one batch.
+        ConfigError: as `check_model`, the training split is smaller than one batch, or a named captioner has no caption there.
     """
     check_model(config, vocab_size)
+    _check_captioners(config.captions, shards)
     samples = load_index(shards).split_samples("train")
     if samples < config.batch_size:
         raise ConfigError(
             f"train.batch_size: {config.batch_size} is more than the {samples} training samples in {shards}; lower it"
         )
+
+
+def _check_captioners(captions: CaptionConfig, shards: Path) -> None:
+    named = {"captioners": captions.captioners or (), "target_captioner": (captions.target_captioner,)}
+    wanted = [(key, name) for key, names in named.items() for name in names if name is not None]
+    if not wanted:
+        return
+    found = load_statistics(shards).splits["train"].captions.names
+    for key, name in wanted:
+        if name not in found:
+            raise ConfigError(
+                f"train.captions.{key}: {name!r} has written no caption of {shards} (captioners there: "
+                f"{', '.join(found) or 'none has a name'}); name one of these, or set it to null"
+            )
 
 
 def check_model(config: TrainConfig, vocab_size: int) -> None:

@@ -93,6 +93,10 @@ class ListSource:
         return SampleFields(needed=self.needs_captions)
 
     @property
+    def captioners(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self.parts)
 

@@ -2,9 +2,12 @@
 
 __all__ = [
     "assemble",
+    "caption_check",
+    "caption_statistics",
     "dedup",
     "executor",
     "filters",
+    "histogram",
     "job",
     "job_files",
     "run",

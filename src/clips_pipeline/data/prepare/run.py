@@ -10,6 +10,7 @@ from typing import Any
 from clips_pipeline import formats
 from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.data.prepare.assemble import assemble, finish, open_folder
+from clips_pipeline.data.prepare.caption_check import check_captions
 from clips_pipeline.data.prepare.executor import ExecutorConfig, map_jobs
 from clips_pipeline.data.prepare.filters import SampleRules
 from clips_pipeline.data.prepare.job_files import SHARDS
@@ -67,8 +68,9 @@ def prepare(
         The index of the prepared data, also if it was up to date.
 
     Raises:
-        ConfigError: too many samples were skipped (the message has counts and examples), a split is empty, an
-            argument is out of range, `out_dir` holds other files, or another process reads it.
+        ConfigError: too many samples were skipped (the message has counts and examples), a split is empty, the captions
+            are certainly none (`caption_check`), an argument is out of range, `out_dir` holds other files, or another
+            process reads it.
         StorageError: a remote shard cannot be reached, and its storage has `unreachable: stop`.
         OSError: the disk is full or read-only; nothing is half-written, and the next run resumes.
     """
@@ -89,6 +91,8 @@ def prepare(
         if found is not None:
             shutil.rmtree(temporary, ignore_errors=True)
             _check_skips(*found, max_skipped_fraction)
+            if source.fields.needed:
+                check_captions(found[1], source.captioners)
             log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, digest[:12])
             return found[0]
         with lock_for_replacement(out_dir):
@@ -103,6 +107,8 @@ def prepare(
                 watchdog=None if watchdog is None else Watchdog(watchdog),
             )
             _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
+            if source.fields.needed:
+                check_captions(prepared.statistics, source.captioners)
             finish(prepared, temporary / SHARDS)
             if out_dir.exists():
                 out_dir.rename(previous)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clips_pipeline.data.limits import SampleLimits
+from clips_pipeline.data.prepare.caption_statistics import CaptionCount, CaptionCounter
 from clips_pipeline.data.prepare.filters import SampleRules, has_identical_captions
 from clips_pipeline.data.prepare.job_files import ROW, Rows
 from clips_pipeline.data.prepare.statistics import (
@@ -59,7 +60,7 @@ class SampleChecker:
         self._skipped: Counter[str] = Counter()
         self._filtered: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
-        self._identical = 0
+        self._identical, self._captions = 0, CaptionCounter()
 
     def accept(self, item: Record | Skip) -> Record | None:
         """Return the sample if it is used; otherwise count it and return None."""
@@ -89,7 +90,11 @@ class SampleChecker:
             self._count(self._filtered, Skip(fault[0], item.key, fault[1]))
             return None
         row = (*_hashes(item), *size, len(item.image), *_lengths(item))
+        captions = CaptionCount.of(item)
         # Nothing is counted before everything that may fail is done.
+        self._captions.add(captions)
+        for reason, text in captions.oddities.items():
+            self.count_odd(Skip(reason, item.key, repr(text[:80])))
         self._identical += identical
         self._seen.add(item.key)
         self.keys.append(item.key)
@@ -116,6 +121,7 @@ class SampleChecker:
             damaged_shards=int(damaged),
             identical_captions=self._identical,
             histograms=histograms(rows),
+            captions=self._captions.statistics(),
         )
 
     def _count(self, counts: Counter[str], skip: Skip) -> None:

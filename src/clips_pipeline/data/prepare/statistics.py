@@ -5,12 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from clips_pipeline.config import read_json, to_mapping
+from clips_pipeline.data.prepare.caption_statistics import CaptionStatistics
+from clips_pipeline.data.prepare.histogram import Histogram as Histogram
+from clips_pipeline.data.prepare.histogram import bin_end as bin_end
 
 STATISTICS_FILE = "statistics.json"
 EXAMPLES_PER_REASON = 5
@@ -27,74 +26,6 @@ HISTOGRAM_UNITS = {
 }
 """Names of the histograms and their units."""
 
-# Smaller values have bins of their own; above, there are 16 bins of equal width per octave.
-_EXACT = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Histogram of non-negative integers. All histograms have the same bins, so they can be merged.
-
-    Attributes:
-        count: number of values.
-        total: sum of the values.
-        low: smallest value; 0 without values.
-        high: largest value; 0 without values.
-        bins: `(first value of the bin, number of values in it)` in order, without empty bins; `bin_end` gives the end.
-    """
-
-    count: int = 0
-    total: int = 0
-    low: int = 0
-    high: int = 0
-    bins: tuple[tuple[int, int], ...] = ()
-
-    @classmethod
-    def from_values(cls, values: NDArray[Any]) -> "Histogram":
-        """Return the histogram of non-negative integers."""
-        if not len(values):
-            return cls()
-        numbers = values.astype(np.int64)
-        # 16 bins per octave: the five highest bits select the bin.
-        shifts = np.maximum(np.frexp(numbers.astype(np.float64))[1] - 5, 0)
-        starts, counts = np.unique((numbers >> shifts) << shifts, return_counts=True)
-        bins = tuple(zip(starts.tolist(), counts.tolist(), strict=True))
-        return cls(len(numbers), int(numbers.sum()), int(numbers.min()), int(numbers.max()), bins)
-
-    @property
-    def mean(self) -> float:
-        """Exact mean of the values; 0 without values."""
-        return self.total / max(self.count, 1)
-
-    def merge(self, other: "Histogram") -> "Histogram":
-        """Return the histogram of the values of both."""
-        if not self.count or not other.count:
-            return self if self.count else other
-        bins = dict(self.bins)
-        for start, count in other.bins:
-            bins[start] = bins.get(start, 0) + count
-        return Histogram(
-            self.count + other.count,
-            self.total + other.total,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            tuple(sorted(bins.items())),
-        )
-
-    def quantile(self, fraction: float) -> int:
-        """Return the quantile for a `fraction` from 0 to 1, as the last value of its bin."""
-        target, seen = fraction * self.count, 0
-        for start, count in self.bins:
-            seen += count
-            if seen >= target:
-                return min(bin_end(start) - 1, self.high)
-        return self.high
-
-
-def bin_end(start: int) -> int:
-    """Return the first value after the bin that begins at `start`."""
-    return start + 1 if start < _EXACT else start + (1 << (start.bit_length() - 5))
-
 
 @dataclass(frozen=True, slots=True)
 class SplitStatistics:
@@ -110,7 +41,9 @@ class SplitStatistics:
         duplicate_images: samples whose image has the same bytes as an earlier one, whether dropped or not.
         duplicate_captions: samples whose web caption equals an earlier one, whether dropped or not.
         identical_captions: samples whose web and synthetic caption are equal, whether dropped or not.
-        histograms: histograms of the kept samples, by the names in `HISTOGRAM_UNITS`.
+        histograms: histograms of the kept samples, by the names in `HISTOGRAM_UNITS`; those of captions count the first of
+            each kind.
+        captions: all captions of the usable samples; not in the file if it `is_plain`.
     """
 
     kept: int = 0
@@ -123,6 +56,7 @@ class SplitStatistics:
     duplicate_captions: int = 0
     identical_captions: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    captions: CaptionStatistics = field(default_factory=CaptionStatistics)
 
     def merge(self, other: "SplitStatistics") -> "SplitStatistics":
         """Return the statistics of the samples of both."""
@@ -141,6 +75,7 @@ class SplitStatistics:
                 name: self.histograms.get(name, Histogram()).merge(other.histograms.get(name, Histogram()))
                 for name in names
             },
+            self.captions.merge(other.captions),
         )
 
     @property
@@ -201,7 +136,11 @@ class Statistics:
 
     def save(self, folder: Path) -> None:
         """Write `statistics.json`; the same statistics give the same bytes."""
-        text = json.dumps(to_mapping(self), ensure_ascii=False, separators=(",", ":"))
+        mapping = to_mapping(self)
+        for name, split in self.splits.items():
+            if split.captions.is_plain:
+                del mapping["splits"][name]["captions"]
+        text = json.dumps(mapping, ensure_ascii=False, separators=(",", ":"))
         (folder / STATISTICS_FILE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "backdrops",
+    "brief_captions",
     "human_captions",
     "lexicon",
     "random_integers",

@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from clips_pipeline import formats
-from clips_pipeline.config import ConfigError, Fraction, NonNegativeInt, PositiveInt, Seed
+from clips_pipeline.config import ConfigError, Fraction, LaterField, NonNegativeInt, PositiveInt, Seed, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
+from clips_pipeline.data.scenes.brief_captions import brief_caption
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.render import encode_png, render
@@ -23,6 +24,9 @@ from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.source import ShardTask, Source
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+CAPTIONERS = ("detailed", "brief")
+"""Names of the captioners, where there are two."""
 
 TEMPLATES: tuple[str, ...] = (
     "a picture of a {}.",
@@ -49,6 +53,8 @@ class ScenesConfig:
         seed: seed of all images and captions.
         web_noise: fraction of web captions that are not a true remark about a thing; affects nothing else.
         hallucination: fraction of synthetic captions with one untrue sentence; affects nothing else.
+        captioners: captioners that write a synthetic caption of each image: 1, without a name; 2, the same one as `detailed`
+            and a second one as `brief`.
     """
 
     train: NonNegativeInt = 20_000
@@ -59,6 +65,7 @@ class ScenesConfig:
     seed: Seed = 0
     web_noise: Fraction = 0.5
     hallucination: Fraction = 0.15
+    captioners: Annotated[Literal[1, 2], LaterField()] = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,14 @@ class SceneSample:
     scene: Scene
     web: WebCaption
     synthetic: SyntheticCaption
+    brief: SyntheticCaption | None = None
+
+    @property
+    def synthetic_captions(self) -> tuple[Caption, ...]:
+        """The captions of all captioners; one captioner alone has no name."""
+        if self.brief is None:
+            return (Caption(self.synthetic.text),)
+        return tuple(map(Caption, (self.synthetic.text, self.brief.text), CAPTIONERS))
 
 
 def scene_of(config: ScenesConfig, split: str, index: int) -> Scene:
@@ -84,6 +99,7 @@ def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
         scene,
         web_caption(scene, config.web_noise, RandomStream(*name, "web")),
         synthetic_caption(scene, config.hallucination, RandomStream(*name, "synthetic")),
+        brief_caption(scene, config.hallucination, RandomStream(*name, "brief")) if config.captioners > 1 else None,
     )
 
 
@@ -96,7 +112,7 @@ def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
         image=encode_png(render(sample.scene, config.image_size, RandomStream(*name, "picture"))),
         extension="png",
         web_captions=(sample.web.text,),
-        synthetic_captions=(Caption(sample.synthetic.text),),
+        synthetic_captions=sample.synthetic_captions,
         captions=() if split == "train" else human_captions(sample.scene, RandomStream(*name, "human")),
         label=KINDS.index(sample.scene.main.kind),
     )
@@ -145,5 +161,5 @@ class ScenesSource(Source):
 
     def fingerprint(self) -> str:
         """Return a digest of the configuration and the format version, which determine all records."""
-        facts = json.dumps({"format": formats.SCENES, **asdict(self.config)}, sort_keys=True)
+        facts = json.dumps({"format": formats.SCENES, **digest_mapping(self.config)}, sort_keys=True)
         return hashlib.sha256(f"scenes {facts}".encode()).hexdigest()

@@ -119,6 +119,11 @@ class FolderSource(Source):
         validation: tuple[Split, ...] = ("validation",) if self.config.validation_fraction else ()
         return ("train", *validation, "test") if self.config.test_fraction else ("train", *validation)
 
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Those of the captions file's fields."""
+        return self.config.fields.captioners
+
     def tasks(self, split: Split) -> list[ShardTask]:
         """Return the images of `split` in the order of the captions file, `images_per_task` per task."""
         rows = self._rows_by_split.get(split, [])

@@ -76,6 +76,11 @@ class Img2datasetSource(Source):
         """`train`, and `validation` and `test` unless they are `none`."""
         return tuple(self._addresses)
 
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Those of the fields that are read, also where the samples are copied."""
+        return self.config.fields.captioners
+
     def tasks(self, split: Split) -> Sequence[ShardTask] | Sequence[TarTask]:
         """Return one task per shard, in the order of the addresses."""
         tars = [TarTask(address, self.config.fields, self.storage, self.limits) for address in self.addresses(split)]

@@ -36,6 +36,11 @@ class Source(Protocol):
     limits: SampleLimits = DEFAULT_LIMITS
 
     @property
+    def captioners(self) -> tuple[str, ...]:
+        """Captioners that the configuration names, each of which must have written a caption; empty if it names none."""
+        return self.fields.captioners
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         """The splits of this source, in the order in which they are written."""
         ...

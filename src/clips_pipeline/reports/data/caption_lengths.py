@@ -1,6 +1,7 @@
 """Lengths of captions and fragments in token ids, and how much of them the model's rows truncate."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from clips_pipeline.data.prepare.caption_statistics import MAX_CAPTIONERS
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -82,11 +84,14 @@ class SplitTexts:
         shards: number of shards read.
         total_shards: number of shards of the split.
         unreadable: number of samples left out because they are damaged or unavailable.
-        web: web captions, in rows of the text tower.
-        synthetic: whole synthetic captions, in rows of the captioner.
+        web: all web captions, in rows of the text tower.
+        synthetic: all whole synthetic captions, in rows of the captioner.
         human: all human captions, in rows of the text tower.
         fragments: fragments by strategy, in rows of the text tower.
         sentences: (N,) number of sub-captions of each synthetic caption, by the published rule.
+        captioners: the same as `synthetic`, by captioner; those without a name are left out.
+        frequent: the most frequent text of the first web and of the first synthetic captions, and the number of samples with
+            it; by "web" and "synthetic".
     """
 
     samples: int
@@ -99,6 +104,8 @@ class SplitTexts:
     human: Lengths
     fragments: dict[str, Lengths]
     sentences: NDArray[np.int64]
+    captioners: dict[str, Lengths] = field(default_factory=dict)
+    frequent: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class RandomSamples:
@@ -162,25 +169,32 @@ def measure(drawn: RandomSamples, tokenizer: Tokenizer, captions: CaptionConfig)
     samples, sentences = 0, []
     configs = {name: _fragment_config(name, captions) for name in STRATEGIES}
     fragments = {name: Lengths(capacity.context) for name in STRATEGIES}
+    captioners: dict[str, Lengths] = {}
+    equal = {"web": Counter[str](), "synthetic": Counter[str]()}
     for record in drawn.texts():
         samples += 1
         for caption in record.captions:
             human.add(tokenizer.body(caption), unknown)
-        if record.web_caption:
-            web.add(tokenizer.body(record.web_caption), unknown)
-        if not record.synthetic_caption:
-            continue
-        body = tokenizer.body(record.synthetic_caption)
-        synthetic.add(body, unknown)
-        sentences.append(len(split_sub_captions(record.synthetic_caption)))
-        for name, config in configs.items():
-            ids = fragment(record.synthetic_caption, config, tokenizer, generator(_SEED, 0, record.key))
-            if ids is None:
-                fragments[name].replaced += 1
+        for text in filter(None, record.web_captions):
+            web.add(tokenizer.body(text), unknown)
+        equal["web"][record.web_caption.strip()] += 1
+        equal["synthetic"][record.synthetic_caption.strip()] += 1
+        for text, captioner in record.synthetic_captions:
+            if not text:
                 continue
-            fragments[name].add(ids, unknown)
-            # The fragment was already truncated to its budget.
-            fragments[name].cut += config.tokens is not None and len(body) > config.tokens
+            body = tokenizer.body(text)
+            synthetic.add(body, unknown)
+            if captioner and (captioner in captioners or len(captioners) < MAX_CAPTIONERS):
+                captioners.setdefault(captioner, Lengths(capacity.target)).add(body, unknown)
+            sentences.append(len(split_sub_captions(text)))
+            for name, config in configs.items():
+                ids = fragment(text, config, tokenizer, generator(_SEED, 0, record.key))
+                if ids is None:
+                    fragments[name].replaced += 1
+                    continue
+                fragments[name].add(ids, unknown)
+                # The fragment was already truncated to its budget.
+                fragments[name].cut += config.tokens is not None and len(body) > config.tokens
     shards = drawn.set.samples
     return SplitTexts(
         samples=samples,
@@ -193,7 +207,16 @@ def measure(drawn: RandomSamples, tokenizer: Tokenizer, captions: CaptionConfig)
         human=human,
         fragments=fragments,
         sentences=np.array(sentences, np.int64),
+        captioners=dict(sorted(captioners.items())),
+        frequent={kind: _most_frequent(texts) for kind, texts in equal.items()},
     )
+
+
+def _most_frequent(texts: "Counter[str]") -> tuple[str, int]:
+    """Return the most frequent text that is not empty, and how often it occurs; an empty text if there is none."""
+    del texts[""]
+    # Ties by the text, so that the same data gives the same page.
+    return min(texts.items(), key=lambda found: (-found[1], found[0]), default=("", 0))
 
 
 def _fragment_config(strategy: Strategy, captions: CaptionConfig) -> FragmentConfig:

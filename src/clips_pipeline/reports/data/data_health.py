@@ -12,7 +12,7 @@ from clips_pipeline.config import PositiveInt
 from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.prepare.statistics import Histogram, Statistics, load_statistics
 from clips_pipeline.data.shards.index import Index, load_index
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import CaptionerNames, Record, captioner_fields
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.reports.data import caption_lengths
 from clips_pipeline.reports.data.caption_lengths import Lengths, RandomSamples, SplitTexts
@@ -89,6 +89,7 @@ def report_html(
         warnings=collect_findings(index, statistics, texts),
         kinds={split: _kinds(read) for split, read in texts.items()},
         measures=_MEASURES,
+        names=_names,
         drawn={
             "lengths": [_length_chart(label, lengths) for label, lengths in _kinds(next(iter(texts.values())))],
             "sentences": _sentence_charts(next(iter(texts.values()))),
@@ -115,10 +116,17 @@ class Card:
             return cls(record, None, type(error).__name__)
 
 
+def _names(fields: CaptionerNames) -> str:
+    """Return the names of caption fields as text, with their captioners where they differ."""
+    pairs = captioner_fields(fields)
+    return ", ".join(name if captioner in ("", name) else f"{name} ({captioner})" for captioner, name in pairs)
+
+
 def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
     kinds = [
         ("web caption", read.web),
         ("synthetic caption", read.synthetic),
+        *((f"synthetic caption by {name}", lengths) for name, lengths in read.captioners.items()),
         *((f"fragment: {name}", lengths) for name, lengths in read.fragments.items()),
         ("human captions", read.human),
     ]

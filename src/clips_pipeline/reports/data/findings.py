@@ -14,6 +14,8 @@ MOST_LOST = 0.01
 MOST_DUPLICATE_IMAGES = 0.05
 MOST_DUPLICATE_CAPTIONS = 0.3
 MOST_IDENTICAL = 0.05
+MOST_FREQUENT = 0.1
+LEAST_WRITTEN = 0.5
 MOST_UNKNOWN = 0.05
 MOST_EMPTY = 0.05
 MOST_LONG = 0.05
@@ -71,6 +73,13 @@ def _sample_findings(name: str, split: SplitStatistics, captions_needed: bool) -
             f"{name}: web and synthetic caption are identical in {format_percent(split.identical_captions, whole)} of the "
             "samples; check that the right field is read."
         )
+    used = split.captions.synthetic.count
+    for captioner, of_captioner in split.captions.captioners.items():
+        if captioner and of_captioner.samples < LEAST_WRITTEN * used:
+            found.append(
+                f"{name}: captioner {captioner} has written captions of {format_percent(of_captioner.samples, used)} of the "
+                "samples only; check the name of its field. In the others, training draws from the captions there are."
+            )
     return found
 
 
@@ -97,6 +106,12 @@ def _text_findings(name: str, read: SplitTexts) -> list[str]:
         found.append(
             f"{name}: {format_number(read.unreadable)} samples of the index could not be read for this report."
         )
+    for kind, (text, count) in read.frequent.items():
+        if count > MOST_FREQUENT * read.samples and count > 1:
+            found.append(
+                f"{name}: {format_percent(count, read.samples)} of the samples have one and the same {kind} caption, "
+                f"{text[:80]!r}; such a caption says nothing about its image. Filter it, or check the field that is read."
+            )
     webs, synthetics = len(read.web.values), len(read.synthetic.values)
     if read.web.cut > MOST_CUT * webs:
         found.append(

@@ -19,7 +19,7 @@ from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.data.shards.tar_file import TarFile
 
 IMAGES = ImageConfig(size=8)
@@ -346,3 +346,54 @@ def test_a_batch_that_cannot_be_sent_ends_the_loader(shards: Path) -> None:
     loader = train_loader(shards, "train", _Unsendable(), IMAGES, global_batch_size=BATCH, workers=1)
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpectedly"):
         next(iter(loader))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards whose samples have three web captions and three synthetic ones."""
+    made = [
+        record(
+            number,
+            web_captions=tuple(f"web {number} and {word}" for word in ("more", "long", "web")),
+            synthetic_captions=tuple(Caption(f"Long {number} {word}.", word) for word in ("more", "long", "and")),
+        )
+        for number in range(COUNT)
+    ]
+    return _shards(tmp_path_factory.mktemp("several") / "shards", made)
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (4, 1)])
+def test_the_same_captions_are_drawn_for_any_ranks_and_workers_and_after_resume(
+    several: Path, world_size: int, workers: int
+) -> None:
+    from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
+    from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
+
+    pieces = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[CLS]", "web", "long", "and", "more", ".", *"0123456789"]
+    tokenizer = WordPieceTokenizer([*pieces, *(f"##{digit}" for digit in "0123456789")])
+    reader = CaptionReader(CaptionConfig(context_length=12, target_length=12), tokenizer, seed=3)
+
+    def loader(**changes: Any) -> Any:
+        options = {"global_batch_size": BATCH, "seed": 3, "window_samples": 15, "max_streams": 2}
+        return train_loader(several, "train", reader, IMAGES, **(options | changes))
+
+    wanted = [_epoch(loader(), epoch) for epoch in (0, 1)]
+    assert len({tuple(row[4:6]) for batch in wanted[0] for row in batch.web_ids_BL.tolist()}) > 2
+    for epoch in (0, 1):
+        ranks = [_epoch(loader(rank=rank, world_size=world_size, workers=workers), epoch) for rank in range(world_size)]
+        assert _same(_joined(ranks), wanted[epoch])
+    done, first = 2, loader(workers=workers)
+    first.dataset.set_epoch(1)
+    state = first.dataset.state_dict(done * BATCH)
+    rest = []
+    for rank in range(world_size):
+        resumed = loader(rank=rank, world_size=world_size, workers=workers)
+        resumed.dataset.load_state_dict(state)
+        rest.append(list(resumed))
+    assert _same(_joined(rest), wanted[1][done:])
+    # The next epoch draws others.
+    drawn = [dict(zip(batch.keys, batch.target_ids_BT.tolist(), strict=True)) for epoch in wanted for batch in epoch]
+    first_epoch, second_epoch = (
+        {k: row for part in half for k, row in part.items()} for half in (drawn[:5], drawn[5:])
+    )
+    assert sum(first_epoch[k] != second_epoch[k] for k in first_epoch.keys() & second_epoch) > COUNT // 4

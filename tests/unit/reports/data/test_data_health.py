@@ -18,7 +18,7 @@ from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.prepare.statistics import STATISTICS_FILE
 from clips_pipeline.data.shards.index import load_index
-from clips_pipeline.data.shards.records import Skip
+from clips_pipeline.data.shards.records import Caption, Skip
 from clips_pipeline.reports.data.data_health import Card, HealthConfig, write_data_health
 from clips_pipeline.reports.page import summary_of
 from clips_pipeline.text.caption_rows import CaptionConfig
@@ -196,3 +196,43 @@ def test_nothing_heavy_is_loaded() -> None:
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'pyarrow', 'fsspec', 'kedro') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_captioners_and_their_captions_are_shown(tmp_path: Path) -> None:
+    """Names and texts are those of others: markup is shown as text."""
+    train = [
+        record(
+            number,
+            web_captions=("one", "two") if number == 0 else ("one",),
+            synthetic_captions=(
+                Caption(f"Five words and one full {number}. Stop.", "llava"),
+                *((Caption("Two words.", "<b>blip"),) if number % 4 == 0 else ()),
+            ),
+        )
+        for number in range(8)
+    ]
+    source = ListSource({"train": [list(train)]})
+    prepare(source, tmp_path / "shards")  # type: ignore[arg-type]
+    page = write_data_health(tmp_path / "shards", Words(), CAPTIONS, HealthConfig(), tmp_path / "report.html")
+    html = page.read_text(encoding="utf-8")
+    assert "<b>blip" not in html
+    assert rows(html, "Captions per image") == [
+        ["train", "web captions per image", "1", "1.12", "2"],
+        ["train", "synthetic captions per image", "1", "1.25", "2"],
+    ]
+    assert rows(html, "Captioners; lengths in words") == [
+        ["train", "<b>blip", "2", "25.0 %", "75.0 %", "2", "2", "2"],
+        ["train", "llava", "8", "100.0 %", "0.0 %", "8", "7", "7"],
+    ]
+    text = Page(html).text
+    assert "captioner <b>blip has written captions of 25.0 % of the samples only" in text
+    assert "100.0 % of the samples have one and the same web caption, 'one'" in text
+    assert [row[:3] for row in rows(html, "Lengths in ids") if "synthetic" in row[1]] == [
+        ["train", "synthetic caption", "10"],
+        ["train", "synthetic caption by <b>blip", "2"],
+        ["train", "synthetic caption by llava", "8"],
+    ]
+
+
+def test_plain_captions_have_no_table_of_captioners(report: str) -> None:
+    assert "Every image has at most one web caption and one synthetic caption" in Page(report).text

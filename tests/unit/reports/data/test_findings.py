@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clips_pipeline.data.prepare.caption_statistics import CaptionerStatistics, CaptionStatistics
 from clips_pipeline.data.prepare.statistics import Histogram, SplitStatistics, Statistics
 from clips_pipeline.data.shards.index import Index, ShardEntry
 from clips_pipeline.data.shards.records import SampleFields
@@ -38,6 +39,10 @@ GOOD = SplitStatistics(
 )
 
 
+WHOLE = Histogram.from_values(np.array([2] * 100))
+SEEN_BY, SEEN_BY_HALF = CaptionerStatistics(49), CaptionerStatistics(50)
+
+
 def found(
     statistics: dict[str, Any] | None = None, texts: dict[str, Any] | None = None, samples: int = 1000
 ) -> list[str]:
@@ -57,6 +62,10 @@ def test_no_findings_where_all_fractions_are_at_their_limits() -> None:
         ({"damaged_shards": 1}, "1 of 10 shards cannot be read to the end"),
         ({"damaged_shards": 1, "skipped": {}}, "the most frequent reason is damaged shards"),
         ({"skipped": {"unexpected: MemoryError": 2}}, r"2 samples raised an error .* \(unexpected: MemoryError\)"),
+        (
+            {"captions": CaptionStatistics(synthetic=WHOLE, captioners={"a": SEEN_BY, "": SEEN_BY, "b": SEEN_BY_HALF})},
+            "captioner a has written captions of 49.0 % of the samples only; check the name of its field",
+        ),
         ({"noted": {"interleaved": 7}}, "7 samples in the index are unusual: interleaved"),
         ({"duplicate_images": 50}, "5.1 % of the images are exact duplicates"),
         ({"duplicate_captions": 298}, "30.1 % of the web captions are duplicates of an earlier one"),
@@ -76,6 +85,10 @@ def test_findings_on_samples_and_images(statistics: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
+        (
+            {"frequent": {"web": ("stock photo", 11), "synthetic": ("The image shows a dog.", 10)}},
+            "11.0 % of the samples have one and the same web caption, 'stock photo'",
+        ),
         (
             {"web": replace(GOOD_LENGTHS, cut=21)},
             "21.0 % of the web captions are truncated: they are longer than the 77 ids",
