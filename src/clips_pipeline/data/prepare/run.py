@@ -90,9 +90,7 @@ def prepare(
         found = _load_current(out_dir, digest)
         if found is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-            _check_skips(*found, max_skipped_fraction)
-            if source.fields.needed:
-                check_captions(found[1], source.captioners)
+            _check_samples(source, *found, max_skipped_fraction)
             log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, digest[:12])
             return found[0]
         with lock_for_replacement(out_dir):
@@ -106,9 +104,7 @@ def prepare(
                 fingerprint=digest,
                 watchdog=None if watchdog is None else Watchdog(watchdog),
             )
-            _check_skips(prepared.index, prepared.statistics, max_skipped_fraction)
-            if source.fields.needed:
-                check_captions(prepared.statistics, source.captioners)
+            _check_samples(source, prepared.index, prepared.statistics, max_skipped_fraction)
             finish(prepared, temporary / SHARDS)
             if out_dir.exists():
                 out_dir.rename(previous)
@@ -180,7 +176,8 @@ def _load_current(out_dir: Path, digest: str) -> tuple[Index, Statistics] | None
     return index, statistics
 
 
-def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: float) -> None:
+def _check_samples(source: Source, index: Index, statistics: Statistics, max_skipped_fraction: float) -> None:
+    """Log what was left out; refuse data of which too much was, and captions that are none."""
     for split, found in statistics.splits.items():
         for what, counts in (("left out", found.skipped), ("filtered", found.filtered), ("noted", found.noted)):
             for reason, count in counts.items():
@@ -189,6 +186,8 @@ def _check_skips(index: Index, statistics: Statistics, max_skipped_fraction: flo
         log.info("%s: %d", what, count)
     share = statistics.unusable_fraction()
     if share <= max_skipped_fraction:
+        if source.fields.needed:
+            check_captions(statistics, source.captioners)
         return
     counted = "; ".join(f"{split} {name} {n}" for split, reasons in index.skips.items() for name, n in reasons.items())
     raise ConfigError(

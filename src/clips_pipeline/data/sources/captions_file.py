@@ -170,6 +170,7 @@ def _json_rows(entries: list[Any], file: Path, fields: CaptionFields) -> list[Ca
     _require(fields.image, known, file, "source.folder.fields.image")
     if fields.captions not in known:
         _require(fields.caption, known, file, "source.folder.fields.captions")
+    _require_long_captions(fields, known, file)
     return [_json_row(entry, number, fields) for number, entry in enumerate(entries)]
 
 
@@ -201,6 +202,7 @@ def _from_csv(text: str, file: Path, fields: CaptionFields) -> list[CaptionRow]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
     _require(fields.image, reader.fieldnames or (), file, "source.folder.fields.image")
     _require(fields.caption, reader.fieldnames or (), file, "source.folder.fields.caption")
+    _require_long_captions(fields, reader.fieldnames or (), file)
     by_image: dict[str, list[dict[str, str]]] = {}
     limit = csv.field_size_limit(max(len(text), 1))  # the only error of this reader; a long cell affects its own row
     try:
@@ -262,6 +264,13 @@ def _make_row(
     long = drop_blank([Caption(join_sentences(others))] if synthetic is None else synthetic)
     texts = tuple(caption.text for caption in drop_blank([Caption(text) for text in web]))
     return CaptionRow(image, texts, long, captions, label, parse_score(score))
+
+
+def _require_long_captions(fields: CaptionFields, known: Iterable[str], file: Path) -> None:
+    """Refuse names of synthetic captions that no entry has; only the default name may be missing."""
+    if fields.long_caption != CaptionFields().long_caption:
+        for _, name in captioner_fields(fields.long_caption):
+            _require(name, known, file, "source.folder.fields.long_caption")
 
 
 def _require(field: str, known: Iterable[str], file: Path, key: str) -> None:

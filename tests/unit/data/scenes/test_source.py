@@ -18,6 +18,7 @@ from clips_pipeline.config import ConfigError, from_mapping, to_mapping
 from clips_pipeline.data.scenes.scene import Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource, ScenesTask, scene_record, scene_sample
+from clips_pipeline.data.scenes.synthetic_captions import SyntheticCaption
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.sources.source import ShardTask, Source
 
@@ -142,3 +143,32 @@ def test_impossible_configurations_are_refused(key: str, value: float) -> None:
 
 def test_configuration_round_trip() -> None:
     assert from_mapping(ScenesConfig, to_mapping(SMALL), "source") == SMALL
+
+
+def test_a_second_captioner_changes_nothing_else() -> None:
+    both = replace(SMALL, captioners=2)
+    for index in range(40):
+        one, two = scene_record(SMALL, "test", index), scene_record(both, "test", index)
+        assert [caption.captioner for caption in two.synthetic_captions] == ["detailed", "brief"]
+        detailed, brief = (caption.text for caption in two.synthetic_captions)
+        assert (detailed, one.synthetic_captions[0].captioner) == (one.synthetic_caption, "")
+        assert replace(two, synthetic_captions=one.synthetic_captions) == one
+        assert len(brief.split()) < len(detailed.split())
+    assert ScenesSource(both).fingerprint() != ScenesSource(SMALL).fingerprint()
+
+
+def test_the_second_captioner_is_wrong_twice_as_often() -> None:
+    wrong = [bool(brief.hallucinated) for brief in (_brief(index, 0.15) for index in range(1_000))]
+    # Five standard deviations of 1,000 draws.
+    assert abs(sum(wrong) / 1_000 - 0.3) < 0.073
+    assert all(brief.hallucinated for brief in (_brief(index, 0.5) for index in range(50)))
+    # The text itself splits into the same sentences.
+    for brief in (_brief(index, 0.15) for index in range(100)):
+        assert [part.strip() for part in brief.text.split(".") if part] == list(brief.sentences)
+
+
+def _brief(index: int, hallucination: float) -> SyntheticCaption:
+    config = replace(SMALL, train=1_000, captioners=2, hallucination=hallucination)
+    brief = scene_sample(config, "train", index).brief
+    assert brief is not None
+    return brief

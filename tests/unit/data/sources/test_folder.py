@@ -19,7 +19,7 @@ from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.prepare.run import is_current, prepare
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import eval_samples
-from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.records import Caption, Record, Skip
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.sources.captions_file import CaptionFields, join_sentences, read_captions
 from clips_pipeline.data.sources.folder import FolderConfig, FolderSource, image_key
@@ -406,3 +406,85 @@ def test_a_file_of_classes_that_cannot_be_used_is_refused(
         (tmp_path / "classes.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         _source(images, [{"image": "a.png", "captions": ["A.", "B."]}], classes=str(tmp_path / "classes.json"))
+
+
+SEVERAL = {
+    "an object": {"llava": "Long one.", "blip": ["Short.", "Other."]},
+    "a list": [{"captioner": "llava", "text": "Long one."}, {"captioner": "blip", "text": "Short."}],
+}
+
+
+def test_several_captions_of_an_image(images: Path) -> None:
+    llava, blip = Caption("Long one.", "llava"), Caption("Short.", "blip")
+    entries = [
+        {"image": "a.png", "caption": ["web", " ", "alt"], "long_caption": SEVERAL["an object"]},
+        {"image": "b.png", "caption": "web", "long_caption": SEVERAL["a list"]},
+        {"image": "d.jpeg", "captions": ["A.", "B."], "long_caption": ["One.", "Two."]},
+    ]
+    first, second, third = (item for item in _items(_source(images, entries)) if isinstance(item, Record))
+    assert first.web_captions == ("web", "alt")
+    assert first.synthetic_captions == (llava, blip, Caption("Other.", "blip"))
+    assert second.synthetic_captions == (llava, blip)
+    assert third.synthetic_captions == (Caption("One."), Caption("Two."))
+    assert (third.web_captions, third.captions) == (("A.",), ("A.", "B."))
+
+
+@pytest.mark.parametrize("names", [("long", "short"), {"long": "long", "short": "short"}])
+def test_one_column_for_each_captioner(images: Path, names: Any) -> None:
+    fields = CaptionFields(long_caption=names)
+    text = "image,caption,long,short\na.png,one,Long.,Short.\nb.png,two,,Only.\n"
+    wanted = [(Caption("Long.", "long"), Caption("Short.", "short")), (Caption("Only.", "short"),)]
+    found = [_csv(images, text, fields=fields)]
+    rows = {
+        "image": ["a.png", "b.png"],
+        "caption": ["one", "two"],
+        "long": ["Long.", None],
+        "short": ["Short.", "Only."],
+    }
+    file = images.parent / "captions.parquet"
+    pq.write_table(pa.table(rows), file)
+    found.append(FolderSource(FolderConfig(str(images), str(file), fields=fields, evaluate_on="train")))
+    for source in found:
+        assert source.captioners == ("long", "short")
+        assert [item.synthetic_captions for item in _items(source) if isinstance(item, Record)] == wanted
+    with pytest.raises(
+        ConfigError, match=r"fields\.long_caption: .* has no field 'none' \(it has: caption, image, long, short\)"
+    ):
+        _csv(images, text, fields=CaptionFields(long_caption=("long", "none")))
+
+
+def test_a_struct_of_parquet_is_an_object(images: Path) -> None:
+    rows = {
+        "image": ["a.png", "b.png"],
+        "caption": ["one", "two"],
+        "long_caption": [{"x": "L.", "y": None}, {"x": None, "y": "M."}],
+    }
+    file = images.parent / "captions.parquet"
+    pq.write_table(pa.table(rows), file)
+    found = _items(FolderSource(FolderConfig(str(images), str(file), evaluate_on="train")))
+    assert [item.synthetic_captions for item in found if isinstance(item, Record)] == [
+        (Caption("L.", "x"),),
+        (Caption("M.", "y"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"captions": "A dog."}, "'captions' is not a list of texts; write one text as a list of one"),
+        ({"captions": list("A dog.")}, r"'captions' is a list of the characters of one text \('A dog\.'"),
+        ({"caption": list("A dog.")}, "'caption' is a list of the characters"),
+        ({"caption": "web", "long_caption": list("A dog.")}, "'long_caption' is a list of the characters"),
+        ({"caption": "web", "long_caption": {"llava": 3}}, "'long_caption' is not text: it holds a int"),
+        (
+            {"caption": "web", "long_caption": {"a\tb": "x"}},
+            "'long_caption' has a captioner that is not a printable name",
+        ),
+    ],
+)
+def test_types_that_are_no_captions_are_named(images: Path, entry: dict[str, Any], message: str) -> None:
+    entries = [{"image": "b.png", "captions": ["A.", "B."], "caption": "w"}, {"image": "a.png", **entry}]
+    found = _items(_source(images, entries))
+    assert isinstance(found[1], Skip)
+    assert found[1].reason == "bad_record"
+    assert re.search(message, found[1].detail)
