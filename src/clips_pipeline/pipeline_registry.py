@@ -13,6 +13,7 @@ from clips_pipeline.pipelines.recaption.pipeline import create_pipeline as recap
 from clips_pipeline.pipelines.register.pipeline import create_pipeline as register
 from clips_pipeline.pipelines.search.pipeline import create_pipeline as search
 from clips_pipeline.pipelines.study.pipeline import create_pipeline as study
+from clips_pipeline.pipelines.suite.pipeline import create_pipeline as suite
 from clips_pipeline.pipelines.train.pipeline import create_pipeline as train
 
 
@@ -29,5 +30,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "export_benchmark": export_benchmark(),
         "embed": embed(),
         "recaption": recaption(),
+        "suite": suite(),
     }
     return {**stages, "pretrain": pretrain, **others, "__default__": pretrain}

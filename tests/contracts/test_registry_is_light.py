@@ -36,6 +36,7 @@ def test_all_pipelines_are_registered(printed: list[str]) -> None:
             "register",
             "search",
             "study",
+            "suite",
             "train",
         ]
     )

@@ -30,6 +30,7 @@ READERS: dict[str, set[str]] = {
     "export_benchmark": set(),
     "embed": set(),
     "recaption": set(),
+    "suite": set(),
     "tracking": set(),
 }
 # `prepare` then rewrites only its report, not shards and tokenizer.

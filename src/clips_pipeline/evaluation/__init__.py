@@ -14,4 +14,5 @@ __all__ = [
     "report_data",
     "results",
     "split_check",
+    "suite",
 ]

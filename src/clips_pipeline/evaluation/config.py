@@ -48,7 +48,7 @@ class EvaluationConfig:
 
     Attributes:
         set_name: middle part of metric keys, as in `retrieval/scenes/mean_recall@1`; consists of letters, digits, '-', '_'
-            and '.'; `sugarcrepe` and `winoground` are reserved.
+            and '.'; the names of the compositionality sets, such as `sugarcrepe`, are reserved.
         split: split to evaluate.
         batch_size: images, or texts, per forward pass; affects speed and memory, not the metrics.
         device: "auto" uses a GPU if there is one.

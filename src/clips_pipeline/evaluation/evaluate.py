@@ -24,8 +24,9 @@ from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, Embedd
 from clips_pipeline.evaluation.inference.image_pass import ImagePass, run_image_pass
 from clips_pipeline.evaluation.metric_keys import full_key
 from clips_pipeline.evaluation.metrics.caption_scores import CaptionScore, corpus_scores, score_captions
-from clips_pipeline.evaluation.metrics.compositionality import measure_compositionality, read_entries
+from clips_pipeline.evaluation.metrics.compositionality import measure_compositionality
 from clips_pipeline.evaluation.metrics.linear_probe import Flags, check_probe_data, probe
+from clips_pipeline.evaluation.metrics.pair_files import read_entries
 from clips_pipeline.evaluation.metrics.retrieval import (
     NO_CAPTION,
     EncodeTexts,

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 from clips_pipeline.config import ConfigError
 
-COMPOSITIONALITY_SETS = ("sugarcrepe", "winoground")
+COMPOSITIONALITY_SETS = ("sugarcrepe", "sugarcrepe_pp", "winoground", "mmvp_vlm")
 """Kinds that are sets of their own rather than splits. The middle of their keys names a subset."""
 
 
 def set_of(metric: str) -> str:
-    """Return the set that a metric belongs to: the middle of its key, or the kind if it is `sugarcrepe` or `winoground`."""
+    """Return the set that a metric belongs to: the middle of its key, or the kind if it is a compositionality set."""
     kind, _, rest = metric.partition("/")
     return kind if kind in COMPOSITIONALITY_SETS else rest.partition("/")[0]
 
@@ -43,7 +43,7 @@ def full_key(short: str, set_name: str) -> str:
 
 def item_name(metric: str) -> str:
     """Return the plural noun for the items that the bootstrap draws."""
-    return "pairs" if set_of(metric) == "winoground" else "images"
+    return "pairs" if set_of(metric) in ("winoground", "mmvp_vlm") else "images"
 
 
 def higher_is_better(metric: str) -> bool:

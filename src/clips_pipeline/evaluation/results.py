@@ -20,7 +20,9 @@ previous tokens). If computed:
 - probe: `linear_right` and `knn_right` (null without a label), `probe_terms` (digest of the training samples);
 - zero-shot: `zero_shot_terms` (digest of class names and templates).
 Entry of SugarCrepe: `set`, `key` (subset and name), `subset`, `image` (file name), `right`.
+Entry of SugarCrepe++: `set`, `key`, `subset`, `image`, `image_to_text_right`, `text_to_text_right`.
 Entry of Winoground: `set`, `key` (line), `text_right`, `image_right`.
+Pair of MMVP-VLM: `set`, `key` (both numbers), `subset` (pattern), `right`.
 All: `set_version` and `model`, if samples and model come from files. Ranks count from 0."""
 
 SET_VERSION = "set_version"

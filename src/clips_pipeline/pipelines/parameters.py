@@ -7,6 +7,7 @@ from clips_pipeline.config import from_mapping
 from clips_pipeline.data.sources.clip_benchmark_export import ExportConfig
 from clips_pipeline.data.storage.files import StorageConfig
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.suite.config import SuiteConfig
 from clips_pipeline.llava.config import LlavaProbeConfig
 from clips_pipeline.pipelines.prepare.config import PrepareConfig
 from clips_pipeline.registry.config import RegistryConfig, TrackingConfig
@@ -31,6 +32,7 @@ TYPES: Final[dict[str, type[Any]]] = {
     "export_benchmark": ExportConfig,
     "embed": EmbedConfig,
     "recaption": RecaptionRunConfig,
+    "suite": SuiteConfig,
 }
 
 

@@ -1,8 +1,11 @@
-"""Compositionality: SugarCrepe's seven subsets and Winoground's three scores, from their published files.
+"""Compositionality: SugarCrepe, SugarCrepe++, Winoground and MMVP-VLM, from the entries of `pair_files`.
 
 SugarCrepe (Hsieh et al. 2023): an image, its caption, and a caption with one small error; a hit is a higher similarity of the
-right caption. Winoground (Thrush et al. 2022): two images and two captions with the same words in different order. As in
-retrieval, a tie is not a hit, so a model with constant embeddings scores 0.
+right caption. SugarCrepe++ (Dumpala et al. 2024): two right captions in other words; image to text, both are more similar to the
+image than the wrong one; text to text, they are more similar to each other than each to the wrong one. Winoground (Thrush et al.
+2022): two images and two captions with the same words in different order. MMVP-VLM (Tong et al. 2024): two images and a text of
+each; a hit is a pair in which each text is more similar to its image. As in retrieval, a tie is not a hit, so a model with
+constant embeddings scores 0.
 
 Shapes: N pairs, E embedding width.
 """
@@ -10,10 +13,9 @@ Shapes: N pairs, E embedding width.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,42 +24,15 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.images.transforms import UndecodableImageError
-from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
 from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, EmbeddingCache
+from clips_pipeline.evaluation.metrics.pair_files import Entries, PatternPair, SugarCrepeEntry, TripletEntry
 from clips_pipeline.evaluation.metrics.retrieval import TIE_TOLERANCE, FloatArray
 from clips_pipeline.evaluation.per_item.items import compositionality_items
 from clips_pipeline.evaluation.results import SET_VERSION, ItemRow
 from clips_pipeline.io.digests import file_sha256
-from clips_pipeline.io.json_text import parse_json
 
-SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
-
-Embed = Callable[[Iterable[Any]], FloatArray]
 Flags = npt.NDArray[np.bool_]
-
-
-class SugarCrepeEntry(NamedTuple):
-    """One entry: its name in the JSON file, the image's file name there and its path, the right and the wrong caption."""
-
-    name: str
-    file: str
-    image: Path
-    right: str
-    wrong: str
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Entries of the configured sets; images are not opened yet.
-
-    Attributes:
-        sugarcrepe: entries by subset; empty if not configured.
-        winoground: two images and their captions per entry; empty if not configured.
-    """
-
-    sugarcrepe: dict[str, list[SugarCrepeEntry]]
-    winoground: list[tuple[Path, Path, str, str]]
 
 
 @dataclass(frozen=True)
@@ -75,19 +50,6 @@ class CompositionalityResult:
     rows: list[ItemRow]
 
 
-def read_entries(config: CompositionalityConfig) -> Entries:
-    """Read the entries of the configured sets.
-
-    Raises:
-        ConfigError: a file or an image is missing, or not in the published format; the message names it and the entry.
-    """
-    sugarcrepe: dict[str, list[SugarCrepeEntry]] = {}
-    if config.sugarcrepe is not None and config.sugarcrepe_images is not None:
-        folder, images = Path(config.sugarcrepe), Path(config.sugarcrepe_images)
-        sugarcrepe = {subset: _sugarcrepe_entries(folder / f"{subset}.json", images) for subset in SUBSETS}
-    return Entries(sugarcrepe, [] if config.winoground is None else _winoground_entries(Path(config.winoground)))
-
-
 def measure_compositionality(
     embedder: TowerEmbedder, sets: Entries, cache: EmbeddingCache = NO_CACHE
 ) -> CompositionalityResult:
@@ -101,59 +63,136 @@ def measure_compositionality(
     Raises:
         ConfigError: an image cannot be decoded.
     """
-    chance: dict[str, float] = {}
+    cached = _CachedTowers(embedder, cache)
     rows: list[ItemRow] = []
-
-    def images(name: str, paths: Sequence[Path]) -> FloatArray:
-        found = cache.load_or_compute(name, lambda: {"embeddings": embedder.images(_open_images(paths))})
-        return np.asarray(found["embeddings"])
-
-    def texts(captions: Sequence[str]) -> FloatArray:
-        return cache.embed_texts(embedder.texts, captions)
-
+    chance: dict[str, float] = {}
     if sets.sugarcrepe:
-        # The digest covers entries and image bytes, since results on other files must not be compared.
-        image_of = functools.cache(file_sha256)
-        version = _digest(
-            [subset, e.name, image_of(e.image), e.right, e.wrong]
-            for subset, entries in sets.sugarcrepe.items()
-            for e in entries
-        )
-        for subset, entries in sets.sugarcrepe.items():
-            hit_N = sugarcrepe_hits(
-                images(f"sugarcrepe {version} {subset}", [entry.image for entry in entries]),
-                texts([entry.right for entry in entries]),
-                texts([entry.wrong for entry in entries]),
-            )
-            for entry, right in zip(entries, hit_N.tolist(), strict=True):
-                of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
-                rows.append({"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version})
+        rows += _sugarcrepe_rows(cached, sets.sugarcrepe)
         chance |= {f"sugarcrepe/{subset}/accuracy": 0.5 for subset in (*sets.sugarcrepe, "mean")}
-    if entries_W := sets.winoground:
-        version = _digest([file_sha256(first), file_sha256(second), a, b] for first, second, a, b in entries_W)
-        text, image = winoground_hits(
-            images(f"winoground {version} first", [entry[0] for entry in entries_W]),
-            images(f"winoground {version} second", [entry[1] for entry in entries_W]),
-            texts([entry[2] for entry in entries_W]),
-            texts([entry[3] for entry in entries_W]),
-        )
-        for number, (text_right, image_right) in enumerate(zip(text.tolist(), image.tolist(), strict=True), start=1):
-            right = {"text_right": text_right, "image_right": image_right}
-            rows.append({"set": "winoground", "key": str(number), **right, SET_VERSION: version})
+    if sets.sugarcrepe_pp:
+        rows += _triplet_rows(cached, sets.sugarcrepe_pp)
+        # Three texts, of which the wrong one is the last, or three pairs of texts, of which the right one is the first.
+        chance |= {
+            f"sugarcrepe_pp/{subset}/{task}_accuracy": 1 / 3
+            for subset in (*sets.sugarcrepe_pp, "mean")
+            for task in ("image_to_text", "text_to_text")
+        }
+    if sets.winoground:
+        rows += _winoground_rows(cached, sets.winoground)
         chance |= {
             "winoground/all/text_score": 1 / 4,
             "winoground/all/image_score": 1 / 4,
             "winoground/all/group_score": 1 / 6,
         }
+    if sets.mmvp_vlm:
+        rows += _pattern_rows(cached, sets.mmvp_vlm)
+        patterns = dict.fromkeys(pair.pattern for pair in sets.mmvp_vlm)
+        chance |= {f"mmvp_vlm/{pattern}/accuracy": 1 / 4 for pattern in (*patterns, "mean")}
     metrics: dict[str, float] = {}
     for items in compositionality_items(rows).values():
         metrics |= items.values()
     return CompositionalityResult(metrics, chance, rows)
 
 
+@dataclass(frozen=True)
+class _CachedTowers:
+    embedder: TowerEmbedder
+    cache: EmbeddingCache
+
+    def images(self, name: str, paths: Sequence[Path]) -> FloatArray:
+        found = self.cache.load_or_compute(name, lambda: {"embeddings": self.embedder.images(_open_images(paths))})
+        return np.asarray(found["embeddings"])
+
+    def texts(self, captions: Sequence[str]) -> FloatArray:
+        return self.cache.embed_texts(self.embedder.texts, captions)
+
+
+# The digest of a set covers entries and image bytes, since results on other files must not be compared.
+
+
+def _sugarcrepe_rows(cached: _CachedTowers, sets: Mapping[str, Sequence[SugarCrepeEntry]]) -> Iterator[ItemRow]:
+    image_of = functools.cache(file_sha256)
+    version = _digest(
+        [subset, e.name, image_of(e.image), e.right, e.wrong] for subset, entries in sets.items() for e in entries
+    )
+    for subset, entries in sets.items():
+        hit_N = sugarcrepe_hits(
+            cached.images(f"sugarcrepe {version} {subset}", [entry.image for entry in entries]),
+            cached.texts([entry.right for entry in entries]),
+            cached.texts([entry.wrong for entry in entries]),
+        )
+        for entry, right in zip(entries, hit_N.tolist(), strict=True):
+            of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
+            yield {"set": "sugarcrepe", **of_entry, "right": right, SET_VERSION: version}
+
+
+def _triplet_rows(cached: _CachedTowers, sets: Mapping[str, Sequence[TripletEntry]]) -> Iterator[ItemRow]:
+    image_of = functools.cache(file_sha256)
+    version = _digest(
+        [subset, e.name, image_of(e.image), e.right, e.also_right, e.wrong]
+        for subset, entries in sets.items()
+        for e in entries
+    )
+    for subset, entries in sets.items():
+        image, text = triplet_hits(
+            cached.images(f"sugarcrepe_pp {version} {subset}", [entry.image for entry in entries]),
+            cached.texts([entry.right for entry in entries]),
+            cached.texts([entry.also_right for entry in entries]),
+            cached.texts([entry.wrong for entry in entries]),
+        )
+        for entry, image_right, text_right in zip(entries, image.tolist(), text.tolist(), strict=True):
+            of_entry = {"key": f"{subset}/{entry.name}", "subset": subset, "image": entry.file}
+            right = {"image_to_text_right": image_right, "text_to_text_right": text_right}
+            yield {"set": "sugarcrepe_pp", **of_entry, **right, SET_VERSION: version}
+
+
+def _winoground_rows(cached: _CachedTowers, entries: Sequence[tuple[Path, Path, str, str]]) -> Iterator[ItemRow]:
+    version = _digest([file_sha256(first), file_sha256(second), a, b] for first, second, a, b in entries)
+    text, image = winoground_hits(
+        cached.images(f"winoground {version} first", [entry[0] for entry in entries]),
+        cached.images(f"winoground {version} second", [entry[1] for entry in entries]),
+        cached.texts([entry[2] for entry in entries]),
+        cached.texts([entry[3] for entry in entries]),
+    )
+    for number, (text_right, image_right) in enumerate(zip(text.tolist(), image.tolist(), strict=True), start=1):
+        right = {"text_right": text_right, "image_right": image_right}
+        yield {"set": "winoground", "key": str(number), **right, SET_VERSION: version}
+
+
+def _pattern_rows(cached: _CachedTowers, pairs: Sequence[PatternPair]) -> Iterator[ItemRow]:
+    version = _digest(
+        [pair.pattern, file_sha256(pair.first), file_sha256(pair.second), pair.first_text, pair.second_text]
+        for pair in pairs
+    )
+    # As in its evaluation, each text chooses an image: Winoground's image score.
+    _, right_N = winoground_hits(
+        cached.images(f"mmvp_vlm {version} first", [pair.first for pair in pairs]),
+        cached.images(f"mmvp_vlm {version} second", [pair.second for pair in pairs]),
+        cached.texts([pair.first_text for pair in pairs]),
+        cached.texts([pair.second_text for pair in pairs]),
+    )
+    for pair, right in zip(pairs, right_N.tolist(), strict=True):
+        yield {"set": "mmvp_vlm", "key": pair.name, "subset": pair.pattern, "right": right, SET_VERSION: version}
+
+
 def sugarcrepe_hits(image_NE: FloatArray, right_NE: FloatArray, wrong_NE: FloatArray) -> Flags:
     """Return whether the right caption is more similar to its image than the wrong one, (N,)."""
     return _is_greater(_dot(image_NE, right_NE), _dot(image_NE, wrong_NE))
+
+
+def triplet_hits(
+    image_NE: FloatArray, right_NE: FloatArray, also_right_NE: FloatArray, wrong_NE: FloatArray
+) -> tuple[Flags, Flags]:
+    """Return SugarCrepe++'s image-to-text and text-to-text hits of each entry, (N,) each.
+
+    Image to text: both right captions are more similar to the image than the wrong one. Text to text: the right captions are more
+    similar to each other than either is to the wrong one.
+    """
+    wrong_N, between_N = _dot(image_NE, wrong_NE), _dot(right_NE, also_right_NE)
+    return (
+        _is_greater(_dot(image_NE, right_NE), wrong_N) & _is_greater(_dot(image_NE, also_right_NE), wrong_N),
+        _is_greater(between_N, _dot(right_NE, wrong_NE)) & _is_greater(between_N, _dot(also_right_NE, wrong_NE)),
+    )
 
 
 def winoground_hits(
@@ -189,58 +228,6 @@ def _digest(entries: Iterable[list[str]]) -> str:
         # JSON separates the texts unambiguously.
         digest.update(json.dumps(entry).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
-    found = []
-    for name, entry in _json(path, path.read_text(encoding="utf-8") if path.is_file() else None).items():
-        file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
-        found.append(SugarCrepeEntry(name, file, _existing(images / file, f"{path}, entry {name}"), right, wrong))
-    if not found:
-        raise ConfigError(f"{path}: has no entries; use the published file of SugarCrepe")
-    return found
-
-
-def _winoground_entries(folder: Path) -> list[tuple[Path, Path, str, str]]:
-    path, found = folder / "examples.jsonl", []
-    text = path.read_text(encoding="utf-8") if path.is_file() else None
-    # Not `splitlines`: a caption may contain a line separator that JSON does not escape.
-    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
-        where = f"{path}, line {number}"
-        first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
-        files = [_existing(folder / "images" / f"{name}.png", where) for name in (first, second)]
-        found.append((files[0], files[1], a, b))
-    if text is None or not found:
-        raise ConfigError(
-            f"{path}: {'no such file' if text is None else 'has no entries'}; use the published file of Winoground"
-        )
-    return found
-
-
-def _json(path: Path, text: str | None, where: str | None = None) -> dict[str, Any]:
-    if text is None:
-        raise ConfigError(f"{path}: no such file; SugarCrepe has one per subset: {', '.join(SUBSETS)}")
-    try:
-        found = parse_json(text)
-    except ValueError as error:
-        raise ConfigError(f"{where or path}: not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where or path}: expected a JSON object, found {type(found).__name__}")
-    return found
-
-
-def _fields(entry: Any, names: Sequence[str], where: str) -> list[str]:
-    values = [entry.get(name) if isinstance(entry, dict) else None for name in names]
-    missing = [name for name, value in zip(names, values, strict=True) if not isinstance(value, str) or not value]
-    if missing:
-        raise ConfigError(f"{where}: lacks {', '.join(missing)}")
-    return [str(value) for value in values]
-
-
-def _existing(path: Path, where: str) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"{where}: image {path} does not exist")
-    return path
 
 
 def _open_images(paths: Iterable[Path]) -> Iterator[Image.Image]:

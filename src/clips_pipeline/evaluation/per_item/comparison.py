@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from clips_pipeline.config import ConfigError, FormerName
 from clips_pipeline.evaluation.metric_keys import higher_is_better, set_of
-from clips_pipeline.evaluation.per_item.bootstrap import Array, bootstrap
+from clips_pipeline.evaluation.per_item.bootstrap import Array, RatioMetric, bootstrap
 from clips_pipeline.evaluation.per_item.items import ItemResults
 
 RESAMPLES = 10_000
@@ -98,17 +98,93 @@ def compare(
     all_a = [a.metric_of(metric) for metric in metrics]
     all_b = [b.metric_of(metric).reordered(order_N) for metric in metrics]
     drawn = bootstrap([*all_a, *all_b], len(a.keys), resamples, seed)
-    found = []
-    for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True)):
-        difference_R = drawn[len(all_a) + place] - drawn[place]
-        sign = 1.0 if higher_is_better(metric) else -1.0
-        # By the metric of each item alone; items that are not queries count for neither model.
-        better_N = sign * (of_b.per_item() - of_a.per_item())
-        wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
-        fraction_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
-        interval = _interval(difference_R, confidence)
-        found.append(Difference(metric, of_a.value(), of_b.value(), *interval, fraction_better, wins, losses, sign_p))
+    return [
+        _difference(metric, of_a, of_b, drawn[place], drawn[len(all_a) + place], confidence, margin)
+        for place, (metric, of_a, of_b) in enumerate(zip(metrics, all_a, all_b, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one model beside others on the same items.
+
+    Attributes:
+        value: value over all items.
+        low, high: confidence interval of the value.
+        difference: paired difference from the first model; None for the first one.
+    """
+
+    value: float
+    low: float
+    high: float
+    difference: Difference | None
+
+
+def compare_all(
+    models: Sequence[ItemResults],
+    metrics: Sequence[str],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[list[Measured]]:
+    """Compute values and intervals of several models and their differences from the first, by one bootstrap.
+
+    Args:
+        models: per-item results on the same items, in any order of the items.
+        metrics: keys of the metrics.
+        confidence: confidence level of the intervals.
+        resamples: number of resamples.
+        seed: random seed.
+
+    Returns:
+        For each model its metrics; the same numbers as `intervals` and `compare` give.
+
+    Raises:
+        ConfigError: the items or set versions differ, or a metric is missing or was computed with different settings.
+    """
+    first = models[0]
+    table: list[list[RatioMetric]] = []
+    for model in models:
+        order_N = match_items(first, model)
+        for metric in metrics:
+            if not first.is_comparable(model, metric):
+                raise ConfigError(f"{metric}: {INCOMPARABLE}")
+        table.append([model.metric_of(metric).reordered(order_N) for metric in metrics])
+    drawn = bootstrap([one for of_model in table for one in of_model], len(first.keys), resamples, seed)
+    found: list[list[Measured]] = []
+    for place, of_model in enumerate(table):
+        own = drawn[place * len(metrics) :]
+        measured = []
+        for number, (metric, ours) in enumerate(zip(metrics, of_model, strict=True)):
+            difference = (
+                None
+                if place == 0
+                else _difference(metric, table[0][number], ours, drawn[number], own[number], confidence, 0.0)
+            )
+            measured.append(Measured(ours.value(), *_interval(own[number], confidence), difference))
+        found.append(measured)
     return found
+
+
+def _difference(
+    metric: str,
+    of_a: RatioMetric,
+    of_b: RatioMetric,
+    value_a_R: Array,
+    value_b_R: Array,
+    confidence: float,
+    margin: float,
+) -> Difference:
+    """Return the difference of a metric from its values over all items and in every resample."""
+    difference_R = value_b_R - value_a_R
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    # By the metric of each item alone; items that are not queries count for neither model.
+    better_N = sign * (of_b.per_item() - of_a.per_item())
+    wins, losses = int(np.count_nonzero(better_N > 0)), int(np.count_nonzero(better_N < 0))
+    fraction_better, sign_p = float(np.mean(sign * difference_R > margin)), sign_test(wins, losses)
+    interval = _interval(difference_R, confidence)
+    return Difference(metric, of_a.value(), of_b.value(), *interval, fraction_better, wins, losses, sign_p)
 
 
 def intervals(

@@ -157,4 +157,5 @@ _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("text_to_image_ranks", "long_text_to_image_ranks", "caption_matches", "caption_ngrams"), _list),
     **dict.fromkeys(("caption_nats", "caption_rouge_l", "caption_cider"), float),
     **dict.fromkeys(("teacher_forced", "linear_right", "knn_right", "right", "text_right", "image_right"), _flag),
+    **dict.fromkeys(("image_to_text_right", "text_to_text_right"), _flag),
 }

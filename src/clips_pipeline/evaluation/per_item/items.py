@@ -111,7 +111,7 @@ def _settings_column(name: str, row: Mapping[str, Any]) -> str | None:
 def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, ItemResults]:
     """Build from rows of entries, as in `EvaluationResult.compositionality`, the items of each set that has rows.
 
-    The items of SugarCrepe are images: entries on the same image stay together, like the captions of an image.
+    The items of SugarCrepe and SugarCrepe++ are images: entries on the same image stay together, like the captions of an image.
 
     Raises:
         ConfigError: an entry occurs twice, or rows are of several versions of a set.
@@ -119,7 +119,12 @@ def compositionality_items(rows: Iterable[Mapping[str, Any]]) -> dict[str, ItemR
     by_set: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_set.setdefault(str(row["set"]), []).append(row)
-    makers = {"sugarcrepe": _sugarcrepe, "winoground": _winoground}
+    makers = {
+        "sugarcrepe": _sugarcrepe,
+        "sugarcrepe_pp": _sugarcrepe_pp,
+        "winoground": _winoground,
+        "mmvp_vlm": _mmvp_vlm,
+    }
     if unknown := by_set.keys() - makers.keys():
         raise ConfigError(f"per-item results of unknown sets: {', '.join(sorted(unknown))}; known: {', '.join(makers)}")
     return {name: makers[name](of_set) for name, of_set in by_set.items()}
@@ -176,19 +181,31 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, RatioMetric]:
 
 
 def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
+    return _on_images(rows, "sugarcrepe", {"accuracy": "right"})
+
+
+def _sugarcrepe_pp(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
+    names = ("image_to_text", "text_to_text")
+    return _on_images(rows, "sugarcrepe_pp", {f"{name}_accuracy": f"{name}_right" for name in names})
+
+
+def _on_images(rows: Sequence[Mapping[str, Any]], kind: str, columns: Mapping[str, str]) -> ItemResults:
+    """Build the items of a set whose entries on the same image stay together: a metric per subset and column, and its mean."""
     _, version = _checked_keys(rows)
     images, image_E = np.unique([str(row["image"]) for row in rows], return_inverse=True)
-    right_E = _numbers(bool(row["right"]) for row in rows)
     subset_E = np.array([str(row["subset"]) for row in rows])
-    parts = {}
-    for subset in np.unique(subset_E).tolist():
-        above_N, below_N = (
-            np.bincount(image_E, weights=of_subset_E, minlength=len(images)).astype(np.float64)
-            for of_subset_E in (right_E * (subset_E == subset), (subset_E == subset).astype(np.float64))
-        )
-        parts[subset] = Ratio(above_N, below_N)
-    metrics = {f"sugarcrepe/{subset}/accuracy": RatioMetric((part,)) for subset, part in parts.items()}
-    metrics["sugarcrepe/mean/accuracy"] = RatioMetric(tuple(parts.values()))
+    metrics: dict[str, RatioMetric] = {}
+    for name, column in columns.items():
+        right_E = _numbers(bool(row[column]) for row in rows)
+        parts = {}
+        for subset in np.unique(subset_E).tolist():
+            above_N, below_N = (
+                np.bincount(image_E, weights=of_subset_E, minlength=len(images)).astype(np.float64)
+                for of_subset_E in (right_E * (subset_E == subset), (subset_E == subset).astype(np.float64))
+            )
+            parts[subset] = Ratio(above_N, below_N)
+        metrics |= {f"{kind}/{subset}/{name}": RatioMetric((part,)) for subset, part in parts.items()}
+        metrics[f"{kind}/mean/{name}"] = RatioMetric(tuple(parts.values()))
     return ItemResults(tuple(images.tolist()), version, metrics)
 
 
@@ -200,6 +217,16 @@ def _winoground(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
     metrics = {
         f"winoground/all/{name}_score": RatioMetric((hit_ratio(hit_N, every_N),)) for name, hit_N in right.items()
     }
+    return ItemResults(keys, version, metrics)
+
+
+def _mmvp_vlm(rows: Sequence[Mapping[str, Any]]) -> ItemResults:
+    keys, version = _checked_keys(rows)
+    right_N = np.array([bool(row["right"]) for row in rows])
+    pattern_N = np.array([str(row["subset"]) for row in rows])
+    parts = {name: hit_ratio(right_N, pattern_N == name) for name in dict.fromkeys(pattern_N.tolist())}
+    metrics = {f"mmvp_vlm/{name}/accuracy": RatioMetric((part,)) for name, part in parts.items()}
+    metrics["mmvp_vlm/mean/accuracy"] = RatioMetric(tuple(parts.values()))
     return ItemResults(keys, version, metrics)
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "run_tracking",
     "runs",
     "server",
+    "suite_log",
     "surroundings",
     "trial_runs",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from clips_pipeline.evaluation.config import CompositionalityConfig
-from clips_pipeline.evaluation.metrics.compositionality import SUBSETS
+from clips_pipeline.evaluation.metrics.pair_files import SUBSETS
 
 COLORS = ("red", "green", "blue", "yellow", "white")
 

@@ -9,13 +9,12 @@ from PIL import Image
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
 from clips_pipeline.evaluation.metrics.compositionality import (
-    SUBSETS,
     CompositionalityResult,
     measure_compositionality,
-    read_entries,
     sugarcrepe_hits,
     winoground_hits,
 )
+from clips_pipeline.evaluation.metrics.pair_files import SUBSETS, read_entries
 from clips_pipeline.evaluation.results import SET_VERSION
 
 

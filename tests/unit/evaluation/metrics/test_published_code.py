@@ -15,7 +15,8 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.evaluate import evaluate_model
 from clips_pipeline.evaluation.inference.embed import open_image, retrieval_texts
-from clips_pipeline.evaluation.metrics.compositionality import SUBSETS, measure_compositionality, read_entries
+from clips_pipeline.evaluation.metrics.compositionality import measure_compositionality
+from clips_pipeline.evaluation.metrics.pair_files import SUBSETS, read_entries
 from clips_pipeline.evaluation.model_loading import load_embedder
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from clips_pipeline.evaluation.metric_keys import (
     short_key,
     split_set,
 )
-from clips_pipeline.evaluation.metrics.compositionality import SUBSETS
+from clips_pipeline.evaluation.metrics.pair_files import SUBSETS
 from clips_pipeline.evaluation.per_item.comparison import compare, intervals
 from clips_pipeline.evaluation.per_item.item_table import (
     COMPOSITIONALITY_COLUMNS,
