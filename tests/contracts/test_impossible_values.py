@@ -23,6 +23,7 @@ LEAST: dict[str, Any] = {
     "train.ema": {},
     "train.progressive": {},
     "search.space": {"PATH": {"kind": "float", "low": -1.0, "high": 1.0}},
+    "suite.sets": {"PATH": {"kind": "urban1k", "group": "retrieval"}},
 }
 """Minimal content of optional groups, so that their values are checked."""
 
@@ -62,6 +63,8 @@ AS_MANY_AS_ONE_LIKES = {
     *(f"llava_probe.{key}" for key in ("tower_samples", "hours")),
     *(f"llava_probe.questions.{key}" for key in ("train", "validation", "test")),
     "export_benchmark.samples_per_shard",
+    "suite.batch_size",
+    *(f"suite.sets.PATH.{key}" for key in ("images", "captions", "entries")),
     # Time and disk space.
     *(f"storage.{key}" for key in ("back_off_s", "timeout_s", "cache_gib")),
     "train.launch.stall_warning_s",

@@ -22,6 +22,7 @@ __all__ = [
     "run_identity",
     "search",
     "study",
+    "suite",
     "summary",
     "train",
 ]
