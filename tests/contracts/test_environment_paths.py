@@ -20,7 +20,9 @@ def inside(path: str, roots: set[str]) -> bool:
     return any(Path(path).is_relative_to(root) for root in roots)
 
 
-@pytest.mark.parametrize("environment", ["smoke", "photos", "suite", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
+@pytest.mark.parametrize(
+    "environment", ["smoke", "photos", "suite", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"]
+)
 def test_environments_write_only_below_their_roots(repository: Path, environment: str) -> None:
     conf = repository / "conf"
     roots = yaml.safe_load((conf / environment / "globals.yml").read_text())

@@ -35,7 +35,9 @@ def test_base_parameters_equal_the_defaults_with_every_key(repository: Path, nam
     assert known == named
 
 
-@pytest.mark.parametrize("environment", ["smoke", "photos", "suite", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"])
+@pytest.mark.parametrize(
+    "environment", ["smoke", "photos", "suite", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"]
+)
 def test_environments_contain_only_valid_differences(repository: Path, environment: str) -> None:
     overlay = yaml.safe_load((repository / "conf" / environment / "parameters.yml").read_text())
     assert set(overlay) <= set(TYPES)

@@ -119,8 +119,7 @@ class FileSet:
                 image = read_image(item.file)
             except (OSError, TooLargeImageError) as error:
                 raise ConfigError(f"{item.file}: cannot be read ({error}); download it again") from None
-            web = item.captions[0] if item.captions else ""
-            yield Record(item.key, image, "jpg", web, "", item.captions, item.label)
+            yield Record(item.key, image, "jpg", item.captions[:1], (), item.captions, item.label)
 
 
 @dataclass(frozen=True)
