@@ -54,6 +54,8 @@ def show(
         _print_next(console, "read the search summary:", f"{catalog.load('paths')['search_report']}/summary.md")
         command = f".venv/bin/kedro run --pipelines pretrain --env {BEST}"
         _print_next(console, "train with the best parameters:", command)
+    if "suite_report" in outputs:
+        _print_next(console, "open the table of the suite:", f"{catalog.load('paths')['suite_report']}/suite.html")
     for name, label in (("study", "study"), ("llava_probe", "LLaVA probe's")):
         if f"{name}_summary" in outputs:
             _print_next(console, f"read the {label} summary:", f"{catalog.load('paths')[f'{name}_report']}/README.md")
