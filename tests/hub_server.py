@@ -1,4 +1,4 @@
-"""A stand-in for the hub of Hugging Face: the requests that `huggingface_hub` makes to fetch a model and to push one.
+"""A stand-in for the hub of Hugging Face: requests of `huggingface_hub` to fetch a model, to push one, and to read data sets.
 
 It follows the hub's protocol as version 2 of the client speaks it: repositories, preupload, Git LFS with basic transfers, and
 commits. The newer storage (Xet) is switched off in the client, since it needs a server of its own.
@@ -9,12 +9,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 TOKEN = "hf_for-tests-only"  # noqa: S105
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,7 +28,12 @@ class HubServer:
 
     Attributes:
         url: for HF_ENDPOINT.
-        files: content by repository and name.
+        files: content by repository (`datasets/OWNER/NAME` for a data set) and name.
+        revisions: names of all revisions of every repository.
+        gated: data sets whose conditions nobody has accepted.
+        locked: data sets that only TOKEN may read.
+        faults: statuses for the next requests for files of data sets.
+        requests: method and path of all requests so far.
         private: whether a repository is private.
         commits: descriptions of all commits.
         refuse: paths of requests that get status 403.
@@ -41,6 +48,17 @@ class HubServer:
     wrong_digest: bool = False
     objects: dict[str, bytes] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
+    revisions: set[str] = field(default_factory=lambda: {"main", COMMIT})
+    gated: set[str] = field(default_factory=set)
+    locked: set[str] = field(default_factory=set)
+    faults: list[int] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    def add_folder(self, name: str, folder: Path) -> None:
+        """Add a data set with the files of a folder."""
+        self.files[f"datasets/{name}"] = {
+            str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+        }
 
     def environment(self, home: Path, token: str | None = TOKEN) -> dict[str, str]:
         """Return the environment of a process that uses this hub, with caches and logins in `home`."""
@@ -68,7 +86,7 @@ def hub_server() -> Iterator[HubServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield hub
@@ -88,6 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self._path()
         parts = path.split("/")
+        self.state.requests.append((self.command, path))
+        if path.startswith("/api/datasets/"):
+            self._data_set("/".join(parts[2:5]), parts[5:])
+            return
+        if path.startswith("/datasets/"):
+            self._data_file("/".join(parts[1:4]), unquote(parts[5]), unquote("/".join(parts[6:])))
+            return
         if path.startswith("/api/models/"):
             name = "/".join(parts[3:5])
             self._model(name) if name in self.state.files else self._missing("RepoNotFound")
@@ -99,6 +124,74 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         self._answer(200, content, headers)
+
+    def _refuses(self, name: str, revision: str) -> bool:
+        """Answer and return True if a data set is missing, locked, or has no such revision."""
+        authorization = self.headers.get("Authorization")
+        if authorization not in (None, f"Bearer {TOKEN}"):
+            message = "Invalid credentials in Authorization header"
+            self._answer(401, b'{"error": "Invalid credentials"}', {"X-Error-Message": message})
+        elif name not in self.state.files or (name in self.state.locked and authorization is None):
+            # The hub hides from strangers which repositories exist.
+            status = 401 if authorization is None else 404
+            self._answer(status, b'{"error": "?"}', {"X-Error-Code": "RepoNotFound", "X-Error-Message": "not found"})
+        elif revision not in self.state.revisions:
+            self._missing("RevisionNotFound")
+        else:
+            return False
+        return True
+
+    def _data_set(self, name: str, rest: list[str]) -> None:
+        """Answer `/api/datasets/NAME`, `…/revision/REVISION`, or `…/tree/REVISION[/FOLDER]`: the files of a folder."""
+        revision = unquote(rest[1]) if rest else "main"
+        if self._refuses(name, revision):
+            return
+        if rest[:1] != ["tree"]:
+            self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "private": False, "siblings": []})
+            return
+        folder = unquote("/".join(rest[2:]))
+        prefix = f"{folder}/" if folder else ""
+        entries: dict[str, dict[str, Any]] = {}
+        for file, content in sorted(self.state.files[name].items()):
+            if not file.startswith(prefix):
+                continue
+            child, deeper, _ = file.removeprefix(prefix).partition("/")
+            digest = hashlib.sha256(content).hexdigest()
+            known = {"type": "file", "path": file, "oid": digest[:40], "size": len(content)}
+            lfs = {"oid": digest, "size": len(content), "pointerSize": 134}
+            entries[child] = (
+                {"type": "directory", "path": prefix + child, "oid": "0" * 40, "size": 0}
+                if deeper
+                else {**known, "lfs": lfs}
+            )
+        if not entries:
+            self._missing("EntryNotFound")
+            return
+        self._json(list(entries.values()))
+
+    def _data_file(self, name: str, revision: str, file: str) -> None:
+        if self._refuses(name, revision):
+            return
+        content = self.state.files[name].get(file)
+        if content is None:
+            self._missing("EntryNotFound")
+        elif name in self.state.gated:
+            message = "Access to this data set is restricted"
+            self._answer(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo", "X-Error-Message": message})
+        elif self.state.faults:
+            self._answer(self.state.faults.pop(0), b"{}")
+        else:
+            self._part(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
+
+    def _part(self, content: bytes, headers: dict[str, str]) -> None:
+        """Answer with a content, or with the range that is asked for."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            self._answer(200, content, headers)
+            return
+        begin, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        found = {"Content-Range": f"bytes {begin}-{end}/{len(content)}"}
+        self._answer(206, content[begin : end + 1], headers | found)
 
     def _model(self, name: str) -> None:
         files = self.state.files[name]

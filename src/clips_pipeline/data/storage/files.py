@@ -1,4 +1,4 @@
-"""Access to local and remote files (`s3://`, `gs://`, `http://`) through fsspec, with bounded retries.
+"""Access to local and remote files (`s3://`, `gs://`, `hf://`, `http://`) through fsspec, with bounded retries.
 
 fsspec is imported inside functions: the Kedro process starts without it, and a forked worker opens its own connections.
 """
@@ -29,8 +29,8 @@ StorageOptions = Mapping[str, Mapping[str, Any]]
 """Options of fsspec by protocol."""
 
 # A folder is only a part of the name there; creating one might create a bucket.
-_PROTOCOLS_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "http", "https")
-_LISTABLE_PROTOCOLS = ("s3", "gs", "gcs")
+_PROTOCOLS_WITHOUT_FOLDERS = ("s3", "gs", "gcs", "hf", "http", "https")
+_LISTABLE_PROTOCOLS = ("s3", "gs", "gcs", "hf")
 _MIN_FILES_TO_LIST = 8
 _MAX_CONCURRENT_REQUESTS = 16
 _READ_AHEAD = 1 << 20
@@ -272,7 +272,7 @@ class Storage:
         if address.startswith("pipe:") and not self.config.allow_pipe:
             raise ConfigError(
                 f"{shlex.quote(address)} would run a command in a shell, so the author of a list of shards could run "
-                "any command; use s3://, gs:// or http://, or set storage.allow_pipe: true if you trust the list"
+                "any command; use s3://, gs://, hf:// or http://, or set storage.allow_pipe: true if you trust the list"
             )
         if is_remote(address):
             refuse_secrets(address, "address")
@@ -281,7 +281,7 @@ class Storage:
 
 
 def _identity(info: Mapping[str, Any]) -> str:
-    names = ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "mtime")
+    names = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "Last-Modified", "mtime")
     mark = next((info[name] for name in names if info.get(name)), "")
     return f"{info['size']} {mark}"
 

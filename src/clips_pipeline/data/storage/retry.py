@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.storage.hub import find_refusal, http_status
 from clips_pipeline.io.redact import redact
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,12 @@ def call_with_retries(work: Callable[[], T], address: str, *, retries: int, back
     except Exception as error:
         tried = retrying.statistics["attempt_number"]
         attempts = "one attempt" if tried == 1 else f"{tried} attempts"
-        failed = StorageError(f"{address}: {attempts}, the last one failed with {type(error).__name__}: {error}")
+        refusal = find_refusal(error)
+        failed = StorageError(
+            f"{address}: {refusal or f'{attempts}, the last one failed with {type(error).__name__}: {error}'}"
+        )
         failed.errno = error.errno if isinstance(error, OSError) else None
-        failed.missing = isinstance(error, FileNotFoundError)
+        failed.missing = isinstance(error, FileNotFoundError) and refusal is None
         raise failed from None
 
 
@@ -103,5 +107,5 @@ def _is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return False
-    status = getattr(error, "status", None)
-    return not isinstance(status, int) or status >= 500 or status in _TRANSIENT_STATUS
+    status = http_status(error)
+    return status is None or status >= 500 or status in _TRANSIENT_STATUS

@@ -12,6 +12,8 @@ import braceexpand
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.data.storage.hub import PROTOCOL as HUB
+from clips_pipeline.data.storage.hub import hub_options
 from clips_pipeline.io.redact import redact
 
 _CHUNK = 1 << 20
@@ -78,6 +80,8 @@ def _with_timeouts(protocol: str, seconds: float, options: dict[str, Any]) -> di
         timeout = ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
         name = "client_kwargs" if protocol.startswith("http") else "session_kwargs"
         options[name] = {"timeout": timeout, **options.get(name, {})}
+    elif protocol == HUB:
+        options = hub_options(options, seconds)
     elif protocol == "s3":
         own = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}}
         options["config_kwargs"] = {**own, **options.get("config_kwargs", {})}
