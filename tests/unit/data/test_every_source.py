@@ -175,7 +175,7 @@ CASES = {
         {"columns": {"synthetic": "other"}},
         lambda folder: _table(folder, [f"{number}-{row}" for number in range(4) for row in range(2)], "Changed"),
         lambda folder: _table(folder, [f"{number}-{row}" for number in range(4) for row in range(2) if number + row]),
-        ({"tables": "DIR/*.pq"}, "source.recaption.tables", "name Parquet files"),
+        ({"tables": "DIR/*.pq"}, "source.recaption.tables", "name Parquet or CSV files"),
     ),
     "clip_benchmark captions": Case(
         "clip_benchmark",

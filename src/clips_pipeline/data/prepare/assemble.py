@@ -17,6 +17,7 @@ from clips_pipeline.data.prepare.statistics import Example, SplitStatistics, Sta
 from clips_pipeline.data.prepare.watchdog import Watchdog
 from clips_pipeline.data.shards import sample_offsets
 from clips_pipeline.data.shards.index import Index, ShardEntry, save_classes
+from clips_pipeline.data.shards.records import NO_TABLE_ROW
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
@@ -119,7 +120,8 @@ def assemble(
                 examples = list(first_examples(examples))
         splits[split], totals[split] = tuple(entries), total
         if not entries:
-            raise ConfigError(_no_sample_message(split, total, first_examples(examples)))
+            no_row = source.explain_no_row() if set(total.filtered) == {NO_TABLE_ROW} and not total.skipped else None
+            raise ConfigError(_no_sample_message(split, total, first_examples(examples), no_row))
     classes = source.classes()
     if classes is not None:
         save_classes(classes, folder / SHARDS)
@@ -150,10 +152,16 @@ def finish(prepared: PreparedData, folder: Path) -> None:
     prepared.statistics.save(folder)
 
 
-def _no_sample_message(split: Split, total: SplitStatistics, examples: Sequence[Example]) -> str:
+_GIVE_MORE = (
+    "give more data, or change how the source is split (source.folder: test_fraction, validation_fraction, evaluate_on)"
+)
+
+
+def _no_sample_message(
+    split: Split, total: SplitStatistics, examples: Sequence[Example], no_row: str | None = None
+) -> str:
     first = next((f"; first left out: {example}" for example in examples if example.split == split), "")
     return (
         f"split {split!r} has no sample ({sum(total.skipped.values())} skipped, {sum(total.filtered.values())} filtered"
-        f"{first}); give more data, or change how the source is split (source.folder: test_fraction, validation_fraction, "
-        "evaluate_on)"
+        f"{first}); {no_row or _GIVE_MORE}"
     )

@@ -21,7 +21,7 @@ from clips_pipeline.data.shards.tar_file import MAX_HEADERS_IN_SPAN, BadSampleEr
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.shards.writer import Sample, make_sample, write_samples
 from clips_pipeline.data.sources.in_place import TarTask, open_shard
-from clips_pipeline.data.sources.recaption import JoinTask
+from clips_pipeline.data.sources.join_tasks import JoinTask
 from clips_pipeline.data.sources.source import ShardTask
 from clips_pipeline.io.atomic import replace_file
 from clips_pipeline.io.redact import redact

@@ -5,6 +5,7 @@ import logging
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class ShardSet:
         """Return the files of a sample; arguments and errors are those of `read`."""
         tar, spans = self._open_shard(shard)
         begin, end = spans[row].tolist()
-        return tar.members((begin, end), image=image)
+        members = tar.members((begin, end), image=image)
+        return prefix_key(members, self.entries[shard].path) if self.fields.keys_repeat else members
 
     def iterate(self, places: range | None = None) -> Iterator[Record]:
         """Yield samples in the order of the index; bad samples are logged and left out.
@@ -226,6 +228,17 @@ def parse_sample(
     number = label if is_label(label) else None
     score = None if fields.score is None else parse_score(facts.get(fields.score))
     return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score, limits)
+
+
+def prefix_key(members: Members, address: str) -> Members:
+    """Return the files of a sample with the name of their shard before the key, for shards that repeat keys.
+
+    Args:
+        members: the files.
+        address: path or URL of the shard.
+    """
+    name = address.rpartition("/")[2].removesuffix(".tar").replace(".", "_")
+    return replace(members, key=f"{name}/{members.key}")
 
 
 def parse_json(members: Members, limits: SampleLimits = DEFAULT_LIMITS) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, TypeGuard
+from typing import Annotated, Final, TypeGuard
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, LaterField
 from clips_pipeline.data.limits import CAPTION_TOO_LONG as CAPTION_TOO_LONG
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.limits import TOO_LARGE as TOO_LARGE
@@ -119,12 +119,15 @@ class SampleFields:
             fields.
         score: a number in KEY.json; None reads no score.
         needed: whether a sample without the two captions is bad; false for data that is only for evaluation.
+        keys_repeat: whether each shard numbers its samples anew, as those of `pixparse/cc3m-wds` do; then the name of the
+            shard is put before each key.
     """
 
     web: Names = "txt"
     synthetic: CaptionerNames = "re_caption"
     score: str | None = None
     needed: bool = True
+    keys_repeat: Annotated[bool, LaterField()] = False
 
     def __post_init__(self) -> None:
         web, synthetic = field_names(self.web), [name for _, name in captioner_fields(self.synthetic)]

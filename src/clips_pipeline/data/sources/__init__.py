@@ -8,6 +8,9 @@ __all__ = [
     "folder",
     "img2dataset",
     "in_place",
+    "join_tasks",
     "recaption",
     "source",
+    "table_build",
+    "table_rows",
 ]

@@ -1,47 +1,31 @@
-"""Caption tables of any size, searched by key in bounded memory: one SQLite file, written once.
+"""Caption tables of any size, searched by key: two sorted arrays and the rows, all of them memory-mapped.
 
-Rows are in the order of the Parquet tables. The index over the keys is created afterwards by SQLite's external sort,
-which respects the memory limit and spills to a temporary file (in `TMPDIR`, else `/var/tmp`).
+    counts.json         numbers of rows
+    hashes.bin          64-bit hashes of the keys, sorted
+    places.bin          for each of them, the position of its row in all tables
+    rows-00000.arrow …  key and captions of each table, in its order
+
+`table_build` writes them. A lookup reads a few pages of the files, whatever their size, and processes share these pages.
 """
 
-import logging
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import hashlib
+import json
+from bisect import bisect_right
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.limits import DEFAULT_LIMITS
-from clips_pipeline.data.storage.files import Storage
-from clips_pipeline.data.storage.retry import StorageError
-from clips_pipeline.io.atomic import replace_folder
+from clips_pipeline.data.sources.table_rows import ROWS_PER_BATCH
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-log = logging.getLogger(__name__)
-
-TABLE_FILE = "captions.sqlite"
-
-_ROWS_AT_A_TIME = 8_192
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """Names of columns of the tables; None if there is no such column.
-
-    Attributes:
-        synthetic: the synthetic caption.
-        web: a web caption that replaces the one in the shard.
-        score: a number for the pair, for a filter.
-    """
-
-    synthetic: str = "re_caption"
-    web: str | None = None
-    score: str | None = None
+COUNTS_FILE, HASHES_FILE, PLACES_FILE = "counts.json", "hashes.bin", "places.bin"
+_MAX_OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -52,81 +36,33 @@ class TableCounts:
         rows: rows with a caption and a new key.
         repeated: rows whose key occurs in an earlier row; the first row is used.
         empty: rows without a key or without a caption.
+        conflicts: keys that have rows with different captions.
+        faulty: rows that are not CSV.
+        files: number of rows of each table.
     """
 
     rows: int
     repeated: int
     empty: int
+    conflicts: int
+    faulty: int
+    files: tuple[int, ...]
 
 
 class TableRow(NamedTuple):
-    """A row. `number` counts the rows with a key and a caption, from 0."""
+    """A row. `number` counts the rows that can be found, from 0; `values` has the columns of `table_rows`."""
 
     number: int
-    synthetic: str
-    web: str | None
-    score: float | None
+    values: dict[str, Any]
 
 
-def build_table(
-    tables: Sequence[str],
-    storage: Storage,
-    folder: Path,
-    *,
-    key: str,
-    columns: TableColumns,
-    memory_mib: int,
-    max_caption_bytes: int = DEFAULT_LIMITS.max_caption_bytes,
-) -> "CaptionTable":
-    """Read the Parquet files once and write the table into `folder`, which is replaced.
-
-    Args:
-        tables: addresses of the files.
-        storage: access to the files.
-        folder: folder of the table.
-        key: name of the column that rows are found by.
-        columns: names of the other columns.
-        memory_mib: memory for SQLite in MiB; the Parquet reader needs a few dozen MiB more.
-        max_caption_bytes: of a longer text only so much is stored that its sample is found to be above this limit.
-
-    Raises:
-        ConfigError: a file is not Parquet or lacks a column, or a column has the wrong type.
-        StorageError: a file cannot be read.
-    """
-    total = sum(_row_count(table, storage, key, columns) for table in tables)
-    with (
-        replace_folder(folder) as temporary,
-        closing(sqlite3.connect(temporary / TABLE_FILE, isolation_level=None)) as connection,
-    ):
-        # No journal: an incomplete file is deleted. Half of the memory is for the pages, half for the sort.
-        connection.executescript(f"""
-            PRAGMA journal_mode = OFF;
-            PRAGMA synchronous = OFF;
-            PRAGMA cache_size = -{memory_mib * 512};
-            CREATE TABLE captions (row INTEGER PRIMARY KEY, key TEXT, synthetic TEXT, web TEXT, score REAL);
-            CREATE TABLE counts (rows INTEGER, repeated INTEGER, empty INTEGER);
-        """)
-        connection.execute("BEGIN")
-        connection.executemany(
-            "INSERT INTO captions (key, synthetic, web, score) VALUES (?, ?, ?, ?)",
-            (
-                row
-                for row in _read_rows(tables, storage, key, columns, max_caption_bytes)
-                if row[0] and row[1] and row[1].strip()
-            ),
-        )
-        connection.execute("COMMIT")
-        connection.execute("CREATE INDEX by_key ON captions (key)")
-        (written,) = connection.execute("SELECT count(*) FROM captions").fetchone()
-        (kept,) = connection.execute("SELECT count(*) FROM (SELECT DISTINCT key FROM captions)").fetchone()
-        counts = TableCounts(kept, written - kept, total - written)
-        connection.execute("INSERT INTO counts VALUES (?, ?, ?)", (counts.rows, counts.repeated, counts.empty))
-    log.info("%s: %d rows, %d repeated keys, %d empty", folder, counts.rows, counts.repeated, counts.empty)
-    return CaptionTable(folder)
+def rows_file(folder: Path, number: int) -> Path:
+    """Return the file of the rows of a table."""
+    return folder / f"rows-{number:05d}.arrow"
 
 
 class CaptionTable:
-    """A table written by `build_table`. Can be pickled; every process opens the file for itself.
+    """A table written by `table_build.build_table`. Can be pickled; every process opens the files for itself.
 
     Args:
         folder: folder of the table.
@@ -138,102 +74,86 @@ class CaptionTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.counts = TableCounts(*self._file.execute("SELECT rows, repeated, empty FROM counts").fetchone())
-        except (sqlite3.Error, TypeError) as error:
-            raise ConfigError(
-                f"{folder}: holds no complete table ({error}); delete the folder and prepare again"
-            ) from None
+            found = json.loads((folder / COUNTS_FILE).read_text(encoding="utf-8"))
+            self.counts = TableCounts(**{**found, "files": tuple(found["files"])})
+            whole = {(folder / name).stat().st_size for name in (HASHES_FILE, PLACES_FILE)} == {8 * self.counts.rows}
+            problem = "" if whole else "a file was cut off"
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            problem = str(error) or type(error).__name__
+        if problem:
+            raise ConfigError(f"{folder}: holds no complete table ({problem}); delete the folder and prepare again")
+        self._close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "counts": self.counts}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._close()
+
+    def _close(self) -> None:
+        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._batch: tuple[tuple[int, int], dict[str, Any]] = (-1, -1), {}
+
     def find(self, key: str) -> TableRow | None:
         """Return the first row with a key, or None."""
-        wanted = "SELECT row - 1, synthetic, web, score FROM captions WHERE key = ? ORDER BY row LIMIT 1"
         try:
-            row = self._file.execute(wanted, (key,)).fetchone()
+            value = hash_key(key)
         except UnicodeEncodeError:
             return None  # a name in a tar that is not UTF-8; no table has such a key
-        return None if row is None else TableRow(*row)
+        at = int(np.searchsorted(self._hashes, value))
+        # Other keys with the same hash stand beside it.
+        while at < self.counts.rows and self._hashes[at] == value:
+            values = self.read(int(self._places[at]))
+            if values["key"] == key:
+                return TableRow(at, values)
+            at += 1
+        return None
+
+    def read(self, place: int) -> dict[str, Any]:
+        """Return the row at a position in all tables."""
+        number, row = self.locate(place)
+        at, rest = divmod(row, ROWS_PER_BATCH)
+        if (number, at) != self._batch[0]:
+            batch = self._reader(number).get_batch(at)
+            self._batch = (number, at), dict(zip(batch.schema.names, batch.columns, strict=True))
+        return {name: column[rest].as_py() for name, column in self._batch[1].items()}
+
+    def locate(self, place: int) -> tuple[int, int]:
+        """Return the table and the row in it of a position in all tables."""
+        number = bisect_right(self._ends, place)
+        return number, place - (self._ends[number - 1] if number else 0)
+
+    def _reader(self, number: int) -> Any:
+        import pyarrow as pa
+
+        reader = self._open.pop(number, None)
+        if reader is None:
+            while len(self._open) >= _MAX_OPEN_FILES:
+                self._open.popitem(last=False)
+            reader = pa.ipc.open_file(pa.memory_map(str(rows_file(self.folder, number))))
+        self._open[number] = reader
+        return reader
 
     @cached_property
-    def _file(self) -> sqlite3.Connection:
-        # The file is never written again, so it needs no locks, which network file systems may lack.
-        address = f"{(self.folder / TABLE_FILE).absolute().as_uri()}?mode=ro&immutable=1"
-        return sqlite3.connect(address, uri=True, check_same_thread=False)
+    def _ends(self) -> list[int]:
+        return list(accumulate(self.counts.files))
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        # A plain array: each call on a `memmap` takes several times as long.
+        return np.asarray(np.memmap(self.folder / HASHES_FILE, np.uint64, "r"))
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        return np.asarray(np.memmap(self.folder / PLACES_FILE, np.int64, "r"))
 
 
-def _row_count(table: str, storage: Storage, key: str, columns: TableColumns) -> int:
-    """Return the number of rows of a table, after checking that it has the requested columns."""
-    # Imported here: the process that starts `kedro` imports this module, and pyarrow takes 0.1 s.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def hash_key(key: str) -> np.uint64:
+    """Return the hash of a key: the upper half of DuckDB's `md5_number`.
 
-    with storage.open(table) as file, _parquet_errors(table):
-        parquet = pq.ParquetFile(file)
-        schema = parquet.schema_arrow
-        for name in (key, columns.synthetic, columns.web, columns.score):
-            if name is None:
-                continue
-            if name not in schema.names:
-                raise ConfigError(
-                    f"{table}: no column {name!r} (it has: {', '.join(schema.names)}); name an existing one"
-                )
-            kind = schema.field(name).type
-            fits = pa.types.is_floating(kind) or pa.types.is_integer(kind)
-            if name != columns.score:
-                fits = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            if not fits:
-                raise ConfigError(
-                    f"{table}: column {name!r} holds {kind}; "
-                    f"name a column that holds {'numbers' if name == columns.score else 'text'}"
-                )
-        return int(parquet.metadata.num_rows)
-
-
-def _read_rows(
-    tables: Sequence[str], storage: Storage, key: str, columns: TableColumns, max_caption_bytes: int
-) -> Iterator[tuple[str | None, str | None, str | None, float | None]]:
-    import pyarrow.parquet as pq
-
-    names = [name for name in (key, columns.synthetic, columns.web, columns.score) if name is not None]
-    for table in tables:
-        with storage.open(table) as file, _parquet_errors(table):
-            # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=names):
-                listed = {name: _shortened(batch.column(name), max_caption_bytes).to_pylist() for name in names}
-                nothing = [None] * batch.num_rows
-                yield from zip(
-                    listed[key],
-                    listed[columns.synthetic],
-                    listed.get(columns.web or "", nothing),
-                    listed.get(columns.score or "", nothing),
-                    strict=True,
-                )
-
-
-def _shortened(column: "pa.Array", most: int) -> "pa.Array":
-    """Return a column whose texts of more than `most` bytes are cut to `most` + 1 characters; SQLite holds no longer ones."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        return column
-    longest = pc.max(pc.binary_length(column.cast(pa.large_string()))).as_py()
-    if longest is None or longest <= most:
-        return column
-    return pc.utf8_slice_codeunits(column.cast(pa.large_string()), 0, most + 1)
-
-
-@contextmanager
-def _parquet_errors(table: str) -> Iterator[None]:
-    """Raise a ConfigError for a damaged table; pyarrow finds damaged pages only while it reads them."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except StorageError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{table}: not a Parquet file, or a damaged one ({error}); write it again") from None
+    Raises:
+        UnicodeEncodeError: the key has lone surrogates.
+    """
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+    return np.uint64(int.from_bytes(digest[:8], "little"))

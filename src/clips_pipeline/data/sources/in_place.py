@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.reader import parse_sample
+from clips_pipeline.data.shards.reader import parse_sample, prefix_key
 from clips_pipeline.data.shards.records import Record, SampleFields, Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile, unreadable_error
 from clips_pipeline.data.shards.unexpected import make_skip
@@ -98,7 +98,10 @@ class TarTask:
         Raises:
             BadSampleError: the sample cannot be used.
         """
-        return parse_sample(tar.read(row), self.fields, limits=self.limits)
+        members = tar.read(row)
+        if self.fields.keys_repeat:
+            members = prefix_key(members, self.address)
+        return parse_sample(members, self.fields, limits=self.limits)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class Source(Protocol):
         """Return counts that only the source knows, such as unmatched table rows; called after all tasks are done."""
         return {}
 
+    def explain_no_row(self) -> str | None:
+        """Return what to do if no sample has a row in the tables of a source that joins; None for other sources."""
+        return None
+
     def classes(self) -> Classes | None:
         """Return the classes for zero-shot evaluation if samples have labels."""
         return None

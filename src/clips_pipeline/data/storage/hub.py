@@ -20,7 +20,7 @@ def hub_options(options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         timeout_s: seconds without a byte after which a request fails.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = timeout_s  # type: ignore[assignment]
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
