@@ -35,7 +35,7 @@ AS_MANY_AS_ONE_LIKES = {
     *(f"prepare.source.scenes.{key}" for key in ("train", "validation", "test", "samples_per_shard")),
     "prepare.source.folder.images_per_task",
     *(f"prepare.source.{kind}.held_out" for kind in ("img2dataset", "recaption")),
-    "prepare.source.recaption.memory_mib",
+    *(f"prepare.source.recaption.{key}" for key in ("memory_mib", "max_conflicts")),
     *(f"prepare.filters.{key}" for key in ("min_side", "max_aspect", "min_score")),
     *(
         f"prepare.filters.{which}.{key}"

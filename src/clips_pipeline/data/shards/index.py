@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from clips_pipeline.config import ConfigError, NonNegativeInt, read_json, to_mapping
+from clips_pipeline.config import ConfigError, NonNegativeInt, digest_mapping, read_json, to_mapping
 from clips_pipeline.data.limits import SampleLimits, limits_before_they_were_recorded
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
@@ -120,6 +120,8 @@ class Index:
         """Write `index.json`, one shard per line; the same index gives the same bytes."""
         head = to_mapping(dataclasses.replace(self, splits={}))
         del head["splits"]
+        # Without fields that were added later and have their default: the same index gives the same bytes as before.
+        head["fields"] = digest_mapping(self.fields)
         lines = {
             name: ",\n".join("   " + json.dumps(dataclasses.asdict(shard), ensure_ascii=False) for shard in shards)
             for name, shards in self.splits.items()

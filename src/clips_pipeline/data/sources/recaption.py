@@ -135,14 +135,14 @@ class RecaptionSource(Source):
             numbers = task.matched_rows()
             np.bitwise_or.at(seen, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
         matched = int(np.bitwise_count(seen).sum())
-        return {
+        found = {
             "table_rows_used": matched,
             "table_rows_without_sample": counts.rows - matched,
             "table_rows_repeated": counts.repeated,
             "table_rows_empty": counts.empty,
-            "table_rows_faulty": counts.faulty,
-            "table_keys_in_conflict": counts.conflicts,
         }
+        others = {"table_rows_faulty": counts.faulty, "table_keys_in_conflict": counts.conflicts}
+        return found | {name: count for name, count in others.items() if count}
 
     def explain_no_row(self) -> str | None:
         """Return how the keys of the tables look."""

@@ -127,6 +127,7 @@ def _configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spilled"),
         "threads": min(_MAX_THREADS, os.cpu_count() or 1),
+        "enable_progress_bar": False,
         # Everything it needs is built in; nothing is fetched.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

@@ -26,7 +26,7 @@ ROWS_PER_BATCH = 4_096
 
 _SCORE = "score"
 _MAX_HEADER_BYTES = 1 << 20
-# A longer row is counted as faulty. DuckDB holds 32 of them at a time.
+# A longer row is left out as faulty. DuckDB holds 32 of them at a time, and does not count one that is longer than these.
 _MAX_ROW_BYTES = 1 << 20
 _MAX_FAULTY_ROWS = 1_000_000
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

@@ -166,10 +166,10 @@ def test_the_join(source: RecaptionSource) -> None:
     assert source.notes() == wanted
     # Running tasks twice changes nothing, and the table is not built again.
     again = pickle.loads(pickle.dumps(source))  # noqa: S301
-    stamp = (source._table().folder / "captions.sqlite").stat().st_mtime_ns
+    stamp = (source._table().folder / "hashes.bin").stat().st_mtime_ns
     assert _all(again) == found
     assert again.notes() == wanted
-    assert (source._table().folder / "captions.sqlite").stat().st_mtime_ns == stamp
+    assert (source._table().folder / "hashes.bin").stat().st_mtime_ns == stamp
 
 
 def test_only_the_shards_of_the_source_count(source: RecaptionSource, tmp_path: Path) -> None:
