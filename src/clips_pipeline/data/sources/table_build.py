@@ -26,7 +26,7 @@ from clips_pipeline.data.sources.caption_table import (
     TableCounts,
     rows_file,
 )
-from clips_pipeline.data.sources.table_rows import TableColumns, TableReader
+from clips_pipeline.data.sources.table_rows import TableColumns, TableReader, connect
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.io.atomic import write_text
 
@@ -80,7 +80,7 @@ def build_table(
     config = _configuration(memory_mib, partial)
     database = partial / "hashes.duckdb"
     try:
-        with duckdb.connect(database, config=config) as connection:
+        with connect(database, config) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (high UBIGINT, low UBIGINT, place BIGINT, content UBIGINT)"
             )
@@ -127,7 +127,6 @@ def _configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spilled"),
         "threads": min(_MAX_THREADS, os.cpu_count() or 1),
-        "enable_progress_bar": False,
         # Everything it needs is built in; nothing is fetched.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

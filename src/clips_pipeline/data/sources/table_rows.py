@@ -20,6 +20,7 @@ from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.retry import StorageError
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 ROWS_PER_BATCH = 4_096
@@ -213,7 +214,7 @@ class TableReader:
             f"rejects_limit = {_MAX_FAULTY_ROWS}, "
             f"columns = {{{', '.join(f'c{number}: VARCHAR' for number in range(len(header)))}}}"
         ).replace(": VARCHAR", ": 'VARCHAR'")
-        with self._storage.local_copy(self.address) as path, duckdb.connect(config=config) as connection:
+        with self._storage.local_copy(self.address) as path, connect(":memory:", config) as connection:
             query = f"SELECT {selected} FROM read_csv($path, {options})"  # noqa: S608 - names are numbers
             try:
                 yield from connection.sql(query, params={"path": _literal_path(path)}).to_arrow_reader(ROWS_PER_BATCH)
@@ -222,6 +223,20 @@ class TableReader:
                 raise _csv_error(self.address, error) from None
         if self.faulty >= _MAX_FAULTY_ROWS:
             raise ConfigError(f"{self.address}: more than {_MAX_FAULTY_ROWS:,} rows are not CSV; write it again")
+
+
+def connect(database: Path | str, config: dict[str, Any]) -> "duckdb.DuckDBPyConnection":
+    """Open a database of DuckDB that prints no progress.
+
+    Args:
+        database: its file, or `:memory:`.
+        config: DuckDB's configuration.
+    """
+    import duckdb
+
+    connection = duckdb.connect(database, config=config)
+    connection.execute("SET enable_progress_bar = false")
+    return connection
 
 
 _COUNT_FAULTY = "SELECT count(DISTINCT line) FROM reject_errors"
