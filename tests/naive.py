@@ -86,6 +86,13 @@ def contrastive_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tensor
     return (to_text + to_image) / 2
 
 
+def sigmoid_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Compute SigLIP's loss on the whole batch from explicit signs: the sum over pairs, divided by the images."""
+    logits = scale * image_BE @ text_BE.T + bias
+    signs = 2 * torch.eye(len(logits), dtype=logits.dtype) - 1
+    return -functional.logsigmoid(signs * logits).sum() / len(logits)
+
+
 def caption(logits_BQV: Tensor, target_ids_BT: Tensor, pad_id: int = 0) -> Tensor:
     """Compute the published caption loss: labels are ids shifted left; one mean over labels that are not PAD."""
     labels_BT = functional.pad(target_ids_BT[:, 1:], (0, 1), value=pad_id)

@@ -184,7 +184,7 @@ def digest_mapping(config: Any) -> dict[str, Any]:
     Renamed fields stand under their former names, and a `LaterField` with its default is left out.
     """
     hints = get_type_hints(type(config), include_extras=True)
-    fields = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
+    fields = {field.name: (getattr(config, field.name), _default(field)) for field in dataclasses.fields(config)}
     digested: dict[str, Any] = {}
     for name, (value, default) in fields.items():
         if value == default and any(isinstance(extra, LaterField) for extra in get_args(hints[name])):
@@ -207,6 +207,10 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _former_name(hint: Any) -> FormerName | None:
     return next((extra for extra in get_args(hint) if isinstance(extra, FormerName)), None)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _digest_value(value: Any) -> Any:

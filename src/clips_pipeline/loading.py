@@ -126,6 +126,7 @@ class Clips:
 
         Raises:
             TypeError: the input is of another type.
+            ValueError: the model has no text tower (method captioning).
         """
         return self._embedder.texts(self._tracked(_as_texts(texts), "texts"))
 
@@ -145,7 +146,7 @@ class Clips:
             ValueError: the model has no captioner (methods clip and mixture).
         """
         if self.model.captioner is None:
-            raise ValueError("this model has no captioner: train one with train.method clips or coca")
+            raise ValueError("this model has no captioner: train one with train.method clips, coca or captioning")
         captions: list[str] = []
         tracked = self._tracked(_as_images(images), "captions", long=_MANY_CAPTIONS)
         for batch in iterate_batches(tracked, min(self._batch_size, _CAPTION_BATCH)):

@@ -19,7 +19,7 @@ from clips_pipeline import load
 from clips_pipeline.config import flatten
 from clips_pipeline.interop.open_clip import to_state_dict
 from clips_pipeline.text.fragments import Strategy
-from clips_pipeline.text.methods import Method
+from clips_pipeline.text.methods import CAPTIONING_METHODS, CONTRASTIVE_METHODS, Method
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.events.event_log import read_all
 
@@ -97,6 +97,16 @@ RUNS: dict[str, dict[str, Any]] = {
             }
         }
     },
+    "sigmoid": {
+        "loss": {"contrastive": "sigmoid"},
+        "model": {"padding": "attend"},
+        "optimizer": {"name": "muon", "options": {"momentum": 0.9}},
+    },
+    "captioning": {
+        "method": "captioning",
+        "model": {"image_tokens_kept": 0.35},
+        "optimizer": {"name": "lamb"},
+    },
     "towers": {"model": {"vision_weights": "TOWERS", "text_weights": "TOWERS"}, "launch": {"compile": True}},
 }
 """Parameters below `train` by environment."""
@@ -121,7 +131,8 @@ def options(config: type[Any], prefix: str = "") -> set[str]:
 
 
 def test_every_option_and_choice_has_a_run() -> None:
-    used = {key for run in RUNS.values() for key in flatten(run)}
+    # Options of an optimizer have its own names.
+    used = {key.replace("options.momentum", "options") for run in RUNS.values() for key in flatten(run)}
     assert used <= options(TrainConfig)
     assert options(TrainConfig) - used == set(ELSEWHERE)
     assert {run.get("method", "clips") for run in RUNS.values()} == set(get_args(Method))
@@ -149,7 +160,10 @@ def environment(project: Path, name: str, train: dict[str, Any]) -> Path:
             for key, value in train.items()
         },
     }
-    (conf / "parameters.yml").write_text(yaml.safe_dump({"train": merged, "register": {"name": f"clips-{name}"}}))
+    register = {"name": f"clips-{name}"}
+    if train.get("method") == "captioning":
+        register["metric"] = "caption/scenes/teacher_forced_loss"
+    (conf / "parameters.yml").write_text(yaml.safe_dump({"train": merged, "register": register}))
     return results
 
 
@@ -168,11 +182,15 @@ def test_each_environment_trains_evaluates_and_registers(started: Path, name: st
     steps = [event for event in events if event["kind"] == "step"]
     assert events[-1]["kind"] == "end"
     assert events[-1]["finished"]
-    captioned = train.get("method", "clips") in ("coca", "clips")
-    assert set(steps[-1]["losses"]) >= {"contrastive", "total"} | ({"caption"} if captioned else set())
+    captioned = train.get("method", "clips") in CAPTIONING_METHODS
+    contrasted = train.get("method", "clips") in CONTRASTIVE_METHODS
+    assert ("contrastive" in steps[-1]["losses"]) == contrasted
+    assert "total" in steps[-1]["losses"]
     assert ("caption" in steps[-1]["losses"]) == captioned
     exported = load(results / "06_models/clips").model.config
     assert (exported.captioner is not None) == captioned
+    assert exported.text_tower == contrasted
+    assert exported.contrastive == train.get("loss", {}).get("contrastive", "softmax")
     if name == "sized":
         size = train["model"]["size"]
         found = json.loads((results / "06_models/clips/config.json").read_text())["model"]
@@ -180,7 +198,7 @@ def test_each_environment_trains_evaluates_and_registers(started: Path, name: st
             assert {key: found[part][key] for key in size[part]} == size[part]
         assert (found["embed_dim"], found["text"]["vocab_size"]) == (20, 600)
     metrics = json.loads((results / "08_reporting/metrics.json").read_text())
-    assert "retrieval/scenes/mean_recall@1" in metrics
+    assert ("retrieval/scenes/mean_recall@1" in metrics) == contrasted
     assert any(key.startswith("caption/") for key in metrics) == captioned
     with safe_open(results / "06_models/clips/model.safetensors", "pt") as weights:
         assert len(list(weights.keys())) > 10

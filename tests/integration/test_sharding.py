@@ -86,7 +86,7 @@ def test_a_model_that_composer_has_not_sharded_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"sharding: fsdp2, but Composer has not sharded \d+ parameters \(logit_scale"
     ):
-        sharding.check_sharded("fsdp2", sharding.reshape_logit_scale(ClipsModel(SIZES["tiny"])))
+        sharding.check_sharded("fsdp2", sharding.reshape_scalars(ClipsModel(SIZES["tiny"])))
 
 
 def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes() -> None:
@@ -94,7 +94,7 @@ def test_the_model_outside_training_shares_its_memory_and_has_the_usual_shapes()
 
     usual = ClipsModel(SIZES["tiny"])
     shapes = {name: value.shape for name, value in usual.state_dict().items()}
-    trained = sharding.reshape_logit_scale(usual)
+    trained = sharding.reshape_scalars(usual)
     trained.vision.register_buffer("made_once", torch.arange(3), persistent=False)
     found = sharding.full_model(trained.eval())
     assert {name: value.shape for name, value in found.state_dict().items()} == shapes

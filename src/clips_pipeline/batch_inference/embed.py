@@ -103,7 +103,12 @@ def embed(inputs: Inputs, model: Path, config: EmbedConfig, out: Path) -> Path:
         OSError: the disk is full; finished parts are kept and no table is written.
     """
     digest = model_digest(model)
-    size = load_config(model)[0].embed_dim
+    dimensions = load_config(model)[0]
+    if config.texts != "none" and not dimensions.text_tower:
+        raise ConfigError(
+            f"embed.texts: {config.texts}, but the model in {model} has no text tower (train.method captioning); set none"
+        )
+    size = dimensions.embed_dim
     facts: list[Any] = [digest, inputs.fingerprint, config.texts, config.batch_size, formats.EMBEDDINGS]
     fingerprint = json_sha256(facts)
     work_folder = out.with_name(f".{out.name}.parts")

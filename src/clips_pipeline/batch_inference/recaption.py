@@ -140,7 +140,9 @@ def recaption(inputs: Inputs, model: Path, config: RecaptionRunConfig, out: Path
     digest = model_digest(model)
     captioner = load_config(model)[0].captioner
     if captioner is None:
-        raise ConfigError(f"recaption.model: {model}: has no captioner; give a model of train.method clips or coca")
+        raise ConfigError(
+            f"recaption.model: {model}: has no captioner; give a model of train.method clips, coca or captioning"
+        )
     if config.decoding == "parallel" and captioner.inputs != "queries":
         raise ConfigError(
             "recaption.decoding: 'parallel' needs a captioner that predicts all words at once (method clips), and this one is "

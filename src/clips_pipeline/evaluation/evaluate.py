@@ -17,7 +17,7 @@ from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.splits import Classes
-from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
 from clips_pipeline.evaluation.example_selection import select_examples
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, EmbeddingCache
@@ -85,6 +85,11 @@ def evaluate_model(
     if config.expected.images is not None:
         check_expected_sizes(config, index.split_samples(config.split))
     embedder = load_embedder(model_folder, config)
+    if config.compositionality != CompositionalityConfig() and not embedder.reads_text:
+        raise ConfigError(
+            "evaluate.compositionality: the sets compare texts, and the model has no text tower (train.method captioning); "
+            "remove the key"
+        )
     origin = {SET_VERSION: index.split_version(config.split), MODEL: model_digest(model_folder)}
     cache = EmbeddingCache(cache_dir, origin[MODEL], embedder.device.type, origin[SET_VERSION])
 
@@ -145,11 +150,14 @@ def evaluate_records(
     check_expected_sizes(config, len(image_pass.keys), len(image_pass.texts))
     image_NE = np.concatenate(image_pass.embeddings)
     chance: dict[str, float] = {}
-    retrievals = _rank_captions(encode_texts, image_NE, image_pass, config.set_name)
+    retrievals: dict[str, RetrievalResult] = {}
+    if embedder.reads_text:
+        retrievals = _rank_captions(encode_texts, image_NE, image_pass, config.set_name)
     for kind, retrieval in retrievals.items():
         chance |= _keyed(f"{kind}/{config.set_name}", chance_recall(retrieval.owners, len(image_NE)))
 
-    zero_shot, confusion_counts = _zero_shot(encode_texts, image_NE, image_pass.labels, classes)
+    named = classes if embedder.reads_text else None
+    zero_shot, confusion_counts = _zero_shot(encode_texts, image_NE, image_pass.labels, named)
     if classes is not None and zero_shot:
         chance |= _keyed(f"zero_shot/{config.set_name}", chance_accuracy(len(classes.names)))
 

@@ -110,7 +110,7 @@ def save_model(
         config = {
             "format": FORMAT,
             "version": VERSION,
-            "model": to_mapping(model.config),
+            "model": _model_mapping(model.config),
             "images": dict(image_mapping),
             **({ORIGIN: dict(origin)} if origin else {}),
         }
@@ -118,6 +118,13 @@ def save_model(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_weights(weights, folder / WEIGHTS_FILE)
     return out_dir
+
+
+def _model_mapping(config: ClipsConfig) -> dict[str, Any]:
+    """Return the configuration without keys that later versions added and that have their defaults: earlier ones refuse them."""
+    mapping = to_mapping(config)
+    added = {"contrastive": "softmax", "text_tower": True}
+    return {key: value for key, value in mapping.items() if key not in added or value != added[key]}
 
 
 def save_weights(weights: Mapping[str, Tensor], file: Path) -> None:

@@ -1,6 +1,7 @@
 """Conversion of state dicts from and to open_clip's layout of CLIPS, which the published checkpoints have.
 
-Published checkpoints contain the two towers and the logit scale, but no captioner. Differences of layout:
+Published checkpoints contain the two towers and the logit scale, but no captioner. A bias (`logit_bias`) is that of the sigmoid
+loss. Differences of layout:
 
 - Names differ, and both projections are transposed, (width, embed). No tensors are split or fused.
 - `visual.positional_embedding` is a parameter in open_clip. Here it is the fixed sin-cos table, computed for any image size.
@@ -31,6 +32,7 @@ HEAD_WIDTHS_VISION = {1280: 80}
 """Vision width to head width if it is not 64 (H/14: 16 heads)."""
 
 _TABLE = "visual.positional_embedding"
+_BIAS = "logit_bias"
 _SAME_TABLE = 1.0e-3
 """Maximum absolute difference at which a stored table counts as the computed one; half precision stays well below."""
 
@@ -51,9 +53,12 @@ _BLOCK_NAMES = {
 
 
 def to_state_dict(model: ClipsModel) -> dict[str, Tensor]:
-    """Return the towers and the logit scale under open_clip's keys, as copies in the model's precision.
+    """Return the towers, logit scale and bias (if there is one) under open_clip's keys, as copies in the model's precision.
 
     The captioner is left out. The position table is that of the configured image size.
+
+    Raises:
+        ConfigError: the model has no text tower.
     """
     named = {key: tensor.detach().clone().contiguous() for key, tensor in _named(model).items()}
     named.setdefault(_TABLE, model.vision.position_table())
@@ -124,6 +129,8 @@ def _list(what: str, keys: list[str]) -> str:
 def _named(model: ClipsModel) -> dict[str, Tensor]:
     """Map open_clip's keys to views of the model's tensors in open_clip's shapes; writing to them changes the model."""
     vision, text = model.vision, model.text
+    if text is None or vision.norm is None or vision.head is None:
+        raise ConfigError("open_clip's form has a text tower, and a model of train.method captioning has none")
     named: dict[str, Tensor] = {
         "logit_scale": model.logit_scale,
         "positional_embedding": text.positions_LD,
@@ -137,6 +144,8 @@ def _named(model: ClipsModel) -> dict[str, Tensor]:
         "visual.ln_post.weight": vision.norm.weight,
         "visual.ln_post.bias": vision.norm.bias,
     }
+    if model.logit_bias is not None:
+        named[_BIAS] = model.logit_bias
     if vision.positions_PD is not None:
         named[_TABLE] = vision.positions_PD
     for prefix, blocks in (("", text.blocks), ("visual.", vision.blocks)):
@@ -188,7 +197,13 @@ def _read_config(
     captioner = CaptionerConfig(
         vocab_size=vocab_size, width=text_width, depth=text.depth, heads=text.heads, queries=128
     )
-    return ClipsConfig(vision=vision, text=text, captioner=captioner, embed_dim=shapes["visual.proj"][1])
+    return ClipsConfig(
+        vision=vision,
+        text=text,
+        captioner=captioner,
+        embed_dim=shapes["visual.proj"][1],
+        contrastive="sigmoid" if _BIAS in state_dict else "softmax",
+    )
 
 
 def _depth(state_dict: Mapping[str, Tensor], prefix: str) -> int:

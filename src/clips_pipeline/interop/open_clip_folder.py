@@ -51,7 +51,7 @@ _REQUIRED: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 )
 # Keys that say sizes, that are checked apart, or that change nothing in an evaluation.
 _KNOWN = {
-    "": {"embed_dim", "vision_cfg", "text_cfg", "init_logit_scale", "output_dict", "cast_dtype"},
+    "": {"embed_dim", "vision_cfg", "text_cfg", "init_logit_scale", "init_logit_bias", "output_dict", "cast_dtype"},
     "vision_cfg": {"image_size", "patch_size", "layers", "width", "head_width", "norm_kwargs", "patch_dropout"},
     "text_cfg": {"context_length", "vocab_size", "layers", "width", "heads", "norm_kwargs"}
     | {"hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"},

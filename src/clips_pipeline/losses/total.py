@@ -1,9 +1,10 @@
 # ruff: noqa: N802  (fields carry shape suffixes in capitals)
 """Total loss of CLIPS: 1 * contrastive + 2 * caption (CLIPS paper, section 3).
 
-Methods without fragments have one contrastive term, methods without a captioner no caption loss.
+The contrastive loss is the mean over the texts of an image, of InfoNCE or of the sigmoid loss. Methods without fragments have one
+text, methods without a text tower none and hence no contrastive loss, methods without a captioner no caption loss.
 
-Shapes: B batch, N valid target positions, E embedding, D width, V vocabulary.
+Shapes: B batch, K fragments, N valid target positions, E embedding, D width, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clips_pipeline.losses.caption import POSITIONS_PER_CHUNK, caption_loss
-from clips_pipeline.losses.contrastive import contrastive_loss
+from clips_pipeline.losses.contrastive import contrastive_loss, text_rows
+from clips_pipeline.losses.sigmoid import sigmoid_terms
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,19 @@ class ModelOutput(Protocol):
 
     @property
     def web_BE(self) -> Tensor:
-        """Unit features of the web captions."""
+        """Unit features of the web captions; width 0 without a text tower."""
 
     @property
     def fragment_BE(self) -> Tensor:
-        """Unit features of the fragments; width 0 if the method reads no fragment."""
+        """Unit features of the fragments, (B, K, E) for more than one; width 0 if the method reads no fragment."""
 
     @property
     def logit_scale(self) -> Tensor:
         """Factor of the cosines, a scalar."""
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """Bias of the sigmoid loss, a scalar; None for the softmax."""
 
     @property
     def caption_hidden_ND(self) -> Tensor:
@@ -59,8 +65,8 @@ class LossParts(NamedTuple):
     """
 
     total: Tensor
-    contrastive: Tensor
-    contrastive_web: Tensor
+    contrastive: Tensor | None
+    contrastive_web: Tensor | None
     contrastive_fragment: Tensor | None
     caption: Tensor | None
 
@@ -88,21 +94,29 @@ def clips_loss(
         ValueError: shapes do not fit each other.
     """
     weights = LossWeights() if weights is None else weights
-    has_fragment = output.fragment_BE.shape[1] > 0
-    web, fragment = contrastive_loss(
-        output.image_BE,
-        output.web_BE,
-        output.fragment_BE if has_fragment else None,
-        output.logit_scale,
-        chunk_rows=contrastive_chunk,
-        group=group,
-    )
-    contrastive = (web + fragment) / 2 if has_fragment else web
-    fragment_part = fragment if has_fragment else None
-    if head_weight_VD is None:
-        return LossParts(weights.contrastive * contrastive, contrastive, web, fragment_part, None)
-    caption = caption_loss(
-        output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk_size=caption_chunk, group=group
-    )
-    total = weights.contrastive * contrastive + weights.caption * caption
-    return LossParts(total, contrastive, web, fragment_part, caption)
+    caption = None
+    if head_weight_VD is not None:
+        caption = caption_loss(
+            output.caption_hidden_ND, head_weight_VD, output.caption_targets_N, chunk_size=caption_chunk, group=group
+        )
+    if output.web_BE.shape[1] == 0:
+        if caption is None:
+            raise ValueError("the model has neither a text tower nor a captioner, so there is no loss")
+        return LossParts(weights.caption * caption, None, None, None, caption)
+    web, *fragments = _contrastive_terms(output, contrastive_chunk, group)
+    summed = sum(fragments[1:], fragments[0]) if fragments else None
+    contrastive = web if summed is None else (web + summed) / (1 + len(fragments))
+    fragment = None if summed is None else summed / len(fragments)
+    total = weights.contrastive * contrastive
+    if caption is not None:
+        total = total + weights.caption * caption
+    return LossParts(total, contrastive, web, fragment, caption)
+
+
+def _contrastive_terms(output: ModelOutput, chunk_rows: int | None, group: dist.ProcessGroup | None) -> list[Tensor]:
+    """Return one term per text of an image: that of the web caption, then those of the fragments."""
+    image_BE, web_BE, fragment_BE, scale = output.image_BE, output.web_BE, output.fragment_BE, output.logit_scale
+    if output.logit_bias is None:
+        return contrastive_loss(image_BE, web_BE, fragment_BE, scale, chunk_rows=chunk_rows, group=group)
+    texts = text_rows(web_BE, fragment_BE)
+    return sigmoid_terms(image_BE, texts, scale, output.logit_bias, chunk_rows=chunk_rows, group=group)

@@ -2,7 +2,8 @@
 """The CLIPS model: two towers, a logit scale, and a captioner that is used in training only. CLIPS paper, section 3.
 
 Shapes: B batch, C colors, H height, W width (pixels), L text context, T target length, Q queries, N valid target positions,
-E embedding, D captioner width, V vocabulary, P image tokens, S web caption tokens, K patches kept.
+E embedding, D captioner width, V vocabulary, P image tokens, S web caption tokens, K patches kept, F fragments, I image tokens
+kept.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from clips_pipeline.models.captioner import Captioner
 from clips_pipeline.models.init import (
+    INITIAL_SIGMOID,
     INITIAL_TEMPERATURE,
     initialize_captioner,
     initialize_text,
@@ -28,8 +30,9 @@ class ClipsOutput(NamedTuple):
     """Everything that the losses need. Features are L2-normalized; `logit_scale` is exp(t), a scalar.
 
     `caption_hidden_ND` holds the captioner's normalized state at valid target positions only, row-major. Its logits are
-    `hidden @ model.captioner.head.weight.T`, with the targets `caption_targets_N`. Methods without fragments have `fragment_BE`
-    (B, 0); methods without a captioner have `caption_hidden_ND` (0, 0).
+    `hidden @ model.captioner.head.weight.T`, with the targets `caption_targets_N`. `fragment_BE` is (B, F, E) for F > 1 fragments.
+    Methods without fragments have `fragment_BE` (B, 0), without a text tower also `web_BE`; methods without a captioner have
+    `caption_hidden_ND` (0, 0). `logit_bias` is None for the softmax.
     """
 
     image_BE: Tensor
@@ -38,43 +41,71 @@ class ClipsOutput(NamedTuple):
     logit_scale: Tensor
     caption_hidden_ND: Tensor
     caption_targets_N: Tensor
+    logit_bias: Tensor | None = None
 
 
 class ClipsModel(nn.Module):
     """The whole model. Construct it under `torch.device("meta")` to count parameters without memory.
 
     The parameter `logit_scale` is the logarithm of the scale; it is not clamped here. The captioner's gradient reaches the text
-    tower through the web caption; nothing is detached.
+    tower through the web caption; nothing is detached. `logit_bias` exists for the sigmoid loss only. Without a text tower the
+    scale is the constant 1 and no parameter.
     """
+
+    logit_scale: Tensor
+    logit_bias: Tensor | None
 
     def __init__(self, config: ClipsConfig) -> None:
         super().__init__()
         self.config = config
-        captioner = config.captioner
+        captioner, both = config.captioner, config.text_tower
         # Modules initialize their parameters; those values are replaced below, and must not advance the random generator.
         with torch.random.fork_rng(devices=[]):
-            self.vision = VisionTower(config.vision, config.embed_dim)
-            self.text = TextTower(config.text, config.embed_dim)
+            self.vision = VisionTower(config.vision, config.embed_dim if both else None)
+            self.text = TextTower(config.text, config.embed_dim) if both else None
             self.captioner = None if captioner is None else Captioner(captioner, config.vision.width, config.text.width)
-        self.logit_scale = nn.Parameter(torch.empty(()))
+        if both:
+            self.logit_scale = nn.Parameter(torch.empty(()))
+        else:
+            # On the CPU, so that it has a value if the model is built on the meta device.
+            self.register_buffer("logit_scale", torch.zeros((), device="cpu"), persistent=False)
+        sigmoid = both and config.contrastive == "sigmoid"
+        self.register_parameter("logit_bias", nn.Parameter(torch.empty(())) if sigmoid else None)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialize all parameters from PyTorch's default generator."""
         initialize_vision(self.vision)
-        initialize_text(self.text)
+        if self.text is not None:
+            initialize_text(self.text)
         # Last, so that all methods start with the same towers, whatever their captioner.
         if self.captioner is not None:
             initialize_captioner(self.captioner)
-        self.logit_scale.fill_(math.log(1.0 / INITIAL_TEMPERATURE))
+        self.reset_scale()
+
+    @torch.no_grad()
+    def reset_scale(self) -> None:
+        """Give the logit scale, and the bias if there is one, their initial values."""
+        scale, bias = INITIAL_SIGMOID
+        if self.logit_bias is not None:
+            self.logit_scale.fill_(math.log(scale))
+            self.logit_bias.fill_(bias)
+        elif self.text is not None:
+            self.logit_scale.fill_(math.log(1.0 / INITIAL_TEMPERATURE))
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
         """Return unit features (B, E) of normalized images (B, 3, H, W)."""
         return unit_rows(self.vision(images_BCHW).feature_BE)
 
     def encode_text(self, ids_BL: Tensor) -> Tensor:
-        """Return unit features (B, E) of rows of ids (B, L) that end in [CLS]."""
+        """Return unit features (B, E) of rows of ids (B, L) that end in [CLS].
+
+        Raises:
+            ValueError: the model has no text tower.
+        """
+        if self.text is None:
+            raise ValueError("this model has no text tower: it was trained with train.method captioning")
         return unit_rows(self.text.feature(ids_BL))
 
     def forward(
@@ -84,24 +115,33 @@ class ClipsModel(nn.Module):
         fragment_ids_BL: Tensor,
         target_ids_BT: Tensor,
         kept_BK: Tensor | None = None,
+        captioned_BI: Tensor | None = None,
     ) -> ClipsOutput:
         """Run the forward pass of a training step.
 
         Args:
             images_BCHW: normalized images.
-            web_ids_BL: rows of the web captions (contrast, and condition of the captioner).
-            fragment_ids_BL: rows of the fragments (contrast only); (B, 0) for none.
+            web_ids_BL: rows of the web captions (contrast, and condition of the captioner); not read without a text tower.
+            fragment_ids_BL: rows of the fragments (contrast only), (B, F, L) for more than one of each image; (B, 0) for none.
             target_ids_BT: target rows [BOS] ... [EOS] PAD of the whole synthetic captions; T - 1 <= queries. Not read without a
                 captioner.
             kept_BK: indices of the patches that the vision tower reads (patch dropout); None reads all.
+            captioned_BI: indices of the image tokens that the captioner reads, among those of the vision tower; None reads all.
 
         Raises:
             ValueError: a shape does not fit the configuration.
         """
         image_BE, web_BE, fragment_BE, hidden_ND, targets_N = self.encode_all(
-            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK
+            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK, captioned_BI
         )
-        return ClipsOutput(image_BE, web_BE, fragment_BE, self.logit_scale.exp(), hidden_ND, targets_N)
+        return self.output(image_BE, web_BE, fragment_BE, hidden_ND, targets_N)
+
+    def output(
+        self, image_BE: Tensor, web_BE: Tensor, fragment_BE: Tensor, hidden_ND: Tensor, targets_N: Tensor
+    ) -> ClipsOutput:
+        """Return the result of `encode_all` with scale and bias. Under FSDP2 both have the shape (1,)."""
+        scale = self.logit_scale.exp()
+        return ClipsOutput(image_BE, web_BE, fragment_BE, scale, hidden_ND, targets_N, self.logit_bias)
 
     def encode_all(
         self,
@@ -110,34 +150,45 @@ class ClipsModel(nn.Module):
         fragment_ids_BL: Tensor,
         target_ids_BT: Tensor,
         kept_BK: Tensor | None = None,
+        captioned_BI: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the fields of `ClipsOutput` except the logit scale. Rows are independent of each other here."""
-        has_fragment = fragment_ids_BL.shape[1] > 0
+        """Return the fields of `ClipsOutput` except scale and bias. Rows are independent of each other here."""
         next_ids_BQ = target_ids_BT[:, 1:]
         valid_BQ = next_ids_BQ != self.config.text.pad_id
-        lengths = [self.text.body_length(ids_BL) for ids_BL in (web_ids_BL, fragment_ids_BL)[: 1 + has_fragment]]
+        # The rows of all fragments one below the other.
+        fragments = 0 if fragment_ids_BL.shape[1] == 0 else fragment_ids_BL[0].numel() // fragment_ids_BL.shape[-1]
+        rows = [] if self.text is None else [web_ids_BL, *([fragment_ids_BL.flatten(0, -2)] if fragments else [])]
+        lengths = [] if self.text is None else [self.text.body_length(ids_BL) for ids_BL in rows]
         if self.captioner is not None:
             lengths.append(last_true(valid_BQ))
         # One synchronization with the device instead of three.
-        web_body, *others = torch.stack(lengths).tolist()
+        counts = torch.stack(lengths).tolist()
         image = self.vision(images_BCHW, kept_BK)
-        rows = [(web_ids_BL, web_body), *([(fragment_ids_BL, others[0])] if has_fragment else [])]
-        web_input, *fragment_input = self.text.embed(*rows)
-        # Two passes, because under `padding: mask` each is only as long as its longest row.
-        web = self.text.encode(web_input)
-        image_BE, web_BE = unit_rows(image.feature_BE), unit_rows(web.feature_BE)
-        # Only the pooled feature of a fragment is needed.
-        fragment_BE = unit_rows(self.text.pooled_feature(fragment_input[0])) if has_fragment else web_BE[:, :0]
+        image_BE = unit_rows(image.feature_BE)
+        web, web_BE, fragment_BE = None, image_BE[:, :0], image_BE[:, :0]
+        if self.text is not None:
+            web_input, *fragment_input = self.text.embed(*zip(rows, counts, strict=False))
+            # Two passes, because under `padding: mask` each is only as long as its longest row.
+            web = self.text.encode(web_input)
+            web_BE = unit_rows(web.feature_BE)
+            if fragments:
+                # Only the pooled feature of a fragment is needed.
+                fragment_BE = unit_rows(self.text.pooled_feature(fragment_input[0]))
+            if fragments > 1:
+                fragment_BE = fragment_BE.view(-1, fragments, fragment_BE.shape[-1])
         if self.captioner is None:
-            return image_BE, web_BE, fragment_BE, web_BE[:0, :0], web_ids_BL[:0, 0]
+            return image_BE, web_BE, fragment_BE, image_BE[:0, :0], target_ids_BT.flatten()[:0]
         # At least one query, so that a batch without any target has a (zero) gradient for every parameter.
-        used = max(others[-1], 1)
+        used = max(counts[-1], 1)
         valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
+        tokens_BPD = image.tokens_BPD
+        if captioned_BI is not None:
+            tokens_BPD = tokens_BPD.gather(1, captioned_BI[..., None].expand(-1, -1, tokens_BPD.shape[2]))
         if self.captioner.token_embedding is not None:
-            previous_ids_BQ = target_ids_BT[:, :used]
-            hidden_ND = self.captioner(image.tokens_BPD, None, valid_BQ, previous_ids_BQ=previous_ids_BQ)
+            hidden_ND = self.captioner(tokens_BPD, None, valid_BQ, previous_ids_BQ=target_ids_BT[:, :used])
         else:
-            hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
+            assert web is not None  # noqa: S101  (a captioner with queries needs a text tower: ClipsConfig)
+            hidden_ND = self.captioner(tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
         return image_BE, web_BE, fragment_BE, hidden_ND, next_ids_BQ[valid_BQ]
 
     def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
@@ -146,7 +197,7 @@ class ClipsModel(nn.Module):
         Raises:
             ValueError: the model has no captioner, or one that needs the preceding words.
         """
-        if self.captioner is None or self.captioner.token_embedding is not None:
+        if self.captioner is None or self.text is None or self.captioner.token_embedding is not None:
             raise ValueError("only a captioner with queries (method clips) predicts all words at once")
         image, web = self.vision(images_BCHW), self.text(web_ids_BL)
         queries = self.captioner.config.queries
@@ -157,7 +208,7 @@ class ClipsModel(nn.Module):
 
     def _condition(self, web: TextOutput) -> Tensor:
         """Return the tokens (B, S, D) of the web captions that the captioner reads."""
-        if self.captioner is not None and self.captioner.config.condition == "after_norm":
+        if self.text is not None and self.captioner is not None and self.captioner.config.condition == "after_norm":
             normalized_BSD: Tensor = self.text.norm(web.tokens_BSD)
             return normalized_BSD
         return web.tokens_BSD

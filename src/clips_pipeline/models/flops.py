@@ -40,17 +40,18 @@ def forward_flops_by_part(
         target_length: computed query positions.
 
     Returns:
-        `vision tower`, `text tower` (all rows), and with a captioner `captioner` and `vocabulary head`.
+        `vision tower`, `text tower` (all rows) if there is one, and with a captioner `captioner` and `vocabulary head`.
     """
     vision, text, captioner = config.vision, config.text, config.captioner
     patches = (vision.image_size // vision.patch_size) ** 2
     parts = {
         "vision tower": 2 * patches * 3 * vision.patch_size**2 * vision.width
         + _blocks(patches + 1, vision.width, vision.depth)
-        + 2 * vision.width * config.embed_dim,
-        "text tower": _blocks(web_length, text.width, text.depth) + 2 * text.width * config.embed_dim,
+        + (2 * vision.width * config.embed_dim if config.text_tower else 0),
     }
-    if fragment_length:
+    if config.text_tower:
+        parts["text tower"] = _blocks(web_length, text.width, text.depth) + 2 * text.width * config.embed_dim
+    if config.text_tower and fragment_length:
         parts["text tower"] += (
             _pooled_blocks(fragment_length, text.width, text.depth) + 2 * text.width * config.embed_dim
         )

@@ -21,6 +21,7 @@ def forward_in_chunks(
     fragment_ids_BL: Tensor,
     target_ids_BT: Tensor,
     chunk: int,
+    captioned_BI: Tensor | None = None,
 ) -> ClipsOutput:
     """Compute `model(...)` in chunks, with the same values and gradients.
 
@@ -34,6 +35,7 @@ def forward_in_chunks(
         fragment_ids_BL: as in `ClipsModel.forward`.
         target_ids_BT: as in `ClipsModel.forward`.
         chunk: rows of a chunk.
+        captioned_BI: as in `ClipsModel.forward`.
 
     Raises:
         ValueError: `chunk` is below 1.
@@ -44,12 +46,11 @@ def forward_in_chunks(
     order_B = lengths_B.argsort(stable=True)
     parts = []
     for rows_R in torch.split(order_B, chunk):
-        inputs = [
-            tensor.index_select(0, rows_R) for tensor in (images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT)
-        ]
+        rows = (images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, None, captioned_BI)
+        inputs = [None if tensor is None else tensor.index_select(0, rows_R) for tensor in rows]
         # The model uses no random numbers, so their state need not be restored.
         parts.append(checkpoint(model.encode_all, *inputs, use_reentrant=False, preserve_rng_state=False))
     image, web, fragment, hidden, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     inverse_B = order_B.argsort()
     image_BE, web_BE, fragment_BE = (features.index_select(0, inverse_B) for features in (image, web, fragment))
-    return ClipsOutput(image_BE, web_BE, fragment_BE, model.logit_scale.exp(), hidden, targets)
+    return model.output(image_BE, web_BE, fragment_BE, hidden, targets)

@@ -19,6 +19,9 @@ from clips_pipeline.models.vision import VisionTower, sincos_2d
 INITIAL_TEMPERATURE = 0.07
 """Initial temperature of the contrastive softmax: logit_scale = log(1 / 0.07)."""
 
+INITIAL_SIGMOID = 10.0, -10.0
+"""Initial scale and bias of the sigmoid loss (SigLIP, arXiv 2303.15343, section 3.2): logit_scale = log(10)."""
+
 _TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at two deviations; dividing by it gives the requested deviation."""
 
@@ -32,12 +35,14 @@ def initialize_vision(tower: VisionTower) -> None:
         nn.init.normal_(block.attn.out_proj.weight, std=0.02)
         nn.init.normal_(block.mlp.c_fc.weight, std=0.02)
         _truncated(block.mlp.c_proj.weight, math.sqrt(0.3072 / tower.config.width))
-    _reset_norm(tower.norm)
+    if tower.norm is not None:
+        _reset_norm(tower.norm)
     # Kaiming uniform as JAX defines it: gain 2, fan in.
     bound = math.sqrt(6.0 / (3 * tower.config.patch_size**2))
     nn.init.uniform_(tower.patches.weight, -bound, bound)
     nn.init.normal_(tower.cls_D, std=1.0e-6)
-    nn.init.normal_(tower.head.weight, std=0.02)
+    if tower.head is not None:
+        nn.init.normal_(tower.head.weight, std=0.02)
     if tower.positions_PD is not None:
         side = tower.config.image_size // tower.config.patch_size
         tower.positions_PD.copy_(sincos_2d(side, side, tower.config.width))

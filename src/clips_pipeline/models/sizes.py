@@ -96,7 +96,10 @@ class CaptionerConfig:
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """The whole model; without a captioner it is a pair of towers, as CLIP.
+    """The whole model; without a captioner it is a pair of towers, as CLIP; without a text tower it only writes captions.
+
+    `contrastive` "sigmoid" adds the bias of that loss to the model. With `text_tower: false` the model has a captioner that reads
+    the image and the preceding tokens; `text` then describes the ids, and the feature of an image is the mean of its tokens.
 
     Another image size (`replace(config.vision, image_size=...)`) changes no parameter.
 
@@ -108,8 +111,17 @@ class ClipsConfig:
     text: TextConfig
     captioner: CaptionerConfig | None
     embed_dim: PositiveInt
+    contrastive: Literal["softmax", "sigmoid"] = "softmax"
+    text_tower: bool = True
 
     def __post_init__(self) -> None:
+        if not self.text_tower and (self.captioner is None or self.captioner.inputs != "tokens"):
+            raise ConfigError("text_tower: without one, the model needs a captioner with inputs 'tokens'; set both")
+        if not self.text_tower and self.embed_dim != self.vision.width:
+            raise ConfigError(
+                f"embed_dim: {self.embed_dim}, but without a text tower it is the width of the vision tower; set "
+                f"{self.vision.width}"
+            )
         if self.captioner is not None and self.captioner.vocab_size != self.text.vocab_size:
             raise ConfigError(
                 f"captioner.vocab_size: {self.captioner.vocab_size} is not text.vocab_size {self.text.vocab_size}; "

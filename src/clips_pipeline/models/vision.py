@@ -44,17 +44,17 @@ class VisionTower(nn.Module):
 
     Args:
         config: dimensions and positions.
-        embed_dim: E.
+        embed_dim: E; None leaves out final norm and projection, which are not trained without a text tower.
     """
 
-    def __init__(self, config: VisionConfig, embed_dim: int) -> None:
+    def __init__(self, config: VisionConfig, embed_dim: int | None) -> None:
         super().__init__()
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size, bias=False)
         self.cls_D = nn.Parameter(torch.empty(config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads, "none") for _ in range(config.depth))
-        self.norm = FullNorm(config.width)
-        self.head = FullLinear(config.width, embed_dim)
+        self.norm = None if embed_dim is None else FullNorm(config.width)
+        self.head = None if embed_dim is None else FullLinear(config.width, embed_dim)
         self.positions_PD: Tensor | None
         stored = torch.empty(1 + config.tokens, config.width) if config.positions == "stored" else None
         self.register_buffer("positions_PD", stored)
@@ -77,7 +77,10 @@ class VisionTower(nn.Module):
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD)
         tokens_BPD = tokens_BSD[:, 1:]
-        pooled_BD = self.norm(tokens_BPD.mean(dim=1))
+        mean_BD = tokens_BPD.mean(dim=1)
+        if self.norm is None or self.head is None:
+            return VisionOutput(tokens_BPD, mean_BD, mean_BD)
+        pooled_BD = self.norm(mean_BD)
         return VisionOutput(tokens_BPD, pooled_BD, self.head(pooled_BD))
 
     def embed(self, images_BCHW: Tensor) -> Tensor:

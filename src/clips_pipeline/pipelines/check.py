@@ -8,6 +8,7 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.shards.folder_lock import FolderOwner, claim
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.evaluation.metric_keys import check_method_has
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import make_source
@@ -31,8 +32,8 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
 
     Raises:
         ConfigError: as `typed`; also a password, token or signature in any value, an unknown (misspelled) parameter group,
-            storage settings or credentials of the wrong shape, a missing source, a model that cannot be built, or a search
-            space that does not fit the training.
+            storage settings or credentials of the wrong shape, a missing source, a model that cannot be built, a metric of
+            registration that the method does not have, or a search space that does not fit the training.
     """
     parameters = catalog.load("parameters")
     refuse_secrets(parameters, "")
@@ -58,6 +59,8 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         # Before `prepare`, only a vocabulary that it will train has a known size.
         tokenizer = configs["prepare"].tokenizer if "prepare" in configs else None
         check_model(configs["train"], tokenizer.vocabulary_size if tokenizer and tokenizer.kind == "trained" else 0)
+        if "register" in configs:
+            check_method_has(configs["register"].metric, configs["train"].method, "register.metric")
     if "finetune" in configs:
         stage = configs["finetune"].parameters(groups["train"], "")
         check_model(from_mapping(TrainConfig, stage, "finetune.train"), 0)

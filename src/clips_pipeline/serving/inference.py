@@ -21,7 +21,7 @@ from torch import Tensor
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import DEFAULT_LIMITS
 from clips_pipeline.evaluation.inference.caption_decoding import decode_captions_beam
-from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError, image_tensor, text_row
+from clips_pipeline.evaluation.inference.checked_inputs import NO_TEXT_TOWER, RefusedInputError, image_tensor, text_row
 from clips_pipeline.evaluation.inference.embed import Embedder, pick_device
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.folder import load_model_folder
@@ -141,7 +141,13 @@ class Inference:
         )
 
     async def embed_texts(self, texts: Sequence[str]) -> "list[Embedding | RefusedInputError]":
-        """Return an embedding, or the reason why there is none, for each text."""
+        """Return an embedding, or the reason why there is none, for each text.
+
+        Raises:
+            ApiError: the model has no text tower.
+        """
+        if not self._embedder.reads_text:
+            raise ApiError(404, "no_text_tower", NO_TEXT_TOWER)
         return await self._each("text", texts, self._text_row, self._texts)
 
     async def caption(
@@ -229,8 +235,9 @@ class Inference:
     def _check_weights(self, folder: Path) -> None:
         """Embed an image and a text once: also makes the first request as fast as the others."""
         size = self._embedder.model.config.vision.image_size
-        row = self._embedder.tokenizer.encode("a", self._length)
-        found = (*self._embed_images([torch.zeros(3, size, size)]), *self._embed_texts([row]))
+        found = [*self._embed_images([torch.zeros(3, size, size)])]
+        if self._embedder.reads_text:
+            found += self._embed_texts([self._embedder.tokenizer.encode("a", self._length)])
         if not all(np.isfinite(vector).all() for vector in found):
             raise ConfigError(
                 f"{folder}: its embeddings are not finite; the weights are damaged, export the model again"

@@ -71,7 +71,7 @@ class CaptionRows(NamedTuple):
     """Rows of ids of one sample. A row that the method does not read is empty."""
 
     web: list[int]
-    """`context_length` ids: the caption of the first (or only) contrastive term."""
+    """`context_length` ids: the caption of the first (or only) contrastive term; empty without a text tower."""
     fragment: list[int]
     """`context_length` ids, or empty."""
     target: list[int]

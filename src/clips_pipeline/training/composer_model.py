@@ -47,18 +47,22 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         # Composer moves tensors and collections of tensors to the device, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
         images_BCHW = normalize(batch.images_BCHW, self.images.mean, self.images.std)
-        kept_BK = None
+        kept_BK = captioned_BI = None
         if self.image_schedule is not None and self.training:
             images_BCHW = self.image_schedule.resize(images_BCHW, self.step)
-            kept_BK = self.image_schedule.kept_patches(len(batch), self.step)
-            kept_BK = None if kept_BK is None else kept_BK.to(images_BCHW.device, non_blocking=True)
+            device = images_BCHW.device
+            kept_BK = self.image_schedule.kept_patches(len(batch), self.step, device)
+            captioned_BI = self.image_schedule.captioned_tokens(len(batch), self.step, device)
         inputs = images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT
         output: ClipsOutput
         if self.chunk_size is not None and self.chunk_size < len(batch):
-            output = forward_in_chunks(self.clips, *inputs, self.chunk_size)
+            output = forward_in_chunks(self.clips, *inputs, self.chunk_size, captioned_BI)
         else:
-            output = self.clips(*inputs, kept_BK)
-        return output._replace(logit_scale=output.logit_scale.reshape(()))
+            output = self.clips(*inputs, kept_BK, captioned_BI)
+        bias = output.logit_bias
+        return output._replace(
+            logit_scale=output.logit_scale.reshape(()), logit_bias=None if bias is None else bias.reshape(())
+        )
 
     def loss(self, outputs: ClipsOutput, batch: ClipsBatch) -> dict[str, Tensor]:
         """Return the total, which Composer differentiates, and the losses of the method, which Composer logs."""

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from clips_pipeline.config import (
     ConfigError,
     FormerName,
+    LaterField,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -18,8 +19,9 @@ from clips_pipeline.data.images.transforms import AugmentConfig, PreprocessConfi
 from clips_pipeline.data.loading.order import WINDOW_SAMPLES
 from clips_pipeline.models.sizes import SizeConfig
 from clips_pipeline.text.caption_rows import CaptionConfig
-from clips_pipeline.text.methods import CAPTIONING_METHODS, Method
+from clips_pipeline.text.methods import CAPTIONING_METHODS, CONTRASTIVE_METHODS, Method
 
+OptimizerOption = bool | int | float | str | tuple[float, ...] | None
 ProcessCount = Annotated[int, Ge(1), Le(1024)]
 
 
@@ -37,6 +39,8 @@ class ModelConfig:
         vision_weights: open_clip checkpoint for the vision tower only.
         text_weights: open_clip checkpoint for the text tower only.
         patch_dropout: fraction of the patches of each training image that the vision tower does not see.
+        image_tokens_kept: fraction of the vision tower's tokens that the captioner reads in training, another draw at each step;
+            OpenVision 2 keeps 0.25 to 0.35.
     """
 
     size: str | SizeConfig = "tiny"
@@ -47,6 +51,7 @@ class ModelConfig:
     vision_weights: str | None = None
     text_weights: str | None = None
     patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    image_tokens_kept: Annotated[float, Gt(0), Le(1), LaterField()] = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,17 @@ class ProgressiveConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the two losses in the total (CLIPS: 1 and 2).
+    """Kind of the contrastive loss, and weights of the two losses in the total (CLIPS: 1 and 2).
 
     Attributes:
+        contrastive: "softmax" is InfoNCE, as in CLIPS; "sigmoid" is SigLIP's loss, which adds a bias to the model.
         contrastive_weight: weight of the contrastive loss.
         caption_weight: weight of the caption loss.
     """
 
     contrastive_weight: NonNegativeFloat = 1.0
     caption_weight: NonNegativeFloat = 2.0
+    contrastive: Annotated[Literal["softmax", "sigmoid"], LaterField()] = "softmax"
 
     def __post_init__(self) -> None:
         if self.contrastive_weight + self.caption_weight == 0:
@@ -81,19 +88,23 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay; weight decay acts on matmul weights only.
+    """The optimizer, with a linear warm-up and a cosine decay; weight decay acts on matmul weights only.
 
     Attributes:
+        name: "adamw", "muon" (hidden matrices; AdamW for all other parameters), "lamb", or another optimizer of the package timm.
+        options: further arguments of the optimizer, by its own names, such as {momentum: 0.95}; not for adamw.
         peak_lr: learning rate at the end of the warm-up.
-        beta1: decay rate of the first moment.
+        beta1: decay rate of the first moment, for optimizers that have one; so are the next two.
         beta2: decay rate of the second moment.
         epsilon: added to the denominator.
-        weight_decay: decoupled weight decay.
+        weight_decay: weight decay, decoupled in AdamW.
         clip_norm: upper bound of the global gradient norm; None does not clip.
         warmup_samples: samples of the warm-up.
         final_lr: learning rate of the last step.
     """
 
+    name: Annotated[str, LaterField()] = "adamw"
+    options: Annotated[dict[str, OptimizerOption], LaterField()] = field(default_factory=dict)
     peak_lr: Annotated[float, Gt(0)] = 6.0e-4
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
@@ -104,6 +115,8 @@ class OptimizerConfig:
     final_lr: NonNegativeFloat = 2.0e-4
 
     def __post_init__(self) -> None:
+        if self.name == "adamw" and self.options:
+            raise ConfigError("options: adamw has none; set beta1, beta2, epsilon and weight_decay, or another name")
         if self.final_lr > self.peak_lr:
             raise ConfigError(f"final_lr: {self.final_lr} is above peak_lr {self.peak_lr}; lower it")
 
@@ -194,8 +207,8 @@ class TrainConfig:
         captions: how captions become rows of ids.
         images: preprocessing that training and evaluation share.
         augment: random augmentation of training images.
-        loss: weights of the losses.
-        optimizer: AdamW and its schedule.
+        loss: kind and weights of the losses.
+        optimizer: the optimizer and its schedule.
         ema: moving average of the weights; None for none.
         freeze: parts that keep their initial weights, e.g. [vision] for locked-image tuning. The logit scale is always trained.
         progressive: resolution that grows; None for none.
@@ -227,15 +240,38 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         method, launch = self.method, self.launch
-        parts = {"vision", "text"} | ({"captioner"} if method in CAPTIONING_METHODS else set())
+        contrasts, captions = method in CONTRASTIVE_METHODS, method in CAPTIONING_METHODS
+        parts = {"vision"} | ({"text"} if contrasts else set()) | ({"captioner"} if captions else set())
+        lacks = " and no ".join([*([] if contrasts else ["text tower"]), *([] if captions else ["captioner"])])
         rules = (
             (
-                self.loss.contrastive_weight > 0 or method in CAPTIONING_METHODS,
+                self.loss.contrastive_weight > 0 or captions,
                 f"loss.contrastive_weight: 0, and method {method!r} has no other loss; raise it",
             ),
             (
+                self.loss.caption_weight > 0 or contrasts,
+                f"loss.caption_weight: 0, and method {method!r} has no other loss; raise it",
+            ),
+            (
+                self.loss.contrastive == "softmax" or contrasts,
+                f"loss.contrastive: sigmoid, and method {method!r} has no contrastive loss; remove the key",
+            ),
+            (
+                self.model.image_tokens_kept == 1 or captions,
+                f"model.image_tokens_kept: method {method!r} has no captioner, which it is for; remove the key",
+            ),
+            (
+                self.model.text_weights is None or contrasts,
+                f"model.text_weights: method {method!r} has no text tower; remove the key",
+            ),
+            (
+                self.optimizer.name == "adamw" or launch.sharding == "none",
+                f"optimizer.name: {self.optimizer.name} needs whole matrices or norms of them, which launch.sharding fsdp2 splits; "
+                "use adamw, or sharding none",
+            ),
+            (
                 set(self.freeze) <= parts,
-                f"freeze: method {method!r} has no captioner; its parts are {', '.join(sorted(parts))}",
+                f"freeze: method {method!r} has no {lacks}; its parts are {', '.join(sorted(parts))}",
             ),
             (set(self.freeze) != parts, "freeze: every part is frozen, so nothing would be trained; remove one"),
             (

@@ -12,7 +12,7 @@ from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.models.sizes import ClipsConfig, resolve_size
 from clips_pipeline.text.caption_rows import CaptionConfig
-from clips_pipeline.text.methods import CAPTIONING_METHODS
+from clips_pipeline.text.methods import AUTOREGRESSIVE_METHODS, CAPTIONING_METHODS, CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 
 
@@ -46,7 +46,7 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             size.captioner,
             condition=model.condition,
             queries=captions.target_length,
-            inputs="tokens" if config.method == "coca" else "queries",
+            inputs="tokens" if config.method in AUTOREGRESSIVE_METHODS else "queries",
         )
     try:
         return dataclasses.replace(
@@ -54,6 +54,9 @@ def model_config(config: TrainConfig, vocab_size: int) -> ClipsConfig:
             vision=dataclasses.replace(size.vision, image_size=model.image_size or size.vision.image_size),
             text=dataclasses.replace(size.text, padding=model.padding, context_length=captions.context_length),
             captioner=captioner,
+            embed_dim=size.embed_dim if config.method in CONTRASTIVE_METHODS else size.vision.width,
+            contrastive=config.loss.contrastive,
+            text_tower=config.method in CONTRASTIVE_METHODS,
         )
     except ConfigError as error:
         raise ConfigError(f"train.model.{error}") from None
@@ -104,9 +107,14 @@ def check_model(config: TrainConfig, vocab_size: int) -> None:
     """Refuse a model that cannot be built. Needs no data.
 
     Raises:
-        ConfigError: as `model_config`, or a progressive resolution that does not fit.
+        ConfigError: as `model_config`, a progressive resolution that does not fit, or an optimizer that cannot be made.
     """
     model = model_config(config, vocab_size)
+    if config.optimizer.name != "adamw":
+        # Imported here: it loads torch and timm.
+        from clips_pipeline.training.optimizer import check_optimizer
+
+        check_optimizer(config.optimizer)
     if config.progressive is None:
         return
     size, patch, full = config.progressive.first_size, model.vision.patch_size, model.vision.image_size
@@ -115,6 +123,16 @@ def check_model(config: TrainConfig, vocab_size: int) -> None:
             f"train.progressive.first_size: {size} must be a multiple of the patch of {patch} pixels and at most the image size "
             f"of {full}"
         )
+
+
+def chance_contrastive_loss(config: TrainConfig) -> float | None:
+    """Return the contrastive loss of features without any relation, at the initial scale and bias; None without that loss."""
+    if config.method not in CONTRASTIVE_METHODS:
+        return None
+    if config.loss.contrastive == "softmax":
+        return math.log(config.batch_size)
+    # All logits are the bias -10: one pair of an image matches, the others do not.
+    return math.log1p(math.exp(10.0)) + (config.batch_size - 1) * math.log1p(math.exp(-10.0))
 
 
 def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -> dict[str, Any]:
@@ -126,6 +144,7 @@ def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -
     return {
         "size": size_name(config),
         "method": config.method,
+        "contrastive": config.loss.contrastive,
         "samples": config.samples,
         "train_samples": samples,
         "epochs": config.samples / samples,
@@ -133,6 +152,6 @@ def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -
         "batch_size": config.batch_size,
         "parameters": sum(parameter.numel() for parameter in clips.parameters()),
         "training_flops_per_sample": training_flops(model, context, context if config.method == "clips" else 0, target),
-        "chance_contrastive_loss": math.log(config.batch_size),
+        "chance_contrastive_loss": chance_contrastive_loss(config),
         "chance_caption_loss": None if model.captioner is None else math.log(vocab_size),
     }

@@ -19,10 +19,14 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.clips import ClipsModel
 
+_SCALARS = ("logit_scale", "logit_bias")
 
-def reshape_logit_scale(clips: ClipsModel) -> ClipsModel:
-    """Give the logit scale the shape (1,), since FSDP2 refuses scalar parameters. `full_model` restores the scalar."""
-    clips.logit_scale = nn.Parameter(clips.logit_scale.detach().reshape(1))
+
+def reshape_scalars(clips: ClipsModel) -> ClipsModel:
+    """Give scale and bias the shape (1,), since FSDP2 refuses scalar parameters. `full_model` restores the scalars."""
+    for name, parameter in list(clips.named_parameters(recurse=False)):
+        if name in _SCALARS:
+            setattr(clips, name, nn.Parameter(parameter.detach().reshape(1)))
     return clips
 
 
@@ -89,7 +93,7 @@ def full_model(clips: ClipsModel) -> ClipsModel:
     Without sharding it shares its memory with `clips`; with sharding every rank allocates the full model.
     """
     state = {name: full_tensor(tensor) for name, tensor in clips.state_dict().items()}
-    state["logit_scale"] = state["logit_scale"].reshape(())
+    state |= {name: state[name].reshape(()) for name in _SCALARS if name in state}
     with torch.device("meta"):
         full = ClipsModel(clips.config)
     full.load_state_dict(state, assign=True)

@@ -21,7 +21,7 @@ from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.flops import forward_flops_by_part
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.optimizer import adamw
+from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import model_config
 
 STEPS = 5
@@ -97,7 +97,7 @@ class _StepTimer:
     ) -> None:
         self.config, self.model, self.device, self.vocab_size = config, model, device, vocab_size
         self.lengths, self.rows = lengths, rows
-        self.optimizer = adamw(model, config.optimizer)
+        self.optimizer = make_optimizer(model, config.optimizer)
         self.weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         self.samples: list[int] = []
         self.seconds: list[list[float]] = []

@@ -115,7 +115,7 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt, is_lo
         DataWaitMonitor(writer, dataset.clock, dataset.shards.entries, config.launch.stall_warning_s, is_log_step),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
-        RetrievalCallback(is_evaluation_step, run.retrieval, run.evaluated_model),
+        RetrievalCallback(is_evaluation_step, run.held_out, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
         StopRequestMonitor(writer, interrupt, spec.stop_flag, is_log_step),
         checkpoint_callback.CheckpointCallback(writer, spec.checkpoints, interval, keep, spec.text, run.code),
@@ -125,11 +125,12 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt, is_lo
 def _algorithms(run: TrainingRun, is_log_step: DueCheck) -> list[Algorithm]:
     config = run.config
     clip_norm = config.optimizer.clip_norm
-    scheduled = config.progressive is not None or config.model.patch_dropout > 0
+    model = config.model
+    scheduled = config.progressive is not None or model.patch_dropout > 0 or model.image_tokens_kept < 1
     return [
         *([ImageScheduleUpdate()] if scheduled else []),
         *([GradientClipping("norm", clip_norm)] if clip_norm is not None else []),
-        LogitScaleClamp(is_log_step),
+        *([LogitScaleClamp(is_log_step)] if run.clips.text is not None else []),
         *([run.ema] if run.ema is not None else []),
     ]
 

@@ -21,7 +21,7 @@ from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.evaluation.inference.caption_examples import caption_examples, draw_examples, examples_to_mapping
-from clips_pipeline.evaluation.inference.training_retrieval import measure_retrieval
+from clips_pipeline.evaluation.inference.training_retrieval import measure_caption_loss, measure_retrieval
 from clips_pipeline.losses.total import LossWeights
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.caption_rows import CaptionReader
@@ -30,7 +30,7 @@ from clips_pipeline.training import sharding
 from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
-from clips_pipeline.training.optimizer import adamw
+from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import image_config, model_config
 from clips_pipeline.training.resume import run_folder
 from clips_pipeline.training.resume.initial_weights import load_initial_weights
@@ -69,7 +69,7 @@ class TrainingRun:
         self.loader = self._build_loader()
         clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
         load_initial_weights(clips, config.model, config.freeze)
-        self.clips = sharding.reshape_logit_scale(clips)
+        self.clips = sharding.reshape_scalars(clips)
         if config.launch.compile:
             _compile(self.clips)
         chunk = config.launch.chunk_size
@@ -79,7 +79,7 @@ class TrainingRun:
         )
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         self.model = ComposerClips(self.clips, weights, self.images, chunk, image_schedule)
-        self.optimizer = adamw(self.clips, config.optimizer)
+        self.optimizer = make_optimizer(self.clips, config.optimizer)
         final_fraction = config.optimizer.final_lr / config.optimizer.peak_lr
         self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_fraction))
         self.ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
@@ -112,9 +112,10 @@ class TrainingRun:
         clips: ClipsModel = getattr(wrapped, "module", wrapped).clips
         return sharding.full_model(clips)
 
-    def retrieval(self, clips: ClipsModel) -> dict[str, float]:
-        """Return held-out retrieval metrics. A collective operation: every rank must call it."""
-        return measure_retrieval(
+    def held_out(self, clips: ClipsModel) -> dict[str, float]:
+        """Return held-out retrieval metrics, without a text tower the caption loss. Collective: every rank must call it."""
+        measure = measure_caption_loss if clips.text is None else measure_retrieval
+        return measure(
             clips,
             Path(self.spec.shards),
             "validation",

@@ -12,6 +12,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.text.methods import CONTRASTIVE_METHODS
+from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.launch.result import TrainingFailedError
 from clips_pipeline.tuning import trial_queue
 from clips_pipeline.tuning.config import SearchConfig
@@ -27,6 +29,8 @@ HELD_OUT_METRICS = (
     "mean_recall@1",
     *(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
 )
+CAPTION_METRICS = ("caption_loss",)
+"""Held-out metrics of a method without a text tower."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,16 @@ def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> N
     Raises:
         ConfigError: as `check_space`, or an unknown metric.
     """
-    if config.metric not in HELD_OUT_METRICS:
-        raise ConfigError(f"search.metric: {config.metric!r} is unknown; choose one of {', '.join(HELD_OUT_METRICS)}")
+    method_space = config.space.get("method")
+    own = (train_parameters.get("method", TrainConfig.method),)
+    for method in own if method_space is None else method_space.choices:
+        known = HELD_OUT_METRICS if method in CONTRASTIVE_METHODS else CAPTION_METRICS
+        if config.metric not in known:
+            raise ConfigError(
+                f"search.metric: {config.metric!r} is unknown for train.method {method}; choose one of {', '.join(known)}"
+            )
+    if config.metric.endswith("loss") and config.direction == "maximize":
+        raise ConfigError(f"search.direction: maximize, but a lower {config.metric} is better; set minimize")
     check_space(config, train_parameters)
 
 

@@ -10,6 +10,7 @@ import optuna
 
 from clips_pipeline.config import ConfigError, flatten, from_mapping, to_mapping
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.resolve import check_model
 from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig
 
 _MAX_COMBINATIONS = 1024
@@ -158,7 +159,9 @@ def check_space(config: SearchConfig, train_parameters: Mapping[str, Any]) -> No
         _check_path(path, config)
         for value in dimension.extreme_values:
             try:
-                from_mapping(TrainConfig, merge(train_parameters, {path: value}), where="train")
+                changed = from_mapping(TrainConfig, merge(train_parameters, {path: value}), where="train")
+                if path.startswith("optimizer."):
+                    check_model(changed, 0)
             except ConfigError as error:
                 raise ConfigError(f"search.space.{path}: {error}") from None
     _check_combinations(config, train_parameters)

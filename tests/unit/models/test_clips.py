@@ -104,7 +104,7 @@ def test_bfloat16_autocast_keeps_norms_heads_and_losses_in_float32(padding):
     full = ("vision.norm", "vision.head", "text.norm", "text.head", "captioner.norm")
     for name in (*full, "captioner.image_projection", "captioner.text_projection"):
         assert kinds[name] == torch.float32, name
-    assert {tensor.dtype for tensor in output if tensor.is_floating_point()} == {torch.float32}
+    assert {tensor.dtype for tensor in output if tensor is not None and tensor.is_floating_point()} == {torch.float32}
     assert {part.dtype for part in loss} == {torch.float32}
     for part, other in zip(loss, exact, strict=True):
         assert float(part) == pytest.approx(float(other), rel=0.02)

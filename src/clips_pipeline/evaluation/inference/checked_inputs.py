@@ -35,6 +35,9 @@ _REMEDIES: Final = {
 }
 
 
+NO_TEXT_TOWER = "this model has no text tower (method captioning), so that it embeds images only"
+
+
 class RefusedInputError(ValueError):
     """An image or text that is not embedded; the message names no file and no address in memory.
 

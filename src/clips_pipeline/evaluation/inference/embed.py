@@ -34,7 +34,12 @@ class TowerEmbedder:
         towers: moved to `device` and switched to evaluation mode, permanently.
         batch_size: inputs per forward pass.
         device: device of the model.
+
+    Attributes:
+        reads_text: whether there is a text tower.
     """
+
+    reads_text = True
 
     def __init__(self, towers: Towers, *, batch_size: int = 64, device: str | torch.device = "cpu") -> None:
         towers.module.to(device).eval()
@@ -92,7 +97,7 @@ class Embedder(TowerEmbedder):
 
         towers = Towers(model, model.encode_image, model.encode_text, image_transform, rows)
         super().__init__(towers, batch_size=batch_size, device=device)
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.reads_text = model, tokenizer, model.text is not None
 
 
 def open_image(data: bytes, limits: SampleLimits = DEFAULT_LIMITS) -> Image.Image:

@@ -6,6 +6,7 @@ Shapes: B batch, C H W image, L context length, T target length.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,11 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.inference.caption_decoding import caption_nats, decode_captions_parallel
+from clips_pipeline.evaluation.inference.caption_decoding import (
+    caption_nats,
+    decode_captions_beam,
+    decode_captions_parallel,
+)
 from clips_pipeline.evaluation.inference.embed import (
     Embedder,
     TowerEmbedder,
@@ -124,12 +129,13 @@ def _caption_batch(
     human = config.caption_references == "human"
     references = [[t for t in r.captions if t.strip()] if human else _synthetic_texts(r) for r in batch]
     scored_B = torch.tensor([bool(texts) for texts in references], device=nats_B.device)
-    if config.captioning and captioner.inputs == "queries" and scored_B.any():
+    # The captions of method coca are not scored: it is judged by its towers, and writes word by word, which takes long.
+    writes = captioner.inputs == "queries" or not embedder.reads_text
+    if config.captioning and writes and scored_B.any():
         first = len(image_pass.keys) - len(batch)
         image_pass.captioned += [first + i for i, texts in enumerate(references) if texts]
-        image_pass.written += decode_captions_parallel(
-            embedder.model, images_BCHW[scored_B], web_ids_BL[scored_B], embedder.tokenizer
-        )
+        decode = decode_captions_parallel if captioner.inputs == "queries" else partial(decode_captions_beam, width=1)
+        image_pass.written += decode(embedder.model, images_BCHW[scored_B], web_ids_BL[scored_B], embedder.tokenizer)
         image_pass.references += [texts for texts in references if texts]
 
 

@@ -1,6 +1,6 @@
-"""Retrieval on a few hundred held-out samples during training, distributed over all ranks.
+"""Retrieval, or the caption loss, on a few hundred held-out samples during training, distributed over all ranks.
 
-Shapes: E embedding width; N images, M captions, of all ranks; R of one rank.
+Shapes: E embedding width; N images, M captions, of all ranks; R of one rank; B batch, L context length, T target length.
 """
 
 import logging
@@ -20,9 +20,11 @@ from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.unexpected import make_skip
+from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
 from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,56 @@ def measure_retrieval(
         before = np.cumsum([0, *(len(rows) for rows in images_of)])
         owner_M = np.concatenate([owner + first for owner, first in zip(owners_of, before, strict=False)])
         return recall_metrics(retrieval_ranks(np.concatenate(images_of), text_ME, owner_M))
+
+    return _broadcast_result(metrics, group)
+
+
+def measure_caption_loss(
+    model: ClipsModel,
+    shards_dir: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    images: ImageConfig,
+    *,
+    batch_size: int = 128,
+    limit: int | None = None,
+    remote: ShardCache | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> dict[str, float]:
+    """Compute the caption loss per token of the synthetic captions, for a model without a text tower.
+
+    Args: as `measure_retrieval`.
+
+    Returns:
+        `caption_loss` in nats, on every rank.
+
+    Raises:
+        ValueError: on all ranks, if no sample has a synthetic caption or the model returns NaN.
+    """
+    device, captioner = next(model.parameters()).device, model.config.captioner
+    if captioner is None:
+        raise ValueError("the model has no captioner, so there is no caption loss")
+    lengths = CaptionConfig(context_length=model.config.text.context_length, target_length=captioner.queries)
+    reader = CaptionReader(lengths, tokenizer, seed=0, method="captioning")
+    shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
+    places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
+    sums_S: list[tuple[float, int]] = []
+    with evaluation_mode(model):
+        embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
+        for batch in _batches_of_rank(places, batch_size, group):
+            records, images_1CHW = _decode(embedder, shards.iterate(batch))
+            rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key).target for r in records]
+            if records:
+                target_BT = torch.tensor(rows, device=device)
+                nats_B, tokens_B = caption_nats(model, torch.cat(images_1CHW), target_BT[:, :0], target_BT)
+                sums_S.append((float(nats_B.sum()), int(tokens_B.sum())))
+    parts = _gather(np.array(sums_S, np.float64).reshape(-1, 2), group)
+
+    def metrics() -> dict[str, float]:
+        nats, tokens = np.concatenate(parts).sum(axis=0)
+        if not tokens or not np.isfinite(nats):
+            raise ValueError(f"the {split} split of {shards_dir} gives the caption loss {nats} over {tokens:g} tokens")
+        return {"caption_loss": float(nats / tokens)}
 
     return _broadcast_result(metrics, group)
 

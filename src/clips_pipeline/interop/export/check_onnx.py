@@ -30,7 +30,8 @@ def main(folder: str, inputs: str, texts: str, outputs: str) -> None:
             name = {"vision": "image", "text": "text"}[tower]
             found[f"{name}_features{suffix}"] = session.run(None, values)[0]
     view = preprocess(Image.fromarray(given["picture"]), config)
-    np.savez(outputs, ids=ids_BL, view=view, logit_scale=np.float32(config["logit_scale"]), **found)
+    found |= {name: np.float32(config[name]) for name in ("logit_scale", "logit_bias") if name in config}
+    np.savez(outputs, ids=ids_BL, view=view, **found)
     assert not {"torch", "clips_pipeline"} & set(sys.modules)  # noqa: S101  (what the check is about)
 
 

@@ -27,6 +27,7 @@ def main(folder: str, inputs: str, texts: str, outputs: str) -> None:
             text_features=model.encode_text(ids_BL, normalize=True).numpy(),
             view=transform(Image.fromarray(given["picture"])).numpy(),
             logit_scale=model.logit_scale.exp().numpy(),
+            **({} if model.logit_bias is None else {"logit_bias": model.logit_bias.numpy()}),
         )
     assert "clips_pipeline" not in sys.modules  # noqa: S101  (what the check is about)
 

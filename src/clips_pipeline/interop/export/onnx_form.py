@@ -100,6 +100,7 @@ def write_onnx(loaded: LoadedModel, folder: Path) -> None:
         "std": list(images.std),
         "cls_id": loaded.tokenizer.cls_id,
         "logit_scale": float(loaded.model.logit_scale.exp()),
+        **({} if loaded.model.logit_bias is None else {"logit_bias": float(loaded.model.logit_bias)}),
     }
     write_json(folder / PREPROCESSING_FILE, content)
 

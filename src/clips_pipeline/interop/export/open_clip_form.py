@@ -11,6 +11,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.interop.folder import LoadedModel, save_weights
 from clips_pipeline.interop.open_clip import to_state_dict
+from clips_pipeline.models.init import INITIAL_SIGMOID
 from clips_pipeline.models.sizes import EPSILON, ClipsConfig
 from clips_pipeline.text.tokenizers.fast import fast_tokenizer, special_names
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -71,8 +72,11 @@ def model_config(config: ClipsConfig, tokenizer: str) -> dict[str, Any]:
         tokenizer: kind of its tokenizer.
     """
     vision, text = config.vision, config.text
+    # open_clip's `CLIP` has a bias where this key says how it begins.
+    bias = {"init_logit_bias": INITIAL_SIGMOID[1]} if config.contrastive == "sigmoid" else {}
     return {
         "embed_dim": config.embed_dim,
+        **bias,
         "vision_cfg": {
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,

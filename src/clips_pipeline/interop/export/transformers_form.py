@@ -30,12 +30,17 @@ _RESAMPLING = {"bilinear": 2, "bicubic": 3}
 
 
 def write_transformers(loaded: LoadedModel, folder: Path) -> None:
-    """Write `vision/` and `model/` into `folder`.
+    """Write `vision/` and, if the model has a text tower, `model/` into `folder`.
 
     Args:
         loaded: the model.
         folder: an empty folder.
     """
+    if loaded.model.text is None:
+        (folder / "vision").mkdir()
+        write_json(folder / "vision" / "preprocessor_config.json", _preprocessor(loaded.images))
+        _write_vision(loaded.model, folder / "vision")
+        return
     for name in ("vision", "model"):
         (folder / name).mkdir()
         write_json(folder / name / "preprocessor_config.json", _preprocessor(loaded.images))
@@ -85,7 +90,7 @@ def plain_arguments(model: ClipsModel) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def plain_weights(model: ClipsModel) -> dict[str, Tensor]:
-    """Return the weights of both plain towers and the logit scale: `vision.…`, `text.…` and `logit_scale`."""
+    """Return the weights of both plain towers, scale and bias: `vision.…`, `text.…`, `logit_scale`, perhaps `logit_bias`."""
     towers = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("captioner.")}
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in towers.items()}
     weights.setdefault("vision.positions_PD", model.vision.position_table())
@@ -117,6 +122,9 @@ def _write_vision(model: ClipsModel, folder: Path) -> None:
 def vit_weights(vision: VisionTower) -> dict[str, Tensor]:
     """Return the tower under the names of `ViTModel` in Transformers 4, which version 5 reads too."""
     own = vision.state_dict()
+    # A tower of method captioning has no last norm; `ViTModel` has one, which LLaVA does not read.
+    own.setdefault("norm.weight", torch.ones_like(own["cls_D"]))
+    own.setdefault("norm.bias", torch.zeros_like(own["cls_D"]))
     weights = {
         "embeddings.cls_token": own["cls_D"].view(1, 1, -1),
         "embeddings.position_embeddings": vision.position_table()[None],
@@ -152,6 +160,7 @@ def _write_model(loaded: LoadedModel, folder: Path) -> None:
         "cls_id": loaded.tokenizer.cls_id,
         # Sentence Transformers reads the width of the embedding here.
         "projection_dim": loaded.model.config.embed_dim,
+        **({"sigmoid": True} if loaded.model.logit_bias is not None else {}),
     }
     write_json(folder / "config.json", content)
     _save(plain_weights(loaded.model), folder)

@@ -89,8 +89,10 @@ class ClipsEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow 
         return image_tensor(data, self._embedder.towers.image_transform)
 
     def _row(self, value: Any) -> list[int]:
-        from clips_pipeline.evaluation.inference.checked_inputs import RefusedInputError, text_row
+        from clips_pipeline.evaluation.inference.checked_inputs import NO_TEXT_TOWER, RefusedInputError, text_row
 
+        if not self._embedder.reads_text:
+            raise RefusedInputError("type", NO_TEXT_TOWER)
         if not isinstance(value, str):
             raise RefusedInputError("type", "the text is no text; give one")
         return text_row(value, self._embedder.tokenizer, self._length)

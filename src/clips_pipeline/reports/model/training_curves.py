@@ -47,6 +47,7 @@ _CHARTS = (
         },
         "on the validation split",
     ),
+    _Curves("held-out caption loss", {"validation_caption_loss": "synthetic caption"}, "on the validation split"),
     _Curves("speed", {"samples_per_s": "samples per second"}, "from one logged step to the next"),
 )
 

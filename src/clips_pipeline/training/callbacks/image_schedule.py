@@ -48,16 +48,38 @@ class ImageSchedule:
         )
         return resized_BCHW
 
-    def kept_patches(self, batch: int, step: int) -> Tensor | None:
+    def kept_patches(self, batch: int, step: int, device: torch.device | str = "cpu") -> Tensor | None:
         """Return the indices (B, K) of the patches that each sample of this rank keeps, ascending; None keeps all patches."""
         if not self.config.model.patch_dropout:
             return None
-        patches = (self.size_at(step) // self.patch_size) ** 2
-        count = max(1, round(patches * (1.0 - self.config.model.patch_dropout)))
-        digest = hashlib.blake2b(f"{self.config.seed}/{step}".encode(), digest_size=8, person=b"patch_dropout").digest()
+        return self._draw(b"patch_dropout", self._patches(step), self._patches_kept(step), batch, step).to(
+            device, non_blocking=True
+        )
+
+    def captioned_tokens(self, batch: int, step: int, device: torch.device | str = "cpu") -> Tensor | None:
+        """Return the indices (B, I) of the image tokens that the captioner reads, ascending; None reads all.
+
+        They count the tokens of the vision tower, which are fewer under patch dropout.
+        """
+        fraction, tokens = self.config.model.image_tokens_kept, self._patches_kept(step)
+        if fraction == 1.0:
+            return None
+        count = max(1, round(tokens * fraction))
+        return self._draw(b"image_tokens", tokens, count, batch, step).to(device, non_blocking=True)
+
+    def _patches(self, step: int) -> int:
+        return (self.size_at(step) // self.patch_size) ** 2
+
+    def _patches_kept(self, step: int) -> int:
+        dropped = self.config.model.patch_dropout
+        return max(1, round(self._patches(step) * (1.0 - dropped))) if dropped else self._patches(step)
+
+    def _draw(self, purpose: bytes, tokens: int, count: int, batch: int, step: int) -> Tensor:
+        """Draw `count` of `tokens` for each sample of this rank, (B, count), ascending."""
+        digest = hashlib.blake2b(f"{self.config.seed}/{step}".encode(), digest_size=8, person=purpose).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-        # Noise of the whole global batch (G rows), so that a sample loses the same patches on any rank.
-        noise_GP = torch.rand(self.config.batch_size, patches, generator=generator)
+        # Noise of the whole global batch (G rows), so that a sample loses the same tokens on any rank.
+        noise_GP = torch.rand(self.config.batch_size, tokens, generator=generator)
         noise_BP = noise_GP[self.rank * batch : (self.rank + 1) * batch]
         return noise_BP.argsort(dim=1)[:, :count].sort(dim=1).values
 

@@ -1,4 +1,4 @@
-"""Held-out retrieval during training, computed by all ranks together."""
+"""Held-out metrics during training: retrieval, or the caption loss; computed by all ranks together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from clips_pipeline.training.events.event_logger import VALIDATION, DueCheck
 
 
 class RetrievalCallback(Callback):  # type: ignore[misc]
-    """Evaluates retrieval at intervals and logs the metrics.
+    """Evaluates at intervals and logs the metrics.
 
     It is no Composer `Evaluator`: that computes metrics batch by batch, but retrieval ranks the rows of all batches and ranks.
 

@@ -63,7 +63,8 @@ class EventLogger(LoggerDestination):  # type: ignore[misc]
             step=step,
             samples=samples,
             losses=_without_prefix(latest, LOSS),
-            logit_scale=latest[LOGIT_SCALE],
+            # A model without a text tower has no scale.
+            **({LOGIT_SCALE: latest[LOGIT_SCALE]} if LOGIT_SCALE in latest else {}),
             learning_rate=latest[LEARNING_RATE],
             samples_per_s=latest.get(SPEED, average),
             data_wait_fraction=latest[DATA_WAIT],

@@ -49,7 +49,11 @@ class Progress:
                 self._next_plain = event["step"] + self._plain_every
                 self._print(f"step {event['step']}/{self._steps}: {step_note(event)}")
         elif kind == "evaluation":
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "mean" in name)
+            shown = ", ".join(
+                f"{name} {value:.4f}"
+                for name, value in event["metrics"].items()
+                if name in ("mean_recall@1", "caption_loss")
+            )
             self._print(f"step {event['step']}: held-out {shown}")
         elif kind == "stall":
             names = ("rank", "seconds", "worker", "shard")
@@ -82,15 +86,25 @@ class Progress:
         self._bar.stop()
 
 
+_SHOWN = ("mean_recall@1", "caption_loss")
+
+
 def start_line(event: Event) -> str:
     """Return samples, steps, parameters, FLOPs and the chance losses, on one line or two."""
     resumed = f"resuming from {event['resumed_from']}\n" if event["resumed_from"] else ""
+    values = (
+        (
+            "contrastive" if event.get("contrastive") == "sigmoid" else "contrastive ln(N)",
+            event["chance_contrastive_loss"],
+        ),
+        ("caption ln(V)", event["chance_caption_loss"]),
+    )
+    chance = [f"{name} = {value:.3f}" for name, value in values if value is not None]
     return (
         f"{resumed}{event['size']}: {event['parameters']:,} parameters, up to "
         f"{event['training_flops_per_sample'] / 1e9:.2f} GFLOP per sample; {event['samples']:,} samples "
         f"({event['epochs']:.1f} epochs of {event['train_samples']:,}) in {event['steps']:,} steps of {event['batch_size']}; "
-        f"chance: contrastive ln(N) = {event['chance_contrastive_loss']:.3f}"
-        + (f", caption ln(V) = {event['chance_caption_loss']:.3f}" if event["chance_caption_loss"] is not None else "")
+        f"chance: {', '.join(chance)}"
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clips_pipeline.models.clips import ClipsModel
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_CAPTIONER = "captioner."
+_CAPTIONER, _SCALE, _BIAS = "captioner.", "logit_scale", "logit_bias"
 
 
 def keep_copy(folder: Path, store: Path, tokenizer: Path) -> Path:
@@ -59,7 +59,7 @@ def load_initial_weights(clips: "ClipsModel", config: ModelConfig, freeze: Itera
     """Load the initial weights into `clips`, and freeze the parts that are not trained.
 
     Only weights are loaded. Position tables are computed for the resolution of `clips`. A captioner that the initial model
-    lacks keeps its weights.
+    lacks keeps its weights; scale and bias keep theirs if the initial model had the other contrastive loss.
 
     Args:
         clips: the model; changed in place.
@@ -83,9 +83,14 @@ def _load_model(clips: "ClipsModel", folder: Path) -> None:
     from clips_pipeline.interop.foreign_weights import load_weights_file
 
     weights = load_weights_file(folder / WEIGHTS, "train.model.initial_weights")
+    own = clips.state_dict()
     if not any(name.startswith(_CAPTIONER) for name in weights):
         # Imported weights, and those of the methods clip and mixture: the captioner starts as in a training from scratch.
-        weights |= {name: tensor for name, tensor in clips.state_dict().items() if name.startswith(_CAPTIONER)}
+        weights |= {name: tensor for name, tensor in own.items() if name.startswith(_CAPTIONER)}
+    if (_BIAS in weights) != (_BIAS in own):
+        # The scale of one contrastive loss is none for the other, so that scale and bias start as in a training from scratch.
+        weights = {name: tensor for name, tensor in weights.items() if name != _BIAS}
+        weights |= {name: own[name] for name in (_SCALE, _BIAS) if name in own}
     try:
         clips.load_state_dict(weights)
     except RuntimeError as error:

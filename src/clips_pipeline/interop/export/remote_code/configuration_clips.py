@@ -13,6 +13,7 @@ class ClipsConfig(PretrainedConfig):  # type: ignore[misc]
         text: arguments of `PlainText`.
         pad_id: id that fills rows.
         cls_id: id at the last position of a row.
+        sigmoid: whether the model has the bias of the sigmoid loss.
         **others: arguments of `PretrainedConfig`.
     """
 
@@ -24,7 +25,9 @@ class ClipsConfig(PretrainedConfig):  # type: ignore[misc]
         text: dict[str, Any] | None = None,
         pad_id: int = 0,
         cls_id: int = 101,
+        sigmoid: bool = False,
         **others: Any,
     ) -> None:
         self.vision, self.text, self.pad_id, self.cls_id = vision or {}, text or {}, pad_id, cls_id
+        self.sigmoid = sigmoid
         super().__init__(**others)

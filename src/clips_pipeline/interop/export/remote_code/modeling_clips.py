@@ -1,4 +1,4 @@
-"""A CLIPS model (arXiv 2411.16828) for Transformers: vision tower, text tower and logit scale.
+"""A CLIPS model (arXiv 2411.16828) for Transformers: vision tower, text tower, logit scale, and bias of the sigmoid loss.
 
 Shapes: B images, T texts, C H W image, L context length, E embedding.
 """
@@ -17,7 +17,7 @@ from clips_pipeline.models.plain import PlainText, PlainVision
 
 @dataclass
 class ClipsOutput(ModelOutput):  # type: ignore[misc]
-    """Features of unit norm, and their scaled cosine similarities (B, T) and (T, B)."""
+    """Features of unit norm, and their logits (B, T) and (T, B): scaled cosines, plus the bias."""
 
     logits_per_image: Tensor | None = None
     logits_per_text: Tensor | None = None
@@ -35,6 +35,7 @@ class ClipsModel(PreTrainedModel):  # type: ignore[misc]
         self.vision = PlainVision(**config.vision)
         self.text = PlainText(**config.text)
         self.logit_scale = nn.Parameter(torch.zeros(()))
+        self.register_parameter("logit_bias", nn.Parameter(torch.zeros(())) if config.sigmoid else None)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -64,4 +65,6 @@ class ClipsModel(PreTrainedModel):  # type: ignore[misc]
         if image_BE is None or text_TE is None:
             return ClipsOutput(image_embeds=image_BE, text_embeds=text_TE)
         logits_BT = self.logit_scale.exp() * image_BE @ text_TE.T
+        if self.logit_bias is not None:
+            logits_BT = logits_BT + self.logit_bias
         return ClipsOutput(logits_BT, logits_BT.T, image_BE, text_TE)
