@@ -150,7 +150,7 @@ def with_current_names(hint: Any, value: Any) -> Any:
         hint: the type of `value`.
         value: content of the file.
     """
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+    if isinstance(value, dict) and isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         former = {note.key: (name, note) for name, hint in hints.items() if (note := _former_name(hint)) is not None}
         renamed: dict[str, Any] = {}
