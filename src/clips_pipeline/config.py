@@ -322,7 +322,7 @@ def _describe(value: Any) -> str:
 
 def _fields_at(hint: Any, loc: tuple[int | str, ...]) -> dict[str, Any]:
     """Return names and types of the fields of the dataclass at `loc` below the type `hint`."""
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         if not loc:
             return {field.name: hints[field.name] for field in dataclasses.fields(hint) if field.init}

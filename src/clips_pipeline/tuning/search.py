@@ -118,10 +118,9 @@ def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> N
     own = (train_parameters.get("method", TrainConfig.method),)
     for method in own if method_space is None else method_space.choices:
         known = HELD_OUT_METRICS if method in CONTRASTIVE_METHODS else CAPTION_METRICS
+        where = "" if method in CONTRASTIVE_METHODS else f" for train.method {method}"
         if config.metric not in known:
-            raise ConfigError(
-                f"search.metric: {config.metric!r} is unknown for train.method {method}; choose one of {', '.join(known)}"
-            )
+            raise ConfigError(f"search.metric: {config.metric!r} is unknown{where}; choose one of {', '.join(known)}")
     if config.metric.endswith("loss") and config.direction == "maximize":
         raise ConfigError(f"search.direction: maximize, but a lower {config.metric} is better; set minimize")
     check_space(config, train_parameters)

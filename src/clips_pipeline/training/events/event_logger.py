@@ -1,5 +1,6 @@
 """Composer logger that writes the event log: logged metrics become `step`, `skips` and `evaluation` events."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from composer.loggers import Logger, LoggerDestination
 from clips_pipeline.training.events.event_log import EventWriter
 
 LOSS = "loss/train/"  # prefix of Composer
-LEARNING_RATE = "lr-AdamW/group0"  # key of Composer's LRMonitor
+LEARNING_RATE = re.compile(r"lr-\w+/group0")  # key of Composer's LRMonitor, with the name of the optimizer's class
 SPEED = "throughput/samples_per_sec"  # key of Composer's SpeedMonitor
 VALIDATION = "metrics/validation/"
 SKIPPED = "samples/skipped/"
@@ -65,7 +66,7 @@ class EventLogger(LoggerDestination):  # type: ignore[misc]
             losses=_without_prefix(latest, LOSS),
             # A model without a text tower has no scale.
             **({LOGIT_SCALE: latest[LOGIT_SCALE]} if LOGIT_SCALE in latest else {}),
-            learning_rate=latest[LEARNING_RATE],
+            learning_rate=next(value for key, value in latest.items() if LEARNING_RATE.fullmatch(key)),
             samples_per_s=latest.get(SPEED, average),
             data_wait_fraction=latest[DATA_WAIT],
             trace=latest[TRACE],
