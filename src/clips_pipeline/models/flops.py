@@ -3,6 +3,8 @@
 Norms, activations and softmaxes are left out, as is usual: they are below 2 % at the named sizes.
 """
 
+from collections.abc import Sequence
+
 from clips_pipeline.models.sizes import ClipsConfig
 
 
@@ -29,15 +31,20 @@ def _captioner(prefix: int, queries: int, width: int, depth: int) -> int:
 
 
 def forward_flops_by_part(
-    config: ClipsConfig, web_length: int, fragment_length: int, target_length: int
+    config: ClipsConfig,
+    web_length: int,
+    fragment_length: int | Sequence[int],
+    target_length: int,
+    image_tokens_kept: float = 1.0,
 ) -> dict[str, int]:
     """Return the operations of one sample's forward pass, by part of the model.
 
     Args:
         config: the model.
         web_length: computed tokens of the web caption's row, with BOS, EOS and CLS.
-        fragment_length: computed tokens of the fragment's row; 0 without a fragment.
+        fragment_length: computed tokens of the fragment's row, or of the rows of several; 0 without a fragment.
         target_length: computed query positions.
+        image_tokens_kept: fraction of the image tokens that the captioner reads.
 
     Returns:
         `vision tower`, `text tower` (all rows) if there is one, and with a captioner `captioner` and `vocabulary head`.
@@ -51,24 +58,38 @@ def forward_flops_by_part(
     }
     if config.text_tower:
         parts["text tower"] = _blocks(web_length, text.width, text.depth) + 2 * text.width * config.embed_dim
-    if config.text_tower and fragment_length:
-        parts["text tower"] += (
-            _pooled_blocks(fragment_length, text.width, text.depth) + 2 * text.width * config.embed_dim
-        )
+        for length in (fragment_length,) if isinstance(fragment_length, int) else fragment_length:
+            if length:
+                parts["text tower"] += (
+                    _pooled_blocks(length, text.width, text.depth) + 2 * text.width * config.embed_dim
+                )
     if captioner is not None:
         # Teacher forcing (`inputs: tokens`) does not read the web caption.
         web = web_length - 1 if captioner.inputs == "queries" else 0
-        projections = 2 * captioner.width * (patches * vision.width + web * text.width)
-        parts["captioner"] = projections + _captioner(patches + web, target_length, captioner.width, captioner.depth)
+        read = patches if image_tokens_kept == 1.0 else max(1, round(patches * image_tokens_kept))
+        projections = 2 * captioner.width * (read * vision.width + web * text.width)
+        parts["captioner"] = projections + _captioner(read + web, target_length, captioner.width, captioner.depth)
         parts["vocabulary head"] = 2 * target_length * captioner.width * captioner.vocab_size
     return parts
 
 
-def forward_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
+def forward_flops(
+    config: ClipsConfig,
+    web_length: int,
+    fragment_length: int | Sequence[int],
+    target_length: int,
+    image_tokens_kept: float = 1.0,
+) -> int:
     """Return the operations of one sample's forward pass; see `forward_flops_by_part`."""
-    return sum(forward_flops_by_part(config, web_length, fragment_length, target_length).values())
+    return sum(forward_flops_by_part(config, web_length, fragment_length, target_length, image_tokens_kept).values())
 
 
-def training_flops(config: ClipsConfig, web_length: int, fragment_length: int, target_length: int) -> int:
+def training_flops(
+    config: ClipsConfig,
+    web_length: int,
+    fragment_length: int | Sequence[int],
+    target_length: int,
+    image_tokens_kept: float = 1.0,
+) -> int:
     """Return the operations of one sample, forward and backward: the backward pass costs twice the forward pass."""
-    return 3 * forward_flops(config, web_length, fragment_length, target_length)
+    return 3 * forward_flops(config, web_length, fragment_length, target_length, image_tokens_kept)

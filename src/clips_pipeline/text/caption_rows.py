@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, FormerName, Fraction, LaterField, PositiveInt
 from clips_pipeline.text.captions import Caption, draw, generator, written_by
-from clips_pipeline.text.fragments import FragmentConfig, fragment
+from clips_pipeline.text.fragments import FragmentConfig, fragment, several_fragments
 from clips_pipeline.text.methods import Method
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
@@ -40,6 +40,8 @@ class CaptionConfig:
         captioners: names of the captioners whose captions are used; None uses all synthetic captions of a sample.
         target_captioner: name of the captioner whose caption is the target of ours; None draws the target too. Samples
             without a caption of this captioner draw it.
+        positives: fragments of each image that method clips contrasts it with, besides the web caption. Several are drawn from all
+            synthetic captions of the image, without repetition as far as these have enough sentences.
     """
 
     context_length: Annotated[int, Ge(4), Le(65_536)] = 80
@@ -49,6 +51,7 @@ class CaptionConfig:
     web_tokens: PositiveInt | None = None
     captioners: Annotated[tuple[str, ...] | None, LaterField()] = None
     target_captioner: Annotated[str | None, LaterField()] = None
+    positives: Annotated[int, Ge(1), Le(64), LaterField()] = 1
 
     def __post_init__(self) -> None:
         if self.captioners is not None:
@@ -76,6 +79,8 @@ class CaptionRows(NamedTuple):
     """`context_length` ids, or empty."""
     target: list[int]
     """`target_length` ids, or empty."""
+    more_fragments: tuple[list[int], ...] = ()
+    """Further fragments like `fragment`, all of `context_length` ids."""
 
 
 class CaptionReader:
@@ -110,23 +115,54 @@ class CaptionReader:
         one_web = self._draw(web, epoch, key, "web") if web else ""
         used = written_by(synthetic, config.captioners)
         one_synthetic = self._draw(used, epoch, key, "synthetic").text if used else ""
+        if self.method == "captioning":
+            return CaptionRows([], [], self._target(used, one_synthetic, one_web, epoch, key))
         if self.method != "clips":
             if self._reads_web(one_synthetic, epoch, key):
                 return self._one_text(self.tokenizer.body(one_web)[: config.web_tokens])
             return self._one_text(self.tokenizer.body(one_synthetic))
         web_body = tokenizer.body(one_web)[: config.web_tokens]
-        part = fragment(one_synthetic, self._fragment, tokenizer, generator(self.seed, epoch, key))
+        parts = self._fragments(used, one_synthetic, epoch, key)
         web_row = tokenizer.encoder_row(web_body, config.context_length)
-        if part is None:
-            return CaptionRows(web_row, list(web_row), tokenizer.target_row(web_body, config.target_length))
+        if not parts:
+            more = (list(web_row),) * (config.positives - 1)
+            return CaptionRows(web_row, list(web_row), tokenizer.target_row(web_body, config.target_length), more)
+        first, *others = (tokenizer.encoder_row(part, config.context_length) for part in parts)
+        return CaptionRows(web_row, first, self._target(used, one_synthetic, "", epoch, key), tuple(others))
+
+    def _fragments(self, used: Sequence[Caption], first: str, epoch: int, key: str) -> list[list[int]]:
+        """Return as many fragments as there are positives, none if no caption has a usable piece.
+
+        Args:
+            used: the synthetic captions.
+            first: text of the one that was drawn; several fragments are of all captions in turn, beginning with it.
+            epoch: as in `read`.
+            key: as in `read`.
+        """
+        rng = generator(self.seed, epoch, key)
+        if self.config.positives == 1:
+            part = fragment(first, self._fragment, self.tokenizer, rng)
+            return [] if part is None else [part]
+        texts = list(dict.fromkeys(caption.text for caption in used))
+        others = [text for text in texts if text != first]
+        captions = [first, *rng.sample(others, len(others))]
+        return several_fragments(captions, self.config.positives, self._fragment, self.tokenizer, rng)
+
+    def _target(self, used: Sequence[Caption], first: str, otherwise: str, epoch: int, key: str) -> list[int]:
+        """Return the target row: a caption of the named captioner, or a drawn one; `otherwise` if none has ids.
+
+        Args:
+            used: the synthetic captions.
+            first: text of the one that was drawn for the fragment; the target if another one has no ids.
+            otherwise: the target if that has none either.
+            epoch: as in `read`.
+            key: as in `read`.
+        """
+        tokenizer, config = self.tokenizer, self.config
         named = written_by(used, None if config.target_captioner is None else (config.target_captioner,)) or used
-        target_body = tokenizer.body(self._draw(named, epoch, key, "target").text)
-        return CaptionRows(
-            web_row,
-            tokenizer.encoder_row(part, config.context_length),
-            # A caption of signs that the tokenizer drops is no target.
-            tokenizer.target_row(target_body or tokenizer.body(one_synthetic), config.target_length),
-        )
+        body = tokenizer.body(self._draw(named, epoch, key, "target").text) if named else []
+        # A caption of signs that the tokenizer drops is no target.
+        return tokenizer.target_row(body or tokenizer.body(first) or tokenizer.body(otherwise), config.target_length)
 
     def _draw(self, items: Sequence[T], epoch: int, key: str, purpose: str) -> T:
         return draw(items, self.seed, epoch, key, purpose)

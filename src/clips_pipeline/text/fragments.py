@@ -13,6 +13,8 @@ from clips_pipeline.config import ConfigError, PositiveInt
 from clips_pipeline.text.sentences import split_sub_captions
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
+_TRIES = 8
+
 Strategy = Literal["sub_caption", "truncation", "random_mask", "block_mask"]
 
 
@@ -66,6 +68,56 @@ def fragment(caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: ra
     if config.strategy == "random_mask":
         return random_mask(body, config.tokens, rng)
     return block_mask(body, config.tokens, rng)
+
+
+def several_fragments(
+    captions: Sequence[str], count: int, config: FragmentConfig, tokenizer: Tokenizer, rng: random.Random
+) -> list[list[int]]:
+    """Make `count` fragments of the captions of one image, of one caption after the other, in turn.
+
+    Without a budget, `sub_caption` draws the sentences of a caption without replacement, and begins again when all are drawn. The
+    other draws are repeated, up to eight times, while the fragment is one that there is already.
+
+    Args:
+        captions: synthetic captions; those without a usable piece are left out.
+        count: number of fragments.
+        config: strategy and budget.
+        tokenizer: tokenizer of the model.
+        rng: random generator.
+
+    Returns:
+        As `fragment`, for each. Empty if no caption has a usable piece.
+    """
+    usable = [caption for caption in captions if fragment(caption, config, tokenizer, random.Random(0)) is not None]  # noqa: S311
+    if not usable:
+        return []
+    sentences = config.strategy == "sub_caption" and config.tokens is None
+    left: dict[int, list[list[int]]] = {}
+    found: list[list[int]] = []
+    for number in range(count):
+        place = number % len(usable)
+        if sentences:
+            if not left.get(place):
+                left[place] = _shuffled_sentences(usable[place], config, tokenizer, rng)
+            # A sentence may stand in a caption twice, or in two captions.
+            new = next((at for at, ids in enumerate(left[place]) if ids not in found), 0)
+            found.append(left[place].pop(new))
+            continue
+        for _ in range(_TRIES):
+            part = fragment(usable[place], config, tokenizer, rng)
+            if part is not None and part not in found:
+                break
+        found.append(part or [])
+    return found
+
+
+def _shuffled_sentences(
+    caption: str, config: FragmentConfig, tokenizer: Tokenizer, rng: random.Random
+) -> list[list[int]]:
+    bodies = [tokenizer.body(piece) for piece in split_sub_captions(caption)]
+    if config.blank_pieces == "drop":
+        bodies = [body for body in bodies if body]
+    return rng.sample(bodies, len(bodies))
 
 
 def draw_sentence(caption: str, tokenizer: Tokenizer, rng: random.Random, *, drop_blank: bool) -> list[int] | None:

@@ -261,6 +261,10 @@ class TrainConfig:
                 f"model.image_tokens_kept: method {method!r} has no captioner, which it is for; remove the key",
             ),
             (
+                self.captions.positives == 1 or method == "clips",
+                f"captions.positives: {self.captions.positives}, and method {method!r} reads no fragment; remove the key",
+            ),
+            (
                 self.model.text_weights is None or contrasts,
                 f"model.text_weights: method {method!r} has no text tower; remove the key",
             ),

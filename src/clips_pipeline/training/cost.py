@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -16,8 +17,8 @@ from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import model_config
 
 COUNTED_SAMPLES = 512
-Lengths = tuple[int, int, int]
-"""Tokens of the web row, of the fragment row, and query positions."""
+Lengths = tuple[int, int | tuple[int, ...], int]
+"""Tokens of the web row, of the fragment row (of each, if there are several), and query positions."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ def read_captions(shards: Path, remote: ShardCache | None) -> CaptionSample:
     return CaptionSample(tuple((r.web_captions, r.synthetic_captions, r.key) for r in records))
 
 
-def tokenized_rows(config: TrainConfig, captions: CaptionSample, tokenizer: Tokenizer) -> list[tuple[list[int], ...]]:
-    """Return web, fragment and target ids of these samples in the first epoch."""
+def tokenized_rows(config: TrainConfig, captions: CaptionSample, tokenizer: Tokenizer) -> list[tuple[list[Any], ...]]:
+    """Return web, fragment and target ids of these samples in the first epoch; a list of rows for several fragments."""
     reader = CaptionReader(config.captions, tokenizer, config.seed, config.method)
     read = (reader.read(web, synthetic, epoch=0, key=key) for web, synthetic, key in captions.samples)
-    return [(list(rows.web), list(rows.fragment), list(rows.target)) for rows in read]
+    return [
+        (rows.web, [rows.fragment, *rows.more_fragments] if rows.more_fragments else rows.fragment, rows.target)
+        for rows in read
+    ]
 
 
 def row_lengths(config: TrainConfig, captions: CaptionSample, tokenizer: Tokenizer) -> Counter[Lengths]:
@@ -61,7 +65,9 @@ def row_lengths(config: TrainConfig, captions: CaptionSample, tokenizer: Tokeniz
 
     for web, synthetic, key in captions.samples:
         rows = reader.read(web, synthetic, epoch=0, key=key)
-        web_length, fragment = (len(row) if attended else tokens(row) for row in (rows.web, rows.fragment))
+        read = (rows.web, rows.fragment, *rows.more_fragments)
+        web_length, *fragments = (len(row) if attended else tokens(row) for row in read)
+        fragment = tuple(fragments) if rows.more_fragments else fragments[0]
         counts[web_length, fragment, max(0, tokens(rows.target) - 1)] += 1
     return counts
 
@@ -69,7 +75,8 @@ def row_lengths(config: TrainConfig, captions: CaptionSample, tokenizer: Tokeniz
 def mean_flops(config: TrainConfig, lengths: Counter[Lengths], tokenizer: Tokenizer) -> float:
     """Return the mean operations of a training sample with these lengths, forward and backward (`models.flops`)."""
     model = model_config(config, tokenizer.vocab_size)
-    total = sum(count * training_flops(model, *row) for row, count in lengths.items())
+    kept = config.model.image_tokens_kept
+    total = sum(count * training_flops(model, *row, kept) for row, count in lengths.items())
     return total / lengths.total()
 
 
@@ -80,4 +87,10 @@ def flops_per_sample(config: TrainConfig, captions: CaptionSample, tokenizer: To
 
 def fragment_tokens(lengths: Counter[Lengths]) -> float:
     """Return the mean number of tokens of a fragment row, with BOS, EOS and CLS."""
-    return sum(count * fragment for (_, fragment, _), count in lengths.items()) / lengths.total()
+    return (
+        sum(
+            count * (fragment if isinstance(fragment, int) else sum(fragment) / len(fragment))
+            for (_, fragment, _), count in lengths.items()
+        )
+        / lengths.total()
+    )

@@ -33,7 +33,8 @@ class Estimate:
         parameters: number of parameters by part.
         forward_flops: FLOPs of the forward pass of one sample, by part, with full rows.
         training_flops: FLOPs of one sample, forward and backward, nothing frozen.
-        state_bytes: bytes of parameters, gradients, AdamW's two moments and a moving average, in float32, on one rank.
+        state_bytes: bytes of parameters, gradients, the optimizer's state (AdamW: two moments) and a moving average, in float32,
+            on one rank.
         peak_bytes: expected peak memory of one rank; extrapolated if its batch was not measured.
         sample_seconds: measured seconds per sample on one rank, from the fastest step (in processor time) to the slowest.
         seconds: seconds of the whole run, if ranks do not slow each other down, with the fastest and with the slowest steps.
@@ -138,7 +139,9 @@ def _state_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: int
     Under FSDP2 each rank has its shard. Parameters that are gathered at a time, with their gradients: the block that runs (in
     chunks: all blocks) and everything outside the blocks.
     """
-    trained = 3 * measurement["trained_parameters"]
+    # Gradients, and what the optimizer keeps (AdamW: two moments).
+    kept = measurement.get("optimizer_numbers", 2 * measurement["trained_parameters"])
+    trained = measurement["trained_parameters"] + kept
     average = total if config.ema else 0
     whole = 4 * (total + trained + average)
     measured = 4 * (total + trained)

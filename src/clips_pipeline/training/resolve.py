@@ -125,6 +125,11 @@ def check_model(config: TrainConfig, vocab_size: int) -> None:
         )
 
 
+def fragment_lengths(config: TrainConfig) -> tuple[int, ...]:
+    """Return the ids of the row of each fragment of an image."""
+    return (config.captions.context_length,) * (config.captions.positives if config.method == "clips" else 0)
+
+
 def chance_contrastive_loss(config: TrainConfig) -> float | None:
     """Return the contrastive loss of features without any relation, at the initial scale and bias; None without that loss."""
     if config.method not in CONTRASTIVE_METHODS:
@@ -151,7 +156,9 @@ def start_facts(config: TrainConfig, clips: Any, vocab_size: int, shards: str) -
         "steps": config.steps,
         "batch_size": config.batch_size,
         "parameters": sum(parameter.numel() for parameter in clips.parameters()),
-        "training_flops_per_sample": training_flops(model, context, context if config.method == "clips" else 0, target),
+        "training_flops_per_sample": training_flops(
+            model, context, fragment_lengths(config), target, config.model.image_tokens_kept
+        ),
         "chance_contrastive_loss": chance_contrastive_loss(config),
         "chance_caption_loss": None if model.captioner is None else math.log(vocab_size),
     }

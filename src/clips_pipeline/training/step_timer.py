@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -20,9 +21,10 @@ from clips_pipeline.losses.total import LossWeights, clips_loss
 from clips_pipeline.models.blocks import Block
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.flops import forward_flops_by_part
+from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.optimizer import make_optimizer
-from clips_pipeline.training.resolve import model_config
+from clips_pipeline.training.resolve import fragment_lengths, model_config
 
 STEPS = 5
 SAMPLES = (2, 8)
@@ -55,13 +57,13 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.launch.threads or max(1, cores // (1 if on_gpu else config.launch.processes)))
     captions = config.captions
-    context, fragment = captions.context_length, captions.context_length if config.method == "clips" else 0
-    target = captions.target_length
+    fragments = fragment_lengths(config)
+    context, target = captions.context_length if config.method in CONTRASTIVE_METHODS else 0, captions.target_length
     model = ClipsModel(resolved).to(device)
     for part in config.freeze:
         getattr(model, part).requires_grad_(False)
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    steps = _StepTimer(config, model, device, vocab_size, (context, fragment, target), rows)
+    steps = _StepTimer(config, model, device, vocab_size, (context, fragments, target), rows)
     at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
     for count in sorted({min(count, at_once) for count in SAMPLES}):
         steps.run(count)
@@ -69,10 +71,13 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
         steps.run(at_once)
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.modules() if isinstance(block, Block)]
     return {
-        "parameters": {**parts, "logit scale": 1},
+        "parameters": {**parts, **_scalars(model)},
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "block_parameters": {"all": sum(blocks), "largest": max(blocks)},
-        "forward_flops": forward_flops_by_part(resolved, context, fragment, target - 1),
+        "optimizer_numbers": steps.optimizer_numbers(),
+        "forward_flops": forward_flops_by_part(
+            resolved, context, fragments, target - 1, config.model.image_tokens_kept
+        ),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "real_rows": rows is not None,
@@ -92,12 +97,19 @@ class _StepTimer:
         model: ClipsModel,
         device: torch.device,
         vocab_size: int,
-        lengths: tuple[int, int, int],
+        lengths: tuple[int, tuple[int, ...], int],
         rows: Rows | None,
     ) -> None:
         self.config, self.model, self.device, self.vocab_size = config, model, device, vocab_size
         self.lengths, self.rows = lengths, rows
         self.optimizer = make_optimizer(model, config.optimizer)
+        self.schedule = None
+        if config.model.patch_dropout or config.model.image_tokens_kept < 1:
+            # Imported here: it loads Composer.
+            from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
+
+            vision = model.config.vision
+            self.schedule = ImageSchedule(replace(config, progressive=None), vision.image_size, vision.patch_size)
         self.weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
         self.samples: list[int] = []
         self.seconds: list[list[float]] = []
@@ -109,11 +121,13 @@ class _StepTimer:
         size = self.model.config.vision.image_size
         images = torch.randn(count, 3, size, size, device=self.device)
         ids = [self._ids(count, which) for which in range(3)]
+        kept = None if self.schedule is None else self.schedule.kept_patches(count, 0, self.device)
+        captioned = None if self.schedule is None else self.schedule.captioned_tokens(count, 0, self.device)
         times, cpu_times = [], []
         for _ in range(STEPS + 1):
             started, cpu_started = time.perf_counter(), time.process_time()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.launch.precision == "amp_bf16"):
-                output = self.model(images, *ids)
+                output = self.model(images, *ids, kept, captioned)
                 head = None if self.model.captioner is None else self.model.captioner.head.weight
                 total = clips_loss(output, head, self.weights).total
             total.backward()  # type: ignore[no-untyped-call]
@@ -138,11 +152,23 @@ class _StepTimer:
         seconds = (STEPS + 1) * median(self.seconds[-1]) * count / self.samples[-1]
         return seconds <= MAX_SECONDS and more <= MAX_MEMORY_FRACTION * _free_memory(self.device)
 
+    def optimizer_numbers(self) -> int:
+        """Return how many numbers the optimizer keeps, without its counts of steps."""
+        kept = (value for state in self.optimizer.state.values() for value in state.values())
+        return sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.dim())
+
     def _ids(self, count: int, which: int) -> torch.Tensor:
         length = self.lengths[which]
-        if self.rows is None or not length:
-            return torch.randint(3, self.vocab_size, (count, length), device=self.device)
+        sizes = (length,) if isinstance(length, int) else length or (0,)
+        if self.rows is None or not sizes[0]:
+            shape = (count, sizes[0]) if len(sizes) == 1 else (count, len(sizes), sizes[0])
+            return torch.randint(3, self.vocab_size, shape, device=self.device)
         return torch.tensor([self.rows[i % len(self.rows)][which] for i in range(count)], device=self.device)
+
+
+def _scalars(model: ClipsModel) -> dict[str, int]:
+    names = {"logit_scale": "logit scale", "logit_bias": "logit bias"}
+    return {names[name]: 1 for name, _ in model.named_parameters(recurse=False)}
 
 
 def _free_memory(device: torch.device) -> float:

@@ -17,7 +17,7 @@ class ClipsBatch:
     Attributes:
         images_BCHW: uint8, 0 to 255; `transforms.normalize` converts them to float32 on the device.
         web_ids_BL: int64, token ids of the web captions.
-        fragment_ids_BL: int64, token ids of the fragments.
+        fragment_ids_BL: int64, token ids of the fragments; (B, K, L) for K > 1 of each image.
         target_ids_BT: int64, token ids of the synthetic captions, for the captioner.
         keys: keys of the samples.
         skipped: number of bad samples replaced in this batch, by skip reason.

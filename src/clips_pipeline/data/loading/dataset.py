@@ -132,7 +132,8 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         return ClipsBatch(
             images_BCHW,
             _ids([row.web for row in rows]),
-            _ids([row.fragment for row in rows]),
+            # (B, L), or (B, K, L) with several fragments of each image.
+            _ids([[row.fragment, *row.more_fragments] if row.more_fragments else row.fragment for row in rows]),
             _ids([row.target for row in rows]),
             keys,
             dict(skipped),
@@ -198,7 +199,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             raise BadSampleError(make_skip(error, key)) from error
 
 
-def _ids(rows: list[list[int]]) -> Tensor:
+def _ids(rows: list[Any]) -> Tensor:
     # Through NumPy, which converts nested lists four times as fast as torch.
     return torch.from_numpy(np.array(rows, np.int64))
 

@@ -120,7 +120,9 @@ def measure_caption_loss(
         embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
         for batch in _batches_of_rank(places, batch_size, group):
             records, images_1CHW = _decode(embedder, shards.iterate(batch))
-            rows = [reader.read(r.web_caption, r.synthetic_caption, epoch=0, key=r.key).target for r in records]
+            rows = [
+                reader.read(r.web_captions[:1], r.synthetic_captions[:1], epoch=0, key=r.key).target for r in records
+            ]
             if records:
                 target_BT = torch.tensor(rows, device=device)
                 nats_B, tokens_B = caption_nats(model, torch.cat(images_1CHW), target_BT[:, :0], target_BT)
