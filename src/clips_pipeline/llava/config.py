@@ -1,7 +1,7 @@
 """Configuration of the LLaVA probe."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, get_args
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
@@ -70,7 +70,7 @@ class LlavaProbeConfig:
             hours after the towers; the results cover what is finished. None sets no limit, 0 trains nothing.
     """
 
-    methods: tuple[Method, ...] = get_args(Method)
+    methods: tuple[Method, ...] = ("clip", "mixture", "coca", "clips")
     seeds: tuple[Seed, ...] = (0, 1, 2)
     tower_samples: PositiveInt | None = None
     vision_layer: Annotated[int, Ge(-1000), Le(1000)] = -2

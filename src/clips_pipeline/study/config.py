@@ -7,11 +7,13 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from clips_pipeline.config import ConfigError, FormerName, NonNegativeFloat, PositiveInt, Seed
 from clips_pipeline.text.fragments import Strategy
-from clips_pipeline.text.methods import Method
 
 Comparison = Literal[
     "methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations", "second_generation"
 ]
+StudyMethod = Literal["clip", "mixture", "coca", "clips", "clips sigmoid", "clips 2 positives", "captioning"]
+"""Methods of training, and variants of `clips` (`plan.with_method`)."""
+
 COMPARISONS: Final = tuple(name for name in get_args(Comparison) if name != "second_generation")
 """The comparisons that need no other data than the prepared shards."""
 
@@ -25,7 +27,9 @@ class StudyConfig:
         seeds: every run is trained once with each seed.
         samples: training samples of a run in the method comparisons; at equal compute, of a run of `clips`.
         curve_samples: training samples of a run in the other comparisons, which have more lines; None uses `samples`.
-        methods: methods of the method comparisons; the others are compared with `clips`.
+        methods: methods of the method comparisons; the others are compared with `clips`. `clips sigmoid` has the sigmoid loss,
+            `clips 2 positives` two fragments of each image, and `captioning` keeps 0.35 of the image tokens.
+        optimizers: optimizers of the ablations, besides that of `train`, with the same learning rate.
         strategies: fragment strategies of the length curves.
         length_fractions: token budgets as fractions of the mean caption length, each below 1; the whole caption is
             always included.
@@ -40,7 +44,8 @@ class StudyConfig:
     seeds: tuple[Seed, ...] = (0, 1, 2)
     samples: PositiveInt = 140_000
     curve_samples: PositiveInt | None = 50_000
-    methods: tuple[Method, ...] = get_args(Method)
+    methods: tuple[StudyMethod, ...] = get_args(StudyMethod)
+    optimizers: tuple[str, ...] = ("muon", "lamb")
     strategies: tuple[Strategy, ...] = get_args(Strategy)
     length_fractions: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], FormerName("shares")] = (0.5, 0.25, 0.125)
     parallel_runs: Annotated[Annotated[int, Ge(1), Le(1024)] | None, FormerName("runs_at_once")] = None
@@ -48,9 +53,9 @@ class StudyConfig:
     hours: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
-        for key in ("comparisons", "seeds", "methods", "strategies", "length_fractions"):
+        for key in ("comparisons", "seeds", "methods", "optimizers", "strategies", "length_fractions"):
             values = getattr(self, key)
-            if not values:
+            if not values and key != "optimizers":
                 raise ConfigError(f"{key}: empty; name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(f"{key}: {list(values)} contains duplicates; remove them")

@@ -38,7 +38,9 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     comparisons = [name for name in ("methods", "methods_at_equal_compute") if (lines["comparison"] == name).any()]
-    labels = list(dict.fromkeys(lines[lines["comparison"].isin(comparisons)]["label"]))
+    # A method without the metric (captioning) has no bar.
+    shown = lines["comparison"].isin(comparisons) & lines["mean"].notna()
+    labels = list(dict.fromkeys(lines[shown]["label"]))
     for number, comparison in enumerate(comparisons):
         chosen = lines[lines["comparison"] == comparison].set_index("label").reindex(labels)
         places = [place + 0.4 * number for place in range(len(labels))]
@@ -46,7 +48,7 @@ def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
         widths = [100 * width if math.isfinite(width) else math.nan for width in chosen["half_width"]]
         name = "equal samples" if comparison == "methods" else "equal compute"
         axes.bar(places, 100 * chosen["mean"], width=0.38, yerr=widths, capsize=3, label=name)
-        dots = runs[runs["comparison"] == comparison]
+        dots = runs[(runs["comparison"] == comparison) & runs[metric].notna()]
         axes.plot([places[labels.index(label)] for label in dots["label"]], 100 * dots[metric], ".", color="0.2")
     # Recall is not below 0, even where the interval of two seeds is.
     axes.set_ylim(bottom=0.0)

@@ -1,10 +1,11 @@
 """Trainings of a study, from its configuration. A training that two comparisons share runs once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clips_pipeline.study.config import StudyConfig
+from clips_pipeline.study.config import StudyConfig, StudyMethod
+from clips_pipeline.text.methods import CAPTIONING_METHODS
 from clips_pipeline.training.config import TrainConfig
 
 WHOLE_CAPTION = "whole caption"
@@ -64,7 +65,8 @@ def cases(
             captions = replace(base.captions, web_tokens=max(1, round(fraction * mean_ids(0))))
             rows.append(Case("web_lengths", "web caption", replace(base, captions=captions), WHOLE_CAPTION, fraction))
     if "ablations" in config.comparisons:
-        rows += [Case("ablations", label, changed, "as configured") for label, changed in _ablations(base, mean_ids(1))]
+        found = _ablations(base, mean_ids(1), config.optimizers)
+        rows += [Case("ablations", label, changed, "as configured") for label, changed in found]
     if "second_generation" in config.comparisons:
         rows.append(Case("second_generation", ORIGINAL_CAPTIONS, base, ORIGINAL_CAPTIONS))
         rows.append(
@@ -76,14 +78,32 @@ def cases(
 def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfig], float]) -> list[Case]:
     rows: list[Case] = []
     if "methods" in config.comparisons:
-        rows += [Case("methods", name, replace(base, method=name), "clips") for name in config.methods]
+        rows += [Case("methods", name, with_method(base, name), "clips") for name in config.methods]
     if "methods_at_equal_compute" in config.comparisons:
         budget = flops(base) * base.samples
         for name in config.methods:
-            other = replace(base, method=name)
+            other = with_method(base, name)
             longer = other if name == "clips" else with_samples(other, round(budget / flops(other)))
             rows.append(Case("methods_at_equal_compute", name, longer, "clips"))
     return rows
+
+
+def with_method(base: TrainConfig, name: StudyMethod) -> TrainConfig:
+    """Return a training of `clips` with another method, or with a variant of `clips`; all else stays the same."""
+    if name == "clips sigmoid":
+        return replace(base, loss=replace(base.loss, contrastive="sigmoid"))
+    if name == "clips 2 positives":
+        return replace(base, captions=replace(base.captions, positives=2))
+    # What a method does not have must not be set for it.
+    captions = replace(base.captions, positives=base.captions.positives if name == "clips" else 1)
+    if name == "captioning":
+        model, loss = (
+            replace(base.model, image_tokens_kept=0.35, text_weights=None),
+            replace(base.loss, contrastive="softmax"),
+        )
+        return replace(base, method=name, model=model, loss=loss, captions=captions)
+    kept = base.model.image_tokens_kept if name in CAPTIONING_METHODS else 1.0
+    return replace(base, method=name, model=replace(base.model, image_tokens_kept=kept), captions=captions)
 
 
 def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
@@ -93,7 +113,7 @@ def with_samples(config: TrainConfig, samples: int) -> TrainConfig:
     return replace(config, samples=whole, optimizer=replace(config.optimizer, warmup_samples=warmup))
 
 
-def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, TrainConfig]]:
+def _ablations(base: TrainConfig, synthetic_ids: float, optimizers: Sequence[str]) -> list[tuple[str, TrainConfig]]:
     ablations: list[tuple[str, TrainConfig]] = [("as configured", base)]
     for weight in (0.0, 0.5, 1.0, 2.0, 4.0):
         ablations.append((f"caption weight {weight:g}", replace(base, loss=replace(base.loss, caption_weight=weight))))
@@ -104,6 +124,11 @@ def _ablations(base: TrainConfig, synthetic_ids: float) -> list[tuple[str, Train
     tokens = min(max(1, round(synthetic_ids / 4)), base.captions.context_length - 3)
     ablations.append(("one sentence", _fragment(base, "sub_caption", None)))
     ablations.append((f"sentences within {tokens} ids", _fragment(base, "sub_caption", tokens)))
+    for name in optimizers:
+        options = base.optimizer.options if name == base.optimizer.name else {}
+        ablations.append(
+            (f"optimizer {name}", replace(base, optimizer=replace(base.optimizer, name=name, options=options)))
+        )
     # Leave out rows that equal the configured training.
     return [ablations[0], *((label, changed) for label, changed in ablations[1:] if changed != base)]
 

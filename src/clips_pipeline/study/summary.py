@@ -16,7 +16,9 @@ _TITLES = {
     "second_generation": "Training on captions that a model has written",
 }
 # Metrics of the second table of a method comparison.
-_EXTRA_METRICS = re.compile(r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1")
+_EXTRA_METRICS = re.compile(
+    r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1|probe/.+/linear_accuracy@1"
+)
 
 
 def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
@@ -60,6 +62,7 @@ def _by_metric(runs: pd.DataFrame) -> list[str]:
     for metric in metrics:
         for line in aggregate_seeds(runs, metric).to_dict("records"):
             cell = f"{100 * line['mean']:.1f}{_plus_minus(line['half_width'], digits=1)}"
+            cell = "–" if math.isnan(line["mean"]) else cell
             rows.setdefault(str(line["label"]), []).append(cell)
     table = [["%, ± as above", *heads], ["---"] * (1 + len(heads)), *([label, *cells] for label, cells in rows.items())]
     return ["| " + " | ".join(cells) + " |" for cells in table]
@@ -73,7 +76,10 @@ def _name(metric: str) -> str:
 def _row(line: dict[str, float | str]) -> str:
     change, width = float(line["change"]), float(line["change_half_width"])
     verdict = "" if math.isnan(change) or math.isinf(width) else "clear" if abs(change) > width else "not clear"
+    absent = math.isnan(float(line["mean"]))
     fraction, is_baseline = float(line["fraction"]), line["label"] == line["baseline"]
+    changed = "not yet" if math.isnan(change) else f"{100 * change:+.2f}{_plus_minus(width)}"
+    changed = "baseline" if is_baseline else "" if absent else changed
     cells = (
         str(line["label"]),
         "" if math.isnan(fraction) else f"{fraction:g}",
@@ -81,8 +87,8 @@ def _row(line: dict[str, float | str]) -> str:
         f"{float(line['gflop_per_sample']):.3f}",
         f"{float(line['samples_per_s']):.0f}",
         f"{int(line['seeds'])}",
-        f"{100 * float(line['mean']):.2f}{_plus_minus(float(line['half_width']))}",
-        "baseline" if is_baseline else "not yet" if math.isnan(change) else f"{100 * change:+.2f}{_plus_minus(width)}",
+        "no such metric" if absent else f"{100 * float(line['mean']):.2f}{_plus_minus(float(line['half_width']))}",
+        changed,
         verdict,
     )
     return "| " + " | ".join(cells) + " |"

@@ -54,12 +54,12 @@ def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns:
         One row per case: comparison, label, fraction, baseline, samples, gflop_per_sample, samples_per_s, seeds, mean,
         half_width, change, change_half_width. The last two are NaN for the baseline itself, and where the baseline has
-        not been run with a seed of the row.
+        not been run with a seed of the row. The mean is NaN for a method without the metric.
     """
     rows = []
     for comparison, of_comparison in runs.groupby("comparison", sort=False):
         for (label, fraction), line in of_comparison.groupby(["label", "fraction"], sort=False, dropna=False):
-            values = line.set_index("seed")[metric]
+            values = line.set_index("seed")[metric].dropna()
             base_label = line["baseline"].iloc[0]
             base = of_comparison[of_comparison["label"] == base_label].set_index("seed")[metric]
             changes = [] if label == base_label else list((values - base.reindex(values.index)).dropna())
@@ -72,8 +72,8 @@ def aggregate_seeds(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
                     "samples": int(line["samples"].iloc[0]),
                     "gflop_per_sample": line["gflop_per_sample"].iloc[0],
                     "samples_per_s": line["samples_per_s"].median(),
-                    "seeds": len(values),
-                    "mean": mean(values),
+                    "seeds": len(line),
+                    "mean": mean(values) if len(values) else math.nan,
                     "half_width": ci_half_width(list(values)),
                     "change": mean(changes) if changes else math.nan,
                     "change_half_width": ci_half_width(changes) if changes else math.nan,

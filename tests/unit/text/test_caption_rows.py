@@ -104,7 +104,7 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
     }
     assert all(rows == CaptionRows(web_row, [], []) for rows in found["clip"])
     long = [rows.web == long_row for rows in found["mixture"]]
-    assert all(rows.web in (web_row, long_row) and rows[1:] == ([], []) for rows in found["mixture"])
+    assert all(rows.web in (web_row, long_row) and rows[1:] == ([], [], ()) for rows in found["mixture"])
     # Five standard deviations of a fraction of 0.2 of 2,000 draws.
     assert abs(sum(long) / 2_000 - 0.2) < 0.045
     # The same texts as in mixture, sample by sample, each as its own target.
@@ -112,6 +112,43 @@ def test_methods_read_what_their_table_says(small: WordPieceTokenizer) -> None:
     for rows, is_long in zip(found["coca"], long, strict=True):
         assert rows.target == small.target_row(small.body(TEXT if is_long else web), 12)
     assert all(rows.web == web_row and rows.fragment and rows.target for rows in found["clips"])
+    assert all(rows == CaptionRows([], [], found["clips"][0].target) for rows in found["captioning"])
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_several_positives(strategy: Strategy, small: WordPieceTokenizer) -> None:
+    """They are a function of (seed, epoch, key), all different where the captions allow it, and of all captions in turn."""
+    config = FragmentConfig(strategy, None if strategy == "sub_caption" else 3)
+    captions = [Caption(TEXT, "one"), Caption("a red dog. a red grass. on grass.", "two"), Caption(" ", "none")]
+
+    def rows(epoch: int = 0, positives: int = 4) -> CaptionRows:
+        reader = CaptionReader(CaptionConfig(16, 12, config, positives=positives), small, 0)
+        return reader.read(["a red dog"], captions, epoch=epoch, key="a")
+
+    found = rows()
+    assert found == rows()
+    assert len({str(rows(epoch)) for epoch in range(20)}) > 3 or strategy == "truncation"
+    parts = [found.fragment, *found.more_fragments]
+    assert len(parts) == 4
+    assert len({tuple(part) for part in parts}) == (2 if strategy == "truncation" else 4)
+    assert found.web == rows(positives=1).web
+    assert found.target == rows(positives=1).target
+    assert rows(positives=1).more_fragments == ()
+
+
+def test_sentences_are_drawn_without_replacement_and_begin_again(small: WordPieceTokenizer) -> None:
+    reader = CaptionReader(CaptionConfig(16, 12, FragmentConfig(blank_pieces="drop"), positives=7), small, 0)
+    for key in "abcdef":
+        read = reader.read(["a red dog"], [Caption("a dog. the grass. red!")], epoch=0, key=key)
+        parts = [read.fragment, *read.more_fragments]
+        sentences = {tuple(small.encode(text, 16)) for text in ("a dog", "the grass", "red")}
+        assert {tuple(part) for part in parts[:3]} == {tuple(part) for part in parts[3:6]} == sentences
+
+
+def test_positives_without_usable_piece_are_the_web_caption(small: WordPieceTokenizer) -> None:
+    reader = CaptionReader(CaptionConfig(16, 12, positives=3), small, 0)
+    read = reader.read(["a red dog"], [Caption("..!")], epoch=0, key="a")
+    assert [read.fragment, *read.more_fragments] == [small.encode("a red dog", 16)] * 3
 
 
 @pytest.mark.parametrize(("share", "reads"), [(0.0, "a red dog"), (1.0, TEXT)])

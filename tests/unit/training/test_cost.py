@@ -38,7 +38,7 @@ def test_it_is_the_mean_over_samples(data: tuple[Path, Tokenizer]) -> None:
     each = []
     for record in eval_samples(shards, "train"):
         rows = reader.read(record.web_captions, record.synthetic_captions, epoch=0, key=record.key)
-        web, part, target = (sum(token != 0 for token in row) for row in rows)
+        web, part, target = (sum(token != 0 for token in row) for row in rows[:3])
         each.append(training_flops(model_config(config, tokenizer.vocab_size), web, part, target - 1))
     lengths = row_lengths(config, read_captions(shards, None), tokenizer)
     assert lengths.total() == len(each) == 24

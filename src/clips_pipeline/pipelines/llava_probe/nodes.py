@@ -1,5 +1,6 @@
 """Nodes of the `llava_probe` pipeline."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -68,7 +69,8 @@ def train_towers(
             "method": result.case.label,
             "seed": result.seed,
             "folder": str(result.model_folder),
-            "recall": result.metrics[metric],
+            # A model without a text tower has no retrieval.
+            "recall": result.metrics.get(metric, math.nan),
         }
         for result in results
     ]
