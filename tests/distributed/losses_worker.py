@@ -1,6 +1,7 @@
 """One rank of test_losses_two_ranks.py: run as `python losses_worker.py RANK RANKS STORE INPUT OUTPUT`."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
 
 def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:
     """Compute this rank's rows of a joint batch; return means over ranks of losses and gradients."""
-    model = ClipsModel(GOLDEN_CONFIG).double()
+    model = ClipsModel(replace(GOLDEN_CONFIG, contrastive=saved["contrastive"])).double()
     model.load_state_dict(saved["weights"])
     inputs = [tensor.chunk(ranks)[rank] for tensor in saved["inputs"]]
     if saved["towers"] is not None:

@@ -1,5 +1,6 @@
 """Two gloo ranks give the loss and every gradient of one process on the joint batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,33 +24,54 @@ CASES = {
     "none": (0, 0, None, None),
     "towers in chunks": (2, 7, None, 2),
     "towers in chunks, none on one rank": (5, 0, None, 1),
+    "sigmoid": (4, 4, None, None),
+    "sigmoid, three fragments, chunked": (2, 6, 2, None),
+    "three fragments": (2, 6, None, None),
+    "sigmoid, towers in chunks": (2, 7, None, 2),
 }
 
 
-def joint_batch(first, second):
+def joint_batch(first, second, fragments=1):
     generator = torch.Generator().manual_seed(5)
     targets = [naive.rows(generator, 3, 9, max(longest, 1), cls=None) * (longest > 0) for longest in (first, second)]
     return [
         torch.randn(6, 3, 32, 32, generator=generator, dtype=torch.float64),
         naive.rows(generator, 6, 12, 8, cls=101),
-        naive.rows(generator, 6, 12, 8, cls=101),
+        naive.rows(generator, 6 * fragments, 12, 8, cls=101).reshape(6, *([fragments] if fragments > 1 else []), 12),
         torch.cat(targets),
     ]
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(4)
-    return ClipsModel(GOLDEN_CONFIG).double()
+def contrastive(case):
+    return "sigmoid" if "sigmoid" in case else "softmax"
+
+
+def batch_of(case):
+    return joint_batch(*CASES[case][:2], 3 if "fragments" in case else 1)
 
 
 @pytest.fixture(scope="module")
-def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
+def models():
+    found = {}
+    for kind in ("softmax", "sigmoid"):
+        torch.manual_seed(4)
+        found[kind] = ClipsModel(replace(GOLDEN_CONFIG, contrastive=kind)).double()
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(models, tmp_path_factory: pytest.TempPathFactory):
     """Return the results of each rank for all cases; one start for all, since it takes longer than the cases."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = {
-        name: {"weights": model.state_dict(), "inputs": joint_batch(first, second), "chunk": chunk, "towers": towers}
-        for name, (first, second, chunk, towers) in CASES.items()
+        name: {
+            "weights": models[contrastive(name)].state_dict(),
+            "contrastive": contrastive(name),
+            "inputs": batch_of(name),
+            "chunk": chunk,
+            "towers": towers,
+        }
+        for name, (_, _, chunk, towers) in CASES.items()
     }
     torch.save(cases, folder / "input.pt")
     worker = Path(__file__).with_name("losses_worker.py")
@@ -58,9 +80,8 @@ def found(model: ClipsModel, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_equal_one_process(found, model: ClipsModel, case: str):
-    first, second, *_ = CASES[case]
-    inputs = joint_batch(first, second)
+def test_two_ranks_equal_one_process(found, models, case: str):
+    model, inputs = models[contrastive(case)], batch_of(case)
     model.zero_grad()
     expected = clips_loss(model(*inputs), model.captioner.head.weight)
     expected.total.backward()
@@ -74,6 +95,6 @@ def test_two_ranks_equal_one_process(found, model: ClipsModel, case: str):
 
 
 def test_under_ddp_chunks_send_each_gradient_once(found):
-    sent = [result[case]["sent"] for result in found for case in CASES if case.startswith("towers")]
-    assert len(sent) == 2 * RANKS
+    sent = [result[case]["sent"] for result in found for case in CASES if "towers" in case]
+    assert len(sent) == 3 * RANKS
     assert all(set(counts) == {1} for counts in sent)

@@ -104,7 +104,7 @@ class OptimizerConfig:
     """
 
     name: Annotated[str, LaterField()] = "adamw"
-    options: Annotated[dict[str, OptimizerOption], LaterField()] = field(default_factory=dict)
+    options: Annotated[dict[str, OptimizerOption], LaterField()] = field(default_factory=dict, hash=False)
     peak_lr: Annotated[float, Gt(0)] = 6.0e-4
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95

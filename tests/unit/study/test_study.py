@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.models.flops import training_flops
 from clips_pipeline.study import figures, plan, run, summary, table
-from clips_pipeline.study.config import StudyConfig
+from clips_pipeline.study.config import StudyConfig, StudyMethod
 from clips_pipeline.study.plan import with_samples
 from clips_pipeline.study.run import RunResult
 from clips_pipeline.text.captions import Caption
@@ -37,8 +38,29 @@ def plan_cases(**changes):
 
 def test_method_rows_differ_only_in_the_method():
     cases = plan_cases(comparisons=("methods",))
-    assert [case.label for case in cases] == ["clip", "mixture", "coca", "clips"]
-    assert {replace(case.train, method="clips") for case in cases} == {with_samples(TRAIN, 3200)}
+    assert [case.label for case in cases] == list(get_args(StudyMethod))
+    base = with_samples(TRAIN, 3200)
+    for case in cases:
+        changed = {
+            "clips sigmoid": replace(base, loss=replace(base.loss, contrastive="sigmoid")),
+            "clips 2 positives": replace(base, captions=replace(base.captions, positives=2)),
+            "captioning": replace(base, method="captioning", model=replace(base.model, image_tokens_kept=0.35)),
+        }
+        expected = changed[case.label] if case.label in changed else replace(base, method=case.label)
+        assert case.train == expected, case.label
+
+
+def test_what_a_method_does_not_have_is_not_set_for_it():
+    train = replace(
+        TRAIN,
+        captions=replace(TRAIN.captions, positives=3),
+        model=replace(TRAIN.model, image_tokens_kept=0.5, text_weights="towers.pt"),
+        loss=replace(TRAIN.loss, contrastive="sigmoid"),
+    )
+    for name in get_args(StudyMethod):
+        changed = plan.with_method(train, name)
+        assert changed.captions.positives == {"clips": 3, "clips sigmoid": 3, "clips 2 positives": 2}.get(name, 1)
+        assert changed.loss.contrastive == ("softmax" if name == "captioning" else "sigmoid")
 
 
 def test_equal_compute_gives_cheap_methods_more_samples():
@@ -85,6 +107,8 @@ def test_ablations_contain_the_configured_training_once():
     assert len({case.train for case in cases}) == len(cases)
     labels = [case.label for case in cases]
     assert labels[0] == "as configured"
+    assert labels[-2:] == ["optimizer muon", "optimizer lamb"]
+    assert len(plan_cases(comparisons=("ablations",), optimizers=("adamw",))) == len(cases) - 2
     assert "caption weight 2" not in labels
     assert {"padding attend", "padding mask"} & set(labels) == {
         f"padding {other}" for other in {"attend", "mask"} - {TRAIN.model.padding}
