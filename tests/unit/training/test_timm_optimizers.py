@@ -14,6 +14,13 @@ from clips_pipeline.training.optimizer import check_optimizer, hidden_names, mak
 
 LR, DECAY, BETAS, EPSILON = 0.01, 0.1, (0.9, 0.95), 1e-8
 STEPS = 3
+COEFFICIENTS = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
 
 
 def small() -> nn.Module:
@@ -44,13 +51,12 @@ def decay_of(name: str) -> float:
 
 
 def orthogonalized(update: Tensor, epsilon: float) -> Tensor:
-    """Five steps of Newton-Schulz with the quintic coefficients of Keller Jordan, in bfloat16 as they are run."""
+    """Five steps of Newton-Schulz with the coefficients of modded-nanogpt (timm's "quintic"), in bfloat16 as they are run."""
     x = update.bfloat16()
     turned = x.shape[0] > x.shape[1]
     x = x.T if turned else x
     x = x / x.norm(2).clamp(min=epsilon)
-    for _ in range(5):
-        a, b, c = 3.4445, -4.7750, 2.0315
+    for a, b, c in COEFFICIENTS:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.T if turned else x).to(update.dtype)
