@@ -12,6 +12,7 @@ import yaml
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import AbstractDataset, DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
+from tests import suite_replicas as replicas
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.datasets.folder import PathDataset
@@ -109,6 +110,8 @@ def test_each_error_gives_one_message(base: dict[str, Any], path: str, value: An
         "embed.data",
         "recaption.model",
         "register.name",
+        "suite.models",
+        "suite.published",
     ],
 )
 @pytest.mark.parametrize("pipeline", ["prepare", "pretrain", "search"])
@@ -231,3 +234,15 @@ def test_a_dry_run_is_for_pipelines_that_train(base: dict[str, Any]) -> None:
         dry_run.show(register_pipelines()["evaluate"], catalog_of(base))
     with pytest.raises(ConfigError, match="dry_run: expected true or false, found 'yes'"):
         dry_run.is_requested(catalog_of({**base, "dry_run": "yes"}))
+
+
+def test_the_suite_is_checked_before_other_pipelines_run(base: dict[str, Any], tmp_path: Path) -> None:
+    mapping = replicas.iiw(tmp_path)
+    pipeline = register_pipelines()["train"] + register_pipelines()["suite"]
+    check(pipeline, catalog_of(merge(copy.deepcopy(base), {"suite.sets": {"iiw": {**mapping, "images": 6}}})))
+    parameters = merge(copy.deepcopy(base), {"suite.sets": {"iiw": {**mapping, "images": 400}}})
+    with pytest.raises(ConfigError, match=r"suite\.sets\.iiw: images: 6 found, 400 published"):
+        check(pipeline, catalog_of(parameters))
+    parameters = merge(copy.deepcopy(base), {"suite.published": str(tmp_path / "no.yml")})
+    with pytest.raises(ConfigError, match=r"suite\.published: .*no\.yml: no such file"):
+        check(register_pipelines()["suite"], catalog_of(parameters))

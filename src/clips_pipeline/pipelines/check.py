@@ -8,7 +8,10 @@ from kedro.pipeline import Pipeline
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.shards.folder_lock import FolderOwner, claim
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.metric_keys import check_method_has
+from clips_pipeline.evaluation.suite.config import SuiteConfig
+from clips_pipeline.evaluation.suite.published_results import read_published
 from clips_pipeline.pipelines.dry_run import KEY
 from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import make_source
@@ -33,7 +36,8 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
     Raises:
         ConfigError: as `typed`; also a password, token or signature in any value, an unknown (misspelled) parameter group,
             storage settings or credentials of the wrong shape, a missing source, a model that cannot be built, a metric of
-            registration that the method does not have, or a search space that does not fit the training.
+            registration that the method does not have, a search space that does not fit the training, or a set of the suite
+            that is not the published one.
     """
     parameters = catalog.load("parameters")
     refuse_secrets(parameters, "")
@@ -69,3 +73,16 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         from clips_pipeline.tuning.search import check_search
 
         check_search(configs["search"], groups["train"])
+    if "suite" in configs:
+        _check_suite(configs["suite"], remote.storage, alone=len(pipeline.nodes) == 1)
+
+
+def _check_suite(config: SuiteConfig, storage: Storage, *, alone: bool) -> None:
+    """Check what the suite reads; alone it opens its sets first, behind a training that would be late."""
+    read_published(config.published, tuple(config.sets))
+    if not alone:
+        # Imported here: it loads torch.
+        from clips_pipeline.evaluation.suite.sets import open_set
+
+        for name, found in config.chosen_sets().items():
+            open_set(name, found, storage)

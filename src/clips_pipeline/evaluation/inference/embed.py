@@ -4,6 +4,7 @@ Shapes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ class TowerEmbedder:
         towers: moved to `device` and switched to evaluation mode, permanently.
         batch_size: inputs per forward pass.
         device: device of the model.
+        threads: threads that open and transform the images of a batch; Pillow decodes and resizes in parallel.
 
     Attributes:
         reads_text: whether there is a text tower.
@@ -41,9 +43,12 @@ class TowerEmbedder:
 
     reads_text = True
 
-    def __init__(self, towers: Towers, *, batch_size: int = 64, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, towers: Towers, *, batch_size: int = 64, device: str | torch.device = "cpu", threads: int = 1
+    ) -> None:
         towers.module.to(device).eval()
         self.towers, self.batch_size, self.device = towers, batch_size, torch.device(device)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
         """Return (N, E) embeddings with unit norm. At most one batch of images is held in memory."""
@@ -58,6 +63,11 @@ class TowerEmbedder:
     def stack(self, images: Iterable[Image.Image]) -> Tensor:
         """Transform images and return them as a batch (B, C, H, W) on the device."""
         return torch.stack([self.towers.image_transform(image) for image in images]).to(self.device)
+
+    def open_and_stack(self, items: Iterable[T], open_item: Callable[[T], Image.Image]) -> Tensor:
+        """Open images, transform them and return them as a batch (B, C, H, W) on the device, in the order of the items."""
+        each = map if self._pool is None else self._pool.map
+        return torch.stack([*each(lambda item: self.towers.image_transform(open_item(item)), items)]).to(self.device)
 
     @torch.no_grad()
     def image_batch(self, images_BCHW: Tensor) -> FloatArray:

@@ -96,7 +96,7 @@ def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: E
             image_pass.long_owners += [len(image_pass.keys)] * len(long_texts)
             image_pass.keys.append(record.key)
             image_pass.labels.append(record.label)
-        images_BCHW = embedder.stack(_decode(record) for record in batch)
+        images_BCHW = embedder.open_and_stack(batch, _decode)
         image_pass.embeddings.append(embedder.image_batch(images_BCHW))
         if isinstance(embedder, Embedder) and embedder.model.config.captioner is not None:
             _caption_batch(embedder, embedder.model.config.captioner, batch, images_BCHW, config, image_pass)
@@ -147,4 +147,6 @@ def _decode(record: Record) -> Image.Image:
     try:
         return open_image(record.image, record.limits)
     except UndecodableImageError as error:
-        raise ConfigError(f"evaluate: the image of {record.key} cannot be decoded ({error}); prepare again") from None
+        raise ConfigError(
+            f"evaluate: the image of {record.key} cannot be decoded ({error}); repair the file, or leave it out"
+        ) from None

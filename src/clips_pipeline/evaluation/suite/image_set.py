@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,11 +92,13 @@ class FileSet:
         missing: list[Path] = []
         for item in items:
             try:
-                stat = item.file.stat()
+                found = item.file.stat()
             except OSError:
                 missing.append(item.file)
                 continue
-            facts = [item.key, item.captions, item.label, stat.st_size, stat.st_mtime_ns]
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{item.file}: no regular file; download it again")
+            facts = [item.key, item.captions, item.label, found.st_size, found.st_mtime_ns]
             digest.update(json.dumps(facts).encode() + b"\n")
         if missing:
             raise ConfigError(

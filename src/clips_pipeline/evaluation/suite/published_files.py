@@ -1,6 +1,8 @@
 """Reading of the files of published sets: text, JSON, JSON lines, and names of images. One error names file and entry."""
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +23,7 @@ def read_text(path: Path) -> str:
         ConfigError: the file is missing, too large, not UTF-8, or cannot be read.
     """
     try:
-        size = path.stat().st_size
+        size = _regular(path).st_size
         if size > _MAX_FILE_BYTES:
             raise ConfigError(
                 f"{path}: {size} bytes, at most {_MAX_FILE_BYTES} are read; use the published file of this set"
@@ -65,6 +67,7 @@ def read_first_objects(path: Path, count: int) -> Iterator[tuple[str, dict[str, 
     """
     decoder, found, buffer, begun = json.JSONDecoder(), 0, "", False
     try:
+        _regular(path)
         with path.open(encoding="utf-8") as file:
             while found < count:
                 where = f"{path}, entry {found + 1}"
@@ -126,6 +129,14 @@ def image_path(folder: Path, name: str, where: str) -> Path:
     if not name.strip() or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
         raise ConfigError(f"{where}: image {name!r} is no name inside {folder}; use the published file of this set")
     return folder / name
+
+
+def _regular(path: Path) -> os.stat_result:
+    """Return the facts of a regular file: reading a pipe would wait without end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{path}: no regular file; use the published files of this set (docs/suite.md)")
+    return found
 
 
 def _parse(text: str, where: str) -> Any:

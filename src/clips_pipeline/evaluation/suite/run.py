@@ -6,8 +6,10 @@ released when its process ends, even if it is killed, so several machines with o
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +39,8 @@ from clips_pipeline.interop.digest import model_digest
 log = logging.getLogger(__name__)
 
 _WAIT_S = 0.5
+_LOG_INTERVAL_S = 30.0
+_MOST_THREADS = 16
 _MOST_OPENED = 8
 _opened: dict[tuple[str, SetConfig], OpenSet] = {}  # sets of this process
 
@@ -202,8 +206,27 @@ def run_suite(
             SuiteRank(rank, ranks, pending, storage, config.batch_size, config.device, precision, folder, cache)
             for rank in range(ranks)
         ]
-        map_jobs(run_rank, jobs, processes=ranks)
+        with _logged_progress(pending):
+            map_jobs(run_rank, jobs, processes=ranks)
     return SuiteOutcome(tuple(models), present, absent, results, precision, device.type)
+
+
+@contextmanager
+def _logged_progress(tasks: Sequence[Task]) -> Iterator[None]:
+    """Log from time to time how many results exist; other processes compute them."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOG_INTERVAL_S):
+            log.info("suite: %d of %d results done", sum(task.is_done for task in tasks), len(tasks))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def run_rank(job: SuiteRank) -> None:
@@ -233,7 +256,9 @@ def _try_task(job: SuiteRank, task: Task, device: torch.device) -> bool:
 
 def _run_task(job: SuiteRank, task: Task, device: torch.device) -> None:
     opened = reopen(task.set_name, task.config, job.storage)
-    embedder = open_embedder(task.model, device, job.batch_size, job.precision)
+    # A GPU waits for images; on a CPU the towers use all cores themselves.
+    threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // job.ranks)) if device.type == "cuda" else 1
+    embedder = open_embedder(task.model, device, job.batch_size, job.precision, threads)
     model = task.model.digest if job.precision == FP32 else f"{task.model.digest} {job.precision}"
     cache = EmbeddingCache(job.cache, model, device.type, opened.identity)
     measure_set(opened, embedder, cache, task.model.digest, job.folder / "versions").save(task.result)
@@ -257,13 +282,15 @@ def reopen(name: str, config: SetConfig, storage: Storage) -> OpenSet:
 
 
 @lru_cache(maxsize=1)
-def open_embedder(model: SuiteModel, device: torch.device, batch_size: int, precision: str) -> TowerEmbedder:
+def open_embedder(
+    model: SuiteModel, device: torch.device, batch_size: int, precision: str, threads: int = 1
+) -> TowerEmbedder:
     """Load a model once per process, without its captioner's work."""
     config = EvaluationConfig(
         batch_size=batch_size, device="cpu", architecture=model.architecture, model=str(model.path)
     )
     towers = in_precision(load_embedder(model.path, config).towers, precision, device)
-    return TowerEmbedder(towers, batch_size=batch_size, device=device)
+    return TowerEmbedder(towers, batch_size=batch_size, device=device, threads=threads)
 
 
 def _processes(config: SuiteConfig, device: torch.device) -> int:

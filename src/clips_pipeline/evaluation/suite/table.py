@@ -41,9 +41,10 @@ class TableRow:
 
     @property
     def label(self) -> str:
-        """Name of the metric below its set."""
-        kind, _, rest = self.metric.partition("/")
-        return rest if kind == self.set_name else rest.rpartition("/")[2]
+        """Name of the metric below its set, in words: `image to text R@1`."""
+        kind, middle, name = self.metric.split("/")
+        subset = f"{middle} " if kind in COMPOSITIONALITY_SETS and middle != "all" else ""
+        return f"{subset}{name.replace('recall@', 'R@')}".replace("_", " ")
 
     @property
     def best(self) -> float:

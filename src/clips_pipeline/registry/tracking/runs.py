@@ -23,6 +23,7 @@ OWNER = "clips.process"
 # Tolerance: the start time of a process is computed from the boot time, which shifts when the clock is corrected.
 _CLOCK_SECONDS = 5.0
 _MAX_KEY_LENGTH = 250
+_METRICS_PER_BATCH = 1000  # MLflow's servers refuse more
 
 
 def active_run_id() -> str | None:
@@ -68,8 +69,8 @@ def log_final_metrics(
         for name, value in ((mlflow_key(key), float(value)) for key, value in metrics.items())
         if logged.get(name) != value
     ]
-    if points:
-        client.log_batch(run_id, metrics=points)
+    for low in range(0, len(points), _METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=points[low : low + _METRICS_PER_BATCH])
 
 
 def configure_system_metrics(parameters: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Every set in exactly its published form: content, counts, absent sets, and files that are damaged or hostile."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -384,6 +385,16 @@ def test_damaged_and_hostile_files_give_one_error(tmp_path, name):
         opened(mapping, set_name)
     assert str(caught.value).startswith(f"suite.sets.{set_name}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["images/test_00000.jpg", "docci_descriptions.jsonlines"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, place):
+    mapping = replicas.docci(tmp_path)
+    file = tmp_path / "docci" / place
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="no regular file"):
+        opened(mapping)
 
 
 def test_a_damaged_shard_is_skipped_and_counted(tmp_path):

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests import suite_replicas as replicas
+from tests.servers import http_server
 
 from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, open_image
 from clips_pipeline.evaluation.suite import run
@@ -158,6 +161,30 @@ def test_models_of_open_clip(sets, model, peer, tmp_path):
     assert keys[0] == keys[1]
     versions = {outcome.load("urban1k", one).rows[0]["set_version"] for one in (model, theirs)}
     assert len(versions) == 1
+
+
+def test_remote_sets_equal_local_ones(sets, model, tmp_path):
+    local = run_suite(suite({"flickr30k": sets["flickr30k"]}), [model], Storage(), tmp_path / "local", None)
+    with http_server(Path(sets["flickr30k"]["path"])) as server:
+        remote = {
+            "flickr30k": {**sets["flickr30k"], "path": server.url, "images": 6, "captions": 12},
+            "vtab_y": {**sets["flickr30k"], "path": f"{server.url}/nowhere"},
+        }
+        found = run_suite(suite(remote), [model], Storage(), tmp_path / "remote", None)
+    assert [one.name for one in found.absent] == ["vtab_y"]
+    assert values(found, model) == values(local, model)
+    # The digest is of the content, so that results of both can be compared.
+    versions = [outcome.load("flickr30k", model).rows[0]["set_version"] for outcome in (local, found)]
+    assert versions[0] == versions[1]
+
+
+def test_threads_give_the_same_images_in_the_same_order(model):
+    device = torch.device("cpu")
+    pictures = [replicas.picture(number) for number in range(20)]
+    one, four = (run.open_embedder(model, device, 20, "fp32", threads) for threads in (1, 4))
+    assert torch.equal(one.open_and_stack(pictures, open_image), four.open_and_stack(pictures, open_image))
+    with pytest.raises(UndecodableImageError):
+        four.open_and_stack([*pictures, b"none"], open_image)
 
 
 def test_a_wrong_count_that_only_reading_shows(sets, model, tmp_path):

@@ -16,6 +16,7 @@ from clips_pipeline.evaluation.per_item.item_table import (
     tables_by_set,
 )
 from clips_pipeline.registry.tracking.evaluation_log import fetch_items, log_evaluation, log_report
+from clips_pipeline.registry.tracking.suite_log import log_set_items, log_suite
 
 
 def test_a_report_is_an_artifact_of_the_run(store: str, tmp_path: Path) -> None:
@@ -87,3 +88,28 @@ def test_keys_that_a_spreadsheet_would_run_are_escaped_in_the_file_and_read_back
 
 def test_a_training_that_was_not_tracked_has_no_run(tmp_path: Path) -> None:
     log_report(None, tmp_path / "not even there.html")
+
+
+def test_a_suite_of_more_metrics_than_one_request_may_have(store: str, tmp_path: Path) -> None:
+    client = MlflowClient()
+    run_id = client.create_run("0").info.run_id
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "suite.md").write_text("| a |")
+    metrics = {f"ours/retrieval/{number}/mean_recall@1": number / 2500 for number in range(2500)}
+    log_suite(run_id, metrics, tmp_path / "suite")
+    log_set_items(
+        run_id, None, "winoground", [{"set": "winoground", "key": "1", "text_right": True, "image_right": False}]
+    )
+    log_set_items(
+        run_id, "ours", "winoground", [{"set": "winoground", "key": "=1", "text_right": True, "image_right": True}]
+    )
+    logged = client.get_run(run_id).data.metrics
+    assert len(logged) == 2500
+    assert logged["ours/retrieval/7/mean_recall_at_1"] == 7 / 2500
+    assert [file.path for file in client.list_artifacts(run_id, "suite")] == ["suite/suite.md"]
+    found = fetch_items(client, run_id, "winoground")
+    assert found is not None
+    assert found.values()["winoground/all/group_score"] == 0
+    assert client.list_artifacts(run_id, "per_item/ours")[0].path == "per_item/ours/winoground.csv"
+    log_suite(None, metrics, tmp_path / "suite")
+    log_set_items(None, None, "winoground", [])
