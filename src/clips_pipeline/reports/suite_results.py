@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from clips_pipeline.evaluation.metric_keys import is_fraction
 from clips_pipeline.evaluation.per_item.comparison import Measured
 from clips_pipeline.evaluation.per_item.item_table import spreadsheet_safe
+from clips_pipeline.evaluation.suite.published_results import PublishedModel
 from clips_pipeline.evaluation.suite.table import SetFacts, SuiteTable, TableRow
 from clips_pipeline.io.atomic import write_text
 from clips_pipeline.reports.page import escape_invisible, render, write_page
@@ -16,7 +16,7 @@ from clips_pipeline.reports.page import escape_invisible, render, write_page
 HTML, MARKDOWN, LATEX, CSV = "suite.html", "suite.md", "suite.tex", "suite.csv"
 
 _MARKS = {"better": "▲", "worse": "▼", "even": "="}
-_LATEX_MARKS = {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "†": r"$^\dagger$", "–": "--"}
+_LATEX_MARKS = {"▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "†": r"$^\dagger$", "–": "--", "Δ": r"$\Delta$"}
 _LATEX_ESCAPES = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -46,10 +46,12 @@ class Section:
 
     Attributes:
         title: name of the group.
+        head: names of the columns.
         rows: cells of each row; the first one names set and metric.
     """
 
     title: str
+    head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
 
@@ -71,21 +73,35 @@ def write_suite(table: SuiteTable, folder: Path) -> Path:
     return folder
 
 
-def head(table: SuiteTable) -> tuple[str, ...]:
-    """Return the column names: a column of values per model, and of differences per model but the first."""
-    first = table.models[0]
-    columns = ["set, metric", "chance", first]
+def head(table: SuiteTable, published: Sequence[PublishedModel]) -> tuple[str, ...]:
+    """Return the column names: values of each model, behind each but the first its difference, and published models."""
+    columns = ["set, metric", "chance", table.models[0]]
     for model in table.models[1:]:
-        columns += [model, f"{model} − {first}"]
-    return (*columns, *(f"{model.name} †" for model in table.published))
+        columns += [model, "Δ"]
+    return (*columns, *(f"{model.name} †" for model in published))
 
 
-def sections(table: SuiteTable, *, all_metrics: bool = False) -> list[Section]:
-    """Return the rows by group; only those with metrics that papers compare, or all."""
+def sections(table: SuiteTable, *, all_metrics: bool = False, all_columns: bool = False) -> list[Section]:
+    """Return the rows by group.
+
+    Args:
+        table: the table.
+        all_metrics: all metrics, not only those that papers compare.
+        all_columns: all published models in every group, also those without a value in it.
+    """
     chosen = [row for row in table.rows if all_metrics or row.headline]
     order = list(dict.fromkeys(row.group for row in chosen))
-    by_group = groupby(sorted(chosen, key=lambda row: order.index(row.group)), key=lambda row: row.group)
-    return [Section(group, tuple(_cells(row) for row in rows)) for group, rows in by_group]
+    found = []
+    for group in order:
+        rows = [row for row in chosen if row.group == group]
+        shown = [
+            number
+            for number in range(len(table.published))
+            if all_columns or any(row.published[number] is not None for row in rows)
+        ]
+        names = head(table, [table.published[number] for number in shown])
+        found.append(Section(group, names, tuple(_cells(row, shown) for row in rows)))
+    return found
 
 
 def summary(table: SuiteTable) -> list[str]:
@@ -108,7 +124,7 @@ def notes(table: SuiteTable) -> list[str]:
     ]
     if len(table.models) > 1:
         found.append(
-            "Differences are paired, on the same resamples. ▲ better and ▼ worse than the first model: the interval excludes 0; "
+            "Δ: paired difference from the first model, on the same resamples. ▲ better and ▼ worse: the interval excludes 0; "
             "= no significant difference. There is no correction for multiple testing: of 20 metrics without a difference, one "
             "interval is expected to exclude 0."
         )
@@ -120,10 +136,9 @@ def notes(table: SuiteTable) -> list[str]:
 
 def markdown(table: SuiteTable) -> str:
     """Return the table in Markdown."""
-    columns = head(table)
     lines = ["# Evaluation suite", "", *(f"- {_markdown(line)}" for line in summary(table))]
     for section in sections(table):
-        lines += ["", f"## {section.title}", "", _markdown_row(columns), "|" + " --- |" * len(columns)]
+        lines += ["", f"## {section.title}", "", _markdown_row(section.head), "|" + " --- |" * len(section.head)]
         lines += [_markdown_row([_markdown_cell(cell) for cell in row], escaped=True) for row in section.rows]
     lines += ["", *(f"- {_markdown(line)}" for line in notes(table)), "", "## Sets", ""]
     lines += [_markdown_row(_SETS_HEAD), "|" + " --- |" * len(_SETS_HEAD)]
@@ -136,14 +151,14 @@ def markdown(table: SuiteTable) -> str:
 
 def latex(table: SuiteTable) -> str:
     """Return the table in LaTeX, for the packages booktabs and amssymb."""
-    columns = head(table)
+    columns = head(table, table.published)
     lines = [
         "% Needs \\usepackage{booktabs,amssymb}.",
         rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
         " & ".join(map(_latex, columns)) + r" \\",
     ]
-    for section in sections(table):
+    for section in sections(table, all_columns=True):
         lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{_latex(section.title)}}}}} \\"]
         for row in section.rows:
             texts = [rf"\textbf{{{_latex(cell.text)}}}" if cell.best else _latex(cell.text) for cell in row]
@@ -162,7 +177,6 @@ def _page(table: SuiteTable) -> str:
         published=table.published,
         summary_lines=summary(table),
         notes=notes(table),
-        head=head(table),
         sections_shown=sections(table),
         sections_all=sections(table, all_metrics=True),
         sets_head=_SETS_HEAD,
@@ -171,14 +185,15 @@ def _page(table: SuiteTable) -> str:
     )
 
 
-def _cells(row: TableRow) -> tuple[Cell, ...]:
+def _cells(row: TableRow, published: Sequence[int]) -> tuple[Cell, ...]:
     cells = [Cell(f"{row.set_name}, {row.label}"), Cell(_number(row.metric, row.chance))]
     for one in row.measured:
         best = len(row.measured) > 1 and one.value == row.best
         cells.append(Cell(_value(row.metric, one), best))
         if one.difference is not None:
             cells.append(Cell(_change(row.metric, one)))
-    return (*cells, *(Cell("" if value is None else _number(row.metric, value)) for value in row.published))
+    values = [row.published[number] for number in published]
+    return (*cells, *(Cell("" if value is None else _number(row.metric, value)) for value in values))
 
 
 def _scale(metric: str) -> float:
