@@ -285,11 +285,18 @@ def reopen(name: str, config: SetConfig, storage: Storage) -> OpenSet:
 def open_embedder(
     model: SuiteModel, device: torch.device, batch_size: int, precision: str, threads: int = 1
 ) -> TowerEmbedder:
-    """Load a model once per process, without its captioner's work."""
+    """Load a model once per process, without its captioner's work.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or has no text tower.
+    """
     config = EvaluationConfig(
         batch_size=batch_size, device="cpu", architecture=model.architecture, model=str(model.path)
     )
-    towers = in_precision(load_embedder(model.path, config).towers, precision, device)
+    loaded = load_embedder(model.path, config)
+    if not loaded.reads_text:
+        raise ConfigError(f"suite.models: {model.name} has no text tower, and all sets need one; leave it out")
+    towers = in_precision(loaded.towers, precision, device)
     return TowerEmbedder(towers, batch_size=batch_size, device=device, threads=threads)
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from tests import suite_replicas as replicas
 from tests.servers import http_server
+from tests.small_model import small_model
+from tests.unit.evaluation.conftest import IMAGES
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.images.transforms import UndecodableImageError
@@ -22,6 +24,8 @@ from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, o
 from clips_pipeline.evaluation.suite import run
 from clips_pipeline.evaluation.suite.config import SuiteConfig
 from clips_pipeline.evaluation.suite.run import SuiteModel, run_suite
+from clips_pipeline.interop.folder import save_model
+from clips_pipeline.models.clips import ClipsModel
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +253,12 @@ def test_the_same_model_twice_has_one_result(sets, model, tmp_path):
     again = replace(model, name="again")
     outcome = run_suite(suite({"urban1k": sets["urban1k"]}), [model, again], Storage(), tmp_path, None)
     assert len(set(outcome.results.values())) == 1
+
+
+def test_a_model_without_a_text_tower_is_refused(sets, tokenizer_folder, tmp_path):
+    config = small_model()
+    captioner = replace(config.captioner, inputs="tokens")
+    config = replace(config, captioner=captioner, embed_dim=config.vision.width, text_tower=False)
+    folder = save_model(ClipsModel(config), tokenizer_folder, IMAGES.to_mapping(), tmp_path / "captioning")
+    with pytest.raises(ConfigError, match=r"^suite\.models: writer has no text tower"):
+        run_suite(suite(sets), [SuiteModel.at("writer", folder)], Storage(), tmp_path / "out", None)
