@@ -3,6 +3,7 @@
 __all__ = [
     "champion",
     "compare",
+    "data",
     "dedup",
     "export",
     "import_model",

@@ -69,8 +69,10 @@ def _compare_runs(metadata: Any, a: str, b: str, env: str | None) -> None:
         folder = catalog_path(metadata, loader, "training_runs")
         page = catalog_path(metadata, loader, "run_comparison")
         found = compare_runs(*(_read_run(metadata, name, folder, env) for name in (a, b)))
+        # First, since the reader of the output may stop early, as `head` does.
+        write_run_comparison(found, page)
         show_run_comparison(found, Console())
-        click.echo(f"\nopen the page: {write_run_comparison(found, page)}")
+        click.echo(f"\nopen the page: {page}")
 
 
 def _read_run(metadata: Any, name: str, runs: Path, env: str | None) -> Any:

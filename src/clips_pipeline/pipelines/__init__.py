@@ -13,6 +13,7 @@ __all__ = [
     "kedro_run",
     "lineage",
     "llava_probe",
+    "look",
     "other_model",
     "parameters",
     "parameters_reference",

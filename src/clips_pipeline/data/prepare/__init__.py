@@ -10,6 +10,7 @@ __all__ = [
     "histogram",
     "job",
     "job_files",
+    "look",
     "run",
     "sample_checker",
     "statistics",

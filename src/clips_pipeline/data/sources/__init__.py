@@ -5,6 +5,7 @@ __all__ = [
     "captions_file",
     "clip_benchmark",
     "clip_benchmark_export",
+    "first_samples",
     "folder",
     "img2dataset",
     "in_place",

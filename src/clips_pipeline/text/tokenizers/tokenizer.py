@@ -64,6 +64,14 @@ class Tokenizer(ABC):
             ValueError: an id is outside 0 .. vocab_size - 1.
         """
 
+    def piece(self, index: int) -> str:
+        """Return the piece of text of one id, for display.
+
+        Raises:
+            ValueError: the id is outside 0 .. vocab_size - 1.
+        """
+        return self.decode([index])
+
     @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the files that `load_tokenizer` reads into `folder`, which is created if missing."""

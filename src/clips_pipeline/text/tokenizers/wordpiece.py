@@ -138,6 +138,12 @@ class WordPieceTokenizer(ChunkTokenizer):
             text += piece.removeprefix(SUFFIX) if piece.startswith(SUFFIX) and piece != SUFFIX and text else " " + piece
         return text.strip()
 
+    def piece(self, index: int) -> str:
+        """Return the piece as in `vocab.txt`, with "##" before the rest of a word."""
+        if not 0 <= index < self.vocab_size:
+            raise ValueError(f"id {index} is outside this tokenizer's vocabulary of {self.vocab_size} pieces")
+        return self.pieces[index]
+
     def save(self, folder: Path | str) -> None:
         """Write `vocab.txt` and `tokenizer_config.json` into `folder`."""
         target = self._write_config(folder) / VOCABULARY_FILE
