@@ -106,8 +106,10 @@ class _Beginning(io.RawIOBase):
             if self.end:
                 raise _Enough
         if too_much:
-            read = f"{self._written:,} bytes in {self._storage.max_seconds:g} s at most"
-            raise StorageError(f"{self._address}: no complete sample in its first {read}; is it a tar of samples?")
+            raise StorageError(
+                f"{self._address}: no complete sample in the first {self._written:,} bytes, read for at most "
+                f"{self._storage.max_seconds:g} s; check that it is a tar of samples, and its server"
+            )
         return len(data)
 
 

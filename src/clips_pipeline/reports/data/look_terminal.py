@@ -85,7 +85,7 @@ def _shown(captions: Sequence[ReadCaption]) -> list[ReadCaption]:
 def _caption(caption: ReadCaption) -> Text:
     name = f"{caption.kind} by {_line(caption.captioner, 60)}" if caption.captioner else caption.kind
     ids = "" if caption.ids is None else f", {_ids(caption.ids, caption.unknown)}"
-    return Text(f"{name} ({caption.words} words{ids}) ", style="bold").append(
+    return Text(f"{name} ({_count(caption.words, 'word')}{ids}) ", style="bold").append(
         _line(caption.text, _MOST_CAPTION), style="not bold"
     )
 
@@ -116,7 +116,11 @@ def _row(name: str, row: ReadRow, *, text: bool = False) -> Text:
 
 
 def _ids(count: int, unknown: int) -> str:
-    return f"{count} ids{f', {unknown} UNK' if unknown else ''}"
+    return _count(count, "id") + (f", {unknown} UNK" if unknown else "")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _tokens(row: ReadRow) -> str:

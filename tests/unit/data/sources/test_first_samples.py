@@ -124,7 +124,9 @@ def test_a_server_that_hangs_or_fails_gives_one_error_soon(served: HttpServer, k
 def test_a_file_that_is_no_tar_ends_the_look(served: HttpServer, folder: Path) -> None:
     (folder / "noise.tar").write_bytes(os.urandom(3 << 20))
     storage = FirstSamples(StorageConfig(), {}, 3, DEFAULT_LIMITS, max_bytes=2 << 20)
-    with pytest.raises(StorageError, match=r"noise.tar: no complete sample in its first .* is it a tar of samples"):
+    with pytest.raises(
+        StorageError, match=r"noise.tar: no complete sample in the first .* check that it is a tar of samples"
+    ):
         read(f"{served.url}/noise.tar", storage)
 
 
