@@ -53,16 +53,17 @@ def data_commands(read: Callable[..., Any]) -> click.Group:
             from clips_pipeline.reports.data.look_terminal import show_look
 
             # Before another loader is made, which would resolve the globals of its own environment.
-            tokenizer, page = (catalog_path(metadata, loader, entry) for entry in ("tokenizer", "data_look"))
+            entries = ("tokenizer", "caption_tables", "data_look")
+            paths = {entry: catalog_path(metadata, loader, entry) for entry in entries}
             name = env or os.environ.get("KEDRO_ENV") or "local"
             try:
                 with Console(stderr=True).status(f"reading {samples} samples"):
-                    found = read(loader, tokenizer, name, split=split, samples=samples, seed=seed)
+                    found = read(loader, paths, name, split=split, samples=samples, seed=seed)
             except StorageError as error:
                 raise RefusedError(" ".join(str(error).split())) from None
             # First, since the reader of the output may stop early, as `head` does.
-            write_look(found, page)
+            write_look(found, paths["data_look"])
             show_look(found, Console())
-            click.echo(f"open the page: {page}")
+            click.echo(f"open the page: {paths['data_look']}")
 
     return data

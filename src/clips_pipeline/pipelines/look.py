@@ -1,19 +1,22 @@
 """`kedro data look`: a few samples of the configured source, read before anything is prepared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.look import SeenSample, look_at
 from clips_pipeline.data.shards.splits import Split
-from clips_pipeline.data.sources.first_samples import brief
+from clips_pipeline.data.sources.brief_join import BriefRecaptionSource
+from clips_pipeline.data.sources.first_samples import FirstSamples, brief
+from clips_pipeline.data.sources.source import Source
 from clips_pipeline.data.storage.credentials import refuse_secrets
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.io.redact import redact
 from clips_pipeline.io.temporary import temporary_folder
 from clips_pipeline.pipelines import environments
 from clips_pipeline.pipelines.parameters import typed
+from clips_pipeline.pipelines.prepare.config import SourceConfig
 from clips_pipeline.pipelines.prepare.nodes import make_source
 from clips_pipeline.reports.data.data_look import Look, find_problems, make_card
 from clips_pipeline.reports.data.readings import SampleReadings
@@ -25,12 +28,14 @@ from clips_pipeline.text.tokenizers.train_vocabulary import SPECIALS, train_word
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
 
 
-def look(loader: Any, tokenizer: Path, environment: str, *, split: str | None, samples: int, seed: int | None) -> Look:
+def look(
+    loader: Any, paths: Mapping[str, Path], environment: str, *, split: str | None, samples: int, seed: int | None
+) -> Look:
     """Read a few samples as `prepare` and a training would. Writes nothing.
 
     Args:
         loader: Kedro's loader of the environment's configuration.
-        tokenizer: folder of the prepared tokenizer, which may be missing.
+        paths: folders of the prepared `tokenizer` and `caption_tables`, which are used if they exist.
         environment: name of the environment, to be shown.
         split: split to read; None for `train`, or the first one that the source has.
         samples: number of samples.
@@ -45,10 +50,10 @@ def look(loader: Any, tokenizer: Path, environment: str, *, split: str | None, s
     prepare, train = typed("prepare", parameters["prepare"]), typed("train", parameters["train"])
     storage = brief(_storage(loader, parameters), samples, prepare.limits)
     with temporary_folder() as work:
-        source = make_source(parameters["prepare"], storage, work / "tables")
+        source = _source(prepare.source, parameters["prepare"], storage, work, paths["caption_tables"])
         chosen = _choose_split(split, source.splits)
         seen = look_at(source, chosen, samples, prepare.rules, seed)
-        made, described = _tokenizer(prepare.tokenizer, tokenizer, seen, work)
+        made, described = _tokenizer(prepare.tokenizer, paths["tokenizer"], seen, work)
     readings = SampleReadings(CaptionReader(train.captions, made, train.seed, train.method))
     cards = [make_card(sample, readings, source.limits) for sample in seen]
     addresses = ", ".join(prepare.source.addresses)
@@ -65,7 +70,21 @@ def look(loader: Any, tokenizer: Path, environment: str, *, split: str | None, s
             f"{train.captions.target_length}",
         ),
     ]
+    if isinstance(source, BriefRecaptionSource) and source.brief is not None:
+        rows = f"the {'first ' if not source.brief.ended else ''}{source.brief.read_rows:,} rows"
+        facts.append(("caption tables", f"{rows} were searched; `prepare` searches all of them"))
     return Look(facts, cards, find_problems(cards, source.fields.needed), fragment)
+
+
+def _source(
+    config: SourceConfig, parameters: dict[str, Any], storage: FirstSamples, work: Path, tables: Path
+) -> Source:
+    if config.kind == "recaption" and config.recaption is not None:
+        # `make_source` gives one that reads whole tables first.
+        limits = typed("prepare", parameters).limits
+        return BriefRecaptionSource(config.recaption, storage, work, tables, limits)
+    source: Source = make_source(parameters, storage, tables)
+    return source
 
 
 def _choose_split(wanted: str | None, splits: Sequence[Split]) -> Split:

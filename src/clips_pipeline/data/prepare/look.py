@@ -16,6 +16,7 @@ from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.folder import FolderTask
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask, read_shard_records
+from clips_pipeline.data.sources.join_tasks import JoinTask
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.urls import is_remote
 
@@ -99,7 +100,8 @@ def _items(task: ShardTask | TarTask, count: int, seed: int | None) -> Iterator[
             rows = sorted(_draw(len(task.rows), count, seed))
             task = replace(task, rows=tuple(task.rows[row] for row in rows))
         assert not isinstance(task, TarTask)  # noqa: S101  (handled above)
-        items = task.records()
+        # `records` of a join writes down which rows of the table are used.
+        items = task.joined([]) if isinstance(task, JoinTask) else task.records()
     # Closed, so that the copy of a shard is deleted before the next one is read.
     with closing(items) as opened:  # type: ignore[type-var]  # sources are generators
         yield from islice(opened, count)

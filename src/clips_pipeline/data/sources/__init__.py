@@ -1,6 +1,7 @@
 """Sources of samples, one file for each kind."""
 
 __all__ = [
+    "brief_join",
     "caption_table",
     "captions_file",
     "clip_benchmark",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.tar_file import BadSampleError, TarFile
@@ -34,6 +34,8 @@ class FirstSamples(Storage):
         max_seconds: the same in seconds, for a server that sends a few bytes now and then.
     """
 
+    ending: ClassVar[bytes] = bytes(2 * BLOCK)
+    """What ends a tar, so that a copied beginning does not count as damaged."""
     samples: int = 10
     limits: SampleLimits = DEFAULT_LIMITS
     max_bytes: int = _MAX_BYTES
@@ -55,6 +57,24 @@ class FirstSamples(Storage):
             self._with_retries(address, lambda: self._copy_beginning(address, target))
             yield target
 
+    def end_of_samples(self, path: Path, *, at_least_one: bool) -> int:
+        """Return where the first samples of a copied beginning end, in bytes; 0 if they are not complete.
+
+        Args:
+            path: the copy so far.
+            at_least_one: whether fewer samples are enough, because no more is read.
+        """
+        try:
+            with TarFile(path, self.limits) as tar:
+                ends = [int(end) * BLOCK for _, end in tar.spans]
+        except BadSampleError:
+            return 0
+        # The last sample may have more files that are not copied yet.
+        complete = [end for end in ends[:-1] if end <= path.stat().st_size]
+        if len(complete) < self.samples and not (at_least_one and complete):
+            return 0
+        return max(complete[: self.samples])
+
     def _copy_beginning(self, address: str, target: Path) -> None:
         with target.open("wb") as out:
             beginning = _Beginning(out, target, self, address)
@@ -67,9 +87,8 @@ class FirstSamples(Storage):
                     self._copy_stream(address, beginning)
             except _Enough:
                 out.truncate(beginning.end)
-                # What ends a tar, so that it does not count as damaged.
                 out.seek(beginning.end)
-                out.write(bytes(2 * BLOCK))
+                out.write(self.ending)
 
     def _copy_stream(self, address: str, out: "_Beginning") -> None:
         fs, path = file_system(address, self.options, self.config.timeout_s)
@@ -102,7 +121,7 @@ class _Beginning(io.RawIOBase):
         if self._written >= self._look_at or too_much:
             self._look_at = 2 * self._written
             self._out.flush()
-            self.end = _end_of_samples(self._path, self._storage, at_least_one=too_much)
+            self.end = self._storage.end_of_samples(self._path, at_least_one=too_much)
             if self.end:
                 raise _Enough
         if too_much:
@@ -111,20 +130,6 @@ class _Beginning(io.RawIOBase):
                 f"{self._storage.max_seconds:g} s; check that it is a tar of samples, and its server"
             )
         return len(data)
-
-
-def _end_of_samples(path: Path, storage: FirstSamples, *, at_least_one: bool) -> int:
-    """Return where the first samples end, in bytes; 0 if they are not complete."""
-    try:
-        with TarFile(path, storage.limits) as tar:
-            ends = [int(end) * BLOCK for _, end in tar.spans]
-    except BadSampleError:
-        return 0
-    # The last sample may have more files that are not copied yet.
-    complete = [end for end in ends[:-1] if end <= path.stat().st_size]
-    if len(complete) < storage.samples and not (at_least_one and complete):
-        return 0
-    return max(complete[: storage.samples])
 
 
 def brief(storage: Storage, samples: int, limits: SampleLimits) -> FirstSamples:

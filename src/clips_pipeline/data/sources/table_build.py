@@ -77,7 +77,7 @@ def build_table(
         reader.check()
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    config = _configuration(memory_mib, partial)
+    config = duckdb_configuration(memory_mib, partial)
     database = partial / "hashes.duckdb"
     try:
         with connect(database, config) as connection:
@@ -122,7 +122,13 @@ def build_table(
     return CaptionTable(folder)
 
 
-def _configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
+def duckdb_configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
+    """Return DuckDB's configuration.
+
+    Args:
+        memory_mib: memory in MiB.
+        folder: folder for what does not fit into it.
+    """
     return {
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spilled"),

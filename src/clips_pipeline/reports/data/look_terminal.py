@@ -60,7 +60,8 @@ def _rgb(pixel_C: NDArray[np.uint8]) -> str:
 def _card(number: int, card: Card, look: Look, console: Console) -> RenderableType:
     seen = card.seen
     head = Text(f"{number}  ", style="bold").append(_line(seen.key, 200)).append(f"  {card.image}  ", style="not bold")
-    head.append(f"{seen.fate}{f': {seen.reason}' if seen.reason else ''}", style=_COLORS[seen.fate])
+    reason = f": {_line(seen.reason, 100)}" if seen.reason else ""
+    head.append(f"{seen.fate}{reason}", style=_COLORS[seen.fate])
     lines: list[Text] = []
     if seen.detail:
         lines.append(Text(_line(seen.detail, 600), style=_COLORS[seen.fate]))
