@@ -1,3 +1,3 @@
 """Data: sources, preparation of shards, storage, images, and the training loader."""
 
-__all__ = ["images", "limits", "loading", "prepare", "scenes", "shards", "sources", "storage"]
+__all__ = ["images", "limits", "loading", "look", "prepare", "scenes", "shards", "sources", "storage"]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.prepare.look import SeenSample, look_at
+from clips_pipeline.data.look.brief_join import BriefRecaptionSource
+from clips_pipeline.data.look.first_samples import FirstSamples, brief
+from clips_pipeline.data.look.samples import SeenSample, look_at
 from clips_pipeline.data.shards.splits import Split
-from clips_pipeline.data.sources.brief_join import BriefRecaptionSource
-from clips_pipeline.data.sources.first_samples import FirstSamples, brief
 from clips_pipeline.data.sources.source import Source
 from clips_pipeline.data.storage.credentials import refuse_secrets
 from clips_pipeline.datasets.remote import RemoteDataset

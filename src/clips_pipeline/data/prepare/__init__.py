@@ -10,7 +10,6 @@ __all__ = [
     "histogram",
     "job",
     "job_files",
-    "look",
     "run",
     "sample_checker",
     "statistics",

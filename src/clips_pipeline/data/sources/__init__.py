@@ -1,12 +1,10 @@
 """Sources of samples, one file for each kind."""
 
 __all__ = [
-    "brief_join",
     "caption_table",
     "captions_file",
     "clip_benchmark",
     "clip_benchmark_export",
-    "first_samples",
     "folder",
     "img2dataset",
     "in_place",

@@ -8,7 +8,7 @@ from pathlib import Path
 from clips_pipeline.data.images.formats import DECODE_ERRORS, RefusedImageError
 from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.limits import SampleLimits
-from clips_pipeline.data.prepare.look import SeenSample
+from clips_pipeline.data.look.samples import SeenSample
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, SampleReadings
 from clips_pipeline.reports.page import render, write_page

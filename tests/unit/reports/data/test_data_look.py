@@ -9,7 +9,7 @@ from tests.unit.data.samples import image_bytes, record
 from tests.unit.reports.data.hostile_texts import TEXTS, Words
 
 from clips_pipeline.data.limits import DEFAULT_LIMITS
-from clips_pipeline.data.prepare.look import SeenSample
+from clips_pipeline.data.look.samples import SeenSample
 from clips_pipeline.data.shards.records import Caption
 from clips_pipeline.reports.data.data_look import Card, Look, find_problems, look_html, make_card
 from clips_pipeline.reports.data.look_terminal import half_blocks, show_look

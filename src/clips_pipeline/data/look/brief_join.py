@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import SampleLimits
+from clips_pipeline.data.look.first_samples import FirstSamples
 from clips_pipeline.data.sources.caption_table import COUNTS_FILE, CaptionTable, TableRow
-from clips_pipeline.data.sources.first_samples import FirstSamples
 from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
 from clips_pipeline.data.sources.table_build import duckdb_configuration
 from clips_pipeline.data.sources.table_rows import TableReader

@@ -15,8 +15,8 @@ from tests.unit.data.samples import record, write_shard
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import DEFAULT_LIMITS
+from clips_pipeline.data.look.first_samples import FirstSamples, brief
 from clips_pipeline.data.shards.records import SampleFields
-from clips_pipeline.data.sources.first_samples import FirstSamples, brief
 from clips_pipeline.data.sources.in_place import TarTask, read_shard_records
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 from clips_pipeline.data.storage.retry import StorageError

@@ -7,8 +7,8 @@ import pytest
 from tests.servers import http_server
 from tests.unit.data.samples import bomb_image, image_bytes, record, write_shard
 
+from clips_pipeline.data.look.samples import SeenSample, look_at
 from clips_pipeline.data.prepare.filters import CaptionFilter, FilterConfig, SampleRules
-from clips_pipeline.data.prepare.look import SeenSample, look_at
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource

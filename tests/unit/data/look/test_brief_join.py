@@ -12,10 +12,10 @@ from tests.unit.data.samples import record, write_shard
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import DEFAULT_LIMITS
+from clips_pipeline.data.look.brief_join import BriefRecaptionSource
+from clips_pipeline.data.look.first_samples import brief
+from clips_pipeline.data.look.samples import look_at
 from clips_pipeline.data.prepare.filters import SampleRules
-from clips_pipeline.data.prepare.look import look_at
-from clips_pipeline.data.sources.brief_join import BriefRecaptionSource
-from clips_pipeline.data.sources.first_samples import brief
 from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
 from clips_pipeline.data.sources.table_rows import ROWS_PER_BATCH, TableColumns
 from clips_pipeline.data.storage.files import Storage, StorageConfig
@@ -93,7 +93,7 @@ def test_a_table_that_is_made_is_used(folder: Path) -> None:
 
 
 def test_bounds_end_the_search(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clips_pipeline.data.sources.brief_join._MAX_BYTES", 1)
+    monkeypatch.setattr("clips_pipeline.data.look.brief_join._MAX_BYTES", 1)
     found = source(str(folder), "t.parquet", folder)
     fates = [sample.reason for sample in look_at(found, "train", 9, SampleRules())]
     assert fates == ["", "", "", "", "no_table_row", "no_table_row"]
@@ -102,7 +102,7 @@ def test_bounds_end_the_search(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_large_remote_table_is_read_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clips_pipeline.data.sources.brief_join._MAX_TABLE_BYTES", 30_000)
+    monkeypatch.setattr("clips_pipeline.data.look.brief_join._MAX_TABLE_BYTES", 30_000)
     (folder / "work").mkdir()
     with http_server(folder) as http:
         found = source(http.url, "t.csv.gz", folder)
