@@ -108,9 +108,9 @@ def _readings(epochs: Sequence[EpochReading], fragment: str) -> list[Text]:
 
 def _row(name: str, row: ReadRow, *, text: bool = False) -> Text:
     numbers = _ids(row.ids, row.unknown) + (f", {row.cut} cut" if row.cut else "")
-    line = Text(f"{name} ({numbers}) ", style="cyan")
+    line = Text().append(f"{name} ({numbers}) ", style="cyan")
     if text:
-        line.append(_line(row.text, _MOST_READ), style="not bold default")
+        line.append(_line(row.text, _MOST_READ))
     if row.cut:
         line.append(f" … lost: {_line(row.lost, 80)}", style="red")
     return line
