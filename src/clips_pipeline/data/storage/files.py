@@ -17,6 +17,7 @@ from annotated_types import Ge, Le
 
 from clips_pipeline.config import ConfigError, NonNegativeFloat, PositiveFloat
 from clips_pipeline.data.storage.credentials import refuse_secrets
+from clips_pipeline.data.storage.hub import http_status
 from clips_pipeline.data.storage.retry import DISK_FULL, call_with_retries, max_total_pause
 from clips_pipeline.data.storage.retry import StorageError as StorageError
 from clips_pipeline.data.storage.urls import file_system, is_remote, write_command_output
@@ -34,6 +35,7 @@ _LISTABLE_PROTOCOLS = ("s3", "gs", "gcs", "hf")
 _MIN_FILES_TO_LIST = 8
 _MAX_CONCURRENT_REQUESTS = 16
 _READ_AHEAD = 1 << 20
+_MISSING = (404, 410)  # status
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,13 @@ class Storage:
             fs, path = self._fs(address)
             # fsspec caches instances and their listings; the file may have changed since.
             fs.invalidate_cache()
-            found: dict[str, Any] = fs.info(path)
+            try:
+                found: dict[str, Any] = fs.info(path)
+            except FileNotFoundError as error:
+                # fsspec says so of every HTTP error, also of a server that is busy or does not answer.
+                if address.startswith("http") and http_status(error.__cause__) not in _MISSING:
+                    raise error.__cause__ or error from None
+                raise
             if found.get("size") is None:
                 raise ValueError("the server does not report the size of the file")
             return found

@@ -56,7 +56,7 @@ def find_refusal(error: BaseException) -> str | None:
     return None
 
 
-def http_status(error: BaseException) -> int | None:
+def http_status(error: BaseException | None) -> int | None:
     """Return the HTTP status of an error of aiohttp (`status`) or of httpx and `huggingface_hub` (`response`)."""
     status = getattr(error, "status", None)
     if status is None:

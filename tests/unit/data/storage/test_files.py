@@ -174,6 +174,19 @@ def test_missing_server_is_an_error(tmp_path: Path) -> None:
         Storage(QUICK).fetch("http://127.0.0.1:9/a.tar", tmp_path / "b")
 
 
+def test_the_size_of_a_file_on_a_server_that_is_away_is_asked_again(http: HttpServer) -> None:
+    """fsspec raises FileNotFoundError for every error of such a request; a retry must not be left out for it."""
+    for ask in (Storage(QUICK).size, Storage(QUICK).identity):
+        with pytest.raises(
+            StorageError, match=r"a\.tar: 3 attempts, the last one failed with ClientConnector"
+        ) as found:
+            ask("http://127.0.0.1:9/a.tar")
+        assert not found.value.missing
+        with pytest.raises(StorageError, match=r"gone\.tar: one attempt, .* FileNotFoundError") as found:
+            ask(f"{http.url}/gone.tar")
+        assert found.value.missing
+
+
 def _s3_options(http: HttpServer) -> dict[str, dict[str, Any]]:
     return {"s3": {"key": "testing", "secret": "testing", "client_kwargs": {"endpoint_url": http.url}}}
 
