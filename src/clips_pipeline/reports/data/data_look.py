@@ -10,7 +10,7 @@ from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.limits import SampleLimits
 from clips_pipeline.data.look.samples import SeenSample
 from clips_pipeline.data.shards.records import Record
-from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, SampleReadings
+from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, SampleReadings, other_texts
 from clips_pipeline.reports.page import render, write_page
 
 _LONGEST = 320  # pixels of a picture's longer side
@@ -120,7 +120,7 @@ def write_look(look: Look, path: Path) -> Path:
 
 def look_html(look: Look) -> str:
     """Render `templates/data_look.html`."""
-    return render("data_look.html", look=look)
+    return render("data_look.html", look=look, other_texts=other_texts)
 
 
 def _skips(cards: Sequence[Card]) -> list[tuple[str, int, str]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from clips_pipeline.data.images.thumbnail import Thumbnail
 from clips_pipeline.io.terminal import safe_text
 from clips_pipeline.reports.data.data_look import Card, Look
-from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, ReadRow
+from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, ReadRow, other_texts
 
 _PICTURE = 28  # columns and pixels; a cell holds two pixels, one above the other
 _NARROW = 80  # columns below which there is no picture beside the text
@@ -94,13 +94,13 @@ def _caption(caption: ReadCaption) -> Text:
 def _readings(epochs: Sequence[EpochReading], fragment: str) -> list[Text]:
     if not epochs:
         return []
-    first = epochs[0]
-    lines = [_row("text tower", first.web).append(f"\n  {_tokens(first.web)}", style="dim")]
+    first, lines = epochs[0], []
+    if first.web is not None:
+        lines.append(_row("text tower", first.web).append(f"\n  {_tokens(first.web)}", style="dim"))
     for reading in epochs:
-        if reading.fragment is not None:
-            lines.append(_row(f"fragment, {fragment}, epoch {reading.epoch}", reading.fragment, text=True))
-        elif reading.epoch and reading.web.text != first.web.text:
-            lines.append(_row(f"text tower, epoch {reading.epoch}", reading.web, text=True))
+        for row in reading.fragments:
+            lines.append(_row(f"fragment, {fragment}, epoch {reading.epoch}", row, text=True))
+    lines += [_row(f"text tower, epoch {one.epoch}", one.web, text=True) for one in other_texts(epochs) if one.web]
     if first.target is not None:
         lines.append(_row("captioner's target", first.target, text=True))
     return lines

@@ -45,11 +45,11 @@ class ReadRow:
 
 @dataclass(frozen=True)
 class EpochReading:
-    """The rows of one epoch; a row that the method does not read is None."""
+    """The rows of one epoch: of the text tower, its fragments, and the captioner's target; None if the method reads none."""
 
     epoch: int
-    web: ReadRow
-    fragment: ReadRow | None
+    web: ReadRow | None
+    fragments: tuple[ReadRow, ...]
     target: ReadRow | None
 
 
@@ -98,9 +98,9 @@ class SampleReadings:
         readings = []
         for epoch in range(self._epochs):
             rows = self._reader.read(record.web_captions, record.synthetic_captions, epoch=epoch, key=record.key)
-            shown = [self._row(row, bodies) if row else None for row in rows]
-            assert shown[0] is not None  # noqa: S101  (every method reads one text)
-            readings.append(EpochReading(epoch, shown[0], shown[1], shown[2]))
+            web, target = (self._row(row, bodies) if row else None for row in (rows.web, rows.target))
+            fragments = [row for row in (rows.fragment, *rows.more_fragments) if row]
+            readings.append(EpochReading(epoch, web, tuple(self._row(row, bodies) for row in fragments), target))
         return readings
 
     def _caption(self, kind: str, captioner: str, text: str) -> ReadCaption:
@@ -121,6 +121,11 @@ class SampleReadings:
         lost = whole[len(kept) :]
         unknown = kept.count(tokenizer.unk_id)
         return ReadRow(tokens, padding, tokenizer.decode(row), len(kept), unknown, len(lost), tokenizer.decode(lost))
+
+
+def other_texts(epochs: Sequence[EpochReading]) -> list[EpochReading]:
+    """Return the epochs in which the text tower reads another text than in the first one."""
+    return [one for one in epochs if one.web and epochs[0].web and one.web.text != epochs[0].web.text]
 
 
 def _token(tokenizer: Tokenizer, index: int) -> Token:

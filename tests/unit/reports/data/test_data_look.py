@@ -42,11 +42,11 @@ def test_rows_are_those_of_the_training():
     read = SampleReadings(reader, epochs=8)
     for reading in read.epochs(seen.record):
         rows = reader.read(seen.record.web_captions, seen.record.synthetic_captions, epoch=reading.epoch, key="k0001")
-        for row, shown in zip(rows, (reading.web, reading.fragment, reading.target), strict=True):
+        for row, shown in zip(rows[:3], (reading.web, *reading.fragments, reading.target), strict=True):
             assert [token.index for token in shown.tokens] == [index for index in row if index != TOKENIZER.pad_id]
             assert len(shown.tokens) + shown.padding == len(row)
             assert shown.text == TOKENIZER.decode(row)
-    assert len({reading.fragment.text for reading in read.epochs(seen.record)}) > 1
+    assert len({reading.fragments[0].text for reading in read.epochs(seen.record)}) > 1
 
 
 def test_pieces_unknown_ids_and_captioners_are_named():
@@ -80,10 +80,20 @@ def test_what_rows_lose_is_shown():
     assert readings().epochs(two_captions().record)[0].target.cut == 0
 
 
+def test_several_positives_and_no_text_tower():
+    several = readings(positives=2).epochs(two_captions().record)[0]
+    assert len(several.fragments) == 2
+    alone = readings("captioning").epochs(two_captions().record)[0]
+    assert (alone.web, alone.fragments) == (None, ())
+    assert alone.target is not None
+    for shown in ("clips", "captioning"):
+        assert "Captioner" in look_html(look(make_card(two_captions(), readings(shown), DEFAULT_LIMITS)))
+
+
 @pytest.mark.parametrize("method", ["clip", "mixture", "coca"])
 def test_methods_that_read_one_text_show_one(method):
     first = readings(method).epochs(two_captions().record)[0]
-    assert first.fragment is None
+    assert first.fragments == ()
     assert (first.target is None) == (method != "coca")
     assert "fragment" not in look_html(look(make_card(two_captions(), readings(method), DEFAULT_LIMITS)))
 
