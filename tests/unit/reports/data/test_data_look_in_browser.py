@@ -42,6 +42,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("width", [1280, 420])
 def test_hostile_text_does_nothing_and_stays_within_the_window(opened: Browser, page: Path, width: int) -> None:
+    opened.emulate("screen", "light")
     opened.requests()
     opened.open(page.as_uri(), width)
     opened.run("document.querySelectorAll('details').forEach(e => { e.open = true })")
