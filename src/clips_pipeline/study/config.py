@@ -9,13 +9,19 @@ from clips_pipeline.config import ConfigError, FormerName, NonNegativeFloat, Pos
 from clips_pipeline.text.fragments import Strategy
 
 Comparison = Literal[
-    "methods", "methods_at_equal_compute", "fragment_lengths", "web_lengths", "ablations", "second_generation"
+    "methods",
+    "methods_at_equal_compute",
+    "fragment_lengths",
+    "web_lengths",
+    "ablations",
+    "captioners",
+    "second_generation",
 ]
 StudyMethod = Literal["clip", "mixture", "coca", "clips", "clips sigmoid", "clips 2 positives", "captioning"]
 """Methods of training, and variants of `clips` (`plan.with_method`)."""
 
-COMPARISONS: Final = tuple(name for name in get_args(Comparison) if name != "second_generation")
-"""The comparisons that need no other data than the prepared shards."""
+COMPARISONS: Final = tuple(name for name in get_args(Comparison) if name not in ("captioners", "second_generation"))
+"""The comparisons that any prepared shards allow."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.study.config import StudyConfig, StudyMethod
 from clips_pipeline.text.methods import CAPTIONING_METHODS
 from clips_pipeline.training.config import TrainConfig
 
 WHOLE_CAPTION = "whole caption"
 ORIGINAL_CAPTIONS = "original captions"
+ALL_CAPTIONERS = "all captioners"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def cases(
     train: TrainConfig,
     mean_ids: Callable[[int], float],
     flops: Callable[[TrainConfig], float],
+    captioners: Sequence[str] = (),
 ) -> list[Case]:
     """Return all rows of all comparisons.
 
@@ -46,6 +49,10 @@ def cases(
         train: the training that the rows change.
         mean_ids: mean length in ids of web (0) and synthetic (1) captions.
         flops: FLOPs of one training sample.
+        captioners: names of the captioners of the training data.
+
+    Raises:
+        ConfigError: the comparison of captioners finds less than two.
     """
     clips = replace(train, method="clips")
     rows = _methods(config, with_samples(clips, config.samples), flops)
@@ -67,12 +74,27 @@ def cases(
     if "ablations" in config.comparisons:
         found = _ablations(base, mean_ids(1), config.optimizers)
         rows += [Case("ablations", label, changed, "as configured") for label, changed in found]
+    if "captioners" in config.comparisons:
+        rows += _captioners(base, captioners)
     if "second_generation" in config.comparisons:
         rows.append(Case("second_generation", ORIGINAL_CAPTIONS, base, ORIGINAL_CAPTIONS))
         rows.append(
             Case("second_generation", "captions of a model", base, ORIGINAL_CAPTIONS, shards=config.recaptioned)
         )
     return rows
+
+
+def _captioners(base: TrainConfig, names: Sequence[str]) -> list[Case]:
+    if len(names) < 2:
+        raise ConfigError(
+            f"study.comparisons: captioners needs data of at least two captioners with names, and these shards have "
+            f"{', '.join(names) or 'none'}; see docs/data.md, or leave it out"
+        )
+    named = [(ALL_CAPTIONERS, None), *((f"{name} alone", (name,)) for name in names)]
+    return [
+        Case("captioners", label, _captions(base, captioners=chosen, target_captioner=None), ALL_CAPTIONERS)
+        for label, chosen in named
+    ]
 
 
 def _methods(config: StudyConfig, base: TrainConfig, flops: Callable[[TrainConfig], float]) -> list[Case]:
@@ -135,6 +157,10 @@ def _ablations(base: TrainConfig, synthetic_ids: float, optimizers: Sequence[str
 
 def _model(base: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(base, model=replace(base.model, **changes))
+
+
+def _captions(base: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(base, captions=replace(base.captions, **changes))
 
 
 def _fragment(base: TrainConfig, strategy: Any, tokens: int | None) -> TrainConfig:

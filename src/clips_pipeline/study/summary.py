@@ -13,6 +13,7 @@ _TITLES = {
     "fragment_lengths": "Shorter fragments of the synthetic caption",
     "web_lengths": "Shorter web captions",
     "ablations": "Ablations of the defaults",
+    "captioners": "Captions of each captioner alone, and of all",
     "second_generation": "Training on captions that a model has written",
 }
 # Metrics of the second table of a method comparison.

@@ -81,7 +81,7 @@ def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
         ConfigError: as `check_model`, the training split is smaller than one batch, or a named captioner has no caption there.
     """
     check_model(config, vocab_size)
-    _check_captioners(config.captions, shards)
+    check_captioners(config.captions, shards)
     samples = load_index(shards).split_samples("train")
     if samples < config.batch_size:
         raise ConfigError(
@@ -89,7 +89,12 @@ def check_training(config: TrainConfig, shards: Path, vocab_size: int) -> None:
         )
 
 
-def _check_captioners(captions: CaptionConfig, shards: Path) -> None:
+def check_captioners(captions: CaptionConfig, shards: Path) -> None:
+    """Refuse names of captioners that have written no training caption: the web captions would silently replace theirs.
+
+    Raises:
+        ConfigError: there is no caption of a named captioner; the message has the names there.
+    """
     named = {"captioners": captions.captioners or (), "target_captioner": (captions.target_captioner,)}
     wanted = [(key, name) for key, names in named.items() for name in names if name is not None]
     if not wanted:

@@ -31,7 +31,7 @@ from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.optimizer import make_optimizer
-from clips_pipeline.training.resolve import image_config, model_config
+from clips_pipeline.training.resolve import check_captioners, image_config, model_config
 from clips_pipeline.training.resume import run_folder
 from clips_pipeline.training.resume.initial_weights import load_initial_weights
 from clips_pipeline.training.run_spec import STORAGE_OPTIONS, RunSpec
@@ -86,6 +86,7 @@ class TrainingRun:
 
     def _build_loader(self) -> DataLoader[ClipsBatch]:
         config = self.config
+        check_captioners(config.captions, Path(self.spec.shards))
         return train_loader(
             Path(self.spec.shards),
             "train",

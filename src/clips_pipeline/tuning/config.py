@@ -7,6 +7,8 @@ from typing import Literal
 from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 
 Scalar = str | int | float | bool | None
+Value = Scalar | tuple[str, ...]
+"""A value of a parameter; a list of names, such as `captions.captioners`, is one choice of a categorical."""
 
 _MAX_GRID_POINTS = 10_000
 
@@ -21,7 +23,7 @@ class Dimension:
         log: sample on a logarithmic scale.
         or_null: null is one more choice beside the range, for example a fragment without a token budget.
         points: number of values of a range that a grid tries, from `low` to `high`; None tries every value of an `int`.
-        choices: values of a categorical.
+        choices: values of a categorical; a list of names is one value.
     """
 
     kind: Literal["float", "int", "categorical"]
@@ -30,7 +32,7 @@ class Dimension:
     log: bool = False
     or_null: bool = False
     points: PositiveInt | None = None
-    choices: tuple[Scalar, ...] = ()
+    choices: tuple[Value, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "categorical":
@@ -63,7 +65,7 @@ class Dimension:
             raise ConfigError("points: 1 is too few; give at least 2, for low and high")
 
     @property
-    def extreme_values(self) -> tuple[Scalar, ...]:
+    def extreme_values(self) -> tuple[Value, ...]:
         """Extreme values: every choice of a categorical; low and high of a range, and null where allowed."""
         if self.kind == "categorical" or self.low is None or self.high is None:
             return self.choices
@@ -73,7 +75,8 @@ class Dimension:
     def contains(self, value: object) -> bool:
         """Return whether `value` is one of its values."""
         if self.kind == "categorical":
-            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+            own = tuple(value) if isinstance(value, list) else value
+            return any(type(own) is type(choice) and own == choice for choice in self.choices)
         if value is None:
             return self.or_null
         if isinstance(value, bool) or not isinstance(value, int | float) or self.low is None or self.high is None:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,12 @@ import optuna
 from clips_pipeline.config import ConfigError, flatten, from_mapping, to_mapping
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import check_model
-from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig
+from clips_pipeline.tuning.config import Dimension, Scalar, SearchConfig, Value
 
 _MAX_COMBINATIONS = 1024
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Scalar]:
+def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Value]:
     """Return one value per path, suggested by Optuna in the order of the space.
 
     Args:
@@ -29,10 +30,12 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Sc
     return {path: _suggest_one(trial, path, dimension) for path, dimension in space.items()}
 
 
-def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar:
+def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Value:
     if dimension.kind == "categorical":
-        chosen: Scalar = trial.suggest_categorical(path, dimension.choices)
-        return chosen
+        params = [_param(choice) for choice in dimension.choices]
+        chosen = trial.suggest_categorical(path, params)
+        # With the type, because true equals 1.
+        return dimension.choices[[(type(one), one) for one in params].index((type(chosen), chosen))]
     low, high = dimension.low, dimension.high
     if low is None or high is None:  # For the type checker; `Dimension` guarantees both.
         raise ConfigError(f"search.space.{path}: needs low and high")
@@ -43,14 +46,19 @@ def _suggest_one(trial: optuna.Trial, path: str, dimension: Dimension) -> Scalar
     return trial.suggest_float(path, low, high, log=dimension.log)
 
 
-def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def _param(value: Value | list[str]) -> Scalar:
+    """Return the value as Optuna stores it, which takes no lists."""
+    return json.dumps(list(value)) if isinstance(value, tuple | list) else value
+
+
+def optuna_params(space: Mapping[str, Dimension], values: Mapping[str, Value]) -> dict[str, Scalar]:
     """Return the Optuna parameters for which `suggest` returns `values`; missing paths stay free."""
     params: dict[str, Scalar] = {}
     for path, value in values.items():
         if space[path].or_null:
             params[_null_param(path)] = value is None
         if value is not None or space[path].kind == "categorical":
-            params[path] = value
+            params[path] = _param(value)
     return params
 
 
@@ -58,13 +66,13 @@ def _null_param(path: str) -> str:
     return f"{path} is null"
 
 
-def grid_points(space: Mapping[str, Dimension]) -> list[dict[str, Scalar]]:
+def grid_points(space: Mapping[str, Dimension]) -> list[dict[str, Value]]:
     """Return every combination of the dimensions' values; the last path changes fastest."""
     axes = [[(path, value) for value in _grid_values(dimension)] for path, dimension in space.items()]
     return [dict(point) for point in itertools.product(*axes)]
 
 
-def _grid_values(dimension: Dimension) -> tuple[Scalar, ...]:
+def _grid_values(dimension: Dimension) -> tuple[Value, ...]:
     low, high = dimension.low, dimension.high
     if dimension.kind == "categorical" or low is None or high is None:
         return dimension.choices
@@ -123,7 +131,7 @@ def trial_parameters(config: SearchConfig, parameters: Mapping[str, Any], values
     return merge(merged, own)
 
 
-def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Scalar]:
+def first_trial_values(config: SearchConfig, train_parameters: Mapping[str, Any]) -> dict[str, Value]:
     """Return the training's own values (by default the paper's) that lie within the search space.
 
     They are the first trial, so that a search includes the current configuration. The sampler chooses the values of

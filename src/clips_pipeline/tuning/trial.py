@@ -19,7 +19,7 @@ from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.launch.result import TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
 from clips_pipeline.tuning import trial_queue
-from clips_pipeline.tuning.config import Scalar, SearchConfig
+from clips_pipeline.tuning.config import SearchConfig, Value
 from clips_pipeline.tuning.open_study import PARENT
 from clips_pipeline.tuning.search_space import trial_parameters
 from clips_pipeline.tuning.trial_queue import TrialAttempt, TrialKilledError
@@ -65,7 +65,7 @@ class TrialInfo:
     number: int
     first_attempt: int
     run_id: str | None
-    values: dict[str, Scalar]
+    values: dict[str, Value]
     run_folder: Path
     study: str
     parent: str | None

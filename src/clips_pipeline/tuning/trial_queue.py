@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from clips_pipeline.training.launch.result import TrainingFailedError, TrainingInterruptedError
-from clips_pipeline.tuning.config import Scalar, SearchConfig
+from clips_pipeline.tuning.config import SearchConfig, Value
 from clips_pipeline.tuning.open_study import sampler
 from clips_pipeline.tuning.search_space import grid_points, optuna_params, suggest
 from clips_pipeline.tuning.storage import StudyStorage, ignore_experimental_warnings
@@ -59,7 +59,7 @@ class TrialAttempt:
     """
 
     trial: Trial
-    values: dict[str, Scalar]
+    values: dict[str, Value]
     first_attempt: int
     retries: int
     run_id: str | None

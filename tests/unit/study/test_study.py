@@ -115,6 +115,22 @@ def test_ablations_contain_the_configured_training_once():
     }
 
 
+def test_each_captioner_alone_is_compared_with_all():
+    train = replace(TRAIN, captions=replace(TRAIN.captions, captioners=("a",), target_captioner="a"))
+    config = StudyConfig(comparisons=("captioners",), samples=3200)
+    rows = plan.cases(config, train, lambda which: 10.0, lambda changed: 1.0, ("blip", "llava"))
+    assert [(case.label, case.train.captions.captioners, case.baseline) for case in rows] == [
+        ("all captioners", None, "all captioners"),
+        ("blip alone", ("blip",), "all captioners"),
+        ("llava alone", ("llava",), "all captioners"),
+    ]
+    assert {case.train.captions.target_captioner for case in rows} == {None}
+    with pytest.raises(
+        ConfigError, match="at least two captioners with names, and these shards have llava; see docs/data"
+    ):
+        plan.cases(config, train, lambda which: 10.0, lambda changed: 1.0, ("llava",))
+
+
 @pytest.fixture
 def begun(monkeypatch):
     """Jobs that a study begins; none is run."""

@@ -1,5 +1,6 @@
 """Suggestions from the search space, and its validation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -137,3 +138,30 @@ def test_a_grid_stays_within_its_ranges() -> None:
 def test_a_grid_without_points_has_every_whole_number(log: bool) -> None:
     points = grid_points({"a": Dimension("int", low=6, high=48, log=log, or_null=True)})
     assert [point["a"] for point in points] == [*range(6, 49), None]
+
+
+def test_sets_of_captioners_are_choices(tmp_path: Path) -> None:
+    """Optuna takes no lists, so it stores them as text; a trial gets the list, and so does the result."""
+    path = "captions.captioners"
+    choices = [None, ["llava"], ["llava", "blip"], 1, True]
+    dimension = from_mapping(Dimension, {"kind": "categorical", "choices": choices}, "space")
+    assert dimension.choices == (None, ("llava",), ("llava", "blip"), 1, True)
+    space = {path: dimension}
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = {(type(found), found) for found in (suggest(study.ask(), space)[path] for _ in range(40))}
+    assert seen == {(type(choice), choice) for choice in dimension.choices}
+    for point in grid_points(space):
+        study.enqueue_trial(optuna_params(space, point))
+        assert suggest(study.ask(), space) == point
+    assert merge({}, {path: ("llava",)}) == {"captions": {"captioners": ("llava",)}}
+    config = SearchConfig(
+        trials=1, samples=640, space={path: Dimension("categorical", choices=(None, ("llava", "blip")))}
+    )
+    own = {"captions": {"captioners": ["llava", "blip"]}}
+    first = first_trial_values(config, own)
+    assert optuna_params(config.space, first) == {path: '["llava", "blip"]'}
+    check_space(config, own)
+    merged = trial_parameters(config, own, {path: ("llava",)})
+    assert from_mapping(TrainConfig, merged, "train").captions.captioners == ("llava",)
+    with pytest.raises(ConfigError, match=r"search\.space\.captions\.captioners: .*none of them twice"):
+        check_space(replace(config, space={path: Dimension("categorical", choices=(("a", "a"),))}), own)

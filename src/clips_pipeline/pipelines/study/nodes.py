@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.pipelines.train.nodes import build_run_spec
@@ -42,7 +43,8 @@ def study(
     def flops(changed: Any) -> float:
         return flops_per_sample(changed, captions, tokenizer)
 
-    cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops)
+    captioners = load_statistics(shards).splits["train"].captions.names
+    cases = plan.cases(config, train, lambda which: captions.mean_ids(tokenizer, which), flops, captioners)
     results, finished, planned = run_all(
         cases,
         config.seeds,
