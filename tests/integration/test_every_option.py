@@ -70,7 +70,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "every": {"log": 1, "evaluate": 2, "checkpoint": 1, "keep_checkpoints": 1, "caption_examples": 2},
     },
     "truncation": {
-        "captions": {"fragment": {"strategy": "truncation", "tokens": 12}},
+        "captions": {
+            "fragment": {"strategy": "truncation", "tokens": 12},
+            "captioners": ["detailed", "brief"],
+            "target_captioner": "detailed",
+        },
         "model": {"condition": "after_norm", "image_size": 48},
         "progressive": {"first_size": 16, "until": 0.75},
         "loss": {"contrastive_weight": 0.5, "caption_weight": 1.5},
@@ -142,8 +146,9 @@ def test_every_option_and_choice_has_a_run() -> None:
 
 @pytest.fixture(scope="module")
 def started(project: Path) -> Path:
-    """The project with prepared data and a trained model of the smoke environment."""
-    kedro(project, "--pipelines", "prepare,train", "--env", "smoke")
+    """The project with prepared data, of two captioners, and a trained model of the smoke environment."""
+    two = "prepare.source.scenes.captioners=2"
+    kedro(project, "--pipelines", "prepare,train", "--env", "smoke", "--params", two)
     return project
 
 
