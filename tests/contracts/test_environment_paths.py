@@ -21,7 +21,8 @@ def inside(path: str, roots: set[str]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "environment", ["smoke", "photos", "suite", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"]
+    "environment",
+    ["smoke", "photos", "suite", "study_captioners", "s16", "b16", "l16", "l14", "h14", "l14-336", "h14-336"],
 )
 def test_environments_write_only_below_their_roots(repository: Path, environment: str) -> None:
     conf = repository / "conf"

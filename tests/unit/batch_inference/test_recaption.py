@@ -80,7 +80,10 @@ def test_other_fields_and_hashes_stay_and_a_captioner_of_coca_works(tmp_path: Pa
     with tarfile.open(data / "0.tar", "w") as tar:
         for name, content in (
             ("a.jpg", image_bytes(1, kind="JPEG")),
-            ("a.json", b'{"org_caption": "web", "url": "x", "sha256": "abc", "odd": "\\ud800"}'),
+            (
+                "a.json",
+                b'{"org_caption": "web", "url": "x", "sha256": "abc", "odd": "\\ud800", "synthetic_captions": ["old"]}',
+            ),
             ("a.cls", b"3"),
         ):
             member = tarfile.TarInfo(name)
@@ -94,6 +97,8 @@ def test_other_fields_and_hashes_stay_and_a_captioner_of_coca_works(tmp_path: Pa
     facts = json.loads(new["a.json"])
     assert (facts["url"], facts["org_caption"], facts["re_caption"]) == ("x", "web", row["re_caption"])
     assert row["sha256"] == "abc"
+    # Otherwise the former captions would be read in place of the new one.
+    assert "synthetic_captions" not in facts
     with pytest.raises(ConfigError, match="of method coca; give beam"):
         recaption(inputs_of(data), coca, replace(CONFIG, decoding="parallel"), tmp_path / "other")
 

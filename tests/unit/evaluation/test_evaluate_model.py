@@ -22,6 +22,7 @@ from clips_pipeline.evaluation.evaluate import evaluate_model, evaluate_records
 from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
 from clips_pipeline.evaluation.inference.caption_examples import caption_examples
 from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
+from clips_pipeline.evaluation.inference.image_pass import run_image_pass
 from clips_pipeline.evaluation.inference.training_retrieval import measure_retrieval
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.reports.model.pages import write_evaluation
@@ -290,3 +291,30 @@ def test_evaluation_mode_is_restored_after_an_error(loaded):
 def _raise_in_evaluation_mode(model):
     assert not model.training
     raise ValueError("is empty")
+
+
+def test_several_captions_are_queries_and_references_and_the_first_gives_the_loss(embedder, shards):
+    """As human captions are: each a query, all of them references. The loss needs one target, and depends on no draw."""
+    one = list(eval_samples(shards, "test"))
+    more = [
+        replace(
+            r,
+            captions=(),
+            web_captions=(*r.web_captions, f"another {i}"),
+            synthetic_captions=(*r.synthetic_captions, Caption(f"A brief one. {i}", "brief")),
+        )
+        for i, r in enumerate(one)
+    ]
+    config = replace(CPU, long_captions=True)
+    wanted, found = (run_image_pass(embedder, records, config) for records in (one, more))
+    assert (found.nats, found.tokens, found.written) == (wanted.nats, wanted.tokens, wanted.written)
+    assert found.references == [[r.synthetic_captions[0].text, f"A brief one. {i}"] for i, r in enumerate(one)]
+    assert found.long_texts == [text for references in found.references for text in references]
+    assert found.long_owners == [i for i in range(len(one)) for _ in range(2)]
+    assert found.texts == [text for r in more for text in r.web_captions]
+    metrics = evaluate_records(embedder, lambda: more, None, config).metrics
+    assert (
+        metrics["caption/scenes/loss"]
+        == evaluate_records(embedder, lambda: one, None, config).metrics["caption/scenes/loss"]
+    )
+    assert "retrieval_long/scenes/mean_recall@1" in metrics

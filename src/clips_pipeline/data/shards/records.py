@@ -141,7 +141,7 @@ class SampleFields:
     @property
     def captioners(self) -> tuple[str, ...]:
         """Captioners that are named here; empty if they are unknown."""
-        return tuple(captioner for captioner, _ in captioner_fields(self.synthetic) if captioner)
+        return captioner_names(self.synthetic)
 
 
 def field_names(names: Names) -> list[str]:
@@ -154,6 +154,11 @@ def captioner_fields(names: CaptionerNames) -> list[tuple[str, str]]:
     if isinstance(names, str):
         return [("", names)]
     return list(names.items()) if isinstance(names, dict) else [(name, name) for name in names]
+
+
+def captioner_names(names: CaptionerNames) -> tuple[str, ...]:
+    """Return the captioners that names of fields name; empty if they are unknown."""
+    return tuple(captioner for captioner, _ in captioner_fields(names) if captioner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.caption_values import CaptionTypeError, drop_blank, parse_captions
-from clips_pipeline.data.shards.records import Caption, CaptionerNames, captioner_fields, is_label, parse_score
+from clips_pipeline.data.shards.records import (
+    Caption,
+    CaptionerNames,
+    captioner_fields,
+    captioner_names,
+    is_label,
+    parse_score,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +59,7 @@ class CaptionFields:
     @property
     def captioners(self) -> tuple[str, ...]:
         """Captioners that are named here; empty if they are unknown."""
-        return tuple(captioner for captioner, _ in captioner_fields(self.long_caption) if captioner)
+        return captioner_names(self.long_caption)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveInt, to_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
-from clips_pipeline.data.shards.records import Names
+from clips_pipeline.data.shards.records import Names, captioner_names
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.caption_table import COUNTS_FILE, CaptionTable
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
@@ -101,6 +101,11 @@ class RecaptionSource(Source):
     def splits(self) -> tuple[Split, ...]:
         """As of `img2dataset`."""
         return self._samples.splits
+
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Those of the columns of the tables."""
+        return captioner_names(self.config.columns.synthetic)
 
     def tasks(self, split: Split) -> Sequence[JoinTask]:
         """Return one task per shard, or per thousand images of a folder.
