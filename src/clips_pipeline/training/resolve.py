@@ -7,6 +7,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
+from clips_pipeline.data.prepare.caption_statistics import OTHER_CAPTIONERS
 from clips_pipeline.data.prepare.statistics import load_statistics
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.models.flops import training_flops
@@ -99,9 +100,10 @@ def check_captioners(captions: CaptionConfig, shards: Path) -> None:
     wanted = [(key, name) for key, names in named.items() for name in names if name is not None]
     if not wanted:
         return
-    found = load_statistics(shards).splits["train"].captions.names
+    captions_there = load_statistics(shards).splits["train"].captions
+    found = captions_there.names
     for key, name in wanted:
-        if name not in found:
+        if name not in found and OTHER_CAPTIONERS not in captions_there.captioners:
             raise ConfigError(
                 f"train.captions.{key}: {name!r} has written no caption of {shards} (captioners there: "
                 f"{', '.join(found) or 'none has a name'}); name one of these, or set it to null"

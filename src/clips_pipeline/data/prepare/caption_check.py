@@ -6,7 +6,7 @@ What is a matter of degree is a finding of the data health report (`reports.data
 from collections.abc import Sequence
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.prepare.caption_statistics import LIST_AS_TEXT
+from clips_pipeline.data.prepare.caption_statistics import LIST_AS_TEXT, OTHER_CAPTIONERS
 from clips_pipeline.data.prepare.filters import DUPLICATE_CAPTION
 from clips_pipeline.data.prepare.statistics import Histogram, SplitStatistics, Statistics
 
@@ -31,7 +31,7 @@ def check_captions(statistics: Statistics, captioners: Sequence[str]) -> None:
             raise ConfigError(f"{name}: {fault}")
     found = {name for split in statistics.splits.values() for name in split.captions.captioners}
     missing = [name for name in captioners if name not in found]
-    if missing:
+    if missing and OTHER_CAPTIONERS not in found:
         others = ", ".join(sorted(name for name in found if name)) or "none"
         raise ConfigError(
             f"source: no sample has a caption of captioner {missing[0]!r} (found: {others}); correct the name of its field, or "

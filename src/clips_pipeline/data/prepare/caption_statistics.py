@@ -62,8 +62,8 @@ class CaptionStatistics:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Captioners with a name."""
-        return tuple(name for name in self.captioners if name)
+        """Captioners with a name; those of `OTHER_CAPTIONERS` are not known."""
+        return tuple(name for name in self.captioners if name and name != OTHER_CAPTIONERS)
 
 
 def limit_captioners(*parts: Mapping[str, CaptionerStatistics]) -> dict[str, CaptionerStatistics]:

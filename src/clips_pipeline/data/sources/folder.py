@@ -143,6 +143,8 @@ class FolderSource(Source):
         paths = ("images", "captions", "classes")
         settings = {key: value for key, value in digest_mapping(self.config).items() if key not in paths}
         settings["classes"] = None if self._classes is None else to_mapping(self._classes)
+        if isinstance(self.config.fields.long_caption, dict):
+            settings["captioners"] = list(self.config.fields.long_caption)  # in order, which sorted keys do not show
         total.update(json.dumps(settings, sort_keys=True).encode())
         total.update(file_sha256(Path(self.config.captions)).encode())
         for row in self.rows:

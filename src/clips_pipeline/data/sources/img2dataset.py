@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clips_pipeline.config import ConfigError, PositiveInt, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
@@ -98,7 +99,9 @@ class Img2datasetSource(Source):
         Raises:
             StorageError: a shard cannot be reached.
         """
-        facts = {"fields": digest_mapping(self.config.fields), "rewrite": self.config.rewrite}
+        facts: dict[str, Any] = {"fields": digest_mapping(self.config.fields), "rewrite": self.config.rewrite}
+        if isinstance(self.config.fields.synthetic, dict):
+            facts["captioners"] = list(self.config.fields.synthetic)  # in order, which sorted keys do not show
         total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split, addresses in self._addresses.items():
             for address, identity in zip(addresses, self.storage.identities(addresses), strict=True):

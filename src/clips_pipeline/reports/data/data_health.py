@@ -1,7 +1,7 @@
 """Data health report: content of the prepared data, samples left out, and what the model reads of the captions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 _MOST_SENTENCES = 30
+_MOST_CAPTIONER_CHARTS = 4
 _THUMBNAIL = 256
 
 
@@ -91,7 +92,7 @@ def report_html(
         measures=_MEASURES,
         names=_names,
         drawn={
-            "lengths": [_length_chart(label, lengths) for label, lengths in _kinds(next(iter(texts.values())))],
+            "lengths": [_length_chart(label, lengths) for label, lengths in _drawn(next(iter(texts.values())))],
             "sentences": _sentence_charts(next(iter(texts.values()))),
             "images": _image_charts(statistics),
         },
@@ -131,6 +132,12 @@ def _kinds(read: SplitTexts) -> list[tuple[str, Lengths]]:
         ("human captions", read.human),
     ]
     return [(label, lengths) for label, lengths in kinds if len(lengths.values)]
+
+
+def _drawn(read: SplitTexts) -> list[tuple[str, Lengths]]:
+    """Return the kinds with a chart; of many captioners, only the first ones have one."""
+    shown = dict(list(read.captioners.items())[:_MOST_CAPTIONER_CHARTS])
+    return _kinds(replace(read, captioners=shown))
 
 
 def _length_chart(label: str, lengths: Lengths) -> Chart:

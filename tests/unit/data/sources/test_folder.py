@@ -488,3 +488,11 @@ def test_types_that_are_no_captions_are_named(images: Path, entry: dict[str, Any
     assert isinstance(found[1], Skip)
     assert found[1].reason == "bad_record"
     assert re.search(message, found[1].detail)
+
+
+def test_the_order_of_captioners_counts(images: Path) -> None:
+    """The first caption is the one that evaluation takes."""
+    text = "image,caption,long,short\na.png,one,Long.,Short.\n"
+    orders = ({"l": "long", "s": "short"}, {"s": "short", "l": "long"})
+    found = [_csv(images, text, fields=CaptionFields(long_caption=order)) for order in orders]
+    assert found[0].fingerprint() != found[1].fingerprint()

@@ -187,3 +187,16 @@ def test_invalid_configurations_are_refused_before_work(
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError, match=message):
         Img2datasetSource(from_mapping(Img2datasetConfig, changes, "source.img2dataset"), HERE)
+
+
+def test_the_order_of_captioners_counts(folder: Path) -> None:
+    orders = ({"a": "x", "b": "y"}, {"b": "y", "a": "x"})
+    sources = [
+        _source(
+            Img2datasetConfig(f"{folder}/{{00000..00005}}.tar", rewrite=rewrite, fields=SampleFields(synthetic=order))
+        )
+        for order in orders
+        for rewrite in (False, True)
+    ]
+    assert len({source.fingerprint() for source in sources}) == 4
+    assert {source.captioners for source in sources} == {("a", "b"), ("b", "a")}
