@@ -207,3 +207,25 @@ def test_each_environment_trains_evaluates_and_registers(started: Path, name: st
     assert any(key.startswith("caption/") for key in metrics) == captioned
     with safe_open(results / "06_models/clips/model.safetensors", "pt") as weights:
         assert len(list(weights.keys())) > 10
+
+
+def test_captioners_are_compared_and_searched(started: Path) -> None:
+    results = environment(started, "captioners", {})
+    file = started / "conf/captioners/parameters.yml"
+    chosen = {"kind": "categorical", "choices": [["brief"], ["detailed", "brief"]]}
+    more = {
+        "study": {"comparisons": ["captioners"], "seeds": [0], "samples": 32, "curve_samples": None},
+        "search": {"trials": 1, "samples": 64, "space": {"captions.captioners": chosen}},
+    }
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | more))
+    kedro(started, "--pipelines", "study,search", "--env", "captioners")
+    table = (results / "08_reporting/study/README.md").read_text()
+    assert "## Captions of each captioner alone, and of all" in table
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if "alone" in row or "all" in row] == [
+        "all captioners",
+        "brief alone",
+        "detailed alone",
+    ]
+    best = yaml.safe_load((started / "conf/best/parameters.yml").read_text())
+    assert best["train"]["captions"]["captioners"] in chosen["choices"]
