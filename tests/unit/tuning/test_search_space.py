@@ -155,7 +155,7 @@ def test_sets_of_captioners_are_choices(tmp_path: Path) -> None:
         assert suggest(study.ask(), space) == point
     assert merge({}, {path: ("llava",)}) == {"captions": {"captioners": ("llava",)}}
     config = SearchConfig(
-        trials=1, samples=640, space={path: Dimension("categorical", choices=(None, ("llava", "blip")))}
+        trials=1, samples=64_000, space={path: Dimension("categorical", choices=(None, ("llava", "blip")))}
     )
     own = {"captions": {"captioners": ["llava", "blip"]}}
     first = first_trial_values(config, own)
