@@ -98,6 +98,7 @@ def test_each_error_gives_one_message(base: dict[str, Any], path: str, value: An
         "prepare.source.folder.classes",
         "prepare.source.img2dataset.train",
         "prepare.source.img2dataset.validation",
+        "prepare.source.parquet.train",
         "prepare.source.recaption.train",
         "prepare.source.recaption.tables",
         "prepare.source.clip_benchmark.root",

@@ -17,6 +17,7 @@ NONSENSE = 10**12
 LEAST: dict[str, Any] = {
     "prepare.source.folder": {"images": "images", "captions": "captions.json"},
     "prepare.source.img2dataset": {"train": "train.tar"},
+    "prepare.source.parquet": {"train": "train.parquet", "columns": {"web": "text"}},
     "prepare.source.recaption": {"train": "train.tar", "tables": "captions.parquet"},
     "prepare.source.clip_benchmark": {"root": "set"},
     "train.model.size": {"base": "tiny"},
@@ -34,6 +35,7 @@ AS_MANY_AS_ONE_LIKES = {
     # Counts of samples, lengths and sizes of the data, which are unbounded in principle.
     *(f"prepare.source.scenes.{key}" for key in ("train", "validation", "test", "samples_per_shard")),
     "prepare.source.folder.images_per_task",
+    "prepare.source.parquet.rows_per_task",
     *(f"prepare.source.{kind}.held_out" for kind in ("img2dataset", "recaption")),
     *(f"prepare.source.recaption.{key}" for key in ("memory_mib", "max_conflicts")),
     *(f"prepare.filters.{key}" for key in ("min_side", "max_aspect", "min_score")),

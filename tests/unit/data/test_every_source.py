@@ -101,6 +101,20 @@ def _table(folder: Path, keys: list[str], text: str = "Table") -> None:
     pq.write_table(pa.table(rows), folder / "table.parquet")
 
 
+def _files(folder: Path, text: str = "Long", missing: int | None = None, plain: bool = False) -> None:
+    for number in range(4):
+        rows = [number * 2 + row for row in range(2)]
+        images = [None if row == missing else image_bytes(row) for row in rows]
+        columns = {
+            "id": rows,
+            "image": images if plain else [{"bytes": image, "path": "x.jpg"} for image in images],
+            "text": [f"web {row}" for row in rows],
+            "long": [[f"{text} {row}.", f"Second {row}."] for row in rows],
+            "other": [f"Other {row}." for row in rows],
+        }
+        pq.write_table(pa.table(columns), folder / f"train-{number:05d}.parquet", row_group_size=1)
+
+
 def _captions(folder: Path, middle: bytes = b"A dog.\nA cat.\n", root: str = "set") -> None:
     shards = [[("s0", "txt", b"One."), ("s1", "txt", middle)], [("s2", "txt", b"Two.")]]
     _set(folder / root, shards, dataset_type="retrieval")
@@ -138,6 +152,13 @@ _IN_PLACE = {
     "wrong": ({"train": "DIR/{0..1}.tar"}, "source.img2dataset.train", "name more, or give source.img2dataset"),
 }
 
+_PARQUET: dict[str, Any] = {
+    "train": "DIR/train-{00000..00001}.parquet",
+    "validation": "DIR/train-00002.parquet",
+    "test": "DIR/*-00003.parquet",
+    "columns": {"web": "text", "synthetic": "long", "key": "id"},
+}
+
 CASES = {
     "scenes": Case(
         "scenes",
@@ -168,6 +189,28 @@ CASES = {
     ),
     "img2dataset": Case("img2dataset", {"train": "DIR/{0..3}.tar"}, **_IN_PLACE),
     "img2dataset rewritten": Case("img2dataset", {"train": "DIR/{0..3}.tar", "rewrite": True}, **_IN_PLACE),
+    "parquet": Case(
+        "parquet",
+        _PARQUET,
+        _files,
+        {"columns": {"web": "text", "synthetic": {"other one": "other"}, "key": "id"}},
+        lambda folder: _files(folder, "Changed"),
+        lambda folder: _files(folder, missing=3),
+        (
+            {"columns": {"web": "txt"}},
+            "source.parquet.columns",
+            "(it has: id, image, text, long, other); name an existing one",
+        ),
+    ),
+    "parquet of plain bytes": Case(
+        "parquet",
+        _PARQUET | {"columns": {"web": "text", "synthetic": "long"}, "rows_per_task": 1},
+        lambda folder: _files(folder, plain=True),
+        {"columns": {"web": "text", "synthetic": "other"}},
+        lambda folder: _files(folder, "Changed", plain=True),
+        lambda folder: _files(folder, missing=0, plain=True),
+        ({"test": "DIR/nowhere/*.parquet"}, "source.parquet.test", "name Parquet files"),
+    ),
     "recaption": Case(
         "recaption",
         {"train": "DIR/{0..3}.tar", "tables": "DIR/table.parquet"},

@@ -9,6 +9,8 @@ __all__ = [
     "img2dataset",
     "in_place",
     "join_tasks",
+    "parquet",
+    "parquet_columns",
     "recaption",
     "source",
     "table_build",

@@ -14,6 +14,7 @@ from clips_pipeline.data.scenes.source import ScenesConfig
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig
 from clips_pipeline.data.sources.folder import FolderConfig
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig
+from clips_pipeline.data.sources.parquet import ParquetConfig
 from clips_pipeline.data.sources.recaption import RecaptionConfig
 from clips_pipeline.io.redact import redact
 from clips_pipeline.reports.data.data_health import HealthConfig
@@ -29,14 +30,16 @@ class SourceConfig:
         scenes: the embedded data.
         folder: a folder of images and one captions file.
         img2dataset: shards in place, local or remote.
-        recaption: such shards, joined with tables of synthetic captions.
+        recaption: such shards, or a folder of images, joined with tables of captions.
+        parquet: Parquet files with the images in them, local or remote.
         clip_benchmark: a dataset for evaluation in the layout of CLIP_benchmark.
     """
 
-    kind: Literal["scenes", "folder", "img2dataset", "recaption", "clip_benchmark"] = "scenes"
+    kind: Literal["scenes", "folder", "img2dataset", "parquet", "recaption", "clip_benchmark"] = "scenes"
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     folder: FolderConfig | None = None
     img2dataset: Img2datasetConfig | None = None
+    parquet: ParquetConfig | None = None
     recaption: RecaptionConfig | None = None
     clip_benchmark: ClipBenchmarkConfig | None = None
 
@@ -52,6 +55,7 @@ class SourceConfig:
         found = {
             "folder": self.folder and (self.folder.images, self.folder.captions),
             "img2dataset": self.img2dataset and (self.img2dataset.train,),
+            "parquet": self.parquet and (self.parquet.train,),
             "recaption": self.recaption and (self.recaption.train, self.recaption.tables),
             "clip_benchmark": self.clip_benchmark and (self.clip_benchmark.root, self.clip_benchmark.split),
         }.get(self.kind)
@@ -61,6 +65,7 @@ class SourceConfig:
 _REQUIRED_KEYS = {
     "folder": "source.folder.images and .captions",
     "img2dataset": "source.img2dataset.train",
+    "parquet": "source.parquet.train and .columns",
     "recaption": "source.recaption.train and .tables",
     "clip_benchmark": "source.clip_benchmark.root",
 }

@@ -17,6 +17,7 @@ from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkSource
 from clips_pipeline.data.sources.folder import FolderSource
 from clips_pipeline.data.sources.img2dataset import Img2datasetSource
+from clips_pipeline.data.sources.parquet import ParquetSource
 from clips_pipeline.data.sources.recaption import RecaptionSource
 from clips_pipeline.io.atomic import replace_folder, write_text
 from clips_pipeline.io.file_lock import lock_target
@@ -43,6 +44,8 @@ def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
         return FolderSource(config.folder, limits)
     if config.kind == "img2dataset":
         return Img2datasetSource(config.img2dataset, storage, limits)
+    if config.kind == "parquet":
+        return ParquetSource(config.parquet, storage, limits)
     if config.kind == "recaption":
         return RecaptionSource(config.recaption, storage, tables, limits)
     if config.kind == "clip_benchmark":

@@ -13,6 +13,7 @@ _SOURCES: Final = {
     "recaption": "shards with tables of synthetic captions (Recap-DataComp-1B's captions are CC-BY-4.0); the images belong to "
     "their owners",
     "img2dataset": "shards of img2dataset: the images and captions belong to their owners",
+    "parquet": "Parquet files with images: the images and captions belong to their owners",
     "folder": "a folder of images and captions, whose license the project does not know",
     "clip_benchmark": "a set in the layout of CLIP_benchmark, whose license the project does not know",
 }
