@@ -11,6 +11,7 @@ __all__ = [
     "join_tasks",
     "parquet",
     "parquet_columns",
+    "parquet_task",
     "recaption",
     "source",
     "table_build",

@@ -4,34 +4,25 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Lt
 
 from clips_pipeline.config import ConfigError, PositiveInt, Seed, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
-from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.caption_values import CaptionTypeError
-from clips_pipeline.data.shards.records import Record, SampleFields, Skip, is_label, parse_score
+from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Split
-from clips_pipeline.data.shards.unexpected import make_skip
-from clips_pipeline.data.sources.parquet_columns import ParquetColumns, Selector, check_columns, find_empty_column
-from clips_pipeline.data.sources.source import ShardTask, Source, hash_to_unit_interval
+from clips_pipeline.data.sources.parquet_columns import ParquetColumns, check_columns, find_empty_column
+from clips_pipeline.data.sources.parquet_task import FaultyFileTask, NotParquetError, ParquetTask, open_parquet
+from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand_addresses, is_remote
-from clips_pipeline.io.redact import redact
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 NO_SPLIT = "none"
-_ROWS_PER_BATCH = 32
 _FOOTERS_AT_A_TIME = 16
-_MAGIC = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
 
 @dataclass(frozen=True)
@@ -162,24 +153,29 @@ class ParquetSource(Source):
             if not self.storage.should_skip(error):
                 raise
             return _Footer(fault=str(error))
-        except _NotParquetError as error:
+        except NotParquetError as error:
             return _Footer(fault=str(error))
 
     def _read_footer(self, file: str) -> _Footer:
-        with _open(file, self.storage) as parquet:
+        with open_parquet(file, self.storage) as parquet:
             selectors = check_columns(self.config.columns, parquet.schema_arrow, file)
             metadata = parquet.metadata
             empty = find_empty_column(list(selectors.values()), metadata)
             if empty is not None:
                 raise ConfigError(
-                    f"{file}: column {empty!r} is empty in all {metadata.num_rows} rows; name another one"
+                    f"{file}: column {empty!r} is empty in all {metadata.num_rows} rows; {self._remedy(empty)}"
                 )
             return _Footer(tuple(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
+
+    def _remedy(self, empty: str) -> str:
+        if empty != self.config.columns.image:
+            return "name another one"
+        return "name another one, or embed the images, of which only paths are there"
 
     def _check_first(self, split: Split, file: str) -> None:
         try:
             self._read_footer(file)
-        except (StorageError, _NotParquetError) as error:
+        except (StorageError, NotParquetError) as error:
             if isinstance(error, StorageError) and self.storage.should_skip(error):
                 return
             remedy = "" if isinstance(error, StorageError) else "; name Parquet files, or write it again"
@@ -215,138 +211,6 @@ class ParquetSource(Source):
         return {"test": (0.0, test), "validation": (test, test + validation), "train": (test + validation, 1.0)}[split]
 
 
-@dataclass(frozen=True)
-class FaultyFileTask:
-    """A file that is not Parquet or cannot be reached: a `sources.source.ShardTask`."""
-
-    address: str
-    fault: str
-
-    def records(self) -> Iterator[Record | Skip]:
-        """Yield the skip of the file."""
-        yield Skip(records.UNREADABLE_SHARD, redact(self.address), self.fault)
-
-
-@dataclass(frozen=True)
-class ParquetTask:
-    """Some row groups of a file: a `sources.source.ShardTask`.
-
-    Attributes:
-        address: path or URL.
-        groups: numbers of the row groups.
-        first: number of the first row in the file.
-        columns: names of the columns.
-        storage: access to the file.
-        low: lower bound of the hashes of the keys to read, from 0 to 1.
-        high: upper bound, excluded.
-        seed: seed of the hash.
-        limits: limits on a sample.
-    """
-
-    address: str
-    groups: tuple[int, ...]
-    first: int
-    columns: ParquetColumns
-    storage: Storage
-    low: float = 0.0
-    high: float = 1.0
-    seed: int = 0
-    limits: SampleLimits = DEFAULT_LIMITS
-
-    def records(self) -> Iterator[Record | Skip]:
-        """Yield the rows in order, and a `Skip` if the file cannot be read to the end.
-
-        Raises:
-            StorageError: the file cannot be read, and the storage has `unreachable: stop`.
-        """
-        row = self.first
-        try:
-            with _open(self.address, self.storage) as parquet:
-                selectors = check_columns(self.columns, parquet.schema_arrow, self.address)
-                wanted = sorted({_stored(parquet.schema_arrow, name, self.columns, selectors) for name in selectors})
-                for batch in parquet.iter_batches(_ROWS_PER_BATCH, row_groups=list(self.groups), columns=wanted):
-                    for at in range(batch.num_rows):
-                        item = self._read(batch, at, row, selectors)
-                        row += 1
-                        if item is not None:
-                            yield item
-        except StorageError as error:
-            if not self.storage.should_skip(error):
-                raise
-            yield Skip(records.UNREADABLE_SHARD, redact(self.address), str(error))
-        except _NotParquetError as error:
-            yield Skip(records.TRUNCATED_SHARD, redact(self.address), f"row {row}: {error}")
-
-    def _read(self, batch: "pa.RecordBatch", at: int, row: int, selectors: dict[str, Selector]) -> Record | Skip | None:
-        place = f"{redact(self.address)} row {row}"
-        try:
-            return self._parse(batch, at, row, place, selectors)
-        except UnicodeDecodeError as error:
-            return Skip(records.NOT_UTF8, place, str(error))
-        except Exception as error:
-            return make_skip(error, place)
-
-    def _parse(
-        self, batch: "pa.RecordBatch", at: int, row: int, place: str, selectors: dict[str, Selector]
-    ) -> Record | Skip | None:
-        columns = self.columns
-
-        def value(name: str | None) -> Any:
-            return None if name is None else selectors[name].pick(batch.column(selectors[name].column)[at].as_py())
-
-        name = value(columns.key)
-        if columns.key is not None and (name is None or name == ""):
-            return Skip(records.BAD_RECORD, place, f"nothing under {columns.key!r}, which is its key")
-        key = (f"{_stem(self.address)}/{row:09d}" if name is None else str(name)).replace(".", "_").strip("/")
-        split_key = f"{self.seed}/{key}".encode("utf-8", "replace").decode()
-        if not self.low <= hash_to_unit_interval(split_key) < self.high:
-            return None
-        image = _image_bytes(batch, at, selectors[columns.image])
-        if not image:
-            return Skip(records.MISSING_IMAGE, place, f"no bytes under {columns.image!r}")
-        if len(image) > self.limits.max_image_bytes:
-            most = self.limits.max_image_bytes
-            return Skip(records.TOO_LARGE, place, f"its image has {len(image)} bytes; max_image_bytes is {most}")
-        values = {text: value(text) for text in columns.texts}
-        try:
-            web, synthetic = columns.web_captions(values), columns.synthetic_captions(values)
-        except CaptionTypeError as error:
-            return Skip(records.BAD_RECORD, place, f"a caption {error}")
-        for names, found in ((columns.web, web), (columns.synthetic, [text for text, _ in synthetic])):
-            if names is not None and not any(text.strip() for text in found):
-                reason = records.EMPTY_WEB_CAPTION if found is web else records.EMPTY_SYNTHETIC_CAPTION
-                return Skip(reason, place, f"nothing under {names!r}")
-        human = value(columns.captions) or []
-        label = value(columns.label)
-        if label is not None and not is_label(label):
-            return Skip(
-                records.BAD_RECORD, place, f"{columns.label!r} is {str(label)[:40]}; a class number from 0 is needed"
-            )
-        captions = tuple(text for text in human if isinstance(text, str))
-        score = parse_score(value(columns.score))
-        return Record(key, image, _extension(image), web, synthetic, captions, label, score, self.limits)
-
-
-class _NotParquetError(Exception):
-    """A file that is not Parquet, or is damaged where it is read."""
-
-
-@contextmanager
-def _open(address: str, storage: Storage) -> Iterator[Any]:
-    """Open a file; pyarrow finds damaged pages only while it reads them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with storage.open(address) as file:
-        try:
-            # Without `pre_buffer`, only the current pages are in memory instead of a whole row group.
-            yield pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-        except StorageError:
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise _NotParquetError(f"{redact(address)}: not a Parquet file, or a damaged one ({error})") from None
-
-
 def _divide(rows: Sequence[int], at_most: int) -> Iterator[tuple[tuple[int, ...], int]]:
     """Yield groups of consecutive row groups with about `at_most` rows, and the number of their first row."""
     groups: list[int] = []
@@ -359,27 +223,3 @@ def _divide(rows: Sequence[int], at_most: int) -> Iterator[tuple[tuple[int, ...]
         row += count
     if groups:
         yield tuple(groups), first
-
-
-def _stored(schema: "pa.Schema", name: str, columns: ParquetColumns, selectors: dict[str, Selector]) -> str:
-    """Return what is read of a column: of a struct with an image, only the bytes."""
-    import pyarrow as pa
-
-    selector = selectors[name]
-    struct = name == columns.image and not selector.steps and pa.types.is_struct(schema.field(selector.column).type)
-    return f"{selector.column}.bytes" if struct else selector.column
-
-
-def _image_bytes(batch: "pa.RecordBatch", at: int, selector: Selector) -> bytes:
-    found = selector.pick(batch.column(selector.column)[at].as_py())
-    if isinstance(found, dict):
-        found = found.get("bytes")
-    return found if isinstance(found, bytes) else b""
-
-
-def _extension(image: bytes) -> str:
-    return _MAGIC.get(image[:2], "jpg")
-
-
-def _stem(address: str) -> str:
-    return address.rpartition("/")[2].removesuffix(".parquet")
