@@ -102,6 +102,7 @@ RUNS: dict[str, dict[str, Any]] = {
         }
     },
     "sigmoid": {
+        "captions": {"positives": 2},
         "loss": {"contrastive": "sigmoid"},
         "model": {"padding": "attend"},
         "optimizer": {"name": "muon", "options": {"momentum": 0.9}},
