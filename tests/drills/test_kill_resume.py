@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from tests.drills.conftest import assert_same_weights
 from tests.drills.training_process import TrainingProcess, kill_tree, send
 from tests.integration.conftest import SpecOf
+from tests.integration.test_training import CAPTIONING, SIGMOID
 
 from clips_pipeline.training.events.event_log import read_all
 from clips_pipeline.training.launch.launcher import launch
@@ -131,3 +132,17 @@ def test_after_repeated_kills_the_same_command_ends_with_the_same_weights(
         assert sorted(points) == [
             (event["step"], value(event)) for event in read_all(whole.events) if event["kind"] == kind
         ]
+
+
+@pytest.mark.parametrize("options", [SIGMOID, CAPTIONING], ids=["sigmoid, muon", "captioning, lamb"])
+def test_a_kill_loses_no_state_of_another_optimizer_or_loss(spec_of: SpecOf, options: dict[str, Any]) -> None:
+    whole, spec = spec_of("whole", **options), spec_of("killed", **options)
+    assert launch(whole, lambda event: None).finished
+    run = TrainingProcess(spec)
+    run.wait_for_step(5)
+    kill_tree(run.process.pid)
+    assert run.end()[0] != 0
+    code, printed = TrainingProcess(spec).end()
+    assert code == 0, printed
+    assert_same_weights(spec, whole)
+    assert traces(spec) == traces(whole)

@@ -24,6 +24,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"method": "coca", "freeze": ["text"]},
     {"method": "clip", "model": {"patch_dropout": 0.25}},
 ]
+# tests/drills/test_kill_resume.py kills and resumes these.
+SIGMOID = {"loss": {"contrastive": "sigmoid"}, "captions": {"positives": 2}, "optimizer": {"name": "muon"}}
+CAPTIONING = {"method": "captioning", "model": {"image_tokens_kept": 0.35}, "optimizer": {"name": "lamb"}}
 
 
 def weights(spec: RunSpec) -> dict[str, torch.Tensor]:
@@ -125,7 +128,9 @@ def test_one_rank_resumes_as_two_and_two_as_one(spec_of: SpecOf) -> None:
             assert changed[step] == pytest.approx(value, rel=2e-4), f"{name}, step {step}"
 
 
-@pytest.mark.parametrize("options", [{}, *OPTIONS[:3]], ids=lambda options: "-".join(options) or "none")
+@pytest.mark.parametrize(
+    "options", [{}, *OPTIONS[:3], SIGMOID, CAPTIONING], ids=lambda options: "-".join(options) or "none"
+)
 def test_two_ranks_equal_one_process(spec_of: SpecOf, options: dict[str, Any]) -> None:
     one, two = spec_of("one", **options), spec_of("two", **options, launch={"processes": 2})
     launch(one, ignore)
