@@ -14,7 +14,11 @@ from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 
 def write_model(
-    folder: Path, tokenizer: Tokenizer, padding: Literal["attend", "mask"] = "attend", **images: Any
+    folder: Path,
+    tokenizer: Tokenizer,
+    padding: Literal["attend", "mask"] = "attend",
+    changes: dict[str, Any] | None = None,
+    **images: Any,
 ) -> Path:
     """Write a model folder with random weights, also in biases and norms, and return it."""
     config, size = small_model(), tokenizer.vocab_size
@@ -25,6 +29,10 @@ def write_model(
         text=dataclasses.replace(config.text, vocab_size=size, padding=padding),
         captioner=dataclasses.replace(config.captioner, vocab_size=size),
     )
+    if changes == {"text_tower": False}:
+        captioner = dataclasses.replace(config.captioner, inputs="tokens")
+        changes = {**changes, "captioner": captioner, "embed_dim": config.vision.width}
+    config = dataclasses.replace(config, **(changes or {}))
     torch.manual_seed(0)
     model = ClipsModel(config)
     with torch.no_grad():

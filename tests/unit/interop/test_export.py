@@ -19,6 +19,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.export.export_model import FORMS, export_model
 from clips_pipeline.interop.export.readme import Provenance
+from clips_pipeline.interop.folder import load_model_folder
+from clips_pipeline.interop.open_clip_folder import load_open_clip_folder
 from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 from clips_pipeline.text.tokenizers.wordpiece import WordPieceTokenizer
@@ -29,11 +31,11 @@ RESULTS = ("image_features", "text_features", "pixels")
 
 @pytest.fixture
 def make_model(tmp_path: Path, fixtures_dir: Path) -> MakeModel:
-    def make(padding: Literal["attend", "mask"] = "attend", kind: str = "wordpiece", **images: Any) -> Path:
+    def make(padding: Literal["attend", "mask"] = "attend", kind: str = "wordpiece", **others: Any) -> Path:
         tokenizer: Tokenizer = WordPieceTokenizer.from_vocab(fixtures_dir / "bert_base_uncased_vocab.txt")
         if kind == "clip_bpe":
             tokenizer = ClipBpeTokenizer.from_merges(fixtures_dir / "bpe_simple_vocab_16e6.txt.gz")
-        return write_model(tmp_path, tokenizer, padding, **images)
+        return write_model(tmp_path, tokenizer, padding, **others)
 
     return make
 
@@ -64,6 +66,29 @@ def test_the_other_library_computes_the_same(
     assert model_digest(model) in text
     assert not {"{{", "{%"} & set(text.split())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("form", ["open-clip", "transformers"])
+def test_the_bias_of_the_sigmoid_loss_is_exported(make_model: MakeModel, tmp_path: Path, form: str) -> None:
+    model = make_model(changes={"contrastive": "sigmoid"})
+    differences = export_model(model, tmp_path / "out", form)
+    assert differences["logit_bias"] < 1e-6
+    if form == "open-clip":
+        bias = load_open_clip_folder(tmp_path / "out").model.logit_bias
+        assert bias is not None
+        assert float(bias) == pytest.approx(float(load_model_folder(model).model.logit_bias))
+
+
+def test_a_model_without_a_text_tower_gives_its_vision_tower_alone(make_model: MakeModel, tmp_path: Path) -> None:
+    model, out = make_model(changes={"text_tower": False}), tmp_path / "out"
+    for form in ("open-clip", "onnx"):
+        with pytest.raises(ConfigError, match=rf"--to {form}: this form has a text tower, .* use --to transformers"):
+            export_model(model, out, form)
+    differences = export_model(model, out, "transformers")
+    assert set(differences) == {"tokens", "pixels"}
+    assert differences["tokens"] < 1e-5
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "vision"]
+    assert "text tower" not in (out / "README.md").read_text()
 
 
 def test_the_example_in_the_readme_of_onnx_runs(make_model: MakeModel, tmp_path: Path) -> None:

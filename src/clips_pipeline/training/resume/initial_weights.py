@@ -120,7 +120,12 @@ def _load_tower(clips: "ClipsModel", part: str, path: Path, key: str) -> None:
             f"{key}: {path}: its position table was trained, but this training computes fixed positions for its resolution; "
             "use a checkpoint with the fixed sine-cosine table"
         )
+    tower = getattr(clips, part)
+    weights = getattr(source, part).state_dict()
+    if clips.text is None:
+        # A vision tower alone has neither final norm nor projection.
+        weights = {name: tensor for name, tensor in weights.items() if name in tower.state_dict()}
     try:
-        getattr(clips, part).load_state_dict(getattr(source, part).state_dict())
+        tower.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"{key}: {path} does not fit train.model.size: {error}") from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -60,6 +61,32 @@ def test_a_higher_resolution_takes_the_weights_and_its_own_positions(exported: P
     load_initial_weights(found, ModelConfig(initial_weights=str(exported)))
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model(0).parameters(), strict=True))
     assert found.vision.embed(torch.zeros(1, 3, 64, 64)).shape == (1, 17, 64)
+
+
+@pytest.mark.parametrize("kinds", [("softmax", "sigmoid"), ("sigmoid", "softmax"), ("sigmoid", "sigmoid")])
+def test_scale_and_bias_are_those_of_the_same_loss_only(
+    tokenizer: Path, tmp_path: Path, kinds: tuple[Literal["softmax", "sigmoid"], Literal["softmax", "sigmoid"]]
+) -> None:
+    before, now = (ClipsModel(dataclasses.replace(SMALL, contrastive=kind)) for kind in kinds)
+    with torch.no_grad():
+        before.logit_scale.fill_(4.0)
+        if before.logit_bias is not None:
+            before.logit_bias.fill_(-3.0)
+    folder = save_model(before, tokenizer, {}, tmp_path / "before")
+    fresh = {name: float(now.state_dict()[name]) for name in ("logit_scale", "logit_bias") if name in now.state_dict()}
+    load_initial_weights(now, ModelConfig(initial_weights=str(folder)))
+    assert torch.equal(now.vision.head.weight, before.vision.head.weight)
+    found = {name: float(now.state_dict()[name]) for name in fresh}
+    assert found == ({"logit_scale": 4.0, "logit_bias": -3.0} if kinds[0] == kinds[1] else fresh)
+
+
+def test_a_vision_tower_alone_takes_that_of_a_checkpoint(tmp_path: Path) -> None:
+    assert SMALL.captioner is not None
+    captioner = dataclasses.replace(SMALL.captioner, inputs="tokens")
+    alone = ClipsModel(dataclasses.replace(SMALL, captioner=captioner, text_tower=False))
+    save_file(to_state_dict(model(5)), tmp_path / "towers.safetensors")
+    load_initial_weights(alone, ModelConfig(vision_weights=str(tmp_path / "towers.safetensors")))
+    assert torch.equal(alone.vision.blocks[0].mlp.c_fc.weight, model(5).vision.blocks[0].mlp.c_fc.weight)
 
 
 def test_another_tokenizer_is_refused(exported: Path, tokenizer: Path, tmp_path: Path) -> None:
