@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clips_pipeline.commands.project import catalog_path, configuration, environment
+from clips_pipeline.commands.project import catalog_path, configuration
 from clips_pipeline.commands.refusals import RefusedError
 from clips_pipeline.commands.run import split_parameters
 
@@ -36,7 +36,7 @@ def data_commands(read: Callable[..., Any]) -> click.Group:
     @click.option(
         "--params", callback=split_parameters, default="", help="Parameters, as for `kedro run`: a.b=1,c=[2,3]."
     )
-    @environment
+    @click.option("--env", "-e", help="Environment whose source and parameters are used.")
     @click.pass_obj
     def look(
         metadata: Any, split: str | None, samples: int, seed: int | None, params: dict[str, Any], env: str | None

@@ -10,6 +10,7 @@ import boto3
 import numpy as np
 import pytest
 from PIL import Image
+from tests.hub_server import hub_server
 from tests.servers import Fault, HttpServer, http_server, s3_server
 from tests.unit.data.samples import record, write_shard
 
@@ -84,6 +85,16 @@ def test_s3(folder: Path) -> None:
         client.upload_file(str(folder / NAME), s3.bucket, NAME)
         client.close()
         check(f"s3://{s3.bucket}/{NAME}", folder, first(NAME, options=s3.options))
+
+
+def test_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with hub_server() as hub:
+        hub.files["datasets/owner/pairs"] = {f"data/{NAME}": (folder / NAME).read_bytes()}
+        options = {"hf": {"endpoint": hub.url, "token": False}}
+        check(f"hf://datasets/owner/pairs/data/{NAME}", folder, first(NAME, options=options))
 
 
 def test_a_command_is_ended_once_enough_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
