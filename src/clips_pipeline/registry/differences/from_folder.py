@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 
 from clips_pipeline.config import ConfigError, to_mapping
-from clips_pipeline.registry.differences.run_facts import RunFacts, curves_of, surroundings_of, training_parameters
+from clips_pipeline.registry.differences.run_facts import (
+    RunFacts,
+    curves_of,
+    surroundings_of,
+    training_parameters,
+    valid_events,
+)
 from clips_pipeline.training.events.event_log import HISTORY, read_all
 from clips_pipeline.training.resume.run_folder import CODE_FILES, SPEC
 from clips_pipeline.training.run_spec import RunSpec, load_spec
@@ -38,7 +44,10 @@ def read_folder(name: str, folder: Path) -> RunFacts:
         ConfigError: its run spec cannot be read.
     """
     spec = load_spec(folder / SPEC)
-    events = read_all(folder / "events.jsonl")
+    try:
+        events = valid_events(read_all(folder / "events.jsonl"))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ConfigError(f"{folder}/events.jsonl: damaged ({error}); restore it, or compare by runs:/ID") from None
     history = [event for event in events if event["kind"] in HISTORY]
     found = surroundings_of(history)
     return RunFacts(

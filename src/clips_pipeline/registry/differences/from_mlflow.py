@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from clips_pipeline.config import ConfigError, to_mapping
 from clips_pipeline.registry.differences.from_folder import data_of, read_code_files
-from clips_pipeline.registry.differences.run_facts import RunFacts, surroundings_of, training_parameters
+from clips_pipeline.registry.differences.run_facts import RunFacts, surroundings_of, training_parameters, valid_events
 from clips_pipeline.registry.tracking.data_inputs import TRAINING_DATA
 from clips_pipeline.registry.tracking.surroundings import FOLDER, HISTORY_FILE
 from clips_pipeline.registry.versions.compare_models import resolve
@@ -72,7 +72,7 @@ def _read_history(path: Path) -> list[Event]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [event for event in content if isinstance(event, dict) and "kind" in event]
+    return valid_events(content) if isinstance(content, list) else []
 
 
 def _git(run: Run) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What is known of one run, wherever it was read."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from statistics import median
@@ -53,6 +53,23 @@ class RunFacts:
         """Median of the samples per second of all logged steps; None if none is logged."""
         logged = self.curves.get(SPEED, {})
         return median(logged.values()) if logged else None
+
+
+def valid_events(content: Iterable[Any]) -> list[Event]:
+    """Return the events that have the form of the event log; others, of a damaged or foreign record, are left out."""
+    return [event for event in content if isinstance(event, dict) and _is_valid(event)]
+
+
+def _is_valid(event: Event) -> bool:
+    if not isinstance(event.get("kind"), str) or not isinstance(event.get("time", 0), int | float):
+        return False
+    mappings = [event.get(name, {}) for name in ("hardware", "versions", "git", "values", "losses", "metrics")]
+    mappings += [event["versions"].get("packages", {})] if isinstance(event.get("versions"), dict) else []
+    if not all(isinstance(mapping, dict) for mapping in mappings):
+        return False
+    if event["kind"] in ("step", "evaluation"):
+        return isinstance(event.get("step"), int) and ("losses" if event["kind"] == "step" else "metrics") in event
+    return all(isinstance(value, list) and len(value) == 2 for value in event.get("values", {}).values())
 
 
 def default_parameters() -> dict[str, Any]:

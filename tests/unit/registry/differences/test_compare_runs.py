@@ -214,6 +214,31 @@ def test_hostile_values_reach_neither_terminal_nor_page(tmp_path):
     assert "\x1b" not in html
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        "7",
+        '{"step": 3}',
+        '{"kind": "start", "time": "noon"}',
+        '{"kind": "start", "time": 1, "versions": 3}',
+        '{"kind": "start", "time": 1, "versions": {"packages": []}}',
+        '{"kind": "step", "step": 1, "time": 2, "losses": [1]}',
+        '{"kind": "changed", "time": 1, "step": 1, "values": {"a": 3}}',
+    ],
+)
+def test_events_of_another_form_are_left_out_or_one_error(tmp_path, event):
+    folder = run_folder(tmp_path / "a", [1.0])
+    whole = read_folder("a", folder)
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(event + "\n")
+    try:
+        found = read_folder("a", folder)
+    except ConfigError as error:
+        assert "events.jsonl: damaged" in str(error)  # noqa: PT017
+        return
+    assert compare_runs(whole, found).verdict == compare_runs(whole, whole).verdict
+
+
 def test_a_record_that_is_damaged_or_absent_is_unknown(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0])
     (next((folder / "code").iterdir())).write_text("{")
