@@ -15,6 +15,7 @@ Curve = Mapping[int, float]
 """Values by step."""
 
 SPEED = "samples_per_s"
+_LATEST = 2**37  # seconds since 1970, four thousand years
 _NOT_CURVES = ("data_wait_fraction",)
 _FILES = ("model.initial_weights", "model.vision_weights", "model.text_weights")
 
@@ -61,7 +62,10 @@ def valid_events(content: Iterable[Any]) -> list[Event]:
 
 
 def _is_valid(event: Event) -> bool:
-    if not isinstance(event.get("kind"), str) or not isinstance(event.get("time", 0), int | float):
+    time = event.get("time", 0)
+    if not isinstance(event.get("kind"), str) or not isinstance(time, int | float) or not 0 <= time < _LATEST:
+        return False
+    if not isinstance(event.get("resumed_from"), str | None):
         return False
     mappings = [event.get(name, {}) for name in ("hardware", "versions", "git", "values", "losses", "metrics")]
     mappings += [event["versions"].get("packages", {})] if isinstance(event.get("versions"), dict) else []

@@ -221,6 +221,8 @@ def test_hostile_values_reach_neither_terminal_nor_page(tmp_path):
         '{"step": 3}',
         '{"kind": "start", "time": "noon"}',
         '{"kind": "start", "time": 1, "versions": 3}',
+        '{"kind": "start", "time": 1e300}',
+        '{"kind": "start", "time": 1, "resumed_from": 3}',
         '{"kind": "start", "time": 1, "versions": {"packages": []}}',
         '{"kind": "step", "step": 1, "time": 2, "losses": [1]}',
         '{"kind": "changed", "time": 1, "step": 1, "values": {"a": 3}}',
