@@ -130,6 +130,7 @@ class LengthRows(NamedTuple):
     web: list[int]
     fragment: list[int]
     target: list[int]
+    more_fragments: tuple[list[int], ...] = ()
 
 
 class LengthReader:
