@@ -6,6 +6,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.look.brief_join import BriefRecaptionSource
+from clips_pipeline.data.look.brief_parquet import BriefParquetSource
 from clips_pipeline.data.look.first_samples import FirstSamples, brief
 from clips_pipeline.data.look.samples import SeenSample, look_at
 from clips_pipeline.data.shards.splits import Split
@@ -16,7 +17,6 @@ from clips_pipeline.io.redact import redact
 from clips_pipeline.io.temporary import temporary_folder
 from clips_pipeline.pipelines import environments
 from clips_pipeline.pipelines.parameters import typed
-from clips_pipeline.pipelines.prepare.config import SourceConfig
 from clips_pipeline.pipelines.prepare.nodes import make_source
 from clips_pipeline.reports.data.data_look import Look, find_problems, make_card
 from clips_pipeline.reports.data.readings import SampleReadings
@@ -50,7 +50,7 @@ def look(
     prepare, train = typed("prepare", parameters["prepare"]), typed("train", parameters["train"])
     storage = brief(_storage(loader, parameters), samples, prepare.limits)
     with temporary_folder() as work:
-        source = _source(prepare.source, parameters["prepare"], storage, work, paths["caption_tables"])
+        source = _source(parameters["prepare"], storage, work, paths["caption_tables"], seed)
         chosen = _choose_split(split, source.splits)
         seen = look_at(source, chosen, samples, prepare.rules, seed)
         made, described = _tokenizer(prepare.tokenizer, paths["tokenizer"], seen, work)
@@ -76,13 +76,14 @@ def look(
     return Look(facts, cards, find_problems(cards, source.fields.needed), fragment)
 
 
-def _source(
-    config: SourceConfig, parameters: dict[str, Any], storage: FirstSamples, work: Path, tables: Path
-) -> Source:
-    if config.kind == "recaption" and config.recaption is not None:
-        # `make_source` gives one that reads whole tables first.
-        limits = typed("prepare", parameters).limits
+def _source(parameters: dict[str, Any], storage: FirstSamples, work: Path, tables: Path, seed: int | None) -> Source:
+    """Return the source; of those that would read whole tables or many files first, a brief form."""
+    prepare = typed("prepare", parameters)
+    config, limits = prepare.source, prepare.limits
+    if config.kind == "recaption":
         return BriefRecaptionSource(config.recaption, storage, work, tables, limits)
+    if config.kind == "parquet":
+        return BriefParquetSource(config.parquet, storage, limits, seed)
     source: Source = make_source(parameters, storage, tables)
     return source
 

@@ -1,3 +1,3 @@
 """A look at a few samples of a source before anything is prepared; little is read, and nothing is written."""
 
-__all__ = ["brief_join", "first_samples", "samples"]
+__all__ = ["brief_join", "brief_parquet", "first_samples", "samples"]
