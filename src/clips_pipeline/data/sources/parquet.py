@@ -13,7 +13,7 @@ from annotated_types import Ge, Lt
 
 from clips_pipeline.config import ConfigError, PositiveInt, Seed, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
-from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.records import SampleFields, captioner_names
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.parquet_columns import ParquetColumns, check_columns, find_empty_column
 from clips_pipeline.data.sources.parquet_task import FaultyFileTask, NotParquetError, ParquetTask, open_parquet
@@ -93,6 +93,11 @@ class ParquetSource(Source):
         """`train`, and `validation` and `test` unless they are `none` or have a fraction of 0."""
         others: list[Split] = ["validation", "test"]
         return ("train", *(split for split in others if split in self._files or self._fraction(split)))
+
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Those of the columns."""
+        return captioner_names(self.config.columns.synthetic or "")
 
     def tasks(self, split: Split) -> Sequence[ShardTask]:
         """Return one task per `rows_per_task` rows of a file.

@@ -90,7 +90,7 @@ def test_published_form_of_recap(tmp_path: Path, protocol: str) -> None:
         files = f"{root}{{00000..00001}}-of-00003.parquet"
         config = ParquetConfig(files, RECAP_COLUMNS, f"{root}00002-of-00003.parquet", "none", rows_per_task=2)
         source = ParquetSource(config, storage)
-        assert source.splits == ("train", "validation")
+        assert (source.splits, source.captioners) == (("train", "validation"), ("LLaVA-NeXT-34B",))
         assert [len(source.tasks(split)) for split in source.splits] == [4, 2]
         prepare(source, tmp_path / "shards", processes=2 if protocol == "hf" else 1)
     found = [record for split in source.splits for record in eval_samples(tmp_path / "shards", split)]
