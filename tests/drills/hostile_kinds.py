@@ -150,6 +150,11 @@ _HARMFUL: dict[str, Callable[[str], Files]] = {
     "JSON of zeros": _text("json", bytes(1_000)),
     "caption that is a number": _facts(re_caption="5"),
     "caption that is deep": _facts(re_caption="[" * 3_000 + "]" * 3_000),
+    "captions that are the letters of a text": _facts(re_caption=json.dumps(list("A dog."))),
+    "captions in a caption": _facts(re_caption='{"a": {"b": "Long."}}'),
+    "a captioner of two lines": _facts(synthetic_captions='[{"captioner": "a\\nb", "text": "Long."}]'),
+    "300 synthetic captions": _facts(re_caption=json.dumps(["A caption."] * 300)),
+    "300 web captions": _facts(web_captions=json.dumps(["a caption"] * 300)),
     "surrogate in JSON": _facts(re_caption='"\\ud800 lone"'),
     "label of 5,000 digits": _facts(label="9" * 5_000),
     "PNG of 64 MiB": _image(image_bytes(1) + bytes(2**26)),
@@ -173,6 +178,11 @@ _ODD: dict[str, Callable[[str], Files]] = {
     "escape codes": _text("txt", "\x1b[31m red \x1b]8;;http://example.org\x07link"),
     "markup": _text("txt", "[/b] [link=x] <script>alert(1)</script> {{ 7 * 7 }} %s {0}"),
     "HTML in the long caption": _facts(re_caption='"<img src=x onerror=alert(1)>"'),
+    "a list as a caption": _facts(re_caption=json.dumps("['A dog.', 'Two.']")),
+    "100 captioners with odd names": _facts(
+        re_caption=json.dumps({f"<b>{{{{ {number} }}}}": f"Caption {number}." for number in range(100)})
+    ),
+    "blank captions among others": _facts(re_caption='["", " ", "Long.", "\\u200b", "..."]'),
     "label of 400 digits": _facts(label="9" * 400),
     "negative label": _facts(label="-1"),
     "label that is a text": _facts(label='"1"'),
