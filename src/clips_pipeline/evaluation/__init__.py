@@ -11,6 +11,7 @@ __all__ = [
     "metrics",
     "model_loading",
     "per_item",
+    "published_files",
     "report_data",
     "results",
     "split_check",

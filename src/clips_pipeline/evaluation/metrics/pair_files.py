@@ -10,11 +10,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
+from clips_pipeline.evaluation.published_files import existing_image, read_text
 from clips_pipeline.io.json_text import parse_json
 
 SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -114,30 +115,26 @@ def read_sugarcrepe_pp(folder: Path, images: Path) -> Entries:
 def read_winoground(folder: Path) -> Entries:
     """Read Winoground's examples; raises as `read_entries`."""
     path, found = folder / "examples.jsonl", []
-    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    text = read_text(path)
     # Not `splitlines`: a caption may contain a line separator that JSON does not escape.
     for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
         where = f"{path}, line {number}"
-        first, second, a, b = _fields(_json(path, line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
-        files = [_existing(folder / "images", f"{name}.png", where) for name in (first, second)]
+        first, second, a, b = _fields(_json(line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
+        files = [existing_image(folder / "images", f"{name}.png", where) for name in (first, second)]
         found.append((files[0], files[1], a, b))
-    if text is None or not found:
-        raise ConfigError(
-            f"{path}: {'no such file' if text is None else 'has no entries'}; use the published file of Winoground"
-        )
+    if not found:
+        raise ConfigError(f"{path}: has no entries; use the published file of Winoground")
     return Entries(winoground=found)
 
 
 def read_mmvp_vlm(folder: Path) -> Entries:
     """Read MMVP-VLM's questions; raises as `read_entries`. The text is `a photo of STATEMENT`, as in its evaluation."""
     path = folder / "Questions.csv"
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; use the published files of MMVP-VLM")
     try:
         # Strict: a quotation mark that is never closed is an error, not the rest of the file.
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a CSV file in UTF-8 ({error}); use the published file of MMVP-VLM") from None
+        rows = list(csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not a CSV file ({error}); use the published file of MMVP-VLM") from None
     rows = [row for row in rows if row]
     pairs, found = rows[1:], []
     if (
@@ -157,7 +154,7 @@ def read_mmvp_vlm(folder: Path) -> Entries:
             raise ConfigError(f"{where}: expected a number, a type and a statement in each; use the published file")
         if both[0][1] != both[1][1]:
             raise ConfigError(f"{where}: {both[0][1]!r} and {both[1][1]!r} are not one pattern; use the published file")
-        first, second = (_existing(folder / MMVP_IMAGES, f"{row[1]}/{int(row[0])}.jpg", where) for row in both)
+        first, second = (existing_image(folder / MMVP_IMAGES, f"{row[1]}/{int(row[0])}.jpg", where) for row in both)
         texts = [_MMVP_PROMPT.format(row[2].strip()) for row in both]
         names = f"{int(both[0][0])}-{int(both[1][0])}"
         found.append(PatternPair(names, both[0][1].strip().lower().replace(" ", "_"), first, second, *texts))
@@ -166,35 +163,30 @@ def read_mmvp_vlm(folder: Path) -> Entries:
 
 def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
     found = []
-    for name, entry in _json(path, path.read_text(encoding="utf-8") if path.is_file() else None).items():
+    for name, entry in _json(read_text(path), str(path)).items():
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
-        found.append(SugarCrepeEntry(name, file, _existing(images, file, f"{path}, entry {name}"), right, wrong))
+        found.append(SugarCrepeEntry(name, file, existing_image(images, file, f"{path}, entry {name}"), right, wrong))
     if not found:
         raise ConfigError(f"{path}: has no entries; use the published file of SugarCrepe")
     return found
 
 
 def _triplets(path: Path, images: Path) -> list[TripletEntry]:
-    text = path.read_text(encoding="utf-8") if path.is_file() else None
-    if text is None:
-        raise ConfigError(f"{path}: no such file; SugarCrepe++ has one per subset: {', '.join(PLUS_SUBSETS)}")
-    entries = _parsed(text, str(path))
+    entries = _parsed(read_text(path), str(path))
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: expected a JSON list with entries; use the published file of SugarCrepe++")
     found = []
     for number, entry in enumerate(entries):
         where = f"{path}, entry {number}"
         file, *texts = _fields(entry, ("filename", "caption", "caption2", "negative_caption"), where)
-        found.append(TripletEntry(str(number), file, _existing(images, file, where), *texts))
+        found.append(TripletEntry(str(number), file, existing_image(images, file, where), *texts))
     return found
 
 
-def _json(path: Path, text: str | None, where: str | None = None) -> dict[str, Any]:
-    if text is None:
-        raise ConfigError(f"{path}: no such file; SugarCrepe has one per subset: {', '.join(SUBSETS)}")
-    found = _parsed(text, where or str(path))
+def _json(text: str, where: str) -> dict[str, Any]:
+    found = _parsed(text, where)
     if not isinstance(found, dict):
-        raise ConfigError(f"{where or path}: expected a JSON object, found {type(found).__name__}")
+        raise ConfigError(f"{where}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
@@ -211,12 +203,3 @@ def _fields(entry: Any, names: Sequence[str], where: str) -> list[str]:
     if missing:
         raise ConfigError(f"{where}: lacks {', '.join(missing)}")
     return [str(value) for value in values]
-
-
-def _existing(folder: Path, name: str, where: str) -> Path:
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
-        raise ConfigError(f"{where}: image {name!r} is no name inside {folder}")
-    if not (folder / name).is_file():
-        raise ConfigError(f"{where}: image {folder / name} does not exist")
-    return folder / name

@@ -6,7 +6,6 @@ __all__ = [
     "config",
     "image_set",
     "measure",
-    "published_files",
     "published_results",
     "run",
     "sets",

@@ -14,9 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.evaluation.suite.config import SetConfig
-from clips_pipeline.evaluation.suite.image_set import FileSet, ImageItem
-from clips_pipeline.evaluation.suite.published_files import (
+from clips_pipeline.evaluation.published_files import (
     checked_text,
     image_path,
     read_first_objects,
@@ -25,6 +23,8 @@ from clips_pipeline.evaluation.suite.published_files import (
     read_text,
     text_of,
 )
+from clips_pipeline.evaluation.suite.config import SetConfig
+from clips_pipeline.evaluation.suite.image_set import FileSet, ImageItem
 
 SHAREGPT4V_ENTRIES = 1_000
 """Entries of ShareGPT4V that Long-CLIP and its successors evaluate on: the first ones of the file."""
@@ -137,7 +137,8 @@ def _names(found: Any, file: Path) -> list[str]:
 
 
 def _item(name: str, folder: Path, captions: tuple[str, ...], where: str) -> ImageItem:
-    return ImageItem(str(PurePosixPath(name).with_suffix("")), image_path(folder, name, where), captions)
+    file = image_path(folder, name, where)
+    return ImageItem(str(PurePosixPath(name).with_suffix("")), file, captions)
 
 
 _READERS: dict[str, Callable[[Path, Path, str], Found]] = {

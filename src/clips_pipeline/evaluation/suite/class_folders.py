@@ -14,9 +14,9 @@ from pathlib import Path
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.metrics.zero_shot import imagenet_classes
+from clips_pipeline.evaluation.published_files import image_path, read_json_file
 from clips_pipeline.evaluation.suite.config import SetConfig
 from clips_pipeline.evaluation.suite.image_set import FileSet, ImageItem
-from clips_pipeline.evaluation.suite.published_files import read_json_file
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _FLAT_NAME = re.compile(r".+_(n\d{8})\.\w+")
@@ -74,8 +74,8 @@ def open_objectnet(path: Path) -> FileSet:
         read_json_file(mapping, dict),
         read_json_file(mapping.with_name("objectnet_to_imagenet_1k.json"), dict),
     )
-    kept = sorted(folder for folder, name in label_of.items() if name in shared)
-    if not kept or not all(isinstance(label_of[folder], str) for folder in kept):
+    kept = sorted(folder for folder, name in label_of.items() if isinstance(name, str) and name in shared)
+    if not kept:
         raise ConfigError(
             f"{mapping}: names no class of objectnet_to_imagenet_1k.json; use the published files of ObjectNet"
         )
@@ -84,8 +84,7 @@ def open_objectnet(path: Path) -> FileSet:
     items = [
         _item(file, images, label)
         for label, folder in enumerate(kept)
-        if "/" not in folder and folder not in (".", "..")
-        for file in _images(images / folder)
+        for file in _images(image_path(images, folder, str(mapping)))
     ]
     return FileSet.of(items, classes, images)
 

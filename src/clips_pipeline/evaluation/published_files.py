@@ -14,6 +14,7 @@ from clips_pipeline.io.json_text import MAX_DEPTH, json_depth, parse_json
 _MAX_FILE_BYTES = 2**29
 _CHUNK_CHARACTERS = 2**20
 _MAX_OBJECT_CHARACTERS = 2**24
+_MAX_NAME_BYTES, _MAX_PART = 1_000, 255
 
 
 def read_text(path: Path) -> str:
@@ -126,9 +127,26 @@ def image_path(folder: Path, name: str, where: str) -> Path:
         ConfigError: the name leads out of the folder.
     """
     parts = PurePosixPath(name)
-    if not name.strip() or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
-        raise ConfigError(f"{where}: image {name!r} is no name inside {folder}; use the published file of this set")
+    outside = not parts.name or parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name
+    # A lone surrogate cannot be part of a path, and file systems refuse long names.
+    encoded = name.encode("utf-8", "replace")
+    if outside or encoded.decode() != name or len(encoded) > _MAX_NAME_BYTES or max(map(len, parts.parts)) > _MAX_PART:
+        raise ConfigError(
+            f"{where}: image {name[:100]!r} is no name inside {folder}; use the published file of this set"
+        )
     return folder / name
+
+
+def existing_image(folder: Path, name: str, where: str) -> Path:
+    """Return the path of an image that a file names, which exists.
+
+    Raises:
+        ConfigError: the name leads out of the folder, or there is no such file.
+    """
+    path = image_path(folder, name, where)
+    if not path.is_file():
+        raise ConfigError(f"{where}: image {path} does not exist")
+    return path
 
 
 def _regular(path: Path) -> os.stat_result:
