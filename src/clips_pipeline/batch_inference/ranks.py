@@ -14,7 +14,7 @@ import torch
 from clips_pipeline.batch_inference.inputs import Item
 from clips_pipeline.batch_inference.parts import ImageReader, Part
 from clips_pipeline.data.prepare.executor import map_jobs
-from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches, pick_device
+from clips_pipeline.evaluation.inference.embed import Embedder, device_of_rank, iterate_batches
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.io.terminal import duration_text
 
@@ -110,7 +110,7 @@ def run_ranks(work: Work, parts: Sequence[Part], *, device: str, processes: int)
 
 def run_rank(job: RankJob) -> None:
     """Do the parts of one process."""
-    device = _device_of(job.device, job.rank)
+    device = device_of_rank(job.device, job.rank)
     if job.ranks > 1 and device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
     embedder = open_model(job.work.model, device, job.work.batch_size)
@@ -130,16 +130,9 @@ def open_model(folder: Path, device: torch.device, batch_size: int) -> Embedder:
     return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=batch_size, device=device)
 
 
-def _device_of(name: str, rank: int) -> torch.device:
-    device = pick_device(name)
-    if device.type == "cuda" and ":" not in name:
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    return device
-
-
 def _log_cost(work: Work, pending: Sequence[Part], device: str, ranks: int) -> None:
     """Measure the first batch and log how long all pending parts take, so that a wrong choice is seen at once."""
-    embedder = open_model(work.model, _device_of(device, 0), work.batch_size)
+    embedder = open_model(work.model, device_of_rank(device, 0), work.batch_size)
     started = time.perf_counter()
     batch = next(
         iterate_batches(ImageReader(pending[0].task, embedder.towers.image_transform).read(), work.batch_size), None

@@ -16,6 +16,27 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
+def try_lock_target(target: Path) -> Iterator[bool]:
+    """Hold the lock of `lock_target` if no other process holds it; yield whether this process may make `target`.
+
+    Where the file system has no locks, it may, and so may others: the result is made twice.
+    """
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0, fallback_to_soft=False)
+    free = True
+    try:
+        lock.acquire()
+    except Timeout:
+        free = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield free
+    finally:
+        lock.release()
+
+
+@contextmanager
 def lock_target(target: Path) -> Iterator[bool]:
     """Hold the lock `.NAME.lock` beside `target`; while another process holds it, wait and log every 30 seconds.
 

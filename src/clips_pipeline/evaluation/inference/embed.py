@@ -152,6 +152,14 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_of_rank(name: str, rank: int) -> torch.device:
+    """Return the device of one of several processes: with `auto` or `cuda`, each takes the next GPU."""
+    device = pick_device(name)
+    if device.type == "cuda" and ":" not in name:
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return device
+
+
 def iterate_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)

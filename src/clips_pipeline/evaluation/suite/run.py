@@ -15,13 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.executor import map_jobs
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.inference.embed import TowerEmbedder, pick_device
+from clips_pipeline.evaluation.inference.embed import TowerEmbedder, device_of_rank, pick_device
 from clips_pipeline.evaluation.inference.embedding_cache import EmbeddingCache
 from clips_pipeline.evaluation.model_loading import load_embedder
 from clips_pipeline.evaluation.suite.config import SetConfig, SuiteConfig
@@ -35,6 +34,7 @@ from clips_pipeline.evaluation.suite.measure import (
 )
 from clips_pipeline.evaluation.suite.sets import AbsentSet, OpenSet, open_set
 from clips_pipeline.interop.digest import model_digest
+from clips_pipeline.io.file_lock import try_lock_target
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def _logged_progress(tasks: Sequence[Task]) -> Iterator[None]:
 
 def run_rank(job: SuiteRank) -> None:
     """Compute results until all exist; wait for those that other processes hold."""
-    device = _device_of(job.device, job.rank)
+    device = device_of_rank(job.device, job.rank)
     if job.ranks > 1 and device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
     while not job.is_done:
@@ -241,17 +241,12 @@ def run_rank(job: SuiteRank) -> None:
 
 def _try_task(job: SuiteRank, task: Task, device: torch.device) -> bool:
     """Compute a result unless another process holds it; return whether it was computed here."""
-    lock = FileLock(task.result.with_name(f".{task.result.name}.lock"), timeout=0, fallback_to_soft=False)
-    try:
-        with lock:
-            if task.is_done:
-                return True
+    with try_lock_target(task.result) as free:
+        if free and not task.is_done:
             started = time.monotonic()
             _run_task(job, task, device)
             log.info("suite: %s, %s: done in %.1f s", task.model.name, task.set_name, time.monotonic() - started)
-            return True
-    except Timeout:
-        return False
+        return free
 
 
 def _run_task(job: SuiteRank, task: Task, device: torch.device) -> None:
@@ -304,10 +299,3 @@ def _processes(config: SuiteConfig, device: torch.device) -> int:
     if config.processes is not None:
         return config.processes
     return torch.cuda.device_count() if device.type == "cuda" and ":" not in config.device else 1
-
-
-def _device_of(name: str, rank: int) -> torch.device:
-    device = pick_device(name)
-    if device.type == "cuda" and ":" not in name:
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    return device
