@@ -136,7 +136,7 @@ class RunTracker(AbstractContextManager["RunTracker"]):
         """
         self.flush()
         until = time.monotonic() + (FINAL_WAIT_SECONDS if kind is None else 0.0)
-        while self._pending and time.monotonic() < until:
+        while (self._pending or self._history_changed) and time.monotonic() < until:
             time.sleep(1.0)
             self.flush()
         if self._pending:

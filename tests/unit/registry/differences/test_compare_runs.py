@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
@@ -16,7 +17,9 @@ from clips_pipeline.registry.differences.compare_runs import apart_from, compare
 from clips_pipeline.registry.differences.from_folder import find_run_folder, read_folder, unknown_run
 from clips_pipeline.registry.differences.from_mlflow import read_mlflow
 from clips_pipeline.registry.differences.run_facts import RunFacts
+from clips_pipeline.registry.tracking import run_tracking
 from clips_pipeline.registry.tracking.run_tracking import RunTracker
+from clips_pipeline.registry.tracking.surroundings import log_surroundings
 from clips_pipeline.reports.model.run_comparison import run_comparison_html, show_run_comparison
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.events.event_log import EventWriter
@@ -173,6 +176,23 @@ def test_mlflow_and_the_run_folder_say_the_same(store, tmp_path):
     tags = MlflowClient().get_run(run.info.run_id).data.tags
     assert tags["training.code"] == code_digest()
     assert {"training.python", "training.torch", "training.ranks"} <= tags.keys()
+
+
+def test_a_history_that_could_not_be_sent_is_sent_again(store, tmp_path, monkeypatch):
+    folder, tries = run_folder(tmp_path / "a", [3.0]), []
+
+    def fail_once(*arguments):
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise MlflowException("away")
+        log_surroundings(*arguments)
+
+    monkeypatch.setattr(run_tracking, "log_surroundings", fail_once)
+    with mlflow.start_run() as run, RunTracker(folder) as tracker:
+        for event in tracker.reader(folder / "events.jsonl").read():
+            tracker.record(event)
+    assert len(tries) == 2
+    assert read_mlflow(f"runs:/{run.info.run_id}").history == read_folder("a", folder).history
 
 
 def test_runs_of_earlier_versions_are_compared_by_parameters_and_tags(store, tmp_path):
