@@ -34,7 +34,7 @@ def compare_runs(a: RunFacts, b: RunFacts) -> RunComparison:
         (a.name, b.name),
         (a.place, b.place),
         _verdict(a, b, parameters, (data, code, versions, hardware), overlays),
-        (parameters, data, code, versions, hardware, _results(overlays), _speed(a, b)),
+        (parameters, data, code, versions, hardware, *_evaluation(a, b), _results(overlays), _speed(a, b)),
         overlays,
         (history_lines(a.history), history_lines(b.history)),
     )
@@ -174,6 +174,14 @@ def _samples_of_a_step(a: RunFacts, b: RunFacts) -> tuple[int, int] | None:
     if sizes[0] == sizes[1] or not all(size.isascii() and size.isdecimal() for size in sizes):
         return None
     return int(sizes[0]), int(sizes[1])
+
+
+def _evaluation(a: RunFacts, b: RunFacts) -> list[Section]:
+    """Compare the metrics of evaluations, where MLflow has any."""
+    if not a.results and not b.results:
+        return []
+    shown = ({name: f"{value:.6g}" for name, value in side.results.items()} for side in (a, b))
+    return [_section("results of evaluations", *shown, sorted)]
 
 
 def _results(overlays: Sequence[Overlay]) -> Section:

@@ -22,6 +22,7 @@ from clips_pipeline.training.run_spec import load_spec
 
 _CURVES = ("train/", "validation/")
 _NOT_CURVES = ("train/data_wait_fraction",)
+_NO_RESULTS = ("skipped/", "system/")
 
 
 def read_mlflow(name: str) -> RunFacts:
@@ -55,6 +56,11 @@ def read_mlflow(name: str) -> RunFacts:
         found["hardware"],
         history,
         _curves(client, run),
+        {
+            key.replace("_at_", "@"): value
+            for key, value in sorted(run.data.metrics.items())
+            if not key.startswith((*_CURVES, *_NO_RESULTS)) and math.isfinite(value)
+        },
     )
 
 

@@ -35,7 +35,7 @@ class RunFacts:
         hardware: device, ranks, processors.
         history: events that are no curves, oldest first.
         curves: values by step, by the names of the event log: `loss/total`, `validation/mean_recall@1`, `samples_per_s`.
-        tags: other digests, by name.
+        results: metrics of evaluations, by name; only MLflow has them.
     """
 
     name: str
@@ -48,6 +48,7 @@ class RunFacts:
     hardware: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Event] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    results: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def speed(self) -> float | None:

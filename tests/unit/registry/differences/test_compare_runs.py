@@ -214,6 +214,21 @@ def test_an_unknown_run_gives_one_error_with_those_there(tmp_path, name):
     assert re.search(f"{name}: no run; give runs:/ID.*0123", str(unknown_run(name, tmp_path / "runs")))
 
 
+def test_results_of_evaluations_are_compared(store):
+    found = []
+    for recall in (0.25, 0.5):
+        with mlflow.start_run() as run:
+            mlflow.log_metrics(
+                {"retrieval/scenes/mean_recall_at_1": recall, "caption/scenes/loss": 2.0, "skipped/x": 3.0}
+            )
+        found.append(read_mlflow(f"runs:/{run.info.run_id}"))
+    section = compare_runs(*found).sections[5]
+    assert section.title == "results of evaluations"
+    assert [(row.name, row.a, row.b) for row in section.differences] == [
+        ("retrieval/scenes/mean_recall@1", "0.25", "0.5")
+    ]
+
+
 def test_an_unknown_run_in_mlflow_gives_one_error(store):
     with pytest.raises(ConfigError, match=r"runs:/0123: .*0123"):
         read_mlflow("runs:/0123")
