@@ -180,8 +180,8 @@ def _evaluation(a: RunFacts, b: RunFacts) -> list[Section]:
     """Compare the metrics of evaluations, where MLflow has any."""
     if not a.results and not b.results:
         return []
-    shown = ({name: f"{value:.6g}" for name, value in side.results.items()} for side in (a, b))
-    return [_section("results of evaluations", *shown, sorted)]
+    first, second = ({name: f"{value:.6g}" for name, value in side.results.items()} for side in (a, b))
+    return [_section("results of evaluations", first, second, sorted)]
 
 
 def _results(overlays: Sequence[Overlay]) -> Section:
