@@ -59,6 +59,18 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
         ),
         ("train.model.size", {"base": "b17"}, "train.model.size.base: 'b17' is unknown; sizes are s16, b16"),
         ("train.model.size", {"base": "tiny", "txt": {}}, "train.model.size.txt: unknown key; did you mean 'text'?"),
+        (
+            "train.method",
+            "captioning",
+            "register.metric: retrieval/scenes/mean_recall@1 does not exist for train.method captioning, which has no text tower; "
+            "set caption/scenes/teacher_forced_loss",
+        ),
+        ("train.optimizer.name", "moun", "train.optimizer.name: 'moun' is unknown; known: adabelief, "),
+        (
+            "train.optimizer",
+            {"name": "lamb", "options": {"momentum": 0.9}},
+            "train.optimizer.options.momentum: lamb has no such option; it has ",
+        ),
         ("train.augment.crop_area", [2, 3], "train.augment.crop_area[0]: 2 must be at most 1"),
         ("train.augment.crop_area", [0.9, 0.4], "train.augment.crop_area: [0.9, 0.4]; give the smaller number first"),
         ("train.augment.color_jitter", 9, "train.augment.color_jitter: 9 must be at most 1"),
