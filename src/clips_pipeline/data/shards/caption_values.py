@@ -4,7 +4,8 @@
 | --- | --- |
 | a text | this one |
 | a list of texts | each of them |
-| a list of `{"captioner": …, "text": …}` | each of them, with its captioner |
+| a list of `{"captioner": …, "text": …}`, or one of them | each of them, with its captioner |
+| `{"captioner": [a, b, …], "text": [c, d, …]}`, as Hugging Face stores such a list | the same |
 | an object captioner → text or list of texts | each of them, with its captioner |
 | nothing (null) | none |
 """
@@ -20,6 +21,7 @@ SYNTHETIC_LIST_FIELD: Final = "synthetic_captions"
 
 MAX_CAPTIONER_CHARACTERS: Final = 200
 _FEWEST_CHARACTERS_OF_A_TEXT = 4
+_ENTRY = {"captioner", "text"}
 
 
 class CaptionTypeError(ValueError):
@@ -40,6 +42,8 @@ def parse_captions(value: object, captioner: str = "") -> list[Caption]:
         return [Caption(value, captioner)]
     if value is None:
         return []
+    if isinstance(value, dict) and value.keys() == _ENTRY:
+        value = _entries(value)
     if isinstance(value, dict):
         return [found for name, texts in value.items() for found in _of_captioner(texts, name)]
     if not isinstance(value, list):
@@ -57,6 +61,16 @@ def drop_blank(captions: list[Caption]) -> tuple[Caption, ...]:
     """Leave out blank captions, such as that of a captioner that failed. A single one of white space stays, as it is."""
     filled = tuple(caption for caption in captions if caption.text and not caption.text.isspace())
     return filled or tuple(caption for caption in captions[:1] if caption.text)
+
+
+def _entries(value: dict[str, object]) -> list[object]:
+    """Return the list that an object with the keys of an entry stands for."""
+    names, texts = value["captioner"], value["text"]
+    if not isinstance(names, list) or not isinstance(texts, list):
+        return [value]
+    if len(names) != len(texts):
+        raise CaptionTypeError(f"has {len(names)} captioners and {len(texts)} texts")
+    return [{"captioner": name, "text": text} for name, text in zip(names, texts, strict=True)]
 
 
 def _of_captioner(texts: object, name: object) -> Iterator[Caption]:

@@ -40,6 +40,8 @@ def read(facts: Any, fields: SampleFields = SampleFields(), text: bytes | None =
         ([], []),
         (["one", "two"], [("one", "x"), ("two", "x")]),
         ([{"captioner": "a", "text": "one"}, {"text": "two"}, "three"], [("one", "a"), ("two", "x"), ("three", "x")]),
+        ({"captioner": "a", "text": "one"}, [("one", "a")]),
+        ({"captioner": ["a", None], "text": ["one", "two"]}, [("one", "a"), ("two", "x")]),
         ({"a": "one", "b": ["two", "three"], "c": None}, [("one", "a"), ("two", "b"), ("three", "b")]),
         (["A", "B", "C"], [("A", "x"), ("B", "x"), ("C", "x")]),  # three tags; longer ones are the letters of a text
     ],
@@ -53,6 +55,8 @@ def test_every_form(value: object, captions: list[tuple[str, str]]) -> None:
     [
         (list("A dog."), r"is a list of the characters of one text \('A dog\.'…\); give the text"),
         ({"a": list("A dog.")}, "is a list of the characters"),
+        ({"captioner": ["a"], "text": ["one", "two"]}, "has 1 captioners and 2 texts"),
+        ({"captioner": ["a"], "text": "one"}, "captioner that is not a printable name"),
         (3, "is not text: it holds a int"),
         ([3], "its list holds a int that is no caption"),
         ([["one"]], "its list holds a list"),
