@@ -7,7 +7,7 @@
 | a list of `{"captioner": …, "text": …}`, or one of them | each of them, with its captioner |
 | `{"captioner": [a, b, …], "text": [c, d, …]}`, as Hugging Face stores such a list | the same |
 | an object captioner → text or list of texts | each of them, with its captioner |
-| nothing (null) | none |
+| nothing (null), also in a list | none |
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def parse_captions(value: object, captioner: str = "") -> list[Caption]:
         return [found for name, texts in value.items() for found in _of_captioner(texts, name)]
     if not isinstance(value, list):
         raise CaptionTypeError(f"is not text: it holds a {type(value).__name__}")
-    captions = [_entry(entry, captioner) for entry in value]
+    captions = [_entry(entry, captioner) for entry in value if not _is_null(entry)]
     if len(captions) >= _FEWEST_CHARACTERS_OF_A_TEXT and all(len(caption.text) == 1 for caption in captions):
         start = "".join(caption.text for caption in captions[:20])
         raise CaptionTypeError(
@@ -75,9 +75,16 @@ def _entries(value: dict[str, object]) -> list[object]:
 
 def _of_captioner(texts: object, name: object) -> Iterator[Caption]:
     captioner = _captioner(name)
-    if isinstance(texts, dict) or (isinstance(texts, list) and not all(isinstance(text, str) for text in texts)):
+    if isinstance(texts, dict) or (
+        isinstance(texts, list) and not all(text is None or isinstance(text, str) for text in texts)
+    ):
         raise CaptionTypeError(f"is not text: under {captioner!r} it holds neither a text nor a list of texts")
     yield from parse_captions(texts, captioner)
+
+
+def _is_null(entry: object) -> bool:
+    """Return whether an entry stands for no caption: in a table, a captioner that failed has null."""
+    return entry is None or (isinstance(entry, dict) and "text" in entry and entry["text"] is None)
 
 
 def _entry(entry: object, captioner: str) -> Caption:

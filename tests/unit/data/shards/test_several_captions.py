@@ -40,6 +40,8 @@ def read(facts: Any, fields: SampleFields = SampleFields(), text: bytes | None =
         ([], []),
         (["one", "two"], [("one", "x"), ("two", "x")]),
         ([{"captioner": "a", "text": "one"}, {"text": "two"}, "three"], [("one", "a"), ("two", "x"), ("three", "x")]),
+        ([None, "one", {"captioner": "a", "text": None}], [("one", "x")]),
+        ({"a": [None, "one"], "b": None}, [("one", "a")]),
         ({"captioner": "a", "text": "one"}, [("one", "a")]),
         ({"captioner": ["a", None], "text": ["one", "two"]}, [("one", "a"), ("two", "x")]),
         ({"a": "one", "b": ["two", "three"], "c": None}, [("one", "a"), ("two", "b"), ("three", "b")]),
