@@ -119,7 +119,7 @@ class SampleFields:
             fields.
         score: a number in KEY.json; None reads no score.
         needed: whether a sample without the two captions is bad; false for data that is only for evaluation.
-        keys_repeat: whether each shard numbers its samples anew, as those of `pixparse/cc3m-wds` do; then the name of the
+        keys_repeat: whether each shard numbers its samples again, as those of `pixparse/cc3m-wds` do; then the name of the
             shard is put before each key.
     """
 
