@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from tests import suite_replicas as replicas
+from tests.hub_server import hub_server
 from tests.servers import http_server
 from tests.small_model import small_model
 from tests.unit.evaluation.conftest import IMAGES
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.images.transforms import UndecodableImageError
-from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder, open_image
 from clips_pipeline.evaluation.suite import run
 from clips_pipeline.evaluation.suite.config import SuiteConfig
@@ -182,6 +183,28 @@ def test_remote_sets_equal_local_ones(sets, model, tmp_path):
     assert versions[0] == versions[1]
 
 
+def test_sets_on_the_hub_equal_local_ones(sets, model, tmp_path):
+    local = run_suite(suite({"flickr30k": sets["flickr30k"]}), [model], Storage(), tmp_path / "local", None)
+    with hub_server() as hub:
+        root = Path(sets["flickr30k"]["path"])
+        files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        hub.files["datasets/clip-benchmark/wds_flickr30k"] = files
+        quick = StorageConfig(retries=1, back_off_s=0.01)
+        storage = Storage(quick, {"hf": {"endpoint": hub.url, "token": False}})
+        address = "hf://datasets/clip-benchmark/wds_flickr30k"
+        remote = {
+            "flickr30k": {**sets["flickr30k"], "path": address, "images": 6, "captions": 12},
+            "other_split": {**sets["flickr30k"], "path": address, "split": "train"},
+        }
+        found = run_suite(suite(remote), [model], storage, tmp_path / "remote", None)
+        assert [one.name for one in found.absent] == ["other_split"]
+        assert values(found, model) == values(local, model)
+        # A set that the account may not read is no absent set.
+        hub.gated.add("datasets/clip-benchmark/wds_flickr30k")
+        with pytest.raises((ConfigError, StorageError), match="accept the conditions"):
+            run_suite(suite(remote), [model], storage, tmp_path / "gated", None)
+
+
 def test_threads_give_the_same_images_in_the_same_order(model):
     device = torch.device("cpu")
     pictures = [replicas.picture(number) for number in range(20)]
@@ -209,7 +232,7 @@ KILLED = """
 import json, os, sys, time
 from pathlib import Path
 from clips_pipeline.config import from_mapping
-from clips_pipeline.data.storage.files import Storage
+from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 from clips_pipeline.evaluation.suite import run
 from clips_pipeline.evaluation.suite.config import SuiteConfig
 
