@@ -147,7 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refuses(name, revision):
             return
         if rest[:1] != ["tree"]:
-            self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "private": False, "siblings": []})
+            siblings = [{"rfilename": file} for file in self.state.files[name]]
+            self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "private": False, "siblings": siblings})
             return
         folder = unquote("/".join(rest[2:]))
         prefix = f"{folder}/" if folder else ""
