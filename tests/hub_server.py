@@ -147,8 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refuses(name, revision):
             return
         if rest[:1] != ["tree"]:
-            siblings = [{"rfilename": file} for file in self.state.files[name]]
-            self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "private": False, "siblings": siblings})
+            self._json({"id": name.removeprefix("datasets/"), "sha": COMMIT, "private": False, "siblings": []})
             return
         folder = unquote("/".join(rest[2:]))
         prefix = f"{folder}/" if folder else ""
@@ -157,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not file.startswith(prefix):
                 continue
             child, deeper, _ = file.removeprefix(prefix).partition("/")
+            if "recursive=true" in self.path.lower():
+                child, deeper = file, ""
             digest = hashlib.sha256(content).hexdigest()
             known = {"type": "file", "path": file, "oid": digest[:40], "size": len(content)}
             lfs = {"oid": digest, "size": len(content), "pointerSize": 134}

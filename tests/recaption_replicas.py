@@ -88,7 +88,9 @@ def dreamlip_csv(photos: Sequence[Photo], numbers: Iterable[int]) -> bytes:
         for place, name in enumerate(CAPTIONERS):
             sentences = [text.strip().rstrip(".") for text in captions[place:] + captions[:place]]
             row[f"short{name}_captions"] = sentences[0]
-            row[f"long{name}_captions"] = ". ".join(sentences) + f'.\nIn the image, {name} sees "{len(sentences)}" facts.'
+            row[f"long{name}_captions"] = (
+                ". ".join(sentences) + f'.\nIn the image, {name} sees "{len(sentences)}" facts.'
+            )
         writer.writerow(row)
     return stream.getvalue().encode()
 

@@ -31,6 +31,13 @@ STAGE_1 = (84, 32_768, 12_800_000_000, 51_200_000, 1.024e-3)
 STAGE_2 = (224, 16_384, 1_024_000_000, 25_600_000, 2.56e-5)
 STAGE_3 = (336, 8_192, 256_000_000, 0, 3.2e-6)
 
+# Patch size, samples, global batch, vision width: the table of docs/reproduce.md.
+REPRODUCED = {
+    "cc3m-b32": (32, 32 * 2_823_019, 1_024, 768),
+    "cc3m-b16": (16, 32 * 2_823_019, 1_024, 768),
+    "cc12m-b16": (16, 32 * 10_010_225, 4_096, 768),
+}
+
 
 def stages(repository: Path, environment: str) -> list[TrainConfig]:
     """Return the pre-training and fine-tuning configurations of an environment."""
@@ -127,3 +134,19 @@ def test_two_steps_of_a_scaled_down_copy(repository: Path, environment: str) -> 
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
         assert losses[2] < losses[1]
         state = model.state_dict()
+
+
+@pytest.mark.parametrize("environment", REPRODUCED)
+def test_recipes_of_conceptual_captions_equal_docs_reproduce(repository: Path, environment: str) -> None:
+    config, _ = stages(repository, environment)
+    built = model_config(config, 30_522)
+    found = (built.vision.patch_size, config.samples, config.batch_size, built.vision.width)
+    assert found == REPRODUCED[environment]
+    assert built.vision.image_size == 224
+    optimizer = config.optimizer
+    assert optimizer.warmup_samples == 2_000 * config.batch_size
+    assert (optimizer.peak_lr, optimizer.final_lr) == (5e-4, 0.0)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.epsilon, optimizer.weight_decay) == (0.9, 0.98, 1e-8, 0.5)
+    assert config.augment.crop_area == (0.4, 1.0)
+    with torch.device("meta"):
+        ClipsModel(built)
