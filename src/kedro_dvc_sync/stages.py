@@ -1,7 +1,7 @@
 """Build the DVC stages of a project from its pipelines and catalog."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,21 @@ def command(stage: str, environment: str | None) -> str:
     return f"kedro run {f'--env {environment} ' if environment else ''}--pipelines {stage}"
 
 
-def build_stages(project: Project) -> list[Stage]:
+def build_stages(project: Project, names: Set[str] | None = None) -> list[Stage]:
     """Return the stages of the project's environment, in order.
 
     An environment may share outputs of the base, such as data. A stage that would write the same paths with the same
     parameters is the base's, and is left out.
 
+    Args:
+        project: the project in its environment.
+        names: stages to return; None returns all. Others may write paths of the base: an environment that evaluates the
+            model of the base names the base's paths for it, and does not train.
+
     Raises:
         StageError: two stages write the same path, or one passes data to another in memory.
     """
-    stages = _all_stages(project)
+    stages = [stage for stage in _all_stages(project) if names is None or stage.name in names]
     if project.environment is None:
         return stages
     base = Project(project.root)

@@ -74,9 +74,7 @@ def gather_lineage(
     pipelines = project.stages.items()
     ran = {name for name, pipeline in pipelines if {node.name for node in pipeline.nodes} <= nodes}
     by_dvc = project.stage_file.is_file() and not within_dvc()
-    uncommitted = [
-        stage for stage in build_stages(project) if stage.name in ran and not (by_dvc and stage.name in lock)
-    ]
+    uncommitted = build_stages(project, {name for name in ran if not (by_dvc and name in lock)})
     for name, entry in lock_entries(project, uncommitted, lock).items():
         params = with_parameters(
             entry.get("params", {}), other_parameters(project, name, used), project.parameter_order

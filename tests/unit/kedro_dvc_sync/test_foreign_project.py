@@ -66,6 +66,9 @@ def test_an_environment_that_would_overwrite_the_base_is_refused(tiny: Tiny) -> 
         StageError, match=r"stage model of environment twice writes data/08_reporting/table\.csv, which"
     ):
         written(tiny, "twice")
+    # An environment that only cleans may name the base's paths of the other stage.
+    assert build_stages(Project(tiny.root, "twice"), set()) == []
+    assert [stage.name for stage in build_stages(Project(tiny.root), {"clean"})] == ["clean"]
 
 
 def test_without_soft_merge_an_environment_replaces_the_group(tiny: Tiny) -> None:
