@@ -70,7 +70,7 @@ def test_every_kind_of_set_and_two_models(project: Path, tmp_path: Path) -> None
     write_environment(project, sets, published=str(published), processes=2, precision="bf16", batch_size=32)
     arguments = ("--pipelines", "suite", "--env", "minis", "--params", f"suite.models={ours}::{theirs}")
     shown = kedro(project, *arguments)
-    assert "absent is absent" in shown
+    assert "absent, with the reasons in the table: absent" in shown
     assert "open the table of the suite" in shown
     report = project / "data/minis/08_reporting/suite"
     table = pd.read_csv(report / "suite.csv")

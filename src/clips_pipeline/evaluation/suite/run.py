@@ -177,8 +177,8 @@ def run_suite(
     opened = [open_set(name, found, storage) for name, found in config.chosen_sets().items()]
     present = tuple(one for one in opened if isinstance(one, OpenSet))
     absent = tuple(one for one in opened if isinstance(one, AbsentSet))
-    for one in absent:
-        log.warning("suite: %s is absent: %s", one.name, one.reason)
+    if absent:
+        log.warning("suite: absent, with the reasons in the table: %s", ", ".join(one.name for one in absent))
     device = pick_device(config.device)
     precision = (BF16 if device.type == "cuda" else FP32) if config.precision == "auto" else config.precision
     results = {

@@ -58,7 +58,7 @@ def _models(config: SuiteConfig, paths: Mapping[str, Path]) -> list[Any]:
         if not folder.exists():
             raise ConfigError(f"suite.models: {folder} does not exist; train a model, or name models with suite.models")
         return [SuiteModel.at("trained model", folder)]
-    names = [one.name or _short_name(one) for one in chosen]
+    names = [one.name or _short_name(one, paths["clips_model"]) for one in chosen]
     found = []
     for number, (one, name) in enumerate(zip(chosen, names, strict=True)):
         path = resolve_model_folder(one.model, "suite.models")
@@ -71,7 +71,12 @@ def _models(config: SuiteConfig, paths: Mapping[str, Path]) -> list[Any]:
     return found
 
 
-def _short_name(model: ModelConfig) -> str:
-    """Return the last parts of a path or URI: `models:/clips@champion` becomes `clips@champion`."""
-    text = model.model.removeprefix("models:/").removeprefix("runs:/")
-    return "/".join(PurePosixPath(text).parts[-2:])
+def _short_name(model: ModelConfig, clips_model: Path) -> str:
+    """Return the last parts of a path or URI: `models:/clips@champion` becomes `clips@champion`.
+
+    The model of an environment, in the folder where the catalog puts it, has the name of the environment's folder.
+    """
+    parts = PurePosixPath(model.model.removeprefix("models:/").removeprefix("runs:/")).parts
+    if len(parts) > 2 and parts[-2:] == clips_model.parts[-2:]:
+        return parts[-3]
+    return "/".join(parts[-2:])
