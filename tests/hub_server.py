@@ -235,7 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._json({"transfer": "basic", "objects": objects})
         elif "/commit/" in path:
-            self._commit("/".join(path.split("/")[3:5]), [json.loads(line) for line in body.splitlines()])
+            parts = path.split("/")
+            name = "/".join(parts[2:5] if parts[2] == "datasets" else parts[3:5])
+            self._commit(name, [json.loads(line) for line in body.splitlines()])
         else:
             self._missing("NotFound")
 

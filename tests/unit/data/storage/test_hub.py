@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from tests.hub_server import COMMIT, TOKEN, HubServer, hub_server
 
+from clips_pipeline.config import ConfigError
+from clips_pipeline.data.prepare.run import prepare
+from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig, ClipBenchmarkSource
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 
 CONTENT = bytes(range(256)) * 40
@@ -108,3 +111,29 @@ def test_conditions_that_are_not_accepted(hub: HubServer, tmp_path: Path) -> Non
     with pytest.raises(StorageError, match=r"refuses access \(403\); accept the conditions on the page"):
         storage(hub, TOKEN).fetch(f"{ROOT}/data/train-0000.tar", tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_uploaded_file_is_one_commit(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(CONTENT)
+    storage(hub, TOKEN).upload(tmp_path / "a", f"{ROOT}/test/0.tar")
+    assert hub.files[f"datasets/{NAME}"]["test/0.tar"] == CONTENT
+    assert len(hub.commits) == 1
+    with pytest.raises(StorageError, match=r"does not accept the token \(401\); give a token"):
+        storage(hub, "hf_another-for-tests").upload(tmp_path / "a", f"{ROOT}/test/0.tar")
+
+
+def test_set_of_clip_benchmark_on_the_hub(hub: HubServer, tmp_path: Path) -> None:
+    from tests.unit.data.sources.test_clip_benchmark import _set
+
+    _set(tmp_path / "set", [[("s0", "txt", b"One."), ("s1", "txt", b"A dog.\nA cat.")]], dataset_type="retrieval")
+    hub.add_folder("clip-benchmark/wds_set", tmp_path / "set")
+    root = "hf://datasets/clip-benchmark/wds_set"
+    source = ClipBenchmarkSource(ClipBenchmarkConfig(f"{root}@main"), storage(hub))
+    assert prepare(source, tmp_path / "shards").split_samples("test") == 2
+    for wrong, message in (
+        (f"{root}@v3", "no such revision"),
+        (f"{root}s", "no such repository"),
+        (f"{root}/a", "has no test"),
+    ):
+        with pytest.raises(ConfigError, match=rf"source\.clip_benchmark: {wrong}.*{message}"):
+            ClipBenchmarkSource(ClipBenchmarkConfig(wrong), storage(hub))
