@@ -30,7 +30,7 @@ from clips_pipeline.data.shards.writer import WEB_FIELD, Sample
 from clips_pipeline.data.sources.in_place import TarTask
 
 _DETAILS = {
-    records.DUPLICATE_KEY: "an earlier sample of this split has this key",
+    records.DUPLICATE_KEY: "an earlier sample of this split has this key; for shards that repeat keys, set keys_repeat",
     filters.DUPLICATE_IMAGE: "an earlier sample of this split has the same image",
     filters.DUPLICATE_CAPTION: "an earlier sample of this split has the same web caption",
 }
