@@ -59,7 +59,7 @@ def write_dreamlip(file: Path, urls: list[str]) -> str:
 
 
 def write_cc3m_wds(folder: Path, shards: int, samples: int = 3) -> list[str]:
-    """Write shards as in `pixparse/cc3m-wds`, which number their samples anew; return the URLs."""
+    """Write shards as in `pixparse/cc3m-wds`, which number their samples from zero; return the URLs."""
     urls = []
     for shard in range(shards):
         made = []
