@@ -28,7 +28,7 @@ def readings(method: Method = "clips", **config: object) -> SampleReadings:
 
 
 def two_captions(**changes: object) -> SeenSample:
-    captions = (Caption("Red bird. Blue box. A bird.", "llava"), Caption("Birds in boxes.", "other"))
+    captions = (Caption("Red bird. Blue box. A bird.", "llava"), Caption("Birds in box.", "other"))
     made = record(1, web_caption="red birds zebra", **changes)
     return SeenSample("k1", replace(made, synthetic_captions=captions, captions=("a person's",)), width=24, height=20)
 
