@@ -81,6 +81,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "block_mask": {
         "captions": {"fragment": {"strategy": "block_mask", "tokens": 12}},
+        "loss": {"contrastive": "sigmoid"},
         "launch": {"processes": 2, "sharding": "fsdp2", "device": "cpu", "rank_timeout_s": 120.0, "restarts": 1},
         "batch_size": 8,
     },
