@@ -235,7 +235,9 @@ def _plain(value: Any) -> Any:
 def _check_values(value: Any, where: str) -> Any:
     """Return `value` as `_plain` does, and refuse what JSON cannot represent: YAML dates and numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _check_values(item, f"{where}.{key}") for key, item in value.items()}
+        # In YAML 1.1, which OmegaConf reads, the key `on` of a join is the truth value.
+        named = {"on" if key is True else str(key): item for key, item in value.items()}
+        return {key: _check_values(item, f"{where}.{key}") for key, item in named.items()}
     if isinstance(value, list | tuple):
         return [_check_values(item, f"{where}[{number}]") for number, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):

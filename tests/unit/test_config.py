@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 
 from clips_pipeline.config import (
     ConfigError,
@@ -17,6 +18,7 @@ from clips_pipeline.config import (
     read_json,
     to_mapping,
 )
+from clips_pipeline.data.sources.recaption import RecaptionConfig
 
 
 @dataclass(frozen=True)
@@ -141,3 +143,9 @@ def test_deep_json_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "inner.json").write_text('{"size":' * 65 + "1" + "}" * 65)
     with pytest.raises(ConfigError, match=r"inner\.json: not valid JSON \(more than 64 levels .*; make it again"):
         read_json(Inner, tmp_path / "inner.json", "make it again")
+
+
+def test_the_key_on_of_yaml_is_no_truth_value() -> None:
+    text = "{train: a, tables: b, on: url}"
+    assert yaml.safe_load(text) == {"train": "a", "tables": "b", True: "url"}
+    assert from_mapping(RecaptionConfig, yaml.safe_load(text), "source.recaption").on == "url"
