@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,8 @@ from clips_pipeline.data.look.first_samples import FirstSamples
 from clips_pipeline.data.sources.caption_table import COUNTS_FILE, CaptionTable, TableRow
 from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
 from clips_pipeline.data.sources.table_build import duckdb_configuration
-from clips_pipeline.data.sources.table_rows import TableReader
+from clips_pipeline.data.sources.table_rows import TableReader, compression_of
+from clips_pipeline.data.storage.urls import is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,13 +25,22 @@ if TYPE_CHECKING:
 _MAX_BYTES = 256 << 20
 _MAX_SECONDS = 20.0
 _MAX_TABLE_BYTES = 64 << 20
+_UNPACKED_AT_ONCE = 16 << 10
 
 
 @dataclass(frozen=True)
 class FirstBytes(FirstSamples):
-    """A storage that copies the first `max_bytes` of a remote file, whatever it holds."""
+    """A storage that copies the first `max_bytes` of a remote table, whatever it holds."""
 
     ending: ClassVar[bytes] = b""
+
+    @contextmanager
+    def local_copy(self, address: str) -> Iterator[Path]:
+        """As `FirstSamples.local_copy`; the beginning of a compressed table is made a complete compressed file."""
+        with super().local_copy(address) as path:
+            if is_remote(address):
+                _complete(path, compression_of(address))
+            yield path
 
     def end_of_samples(self, path: Path, *, at_least_one: bool) -> int:
         """Return the size of the copy, once it is large enough."""
@@ -124,6 +135,24 @@ def _batches(readers: list[TableReader], config: dict[str, Any]) -> "Iterator[pa
                 read = True
                 yield batch
         except ConfigError:
-            # The beginning of a compressed table ends within a block.
+            # The beginning of a table may end within a row.
             if not read:
                 raise
+
+
+def _complete(path: Path, compression: str) -> None:
+    """Replace a compressed file that is cut off by a complete one with the same beginning: DuckDB reads no other."""
+    import pyarrow as pa
+
+    if compression == "none":
+        return
+    whole = path.with_name("whole")
+    with pa.input_stream(str(path), compression) as found, pa.output_stream(str(whole), compression) as out:
+        try:
+            # A read that meets the end of the file gives nothing, so reads are short.
+            while chunk := found.read(_UNPACKED_AT_ONCE):
+                out.write(chunk)
+            return
+        except OSError:
+            pass
+    whole.replace(path)

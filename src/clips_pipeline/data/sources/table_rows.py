@@ -92,7 +92,7 @@ class TableReader:
         self.address, self.faulty = address, 0
         self._storage, self._sources, self._longest = storage, sources, max_caption_bytes + 1
         name = address.lower()
-        self._compression = next((kind for ending, kind in _COMPRESSIONS.items() if name.endswith(ending)), "none")
+        self._compression = compression_of(address)
         plain = name if self._compression == "none" else name.rpartition(".")[0]
         self._delimiter = _DELIMITERS.get(plain[-4:])
 
@@ -257,6 +257,11 @@ def _select(column: str, source: str, longest: int) -> str:
 
 def _literal_path(path: Path) -> str:
     return glob.escape(str(path.absolute()))
+
+
+def compression_of(address: str) -> str:
+    """Return `gzip`, `zstd` or `none`, by the ending of a table's address."""
+    return next((kind for ending, kind in _COMPRESSIONS.items() if address.lower().endswith(ending)), "none")
 
 
 def _first_bytes(file: BinaryIO, compression: str) -> bytes:

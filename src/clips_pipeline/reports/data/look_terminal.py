@@ -3,17 +3,16 @@
 Array names end in their axes: H height, W width, C color.
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from clips_pipeline.data.images.formats import open_image
 from clips_pipeline.data.images.thumbnail import Thumbnail
 from clips_pipeline.io.terminal import safe_text
 from clips_pipeline.reports.data.data_look import Card, Look
@@ -40,7 +39,7 @@ def show_look(look: Look, console: Console) -> None:
 
 def half_blocks(picture: Thumbnail, longest: int = _PICTURE) -> Text:
     """Return a picture of half blocks: the color of a cell is its upper pixel, the background its lower one."""
-    with Image.open(io.BytesIO(picture.webp), formats=["WEBP"]) as opened:
+    with open_image(picture.webp) as opened:
         small = opened.convert("RGB")
     small.thumbnail((longest, longest))
     pixels_HWC = np.asarray(small)
