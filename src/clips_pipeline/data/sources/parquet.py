@@ -139,6 +139,8 @@ class ParquetSource(Source):
         facts = digest_mapping(self.config)
         for name in ("train", "validation", "test"):
             del facts[name]
+        if isinstance(self.config.columns.synthetic, dict):
+            facts["captioners"] = list(self.config.columns.synthetic)  # in order, which sorted keys do not show
         total = hashlib.sha256(json.dumps([facts, self.splits], sort_keys=True).encode())
         for split, files in self._files.items():
             for file, identity in zip(files, self.storage.identities(files), strict=True):

@@ -5,12 +5,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveInt, to_mapping
+from clips_pipeline.config import ConfigError, NonNegativeInt, PositiveInt, digest_mapping, to_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards.records import Names, captioner_names
 from clips_pipeline.data.shards.splits import Split
@@ -18,7 +18,7 @@ from clips_pipeline.data.sources.caption_table import COUNTS_FILE, CaptionTable
 from clips_pipeline.data.sources.img2dataset import Img2datasetConfig, Img2datasetSource
 from clips_pipeline.data.sources.join_tasks import FolderJoinTask, Join, JoinTask, ShardJoinTask, find_images
 from clips_pipeline.data.sources.source import Source, hash_to_unit_interval
-from clips_pipeline.data.sources.table_build import build_table
+from clips_pipeline.data.sources.table_build import build_table, check_conflicts
 from clips_pipeline.data.sources.table_rows import TableColumns
 from clips_pipeline.data.storage.files import Storage, StorageError
 from clips_pipeline.data.storage.urls import expand_addresses, is_remote
@@ -122,10 +122,14 @@ class RecaptionSource(Source):
         Raises:
             StorageError: a shard or a table cannot be reached.
         """
-        facts = [self._samples.fingerprint(), self._table_fingerprint(), self.config.on, self.config.web]
+        columns = digest_mapping(self.config.columns)
+        tables = _digest([self._identities(), self.config.on, columns, self.limits.max_caption_bytes])
+        facts: list[Any] = [self._samples.fingerprint(), tables, self.config.on, self.config.web]
         if self.config.keys_repeat:
             facts.append("keys_repeat")
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        if self.config.max_conflicts is not None:
+            facts.append(self.config.max_conflicts)
+        return _digest(facts)
 
     def notes(self) -> dict[str, int]:
         """Return the number of used, unmatched, repeated and other table rows; call it after all tasks are done.
@@ -160,9 +164,11 @@ class RecaptionSource(Source):
 
     def _table(self) -> CaptionTable:
         folder = self.work / self._table_fingerprint()[:16]
-        if (folder / COUNTS_FILE).is_file():
-            return CaptionTable(folder)
         config = self.config
+        if (folder / COUNTS_FILE).is_file():
+            table = CaptionTable(folder)
+            check_conflicts(table.counts, config.max_conflicts)
+            return table
         return build_table(
             self.tables,
             self.storage,
@@ -175,10 +181,12 @@ class RecaptionSource(Source):
         )
 
     def _table_fingerprint(self) -> str:
-        identities = list(zip(self.tables, self.storage.identities(self.tables), strict=True))
+        """Return what names the folder of the table; the same tables are not read again for another `max_conflicts`."""
         columns = to_mapping(self.config.columns)
-        facts = [identities, self.config.on, columns, self.limits.max_caption_bytes, self.config.max_conflicts]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return _digest([self._identities(), self.config.on, columns, self.limits.max_caption_bytes])
+
+    def _identities(self) -> list[tuple[str, str]]:
+        return list(zip(self.tables, self.storage.identities(self.tables), strict=True))
 
 
 class _Shards(Img2datasetSource):
@@ -237,6 +245,10 @@ class _Images:
         place, share = hash_to_unit_interval(image), self._config.held_out_fraction
         parts: list[Split] = [split for split in ("test", "validation") if split in self.splits]
         return next((split for number, split in enumerate(parts, 1) if place < number * share), "train")
+
+
+def _digest(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _make_samples(config: RecaptionConfig, storage: Storage) -> _Samples:

@@ -106,20 +106,35 @@ def build_table(
     total = TableCounts(found.kept, found.repeated, empty, found.conflicts, faulty, files)
     write_text(partial / COUNTS_FILE, json.dumps(asdict(total)))
     named = _named_conflicts(CaptionTable(partial), tables, found.examples)
-    if max_conflicts is not None and total.conflicts > max_conflicts:
-        raise ConfigError(
-            f"source.recaption.tables: {total.conflicts} keys have rows with different captions, max_conflicts allows "
-            f"{max_conflicts}: {named}; name one table for them, or raise max_conflicts to use the first row"
-        )
+    check_conflicts(total, max_conflicts, f": {named}")
     if total.conflicts:
         log.warning("%d keys have rows with different captions, the first is used: %s", total.conflicts, named)
-    database.unlink()
-    shutil.rmtree(partial / "spilled", ignore_errors=True)
     partial.rename(folder)
+    # Not before: tables that are copied are not hashed again, so that after a kill no row would be found.
+    (folder / database.name).unlink()
+    shutil.rmtree(folder / "spilled", ignore_errors=True)
     log.info(
         "%s: %d rows, %d repeated keys, %d empty, %d faulty", folder, total.rows, total.repeated, total.empty, faulty
     )
     return CaptionTable(folder)
+
+
+def check_conflicts(counts: TableCounts, max_conflicts: int | None, named: str = "") -> None:
+    """Refuse tables with more conflicts than allowed.
+
+    Args:
+        counts: number of rows of the tables.
+        max_conflicts: as in `build_table`.
+        named: some of the conflicts, for the message.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    if max_conflicts is not None and counts.conflicts > max_conflicts:
+        raise ConfigError(
+            f"source.recaption.tables: {counts.conflicts} keys have rows with different captions, max_conflicts allows "
+            f"{max_conflicts}{named}; name one table for them, or raise max_conflicts to use the first row"
+        )
 
 
 def duckdb_configuration(memory_mib: int, folder: Path) -> dict[str, Any]:

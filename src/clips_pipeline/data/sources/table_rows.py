@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-from clips_pipeline.config import ConfigError
+from clips_pipeline.config import ConfigError, LaterField
 from clips_pipeline.data.shards.records import CaptionerNames, Names, captioner_fields, field_names
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.retry import StorageError
@@ -49,7 +49,7 @@ class TableColumns:
     synthetic: CaptionerNames = "re_caption"
     web: Names | None = None
     score: str | None = None
-    key: str | None = None
+    key: Annotated[str | None, LaterField()] = None
 
     def __post_init__(self) -> None:
         names = self.synthetic_names + self.web_names

@@ -5,6 +5,7 @@ HF_TOKEN or the options of storage `hf: {token: …}` the account.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 PROTOCOL = "hf"
@@ -25,7 +26,40 @@ def hub_options(options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = timeout_s  # type: ignore[assignment]
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
         disable_progress_bars()  # many files in many processes
+    _limit_waiting()
     return dict(options)
+
+
+@cache
+def _limit_waiting() -> None:
+    """Let `call_with_retries` decide how long to wait for a hub that does not answer.
+
+    `huggingface_hub` waits forever for a list of files, and asks for a part of a file six times before it gives up.
+    """
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def make_client() -> Any:
+        client: Any = default_client_factory()
+        send = client.send
+
+        def send_in_time(request: Any, **arguments: Any) -> Any:
+            # Not an upload, after which the hub may take its time.
+            if request.method in ("GET", "HEAD") or "/paths-info/" in request.url.path:
+                seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
+                request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+            try:
+                return send(request, **arguments)
+            except Exception as error:
+                # By name: the HTTP client has another one in each version of `huggingface_hub`.
+                if "TransportError" not in {kind.__name__ for kind in type(error).__mro__}:
+                    raise
+                raise ConnectionError(f"no answer ({type(error).__name__}: {error})") from error
+
+        client.send = send_in_time
+        return client
+
+    set_client_factory(make_client)
 
 
 def find_refusal(error: BaseException) -> str | None:

@@ -8,7 +8,7 @@ import mlflow
 import pandas as pd
 from mlflow.tracking import MlflowClient
 
-from clips_pipeline.config import ConfigError, from_mapping, with_current_names
+from clips_pipeline.config import ConfigError, flatten, from_mapping, with_current_names
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.evaluation.per_item.comparison import match_items
 from clips_pipeline.evaluation.per_item.item_table import items_by_set, rows_from_table
@@ -71,6 +71,7 @@ def write_model_report(
         run_links=_links(client, registration),
         steps=_steps(client, registration, run, shards),
         command=f"kedro lineage show {registration.version}",
+        contrastive=flatten(run.get("parameters", {})).get("train.loss.contrastive", "softmax"),
     )
     write_page(model_html(facts, data, rows_from_table(tables[data.set_name])), file)
     client.log_artifact(registration.run_id, str(file))

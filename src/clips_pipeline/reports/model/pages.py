@@ -47,6 +47,7 @@ class ModelFacts:
         health_links, run_links: links to more details.
         steps: lineage from the data to the version: description, and digest or name, of each step.
         command: command that prints the whole lineage.
+        contrastive: `train.loss.contrastive`.
     """
 
     title: str
@@ -62,6 +63,7 @@ class ModelFacts:
     run_links: Sequence[Link]
     steps: Sequence[tuple[str, str]]
     command: str
+    contrastive: str = "softmax"
 
 
 def write_evaluation(result: EvaluationResult, path: Path) -> Path:
@@ -81,7 +83,7 @@ def evaluation_html(result: EvaluationResult) -> str:
 def model_html(facts: ModelFacts, shown: ReportData, per_item: Sequence[ItemRow]) -> str:
     """Render the report of a registered version, `templates/model.html`."""
     values = _values(facts.found, facts.metric, facts.champion, shown, per_item)
-    charts = training_charts(facts.history)
+    charts = training_charts(facts.history, facts.contrastive)
     return render("model.html", title=facts.title, facts=facts, training=charts, **values)
 
 

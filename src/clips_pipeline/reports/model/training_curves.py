@@ -33,7 +33,7 @@ _CHARTS = (
             "loss_contrastive_web": "web",
             "loss_contrastive_fragment": "fragments",
         },
-        "web captions, fragments of synthetic captions, and the mean of both; dotted: chance level, log(batch size)",
+        "web captions, fragments of synthetic captions, and the mean of both",
     ),
     _Curves("caption loss", {"loss_caption": "synthetic caption"}, "nats per token of the synthetic caption"),
     _Curves("logit scale", {"logit_scale": "scale"}, "factor of the similarities, at most 100"),
@@ -52,16 +52,17 @@ _CHARTS = (
 )
 
 
-def training_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def training_charts(history: Sequence[Mapping[str, Any]], contrastive: str = "softmax") -> list[Chart]:
     """Draw the charts; metrics that were not logged are left out.
 
     Args:
         history: one mapping per logged step, as in `training_history.csv`; NaN and None are missing values.
+        contrastive: `train.loss.contrastive`; chance is drawn for "softmax"; for "sigmoid" it changes with scale and bias.
     """
-    return [drawn for curves in _CHARTS if (drawn := _chart(curves, history)) is not None]
+    return [drawn for curves in _CHARTS if (drawn := _chart(curves, history, contrastive)) is not None]
 
 
-def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None:
+def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]], contrastive: str) -> Chart | None:
     curves = {
         name: [(float(row["step"]), float(row[column])) for row in history if _is_number(row.get(column))]
         for column, name in chart.columns.items()
@@ -70,7 +71,9 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
     if not curves:
         return None
     batch = float(history[0]["samples"]) / max(1.0, float(history[0]["step"]))
-    chance = math.log(batch) if chart.title == "contrastive loss" and batch > 1 else None
+    has_chance = chart.title == "contrastive loss" and contrastive == "softmax" and batch > 1
+    chance = math.log(batch) if has_chance else None
+    about = chart.about if chance is None else f"{chart.about}; dotted: chance level, log(batch size)"
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -98,7 +101,7 @@ def _chart(chart: _Curves, history: Sequence[Mapping[str, Any]]) -> Chart | None
             figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
 
     ends = "; ".join(f"{name} from {format_number(p[0][1])} to {format_number(p[-1][1])}" for name, p in curves.items())
-    return Chart(svg(draw, f"{chart.title} by step: {ends}"), chart.title, f"{ends}.", chart.about)
+    return Chart(svg(draw, f"{chart.title} by step: {ends}"), chart.title, f"{ends}.", about)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -266,6 +266,21 @@ def test_killed_work_goes_on_with_the_next_table(tmp_path: Path, repository: Pat
     assert not (tmp_path / "table.partial").exists()
 
 
+def test_work_that_ends_while_it_tidies_up_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _table(tmp_path / "a.parquet", {"key": ["a"], "re_caption": ["A."]})
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table_build.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, file)
+    done = tmp_path / "table"
+    table = CaptionTable(done) if done.exists() else build(tmp_path, file)
+    assert text(table, "a") == "A."
+
+
 def test_join_that_matches_nothing_names_both_keys(tmp_path: Path) -> None:
     urls = write_cc3m_wds(tmp_path, 3)
     table = write_dreamlip(tmp_path / "a.csv", [url.replace("http", "https") for url in urls])

@@ -75,6 +75,15 @@ def write(file: Path, columns: dict[str, Any], **options: Any) -> Path:
     return file
 
 
+def test_order_of_captioners_is_in_the_fingerprint(tmp_path: Path) -> None:
+    """The first caption of a sample is the one that code which wants one takes."""
+    file = write(tmp_path / "a.parquet", {"image": [image_bytes(0)], "x": ["One."], "y": ["Two."]})
+    made = [make(ParquetColumns(web="x", synthetic=one), file) for one in ({"A": "x", "B": "y"}, {"B": "y", "A": "x"})]
+    first = [next(item for item in items(source) if isinstance(item, Record)).synthetic_caption for source in made]
+    assert first == ["One.", "Two."]
+    assert made[0].fingerprint() != made[1].fingerprint()
+
+
 @pytest.mark.parametrize("protocol", ["file", "hf", "http"])
 def test_published_form_of_recap(tmp_path: Path, protocol: str) -> None:
     write_recap(tmp_path / "set")

@@ -1,5 +1,6 @@
 """Shards joined with caption tables: exact, streamed, and counted on both sides."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -23,7 +24,7 @@ from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.sources.caption_table import CaptionTable, TableRow
 from clips_pipeline.data.sources.recaption import RecaptionConfig, RecaptionSource
 from clips_pipeline.data.sources.table_build import build_table
-from clips_pipeline.data.sources.table_rows import TableColumns
+from clips_pipeline.data.sources.table_rows import TableColumns, TableReader
 from clips_pipeline.data.storage.files import Storage, StorageConfig
 
 HERE = Storage(StorageConfig(retries=0))
@@ -216,6 +217,42 @@ def test_by_hash_with_another_web_caption_and_a_score(tmp_path: Path) -> None:
     assert second.score == 3.0
     assert isinstance(third, Skip)
     assert third.reason == records.BAD_RECORD
+
+
+def test_the_fingerprint_is_that_of_the_time_before_later_options(source: RecaptionSource) -> None:
+    """So that data prepared by an earlier version is not prepared again."""
+    columns = {"synthetic": source.config.columns.synthetic, "web": source.config.columns.web}
+    facts = [
+        list(zip(source.tables, HERE.identities(source.tables), strict=True)),
+        source.config.on,
+        columns | {"score": source.config.columns.score},
+        source.limits.max_caption_bytes,
+    ]
+    facts = [source._samples.fingerprint(), _sha256(facts), source.config.on, source.config.web]
+    assert source.fingerprint() == _sha256(facts)
+
+
+def _sha256(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def test_tables_are_not_read_again_for_another_number_of_conflicts(
+    source: RecaptionSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = [_table(tmp_path / f"{name}.parquet", {"key": ["k"], "re_caption": [name]}) for name in ("one", "two")]
+    allowed: list[int | None] = [0, None, 0]
+    configs = [
+        replace(source.config, tables=tuple(tables), on="key", columns=TableColumns(), max_conflicts=most)
+        for most in allowed
+    ]
+    refused, used, again = (RecaptionSource(config, HERE, tmp_path / "work") for config in configs)
+    with pytest.raises(ConfigError, match=r"1 keys .* different captions, max_conflicts allows 0: 'k' in row 1 of"):
+        refused.tasks("train")
+    monkeypatch.setattr(TableReader, "batches", None)
+    assert used.tasks("train")
+    with pytest.raises(ConfigError, match=r"1 keys .* different captions, max_conflicts allows 0; name one table"):
+        again.tasks("train")
+    assert used.fingerprint() != again.fingerprint()
 
 
 def test_the_fingerprint_follows_tables_and_columns(source: RecaptionSource, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """`hf://` addresses, in front of a stand-in for the hub that speaks what `huggingface_hub` really asks."""
 
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.hub_server import COMMIT, TOKEN, HubServer, hub_server
+from tests.hub_server import COMMIT, TOKEN, HubServer, _Handler, hub_server
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
@@ -70,6 +72,40 @@ def test_busy_hub_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
     hub.faults = [503] * 9
     with pytest.raises(StorageError, match=r"train-0000\.tar: 3 attempts, the last one failed with HfHubHTTPError"):
         storage(hub).fetch(f"{ROOT}/data/train-0000.tar", tmp_path / "b")
+
+
+@pytest.mark.parametrize("silent", ["_data_set", "_data_file"])
+def test_hub_that_falls_silent_is_given_up_after_the_retries(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent: str
+) -> None:
+    """`huggingface_hub` alone would wait forever for a list of files, and ask six times for a part of a file."""
+    address, reading = (
+        f"{ROOT}/data/train-0000.tar",
+        Storage(
+            StorageConfig(retries=1, back_off_s=0.01, timeout_s=0.2), {"hf": {"endpoint": hub.url, "token": False}}
+        ),
+    )
+    reading.size(address)
+    answer, over = getattr(_Handler, silent), threading.Event()
+
+    def wait(handler: _Handler, name: str, *rest: Any) -> None:
+        if silent == "_data_set" and not rest[0]:
+            answer(handler, name, *rest)
+            return
+        asked.append(name)
+        over.wait(20)
+        handler.close_connection = True
+
+    monkeypatch.setattr(_Handler, silent, wait)
+    listing = (reading.size, lambda one: reading.list(one.replace("0000", "*")))
+    try:
+        for use in listing if silent == "_data_set" else (reading.open, lambda one: reading.fetch(one, tmp_path / "b")):
+            asked: list[str] = []
+            with pytest.raises(StorageError, match=r"2 attempts, the last one failed with ConnectionError: no answer"):
+                use(address)
+            assert len(asked) == 2
+    finally:
+        over.set()
 
 
 def test_token_opens_a_private_data_set(hub: HubServer, tmp_path: Path) -> None:

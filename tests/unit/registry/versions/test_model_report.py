@@ -32,11 +32,19 @@ def registered(folder: Path, found: int, name: str, images: int = 40) -> tuple[R
 
 
 def report(
-    registration: Registration, items: pd.DataFrame, prepared: tuple[Path, Path], file: Path, others=None, **changes
+    registration: Registration,
+    items: pd.DataFrame,
+    prepared: tuple[Path, Path],
+    file: Path,
+    others=None,
+    parameters=None,
+    **changes,
 ) -> str:
-    history = pd.DataFrame([{"step": 2, "samples": 32, "loss_caption": 6.5}, {"step": 4, "samples": 64}])
+    history = pd.DataFrame(
+        [{"step": 2, "samples": 32, "loss_caption": 6.5, "loss_contrastive": 2.0}, {"step": 4, "samples": 64}]
+    )
     shown = to_mapping(report_data(TEXTS[:2])) | changes
-    run = {"run_id": registration.run_id, "spec": "abc123"}
+    run = {"run_id": registration.run_id, "spec": "abc123", "parameters": parameters or {"train": {}}}
     metrics = {
         METRIC: float(MlflowClient().get_run(registration.run_id).data.metrics["retrieval/scenes/mean_recall_at_1"])
     }
@@ -56,6 +64,10 @@ def test_the_first_version_is_not_compared(store, model_folder, prepared, tmp_pa
     assert "Promoted to champion.</strong> <bdi>First champion" in html
     assert "This version was the first champion" in html
     assert "won : lost" not in html
+    assert "chance level, log(batch size)" in html
+    sigmoid = {"train": {"loss": {"contrastive": "sigmoid"}}}
+    again = report(registration, items, prepared, tmp_path / "report.html", parameters=sigmoid)
+    assert "chance level, log(batch size)" not in again
     assert "report.html" in {file.path for file in MlflowClient().list_artifacts(registration.run_id)}
 
 

@@ -210,6 +210,14 @@ def test_long_curves_are_averaged_and_keep_their_extremes():
     assert "synthetic caption from 1.5 to 1.5" in training_charts(hole)[0].svg
 
 
+def test_chance_of_the_contrastive_loss_is_drawn_for_the_softmax_only():
+    history = [{"step": i, "samples": 8 * i, "loss_contrastive": 2.0} for i in (1, 2)]
+    (softmax,), (sigmoid,) = training_charts(history), training_charts(history, "sigmoid")
+    assert "chance level" in softmax.about
+    assert "chance" not in sigmoid.about
+    assert len(sigmoid.svg) < len(softmax.svg)
+
+
 def test_the_rank_figure_shows_chance_per_direction():
     """1,000 images with 5 captions each: from image to text chance has 5,000 candidates, and from text to image 1,000."""
     ranked = [
