@@ -86,10 +86,10 @@ class BriefTable(CaptionTable):
 
     def _add(self, batch: "pa.RecordBatch") -> None:
         captions = [name for name in batch.schema.names if name[0] == "s" and name != "score"]
-        columns = [batch.column(name) for name in captions]
+        columns = [batch.column(name).to_pylist() for name in captions]
         for row, key in enumerate(batch.column("key").to_pylist()):
             # As in `build_table`, a row without a key or a caption does not count.
-            if key and any(column[row].is_valid for column in columns):
+            if key and any(_has_text(column[row]) for column in columns):
                 self._rows.setdefault(key, (len(self._kept), row))
         self._kept.append(batch)
         self._bytes += batch.nbytes
@@ -125,6 +125,12 @@ class BriefRecaptionSource(RecaptionSource):
             readers[0].check()
             self.brief = BriefTable(readers, duckdb_configuration(self.config.memory_mib, self.work))
         return self.brief
+
+
+def _has_text(value: str | list[str | None] | None) -> bool:
+    """Return whether a text, or one in a list, is not blank, as DuckDB's `\\S` finds it."""
+    texts = value if isinstance(value, list) else [value]
+    return any(text and text.strip(" \t\n\f\r") for text in texts)
 
 
 def _batches(readers: list[TableReader], config: dict[str, Any]) -> "Iterator[pa.RecordBatch]":

@@ -64,15 +64,14 @@ class Join:
         return drop_blank([caption for of_column in found for caption in of_column])
 
     def web_captions(self, values: dict[str, Any]) -> tuple[str, ...] | None:
-        """Return the web captions of a row; None if the table has none.
+        """Return the web captions of a row; None if the table or the row (null) has none, so that the sample keeps its own.
 
         Raises:
             CaptionTypeError: a column holds no captions.
         """
-        if self.columns.web is None:
-            return None
-        found = [parse_captions(values[f"w{number}"]) for number in range(len(self.columns.web_names))]
-        return tuple(caption.text for caption in drop_blank([one for of_column in found for one in of_column]))
+        columns = range(len(self.columns.web_names))
+        found = [one for number in columns for one in parse_captions(values[f"w{number}"])]
+        return tuple(caption.text for caption in drop_blank(found)) if found else None
 
 
 class JoinTask(ABC):

@@ -41,7 +41,7 @@ class TableColumns:
     Attributes:
         synthetic: the synthetic caption; a list of columns, each named after its captioner; or a mapping from captioners to
             columns.
-        web: the web caption, or a list of columns, that replaces the one of the sample.
+        web: the web caption, or a list of columns, that replaces the one of the sample; null keeps that one.
         score: a number for the pair, for a filter.
         key: the column that rows are found by; None for the name of `on`.
     """

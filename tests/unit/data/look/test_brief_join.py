@@ -74,6 +74,16 @@ def test_the_same_samples_as_the_whole_join(folder: Path, table: str, remote: bo
     assert not (folder / "tables").exists()
 
 
+def test_rows_without_a_caption_do_not_count(folder: Path) -> None:
+    keys = [f"k{number:04d}" for number in (0, 0, 1, 1, 2, 2)]
+    texts = [[" \n"], ["Long."], [], ["Long."], [None], ["Long."]]
+    pq.write_table(pa.table({"key": keys, "long": texts, "short": [None] * 5 + ["Short."]}), folder / "t.parquet")
+    config = RecaptionConfig(f"{folder}/00000.tar", f"{folder}/t.parquet", "none", "none", columns=COLUMNS)
+    whole = look_at(RecaptionSource(config, Storage(), folder / "whole"), "train", 3, SampleRules())
+    assert [sample.fate for sample in whole] == ["used"] * 3
+    assert look_at(source(str(folder), "t.parquet", folder), "train", 3, SampleRules()) == whole
+
+
 def test_no_more_rows_are_read_than_needed(folder: Path) -> None:
     found = source(str(folder), "t.parquet", folder)
     assert len(look_at(found, "train", 3, SampleRules())) == 3

@@ -219,6 +219,18 @@ def test_by_hash_with_another_web_caption_and_a_score(tmp_path: Path) -> None:
     assert third.reason == records.BAD_RECORD
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_row_without_a_web_caption_keeps_that_of_the_sample(tmp_path: Path, ending: str) -> None:
+    file = _shard(tmp_path / "0.tar", [(key, f"own {key}", {}) for key in "ab"])
+    table = _table(tmp_path / "t.parquet", {"key": ["a", "b"], "re_caption": ["A.", "B."], "org": ["new", None]})
+    if ending == "csv":
+        table = str(tmp_path / "t.csv")
+        Path(table).write_text("key,re_caption,org\na,A.,new\nb,B.,\n")
+    config = RecaptionConfig(file, table, "none", "none", columns=TableColumns(web="org"))
+    found = _all(RecaptionSource(config, HERE, tmp_path / "work"))
+    assert [item.web_caption for item in found if isinstance(item, Record)] == ["new", "own b"]
+
+
 def test_the_fingerprint_is_that_of_the_time_before_later_options(source: RecaptionSource) -> None:
     """So that data prepared by an earlier version is not prepared again."""
     columns = {"synthetic": source.config.columns.synthetic, "web": source.config.columns.web}
