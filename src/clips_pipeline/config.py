@@ -236,7 +236,12 @@ def _check_values(value: Any, where: str) -> Any:
     """Return `value` as `_plain` does, and refuse what JSON cannot represent: YAML dates and numbers that are not finite."""
     if isinstance(value, Mapping):
         # In YAML 1.1, which OmegaConf reads, the key `on` of a join is the truth value.
-        named = {"on" if key is True else str(key): item for key, item in value.items()}
+        # An "on" beside it is that of the command line, which goes before.
+        named = {
+            "on" if key is True else str(key): item
+            for key, item in value.items()
+            if key is not True or "on" not in value
+        }
         return {key: _check_values(item, f"{where}.{key}") for key, item in named.items()}
     if isinstance(value, list | tuple):
         return [_check_values(item, f"{where}[{number}]") for number, item in enumerate(value)]

@@ -149,3 +149,6 @@ def test_the_key_on_of_yaml_is_no_truth_value() -> None:
     text = "{train: a, tables: b, on: url}"
     assert yaml.safe_load(text) == {"train": "a", "tables": "b", True: "url"}
     assert from_mapping(RecaptionConfig, yaml.safe_load(text), "source.recaption").on == "url"
+    # As `--params prepare.source.recaption.on=sha256` is merged into it.
+    for both in ({True: "url", "on": "sha256"}, {"on": "sha256", True: "url"}):
+        assert from_mapping(RecaptionConfig, {"train": "a", "tables": "b", **both}, "source.recaption").on == "sha256"

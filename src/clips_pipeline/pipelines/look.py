@@ -73,7 +73,9 @@ def look(
     if isinstance(source, BriefRecaptionSource) and source.brief is not None:
         rows = f"the {'first ' if not source.brief.ended else ''}{source.brief.read_rows:,} rows"
         facts.append(("caption tables", f"{rows} were searched; `prepare` searches all of them"))
-    return Look(facts, cards, find_problems(cards, source.fields.needed), fragment)
+    target = train.captions.target_captioner
+    captioners = [*(train.captions.captioners or ()), *([] if target is None else [target])]
+    return Look(facts, cards, find_problems(cards, source.fields.needed, captioners), fragment)
 
 
 def _source(parameters: dict[str, Any], storage: FirstSamples, work: Path, tables: Path, seed: int | None) -> Source:

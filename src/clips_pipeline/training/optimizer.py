@@ -4,6 +4,7 @@ AdamW's update is that of the authors' optimizer: (Adam + decay * parameter) * l
 same. All others are those of the package timm, which is imported where one of them is used.
 """
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -146,7 +147,10 @@ def _timm_optimizer(config: OptimizerSettings) -> Callable[[list[dict[str, Any]]
     # Not those of further packages, which timm knows by name only, nor those that need second derivatives.
     known = {name for name, info in infos.items() if isinstance(info.opt_class, type) and not info.second_order}
     if config.name not in known:
-        raise ConfigError(f"{_KEY}.name: {config.name!r} is unknown; known: {', '.join(sorted({'adamw', *known}))}")
+        names = sorted({"adamw", *known})
+        close = difflib.get_close_matches(config.name, names, 1)
+        meant = f"did you mean {close[0]!r}? Known" if close else "known"
+        raise ConfigError(f"{_KEY}.name: {config.name!r} is unknown; {meant}: {', '.join(names)}")
     info = infos[config.name]
     takes = {
         key: value.default for key, value in inspect.signature(info.opt_class).parameters.items() if key != "params"

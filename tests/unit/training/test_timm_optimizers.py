@@ -140,7 +140,7 @@ def test_others_of_timm(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "moun"}, r"train\.optimizer\.name: 'moun' is unknown; known: .*adamw.*muon"),
+        ({"name": "moun"}, r"train\.optimizer\.name: 'moun' is unknown; did you mean 'muon'\? Known: .*adamw.*muon"),
         ({"name": "adahessian"}, "'adahessian' is unknown"),
         ({"name": "fusedlamb"}, "'fusedlamb' is unknown"),
         ({"name": "muon", "options": {"lr": 0.1}}, r"options\.lr: has a key of its own; set train\.optimizer\.peak_lr"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.shards.caption_values import drop_blank, parse_captions
+from clips_pipeline.data.shards.caption_values import CaptionTypeError, drop_blank, parse_captions
 from clips_pipeline.data.shards.records import Caption, CaptionerNames, Names, captioner_fields, field_names
 from clips_pipeline.data.sources.table_rows import is_text, is_text_list
 
@@ -68,7 +68,7 @@ class ParquetColumns:
         """
         names = [] if self.web is None else field_names(self.web)
         return tuple(
-            caption.text for caption in drop_blank([one for name in names for one in parse_captions(values[name])])
+            caption.text for caption in drop_blank([one for name in names for one in _of_column(values, name)])
         )
 
     def synthetic_captions(self, values: dict[str, Any]) -> tuple[Caption, ...]:
@@ -78,7 +78,15 @@ class ParquetColumns:
             CaptionTypeError: a column holds no captions.
         """
         names = [] if self.synthetic is None else captioner_fields(self.synthetic)
-        return drop_blank([one for captioner, name in names for one in parse_captions(values[name], captioner)])
+        return drop_blank([one for captioner, name in names for one in _of_column(values, name, captioner)])
+
+
+def _of_column(values: dict[str, Any], name: str, captioner: str = "") -> list[Caption]:
+    try:
+        return list(parse_captions(values[name], captioner))
+    except CaptionTypeError as error:
+        path = "; a path such as COLUMN[FIELD=VALUE] names one text in it" if "is not text" in str(error) else ""
+        raise CaptionTypeError(f"column {name!r} {error}{path}") from None
 
 
 @dataclass(frozen=True)

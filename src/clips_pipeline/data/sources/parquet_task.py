@@ -118,7 +118,7 @@ class ParquetTask:
         try:
             web, synthetic = columns.web_captions(values), columns.synthetic_captions(values)
         except CaptionTypeError as error:
-            return Skip(records.BAD_RECORD, place, f"a caption {error}")
+            return Skip(records.BAD_RECORD, place, str(error))
         for names, found in ((columns.web, web), (columns.synthetic, [text for text, _ in synthetic])):
             if names is not None and not any(text.strip() for text in found):
                 reason = records.EMPTY_WEB_CAPTION if found is web else records.EMPTY_SYNTHETIC_CAPTION

@@ -86,11 +86,13 @@ def call_with_retries(work: Callable[[], T], address: str, *, retries: int, back
         tried = retrying.statistics["attempt_number"]
         attempts = "one attempt" if tried == 1 else f"{tried} attempts"
         refusal = find_refusal(error)
+        missing = isinstance(error, FileNotFoundError) and refusal is None
+        remedy = "; correct the path or address" if missing else ""
         failed = StorageError(
-            f"{address}: {refusal or f'{attempts}, the last one failed with {type(error).__name__}: {error}'}"
+            f"{address}: {refusal or f'{attempts}, the last one failed with {type(error).__name__}: {error}{remedy}'}"
         )
         failed.errno = error.errno if isinstance(error, OSError) else None
-        failed.missing = isinstance(error, FileNotFoundError) and refusal is None
+        failed.missing = missing
         raise failed from None
 
 

@@ -195,7 +195,7 @@ def _results(overlays: Sequence[Overlay]) -> Section:
             equal += 1
         else:
             rows.append(Difference(one.title, _last(one.a), _last(one.b), _parting(one)))
-    about = [f"{equal} curves are equal at all common steps"] if equal else []
+    about = [f"equal at all common steps: {equal} of {equal + len(rows)} curves"] if equal else []
     about += [f"logged for one run only: {', '.join(once)}"] if once else []
     return Section(
         "last values of curves, and the steps from which they differ",
@@ -214,7 +214,9 @@ def _parting(one: Overlay) -> str:
         return "no common step"
     step = one.parts_at
     apart = apart_from(one.a, one.b)
-    widely = "" if apart is None else f", above 1 % from {apart}"
+    if apart == step:
+        return f"from step {step}, by more than 1 %"
+    widely = "" if apart is None else f", by more than 1 % from {apart}"
     return f"from step {step}{widely}"
 
 

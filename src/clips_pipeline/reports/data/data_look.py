@@ -9,6 +9,7 @@ from clips_pipeline.data.images.formats import DECODE_ERRORS, RefusedImageError
 from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.limits import SampleLimits
 from clips_pipeline.data.look.samples import SeenSample
+from clips_pipeline.data.prepare.caption_statistics import is_list_as_text
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, SampleReadings, other_texts
 from clips_pipeline.reports.page import render, write_page
@@ -86,12 +87,25 @@ def make_card(seen: SeenSample, readings: SampleReadings, limits: SampleLimits) 
     return Card(seen, picture, readings.captions(record), readings.epochs(record))
 
 
-def find_problems(cards: Sequence[Card], captions_needed: bool = True) -> list[str]:
-    """Return what is wrong with many of the samples, each with its remedy."""
+def find_problems(cards: Sequence[Card], captions_needed: bool = True, captioners: Sequence[str] = ()) -> list[str]:
+    """Return what is wrong with many of the samples, each with its remedy.
+
+    Args:
+        cards: the samples.
+        captions_needed: whether each sample needs captions of both kinds.
+        captioners: those whose captions the training is to read.
+    """
     used = [card for card in cards if card.seen.fate == "used"]
     found = [
         f"{count} of {len(cards)} samples are skipped as {reason}: {detail}" for reason, count, detail in _skips(cards)
     ]
+    here = sorted({caption.captioner for card in used for caption in card.captions if caption.captioner})
+    for name in dict.fromkeys(captioners) if used else ():
+        if name not in here:
+            found.append(
+                f"train.captions names the captioner {name!r}, which has written no caption of these samples (captioners "
+                f"here: {', '.join(here) or 'none has a name'}); correct the name"
+            )
     if len(used) < _FEWEST_TO_JUDGE:
         return found
     for kind in ("web", "synthetic") if captions_needed else ():
@@ -103,6 +117,12 @@ def find_problems(cards: Sequence[Card], captions_needed: bool = True) -> list[s
             )
         if texts and all(len(text) <= 1 for text in texts):
             found.append(f"the {kind} captions are single characters: the field holds a text where a list is expected")
+        listed = list(filter(is_list_as_text, texts))
+        if 2 * len(listed) > len(used):
+            found.append(
+                f"{len(listed)} {kind} captions are lists written as text ({listed[0][:60]!r}): write real lists (JSON or "
+                "Parquet), or one text in each field"
+            )
     ids = sum(caption.ids or 0 for card in used for caption in card.captions)
     unknown = sum(caption.unknown for card in used for caption in card.captions)
     if ids and unknown > _MANY_UNKNOWN * ids:

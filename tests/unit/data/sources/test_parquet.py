@@ -231,7 +231,10 @@ def test_columns_that_do_not_fit(tmp_path: Path, columns: dict[str, Any], names:
     ("changes", "message"),
     [
         ({"train": "DIR/*.pq"}, r"source\.parquet\.train: no file matches .*; name Parquet files"),
-        ({"train": "DIR/gone.parquet"}, r"source\.parquet\.train: .*gone\.parquet: one attempt"),
+        (
+            {"train": "DIR/gone.parquet"},
+            r"source\.parquet\.train: .*gone\.parquet: one attempt, .*; correct the path or address$",
+        ),
         ({"test": "DIR/a.parquet"}, r"a\.parquet is in train and in test; name it once"),
         ({"test": "DIR/b.parquet"}, r"source\.parquet\.test: .*b\.parquet: not a Parquet file.*; name Parquet files"),
     ],
@@ -277,6 +280,14 @@ def test_bad_rows_and_damaged_files_are_skipped(tmp_path: Path) -> None:
         records.EMPTY_WEB_CAPTION,
         records.BAD_RECORD,
     ]
+    assert isinstance(found[4], Skip)
+    assert found[4].detail.startswith("column 'long' is a list of the characters of one text ('characters'…)")
+    nested = write(tmp_path / "n.parquet", rows | {"long": [[{"from": "gpt", "value": "L."}]] * 5})
+    (*_, skip) = (item for item in items(make(names, nested)) if isinstance(item, Skip))
+    assert skip.detail == (
+        "column 'long' is not text: its list holds a dict that is no caption; a path such as COLUMN[FIELD=VALUE] names one "
+        "text in it"
+    )
     assert [item.key for item in found if isinstance(item, Record)] == ["a", "d"]
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but no more")
     damaged = bytearray(first.read_bytes())

@@ -87,7 +87,7 @@ def test_what_matters_comes_first_with_the_step_where_curves_part(tmp_path):
         ("train.every.log", "default 10; does not change what is trained"),
     ]
     (total, *_) = found.sections[5].differences
-    assert (total.name, total.note) == ("loss/total", "from step 2, above 1 % from 3")
+    assert (total.name, total.note) == ("loss/total", "from step 2, by more than 1 % from 3")
 
 
 def test_data_code_versions_and_hardware_are_named(tmp_path):

@@ -108,6 +108,14 @@ def test_problems_of_many_samples_are_named():
     letters = [SeenSample(f"k{n}", record(n, synthetic_caption=letter)) for n, letter in enumerate("abcde")]
     found = find_problems([make_card(seen, readings(), DEFAULT_LIMITS) for seen in letters])
     assert any("the synthetic captions are single characters" in one for one in found)
+    lists = [SeenSample(f"k{n}", record(n, synthetic_caption=f"['A dog.', 'A cat {n}.']")) for n in range(5)]
+    found = find_problems([make_card(seen, readings(), DEFAULT_LIMITS) for seen in lists])
+    assert any("5 synthetic captions are lists written as text (\"['A dog.'" in one for one in found)
+    cards = [make_card(two_captions(), readings(), DEFAULT_LIMITS)]
+    (found_name,) = find_problems(cards, captioners=["lava", *(c.captioner for c in cards[0].captions if c.captioner)])
+    assert found_name.startswith(
+        "train.captions names the captioner 'lava', which has written no caption of these samples"
+    )
 
 
 def hostile_cards() -> list[Card]:
