@@ -80,6 +80,7 @@ class ParquetSource(Source):
             own = getattr(config, split)
             if own not in (None, NO_SPLIT):
                 self._files[split] = self._expand(split, own)
+        self._names = {split: _short_names(files) for split, files in self._files.items()}
         seen: dict[str, Split] = {}
         for split, files in self._files.items():
             for file in files:
@@ -107,6 +108,7 @@ class ParquetSource(Source):
             StorageError: a file cannot be reached, and the storage has `unreachable: stop`.
         """
         files = self._files.get(split, self._files["train"])
+        names = self._names.get(split, self._names["train"])
         low, high = self._part(split)
         tasks: list[ShardTask] = []
         for file in files:
@@ -123,6 +125,7 @@ class ParquetSource(Source):
                         high,
                         self.config.split_seed,
                         self.limits,
+                        names[file],
                     )
                 )
             # A damaged file is counted once.
@@ -216,6 +219,19 @@ class ParquetSource(Source):
         if split in self._files and split != "train":
             return 0.0, 1.0
         return {"test": (0.0, test), "validation": (test, test + validation), "train": (test + validation, 1.0)}[split]
+
+
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """Return the name of each file, with as many folders before it as make the names of all differ."""
+    parts = {
+        file: [part for part in file.removesuffix(".parquet").replace(".", "_").split("/") if part] for file in files
+    }
+    names: dict[str, str] = {}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {file: "/".join(found[-count:]) for file, found in parts.items()}
+        if len(set(names.values())) == len(names):
+            break
+    return names
 
 
 def _divide(rows: Sequence[int], at_most: int) -> Iterator[tuple[tuple[int, ...], int]]:

@@ -48,6 +48,7 @@ class ParquetTask:
         high: upper bound, excluded.
         seed: seed of the hash.
         limits: limits on a sample.
+        name: what the keys begin with if no column has them.
     """
 
     address: str
@@ -59,6 +60,7 @@ class ParquetTask:
     high: float = 1.0
     seed: int = 0
     limits: SampleLimits = DEFAULT_LIMITS
+    name: str = ""
 
     def records(self) -> Iterator[Record | Skip]:
         """Yield the rows in order, and a `Skip` if the file cannot be read to the end.
@@ -104,7 +106,7 @@ class ParquetTask:
         name = value(columns.key)
         if columns.key is not None and (name is None or name == ""):
             return Skip(records.BAD_RECORD, place, f"nothing under {columns.key!r}, which is its key")
-        key = (f"{_stem(self.address)}/{row:09d}" if name is None else str(name)).replace(".", "_").strip("/")
+        key = (f"{self.name}/{row:09d}" if name is None else str(name)).replace(".", "_").strip("/")
         split_key = f"{self.seed}/{key}".encode("utf-8", "replace").decode()
         if not self.low <= hash_to_unit_interval(split_key) < self.high:
             return None
@@ -181,7 +183,3 @@ def _image_bytes(batch: "pa.RecordBatch", at: int, selector: Selector) -> bytes:
 
 def _extension(image: bytes) -> str:
     return _MAGIC.get(image[:2], "jpg")
-
-
-def _stem(address: str) -> str:
-    return address.rpartition("/")[2].removesuffix(".parquet")

@@ -75,6 +75,19 @@ def write(file: Path, columns: dict[str, Any], **options: Any) -> Path:
     return file
 
 
+def test_files_of_the_same_name_have_different_keys(tmp_path: Path) -> None:
+    """As the hub stores its own Parquet form: `default/train/0000.parquet`, `other/train/0000.parquet`."""
+    files = []
+    for number, part in enumerate(("v1.0", "v2")):
+        (tmp_path / part / "train").mkdir(parents=True)
+        rows = {"image": [image_bytes(number)], "x": [f"Caption {number}."], "label": [number]}
+        files.append(write(tmp_path / part / "train" / "0000.parquet", rows))
+    one, both = make(ParquetColumns(web="x"), files[0]), make(ParquetColumns(web="x"), *files)
+    assert [item.key for item in items(one)] == ["0000/000000000"]
+    assert [item.key for item in items(both)] == ["v1_0/train/0000/000000000", "v2/train/0000/000000000"]
+    assert prepare(both, tmp_path / "shards").split_samples("train") == 2
+
+
 def test_order_of_captioners_is_in_the_fingerprint(tmp_path: Path) -> None:
     """The first caption of a sample is the one that code which wants one takes."""
     file = write(tmp_path / "a.parquet", {"image": [image_bytes(0)], "x": ["One."], "y": ["Two."]})
