@@ -65,7 +65,11 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
             "register.metric: retrieval/scenes/mean_recall@1 does not exist for train.method captioning, which has no text tower; "
             "set caption/scenes/teacher_forced_loss",
         ),
-        ("train.optimizer.name", "moun", "train.optimizer.name: 'moun' is unknown; known: adabelief, "),
+        (
+            "train.optimizer.name",
+            "moun",
+            "train.optimizer.name: 'moun' is unknown; did you mean 'muon'? Known: adabelief, ",
+        ),
         (
             "train.optimizer",
             {"name": "lamb", "options": {"momentum": 0.9}},

@@ -28,7 +28,11 @@ def refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
     except (ConfigError, yaml.YAMLError) as error:
         raise RefusedError(" ".join(str(error).split())) from None
     except OmegaConfBaseException as error:
-        raise RefusedError(f"configuration: {str(error).splitlines()[0]}") from None
+        problem = str(error).splitlines()[0]
+        # OmegaConf does not say for which key.
+        merging = "Cannot merge DictConfig with ListConfig"
+        remedy = "; a key is a list here and a mapping there (--params, the environment, conf/base): write one form"
+        raise RefusedError(f"configuration: {problem}{remedy if problem == merging else ''}") from None
 
 
 def _check_environment(env: str | None, conf_source: str | None) -> None:
