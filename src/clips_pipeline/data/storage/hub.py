@@ -4,11 +4,14 @@
 HF_TOKEN or the options of storage `hf: {token: …}` the account.
 """
 
+import threading
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 PROTOCOL = "hf"
+
+_setting_client = threading.Lock()
 
 _TOKEN = "a token with read access as storage `hf: {token: …}` in conf/local/credentials.yml, or in HF_TOKEN"  # noqa: S105
 
@@ -26,7 +29,9 @@ def hub_options(options: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = timeout_s  # type: ignore[assignment]
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
         disable_progress_bars()  # many files in many processes
-    _limit_waiting()
+    # Setting the client closes the one before, with which another thread may wait for an answer.
+    with _setting_client:
+        _limit_waiting()
     return dict(options)
 
 

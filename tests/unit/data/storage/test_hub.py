@@ -2,7 +2,9 @@
 
 import pickle
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tests.hub_server import COMMIT, TOKEN, HubServer, _Handler, hub_server
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.sources.clip_benchmark import ClipBenchmarkConfig, ClipBenchmarkSource
+from clips_pipeline.data.storage import hub as hub_module
 from clips_pipeline.data.storage.files import Storage, StorageConfig, StorageError
 
 CONTENT = bytes(range(256)) * 40
@@ -106,6 +109,24 @@ def test_hub_that_falls_silent_is_given_up_after_the_retries(
             assert len(asked) == 2
     finally:
         over.set()
+
+
+def test_client_is_set_once_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second time, it would close the client that another thread uses."""
+    hub_module._limit_waiting.cache_clear()
+    made: list[Any] = []
+
+    def slow(factory: Any) -> None:
+        time.sleep(0.05)
+        made.append(factory)
+
+    monkeypatch.setattr("huggingface_hub.set_client_factory", slow)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: hub_module.hub_options({}, 2.0), range(8)))
+    finally:
+        hub_module._limit_waiting.cache_clear()
+    assert len(made) == 1
 
 
 def test_token_opens_a_private_data_set(hub: HubServer, tmp_path: Path) -> None:
