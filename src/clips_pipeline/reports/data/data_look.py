@@ -10,7 +10,7 @@ from clips_pipeline.data.images.thumbnail import Thumbnail, make_thumbnail
 from clips_pipeline.data.limits import SampleLimits
 from clips_pipeline.data.look.samples import SeenSample
 from clips_pipeline.data.prepare.caption_statistics import is_list_as_text
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import NO_TABLE_ROW, Record
 from clips_pipeline.reports.data.readings import EpochReading, ReadCaption, SampleReadings, other_texts
 from clips_pipeline.reports.page import render, write_page
 
@@ -99,6 +99,12 @@ def find_problems(cards: Sequence[Card], captions_needed: bool = True, captioner
     found = [
         f"{count} of {len(cards)} samples are skipped as {reason}: {detail}" for reason, count, detail in _skips(cards)
     ]
+    unmatched = [card.seen.detail for card in cards if card.seen.reason == NO_TABLE_ROW]
+    if 2 * len(unmatched) > len(cards):
+        found.append(
+            f"{len(unmatched)} of {len(cards)} samples have no row among those that were searched ({unmatched[0]}): compare "
+            "source.recaption.on and .columns.key with the tables"
+        )
     here = sorted({caption.captioner for card in used for caption in card.captions if caption.captioner})
     for name in dict.fromkeys(captioners) if used else ():
         if name not in here:

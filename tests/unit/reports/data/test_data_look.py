@@ -108,6 +108,11 @@ def test_problems_of_many_samples_are_named():
     letters = [SeenSample(f"k{n}", record(n, synthetic_caption=letter)) for n, letter in enumerate("abcde")]
     found = find_problems([make_card(seen, readings(), DEFAULT_LIMITS) for seen in letters])
     assert any("the synthetic captions are single characters" in one for one in found)
+    alone = [SeenSample(f"k{n}", None, "filtered", "no_table_row", f"no row has this key: k{n}") for n in range(2)]
+    (found_join,) = find_problems([make_card(seen, readings(), DEFAULT_LIMITS) for seen in alone])
+    assert found_join.startswith(
+        "2 of 2 samples have no row among those that were searched (no row has this key: k0): "
+    )
     lists = [SeenSample(f"k{n}", record(n, synthetic_caption=f"['A dog.', 'A cat {n}.']")) for n in range(5)]
     found = find_problems([make_card(seen, readings(), DEFAULT_LIMITS) for seen in lists])
     assert any("5 synthetic captions are lists written as text (\"['A dog.'" in one for one in found)
