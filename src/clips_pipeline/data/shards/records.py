@@ -161,6 +161,11 @@ def captioner_names(names: CaptionerNames) -> tuple[str, ...]:
     return tuple(captioner for captioner, _ in captioner_fields(names) if captioner)
 
 
+def captioner_order(names: CaptionerNames | None) -> dict[str, list[str]]:
+    """Return what a fingerprint needs besides sorted keys: the captioners of a mapping in order; empty without a mapping."""
+    return {"captioners": list(names)} if isinstance(names, dict) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A skipped sample.

@@ -23,7 +23,7 @@ from clips_pipeline.config import (
 from clips_pipeline.data.images.formats import TooLargeImageError, read_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.shards import records
-from clips_pipeline.data.shards.records import Record, Skip
+from clips_pipeline.data.shards.records import Record, Skip, captioner_order
 from clips_pipeline.data.shards.splits import Classes, Split
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.data.sources.captions_file import CaptionFields, CaptionRow, read_captions
@@ -143,8 +143,7 @@ class FolderSource(Source):
         paths = ("images", "captions", "classes")
         settings = {key: value for key, value in digest_mapping(self.config).items() if key not in paths}
         settings["classes"] = None if self._classes is None else to_mapping(self._classes)
-        if isinstance(self.config.fields.long_caption, dict):
-            settings["captioners"] = list(self.config.fields.long_caption)  # in order, which sorted keys do not show
+        settings |= captioner_order(self.config.fields.long_caption)
         total.update(json.dumps(settings, sort_keys=True).encode())
         total.update(file_sha256(Path(self.config.captions)).encode())
         for row in self.rows:

@@ -9,7 +9,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError, PositiveInt, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
-from clips_pipeline.data.shards.records import SampleFields
+from clips_pipeline.data.shards.records import SampleFields, captioner_order
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import CopyTask, TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
@@ -100,8 +100,7 @@ class Img2datasetSource(Source):
             StorageError: a shard cannot be reached.
         """
         facts: dict[str, Any] = {"fields": digest_mapping(self.config.fields), "rewrite": self.config.rewrite}
-        if isinstance(self.config.fields.synthetic, dict):
-            facts["captioners"] = list(self.config.fields.synthetic)  # in order, which sorted keys do not show
+        facts |= captioner_order(self.config.fields.synthetic)
         total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split, addresses in self._addresses.items():
             for address, identity in zip(addresses, self.storage.identities(addresses), strict=True):

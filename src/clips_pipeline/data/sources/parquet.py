@@ -13,7 +13,7 @@ from annotated_types import Ge, Lt
 
 from clips_pipeline.config import ConfigError, PositiveInt, Seed, digest_mapping
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
-from clips_pipeline.data.shards.records import SampleFields, captioner_names
+from clips_pipeline.data.shards.records import SampleFields, captioner_names, captioner_order
 from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.parquet_columns import ParquetColumns, check_columns, find_empty_column
 from clips_pipeline.data.sources.parquet_task import FaultyFileTask, NotParquetError, ParquetTask, open_parquet
@@ -142,8 +142,7 @@ class ParquetSource(Source):
         facts = digest_mapping(self.config)
         for name in ("train", "validation", "test"):
             del facts[name]
-        if isinstance(self.config.columns.synthetic, dict):
-            facts["captioners"] = list(self.config.columns.synthetic)  # in order, which sorted keys do not show
+        facts |= captioner_order(self.config.columns.synthetic)
         total = hashlib.sha256(json.dumps([facts, self.splits], sort_keys=True).encode())
         for split, files in self._files.items():
             for file, identity in zip(files, self.storage.identities(files), strict=True):

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.config import CompositionalityConfig
-from clips_pipeline.evaluation.published_files import existing_image, read_text
-from clips_pipeline.io.json_text import parse_json
+from clips_pipeline.evaluation.published_files import existing_image, read_json_file, read_json_lines, read_text
 
 SUBSETS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 PLUS_SUBSETS = ("replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -115,11 +114,8 @@ def read_sugarcrepe_pp(folder: Path, images: Path) -> Entries:
 def read_winoground(folder: Path) -> Entries:
     """Read Winoground's examples; raises as `read_entries`."""
     path, found = folder / "examples.jsonl", []
-    text = read_text(path)
-    # Not `splitlines`: a caption may contain a line separator that JSON does not escape.
-    for number, line in enumerate(text.rstrip("\n").split("\n") if text else [], start=1):
-        where = f"{path}, line {number}"
-        first, second, a, b = _fields(_json(line, where), ("image_0", "image_1", "caption_0", "caption_1"), where)
+    for where, entry in read_json_lines(path):
+        first, second, a, b = _fields(entry, ("image_0", "image_1", "caption_0", "caption_1"), where)
         files = [existing_image(folder / "images", f"{name}.png", where) for name in (first, second)]
         found.append((files[0], files[1], a, b))
     if not found:
@@ -163,7 +159,7 @@ def read_mmvp_vlm(folder: Path) -> Entries:
 
 def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
     found = []
-    for name, entry in _json(read_text(path), str(path)).items():
+    for name, entry in read_json_file(path, dict).items():
         file, right, wrong = _fields(entry, ("filename", "caption", "negative_caption"), f"{path}, entry {name}")
         found.append(SugarCrepeEntry(name, file, existing_image(images, file, f"{path}, entry {name}"), right, wrong))
     if not found:
@@ -172,29 +168,15 @@ def _sugarcrepe_entries(path: Path, images: Path) -> list[SugarCrepeEntry]:
 
 
 def _triplets(path: Path, images: Path) -> list[TripletEntry]:
-    entries = _parsed(read_text(path), str(path))
-    if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{path}: expected a JSON list with entries; use the published file of SugarCrepe++")
+    entries = read_json_file(path, list)
+    if not entries:
+        raise ConfigError(f"{path}: has no entries; use the published file of SugarCrepe++")
     found = []
     for number, entry in enumerate(entries):
         where = f"{path}, entry {number}"
         file, *texts = _fields(entry, ("filename", "caption", "caption2", "negative_caption"), where)
         found.append(TripletEntry(str(number), file, existing_image(images, file, where), *texts))
     return found
-
-
-def _json(text: str, where: str) -> dict[str, Any]:
-    found = _parsed(text, where)
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where}: expected a JSON object, found {type(found).__name__}")
-    return found
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not valid JSON ({error})") from None
 
 
 def _fields(entry: Any, names: Sequence[str], where: str) -> list[str]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.hub_server import hub_server
-from tests.servers import http_server
+from tests.servers import http_server, s3_server
 from tests.unit.data.samples import image_bytes
 from tests.unit.data.sources.test_recaption import HERE
 
@@ -97,18 +98,21 @@ def test_order_of_captioners_is_in_the_fingerprint(tmp_path: Path) -> None:
     assert made[0].fingerprint() != made[1].fingerprint()
 
 
-@pytest.mark.parametrize("protocol", ["file", "hf", "http"])
+@pytest.mark.parametrize("protocol", ["file", "hf", "http", "s3"])
 def test_published_form_of_recap(tmp_path: Path, protocol: str) -> None:
     write_recap(tmp_path / "set")
-    with hub_server() as hub, http_server(tmp_path / "set") as http:
+    with hub_server() as hub, http_server(tmp_path / "set") as http, s3_server() as s3:
+        fs = fsspec.filesystem("s3", **s3.options["s3"])
+        fs.put(f"{tmp_path}/set/data", f"{s3.bucket}/recap/data", recursive=True)
         hub.add_folder("lmms-lab/LLaVA-ReCap-CC3M", tmp_path / "set")
         roots = {
             "file": str(tmp_path / "set"),
             "hf": "hf://datasets/lmms-lab/LLaVA-ReCap-CC3M@main",
             "http": http.url,
+            "s3": f"s3://{s3.bucket}/recap",
         }
         root = f"{roots[protocol]}/data/train-"
-        storage = Storage(StorageConfig(retries=0), {"hf": {"endpoint": hub.url, "token": False}})
+        storage = Storage(StorageConfig(retries=0), {"hf": {"endpoint": hub.url, "token": False}, **s3.options})
         files = f"{root}{{00000..00001}}-of-00003.parquet"
         config = ParquetConfig(files, RECAP_COLUMNS, f"{root}00002-of-00003.parquet", "none", rows_per_task=2)
         source = ParquetSource(config, storage)
