@@ -19,6 +19,16 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
+# Where the user interfaces listen, e.g. `make mlflow-ui PORT=5001`: on loopback, for this machine alone. From another one
+# an SSH tunnel reaches them: `ssh -L 5000:127.0.0.1:5000 HOST`.
+LOOPBACK := 127.0.0.1
+ifneq ($(origin PORT),command line)
+override PORT :=
+endif
+unexport PORT
+# Says where to look, or who has the port. `$(call address,name,port)`
+address = @$(BIN)/python .ci/address.py '$(1)' $(LOOPBACK) $(or $(PORT),$(2))
+
 # Options of the pipeline targets, e.g. `make pretrain ENV=photos PARAMS=train.seed=1`. Taken from the command line only:
 # shells have an ENV variable of their own.
 ifneq ($(origin ENV),command line)
@@ -32,7 +42,17 @@ KEDRO_RUN = $(BIN)/kedro run $(if $(ENV),--env $(ENV)) $(if $(PARAMS),--params $
 help: ## print this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z][a-z-]*:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# Needs no environment: any Python from 3.8 runs it.
+.PHONY: doctor
+doctor: ## check this machine and say what to do: Python, compiler, disk, memory, GPU, package index, ports
+	@for python in $$(type -P python3.11 python3 python); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
+	  exec "$$python" .ci/doctor.py; \
+	done; \
+	echo "error  python           none from 3.8 on PATH: install Python 3.11 with venv (Debian and Ubuntu: python3.11 python3.11-venv)"; \
+	exit 1
 
 .PHONY: install
 install: $(STAMP) ## create .venv and install the locked dependencies (other targets do this by themselves)
@@ -46,7 +66,7 @@ pretrain: $(STAMP) ## prepare the data, train CLIPS, evaluate and register it [E
 test: $(STAMP) ## run the tests, on all cores
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-##@ Pipelines
+##@ Pipelines (`.venv/bin/kedro registry list` names all; `.venv/bin/kedro run --pipelines NAME` runs one)
 .PHONY: search
 search: $(STAMP) ## search fragments and loss weights with Optuna [ENV=...] [PARAMS=...]
 	$(KEDRO_RUN) search
@@ -59,17 +79,20 @@ repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs c
 STUDY := data/07_model_output/search/study.db
 
 .PHONY: viz
-viz: $(STAMP) ## the graph in a browser (Kedro-Viz)
-	$(BIN)/kedro viz run
+viz: $(STAMP) ## the graph in a browser, with previews of results and the state of the last run (Kedro-Viz) [ENV=...] [PORT=4141]
+	$(call address,the graph,4141)
+	$(BIN)/kedro viz run $(if $(ENV),--env $(ENV)) --no-browser --host $(LOOPBACK) --port $(or $(PORT),4141)
 
 .PHONY: mlflow-ui
-mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1
+mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow) [PORT=5000]
+	$(call address,MLflow,5000)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --host $(LOOPBACK) --port $(or $(PORT),5000)
 
 .PHONY: dashboard
-dashboard: $(STAMP) ## the Optuna study in a browser, after `make search`
+dashboard: $(STAMP) ## the Optuna study in a browser, after `make search` [PORT=8080]
 	@test -f $(STUDY) || { echo "no study at $(STUDY) yet: run \`make search\` first" >&2; exit 1; }
-	$(BIN)/optuna-dashboard sqlite:///$(STUDY)
+	$(call address,the Optuna dashboard,8080)
+	$(BIN)/optuna-dashboard sqlite:///$(STUDY) --host $(LOOPBACK) --port $(or $(PORT),8080)
 
 ##@ Checks
 .PHONY: check
@@ -99,6 +122,11 @@ layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
 stages: $(STAMP) ## check that dvc.yaml is up to date (`kedro dvc sync` updates it)
 	$(BIN)/kedro dvc check
 
+.PHONY: hooks
+hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
+	$(BIN)/pre-commit install
+
+##@ Drills
 # Two at a time: most of them wait, for processes, servers or a kill. pytest ends with 5 where no test is marked slow; any
 # other status counts.
 .PHONY: drill
@@ -116,18 +144,6 @@ drill-resume: $(STAMP) ## 20 SIGKILLs, at one and at two ranks, then the same we
 .PHONY: drill-serve
 drill-serve: $(STAMP) ## the server under load for 10 minutes: memory, kills, mutated requests [CLIPS_DRILL_SERVE_SECONDS=600]
 	CLIPS_DRILL_SERVE_SECONDS=$${CLIPS_DRILL_SERVE_SECONDS:-600} $(BIN)/pytest -s -m slow tests/drills/test_serving.py
-
-.PHONY: golden-curve
-golden-curve: $(STAMP) ## write the golden loss curve, after an intended change
-	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
-
-.PHONY: golden-formats
-golden-formats: $(STAMP) ## record the outputs of each format version, after one was raised
-	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest tests/contracts/test_golden_formats.py
-
-.PHONY: hooks
-hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
-	$(BIN)/pre-commit install
 
 ##@ Measure
 .PHONY: startup
@@ -158,6 +174,14 @@ bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and wi
 .PHONY: docs-parameters
 docs-parameters: $(STAMP) ## write docs/parameters.md from the configuration dataclasses
 	$(BIN)/python -m clips_pipeline.pipelines.parameters_reference
+
+.PHONY: golden-curve
+golden-curve: $(STAMP) ## write the golden loss curve, after an intended change
+	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest -m slow tests/integration/test_golden_curve.py
+
+.PHONY: golden-formats
+golden-formats: $(STAMP) ## record the outputs of each format version, after one was raised
+	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest tests/contracts/test_golden_formats.py
 
 .PHONY: lock
 lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
