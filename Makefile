@@ -115,7 +115,7 @@ types: $(STAMP) ## types (mypy, strict on src/)
 	$(BIN)/mypy
 
 .PHONY: layers
-layers: $(STAMP) ## who may import whom (import-linter, docs/architecture.md)
+layers: $(STAMP) ## who may import whom (import-linter, docs/explanation/architecture.md)
 	$(BIN)/lint-imports
 
 .PHONY: stages
@@ -151,28 +151,28 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
 
 .PHONY: bench-inference
-bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/performance.md)
+bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/explanation/performance.md)
 	$(BIN)/python -m benchmarks.inference
 
 .PHONY: bench-serve
-bench-serve: $(STAMP) ## latency and throughput of the server, beside MLflow's (3 minutes; docs/serving.md) [MODEL=folder]
+bench-serve: $(STAMP) ## latency and throughput of the server, beside MLflow's (3 minutes; docs/how-to/serve.md) [MODEL=folder]
 	$(BIN)/python -m benchmarks.serving $${MODEL:-data/06_models/clips}
 
 .PHONY: bench-loader
-bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/performance.md)
+bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/explanation/performance.md)
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
 .PHONY: bench-step
-bench-step: $(STAMP) ## a whole training step of S/16 and B/16, beside open_clip's parts (20 minutes; docs/performance.md)
+bench-step: $(STAMP) ## a whole training step of S/16 and B/16, beside open_clip's parts (20 minutes; docs/explanation/performance.md)
 	$(BIN)/python -m benchmarks.step --peer open_clip --json
 
 .PHONY: bench-prepare
-bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/data-prepare.md)
+bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/how-to/prepare.md)
 	$(BIN)/python -m benchmarks.prepare --json
 
 ##@ Upkeep
 .PHONY: docs-parameters
-docs-parameters: $(STAMP) ## write docs/parameters.md from the configuration dataclasses
+docs-parameters: $(STAMP) ## write docs/reference/parameters.md from the configuration dataclasses
 	$(BIN)/python -m clips_pipeline.pipelines.parameters_reference
 
 .PHONY: golden-curve

@@ -1,4 +1,4 @@
-"""Miniature replicas of the files of docs/reproduce.md, in their published form, from the photos of `shared/fixtures`.
+"""Miniature replicas of the files of docs/how-to/reproduce.md, in their published form, from the photos of `shared/fixtures`.
 
 CC3M as `pixparse/cc3m-wds` has it: shards of img2dataset, whose keys begin at zero in every shard. DreamLIP's CSV file: one row
 for each URL, with the web caption and one short and one long caption of each of three models. Evaluation sets as CLIP_benchmark

@@ -1,4 +1,4 @@
-"""Configurations of the paper's sizes: they build, equal docs/method.md, and train when scaled down."""
+"""Configurations of the paper's sizes: they build, equal docs/explanation/method.md, and train when scaled down."""
 
 import dataclasses
 from pathlib import Path
@@ -25,13 +25,13 @@ from clips_pipeline.training.schedule import warmup_cosine
 SIZES = ["s16", "b16", "l16", "l14", "h14"]
 ENVIRONMENTS = [*SIZES, "l14-336", "h14-336"]
 
-# Resolution, global batch, samples, warm-up samples, peak learning rate: the columns of docs/method.md.
+# Resolution, global batch, samples, warm-up samples, peak learning rate: the columns of docs/explanation/method.md.
 ABLATION = (112, 32_768, 2_560_000_000, 25_600_000, 1.024e-3)
 STAGE_1 = (84, 32_768, 12_800_000_000, 51_200_000, 1.024e-3)
 STAGE_2 = (224, 16_384, 1_024_000_000, 25_600_000, 2.56e-5)
 STAGE_3 = (336, 8_192, 256_000_000, 0, 3.2e-6)
 
-# Patch size, samples, global batch, vision width: the table of docs/reproduce.md.
+# Patch size, samples, global batch, vision width: the table of docs/how-to/reproduce.md.
 REPRODUCED = {
     "cc3m-b32": (32, 32 * 2_823_019, 1_024, 768),
     "cc3m-b16": (16, 32 * 2_823_019, 1_024, 768),

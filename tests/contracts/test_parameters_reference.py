@@ -1,4 +1,4 @@
-"""docs/parameters.md equals the configuration dataclasses; `make docs-parameters` writes it."""
+"""docs/reference/parameters.md equals the configuration dataclasses; `make docs-parameters` writes it."""
 
 from pathlib import Path
 

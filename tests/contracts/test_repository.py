@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/method.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/explanation/architecture.md", "docs/explanation/method.md")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_documented_paths_exist(repository: Path) -> None:
 
 
 def test_tree_of_the_package_is_documented(repository: Path) -> None:
-    """README's tree and the layers in docs/architecture.md name every part of the package."""
+    """README's tree and the layers in docs/explanation/architecture.md name every part of the package."""
     package = repository / "src" / "clips_pipeline"
     parts = {entry.name for entry in package.iterdir() if (entry / "__init__.py").is_file()}
     readme = (repository / "README.md").read_text()

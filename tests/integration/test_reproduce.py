@@ -1,4 +1,4 @@
-"""docs/reproduce.md, command by command, on small replicas of all its files in their published form.
+"""docs/how-to/reproduce.md, command by command, on small replicas of all its files in their published form.
 
 The replicas of the hub's repositories are on a local HTTP server, those of ImageNet in a local S3 server. The test changes sizes
 only: of the model, the training, the number of shards, and the published counts of the sets.
@@ -96,7 +96,7 @@ def _client_options(store: S3Server) -> dict[str, Any]:
 
 def commands(repository: Path) -> list[str]:
     """Return the commands of the page, in order."""
-    page = (repository / "docs/reproduce.md").read_text(encoding="utf-8")
+    page = (repository / "docs/how-to/reproduce.md").read_text(encoding="utf-8")
     found = [line.strip() for line in re.findall(r"^ {4}\S.*$", page, re.MULTILINE)]
     assert all(line.startswith(".venv/bin/") for line in found), "every indented line of the page is a command"
     return [line.removeprefix(".venv/bin/") for line in found]
@@ -175,7 +175,7 @@ def test_every_command_of_the_page(
 
 
 def test_the_page_shows_the_published_figures(repository: Path) -> None:
-    page = (repository / "docs/reproduce.md").read_text(encoding="utf-8")
+    page = (repository / "docs/how-to/reproduce.md").read_text(encoding="utf-8")
     keys = [
         "retrieval/coco/image_to_text_recall@1",
         "retrieval/coco/text_to_image_recall@1",

@@ -31,7 +31,7 @@ def read_text(path: Path) -> str:
             )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; use the published files of this set (docs/suite.md)") from None
+        raise ConfigError(f"{path}: no such file; use the published files of this set (docs/how-to/suite.md)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); use the published file") from None
 
@@ -91,7 +91,7 @@ def read_first_objects(path: Path, count: int) -> Iterator[tuple[str, dict[str, 
                     raise ConfigError(f"{where}: the file ends inside its JSON list; download it again")
                 buffer += more
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; use the published file of this set (docs/suite.md)") from None
+        raise ConfigError(f"{path}: no such file; use the published file of this set (docs/how-to/suite.md)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}); use the published file") from None
 
@@ -153,7 +153,7 @@ def _regular(path: Path) -> os.stat_result:
     """Return the facts of a regular file: reading a pipe would wait without end."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{path}: no regular file; use the published files of this set (docs/suite.md)")
+        raise ConfigError(f"{path}: no regular file; use the published files of this set (docs/how-to/suite.md)")
     return found
 
 

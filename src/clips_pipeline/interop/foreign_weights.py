@@ -1,7 +1,7 @@
 """Weights that others wrote: safetensors files, and files of `torch.save`, of which nothing is run (`torch_archive`).
 
 Torch's own loader is not used: before torch 2.10, `weights_only=True` has a known hole (CVE-2026-24747), and Composer requires
-torch 2.7. Checkpoints of this project's own trainings are not foreign: see docs/security.md.
+torch 2.7. Checkpoints of this project's own trainings are not foreign: see docs/explanation/security.md.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def check_weights_file(file: Path, key: str) -> None:
         raise ConfigError(f"{key}: {file} does not exist; give a file of weights ({_known()})")
     if file.suffix not in (SUFFIX, *_PICKLED):
         raise ConfigError(
-            f"{key}: {file} is no file of weights that can be read ({_known()}); docs/security.md says how to convert it"
+            f"{key}: {file} is no file of weights that can be read ({_known()}); docs/explanation/security.md says how to convert it"
         )
 
 

@@ -90,7 +90,7 @@ def load_torch_archive(file: Path) -> dict[str, Tensor]:
         reason = str(error) if isinstance(error, _UnreadableError) else f"damaged: {type(error).__name__} {error}"
         raise ConfigError(
             f"{file}: cannot be read without running code ({reason[:200]}); fetch it again, or convert it to safetensors in a "
-            "container without data and credentials (docs/security.md)"
+            "container without data and credentials (docs/explanation/security.md)"
         ) from None
 
 

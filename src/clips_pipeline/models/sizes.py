@@ -1,6 +1,6 @@
 """Model configuration: dimensions of all parts, and the named sizes.
 
-Sizes: CLIPS paper, section 4 (S/16, B/16, L/16, L/14, H/14); see docs/method.md.
+Sizes: CLIPS paper, section 4 (S/16, B/16, L/16, L/14, H/14); see docs/explanation/method.md.
 """
 
 from dataclasses import dataclass, field, fields

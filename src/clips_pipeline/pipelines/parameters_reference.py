@@ -1,4 +1,4 @@
-"""Generator of docs/parameters.md, the reference of all parameters, from the configuration dataclasses: `make docs-parameters`."""
+"""Generator of docs/reference/parameters.md, the reference of all parameters, from the configuration dataclasses: `make docs-parameters`."""
 
 import dataclasses
 import inspect
@@ -131,7 +131,7 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
 
 def main() -> None:
     """Write the page."""
-    Path("docs/parameters.md").write_text(reference(), encoding="utf-8")
+    Path("docs/reference/parameters.md").write_text(reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

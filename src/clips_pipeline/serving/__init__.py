@@ -1,4 +1,4 @@
-"""HTTP server for a trained model: embeddings, similarities, captions and search (`clips-pipeline serve`, docs/serving.md)."""
+"""HTTP server for a trained model: embeddings, similarities, captions and search (`clips-pipeline serve`, docs/how-to/serve.md)."""
 
 __all__ = [
     "app",

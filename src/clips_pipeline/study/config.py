@@ -67,7 +67,7 @@ class StudyConfig:
                 raise ConfigError(f"{key}: {list(values)} contains duplicates; remove them")
         if "second_generation" in self.comparisons and self.recaptioned is None:
             raise ConfigError(
-                "recaptioned: missing; second_generation needs a folder of prepared shards, see docs/recaption.md"
+                "recaptioned: missing; second_generation needs a folder of prepared shards, see docs/how-to/recaption.md"
             )
         with_methods = {"methods", "methods_at_equal_compute"} & set(self.comparisons)
         if with_methods and "clips" not in self.methods:

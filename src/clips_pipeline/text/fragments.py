@@ -1,7 +1,7 @@
 """Fragment strategies: the short part of a long synthetic caption that the text tower reads (CLIPS paper, section 3.1).
 
 Every strategy keeps the order of the caption, is deterministic given its generator, and never exceeds its budget.
-`docs/fragments.md` lists all edge cases with examples.
+`docs/reference/fragments.md` lists all edge cases with examples.
 """
 
 import random

@@ -9,7 +9,7 @@
 | captioning | no text tower | predicts the whole synthetic caption from the image and the previous tokens |
 
 `mixture` is the paper's setting for CLIPA, and `coca` its setting for CoCa: "original caption with probability 80 %,
-synthetic 20 %" (CLIPS paper, project page; docs/method.md). `captioning` is that of OpenVision 2 (arXiv 2509.01644).
+synthetic 20 %" (CLIPS paper, project page; docs/explanation/method.md). `captioning` is that of OpenVision 2 (arXiv 2509.01644).
 """
 
 from typing import Literal

@@ -9,7 +9,7 @@ from clips_pipeline.config import ConfigError
 
 
 def _recipe() -> dict[str, Any]:
-    # As from stage 1 to stage 2 of docs/method.md: a fortieth of the learning rate, a twelfth of the samples.
+    # As from stage 1 to stage 2 of docs/explanation/method.md: a fortieth of the learning rate, a twelfth of the samples.
     return {
         "model": {"image_size": 128},
         "optimizer": {"peak_lr": 1.5e-5, "final_lr": 0.0, "warmup_samples": 280},

@@ -1,4 +1,4 @@
-"""Optimizers by name, with weight decay on matmul weights only. CLIPS paper, section 4; see docs/method.md.
+"""Optimizers by name, with weight decay on matmul weights only. CLIPS paper, section 4; see docs/explanation/method.md.
 
 AdamW's update is that of the authors' optimizer: (Adam + decay * parameter) * learning rate; `torch.optim.AdamW` computes the
 same. All others are those of the package timm, which is imported where one of them is used.

@@ -1,4 +1,4 @@
-"""Learning rate schedule: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/method.md.
+"""Learning rate schedule: linear warm-up, then half a cosine. CLIPS paper, section 4; see docs/explanation/method.md.
 
 Used through `LambdaLR`. Composer's `CosineAnnealingWithWarmupScheduler` has the same formula, but its rates come one step late:
 Composer steps a scheduler before it counts the step, so update 1 has the rate of update 0

@@ -124,7 +124,7 @@ def open_storage(search: SearchConfig, folder: Path, credentials: Mapping[str, A
 
 
 def _url(credentials: Mapping[str, Any]) -> sqlalchemy.URL:
-    remedy = "conf/local/credentials.yml needs search: {url: …} with the server's URL (docs/search.md)"
+    remedy = "conf/local/credentials.yml needs search: {url: …} with the server's URL (docs/how-to/search.md)"
     text = credentials.get("url") if isinstance(credentials, Mapping) else None
     if not isinstance(text, str):
         raise ConfigError(f"search.storage.kind: postgresql needs a URL, and the credentials have none; {remedy}")

@@ -1,4 +1,4 @@
-"""The code of `docs/loader.md` that reads shards with webdataset alone runs as documented."""
+"""The code of `docs/explanation/loader.md` that reads shards with webdataset alone runs as documented."""
 
 import re
 import subprocess

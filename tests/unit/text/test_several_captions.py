@@ -26,7 +26,7 @@ SYNTHETIC = [
 def naive(
     small: WordPieceTokenizer, config: CaptionConfig, method: Method, seed: int, epoch: int, key: str
 ) -> CaptionRows:
-    """Make the rows by the words of docs/fragments.md, with nothing of the package but the tokenizer."""
+    """Make the rows by the words of docs/reference/fragments.md, with nothing of the package but the tokenizer."""
 
     def stream(purpose: bytes) -> random.Random:
         digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=8, person=purpose).digest()

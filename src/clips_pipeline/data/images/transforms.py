@@ -1,6 +1,6 @@
 """Encoded images to pixels: random crops and color jitter for training, one fixed framing for evaluation.
 
-Published (OpenVision, which trains CLIPS; docs/method.md): inception crops of 40 to 100 % of the area, aspect 3/4 to
+Published (OpenVision, which trains CLIPS; docs/explanation/method.md): inception crops of 40 to 100 % of the area, aspect 3/4 to
 4/3, bilinear with antialiasing; color jitter and grayscale; no flips. Torch is imported only where tensors are made.
 
 Shapes: B batch, C channels (red, green, blue), H W image.

@@ -221,7 +221,7 @@ def _check_image(name: str, kind: "pa.DataType", where: str) -> None:
     elif is_text(kind):
         raise ConfigError(
             f"{where}: column {name!r} holds {kind}, so paths or addresses; name a column that holds the bytes of image files, or "
-            "use source.folder for files and img2dataset for addresses (docs/data.md)"
+            "use source.folder for files and img2dataset for addresses (docs/how-to/sources.md)"
         )
     elif not _is_binary(kind):
         raise ConfigError(f"{where}: column {name!r} holds {kind}; name a column that holds the bytes of image files")

@@ -92,7 +92,7 @@ class SuiteConfig:
         processes: number of processes that share the sets; with GPUs, each takes the next one. Null is one per GPU, or one.
         resamples: number of resamples of the bootstrap of all intervals.
         keep_embeddings: cache embeddings, so that another evaluation of the same model on the same set reuses them.
-        published: YAML file of published results to show beside the models (docs/suite.md); null for none.
+        published: YAML file of published results to show beside the models (docs/how-to/suite.md); null for none.
     """
 
     models: str | tuple[str | ModelConfig, ...] | None = None

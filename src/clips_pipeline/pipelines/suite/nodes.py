@@ -31,7 +31,7 @@ def suite(parameters: dict[str, Any], remote: Any, paths: Mapping[str, Path]) ->
     if not outcome.present:
         raise ConfigError(
             f"suite.sets: none of the {len(outcome.absent)} sets is here; the first is {outcome.absent[0].name}: "
-            f"{outcome.absent[0].reason}. Download the sets (docs/suite.md)"
+            f"{outcome.absent[0].reason}. Download the sets (docs/how-to/suite.md)"
         )
     report = write_suite(make_table(outcome, published, config.resamples), paths["suite_report"])
     run_id = active_run_id()

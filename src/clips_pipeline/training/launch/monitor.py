@@ -33,7 +33,7 @@ def start_commands(spec: RunSpec, path: Path) -> str:
     torchrun, processes = Path(sys.executable).with_name("torchrun"), spec.train.launch.processes
     worker = f"-m {RANK_MODULE} {path}"
     return (
-        f"The run spec is {path}. Start its ranks in one of these ways, where this folder is mounted (docs/cluster.md):\n"
+        f"The run spec is {path}. Start its ranks in one of these ways, where this folder is mounted (docs/how-to/cluster.md):\n"
         f"\non this machine:\n{torchrun} --standalone --nproc-per-node {processes} {worker}\n"
         f"\non each of NODES machines, of which HOST is one:\n{torchrun} --nnodes NODES --nproc-per-node GPUS "
         f"--rdzv-backend c10d --rdzv-endpoint HOST:29500 --rdzv-id {spec.fingerprint} {worker}\n"

@@ -1,4 +1,4 @@
-"""The memory of a loader process has the bound that docs/loader.md gives, for the worst image within the limits."""
+"""The memory of a loader process has the bound that docs/explanation/loader.md gives, for the worst image within the limits."""
 
 import io
 import struct
