@@ -76,6 +76,8 @@ repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs c
 	$(BIN)/dvc repro
 
 ##@ Look
+# The variable silences an announcement of the theme's successor; pyproject.toml says how long the theme is maintained.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 STUDY := data/07_model_output/search/study.db
 
 .PHONY: viz
@@ -93,6 +95,15 @@ dashboard: $(STAMP) ## the Optuna study in a browser, after `make search` [PORT=
 	@test -f $(STUDY) || { echo "no study at $(STUDY) yet: run \`make search\` first" >&2; exit 1; }
 	$(call address,the Optuna dashboard,8080)
 	$(BIN)/optuna-dashboard sqlite:///$(STUDY) --host $(LOOPBACK) --port $(or $(PORT),8080)
+
+.PHONY: docs
+docs: $(STAMP) ## build the documentation as a site, in build/site; a dead link is an error
+	$(MKDOCS) build --strict
+	@echo 'open build/site/index.html'
+
+.PHONY: docs-serve
+docs-serve: $(STAMP) ## the documentation at http://127.0.0.1:8020, built again after each change
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8020
 
 ##@ Checks
 .PHONY: check
@@ -151,15 +162,15 @@ startup: $(STAMP) ## seconds from `kedro run` to the first training step
 	$(BIN)/python -m benchmarks.startup
 
 .PHONY: bench-inference
-bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/explanation/performance.md)
+bench-inference: $(STAMP) ## images and texts per second, beside open_clip and onnxruntime (3 minutes; docs/explanation/performance-inference.md)
 	$(BIN)/python -m benchmarks.inference
 
 .PHONY: bench-serve
-bench-serve: $(STAMP) ## latency and throughput of the server, beside MLflow's (3 minutes; docs/how-to/serve.md) [MODEL=folder]
+bench-serve: $(STAMP) ## latency and throughput of the server, beside MLflow's (3 minutes; docs/explanation/performance-inference.md) [MODEL=folder]
 	$(BIN)/python -m benchmarks.serving $${MODEL:-data/06_models/clips}
 
 .PHONY: bench-loader
-bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/explanation/performance.md)
+bench-loader: $(STAMP) ## samples per second of the training loader, beside open_clip's (5 minutes; docs/explanation/performance-data.md)
 	$(BIN)/python -m benchmarks.loader --peer open_clip --json
 
 .PHONY: bench-step
@@ -167,7 +178,7 @@ bench-step: $(STAMP) ## a whole training step of S/16 and B/16, beside open_clip
 	$(BIN)/python -m benchmarks.step --peer open_clip --json
 
 .PHONY: bench-prepare
-bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/how-to/prepare.md)
+bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and with 2 processes (docs/explanation/performance-data.md)
 	$(BIN)/python -m benchmarks.prepare --json
 
 ##@ Upkeep

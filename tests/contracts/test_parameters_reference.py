@@ -7,7 +7,7 @@ from clips_pipeline.pipelines.parameters_reference import parameters, reference
 
 
 def test_the_page_is_up_to_date(repository: Path) -> None:
-    page = (repository / "docs" / "parameters.md").read_text(encoding="utf-8")
+    page = (repository / "docs/reference/parameters.md").read_text(encoding="utf-8")
     assert page == reference(), "run `make docs-parameters`"
 
 

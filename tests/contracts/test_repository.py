@@ -13,7 +13,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/explanation/architecture.md", "docs/explanation/method.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/explanation/architecture.md",
+    "docs/explanation/method.md",
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,7 @@ def test_tree_of_the_package_is_documented(repository: Path) -> None:
     package = repository / "src" / "clips_pipeline"
     parts = {entry.name for entry in package.iterdir() if (entry / "__init__.py").is_file()}
     readme = (repository / "README.md").read_text()
-    layers = (repository / "docs" / "architecture.md").read_text()
+    layers = (repository / "docs/explanation/architecture.md").read_text()
     assert [part for part in sorted(parts) if f"{part}/" not in readme] == []
     assert [part for part in sorted(parts) if f"`{part}`" not in layers] == []
 

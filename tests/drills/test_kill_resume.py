@@ -101,7 +101,7 @@ def test_after_repeated_kills_the_same_command_ends_with_the_same_weights(
 
     rng = random.Random(f"{os.environ.get('CLIPS_DRILL_SEED', '0')} {ranks}")  # noqa: S311  # not for secrets
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    # Create MLflow's tables now. After a kill during their creation, MLflow would require an upgrade (docs/explanation/reliability.md).
+    # Create MLflow's tables now. After a kill during their creation, MLflow would require an upgrade.
     MlflowClient(store).search_experiments()
     kills: list[str] = []
     while len(kills) < KILLS or kills.count("inside") < INSIDE:

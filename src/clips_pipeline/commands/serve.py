@@ -30,7 +30,7 @@ from clips_pipeline.commands.refusals import RefusedError
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A limit or timeout of docs/how-to/serve.md, such as max_items=64.",
+    help="A limit or timeout of docs/reference/server.md, such as max_items=64.",
 )
 @environment
 @click.pass_obj

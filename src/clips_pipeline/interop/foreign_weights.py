@@ -40,7 +40,8 @@ def check_weights_file(file: Path, key: str) -> None:
         raise ConfigError(f"{key}: {file} does not exist; give a file of weights ({_known()})")
     if file.suffix not in (SUFFIX, *_PICKLED):
         raise ConfigError(
-            f"{key}: {file} is no file of weights that can be read ({_known()}); docs/explanation/security.md says how to convert it"
+            f"{key}: {file} is no file of weights that can be read ({_known()}); "
+            "docs/explanation/security.md says how to convert it"
         )
 
 

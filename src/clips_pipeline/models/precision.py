@@ -1,8 +1,8 @@
 """Modules that compute in at least float32 while the towers run in a lower precision.
 
 The authors run towers and captioner in bfloat16 but keep patch convolution, token embedding, the captioner's projections, the
-final norms, all heads, the L2 norm and the losses in float32 (docs/explanation/method.md). The modules here do the same, under autocast and
-in a model that was converted to bfloat16 or float16. A float64 model stays in float64.
+final norms, all heads, the L2 norm and the losses in float32 (docs/explanation/method.md). The modules here do the same, under
+autocast and in a model that was converted to bfloat16 or float16. A float64 model stays in float64.
 
 Shapes: ... any leading sizes, I features in, O features out, D width.
 """

@@ -1,4 +1,4 @@
-"""Generator of docs/reference/parameters.md, the reference of all parameters, from the configuration dataclasses: `make docs-parameters`."""
+"""Generator of docs/reference/parameters.md, from the configuration dataclasses: `make docs-parameters`."""
 
 import dataclasses
 import inspect

@@ -88,7 +88,7 @@ def _captioners(base: TrainConfig, names: Sequence[str]) -> list[Case]:
     if len(names) < 2:
         raise ConfigError(
             f"study.comparisons: captioners needs data of at least two captioners with names, and these shards have "
-            f"{', '.join(names) or 'none'}; see docs/how-to/sources.md, or leave it out"
+            f"{', '.join(names) or 'none'}; see docs/reference/captions.md, or leave it out"
         )
     named = [(ALL_CAPTIONERS, None), *((f"{name} alone", (name,)) for name in names)]
     return [

@@ -20,7 +20,7 @@ GIB = 2**30
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12}
 """Dense bfloat16 FLOPs per second of one card, from NVIDIA's data sheets (SXM)."""
 UTILIZATION = (0.2, 0.4)
-"""Fractions of the peak between which trainings of this kind usually run; no card was measured here (docs/explanation/performance.md)."""
+"""Fractions of the peak between which trainings usually run; none was measured here (docs/explanation/performance.md)."""
 BUSY_LOAD = 0.5
 """Load per core above which measured times are unreliable."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.data.samples import record, write_shard
 
-DOCS = Path(__file__).parents[3] / "docs" / "loader.md"
+DOCS = Path(__file__).parents[3] / "docs/explanation/loader.md"
 
 
 # webdataset leaves closing to the garbage collector.
@@ -50,4 +50,4 @@ assert issubclass(webdataset.DataPipeline, torch.utils.data.IterableDataset)
 
 
 def test_prepare_does_not_import_torch_and_leaves_webdataset_complete(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path / "shards")], check=True, cwd=DOCS.parents[1])
+    subprocess.run([sys.executable, "-c", PREPARE, str(tmp_path / "shards")], check=True, cwd=DOCS.parents[2])

@@ -126,7 +126,8 @@ def test_each_captioner_alone_is_compared_with_all():
     ]
     assert {case.train.captions.target_captioner for case in rows} == {None}
     with pytest.raises(
-        ConfigError, match="at least two captioners with names, and these shards have llava; see docs/data"
+        ConfigError,
+        match="at least two captioners with names, and these shards have llava; see docs/reference/captions",
     ):
         plan.cases(config, train, lambda which: 10.0, lambda changed: 1.0, ("llava",))
 

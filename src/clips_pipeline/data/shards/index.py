@@ -135,7 +135,7 @@ def _split_remedy(split: str, found: Iterable[str]) -> str:
     if split != "test" and list(found) == ["test"]:
         return (
             ". This data is for evaluation only: evaluate a model on it with `kedro run --pipelines benchmark --env NAME`, "
-            "where results_root and model_root of conf/NAME/globals.yml select it (docs/reference/metrics.md)"
+            "where results_root and model_root of conf/NAME/globals.yml select it (docs/how-to/evaluate.md)"
         )
     if split == "test" and "validation" in found:
         return "; set evaluate.split: validation, or give the source a test split"

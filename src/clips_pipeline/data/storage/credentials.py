@@ -7,8 +7,8 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.io.redact import find_secret
 
 REMEDY = (
-    "put credentials into conf/local/credentials.yml as options of storage (docs/how-to/sources.md), and in `pipe:` write $VARIABLE "
-    "for the value of an environment variable"
+    "put credentials into conf/local/credentials.yml as options of storage (docs/how-to/remote-storage.md), and in `pipe:` write "
+    "$VARIABLE for the value of an environment variable"
 )
 
 

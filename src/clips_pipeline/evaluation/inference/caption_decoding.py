@@ -1,4 +1,4 @@
-"""Caption decoding: parallel, or by beam search. CLIPS paper, section 3; docs/reference/training-options.md.
+"""Caption decoding: parallel, or by beam search. CLIPS paper, section 3; docs/how-to/train.md.
 
 The CLIPS captioner predicts every position from image, web caption and learned queries, and reads no caption tokens. Its
 distribution over captions is therefore a product over positions: the most likely token of each position gives the most likely

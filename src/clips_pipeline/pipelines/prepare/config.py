@@ -46,7 +46,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if getattr(self, self.kind) is None:
             raise ConfigError(
-                f"kind: {self.kind!r}, but the group {self.kind!r} is missing; set {_REQUIRED_KEYS[self.kind]}, see docs/how-to/sources.md"
+                f"kind: {self.kind!r}, but the group {self.kind!r} is missing; set {_REQUIRED_KEYS[self.kind]}, "
+                "see docs/how-to/sources.md"
             )
 
     @property

@@ -19,7 +19,7 @@ _UNIMPORTANT_HARDWARE = ("host", "memory in GiB")
 _NOT_COMPARED = (SPEED, "learning_rate")
 BATCH_SIZE = "train.batch_size"
 _SOURCE = "source of the package"
-EXPLANATIONS = "docs/reference/training-options.md, “The same run gives other figures”, lists what is not recorded"
+EXPLANATIONS = "docs/how-to/compare.md, “The same run gives other figures”, lists what is not recorded"
 
 
 def compare_runs(a: RunFacts, b: RunFacts) -> RunComparison:

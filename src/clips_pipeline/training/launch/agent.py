@@ -194,8 +194,8 @@ def main(arguments: list[str]) -> int:
     protect_output()
     path = Path(arguments[0])
     terminate = threading.Event()
-    # torch and Composer are imported once, for the agent and all ranks (docs/explanation/performance.md, "Start"). CUDA does not survive a
-    # fork, and other packages may initialize it on import; hence no forks where there is a GPU driver.
+    # torch and Composer are imported once, for the agent and all ranks (docs/explanation/performance.md, "Start"). CUDA does
+    # not survive a fork, and other packages may initialize it on import; hence no forks where there is a GPU driver.
     fork = not _GPU_DRIVER.exists()
     if fork:
         worker_main.load_rank()
