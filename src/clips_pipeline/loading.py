@@ -1,7 +1,7 @@
 """A trained model ready for use, from a folder or from MLflow. The entry point is `clips_pipeline.load`."""
 
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from clips_pipeline.config import ConfigError
@@ -20,6 +19,7 @@ from clips_pipeline.evaluation.inference.caption_decoding import write_captions
 from clips_pipeline.evaluation.inference.embed import Embedder, iterate_batches, open_image, pick_device
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import LoadedModel, load_model_folder
+from clips_pipeline.progress import Stage
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 # At least two letters, so that a Windows drive does not match as a scheme.
@@ -70,7 +70,8 @@ class Clips:
         device: device of the model; `auto` is a GPU if there is one.
         dtype: precision of weights and computation; embeddings are float32 in any case.
         batch_size: inputs per forward pass.
-        progress: whether long inputs show a progress bar; None shows it if stderr is a terminal.
+        progress: whether progress is shown: in a terminal on stderr, in a notebook, elsewhere as log lines; None shows that of
+            long inputs, in terminals and notebooks.
 
     Attributes:
         model: `models.clips.ClipsModel` in evaluation mode. Its `encode_image` takes images of the model's size only.
@@ -155,14 +156,19 @@ class Clips:
         return captions
 
     def _tracked(self, items: Iterable[T], what: str, long: int | None = None) -> Iterable[T]:
-        """Return the items; iterating over more than `long` of them shows a progress bar on stderr."""
+        """Return the items; iterating over more than `long` of them is shown, in a terminal on stderr."""
         count = len(items) if isinstance(items, Sized) else None
-        console = Console(stderr=True, force_terminal=self._progress or None)
-        if self._progress is None and (count is None or count <= (long or 4 * self._batch_size)):
+        short = count is None or count <= (long or 4 * self._batch_size)
+        if self._progress is False or (self._progress is None and short):
             return items
-        if not (console.is_terminal if self._progress is None else self._progress):
-            return items
-        return track(items, what, total=count, console=console, transient=True)
+        return _counted(items, Stage(what, count, what, console=Console(stderr=True), logs=self._progress is True))
+
+
+def _counted(items: Iterable[T], stage: Stage) -> Iterator[T]:
+    with stage:
+        for item in items:
+            yield item
+            stage.advance()
 
 
 def load_model(
@@ -181,7 +187,8 @@ def load_model(
         device: a torch device name, or `auto`.
         dtype: `float32`, `bfloat16` or `float16`, of weights and computation; embeddings are float32 in any case.
         batch_size: inputs per forward pass.
-        progress: whether long inputs show a progress bar; None shows it if stderr is a terminal.
+        progress: whether progress is shown: in a terminal on stderr, in a notebook, elsewhere as log lines; None shows that of
+            long inputs, in terminals and notebooks.
 
     Raises:
         ConfigError: there is no model, it is not a model of this project, MLflow does not have it or is unreachable, or dtype or

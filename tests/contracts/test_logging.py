@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from tests.terminal import run_in_terminal
 
-from clips_pipeline.io.terminal import escape_controls, protect_output
+from clips_pipeline.io.terminal import PlainHandler, escape_controls, protect_output
 from clips_pipeline.training.events.progress import Progress
 
 HOSTILE = (
@@ -25,12 +26,15 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
-def handler(repository: Path) -> Any:
-    """The handler of `conf/logging.yml`."""
+@pytest.fixture(params=["terminal", "file"])
+def handler(request: pytest.FixtureRequest, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The handler of `conf/logging.yml`, as it is in a terminal and elsewhere."""
     handlers, level = list(logging.root.handlers), logging.root.level
     logging.config.dictConfig(yaml.safe_load((repository / "conf" / "logging.yml").read_text()))
+    if request.param == "terminal":
+        monkeypatch.setattr(Console, "is_terminal", True)
     protect_output()
+    monkeypatch.undo()
     (found,) = logging.root.handlers
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
@@ -38,9 +42,12 @@ def handler(repository: Path) -> Any:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_log_line_shows_the_text_as_it_is(handler: Any, text: str) -> None:
+def test_a_log_line_shows_the_text_as_it_is(handler: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    handler.console = Console(file=stream, width=200, force_terminal=False)
+    if isinstance(handler, PlainHandler):
+        monkeypatch.setattr(sys, "stdout", stream)
+    else:
+        handler.console = Console(file=stream, width=200, force_terminal=False)
     log = logging.Logger("of its own")  # pytest-xdist cannot send what pytest would capture of these texts
     log.addHandler(handler)
     log.warning("left out: %s", text)
@@ -54,14 +61,18 @@ def test_a_log_line_shows_the_text_as_it_is(handler: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_progress_shows_the_text_as_it_is(text: str) -> None:
-    stream = io.StringIO()
-    progress = Progress(10, Console(file=stream, width=300, force_terminal=False))
+def test_progress_shows_the_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    handler, log = PlainHandler(), logging.getLogger("clips_pipeline.training.events.progress")
+    progress = Progress(10)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     progress.show({"kind": "stall", "rank": 0, "seconds": 9.0, "worker": 1, "shard": text})
     progress.show({"kind": "damaged", "path": "p", "reason": text, "instead": None})
     progress.show({"kind": "changed", "step": 3, "values": {"train.seed": [text, 1]}})
     progress.show({"kind": "interrupted", "step": 3, "reason": text})
-    found = stream.getvalue()
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+    found = capsys.readouterr().out
     assert found.count(escape_controls(text)) == 4
     assert all(letter.isprintable() or letter == "\n" for letter in found)
 
@@ -74,6 +85,17 @@ def test_a_run_escapes_its_log_lines(repository: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(repository)], capture_output=True, text=True, check=True)
     assert r"a [/b] \x1b[2J" in done.stdout + done.stderr
+
+
+def test_log_lines_of_a_file_are_not_broken(repository: Path) -> None:
+    code = (
+        "from kedro.framework.startup import bootstrap_project; import logging, sys;"
+        "bootstrap_project(sys.argv[1]); logging.getLogger('clips_pipeline.x').warning('word ' * 60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(repository)], capture_output=True, text=True, check=True)
+    assert any("WARNING " + "word " * 60 in line for line in done.stdout.splitlines())
+    shown = run_in_terminal([sys.executable, "-c", code, str(repository)], columns=70)
+    assert len([line for line in shown if "word word" in line]) > 4  # a terminal gets the columns of rich
 
 
 def test_escapes() -> None:

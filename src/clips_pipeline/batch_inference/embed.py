@@ -23,6 +23,7 @@ from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.interop.folder import load_config
 from clips_pipeline.io.digests import json_sha256
 from clips_pipeline.io.file_lock import lock_target
+from clips_pipeline.io.terminal import shown_path
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def embed(inputs: Inputs, model: Path, config: EmbedConfig, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with lock_target(out):
         if _is_current(out, fingerprint):
-            log.info("%s: up to date, nothing to do", out)
+            log.info("%s: up to date, nothing to do", shown_path(out))
             return out
         parts = open_parts(inputs.tasks, work_folder, fingerprint)
         table = TableFacts(digest, size, fingerprint)
@@ -125,7 +126,7 @@ def embed(inputs: Inputs, model: Path, config: EmbedConfig, out: Path) -> Path:
         used = [part.table for part in parts]
         rows = merge_tables(used, out, TableFacts(digest, size, fingerprint, total.skipped))
         shutil.rmtree(work_folder, ignore_errors=True)
-    log.info("%s: %d rows of %d samples, model %s", out, rows, total.used, digest[:12])
+    log.info("%s: %d rows of %d samples, model %s", shown_path(out), rows, total.used, digest[:12])
     return out
 
 

@@ -17,10 +17,9 @@ from clips_pipeline.data.prepare.executor import map_jobs
 from clips_pipeline.evaluation.inference.embed import Embedder, device_of_rank, iterate_batches
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.io.terminal import duration_text
+from clips_pipeline.progress import Stage, count_finished
 
 log = logging.getLogger(__name__)
-
-_LOG_INTERVAL_S = 30.0
 
 
 class Work(Protocol):
@@ -105,7 +104,9 @@ def run_ranks(work: Work, parts: Sequence[Part], *, device: str, processes: int)
     open_model.cache_clear()  # another model may be in the folder by now
     _log_cost(work, pending, device, ranks)
     jobs = [RankJob(rank, ranks, tuple(pending[rank::ranks]), work, device) for rank in range(ranks)]
-    map_jobs(run_rank, jobs, processes=ranks)
+    stage = Stage(work.name, len(parts), "shards", done=len(parts) - len(pending))
+    with stage, count_finished(stage, pending):
+        map_jobs(run_rank, jobs, processes=ranks)
 
 
 def run_rank(job: RankJob) -> None:
@@ -114,13 +115,9 @@ def run_rank(job: RankJob) -> None:
     if job.ranks > 1 and device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
     embedder = open_model(job.work.model, device, job.work.batch_size)
-    logged = time.monotonic()
-    for done, part in enumerate(job.parts, 1):
+    for part in job.parts:
         if not part.is_done:
             job.work.run(embedder, part)
-        if time.monotonic() - logged > _LOG_INTERVAL_S:
-            logged = time.monotonic()
-            log.info("%s: %d of %d shards", job.work.name, done, len(job.parts))
 
 
 @lru_cache(maxsize=1)

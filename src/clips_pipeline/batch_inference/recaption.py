@@ -36,6 +36,7 @@ from clips_pipeline.interop.folder import load_config
 from clips_pipeline.io.atomic import link_or_copy, replace_file
 from clips_pipeline.io.digests import json_sha256
 from clips_pipeline.io.file_lock import lock_target
+from clips_pipeline.io.terminal import shown_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,7 +166,7 @@ def recaption(inputs: Inputs, model: Path, config: RecaptionRunConfig, out: Path
             _before(out).rename(out)
         _refuse_other_files(out)
         if _is_current(out, fingerprint):
-            log.info("%s: up to date, nothing to do", out)
+            log.info("%s: up to date, nothing to do", shown_path(out))
             return out
         work_folder = out.with_name(f".{out.name}.parts")
         parts = open_parts(inputs.tasks, work_folder, fingerprint)
@@ -177,7 +178,7 @@ def recaption(inputs: Inputs, model: Path, config: RecaptionRunConfig, out: Path
         counts = {"samples": total.used, "skipped": dict(total.skipped), "fingerprint": fingerprint}
         _publish(parts, out, {**facts, **counts}, config.shards)
         shutil.rmtree(work_folder, ignore_errors=True)
-    log.info("%s: %d captions by model %s", out, total.used, digest[:12])
+    log.info("%s: %d captions by model %s", shown_path(out), total.used, digest[:12])
     return out
 
 

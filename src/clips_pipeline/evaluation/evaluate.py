@@ -51,6 +51,7 @@ from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResu
 from clips_pipeline.evaluation.split_check import check_expected_sizes, check_missing_captions
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.io.digests import json_sha256
+from clips_pipeline.progress import Stage
 
 Read = Callable[[], Iterable[Record]]
 
@@ -96,11 +97,16 @@ def evaluate_model(
     def read() -> Iterable[Record]:
         return eval_samples(shards, config.split, remote=remote)
 
-    result = evaluate_records(embedder, read, classes, config, cache)
-    on_entries = measure_compositionality(embedder, entries, cache)
+    with Stage("evaluate", index.split_samples(config.split), "images") as stage:
+        result = evaluate_records(embedder, read, classes, config, cache, stage)
+        stage.update(index.split_samples(config.split))  # also where the cache had them
+        on_entries = measure_compositionality(embedder, entries, cache)
+        if config.probe_samples:
+            stage.note = "linear probe"
+            right = probe(embedder, shards, config.split, config.probe_samples, remote, cache)
+        stage.note = ""
     metrics, chance = on_entries.metrics, on_entries.chance
     if config.probe_samples:
-        right = probe(embedder, shards, config.split, config.probe_samples, remote, cache)
         train_versions = [index.split_version(name) for name in ("train", "validation")]
         add_probe_results(result.per_item, *right, _digest([config.probe_samples, *train_versions]))
         names = ("linear_accuracy@1", "knn_accuracy@1")
@@ -122,6 +128,7 @@ def evaluate_records(
     classes: Classes | None,
     config: EvaluationConfig,
     cache: EmbeddingCache = NO_CACHE,
+    stage: Stage | None = None,
 ) -> EvaluationResult:
     """Evaluate on any iterable of samples. Metrics that the samples do not allow are absent from the result.
 
@@ -132,17 +139,13 @@ def evaluate_records(
         classes: classes for zero-shot classification; without classes or labels there is no accuracy.
         config: parameters of the evaluation. Batch size and device are ignored here; the split is used in messages.
         cache: embedding cache of this model.
+        stage: counts the images.
 
     Raises:
         ConfigError: no samples, unexpected numbers of samples or captions, captions of only some samples, or no valid metric.
     """
     encode_texts: EncodeTexts = partial(cache.embed_texts, embedder.texts)
-    name = (
-        f"images {cache.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
-    )
-    image_pass = ImagePass.from_arrays(
-        cache.load_or_compute(name, lambda: run_image_pass(embedder, read(), config).to_arrays())
-    )
+    image_pass = _image_pass(embedder, read, config, cache, stage)
     if not image_pass.keys:
         raise ConfigError(f"evaluate: the {config.split} split is empty; prepare shards that have it")
     check_missing_captions(config, image_pass.keys, image_pass.owners)
@@ -195,6 +198,17 @@ def evaluate_records(
         report_data, image_pass, names, image_NE, retrievals.get("retrieval"), embedder, read, config.examples
     )
     return EvaluationResult(config.set_name, metrics, rows, shown)
+
+
+def _image_pass(
+    embedder: TowerEmbedder, read: Read, config: EvaluationConfig, cache: EmbeddingCache, stage: Stage | None
+) -> ImagePass:
+    name = (
+        f"images {cache.samples} captioning {config.captioning} {config.caption_references} long {config.long_captions}"
+    )
+    return ImagePass.from_arrays(
+        cache.load_or_compute(name, lambda: run_image_pass(embedder, read(), config, stage).to_arrays())
+    )
 
 
 def _rank_captions(

@@ -1,6 +1,7 @@
 """Text for terminals and logs: control characters of data and errors are shown, not executed; secrets are not shown."""
 
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -19,6 +20,13 @@ def duration_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as a person would type it: relative to the working directory if it is inside."""
+    text = os.fspath(path)
+    relative = os.path.relpath(text)
+    return text if relative.startswith(os.pardir) else relative
 
 
 def is_hidden(letter: str) -> bool:
@@ -52,6 +60,23 @@ class SafeRecord(logging.LogRecord):
         return redact(super().getMessage())
 
 
+class PlainHandler(logging.StreamHandler[Any]):
+    """Writes to the stdout of the moment, one line per message, however long."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(SafeFormatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    @property
+    def stream(self) -> Any:
+        """The stream."""
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        """Nothing to set."""
+
+
 class SafeFormatter(logging.Formatter):
     """A formatter whose lines have no secrets or control characters, whatever a message, its arguments or a traceback contain."""
 
@@ -64,11 +89,18 @@ def protect_output() -> None:
     """Remove secrets and control characters from log lines and from the tracebacks of uncaught exceptions of this process.
 
     Lines of handlers that libraries install later, such as MLflow's, show no secrets either, but their control characters.
+    Without a terminal, rich would break each line at 80 columns: there a plain handler takes the place of its own.
 
     Kedro accepts no formatter class in `conf/logging.yml`.
     """
+    for place, handler in enumerate(logging.root.handlers):
+        console = getattr(handler, "console", None)
+        if console is not None and not (console.is_terminal or console.is_jupyter):
+            logging.root.handlers[place] = PlainHandler()
     handlers = [*logging.root.handlers, *([logging.lastResort] if logging.lastResort is not None else [])]
     for handler in handlers:
+        if isinstance(handler, PlainHandler):
+            continue
         fmt = handler.formatter._fmt if handler.formatter is not None else None
         handler.setFormatter(SafeFormatter(fmt))
     logging.setLogRecordFactory(SafeRecord)

@@ -16,6 +16,7 @@ from clips_pipeline.llava.config import LlavaProbeConfig
 from clips_pipeline.llava.features import check_layer, read_scenes, require_transformers
 from clips_pipeline.llava.job import BLIND, UNTRAINED, ProbeJob, digest, methods_of
 from clips_pipeline.llava.questions import balanced_questions
+from clips_pipeline.progress import Stage
 from clips_pipeline.study.run import StudyError, run_jobs
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,8 @@ def run_probes(
     (folder / "results").mkdir(parents=True, exist_ok=True)
     log.info("%d probes, %d of them done; running up to %d in parallel", len(jobs), len(jobs) - len(waiting), parallel)
     module = "clips_pipeline.llava.job"
-    if failed := run_jobs(waiting, parallel, setup.config.hours, storage_options, module):
+    stage = Stage("llava_probe", len(jobs), "probes", done=len(jobs) - len(waiting))
+    if failed := run_jobs(waiting, parallel, setup.config.hours, storage_options, module, stage):
         raise StudyError(
             f"{len(failed)} of {len(jobs)} probes failed; the results of the others are kept. Run the same command to retry:\n"
             + "\n".join(failed)

@@ -56,7 +56,8 @@ class KedroRun:
         """
         # kedro-mlflow sets its own level on import, after logging.yml has been read.
         logging.getLogger("kedro_mlflow").setLevel(logging.WARNING)
-        # MLflow logs a traceback of each error of its database, and raises the error.
+        # It says at INFO that it creates its database; a traceback of each error it logs, and raises the error too.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
         self._context = context
         mlflow_config = address_check.load_mlflow_config(context.config_loader)

@@ -14,6 +14,7 @@ from typing import Any
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.storage.files import StorageOptions
 from clips_pipeline.evaluation.config import EvaluationConfig
+from clips_pipeline.progress import Stage
 from clips_pipeline.study.job import write_job
 from clips_pipeline.study.plan import Case
 from clips_pipeline.training.config import TrainConfig
@@ -91,7 +92,8 @@ def run_all(
     log.info(
         "%d trainings, %d of them done; running up to %d in parallel", distinct, distinct - len(jobs), parallel_runs
     )
-    failed = run_jobs(list(jobs.values()), parallel_runs, hours, storage_options)
+    stage = Stage(group, distinct, "trainings", done=distinct - len(jobs))
+    failed = run_jobs(list(jobs.values()), parallel_runs, hours, storage_options, stage=stage)
     if failed:
         raise StudyError(
             f"{len(failed)} of {distinct} trainings failed; the results of the others are kept. Run the same command to retry:\n"
@@ -139,7 +141,12 @@ def _plan_runs(
 
 
 def run_jobs(
-    jobs: list[Path], parallel_runs: int, hours: float | None, options: StorageOptions | None, module: str = _MODULE
+    jobs: list[Path],
+    parallel_runs: int,
+    hours: float | None,
+    options: StorageOptions | None,
+    module: str = _MODULE,
+    stage: Stage | None = None,
 ) -> list[str]:
     """Run jobs in processes of their own.
 
@@ -149,6 +156,7 @@ def run_jobs(
         hours: no job starts later than this many hours after the start; None sets no limit.
         options: credentials for remote shards.
         module: the module that runs a job file.
+        stage: counts the jobs that have ended.
 
     Returns:
         the messages of the jobs that failed.
@@ -156,12 +164,13 @@ def run_jobs(
     Raises:
         TrainingInterruptedError: this process received SIGTERM or Ctrl-C; the jobs have ended.
     """
-    waiting, running, failed, total = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str](), len(jobs)
+    waiting, running, failed = list(jobs), dict[Path, subprocess.Popen[bytes]](), list[str]()
+    stage = stage or Stage(module, len(jobs), "jobs")
     environment = {**os.environ, PARENT: "1", **({STORAGE_OPTIONS: json.dumps(options)} if options else {})}
     interrupt = InterruptHandler()
     started = time.monotonic()
     try:
-        with interrupt:
+        with interrupt, stage:
             while (waiting or running) and not interrupt.interrupted:
                 if hours is not None and time.monotonic() - started >= 3600 * hours:
                     waiting.clear()
@@ -175,7 +184,7 @@ def run_jobs(
                     process.communicate()  # close the pipe
                     if process.returncode:
                         failed.append(f"  {job}: {_last_lines(job.with_suffix('.log')) or process.returncode}")
-                    log.info("%d of %d jobs left", len(waiting) + len(running), total)
+                    stage.advance(note=f"{len(failed)} failed" if failed else None)
                 time.sleep(_POLL_SECONDS)
     finally:
         # Also when this process is interrupted: each training writes a checkpoint and exits.

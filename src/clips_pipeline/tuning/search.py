@@ -12,6 +12,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.progress import Stage
 from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.launch.result import TrainingFailedError
@@ -87,8 +88,9 @@ def search(
         study = open_study(config, storage, own, train_parameters, parent_run_id)
         parent = study.user_attrs.get(PARENT)
         on_parent(parent)
-        while trial_queue.run_next_trial(study, storage, config, partial(run_trial, context=context)):
-            pass
+        with Stage("search", config.trials, "trials", done=_count_ended(study)) as stage:
+            while trial_queue.run_next_trial(study, storage, config, partial(run_trial, context=context)):
+                stage.update(_count_ended(study))
         best = best_trial(study, config)
         if best is None:
             raise TrainingFailedError(
@@ -106,6 +108,13 @@ def search(
             importances(study),
             parent,
         )
+
+
+def _count_ended(study: optuna.Study) -> int:
+    """Return how many trials of the budget have ended; an attempt that was killed and continued is none."""
+    trials = study.get_trials(deepcopy=False)
+    continued = trial_queue.next_attempts(trials)
+    return sum(trial.state.is_finished() and trial.number not in continued for trial in trials)
 
 
 def check_search(config: SearchConfig, train_parameters: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from optuna_dashboard import save_note
 
 from clips_pipeline.data.storage.files import StorageOptions
 from clips_pipeline.training.events.event_log import Event, EventReader, read_all
+from clips_pipeline.training.events.progress import Progress
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
 from clips_pipeline.training.launch.result import TrainingInterruptedError
 from clips_pipeline.training.run_spec import RunSpec
@@ -191,6 +192,7 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchCont
     reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def on_event(event: Event) -> None:
+        progress.count(event)
         record.record(event)
         if event["kind"] != "evaluation":
             return
@@ -206,7 +208,8 @@ def _train(trial: Trial, spec: RunSpec, record: TrialRecord, context: SearchCont
             # All ranks check the flag at the same step.
             spec.stop_flag.touch()
 
-    return launch(spec, on_event, record.reader(spec.events), context.storage_options).finished
+    with Progress(steps, f"trial {trial.number}") as progress:
+        return launch(spec, on_event, record.reader(spec.events), context.storage_options).finished
 
 
 def _save_note(trial: Trial, attempt: TrialAttempt, record: TrialRecord, state: str) -> None:

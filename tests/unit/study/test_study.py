@@ -137,7 +137,7 @@ def begun(monkeypatch):
     """Jobs that a study begins; none is run."""
     found = []
 
-    def run_jobs(jobs, _parallel_runs, _hours, _options):
+    def run_jobs(jobs, _parallel_runs, _hours, _options, **_):
         found.extend(json.loads(job.read_text()) for job in jobs)
         return ["stopped here"]
 

@@ -22,6 +22,7 @@ from clips_pipeline.data.shards.splits import Split
 from clips_pipeline.data.sources.in_place import TarTask
 from clips_pipeline.data.sources.source import ShardTask, Source
 from clips_pipeline.io.atomic import write_text
+from clips_pipeline.progress import Stage
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def assemble(
     samples_per_shard: int,
     rules: SampleRules,
     fingerprint: str,
-    watchdog: Watchdog | None = None,
+    watchdog: Watchdog | None,
+    stage: Stage,
 ) -> PreparedData:
     """Run all unfinished jobs and combine their results.
 
@@ -76,6 +78,7 @@ def assemble(
         rules: which samples are used.
         fingerprint: fingerprint of the data.
         watchdog: bounds on the time of the jobs.
+        stage: counts the jobs of all splits.
 
     Raises:
         ConfigError: a split has no sample.
@@ -85,10 +88,11 @@ def assemble(
     examples: list[Example] = []
     written_paths: dict[str, str] = {}
     span_files: list[Path] = []
-    for split in source.splits:
+    tasks_of: dict[Split, Sequence[ShardTask | TarTask]] = {split: source.tasks(split) for split in source.splits}
+    stage.total = sum(map(len, tasks_of.values()))
+    for split, tasks in tasks_of.items():
         for name in (SHARDS, JOBS):
             (folder / name / split).mkdir(parents=True, exist_ok=True)
-        tasks: Sequence[ShardTask | TarTask] = source.tasks(split)
         jobs = [
             Job(
                 task,
@@ -101,7 +105,8 @@ def assemble(
             )
             for number, task in enumerate(tasks)
         ]
-        map_jobs(run_job, jobs)
+        stage.note = split
+        map_jobs(run_job, jobs, stage=stage)
         results, total = drop_duplicates(jobs, map_jobs, folder / JOBS / f"{split}.duplicates")
         entries: list[ShardEntry] = []
         for job, files in zip(jobs, results, strict=True):

@@ -6,7 +6,6 @@ harmless, and after a crash only the missing jobs run again.
 
 import logging
 import signal
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
@@ -16,12 +15,12 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.worker_pool import WorkerPool
+from clips_pipeline.progress import Stage
 
 log = logging.getLogger(__name__)
 
 # Limit on consecutive kills of processes without a finished job, or another finding of a watchdog, in between.
 _MAX_CRASHES = 3
-_LOG_INTERVAL_S = 30.0
 _WORKER_TIMEOUT_S = 60
 
 
@@ -40,8 +39,8 @@ class MappableJob(Protocol):
 
 
 J = TypeVar("J", bound=MappableJob)
-MapFunction = Callable[[Callable[[Any], None], Sequence[MappableJob]], None]
-"""`map_jobs` for a given executor."""
+MapFunction = Callable[..., None]
+"""`map_jobs` for a given executor: takes a function, jobs, and `stage`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,12 @@ class ExecutorConfig:
 
 
 def map_jobs(
-    function: Callable[[J], None], jobs: Sequence[J], *, processes: int = 1, run_on: ExecutorConfig = ExecutorConfig()
+    function: Callable[[J], None],
+    jobs: Sequence[J],
+    *,
+    processes: int = 1,
+    run_on: ExecutorConfig = ExecutorConfig(),
+    stage: Stage | None = None,
 ) -> None:
     """Run `function` on every unfinished job.
 
@@ -76,6 +80,7 @@ def map_jobs(
         processes: size of the process pool; 1 runs the jobs in this process, unless they have a watchdog. A cluster
             uses all its workers.
         run_on: the executor.
+        stage: counts the jobs that are done.
 
     Raises:
         ConfigError: processes crash repeatedly before they finish a job, or no cluster answers at the address.
@@ -84,25 +89,30 @@ def map_jobs(
     pending = [job for job in jobs if not job.is_done]
     if len(pending) < len(jobs):
         log.info("%d of %d jobs are done already", len(jobs) - len(pending), len(jobs))
+        if stage is not None:
+            stage.advance(len(jobs) - len(pending))
     if not pending:
         return
+    count: Callable[[], None] = (lambda: None) if stage is None else stage.advance
     if run_on.engine == "dask":
-        _run_on_cluster(function, pending, run_on)
+        _run_on_cluster(function, pending, run_on, count)
     elif pending[0].progress is None and (processes == 1 or len(jobs) == 1):
         for job in pending:
             function(job)
+            count()
     else:
-        _run_in_processes(function, pending, processes)
+        _run_in_processes(function, pending, processes, count)
 
 
-def _run_in_processes(function: Callable[[J], None], pending: list[J], processes: int) -> None:
-    waiting, count = deque(pending), _Counter(len(pending))
-    kills = _Kills()
+def _run_in_processes(
+    function: Callable[[J], None], pending: list[J], processes: int, count: Callable[[], None]
+) -> None:
+    waiting, kills = deque(pending), _Kills()
     with WorkerPool(function, processes) as pool:
         for job, exit_code in pool.run(waiting):
             if exit_code is None or job.is_done:
                 kills.in_a_row = 0
-                count.add()
+                count()
                 continue
             end = _describe_end(exit_code)
             if not kills.may_go_on([job]):
@@ -139,7 +149,9 @@ class _Kills:
         return self.in_a_row <= allowed
 
 
-def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: ExecutorConfig) -> None:
+def _run_on_cluster(
+    function: Callable[[J], None], pending: list[J], run_on: ExecutorConfig, count: Callable[[], None]
+) -> None:
     try:
         from distributed import Client, KilledWorker
         from distributed import as_completed as completed_on_cluster
@@ -158,7 +170,7 @@ def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: Exe
                 client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
                 # Not `get_executor`: its futures fail if a worker dies just after its job is done (distributed 2026.8).
                 _wait_for_all(
-                    client.map(function, pending, pure=False), partial(completed_on_cluster, loop=client.loop)
+                    client.map(function, pending, pure=False), partial(completed_on_cluster, loop=client.loop), count
                 )
                 return
             except TimeoutError as error:
@@ -181,27 +193,14 @@ def _run_on_cluster(function: Callable[[J], None], pending: list[J], run_on: Exe
                 )
 
 
-def _wait_for_all(futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]]) -> None:
+def _wait_for_all(
+    futures: Sequence[Any], completed: Callable[[Sequence[Any]], Iterable[Any]], count: Callable[[], None]
+) -> None:
     """Wait for all futures, which `completed` yields as they finish. The first error cancels those that wait."""
-    count = _Counter(len(futures))
     try:
         for future in completed(futures):
             future.result()
-            count.add()
+            count()
     finally:
         for future in futures:
             future.cancel()
-
-
-class _Counter:
-    """Finished jobs, logged from time to time."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._last_logged = total, 0, time.monotonic()
-
-    def add(self) -> None:
-        """Count a job."""
-        self._done += 1
-        if time.monotonic() - self._last_logged > _LOG_INTERVAL_S:
-            self._last_logged = time.monotonic()
-            log.info("%d of %d jobs done", self._done, self._total)

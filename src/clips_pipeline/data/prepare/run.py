@@ -28,6 +28,8 @@ from clips_pipeline.data.shards.sample_offsets import SPANS_FILE, matches_index
 from clips_pipeline.data.sources.source import Source
 from clips_pipeline.io.digests import file_sha256, json_sha256
 from clips_pipeline.io.file_lock import lock_target
+from clips_pipeline.io.terminal import shown_path
+from clips_pipeline.progress import Stage
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +93,9 @@ def prepare(
         if found is not None:
             shutil.rmtree(temporary, ignore_errors=True)
             _check_samples(source, *found, max_skipped_fraction)
-            log.info("%s: up to date (fingerprint %s), nothing to do", out_dir, digest[:12])
+            log.info("%s: up to date (fingerprint %s), nothing to do", shown_path(out_dir), digest[:12])
             return found[0]
-        with lock_for_replacement(out_dir):
+        with lock_for_replacement(out_dir), Stage("prepare", None, "shards") as stage:
             open_folder(temporary, digest)
             prepared = assemble(
                 source,
@@ -103,7 +105,9 @@ def prepare(
                 rules=rules,
                 fingerprint=digest,
                 watchdog=None if watchdog is None else Watchdog(watchdog),
+                stage=stage,
             )
+            stage.note = ""
             _check_samples(source, prepared.index, prepared.statistics, max_skipped_fraction)
             finish(prepared, temporary / SHARDS)
             if out_dir.exists():
@@ -111,9 +115,14 @@ def prepare(
             (temporary / SHARDS).rename(out_dir)
         shutil.rmtree(temporary)
         shutil.rmtree(previous, ignore_errors=True)
-    for split, shards in prepared.index.splits.items():
-        log.info("%s/%s: %d samples in %d shards", out_dir, split, prepared.index.split_samples(split), len(shards))
-    return prepared.index
+    return _logged(out_dir, prepared.index)
+
+
+def _logged(out_dir: Path, index: Index) -> Index:
+    for split, shards in index.splits.items():
+        count = index.split_samples(split)
+        log.info("%s/%s: %d samples in %d shards", shown_path(out_dir), split, count, len(shards))
+    return index
 
 
 def fingerprint(source: Source, samples_per_shard: int, rules: SampleRules) -> str:

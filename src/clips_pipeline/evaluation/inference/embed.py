@@ -3,7 +3,7 @@
 Shapes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -21,6 +21,7 @@ from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.interop.folder import Towers
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.progress import track
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -52,13 +53,13 @@ class TowerEmbedder:
 
     def images(self, images: Iterable[Image.Image]) -> FloatArray:
         """Return (N, E) embeddings with unit norm. At most one batch of images is held in memory."""
-        return _stack(self.image_batch(self.stack(batch)) for batch in iterate_batches(images, self.batch_size))
+        batches = iterate_batches(_tracked(images, "images"), self.batch_size)
+        return _stack(self.image_batch(self.stack(batch)) for batch in batches)
 
     def texts(self, texts: Iterable[str]) -> FloatArray:
         """Return (N, E) embeddings with unit norm. Texts longer than the context are truncated, as in training."""
-        return _stack(
-            self.text_batch(self.towers.text_rows(batch)) for batch in iterate_batches(texts, self.batch_size)
-        )
+        batches = iterate_batches(_tracked(texts, "texts"), self.batch_size)
+        return _stack(self.text_batch(self.towers.text_rows(batch)) for batch in batches)
 
     def stack(self, images: Iterable[Image.Image]) -> Tensor:
         """Transform images and return them as a batch (B, C, H, W) on the device."""
@@ -165,6 +166,10 @@ def iterate_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _tracked(items: Iterable[T], unit: str) -> Iterable[T]:
+    return track(items, "embed", len(items) if isinstance(items, Sized) else None, unit)
 
 
 def _numpy(embedding_BE: Tensor) -> FloatArray:

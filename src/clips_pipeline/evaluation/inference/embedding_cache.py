@@ -18,6 +18,7 @@ import torch
 from clips_pipeline import formats
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.io.atomic import replace_file
+from clips_pipeline.io.terminal import shown_path
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class EmbeddingCache:
             # Opened here, because NumPy leaves a damaged file open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 found = {key: file[key] for key in file.files}
-            log.info("%s: cached embeddings are used", path)
+            log.info("%s: cached embeddings are used", shown_path(path))
             return found
         except FileNotFoundError:
             pass

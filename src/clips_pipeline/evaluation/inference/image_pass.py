@@ -32,6 +32,7 @@ from clips_pipeline.evaluation.inference.embed import (
 from clips_pipeline.evaluation.inference.embedding_cache import Array
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray
 from clips_pipeline.models.sizes import CaptionerConfig
+from clips_pipeline.progress import Stage
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
 
 _AS_ARRAYS = ("embeddings", "nats")  # fields of `ImagePass`; the other fields are cached as JSON
@@ -79,8 +80,16 @@ class ImagePass:
         return cls(embeddings=[arrays["embeddings"]], nats=arrays["nats"].tolist(), **rest)
 
 
-def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig) -> ImagePass:
+def run_image_pass(
+    embedder: TowerEmbedder, records: Iterable[Record], config: EvaluationConfig, stage: Stage | None = None
+) -> ImagePass:
     """Embed every image and collect its texts. With a captioner, also compute caption losses and write captions.
+
+    Args:
+        embedder: the model.
+        records: the samples.
+        config: what is computed.
+        stage: counts the images.
 
     Raises:
         ConfigError: an image cannot be decoded.
@@ -103,6 +112,8 @@ def run_image_pass(embedder: TowerEmbedder, records: Iterable[Record], config: E
         else:
             image_pass.nats += [0.0] * len(batch)
             image_pass.tokens += [0] * len(batch)
+        if stage is not None:
+            stage.advance(len(batch))
     return image_pass
 
 

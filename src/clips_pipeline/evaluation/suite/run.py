@@ -6,10 +6,8 @@ released when its process ends, even if it is killed, so several machines with o
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +33,7 @@ from clips_pipeline.evaluation.suite.measure import (
 from clips_pipeline.evaluation.suite.sets import AbsentSet, OpenSet, open_set
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.io.file_lock import try_lock_target
+from clips_pipeline.progress import Stage, count_finished
 
 log = logging.getLogger(__name__)
 
@@ -206,27 +205,10 @@ def run_suite(
             SuiteRank(rank, ranks, pending, storage, config.batch_size, config.device, precision, folder, cache)
             for rank in range(ranks)
         ]
-        with _logged_progress(pending):
+        stage = Stage("suite", len(tasks), "results", done=len(tasks) - len(pending))
+        with stage, count_finished(stage, pending):
             map_jobs(run_rank, jobs, processes=ranks)
     return SuiteOutcome(tuple(models), present, absent, results, precision, device.type)
-
-
-@contextmanager
-def _logged_progress(tasks: Sequence[Task]) -> Iterator[None]:
-    """Log from time to time how many results exist; other processes compute them."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_LOG_INTERVAL_S):
-            log.info("suite: %d of %d results done", sum(task.is_done for task in tasks), len(tasks))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def run_rank(job: SuiteRank) -> None:

@@ -21,6 +21,7 @@ from clips_pipeline.data.sources.parquet import ParquetSource
 from clips_pipeline.data.sources.recaption import RecaptionSource
 from clips_pipeline.io.atomic import replace_folder, write_text
 from clips_pipeline.io.file_lock import lock_target
+from clips_pipeline.io.terminal import shown_path
 from clips_pipeline.pipelines.parameters import typed
 from clips_pipeline.reports.data.data_health import write_data_health
 from clips_pipeline.text.caption_rows import CaptionConfig
@@ -86,11 +87,11 @@ def make_tokenizer(parameters: dict[str, Any], shards: Path, remote: Any, paths:
         facts["shards"] = load_index(shards).version
     with lock_target(target):
         if _is_stamped(target, facts):
-            log.info("%s: up to date, nothing to do", target)
+            log.info("%s: up to date, nothing to do", shown_path(target))
             return target
         tokenizer = _write_tokenizer(config, shards, remote, target)
         _stamp(target, facts)
-    log.info("%s: %s tokenizer, %d ids", target, config.kind, tokenizer.vocab_size)
+    log.info("%s: %s tokenizer, %d ids", shown_path(target), config.kind, tokenizer.vocab_size)
     return target
 
 
@@ -137,11 +138,11 @@ def report_health(
     }
     with lock_target(target):
         if _is_stamped(target, facts):
-            log.info("%s: up to date, nothing to do", target)
+            log.info("%s: up to date, nothing to do", shown_path(target))
             return target
         write_data_health(shards, load_tokenizer(tokenizer), rows, config, target, remote)
         _stamp(target, facts)
-    log.info("%s: written", target)
+    log.info("%s: written", shown_path(target))
     return target
 
 

@@ -1,92 +1,66 @@
-"""Progress in the terminal: a start-up line, a bar with the losses, and each evaluation."""
+"""Progress of a training: a start-up line, a bar with the losses, and each evaluation."""
 
+import logging
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-
-from clips_pipeline.io.terminal import safe_text
+from clips_pipeline.progress import Stage
 from clips_pipeline.training.events.event_log import Event
 
-PLAIN_LINES = 10  # without a terminal, about this many lines for a whole training
+log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Shows events: as a live bar in a terminal, as a few plain lines elsewhere (CI, a log file).
+    """Shows events: steps as a stage, all others as log lines.
 
     Args:
         steps: optimizer steps of the run.
-        console: where to write.
+        title: name of the stage.
     """
 
-    def __init__(self, steps: int, console: Console | None = None):
-        self._steps = steps
-        self._console = console or Console(stderr=True)
-        self._plain_every = max(1, steps // PLAIN_LINES)
-        self._next_plain = self._plain_every
-        self._bar = RichProgress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("train", total=steps, note="starting ranks")
+    def __init__(self, steps: int, title: str = "train"):
+        self._stage = Stage(title, steps, "steps", note="starting ranks")
 
     def show(self, event: Event) -> None:
         """Show one event."""
         kind = event["kind"]
         if kind == "start":
-            self._print(start_line(event))
+            log.info("%s", start_line(event))
         elif kind == "step":
-            self._bar.update(self._task, completed=event["step"], note=step_note(event))
-            if not self._console.is_terminal and (event["step"] >= self._next_plain or event["step"] == self._steps):
-                self._next_plain = event["step"] + self._plain_every
-                self._print(f"step {event['step']}/{self._steps}: {step_note(event)}")
+            self.count(event)
         elif kind == "evaluation":
             shown = ", ".join(
                 f"{name} {value:.4f}"
                 for name, value in event["metrics"].items()
                 if name in ("mean_recall@1", "caption_loss")
             )
-            self._print(f"step {event['step']}: held-out {shown}")
+            log.info("step %d: held-out %s", event["step"], shown)
         elif kind == "stall":
-            names = ("rank", "seconds", "worker", "shard")
-            self._print(stall_line(*(event[name] for name in names)), style="yellow")
+            log.warning("%s", stall_line(event["rank"], event["seconds"], event["worker"], event["shard"]))
         elif kind == "damaged":
-            line = damaged_line(event["path"], event["reason"], event["instead"])
-            self._print(line, style="yellow")
+            log.warning("%s", damaged_line(event["path"], event["reason"], event["instead"]))
         elif kind == "changed":
             for key, (before, now) in event["values"].items():
-                line = f"from step {event['step']}: {key} is {now}; it was {before}"
-                self._print(line, style="yellow")
+                log.warning("from step %d: %s is %s; it was %s", event["step"], key, now, before)
         elif kind == "interrupted":
-            self._print(f"interrupted at step {event['step']}: {event['reason']}")
+            log.info("interrupted at step %d: %s", event["step"], event["reason"])
         elif kind == "stop":
-            self._print(f"stopped on request at step {event['step']}")
+            log.info("stopped on request at step %d", event["step"])
 
-    def _print(self, line: str, style: str | None = None) -> None:
-        # Shard addresses and reasons come from data and from errors.
-        self._console.print(safe_text(line), style=style, highlight=False, markup=False)
+    def count(self, event: Event) -> None:
+        """Show a step alone, for a training inside another stage."""
+        if event["kind"] == "step":
+            self._stage.update(event["step"], step_note(event))
 
     def __enter__(self) -> "Progress":
-        """Start the bar."""
-        self._bar.start()
+        """Start the stage."""
+        self._stage.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the bar and restore the terminal."""
-        self._bar.stop()
-
-
-_SHOWN = ("mean_recall@1", "caption_loss")
+        """End the stage."""
+        self._stage.__exit__(kind, error, trace)
 
 
 def start_line(event: Event) -> str:

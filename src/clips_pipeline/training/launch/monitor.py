@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
+from rich import get_console
 
 from clips_pipeline.training.events.event_log import EventReader, read_all
 from clips_pipeline.training.launch.failure import explain_failure, silent_rank
@@ -107,7 +107,7 @@ def monitor_ranks(
 
 def print_commands(text: str) -> None:
     """Print to the terminal without breaking long lines, so that commands can be copied."""
-    Console(stderr=True).print(text, soft_wrap=True, highlight=False, markup=False)
+    get_console().print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _is_finished(spec: RunSpec) -> bool:

@@ -1,0 +1,335 @@
+"""How far a stage is: one live line in a terminal, one line that changes in a notebook, a log line now and then elsewhere.
+
+A stage inside another one shows no bar of its own: its state is the note of the outer one. Processes that a stage starts
+show nothing; the stage counts their results.
+"""
+
+import html
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from clips_pipeline.io.terminal import duration_text, safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Without a terminal: a line for each tenth, at most one in `_LEAST_S`, at least one in `_MOST_S`.
+_TENTHS, _LEAST_S, _MOST_S = 10, 5.0, 300.0
+_REFRESHES_PER_S = 4
+_POLL_S = 1.0
+_BAR_WIDTH, _LEAST_BAR_WIDTH = 40, 8
+
+_active: list["Stage"] = []
+
+
+class Stage:
+    """The state of a stage, shown while it is a context.
+
+    Args:
+        title: name of the stage, such as `train`.
+        total: how many units there are; None where nobody knows.
+        unit: what is counted, in the plural.
+        done: how many were done before.
+        console: terminal to draw on, or for the lines in place of the log; None draws on the terminal of the log lines.
+        note: what is shown behind the count.
+        logs: whether lines are logged without a terminal.
+
+    Attributes:
+        done: how many units are done.
+        total: as the argument; may be changed.
+        note: as the argument; may be changed.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        unit: str,
+        *,
+        done: int = 0,
+        console: "Console | None" = None,
+        note: str = "",
+        logs: bool = True,
+    ) -> None:
+        self.title, self.total, self.unit, self.note, self.done = title, total, unit, note, done
+        self._before, self._console, self._logs = done, console, logs
+        self._outer: Stage | None = None
+        self._inner: Stage | None = None
+        self._live: Live | None = None
+        self._notebook: Any = None
+        self._started = self._updated = self._logged = time.monotonic()
+        self._first: tuple[float, float] | None = None  # time and fraction of the first update
+        self._last_tenth = 0
+        self._silent = self._ended = False
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Count some units as done."""
+        self.update(self.done + count, note)
+
+    def update(self, done: int, note: str | None = None) -> None:
+        """Set how many units are done.
+
+        Args:
+            done: number of units.
+            note: what is shown behind the count; None leaves it.
+        """
+        if self._first is None:
+            # A training that resumes starts at its last checkpoint, and the first step comes late: neither counts.
+            few = done - self._before <= 1
+            self._first = (self._started, self._share(self._before)) if few else (time.monotonic(), self._share(done))
+        self.done = done
+        if note is not None:
+            self.note = note
+        (self._outer or self)._show()
+
+    def _share(self, done: float) -> float:
+        return done / self.total if self.total else 0.0
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the work that is done; a stage inside this one counts for a part of a unit."""
+        inner = self._inner.fraction if self._inner is not None else 0.0
+        return min(1.0, self._share(self.done + inner))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time to the end; None where nothing is known yet."""
+        if self.total and self.done >= self.total:
+            return 0.0
+        since, share = self._first if self._first is not None else (self._started, self._share(self._before))
+        gained, took = self.fraction - share, time.monotonic() - since
+        return took * (1 - self.fraction) / gained if gained > 0 and took > 0 else None
+
+    @property
+    def counts(self) -> str:
+        """`12 of 120 steps`."""
+        return (
+            f"{self.done:,} of {self.total:,} {self.unit}" if self.total is not None else f"{self.done:,} {self.unit}"
+        )
+
+    @property
+    def time(self) -> str:
+        """Time left, or the time that a stage which has ended took."""
+        if self._ended:
+            return f"in {duration_text(time.monotonic() - self._started)}"
+        left = self.seconds_left
+        return "" if left is None else f"{duration_text(left)} left"
+
+    @property
+    def remarks(self) -> str:
+        """The note and the state of the stage inside this one."""
+        inner = self._inner
+        below = "" if inner is None else ", ".join(filter(None, (f"{inner.title}: {inner.counts}", inner.remarks)))
+        return safe_text("  ".join(filter(None, (self.note, below))))
+
+    def _show(self) -> None:
+        """Show the new state where it is not drawn by itself."""
+        now = time.monotonic()
+        if self._notebook is not None:
+            if self._ended or now - self._updated > 1 / _REFRESHES_PER_S:
+                self._updated = now
+                self._notebook.update(_Html(self._html()))
+        elif self._live is None and self._logs and not self._silent:
+            tenth = int(self.fraction * _TENTHS)
+            due = now - self._logged > (_LEAST_S if tenth > self._last_tenth else _MOST_S)
+            if due and not self._ended and self.total != self.done:
+                self._logged, self._last_tenth = now, tenth
+                self._say()
+
+    def _say(self) -> None:
+        if self._console is None:
+            log.info("%s", self.text())
+        else:
+            self._console.print(self.text(), soft_wrap=True, markup=False, highlight=False)
+
+    def text(self) -> str:
+        """Return the state as one line of a log."""
+        percent = f" ({self.fraction:.0%})" if self.total and not self._ended else ""
+        return f"{self.title}: {', '.join(filter(None, (f'{self.counts}{percent}', self.remarks, self.time)))}"
+
+    def _html(self) -> str:
+        share = f'value="{self.fraction:.4f}"' if self.total else ""
+        words = "  ".join(filter(None, (self.counts, self.remarks, self.time)))
+        return (
+            f'<div style="font-family: monospace; white-space: pre-wrap">{html.escape(self.title)} '
+            f'<progress {share} max="1"></progress> {html.escape(words)}</div>'
+        )
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        """Yield the line, as wide as the terminal allows: the note is cut first, then the bar."""
+        from rich.cells import cell_len, set_cell_size
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        words = [safe_text(self.title), self.counts, self.time]
+        room = options.max_width - sum(cell_len(word) + 1 for word in words if word) - 1
+        note = self.remarks
+        if (width := room - cell_len(note) - 2) < _LEAST_BAR_WIDTH:
+            left = max(0, room - _LEAST_BAR_WIDTH - 2)
+            note = set_cell_size(note, left - 1).rstrip() + "…" if 4 <= left < cell_len(note) else note[:left]
+            width = room - (cell_len(note) + 1 if note else 0)
+        line = Table.grid(padding=(0, 1, 0, 0))
+        cells: list[Any] = [f"[bold]{_plain(words[0])}[/bold]"]
+        if width >= _LEAST_BAR_WIDTH:
+            pulses = self.total is None and not self._ended
+            bar = ProgressBar(None if pulses else 1, 1 if self.total is None else self.fraction, min(_BAR_WIDTH, width))
+            cells.append(bar)
+        cells += [f"[green]{_plain(words[1])}[/green]", *([_plain(note)] if note else []), f"[cyan]{words[2]}[/cyan]"]
+        for _ in cells:
+            line.add_column(no_wrap=True)
+        line.add_row(*cells)
+        yield line
+
+    def __enter__(self) -> "Stage":
+        """Start to show it."""
+        self._started = self._logged = time.monotonic()
+        if _active:
+            self._outer = _active[0]
+            _active[-1]._inner = self
+        else:
+            self._silent = _is_silent()
+            if not self._silent:
+                self._start()
+        _active.append(self)
+        return self
+
+    def _start(self) -> None:
+        if in_notebook():
+            from IPython.display import display
+
+            self._notebook = display(_Html(self._html()), display_id=True)  # type: ignore[no-untyped-call]
+            return
+        from rich import get_console
+
+        console = self._console or get_console()
+        if is_live(console):
+            from rich.live import Live
+
+            # What others write to stderr must not break the line; in a file it stays in the file.
+            self._live = Live(
+                self, console=console, refresh_per_second=_REFRESHES_PER_S, redirect_stderr=sys.stderr.isatty()
+            )
+            self._live.start(refresh=True)
+            # A killed process must not leave a terminal without its cursor.
+            console.show_cursor(True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state as a line."""
+        _active.remove(self)
+        if self._outer is not None:
+            if _active:
+                _active[-1]._inner = None
+            return
+        self._ended = error is None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self._notebook is not None:
+            self._show()
+        elif self._logs and error is None and not self._silent:
+            self._say()
+
+
+class _Html:
+    """What a notebook displays; its text form is for notebooks that show no HTML."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def _repr_html_(self) -> str:
+        return self._text
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def is_live(console: "Console") -> bool:
+    """Return whether a line can be redrawn: in a terminal that understands it, and where neither NO_COLOR nor CI is set."""
+    plain = any(os.environ.get(name) for name in ("NO_COLOR", "CI"))
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal and not plain
+
+
+def _is_silent() -> bool:
+    """Return whether this is a process that a stage has started, or a thread beside the main one."""
+    return multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread()
+
+
+def track(items: Iterable[T], title: str, total: int | None, unit: str) -> Iterator[T]:
+    """Yield the items; where a stage is shown, how many have been taken is a part of its note.
+
+    Args:
+        items: what is iterated over.
+        title: what is done with them.
+        total: how many there are; None where nobody knows.
+        unit: what they are, in the plural.
+    """
+    if not _active or threading.current_thread() is not threading.main_thread():
+        yield from items
+        return
+    with Stage(title, total, unit) as stage:
+        for item in items:
+            yield item
+            stage.advance()
+
+
+class Finishable(Protocol):
+    """Work that leaves a file."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the file exists."""
+        ...
+
+
+@contextmanager
+def count_finished(stage: Stage, work: Sequence[Finishable]) -> Iterator[None]:
+    """In the body, count from time to time what is done, for work that leaves files and runs anywhere.
+
+    Args:
+        stage: the stage whose units are counted.
+        work: the units that are not counted yet.
+    """
+    ended, before = threading.Event(), stage.done
+    waiting = list(work)
+
+    def count() -> None:
+        waiting[:] = [one for one in waiting if not one.is_done]
+        if (done := before + len(work) - len(waiting)) != stage.done:
+            stage.update(done)
+
+    def watch() -> None:
+        while not ended.wait(_POLL_S):
+            count()
+
+    thread = threading.Thread(target=watch, daemon=True, name="count-finished")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        count()
