@@ -61,17 +61,20 @@ def test_a_log_line_shows_the_text_as_it_is(handler: Any, text: str, monkeypatch
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_progress_shows_the_text_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    handler, log = PlainHandler(), logging.getLogger("clips_pipeline.training.events.progress")
-    progress = Progress(10)
-    log.addHandler(handler)
+def test_progress_shows_the_text_as_it_is(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("clips_pipeline.training.events.progress")
+    for name, value in (("handlers", [PlainHandler()]), ("propagate", False), ("disabled", False)):
+        monkeypatch.setattr(log, name, value)
+    level = log.level
     log.setLevel(logging.INFO)
+    progress = Progress(10)
     progress.show({"kind": "stall", "rank": 0, "seconds": 9.0, "worker": 1, "shard": text})
     progress.show({"kind": "damaged", "path": "p", "reason": text, "instead": None})
     progress.show({"kind": "changed", "step": 3, "values": {"train.seed": [text, 1]}})
     progress.show({"kind": "interrupted", "step": 3, "reason": text})
-    log.removeHandler(handler)
-    log.setLevel(logging.NOTSET)
+    log.setLevel(level)
     found = capsys.readouterr().out
     assert found.count(escape_controls(text)) == 4
     assert all(letter.isprintable() or letter == "\n" for letter in found)
