@@ -1,3 +1,3 @@
 """Contrastive loss, caption loss and their weighted sum. Depends on PyTorch only."""
 
-__all__ = ["caption", "contrastive", "gather", "sigmoid", "total"]
+__all__ = ["caption", "contrastive", "gather", "precision", "sigmoid", "total"]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from clips_pipeline.losses.gather import world_size
+from clips_pipeline.losses.precision import without_autocast
 
 # Keeps a batch without targets at 0; as published.
 _EPSILON = 1.0e-8
@@ -52,8 +53,7 @@ def caption_loss(
         raise ValueError(f"{hidden_ND.shape[0]} hidden rows for {targets_N.shape[0]} targets; they must match")
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; use 1 or more")
-    # In at least float32, whatever the precision of the model.
-    with torch.autocast(hidden_ND.device.type, enabled=False):
+    with without_autocast(hidden_ND.device):
         dtype = torch.promote_types(torch.promote_types(hidden_ND.dtype, head_weight_VD.dtype), torch.float32)
         total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk_size

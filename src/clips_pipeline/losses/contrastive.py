@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.losses.gather import gather_rows, rank_in
+from clips_pipeline.losses.precision import without_autocast
 
 MAX_LOGITS = 1 << 23
 """Logits of one softmax held at a time, 32 MiB in float32. A few copies of them exist at the same time."""
@@ -54,8 +55,7 @@ def contrastive_loss(
         raise ValueError(f"image, web and fragment rows must match, found {shapes}")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows is {chunk_rows}; use 1 or more, or None for all rows at once")
-    # In at least float32, whatever the precision of the model.
-    with torch.autocast(image_BE.device.type, enabled=False):
+    with without_autocast(image_BE.device):
         local_XBE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in rows]
         # One all-gather for all; the terms use the same gathered images.
         width = image_BE.shape[1]

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from clips_pipeline.losses.gather import rank_in, world_size
+from clips_pipeline.losses.precision import without_autocast
 
 MAX_LOGITS = 1 << 23
 """Logits of one text kind held at a time, 32 MiB in float32. A few copies of them exist at the same time."""
@@ -59,7 +60,7 @@ def sigmoid_terms(
         raise ValueError(f"chunk_rows is {chunk_rows}; use 1 or more, or None for as many as fit")
     rows = image_BE.shape[0]
     chunk_rows = chunk_rows or max(1, MAX_LOGITS // max(1, rows))
-    with torch.autocast(image_BE.device.type, enabled=False):
+    with without_autocast(image_BE.device):
         dtype = torch.promote_types(image_BE.dtype, torch.float32)
         scale, bias = logit_scale.to(dtype), logit_bias.to(dtype)
         sums: list[Tensor] = [

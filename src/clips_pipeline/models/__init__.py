@@ -1,6 +1,7 @@
 """The model: two towers and the captioner. Depends on PyTorch only."""
 
 __all__ = [
+    "attention",
     "attention_masks",
     "blocks",
     "cached_decoding",
@@ -9,8 +10,11 @@ __all__ = [
     "compiled",
     "flops",
     "fused",
+    "fused_path",
     "grad_cache",
     "init",
+    "layout",
+    "packing",
     "plain",
     "precision",
     "sizes",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clips_pipeline.models.fused.packing import Packing
+from clips_pipeline.models.packing import Packing
 
 
 def key_mask(packing: Packing | None) -> Tensor | None:

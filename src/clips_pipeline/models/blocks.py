@@ -1,31 +1,35 @@
-"""Transformer block of both towers and of the captioner: pre-norm self-attention, then a pre-norm MLP.
+"""Transformer block of both towers and of the captioner: pre-norm self-attention, then a pre-norm MLP, in plain PyTorch.
 
-Rows are padded, (B, S, D), or packed, (N, D), with a `Packing`. T below is either (B, S) or N.
+On a CPU the same mathematics runs in the fused functions of `models.fused`, unless something hangs on the modules inside a block: a
+hook, an adapter such as LoRA, a parametrization. Both give the same results (`tests/unit/models/test_implementations.py`).
 
-Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M computed queries, C chosen queries, D width, H heads, K width of a
-head.
+Tokens are rows (B, S, D), or packed (N, D) with a `Packing`; T below is either (B, S) or N. `models.attention` has the
+arrangements.
+
+Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M tokens of the tail, C chosen queries, D width, H heads.
 """
+
+from collections.abc import Callable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from clips_pipeline.models.attention_masks import key_mask
-from clips_pipeline.models.fused.mlp import norm_mlp
-from clips_pipeline.models.fused.packing import Packing
-from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
+from clips_pipeline.models import attention, fused_path
+from clips_pipeline.models.attention import Rows
+from clips_pipeline.models.fused import block as fused
 from clips_pipeline.models.fused.tiling import Gelu
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 from clips_pipeline.models.sizes import MLP_RATIO
 
-_QUERIES, _KEYS, _VALUES = range(3)
-
-_FEW_ROWS = 200
-"""Up to this many rows, inference is faster by PyTorch's own layers: calling the fused ones costs more than they save."""
+Implementation = Literal["auto", "plain"]
 
 
 class Attention(nn.Module):
-    """Multi-head attention through fused kernels; `in_proj` computes queries, keys and values in one projection.
+    """Multi-head self-attention; `in_proj` computes queries, keys and values in one product.
 
     Args:
         width: D.
@@ -38,38 +42,46 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(
-        self, x: Tensor, q_BSD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None, packing: Packing | None
-    ) -> Tensor:
-        """Add the attention output to `x`, (T, D) -> (T, D).
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Let all tokens attend, (T, D) -> (T, D)."""
+        q, k, v = self._heads(self.in_proj(x), 3)
+        mixed: Tensor = self.out_proj(attention.attend(q, k, v, rows).flatten(-2))
+        return mixed
 
-        Args:
-            x: rows.
-            q_BSD: queries of the rows, padded.
-            k_BSD: keys; their number of positions may differ from that of the queries.
-            v_BSD: values of the keys.
-            mask: boolean (True where a query may attend to a key) or additive, broadcast to (B, H, S, S); None is everywhere.
-            packing: packing of `x`.
-        """
-        q_BHSK, k_BHSK, v_BHSK = (
-            part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q_BSD, k_BSD, v_BSD)
-        )
-        y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask)
-        y_BSD = y_BHSK.transpose(1, 2).flatten(2)
-        if not by_layers(x):
-            return add_projection(x, y_BSD, self.out_proj, packing)
-        projected: Tensor = self.out_proj(y_BSD if packing is None else packing.pack(y_BSD))
-        return x + projected
+    def tail(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Compute `forward` at the tail of the rows only (`attention.tail`)."""
+        own = attention.tail(x, rows)
+        linear = self.in_proj
+        if fused_path.is_untouched(linear, nn.Linear):
+            width = own.shape[-1]
+            q = functional.linear(own, linear.weight[:width], linear.bias[:width])
+            kv = functional.linear(x, linear.weight[width:], linear.bias[width:])
+        else:
+            # A hook or an adapter sees one call with all tokens.
+            whole = linear(x)
+            q, kv = attention.tail(whole[..., : own.shape[-1]], rows), whole[..., own.shape[-1] :]
+        (q,), (k, v) = self._heads(q, 1), self._heads(kv, 2)
+        mixed: Tensor = self.out_proj(attention.attend_tail(q, k, v, rows).flatten(-2))
+        return mixed
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split (..., parts * D) into `parts` views (..., H, K)."""
+        return projected.view(*projected.shape[:-1], parts, self.heads, -1).unbind(-3)
 
 
 class Mlp(nn.Module):
-    """The two linear layers of the MLP, with GELU between them."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, width: int, gelu: Gelu) -> None:
         super().__init__()
         self.gelu = gelu
         self.c_fc = nn.Linear(width, MLP_RATIO * width)
         self.c_proj = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        output: Tensor = self.c_proj(functional.gelu(self.c_fc(x), approximate=self.gelu))
+        return output
 
 
 class Block(nn.Module):
@@ -81,6 +93,13 @@ class Block(nn.Module):
         gelu: which GELU the MLP uses.
     """
 
+    implementation: Implementation = "auto"
+    """"plain" never uses the fused functions; see `use_implementation`."""
+    recomputes: bool = False
+    """Whether the block saves its input only and runs again in the backward pass."""
+    keeps_hidden: bool = False
+    """Whether the fused MLP saves its hidden layer, instead of computing it again in the backward pass."""
+
     def __init__(self, width: int, heads: int, gelu: Gelu) -> None:
         super().__init__()
         self.ln_1 = BlockNorm(width)
@@ -88,40 +107,27 @@ class Block(nn.Module):
         self.ln_2 = BlockNorm(width)
         self.mlp = Mlp(width, gelu)
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """Let every token attend to all tokens of its row, (T, D) -> (T, D)."""
-        q, k, v = self._project(x, packing, _QUERIES, _KEYS, _VALUES)
-        return self._mlp(self.attn(x, q, k, v, key_mask(packing), packing))
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Let every token attend to the tokens of its row that `rows` lets it see, (T, D) -> (T, D)."""
+        if (rows is None or isinstance(rows, Packing)) and self.is_fused(x):
+            return fused.forward(self, x, rows)
+        x = x + self.attn(self.ln_1(x), rows)
+        return x + cast(Tensor, self.mlp(self.ln_2(x)))
 
-    def last(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """Compute `forward` for the last token of each row only, (T, D) -> (B, D)."""
-        last_BD = x[:, -1] if packing is None else x.index_select(0, packing.last_token())
-        last_B1D = last_BD[:, None]
-        (q_B1D,) = self._project(last_B1D, None, _QUERIES)
-        k, v = self._project(x, packing, _KEYS, _VALUES)
-        return self._mlp(self.attn(last_B1D, q_B1D, k, v, key_mask(packing), None)).squeeze(1)
+    def tail(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Compute `forward` at the tail of the rows only: (B, D) for last tokens, (B, Q, D) or (M, D) for queries."""
+        single = rows is None or isinstance(rows, Packing)
+        if (rows is None or isinstance(rows, Packing)) and self.is_fused(x):
+            return fused.last(self, x, rows)
+        own: Tensor = attention.tail(x, rows) + self.attn.tail(self.ln_1(x), rows)
+        own = own + cast(Tensor, self.mlp(self.ln_2(own)))
+        return own.squeeze(1) if single and own.dim() == 3 else own
 
     def prefix_causal(
         self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Apply the block to prefix and queries of the captioner, without a dense (P + Q, P + Q) mask.
-
-        Prefix tokens attend to each other only. Each query attends to the prefix, itself and the queries before it.
-
-        Args:
-            prefix: (T, D), image and web caption.
-            queries_MD: the queries.
-            prefix_packing: packing of the prefix; None without padding.
-            packing: packing of the queries in (B, Q).
-            mask: `prefix_causal_mask` of both.
-
-        Returns:
-            Updated (prefix, queries).
-        """
-        q, own_q, all_k, all_v = self._project_both(prefix, queries_MD, prefix_packing, packing)
-        k, v = (part[:, : q.shape[1]] for part in (all_k, all_v))
-        prefix = self._mlp(self.attn(prefix, q, k, v, key_mask(prefix_packing), prefix_packing))
-        return prefix, self._mlp(self.attn(queries_MD, own_q, all_k, all_v, mask, packing))
+        """Apply the block to separate tensors of prefix and queries; see `fused.block.prefix_causal`."""
+        return fused.prefix_causal(self, prefix, queries_MD, prefix_packing, packing, mask)
 
     def prefix_causal_chosen(
         self,
@@ -130,63 +136,53 @@ class Block(nn.Module):
         prefix_packing: Packing | None,
         packing: Packing,
         mask: Tensor,
-        chosen_BQ: Tensor,
+        chosen: Packing,
     ) -> Tensor:
-        """Compute `prefix_causal` for the chosen queries only.
+        """Compute `prefix_causal` for the chosen queries only; see `fused.block.prefix_causal_chosen`."""
+        return fused.prefix_causal_chosen(self, prefix, queries_MD, prefix_packing, packing, mask, chosen)
 
-        Args:
-            prefix: as in `prefix_causal`.
-            queries_MD: as in `prefix_causal`.
-            prefix_packing: as in `prefix_causal`.
-            packing: as in `prefix_causal`.
-            mask: as in `prefix_causal`.
-            chosen_BQ: True at the chosen queries, which must be in `packing`.
-
-        Returns:
-            The chosen queries (C, D), row-major.
-        """
-        chosen = Packing.of(chosen_BQ)
-        chosen_CD = queries_MD.index_select(0, packing.indices().flatten().index_select(0, chosen.index_N))
-        (q_BQD,) = self._project(chosen_CD, chosen, _QUERIES)
-        k_BSD, v_BSD = joined_projections(
-            prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing, queries=False
+    def is_fused(self, x: Tensor) -> bool:
+        """Return whether tokens like these run in the fused functions."""
+        if self.implementation != "auto" or not fused_path.takes(x):
+            return False
+        attn, mlp = self.attn, self.mlp
+        built_as: tuple[tuple[nn.Module, type[nn.Module]], ...] = (
+            (self.ln_1, BlockNorm),
+            (attn, Attention),
+            (self.ln_2, BlockNorm),
+            (mlp, Mlp),
+            *((linear, nn.Linear) for linear in (attn.in_proj, attn.out_proj, mlp.c_fc, mlp.c_proj)),
         )
-        return self._mlp(self.attn(chosen_CD, q_BQD, k_BSD, v_BSD, mask, chosen))
-
-    def _project(self, x: Tensor, packing: Packing | None, *parts: int) -> tuple[Tensor, ...]:
-        """Return the requested parts of queries, keys and values, (T, D) -> (B, S, D) each."""
-        if by_layers(x):
-            normed, linear = self.ln_1(x), self.attn.in_proj
-            if len(parts) == 3:
-                projections = linear(normed).chunk(3, dim=-1)
-            else:
-                weights, biases = linear.weight.chunk(3), linear.bias.chunk(3)
-                projections = tuple(functional.linear(normed, weights[part], biases[part]) for part in parts)
-            return projections if packing is None else tuple(packing.unpack(part) for part in projections)
-        return norm_projections(x, self.ln_1, self.attn.in_proj, parts, packing)
-
-    def _project_both(
-        self, prefix: Tensor, queries_MD: Tensor, prefix_packing: Packing | None, packing: Packing
-    ) -> tuple[Tensor, ...]:
-        """Return the queries of prefix and queries, then keys and values of both, joined."""
-        if not torch.compiler.is_compiling():
-            return joined_projections(prefix, queries_MD, self.ln_1, self.attn.in_proj, prefix_packing, packing)
-        q, k, v = self._project(prefix, prefix_packing, _QUERIES, _KEYS, _VALUES)
-        own_q, own_k, own_v = self._project(queries_MD, packing, _QUERIES, _KEYS, _VALUES)
-        return q, own_q, torch.cat([k, own_k], dim=1), torch.cat([v, own_v], dim=1)
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        mlp = self.mlp
-        if not by_layers(x):
-            return norm_mlp(x, self.ln_2, mlp.c_fc, mlp.c_proj, mlp.gelu)
-        output: Tensor = mlp.c_proj(functional.gelu(mlp.c_fc(self.ln_2(x)), approximate=mlp.gelu))
-        return x + output
+        return all(fused_path.is_untouched(*part) for part in built_as)
 
 
-def by_layers(x: Tensor) -> bool:
-    """Return whether rows are computed by PyTorch's own layers instead of the fused ones: in a compiler, which fuses by itself
-    and decides what to save, and for inference of a few rows.
-    """
-    if torch.compiler.is_compiling():
-        return True
-    return not torch.is_grad_enabled() and x.numel() <= _FEW_ROWS * x.shape[-1]
+def use_implementation(model: nn.Module, implementation: Implementation) -> None:
+    """Choose the implementation of all blocks of `model`: "auto" goes by the device, "plain" is PyTorch's modules everywhere."""
+    for block in blocks_of(model):
+        block.implementation = implementation
+
+
+def recompute_blocks(model: nn.Module, recomputes: bool = True) -> None:
+    """Let all blocks of `model` save their input only, and run again in the backward pass."""
+    for block in blocks_of(model):
+        block.recomputes = recomputes
+
+
+def keep_hidden_layers(model: nn.Module, keeps: bool = True) -> None:
+    """Let the fused MLPs of `model` save their hidden layers: more memory, and one product in ten fewer."""
+    for block in blocks_of(model):
+        block.keeps_hidden = keeps
+
+
+def blocks_of(model: nn.Module) -> list[Block]:
+    """Return all blocks of a model."""
+    return [module for module in model.modules() if isinstance(module, Block)]
+
+
+def run(function: Callable[..., Tensor], x: Tensor, rows: Rows = None) -> Tensor:
+    """Call `forward` or `tail` of a block, and have it recomputed in the backward pass if the block is set to that."""
+    block = getattr(function, "__self__", function)
+    if not (isinstance(block, Block) and block.recomputes and torch.is_grad_enabled()):
+        return function(x, rows)
+    # Blocks use no random numbers.
+    return cast(Tensor, checkpoint(function, x, rows, use_reentrant=False, preserve_rng_state=False))

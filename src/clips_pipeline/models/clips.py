@@ -20,9 +20,10 @@ from clips_pipeline.models.init import (
     initialize_text,
     initialize_vision,
 )
+from clips_pipeline.models.layout import CaptionRows, ChunkLayout, StepLayout, step_layout
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.sizes import ClipsConfig
-from clips_pipeline.models.text import TextOutput, TextTower, last_true
+from clips_pipeline.models.text import TextOutput, TextTower
 from clips_pipeline.models.vision import VisionTower
 
 
@@ -116,6 +117,7 @@ class ClipsModel(nn.Module):
         target_ids_BT: Tensor,
         kept_BK: Tensor | None = None,
         captioned_BI: Tensor | None = None,
+        layout: StepLayout | None = None,
     ) -> ClipsOutput:
         """Run the forward pass of a training step.
 
@@ -127,12 +129,17 @@ class ClipsModel(nn.Module):
                 captioner.
             kept_BK: indices of the patches that the vision tower reads (patch dropout); None reads all.
             captioned_BI: indices of the image tokens that the captioner reads, among those of the vision tower; None reads all.
+            layout: layout of these rows without chunks, as the loader computes it; None computes it here, which synchronizes with
+                the device.
 
         Raises:
             ValueError: a shape does not fit the configuration.
         """
+        if layout is None:
+            layout = step_layout(self.config, web_ids_BL, fragment_ids_BL, target_ids_BT).to(images_BCHW.device)
+        (chunk,) = layout.chunks()
         image_BE, web_BE, fragment_BE, hidden_ND, targets_N = self.encode_all(
-            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK, captioned_BI
+            images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, kept_BK, captioned_BI, chunk
         )
         return self.output(image_BE, web_BE, fragment_BE, hidden_ND, targets_N)
 
@@ -151,23 +158,20 @@ class ClipsModel(nn.Module):
         target_ids_BT: Tensor,
         kept_BK: Tensor | None = None,
         captioned_BI: Tensor | None = None,
+        layout: ChunkLayout | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the fields of `ClipsOutput` except scale and bias. Rows are independent of each other here."""
-        next_ids_BQ = target_ids_BT[:, 1:]
-        valid_BQ = next_ids_BQ != self.config.text.pad_id
+        if layout is None:
+            whole = step_layout(self.config, web_ids_BL, fragment_ids_BL, target_ids_BT).to(images_BCHW.device)
+            (layout,) = whole.chunks()
         # The rows of all fragments one below the other.
         fragments = 0 if fragment_ids_BL.shape[1] == 0 else fragment_ids_BL[0].numel() // fragment_ids_BL.shape[-1]
-        rows = [] if self.text is None else [web_ids_BL, *([fragment_ids_BL.flatten(0, -2)] if fragments else [])]
-        lengths = [] if self.text is None else [self.text.body_length(ids_BL) for ids_BL in rows]
-        if self.captioner is not None:
-            lengths.append(last_true(valid_BQ))
-        # One synchronization with the device instead of three.
-        counts = torch.stack(lengths).tolist()
         image = self.vision(images_BCHW, kept_BK)
         image_BE = unit_rows(image.feature_BE)
         web, web_BE, fragment_BE = None, image_BE[:, :0], image_BE[:, :0]
         if self.text is not None:
-            web_input, *fragment_input = self.text.embed(*zip(rows, counts, strict=False))
+            ids = [web_ids_BL, *([fragment_ids_BL.flatten(0, -2)] if fragments else [])]
+            web_input, *fragment_input = self.text.embed(*zip(ids, layout.texts or [None] * len(ids), strict=True))
             # Two passes, because under `padding: mask` each is only as long as its longest row.
             web = self.text.encode(web_input)
             web_BE = unit_rows(web.feature_BE)
@@ -176,20 +180,19 @@ class ClipsModel(nn.Module):
                 fragment_BE = unit_rows(self.text.pooled_feature(fragment_input[0]))
             if fragments > 1:
                 fragment_BE = fragment_BE.view(-1, fragments, fragment_BE.shape[-1])
-        if self.captioner is None:
+        captions = layout.captions
+        if self.captioner is None or captions is None:
             return image_BE, web_BE, fragment_BE, image_BE[:0, :0], target_ids_BT.flatten()[:0]
-        # At least one query, so that a batch without any target has a (zero) gradient for every parameter.
-        used = max(counts[-1], 1)
-        valid_BQ, next_ids_BQ = valid_BQ[:, :used], next_ids_BQ[:, :used]
         tokens_BPD = image.tokens_BPD
         if captioned_BI is not None:
             tokens_BPD = tokens_BPD.gather(1, captioned_BI[..., None].expand(-1, -1, tokens_BPD.shape[2]))
         if self.captioner.token_embedding is not None:
-            hidden_ND = self.captioner(tokens_BPD, None, valid_BQ, previous_ids_BQ=target_ids_BT[:, :used])
+            used = captions.packing.keep_BS.shape[1]
+            hidden_ND = self.captioner(tokens_BPD, None, captions, previous_ids_BQ=target_ids_BT[:, :used])
         else:
             assert web is not None  # noqa: S101  (a captioner with queries needs a text tower: ClipsConfig)
-            hidden_ND = self.captioner(tokens_BPD, self._condition(web), valid_BQ, web.keep_BS)
-        return image_BE, web_BE, fragment_BE, hidden_ND, next_ids_BQ[valid_BQ]
+            hidden_ND = self.captioner(tokens_BPD, self._condition(web), captions, web.packing)
+        return image_BE, web_BE, fragment_BE, hidden_ND, captions.targets_C
 
     def caption_logits(self, images_BCHW: Tensor, web_ids_BL: Tensor) -> Tensor:
         """Return the logits (B, Q, V) of all queries, for decoding captions. Training never builds this tensor.
@@ -200,10 +203,10 @@ class ClipsModel(nn.Module):
         if self.captioner is None or self.text is None or self.captioner.token_embedding is not None:
             raise ValueError("only a captioner with queries (method clips) predicts all words at once")
         image, web = self.vision(images_BCHW), self.text(web_ids_BL)
-        queries = self.captioner.config.queries
-        all_BQ = torch.ones(web_ids_BL.shape[0], queries, dtype=torch.bool, device=web_ids_BL.device)
-        hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), all_BQ, web.keep_BS)
-        logits_BQV: Tensor = self.captioner.head(hidden_ND).unflatten(0, all_BQ.shape)
+        shape = web_ids_BL.shape[0], self.captioner.config.queries
+        rows = CaptionRows.all(*shape, web_ids_BL.device)
+        hidden_ND = self.captioner(image.tokens_BPD, self._condition(web), rows, web.packing)
+        logits_BQV: Tensor = self.captioner.head(hidden_ND).unflatten(0, shape)
         return logits_BQV
 
     def _condition(self, web: TextOutput) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from clips_pipeline.models.blocks import Block
 
-_METHODS = ("forward", "last", "prefix_causal")
+_METHODS = ("forward", "tail")
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
+from clips_pipeline.models.layout import StepLayout, step_layout
 
 
 def forward_in_chunks(
@@ -22,11 +23,14 @@ def forward_in_chunks(
     target_ids_BT: Tensor,
     chunk: int,
     captioned_BI: Tensor | None = None,
+    layout: StepLayout | None = None,
 ) -> ClipsOutput:
     """Compute `model(...)` in chunks, with the same values and gradients.
 
     Rows of similar target length share a chunk, since the attention of a chunk is as long as its longest row. The captioner's
     states therefore come in another order, which does not matter to the caption loss, a mean over all of them.
+
+    The activations of the last chunk are kept: its backward pass is the first, when those of no other chunk exist.
 
     Args:
         model: the model, in training mode.
@@ -36,21 +40,26 @@ def forward_in_chunks(
         target_ids_BT: as in `ClipsModel.forward`.
         chunk: rows of a chunk.
         captioned_BI: as in `ClipsModel.forward`.
+        layout: layout of these rows in chunks of this size, as the loader computes it; None computes it here.
 
     Raises:
         ValueError: `chunk` is below 1.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; use 1 or more")
-    lengths_B = (target_ids_BT != model.config.text.pad_id).sum(dim=1)
-    order_B = lengths_B.argsort(stable=True)
+    rows = images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT
+    if layout is None:
+        layout = step_layout(model.config, web_ids_BL, fragment_ids_BL, target_ids_BT, chunk=chunk)
+        layout = layout.to(images_BCHW.device)
+    order, inverse_B = layout.order()
     parts = []
-    for rows_R in torch.split(order_B, chunk):
-        rows = (images_BCHW, web_ids_BL, fragment_ids_BL, target_ids_BT, None, captioned_BI)
-        inputs = [None if tensor is None else tensor.index_select(0, rows_R) for tensor in rows]
+    for number, (rows_R, its_layout) in enumerate(zip(order, layout.chunks(), strict=True)):
+        images, web_ids, fragment_ids, target_ids = (tensor.index_select(0, rows_R) for tensor in rows)
+        captioned = None if captioned_BI is None else captioned_BI.index_select(0, rows_R)
+        inputs = images, web_ids, fragment_ids, target_ids, None, captioned, its_layout
+        if number == len(order) - 1:
+            parts.append(model.encode_all(*inputs))
+            continue
         # The model uses no random numbers, so their state need not be restored.
         parts.append(checkpoint(model.encode_all, *inputs, use_reentrant=False, preserve_rng_state=False))
     image, web, fragment, hidden, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    inverse_B = order_B.argsort()
     image_BE, web_BE, fragment_BE = (features.index_select(0, inverse_B) for features in (image, web, fragment))
     return model.output(image_BE, web_BE, fragment_BE, hidden, targets)

@@ -32,6 +32,21 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def stream_dtype(module: nn.Module, weight: Tensor) -> torch.dtype:
+    """Return the dtype of the residual stream: that of the weights, or under autocast bfloat16 if `halve_stream` was called."""
+    device = weight.device.type
+    if getattr(module, "halves_stream", False) and device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+def halve_stream(model: nn.Module, halves: bool = True) -> None:
+    """Let towers and captioner add the outputs of their blocks in autocast's dtype instead of float32, as the authors do."""
+    for module in model.modules():
+        if hasattr(type(module), "halves_stream"):
+            module.halves_stream = halves  # type: ignore[assignment]
+
+
 def like_weight(x: Tensor, weight: Tensor) -> Tensor:
     """Return `x` in the wider precision of `x` and `weight`, at least float32, so that both can be multiplied."""
     return x.to(torch.promote_types(widen(x).dtype, widen(weight).dtype))

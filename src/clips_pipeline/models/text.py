@@ -10,22 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.blocks import Block
-from clips_pipeline.models.fused.packing import Packing
-from clips_pipeline.models.precision import FullLinear, FullNorm, widen
+from clips_pipeline.models.blocks import Block, run
+from clips_pipeline.models.layout import TextRows, check_length, text_rows
+from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.precision import FullLinear, FullNorm, stream_dtype, widen
 from clips_pipeline.models.sizes import TextConfig
 
 
 class TextOutput(NamedTuple):
     """Output of the tower.
 
-    `tokens_BSD` (B, S - 1, D) are taken before the final norm, without the last position. `keep_BS` (B, S - 1) is True at tokens
-    that are not PAD (other tokens are 0), or None if PAD is attended to. `pooled_BD` is (B, D); `feature_BE` (B, E) is not
+    `tokens_BSD` (B, S - 1, D) are taken before the final norm, without the last position. `packing` are the tokens of (B, S) that
+    are not PAD (other tokens are 0), or None if PAD is attended to. `pooled_BD` is (B, D); `feature_BE` (B, E) is not
     normalized.
     """
 
     tokens_BSD: Tensor
-    keep_BS: Tensor | None
+    packing: Packing | None
     pooled_BD: Tensor
     feature_BE: Tensor
 
@@ -45,6 +46,8 @@ class TextTower(nn.Module):
         embed_dim: E.
     """
 
+    halves_stream: bool = False
+
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
@@ -54,32 +57,28 @@ class TextTower(nn.Module):
         self.norm = FullNorm(config.width)
         self.head = FullLinear(config.width, embed_dim)
 
-    def body_length(self, ids_BL: Tensor) -> Tensor:
-        """Return, as a scalar tensor, the number of leading columns up to the last token before [CLS]; all later ones are PAD."""
-        return last_true(ids_BL[:, :-1] != self.config.pad_id)
-
-    def forward(self, ids_BL: Tensor, body: int | None = None) -> TextOutput:
+    def forward(self, ids_BL: Tensor, rows: TextRows | None = None) -> TextOutput:
         """Encode rows of ids.
 
         Args:
             ids_BL: (B, L) rows that end in [CLS].
-            body: leading columns to compute under `padding: mask`, at least `body_length`; None computes `body_length`.
+            rows: their layout under `padding: mask`; None computes it.
 
         Raises:
             ValueError: the rows do not have `context_length` ids.
         """
-        return self.encode(self.embed((ids_BL, body))[0])
+        return self.encode(self.embed((ids_BL, rows))[0])
 
-    def feature(self, ids_BL: Tensor, body: int | None = None) -> Tensor:
+    def feature(self, ids_BL: Tensor, rows: TextRows | None = None) -> Tensor:
         """Return `forward(...).feature_BE`, for which the last block is computed at [CLS] only.
 
         Raises:
             ValueError: as `forward`.
         """
-        return self.pooled_feature(self.embed((ids_BL, body))[0])
+        return self.pooled_feature(self.embed((ids_BL, rows))[0])
 
-    def embed(self, *rows: tuple[Tensor, int | None]) -> list[TextInput]:
-        """Return the input of the blocks for each set of rows (ids and body, as in `forward`).
+    def embed(self, *rows: tuple[Tensor, TextRows | None]) -> list[TextInput]:
+        """Return the input of the blocks for each set of rows (ids and layout, as in `forward`).
 
         There is one lookup for all sets: the gradient of a lookup is as large as the embedding table.
 
@@ -88,7 +87,7 @@ class TextTower(nn.Module):
         """
         prepared = [self._prepare_rows(*row) for row in rows]
         tokens = functional.embedding(torch.cat([ids for ids, _, _ in prepared]), self.token_embedding.weight)
-        dtype, inputs = self.token_embedding.weight.dtype, []
+        dtype, inputs = stream_dtype(self, self.token_embedding.weight), []
         parts = torch.split(tokens, [len(ids) for ids, _, _ in prepared])
         for part, (_, positions, packing) in zip(parts, prepared, strict=True):
             x = part if packing is not None else part.view(-1, *self.positions_LD.shape)
@@ -100,21 +99,21 @@ class TextTower(nn.Module):
         x, packing = self._run_inner_blocks(rows)
         last = self._last_block()
         if packing is None:
-            x_BSD = last(x)
+            x_BSD = run(last, x)
             return TextOutput(x_BSD[:, :-1], None, *self._pool(x_BSD[:, -1]))
-        x_ND = last(x, packing)
+        x_ND = run(last, x, packing)
         tokens_BSD = packing.unpack(x_ND)[:, :-1]
-        return TextOutput(tokens_BSD, packing.keep_BS[:, :-1], *self._pool(x_ND[packing.last_token()]))
+        return TextOutput(tokens_BSD, packing, *self._pool(x_ND.index_select(0, packing.last_token())))
 
     def pooled_feature(self, rows: TextInput) -> Tensor:
         """Compute `feature` after the embedding."""
-        return self._pool(self._last_block().last(*self._run_inner_blocks(rows)))[1]
+        return self._pool(run(self._last_block().tail, *self._run_inner_blocks(rows)))[1]
 
     def _run_inner_blocks(self, rows: TextInput) -> TextInput:
         """Run all blocks except the last; return the input of the last."""
         x, packing = rows
         for block in self.blocks[:-1]:
-            x = block(x, packing)
+            x = run(block, x, packing)
         return TextInput(x, packing)
 
     def _last_block(self) -> Block:
@@ -122,32 +121,16 @@ class TextTower(nn.Module):
         assert isinstance(block, Block)  # noqa: S101  (narrows the type of a ModuleList item)
         return block
 
-    def _prepare_rows(self, ids_BL: Tensor, body: int | None) -> tuple[Tensor, Tensor, Packing | None]:
+    def _prepare_rows(self, ids_BL: Tensor, rows: TextRows | None) -> tuple[Tensor, Tensor, Packing | None]:
         """Return the ids to compute, flat; their position embeddings, (L, D) or (N, D); and their packing."""
-        length = self.config.context_length
-        if ids_BL.shape[1] != length:
-            raise ValueError(
-                f"text rows have {ids_BL.shape[1]} ids, the model reads {length}: tokenize to text.context_length"
-            )
+        check_length(self.config, ids_BL)
         if self.config.padding == "attend":
             return ids_BL.flatten(), self.positions_LD, None
-        body = int(self.body_length(ids_BL)) if body is None else body
-        ids_BS = ids_BL
-        positions_SD: Tensor = self.positions_LD
-        if body < length - 1:
-            # [CLS] keeps the last position.
-            ids_BS = torch.cat([ids_BL[:, :body], ids_BL[:, -1:]], dim=1)
-            positions_SD = torch.cat([self.positions_LD[:body], self.positions_LD[-1:]])
-        packing = Packing.of(ids_BS != self.config.pad_id)
-        position_N = packing.index_N % ids_BS.shape[1]
-        return ids_BS.flatten()[packing.index_N], functional.embedding(position_N, positions_SD), packing
+        found = text_rows(self.config, ids_BL) if rows is None else rows
+        assert found is not None  # noqa: S101  (None is `padding: attend`)
+        positions_ND = functional.embedding(found.source_N % self.config.context_length, self.positions_LD)
+        return ids_BL.flatten().index_select(0, found.source_N), positions_ND, found.packing
 
     def _pool(self, last_BD: Tensor) -> tuple[Tensor, Tensor]:
         pooled_BD = self.norm(last_BD)
         return pooled_BD, self.head(pooled_BD)
-
-
-def last_true(flags_BS: Tensor) -> Tensor:
-    """Return one more than the last column that is True in any row, as a scalar tensor; 0 if there is none."""
-    columns = torch.arange(1, flags_BS.shape[1] + 1, device=flags_BS.device)
-    return torch.where(flags_BS.any(dim=0), columns, 0).amax()

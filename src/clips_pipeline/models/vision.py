@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.blocks import Block
-from clips_pipeline.models.precision import FullLinear, FullNorm, full_precision, like_weight
+from clips_pipeline.models.blocks import Block, run
+from clips_pipeline.models.precision import FullLinear, FullNorm, full_precision, like_weight, stream_dtype
 from clips_pipeline.models.sizes import VisionConfig
 
 _LONGEST_WAVE = 10_000.0
@@ -25,7 +25,8 @@ def sincos_2d(rows: int, columns: int, width: int) -> Tensor:
     quarter = width // 4
     step = torch.arange(quarter, dtype=torch.float64) / max(quarter - 1, 1)
     omega_K = _LONGEST_WAVE**-step
-    y_PK = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)[:, None] * omega_K
+    # By `expand`, since `repeat_interleave` has a size that `torch.export` does not know.
+    y_PK = torch.arange(rows, dtype=torch.float64)[:, None].expand(rows, columns).reshape(-1, 1) * omega_K
     x_PK = torch.arange(columns, dtype=torch.float64).repeat(rows)[:, None] * omega_K
     patches_PD = torch.cat([x_PK.sin(), x_PK.cos(), y_PK.sin(), y_PK.cos()], dim=1)
     return functional.pad(patches_PD, (0, 0, 1, 0)).float()
@@ -46,6 +47,8 @@ class VisionTower(nn.Module):
         config: dimensions and positions.
         embed_dim: E; None leaves out final norm and projection, which are not trained without a text tower.
     """
+
+    halves_stream: bool = False
 
     def __init__(self, config: VisionConfig, embed_dim: int | None) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class VisionTower(nn.Module):
             chosen_BK1 = (functional.pad(kept_BK + 1, (1, 0))).unsqueeze(2)  # CLS first, then the patches
             tokens_BSD = tokens_BSD.gather(1, chosen_BK1.expand(-1, -1, tokens_BSD.shape[2]))
         for block in self.blocks:
-            tokens_BSD = block(tokens_BSD)
+            tokens_BSD = run(block, tokens_BSD)
         tokens_BPD = tokens_BSD[:, 1:]
         mean_BD = tokens_BPD.mean(dim=1)
         if self.norm is None or self.head is None:
@@ -97,7 +100,7 @@ class VisionTower(nn.Module):
         tokens_BPD = grid_BDHW.flatten(2).transpose(1, 2)
         table_PD = self._table(height // size, width // size, tokens_BPD)
         cls_BPD = self.cls_D.to(tokens_BPD.dtype).expand(tokens_BPD.shape[0], 1, -1)
-        return (torch.cat([cls_BPD, tokens_BPD], dim=1) + table_PD).to(self.cls_D.dtype)
+        return (torch.cat([cls_BPD, tokens_BPD], dim=1) + table_PD).to(stream_dtype(self, self.cls_D))
 
     def position_table(self) -> Tensor:
         """Return a copy of the position table (1 + P, D) for images of the configured size, in the tower's precision."""
@@ -113,6 +116,9 @@ class VisionTower(nn.Module):
                     f"resize it to {self.config.image_size} pixels or set vision.positions to 'computed'"
                 )
             return self.positions_PD.to(like.dtype)
+        if torch.compiler.is_compiling():
+            # What a tracer computes is no table to keep.
+            return sincos_2d(rows, columns, self.config.width).to(like)
         # Not a buffer: a buffer would be lost on the meta device, and one tower serves many grids.
         key = (rows, columns, like.device, like.dtype)
         if key not in self._tables:

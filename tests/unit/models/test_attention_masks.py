@@ -3,7 +3,7 @@
 import torch
 
 from clips_pipeline.models.attention_masks import key_mask, prefix_causal_mask
-from clips_pipeline.models.fused.packing import Packing
+from clips_pipeline.models.packing import Packing
 
 P, Q = 3, 3
 

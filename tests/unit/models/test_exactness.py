@@ -10,6 +10,7 @@ from tests.golden_weights import GOLDEN_CONFIG
 
 from clips_pipeline.losses.total import clips_loss
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.layout import step_layout
 
 LIMIT = 1e-6
 VARIANTS = list(itertools.product(("attend", "mask"), ("before_norm", "after_norm")))
@@ -100,10 +101,11 @@ def test_padded_columns_change_nothing_when_masked(condition):
     model = build("mask", condition)
     images, web, fragment, target = batch(longest_text=4)
     outputs = []
-    for body in (None, 11):
-        if body is not None:
-            model.text.body_length = lambda _ids, body=body: torch.tensor(body)
-        output = model(images, web, fragment, target)
+    for multiple in (1, 11):
+        layout = step_layout(model.config, web, fragment, target, multiple=multiple)
+        (chunk,) = layout.chunks()
+        assert chunk.texts[0].packing.keep_BS.shape[1] == (6 if multiple == 1 else 12)
+        output = model(images, web, fragment, target, layout=layout)
         total = clips_loss(output, model.captioner.head.weight).total
         outputs.append((output, torch.autograd.grad(total, list(model.parameters()))))
     (trimmed, trimmed_gradients), (whole, whole_gradients) = outputs
@@ -113,7 +115,6 @@ def test_padded_columns_change_nothing_when_masked(condition):
 
 def test_trimming_happens_only_under_the_mask():
     _, web, _, _ = batch()
-    assert int(build().text.body_length(web)) == 5
     assert build("mask").text(web).tokens_BSD.shape[1] == 5
     assert build("attend").text(web).tokens_BSD.shape[1] == 11
 

@@ -8,8 +8,9 @@ import torch
 from tests import naive
 from tests.small_model import small_model
 
-from clips_pipeline.models import blocks
+from clips_pipeline.models import fused_path
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.fused import block as fused_block
 
 Counter = Callable[[], int]
 
@@ -19,13 +20,13 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Count the calls of the fused layers of a block."""
     calls = []
     for name in ("norm_mlp", "norm_projections", "add_projection"):
-        function = getattr(blocks, name)
+        function = getattr(fused_block, name)
 
-        def counted(*args, function=function):
+        def counted(*args, function=function, **options):
             calls.append(function)
-            return function(*args)
+            return function(*args, **options)
 
-        monkeypatch.setattr(blocks, name, counted)
+        monkeypatch.setattr(fused_block, name, counted)
     return lambda: len(calls)
 
 
@@ -48,9 +49,8 @@ def test_few_rows_equal_the_fused_layers(padding: str, fused_calls: Counter, mon
     ids = naive.rows(draws, 2, 24, 15, cls=4, vocab=300)
     with torch.inference_mode():
         few = built.encode_image(images), built.encode_text(ids), built.caption_logits(images, ids)
-        # The captioner's joined projections are not counted; its prefix and queries are few too.
         assert fused_calls() == 0
-        monkeypatch.setattr(blocks, "_FEW_ROWS", 0)
+        monkeypatch.setattr(fused_path, "FEW_ROWS", 0)
         fused = built.encode_image(images), built.encode_text(ids), built.caption_logits(images, ids)
     assert fused_calls() > 0
     for one, other in zip(few, fused, strict=True):

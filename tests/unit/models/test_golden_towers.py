@@ -6,7 +6,7 @@ import torch
 from tests.golden_weights import golden, golden_model, images
 
 from clips_pipeline.models.attention_masks import prefix_causal_mask
-from clips_pipeline.models.fused.packing import Packing
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import unit_rows
 from clips_pipeline.models.vision import sincos_2d
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from clips_pipeline.models.fused.packing import Packing
 from clips_pipeline.models.fused.tiling import (
     NormGradients,
     ScratchBuffer,
@@ -25,6 +24,7 @@ from clips_pipeline.models.fused.tiling import (
     norm_rows,
     row_tiles,
 )
+from clips_pipeline.models.packing import Packing
 
 
 def norm_projections(

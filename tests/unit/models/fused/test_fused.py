@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from clips_pipeline.models.fused import tiling
 from clips_pipeline.models.fused.mlp import norm_mlp
-from clips_pipeline.models.fused.packing import Packing
 from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
+from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
 
 WIDTH = 8
