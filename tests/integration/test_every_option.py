@@ -66,7 +66,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "coca": {
         "method": "coca",
         "captions": {"target_length": 48, "fragment": {"strategy": "random_mask", "tokens": 9}},
-        "launch": {"chunk_size": 4, "loader_workers": 1, "prefetch_batches": 3, "stall_warning_s": 20.0, "threads": 1},
+        "launch": {
+            "chunk_size": 4,
+            "recompute": "chunk",
+            "round_lengths_to": 4,
+            "tf32": False,
+            "loader_workers": 1,
+            "prefetch_batches": 3,
+            "stall_warning_s": 20.0,
+            "threads": 1,
+        },
         "every": {"log": 1, "evaluate": 2, "checkpoint": 1, "keep_checkpoints": 1, "caption_examples": 2},
     },
     "truncation": {
@@ -119,6 +128,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 ELSEWHERE = {
     "launch.precision": "amp_bf16 needs a GPU",
+    "launch.residual": "bf16 needs amp_bf16; tests/unit/models/test_residual.py trains with it",
     "launch.start": "tests/integration/test_other_starters.py starts the ranks by torchrun",
     "launch.on_change": "tests/drills/test_changed_parameters.py edits an unfinished training",
 }

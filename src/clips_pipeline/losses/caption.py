@@ -17,8 +17,9 @@ from clips_pipeline.losses.precision import without_autocast
 
 # Keeps a batch without targets at 0; as published.
 _EPSILON = 1.0e-8
-POSITIONS_PER_CHUNK = 160
-"""Default number of positions per chunk. The logits of a chunk take 20 MB in float32 with 32,000 ids."""
+POSITIONS_PER_CHUNK = {"cpu": 160, "cuda": 4096}
+"""Default number of positions per chunk, by device. With 32,000 ids, the float32 logits of a chunk take 20 MB, which fits a
+processor's cache, and 500 MB on a GPU, whose kernels need large products."""
 
 
 def caption_loss(
@@ -26,7 +27,7 @@ def caption_loss(
     head_weight_VD: Tensor,
     targets_N: Tensor,
     *,
-    chunk_size: int = POSITIONS_PER_CHUNK,
+    chunk_size: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Compute the mean cross-entropy per token, in nats, of the logits `hidden_ND @ head_weight_VD.T` against `targets_N`.
@@ -38,8 +39,8 @@ def caption_loss(
             between ranks.
         head_weight_VD: weight of the vocabulary head.
         targets_N: ids to predict.
-        chunk_size: positions whose logits are held at a time, 4 * chunk_size * V bytes in float32. (`train.launch.chunk_size`
-            counts samples.)
+        chunk_size: positions whose logits are held at a time, 4 * chunk_size * V bytes in float32; None is that of the device in
+            `POSITIONS_PER_CHUNK`. (`train.launch.chunk_size` counts samples.)
         group: ranks that share one mean over tokens; None is this process only.
 
     Returns:
@@ -51,6 +52,8 @@ def caption_loss(
     """
     if hidden_ND.shape[0] != targets_N.shape[0]:
         raise ValueError(f"{hidden_ND.shape[0]} hidden rows for {targets_N.shape[0]} targets; they must match")
+    if chunk_size is None:
+        chunk_size = POSITIONS_PER_CHUNK["cpu" if hidden_ND.device.type == "cpu" else "cuda"]
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; use 1 or more")
     with without_autocast(hidden_ND.device):
@@ -58,7 +61,8 @@ def caption_loss(
         total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk_size
         )
-        count = torch.tensor(float(targets_N.shape[0]), dtype=dtype, device=hidden_ND.device)
+        # Filled on the device: a copy from the host would wait for it.
+        count = hidden_ND.new_full((), float(targets_N.shape[0]), dtype=dtype)
         ranks = world_size(group)
         if ranks > 1:
             dist.all_reduce(count, group=group)

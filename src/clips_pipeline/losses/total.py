@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch.distributed as dist
 from torch import Tensor
 
-from clips_pipeline.losses.caption import POSITIONS_PER_CHUNK, caption_loss
+from clips_pipeline.losses.caption import caption_loss
 from clips_pipeline.losses.contrastive import contrastive_loss, text_rows
 from clips_pipeline.losses.sigmoid import sigmoid_terms
 
@@ -77,7 +77,7 @@ def clips_loss(
     weights: LossWeights | None = None,
     *,
     contrastive_chunk: int | None = None,
-    caption_chunk: int = POSITIONS_PER_CHUNK,
+    caption_chunk: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> LossParts:
     """Return the losses of one batch.
@@ -87,7 +87,7 @@ def clips_loss(
         head_weight_VD: weight of the captioner's vocabulary head; None without a captioner.
         weights: weights of the losses; None is the paper's 1 and 2.
         contrastive_chunk: rows of contrastive logits held at a time; None is as many as `contrastive.MAX_LOGITS` allows.
-        caption_chunk: positions whose caption logits are held at a time.
+        caption_chunk: positions whose caption logits are held at a time; None is as many as fit the device.
         group: ranks of one joint batch; None is this process only, even if torch.distributed is initialized.
 
     Raises:

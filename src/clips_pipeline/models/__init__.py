@@ -1,8 +1,6 @@
 """The model: two towers and the captioner. Depends on PyTorch only."""
 
 __all__ = [
-    "attention",
-    "attention_masks",
     "blocks",
     "cached_decoding",
     "captioner",
@@ -10,13 +8,11 @@ __all__ = [
     "compiled",
     "flops",
     "fused",
-    "fused_path",
     "grad_cache",
     "init",
-    "layout",
-    "packing",
     "plain",
     "precision",
+    "rows",
     "sizes",
     "text",
     "vision",

@@ -3,7 +3,7 @@
 On a CPU the same mathematics runs in the fused functions of `models.fused`, unless something hangs on the modules inside a block: a
 hook, an adapter such as LoRA, a parametrization. Both give the same results (`tests/unit/models/test_implementations.py`).
 
-Tokens are rows (B, S, D), or packed (N, D) with a `Packing`; T below is either (B, S) or N. `models.attention` has the
+Tokens are rows (B, S, D), or packed (N, D) with a `Packing`; T below is either (B, S) or N. `models.rows.attention` has the
 arrangements.
 
 Shapes: B batch, S sequence, P prefix, Q queries, N tokens, M tokens of the tail, C chosen queries, D width, H heads.
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from clips_pipeline.models import attention, fused_path
-from clips_pipeline.models.attention import Rows
 from clips_pipeline.models.fused import block as fused
+from clips_pipeline.models.fused import choice
 from clips_pipeline.models.fused.tiling import Gelu
-from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.rows import attention
+from clips_pipeline.models.rows.attention import Rows
+from clips_pipeline.models.rows.packing import Packing
 from clips_pipeline.models.sizes import MLP_RATIO
 
 Implementation = Literal["auto", "plain"]
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         """Compute `forward` at the tail of the rows only (`attention.tail`)."""
         own = attention.tail(x, rows)
         linear = self.in_proj
-        if fused_path.is_untouched(linear, nn.Linear):
+        if choice.is_untouched(linear, nn.Linear):
             width = own.shape[-1]
             q = functional.linear(own, linear.weight[:width], linear.bias[:width])
             kv = functional.linear(x, linear.weight[width:], linear.bias[width:])
@@ -143,7 +144,7 @@ class Block(nn.Module):
 
     def is_fused(self, x: Tensor) -> bool:
         """Return whether tokens like these run in the fused functions."""
-        if self.implementation != "auto" or not fused_path.takes(x):
+        if self.implementation != "auto" or not choice.takes(x):
             return False
         attn, mlp = self.attn, self.mlp
         built_as: tuple[tuple[nn.Module, type[nn.Module]], ...] = (
@@ -153,7 +154,7 @@ class Block(nn.Module):
             (mlp, Mlp),
             *((linear, nn.Linear) for linear in (attn.in_proj, attn.out_proj, mlp.c_fc, mlp.c_proj)),
         )
-        return all(fused_path.is_untouched(*part) for part in built_as)
+        return all(choice.is_untouched(*part) for part in built_as)
 
 
 def use_implementation(model: nn.Module, implementation: Implementation) -> None:

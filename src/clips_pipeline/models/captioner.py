@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.attention import PackedPrefixRows, PrefixRows
-from clips_pipeline.models.attention_masks import prefix_causal_mask
 from clips_pipeline.models.blocks import Block, blocks_of, run
 from clips_pipeline.models.fused.tiling import compute_dtype
-from clips_pipeline.models.layout import CaptionRows
-from clips_pipeline.models.packing import Packing, prefix_packing
 from clips_pipeline.models.precision import FullLinear, FullNorm, stream_dtype, widen
+from clips_pipeline.models.rows.attention import PackedPrefixRows, PrefixRows
+from clips_pipeline.models.rows.layout import CaptionRows
+from clips_pipeline.models.rows.masks import prefix_causal_mask
+from clips_pipeline.models.rows.packing import Packing, prefix_packing
 from clips_pipeline.models.sizes import CaptionerConfig
 
 

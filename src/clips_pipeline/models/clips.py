@@ -20,8 +20,8 @@ from clips_pipeline.models.init import (
     initialize_text,
     initialize_vision,
 )
-from clips_pipeline.models.layout import CaptionRows, ChunkLayout, StepLayout, step_layout
 from clips_pipeline.models.precision import unit_rows
+from clips_pipeline.models.rows.layout import CaptionRows, ChunkLayout, StepLayout, step_layout
 from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.models.text import TextOutput, TextTower
 from clips_pipeline.models.vision import VisionTower

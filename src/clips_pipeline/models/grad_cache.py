@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from clips_pipeline.models.clips import ClipsModel, ClipsOutput
-from clips_pipeline.models.layout import StepLayout, step_layout
+from clips_pipeline.models.rows.layout import StepLayout, step_layout
 
 
 def forward_in_chunks(

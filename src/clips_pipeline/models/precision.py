@@ -17,6 +17,12 @@ from torch.nn import functional
 from clips_pipeline.models.sizes import EPSILON
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Let a GPU multiply float32 matrices in TF32 (10 bits of mantissa), or not. Without effect on a CPU."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Disable autocast inside the context, on any device."""

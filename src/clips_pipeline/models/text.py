@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clips_pipeline.models.blocks import Block, run
-from clips_pipeline.models.layout import TextRows, check_length, text_rows
-from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import FullLinear, FullNorm, stream_dtype, widen
+from clips_pipeline.models.rows.layout import TextRows, check_length, text_rows
+from clips_pipeline.models.rows.packing import Packing
 from clips_pipeline.models.sizes import TextConfig
 
 

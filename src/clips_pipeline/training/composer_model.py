@@ -56,9 +56,9 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         inputs = images_BCHW, batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT
         output: ClipsOutput
         if self.chunk_size is not None and self.chunk_size < len(batch):
-            output = forward_in_chunks(self.clips, *inputs, self.chunk_size, captioned_BI)
+            output = forward_in_chunks(self.clips, *inputs, self.chunk_size, captioned_BI, batch.layout)
         else:
-            output = self.clips(*inputs, kept_BK, captioned_BI)
+            output = self.clips(*inputs, kept_BK, captioned_BI, batch.layout)
         bias = output.logit_bias
         return output._replace(
             logit_scale=output.logit_scale.reshape(()), logit_bias=None if bias is None else bias.reshape(())

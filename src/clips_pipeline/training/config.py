@@ -143,7 +143,13 @@ class LaunchConfig:
         device: "auto" uses GPUs if there are any.
         precision: precision of the matrix products; amp_bf16 needs a GPU.
         chunk_size: samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all.
-        compile: whether the transformer blocks are compiled by torch.compile.
+        recompute: what the backward pass computes again to save memory. "auto": "chunk" with `chunk_size`; else nothing, except
+            the hidden layers of MLPs on a CPU. "none": nothing, not even those. "block": every block. "chunk": every chunk.
+        residual: precision of the sums between blocks; bf16, as the authors have it, needs amp_bf16.
+        tf32: whether a GPU may multiply float32 matrices in TF32 (10 bits of mantissa): the heads, and everything with fp32.
+        compile: whether the transformer blocks are compiled by torch.compile; None: on a GPU without sharding.
+        round_lengths_to: computed text columns and caption queries are rounded up to multiples of this. On a GPU, fewer different
+            shapes mean fewer plans and compilations; the result is the same.
         loader_workers: loader workers of each rank; 0 prepares batches between the steps.
         prefetch_batches: batches that each loader worker prepares ahead.
         threads: torch threads of each rank; None divides the cores evenly.
@@ -160,7 +166,11 @@ class LaunchConfig:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     chunk_size: PositiveInt | None = None
-    compile: bool = False
+    recompute: Literal["auto", "none", "block", "chunk"] = "auto"
+    residual: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = True
+    compile: bool | None = None
+    round_lengths_to: Annotated[int, Ge(1), Le(128)] = 1
     loader_workers: Annotated[int, Ge(0), Le(1024)] = 0
     prefetch_batches: ProcessCount = 2
     threads: ProcessCount | None = None
@@ -176,6 +186,22 @@ class LaunchConfig:
             raise ConfigError("compile: it is not tested with sharding fsdp2; switch one of them off")
         if self.device == "cpu" and self.precision != "fp32":
             raise ConfigError("precision: amp_bf16 needs a GPU; on a CPU set fp32")
+        if self.residual == "bf16" and self.precision != "amp_bf16":
+            raise ConfigError("residual: bf16 needs precision amp_bf16; set both, or residual fp32")
+        if (self.recompute == "chunk") != (self.chunk_size is not None) and self.recompute != "auto":
+            raise ConfigError(
+                f"recompute: {self.recompute!r} does not fit chunk_size {self.chunk_size}: chunks are computed again and nothing "
+                "else is; set auto or chunk with a chunk_size, and none, block or auto without"
+            )
+
+    @property
+    def recomputation(self) -> Literal["auto", "none", "block", "chunk"]:
+        """The policy of `recompute`, with "chunk" for "auto" where there are chunks."""
+        return "chunk" if self.chunk_size is not None else self.recompute
+
+    def compiles(self, *, on_gpu: bool) -> bool:
+        """Return whether the blocks are compiled."""
+        return on_gpu and self.sharding == "none" if self.compile is None else self.compile
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,9 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
         load: load average of the machine before the measurement.
     """
     samples = measurement["samples"]
-    at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
-    recompute_factor = _recompute_factor(config)
+    at_once = samples_at_once(config)
+    # Blocks ran twice in the measurement too.
+    recompute_factor = 1.0 if config.launch.recomputation == "block" else _recompute_factor(config)
     fastest, slowest = (recompute_factor * seconds for seconds in _sample_seconds(measurement, at_once))
     per_rank = config.steps * config.batch_size / config.launch.processes
     total = sum(measurement["parameters"].values())
@@ -114,9 +115,25 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
     )
 
 
+def samples_at_once(config: TrainConfig) -> int:
+    """Return the samples whose activations a rank holds: a chunk, or its whole batch."""
+    of_rank = config.batch_size // config.launch.processes
+    return min(config.launch.chunk_size or of_rank, of_rank)
+
+
 def _recompute_factor(config: TrainConfig) -> float:
-    """Return the operations of a step relative to one without chunks, which run the forward pass twice."""
-    return 4 / 3 if config.launch.chunk_size else 1.0
+    """Return the operations of a step relative to one in which nothing runs twice; a backward pass counts as two forward ones.
+
+    The last chunk of a batch is not run again.
+    """
+    policy, of_rank = config.launch.recomputation, config.batch_size // config.launch.processes
+    if policy == "block":
+        return 4 / 3
+    chunk = config.launch.chunk_size
+    if policy != "chunk" or chunk is None or chunk >= of_rank:
+        return 1.0
+    last = of_rank % chunk or chunk
+    return 1 + (1 - last / of_rank) / 3
 
 
 def _sample_seconds(measurement: Mapping[str, Any], at_once: int) -> tuple[float, float]:

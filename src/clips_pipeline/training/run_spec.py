@@ -51,6 +51,9 @@ class RunSpec:
         mapping = digest_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
         relevant["precision"] = mapping["train"]["launch"]["precision"]
+        if self.train.launch.residual != "fp32":
+            # Added later: without it, fingerprints stay those of before.
+            relevant["residual"] = self.train.launch.residual
         versions = [formats.TRAINING, self.data_version, self.tokenizer_version]
         text = json.dumps([relevant, *versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

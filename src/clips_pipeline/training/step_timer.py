@@ -18,17 +18,23 @@ import torch
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.losses.total import LossWeights, clips_loss
-from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.blocks import Block, keep_hidden_layers, recompute_blocks
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.compiled import compile_blocks
 from clips_pipeline.models.flops import forward_flops_by_part
+from clips_pipeline.models.precision import allow_tf32, halve_stream
+from clips_pipeline.models.rows.layout import step_layout
 from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.estimate import samples_at_once
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import fragment_lengths, model_config
 
 STEPS = 5
-SAMPLES = (2, 8)
-"""Sizes of the small batches that are always measured; their difference gives the cost of one more sample."""
+SAMPLES = {"cpu": (2, 8), "cuda": (8, 64)}
+"""Sizes of the small batches that are always measured, by device; their difference gives the cost of one more sample. A GPU with
+fewer samples would wait for its host most of the time.
+"""
 MAX_SECONDS = 40.0
 """The training's own batch is measured if its steps are expected to take no longer than this in total..."""
 MAX_MEMORY_FRACTION = 0.7
@@ -62,10 +68,17 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
     model = ClipsModel(resolved).to(device)
     for part in config.freeze:
         getattr(model, part).requires_grad_(False)
+    # As in `training_run`.
+    recompute_blocks(model, config.launch.recomputation == "block")
+    keep_hidden_layers(model, config.launch.recomputation != "auto")
+    halve_stream(model, config.launch.residual == "bf16")
+    allow_tf32(config.launch.tf32)
+    if config.launch.compiles(on_gpu=on_gpu):
+        compile_blocks(model)
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     steps = _StepTimer(config, model, device, vocab_size, (context, fragments, target), rows)
-    at_once = config.launch.chunk_size or config.batch_size // config.launch.processes
-    for count in sorted({min(count, at_once) for count in SAMPLES}):
+    at_once = samples_at_once(config)
+    for count in sorted({min(count, at_once) for count in SAMPLES[device.type]}):
         steps.run(count)
     if at_once not in steps.samples and steps.fits(at_once):
         steps.run(at_once)
@@ -120,14 +133,15 @@ class _StepTimer:
         """Measure steps of `count` samples, after one step of warm-up."""
         size = self.model.config.vision.image_size
         images = torch.randn(count, 3, size, size, device=self.device)
-        ids = [self._ids(count, which) for which in range(3)]
+        web, fragment, target = (self._ids(count, which) for which in range(3))
+        layout = step_layout(self.model.config, web, fragment, target).to(self.device)
         kept = None if self.schedule is None else self.schedule.kept_patches(count, 0, self.device)
         captioned = None if self.schedule is None else self.schedule.captioned_tokens(count, 0, self.device)
         times, cpu_times = [], []
         for _ in range(STEPS + 1):
             started, cpu_started = time.perf_counter(), time.process_time()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.launch.precision == "amp_bf16"):
-                output = self.model(images, *ids, kept, captioned)
+                output = self.model(images, web, fragment, target, kept, captioned, layout)
                 head = None if self.model.captioner is None else self.model.captioner.head.weight
                 total = clips_loss(output, head, self.weights).total
             total.backward()  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.interop.folder import save_model
+from clips_pipeline.models.precision import allow_tf32
 from clips_pipeline.training import sharding
 from clips_pipeline.training.callbacks.caption_log import CaptionLog
 from clips_pipeline.training.callbacks.data_wait import DataWaitMonitor
@@ -169,6 +170,8 @@ def _build_trainer(
 def _fit(run: TrainingRun, trainer: Trainer) -> None:
     """Run the remaining steps."""
     sharding.check_sharded(run.config.launch.sharding, run.clips, uses_chunks=run.uses_chunks)
+    # Composer allows TF32 on every GPU, whatever the configuration says.
+    allow_tf32(run.config.launch.tf32)
     # A run whose length was changed resumes at the rate of its new schedule; otherwise this sets the saved rate again.
     apply_current_rate(run.schedule)
     if int(trainer.state.timestamp.batch) < run.config.steps:

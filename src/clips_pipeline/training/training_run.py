@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from clips_pipeline.data.storage.urls import is_remote
 from clips_pipeline.evaluation.inference.caption_examples import caption_examples, draw_examples, examples_to_mapping
 from clips_pipeline.evaluation.inference.training_retrieval import measure_caption_loss, measure_retrieval
 from clips_pipeline.losses.total import LossWeights
+from clips_pipeline.models.blocks import keep_hidden_layers, recompute_blocks
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.precision import halve_stream
+from clips_pipeline.models.rows.layout import step_layout
 from clips_pipeline.text.caption_rows import CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training import sharding
@@ -66,14 +70,20 @@ class TrainingRun:
         self.images: ImageConfig = image_config(config)
         options = json.loads(os.environ.get(STORAGE_OPTIONS, "{}"))
         self.remote = ShardCache(Path(spec.shard_cache), Storage(spec.storage, options))
-        self.loader = self._build_loader()
-        clips = ClipsModel(model_config(config, self.tokenizer.vocab_size))
-        load_initial_weights(clips, config.model, config.freeze)
-        self.clips = sharding.reshape_scalars(clips)
-        if config.launch.compile:
-            _compile(self.clips)
+        self.resolved = model_config(config, self.tokenizer.vocab_size)
         chunk = config.launch.chunk_size
         self.uses_chunks = chunk is not None and chunk < config.batch_size // self.world_size
+        self.loader = self._build_loader()
+        clips = ClipsModel(self.resolved)
+        load_initial_weights(clips, config.model, config.freeze)
+        self.clips = sharding.reshape_scalars(clips)
+        recompute = config.launch.recomputation
+        recompute_blocks(self.clips, recompute == "block")
+        # Nothing is computed three times: a chunk that runs again, or a block, keeps what the fused MLP would compute once more.
+        keep_hidden_layers(self.clips, recompute != "auto")
+        halve_stream(self.clips, config.launch.residual == "bf16")
+        if config.launch.compiles(on_gpu=self.device == "gpu"):
+            _compile(self.clips)
         image_schedule = ImageSchedule(
             config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
         )
@@ -100,6 +110,12 @@ class TrainingRun:
             window_samples=config.shuffle_window,
             prefetch_batches=config.launch.prefetch_batches,
             remote=self.remote,
+            layout=partial(
+                step_layout,
+                self.resolved,
+                chunk=config.launch.chunk_size if self.uses_chunks else None,
+                multiple=config.launch.round_lengths_to,
+            ),
         )
 
     def evaluated_model(self, state: State) -> ClipsModel:

@@ -10,7 +10,7 @@ from tests.golden_weights import GOLDEN_CONFIG
 
 from clips_pipeline.losses.total import clips_loss
 from clips_pipeline.models.clips import ClipsModel
-from clips_pipeline.models.layout import step_layout
+from clips_pipeline.models.rows.layout import step_layout
 
 LIMIT = 1e-6
 VARIANTS = list(itertools.product(("attend", "mask"), ("before_norm", "after_norm")))

@@ -5,9 +5,10 @@ import pytest
 import torch
 from tests.golden_weights import golden, golden_model, images
 
-from clips_pipeline.models.attention_masks import prefix_causal_mask
-from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import unit_rows
+from clips_pipeline.models.rows.layout import CaptionRows
+from clips_pipeline.models.rows.masks import prefix_causal_mask
+from clips_pipeline.models.rows.packing import Packing
 from clips_pipeline.models.vision import sincos_2d
 
 MID = {"rtol": 0.0, "atol": 2.0e-5}
@@ -85,7 +86,7 @@ def test_captioner_logits(golden_dir, prefix):
     arrays = golden(golden_dir, "captioner")
     captioner = golden_model(arrays).captioner
     image, text = (torch.from_numpy(arrays[f"{prefix}in/{which}_tokens"]) for which in ("image", "text"))
-    every = torch.ones(4, 9, dtype=torch.bool)
+    every = CaptionRows.all(4, 9, image.device)
     logits = captioner.head(captioner(image, text, every)).unflatten(0, (4, 9))
     close(logits, arrays[f"{prefix}out/logits"], OUT)
 
@@ -111,7 +112,7 @@ def test_captioner_inside(golden_dir):
     for number, block in enumerate(captioner.blocks):
         x_BSD = apply_captioner_block(block, x_BSD, 27)
         close(x_BSD, arrays[f"mid/Transformer/encoderblock_{number}"], MID)
-    every = torch.ones(4, 9, dtype=torch.bool)
+    every = CaptionRows.all(4, 9, image.device)
     close(captioner(image, text, every).unflatten(0, (4, 9)), arrays["mid/decoder_norm"], MID)
 
 

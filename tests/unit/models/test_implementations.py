@@ -14,14 +14,16 @@ from tests.unit.models.test_exactness import VARIANTS, batch, build, compare
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from clips_pipeline.data.images.transforms import normalize
 from clips_pipeline.losses.total import clips_loss
-from clips_pipeline.models import attention
 from clips_pipeline.models.blocks import keep_hidden_layers, recompute_blocks, use_implementation
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.grad_cache import forward_in_chunks
-from clips_pipeline.models.layout import step_layout
+from clips_pipeline.models.rows import attention
+from clips_pipeline.models.rows.layout import step_layout
 
 PADDINGS = ("attend", "mask")
+MEAN, STD = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
 
 
 def flash_twin(q, k, v, starts_q, starts_k, longest_q, longest_k, dropout, causal, debug):
@@ -226,12 +228,17 @@ class _Operations(TorchDispatchMode):
         self.flash, self.waiting = 0, []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name()
+        name, kwargs = function.name(), kwargs or {}
         self.flash += name == "aten::_flash_attention_forward"
+        if name in ("aten::_to_copy", "aten::copy_"):
+            source, target = (args[0], kwargs.get("device")) if name == "aten::_to_copy" else (args[1], args[0].device)
+            blocking = not (kwargs.get("non_blocking") or args[2:])
+            if source.device.type == "cpu" and target is not None and target.type != "cpu" and blocking:
+                self.waiting.append(name)
         flags = name == "aten::index.Tensor" and any(x is not None and x.dtype == torch.bool for x in args[1])
         if flags or name in {f"aten::{wait}" for wait in _WAITS}:
             self.waiting.append(name)
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def small(padding, inputs="queries"):
@@ -251,9 +258,12 @@ def test_a_step_on_the_meta_device_never_waits_and_attends_by_flash_alone(paddin
     inputs = batch(size=5)
     layout = step_layout(config, *inputs[1:], chunk=chunk).to("meta")
     images, *ids = (tensor.to("meta") for tensor in inputs)
+    images = images.to(torch.uint8)
+    # The first step copies constants to the device: mean, deviation and the table of positions.
+    model.vision.embed(normalize(images, MEAN, STD).to(torch.bfloat16))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.device.type == "meta"], foreach=True)
     with _Operations() as seen:
-        arguments = images.to(torch.bfloat16), *ids
+        arguments = normalize(images, MEAN, STD).to(torch.bfloat16), *ids
         more = [] if chunk is None else [chunk]
         output = (model if chunk is None else partial(forward_in_chunks, model))(*arguments, *more, layout=layout)
         clips_loss(output, model.captioner.head.weight).total.backward()

@@ -51,7 +51,14 @@ def test_figures_from_a_measurement() -> None:
 def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
     chunked = from_measurement(config_of(launch={"chunk_size": 8}), FOUND)
     assert chunked.peak_bytes == 160_000
-    assert chunked.sample_seconds == pytest.approx((0.2 * 4 / 3, 0.5 * 4 / 3))
+    # Seven of the eight chunks run twice, at a third of a step's operations each.
+    factor = 1 + 7 / 8 / 3
+    assert chunked.sample_seconds == pytest.approx((0.2 * factor, 0.5 * factor))
+    whole = from_measurement(config_of(batch_size=8, launch={"chunk_size": 100}), FOUND)
+    assert whole.sample_seconds == pytest.approx((0.2, 0.5))
+    # Blocks that are computed again were so in the measurement.
+    blocks = from_measurement(config_of(batch_size=8, launch={"recompute": "block"}), FOUND)
+    assert blocks.sample_seconds == pytest.approx((0.2, 0.5))
     assert "the last is the batch of a rank" in chunked.basis
 
 
@@ -83,7 +90,9 @@ def test_hours_on_a_card_come_from_its_peak() -> None:
         (3e18 * 640 / (2 * 0.4 * 312e12) / 3600, 3e18 * 640 / (2 * 0.2 * 312e12) / 3600)
     )
     chunked = config_of(launch={"processes": 2, "precision": "amp_bf16", "device": "gpu", "chunk_size": 8})
-    assert modeled_hours(found, chunked)[0][1] == pytest.approx(hours["A100"][0] * 4 / 3)
+    assert modeled_hours(found, chunked)[0][1] == pytest.approx(hours["A100"][0] * (1 + 3 / 4 / 3))
+    blocks = config_of(launch={"processes": 2, "precision": "amp_bf16", "device": "gpu", "recompute": "block"})
+    assert modeled_hours(found, blocks)[0][1] == pytest.approx(hours["A100"][0] * 4 / 3)
     console = Console(width=120, record=True)
     console.print(estimate_table(found, config))
     assert "hours on 2 H100, modeled, not measured" in console.export_text()

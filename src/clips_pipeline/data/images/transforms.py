@@ -6,6 +6,7 @@ Published (OpenVision, which trains CLIPS; docs/explanation/method.md): inceptio
 Shapes: B batch, C channels (red, green, blue), H W image.
 """
 
+import functools
 import hashlib
 import random
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from clips_pipeline.data.images.formats import DECODE_ERRORS, open_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, UNDECODABLE_IMAGE, SampleLimits
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from clips_pipeline.data.images.decode import EncodedImage
@@ -180,9 +182,18 @@ def normalize(images_BCHW: "Tensor", mean: Sequence[float], std: Sequence[float]
 
     if images_BCHW.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 from 0 to 255, not {images_BCHW.dtype}: normalized twice?")
-    mean_C11 = torch.tensor(mean, device=images_BCHW.device).view(-1, 1, 1)
-    std_C11 = torch.tensor(std, device=images_BCHW.device).view(-1, 1, 1)
+    mean_C11, std_C11 = (_by_channel(tuple(values), images_BCHW.device) for values in (mean, std))
     return (images_BCHW.float() / 255.0 - mean_C11) / std_C11
+
+
+@functools.lru_cache(maxsize=64)
+def _by_channel(values: tuple[float, ...], device: "torch.device") -> "Tensor":
+    """Return (C, 1, 1) on the device, copied there once: each copy from the host would wait for the device."""
+    import torch
+
+    # A tensor created in inference mode could not be used in training later.
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def _random_crop(encoded: "EncodedImage", config: ImageConfig, draws: random.Random) -> Pixels:

@@ -9,7 +9,7 @@ mid-epoch reads no data.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.shards.unexpected import make_skip
+from clips_pipeline.models.rows.layout import StepLayout
 from clips_pipeline.text.caption_rows import CaptionReader, CaptionRows
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         world_size: int,
         seed: int,
         clock: ReadClock,
+        layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
     ) -> None:
         self.shards, self.order, self.captions, self.images = shards, order, captions, images
         self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
-        self.clock = clock
+        self.clock, self.layout = clock, layout
         self.epoch = 0
         self.start = 0
         self._prefetched: dict[int, tuple[int, int]] = {}
@@ -129,15 +131,14 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, start, skipped)
             rows.append(row)
             keys.append(key)
-        return ClipsBatch(
-            images_BCHW,
+        ids = (
             _ids([row.web for row in rows]),
             # (B, L), or (B, K, L) with several fragments of each image.
             _ids([[row.fragment, *row.more_fragments] if row.more_fragments else row.fragment for row in rows]),
             _ids([row.target for row in rows]),
-            keys,
-            dict(skipped),
         )
+        layout = None if self.layout is None else self.layout(*ids)
+        return ClipsBatch(images_BCHW, *ids, keys, dict(skipped), layout)
 
     def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
         """Start downloading the shards of the next window while this one is read."""

@@ -5,11 +5,13 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
@@ -21,6 +23,7 @@ from clips_pipeline.data.loading.shared_memory import fitting_prefetch
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.shard_cache import ShardCache
+from clips_pipeline.models.rows.layout import StepLayout
 from clips_pipeline.text.caption_rows import CaptionReader
 
 T = TypeVar("T")
@@ -41,6 +44,7 @@ def train_loader(
     max_streams: int = MAX_STREAMS,
     prefetch_batches: int = 2,
     remote: ShardCache | None = None,
+    layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
 ) -> DataLoader[ClipsBatch]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
@@ -57,21 +61,16 @@ def train_loader(
         workers: number of loader workers, at most the number of batches; 0 makes batches in this process.
         seed: seed of order and augmentation.
         window_samples: samples within which the order is shuffled, over all streams together (`order`).
-        max_streams: upper bound on the streams that a global batch takes samples from. More mix better; with fewer, a
-            rank reads fewer shards.
-        prefetch_batches: batches that each loader worker prepares ahead; fewer if /dev/shm is too small for them.
+        max_streams: upper bound on the streams of a global batch. More mix better; with fewer, a rank reads fewer shards.
+        prefetch_batches: batches that each worker prepares ahead; fewer if /dev/shm is too small.
         remote: cache for shards that are not on this machine.
+        layout: computes a batch's layout from its web, fragment and target ids; None leaves it to the model.
 
     Raises:
         ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch,
             the shards do not match the index, or /dev/shm has no room for one batch per loader worker.
     """
-    if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
-        raise ConfigError(
-            f"global_batch_size {global_batch_size}, rank {rank} of {world_size}, workers {workers}: out of range"
-        )
-    if global_batch_size % world_size:
-        raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
+    _check(global_batch_size, rank, world_size, workers)
     shards = ShardSet(index_dir, split, remote=remote)
     total = sum(shards.samples)
     streams = choose_streams(total, global_batch_size, window_samples, max_streams)
@@ -93,6 +92,7 @@ def train_loader(
         world_size=world_size,
         seed=seed,
         clock=ReadClock(workers),
+        layout=layout,
     )
     workers = min(workers, len(dataset))
     return DataLoader(
@@ -106,6 +106,15 @@ def train_loader(
         # A separate generator: otherwise each epoch would draw from torch's global one.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _check(global_batch_size: int, rank: int, world_size: int, workers: int) -> None:
+    if global_batch_size < 1 or not 0 <= rank < world_size or workers < 0:
+        raise ConfigError(
+            f"global_batch_size {global_batch_size}, rank {rank} of {world_size}, workers {workers}: out of range"
+        )
+    if global_batch_size % world_size:
+        raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
 
 
 def _identity(batch: T) -> T:

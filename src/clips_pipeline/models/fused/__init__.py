@@ -1,3 +1,3 @@
 """Fused norms, MLPs and projections on packed rows: a fast CPU path with the results of the plain modules."""
 
-__all__ = ["block", "mlp", "projections", "tiling"]
+__all__ = ["block", "choice", "mlp", "projections", "tiling"]

@@ -9,11 +9,11 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.attention_masks import key_mask
 from clips_pipeline.models.fused.mlp import norm_mlp
 from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
 from clips_pipeline.models.fused.tiling import Gelu
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.rows.masks import key_mask
+from clips_pipeline.models.rows.packing import Packing
 
 _QUERIES, _KEYS, _VALUES = range(3)
 

@@ -24,7 +24,7 @@ from clips_pipeline.models.fused.tiling import (
     norm_rows,
     row_tiles,
 )
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.rows.packing import Packing
 
 
 def norm_projections(
@@ -233,7 +233,8 @@ class _AddProjection(torch.autograd.Function):
         ctx.index_N = index_N
         dtype, width = mixed_MD.dtype, mixed_MD.shape[1]
         narrow = weight.to(dtype).T
-        out_ND = x_ND + bias
+        out_ND = x_ND.new_empty(x_ND.shape, dtype=torch.promote_types(x_ND.dtype, dtype))
+        torch.add(x_ND, bias, out=out_ND)
         scratch = ScratchBuffer(out_ND, 3 * width, dtype, width)
         for rows in row_tiles(out_ND, 3 * width):
             add_product(out_ND[rows], _tokens(mixed_MD, rows, index_N, scratch), narrow)

@@ -17,6 +17,7 @@ _PARAMETERS = (
     "train.augment.",
     "train.images.",
     "train.launch.precision",
+    "train.launch.residual",
     "train.ema",
     "train.freeze",
     "train.progressive",
@@ -25,7 +26,17 @@ _PARAMETERS = (
     "train.",
     "prepare.",
 )
-_ROUNDING = ("processes", "sharding", "device", "compile", "chunk_size", "threads")
+_ROUNDING = (
+    "processes",
+    "sharding",
+    "device",
+    "compile",
+    "chunk_size",
+    "threads",
+    "recompute",
+    "tf32",
+    "round_lengths_to",
+)
 _PACKAGES = ("Python", "torch", "CUDA", "mosaicml", "numpy", "torchvision", "pillow", "simplejpeg", "tokenizers")
 _HARDWARE = ("device", "GPUs", "ranks", "CPU", "cores", "threads of a rank", "ranks on a machine")
 _CURVES = ("loss/total", "loss/contrastive", "loss/caption", "validation/mean_recall@1", "loss/", "validation/")
@@ -45,7 +56,7 @@ def effect(key: str) -> Effect:
     if key.startswith("train.every."):
         return "none"
     group, _, name = key.rpartition(".")
-    if group == "train.launch" and name != "precision":
+    if group == "train.launch" and name not in ("precision", "residual"):
         return "rounding" if name in _ROUNDING else "none"
     return "result"
 

@@ -1,8 +1,11 @@
 """Training batches: the same sequence for any number of ranks and workers, exact resume, replaced bad samples."""
 
+import copy
 import multiprocessing
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
 from clips_pipeline.data.shards.records import Caption, Record
 from clips_pipeline.data.shards.tar_file import TarFile
+from clips_pipeline.models.rows.layout import step_layout
+from clips_pipeline.models.sizes import SIZES
 
 IMAGES = ImageConfig(size=8)
 COUNT, BATCH = 46, 8
@@ -58,6 +63,24 @@ def _same(found: list[ClipsBatch], wanted: list[ClipsBatch]) -> bool:
         for a, b in zip(found, wanted, strict=True)
         for name in ("images_BCHW", "web_ids_BL", "fragment_ids_BL", "target_ids_BT")
     )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_the_layout_of_a_batch_comes_with_it(shards: Path, workers: int, chunk: int | None) -> None:
+    """The worker computes it, `to` moves it, and a copy of the batch, which Composer makes, is the batch itself."""
+    named = SIZES["tiny"]
+    config = replace(named, text=replace(named.text, padding="mask", context_length=2))
+    layout = partial(step_layout, config, chunk=chunk)
+    for batch in _epoch(_loader(shards, workers=workers, layout=layout)):
+        wanted = layout(batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
+        assert batch.layout is not None
+        assert batch.layout.sizes == wanted.sizes
+        assert torch.equal(batch.layout.numbers, wanted.numbers)
+        assert copy.deepcopy(batch) is batch
+        moved = batch.to("meta").layout
+        assert moved is not None
+        assert moved.numbers.device.type == "meta"
 
 
 def _joined(ranks: list[list[ClipsBatch]]) -> list[ClipsBatch]:

@@ -8,8 +8,8 @@ from torch.nn import functional
 from clips_pipeline.models.fused import tiling
 from clips_pipeline.models.fused.mlp import norm_mlp
 from clips_pipeline.models.fused.projections import add_projection, joined_projections, norm_projections
-from clips_pipeline.models.packing import Packing
 from clips_pipeline.models.precision import BlockNorm
+from clips_pipeline.models.rows.packing import Packing
 
 WIDTH = 8
 KEEP = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()

@@ -115,7 +115,8 @@ def test_every_parameter_is_either_applied_or_refused() -> None:
     keys = flatten({"train": dataclasses.asdict(TrainConfig())})
     allowed = {key for key in keys if run_folder.ParameterChange(key, 0, 1).allowed}
     assert {key for key in keys if key.startswith(("train.every.", "train.launch."))} | {"train.samples"} == allowed | {
-        "train.launch.precision"
+        "train.launch.precision",
+        "train.launch.residual",
     }
 
 

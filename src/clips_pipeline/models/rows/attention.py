@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clips_pipeline.models.packing import Lengths, Packing, row_of
+from clips_pipeline.models.rows.packing import Lengths, Packing, row_of
 
 
 class PrefixRows(NamedTuple):

@@ -8,9 +8,9 @@ import torch
 from tests import naive
 from tests.small_model import small_model
 
-from clips_pipeline.models import fused_path
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.fused import block as fused_block
+from clips_pipeline.models.fused import choice
 
 Counter = Callable[[], int]
 
@@ -50,7 +50,7 @@ def test_few_rows_equal_the_fused_layers(padding: str, fused_calls: Counter, mon
     with torch.inference_mode():
         few = built.encode_image(images), built.encode_text(ids), built.caption_logits(images, ids)
         assert fused_calls() == 0
-        monkeypatch.setattr(fused_path, "FEW_ROWS", 0)
+        monkeypatch.setattr(choice, "FEW_ROWS", 0)
         fused = built.encode_image(images), built.encode_text(ids), built.caption_logits(images, ids)
     assert fused_calls() > 0
     for one, other in zip(few, fused, strict=True):

@@ -2,7 +2,7 @@
 
 import torch
 
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.rows.packing import Packing
 
 KEEP = torch.tensor([[True, True, False, True], [False, False, False, True], [True, True, True, True]])
 

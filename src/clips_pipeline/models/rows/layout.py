@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clips_pipeline.models.packing import Lengths, Packing
+from clips_pipeline.models.rows.packing import Lengths, Packing
 from clips_pipeline.models.sizes import ClipsConfig, TextConfig
 
 

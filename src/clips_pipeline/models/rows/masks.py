@@ -13,7 +13,7 @@ Which positions attend to which in the captioner, for a prefix (image and web ca
 
 With `padding: mask`, no position attends to padding of the prefix. Queries need no padding mask: unused queries come after all
 used ones, so the causal order hides them. The dense (P + Q, P + Q) mask is not needed: prefix rows attend to the whole prefix, so
-only the last Q rows need a mask. `tests/unit/models/test_attention_masks.py` tests the result against the dense mask.
+only the last Q rows need a mask. `tests/unit/models/rows/test_masks.py` tests the result against the dense mask.
 
 Shapes: B batch, S sequence, P prefix, Q queries.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.rows.packing import Packing
 
 
 def key_mask(packing: Packing | None) -> Tensor | None:

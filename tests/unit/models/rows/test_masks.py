@@ -2,8 +2,8 @@
 
 import torch
 
-from clips_pipeline.models.attention_masks import key_mask, prefix_causal_mask
-from clips_pipeline.models.packing import Packing
+from clips_pipeline.models.rows.masks import key_mask, prefix_causal_mask
+from clips_pipeline.models.rows.packing import Packing
 
 P, Q = 3, 3
 
