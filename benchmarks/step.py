@@ -36,8 +36,8 @@ _WARM_UP = 2
 _LOSS_TOLERANCE = 1e-4
 
 
-def config_of(size: str, padding: str = "attend") -> Any:
-    """Return a named size at the resolution of the benchmark."""
+def config_of(size: str, padding: str = "attend", pixels: int = PIXELS) -> Any:
+    """Return a named size at the resolution of the benchmark, or at another one."""
     import dataclasses
 
     from clips_pipeline.models.sizes import SIZES
@@ -45,12 +45,12 @@ def config_of(size: str, padding: str = "attend") -> Any:
     named = SIZES[size]
     return dataclasses.replace(
         named,
-        vision=dataclasses.replace(named.vision, image_size=PIXELS),
+        vision=dataclasses.replace(named.vision, image_size=pixels),
         text=dataclasses.replace(named.text, padding=padding),
     )
 
 
-def batches(size: str, batch: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+def batches(size: str, batch: int, pixels: int = PIXELS) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Yield images and rows of ids, a function of the number of the batch, so the same for every side."""
     import torch
 
@@ -59,7 +59,7 @@ def batches(size: str, batch: int) -> Iterator[tuple[Any, Any, Any, Any]]:
     number = 0
     while True:
         generator = torch.Generator().manual_seed(number)
-        images = torch.randn(batch, 3, PIXELS, PIXELS, generator=generator)
+        images = torch.randn(batch, 3, pixels, pixels, generator=generator)
         rows = []
         for kind, row_length in row_lengths.items():
             mean, deviation = LENGTHS[kind]
@@ -155,7 +155,7 @@ def required_operations(size: str, batch: int, steps: int, side: str) -> float:
     from clips_pipeline.models.flops import training_flops
 
     if side not in SIDES:
-        from benchmarks.step_peer import forward_flops
+        from benchmarks.plain import forward_flops
 
         return 3.0 * batch * forward_flops(config_of(size))
     config, total = config_of(size, side), 0

@@ -14,7 +14,6 @@ from open_clip.transformer import Transformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clips_pipeline.models.flops import forward_flops_by_part
 from clips_pipeline.models.sizes import EPSILON, ClipsConfig
 
 
@@ -106,16 +105,6 @@ def _contrastive_term(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> Tenso
     logits_BB = scale * image_BE @ text_BE.T
     labels_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return (functional.cross_entropy(logits_BB, labels_B) + functional.cross_entropy(logits_BB.T, labels_B)) / 2
-
-
-def forward_flops(config: ClipsConfig) -> int:
-    """Return the operations of one sample's matrix products: every position of every block, and all logits."""
-    vision, text, captioner = config.vision, config.text, config.captioner
-    parts = forward_flops_by_part(config, text.context_length, 0, captioner.queries)
-    rows = vision.tokens + text.context_length - 1 + captioner.queries
-    blocks = captioner.depth * (24 * rows * captioner.width**2 + 4 * rows**2 * captioner.width)
-    projections = 2 * captioner.width * (vision.tokens * vision.width + (text.context_length - 1) * text.width)
-    return parts["vision tower"] + 2 * parts["text tower"] + blocks + projections + parts["vocabulary head"]
 
 
 @torch.no_grad()

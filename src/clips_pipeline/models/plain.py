@@ -25,7 +25,7 @@ class PlainAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None = None) -> Tensor:
-        """Attend to all positions where the mask is True, (B, S, D) -> (B, S, D)."""
+        """Attend to all positions where the mask (B, 1, 1, S) or (S, S) is True, (B, S, D) -> (B, S, D)."""
         parts = self.in_proj(x_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q_BHSK, k_BHSK, v_BHSK = parts.unbind(0)
         y_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask_B11S)
@@ -88,12 +88,20 @@ class PlainVision(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return unit features (B, E) of normalized images."""
+        return self.pool(self.tokens(images_BCHW))
+
+    def pool(self, x_BSD: Tensor) -> Tensor:
+        """Return unit features (B, E) of the last block's tokens."""
+        return _unit_rows(self.head(self.norm(x_BSD[:, 1:].mean(dim=1))))
+
+    def tokens(self, images_BCHW: Tensor) -> Tensor:
+        """Return the tokens (B, 1 + P, D) of the last block, CLS first."""
         patches_BPD = self.patches(images_BCHW).flatten(2).transpose(1, 2)
         cls_B1D = self.cls_D.expand(patches_BPD.shape[0], 1, -1)
         x_BSD = torch.cat([cls_B1D, patches_BPD], dim=1) + self.positions_PD
         for block in self.blocks:
             x_BSD = block(x_BSD)
-        return _unit_rows(self.head(self.norm(x_BSD[:, 1:].mean(dim=1))))
+        return x_BSD
 
 
 class PlainText(nn.Module):
@@ -127,11 +135,19 @@ class PlainText(nn.Module):
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         """Return unit features (B, E) of rows of ids that end in [CLS]."""
+        return self.pool(self.tokens(ids_BL))
+
+    def pool(self, x_BLD: Tensor) -> Tensor:
+        """Return unit features (B, E) of the last block's tokens."""
+        return _unit_rows(self.head(self.norm(x_BLD[:, -1])))
+
+    def tokens(self, ids_BL: Tensor) -> Tensor:
+        """Return the tokens (B, L, D) of the last block."""
         mask_B11L = None if self.hidden_id is None else (ids_BL != self.hidden_id)[:, None, None, :]
-        x_BLD = self.token_embedding(ids_BL) + self.positions_LD
+        x_BLD: Tensor = self.token_embedding(ids_BL) + self.positions_LD
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_B11L)
-        return _unit_rows(self.head(self.norm(x_BLD[:, -1])))
+        return x_BLD
 
 
 def _unit_rows(x_BE: Tensor) -> Tensor:

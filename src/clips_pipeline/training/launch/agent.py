@@ -40,7 +40,6 @@ from clips_pipeline.training.run_spec import load_spec
 _LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.1
 _CHECKS_PER_POLL = 5
-_GPU_DRIVER = Path("/dev/nvidiactl")
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -196,7 +195,7 @@ def main(arguments: list[str]) -> int:
     terminate = threading.Event()
     # torch and Composer are imported once, for the agent and all ranks (docs/explanation/performance.md, "Start"). CUDA does
     # not survive a fork, and other packages may initialize it on import; hence no forks where there is a GPU driver.
-    fork = not _GPU_DRIVER.exists()
+    fork = not worker_main.GPU_DRIVER.exists()
     if fork:
         worker_main.load_rank()
     # After the import of Composer, which installs its own handler.

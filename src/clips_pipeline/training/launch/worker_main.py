@@ -5,6 +5,7 @@ a later attempt ends at once, before it imports torch.
 """
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from clips_pipeline.io.terminal import protect_output
 from clips_pipeline.training.launch.failure import restart_reason
 from clips_pipeline.training.launch.heartbeat import current_attempt, read_heartbeats
 from clips_pipeline.training.run_spec import RunSpec, load_spec
+
+GPU_DRIVER = Path("/dev/nvidiactl")
+"""Exists on a machine with an NVIDIA driver."""
 
 
 def main(arguments: list[str]) -> int:
@@ -44,6 +48,9 @@ def load_rank() -> Callable[[RunSpec, str | None], int]:
     The import creates some 5,000 modules. A garbage collection among them frees nothing and takes a tenth of the start, so the
     collector is off during the import and ignores these objects afterwards.
     """
+    if GPU_DRIVER.exists():
+        # Read by torch at its first allocation. The shapes of a step vary, and fixed segments would fragment the memory.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     gc.disable()
     from clips_pipeline.training.launch import worker
 

@@ -19,7 +19,7 @@ FAKE_AGENT = """
 import pathlib, sys
 from clips_pipeline.training.launch import agent
 agent.RANK_MODULE = "fake_rank"
-agent._GPU_DRIVER = pathlib.Path({driver!r})
+agent.worker_main.GPU_DRIVER = pathlib.Path({driver!r})
 agent.worker_main.load_rank = lambda: None
 sys.exit(agent.main(sys.argv[1:]))
 """

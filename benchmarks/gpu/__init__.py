@@ -1,0 +1,1 @@
+"""Benchmark of the training step on a GPU: `python -m benchmarks.gpu --budget 450 --out FOLDER`; see `__main__`."""

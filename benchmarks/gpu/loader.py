@@ -1,0 +1,115 @@
+"""Part `loader`: decoded and augmented images per second by the number of workers, then loader and step together.
+
+Seeded JPEGs of 512 pixels on the short side, the published augmentation, captions as random ids with their layout. Reading shards
+and tokenizing are not included (`benchmarks.loader` measures the whole loader on a CPU).
+"""
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.gpu.setup import Case, Inputs, device, optimizer_of, ours, synchronize, take_step
+from benchmarks.step import batches
+from clips_pipeline.data.images.transforms import ImageConfig, normalize, train_pixels
+from clips_pipeline.models.rows.layout import StepLayout, step_layout
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CASE, SMOKE = Case("b16", 112, "mask", 512), Case("tiny", 64, "mask", 4)
+
+
+class Images(Dataset[tuple[Tensor, tuple[Tensor, ...], StepLayout]]):
+    """Batches of a case, made in the worker that asks for them."""
+
+    def __init__(self, case: Case, files: list[bytes], count: int) -> None:
+        self.case, self.files, self.count = case, files, count
+        self.images = ImageConfig(
+            size=case.pixels, color_jitter=0.4, color_jitter_probability=0.8, grayscale_probability=0.2
+        )
+        _, *ids = next(batches(case.size, case.batch, case.pixels))
+        self.ids = tuple(ids)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Tensor, tuple[Tensor, ...], StepLayout]:
+        pixels = np.empty((self.case.batch, 3, self.case.pixels, self.case.pixels), np.uint8)
+        for row in range(self.case.batch):
+            key = number * self.case.batch + row
+            pixels[row] = train_pixels(self.files[key % len(self.files)], self.images, seed=0, epoch=0, key=str(key))
+        return torch.from_numpy(pixels), self.ids, step_layout(self.case.config(), *self.ids)
+
+
+def measure(*, smoke: bool) -> Iterator[dict[str, Any]]:
+    """Yield one line per number of workers, then one with the share of a step that waits."""
+    case = SMOKE if smoke else CASE
+    files = [_jpeg(seed) for seed in range(4 if smoke else 64)]
+    for workers in (1,) if smoke else (1, 4, 8, 14):
+        loader = _loader(case, files, workers, count=2 if smoke else 2 * workers)
+        began, images = 0.0, 0
+        for number, (pixels, _, _) in enumerate(loader):
+            if number == 0:
+                began = time.perf_counter()  # the workers have started
+            else:
+                images += len(pixels)
+        yield {"workers": workers, "cores": os.cpu_count(), "images_per_s": images / (time.perf_counter() - began)}
+    yield _together(case, files, 1 if smoke else 14, steps=2 if smoke else 20, compiled=not smoke)
+
+
+def _loader(case: Case, files: list[bytes], workers: int, count: int) -> DataLoader[Any]:
+    return DataLoader(
+        Images(case, files, count + 1),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=partial(_one_thread),
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _together(case: Case, files: list[bytes], workers: int, steps: int, *, compiled: bool) -> dict[str, Any]:
+    model, loss_of = ours(case, compiled=compiled)
+    optimizer, waited, began = optimizer_of(model), 0.0, 0.0
+    warm_up = max(1, steps // 4)
+    loader = iter(_loader(case, files, workers, steps + warm_up))
+    for number in range(steps + warm_up):
+        if number == warm_up:
+            synchronize()
+            began, waited = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        pixels, ids, layout = next(loader)
+        waited += time.perf_counter() - asked
+        images = normalize(pixels.to(device(), non_blocking=True), _MEAN, _STD)
+        moved = tuple(tensor.to(device(), non_blocking=True) for tensor in ids)
+        take_step(loss_of, optimizer, Inputs((images, *moved), layout.to(device(), non_blocking=True)))
+    synchronize()
+    seconds = time.perf_counter() - began
+    return {
+        "case": case.name,
+        "workers": workers,
+        "samples_per_s": steps * case.batch / seconds,
+        "waiting_share": waited / seconds,
+    }
+
+
+def _jpeg(seed: int) -> bytes:
+    """Return a JPEG of 683 x 512 pixels with smooth colors and some noise."""
+    draws = np.random.default_rng(seed)
+    coarse = Image.fromarray(draws.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+        (683, 512), Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(coarse, np.int16) + draws.integers(-12, 13, (512, 683, 3), dtype=np.int16)
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+    return file.getvalue()
