@@ -1,6 +1,6 @@
 """The residual stream in bfloat16: where it is, and that a model learns with it as with float32.
 
-A CPU has autocast too; the configuration refuses it there only because it is slower. `docs/performance.md` has a longer curve.
+A CPU has autocast too; the configuration refuses it there only because it is slower.
 """
 
 import pytest
