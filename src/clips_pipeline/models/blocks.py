@@ -27,6 +27,8 @@ from clips_pipeline.models.rows.packing import Packing
 from clips_pipeline.models.sizes import MLP_RATIO
 
 Implementation = Literal["auto", "plain"]
+COMPUTING_METHODS = ("tail", "prefix_causal", "prefix_causal_chosen")
+"""Methods of a block besides `forward` that compute with its weights, which FSDP2 gathers for them."""
 
 
 class Attention(nn.Module):

@@ -4,7 +4,6 @@ Each parameter is then a `DTensor`, of which each rank holds a shard. Checkpoint
 resume with another number of ranks, or without sharding.
 """
 
-import inspect
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.models.blocks import Block
+from clips_pipeline.models.blocks import COMPUTING_METHODS, Block
 from clips_pipeline.models.clips import ClipsModel
 
 _SCALARS = ("logit_scale", "logit_bias")
@@ -70,15 +69,13 @@ def check_sharded(sharding: str, clips: nn.Module, *, uses_chunks: bool = False)
             "install the locked versions, or set train.launch.sharding to none"
         )
     # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
-    methods = [name for name, _ in inspect.getmembers(Block, inspect.isfunction) if name in vars(Block)]
     for module in clips.modules():
         if uses_chunks and isinstance(module, ClipsModel):
             # Only where `forward` does not call it: the inner call would release the parameters too early.
             register_fsdp_forward_method(module, "encode_all")
         if isinstance(module, Block):
-            for name in methods:
-                if not name.startswith("_") and name != "forward":
-                    register_fsdp_forward_method(module, name)
+            for name in COMPUTING_METHODS:
+                register_fsdp_forward_method(module, name)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
