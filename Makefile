@@ -77,7 +77,7 @@ repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs c
 
 ##@ Look
 # The variable silences an announcement of the theme's successor; pyproject.toml says how long the theme is maintained.
-MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 STUDY := data/07_model_output/search/study.db
 
 .PHONY: viz

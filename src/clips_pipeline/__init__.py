@@ -7,6 +7,7 @@ if TYPE_CHECKING:
 
     from clips_pipeline.loading import Clips, Dtype
 
+__all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 
