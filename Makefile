@@ -102,8 +102,13 @@ docs: $(STAMP) ## build the documentation as a site, in build/site; a dead link 
 	@echo 'open build/site/index.html'
 
 .PHONY: docs-serve
-docs-serve: $(STAMP) ## the documentation at http://127.0.0.1:8020, built again after each change
-	$(MKDOCS) serve --dev-addr 127.0.0.1:8020
+docs-serve: $(STAMP) ## the documentation in a browser, built again after each change [PORT=8020]
+	$(call address,the documentation,8020)
+	$(MKDOCS) serve --dev-addr $(LOOPBACK):$(or $(PORT),8020)
+
+.PHONY: screenshots
+screenshots: $(STAMP) ## the pictures of docs/images, in a real browser, from the results that are there [ENV=...]
+	$(BIN)/python -m docs.tools.screenshots $(if $(ENV),--env $(ENV))
 
 ##@ Checks
 .PHONY: check

@@ -1,5 +1,6 @@
-"""Headless browser driven by WebDriver over HTTP, for tests of pages."""
+"""Headless browser driven by WebDriver over HTTP, for tests of pages and for `make screenshots`."""
 
+import base64
 import json
 import shutil
 import socket
@@ -62,6 +63,11 @@ class Browser:
         self._call("POST", f"{self._session}/goog/cdp/execute", body)
         self._call("POST", f"{self._session}/url", {"url": url})
 
+    def before_scripts(self, script: str) -> None:
+        """Run a script in every page that is opened from now on, before the page's own scripts."""
+        body = {"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": {"source": script}}
+        self._call("POST", f"{self._session}/goog/cdp/execute", body)
+
     def emulate(self, media: str, scheme: str) -> None:
         """Emulate a medium (`screen` or `print`) and a color scheme (`light` or `dark`)."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -71,6 +77,10 @@ class Browser:
     def run(self, script: str) -> Any:
         """Run a script and return its result; the content security policy of the page does not apply."""
         return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
+
+    def screenshot(self) -> bytes:
+        """Return what the window shows, as PNG."""
+        return base64.b64decode(self._call("GET", f"{self._session}/screenshot"))
 
     def dialog(self) -> str | None:
         """Return the text of an open alert, or None."""

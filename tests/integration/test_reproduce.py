@@ -109,19 +109,23 @@ def shrink(project: Path) -> None:
     joined = parameters["prepare"]["source"]["recaption"]
     joined["train"] = joined["train"].replace("{0000..0575}", f"{{0000..{SHARDS - 1:04d}}}")
     assert joined["train"].endswith(f"{SHARDS - 1:04d}}}.tar")
-    path.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    write_yaml(path, parameters)
     path = project / "conf/suite/parameters.yml"
     parameters = read_yaml(path)
     for name, (images, captions) in {"coco": (29, 145), "flickr30k": (29, 145), "imagenet": (29, None)}.items():
         parameters["suite"]["sets"][name] |= {"images": images, "captions": captions}
     parameters["suite"] |= {"device": "cpu", "resamples": 100}
-    path.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    write_yaml(path, parameters)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read YAML 1.2, as Kedro does: PyYAML reads the key `on` as true."""
     found: dict[str, Any] = YAML(typ="safe").load(path)
     return found
+
+
+def write_yaml(path: Path, parameters: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
