@@ -13,12 +13,17 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+REPOSITORY = Path(__file__).parents[2]
+PARTS = ("tutorials", "how-to", "reference", "explanation")
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    "docs/explanation/architecture.md",
-    "docs/explanation/method.md",
+    *(
+        str(page.relative_to(REPOSITORY))
+        for part in PARTS
+        for page in sorted((REPOSITORY / "docs" / part).glob("*.md"))
+    ),
 )
 
 
@@ -108,13 +113,37 @@ def test_documented_paths_exist(repository: Path) -> None:
                 assert (repository / path).exists() or (base / path).exists(), f"{document} names {path}"
 
 
+def test_pages_that_are_named_anywhere_exist(repository: Path) -> None:
+    """Messages, comments and docstrings name pages of docs/ by their path."""
+    command = ["git", "grep", "-IohE", r"docs/[a-z-]+/[a-z_-]+\.md", "--", ":!CHANGELOG.md"]
+    named = set(subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.split())
+    assert len(named) > 20
+    assert {page for page in named if not (repository / page).is_file()} == set()
+    old = subprocess.run(
+        ["git", "grep", "-nIE", r"(^|[^/a-z-])docs/[a-z-]+\.md", "--", ":!CHANGELOG.md", ":!docs/index.md"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    assert [line for line in old if "docs/index.md" not in line] == []
+
+
+def test_code_that_is_named_in_the_source_tree_exists(repository: Path) -> None:
+    page = (repository / "docs/reference/source-tree.md").read_text()
+    rows = re.findall(r"^\|.*\| (.*) \|$", page[page.index("## Where is") :], re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`([\w./-]+/[\w.-]*|\w+\.py)`", row)]
+    package = repository / "src/clips_pipeline"
+    assert len(paths) > 30
+    assert [path for path in paths if not (package / path).exists() and not (repository / path).exists()] == []
+
+
 def test_tree_of_the_package_is_documented(repository: Path) -> None:
-    """README's tree and the layers in docs/explanation/architecture.md name every part of the package."""
+    """docs/reference/source-tree.md and the layers in docs/explanation/architecture.md name every part of the package."""
     package = repository / "src" / "clips_pipeline"
     parts = {entry.name for entry in package.iterdir() if (entry / "__init__.py").is_file()}
-    readme = (repository / "README.md").read_text()
+    page = (repository / "docs/reference/source-tree.md").read_text()
     layers = (repository / "docs/explanation/architecture.md").read_text()
-    assert [part for part in sorted(parts) if f"{part}/" not in readme] == []
+    assert [part for part in sorted(parts) if f"{part}/" not in page] == []
     assert [part for part in sorted(parts) if f"`{part}`" not in layers] == []
 
 

@@ -177,17 +177,17 @@ def test_a_missing_model_is_one_error_and_leaves_no_file(tmp_path: Path, what: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lines_of_the_readme_run(
-    repository: Path, folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", ["README.md", "docs/reference/python-api.md"])
+def test_the_documented_lines_run(
+    repository: Path, folder: Path, files: list[Path], page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (repository / "README.md").read_text()
-    block = next(found for found in re.findall(r"(?:^    .*\n|^\n)+", text, re.M) if "clips_pipeline.load" in found)
-    code = "\n".join(line[4:] for line in block.splitlines())
+    text = (repository / page).read_text()
+    code = next(found for found in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "clips_pipeline" in found)
     monkeypatch.chdir(folder.parents[2])
     for file, name in zip(files, ("dog.jpg", "cat.jpg"), strict=True):
         with Image.open(file) as image:
             image.convert("RGB").save(folder.parents[2] / name)
     assert len([line for line in code.splitlines() if line.strip()]) <= 6
     scope: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), scope)  # noqa: S102  (the project's own lines)
+    exec(compile(code, page, "exec"), scope)  # noqa: S102  (the project's own lines)
     assert getattr(scope["similarity"], "shape", None) == (2, 2)
