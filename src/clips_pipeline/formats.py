@@ -2,7 +2,7 @@
 
 Outputs are made again when their version changes, and only then: editing a comment, a message or a style sheet does not
 prepare all data again. `tests/contracts/test_golden_formats.py` fails when an output changes and its version does not.
-DVC reads this file as parameters (docs/how-to/versions.md), so every value must be a plain number.
+DVC reads this file as parameters (docs/reference/contracts.md), so every value must be a plain number.
 """
 
 SHARDS = 3
