@@ -37,6 +37,10 @@ endif
 unexport ENV
 KEDRO_RUN = $(BIN)/kedro run $(if $(ENV),--env $(ENV)) $(if $(PARAMS),--params $(PARAMS)) --pipelines
 
+# A mistyped target, or the name of a pipeline.
+.DEFAULT:
+	@echo "make has no target '$@'; \`make\` alone lists all. A pipeline of that name runs by: $(BIN)/kedro run --pipelines $@" >&2; exit 2
+
 ##@ Start here
 .PHONY: help
 help: ## print this list
@@ -115,10 +119,11 @@ screenshots: $(STAMP) ## the pictures of docs/images, in a real browser, from th
 check: lint types layers stages test drill ## everything that CI runs
 
 .PHONY: lint
-lint: $(STAMP) ## format and style (ruff), spelling (codespell), prose (proselint), changing nothing
+lint: $(STAMP) ## format and style (ruff), spelling (codespell), prose (proselint), Dockerfile (hadolint), changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell -D - -D words.txt
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/proselint check README.md CONTRIBUTING.md docs
 
 .PHONY: format
@@ -190,6 +195,10 @@ bench-prepare: $(STAMP) ## samples per second of preparing shards, with 1 and wi
 .PHONY: docs-parameters
 docs-parameters: $(STAMP) ## write docs/reference/parameters.md from the configuration dataclasses
 	$(BIN)/python -m clips_pipeline.pipelines.parameters_reference
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## execute the notebooks and keep their outputs, which the site shows (10 minutes)
+	$(BIN)/python .ci/notebooks.py
 
 .PHONY: golden-curve
 golden-curve: $(STAMP) ## write the golden loss curve, after an intended change

@@ -157,9 +157,7 @@ def programs() -> Iterator[Line]:
     compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None or not _compiles(compiler):
         found = "not found" if compiler is None else f"{compiler} cannot compile a program"
-        remedy = (
-            "install one (Debian and Ubuntu: build-essential); packages without a wheel and `train.compile` need it"
-        )
+        remedy = "install one (Debian and Ubuntu: build-essential); packages without a wheel and `train.launch.compile` need it"
         yield Line(ERROR, "C compiler", found, remedy)
     else:
         yield Line(OK, "C compiler", str(shutil.which(compiler)))

@@ -4,6 +4,7 @@ nbconvert writes Markdown, so a notebook looks like the other pages, is found by
 made only of notebooks that are there.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,4 +57,6 @@ def to_markdown(path: Path) -> tuple[str, dict[str, bytes]]:
     exporter.register_preprocessor(RegexRemovePreprocessor(patterns=[r"\s*\Z"]), enabled=True)
     resources: dict[str, Any] = {"output_files_dir": path.stem, "unique_key": "output"}
     text, found = exporter.from_notebook_node(nbformat.read(path, as_version=4), resources)
+    # Links of a notebook are right in its folder; those on its page start from `PAGES`.
+    text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text.replace("](../docs/", "](../"))
     return text, found["outputs"]

@@ -140,7 +140,7 @@ class Stage:
         if self._notebook is not None:
             if self._ended or now - self._updated > 1 / _REFRESHES_PER_S:
                 self._updated = now
-                self._notebook.update(_Html(self._html()))
+                self._notebook.update(self._notebook_form(), raw=True)
         elif self._live is None and self._logs and not self._silent:
             tenth = int(self.fraction * _TENTHS)
             due = now - self._logged > (_LEAST_S if tenth > self._last_tenth else _MOST_S)
@@ -159,13 +159,14 @@ class Stage:
         percent = f" ({self.fraction:.0%})" if self.total and not self._ended else ""
         return f"{self.title}: {', '.join(filter(None, (f'{self.counts}{percent}', self.remarks, self.time)))}"
 
-    def _html(self) -> str:
+    def _notebook_form(self) -> dict[str, str]:
         share = f'value="{self.fraction:.4f}"' if self.total else ""
         words = "  ".join(filter(None, (self.counts, self.remarks, self.time)))
-        return (
+        line = (
             f'<div style="font-family: monospace; white-space: pre-wrap">{html.escape(self.title)} '
             f'<progress {share} max="1"></progress> {html.escape(words)}</div>'
         )
+        return {"text/html": line, "text/plain": self.text()}
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Yield the line, as wide as the terminal allows: the note is cut first, then the bar."""
@@ -209,7 +210,8 @@ class Stage:
         if in_notebook():
             from IPython.display import display
 
-            self._notebook = display(_Html(self._html()), display_id=True)  # type: ignore[no-untyped-call]
+            # Raw, because the formatters that rich installs would print the object a second time.
+            self._notebook = display(self._notebook_form(), display_id=True, raw=True)  # type: ignore[no-untyped-call]
             return
         from rich import get_console
 
@@ -242,16 +244,6 @@ class Stage:
             self._show()
         elif self._logs and error is None and not self._silent:
             self._say()
-
-
-class _Html:
-    """What a notebook displays; its text form is for notebooks that show no HTML."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def _repr_html_(self) -> str:
-        return self._text
 
 
 def _plain(text: str) -> str:

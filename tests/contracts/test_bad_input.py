@@ -19,7 +19,8 @@ from clips_pipeline.datasets.folder import PathDataset
 from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.hooks import ProjectHooks
 from clips_pipeline.pipeline_registry import register_pipelines
-from clips_pipeline.pipelines.check import check
+from clips_pipeline.pipelines import check as checks
+from clips_pipeline.pipelines.check import check, check_devices
 from clips_pipeline.pipelines.parameters import TYPES
 from clips_pipeline.tuning.search_space import merge
 
@@ -263,3 +264,19 @@ def test_the_suite_is_checked_before_other_pipelines_run(base: dict[str, Any], t
     parameters = merge(copy.deepcopy(base), {"suite.published": str(tmp_path / "no.yml")})
     with pytest.raises(ConfigError, match=r"suite\.published: .*no\.yml: no such file"):
         check(register_pipelines()["suite"], catalog_of(parameters))
+
+
+def test_a_gpu_that_is_not_there_is_refused(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = copy.deepcopy(base)
+    wanted["train"]["launch"]["device"] = "gpu"
+    pipelines = register_pipelines()
+    monkeypatch.setattr(checks, "GPU_DEVICES", ("/nowhere",))
+    with pytest.raises(ConfigError, match=r"train\.launch\.device: 'gpu', but this machine shows none; set `auto` or"):
+        check_devices(pipelines["pretrain"], catalog_of(wanted))
+    check_devices(pipelines["prepare"], catalog_of(wanted))  # trains nothing
+    check_devices(pipelines["pretrain"], catalog_of(base))
+    wanted["train"]["launch"]["start"] = False  # the ranks run elsewhere
+    check_devices(pipelines["pretrain"], catalog_of(wanted))
+    wanted["train"]["launch"]["start"] = True
+    monkeypatch.setattr(checks, "GPU_DEVICES", ("/nowhere", "/dev/null"))
+    check_devices(pipelines["pretrain"], catalog_of(wanted))

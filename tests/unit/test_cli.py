@@ -33,16 +33,24 @@ def test_a_misspelled_name_gives_one_line(repository: Path, arguments: list[str]
     assert len(shown.strip().splitlines()) == 1
 
 
-def test_invalid_yaml_gives_one_line(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "place", "remedy"),
+    [
+        ("train:\n  samples: [1\n  seed: 2\n", "line 3, column 7: ", "repair this line, or the one before it"),
+        ("train:\n\tsamples: 3\n", "line 2, column 1: ", "indent with spaces, not with tabs"),
+    ],
+    ids=["a bracket", "a tab"],
+)
+def test_invalid_yaml_gives_one_line(repository: Path, tmp_path: Path, text: str, place: str, remedy: str) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(repository / "conf", conf)
-    (conf / "smoke" / "parameters.yml").write_text("train:\n  samples: [1\n  seed: 2\n")
+    (conf / "smoke" / "parameters.yml").write_text(text)
     code, shown = kedro(repository, "run", "--env", "smoke", "--conf-source", str(conf))
     assert code == 2
     assert "Traceback" not in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("Error: ")]
-    assert str(conf / "smoke" / "parameters.yml") in line
-    assert "line 2" in line
+    assert f"{conf / 'smoke' / 'parameters.yml'}, {place}" in line
+    assert line.endswith(remedy)
 
 
 @pytest.mark.parametrize(

@@ -142,12 +142,13 @@ def test_a_notebook_gets_one_output_that_changes(monkeypatch: pytest.MonkeyPatch
         def __init__(self) -> None:
             self.shown = shown
 
-        def update(self, made: Any) -> None:
-            self.shown.append(made._repr_html_())
+        def update(self, made: dict[str, str], raw: bool) -> None:
+            assert raw
+            self.shown.append(made["text/html"])
 
     first: list[Any] = []
 
-    def display(made: Any, display_id: bool) -> Handle:
+    def display(made: Any, display_id: bool, raw: bool) -> Handle:
         first.append(made)
         return Handle()
 

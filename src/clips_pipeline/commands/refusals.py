@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.io.terminal import shown_path
 
 
 class RefusedError(click.ClickException):
@@ -25,7 +27,9 @@ def refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
     _check_environment(env or os.environ.get("KEDRO_ENV"), conf_source)
     try:
         yield
-    except (ConfigError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        raise RefusedError(_explain_yaml(" ".join(str(error).split()))) from None
+    except ConfigError as error:
         raise RefusedError(" ".join(str(error).split())) from None
     except OmegaConfBaseException as error:
         problem = str(error).splitlines()[0]
@@ -33,6 +37,23 @@ def refusals(env: str | None, conf_source: str | None = None) -> Iterator[None]:
         merging = "Cannot merge DictConfig with ListConfig"
         remedy = "; a key is a list here and a mapping there (--params, the environment, conf/base): write one form"
         raise RefusedError(f"configuration: {problem}{remedy if problem == merging else ''}") from None
+
+
+def _explain_yaml(message: str) -> str:
+    """Return where and why a file is no YAML; Kedro's message names the file, but often another line."""
+    found = re.search(r"file (\S.*\.ya?ml), unable to read", message)
+    if found is None:
+        return message
+    try:
+        yaml.safe_load(Path(found[1]).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, str(error.problem)
+        where = f"{shown_path(found[1])}, line {mark.line + 1}, column {mark.column + 1}" if mark else found[1]
+        remedy = "indent with spaces, not with tabs" if "'\\t'" in problem else "repair this line, or the one before it"
+        return f"{where}: {problem}; {remedy}"
+    except (OSError, ValueError, yaml.YAMLError):
+        return message
+    return message
 
 
 def _check_environment(env: str | None, conf_source: str | None) -> None:

@@ -1,5 +1,6 @@
 """Checks of all parameters before any node runs."""
 
+from pathlib import Path
 from typing import Any
 
 from kedro.io import CatalogProtocol, DatasetError
@@ -17,6 +18,9 @@ from clips_pipeline.pipelines.parameters import TYPES, typed
 from clips_pipeline.pipelines.prepare.nodes import make_source
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.resolve import check_model
+
+# Of the drivers of NVIDIA, NVIDIA on Tegra, AMD, and Windows Subsystem for Linux.
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 
 
 def reserve_shards_folder(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any], environment: str) -> None:
@@ -75,6 +79,22 @@ def check(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         check_search(configs["search"], groups["train"])
     if "suite" in configs:
         _check_suite(configs["suite"], remote.storage, alone=len(pipeline.nodes) == 1)
+
+
+def check_devices(pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
+    """Refuse a training on a GPU where this machine shows none, before data is prepared for it.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if "params:train" not in pipeline.inputs():
+        return
+    launch = typed("train", catalog.load("params:train")).launch
+    if launch.device == "gpu" and launch.start and not any(Path(device).exists() for device in GPU_DEVICES):
+        raise ConfigError(
+            "train.launch.device: 'gpu', but this machine shows none; set `auto` or `cpu`, or run `make doctor` to see what its "
+            "driver says"
+        )
 
 
 def _check_suite(config: SuiteConfig, storage: Storage, *, alone: bool) -> None:

@@ -22,7 +22,7 @@ from clips_pipeline.datasets.remote import RemoteDataset
 from clips_pipeline.io.disk_errors import find_disk_error
 from clips_pipeline.io.redact import remember
 from clips_pipeline.pipelines import address_check, dry_run, environments, lineage, other_model, run_identity, summary
-from clips_pipeline.pipelines.check import check, reserve_shards_folder
+from clips_pipeline.pipelines.check import check, check_devices, reserve_shards_folder
 from clips_pipeline.pipelines.finetune.pipeline import FINETUNED_NAMES, FINETUNED_PATHS
 from clips_pipeline.registry.lineage import tags
 from clips_pipeline.registry.tracking import runs
@@ -133,6 +133,7 @@ class KedroRun:
             dry_run.show(pipeline, catalog)
             # Exit before MLflow, DVC or any node writes anything.
             raise SystemExit(0)
+        check_devices(pipeline, catalog)
         catalog.load("paths").makes_parents = True
 
     def _choose_mlflow_run(

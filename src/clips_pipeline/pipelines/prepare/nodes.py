@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clips_pipeline import formats
-from clips_pipeline.config import digest_mapping, from_mapping
+from clips_pipeline.config import ConfigError, digest_mapping, from_mapping
 from clips_pipeline.data.prepare import run
 from clips_pipeline.data.scenes.source import ScenesSource
 from clips_pipeline.data.shards.index import load_index
@@ -39,7 +39,14 @@ def make_source(parameters: dict[str, Any], storage: Any, tables: Path) -> Any:
     Raises:
         ConfigError: its folder or files are missing or unreadable.
     """
-    prepare = typed("prepare", parameters)
+    try:
+        return _open_source(typed("prepare", parameters), storage, tables)
+    except ConfigError as error:
+        # A source knows its own group; a person looks for the whole key.
+        raise ConfigError(f"prepare.{error}" if str(error).startswith("source.") else str(error)) from None
+
+
+def _open_source(prepare: Any, storage: Any, tables: Path) -> Any:
     config, limits = prepare.source, prepare.limits
     if config.kind == "folder":
         return FolderSource(config.folder, limits)
