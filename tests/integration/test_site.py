@@ -25,14 +25,14 @@ PAGES = ("index.html", "tutorials/own-pictures.html", "reference/parameters.html
 def build(root: Path, out: Path) -> Path:
     """Build the site of a checkout as `make docs` does."""
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
         cwd=root,
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    assert "WARNING" not in done.stderr
     return out
 
 
