@@ -11,7 +11,7 @@ def small_model() -> ClipsConfig:
     assert tiny.captioner is not None
     return replace(
         tiny,
-        vision=replace(tiny.vision, image_size=32, width=32, depth=1),
+        vision=replace(tiny.vision, image_size=32, patch_size=16, width=32, depth=1),
         text=replace(tiny.text, vocab_size=300, width=32, depth=1, context_length=24),
         captioner=replace(tiny.captioner, vocab_size=300, width=32, depth=1, queries=40),
         embed_dim=16,

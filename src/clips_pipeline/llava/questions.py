@@ -10,11 +10,11 @@ from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, Scene
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import SPLITS, ScenesConfig, scene_of
+from clips_pipeline.data.scenes.synthetic_captions import NUMBERS
 
 QuestionType = Literal["color", "kind", "count", "where", "exists", "background"]
 TYPES: Final[tuple[QuestionType, ...]] = get_args(QuestionType)
 
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 PAD, BOS, EOS, IMAGE = range(4)
 """Ids before those of the words: padding, begin, end, and the place of one patch of the image."""
 
@@ -85,7 +85,7 @@ def _ask(scene: Scene, draws: RandomStream) -> Iterator[tuple[QuestionType, str,
     main = scene.main
     yield "color", "what color is the largest thing ?", main.color
     yield "kind", "what is the largest thing ?", main.kind
-    yield "count", "how many things are there ?", _NUMBERS[len(scene.things)]
+    yield "count", "how many things are there ?", NUMBERS[len(scene.things)]
     yield "where", "where is the largest thing ?", f"{main.row} {main.column}"
     here = [thing.kind for thing in scene.things]
     # Both answers for each scene, so that the kind that is asked for does not tell the answer.
@@ -96,8 +96,8 @@ def _ask(scene: Scene, draws: RandomStream) -> Iterator[tuple[QuestionType, str,
 
 def _all_words() -> list[str]:
     asked = "what color is the largest thing ? how many things are there ? where is there a an ? what is in the background ?"
-    places = "top middle bottom left center right"
-    return sorted({*asked.split(), *places.split(), "yes", "no", *_NUMBERS.values(), *KINDS, *COLORS, *BACKGROUNDS})
+    places = "top bottom left right"
+    return sorted({*asked.split(), *places.split(), "yes", "no", *NUMBERS.values(), *KINDS, *COLORS, *BACKGROUNDS})
 
 
 class Vocabulary:

@@ -214,13 +214,8 @@ BACKDROP_WORDS: dict[str, BackdropWords] = {
 
 _PLACES: dict[tuple[str, str], tuple[str, ...]] = {
     ("top", "left"): ("in the upper left corner", "at the top left"),
-    ("top", "center"): ("at the top", "near the top edge"),
     ("top", "right"): ("in the upper right corner", "at the top right"),
-    ("middle", "left"): ("on the left side", "toward the left edge"),
-    ("middle", "center"): ("in the center", "in the middle"),
-    ("middle", "right"): ("on the right side", "toward the right edge"),
     ("bottom", "left"): ("in the lower left corner", "at the bottom left"),
-    ("bottom", "center"): ("at the bottom", "near the bottom edge"),
     ("bottom", "right"): ("in the lower right corner", "at the bottom right"),
 }
 

@@ -11,6 +11,10 @@ from clips_pipeline.data.scenes.shapes import KINDS
 
 SIDE = 64
 """Side of the image in the units of this module."""
+HALF = SIDE // 2
+
+SMALL, MEDIUM, LARGE = 16, 22, 30
+"""Sides of things. Three sizes, so that a picture shows which word is right."""
 
 COLORS: tuple[str, ...] = (
     "red",
@@ -57,35 +61,29 @@ class Thing:
     @property
     def size_name(self) -> str:
         """`small`, `medium` or `large`."""
-        return "small" if self.size <= 15 else "medium" if self.size <= 24 else "large"
+        return {SMALL: "small", MEDIUM: "medium", LARGE: "large"}[self.size]
 
     @property
     def column(self) -> str:
-        """Third of the image: `left`, `center` or `right`."""
-        return "left" if self.x < 22 else "center" if self.x < 42 else "right"
+        """Half of the image: `left` or `right`."""
+        return "left" if self.x < HALF else "right"
 
     @property
     def row(self) -> str:
-        """Third of the image: `top`, `middle` or `bottom`."""
-        return "top" if self.y < 22 else "middle" if self.y < 42 else "bottom"
-
-    def overlap(self, other: "Thing") -> float:
-        """Return the overlap of the two squares as a fraction of the area of the smaller one."""
-        width = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.x - other.x))
-        height = min(self.size, other.size, (self.size + other.size) // 2 - abs(self.y - other.y))
-        return max(0, width) * max(0, height) / min(self.size, other.size) ** 2
+        """Half of the image: `top` or `bottom`."""
+        return "top" if self.y < HALF else "bottom"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and two to five things of different kinds, from back to front; the last is the main thing."""
+    """A background and two to four things of different kinds, each in the center of a quarter; the last is the main thing."""
 
     background: str
     things: tuple[Thing, ...]
 
     @property
     def main(self) -> Thing:
-        """The largest thing, in front of all others; its kind is the class of the image."""
+        """The largest thing; its kind is the class of the image."""
         return self.things[-1]
 
     @property
@@ -95,55 +93,36 @@ class Scene:
 
 
 def relative_position(one: Thing, other: Thing) -> str:
-    """Return the position of `one` relative to `other`: left, right, above or below."""
-    dx, dy = one.x - other.x, one.y - other.y
-    if abs(dx) >= abs(dy):
-        return "left" if dx < 0 else "right"
-    return "above" if dy < 0 else "below"
+    """Return the position of `one` relative to `other`: left or right in different columns, else above or below."""
+    if one.column != other.column:
+        return one.column
+    return "above" if one.y < other.y else "below"
 
 
 def draw_scene(draws: RandomStream) -> Scene:
-    """Draw a random scene. Things that find no free place are left out, so every thing is visible in the image."""
+    """Draw a random scene."""
     background = draws.pick(BACKGROUNDS)
-    count = draws.pick_weighted(((2, 3), (3, 4), (4, 3), (5, 2)))
-    kinds = draws.shuffled(KINDS)[:count]
-    if draws.chance(0.7):
-        main_size, other_sizes = draws.between(27, 36 if count < 4 else 32), (12, 22)
-    else:
-        main_size, other_sizes = draws.between(20, 24), (11, 15)
-    placed = [_thing(kinds[0], main_size, draws)]
-    for kind in kinds[1:]:
-        size = draws.between(*other_sizes)
-        tries = (_thing(kind, size, draws) for _ in range(24))
-        free = next((t for t in tries if all(t.overlap(p) <= 0.12 for p in placed)), None)
-        if free is not None:
-            placed.append(free)
-        elif len(placed) == 1:
-            placed.append(_corner_thing(kind, other_sizes[0], placed[0], draws))
-    return Scene(background, tuple(reversed(placed)))
+    kinds = draws.shuffled(KINDS)[: draws.pick_weighted(((2, 3), (3, 4), (4, 3)))]
+    free = [(x, y) for y in (HALF // 2, SIDE - HALF // 2) for x in (HALF // 2, SIDE - HALF // 2)]
+    things = []
+    for kind in kinds:
+        quarter = draws.pick(_quarters(kind, free, draws))
+        free.remove(quarter)
+        size = draws.pick((SMALL, MEDIUM)) if things else LARGE
+        things.append(
+            Thing(
+                kind,
+                draws.pick(COLORS),
+                draws.pick_weighted((("plain", 5), ("striped", 3), ("dotted", 2), ("checked", 2))),
+                size,
+                *quarter,
+                draws.chance(0.5),
+            )
+        )
+    return Scene(background, tuple(reversed(things)))
 
 
-def _thing(kind: str, size: int, draws: RandomStream) -> Thing:
-    reach = size // 2 + 1
-    y = draws.between(reach, SIDE - reach)
-    # Three quarters of the flying things are in the upper half, three quarters of the others in the lower half.
-    if draws.chance(0.5):
-        high, low = min(y, SIDE - y), max(y, SIDE - y)
-        y = high if kind in _FLYING else low
-    return Thing(
-        kind,
-        draws.pick(COLORS),
-        draws.pick_weighted((("plain", 5), ("striped", 3), ("dotted", 2), ("checked", 2))),
-        size,
-        draws.between(reach, SIDE - reach),
-        y,
-        draws.chance(0.5),
-    )
-
-
-def _corner_thing(kind: str, size: int, main: Thing, draws: RandomStream) -> Thing:
-    thing = _thing(kind, size, draws)
-    reach = size // 2 + 1
-    x = reach if main.x > SIDE // 2 else SIDE - reach
-    y = reach if main.y > SIDE // 2 else SIDE - reach
-    return Thing(kind, thing.color, thing.texture, size, x, y, thing.flipped)
+def _quarters(kind: str, free: list[tuple[int, int]], draws: RandomStream) -> list[tuple[int, int]]:
+    """Return the centers that may be chosen: in half of the cases, flying things are above and other things below."""
+    fitting = [(x, y) for x, y in free if (y < HALF) == (kind in _FLYING)]
+    return fitting if fitting and draws.chance(0.5) else free

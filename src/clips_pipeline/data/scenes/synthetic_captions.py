@@ -1,8 +1,8 @@
 """Synthetic captions: long captions in the style of a multi-modal model that re-captions web images.
 
-They consist of a summary and of sentences about single things, relations, background and mood. Some sentences are
-specific, some say nothing about the image, and a few describe what is not there. Sentences end in "." and contain no
-other full stop, so that sentence splitting recovers them exactly.
+They consist of a summary and of sentences about things, from the largest on, and about the background and the mood.
+Most sentences relate a thing to another one, some say nothing about the image, and a few describe what is not there.
+Sentences end in "." and contain no other full stop, so that sentence splitting recovers them exactly.
 """
 
 from dataclasses import dataclass, replace
@@ -40,8 +40,11 @@ FILLERS: tuple[str, ...] = (
     "The contrast between the items adds interest",
 )
 
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
-_LOWEST, _HIGHEST = 4, 9
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+"""Words for the number of things in a scene."""
+
+_SIDES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_LOWEST = 3
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class SyntheticCaption:
 
 
 def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -> SyntheticCaption:
-    """Write 4 to 9 sentences about the scene.
+    """Write 3 to 8 sentences about the scene.
 
     Args:
         scene: the content of the image.
@@ -68,16 +71,12 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -
         draws: source of randomness.
     """
     described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
-    body = [_thing_sentence(thing, draws) for thing in draws.shuffled(described)]
-    if draws.chance(0.35):
-        body.append(_relation_sentence(scene, draws))
-    if draws.chance(0.5):
-        body.insert(draws.below(len(body) + 1), draws.pick(BACKDROP_WORDS[scene.background].sentences))
+    body = [_thing_sentence(scene, thing, draws) for thing in described]
+    if draws.chance(0.4):
+        body.append(draws.pick(BACKDROP_WORDS[scene.background].sentences))
     fillers = draws.shuffled(FILLERS)
-    if draws.chance(0.5):
+    if draws.chance(0.4):
         body.append(fillers.pop())
-    if draws.chance(0.12):
-        body.insert(draws.below(len(body) + 1), fillers.pop())
     untrue = _hallucination(scene, draws) if draws.chance(hallucination) else None
     if untrue is not None:
         body.insert(draws.between(len(body) // 2, len(body)), untrue)
@@ -85,8 +84,6 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -
     body.insert(0 if draws.chance(0.85) else draws.between(1, len(body)), _summary(scene, draws))
     while len(body) < _LOWEST:
         body.append(fillers.pop())
-    while len(body) > _HIGHEST:
-        body.remove(next(sentence for sentence in reversed(body) if sentence is not untrue))
     sentences = tuple(sentence[0].upper() + sentence[1:] for sentence in body)
     return SyntheticCaption(sentences, () if untrue is None else (body.index(untrue),))
 
@@ -103,39 +100,55 @@ def _join_phrases(phrases: list[str]) -> str:
 
 def _summary(scene: Scene, draws: RandomStream) -> str:
     main = with_article(_name(scene.main, draws, size=0.5, color=0.8, texture=0.4))
-    others = [
-        with_article(_name(thing, draws, color=0.3)) for thing in scene.others[: draws.pick_weighted(((1, 2), (2, 1)))]
-    ]
-    where = draws.pick(BACKDROP_WORDS[scene.background].where)
-    everything, number = _join_phrases([main, *others]), _NUMBERS[len(scene.things)]
+    others = _join_phrases([with_article(_name(thing, draws, color=0.6, texture=0.2)) for thing in scene.others])
+    place = draws.pick(BACKDROP_WORDS[scene.background].where)
+    where = f" {place}" if draws.chance(0.5) else ""
+    number = NUMBERS[len(scene.things)]
+    everything = f"{main} and {others}" if len(scene.others) == 1 else f"{main}, {others}"
     return draws.pick(
         (
-            f"the image shows {everything} {where}",
-            f"the image features {main} {where}, along with {_join_phrases(others)}",
-            f"this is a colorful illustration of {main} {where}",
-            f"in this picture {main} stands out {where}",
-            f"a playful scene with {everything} {where}",
-            f"the illustration depicts {number} items {where}, including {everything}",
-            f"there are {number} objects in this image, and the largest is {main}",
-            f"{main} is the main subject of this image, shown {where}",
-            f"a simple digital drawing presents {everything}",
+            f"the image shows {everything}{where}",
+            f"the image features {main}{where}, along with {others}",
+            f"a playful scene with {everything}{where}",
+            f"the illustration depicts {number} items{where}, including {everything}",
+            f"{main} is the main subject of this image{where}, next to {others}",
+            f"a simple digital drawing presents {everything}{where}",
+            f"in this picture {main} stands out{where}, and there is also {others}",
         )
     )
 
 
-def _thing_sentence(thing: Thing, draws: RandomStream) -> str:
+def _thing_sentence(scene: Scene, thing: Thing, draws: RandomStream) -> str:
+    """Write about a thing and, in three of four cases, its position relative to another one."""
+    if draws.chance(0.25):
+        return _lone_sentence(thing, draws)
+    other = draws.pick([other for other in scene.things if other is not thing])
+    full = with_article(_name(thing, draws, size=0.6, color=1.0, texture=0.75))
+    second = with_article(_name(other, draws, color=0.7, texture=0.3))
+    name, spot, side = _name(thing, draws), describe_place(thing, draws), _SIDES[relative_position(thing, other)]
+    color = choose(COLOR_WORDS[thing.color], 0.15, draws)
+    return draws.pick(
+        (
+            f"{spot} there is {full}, {side} {second}",
+            f"{full} is {spot}, and {second} is {describe_place(other, draws)}",
+            f"the {color} {name} {spot} is {side} {second}",
+            f"one can see {full} {side} {second}",
+            f"next to {second} there is {full} {spot}",
+            f"{full} and {second} can be seen, the {name} {spot}",
+        )
+    )
+
+
+def _lone_sentence(thing: Thing, draws: RandomStream) -> str:
     name, spot = _name(thing, draws), describe_place(thing, draws)
     color = choose(COLOR_WORDS[thing.color], 0.15, draws)
     size = choose(SIZE_WORDS[thing.size_name], 0.15, draws)
     full = with_article(_name(thing, draws, size=0.6, color=1.0, texture=0.75))
     forms = [
         f"{spot} there is {full}",
-        f"{full} is {spot}",
         f"the {name} is {size} and {color}",
         f"the {color} {name} is placed {spot}",
         f"there is also {full} {spot}",
-        f"one can see {full}",
-        f"the {name} is {color}",
         f"the {name} has {with_article(color)} color",
     ]
     if thing.texture == "plain":
@@ -150,24 +163,6 @@ def _thing_sentence(thing: Thing, draws: RandomStream) -> str:
             else f"{pattern} covers the surface of the {color} {name}",
         ]
     return draws.pick(forms)
-
-
-def _relation_sentence(scene: Scene, draws: RandomStream) -> str:
-    one = scene.main
-    other = draws.pick(scene.others)
-    if draws.chance(0.5):
-        one, other = other, one
-    first, second = _name(one, draws, color=0.4), _name(other, draws, color=0.4)
-    where = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}[
-        relative_position(one, other)
-    ]
-    return draws.pick(
-        (
-            f"the {first} is {where} the {second}",
-            f"{where} the {second} one finds the {first}",
-            f"the {first} is located {where} the {second}",
-        )
-    )
 
 
 def _hallucination(scene: Scene, draws: RandomStream) -> str:
@@ -186,4 +181,4 @@ def _hallucination(scene: Scene, draws: RandomStream) -> str:
     thing = draws.pick(scene.things)
     color = draws.pick([color for color in COLORS if color != thing.color])
     texture = draws.pick([texture for texture in TEXTURES if texture != thing.texture])
-    return _thing_sentence(replace(thing, color=color, texture=texture), draws)
+    return _lone_sentence(replace(thing, color=color, texture=texture), draws)

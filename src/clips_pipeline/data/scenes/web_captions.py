@@ -91,23 +91,30 @@ def web_caption(scene: Scene, noise: float, draws: RandomStream) -> WebCaption:
 
 
 def _name(thing: Thing, draws: RandomStream) -> str:
-    return describe(thing, draws, size=0.15, color=0.55, texture=0.2, other=0.3)
+    return describe(thing, draws, size=0.15, color=0.7, texture=0.2, other=0.3)
 
 
 def _remark(thing: Thing, tag: str, draws: RandomStream) -> str:
     name = _name(thing, draws)
+    if draws.chance(0.3):
+        return draws.pick(
+            (
+                f"{with_article(name)} in the {tag} picture I took",
+                f"{name} and {tag} - stock illustration",
+                f"{tag} with {with_article(name)}, free image",
+                f"{name} icon with {tag} background",
+            )
+        )
     return draws.pick(
         (
-            f"{with_article(name)} in the {tag} picture I took",
-            f"{name} and {tag} - stock illustration",
-            f"{name}, {tag}, clip art collection",
+            f"{with_article(name)}, drawn by {draws.pick(_PEOPLE)}",
+            f"{name} - stock illustration",
+            f"{name}, clip art collection",
             f"cute {name} drawing for kids",
-            f"{tag} with {with_article(name)}, free image",
             f"photo of {with_article(name)} by {draws.pick(_PEOPLE)}",
-            f"{name} {tag} art print",
+            f"{name} art print",
             f"my new {name}, what do you think?",
             f"the {name} we saw in {draws.pick(_TOWNS)}",
-            f"{name} icon with {tag} background",
         )
     )
 

@@ -9,7 +9,7 @@ from tests.unit.data.scenes.reading import ThingWords, named_things
 from clips_pipeline.data.scenes.human_captions import human_captions
 from clips_pipeline.data.scenes.lexicon import BACKDROP_WORDS, COLOR_WORDS, FOREIGN, KIND_WORDS, TEXTURE_WORDS
 from clips_pipeline.data.scenes.random_integers import RandomStream
-from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene
+from clips_pipeline.data.scenes.scene import BACKGROUNDS, COLORS, TEXTURES, Scene, relative_position
 from clips_pipeline.data.scenes.shapes import KINDS
 from clips_pipeline.data.scenes.source import SceneSample, ScenesConfig, scene_sample
 
@@ -71,29 +71,32 @@ def test_colors_and_patterns_named_with_a_verb_are_true(samples: list[SceneSampl
             assert named_colors(sentence) <= {thing.color}, (sentence, thing)
             assert {t for stem, t in textures.items() if stem in sentence.lower()} <= {thing.texture}, (sentence, thing)
             checked += len(named_colors(sentence))
-    assert checked > COUNT
+    assert checked > COUNT // 2
 
 
 def test_positions_and_relations_are_true(samples: list[SceneSample]) -> None:
-    checked = 0
+    relations = places = 0
     for sample in samples:
-        where = {thing.kind: (thing.x, thing.y) for thing in sample.scene.things}
+        things = {thing.kind: thing for thing in sample.scene.things}
         for index, sentence in enumerate(sample.synthetic.sentences):
             if index in sample.synthetic.hallucinated:
                 continue
-            match = re.search(r"(?:is|located) (to the left of|to the right of|above|below) the", sentence)
-            if match:
-                (x0, y0), (x1, y1) = (where[named.kind] for named in named_things(sentence))
-                gap = {"left": x1 - x0, "right": x0 - x1, "above": y1 - y0, "below": y0 - y1}
-                assert gap[match[1].split()[2] if "the" in match[1] else match[1]] >= 0, sentence
-                checked += 1
-            match = re.search(r"(upper|lower) (left|right) corner", sentence)
-            if match:
-                x, y = where[named_things(sentence)[0].kind]
-                assert (y < 32) == (match[1] == "upper"), sentence
-                assert (x < 32) == (match[2] == "left"), sentence
-                checked += 1
-    assert checked > COUNT // 4
+            match = re.search(r"(?:to the (left|right) of|(above|below)) (?:an?|the) ", sentence)
+            if match and named_things(sentence):  # not "a green meadow below a light sky"
+                one, two = (things[named.kind] for named in named_things(sentence))
+                assert relative_position(one, two) == (match[1] or match[2]), sentence
+                relations += 1
+            spots = re.findall(r"(upper|lower|top|bottom) (left|right)", sentence)
+            named = [things[one.kind] for one in named_things(sentence)]
+            if "next to" in sentence.lower() and "there is" in sentence:
+                named.reverse()  # "next to a cup there is a cat at the top left"
+            for (row, column), thing in zip(spots, named, strict=False):
+                assert (thing.row, thing.column) == ({"upper": "top", "lower": "bottom"}.get(row, row), column), (
+                    sentence
+                )
+                places += 1
+    assert relations > COUNT // 2
+    assert places > COUNT
 
 
 def test_hallucinated_sentences_are_untrue(samples: list[SceneSample]) -> None:
@@ -114,8 +117,8 @@ def test_hallucination_probability_0_and_1(share: float, expected: int) -> None:
 
 def test_synthetic_length_is_that_of_a_recaptioner(samples: list[SceneSample]) -> None:
     captions = [sample.synthetic for sample in samples]
-    assert 46 < mean(len(caption.text.split()) for caption in captions) < 54
-    assert {len(caption.sentences) for caption in captions} == {4, 5, 6, 7, 8, 9}
+    assert 58 < mean(len(caption.text.split()) for caption in captions) < 66
+    assert {len(caption.sentences) for caption in captions} == {3, 4, 5, 6, 7, 8}
     for caption in captions:
         # The published rule for sub-captions splits at runs of "." and "!"; it must find exactly our sentences.
         pieces = [piece.strip() for piece in re.split(r"[.!]+", caption.text) if piece.strip()]
@@ -127,15 +130,26 @@ def test_fragments_name_different_things(samples: list[SceneSample]) -> None:
     told = [len(named_things(sentence)) for sample in samples for sentence in sample.synthetic.sentences]
     shares = [sum(count == wanted for count in told) / len(told) for wanted in (0, 1)]
     assert shares[0] > 0.12, "too little filler"
-    assert 0.4 < shares[1] < 0.7
-    assert sum(count >= 2 for count in told) / len(told) > 0.12
+    assert 0.1 < shares[1] < 0.3
+    assert sum(count >= 2 for count in told) / len(told) > 0.5
+
+
+def test_sentences_go_from_the_main_thing_to_smaller_ones(samples: list[SceneSample]) -> None:
+    for sample in samples[:200]:
+        sizes = {thing.kind: thing.size for thing in sample.scene.things}
+        lone = [
+            named[0].kind
+            for index, sentence in enumerate(sample.synthetic.sentences)
+            if len(named := named_things(sentence)) == 1 and index not in sample.synthetic.hallucinated
+        ]
+        assert [sizes[kind] for kind in lone] == sorted((sizes[kind] for kind in lone), reverse=True), sample
 
 
 def test_web_noise_matches_its_parameter(samples: list[SceneSample]) -> None:
     assert 5 < mean(len(sample.web.text.split()) for sample in samples) < 9
     assert all(sample.web.text.strip() for sample in samples)
     noisy = [sample.web.form for sample in samples if sample.web.form != "remark"]
-    assert 0.46 * COUNT < len(noisy) < 0.54 * COUNT
+    assert 0.36 * COUNT < len(noisy) < 0.44 * COUNT
     assert set(noisy) == {"wrong", "vague", "shop", "spam", "file", "foreign"}
 
 

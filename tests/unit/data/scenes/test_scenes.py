@@ -16,7 +16,8 @@ from clips_pipeline.data.scenes.render import encode_png, render
 from clips_pipeline.data.scenes.scene import (
     BACKGROUNDS,
     COLORS,
-    SIDE,
+    HALF,
+    SMALL,
     TEXTURES,
     Scene,
     Thing,
@@ -53,17 +54,20 @@ def test_streams_of_other_names_differ() -> None:
     )
 
 
-def test_scenes_hold_two_to_five_different_things_inside_the_image() -> None:
+def test_scenes_hold_two_to_four_different_things_each_in_its_quarter() -> None:
     for scene in SCENES:
-        assert 2 <= len(scene.things) <= 5
         assert len({thing.kind for thing in scene.things}) == len(scene.things)
+        assert len({(thing.row, thing.column) for thing in scene.things}) == len(scene.things)
         for thing in scene.things:
-            assert thing.size <= 2 * min(thing.x, thing.y, SIDE - thing.x, SIDE - thing.y)
+            # In its center, so that no part of it is in another quarter.
+            assert (thing.x % HALF, thing.y % HALF) == (HALF // 2, HALF // 2)
+            assert thing.size < HALF
     counts = Counter(len(scene.things) for scene in SCENES)
-    assert all(counts[number] > 100 for number in (2, 3, 4, 5))
+    assert set(counts) == {2, 3, 4}
+    assert all(count > 300 for count in counts.values())
 
 
-def test_the_main_thing_is_the_largest_and_in_front() -> None:
+def test_the_main_thing_is_the_largest_and_last() -> None:
     for scene in SCENES:
         assert all(thing.size < scene.main.size for thing in scene.others)
         assert scene.main is scene.things[-1]
@@ -75,7 +79,7 @@ def test_scenes_vary_in_everything() -> None:
     assert {thing.color for thing in things} == set(COLORS)
     assert {thing.texture for thing in things} == set(TEXTURES)
     assert {(thing.row, thing.column) for thing in things} == {
-        (row, column) for row in ("top", "middle", "bottom") for column in ("left", "center", "right")
+        (row, column) for row in ("top", "bottom") for column in ("left", "right")
     }
     assert {thing.size_name for thing in things} == {"small", "medium", "large"}
     assert {scene.background for scene in SCENES} == set(BACKGROUNDS)
@@ -83,10 +87,18 @@ def test_scenes_vary_in_everything() -> None:
     assert min(labels.values()) > len(SCENES) / len(KINDS) / 2
 
 
-def test_relation_uses_the_larger_distance() -> None:
-    one = Thing("cat", "red", "plain", 12, 10, 30, False)
-    assert relative_position(one, replace(one, x=40, y=36)) == "left"
-    assert relative_position(one, replace(one, x=12, y=10)) == "below"
+def test_relation_is_that_of_the_columns_or_else_of_the_rows() -> None:
+    one = Thing("cat", "red", "plain", SMALL, 16, 16, False)
+    assert relative_position(one, replace(one, x=48)) == "left"
+    assert relative_position(one, replace(one, x=48, y=48)) == "left"
+    assert relative_position(replace(one, x=48), one) == "right"
+    assert relative_position(one, replace(one, y=48)) == "above"
+    assert relative_position(replace(one, y=48), one) == "below"
+
+
+def test_flying_things_are_more_often_above() -> None:
+    above = [thing.row == "top" for scene in SCENES for thing in scene.things if thing.kind in ("bird", "kite", "star")]
+    assert 0.6 < sum(above) / len(above) < 0.85
 
 
 def test_every_thing_is_visible() -> None:
