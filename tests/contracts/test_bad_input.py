@@ -50,7 +50,7 @@ def test_the_defaults_pass(base: dict[str, Any], pipeline: str) -> None:
     ("path", "value", "message"),
     [
         ("train.model.size", "b17", "train.model.size: 'b17' is unknown; sizes are s16, b16"),
-        ("train.model.image_size", 60, "train.model.image_size: 60 is not a multiple of the patch size of 16; use 48"),
+        ("train.model.image_size", 90, "train.model.image_size: 90 is not a multiple of the patch size of 32; use 64"),
         ("train.captions.fragment.strategy", "sentence", "train.captions.fragment.strategy: 'sentence' is not one of"),
         ("train.model.size", {"base": "tiny", "text": {"heads": 3}}, "train.model.size.text.heads: a width of 128"),
         (

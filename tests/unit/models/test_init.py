@@ -20,7 +20,7 @@ CONFIG = dataclasses.replace(
 )
 EXPECTED = {
     "vision.cls_D": 1e-6,
-    "vision.patches.weight": math.sqrt(2 / (3 * 16 * 16)),
+    "vision.patches.weight": math.sqrt(2 / (3 * 32 * 32)),
     "vision.blocks.1.attn.in_proj.weight": 0.02,
     "vision.blocks.1.attn.out_proj.weight": 0.02,
     "vision.blocks.1.mlp.c_fc.weight": 0.02,
@@ -60,7 +60,7 @@ def test_deviation(parameters, name):
 
 
 def test_bounded_draws_are_bounded(parameters):
-    assert float(parameters["vision.patches.weight"].abs().max()) <= math.sqrt(6 / (3 * 16 * 16))
+    assert float(parameters["vision.patches.weight"].abs().max()) <= math.sqrt(6 / (3 * 32 * 32))
     scale = math.sqrt(0.3072 / 192) / 0.87962566103423978
     assert float(parameters["vision.blocks.0.mlp.c_proj.weight"].abs().max()) <= 2 * scale
 

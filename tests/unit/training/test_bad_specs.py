@@ -28,7 +28,7 @@ from clips_pipeline.training.run_spec import RunSpec, load_spec
         (
             ("train", "model", "image_size"),
             70,
-            "train.model.image_size: 70 is not a multiple of the patch size of 16; use 64",
+            "train.model.image_size: 70 is not a multiple of the patch size of 32; use 64",
         ),
         (("train", "model", "size"), "xl", "train.model.size: 'xl' is unknown"),
     ],

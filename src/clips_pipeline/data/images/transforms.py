@@ -63,7 +63,7 @@ class AugmentConfig:
         grayscale_probability: probability that an image is converted to grayscale.
     """
 
-    crop_area: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (0.8, 1.0)
+    crop_area: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (1.0, 1.0)
     crop_aspect: tuple[Annotated[float, Gt(0), Le(100)], Annotated[float, Gt(0), Le(100)]] = (0.75, 4 / 3)
     color_jitter: Fraction = 0.0
     color_jitter_probability: Fraction = 0.8

@@ -63,7 +63,7 @@ class ScenesConfig:
     image_size: Annotated[int, Ge(16), Le(512)] = 64
     samples_per_shard: PositiveInt = 1_000
     seed: Seed = 0
-    web_noise: Fraction = 0.4
+    web_noise: Fraction = 0.5
     hallucination: Fraction = 0.15
     captioners: Annotated[Literal[1, 2], LaterField()] = 1
 

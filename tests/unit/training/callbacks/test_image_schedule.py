@@ -56,7 +56,7 @@ def test_the_tower_sees_the_kept_patches_at_their_own_positions() -> None:
     torch.manual_seed(0)
     tower = ClipsModel(SIZES["tiny"]).vision.double()
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    kept = torch.tensor([[0, 5, 9], [2, 3, 15]])
+    kept = torch.tensor([[0, 1, 3], [0, 2, 3]])
     tokens = tower.embed(images)
     rows = [torch.cat([tokens[i, :1], tokens[i, 1:][kept[i]]]) for i in range(2)]
     x = torch.stack(rows)
@@ -64,7 +64,7 @@ def test_the_tower_sees_the_kept_patches_at_their_own_positions() -> None:
         x = block(x)
     expected = tower.head(tower.norm(x[:, 1:].mean(dim=1)))
     assert torch.allclose(tower(images, kept).feature_BE, expected, atol=1e-12)
-    everything = torch.arange(16).expand(2, -1)
+    everything = torch.arange(4).expand(2, -1)
     assert torch.equal(tower(images, everything).feature_BE, tower(images).feature_BE)
 
 
