@@ -105,14 +105,14 @@ class OptimizerConfig:
 
     name: Annotated[str, LaterField()] = "adamw"
     options: Annotated[dict[str, OptimizerOption], LaterField()] = field(default_factory=dict, hash=False)
-    peak_lr: Annotated[float, Gt(0)] = 6.0e-4
+    peak_lr: Annotated[float, Gt(0)] = 4.0e-4
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     epsilon: Annotated[float, Gt(0), Le(1)] = 1e-8
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.2
     clip_norm: PositiveFloat | None = None
     warmup_samples: NonNegativeInt = 3_000
-    final_lr: NonNegativeFloat = 2.0e-4
+    final_lr: NonNegativeFloat = 1.0e-4
 
     def __post_init__(self) -> None:
         if self.name == "adamw" and self.options:

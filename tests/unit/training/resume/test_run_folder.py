@@ -69,7 +69,7 @@ REFUSED: list[tuple[Parameters, Parameters, str]] = [
     ({"model": {"size": "s16"}}, {}, 'train.model.size was "tiny" and is now "s16"'),
     ({"batch_size": 32}, {}, "train.batch_size was 64 and is now 32"),
     ({"loss": {"caption_weight": 1.0}}, {}, "train.loss.caption_weight was 2.0 and is now 1.0"),
-    ({"optimizer": {"peak_lr": 1e-3}}, {}, "train.optimizer.peak_lr was 0.0006 and is now 0.001"),
+    ({"optimizer": {"peak_lr": 1e-3}}, {}, "train.optimizer.peak_lr was 0.0004 and is now 0.001"),
     ({"ema": {"half_life_batches": 3}}, {}, "train.ema was null and is now null; train.ema.half_life_batches"),
     ({"launch": {"precision": "amp_bf16"}}, {}, 'train.launch.precision was "fp32" and is now "amp_bf16"'),
     ({}, {"data_version": "e"}, 'data_version was "d" and is now "e"'),
