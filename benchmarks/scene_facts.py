@@ -1,7 +1,7 @@
 """Training of the text side alone: captions of the embedded data against facts of the scenes instead of images.
 
     python -m benchmarks.scene_facts [--fragments whole sentence] [--seen all kinds colors] [--samples N] [--seeds 0 1]
-    [--json]
+    [--scenes TRAIN TEST] [--json]
 
 A linear map of true facts (kinds of things, their colors, textures and sizes, the background) replaces the vision
 tower. Text tower, captions, fragments, contrastive loss and retrieval are those of training; there is no captioner. So
@@ -47,7 +47,6 @@ FRAGMENTS = {
 SEEN = ("all", "kinds", "colors", "backgrounds")
 SIZES_OF_THINGS = ("small", "medium", "large")
 BATCH, WARM_UP, PEAK, MAX_SCALE = 64, 3_000, 6e-4, 100.0
-TRAIN, TEST = 20_000, 1_000
 
 
 def scene_facts(scene: Scene, seen: str) -> list[str]:
@@ -112,7 +111,7 @@ def train(
             places, epoch = order.permutation(len(train_set)).tolist(), epoch + 1
         batch, places = places[:BATCH], places[BATCH:]
         read = [
-            reader.read(sample.web.text, sample.synthetic.text, epoch=epoch, key=str(place))
+            reader.read((sample.web.text,), sample.synthetic_captions, epoch=epoch, key=str(place))
             for place, (sample, _) in ((place, train_set[place]) for place in batch)
         ]
         for group in optimizer.param_groups:
@@ -155,14 +154,15 @@ def main() -> None:
     parser.add_argument("--seen", nargs="+", choices=SEEN, default=["all"])
     parser.add_argument("--samples", type=int, default=200_000)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--scenes", nargs=2, type=int, default=[20_000, 1_000], metavar=("TRAIN", "TEST"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     config = ScenesConfig()
-    train_set = [(scene_sample(config, "train", index), ()) for index in range(TRAIN)]
+    train_set = [(scene_sample(config, "train", index), ()) for index in range(chosen.scenes[0])]
     test_set = []
-    for index in range(TEST):
+    for index in range(chosen.scenes[1]):
         sample = scene_sample(config, "test", index)
         test_set.append((sample, human_captions(sample.scene, RandomStream(config.seed, "test", index, "human"))))
     with TemporaryDirectory() as folder:
