@@ -184,7 +184,9 @@ def test_training_names_the_limit_of_an_image(tmp_path: Path) -> None:
     facts = json.loads(file.read_text())
     facts["limits"]["max_image_bytes"] = 10
     file.write_text(json.dumps(facts))
-    loader = train_loader(tmp_path / "shards", "train", LengthReader(), ImageConfig(size=8, crop_area=(0.8, 1.0)), global_batch_size=5)
+    loader = train_loader(
+        tmp_path / "shards", "train", LengthReader(), ImageConfig(size=8, crop_area=(0.8, 1.0)), global_batch_size=5
+    )
     with pytest.raises(ConfigError, match=r"'too_large': \d+"):
         list(loader)
 
