@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -81,7 +82,9 @@ def test_own_pictures(project: Path, repository: Path) -> None:
     assert keys == {*json.loads((project / "data/01_raw/captions.json").read_text())[0]}
     assert len(re.findall(r"^0\.\d{4} +example-\d{7}$", shown, re.M)) == 10
     metrics = json.loads((project / "data/mine/08_reporting/metrics.json").read_text())
-    assert metrics["retrieval/mine/mean_recall@1"] > 0.01
+    assert 0 < metrics["retrieval/mine/mean_recall@1"] <= 1
+    # Twenty steps teach no retrieval, but already which words are frequent.
+    assert metrics["caption/mine/loss"] < math.log(1000) - 0.1
 
 
 def test_first_run_and_its_pictures(project: Path, repository: Path, tmp_path: Path) -> None:
