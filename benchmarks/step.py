@@ -54,7 +54,7 @@ def batches(size: str, batch: int, pixels: int = PIXELS) -> Iterator[tuple[Any, 
     """Yield images and rows of ids, a function of the number of the batch, so the same for every side."""
     import torch
 
-    config = config_of(size)
+    config = config_of(size, pixels=pixels)
     row_lengths = {"web": config.text.context_length, "fragment": config.text.context_length, "target": 128}
     number = 0
     while True:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clips_pipeline.evaluation.inference.beam_search import Caption, SpecialIds
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.models.rows.layout import CaptionRows
 
 NextLogProbs = Callable[[Sequence[list[int]]], Tensor]
 """Maps N hypotheses of equal length to the log-probabilities (N, V) of their next ids."""
@@ -95,11 +96,10 @@ def next_from_prefix(model: ClipsModel, image_CHW: Tensor, bos: int) -> NextLogP
     @torch.no_grad()
     def next_log_probs(hypotheses: Sequence[list[int]]) -> Tensor:
         prefix_NQ = torch.tensor([[bos, *ids] for ids in hypotheses], device=image_1PD.device)
-        last_NQ = torch.zeros_like(prefix_NQ, dtype=torch.bool)
-        last_NQ[:, -1] = True
+        every = CaptionRows.all(*prefix_NQ.shape, prefix_NQ.device)
         image_NPD = image_1PD.expand(len(hypotheses), -1, -1)
-        hidden_ND = captioner(image_NPD, None, last_NQ, previous_ids_BQ=prefix_NQ)
-        log_p_NV: Tensor = captioner.head(hidden_ND).float().log_softmax(dim=-1)
+        hidden_NQD = captioner(image_NPD, None, every, previous_ids_BQ=prefix_NQ).unflatten(0, prefix_NQ.shape)
+        log_p_NV: Tensor = captioner.head(hidden_NQD[:, -1]).float().log_softmax(dim=-1)
         return log_p_NV
 
     return next_log_probs

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from clips_pipeline.io.terminal import duration_text, safe_text
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.live import Live
+    from clips_pipeline.progress_display import Console, ConsoleOptions, Live, RenderResult
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,7 +28,6 @@ T = TypeVar("T")
 _TENTHS, _LEAST_S, _MOST_S = 10, 5.0, 300.0
 _REFRESHES_PER_S = 4
 _POLL_S = 1.0
-_BAR_WIDTH, _LEAST_BAR_WIDTH = 40, 8
 
 _active: list["Stage"] = []
 
@@ -72,7 +70,7 @@ class Stage:
         self._started = self._updated = self._logged = time.monotonic()
         self._first: tuple[float, float] | None = None  # time and fraction of the first update
         self._last_tenth = 0
-        self._silent = self._ended = False
+        self._silent = self.ended = False
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count some units as done."""
@@ -122,7 +120,7 @@ class Stage:
     @property
     def time(self) -> str:
         """Time left, or the time that a stage which has ended took."""
-        if self._ended:
+        if self.ended:
             return f"in {duration_text(time.monotonic() - self._started)}"
         left = self.seconds_left
         return "" if left is None else f"{duration_text(left)} left"
@@ -138,13 +136,13 @@ class Stage:
         """Show the new state where it is not drawn by itself."""
         now = time.monotonic()
         if self._notebook is not None:
-            if self._ended or now - self._updated > 1 / _REFRESHES_PER_S:
+            if self.ended or now - self._updated > 1 / _REFRESHES_PER_S:
                 self._updated = now
                 self._notebook.update(self._notebook_form(), raw=True)
         elif self._live is None and self._logs and not self._silent:
             tenth = int(self.fraction * _TENTHS)
             due = now - self._logged > (_LEAST_S if tenth > self._last_tenth else _MOST_S)
-            if due and not self._ended and self.total != self.done:
+            if due and not self.ended and self.total != self.done:
                 self._logged, self._last_tenth = now, tenth
                 self._say()
 
@@ -156,7 +154,7 @@ class Stage:
 
     def text(self) -> str:
         """Return the state as one line of a log."""
-        percent = f" ({self.fraction:.0%})" if self.total and not self._ended else ""
+        percent = f" ({self.fraction:.0%})" if self.total and not self.ended else ""
         return f"{self.title}: {', '.join(filter(None, (f'{self.counts}{percent}', self.remarks, self.time)))}"
 
     def _notebook_form(self) -> dict[str, str]:
@@ -169,29 +167,10 @@ class Stage:
         return {"text/html": line, "text/plain": self.text()}
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        """Yield the line, as wide as the terminal allows: the note is cut first, then the bar."""
-        from rich.cells import cell_len, set_cell_size
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
+        """Yield the line, as wide as the terminal allows."""
+        from clips_pipeline.progress_display import live_line
 
-        words = [safe_text(self.title), self.counts, self.time]
-        room = options.max_width - sum(cell_len(word) + 1 for word in words if word) - 1
-        note = self.remarks
-        if (width := room - cell_len(note) - 2) < _LEAST_BAR_WIDTH:
-            left = max(0, room - _LEAST_BAR_WIDTH - 2)
-            note = set_cell_size(note, left - 1).rstrip() + "…" if 4 <= left < cell_len(note) else note[:left]
-            width = room - (cell_len(note) + 1 if note else 0)
-        line = Table.grid(padding=(0, 1, 0, 0))
-        cells: list[Any] = [f"[bold]{_plain(words[0])}[/bold]"]
-        if width >= _LEAST_BAR_WIDTH:
-            pulses = self.total is None and not self._ended
-            bar = ProgressBar(None if pulses else 1, 1 if self.total is None else self.fraction, min(_BAR_WIDTH, width))
-            cells.append(bar)
-        cells += [f"[green]{_plain(words[1])}[/green]", *([_plain(note)] if note else []), f"[cyan]{words[2]}[/cyan]"]
-        for _ in cells:
-            line.add_column(no_wrap=True)
-        line.add_row(*cells)
-        yield line
+        yield live_line(self, options.max_width)
 
     def __enter__(self) -> "Stage":
         """Start to show it."""
@@ -207,25 +186,14 @@ class Stage:
         return self
 
     def _start(self) -> None:
+        from clips_pipeline.progress_display import default_console, notebook_output, start_live
+
         if in_notebook():
-            from IPython.display import display
-
-            # Raw, because the formatters that rich installs would print the object a second time.
-            self._notebook = display(self._notebook_form(), display_id=True, raw=True)  # type: ignore[no-untyped-call]
+            self._notebook = notebook_output(self._notebook_form())
             return
-        from rich import get_console
-
-        console = self._console or get_console()
+        console = self._console or default_console()
         if is_live(console):
-            from rich.live import Live
-
-            # What others write to stderr must not break the line; in a file it stays in the file.
-            self._live = Live(
-                self, console=console, refresh_per_second=_REFRESHES_PER_S, redirect_stderr=sys.stderr.isatty()
-            )
-            self._live.start(refresh=True)
-            # A killed process must not leave a terminal without its cursor.
-            console.show_cursor(True)
+            self._live = start_live(self, console, _REFRESHES_PER_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -236,7 +204,7 @@ class Stage:
             if _active:
                 _active[-1]._inner = None
             return
-        self._ended = error is None
+        self.ended = error is None
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -244,12 +212,6 @@ class Stage:
             self._show()
         elif self._logs and error is None and not self._silent:
             self._say()
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def in_notebook() -> bool:

@@ -59,8 +59,9 @@ def test_the_model_equals_float64(results: list[dict[str, object]]) -> None:
 def test_speed_has_both_sides_and_their_ratio(results: list[dict[str, object]]) -> None:
     lines = of_part(results, "speed:tiny-64-attend")
     assert [line.get("side") for line in lines] == ["ours eager", "plain eager", None]
+    # Of the same size, no more: the sides draw their own weights; `equality` compares with the same ones.
     first = [line["first_loss"] for line in lines[:2]]
-    assert first[0] == pytest.approx(first[1], rel=2e-2)
+    assert first[0] == pytest.approx(first[1], rel=5e-2)
     assert lines[2]["ratio"] == pytest.approx(lines[0]["samples_per_s"] / lines[1]["samples_per_s"])
     assert of_part(results, "speed:tiny-64-mask-chunk2")
 

@@ -104,7 +104,7 @@ def draw_scene(draws: RandomStream) -> Scene:
     background = draws.pick(BACKGROUNDS)
     kinds = draws.shuffled(KINDS)[: draws.pick_weighted(((2, 3), (3, 4), (4, 3)))]
     free = [(x, y) for y in (HALF // 2, SIDE - HALF // 2) for x in (HALF // 2, SIDE - HALF // 2)]
-    things = []
+    things: list[Thing] = []
     for kind in kinds:
         quarter = draws.pick(_quarters(kind, free, draws))
         free.remove(quarter)
