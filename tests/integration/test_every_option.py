@@ -84,8 +84,8 @@ RUNS: dict[str, dict[str, Any]] = {
             "captioners": ["detailed", "brief"],
             "target_captioner": "detailed",
         },
-        "model": {"condition": "after_norm", "image_size": 48},
-        "progressive": {"first_size": 16, "until": 0.75},
+        "model": {"condition": "after_norm", "image_size": 96},
+        "progressive": {"first_size": 32, "until": 0.75},
         "loss": {"contrastive_weight": 0.5, "caption_weight": 1.5},
     },
     "block_mask": {

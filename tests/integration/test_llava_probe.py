@@ -39,7 +39,7 @@ def test_a_killed_probe_resumes_and_loses_no_result(project: Path) -> None:
     assert len(list(folder.glob("llava_probe/results/*.json"))) == 4
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     report = project / "data/smoke/08_reporting/llava_probe"
-    assert f"read the LLaVA probe's summary:\n  {report / 'README.md'}\n" in said
+    assert f"read the LLaVA probe's summary:\n  {report.relative_to(project) / 'README.md'}\n" in said
     assert "## Conclusion" in (report / "README.md").read_text()
     assert len((report / "accuracy.csv").read_text().splitlines()) == 1 + 4 * 7
     assert (report / "accuracy.png").read_bytes().startswith(b"\x89PNG")

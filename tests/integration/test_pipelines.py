@@ -181,7 +181,7 @@ def test_an_interrupted_study_resumes_and_trains_nothing_twice(project: Path) ->
     assert len(results) == 5
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     shown = project / "data/smoke/08_reporting/study"
-    assert f"read the study summary:\n  {shown / 'README.md'}\n" in said
+    assert f"read the study summary:\n  {shown.relative_to(project) / 'README.md'}\n" in said
     rows = (shown / "runs.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     assert "## Shorter web captions" in (shown / "README.md").read_text()
@@ -203,7 +203,7 @@ def test_published_weights_are_imported_evaluated_trained_on_exported_and_loaded
     assert "retrieval/scenes/mean_recall@1" in metrics
     sizes = (
         "{base: tiny, vocab_size: 32000, embed_dim: 16, text: {width: 24, depth: 2, heads: 3}, "
-        "vision: {width: 40, depth: 2, heads: 2, image_size: 32}}"
+        "vision: {width: 40, depth: 2, heads: 2, image_size: 32, patch_size: 16}}"
     )
     model = f"train.model={{size: {sizes}, image_size: 32, padding: attend, initial_weights: '{uri}'}}"
     others = "train.samples=32,train.images.framing=squash"

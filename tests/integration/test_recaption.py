@@ -24,7 +24,7 @@ def test_a_model_embeds_and_captions_data_that_another_training_reads(project: P
         "--env",
         "smoke",
         "--params",
-        "recaption.split=validation,recaption.decoding=parallel,train.samples=64",
+        "recaption.split=validation,recaption.decoding=parallel,train.samples=512",
     )
     results = project / "data/smoke/07_model_output"
     assert "captions/s of one process" in shown
