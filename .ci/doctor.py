@@ -283,7 +283,11 @@ def index(seconds: int) -> Iterator[Line]:
     if done is not None and done.returncode == 0 and done.stdout.startswith("uv "):
         yield Line(OK, "package index", f"answers pip (newest uv: {done.stdout.split()[1].strip('()')})")
         return
-    if done is None and (said := _ask_directly(seconds)) is None:
+    if done is None and not os.environ.get("PIP_INDEX_URL"):
+        remedy = "install Python 3.11 with its venv module, then run `make doctor` again"
+        yield Line(WARN, "package index", "was not asked: no pip answers here, and PIP_INDEX_URL is not set", remedy)
+        return
+    if done is None and (said := _ask_directly(os.environ["PIP_INDEX_URL"], seconds)) is None:
         yield Line(OK, "package index", "answers (not asked by pip)")
         return
     said = (
@@ -313,8 +317,8 @@ def _pips() -> Iterator[tuple[list[str], dict[str, str]]]:
         yield [sys.executable, "-m", "pip"], {"PYTHONPATH": wheel}
 
 
-def _ask_directly(seconds: int) -> str | None:
-    address = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/uv/"
+def _ask_directly(index_url: str, seconds: int) -> str | None:
+    address = index_url.rstrip("/") + "/uv/"
     try:
         with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310
             return None
