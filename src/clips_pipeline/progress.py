@@ -70,7 +70,7 @@ class Stage:
         self._started = self._updated = self._logged = time.monotonic()
         self._first: tuple[float, float] | None = None  # time and fraction of the first update
         self._last_tenth = 0
-        self._silent = self.ended = False
+        self._silent = self._ended = False
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count some units as done."""
@@ -120,7 +120,7 @@ class Stage:
     @property
     def time(self) -> str:
         """Time left, or the time that a stage which has ended took."""
-        if self.ended:
+        if self._ended:
             return f"in {duration_text(time.monotonic() - self._started)}"
         left = self.seconds_left
         return "" if left is None else f"{duration_text(left)} left"
@@ -136,13 +136,13 @@ class Stage:
         """Show the new state where it is not drawn by itself."""
         now = time.monotonic()
         if self._notebook is not None:
-            if self.ended or now - self._updated > 1 / _REFRESHES_PER_S:
+            if self._ended or now - self._updated > 1 / _REFRESHES_PER_S:
                 self._updated = now
                 self._notebook.update(self._notebook_form(), raw=True)
         elif self._live is None and self._logs and not self._silent:
             tenth = int(self.fraction * _TENTHS)
             due = now - self._logged > (_LEAST_S if tenth > self._last_tenth else _MOST_S)
-            if due and not self.ended and self.total != self.done:
+            if due and not self._ended and self.total != self.done:
                 self._logged, self._last_tenth = now, tenth
                 self._say()
 
@@ -154,7 +154,7 @@ class Stage:
 
     def text(self) -> str:
         """Return the state as one line of a log."""
-        percent = f" ({self.fraction:.0%})" if self.total and not self.ended else ""
+        percent = f" ({self.fraction:.0%})" if self.total and not self._ended else ""
         return f"{self.title}: {', '.join(filter(None, (f'{self.counts}{percent}', self.remarks, self.time)))}"
 
     def _notebook_form(self) -> dict[str, str]:
@@ -170,7 +170,8 @@ class Stage:
         """Yield the line, as wide as the terminal allows."""
         from clips_pipeline.progress_display import live_line
 
-        yield live_line(self, options.max_width)
+        share = self.fraction if self.total is not None else 1.0 if self._ended else None
+        yield live_line(self.title, self.counts, self.remarks, self.time, share, options.max_width)
 
     def __enter__(self) -> "Stage":
         """Start to show it."""
@@ -204,7 +205,7 @@ class Stage:
             if _active:
                 _active[-1]._inner = None
             return
-        self.ended = error is None
+        self._ended = error is None
         if self._live is not None:
             self._live.stop()
             self._live = None

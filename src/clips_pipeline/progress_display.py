@@ -4,7 +4,7 @@ Imported by `progress` when something is drawn: a registered model reports progr
 """
 
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 from rich import get_console
 from rich.cells import cell_len, set_cell_size
@@ -30,48 +30,24 @@ __all__ = [
 _BAR_WIDTH, _LEAST_BAR_WIDTH = 40, 8
 
 
-class Line(Protocol):
-    """The parts of the line of a stage."""
-
-    title: str
-    total: int | None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stage has ended without an error."""
-        ...
-
-    @property
-    def fraction(self) -> float:
-        """Fraction of the work that is done."""
-        ...
-
-    @property
-    def counts(self) -> str:
-        """How many units are done."""
-        ...
-
-    @property
-    def remarks(self) -> str:
-        """What is shown behind the bar; cut where there is no room."""
-        ...
-
-    @property
-    def time(self) -> str:
-        """Time left or taken."""
-        ...
-
-
 def default_console() -> Console:
     """Return the terminal of the log lines."""
     return get_console()
 
 
-def live_line(stage: Line, room: int) -> Table:
-    """Return the line of a stage in at most `room` columns: the note is cut first, then the bar."""
-    words = [safe_text(stage.title), stage.counts, stage.time]
+def live_line(title: str, counts: str, note: str, time: str, share: float | None, room: int) -> Table:
+    """Return the line of a stage in at most `room` columns: the note is cut first, then the bar.
+
+    Args:
+        title: name of the stage.
+        counts: how many units are done.
+        note: what is shown behind the counts.
+        time: time left or taken.
+        share: fraction that is done, as the bar shows it; None pulses.
+        room: width in columns.
+    """
+    words = [safe_text(title), counts, time]
     room -= sum(cell_len(word) + 1 for word in words if word) + 1
-    note = stage.remarks
     if (width := room - cell_len(note) - 2) < _LEAST_BAR_WIDTH:
         left = max(0, room - _LEAST_BAR_WIDTH - 2)
         note = set_cell_size(note, left - 1).rstrip() + "…" if 4 <= left < cell_len(note) else note[:left]
@@ -79,9 +55,7 @@ def live_line(stage: Line, room: int) -> Table:
     line = Table.grid(padding=(0, 1, 0, 0))
     cells: list[Any] = [f"[bold]{escape(words[0])}[/bold]"]
     if width >= _LEAST_BAR_WIDTH:
-        pulses = stage.total is None and not stage.ended
-        done = 1.0 if stage.total is None else stage.fraction
-        cells.append(ProgressBar(None if pulses else 1, done, min(_BAR_WIDTH, width)))
+        cells.append(ProgressBar(None if share is None else 1, 1 if share is None else share, min(_BAR_WIDTH, width)))
     cells += [f"[green]{escape(words[1])}[/green]", *([escape(note)] if note else []), f"[cyan]{words[2]}[/cyan]"]
     for _ in cells:
         line.add_column(no_wrap=True)
