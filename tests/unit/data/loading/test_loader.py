@@ -324,9 +324,11 @@ def test_dataset_works_in_spawned_workers(shards: Path) -> None:
     loader = _loader(shards)
     wanted = _epoch(loader)
     loader.dataset.set_epoch(0)
+    # A worker of an earlier test's loader may still be ending.
+    before = set(multiprocessing.active_children())
     copy: TrainDataset = pickle.loads(pickle.dumps(loader.dataset))  # noqa: S301
     assert _same(list(copy), wanted)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_few_files_are_open_at_a_time(shards: Path) -> None:
