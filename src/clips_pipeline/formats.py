@@ -8,7 +8,7 @@ DVC reads this file as parameters (docs/reference/contracts.md), so every value 
 SHARDS = 3
 """Shards, index, offsets, statistics and classes, for every kind of source."""
 
-SCENES = 2
+SCENES = 3
 """Images and captions of the embedded data; does not affect shards of other sources."""
 
 TOKENIZER = 1

@@ -168,7 +168,7 @@ SIZES: dict[str, ClipsConfig] = {
     "l16": _paper(VisionConfig(224, 16, width=1024, depth=24, heads=16), 768, 12, 12),
     "l14": _paper(VisionConfig(224, 14, width=1024, depth=24, heads=16), 768, 12, 12),
     "h14": _paper(VisionConfig(224, 14, width=1280, depth=32, heads=16), 1024, 24, 16),
-    "tiny": _model(VisionConfig(64, 32, width=256, depth=2, heads=4), (128, 1, 2), (64, 1, 1), 128, 1_000),
+    "tiny": _model(VisionConfig(64, 32, width=256, depth=2, heads=4), (128, 1, 2), (128, 1, 4), 128, 1_000),
     "mini": _model(*_MINI, 32_000),
     "mini-bpe": _model(*_MINI, _BPE),
     "ti16": _model(*_TI16, 32_000),

@@ -48,7 +48,7 @@ class StudyConfig:
 
     comparisons: Annotated[tuple[Comparison, ...], FormerName("exhibits")] = COMPARISONS
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    samples: PositiveInt = 140_000
+    samples: PositiveInt = 100_000
     curve_samples: PositiveInt | None = 50_000
     methods: tuple[StudyMethod, ...] = get_args(StudyMethod)
     optimizers: tuple[str, ...] = ("muon", "lamb")

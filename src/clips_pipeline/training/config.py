@@ -258,7 +258,7 @@ class TrainConfig:
     progressive: ProgressiveConfig | None = None
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     every: IntervalConfig = field(default_factory=IntervalConfig)
-    samples: PositiveInt = 140_000
+    samples: PositiveInt = 100_000
     # The contrastive loss needs at least one negative.
     batch_size: Annotated[int, Ge(2), Le(2**24)] = 64
     seed: Seed = 0

@@ -22,7 +22,7 @@ from clips_pipeline.training.run_spec import RunSpec, load_spec
         (
             ("train", "optimizer", "warmup_samples"),
             150_000,
-            "train.optimizer.warmup_samples: 150000 must not exceed samples (140000)",
+            "train.optimizer.warmup_samples: 150000 must not exceed samples (100000)",
         ),
         (("train", "samples"), 1_000, "train.optimizer.warmup_samples: 3000 must not exceed samples (1000)"),
         (

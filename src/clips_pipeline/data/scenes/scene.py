@@ -88,8 +88,8 @@ class Scene:
 
     @property
     def others(self) -> tuple[Thing, ...]:
-        """All things except the main one, largest first."""
-        return tuple(sorted(self.things[:-1], key=lambda thing: -thing.size))
+        """All things except the main one, in reading order: from the top left to the bottom right."""
+        return tuple(sorted(self.things[:-1], key=lambda thing: (thing.y, thing.x)))
 
 
 def relative_position(one: Thing, other: Thing) -> str:

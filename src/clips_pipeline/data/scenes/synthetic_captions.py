@@ -1,7 +1,8 @@
 """Synthetic captions: long captions in the style of a multi-modal model that re-captions web images.
 
-They consist of a summary and of sentences about things, from the largest on, and about the background and the mood.
-Most sentences relate a thing to another one, some say nothing about the image, and a few describe what is not there.
+They consist of a summary and of sentences about things, the main one first, and about the background and the mood.
+Most captions keep to one pattern: the summary lists every thing with its color, then sentences tell where each one is.
+The others vary in form. Some sentences say nothing about the image, and a few describe what is not there.
 Sentences end in "." and contain no other full stop, so that sentence splitting recovers them exactly.
 """
 
@@ -44,7 +45,8 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 """Words for the number of things in a scene."""
 
 _SIDES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-_LOWEST = 3
+_FEWEST_SENTENCES = 3
+_IN_PATTERN = 0.7
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,17 @@ class SyntheticCaption:
 
 
 def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -> SyntheticCaption:
-    """Write 3 to 8 sentences about the scene.
+    """Write 3 to 9 sentences about the scene.
 
     Args:
         scene: the content of the image.
         hallucination: probability that one sentence describes a thing, a color or a texture that is not there.
         draws: source of randomness.
     """
-    described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
-    body = [_thing_sentence(scene, thing, draws) for thing in described]
+    # Most captions of one model follow one pattern. A captioner that predicts all words at once can only learn
+    # captions whose words have their places.
+    in_pattern = draws.chance(_IN_PATTERN)
+    body = _places_in_pattern(scene, draws) if in_pattern else _free_sentences(scene, draws)
     if draws.chance(0.4):
         body.append(draws.pick(BACKDROP_WORDS[scene.background].sentences))
     fillers = draws.shuffled(FILLERS)
@@ -80,12 +84,32 @@ def synthetic_caption(scene: Scene, hallucination: float, draws: RandomStream) -
     untrue = _hallucination(scene, draws) if draws.chance(hallucination) else None
     if untrue is not None:
         body.insert(draws.between(len(body) // 2, len(body)), untrue)
-    # Usually the summary comes first, as re-captioners write; sometimes a detail comes before it.
-    body.insert(0 if draws.chance(0.85) else draws.between(1, len(body)), _summary(scene, draws))
-    while len(body) < _LOWEST:
+    if in_pattern:
+        body.insert(0, _summary_in_pattern(scene, draws))
+    else:  # here a detail may come before the summary
+        body.insert(0 if draws.chance(0.6) else draws.between(1, len(body)), _free_summary(scene, draws))
+    while len(body) < _FEWEST_SENTENCES:
         body.append(fillers.pop())
     sentences = tuple(sentence[0].upper() + sentence[1:] for sentence in body)
     return SyntheticCaption(sentences, () if untrue is None else (body.index(untrue),))
+
+
+def _places_in_pattern(scene: Scene, draws: RandomStream) -> list[str]:
+    """Write where each thing is; some captions end before the last one."""
+    sentences = [_place_in_pattern(scene, scene.main, draws)]
+    for thing in scene.others:
+        if not draws.chance(0.75):
+            break
+        sentences.append(_place_in_pattern(scene, thing, draws))
+    if draws.chance(0.6):
+        sentences.append(_lone_sentence(draws.pick(scene.things), draws))
+    return sentences
+
+
+def _free_sentences(scene: Scene, draws: RandomStream) -> list[str]:
+    """Write about the main thing and some of the others in many forms."""
+    described = [thing for thing in (scene.main, *scene.others) if thing is scene.main or draws.chance(0.7)]
+    return [_thing_sentence(scene, thing, draws) for thing in described]
 
 
 def _name(thing: Thing, draws: RandomStream, *, size: float = 0.0, color: float = 0.0, texture: float = 0.0) -> str:
@@ -98,7 +122,24 @@ def _join_phrases(phrases: list[str]) -> str:
     return ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def _summary(scene: Scene, draws: RandomStream) -> str:
+def _colored(thing: Thing, draws: RandomStream) -> str:
+    return describe(thing, draws, size=0.0, color=1.0, texture=0.0, other=0.05)
+
+
+def _summary_in_pattern(scene: Scene, draws: RandomStream) -> str:
+    size = choose(SIZE_WORDS[scene.main.size_name], 0.05, draws)
+    phrases = [f"{size} {_colored(scene.main, draws)}", *(_colored(thing, draws) for thing in scene.others)]
+    verb = "shows" if draws.chance(0.75) else "features"
+    return f"the image {verb} {_join_phrases([with_article(phrase) for phrase in phrases])}"
+
+
+def _place_in_pattern(scene: Scene, thing: Thing, draws: RandomStream) -> str:
+    other = scene.others[0] if thing is scene.main else scene.main
+    side, second = _SIDES[relative_position(thing, other)], with_article(_colored(other, draws))
+    return f"the {_colored(thing, draws)} is at the {thing.row} {thing.column}, {side} {second}"
+
+
+def _free_summary(scene: Scene, draws: RandomStream) -> str:
     main = with_article(_name(scene.main, draws, size=0.5, color=0.8, texture=0.4))
     others = _join_phrases([with_article(_name(thing, draws, color=0.6, texture=0.2)) for thing in scene.others])
     place = draws.pick(BACKDROP_WORDS[scene.background].where)
