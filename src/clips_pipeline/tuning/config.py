@@ -172,7 +172,7 @@ class SearchConfig:
     """
 
     study_name: str = "clips"
-    trials: PositiveInt = 6
+    trials: PositiveInt = 30
     hours: PositiveFloat | None = None
     samples: PositiveInt = 20_000
     evaluations: PositiveInt = 4
