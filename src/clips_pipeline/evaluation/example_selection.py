@@ -11,7 +11,7 @@ import numpy as np
 
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.embedding_map import embedding_map
-from clips_pipeline.evaluation.inference.caption_examples import caption_record
+from clips_pipeline.evaluation.inference.caption_examples import caption_record, record_words
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.image_pass import ImagePass
 from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RetrievalResult
@@ -79,10 +79,11 @@ def select_examples(
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
-            example = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
+            sample = (embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
+            example, words = caption_record(*sample), record_words(*sample)
             loss = image_pass.nats[i] / image_pass.tokens[i] if image_pass.tokens[i] else None
             captioned.append(
-                CaptioningExample(images[i], example.web, example.synthetic, example.at_once, example.beam, loss)
+                CaptioningExample(images[i], example.web, example.synthetic, example.at_once, example.beam, loss, words)
             )
     return replace(
         plain,

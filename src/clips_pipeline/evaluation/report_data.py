@@ -81,6 +81,7 @@ class CaptioningExample:
         at_once: caption by parallel decoding; None for an autoregressive captioner.
         beam: caption by beam search.
         loss: loss of the synthetic caption in nats per token; None without a synthetic caption.
+        at_once_words: the words of `at_once`, each with its probability; empty for an autoregressive captioner.
     """
 
     image: Annotated[ReportImage, FormerName("picture")]
@@ -89,6 +90,7 @@ class CaptioningExample:
     at_once: str | None
     beam: str
     loss: float | None
+    at_once_words: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

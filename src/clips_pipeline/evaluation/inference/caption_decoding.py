@@ -125,6 +125,36 @@ def decode_captions_parallel(
     return [tokenizer.decode(caption.ids) for caption in found]
 
 
+@torch.no_grad()
+def parallel_words(
+    model: ClipsModel, image_CHW: Tensor, web_ids_L: Tensor, tokenizer: Tokenizer
+) -> tuple[tuple[str, float], ...]:
+    """Return the most likely caption of an image as words, each with its probability (0 to 1, the product of its pieces').
+
+    Args:
+        model: as in `log_probabilities`.
+        image_CHW: transformed image on the model's device.
+        web_ids_L: encoder row of the web caption.
+        tokenizer: tokenizer of the model.
+
+    Raises:
+        ValueError: the model has no captioner that predicts all positions at once.
+    """
+    if model.captioner is None:
+        raise ValueError("the model has no captioner")
+    log_p_1QV = log_probabilities(model, image_CHW[None], web_ids_L[None])
+    (caption,) = decode_parallel(log_p_1QV, SpecialIds.of(tokenizer, model.captioner.config.vocab_size))
+    words: list[str] = []
+    probabilities: list[float] = []
+    for count, piece in enumerate(caption.ids, start=1):
+        # Whether a piece begins a word depends on the tokenizer: decode all pieces up to this one.
+        words = tokenizer.decode(caption.ids[:count]).split()
+        probabilities += [1.0] * (len(words) - len(probabilities))
+        if probabilities:
+            probabilities[-1] *= float(log_p_1QV[0, count - 1, piece].exp())
+    return tuple(zip(words, probabilities, strict=True))
+
+
 def decode_captions_beam(
     model: ClipsModel, images_BCHW: Tensor, web_ids_BL: Tensor, tokenizer: Tokenizer, *, width: int = 4
 ) -> list[str]:

@@ -21,7 +21,7 @@ from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageE
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
-from clips_pipeline.evaluation.inference.caption_decoding import write_captions
+from clips_pipeline.evaluation.inference.caption_decoding import parallel_words, write_captions
 from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -102,6 +102,21 @@ def caption_record(
     image_CHW = transform(open_image(record.image, record.limits)).to(next(model.parameters()).device)
     at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
     return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, best)
+
+
+def record_words(
+    model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform
+) -> tuple[tuple[str, float], ...]:
+    """Return the caption by parallel decoding as words with probabilities; empty for an autoregressive captioner.
+
+    Arguments and errors are those of `caption_record`.
+    """
+    if model.captioner is None or model.captioner.token_embedding is not None:
+        return ()
+    device = next(model.parameters()).device
+    web_ids = tokenizer.encode(record.web_caption, model.config.text.context_length)
+    image_CHW = transform(open_image(record.image, record.limits)).to(device)
+    return parallel_words(model, image_CHW, torch.tensor(web_ids, device=device), tokenizer)
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from tests.naive_decoding import next_from_positions, next_from_prefix
 
 from clips_pipeline.data.shards.records import Caption as SyntheticCaption
 from clips_pipeline.data.shards.records import Record
+from clips_pipeline.evaluation.inference import caption_decoding
 from clips_pipeline.evaluation.inference.beam_search import Caption, PositionSteps, SpecialIds, Steps, beam_search
-from clips_pipeline.evaluation.inference.caption_decoding import decode_parallel, log_probabilities
+from clips_pipeline.evaluation.inference.caption_decoding import decode_parallel, log_probabilities, parallel_words
 from clips_pipeline.evaluation.inference.caption_examples import CaptionedImage, draw_examples, examples_to_mapping
 from clips_pipeline.models.cached_decoding import CachedCaptioner
 from clips_pipeline.models.clips import ClipsModel
@@ -171,6 +172,26 @@ def test_parallel_decoding_equals_beam_search_over_independent_positions() -> No
         # Each token is the most likely one, so no longer caption is more likely.
         same = [ids for ids in every_caption(True) if len(ids) == len(caption.ids)]
         assert caption.score >= max(score(next_from_positions(row), ids) for ids in same) - 1e-5
+
+
+class Pieces:
+    """Ids 3 and 4 begin a word, id 5 continues one; id 6 is no text at all."""
+
+    bos_id, eos_id, pad_id, unk_id, cls_id, vocab_size = BOS, EOS, 0, 0, 0, 7
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join({3: " three", 4: " four", 5: "teen", 6: ""}[i] for i in ids).strip()
+
+
+def test_words_of_parallel_decoding_have_the_probability_of_their_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner = model("queries")
+    rows = torch.full((1, 6, 7), 0.01)
+    for place, (piece, probability) in enumerate([(6, 0.5), (3, 0.9), (5, 0.8), (4, 0.7), (6, 0.4), (EOS, 0.6)]):
+        rows[0, place, piece] = probability
+    monkeypatch.setattr(caption_decoding, "log_probabilities", lambda *_: rows.log())
+    words = parallel_words(captioner, image(), torch.tensor([1, 2]), Pieces())  # type: ignore[arg-type]
+    assert [word for word, _ in words] == ["threeteen", "four"]
+    assert [probability for _, probability in words] == pytest.approx([0.9 * 0.8, 0.7 * 0.4])
 
 
 def test_no_word_twice_in_a_row() -> None:

@@ -62,7 +62,7 @@ def report_data(texts: list[str]) -> ReportData:
         captions,
         right,
         found,
-        tuple(CaptioningExample(picture(one), one, one, one, one, 2.5) for one in texts),
+        tuple(CaptioningExample(picture(one), one, one, one, one, 2.5, ((one, 0.25), (one, 1.0))) for one in texts),
         EmbeddingMap(
             tuple(MapPoint(one, one, (i, -i), (i / 2, 1) if i % 2 else None) for i, one in enumerate(texts)),
             99,
