@@ -9,7 +9,7 @@ SHARDS = 3
 """Shards, index, offsets, statistics and classes, for every kind of source."""
 
 SCENES = 3
-"""Images and captions of the embedded data; does not affect shards of other sources."""
+"""Images, captions and questions of the embedded data; does not affect shards of other sources."""
 
 TOKENIZER = 1
 """Files of the tokenizer."""
@@ -23,7 +23,7 @@ TRAINING = 1
 EMBEDDINGS = 1
 """Results of inference over images or texts: embeddings, caption losses, generated captions."""
 
-EVALUATION = 1
+EVALUATION = 2
 """Metrics and per-item results for the same embeddings."""
 
 REGISTRATION = 2

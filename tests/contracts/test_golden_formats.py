@@ -200,7 +200,9 @@ def pictures(scenes: Path) -> Outputs:
     former += (
         "synthetic_caption={0.synthetic_caption!r}, captions={0.captions!r}, label={0.label!r}, score={0.score!r})"
     )
-    return {"records": _digest([former.format(record) for record in eval_samples(scenes, "test")])}
+    records = list(eval_samples(scenes, "test"))
+    questions = [list(map(list, record.questions)) for record in records]
+    return {"records": _digest([former.format(record) for record in records]), "questions": _digest(questions)}
 
 
 FIXTURES: dict[str, str] = {

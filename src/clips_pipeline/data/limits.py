@@ -35,7 +35,7 @@ class SampleLimits:
         max_image_bytes: bytes of an image file.
         max_caption_bytes: bytes of a caption in UTF-8, and of the text file of a sample.
         max_word_characters: characters in a row without white space, in a caption.
-        max_captions: captions of one kind of one image: human, web or synthetic ones.
+        max_captions: captions of one kind of one image: human, web or synthetic ones; also its questions.
         max_json_bytes: bytes of the JSON file of a sample.
         max_json_depth: levels of lists and objects in that file.
         max_header_bytes: bytes of one extended header of a tar file, which holds names and times; after a larger one,

@@ -3,8 +3,8 @@
 Shapes: N images, M captions, C classes, E embedding width, B batch, L context length, T target length.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.splits import Classes
 from clips_pipeline.evaluation.config import CompositionalityConfig, EvaluationConfig
-from clips_pipeline.evaluation.example_selection import select_examples
+from clips_pipeline.evaluation.example_selection import select_examples, select_questions
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.embedding_cache import NO_CACHE, EmbeddingCache
 from clips_pipeline.evaluation.inference.image_pass import ImagePass, run_image_pass
 from clips_pipeline.evaluation.metric_keys import full_key
+from clips_pipeline.evaluation.metrics.caption_questions import answer_questions
 from clips_pipeline.evaluation.metrics.caption_scores import CaptionScore, corpus_scores, score_captions
 from clips_pipeline.evaluation.metrics.compositionality import measure_compositionality
-from clips_pipeline.evaluation.metrics.linear_probe import Flags, check_probe_data, probe
+from clips_pipeline.evaluation.metrics.linear_probe import check_probe_data, probe
 from clips_pipeline.evaluation.metrics.pair_files import read_entries
 from clips_pipeline.evaluation.metrics.retrieval import (
-    NO_CAPTION,
     EncodeTexts,
     FloatArray,
     RetrievalResult,
@@ -45,6 +45,7 @@ from clips_pipeline.evaluation.metrics.zero_shot import (
     imagenet_classes,
 )
 from clips_pipeline.evaluation.model_loading import load_embedder
+from clips_pipeline.evaluation.per_item.item_rows import add_probe_results, item_rows
 from clips_pipeline.evaluation.per_item.items import items_from_rows
 from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import MODEL, SET_VERSION, EvaluationResult, ItemRow
@@ -134,8 +135,8 @@ def evaluate_records(
 
     Args:
         embedder: the model with its transform and tokenizer.
-        read: yields the samples. It is called twice if examples are requested and must yield the same samples in the same
-            order.
+        read: yields the samples. It is called up to three times if examples are requested and must yield the same samples in
+            the same order.
         classes: classes for zero-shot classification; without classes or labels there is no accuracy.
         config: parameters of the evaluation. Batch size and device are ignored here; the split is used in messages.
         cache: embedding cache of this model.
@@ -177,12 +178,27 @@ def evaluate_records(
         # Chance level: score each caption against the references of the next image.
         others = [*image_pass.references[1:], image_pass.references[0]]
         chance |= _keyed(f"caption/{config.set_name}", corpus_scores(score_captions(image_pass.written, others)))
+    asked = image_pass.questions if embedder.reads_text else []
+    answers = answer_questions(encode_texts, image_NE, asked, image_pass.question_owners[: len(asked)])
+    chance |= answers.chance(config.set_name)
     settings: dict[str, Any] = {"teacher_forced": teacher_forced}
     if scores:
         settings["caption_references"] = config.caption_references
     if classes is not None and zero_shot:
         settings["zero_shot_terms"] = _digest(to_mapping(classes))
-    rows = _item_rows(image_pass, retrievals, zero_shot, scores, settings)
+    rows = item_rows(image_pass, retrievals, zero_shot, scores, settings)
+    answers.add_to(rows)
+    metrics = _metrics(rows, classes, config)
+    names = [None if label is None or classes is None else classes.names[label] for label in image_pass.labels]
+    report_data = ReportData(config.set_name, chance, confusion=confusion_counts)
+    shown = select_examples(
+        report_data, image_pass, names, image_NE, retrievals.get("retrieval"), embedder, read, config.examples
+    )
+    shown = replace(shown, questions=select_questions(answers, read, config.examples))
+    return EvaluationResult(config.set_name, metrics, rows, shown)
+
+
+def _metrics(rows: Sequence[ItemRow], classes: Classes | None, config: EvaluationConfig) -> dict[str, float]:
     values = items_from_rows(rows).values()
     if classes is not None and len(classes.names) < TOP5_FROM_CLASSES:
         values.pop("zero_shot/accuracy@5", None)
@@ -191,13 +207,7 @@ def evaluate_records(
             f"evaluate: the {config.split} split has neither captions nor class labels, so no metric can be computed; prepare a "
             "set that has them"
         )
-    metrics = {full_key(name, config.set_name): value for name, value in values.items()}
-    names = [None if label is None or classes is None else classes.names[label] for label in image_pass.labels]
-    report_data = ReportData(config.set_name, chance, confusion=confusion_counts)
-    shown = select_examples(
-        report_data, image_pass, names, image_NE, retrievals.get("retrieval"), embedder, read, config.examples
-    )
-    return EvaluationResult(config.set_name, metrics, rows, shown)
+    return {full_key(name, config.set_name): value for name, value in values.items()}
 
 
 def _image_pass(
@@ -238,68 +248,6 @@ def _zero_shot(
     rank_N, predicted_N = classify(image_NE[list(label_of)], class_CE, label_N)
     rank_of = {i: int(rank) for i, rank in zip(label_of, rank_N, strict=True)}
     return rank_of, confusion(label_N, predicted_N, classes.names)
-
-
-def _item_rows(
-    image_pass: ImagePass,
-    retrievals: Mapping[str, RetrievalResult],
-    zero_shot: Mapping[int, int],
-    scores: Sequence[CaptionScore],
-    settings: Mapping[str, Any],
-) -> list[ItemRow]:
-    """Return one row per image. Apart from the columns that are always there, metrics not computed have no column.
-
-    Args:
-        image_pass: results of the image pass over N images.
-        retrievals: retrieval results by kind.
-        zero_shot: image number to rank.
-        scores: scores of the written captions, in the order of `image_pass.captioned`.
-        settings: columns with the settings of metrics, the same for all images.
-    """
-    rows: list[ItemRow] = [
-        {
-            "key": key,
-            "image_to_text_rank": None,
-            "text_to_image_ranks": [],
-            "label": label,
-            "zero_shot_rank": zero_shot.get(i),
-            "caption_nats": nats,
-            "caption_tokens": tokens,
-            **settings,
-        }
-        for i, (key, label, nats, tokens) in enumerate(
-            zip(image_pass.keys, image_pass.labels, image_pass.nats, image_pass.tokens, strict=True)
-        )
-    ]
-    for kind, retrieval in retrievals.items():
-        prefix = "long_" if kind == "retrieval_long" else ""
-        for row, rank in zip(rows, retrieval.ranks.image_to_text.tolist(), strict=True):
-            row[f"{prefix}image_to_text_rank"] = None if rank == NO_CAPTION else rank
-            row[f"{prefix}text_to_image_ranks"] = []
-        for owner, rank in zip(retrieval.owners.tolist(), retrieval.ranks.text_to_image.tolist(), strict=True):
-            rows[owner][f"{prefix}text_to_image_ranks"].append(rank)
-    if scores:
-        of_image = dict(zip(image_pass.captioned, scores, strict=True))
-        for i, row in enumerate(rows):
-            for one in fields(CaptionScore):
-                value = getattr(of_image[i], one.name) if i in of_image else None
-                row[f"caption_{one.name}"] = list(value) if isinstance(value, tuple) else value
-    return rows
-
-
-def add_probe_results(rows: Sequence[ItemRow], linear_right_M: Flags, knn_right_M: Flags, settings: str) -> None:
-    """Add to each row whether the classifiers were right; None for images without a label.
-
-    Args:
-        rows: rows of all images.
-        linear_right_M: whether the linear classifier was right, for the M images with a label.
-        knn_right_M: the same for the nearest-neighbor classifier.
-        settings: digest of the training samples of the classifiers.
-    """
-    right = zip(linear_right_M.tolist(), knn_right_M.tolist(), strict=True)
-    for row in rows:
-        linear, knn = (None, None) if row["label"] is None else next(right)
-        row |= {"linear_right": linear, "knn_right": knn, "probe_terms": settings}
 
 
 def _classes(shards: Path, config: EvaluationConfig) -> Classes | None:

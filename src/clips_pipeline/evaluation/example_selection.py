@@ -14,11 +14,13 @@ from clips_pipeline.evaluation.embedding_map import embedding_map
 from clips_pipeline.evaluation.inference.caption_examples import caption_record, record_words
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.image_pass import ImagePass
+from clips_pipeline.evaluation.metrics.caption_questions import Answers
 from clips_pipeline.evaluation.metrics.retrieval import NO_CAPTION, FloatArray, IntArray, RetrievalResult
 from clips_pipeline.evaluation.report_data import (
     CaptionExample,
     CaptioningExample,
     ImageExample,
+    QuestionExample,
     ReportData,
     ReportImage,
 )
@@ -92,6 +94,32 @@ def select_examples(
         worst_captions=tuple(map(caption, worst_captions)),
         even_captions=tuple(map(caption, even_captions)),
         captioned=tuple(sorted(captioned, key=lambda example: -(example.loss or 0.0))),
+    )
+
+
+def select_questions(answers: Answers, read: Callable[[], Iterable[Record]], count: int) -> tuple[QuestionExample, ...]:
+    """Return questions as examples: evenly spaced over the set, independent of the answers, the subsets in turn.
+
+    Args:
+        answers: the questions and the model's answers.
+        read: yields the samples. Only the samples shown are held in memory.
+        count: number of examples; with fewer, some subsets have none.
+    """
+    names = [question.subset for question in answers.questions]
+    of_subset = [[q for q, name in enumerate(names) if name == subset] for subset in answers.subsets]
+    turns = len(of_subset)
+    rounds = -(-count // turns) if turns else 0
+    # Each subset from another place on, so that the examples are of different images.
+    spaced = (
+        own[len(own) * (turn * turns + number) // (rounds * turns)]
+        for turn in range(rounds)
+        for number, own in enumerate(of_subset)
+    )
+    chosen = list(dict.fromkeys(spaced))[:count]
+    owners = {int(answers.owners[q]) for q in chosen}
+    images = {i: ReportImage.of(record) for i, record in enumerate(read()) if i in owners} if chosen else {}
+    return tuple(
+        QuestionExample(images[int(answers.owners[q])], *answers.questions[q], bool(answers.right[q])) for q in chosen
     )
 
 

@@ -94,6 +94,31 @@ class CaptioningExample:
 
 
 @dataclass(frozen=True)
+class QuestionExample:
+    """A compositional question about an image, and the model's answer.
+
+    Attributes:
+        image: the image.
+        subset: what the question is about.
+        caption: the true caption.
+        negative: the other one.
+        right: whether the model prefers the true one.
+    """
+
+    image: ReportImage
+    subset: str
+    caption: str
+    negative: str
+    right: bool
+
+    @property
+    def preferred_first(self) -> tuple[tuple[str, bool], tuple[str, bool]]:
+        """Both captions, (text, whether it is true): first the one that the model prefers; of a tie, the false one."""
+        captions = (self.caption, True), (self.negative, False)
+        return captions if self.right else captions[::-1]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Report data of one evaluation.
 
@@ -105,6 +130,7 @@ class ReportData:
         captioned: the evenly spaced images with written captions, largest loss first; empty without a captioner.
         embedding_map: two-dimensional map of embeddings; None with too few images.
         confusion: confusion counts of zero-shot classification; None without classes.
+        questions: compositional questions, as many of each subset, evenly spaced over the set.
     """
 
     set_name: str
@@ -116,3 +142,4 @@ class ReportData:
     captioned: tuple[CaptioningExample, ...] = ()
     embedding_map: EmbeddingMap | None = None
     confusion: Confusion | None = None
+    questions: tuple[QuestionExample, ...] = ()

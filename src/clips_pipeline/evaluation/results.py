@@ -18,7 +18,8 @@ previous tokens). If computed:
 - written caption (null without one): `caption_references` (which captions it is scored by), `caption_rouge_l`, `caption_cider`,
   `caption_matches` and `caption_ngrams` (per order), `caption_words`, `caption_reference_words`;
 - probe: `linear_right` and `knn_right` (null without a label), `probe_terms` (digest of the training samples);
-- zero-shot: `zero_shot_terms` (digest of class names and templates).
+- zero-shot: `zero_shot_terms` (digest of class names and templates);
+- compositional questions: `question_SUBSET` for each subset, 1 for each right answer to one about the image, 0 for each wrong one.
 Entry of SugarCrepe: `set`, `key` (subset and name), `subset`, `image` (file name), `right`.
 Entry of SugarCrepe++: `set`, `key`, `subset`, `image`, `image_to_text_right`, `text_to_text_right`.
 Entry of Winoground: `set`, `key` (line), `text_right`, `image_right`.
@@ -27,6 +28,9 @@ All: `set_version` and `model`, if samples and model come from files. Ranks coun
 
 SET_VERSION = "set_version"
 """Column: digest of the evaluated samples. Results on different samples are not compared."""
+
+QUESTION_COLUMN = "question_"
+"""Column: what the names of those with answers to questions begin with; the rest is the subset."""
 
 MODEL = "model"
 """Column: digest of the evaluated model. `register` refuses results of another model."""

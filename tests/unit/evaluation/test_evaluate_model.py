@@ -14,6 +14,7 @@ from tests.unit.evaluation.sample_images import png
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError
+from clips_pipeline.data.scenes.questions import SUBSETS
 from clips_pipeline.data.shards.index import load_classes
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.data.shards.records import Caption, Record
@@ -52,6 +53,7 @@ def test_a_probe_learns_from_the_training_split(model_folder, shards, result):
 def test_the_keys_are_the_contract(result, shards):
     expected = {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     expected |= {f"zero_shot/scenes/{name}" for name in ACCURACIES} | {"caption/scenes/loss"}
+    expected |= {f"compositionality/scenes/{name}_accuracy" for name in (*SUBSETS, "mean")}
     expected |= {f"caption/scenes/{score}" for score in ("bleu4", "rouge_l", "cider")}
     assert len(load_classes(shards).names) > 5
     assert set(result.metrics) == expected == set(result.report_data.chance)

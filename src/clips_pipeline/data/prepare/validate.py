@@ -61,7 +61,14 @@ def validate_record(
 
 def _find_text_fault(record: Record, limits: SampleLimits) -> Skip | None:
     """Return why the key or a caption cannot be used, or None."""
-    kinds = (("human", record.captions), ("web", record.web_captions), ("synthetic", record.synthetic_captions))
+    # Each question has two captions.
+    asked = [text for _, *texts in record.questions for text in texts]
+    kinds = (
+        ("human", record.captions),
+        ("web", record.web_captions),
+        ("synthetic", record.synthetic_captions),
+        ("question", record.questions),
+    )
     for kind, found in kinds:
         if len(found) > limits.max_captions:
             detail = f"{len(found)} {kind} captions; max_captions is {limits.max_captions}"
@@ -70,7 +77,7 @@ def _find_text_fault(record: Record, limits: SampleLimits) -> Skip | None:
     if 4 * len(record.key) > limits.max_header_bytes // 2:
         return Skip(records.BAD_RECORD, _shown(record.key), f"a key of {len(record.key)} characters")
     synthetic = [text for text, _ in record.synthetic_captions]
-    captions = (*record.web_captions, *synthetic, *record.captions)
+    captions = (*record.web_captions, *synthetic, *record.captions, *asked)
     for caption in captions:
         excess = find_excess(caption, limits)
         if excess is not None:

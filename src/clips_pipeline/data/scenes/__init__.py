@@ -1,10 +1,11 @@
-"""The embedded data: rendered scenes, each with a web, a synthetic and five human-style captions."""
+"""The embedded data: rendered scenes, each with a web, a synthetic and five human-style captions; and questions."""
 
 __all__ = [
     "backdrops",
     "brief_captions",
     "human_captions",
     "lexicon",
+    "questions",
     "random_integers",
     "raster",
     "render",

@@ -43,7 +43,11 @@ BACKGROUNDS: tuple[str, ...] = (
     "city",
 )
 
-_FLYING = frozenset({"balloon", "bird", "butterfly", "kite", "rocket", "star"})
+FLYING = frozenset({"balloon", "bird", "butterfly", "kite", "rocket", "star"})
+"""Kinds that are more often in the upper half."""
+
+NUMBER_WEIGHTS = ((2, 3), (3, 4), (4, 3))
+"""Numbers of things in a scene, with their weights."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def relative_position(one: Thing, other: Thing) -> str:
 def draw_scene(draws: RandomStream) -> Scene:
     """Draw a random scene."""
     background = draws.pick(BACKGROUNDS)
-    kinds = draws.shuffled(KINDS)[: draws.pick_weighted(((2, 3), (3, 4), (4, 3)))]
+    kinds = draws.shuffled(KINDS)[: draws.pick_weighted(NUMBER_WEIGHTS)]
     free = [(x, y) for y in (HALF // 2, SIDE - HALF // 2) for x in (HALF // 2, SIDE - HALF // 2)]
     things: list[Thing] = []
     for kind in kinds:
@@ -124,5 +128,5 @@ def draw_scene(draws: RandomStream) -> Scene:
 
 def _quarters(kind: str, free: list[tuple[int, int]], draws: RandomStream) -> list[tuple[int, int]]:
     """Return the centers that may be chosen: in half of the cases, flying things are above and other things below."""
-    fitting = [(x, y) for x, y in free if (y < HALF) == (kind in _FLYING)]
+    fitting = [(x, y) for x, y in free if (y < HALF) == (kind in FLYING)]
     return fitting if fitting and draws.chance(0.5) else free

@@ -13,6 +13,7 @@ from clips_pipeline.config import ConfigError, Fraction, LaterField, NonNegative
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
 from clips_pipeline.data.scenes.brief_captions import brief_caption
 from clips_pipeline.data.scenes.human_captions import human_captions
+from clips_pipeline.data.scenes.questions import scene_questions
 from clips_pipeline.data.scenes.random_integers import RandomStream
 from clips_pipeline.data.scenes.render import encode_png, render
 from clips_pipeline.data.scenes.scene import Scene, draw_scene
@@ -104,7 +105,7 @@ def scene_sample(config: ScenesConfig, split: str, index: int) -> SceneSample:
 
 
 def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
-    """Return record number `index` of a split; with five human-style captions, except in `train`."""
+    """Return record number `index` of a split; with five human-style captions and with questions, except in `train`."""
     name = (config.seed, split, index)
     sample = scene_sample(config, split, index)
     return Record(
@@ -115,6 +116,7 @@ def scene_record(config: ScenesConfig, split: str, index: int) -> Record:
         synthetic_captions=sample.synthetic_captions,
         captions=() if split == "train" else human_captions(sample.scene, RandomStream(*name, "human")),
         label=KINDS.index(sample.scene.main.kind),
+        questions=() if split == "train" else scene_questions(sample.scene, RandomStream(*name, "questions")),
     )
 
 

@@ -1,6 +1,7 @@
 """Tar shards: format, index, sample offsets, writing, reading, and a cache of remote shards."""
 
 __all__ = [
+    "caption_questions",
     "caption_values",
     "folder_lock",
     "index",

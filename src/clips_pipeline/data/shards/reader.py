@@ -12,7 +12,7 @@ from typing import Any
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits, find_excess
-from clips_pipeline.data.shards import records
+from clips_pipeline.data.shards import caption_questions, records
 from clips_pipeline.data.shards.caption_values import (
     SYNTHETIC_LIST_FIELD,
     WEB_LIST_FIELD,
@@ -227,7 +227,10 @@ def parse_sample(
     human_captions = tuple(text for text in captions if isinstance(text, str)) if isinstance(captions, list) else ()
     number = label if is_label(label) else None
     score = None if fields.score is None else parse_score(facts.get(fields.score))
-    return Record(key, members.image, members.extension, web, synthetic, human_captions, number, score, limits)
+    questions = caption_questions.parse_questions(facts.get(caption_questions.FIELD))
+    return Record(
+        key, members.image, members.extension, web, synthetic, human_captions, number, score, questions, limits
+    )
 
 
 def prefix_key(members: Members, address: str) -> Members:

@@ -13,6 +13,7 @@ from clips_pipeline.data.limits import TOO_MANY_PIXELS as TOO_MANY_PIXELS
 from clips_pipeline.data.limits import UNDECODABLE_IMAGE as UNDECODABLE_IMAGE
 from clips_pipeline.data.limits import UNSUPPORTED_IMAGE as UNSUPPORTED_IMAGE
 from clips_pipeline.data.limits import WORD_TOO_LONG as WORD_TOO_LONG
+from clips_pipeline.data.shards.caption_questions import CaptionQuestion as CaptionQuestion
 from clips_pipeline.text.captions import Caption as Caption
 
 IMAGE_EXTENSIONS: Final = ("jpg", "png", "webp")
@@ -75,6 +76,7 @@ class Record:
         captions: all human captions, for retrieval as on MSCOCO; may be empty.
         label: class number for zero-shot classification, from 0.
         score: a number for the pair, such as an image–text similarity, for `min_score` of the filters.
+        questions: compositional questions for the evaluation; training does not read them.
         limits: limits of the folder of shards it was read from, for whoever decodes the image.
     """
 
@@ -86,6 +88,7 @@ class Record:
     captions: tuple[str, ...] = ()
     label: int | None = None
     score: float | None = None
+    questions: tuple[CaptionQuestion, ...] = ()
     limits: SampleLimits = field(default=DEFAULT_LIMITS, compare=False, repr=False)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clips_pipeline.data.shards import caption_questions
 from clips_pipeline.data.shards.caption_values import SYNTHETIC_LIST_FIELD, WEB_LIST_FIELD
 from clips_pipeline.data.shards.index import ShardEntry, make_shard_entry
 from clips_pipeline.data.shards.records import Record
@@ -35,6 +36,8 @@ def make_sample(record: Record) -> Sample:
         facts["captions"] = list(record.captions)
     if record.label is not None:
         facts["label"] = record.label
+    if record.questions:
+        facts[caption_questions.FIELD] = caption_questions.questions_json(record.questions)
     return {
         "__key__": record.key,
         record.extension: record.image,

@@ -133,7 +133,7 @@ class ParquetTask:
             )
         captions = tuple(text for text in human if isinstance(text, str))
         score = parse_score(value(columns.score))
-        return Record(key, image, _extension(image), web, synthetic, captions, label, score, self.limits)
+        return Record(key, image, _extension(image), web, synthetic, captions, label, score, limits=self.limits)
 
 
 class NotParquetError(Exception):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import UndecodableImageError
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import CaptionQuestion, Record
 from clips_pipeline.evaluation.config import EvaluationConfig
 from clips_pipeline.evaluation.inference.caption_decoding import (
     caption_nats,
@@ -47,6 +47,7 @@ class ImagePass:
         texts: captions for retrieval of all images.
         owners: for each of `texts`, the number of its image.
         long_texts, long_owners: the same for the synthetic captions; empty unless requested.
+        questions, question_owners: the compositional questions of all images, and for each the number of its image.
         embeddings: batches of image embeddings with unit norm.
         nats, tokens: caption loss of each image, summed, and its number of target tokens; 0 without a captioner.
         captioned: numbers of the images with written captions.
@@ -59,6 +60,8 @@ class ImagePass:
     owners: list[int] = field(default_factory=list)
     long_texts: list[str] = field(default_factory=list)
     long_owners: list[int] = field(default_factory=list)
+    questions: list[CaptionQuestion] = field(default_factory=list)
+    question_owners: list[int] = field(default_factory=list)
     embeddings: list[FloatArray] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -77,6 +80,8 @@ class ImagePass:
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "ImagePass":
         """Build from the result of `to_arrays`."""
         rest = json.loads(arrays["rest"].tobytes())
+        # Entries of earlier releases lack them; samples that have some have another digest.
+        rest["questions"] = [CaptionQuestion(*texts) for texts in rest.get("questions", [])]
         return cls(embeddings=[arrays["embeddings"]], nats=arrays["nats"].tolist(), **rest)
 
 
@@ -103,6 +108,8 @@ def run_image_pass(
             long_texts = _synthetic_texts(record) if config.long_captions else []
             image_pass.long_texts += long_texts
             image_pass.long_owners += [len(image_pass.keys)] * len(long_texts)
+            image_pass.questions += record.questions
+            image_pass.question_owners += [len(image_pass.keys)] * len(record.questions)
             image_pass.keys.append(record.key)
             image_pass.labels.append(record.label)
         images_BCHW = embedder.open_and_stack(batch, _decode)

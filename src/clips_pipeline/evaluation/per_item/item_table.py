@@ -11,7 +11,7 @@ import pandas as pd
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.evaluation.per_item.items import ItemResults, compositionality_items, items_from_rows
-from clips_pipeline.evaluation.results import MODEL, SET_VERSION, ItemRow
+from clips_pipeline.evaluation.results import MODEL, QUESTION_COLUMN, SET_VERSION, ItemRow
 
 COMPOSITIONALITY_COLUMNS = ("set", "key", "subset", "image", "right", "text_right", "image_right", SET_VERSION, MODEL)
 """Columns of the table of SugarCrepe and Winoground, which is empty if neither is configured."""
@@ -125,7 +125,7 @@ def _value(name: str, value: Any, row: Mapping[Any, Any]) -> Any:
     # A missing value is None in rows, NaN in a table of floats, and an empty string in a file.
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    read = _READ.get(name)
+    read = _list if name.startswith(QUESTION_COLUMN) else _READ.get(name)
     if read is None:
         return value[1:] if isinstance(value, str) and _ESCAPED.match(value) else value
     try:

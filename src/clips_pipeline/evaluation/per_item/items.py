@@ -15,7 +15,7 @@ from clips_pipeline.evaluation.metric_keys import short_key
 from clips_pipeline.evaluation.metrics.caption_scores import bleu4_of_ratios
 from clips_pipeline.evaluation.metrics.retrieval import RECALL_AT
 from clips_pipeline.evaluation.per_item.bootstrap import NO_CLASS, IntArray, Ratio, RatioMetric, hit_ratio
-from clips_pipeline.evaluation.results import SET_VERSION
+from clips_pipeline.evaluation.results import QUESTION_COLUMN, SET_VERSION
 
 _ACCURACY_AT = (1, 5)
 
@@ -95,6 +95,7 @@ def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> ItemResults:
         if labeled_N.any():
             right_N = np.array([bool(flag) for flag in right])
             metrics[f"probe/{name}_accuracy@1"] = RatioMetric((hit_ratio(right_N, labeled_N),))
+    metrics |= _questions(rows)
     settings = {
         name: str(rows[0][column]) for name in metrics if (column := _settings_column(name, rows[0])) is not None
     }
@@ -178,6 +179,17 @@ def _captions(rows: Sequence[Mapping[str, Any]]) -> dict[str, RatioMetric]:
         value_N = _numbers(row[f"caption_{score}"] or 0.0 for row in rows)
         found[f"caption/{score}"] = RatioMetric((Ratio(value_N, written_N),))
     return found
+
+
+def _questions(rows: Sequence[Mapping[str, Any]]) -> dict[str, RatioMetric]:
+    """Return the accuracy of each subset of compositional questions and the mean over subsets; nothing without questions."""
+    parts = {}
+    for column in sorted(name for name in rows[0] if name.startswith(QUESTION_COLUMN)):
+        right_N, asked_N = (_numbers(count(row[column]) for row in rows) for count in (sum, len))
+        if asked_N.any():
+            parts[column.removeprefix(QUESTION_COLUMN)] = Ratio(right_N, asked_N)
+    found = {f"compositionality/{subset}_accuracy": RatioMetric((part,)) for subset, part in parts.items()}
+    return found | ({"compositionality/mean_accuracy": RatioMetric(tuple(parts.values()))} if parts else {})
 
 
 def _sugarcrepe(rows: Sequence[Mapping[str, Any]]) -> ItemResults:

@@ -9,7 +9,7 @@ from clips_pipeline.evaluation.per_item.items import compositionality_items, ite
 from clips_pipeline.evaluation.report_data import ReportData
 from clips_pipeline.evaluation.results import EvaluationResult, ItemRow
 from clips_pipeline.reports.model.figures import interval_figure, map_figure, recall_figure
-from clips_pipeline.reports.model.scores import MetricScore, score_metrics, select_headlines
+from clips_pipeline.reports.model.scores import MetricScore, score_metrics, select_headlines, subset_scores
 from clips_pipeline.reports.model.training_curves import training_charts
 from clips_pipeline.reports.page import render, write_page
 
@@ -99,5 +99,6 @@ def _values(
         "images": len(per_item),
         "shown": shown,
         "recall": recall_figure(per_item),
+        "subsets": subset_scores(found, per_item),
         "map": None if shown.embedding_map is None else map_figure(shown.embedding_map),
     }

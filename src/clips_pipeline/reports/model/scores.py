@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from clips_pipeline.evaluation.metric_keys import higher_is_better, is_fraction, set_of
 from clips_pipeline.evaluation.per_item.comparison import Difference, compare, intervals
 from clips_pipeline.evaluation.per_item.items import ItemResults
+from clips_pipeline.evaluation.results import QUESTION_COLUMN, ItemRow
 
 _RESAMPLES = 2_000
 _HEADLINES = 3
+_KIND_NAMES = {"retrieval_long": "long captions", "zero_shot": "zero-shot", "compositionality": "composition"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,34 @@ def score_metrics(
     ]
 
 
+@dataclass(frozen=True)
+class SubsetScore:
+    """Accuracy on one subset of the compositional questions: its name, its number of questions, and the score."""
+
+    subset: str
+    questions: int
+    score: MetricScore
+
+
+def subset_scores(found: Sequence[MetricScore], per_item: Sequence[ItemRow]) -> list[SubsetScore]:
+    """Select the metrics of the compositional questions, with the numbers of questions; the mean is the last one.
+
+    Args:
+        found: scores of all metrics.
+        per_item: one row per image.
+    """
+    columns = {name for row in per_item for name in row if name.startswith(QUESTION_COLUMN)}
+    chosen = []
+    for one in found:
+        if not one.metric.startswith("compositionality/"):
+            continue
+        subset = one.metric.rpartition("/")[2].removesuffix("_accuracy")
+        asked = columns if subset == "mean" else {QUESTION_COLUMN + subset}
+        count = sum(len(row.get(name) or ()) for row in per_item for name in asked)
+        chosen.append(SubsetScore(subset.replace("_", " "), count, one))
+    return sorted(chosen, key=lambda one: one.subset == "mean")
+
+
 def select_headlines(found: Sequence[MetricScore], first: str) -> list[MetricScore]:
     """Select the headline metrics: the deciding metric `first`, then the most common of the others."""
     order = sorted(found, key=lambda one: (one.metric != first, _place(one.metric)))
@@ -104,7 +134,7 @@ def readable_name(metric: str) -> str:
     kind, _, rest = metric.partition("/")
     part, _, end = rest.rpartition("/")
     of_part = f" {part.replace('_', ' ')}" if kind == "sugarcrepe" else ""
-    what = {"retrieval_long": "long captions", "zero_shot": "zero-shot"}.get(kind, kind)
+    what = _KIND_NAMES.get(kind, kind)
     name = end.replace("_", " ").replace("@", " at ")
     if kind == "retrieval_long":
         name = name.replace("image recall", "image").replace("text recall", "text")

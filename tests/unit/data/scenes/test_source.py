@@ -24,9 +24,9 @@ from clips_pipeline.data.sources.source import ShardTask, Source
 
 SMALL = ScenesConfig(train=70, validation=12, test=25, samples_per_shard=30)
 
-# Pixels and captions of the first images of each split under the default configuration. After an intended change of
-# drawings or captions, raise formats.SCENES (shards are then prepared again) and enter the new digest.
-GOLDEN = (3, "1206cbfae68000b3ed13b08f1e4720bd8faaf364ad6487a33e5e4ac2cd476fc4")
+# Pixels, captions and questions of the first images of each split under the default configuration. After an intended change of
+# drawings, captions or questions, raise formats.SCENES (shards are then prepared again) and enter the new digest.
+GOLDEN = (3, "7084c2f25b8ba0e90f2ca810a94f32a6b215945c043d6c311ae4b8dba06a405d")
 
 
 def collect(task: ShardTask) -> list[Record]:
@@ -41,7 +41,8 @@ def digest(records: list[Record]) -> str:
     for record in records:
         with Image.open(io.BytesIO(record.image)) as image:
             total.update(np.asarray(image).tobytes())
-        text = "\n".join((record.key, record.web_caption, record.synthetic_caption, *record.captions))
+        asked = [text for question in record.questions for text in question]
+        text = "\n".join((record.key, record.web_caption, record.synthetic_caption, *record.captions, *asked))
         total.update(f"{text}\n{record.label}\n".encode())
     return total.hexdigest()
 
@@ -98,6 +99,7 @@ def test_records_are_complete() -> None:
             assert record.label is not None
             assert classes.names[record.label] == scene.main.kind
             assert len(record.captions) == (0 if split == "train" else 5)
+            assert bool(record.questions) == (split != "train")
 
 
 def test_images_differ_within_and_between_splits_and_seeds() -> None:

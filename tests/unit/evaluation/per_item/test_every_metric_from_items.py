@@ -14,8 +14,9 @@ from tests.unit.evaluation.conftest import IMAGES
 from tests.unit.evaluation.metrics.published_sets import write_sets
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.scenes.questions import SUBSETS as ASKED
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.evaluate import add_probe_results, evaluate_model
+from clips_pipeline.evaluation.evaluate import evaluate_model
 from clips_pipeline.evaluation.metric_keys import (
     full_key,
     higher_is_better,
@@ -27,6 +28,7 @@ from clips_pipeline.evaluation.metric_keys import (
 )
 from clips_pipeline.evaluation.metrics.pair_files import SUBSETS
 from clips_pipeline.evaluation.per_item.comparison import compare, intervals
+from clips_pipeline.evaluation.per_item.item_rows import add_probe_results
 from clips_pipeline.evaluation.per_item.item_table import (
     COMPOSITIONALITY_COLUMNS,
     items_by_set,
@@ -47,6 +49,7 @@ METRICS = [
     *(f"zero_shot/scenes/{name}" for name in ("accuracy@1", "accuracy@5", "mean_per_class_accuracy@1")),
     *(f"caption/scenes/{name}" for name in ("loss", "bleu4", "rouge_l", "cider")),
     *(f"probe/scenes/{name}_accuracy@1" for name in ("linear", "knn")),
+    *(f"compositionality/scenes/{subset}_accuracy" for subset in (*ASKED, "mean")),
     *(f"sugarcrepe/{subset}/accuracy" for subset in (*SUBSETS, "mean")),
     *(f"winoground/all/{name}_score" for name in ("text", "image", "group")),
 ]

@@ -14,6 +14,7 @@ from clips_pipeline.evaluation.report_data import (
     CaptionExample,
     CaptioningExample,
     ImageExample,
+    QuestionExample,
     ReportData,
     ReportImage,
 )
@@ -23,6 +24,7 @@ from clips_pipeline.reports.model.scores import score_metrics
 
 METRIC = "retrieval/scenes/mean_recall@1"
 METRICS = {METRIC: 0.25, "zero_shot/scenes/accuracy@1": 0.5, "caption/scenes/loss": 3.5}
+METRICS |= {f"compositionality/scenes/{name}_accuracy": 0.75 for name in ("swap_color", "mean")}
 
 
 def picture(key: str, about: str = "") -> ReportImage:
@@ -42,6 +44,7 @@ def rows(found: int, images: int = 40) -> list[dict[str, Any]]:
             "zero_shot_rank": 0 if i < found else 1,
             "caption_nats": 7.0 - i / 100,
             "caption_tokens": 2,
+            "question_swap_color": [int(i < found)] * (i % 3),
         }
         for i in range(images)
     ]
@@ -75,6 +78,7 @@ def report_data(texts: list[str]) -> ReportData:
             tuple(tuple(int(a == b) for b in range(len(texts) + 1)) for a in range(len(texts))),
             tuple(Mistake(one, one, 1, 2) for one in texts),
         ),
+        tuple(QuestionExample(picture(one), one, one, f"not {one}", right) for one in texts for right in (True, False)),
     )
 
 

@@ -145,7 +145,8 @@ def test_verdicts_follow_the_interval_and_the_direction_of_the_metric():
 
 def test_answers_are_marked_and_a_low_ranked_right_one_is_shown():
     page = Page(evaluation_html(result([HOSTILE])))
-    assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"]
+    # Of the queries, and of two questions.
+    assert [v for tag, name, v in page.attributes if (tag, name) == ("li", "class")] == ["right"] * 3
     # The right one among the first answers, and the one at rank 10.
     assert [v for tag, name, v in page.attributes if (tag, name) == ("img", "class")] == ["right", "right"]
     assert ("div", "class", "answer far") in page.attributes
@@ -158,6 +159,18 @@ def test_answers_are_marked_and_a_low_ranked_right_one_is_shown():
         "its own captions",
     ):
         assert words in page.text
+
+
+def test_questions_are_a_table_with_examples_the_preferred_caption_first():
+    html = evaluation_html(result([HOSTILE]))
+    section = Page(html.split('<h2 id="compositionality"')[1].split("<h2")[0])
+    words = " ".join(section.text.split())
+    # 20 images with 0, 1 or 2 questions each.
+    assert re.search(r"swap color ?19 ?75\.0 % ?[\d.]+ to [\d.]+ %", words)
+    assert re.search(r"mean ?19 ?75\.0 %", words)
+    right, wrong = words.split(": right ")[1], words.split(": wrong ")[1]
+    assert right.index("✓") < right.index("✗ not")
+    assert wrong.index("✗ not") < wrong.index("✓")
 
 
 def test_report_data_survives_a_round_trip_through_json():
@@ -183,10 +196,10 @@ def test_sections_without_data_are_left_out():
     def titles(**changes):
         return re.findall(r'<h2 id="([^"]*)"', evaluation_html(result([HOSTILE], **changes)))
 
-    every = ["all_metrics", "retrieval", "captions", "embedding_map", "zero_shot"]
+    every = ["all_metrics", "retrieval", "compositionality", "captions", "embedding_map", "zero_shot"]
     assert titles() == every
     shown = report_data([HOSTILE])
-    assert titles(report_data=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:2]
+    assert titles(report_data=replace(shown, captioned=(), embedding_map=None, confusion=None)) == every[:3]
     unranked = [
         {**row, "image_to_text_rank": None, "text_to_image_ranks": [], "zero_shot_rank": None} for row in rows(1)
     ]
