@@ -125,10 +125,13 @@ def test_examples_are_real_answers_of_the_model(result, shards, tmp_path):
             example.caption in records[picture.key].captions for picture, _ in example.images
         ]
         assert (example.rank == 0) == example.images[0][1]
+    assert [example.subset for example in shown.questions] == list(SUBSETS[:3])
+    for example in shown.questions:
+        assert (example.subset, example.caption, example.negative) in records[example.image.key].questions
     html = write_evaluation(result, tmp_path / "e.html").read_text()
     far = sum(not any(own for _, own in one.images) for one in (*shown.even_captions, *shown.worst_captions))
     captions = len(shown.even_captions) + len(shown.worst_captions)
-    assert html.count("<img") == 3 + len(shown.worst_images) + 5 * captions + far + 3
+    assert html.count("<img") == 3 + len(shown.worst_images) + 5 * captions + far + 3 + 3
 
 
 def test_the_worst_failures_come_first(result):
@@ -215,7 +218,7 @@ def test_without_labels_or_classes_there_is_no_accuracy(embedder, shards):
 
 
 def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_path):
-    records = [replace(r, synthetic_captions=()) for r in eval_samples(shards, "test")]
+    records = [replace(r, synthetic_captions=(), questions=()) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, None, CPU)
     assert set(found.metrics) == {f"retrieval/scenes/{name}" for name in [*RECALLS, "mean_recall@1"]}
     write_evaluation(found, tmp_path / "e.html")
@@ -230,7 +233,8 @@ def test_without_long_captions_there_is_no_caption_loss(embedder, shards, tmp_pa
 
 
 def test_labels_only_give_accuracy_only(embedder, shards, tmp_path):
-    records = [replace(r, web_captions=(), synthetic_captions=(), captions=()) for r in eval_samples(shards, "test")]
+    nothing = {"web_captions": (), "synthetic_captions": (), "captions": (), "questions": ()}
+    records = [replace(r, **nothing) for r in eval_samples(shards, "test")]
     found = evaluate_records(embedder, lambda: records, load_classes(shards), CPU)
     assert set(found.metrics) == {f"zero_shot/scenes/{name}" for name in ACCURACIES}
     assert found.per_item[0]["image_to_text_rank"] is None

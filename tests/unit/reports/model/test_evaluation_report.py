@@ -165,9 +165,9 @@ def test_questions_are_a_table_with_examples_the_preferred_caption_first():
     html = evaluation_html(result([HOSTILE]))
     section = Page(html.split('<h2 id="compositionality"')[1].split("<h2")[0])
     words = " ".join(section.text.split())
-    # 20 images with 0, 1 or 2 questions each.
-    assert re.search(r"swap color ?19 ?75\.0 % ?[\d.]+ to [\d.]+ %", words)
-    assert re.search(r"mean ?19 ?75\.0 %", words)
+    # 40 images with 0, 1 or 2 questions each.
+    assert re.search(r"swap color ?39 ?75\.0 % ?[\d.]+ to [\d.]+ %", words)
+    assert re.search(r"mean ?39 ?75\.0 %", words)
     right, wrong = words.split(": right ")[1], words.split(": wrong ")[1]
     assert right.index("✓") < right.index("✗ not")
     assert wrong.index("✗ not") < wrong.index("✓")
