@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from tests.unit.interop.published import save_published
 
 import clips_pipeline
+from clips_pipeline.data.scenes.questions import SUBSETS
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,6 +62,10 @@ def test_pretrain_twice_prepares_trains_and_registers_once(project: Path) -> Non
     first = kedro(project, "--pipelines", "pretrain", "--env", "smoke")
     metrics = json.loads((project / "data/smoke/08_reporting/metrics.json").read_text())
     assert "retrieval/scenes/mean_recall@1" in metrics
+    assert {f"compositionality/scenes/{name}_accuracy" for name in (*SUBSETS, "mean")} <= set(metrics)
+    report = (project / "data/smoke/08_reporting/report.html").read_text()
+    assert '<h2 id="compositionality">' in report
+    assert "<bdi>compositionality/scenes/swap_color_accuracy</bdi>" in report
     assert "mlflow ui" in first
     assert "optuna-dashboard" in first
     second = kedro(project, "--pipeline", "pretrain", "--env", "smoke")
