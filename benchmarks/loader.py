@@ -1,22 +1,18 @@
 """Throughput of the training loader, compared with open_clip's loader and with JPEG decoding alone.
 
     python -m benchmarks.loader [--peer open_clip] [--sizes 112 224] [--photos FOLDER] [--json]
-    python -m benchmarks.loader --first-batch [--json]
 
 JPEGs of 512 px and about 83 kB, one worker process per loader, the same files and the published augmentation for both:
 crops of 40 to 100 % of the area, color jitter 0.4 on 80 % and grayscale on 20 % of the images. Our loader makes three
 rows of token ids per sample, open_clip's makes one; both use CLIP's byte-pair encoding. `decode` is Pillow alone, from
 memory, at the smallest JPEG scale that has the pixels of the whole image. Runs alternate; the results are medians,
 also of the ratios of consecutive runs.
-
-`--first-batch` measures the time to the first batch from an index of 140,000 shards, which are links to one shard.
 """
 
 import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,11 +29,9 @@ PEER_WEBDATASET = "webdataset==0.2.86"  # open_clip's loader fails with 1.0
 IMAGES, SAMPLES, PER_SHARD = 256, 4096, 256
 BATCH = 64
 WARM_UP_BATCHES = 6  # the first batches fill queues and the caches of the tokenizers
-LISTED_SHARDS, LISTED_SAMPLES = 140_000, 10_000
-FIRST_BATCH = 256
 
 
-def _images(size: int) -> Any:
+def image_config(size: int) -> Any:
     """Return an image configuration with the augmentation that open_clip's pipeline applies too."""
     from clips_pipeline.data.images.transforms import ImageConfig
 
@@ -48,7 +42,7 @@ def ours(size: int, batches: int) -> dict[str, float]:
     """Measure the loader of this project with one worker."""
     from clips_pipeline.data.loading.loader import train_loader
 
-    loader = train_loader(SHARDS, "train", _caption_reader(), _images(size), global_batch_size=BATCH, workers=1)
+    loader = train_loader(SHARDS, "train", caption_reader(), image_config(size), global_batch_size=BATCH, workers=1)
     return _timed(_for_ever(lambda epoch: (loader.dataset.set_epoch(epoch), iter(loader))[1]), batches)  # type: ignore[attr-defined]
 
 
@@ -99,34 +93,10 @@ def decode(size: int, batches: int) -> dict[str, float]:
     return _timed(work(), batches)
 
 
-def first_batch() -> dict[str, float]:
-    """Measure seconds and memory until an index of realistic size gives its first batch."""
-    import torch  # noqa: F401 - its import time is not part of the measurement
-
-    from clips_pipeline.data.loading.loader import train_loader
-
-    captions = _caption_reader()
-    before, started = _peak_gib(), time.perf_counter()
-    loader = train_loader(SHARDS / "listed", "train", captions, _images(112), global_batch_size=FIRST_BATCH, workers=1)
-    made = time.perf_counter() - started
-    batches = iter(loader)
-    next(batches)
-    seconds = time.perf_counter() - started
-    del batches, loader
-    return {
-        "first_batch_s": seconds,
-        "loader_made_s": made,
-        "peak_rss_before_gib": before,
-        "peak_rss_gib": _peak_gib(),
-        "peak_rss_worker_gib": _peak_gib(resource.RUSAGE_CHILDREN),
-    }
-
-
 MEASUREMENTS: dict[str, Callable[[int, int], dict[str, float]]] = {
     "ours": ours,
     "open_clip": open_clip,
     "decode": decode,
-    "first_batch": lambda *_: first_batch(),
 }
 
 
@@ -153,7 +123,8 @@ def _peak_gib(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss / 2**20
 
 
-def _caption_reader() -> Any:
+def caption_reader() -> Any:
+    """Return a caption reader with CLIP's byte pairs."""
     from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
     from clips_pipeline.text.tokenizers.bpe import ClipBpeTokenizer
 
@@ -188,50 +159,6 @@ def _install_peer() -> None:
             PEER_WEBDATASET,
         ]
         subprocess.run(command, check=True)
-
-
-def _list_shards() -> None:
-    """Write an index of 140,000 shards: links to one tar file of 10,000 small samples."""
-    from PIL import Image
-
-    from benchmarks.photos import photo
-    from clips_pipeline.data.loading.order import MAX_STREAMS, EpochOrder
-    from clips_pipeline.data.shards import sample_offsets
-    from clips_pipeline.data.shards.index import Index, ShardEntry
-    from clips_pipeline.data.shards.records import Caption, Record
-    from clips_pipeline.data.shards.tar_file import TarFile
-    from clips_pipeline.data.shards.writer import make_sample, write_samples
-
-    folder = SHARDS / "listed"
-    if (folder / "index.json").is_file():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "train").mkdir(parents=True)
-    import io
-
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(photo(0))) as opened:
-        opened.resize((160, 120)).save(small, "JPEG")
-    records = (
-        Record(f"{number:09d}", small.getvalue(), "jpg", ("a picture",), (Caption("It is a picture. It is small."),))
-        for number in range(LISTED_SAMPLES)
-    )
-    real = write_samples(folder / "one.tar", map(make_sample, records), "one.tar")
-    entries = []
-    for number in range(LISTED_SHARDS):
-        name = f"train/{number:06d}.tar"
-        (folder / name).symlink_to("../one.tar")
-        entries.append(ShardEntry(name, real.samples, real.bytes, real.sha256, real.keys_digest))
-    # A sparse file of the real size (11 GB): only the spans that the first batches read use disk space.
-    with TarFile(folder / "one.tar") as tar:
-        found = sample_offsets.to_bytes(tar.spans)
-    order = EpochOrder([LISTED_SAMPLES] * LISTED_SHARDS, 0, streams=MAX_STREAMS)
-    with (folder / sample_offsets.SPANS_FILE).open("wb") as file:
-        file.truncate(len(found) * LISTED_SHARDS)
-        for shard in {at for stream in range(MAX_STREAMS) for at in order.window_shards(0, stream, 0)}:
-            file.seek(shard * len(found))
-            file.write(found)
-    Index("benchmark", {"train": tuple(entries)}, {}).save(folder)
 
 
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -283,7 +210,6 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEGs to use; by default they are made from seeds")
     parser.add_argument("--batches", type=int, default=24, help=f"batches of {BATCH} samples, timed in each run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--first-batch", action="store_true", help="only the startup from an index of 140,000 shards")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--measure", nargs=3, metavar=("NAME", "SIZE", "BATCHES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -291,9 +217,6 @@ def main() -> None:
     if options.measure:
         name, size, batches = options.measure
         figures = MEASUREMENTS[name](int(size), int(batches))
-    elif options.first_batch:
-        _list_shards()
-        figures = {name: round(value, 2) for name, value in _in_a_process("first_batch").items()}
     else:
         figures = _speed(options)
     if options.json or options.measure:

@@ -127,10 +127,23 @@ def read_json(cls: type[T], file: Path, remedy: str) -> T:
     Raises:
         ConfigError: the file is missing or is not JSON, or as `from_mapping`.
     """
+    return from_json(cls, read_content(file, remedy), file, remedy)
+
+
+def read_content(file: Path, remedy: str) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ConfigError: the file is missing; the message ends with `remedy`.
+    """
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; {remedy}") from None
+
+
+def from_json(cls: type[T], content: bytes, file: Path, remedy: str) -> T:
+    """Return a dataclass from the content of a JSON file; arguments and errors are those of `read_json`."""
     try:
         found: T = _adapter(cast(Hashable, cls)).validate_json(content, strict=True, extra="forbid")
         return found

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.loader import train_loader
-from clips_pipeline.data.shards.index import load_index
+from clips_pipeline.data.shards.index import Index, ShardEntry, check_shards, load_index
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.data.storage.urls import is_remote
@@ -61,7 +63,8 @@ class TrainingRun:
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
         self.world_size = dist.get_world_size()
         torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
-        self.timeout_s = _collective_timeout_s(spec)
+        self.index = load_index(Path(spec.shards))
+        self.timeout_s = _collective_timeout_s(spec, self.index)
         if self.world_size > 1:
             # With a process group of one rank, Composer would run several all-reduces in every step.
             dist.initialize_dist(get_device(self.device), self.timeout_s)
@@ -116,6 +119,7 @@ class TrainingRun:
                 chunk=config.launch.chunk_size if self.uses_chunks else None,
                 multiple=config.launch.round_lengths_to,
             ),
+            check=check_shards_together,
         )
 
     def evaluated_model(self, state: State) -> ClipsModel:
@@ -149,10 +153,35 @@ class TrainingRun:
         return examples_to_mapping(found[0], step), draw_examples(*found, step)
 
 
-def _collective_timeout_s(spec: RunSpec) -> float:
+def check_shards_together(shards: Sequence[ShardEntry], folder: Path) -> None:
+    """Refuse shards that do not match the index: the first rank of each machine looks, and tells the others.
+
+    A collective operation. There may be 140,000 shards on a network file system, each a round trip.
+
+    Args:
+        shards: entries of the index.
+        folder: folder of the index, of which each machine may have a copy.
+
+    Raises:
+        ConfigError: a local shard is missing or its size differs from the index, on any machine; the same on every rank.
+    """
+    failure: str | None = None
+    if dist.get_local_rank() == 0:
+        try:
+            check_shards(shards, folder)
+        except ConfigError as error:
+            several = dist.get_local_world_size() < dist.get_world_size()
+            failure = f"on machine {platform.node()}: {error}" if several else str(error)
+    found: list[str | None] = dist.all_gather_object(failure)
+    first = next((text for text in found if text is not None), None)
+    if first is not None:
+        raise ConfigError(first)
+
+
+def _collective_timeout_s(spec: RunSpec, index: Index) -> float:
     """Return the seconds that ranks wait for each other in one collective operation."""
     # While one rank waits for a remote shard the others wait for it. They must not give up before the storage does.
-    remote = any(is_remote(shard.path) for shards in load_index(Path(spec.shards)).splits.values() for shard in shards)
+    remote = any(is_remote(shard.path) for shards in index.splits.values() for shard in shards)
     return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if remote else 0.0)
 
 

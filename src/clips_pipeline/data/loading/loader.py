@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES, EpochOrder, choose_streams
 from clips_pipeline.data.loading.shared_memory import fitting_prefetch
 from clips_pipeline.data.loading.stall_monitor import ReadClock
+from clips_pipeline.data.shards.index import ShardEntry, check_shards
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.models.rows.layout import StepLayout
@@ -45,6 +46,7 @@ def train_loader(
     prefetch_batches: int = 2,
     remote: ShardCache | None = None,
     layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
+    check: Callable[[Sequence[ShardEntry], Path], None] = check_shards,
 ) -> DataLoader[ClipsBatch]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
@@ -65,13 +67,14 @@ def train_loader(
         prefetch_batches: batches that each worker prepares ahead; fewer if /dev/shm is too small.
         remote: cache for shards that are not on this machine.
         layout: computes a batch's layout from its web, fragment and target ids; None leaves it to the model.
+        check: raises a ConfigError if shards do not match the index. In a training, one rank of each machine looks.
 
     Raises:
         ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch,
             the shards do not match the index, or /dev/shm has no room for one batch per loader worker.
     """
     _check(global_batch_size, rank, world_size, workers)
-    shards = ShardSet(index_dir, split, remote=remote)
+    shards = ShardSet(index_dir, split, remote=remote, check=check)
     total = sum(shards.samples)
     streams = choose_streams(total, global_batch_size, window_samples, max_streams)
     order = EpochOrder(shards.samples, seed, window_samples, streams)

@@ -7,19 +7,30 @@ shards/train/00000.tar 00001.tar …   also validation/ and test/; not for shard
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 from pydantic import Field
 
-from clips_pipeline.config import ConfigError, NonNegativeInt, digest_mapping, read_json, to_mapping
+from clips_pipeline.config import (
+    ConfigError,
+    NonNegativeInt,
+    digest_mapping,
+    from_json,
+    read_content,
+    read_json,
+    to_mapping,
+)
 from clips_pipeline.data.limits import SampleLimits, limits_before_they_were_recorded
 from clips_pipeline.data.shards.records import SampleFields
 from clips_pipeline.data.shards.splits import Classes
@@ -32,6 +43,8 @@ CLASSES_FILE = "classes.json"
 # A digest names files of the shard cache; an index that somebody else made must not name others.
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+_in_use: WeakValueDictionary[bytes, "Index"] = WeakValueDictionary()
+"""Indexes that somebody holds, by the SHA-256 of their files."""
 _LONGEST_PATH_SHOWN = 300
 _STATS_PER_TASK = 2_000
 
@@ -55,7 +68,7 @@ class ShardEntry:
     keys_digest: Sha256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Index:
     """All shards, by split.
 
@@ -145,10 +158,35 @@ def _split_remedy(split: str, found: Iterable[str]) -> str:
 def load_index(folder: Path) -> Index:
     """Read `index.json` of a folder of shards.
 
+    While the result is in use, reading the same content again returns the same object: with 140,000 shards, parsing it takes a
+    third of a second, and a rank needs it several times.
+
     Raises:
         ConfigError: the file is missing or is not an index.
     """
-    return read_json(Index, folder / INDEX_FILE, "run `kedro run --pipelines prepare` to make the shards")
+    file, remedy = folder / INDEX_FILE, "run `kedro run --pipelines prepare` to make the shards"
+    content = read_content(file, remedy)
+    digest = hashlib.sha256(content).digest()
+    index = _in_use.get(digest)
+    if index is None:
+        with _no_garbage_collection():
+            _in_use[digest] = index = from_json(Index, content, file, remedy)
+    return index
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Switch the collector off: the objects of a large index make it search all objects of the process again and again.
+
+    With those of torch and Composer, that takes as long as parsing 140,000 shards.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def save_classes(classes: Classes, folder: Path) -> None:
@@ -167,6 +205,23 @@ def load_classes(folder: Path) -> Classes | None:
     if not file.is_file():
         return None
     return read_json(Classes, file, "run `kedro run --pipelines prepare` again")
+
+
+def check_shards(shards: Sequence[ShardEntry], folder: Path) -> None:
+    """Refuse shards that do not match the index.
+
+    Args:
+        shards: entries of the index.
+        folder: folder of the index.
+
+    Raises:
+        ConfigError: a local shard is missing or its size differs from the index.
+    """
+    problems = find_missing_or_changed(shards, folder)
+    if problems:
+        raise ConfigError(
+            f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
+        )
 
 
 def find_missing_or_changed(shards: Iterable[ShardEntry], folder: Path) -> list[str]:

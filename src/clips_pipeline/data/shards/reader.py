@@ -4,7 +4,7 @@ import json
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from clips_pipeline.data.shards.caption_values import (
     parse_captions,
 )
 from clips_pipeline.data.shards.folder_lock import ReadLock
-from clips_pipeline.data.shards.index import ShardEntry, find_missing_or_changed, load_index
+from clips_pipeline.data.shards.index import ShardEntry, check_shards, load_index
 from clips_pipeline.data.shards.records import (
     Caption,
     CaptionerNames,
@@ -59,6 +59,7 @@ class ShardSet:
         split: name of the split.
         max_open_files: limit of open files; the least recently used one is closed first.
         remote: cache for shards with a URL.
+        check: raises a ConfigError if shards do not match the index; its arguments are those of `check_shards`.
 
     Raises:
         ConfigError: the index, the split or a matching `spans.bin` is missing; a shard is missing or differs in size
@@ -72,15 +73,12 @@ class ShardSet:
         *,
         max_open_files: int = 16,
         remote: ShardCache | None = None,
+        check: Callable[[Sequence[ShardEntry], Path], None] = check_shards,
     ) -> None:
         self._lock: ReadLock | None = ReadLock(folder)
         index = load_index(folder)
         self.entries: tuple[ShardEntry, ...] = index.split(split)
-        problems = find_missing_or_changed(self.entries, folder)
-        if problems:
-            raise ConfigError(
-                f"{problems[0]} ({len(problems)} such shards); run `kedro run --pipelines prepare`, or restore the data"
-            )
+        check(self.entries, folder)
         far = next((shard.path for shard in self.entries if is_remote(shard.path)), None)
         if remote is None and far is not None:
             raise ConfigError(f"{far} is not on this machine; give `remote`, a cache for such shards")

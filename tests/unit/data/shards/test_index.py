@@ -1,8 +1,10 @@
 """The index round-trips, including shards in place and samples left out."""
 
+import gc
 import json
 import os
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,16 @@ def test_a_foreign_path_is_a_problem_and_no_other_error(tmp_path: Path, path: st
     (problem,) = find_missing_or_changed([ShardEntry(path, 1, 0, "0" * 64, "0" * 64)], tmp_path)
     assert re.search(message, problem)
     assert len(problem) < 500
+
+
+def test_an_index_in_use_is_parsed_once_and_a_changed_one_again(tmp_path: Path) -> None:
+    _index().save(tmp_path)
+    first = load_index(tmp_path)
+    assert load_index(tmp_path) is first
+    _index(fingerprint="g").save(tmp_path)  # the same size, perhaps in the same instant
+    changed = load_index(tmp_path)
+    assert (first.fingerprint, changed.fingerprint) == ("f", "g")
+    held = weakref.ref(changed)
+    del changed
+    gc.collect()
+    assert held() is None
