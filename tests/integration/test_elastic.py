@@ -43,11 +43,12 @@ def test_a_training_goes_on_with_1_2_and_4_ranks_in_turn(spec_of: SpecOf) -> Non
     whole = spec_of("whole", **CHANGES)
     assert train_for(whole, None)
     for ranks, steps in ((1, PHASE), (2, PHASE), (4, None)):
-        spec = spec_of("elastic", **CHANGES, launch={"processes": ranks, "loader_workers": ranks % 2})
+        spec = spec_of("elastic", **CHANGES, launch={"processes": ranks, "loader_workers": 1 if ranks == 1 else "auto"})
         assert train_for(spec, steps) == (steps is None)
 
     starts = [event for event in read_all(spec.events) if event["kind"] == "start"]
     assert [event["hardware"]["ranks"] for event in starts] == [1, 2, 4]
+    assert [event["hardware"]["loader workers of a rank"] for event in starts] == [1, 0, 0]
     # Every step once: a stop loses none and repeats none.
     assert [event["step"] for event in steps_of(spec)] == list(range(1, STEPS + 1))
     # The trace is a checksum of all samples so far, each with its step.

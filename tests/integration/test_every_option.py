@@ -91,7 +91,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "block_mask": {
         "captions": {"fragment": {"strategy": "block_mask", "tokens": 12}},
         "loss": {"contrastive": "sigmoid"},
-        "launch": {"processes": 2, "sharding": "fsdp2", "device": "cpu", "rank_timeout_s": 120.0, "restarts": 1},
+        "launch": {
+            "processes": 2,
+            "sharding": "fsdp2",
+            "device": "cpu",
+            "rank_timeout_s": 120.0,
+            "restarts": 1,
+            "loader_workers": "auto",
+        },
         "batch_size": 8,
     },
     "started": {

@@ -9,6 +9,7 @@ __all__ = [
     "events",
     "finetune",
     "launch",
+    "loader_workers",
     "optimizer",
     "resolve",
     "resume",

@@ -150,7 +150,7 @@ class LaunchConfig:
         compile: whether the transformer blocks are compiled by torch.compile; None: on a GPU without sharding.
         round_lengths_to: computed text columns and caption queries are rounded up to multiples of this. On a GPU, fewer different
             shapes mean fewer plans and compilations; the result is the same.
-        loader_workers: loader workers of each rank; 0 prepares batches between the steps.
+        loader_workers: loader workers of each rank; 0 prepares batches between the steps; "auto" chooses by cores and images.
         prefetch_batches: batches that each loader worker prepares ahead.
         threads: torch threads of each rank; None divides the cores evenly.
         stall_warning_s: seconds of waiting for one batch after which to warn.
@@ -171,7 +171,7 @@ class LaunchConfig:
     tf32: bool = True
     compile: bool | None = None
     round_lengths_to: Annotated[int, Ge(1), Le(128)] = 1
-    loader_workers: Annotated[int, Ge(0), Le(1024)] = 0
+    loader_workers: Annotated[int, Ge(0), Le(1024)] | Literal["auto"] = 0
     prefetch_batches: ProcessCount = 2
     threads: ProcessCount | None = None
     stall_warning_s: PositiveFloat = 30.0

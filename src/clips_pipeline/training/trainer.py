@@ -88,7 +88,8 @@ def _prepare_resume(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
     if run.writer is not None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
         run_folder.keep_code_files(Path(run.spec.run_folder), run.code_files)
-        around = surroundings(run.device, run.world_size, dist.get_local_world_size(), torch.get_num_threads())
+        here = dist.get_local_world_size()
+        around = surroundings(run.device, run.world_size, here, torch.get_num_threads(), run.loader.num_workers)
         resumed_from = str(checkpoint.folder) if checkpoint else None
         run.writer.write("start", **facts, resumed_from=resumed_from, code=run.code, **around)
         if checkpoint is not None and changes:

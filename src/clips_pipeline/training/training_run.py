@@ -36,6 +36,7 @@ from clips_pipeline.training import sharding
 from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
+from clips_pipeline.training.loader_workers import resolve_workers
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import check_captioners, image_config, model_config
 from clips_pipeline.training.resume import run_folder
@@ -76,6 +77,13 @@ class TrainingRun:
         self.resolved = model_config(config, self.tokenizer.vocab_size)
         chunk = config.launch.chunk_size
         self.uses_chunks = chunk is not None and chunk < config.batch_size // self.world_size
+        self.workers = resolve_workers(
+            config.launch.loader_workers,
+            self.index.split("train"),
+            on_gpu=self.device == "gpu",
+            samples=config.batch_size // self.world_size,
+            image_size=self.images.size,
+        )
         self.loader = self._build_loader()
         clips = ClipsModel(self.resolved)
         load_initial_weights(clips, config.model, config.freeze)
@@ -108,7 +116,7 @@ class TrainingRun:
             global_batch_size=config.batch_size,
             rank=dist.get_global_rank(),
             world_size=self.world_size,
-            workers=config.launch.loader_workers,
+            workers=self.workers,
             seed=config.seed,
             window_samples=config.shuffle_window,
             prefetch_batches=config.launch.prefetch_batches,

@@ -40,13 +40,10 @@ def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_si
     _check_socket_path()
     if not FOLDER.is_dir():
         return prefetch_batches
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    batch = samples * (3 * image_size**2 + _ROW_BYTES)
-    free = shutil.disk_usage(FOLDER).free
+    ranks, free = _ranks(), shutil.disk_usage(FOLDER).free
 
     def needed(prefetch: int) -> int:
-        # The trainer holds one more.
-        return ranks * batch * (workers * prefetch + 1)
+        return _needed(workers * prefetch, samples, image_size)
 
     fitting = next((prefetch for prefetch in range(prefetch_batches, 0, -1) if needed(prefetch) <= free), None)
     if fitting is None:
@@ -64,6 +61,24 @@ def fitting_prefetch(workers: int, prefetch_batches: int, samples: int, image_si
             fitting,
         )
     return fitting
+
+
+def fitting_workers(workers: int, samples: int, image_size: int) -> int:
+    """Return `workers`, or as many as /dev/shm has room for with one batch each; arguments as in `fitting_prefetch`."""
+    if not FOLDER.is_dir():
+        return workers
+    free = shutil.disk_usage(FOLDER).free
+    return next((count for count in range(workers, 0, -1) if _needed(count, samples, image_size) <= free), 0)
+
+
+def _ranks() -> int:
+    """Return the number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _needed(batches: int, samples: int, image_size: int) -> int:
+    """Return the bytes of this many prepared batches of each rank; the trainer holds one more."""
+    return _ranks() * samples * (3 * image_size**2 + _ROW_BYTES) * (batches + 1)
 
 
 def _check_socket_path() -> None:

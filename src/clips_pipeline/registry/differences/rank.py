@@ -38,7 +38,16 @@ _ROUNDING = (
     "round_lengths_to",
 )
 _PACKAGES = ("Python", "torch", "CUDA", "mosaicml", "numpy", "torchvision", "pillow", "simplejpeg", "tokenizers")
-_HARDWARE = ("device", "GPUs", "ranks", "CPU", "cores", "threads of a rank", "ranks on a machine")
+_HARDWARE = (
+    "device",
+    "GPUs",
+    "ranks",
+    "CPU",
+    "cores",
+    "threads of a rank",
+    "loader workers of a rank",
+    "ranks on a machine",
+)
 _CURVES = ("loss/total", "loss/contrastive", "loss/caption", "validation/mean_recall@1", "loss/", "validation/")
 
 NOTES: dict[Effect, str] = {

@@ -20,7 +20,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _CPU_NAMES = ("model name", "Hardware", "cpu model")
 
 
-def surroundings(device: str, ranks: int, ranks_here: int, threads: int) -> dict[str, Any]:
+def surroundings(device: str, ranks: int, ranks_here: int, threads: int, workers: int) -> dict[str, Any]:
     """Return plain values for the `start` event. Imports torch.
 
     Args:
@@ -28,6 +28,7 @@ def surroundings(device: str, ranks: int, ranks_here: int, threads: int) -> dict
         ranks: number of ranks on all machines.
         ranks_here: number of ranks on this machine.
         threads: torch threads of this rank.
+        workers: loader workers of this rank.
     """
     import torch
 
@@ -40,6 +41,7 @@ def surroundings(device: str, ranks: int, ranks_here: int, threads: int) -> dict
             "ranks": ranks,
             "ranks on a machine": ranks_here,
             "threads of a rank": threads,
+            "loader workers of a rank": workers,
             "GPUs": gpus,
             "CPU": cpu_name(),
             "cores": os.cpu_count(),

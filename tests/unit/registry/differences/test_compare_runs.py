@@ -40,7 +40,7 @@ def run_folder(folder: Path, losses: list[float], *, around: dict | None = None,
     keep_code_files(folder, files)
     facts = {"steps": len(losses), "batch_size": config.batch_size, "resumed_from": None, "code": code_digest(files)}
     with EventWriter(spec.events) as writer:
-        writer.write("start", **facts, **{**surroundings("cpu", 1, 1, 1), **(around or {})})
+        writer.write("start", **facts, **{**surroundings("cpu", 1, 1, 1, 0), **(around or {})})
         for step, loss in enumerate(losses, 1):
             others = {
                 "logit_scale": 14.0,

@@ -1,0 +1,73 @@
+"""`train.launch.loader_workers: auto`: as many loader workers as the images call for and the cores of this rank allow."""
+
+import os
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from composer.utils import dist
+
+from clips_pipeline.data.loading.shared_memory import fitting_workers
+from clips_pipeline.data.shards.index import ShardEntry
+
+SMALL_SAMPLE_BYTES = 16_384
+"""Mean bytes of a sample in its shard, up to which its image is small: those of the embedded data have 5,700, photos 80,000."""
+MOST_WORKERS = 14
+"""A worker makes about 350 samples a second of photos, and no GPU is predicted to train more than 5,000."""
+MOST_WORKERS_OF_SMALL_IMAGES = 2
+
+
+def cores_of_rank(mine: Collection[int], on_machine: Sequence[Collection[int]]) -> float:
+    """Return how many cores this rank has for itself: a core that k ranks may use counts as 1 / k of a core.
+
+    So it does not matter whether the starter has given each rank cores of its own, or all ranks may use all cores.
+
+    Args:
+        mine: cores that this rank may use.
+        on_machine: the same of each rank on this machine, this one included.
+    """
+    return sum(1 / sum(core in cores for cores in on_machine) for core in mine)
+
+
+def own_cores() -> float:
+    """Return `cores_of_rank` of this rank. A collective operation: every rank must call it."""
+    machine, mine = dist.get_node_rank(), os.sched_getaffinity(0)
+    found: list[tuple[int, set[int]]] = dist.all_gather_object((machine, mine))
+    return cores_of_rank(mine, [cores for other, cores in found if other == machine])
+
+
+def choose_workers(cores: float, sample_bytes: float, *, on_gpu: bool) -> int:
+    """Return the number of loader workers of one rank.
+
+    On a CPU, the training itself uses all cores, and a step takes longer than loading its batch: one worker for photos where
+    there is a second core, none for small images. On a GPU, all cores but one, which starts the kernels.
+
+    Args:
+        cores: cores of this rank (`cores_of_rank`).
+        sample_bytes: mean bytes of a sample in its shard.
+        on_gpu: whether this rank trains on a GPU.
+    """
+    small = sample_bytes <= SMALL_SAMPLE_BYTES
+    # Shares such as 3 x 1/3 may add up to a little less than a whole core.
+    spare = int(cores + 1e-6) - 1
+    if not on_gpu:
+        return 0 if small or spare < 1 else 1
+    return max(1, min(spare, MOST_WORKERS_OF_SMALL_IMAGES if small else MOST_WORKERS))
+
+
+def resolve_workers(
+    configured: int | Literal["auto"], shards: Sequence[ShardEntry], *, on_gpu: bool, samples: int, image_size: int
+) -> int:
+    """Return the number of loader workers of this rank. A collective operation for "auto".
+
+    Args:
+        configured: `train.launch.loader_workers`.
+        shards: the training shards.
+        on_gpu: whether this rank trains on a GPU.
+        samples: samples of this rank in a batch.
+        image_size: pixels per side.
+    """
+    if configured != "auto":
+        return configured
+    total = sum(shard.samples for shard in shards)
+    wanted = choose_workers(own_cores(), sum(shard.bytes for shard in shards) / max(total, 1), on_gpu=on_gpu)
+    return fitting_workers(wanted, samples, image_size)

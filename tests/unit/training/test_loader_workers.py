@@ -1,0 +1,89 @@
+"""`train.launch.loader_workers: auto`."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.distributed.ranks import run_ranks
+
+from clips_pipeline.config import ConfigError, from_mapping
+from clips_pipeline.data.loading import shared_memory
+from clips_pipeline.data.shards.index import ShardEntry
+from clips_pipeline.training.config import LaunchConfig
+from clips_pipeline.training.loader_workers import choose_workers, cores_of_rank, resolve_workers
+
+PHOTOS, SMALL = ([ShardEntry(f"{size}.tar", 10, 10 * size, "0" * 64, "0" * 64)] for size in (80_000, 5_700))
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "cores"),
+    [
+        (range(8), [], 8),
+        (range(8), [range(8)] * 3, 2),  # all ranks may use all cores
+        (range(2), [range(2, 4), range(4, 8)], 2),  # each has cores of its own
+        (range(4), [range(2, 6)], 3),  # two of them are shared
+        (range(3), [range(3)] * 2, 1),
+    ],
+)
+def test_a_shared_core_is_shared_evenly(mine: range, others: list[range], cores: float) -> None:
+    assert cores_of_rank(mine, [mine, *others]) == pytest.approx(cores)
+
+
+@pytest.mark.parametrize(
+    ("cores", "sample_bytes", "on_gpu", "workers"),
+    [
+        (8, 5_700, False, 0),
+        (1, 80_000, False, 0),
+        (1.5, 80_000, False, 0),
+        (2, 80_000, False, 1),
+        (64, 80_000, False, 1),
+        (1, 80_000, True, 1),
+        (8, 80_000, True, 7),
+        (3 * (8 / 3), 80_000, True, 7),
+        (64, 80_000, True, 14),
+        (8, 5_700, True, 2),
+        (8, 16_384, True, 2),
+        (8, 16_385, True, 7),
+    ],
+)
+def test_the_number_follows_from_cores_images_and_device(
+    cores: float, sample_bytes: float, on_gpu: bool, workers: int
+) -> None:
+    assert choose_workers(cores, sample_bytes, on_gpu=on_gpu) == workers
+
+
+def test_a_given_number_is_kept_and_auto_is_resolved() -> None:
+    assert resolve_workers(5, PHOTOS, on_gpu=True, samples=4, image_size=32) == 5
+    expected = choose_workers(len(os.sched_getaffinity(0)), 80_000, on_gpu=True)
+    assert resolve_workers("auto", PHOTOS, on_gpu=True, samples=4, image_size=32) == expected
+    assert resolve_workers("auto", SMALL, on_gpu=False, samples=4, image_size=32) == 0
+
+
+def test_auto_leaves_workers_out_that_have_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A batch of 64 images of 224 pixels is 9.7 MiB; the training holds one more than its workers."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=40 << 20))
+    assert [shared_memory.fitting_workers(wanted, 64, 224) for wanted in (0, 2, 3, 14)] == [0, 2, 3, 3]
+    assert shared_memory.fitting_prefetch(3, 1, 64, 224) == 1
+    assert shared_memory.fitting_workers(14, 640, 224) == 0
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_ranks_of_a_machine_share_its_cores(tmp_path: Path) -> None:
+    worker = Path(__file__).parents[2] / "distributed" / "cores_worker.py"
+    run_ranks(worker, 2, tmp_path / "store", tmp_path / "{rank}.json")
+    # Rank 0 may use one core, rank 1 this and another one.
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [0.5, 1.5]
+
+
+@pytest.mark.parametrize("value", ["many", "3", -1, 1025, 1.5, True, None])
+def test_other_values_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"launch\.loader_workers: .*auto"):
+        from_mapping(LaunchConfig, {"loader_workers": value}, "train.launch")
+
+
+def test_auto_is_kept_in_the_configuration() -> None:
+    assert from_mapping(LaunchConfig, {"loader_workers": "auto"}, "train.launch").loader_workers == "auto"
+    assert from_mapping(LaunchConfig, {"loader_workers": 3}, "train.launch").loader_workers == 3
