@@ -1,17 +1,34 @@
 """Figures of a study: metric against caption length, and metric by method."""
 
 import math
+import re
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clips_pipeline.study.table import aggregate_seeds
+
 _SIZE = (7.5, 4.2)
+_ZERO_SHOT = re.compile(r"zero_shot/.+/accuracy@1")
 
 
 def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:
-    """Plot the change of a metric, in points, against the fraction of the caption that is read, with a dot per seed."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.subplots()
+    """Plot the change of a metric, in points, against the fraction of the caption that is read, with a dot per seed.
+
+    A second panel shows zero-shot accuracy, where it was measured and is not the metric itself.
+    """
+    zero_shot = [
+        name for name in runs.columns if _ZERO_SHOT.fullmatch(name) and name != metric and runs[name].notna().any()
+    ]
+    panels = [(metric, lines), *((name, aggregate_seeds(runs, name)) for name in zero_shot[:1])]
+    figure = Figure(figsize=(_SIZE[0] * (1.0 if len(panels) == 1 else 1.6), _SIZE[1]), layout="constrained")
+    for axes, (shown, means) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_length_curves(axes, means, runs, shown)
+    return figure
+
+
+def _draw_length_curves(axes: Axes, lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
     axes.axhline(0.0, color="0.5", linewidth=1)
     curves = lines[lines["comparison"].isin(["fragment_lengths", "web_lengths"]) & lines["change"].notna()]
     for (comparison, label), curve in curves.groupby(["comparison", "label"], sort=False):
@@ -27,10 +44,10 @@ def length_curves(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figur
     axes.minorticks_off()
     axes.invert_xaxis()
     axes.set_xlabel("fraction of the mean caption that the text tower reads")
-    axes.set_ylabel(f"change of {metric.rsplit('/', 1)[-1]}\nagainst the whole caption (points)")
+    name = "zero-shot accuracy" if _ZERO_SHOT.fullmatch(metric) else metric.rsplit("/", 1)[-1]
+    axes.set_ylabel(f"change of {name}\nagainst the whole caption (points)")
     if len(curves):
         axes.legend(fontsize="small")
-    return figure
 
 
 def method_bars(lines: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Figure:

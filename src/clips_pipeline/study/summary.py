@@ -16,14 +16,14 @@ _TITLES = {
     "captioners": "Captions of each captioner alone, and of all",
     "second_generation": "Training on captions that a model has written",
 }
-# Metrics of the second table of a method comparison.
+# Metrics of the second table of a comparison.
 _EXTRA_METRICS = re.compile(
     r"retrieval/.+/(image_to_text|text_to_image)_recall@(1|5|10)|zero_shot/.+/accuracy@1|probe/.+/linear_accuracy@1"
 )
 
 
 def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[str, str]) -> str:
-    """Return one table per comparison; method comparisons have a second one with all recalls and zero-shot accuracy.
+    """Return two tables per comparison: `metric` with its changes, and all recalls with zero-shot accuracy.
 
     Args:
         lines: means over seeds of `metric`, from `aggregate_seeds`.
@@ -50,21 +50,23 @@ def markdown(lines: pd.DataFrame, runs: pd.DataFrame, metric: str, facts: dict[s
             "|" + " --- |" * 9,
         ]
         text += [_row(line) for line in chosen.to_dict("records")]
-        if comparison.startswith("methods"):
-            text += ["", *_by_metric(runs[runs["comparison"] == comparison])]
+        text += ["", *_by_metric(runs[runs["comparison"] == comparison])]
     return "\n".join(text) + "\n"
 
 
 def _by_metric(runs: pd.DataFrame) -> list[str]:
     """Return a table in percent of one comparison's rows, with a column per metric."""
     metrics = [name for name in runs.columns if _EXTRA_METRICS.fullmatch(name)]
+    if not metrics:
+        return []
     heads = [_name(metric) for metric in metrics]
     rows: dict[str, list[str]] = {}
     for metric in metrics:
         for line in aggregate_seeds(runs, metric).to_dict("records"):
             cell = f"{100 * line['mean']:.1f}{_plus_minus(line['half_width'], digits=1)}"
             cell = "–" if math.isnan(line["mean"]) else cell
-            rows.setdefault(str(line["label"]), []).append(cell)
+            fraction = "" if math.isnan(line["fraction"]) else f" {line['fraction']:g}"
+            rows.setdefault(f"{line['label']}{fraction}", []).append(cell)
     table = [["%, ± as above", *heads], ["---"] * (1 + len(heads)), *([label, *cells] for label, cells in rows.items())]
     return ["| " + " | ".join(cells) + " |" for cells in table]
 

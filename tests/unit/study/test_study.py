@@ -324,6 +324,27 @@ def test_methods_have_a_second_table_of_metrics():
     assert rows[at + 2] == "| clip | 25.0 ± 0.0 | 50.0 ± 0.0 | 12.5 ± 0.0 |"
 
 
+def test_curves_have_the_second_table_and_a_panel_of_zero_shot_accuracy():
+    zero_shot = "zero_shot/scenes/accuracy@1"
+    curves = [result(plan.WHOLE_CAPTION, 0, 0.2, 1.0, "fragment_lengths", plan.WHOLE_CAPTION)]
+    curves += [
+        result("truncation", 0, 0.1, fraction, "fragment_lengths", plan.WHOLE_CAPTION) for fraction in (0.5, 0.25)
+    ]
+    curves = [
+        replace(run, metrics={**run.metrics, zero_shot: accuracy})
+        for run, accuracy in zip(curves, (0.5, 0.75, 0.875), strict=True)
+    ]
+    runs = table.runs_table(curves, [1e9] * 3)
+    lines = table.aggregate_seeds(runs, METRIC)
+    rows = summary.markdown(lines, runs, METRIC, {}).splitlines()
+    assert {"| truncation 0.5 | 75.0 |", "| truncation 0.25 | 87.5 |"} <= set(rows)
+    recall, second = figures.length_curves(lines, runs, METRIC).axes
+    drawn = [list(axes.get_lines()[1].get_ydata()) for axes in (recall, second)]
+    assert drawn[0] == pytest.approx([0.0, -10.0, -10.0])
+    assert drawn[1] == pytest.approx([0.0, 25.0, 37.5])
+    assert second.get_ylabel().startswith("change of zero-shot accuracy")
+
+
 def test_figures_show_every_curve_and_bar():
     curves = [result(plan.WHOLE_CAPTION, 0, 0.2, 1.0, "fragment_lengths", plan.WHOLE_CAPTION)]
     curves += [
