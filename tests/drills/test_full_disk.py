@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.drills.conftest import assert_same_weights
-from tests.integration.conftest import SpecOf
+from tests.integration.conftest import SpecOf, output_of
 
 from clips_pipeline.training.events.event_log import Event, read_all
 from clips_pipeline.training.launch.launcher import TrainingFailedError, launch
@@ -59,6 +59,15 @@ def test_a_full_disk_while_a_checkpoint_is_written(spec_of: SpecOf, whole: RunSp
     more_room(disk)
     assert launch(spec, lambda event: None).finished
     assert_same_weights(spec, whole)
+
+
+def test_every_rank_ends_with_the_error_of_rank_0(spec_of: SpecOf, disk: Path) -> None:
+    spec = on(disk, spec_of("run", launch={"processes": 2}))
+    with pytest.raises(TrainingFailedError, match=r"ba4: cannot be written: No space left on device"):
+        launch(spec, lambda event: None)
+    for rank in range(2):
+        assert "CannotWriteError: " in output_of(spec.run_folder, rank)
+    assert [path.name for path in spec.checkpoints.iterdir()] == ["ba2"]
 
 
 def test_a_full_disk_while_the_event_log_is_written(spec_of: SpecOf, disk: Path) -> None:

@@ -73,6 +73,7 @@ RUNS: dict[str, dict[str, Any]] = {
             "tf32": False,
             "loader_workers": 1,
             "prefetch_batches": 3,
+            "background_checkpoints": False,
             "stall_warning_s": 20.0,
             "threads": 1,
         },

@@ -152,6 +152,8 @@ class LaunchConfig:
             shapes mean fewer plans and compilations; the result is the same.
         loader_workers: loader workers of each rank; 0 prepares batches between the steps; "auto" chooses by cores and images.
         prefetch_batches: batches that each loader worker prepares ahead.
+        background_checkpoints: whether steps go on while a checkpoint is written, which needs memory for a copy of weights and
+            optimizer state on rank 0; false: the step waits.
         threads: torch threads of each rank; None divides the cores evenly.
         stall_warning_s: seconds of waiting for one batch after which to warn.
         on_change: what to do if parameters or data differ from those of an unfinished training: "refuse", or "restart" in
@@ -173,6 +175,7 @@ class LaunchConfig:
     round_lengths_to: Annotated[int, Ge(1), Le(128)] = 1
     loader_workers: Annotated[int, Ge(0), Le(1024)] | Literal["auto"] = 0
     prefetch_batches: ProcessCount = 2
+    background_checkpoints: bool = True
     threads: ProcessCount | None = None
     stall_warning_s: PositiveFloat = 30.0
     on_change: Annotated[

@@ -100,6 +100,7 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
     if len(samples) > 1:
         slope = max(0.0, (measurement["peak_bytes"][-1] - measurement["peak_bytes"][-2]) / (samples[-1] - samples[-2]))
     peak = measurement["peak_bytes"][-1] + slope * (at_once - samples[-1]) - saved_bytes
+    peak += _snapshot_bytes(config, measurement, total)
     return Estimate(
         parameters=dict(measurement["parameters"]),
         forward_flops=dict(measurement["forward_flops"]),
@@ -169,6 +170,14 @@ def _state_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: int
     gathered = total if uses_chunks else total - blocks["all"] + blocks["largest"]
     on_rank = whole // config.launch.processes + 2 * 4 * gathered
     return on_rank, measured - on_rank
+
+
+def _snapshot_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: int) -> int:
+    """Return the bytes of the copy that rank 0 holds while a checkpoint is written, in the memory that is estimated: of a CPU."""
+    if measurement["device"] != "cpu" or not config.launch.background_checkpoints:
+        return 0
+    kept = measurement.get("optimizer_numbers", 2 * measurement["trained_parameters"])
+    return 4 * (total + int(kept) + (total if config.ema else 0))
 
 
 def _basis(measurement: Mapping[str, Any], at_once: int) -> str:

@@ -110,17 +110,25 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt, is_lo
     folder = Path(spec.run_folder)
     captions = CaptionLog(writer, folder, is_evaluation_step, run.evaluated_model, run.caption_examples)
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints
+    checkpoints = checkpoint_callback.CheckpointCallback(
+        writer, spec.checkpoints, interval, keep, spec.text, run.code, background=config.launch.background_checkpoints
+    )
+
+    def last_checkpoint() -> Path | None:
+        checkpoints.settle()
+        return checkpoint_store.latest_folder(spec.checkpoints)
+
     return [
         *([sharding.ParameterGathering()] if run.uses_chunks else []),
-        DivergenceMonitor(lambda: checkpoint_store.latest_folder(spec.checkpoints)),
+        DivergenceMonitor(last_checkpoint),
         trace,
         DataWaitMonitor(writer, dataset.clock, dataset.shards.entries, config.launch.stall_warning_s, is_log_step),
         SpeedMonitor(window_size=config.every.log),
         LRMonitor(),
         RetrievalCallback(is_evaluation_step, run.held_out, run.evaluated_model),
         *([captions] if run.clips.captioner is not None and config.every.caption_examples else []),
-        StopRequestMonitor(writer, interrupt, spec.stop_flag, is_log_step),
-        checkpoint_callback.CheckpointCallback(writer, spec.checkpoints, interval, keep, spec.text, run.code),
+        StopRequestMonitor(writer, interrupt, spec.stop_flag, is_log_step, checkpoints),
+        checkpoints,
     ]
 
 

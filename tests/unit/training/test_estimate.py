@@ -30,6 +30,10 @@ FOUND = {
 }
 
 
+COPY = 4 * (1500 + 2 * 500)
+"""Bytes of the copy that is written as a checkpoint: weights, and two moments of those that are trained."""
+
+
 def config_of(**changes: object) -> TrainConfig:
     return from_mapping(TrainConfig, {**SMALL, **changes}, "train")
 
@@ -39,7 +43,7 @@ def test_figures_from_a_measurement() -> None:
     assert found.training_flops == 30
     assert found.state_bytes == 4 * (1500 + 3 * 500)
     # 10,000 bytes for each sample beyond the measured ones; a rank has 32.
-    assert found.peak_bytes == 160_000 + 24 * 10_000
+    assert found.peak_bytes == 160_000 + 24 * 10_000 + COPY
     # At best the processor time of one more sample on two threads, at worst the slowest step of the larger batch.
     best, worst = (1.6 - 0.8) / 6, 4.0 / 8
     assert found.sample_seconds == pytest.approx((best, worst))
@@ -50,7 +54,7 @@ def test_figures_from_a_measurement() -> None:
 
 def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
     chunked = from_measurement(config_of(launch={"chunk_size": 8}), FOUND)
-    assert chunked.peak_bytes == 160_000
+    assert chunked.peak_bytes == 160_000 + COPY
     # Seven of the eight chunks run twice, at a third of a step's operations each.
     factor = 1 + 7 / 8 / 3
     assert chunked.sample_seconds == pytest.approx((0.2 * factor, 0.5 * factor))
@@ -60,6 +64,24 @@ def test_a_batch_that_was_measured_is_not_extrapolated() -> None:
     blocks = from_measurement(config_of(batch_size=8, launch={"recompute": "block"}), FOUND)
     assert blocks.sample_seconds == pytest.approx((0.2, 0.5))
     assert "the last is the batch of a rank" in chunked.basis
+
+
+def test_the_copy_for_a_checkpoint_counts_where_there_is_one() -> None:
+    bytes_of = {
+        name: from_measurement(config_of(**changes), {**FOUND, "device": device}).peak_bytes
+        for name, device, changes in (
+            ("none", "cpu", {"launch": {"background_checkpoints": False}}),
+            ("copy", "cpu", {}),
+            ("gpu", "cuda", {}),
+        )
+    }
+    assert bytes_of["copy"] == bytes_of["none"] + COPY
+    assert bytes_of["gpu"] == bytes_of["none"]
+    average = [
+        from_measurement(config_of(ema={}, launch={"background_checkpoints": background}), FOUND).peak_bytes
+        for background in (False, True)
+    ]
+    assert average[1] - average[0] == COPY + 4 * 1500
 
 
 def test_sharded_state_needs_less_memory() -> None:

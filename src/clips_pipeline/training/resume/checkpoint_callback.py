@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clips_pipeline.io.disk_errors import CannotWriteError
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.progress import damaged_line
 from clips_pipeline.training.resume import checkpoint_store
+from clips_pipeline.training.resume.snapshot import snapshot
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
     final name, where a kill or a full disk leaves part of a file (`tests/unit/training/test_composer_parts.py`), has no checksums
     (`tests/drills/test_damaged_checkpoints.py`), and does not delete the old files of an earlier process.
 
+    A step waits for a copy of the state only; a thread of rank 0 hashes and writes it. At most one checkpoint is being written:
+    the next one waits for it, and so does the end of the training, whatever ends it. An error of the thread is raised on every
+    rank after the next step (`StopRequestMonitor`) or at the end.
+
     Args:
         writer: the event log on rank 0, None on other ranks.
         folder: folder of all checkpoints.
@@ -40,45 +46,114 @@ class CheckpointCallback(Callback):  # type: ignore[misc]
         keep: number of checkpoints to keep.
         spec: text of the run spec, stored beside the state.
         code: digest of the source, stored beside the state.
+        background: whether steps go on while a checkpoint is written; False needs no memory for the copy.
     """
 
-    def __init__(self, writer: EventWriter | None, folder: Path, interval: str, keep: int, spec: str, code: str):
+    def __init__(
+        self,
+        writer: EventWriter | None,
+        folder: Path,
+        interval: str,
+        keep: int,
+        spec: str,
+        code: str,
+        *,
+        background: bool,
+    ) -> None:
         self.writer, self.folder, self.keep, self.spec, self.code = writer, folder, keep, spec, code
+        self.background = background
         self.is_due = create_interval_scheduler(interval)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[dict[str, Any]] | None = None
+        self._waited = 0.0
+        self._failure: str | None = None
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Save if a checkpoint is due.
 
         Raises:
-            CannotWriteError: on every rank, when rank 0 could not write.
+            CannotWriteError: on every rank, when rank 0 could not write this checkpoint or the one before.
         """
         if not self.is_due(state, Event.BATCH_CHECKPOINT):
             return
-        step = int(state.timestamp.batch)
         started = time.perf_counter()
+        self.finish()
         # Both are collective operations, so every rank calls them.
-        content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
-        failure: list[str | None] = [None]
+        content: dict[str, Any] = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
-            try:
-                path = checkpoint_store.save(
-                    self.folder,
-                    step,
-                    {
-                        checkpoint_store.STATE: lambda file: torch.save(content, file),  # type: ignore[arg-type]
-                        checkpoint_store.SPEC: checkpoint_store.text_writer(self.spec),
-                        checkpoint_store.CODE: checkpoint_store.text_writer(self.code),
-                    },
-                    self.keep,
-                )
-                if self.writer is not None:
-                    seconds = time.perf_counter() - started
-                    self.writer.write("checkpoint", step=step, path=str(path), seconds=round(seconds, 3))
-            except CannotWriteError as error:
-                failure = [str(error)]
+            content = snapshot(content) if self.background else content
+            self._writing = self._thread.submit(self._write, int(state.timestamp.batch), content, started)
+            self._waited = time.perf_counter() - started
+        if not self.background:
+            self.finish(started)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            CannotWriteError: on every rank, when rank 0 could not write it.
+        """
+        self.finish()
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Wait until the last checkpoint is written, also after an error, which then is the one that is reported."""
+        self.settle()
+        self._thread.shutdown()
+
+    def has_failed(self) -> bool:
+        """Return whether the thread has failed, without waiting for it."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
+        return self._failure is not None
+
+    def settle(self, since: float | None = None) -> None:
+        """Wait for the thread of this rank; write the `checkpoint` event, or keep the error for `finish`.
+
+        Args:
+            since: when the step began to wait, if it waits for the whole checkpoint.
+        """
+        if self._writing is None:
+            return
+        try:
+            written = self._writing.result()
+        except CannotWriteError as error:
+            self._failure = str(error)
+        else:
+            waited = self._waited if since is None else time.perf_counter() - since
+            if self.writer is not None:
+                self.writer.write("checkpoint", **written, waited=round(waited, 3))
+        finally:
+            self._writing = None
+
+    def finish(self, since: float | None = None) -> None:
+        """Wait for the thread of rank 0. A collective operation: every rank must call it. `since` is that of `settle`.
+
+        Raises:
+            CannotWriteError: on every rank, when rank 0 could not write.
+        """
+        self.settle(since)
+        failure = [self._failure]
         dist.broadcast_object_list(failure, src=0)
         if failure[0] is not None:
             raise CannotWriteError(failure[0])
+
+    def _write(self, step: int, content: dict[str, Any], started: float) -> dict[str, Any]:
+        """Hash and write in the thread; return the values of the event.
+
+        Raises:
+            CannotWriteError: the disk is full or failed.
+        """
+        path = checkpoint_store.save(
+            self.folder,
+            step,
+            {
+                checkpoint_store.STATE: lambda file: torch.save(content, file),  # type: ignore[arg-type]
+                checkpoint_store.SPEC: checkpoint_store.text_writer(self.spec),
+                checkpoint_store.CODE: checkpoint_store.text_writer(self.code),
+            },
+            self.keep,
+        )
+        return {"step": step, "path": str(path), "seconds": round(time.perf_counter() - started, 3)}
 
 
 def force_weights_only_loading() -> None:
