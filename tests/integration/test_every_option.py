@@ -242,7 +242,7 @@ def test_captioners_are_compared_and_searched(started: Path) -> None:
     table = (results / "08_reporting/study/README.md").read_text()
     assert "## Captions of each captioner alone, and of all" in table
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    assert [row for row in rows if "alone" in row or "all" in row] == [
+    assert list(dict.fromkeys(row for row in rows if "alone" in row or "all" in row)) == [
         "all captioners",
         "brief alone",
         "detailed alone",
