@@ -125,7 +125,7 @@ def test_some_images_without_captions_are_refused_or_skipped_with_a_warning(embe
 
 
 def test_a_split_without_captions_has_no_retrieval_and_is_not_refused(embedder, records):
-    bare = [replace(record, captions=(), web_captions=()) for record in records]
+    bare = [replace(record, captions=(), web_captions=(), questions=()) for record in records]
     found = evaluate_records(embedder, lambda: bare, None, PLAIN)
     assert set(found.metrics) == {"caption/scenes/loss"}
 
