@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.loader import SHARDS, caption_reader, image_config
+from benchmarks.loader import SHARDS, caption_reader, image_config, peak_gib
 
 LISTED_SHARDS, LISTED_SAMPLES = 140_000, 10_000
 BATCH = 256
@@ -83,7 +83,7 @@ def measure_rank(check: str) -> None:
     if ranks > 1:
         dist.initialize_dist("cpu")
     captions = caption_reader()
-    before = _peak_gib()
+    before = peak_gib()
     dist.barrier()
     started, used = time.perf_counter(), time.process_time()
     index = load_index(FOLDER)  # whether there are remote shards, before the ranks are connected
@@ -108,8 +108,8 @@ def measure_rank(check: str) -> None:
         "loader_made_cpu_s": used,
         "first_batch_s": first,
         "peak_rss_before_gib": before,
-        "peak_rss_gib": _peak_gib(),
-        "peak_rss_worker_gib": _peak_gib(resource.RUSAGE_CHILDREN),
+        "peak_rss_gib": peak_gib(),
+        "peak_rss_worker_gib": peak_gib(resource.RUSAGE_CHILDREN),
     }
     every = dist.all_gather_object(own)
     if rank == 0:
@@ -117,10 +117,6 @@ def measure_rank(check: str) -> None:
         figures["loader_made_cpu_s"] = sum(one["loader_made_cpu_s"] for one in every)
         print(json.dumps({name: round(value, 2) for name, value in figures.items()}))
     dist.barrier()
-
-
-def _peak_gib(who: int = resource.RUSAGE_SELF) -> float:
-    return resource.getrusage(who).ru_maxrss / 2**20
 
 
 def measure(processes: int, check: str) -> dict[str, float]:

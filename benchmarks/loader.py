@@ -108,7 +108,7 @@ def _timed(batches: Iterator[Any], count: int) -> dict[str, float]:
         next(batches)
     seconds = time.perf_counter() - started
     batches.close()  # type: ignore[attr-defined]
-    peak = _peak_gib() + _peak_gib(resource.RUSAGE_CHILDREN)
+    peak = peak_gib() + peak_gib(resource.RUSAGE_CHILDREN)
     return {"samples_per_s": count * BATCH / seconds, "peak_rss_gib": peak}
 
 
@@ -119,7 +119,8 @@ def _for_ever(epoch: Callable[[int], Iterator[Any]]) -> Iterator[Any]:
         number += 1
 
 
-def _peak_gib(who: int = resource.RUSAGE_SELF) -> float:
+def peak_gib(who: int = resource.RUSAGE_SELF) -> float:
+    """Return the peak resident memory of this process, or of its ended children (`RUSAGE_CHILDREN`)."""
     return resource.getrusage(who).ru_maxrss / 2**20
 
 

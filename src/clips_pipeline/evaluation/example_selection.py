@@ -11,7 +11,7 @@ import numpy as np
 
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.embedding_map import embedding_map
-from clips_pipeline.evaluation.inference.caption_examples import caption_record, record_words
+from clips_pipeline.evaluation.inference.caption_examples import caption_record
 from clips_pipeline.evaluation.inference.embed import Embedder, TowerEmbedder
 from clips_pipeline.evaluation.inference.image_pass import ImagePass
 from clips_pipeline.evaluation.metrics.caption_questions import Answers
@@ -81,11 +81,18 @@ def select_examples(
     captioned = []
     if isinstance(embedder, Embedder) and embedder.model.captioner is not None:
         for i in even_images:
-            sample = (embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
-            example, words = caption_record(*sample), record_words(*sample)
+            example = caption_record(embedder.model, records[i], embedder.tokenizer, embedder.towers.image_transform)
             loss = image_pass.nats[i] / image_pass.tokens[i] if image_pass.tokens[i] else None
             captioned.append(
-                CaptioningExample(images[i], example.web, example.synthetic, example.at_once, example.beam, loss, words)
+                CaptioningExample(
+                    images[i],
+                    example.web,
+                    example.synthetic,
+                    example.at_once,
+                    example.beam,
+                    loss,
+                    example.at_once_words,
+                )
             )
     return replace(
         plain,

@@ -11,6 +11,7 @@ V vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -125,11 +126,17 @@ def decode_captions_parallel(
     return [tokenizer.decode(caption.ids) for caption in found]
 
 
+@dataclass(frozen=True)
+class ParallelCaption:
+    """A caption by parallel decoding: its text, and its words, each with its probability (0 to 1, the product of its pieces')."""
+
+    text: str
+    words: tuple[tuple[str, float], ...]
+
+
 @torch.no_grad()
-def parallel_words(
-    model: ClipsModel, image_CHW: Tensor, web_ids_L: Tensor, tokenizer: Tokenizer
-) -> tuple[tuple[str, float], ...]:
-    """Return the most likely caption of an image as words, each with its probability (0 to 1, the product of its pieces').
+def parallel_caption(model: ClipsModel, image_CHW: Tensor, web_ids_L: Tensor, tokenizer: Tokenizer) -> ParallelCaption:
+    """Return the most likely caption of an image.
 
     Args:
         model: as in `log_probabilities`.
@@ -152,7 +159,7 @@ def parallel_words(
         probabilities += [1.0] * (len(words) - len(probabilities))
         if probabilities:
             probabilities[-1] *= float(log_p_1QV[0, count - 1, piece].exp())
-    return tuple(zip(words, probabilities, strict=True))
+    return ParallelCaption(tokenizer.decode(caption.ids), tuple(zip(words, probabilities, strict=True)))
 
 
 def decode_captions_beam(

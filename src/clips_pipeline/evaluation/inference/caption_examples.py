@@ -21,7 +21,7 @@ from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageE
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.data.shards.shard_cache import ShardCache
-from clips_pipeline.evaluation.inference.caption_decoding import parallel_words, write_captions
+from clips_pipeline.evaluation.inference.caption_decoding import ParallelCaption, parallel_caption, write_captions
 from clips_pipeline.evaluation.inference.embed import ImageTransform, evaluation_mode, open_image
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
@@ -35,13 +35,22 @@ _SHOWN = 220  # characters of a caption
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One image with its captions and those that the model writes. `at_once` is None for an autoregressive captioner."""
+    """One image with its captions and those that the model writes.
+
+    Attributes:
+        key: key of the sample.
+        web, synthetic: captions of the sample.
+        at_once: caption by parallel decoding; None for an autoregressive captioner.
+        beam: caption by beam search.
+        at_once_words: the words of `at_once`, each with its probability; empty for an autoregressive captioner.
+    """
 
     key: str
     web: str
     synthetic: str
     at_once: str | None
     beam: str
+    at_once_words: tuple[tuple[str, float], ...] = ()
 
 
 def caption_examples(
@@ -101,28 +110,14 @@ def caption_record(
     """
     image_CHW = transform(open_image(record.image, record.limits)).to(next(model.parameters()).device)
     at_once, best = write_caption(model, image_CHW, record.web_caption, tokenizer, width=width)
-    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, at_once, best)
-
-
-def record_words(
-    model: ClipsModel, record: Record, tokenizer: Tokenizer, transform: ImageTransform
-) -> tuple[tuple[str, float], ...]:
-    """Return the caption by parallel decoding as words with probabilities; empty for an autoregressive captioner.
-
-    Arguments and errors are those of `caption_record`.
-    """
-    if model.captioner is None or model.captioner.token_embedding is not None:
-        return ()
-    device = next(model.parameters()).device
-    web_ids = tokenizer.encode(record.web_caption, model.config.text.context_length)
-    image_CHW = transform(open_image(record.image, record.limits)).to(device)
-    return parallel_words(model, image_CHW, torch.tensor(web_ids, device=device), tokenizer)
+    text, words = (None, ()) if at_once is None else (at_once.text, at_once.words)
+    return CaptionedImage(record.key, record.web_caption, record.synthetic_caption, text, best, words)
 
 
 @torch.no_grad()
 def write_caption(
     model: ClipsModel, image_CHW: Tensor, web_caption: str, tokenizer: Tokenizer, *, width: int = 4
-) -> tuple[str | None, str]:
+) -> tuple[ParallelCaption | None, str]:
     """Return the caption by parallel decoding, None for an autoregressive captioner, and the caption by beam search.
 
     Args:
@@ -140,14 +135,18 @@ def write_caption(
         raise ValueError("the model has no captioner")
     image_1CHW, at_once = image_CHW[None], None
     if captioner.token_embedding is None:
-        (at_once,) = write_captions(model, image_1CHW, [web_caption], tokenizer, decoding="parallel")
+        web_ids = tokenizer.encode(web_caption, model.config.text.context_length)
+        at_once = parallel_caption(model, image_CHW, torch.tensor(web_ids, device=image_CHW.device), tokenizer)
     (best,) = write_captions(model, image_1CHW, [web_caption], tokenizer, width=width)
     return at_once, best
 
 
 def examples_to_mapping(examples: Sequence[CaptionedImage], step: int) -> dict[str, Any]:
-    """Return the examples as plain values for JSON."""
-    return {"step": step, "examples": [asdict(example) for example in examples]}
+    """Return the examples as plain values for JSON, without the words' probabilities."""
+    plain = [
+        {name: value for name, value in asdict(example).items() if name != "at_once_words"} for example in examples
+    ]
+    return {"step": step, "examples": plain}
 
 
 def draw_examples(examples: Sequence[CaptionedImage], records: Sequence[Record], step: int) -> bytes:

@@ -13,7 +13,7 @@ from clips_pipeline.data.shards.records import Caption as SyntheticCaption
 from clips_pipeline.data.shards.records import Record
 from clips_pipeline.evaluation.inference import caption_decoding
 from clips_pipeline.evaluation.inference.beam_search import Caption, PositionSteps, SpecialIds, Steps, beam_search
-from clips_pipeline.evaluation.inference.caption_decoding import decode_parallel, log_probabilities, parallel_words
+from clips_pipeline.evaluation.inference.caption_decoding import decode_parallel, log_probabilities, parallel_caption
 from clips_pipeline.evaluation.inference.caption_examples import CaptionedImage, draw_examples, examples_to_mapping
 from clips_pipeline.models.cached_decoding import CachedCaptioner
 from clips_pipeline.models.clips import ClipsModel
@@ -189,9 +189,10 @@ def test_words_of_parallel_decoding_have_the_probability_of_their_pieces(monkeyp
     for place, (piece, probability) in enumerate([(6, 0.5), (3, 0.9), (5, 0.8), (4, 0.7), (6, 0.4), (EOS, 0.6)]):
         rows[0, place, piece] = probability
     monkeypatch.setattr(caption_decoding, "log_probabilities", lambda *_: rows.log())
-    words = parallel_words(captioner, image(), torch.tensor([1, 2]), Pieces())  # type: ignore[arg-type]
-    assert [word for word, _ in words] == ["threeteen", "four"]
-    assert [probability for _, probability in words] == pytest.approx([0.9 * 0.8, 0.7 * 0.4])
+    found = parallel_caption(captioner, image(), torch.tensor([1, 2]), Pieces())  # type: ignore[arg-type]
+    assert found.text == "threeteen four"
+    assert [word for word, _ in found.words] == ["threeteen", "four"]
+    assert [probability for _, probability in found.words] == pytest.approx([0.9 * 0.8, 0.7 * 0.4])
 
 
 def test_no_word_twice_in_a_row() -> None:
@@ -231,4 +232,5 @@ def test_a_figure_and_its_data_with_hostile_text() -> None:
     assert drawn.format == "PNG"
     assert drawn.width > drawn.height * 0.8
     assert examples_to_mapping(examples, 12)["examples"][0]["at_once"] == "a"
+    assert set(examples_to_mapping(examples, 12)["examples"][0]) == {"key", "web", "synthetic", "at_once", "beam"}
     assert examples_to_mapping(examples, 12)["step"] == 12
