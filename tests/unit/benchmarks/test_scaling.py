@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import scaling
-from benchmarks.scaling import Costs, Messages, Network
+from benchmarks import scaling, scaling_model
+from benchmarks.scaling_model import Costs, Messages, Network
 
 # 100 GB/s within a machine of 8, 50 GB/s between machines, 10 microseconds a hop.
 NETWORK = Network(per_machine=8, inside=100e9, between=50e9, latency_s=10e-6)
@@ -38,30 +38,32 @@ def test_collectives_take_bytes_over_bandwidth_and_hops() -> None:
     ],
 )
 def test_compute_between_and_beyond_the_known_steps(samples: int, floor: float, seconds: float) -> None:
-    assert scaling.compute_seconds(STEPS, samples, floor) == pytest.approx(seconds)
+    assert scaling_model.compute_seconds(STEPS, samples, floor) == pytest.approx(seconds)
 
 
 def test_messages_have_the_size_of_the_model() -> None:
     # L/14: 414,247,425 parameters with the stored position table of 257 x 1,024, which is computed here, and a captioner.
-    found = scaling.messages_of("l14", 84, 32_768)
+    found = scaling_model.messages_of("l14", 84, 32_768)
     towers = 414_247_425 - 257 * 1_024
     captioner = found.gradients // 4 - towers
     assert round(captioner / 1e6, 1) == 111.1
     assert found.checkpoint == 3 * found.gradients
     assert found.features == 32_768 * 3 * 768 * 4
-    assert scaling.messages_of("l14", 84, 16, kinds=2).features == 16 * 2 * 768 * 4
+    assert scaling_model.messages_of("l14", 84, 16, kinds=2).features == 16 * 2 * 768 * 4
 
 
 def test_gradients_hide_behind_the_backward_pass_of_the_last_chunk() -> None:
     messages = Messages(gradients=10_000_000_000, features=0, checkpoint=0)
     network = Network(8, 100e9, 50e9, 0.0)
     # All-reduce on 8: 0.175 s. The backward pass of a step of 0.15 s is 0.1 s.
-    assert scaling.exposed_gradients(messages, 0.15, 1, 8, network) == pytest.approx(0.075)
+    assert scaling_model.exposed_gradients(messages, 0.15, 1, 8, network) == pytest.approx(0.075)
     # In three chunks, a third of it.
-    assert scaling.exposed_gradients(messages, 0.15, 3, 8, network) == pytest.approx(0.175 - 0.1 / 3)
+    assert scaling_model.exposed_gradients(messages, 0.15, 3, 8, network) == pytest.approx(0.175 - 0.1 / 3)
     # Long steps hide all but the last bucket of 25 MiB.
-    assert scaling.exposed_gradients(messages, 3.0, 1, 8, network) == pytest.approx(2 * 7 / 8 * 25 * 2**20 / 100e9)
-    assert scaling.exposed_gradients(messages, 0.15, 1, 1, network) == 0.0
+    assert scaling_model.exposed_gradients(messages, 3.0, 1, 8, network) == pytest.approx(
+        2 * 7 / 8 * 25 * 2**20 / 100e9
+    )
+    assert scaling_model.exposed_gradients(messages, 0.15, 1, 1, network) == 0.0
 
 
 @pytest.mark.parametrize(("backward", "gather_backward"), [("all-reduce", 0.03), ("reduce-scatter", 0.015)])
@@ -69,7 +71,7 @@ def test_a_step_is_the_sum_of_its_parts(backward: str, gather_backward: float) -
     messages = Messages(gradients=16_000_000_000, features=800_000_000, checkpoint=1_000_000_000)
     network = Network(8, 100e9, 50e9, 0.0)
     costs = Costs(host_s=0.005, checkpoint_rate=0.5e9, checkpoint_steps=100)
-    row = scaling.scaled_step(16, 1_600, STEPS, messages, network, costs, backward=backward)  # type: ignore[arg-type]
+    row = scaling_model.scaled_step(16, 1_600, STEPS, messages, network, costs, backward=backward)  # type: ignore[arg-type]
     assert row.samples_per_gpu == 100
     assert row.compute == pytest.approx(0.3)
     # 15/16 of 0.8 GB at 50 GB/s.
@@ -87,13 +89,13 @@ def test_a_step_is_the_sum_of_its_parts(backward: str, gather_backward: float) -
 
 
 def test_one_gpu_has_the_given_step() -> None:
-    row = scaling.scaled_step(1, 1_000, STEPS, Messages(10, 10, 10), NETWORK, Costs())
+    row = scaling_model.scaled_step(1, 1_000, STEPS, Messages(10, 10, 10), NETWORK, Costs())
     assert (row.step, row.efficiency) == (2.0, 1.0)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(SystemExit, match=r"--batch 1000 cannot be divided over 3 GPUs"):
-        scaling.scaled_step(3, 1_000, STEPS, Messages(1, 1, 1), NETWORK, Costs())
+        scaling_model.scaled_step(3, 1_000, STEPS, Messages(1, 1, 1), NETWORK, Costs())
 
 
 def test_the_command_reads_the_lines_of_the_gpu_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
