@@ -48,8 +48,8 @@ class StudyConfig:
 
     comparisons: Annotated[tuple[Comparison, ...], FormerName("exhibits")] = COMPARISONS
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    samples: PositiveInt = 100_000
-    curve_samples: PositiveInt | None = 50_000
+    samples: PositiveInt = 36_000
+    curve_samples: PositiveInt | None = None
     methods: tuple[StudyMethod, ...] = get_args(StudyMethod)
     optimizers: tuple[str, ...] = ("muon", "lamb")
     strategies: tuple[Strategy, ...] = get_args(Strategy)

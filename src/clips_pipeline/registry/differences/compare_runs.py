@@ -15,7 +15,7 @@ ABSENT = "–"
 _MAX_NAMED = 6
 _APART = 0.01
 """Relative difference above which curves count as apart by more than rounding."""
-_UNIMPORTANT_HARDWARE = ("host", "memory in GiB")
+_UNIMPORTANT_HARDWARE = ("host", "memory in GiB", "loader workers of a rank")
 _NOT_COMPARED = (SPEED, "learning_rate")
 BATCH_SIZE = "train.batch_size"
 _SOURCE = "source of the package"
