@@ -2,11 +2,12 @@
 
     python -m benchmarks.loader [--peer open_clip] [--sizes 112 224] [--photos FOLDER] [--json]
 
-JPEGs of 512 px and about 83 kB, one worker process per loader, the same files and the published augmentation for both:
-crops of 40 to 100 % of the area, color jitter 0.4 on 80 % and grayscale on 20 % of the images. Our loader makes three
-rows of token ids per sample, open_clip's makes one; both use CLIP's byte-pair encoding. `decode` is Pillow alone, from
-memory, at the smallest JPEG scale that has the pixels of the whole image. Runs alternate; the results are medians,
-also of the ratios of consecutive runs.
+JPEGs of 512 px and about 83 kB, one worker process per loader, the same files and the published augmentation
+for both: crops of 40 to 100 % of the area, color jitter 0.4 on 80 % and grayscale on 20 % of the images. Our
+loader makes three rows of token ids per sample, open_clip's makes one; both use CLIP's byte-pair encoding.
+`decode` is Pillow alone, from memory, at the smallest JPEG scale that has the pixels of the whole image.
+`colors_later` is ours with `train.launch.device_color_jitter`: the worker draws color jitter and grayscale, and
+a device applies them. Runs alternate; the results are medians, also of the ratios of consecutive runs.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,19 @@ def image_config(size: int) -> Any:
     return ImageConfig(size=size, crop_area=(0.4, 1.0), color_jitter=0.4, grayscale_probability=0.2)
 
 
-def ours(size: int, batches: int) -> dict[str, float]:
-    """Measure the loader of this project with one worker."""
+def ours(size: int, batches: int, *, colors_later: bool = False) -> dict[str, float]:
+    """Measure the loader of this project with one worker, with or without the color changes."""
     from clips_pipeline.data.loading.loader import train_loader
 
-    loader = train_loader(SHARDS, "train", caption_reader(), image_config(size), global_batch_size=BATCH, workers=1)
+    loader = train_loader(
+        SHARDS,
+        "train",
+        caption_reader(),
+        image_config(size),
+        global_batch_size=BATCH,
+        workers=1,
+        colors_later=colors_later,
+    )
     return _timed(_for_ever(lambda epoch: (loader.dataset.set_epoch(epoch), iter(loader))[1]), batches)  # type: ignore[attr-defined]
 
 
@@ -95,6 +105,7 @@ def decode(size: int, batches: int) -> dict[str, float]:
 
 MEASUREMENTS: dict[str, Callable[[int, int], dict[str, float]]] = {
     "ours": ours,
+    "colors_later": partial(ours, colors_later=True),
     "open_clip": open_clip,
     "decode": decode,
 }
@@ -167,7 +178,7 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
 
     index = make_shards(SHARDS, options.photos, IMAGES, SAMPLES, PER_SHARD)
     kilobytes = sum(shard.bytes for shard in index.split("train")) / SAMPLES / 1e3
-    names = ["ours", "decode"]
+    names = ["ours", "colors_later", "decode"]
     if options.peer:
         _install_peer()
         names.insert(1, options.peer)
@@ -192,6 +203,8 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         "files": f"{'seeded' if options.photos is None else options.photos}, {kilobytes:.0f} kB per sample",
         "samples_per_s": rate("ours"),
         "peak_rss_gib": {size: round(peaks["ours", size], 2) for size in options.sizes},
+        "colors_later_samples_per_s": rate("colors_later"),
+        "times_colors_later": times("colors_later"),
         "decode_samples_per_s": rate("decode"),
         "fraction_of_decode": times("decode"),
     }

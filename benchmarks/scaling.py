@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scaling_model import Costs, Network, ScaledStep, messages_of, scaled_step
+from benchmarks.scaling_model import BYTES, Costs, Network, ScaledStep, messages_of, scaled_step
 
 
 def steps_of_results(file: Path, size: str, pixels: int, padding: str, side: str) -> list[tuple[int, float]]:
@@ -114,7 +114,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="GB/s of what a step waits for: the copy to CPU memory, or about 0.6 if it writes the checkpoint itself; 0: nothing",
     )
     parser.add_argument("--checkpoint-steps", type=_count, default=500)
-    parser.add_argument("--gather-backward", choices=["all-reduce", "reduce-scatter"], default="all-reduce")
+    parser.add_argument("--communication", choices=sorted(BYTES), default="fp32", help="precision of what is sent")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args(arguments)
     if (options.step is None) == (options.results is None):
@@ -136,12 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     costs = Costs(
         options.floor_ms / 1e3, options.host_ms / 1e3, options.checkpoint_rate * 1e9, options.checkpoint_steps
     )
-    messages = messages_of(options.size, options.pixels, options.batch)
+    messages = messages_of(options.size, options.pixels, options.batch, communication=options.communication)
     rows = [
-        scaled_step(
-            gpus, options.batch, steps, messages, network, costs, chunk=options.chunk, backward=options.gather_backward
-        )
-        for gpus in options.gpus
+        scaled_step(gpus, options.batch, steps, messages, network, costs, chunk=options.chunk) for gpus in options.gpus
     ]
     if options.json:
         facts: dict[str, Any] = {"steps_of_one_gpu": origin, "messages": asdict(messages), "network": asdict(network)}

@@ -6,9 +6,9 @@ A step of N GPUs with a global batch of G is
 
 - compute: the given step of G / N samples on one GPU; between two given batches linear, beyond them proportional, and never below
   a floor, the time in which a CPU launches the kernels of a step;
-- features: one all-gather of image, web caption and fragment of every sample in float32, and in the backward pass an all-reduce of
-  gradients of that size (`losses/gather.py`); nothing runs meanwhile;
-- gradients: one all-reduce of all trained parameters in float32, in DDP's buckets of 25 MiB while the backward pass of the last
+- features: one all-gather of image, web caption and fragment of every sample, and in the backward pass a reduce-scatter of their
+  gradients, which are as large (`losses/gather.py`); nothing runs meanwhile;
+- gradients: one all-reduce of all trained parameters, in DDP's buckets of 25 MiB while the backward pass of the last
   chunk runs; the last bucket cannot be hidden;
 - host and checkpoint: a constant for each step; the seconds for which a step waits for a checkpoint, spread over its interval.
 
@@ -21,10 +21,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 SECONDS_A_DAY = 86_400
-FLOAT32 = 4
+BYTES = {"fp32": 4, "bf16": 2}
+"""Bytes of a number that is sent, by `train.launch.communication`."""
 BUCKET_BYTES = 25 * 2**20
 """Size of DDP's buckets (`bucket_cap_mb`)."""
 STATE_BYTES = 12
@@ -119,7 +119,7 @@ Steps = Sequence[tuple[int, float]]
 """Samples on one GPU, and the seconds of a step with them, without communication."""
 
 
-def messages_of(size: str, pixels: int, batch: int, kinds: int = 3) -> Messages:
+def messages_of(size: str, pixels: int, batch: int, kinds: int = 3, communication: str = "fp32") -> Messages:
     """Return the sizes for a named model.
 
     Args:
@@ -127,6 +127,7 @@ def messages_of(size: str, pixels: int, batch: int, kinds: int = 3) -> Messages:
         pixels: pixels per side.
         batch: samples of a step, over all GPUs.
         kinds: feature vectors of a sample: image, web caption and fragment.
+        communication: precision of what is sent.
     """
     import torch
 
@@ -136,7 +137,8 @@ def messages_of(size: str, pixels: int, batch: int, kinds: int = 3) -> Messages:
     with torch.device("meta"):
         model = ClipsModel(config_of(size, pixels=pixels))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Messages(trained * FLOAT32, batch * kinds * model.config.embed_dim * FLOAT32, trained * STATE_BYTES)
+    sent = BYTES[communication]
+    return Messages(trained * sent, batch * kinds * model.config.embed_dim * sent, trained * STATE_BYTES)
 
 
 def compute_seconds(steps: Steps, samples: int, floor_s: float = 0.0) -> float:
@@ -184,7 +186,6 @@ def scaled_step(
     costs: Costs,
     *,
     chunk: int | None = None,
-    backward: Literal["all-reduce", "reduce-scatter"] = "all-reduce",
 ) -> ScaledStep:
     """Return the modeled step.
 
@@ -196,7 +197,6 @@ def scaled_step(
         network: links.
         costs: what else a step costs.
         chunk: samples of a chunk; None: the batch of a GPU is one.
-        backward: collective of the gradients of the features.
 
     Raises:
         SystemExit: the batch cannot be divided over the GPUs.
@@ -205,11 +205,8 @@ def scaled_step(
         raise SystemExit(f"--batch {batch} cannot be divided over {gpus} GPUs; use a multiple")
     mine = batch // gpus
     compute = compute_seconds(steps, mine, costs.floor_s)
-    gather = network.all_gather(messages.features, gpus)
-    if backward == "all-reduce":
-        gather_backward = network.all_reduce(messages.features, gpus)
-    else:
-        gather_backward = network.all_gather(messages.features, gpus)
+    # The backward pass sends as much in the other direction.
+    gather = gather_backward = network.all_gather(messages.features, gpus)
     gradients = exposed_gradients(messages, compute, math.ceil(mine / (chunk or mine)), gpus, network)
     waiting = messages.checkpoint / costs.checkpoint_rate / costs.checkpoint_steps if costs.checkpoint_rate else 0.0
     other = costs.host_s + waiting

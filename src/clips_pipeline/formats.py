@@ -20,6 +20,9 @@ DATA_HEALTH = 3
 TRAINING = 1
 """Result of a training for the same run spec: losses, weights, sample order, the model folder."""
 
+MOVING_AVERAGE = 2
+"""The same for trainings with `train.ema`. Before 2, an evaluation during the training replaced the weights by their average."""
+
 EMBEDDINGS = 1
 """Results of inference over images or texts: embeddings, caption losses, generated captions."""
 

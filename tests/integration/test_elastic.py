@@ -1,8 +1,10 @@
 """One training in turn on 1, 2 and 4 gloo ranks: the samples of every step and the losses of one process without a break."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tests.integration.conftest import SpecOf, losses
 
 from clips_pipeline.training.events.event_log import Event, read_all
@@ -56,3 +58,7 @@ def test_a_training_goes_on_with_1_2_and_4_ranks_in_turn(spec_of: SpecOf) -> Non
     alone, changed = losses(whole), losses(spec)
     assert changed == pytest.approx(alone, rel=2e-4)
     assert len(set(alone.values())) == STEPS
+    # The model is the average, which has its own state.
+    expected, found = (load_file(Path(one.model_folder) / "model.safetensors") for one in (whole, spec))
+    difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    assert difference < 1e-6 * sum(float(value.square().sum()) for value in expected.values())

@@ -80,6 +80,44 @@ def test_sharded_training_is_the_same_training(spec_of: SpecOf) -> None:
         assert losses(changed) == pytest.approx(losses(plain), rel=1e-5), name
 
 
+@pytest.mark.parametrize("launched", [PLAIN, SHARDED], ids=["plain", "sharded"])
+def test_bf16_communication_changes_the_losses_little_and_resumes_with_the_same_bits(
+    spec_of: SpecOf, launched: dict[str, Any]
+) -> None:
+    exact = spec_of("exact", launch=launched, **CHANGES)
+    rounded = spec_of("rounded", launch={**launched, "communication": "bf16"}, **CHANGES)
+    assert launch(exact, ignore).finished
+    assert launch(rounded, ignore).finished
+    assert losses(rounded) == pytest.approx(losses(exact), rel=1e-2)
+    assert losses(rounded) != losses(exact)
+    again = stop_at_4(spec_of("again", launch={**launched, "communication": "bf16"}, **CHANGES))
+    assert launch(again, ignore).finished
+    assert losses(again) == losses(rounded)
+    found = weights(rounded)
+    assert all(torch.equal(value, found[name]) for name, value in weights(again).items())
+
+
+def test_a_moving_average_is_that_of_plain_training_and_resumes_with_the_same_bits(spec_of: SpecOf) -> None:
+    averaged = {**CHANGES, "ema": {"half_life_batches": 2}}
+    plain, whole = spec_of("plain", launch=PLAIN, **averaged), spec_of("whole", launch=SHARDED, **averaged)
+    assert launch(plain, ignore).finished
+    assert launch(whole, ignore).finished
+    expected, found = weights(plain), weights(whole)
+    difference = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    assert difference < 1e-8 * sum(float(value.square().sum()) for value in expected.values())
+    again = stop_at_4(spec_of("again", launch=SHARDED, **averaged))
+    assert launch(again, ignore).finished
+    assert losses(again) == losses(whole)
+    assert metrics(again)[-1] == metrics(whole)[-1]
+    assert all(torch.equal(value, found[name]) for name, value in weights(again).items())
+    # The average travels unsharded too.
+    changed = stop_at_4(spec_of("changed", launch=SHARDED, **averaged))
+    changed = spec_of("changed", launch={"processes": 1}, **averaged)
+    assert launch(changed, ignore).finished
+    difference = sum(float((weights(changed)[name] - found[name]).square().sum()) for name in found)
+    assert difference < 1e-6 * sum(float(value.square().sum()) for value in found.values())
+
+
 def test_a_model_that_composer_has_not_sharded_is_refused() -> None:
     from clips_pipeline.training import sharding
 

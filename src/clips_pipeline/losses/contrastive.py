@@ -30,6 +30,7 @@ def contrastive_loss(
     *,
     chunk_rows: int | None = None,
     group: dist.ProcessGroup | None = None,
+    sent_as: torch.dtype | None = None,
 ) -> list[Tensor]:
     """Return InfoNCE of images with web captions, then of images with each fragment. The loss of CLIPS is their mean.
 
@@ -41,6 +42,7 @@ def contrastive_loss(
         chunk_rows: rows of logits held at a time; they are recomputed in the backward pass. None holds all rows without
             recomputation, or if these are more than `MAX_LOGITS`, as many as that allows.
         group: ranks that share negatives, all with the same number of rows; None is this process only.
+        sent_as: type in which rows and their gradients travel between ranks; None is that of the computation.
 
     Returns:
         The terms in nats, in at least float32, as means over this rank's rows. Their mean over ranks is the loss of the joint
@@ -59,7 +61,7 @@ def contrastive_loss(
         local_XBE = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in rows]
         # One all-gather for all; the terms use the same gathered images.
         width = image_BE.shape[1]
-        gathered_GE = torch.split(gather_rows(torch.cat(local_XBE, dim=1), group), width, dim=1)
+        gathered_GE = torch.split(gather_rows(torch.cat(local_XBE, dim=1), group, sent_as), width, dim=1)
         first = rank_in(group) * image_BE.shape[0]
         return gathered_terms(local_XBE, gathered_GE, logit_scale, first, chunk_rows)
 

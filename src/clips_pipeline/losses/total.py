@@ -10,6 +10,7 @@ Shapes: B batch, K fragments, N valid target positions, E embedding, D width, V 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -79,6 +80,7 @@ def clips_loss(
     contrastive_chunk: int | None = None,
     caption_chunk: int | None = None,
     group: dist.ProcessGroup | None = None,
+    sent_as: torch.dtype | None = None,
 ) -> LossParts:
     """Return the losses of one batch.
 
@@ -89,6 +91,8 @@ def clips_loss(
         contrastive_chunk: rows of contrastive logits held at a time; None is as many as `contrastive.MAX_LOGITS` allows.
         caption_chunk: positions whose caption logits are held at a time; None is as many as fit the device.
         group: ranks of one joint batch; None is this process only, even if torch.distributed is initialized.
+        sent_as: type in which features and their gradients travel between ranks, as in `contrastive_loss`. The sigmoid loss, which
+            sums gradients on their way, ignores it.
 
     Raises:
         ValueError: shapes do not fit each other.
@@ -103,7 +107,7 @@ def clips_loss(
         if caption is None:
             raise ValueError("the model has neither a text tower nor a captioner, so there is no loss")
         return LossParts(weights.caption * caption, None, None, None, caption)
-    web, *fragments = _contrastive_terms(output, contrastive_chunk, group)
+    web, *fragments = _contrastive_terms(output, contrastive_chunk, group, sent_as)
     summed = sum(fragments[1:], fragments[0]) if fragments else None
     contrastive = web if summed is None else (web + summed) / (1 + len(fragments))
     fragment = None if summed is None else summed / len(fragments)
@@ -113,10 +117,14 @@ def clips_loss(
     return LossParts(total, contrastive, web, fragment, caption)
 
 
-def _contrastive_terms(output: ModelOutput, chunk_rows: int | None, group: dist.ProcessGroup | None) -> list[Tensor]:
+def _contrastive_terms(
+    output: ModelOutput, chunk_rows: int | None, group: dist.ProcessGroup | None, sent_as: torch.dtype | None
+) -> list[Tensor]:
     """Return one term per text of an image: that of the web caption, then those of the fragments."""
     image_BE, web_BE, fragment_BE, scale = output.image_BE, output.web_BE, output.fragment_BE, output.logit_scale
     if output.logit_bias is None:
-        return contrastive_loss(image_BE, web_BE, fragment_BE, scale, chunk_rows=chunk_rows, group=group)
+        return contrastive_loss(
+            image_BE, web_BE, fragment_BE, scale, chunk_rows=chunk_rows, group=group, sent_as=sent_as
+        )
     texts = text_rows(web_BE, fragment_BE)
     return sigmoid_terms(image_BE, texts, scale, output.logit_bias, chunk_rows=chunk_rows, group=group)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "callbacks",
+    "communication",
     "composer_model",
     "config",
     "cost",

@@ -7,6 +7,7 @@ import torch
 from composer.models import ComposerModel
 from torch import Tensor
 
+from clips_pipeline.data.images.color_batch import change_colors
 from clips_pipeline.data.images.transforms import ImageConfig, normalize
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.losses.total import LossWeights, clips_loss
@@ -16,7 +17,7 @@ from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 
 
 class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no types
-    """Wraps `ClipsModel`. Images arrive as uint8 and are normalized on the device.
+    """Wraps `ClipsModel`. Images arrive as uint8 and are normalized on the device, after color jitter if that is left to it.
 
     Args:
         clips: the model.
@@ -24,6 +25,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         images: mean and standard deviation of the pixels.
         chunk_size: samples whose activations are held at a time; None holds those of the whole batch.
         image_schedule: resolution and patch dropout by step; None is neither. `step` must be set before each batch.
+        sent_as: type in which features travel between ranks; None is that of the losses.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         images: ImageConfig,
         chunk_size: int | None = None,
         image_schedule: ImageSchedule | None = None,
+        sent_as: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.chunk_size = chunk_size
@@ -40,13 +43,17 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         self.weights = weights
         self.images = images
         self.image_schedule = image_schedule
+        self.sent_as = sent_as
         self.step = 0
 
     def forward(self, batch: ClipsBatch) -> ClipsOutput:
         """Run both towers and the captioner on one batch."""
         # Composer moves tensors and collections of tensors to the device, not a batch with named fields.
         batch = batch.to(self.clips.logit_scale.device, non_blocking=True)
-        images_BCHW = normalize(batch.images_BCHW, self.images.mean, self.images.std)
+        images_BCHW = batch.images_BCHW
+        if batch.colors_B9 is not None:
+            images_BCHW = change_colors(images_BCHW, batch.colors_B9)
+        images_BCHW = normalize(images_BCHW, self.images.mean, self.images.std)
         kept_BK = captioned_BI = None
         if self.image_schedule is not None and self.training:
             images_BCHW = self.image_schedule.resize(images_BCHW, self.step)
@@ -69,7 +76,7 @@ class ComposerClips(ComposerModel):  # type: ignore[misc]  # Composer ships no t
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
         captioner = self.clips.captioner
         head_VD = None if captioner is None else captioner.head.weight
-        parts = clips_loss(outputs, head_VD, self.weights, group=group)
+        parts = clips_loss(outputs, head_VD, self.weights, group=group, sent_as=self.sent_as)
         logged = {name: value.detach() for name, value in parts._asdict().items() if value is not None}
         return logged | {"total": parts.total}
 

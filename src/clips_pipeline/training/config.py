@@ -146,12 +146,16 @@ class LaunchConfig:
         recompute: what the backward pass computes again to save memory. "auto": "chunk" with `chunk_size`; else nothing, except
             the hidden layers of MLPs on a CPU. "none": nothing, not even those. "block": every block. "chunk": every chunk.
         residual: precision of the sums between blocks; bf16, as the authors have it, needs amp_bf16.
+        communication: precision of what ranks send each other: features, gradients and their sums, and with fsdp2 and amp_bf16
+            without chunks, the weights of the blocks. bf16 halves the bytes; the ring of the sigmoid loss stays in fp32.
         tf32: whether a GPU may multiply float32 matrices in TF32 (10 bits of mantissa): the heads, and everything with fp32.
         compile: whether the transformer blocks are compiled by torch.compile; None: on a GPU without sharding.
         round_lengths_to: computed text columns and caption queries are rounded up to multiples of this. On a GPU, fewer different
             shapes mean fewer plans and compilations; the result is the same.
         loader_workers: loader workers of each rank; 0 prepares batches between the steps; "auto" chooses by cores and images.
         prefetch_batches: batches that each loader worker prepares ahead.
+        device_color_jitter: whether the device applies the color changes of `augment`, to a whole batch at once, instead of the
+            loader. The same changes are drawn; pixels differ by at most 1 of 255.
         background_checkpoints: whether steps go on while a checkpoint is written, which needs memory for a copy of weights and
             optimizer state on rank 0; false: the step waits.
         threads: torch threads of each rank; None divides the cores evenly.
@@ -170,11 +174,13 @@ class LaunchConfig:
     chunk_size: PositiveInt | None = None
     recompute: Literal["auto", "none", "block", "chunk"] = "auto"
     residual: Literal["fp32", "bf16"] = "fp32"
+    communication: Literal["fp32", "bf16"] = "fp32"
     tf32: bool = True
     compile: bool | None = None
     round_lengths_to: Annotated[int, Ge(1), Le(128)] = 1
     loader_workers: Annotated[int, Ge(0), Le(1024)] | Literal["auto"] = 0
     prefetch_batches: ProcessCount = 2
+    device_color_jitter: bool = False
     background_checkpoints: bool = True
     threads: ProcessCount | None = None
     stall_warning_s: PositiveFloat = 30.0

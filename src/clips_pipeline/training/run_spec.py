@@ -51,10 +51,12 @@ class RunSpec:
         mapping = digest_mapping(self)
         relevant = {key: value for key, value in mapping["train"].items() if key not in ("launch", "every")}
         relevant["precision"] = mapping["train"]["launch"]["precision"]
-        if self.train.launch.residual != "fp32":
-            # Added later: without it, fingerprints stay those of before.
-            relevant["residual"] = self.train.launch.residual
-        versions = [formats.TRAINING, self.data_version, self.tokenizer_version]
+        for name in ("residual", "communication"):
+            # Added later: without them, fingerprints stay those of before.
+            if mapping["train"]["launch"][name] != "fp32":
+                relevant[name] = mapping["train"]["launch"][name]
+        versions: list[int | str] = [formats.TRAINING, self.data_version, self.tokenizer_version]
+        versions += [formats.MOVING_AVERAGE] if self.train.ema is not None else []
         text = json.dumps([relevant, *versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

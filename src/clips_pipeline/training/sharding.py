@@ -4,6 +4,7 @@ Each parameter is then a `DTensor`, of which each rank holds a shard. Checkpoint
 resume with another number of ranks, or without sharding.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from clips_pipeline.config import ConfigError
 from clips_pipeline.models.blocks import COMPUTING_METHODS, Block
 from clips_pipeline.models.clips import ClipsModel
+from clips_pipeline.training.config import LaunchConfig
 
 _SCALARS = ("logit_scale", "logit_bias")
 
@@ -29,28 +31,30 @@ def reshape_scalars(clips: ClipsModel) -> ClipsModel:
     return clips
 
 
-def parallelism_config(sharding: str, clips: ClipsModel, *, uses_chunks: bool = False) -> dict[str, Any] | None:
+def parallelism_config(launch: LaunchConfig, clips: ClipsModel, *, uses_chunks: bool = False) -> dict[str, Any] | None:
     """Return Composer's `parallelism_config`; None is plain data parallelism.
 
     There is one parameter group for each transformer block, gathered while the block runs, and one for all other parameters,
-    which stays gathered through the step, since the caption loss reads the head. Communication is in full precision; autocast
-    lowers the precision of the products only, as without sharding.
+    which stays gathered through the step, since the caption loss reads the head. Communication is in full precision unless
+    `launch.communication` is bf16: then gradients are summed in that (weights: `communication`).
 
     With a batch in chunks, every block runs forward and backward many times in a step. All groups then stay gathered through
     the step (`ParameterGathering`), because FSDP2 does not gather a block again that is recomputed after its first backward
     pass. Gradients and optimizer state are sharded nevertheless.
 
     Args:
-        sharding: `train.launch.sharding`.
+        launch: settings of the ranks.
         clips: the model; gets a wrapping rule.
         uses_chunks: whether a batch is processed in chunks.
     """
-    if sharding == "none":
+    if launch.sharding == "none":
         return None
     object.__setattr__(clips, "fsdp_wrap_fn", lambda module: isinstance(module, Block))
     # Composer ignores unknown keys such as `fsdp2` without a message, hence `check_sharded`. Its option
     # `load_monolith_rank0_only`, which would save memory while loading, changes the result of a resumed run.
-    config = FSDP2Config(state_dict_type="full", mixed_precision="FULL", reshard_after_forward=not uses_chunks)
+    # Composer also takes a mapping here, which its annotation does not say.
+    precision: Any = {"reduce_dtype": "bf16"} if launch.communication == "bf16" else "FULL"
+    config = FSDP2Config(state_dict_type="full", mixed_precision=precision, reshard_after_forward=not uses_chunks)
     return {"fsdp": config}
 
 
@@ -84,12 +88,16 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def full_model(clips: ClipsModel) -> ClipsModel:
+def full_model(clips: ClipsModel, averages: Mapping[str, Tensor] | None = None) -> ClipsModel:
     """Return the unsharded model, for evaluation and export. A collective operation: every rank must call it.
 
-    Without sharding it shares its memory with `clips`; with sharding every rank allocates the full model.
+    Without sharding it shares its memory with `clips` and `averages`; with sharding every rank allocates the full model.
+
+    Args:
+        clips: the model that is trained.
+        averages: tensors by name, in place of those of the model.
     """
-    state = {name: full_tensor(tensor) for name, tensor in clips.state_dict().items()}
+    state = {name: full_tensor(tensor) for name, tensor in {**clips.state_dict(), **(averages or {})}.items()}
     state |= {name: state[name].reshape(()) for name in _SCALARS if name in state}
     with torch.device("meta"):
         full = ClipsModel(clips.config)

@@ -29,6 +29,7 @@ from clips_pipeline.training.callbacks.logit_scale import LogitScaleClamp
 from clips_pipeline.training.callbacks.retrieval import RetrievalCallback
 from clips_pipeline.training.callbacks.sample_trace import SampleTrace
 from clips_pipeline.training.callbacks.stop_request import StopRequestMonitor
+from clips_pipeline.training.communication import set_communication
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.events.event_logger import DueCheck, EventLogger, due_every
 from clips_pipeline.training.events.surroundings import surroundings
@@ -164,7 +165,7 @@ def _build_trainer(
         algorithms=_algorithms(run, is_log_step),
         callbacks=callbacks,
         loggers=[EventLogger(run.writer, is_log_step)] if run.writer is not None else [],
-        parallelism_config=sharding.parallelism_config(config.launch.sharding, run.clips, uses_chunks=run.uses_chunks),
+        parallelism_config=sharding.parallelism_config(config.launch, run.clips, uses_chunks=run.uses_chunks),
         device=run.device,
         precision=config.launch.precision,
         run_name=f"clips-{run.spec.fingerprint}",
@@ -178,9 +179,11 @@ def _build_trainer(
 
 def _fit(run: TrainingRun, trainer: Trainer) -> None:
     """Run the remaining steps."""
-    sharding.check_sharded(run.config.launch.sharding, run.clips, uses_chunks=run.uses_chunks)
+    launch = run.config.launch
+    sharding.check_sharded(launch.sharding, run.clips, uses_chunks=run.uses_chunks)
+    set_communication(trainer.state.model, launch, uses_chunks=run.uses_chunks)
     # Composer allows TF32 on every GPU, whatever the configuration says.
-    allow_tf32(run.config.launch.tf32)
+    allow_tf32(launch.tf32)
     # A run whose length was changed resumes at the rate of its new schedule; otherwise this sets the saved rate again.
     apply_current_rate(run.schedule)
     if int(trainer.state.timestamp.batch) < run.config.steps:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer.algorithms import EMA
 from composer.core import State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
@@ -34,6 +33,8 @@ from clips_pipeline.text.caption_rows import CaptionReader
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from clips_pipeline.training import sharding
 from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
+from clips_pipeline.training.callbacks.moving_average import EMA
+from clips_pipeline.training.communication import feature_dtype
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
 from clips_pipeline.training.loader_workers import resolve_workers
@@ -99,7 +100,8 @@ class TrainingRun:
             config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
         )
         weights = LossWeights(config.loss.contrastive_weight, config.loss.caption_weight)
-        self.model = ComposerClips(self.clips, weights, self.images, chunk, image_schedule)
+        sent_as = feature_dtype(config.launch.communication)
+        self.model = ComposerClips(self.clips, weights, self.images, chunk, image_schedule, sent_as)
         self.optimizer = make_optimizer(self.clips, config.optimizer)
         final_fraction = config.optimizer.final_lr / config.optimizer.peak_lr
         self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_fraction))
@@ -128,18 +130,16 @@ class TrainingRun:
                 multiple=config.launch.round_lengths_to,
             ),
             check=check_shards_together,
+            colors_later=config.launch.device_color_jitter,
         )
 
     def evaluated_model(self, state: State) -> ClipsModel:
-        """Return the model to evaluate or export, unsharded: the moving average where there is one.
+        """Return the model to evaluate or export, unsharded: the moving average where there is one. The trained weights stay.
 
         A collective operation under FSDP2: every rank must call it.
         """
-        # At the end of the training, Composer has already copied the averaged weights into the model.
-        ema = self.ema if self.ema is not None and not self.ema.ema_weights_active else None
-        wrapped = ema.get_ema_model(state.model) if ema is not None else state.model
-        clips: ClipsModel = getattr(wrapped, "module", wrapped).clips
-        return sharding.full_model(clips)
+        clips: ClipsModel = getattr(state.model, "module", state.model).clips
+        return sharding.full_model(clips, self.ema.averages() if self.ema is not None else {})
 
     def held_out(self, clips: ClipsModel) -> dict[str, float]:
         """Return held-out retrieval metrics, without a text tower the caption loss. Collective: every rank must call it."""

@@ -1,3 +1,3 @@
 """Encoded images to pixels: decoding, color, crops, thumbnails."""
 
-__all__ = ["color", "decode", "formats", "thumbnail", "transforms"]
+__all__ = ["color", "color_batch", "decode", "formats", "thumbnail", "transforms"]

@@ -9,6 +9,7 @@ Shapes: C channels (red, green, blue), H W image, N = H W.
 """
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +31,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
-def augment_colors(
-    pixels_CHW: Pixels, *, strength: float, jitter: float, grayscale: float, draws: random.Random
-) -> Pixels:
-    """Apply random color jitter and random grayscale; return the same array if neither is drawn.
+@dataclass(frozen=True)
+class ColorChanges:
+    """The color changes of one image.
+
+    Attributes:
+        adjustments: names in `ADJUSTMENTS` in the order of their application, each with its amount; all four, or none.
+        gray: whether the image is converted to grayscale afterwards.
+    """
+
+    adjustments: tuple[tuple[str, float], ...]
+    gray: bool
+
+    def to_row(self) -> list[float]:
+        """Return nine numbers for `color_batch`: for each adjustment its place in `ADJUSTMENTS` (-1: none) and its amount; gray."""
+        numbers = [(float(tuple(ADJUSTMENTS).index(name)), amount) for name, amount in self.adjustments]
+        numbers += [(-1.0, 0.0)] * (len(ADJUSTMENTS) - len(numbers))
+        return [*(number for pair in numbers for number in pair), float(self.gray)]
+
+
+def draw_changes(*, strength: float, jitter: float, grayscale: float, draws: random.Random) -> ColorChanges:
+    """Draw color jitter and grayscale.
 
     Args:
-        pixels_CHW: the image.
         strength: s: brightness, contrast and saturation are multiplied by 1 - 0.8 s to 1 + 0.8 s, hue is shifted by up
             to 0.2 s of the circle; the four are applied in random order.
         jitter: probability of the color jitter.
@@ -45,18 +62,29 @@ def augment_colors(
     """
     # Both are always drawn, so that disabling one does not change the other.
     jitter_draw, gray_draw = draws.random(), draws.random()
-    jittered, gray = strength > 0.0 and jitter_draw < jitter, gray_draw < grayscale
-    if not jittered and not gray:
+    gray = gray_draw < grayscale
+    if strength == 0.0 or jitter_draw >= jitter:
+        return ColorChanges((), gray)
+    reach, turn = 0.8 * strength, 0.2 * strength
+    names = list(ADJUSTMENTS)
+    draws.shuffle(names)
+    return ColorChanges(
+        tuple(
+            (name, draws.uniform(-turn, turn) if name == "hue" else draws.uniform(1.0 - reach, 1.0 + reach))
+            for name in names
+        ),
+        gray,
+    )
+
+
+def apply_changes(pixels_CHW: Pixels, changes: ColorChanges) -> Pixels:
+    """Return the changed image; the same array if nothing changes."""
+    if not changes.adjustments and not changes.gray:
         return pixels_CHW
     values_CN = pixels_CHW.reshape(3, -1).astype(np.float32)
-    if jittered:
-        reach, turn = 0.8 * strength, 0.2 * strength
-        changes = ["brightness", "contrast", "saturation", "hue"]
-        draws.shuffle(changes)
-        for change in changes:
-            amount = draws.uniform(-turn, turn) if change == "hue" else draws.uniform(1.0 - reach, 1.0 + reach)
-            _ADJUSTMENTS[change](values_CN, amount)
-    if gray:
+    for name, amount in changes.adjustments:
+        ADJUSTMENTS[name](values_CN, amount)
+    if changes.gray:
         values_CN[:] = LUMA @ values_CN
     # All values are non-negative: adding 0.5 and truncating rounds.
     values_CN += np.float32(0.5)
@@ -138,12 +166,13 @@ def _replace(values_N: Floats, others_N: Floats, where_N: NDArray[np.bool_]) -> 
     values_N += others_N
 
 
-_ADJUSTMENTS = {
+ADJUSTMENTS = {
     "brightness": adjust_brightness,
     "contrast": adjust_contrast,
     "saturation": adjust_saturation,
     "hue": adjust_hue,
 }
+"""Function of each adjustment, which gets the values (C, N) and an amount."""
 
 
 def _clip(values_CN: Floats, factor: float) -> None:

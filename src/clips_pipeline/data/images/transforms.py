@@ -18,8 +18,8 @@ from annotated_types import Gt, Le
 from PIL import Image
 
 from clips_pipeline.config import ConfigError, Fraction, PositiveInt, to_mapping
+from clips_pipeline.data.images.color import ColorChanges, apply_changes, draw_changes, to_rgb
 from clips_pipeline.data.images.color import Pixels as Pixels
-from clips_pipeline.data.images.color import augment_colors, to_rgb
 from clips_pipeline.data.images.formats import DECODE_ERRORS, open_image
 from clips_pipeline.data.limits import DEFAULT_LIMITS, UNDECODABLE_IMAGE, SampleLimits
 
@@ -114,7 +114,21 @@ class ImageConfig(PreprocessConfig, AugmentConfig):
 def train_pixels(
     image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str, limits: SampleLimits = DEFAULT_LIMITS
 ) -> Pixels:
-    """Return a random view of an encoded image; a pure function of its arguments.
+    """Return a random view of an encoded image; a pure function of its arguments. `random_view` describes it.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        UndecodableImageError: the bytes are not a complete image.
+    """
+    return apply_changes(*random_view(image, config, seed=seed, epoch=epoch, key=key, limits=limits))
+
+
+def random_view(
+    image: bytes, config: ImageConfig, *, seed: int, epoch: int, key: str, limits: SampleLimits = DEFAULT_LIMITS
+) -> tuple[Pixels, ColorChanges]:
+    """Return a random crop of an encoded image, and the color changes to apply to it.
 
     Args:
         image: the bytes of an image file.
@@ -125,7 +139,7 @@ def train_pixels(
         limits: limits on bytes, pixels and scans of the file.
 
     Returns:
-        (3, size, size) uint8.
+        (3, size, size) uint8, and the changes.
 
     Raises:
         UndecodableImageError: the bytes are not a complete image.
@@ -144,8 +158,7 @@ def train_pixels(
             pixels_CHW = _random_crop(EncodedImage(image, limits), config, draws)
     except DECODE_ERRORS as error:
         raise UndecodableImageError.of(error) from None
-    return augment_colors(
-        pixels_CHW,
+    return pixels_CHW, draw_changes(
         strength=config.color_jitter,
         jitter=config.color_jitter_probability,
         grayscale=config.grayscale_probability,

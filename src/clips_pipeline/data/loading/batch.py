@@ -24,6 +24,7 @@ class ClipsBatch:
         keys: keys of the samples.
         skipped: number of bad samples replaced in this batch, by skip reason.
         layout: where the tokens of these rows are; None leaves it to the model, which then waits for the device.
+        colors_B9: float32, the color changes that the device applies (`color_batch`); None if there are none left to apply.
     """
 
     images_BCHW: Tensor  # noqa: N815
@@ -33,6 +34,7 @@ class ClipsBatch:
     keys: list[str]
     skipped: dict[str, int] = field(default_factory=dict)
     layout: StepLayout | None = None
+    colors_B9: Tensor | None = None  # noqa: N815
 
     def __len__(self) -> int:
         return len(self.keys)

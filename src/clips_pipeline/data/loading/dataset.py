@@ -10,7 +10,7 @@ mid-epoch reads no data.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.images.transforms import ImageConfig, Pixels, UndecodableImageError, train_pixels
+from clips_pipeline.data.images.color import ColorChanges, apply_changes
+from clips_pipeline.data.images.transforms import ImageConfig, Pixels, UndecodableImageError, random_view
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.order import EpochOrder
 from clips_pipeline.data.loading.stall_monitor import ReadClock
@@ -33,6 +34,13 @@ log = logging.getLogger(__name__)
 
 # Limit on consecutive bad samples; more indicate damaged data.
 _MAX_TRIES = 1_000
+
+
+class _Sample(NamedTuple):
+    pixels_CHW: Pixels  # noqa: N815
+    colors: ColorChanges
+    rows: CaptionRows
+    key: str
 
 
 class TrainDataset(IterableDataset[ClipsBatch]):
@@ -51,10 +59,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         seed: int,
         clock: ReadClock,
         layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
+        colors_later: bool = False,
     ) -> None:
         self.shards, self.order, self.captions, self.images = shards, order, captions, images
         self.global_batch_size, self.rank, self.world_size, self.seed = global_batch_size, rank, world_size, seed
-        self.clock, self.layout = clock, layout
+        self.clock, self.layout, self.colors_later = clock, layout, colors_later
         self.epoch = 0
         self.start = 0
         self._prefetched: dict[int, tuple[int, int]] = {}
@@ -125,10 +134,11 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             )
         images_BCHW = _shared_images(count, size)
         pixels_BCHW = images_BCHW.numpy()
-        keys, rows = [], []
+        keys, rows, colors = [], [], []
         for i in range(count):
             stream, place = divmod(self.rank * count + i, per_stream)
-            pixels_BCHW[i], row, key = self._sample(epoch, stream, start + place, start, skipped)
+            pixels_BCHW[i], changes, row, key = self._sample(epoch, stream, start + place, start, skipped)
+            colors.append(changes.to_row())
             rows.append(row)
             keys.append(key)
         ids = (
@@ -138,7 +148,8 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             _ids([row.target for row in rows]),
         )
         layout = None if self.layout is None else self.layout(*ids)
-        return ClipsBatch(images_BCHW, *ids, keys, dict(skipped), layout)
+        colors_B9 = torch.tensor(colors) if self.colors_later else None
+        return ClipsBatch(images_BCHW, *ids, keys, dict(skipped), layout, colors_B9)
 
     def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
         """Start downloading the shards of the next window while this one is read."""
@@ -148,9 +159,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 self._prefetched[stream] = window
                 self.shards.prefetch(self.order.window_shards(epoch, stream, start + self.order.window))
 
-    def _sample(
-        self, epoch: int, stream: int, position: int, begin: int, skipped: Counter[str]
-    ) -> tuple[Pixels, CaptionRows, str]:
+    def _sample(self, epoch: int, stream: int, position: int, begin: int, skipped: Counter[str]) -> _Sample:
         """Return the sample at `position` of `stream`, or a replacement if it is bad.
 
         The replacement follows from the order and the data alone, so ranks need not communicate. The first candidate is
@@ -182,7 +191,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             "run `kedro run --pipelines prepare` or restore the data"
         )
 
-    def _read(self, epoch: int, shard: int, row: int) -> tuple[Pixels, CaptionRows, str]:
+    def _read(self, epoch: int, shard: int, row: int) -> _Sample:
         key = f"row {row}"
         try:
             self.clock.begin(shard)
@@ -191,9 +200,13 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             finally:
                 self.clock.end()
             key = record.key
-            pixels = train_pixels(record.image, self.images, seed=self.seed, epoch=epoch, key=key, limits=record.limits)
+            pixels, colors = random_view(
+                record.image, self.images, seed=self.seed, epoch=epoch, key=key, limits=record.limits
+            )
+            if not self.colors_later:
+                pixels = apply_changes(pixels, colors)
             rows = self.captions.read(record.web_captions, record.synthetic_captions, epoch=epoch, key=key)
-            return pixels, rows, key
+            return _Sample(pixels, colors, rows, key)
         except UndecodableImageError as error:
             raise BadSampleError(Skip(error.reason, key, str(error))) from None
         except Exception as error:

@@ -47,6 +47,7 @@ def train_loader(
     remote: ShardCache | None = None,
     layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
     check: Callable[[Sequence[ShardEntry], Path], None] = check_shards,
+    colors_later: bool = False,
 ) -> DataLoader[ClipsBatch]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
@@ -67,6 +68,7 @@ def train_loader(
         prefetch_batches: batches that each worker prepares ahead; fewer if /dev/shm is too small.
         remote: cache for shards that are not on this machine.
         layout: computes a batch's layout from its web, fragment and target ids; None leaves it to the model.
+        colors_later: whether batches have the color changes of their images instead of changed images.
         check: raises a ConfigError if shards do not match the index. In a training, one rank of each machine looks.
 
     Raises:
@@ -96,6 +98,7 @@ def train_loader(
         seed=seed,
         clock=ReadClock(workers),
         layout=layout,
+        colors_later=colors_later,
     )
     workers = min(workers, len(dataset))
     return DataLoader(

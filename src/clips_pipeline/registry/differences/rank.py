@@ -18,6 +18,7 @@ _PARAMETERS = (
     "train.images.",
     "train.launch.precision",
     "train.launch.residual",
+    "train.launch.communication",
     "train.ema",
     "train.freeze",
     "train.progressive",
@@ -36,6 +37,7 @@ _ROUNDING = (
     "recompute",
     "tf32",
     "round_lengths_to",
+    "device_color_jitter",
 )
 _PACKAGES = ("Python", "torch", "CUDA", "mosaicml", "numpy", "torchvision", "pillow", "simplejpeg", "tokenizers")
 _HARDWARE = (
@@ -65,7 +67,7 @@ def effect(key: str) -> Effect:
     if key.startswith("train.every."):
         return "none"
     group, _, name = key.rpartition(".")
-    if group == "train.launch" and name not in ("precision", "residual"):
+    if group == "train.launch" and name not in ("precision", "residual", "communication"):
         return "rounding" if name in _ROUNDING else "none"
     return "result"
 

@@ -7,6 +7,7 @@ __all__ = [
     "heartbeat",
     "image_schedule",
     "logit_scale",
+    "moving_average",
     "retrieval",
     "sample_trace",
     "stop_request",

@@ -28,7 +28,7 @@ CODE_FILES = "code"
 _MAX_CHANGES_SHOWN = 5
 # Where files are and how they are reached; the data itself is identified by `data_version`.
 _LOCATIONS = ("shards", "tokenizer", "run_folder", "model_folder", "storage", "shard_cache")
-_FIXED_IN_LAUNCH = ("train.launch.precision", "train.launch.residual")
+_FIXED_IN_LAUNCH = ("train.launch.precision", "train.launch.residual", "train.launch.communication")
 _MAY_CHANGE = ("train.samples", "train.every.", "train.launch.")
 
 

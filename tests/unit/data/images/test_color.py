@@ -14,7 +14,8 @@ from clips_pipeline.data.images.color import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    augment_colors,
+    apply_changes,
+    draw_changes,
 )
 
 Doubles = NDArray[np.float64]
@@ -22,6 +23,10 @@ Doubles = NDArray[np.float64]
 
 def _draws(seed: int) -> Random:
     return Random(seed)  # noqa: S311 - no secret depends on it
+
+
+def augment_colors(pixels_CHW: Pixels, *, draws: Random, **settings: float) -> Pixels:
+    return apply_changes(pixels_CHW, draw_changes(**settings, draws=draws))
 
 
 def naive_change(values_CN: Doubles, change: str, amount: float) -> Doubles:

@@ -14,6 +14,7 @@ import torch
 from tests.unit.data.samples import LengthReader, ListSource, record
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.color_batch import change_colors
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
@@ -63,6 +64,27 @@ def _same(found: list[ClipsBatch], wanted: list[ClipsBatch]) -> bool:
         for a, b in zip(found, wanted, strict=True)
         for name in ("images_BCHW", "web_ids_BL", "fragment_ids_BL", "target_ids_BT")
     )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_device_may_change_the_colors(shards: Path, workers: int) -> None:
+    """Batches then have the changes, which depend on seed, epoch and key alone; the pixels are those of the loader."""
+    images = ImageConfig(size=8, color_jitter=0.8, grayscale_probability=0.3)
+    options: Any = {"global_batch_size": BATCH, "seed": 3, "workers": workers}
+    usual, later = (
+        _epoch(train_loader(shards, "train", LengthReader(), images, colors_later=colors_later, **options), epoch=1)
+        for colors_later in (False, True)
+    )
+    for mine, other in zip(usual, later, strict=True):
+        assert mine.colors_B9 is None
+        assert mine.keys == other.keys
+        assert other.colors_B9 is not None
+        assert not torch.equal(other.images_BCHW, mine.images_BCHW)
+        changed = change_colors(other.images_BCHW, other.colors_B9)
+        assert (changed.int() - mine.images_BCHW.int()).abs().max() <= 1
+        moved = other.to("meta").colors_B9
+        assert moved is not None
+        assert moved.device.type == "meta"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
