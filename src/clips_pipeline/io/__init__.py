@@ -1,3 +1,13 @@
-"""Files and output: atomic writes, locks, digests, a full or failing disk, text for terminals, the redactor, JSON of others."""
+"""Files and output: atomic writes, locks, digests, a full or failing disk, text for terminals, the redactor; free memory."""
 
-__all__ = ["atomic", "digests", "disk_errors", "file_lock", "json_text", "redact", "temporary", "terminal"]
+__all__ = [
+    "atomic",
+    "digests",
+    "disk_errors",
+    "file_lock",
+    "free_memory",
+    "json_text",
+    "redact",
+    "temporary",
+    "terminal",
+]

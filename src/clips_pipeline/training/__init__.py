@@ -9,6 +9,7 @@ __all__ = [
     "estimate",
     "events",
     "finetune",
+    "hidden_layers",
     "launch",
     "loader_workers",
     "optimizer",

@@ -144,7 +144,8 @@ class LaunchConfig:
         precision: precision of the matrix products; amp_bf16 needs a GPU.
         chunk_size: samples of a rank whose activations are held at a time; the losses still see the whole batch. None: all.
         recompute: what the backward pass computes again to save memory. "auto": "chunk" with `chunk_size`; else nothing, except
-            the hidden layers of MLPs on a CPU. "none": nothing, not even those. "block": every block. "chunk": every chunk.
+            the hidden layers of MLPs on a CPU where they would take more than a quarter of the free memory. "none": nothing, not
+            even those. "block": every block. "chunk": every chunk.
         residual: precision of the sums between blocks; bf16, as the authors have it, needs amp_bf16.
         communication: precision of what ranks send each other: features, gradients and their sums, and with fsdp2 and amp_bf16
             without chunks, the weights of the blocks. bf16 halves the bytes; the ring of the sigmoid loss stays in fp32.

@@ -13,10 +13,10 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 
 from clips_pipeline.config import from_mapping
+from clips_pipeline.io.free_memory import free_memory
 from clips_pipeline.losses.total import LossWeights, clips_loss
 from clips_pipeline.models.blocks import Block, keep_hidden_layers, recompute_blocks
 from clips_pipeline.models.clips import ClipsModel
@@ -27,6 +27,7 @@ from clips_pipeline.models.rows.layout import step_layout
 from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.estimate import samples_at_once
+from clips_pipeline.training.hidden_layers import keeps_hidden_layers
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import fragment_lengths, model_config
 
@@ -70,14 +71,16 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
         getattr(model, part).requires_grad_(False)
     # As in `training_run`.
     recompute_blocks(model, config.launch.recomputation == "block")
-    keep_hidden_layers(model, config.launch.recomputation != "auto")
+    at_once = samples_at_once(config)
+    keep_hidden_layers(
+        model, keeps_hidden_layers(config, resolved, at_once, ranks_here=config.launch.processes, on_gpu=on_gpu)
+    )
     halve_stream(model, config.launch.residual == "bf16")
     allow_tf32(config.launch.tf32)
     if config.launch.compiles(on_gpu=on_gpu):
         compile_blocks(model)
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     steps = _StepTimer(config, model, device, vocab_size, (context, fragments, target), rows)
-    at_once = samples_at_once(config)
     for count in sorted({min(count, at_once) for count in SAMPLES[device.type]}):
         steps.run(count)
     if at_once not in steps.samples and steps.fits(at_once):
@@ -188,7 +191,7 @@ def _scalars(model: ClipsModel) -> dict[str, int]:
 def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    return float(psutil.virtual_memory().available)
+    return float(free_memory())
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ from clips_pipeline.training.callbacks.moving_average import EMA
 from clips_pipeline.training.communication import feature_dtype
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
+from clips_pipeline.training.hidden_layers import keeps_hidden_layers
 from clips_pipeline.training.loader_workers import resolve_workers
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import check_captioners, image_config, model_config
@@ -89,12 +90,14 @@ class TrainingRun:
         clips = ClipsModel(self.resolved)
         load_initial_weights(clips, config.model, config.freeze)
         self.clips = sharding.reshape_scalars(clips)
-        recompute = config.launch.recomputation
-        recompute_blocks(self.clips, recompute == "block")
-        # Nothing is computed three times: a chunk that runs again, or a block, keeps what the fused MLP would compute once more.
-        keep_hidden_layers(self.clips, recompute != "auto")
+        recompute_blocks(self.clips, config.launch.recomputation == "block")
+        at_once = min(chunk or config.batch_size, config.batch_size // self.world_size)
+        here, on_gpu = dist.get_local_world_size(), self.device == "gpu"
+        keep_hidden_layers(
+            self.clips, keeps_hidden_layers(config, self.resolved, at_once, ranks_here=here, on_gpu=on_gpu)
+        )
         halve_stream(self.clips, config.launch.residual == "bf16")
-        if config.launch.compiles(on_gpu=self.device == "gpu"):
+        if config.launch.compiles(on_gpu=on_gpu):
             _compile(self.clips)
         image_schedule = ImageSchedule(
             config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
