@@ -147,6 +147,18 @@ stages: $(STAMP) ## check that dvc.yaml is up to date (`kedro dvc sync` updates 
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install
 
+# Composer's bounds do not hold there, and it is not installed. torch comes with its GPU libraries: 6 GB.
+CORE := .venv-core/$(notdir $(or $(PYTHON),python3))
+.PHONY: test-core-latest
+test-core-latest: ## models, losses, text and data on the newest torch, in an environment of its own [PYTHON=python3.13]
+	$(or $(PYTHON),python3) -m venv $(CORE)
+	$(CORE)/bin/pip install --quiet --upgrade pip
+	$(CORE)/bin/pip install --quiet --upgrade --group core
+	$(CORE)/bin/pip install --quiet --no-deps --ignore-requires-python --editable .
+	$(CORE)/bin/python -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)'
+	$(CORE)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(addprefix tests/unit/,models losses text data)
+	$(CORE)/bin/python -m benchmarks.gpu --smoke --out $(CORE)/gpu
+
 ##@ Drills
 # Two at a time: most of them wait, for processes, servers or a kill. pytest ends with 5 where no test is marked slow; any
 # other status counts.

@@ -6,7 +6,8 @@
 
 S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
 Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
-Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. `samples_per_s` is the median
+Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. Ours computes the hidden layers of
+MLPs again in the backward pass, or keeps them (`train.launch.recompute`). `samples_per_s` is the median
 over the steps after two steps of warm-up; gradients are freed after each step, as in training. Memory is the peak of the two
 warm-up steps, in which gradients are kept, minus the memory before the model was created, parameters, gradients and AdamW's two
 moments. `fraction_of_peak` compares the operations of a side (`gflop_per_sample`: matrix products, three times the forward pass,
@@ -28,7 +29,9 @@ from typing import Any
 
 PIXELS = 112
 BATCHES = {"s16": 32, "b16": 16, "l16": 8, "tiny": 64}
-SIDES = ("mask", "attend")
+PADDINGS = ("mask", "attend")
+KEPT = ", hidden layers kept"
+"""Second side of each padding: what `recompute: auto` does where memory allows. The first computes hidden layers again."""
 # Mean and standard deviation of the logarithm of the length in tokens.
 LENGTHS = {"web": (2.15, 0.55), "fragment": (2.62, 0.45), "target": (4.06, 0.27)}
 _STATE_BYTES = 4 * 4  # a parameter, its gradient and its two moments, in float32
@@ -82,7 +85,7 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
     import torch
 
     torch.manual_seed(0)
-    config = config_of(size, "attend" if side == "open_clip" else side)
+    config = config_of(size, "attend" if side == "open_clip" else side.removesuffix(KEPT))
     loss_of: Any
     if side == "open_clip":
         from benchmarks.step_peer import PublishedLayout, copy_weights
@@ -98,6 +101,7 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2)
     else:
         from clips_pipeline.losses.total import clips_loss
+        from clips_pipeline.models.blocks import keep_hidden_layers
         from clips_pipeline.models.clips import ClipsModel
         from clips_pipeline.models.grad_cache import forward_in_chunks
         from clips_pipeline.training.config import OptimizerConfig
@@ -105,6 +109,7 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
 
         before = _now_bytes()
         model = ClipsModel(config)
+        keep_hidden_layers(model, side.endswith(KEPT))
         optimizer = adamw(model, OptimizerConfig(peak_lr=1e-4, final_lr=0.0))
 
         def loss_of(*inputs: Any) -> Any:
@@ -154,15 +159,16 @@ def required_operations(size: str, batch: int, steps: int, side: str) -> float:
     """Return the operations of an average step: of all tokens for `mask`, of full text rows for `attend` and for the peer."""
     from clips_pipeline.models.flops import training_flops
 
-    if side not in SIDES:
+    padding = side.removesuffix(KEPT)
+    if padding not in PADDINGS:
         from benchmarks.plain import forward_flops
 
         return 3.0 * batch * forward_flops(config_of(size))
-    config, total = config_of(size, side), 0
+    config, total = config_of(size, padding), 0
     for number, (_, web, fragment, target) in enumerate(batches(size, batch)):
         if number >= _WARM_UP:
             for w, f, t in zip((web > 0).sum(1), (fragment > 0).sum(1), (target > 0).sum(1), strict=True):
-                lengths = (int(w), int(f)) if side == "mask" else (web.shape[1], fragment.shape[1])
+                lengths = (int(w), int(f)) if padding == "mask" else (web.shape[1], fragment.shape[1])
                 total += training_flops(config, *lengths, int(t) - 1)
         if number == steps + _WARM_UP - 1:
             break
@@ -216,7 +222,8 @@ def _measure_in_process(side: str, size: str, batch: int, steps: int, chunk: int
 def compare_sides(size: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure all sides of one size."""
     batch = options.batch or BATCHES[size]
-    sides = [*options.padding, *([options.peer] if options.peer else [])]
+    ours = [padding + kept for padding in options.padding for kept in ("", KEPT)]
+    sides = [*ours, *([options.peer] if options.peer else [])]
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.repeats):
         for side in sides:
@@ -237,7 +244,7 @@ def compare_sides(size: str, options: argparse.Namespace) -> dict[str, Any]:
         found[side] = facts
     if options.peer:
         peer = found[options.peer]
-        for side in options.padding:
+        for side in ours:
             found[side]["times_peer"] = round(found[side]["samples_per_s"] / peer["samples_per_s"], 2)
             found[side]["memory_of_peer"] = round(found[side]["activation_gib"] / peer["activation_gib"], 3)
         if "attend" in options.padding:
@@ -254,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", choices=["open_clip"])
     parser.add_argument("--sizes", nargs="+", default=["s16", "b16"], choices=sorted(BATCHES))
-    parser.add_argument("--padding", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--padding", nargs="+", default=list(PADDINGS), choices=PADDINGS)
     parser.add_argument("--batch", type=int, help="samples per step; by default 32 for S/16, 16 for B/16")
     parser.add_argument("--chunk", type=int, help="samples whose activations are held at a time")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each run")
@@ -280,8 +287,8 @@ def main() -> None:
             print(json.dumps(found))
             continue
         print(f"{size}, batch {found['batch']}, matrix product {found['matrix_product_gflops']} GFLOP/s")
-        for side in [*options.padding, *([options.peer] if options.peer else [])]:
-            print(f"  {side:10} " + "  ".join(f"{name} {value}" for name, value in found[side].items()))
+        for side in (name for name, facts in found.items() if isinstance(facts, dict)):
+            print(f"  {side:30} " + "  ".join(f"{name} {value}" for name, value in found[side].items()))
 
 
 if __name__ == "__main__":
