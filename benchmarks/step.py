@@ -6,9 +6,9 @@
 
 S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
 Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
-Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. Ours computes the hidden layers of
-MLPs again in the backward pass, or keeps them (`train.launch.recompute`). `samples_per_s` is the median
-over the steps after two steps of warm-up; gradients are freed after each step, as in training. Memory is the peak of the two
+Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. Ours computes the hidden
+layers of MLPs again in the backward pass, or keeps them (`train.launch.recompute`). `samples_per_s` is the median over the steps
+after two steps of warm-up; gradients are freed after each step, as in training. Memory is the peak of the two
 warm-up steps, in which gradients are kept, minus the memory before the model was created, parameters, gradients and AdamW's two
 moments. `fraction_of_peak` compares the operations of a side (`gflop_per_sample`: matrix products, three times the forward pass,
 without recomputation) with a large matrix product measured in the same run. With a peer, the losses of the first batch, from the

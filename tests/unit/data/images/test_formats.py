@@ -5,6 +5,7 @@ import io
 import os
 import re
 import subprocess
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def written_by_pillow() -> dict[str, bytes]:
     for kind in sorted(set(Image.SAVE) - {*FORMATS, "MPO"}):  # an MPO file is a JPEG with others behind it
         stream = io.BytesIO()
         try:
-            Image.new("1" if kind in ("XBM", "MSP") else "RGB", (64, 64)).save(stream, kind)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of formats that a later Pillow drops
+                Image.new("1" if kind in ("XBM", "MSP") else "RGB", (64, 64)).save(stream, kind)
         except (OSError, ValueError, KeyError):
             continue  # a writer that needs another mode, or a file by name
         found[kind] = stream.getvalue()

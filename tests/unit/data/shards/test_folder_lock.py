@@ -3,8 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from tests.unit.data.samples import source
@@ -14,7 +12,6 @@ from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.shards import folder_lock
 from clips_pipeline.data.shards.folder_lock import FolderOwner, claim, lock_for_replacement
 from clips_pipeline.data.shards.reader import ShardSet, eval_samples
-from clips_pipeline.pipelines.check import reserve_shards_folder
 
 PHOTOS = FolderOwner("photos", "img2dataset", ("/data/{0..9}.tar",))
 SCENES = FolderOwner("other", "scenes")
@@ -52,22 +49,6 @@ def test_data_of_another_environment_and_source_is_refused(tmp_path: Path) -> No
     # Deleted, as the message suggests.
     shards.rmdir()
     claim(shards, PHOTOS)
-
-
-def test_run_claims_the_folder_for_its_environment(tmp_path: Path) -> None:
-    def run(environment: str, prepare: dict[str, Any]) -> None:
-        values = {"params:prepare": prepare, "paths": {"shards": tmp_path / "shards"}}
-        pipeline = SimpleNamespace(inputs=lambda: {"params:prepare"})
-        reserve_shards_folder(pipeline, SimpleNamespace(load=values.__getitem__), environment)  # type: ignore[arg-type]
-
-    folder = {"source": {"kind": "folder", "folder": {"images": "a", "captions": "b.json"}}}
-    run("mine", folder)
-    (tmp_path / "shards").mkdir()
-    with pytest.raises(
-        ConfigError, match=r"holds data of the source folder \(a, b.json\), made by the environment mine"
-    ):
-        run("smoke", {})
-    run("mine", {})
 
 
 def test_folder_read_by_another_process_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ def test_ascii_text_has_the_same_ids(wordpiece: WordPieceTokenizer, fast_wordpie
     assert fast_wordpiece.encode(text, add_special_tokens=False).ids == wordpiece.body(text)
 
 
+# Later tables have letters that the library's tables lack.
+@pytest.mark.skipif(unicodedata.unidata_version != "14.0.0", reason="the list is that of Python 3.11's tables")
 def test_code_points_that_differ_are_known(wordpiece: WordPieceTokenizer) -> None:
     fast = fast_tokenizer(wordpiece)
     letters = (chr(code) for code in range(0, 0x30000, 5) if not 0xD800 <= code < 0xE000)
