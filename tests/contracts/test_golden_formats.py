@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from composer.core import Event
+from composer.loggers import Logger
 from tests.small_model import small_model
 from tests.unit.data.test_every_source import CASES
 
@@ -40,6 +43,7 @@ from clips_pipeline.registry.versions.gate import GateConfig, ModelResults, deci
 from clips_pipeline.reports.data.caption_lengths import RandomSamples, measure
 from clips_pipeline.text.caption_rows import CaptionConfig
 from clips_pipeline.text.tokenizers.tokenizer import load_tokenizer
+from clips_pipeline.training.callbacks.moving_average import EMA
 
 GOLDEN = Path(__file__).with_name("golden_formats.json")
 CURVE = Path(__file__).parents[1] / "integration" / "golden_curve.json"
@@ -194,6 +198,22 @@ def training() -> Outputs:
 
 
 @pytest.fixture
+def moving_average() -> Outputs:
+    """Weights and their averages after updates, each followed by what an evaluation reads."""
+    model = torch.nn.Module()
+    model.clips = torch.nn.Linear(2, 1, bias=False)
+    state: Any = SimpleNamespace(model=model)
+    average = EMA(half_life="2ba", update_interval="1ba")
+    found = []
+    for number in range(4):
+        model.clips.weight.data = torch.tensor([[4.0 * number, 8.0]])
+        average.apply(Event.BATCH_END if number else Event.INIT, state, Logger(state))
+        evaluated = average.averages()["weight"]
+        found.append([round(value, 5) for value in (*evaluated.flatten().tolist(), *model.clips.weight[0].tolist())])
+    return {"averages, weights": found}
+
+
+@pytest.fixture
 def pictures(scenes: Path) -> Outputs:
     # The golden digest was made when a record had one caption of each kind.
     former = "Record(key={0.key!r}, image={0.image!r}, extension={0.extension!r}, web_caption={0.web_caption!r}, "
@@ -211,6 +231,7 @@ FIXTURES: dict[str, str] = {
     "TOKENIZER": "tokenizers",
     "DATA_HEALTH": "data_health",
     "TRAINING": "training",
+    "MOVING_AVERAGE": "moving_average",
     "EMBEDDINGS": "embeddings",
     "EVALUATION": "evaluation",
     "REGISTRATION": "registration",
