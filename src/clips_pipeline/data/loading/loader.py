@@ -80,11 +80,7 @@ def train_loader(
     total = sum(shards.samples)
     streams = choose_streams(total, global_batch_size, window_samples, max_streams)
     order = EpochOrder(shards.samples, seed, window_samples, streams)
-    if total < global_batch_size:
-        raise ConfigError(
-            f"split {split!r} in {index_dir} has {total} samples, fewer than one global batch of "
-            f"{global_batch_size}; lower the batch size or give more data"
-        )
+    _check_total(total, global_batch_size, split, index_dir)
     # Shards of the next window are opened while the last samples of this one are read.
     shards.max_open_files = order.max_open_shards + 8
     dataset = TrainDataset(
@@ -121,6 +117,14 @@ def _check(global_batch_size: int, rank: int, world_size: int, workers: int) -> 
         )
     if global_batch_size % world_size:
         raise ConfigError(f"the global batch of {global_batch_size} does not divide by {world_size} ranks; change one")
+
+
+def _check_total(samples: int, global_batch_size: int, split: str, index_dir: Path) -> None:
+    if samples < global_batch_size:
+        raise ConfigError(
+            f"split {split!r} in {index_dir} has {samples} samples, fewer than one global batch of "
+            f"{global_batch_size}; lower the batch size or give more data"
+        )
 
 
 def _identity(batch: T) -> T:
