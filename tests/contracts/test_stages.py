@@ -124,6 +124,7 @@ MADE_BY = {
     "TOKENIZER": {"prepare"},
     "DATA_HEALTH": {"prepare"},
     "TRAINING": {"train"},
+    "MOVING_AVERAGE": {"train"},
     "EMBEDDINGS": {"evaluate"},
     "EVALUATION": {"evaluate"},
     "REGISTRATION": {"register"},
