@@ -117,6 +117,7 @@ def test_every_parameter_is_either_applied_or_refused() -> None:
     assert {key for key in keys if key.startswith(("train.every.", "train.launch."))} | {"train.samples"} == allowed | {
         "train.launch.precision",
         "train.launch.residual",
+        "train.launch.communication",
     }
 
 
