@@ -46,7 +46,7 @@ def _adjust(values_BCN: Tensor, kind_B11: Tensor, amount_B11: Tensor) -> Tensor:
     factor_B11 = torch.where(brightness | contrast | saturation, amount_B11, 1.0)
     center_B1N = contrast * gray_B1N.mean(dim=2, keepdim=True) + saturation * gray_B1N
     scaled_BCN = (factor_B11 * values_BCN + (1.0 - factor_B11) * center_B1N).clamp(0.0, 255.0)
-    return torch.where(hue, _turn_hue(values_BCN, torch.where(hue, amount_B11, 0.0)[:, :, 0]), scaled_BCN)
+    return torch.where(hue, _turn_hue(values_BCN, amount_B11[:, :, 0]), scaled_BCN)
 
 
 def _gray(values_BCN: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
         for i in range(count):
             stream, place = divmod(self.rank * count + i, per_stream)
             pixels_BCHW[i], changes, row, key = self._sample(epoch, stream, start + place, start, skipped)
-            colors.append(changes.to_row())
+            colors.append(changes)
             rows.append(row)
             keys.append(key)
         ids = (
@@ -148,7 +148,7 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             _ids([row.target for row in rows]),
         )
         layout = None if self.layout is None else self.layout(*ids)
-        colors_B9 = torch.tensor(colors) if self.colors_later else None
+        colors_B9 = torch.tensor([changes.to_row() for changes in colors]) if self.colors_later else None
         return ClipsBatch(images_BCHW, *ids, keys, dict(skipped), layout, colors_B9)
 
     def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
