@@ -3,6 +3,7 @@
 #
 #   docker build -t clips .                             CPU
 #   docker build -t clips --build-arg VARIANT=cuda .    NVIDIA GPUs, by `docker run --gpus all`
+# With a driver before 580: --build-arg LOCK=requirements-bounded.lock
 ARG VARIANT=cpu
 
 FROM python:3.11-slim-bookworm AS cpu
@@ -26,9 +27,10 @@ USER 1000
 WORKDIR /clips
 
 # What the environment depends on, so that other changes do not install it again.
-COPY --chown=clips:clips Makefile pyproject.toml requirements.lock README.md LICENSE ./
+COPY --chown=clips:clips Makefile pyproject.toml requirements.lock requirements-bounded.lock README.md LICENSE ./
 COPY --chown=clips:clips src src
-RUN PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 make install
+ARG LOCK=requirements.lock
+RUN PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 make install LOCK="${LOCK}"
 COPY --chown=clips:clips . .
 
 # No port is exposed: the user interfaces listen on loopback (`docker run --network host` reaches them from the host).

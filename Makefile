@@ -9,7 +9,9 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# It names the lock that is installed. `make install LOCK=requirements-bounded.lock` chooses the other one; it stays chosen.
 STAMP := $(VENV)/.installed
+LOCK := $(or $(file <$(STAMP)),requirements.lock)
 
 # Settings of the project, not of anybody's shell: no tool sends telemetry, and OpenMP threads sleep instead of spinning
 # while they wait (on a machine with few cores, spinning threads take the time of the loader's workers).
@@ -116,7 +118,7 @@ screenshots: $(STAMP) ## the pictures of docs/images, in a real browser, from th
 
 ##@ Checks
 .PHONY: check
-check: lint types layers stages test drill ## everything that CI runs
+check: lint types layers stages test drill test-bounded ## everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP) ## format and style (ruff), spelling (codespell), prose (proselint), Dockerfile (hadolint), changing nothing
@@ -147,9 +149,11 @@ stages: $(STAMP) ## check that dvc.yaml is up to date (`kedro dvc sync` updates 
 hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 	$(BIN)/pre-commit install
 
-# Composer's bounds do not hold there, and it is not installed. torch comes with its GPU libraries: 6 GB.
-# From torch 2.8 on, float(loss) warns if the loss has a gradient; tests do that.
-CORE_WARNINGS := -W "ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning"
+.PHONY: test-bounded
+test-bounded: ## the tests with torch 2.7 and CUDA 12.6, within Composer's bounds, in an environment of its own (6 GB)
+	$(MAKE) --no-print-directory test VENV=.venv-bounded LOCK=requirements-bounded.lock
+
+# Without Composer. torch comes with its GPU libraries: 6 GB.
 CORE := .venv-core/$(notdir $(or $(PYTHON),python3))
 .PHONY: test-core-latest
 test-core-latest: ## models, losses, text and data on the newest torch, in an environment of its own [PYTHON=python3.13]
@@ -158,7 +162,7 @@ test-core-latest: ## models, losses, text and data on the newest torch, in an en
 	$(CORE)/bin/pip install --quiet --upgrade --group core
 	$(CORE)/bin/pip install --quiet --no-deps --ignore-requires-python --editable .
 	$(CORE)/bin/python -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)'
-	$(CORE)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(CORE_WARNINGS) $(addprefix tests/unit/,models losses text data)
+	$(CORE)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(addprefix tests/unit/,models losses text data)
 	$(CORE)/bin/python -m benchmarks.gpu --smoke --out $(CORE)/gpu
 
 ##@ Drills
@@ -222,13 +226,16 @@ golden-curve: $(STAMP) ## write the golden loss curve, after an intended change
 golden-formats: $(STAMP) ## record the outputs of each format version, after one was raised
 	CLIPS_WRITE_GOLDEN=1 $(BIN)/pytest tests/contracts/test_golden_formats.py
 
+# Without its configuration uv does not read the overrides.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate --quiet
 .PHONY: lock
-lock: $(STAMP) ## bring requirements.lock up to date with pyproject.toml, keeping versions where they still fit
-	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+lock: $(STAMP) ## bring both lock files up to date with pyproject.toml, keeping versions where they still fit
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --no-config -o requirements-bounded.lock
 
 .PHONY: audit
-audit: $(STAMP) ## known vulnerabilities of the lock (pip-audit in .cache/audit); says what it could not check
+audit: $(STAMP) ## known vulnerabilities of both locks (pip-audit in .cache/audit); says what it could not check
 	$(BIN)/python .ci/audit.py
 
 .PHONY: clean
@@ -240,11 +247,12 @@ clean: ## remove caches and build products; data, models and runs stay
 distclean: clean ## clean, and remove .venv too
 	rm -rf $(VENV)
 
-# The stamp is touched last, so an installation that was cut short is done again, and one that is complete costs nothing.
+# The stamp is written last, so an installation that was cut short is done again, and one that is complete costs nothing.
 # uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,
 # pip installs the same locked set (the lock is complete, so pip need not resolve anything). Both check every hash.
 # Compiled now, because containers often forbid Python to do so later, and then every start compiles 5,000 modules.
-$(STAMP): pyproject.toml requirements.lock
+FORCE:
+$(STAMP): pyproject.toml $(LOCK) $(if $(filter $(LOCK),$(file <$(STAMP))),,FORCE)
 	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
 	  for candidate in $$(type -aP python3.11 python3 python); do \
 	    case "$$candidate" in "$(CURDIR)/$(VENV)/"*) continue;; esac; \
@@ -257,11 +265,11 @@ $(STAMP): pyproject.toml requirements.lock
 	  echo "error: Python 3.11 with its venv module is needed, and neither python3.11, python3 nor python is one." >&2; \
 	  echo "       Install it (on Debian and Ubuntu: python3.11 and python3.11-venv), then run make again." >&2; exit 1; \
 	fi
-	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt
+	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) > $(VENV)/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.txt
-	@if $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock; then :; else \
+	@if $(BIN)/uv pip sync --python $(BIN)/python --compile-bytecode --require-hashes $(LOCK); then :; else \
 	  echo "uv could not install the lock (it does not read pip's configuration); pip does it now, which takes longer"; \
-	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r $(LOCK); \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@echo $(LOCK) > $@

@@ -1,4 +1,4 @@
-"""Check requirements.lock for known vulnerabilities with pip-audit, in an environment of its own (`make audit`).
+"""Check both lock files for known vulnerabilities with pip-audit, in an environment of its own (`make audit`).
 
 Ends with 1 for a vulnerability that is found and not in `accepted_vulnerabilities.toml`, else with 0. It says what it
 could not check: packages that no reachable index of vulnerabilities knows, Python itself, and C libraries in wheels.
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK, ACCEPTED = ROOT / "requirements.lock", ROOT / ".ci" / "accepted_vulnerabilities.toml"
+LOCKS = ROOT / "requirements.lock", ROOT / "requirements-bounded.lock"
+ACCEPTED = ROOT / ".ci" / "accepted_vulnerabilities.toml"
 ENVIRONMENT = ROOT / ".cache" / "audit"
 REQUIREMENT = "pip-audit>=2.10,<3"
 SERVICES = ("pypi", "osv")
@@ -122,7 +123,7 @@ def ask(program: Path, service: str, lock: Path, findings: Findings) -> None:
 
 
 def main() -> None:
-    """Audit the lock, print the summary, and exit."""
+    """Audit the locks, print the summary, and exit."""
     findings = Findings()
     try:
         program = install(ENVIRONMENT)
@@ -130,7 +131,8 @@ def main() -> None:
         findings.silent["all services"] = f"pip-audit cannot be installed ({error})"
     else:
         for service in SERVICES:
-            ask(program, service, LOCK, findings)
+            for lock in LOCKS:
+                ask(program, service, lock, findings)
             if findings.checked and not findings.unchecked:
                 break
     lines, open_holes = summarize(findings, read_accepted(ACCEPTED))

@@ -33,7 +33,8 @@ PORTS = ((5000, "make mlflow-ui"), (4141, "make viz"), (8080, "make dashboard"))
 # Unix sockets have names of at most 108 bytes (104 on macOS); processes that share data add up to 45 to TMPDIR.
 MOST_TMPDIR = 60
 FEWEST_FILES = 1024
-DRIVER = (525, 60)  # oldest driver of CUDA 12.6, which the lock's torch is built for
+DRIVER = (580, 65)  # oldest driver of CUDA 13, which the lock's torch is built for
+BOUNDED_DRIVER = 525  # of CUDA 12.6
 
 
 class Line(NamedTuple):
@@ -266,7 +267,9 @@ def gpu() -> Iterator[Line]:
         parts = [part.strip() for part in line.split(",")]
         numbers = [int(part) for part in parts[1].split(".")[:2] if part.isdigit()] if len(parts) > 1 else []
         if tuple(numbers) < DRIVER:
-            yield Line(WARN, "GPU", line, f"update the driver to {DRIVER[0]} or later, or torch will not use it")
+            other = f"from {BOUNDED_DRIVER} on `make install LOCK=requirements-bounded.lock` does as well"
+            remedy = f"update the driver to {DRIVER[0]} or later, or torch will not use it; {other}"
+            yield Line(WARN, "GPU", line, remedy)
         else:
             yield Line(OK, "GPU", line)
 

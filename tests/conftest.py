@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from clips_pipeline.data.shards import unexpected
 from clips_pipeline.io import redact
@@ -13,6 +15,16 @@ from clips_pipeline.io import redact
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# Each warning each time: the first test to cause one would fail, and the others would pass.
+torch.set_warn_always(True)
+
+
+def pytest_runtest_setup() -> None:
+    """Allow `float(loss)` in tests, of which newer releases of torch warn."""
+    message = "Converting a tensor with requires_grad=True to a scalar"
+    warnings.filterwarnings("ignore", message, UserWarning, module=r"tests\.")
+
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

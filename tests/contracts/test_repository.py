@@ -5,6 +5,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def project(repository: Path) -> dict[str, Any]:
     return tomllib.loads((repository / "pyproject.toml").read_text())
 
 
-@pytest.fixture(scope="module")
-def lock(repository: Path) -> str:
-    return (repository / "requirements.lock").read_text()
+@pytest.fixture(scope="module", params=["requirements.lock", "requirements-bounded.lock"])
+def lock(request: pytest.FixtureRequest, repository: Path) -> str:
+    return (repository / request.param).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -50,25 +51,46 @@ def declared_lines(project: dict[str, Any]) -> list[str]:
     return [*project["project"]["dependencies"], *(line for extra in extras for line in extra)]
 
 
+def pins(lock: str) -> dict[str, str]:
+    """Return the locked version of each package."""
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.\[\]-]+)==(\S+)", lock, re.MULTILINE)
+    }
+
+
 def test_lock_names_no_index_host(lock: str) -> None:
     assert "://" not in lock
     assert not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links)\b", lock, re.MULTILINE)
 
 
 def test_lock_satisfies_every_direct_dependency(project: dict[str, Any], lock: str) -> None:
-    pinned = {
-        canonicalize_name(name): version for name, version in re.findall(r"^([\w.\[\]-]+)==(\S+)", lock, re.MULTILINE)
-    }
+    pinned = pins(lock)
     for requirement in map(Requirement, declared_lines(project)):
         version = pinned.get(canonicalize_name(requirement.name))
-        assert version is not None, f"{requirement.name} is not in requirements.lock: run `make lock`"
+        assert version is not None, f"{requirement.name} is not in the lock: run `make lock`"
         assert requirement.specifier.contains(version), f"the lock has {requirement.name} {version}: run `make lock`"
 
 
+def test_locks_differ_only_by_the_overrides_and_what_torch_brings(repository: Path, project: dict[str, Any]) -> None:
+    """One lock is within the bounds of all packages, Composer's too; the other one is beyond them as pyproject.toml says."""
+    latest, bounded = (pins((repository / f"requirements{name}.lock").read_text()) for name in ("", "-bounded"))
+    overrides = {
+        canonicalize_name(one.name): one.specifier
+        for one in map(Requirement, project["tool"]["uv"]["override-dependencies"])
+    }
+    changed = {name for name in latest.keys() & bounded.keys() if latest[name] != bounded[name]}
+    assert changed == {*overrides, "triton"}
+    assert all(re.match("nvidia-|cuda-", name) for name in latest.keys() ^ bounded.keys())
+    for name, specifier in overrides.items():
+        assert specifier.contains(latest[name])
+    composer = [Requirement(line) for line in requires("mosaicml") or () if "extra ==" not in line]
+    assert {one.name for one in composer if not one.specifier.contains(bounded[canonicalize_name(one.name)])} == set()
+
+
 def test_every_pin_has_a_hash(lock: str) -> None:
-    pins = [block for block in re.split(r"\n(?=\S)", lock.strip()) if not block.startswith("#")]
-    assert len(pins) > 100
-    assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+    blocks = [block for block in re.split(r"\n(?=\S)", lock.strip()) if not block.startswith("#")]
+    assert len(blocks) > 100
+    assert all("==" in block and "--hash=sha256:" in block for block in blocks)
 
 
 def test_every_dependency_has_a_comment_with_its_reason(repository: Path, project: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def select_examples(
 
     def image(i: int) -> ImageExample:
         captions = tuple((retrieval.texts[j], bool(owner_M[j] == i)) for j in _best(text_ME @ image_NE[i]))
-        truth = tuple(retrieval.texts[j] for j in np.flatnonzero(owner_M == i))
+        truth = tuple(retrieval.texts[j] for j in np.flatnonzero(owner_M == i).tolist())
         return ImageExample(images[i], int(ranks.image_to_text[i]), captions, truth)
 
     def caption(j: int) -> CaptionExample:

@@ -1,7 +1,7 @@
 """Weights that others wrote: safetensors files, and files of `torch.save`, of which nothing is run (`torch_archive`).
 
-Torch's own loader is not used: before torch 2.10, `weights_only=True` has a known hole (CVE-2026-24747), and Composer requires
-torch 2.7. Checkpoints of this project's own trainings are not foreign: see docs/explanation/security.md.
+Torch's own loader is not used: before torch 2.10, `weights_only=True` has a known hole (CVE-2026-24747), and torch 2.7 is
+supported. Checkpoints of this project's own trainings are not foreign: see docs/explanation/security.md.
 """
 
 from pathlib import Path

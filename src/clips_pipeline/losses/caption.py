@@ -58,9 +58,7 @@ def caption_loss(
         raise ValueError(f"chunk_size is {chunk_size}; use 1 or more")
     with without_autocast(hidden_ND.device):
         dtype = torch.promote_types(torch.promote_types(hidden_ND.dtype, head_weight_VD.dtype), torch.float32)
-        total: Tensor = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk_size
-        )
+        total: Tensor = _SummedCrossEntropy.apply(hidden_ND.to(dtype), head_weight_VD.to(dtype), targets_N, chunk_size)
         # Filled on the device: a copy from the host would wait for it.
         count = hidden_ND.new_full((), float(targets_N.shape[0]), dtype=dtype)
         ranks = world_size(group)
@@ -109,7 +107,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Scale the saved gradients. Not in place: a retained graph may run the backward pass again."""
         (gradient,) = gradients

@@ -57,5 +57,5 @@ def gather_rows(x_BE: Tensor, group: dist.ProcessGroup | None, sent_as: torch.dt
     """
     if world_size(group) == 1:
         return x_BE
-    gathered: Tensor = _Gather.apply(x_BE, group, sent_as or x_BE.dtype)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(x_BE, group, sent_as or x_BE.dtype)
     return gathered

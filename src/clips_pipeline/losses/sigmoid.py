@@ -64,7 +64,7 @@ def sigmoid_terms(
         dtype = torch.promote_types(image_BE.dtype, torch.float32)
         scale, bias = logit_scale.to(dtype), logit_bias.to(dtype)
         sums: list[Tensor] = [
-            _PairwiseSum.apply(image_BE.to(dtype), text_BE.to(dtype), scale, bias, chunk_rows, group)  # type: ignore[no-untyped-call]
+            _PairwiseSum.apply(image_BE.to(dtype), text_BE.to(dtype), scale, bias, chunk_rows, group)
             for text_BE in texts_BE
         ]
         return [total / rows for total in sums]
@@ -113,7 +113,7 @@ class _PairwiseSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the saved gradients. Not in place: a retained graph may run the backward pass again."""
         (gradient,) = gradients

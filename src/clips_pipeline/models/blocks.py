@@ -188,4 +188,4 @@ def run(function: Callable[..., Tensor], x: Tensor, rows: Rows = None) -> Tensor
     if not (isinstance(block, Block) and block.recomputes and torch.is_grad_enabled()):
         return function(x, rows)
     # Blocks use no random numbers.
-    return cast(Tensor, checkpoint(function, x, rows, use_reentrant=False, preserve_rng_state=False))
+    return checkpoint(function, x, rows, use_reentrant=False, preserve_rng_state=False)

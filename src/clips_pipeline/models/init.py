@@ -104,5 +104,7 @@ def _reset_norm(norm: nn.LayerNorm) -> None:
 
 
 def _truncated(weight: Tensor, std: float) -> None:
+    # Not `nn.init.trunc_normal_`: a seed gives other weights with it in newer releases of torch.
     scale = std / _TRUNCATED_STD
-    nn.init.trunc_normal_(weight, std=scale, a=-2 * scale, b=2 * scale)
+    bound = math.erf(math.sqrt(2))
+    weight.uniform_(-bound, bound).erfinv_().mul_(scale * math.sqrt(2)).clamp_(-2 * scale, 2 * scale)

@@ -59,7 +59,9 @@ def send_blocks_in_bf16(model: nn.Module) -> None:
             group = state._fsdp_param_group
             if group is None:
                 raise RuntimeError(f"a sharded block without parameters: {type(module).__name__}")
-            group.mp_policy = _BLOCKS
+            # torch 2.7 reads it of the group, later releases of each parameter.
+            for holder in (group, *group.fsdp_params):
+                holder.mp_policy = _BLOCKS  # type: ignore[attr-defined]
 
 
 def _average_in_bf16(

@@ -72,8 +72,15 @@ def check_sharded(sharding: str, clips: nn.Module, *, uses_chunks: bool = False)
             f"train.launch.sharding: {sharding}, but Composer has not sharded {len(unsharded)} parameters ({unsharded[0]}, …); "
             "install the locked versions, or set train.launch.sharding to none"
         )
-    # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
     for module in clips.modules():
+        # The group of all other parameters. torch 2.7 has no such method, and does it anyway.
+        if (
+            isinstance(module, FSDPModule)
+            and not isinstance(module, Block)
+            and hasattr(module, "set_reshard_after_forward")
+        ):
+            module.set_reshard_after_forward(False, recurse=False)
+        # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
         if uses_chunks and isinstance(module, ClipsModel):
             # Only where `forward` does not call it: the inner call would release the parameters too early.
             register_fsdp_forward_method(module, "encode_all")

@@ -77,8 +77,11 @@ def _ranks() -> int:
 
 
 def _needed(batches: int, samples: int, image_size: int) -> int:
-    """Return the bytes of this many prepared batches of each rank; the trainer holds one more."""
-    return _ranks() * samples * (3 * image_size**2 + _ROW_BYTES) * (batches + 1)
+    """Return the bytes of this many prepared batches of each rank.
+
+    The trainer holds one more, and a second while it takes the next: by then a worker may have begun another.
+    """
+    return _ranks() * samples * (3 * image_size**2 + _ROW_BYTES) * (batches + 2)
 
 
 def _check_socket_path() -> None:

@@ -46,7 +46,7 @@ def _gradient(canvas: Canvas, top: int, bottom: int, above: RGB, below: RGB, tin
 
 
 def _at(canvas: Canvas, sixty_fourths: int) -> int:
-    return sixty_fourths * canvas.shape[0] // 64
+    return sixty_fourths * int(canvas.shape[0]) // 64
 
 
 def _oval(canvas: Canvas, x: int, y: int, rx4: int, ry4: int, rgb: RGB, tenths: int = 10) -> None:

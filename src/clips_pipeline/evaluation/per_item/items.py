@@ -150,7 +150,7 @@ def _retrieval(rows: Sequence[Mapping[str, Any]], kind: str, image: str, texts: 
     ranks = [np.array(row[texts], np.int64) for row in rows]
     query_N = _numbers(len(own) for own in ranks)
     to_text = {k: hit_ratio(rank_N < k, rank_N >= 0) for k in RECALL_AT}
-    to_image = {k: Ratio(_numbers(np.count_nonzero(own < k) for own in ranks), query_N) for k in RECALL_AT}
+    to_image = {k: Ratio(_numbers(int(np.count_nonzero(own < k)) for own in ranks), query_N) for k in RECALL_AT}
     found = {f"{kind}/image_to_text_recall@{k}": RatioMetric((to_text[k],)) for k in RECALL_AT}
     found |= {f"{kind}/text_to_image_recall@{k}": RatioMetric((to_image[k],)) for k in RECALL_AT}
     return found | {f"{kind}/mean_recall@1": RatioMetric((to_text[1], to_image[1]))}

@@ -99,8 +99,8 @@ def write_onnx(loaded: LoadedModel, folder: Path) -> None:
         "mean": list(images.mean),
         "std": list(images.std),
         "cls_id": loaded.tokenizer.cls_id,
-        "logit_scale": float(loaded.model.logit_scale.exp()),
-        **({} if loaded.model.logit_bias is None else {"logit_bias": float(loaded.model.logit_bias)}),
+        "logit_scale": loaded.model.logit_scale.exp().item(),
+        **({} if loaded.model.logit_bias is None else {"logit_bias": loaded.model.logit_bias.item()}),
     }
     write_json(folder / PREPROCESSING_FILE, content)
 

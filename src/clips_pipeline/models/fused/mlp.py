@@ -43,7 +43,7 @@ def norm_mlp(
         gelu: which GELU.
         keep_hidden: save the hidden layer too (4 widths per token), so that the backward pass does not compute it again.
     """
-    output: Tensor = _NormMlp.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _NormMlp.apply(
         x.reshape(-1, x.shape[-1]),
         norm.weight,
         norm.bias,
@@ -88,7 +88,7 @@ class _NormMlp(torch.autograd.Function):
         return out_ND
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (out_grad_ND,) = gradients
         x_ND, scale_D, shift_D, wide_FD, wide_F, narrow_DF, hidden_NF = ctx.saved_tensors

@@ -108,7 +108,7 @@ def _projections(
     counts: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """Return the outputs (count, D), zero in rows that nothing is written to."""
-    outputs: tuple[Tensor, ...] = _NormProjections.apply(  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor, ...] = _NormProjections.apply(
         norm.weight,
         norm.bias,
         linear.weight,
@@ -131,7 +131,7 @@ def add_projection(x: Tensor, mixed_BSD: Tensor, linear: nn.Linear, packing: Pac
         linear: linear layer, D to D.
         packing: packing of `x`.
     """
-    output: Tensor = _AddProjection.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _AddProjection.apply(
         x.reshape(-1, x.shape[-1]),
         mixed_BSD.flatten(0, 1),
         linear.weight,
@@ -176,7 +176,7 @@ class _NormProjections(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         scale_D, shift_D, weight, bias, *sources = ctx.saved_tensors
         width = weight.shape[1]
@@ -241,7 +241,7 @@ class _AddProjection(torch.autograd.Function):
         return out_ND
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_ND,) = gradients
         mixed_MD, weight = ctx.saved_tensors

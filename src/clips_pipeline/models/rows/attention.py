@@ -102,7 +102,7 @@ def tail(x: Tensor, rows: Rows) -> Tensor:
 
 def reorder(x: Tensor, order_N: Tensor, place_N: Tensor) -> Tensor:
     """Return `x[order_N]`. `place_N` is the inverse order, by which the gradient is gathered instead of added."""
-    return cast(Tensor, _Reorder.apply(x, order_N, place_N))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Reorder.apply(x, order_N, place_N))
 
 
 class _Reorder(torch.autograd.Function):

@@ -50,12 +50,12 @@ class Packing(NamedTuple):
 
     def pack(self, x_BSD: Tensor) -> Tensor:
         """Return the tokens (N, D) of (B, S, D), row-major."""
-        packed: Tensor = _PackOrUnpack.apply(x_BSD, self, True)  # type: ignore[no-untyped-call]
+        packed: Tensor = _PackOrUnpack.apply(x_BSD, self, True)
         return packed
 
     def unpack(self, x_ND: Tensor) -> Tensor:
         """Return (B, S, D) from tokens (N, D), with zeros as padding."""
-        unpacked: Tensor = _PackOrUnpack.apply(x_ND, self, False)  # type: ignore[no-untyped-call]
+        unpacked: Tensor = _PackOrUnpack.apply(x_ND, self, False)
         return unpacked
 
     def last_token(self) -> Tensor:
@@ -121,6 +121,6 @@ class _PackOrUnpack(torch.autograd.Function):
         return _take(x, packing) if pack else _put(x, packing)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return ctx.back(gradient, ctx.packing), None, None

@@ -161,10 +161,18 @@ class _AgentThread(threading.Thread):
             self._launch(*self._arguments)
         except ChildFailedError as error:
             print(safe_text(str(error)), file=sys.stderr)
-            self.failures, self.code = error.failures, 1
+            self.failures, self.code = _first_failures(error.failures), 1
         except BaseException:
             print(safe_text(traceback.format_exc()), file=sys.stderr)
             self.code = 1
+
+
+def _first_failures(failures: Mapping[int, ProcessFailure]) -> dict[int, ProcessFailure]:
+    """Return the ranks that failed first. Newer releases of torch also list those that the agent then stopped."""
+    first = min(failure.timestamp for failure in failures.values())
+    found = {rank: failure for rank, failure in failures.items() if failure.timestamp == first}
+    unasked = {rank: failure for rank, failure in found.items() if failure.exitcode != -signal.SIGTERM}
+    return unasked or found
 
 
 def _kill_group(pid: int) -> None:

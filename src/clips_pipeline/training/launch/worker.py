@@ -29,7 +29,7 @@ _LOCK_TIMEOUT_S = 10.0
 _PEER_DEATH_SECONDS = 1.0
 """Time before a rank ends with an error that the death of a peer may have caused. torch reports one failed rank, of those that it
 finds the one with the lowest number; it looks ten times a second, and has then found the dead one."""
-# Composer 0.32 on torch 2.7 warns about its own calls; a user cannot change them.
+# Composer 0.32 warns about its own calls; a user cannot change them.
 _NOISY_MODULES = ("composer", "torch.distributed", "torchmetrics", "pkg_resources")
 
 

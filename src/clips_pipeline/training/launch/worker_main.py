@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.io.terminal import protect_output
@@ -56,7 +57,7 @@ def load_rank() -> Callable[[RunSpec, str | None], int]:
 
     gc.freeze()
     gc.enable()
-    return worker.main
+    return cast(Callable[[RunSpec, str | None], int], worker.main)  # torch's decorator adds None
 
 
 if __name__ == "__main__":

@@ -34,17 +34,17 @@ def test_batches_that_fit_are_not_changed(free: SimpleNamespace, caplog: pytest.
 
 
 def test_fewer_batches_ahead_where_there_is_little(free: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
-    # A batch of 64 images of 224 pixels is 9.7 MiB: two workers, one batch each and the one in use fit, two each do not.
+    # A batch of 64 images of 224 pixels is 9.7 MiB: two workers with two batches each and two in use fit.
     with caplog.at_level(logging.WARNING):
         assert fitting_prefetch(2, 4, 64, 224) == 2
     assert re.search(
-        r"4 batches ahead need 87 MiB of shared memory, and /dev/shm has 64 MiB free; 2 are used", caplog.text
+        r"4 batches ahead need 97 MiB of shared memory, and /dev/shm has 64 MiB free; 2 are used", caplog.text
     )
 
 
 def test_one_error_with_both_sizes_and_the_remedies(free: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match=r"116 MiB.*for 4 ranks.*64 MiB free; .*--shm-size=2g.*loader_workers to 0"):
+    with pytest.raises(ConfigError, match=r"155 MiB.*for 4 ranks.*64 MiB free; .*--shm-size=2g.*loader_workers to 0"):
         fitting_prefetch(2, 2, 64, 224)
 
 
@@ -65,9 +65,9 @@ print(loader.prefetch_factor, sum(len(batch.keys) for batch in loader))
 """
 
 
-@pytest.mark.parametrize(("size", "printed"), [(112, "4 64"), (224, "1 64"), (448, "ConfigError: .*8 MiB free")])
+@pytest.mark.parametrize(("size", "printed"), [(112, "4 64"), (192, "1 64"), (448, "ConfigError: .*8 MiB free")])
 def test_a_real_small_dev_shm(tmp_path: Path, repository: Path, size: int, printed: str) -> None:
-    """8 MiB: a batch of 16 images of 224 pixels is 2.4 MiB, one of 448 is 9.3 MiB."""
+    """8 MiB: a batch of 16 images of 192 pixels is 1.8 MiB, one of 448 is 9.3 MiB."""
     command = (
         f'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "{sys.executable}" -c "$CODE" {tmp_path / "shards"} {size}'
     )
