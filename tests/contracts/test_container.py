@@ -42,9 +42,9 @@ def test_the_image_runs_as_a_user_and_exposes_nothing(instructions: list[tuple[s
 
 def test_every_variant_is_a_stage(instructions: list[tuple[str, str]], dev_container: dict[str, Any]) -> None:
     stages = {rest.split(" AS ")[1] for name, rest in instructions if name == "FROM" and " AS " in rest}
-    (default,) = (rest.removeprefix("VARIANT=") for name, rest in instructions if name == "ARG")
+    arguments = dict(rest.split("=") for name, rest in instructions if name == "ARG")
     assert stages == {"cpu", "cuda"}
-    assert default in stages
+    assert arguments["VARIANT"] in stages
     assert dev_container["build"]["args"]["VARIANT"] in stages
 
 

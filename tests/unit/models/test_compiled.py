@@ -17,7 +17,9 @@ def gradients(model, inputs):
 
 
 @pytest.mark.slow  # the compiler traces for half a minute
-# Dynamo makes an instance of an autograd function while it traces `Packing`, and warns of it itself.
+# Dynamo makes an instance of an autograd function while it traces `Packing`, and asks tensors for their gradient; it means to
+# hide both warnings, which does not help where warnings are errors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("padding", ["attend", "mask"])
 def test_loss_and_every_gradient_also_of_a_copy(padding):

@@ -62,9 +62,9 @@ def test_a_given_number_is_kept_and_auto_is_resolved() -> None:
 
 
 def test_auto_leaves_workers_out_that_have_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A batch of 64 images of 224 pixels is 9.7 MiB; the training holds one more than its workers."""
+    """A batch of 64 images of 224 pixels is 9.7 MiB; the training holds up to two more than its workers."""
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=40 << 20))
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=50 << 20))
     assert [shared_memory.fitting_workers(wanted, 64, 224) for wanted in (0, 2, 3, 14)] == [0, 2, 3, 3]
     assert shared_memory.fitting_prefetch(3, 1, 64, 224) == 1
     assert shared_memory.fitting_workers(14, 640, 224) == 0
