@@ -244,8 +244,8 @@ clean: ## remove caches and build products; data, models and runs stay
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean
-distclean: clean ## clean, and remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## clean, and remove .venv and the environments of other tests too
+	rm -rf $(VENV) .venv-bounded .venv-core
 
 # The stamp is written last, so an installation that was cut short is done again, and one that is complete costs nothing.
 # uv is several times faster than pip but does not read pip's configuration: where only pip knows the package index,

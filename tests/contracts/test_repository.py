@@ -5,7 +5,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ def test_locks_differ_only_by_the_overrides_and_what_torch_brings(repository: Pa
     assert all(re.match("nvidia-|cuda-", name) for name in latest.keys() ^ bounded.keys())
     for name, specifier in overrides.items():
         assert specifier.contains(latest[name])
+    (torch,) = [one for one in map(Requirement, requires("torchvision") or ()) if one.name == "torch"]
+    assert torch.specifier.contains(version("torch"))  # the override hides it
     composer = [Requirement(line) for line in requires("mosaicml") or () if "extra ==" not in line]
     assert {one.name for one in composer if not one.specifier.contains(bounded[canonicalize_name(one.name)])} == set()
 
