@@ -73,20 +73,16 @@ def check_sharded(sharding: str, clips: nn.Module, *, uses_chunks: bool = False)
             "install the locked versions, or set train.launch.sharding to none"
         )
     for module in clips.modules():
-        # The group of all other parameters. torch 2.7 has no such method, and does it anyway.
-        if (
-            isinstance(module, FSDPModule)
-            and not isinstance(module, Block)
-            and hasattr(module, "set_reshard_after_forward")
-        ):
-            module.set_reshard_after_forward(False, recurse=False)
-        # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
         if uses_chunks and isinstance(module, ClipsModel):
             # Only where `forward` does not call it: the inner call would release the parameters too early.
             register_fsdp_forward_method(module, "encode_all")
+        # Blocks are also called by other methods than `forward`; parameters must be gathered for these too.
         if isinstance(module, Block):
             for name in COMPUTING_METHODS:
                 register_fsdp_forward_method(module, name)
+        elif isinstance(module, FSDPModule) and hasattr(module, "set_reshard_after_forward"):
+            # The group of all other parameters. torch 2.7 lacks the method, and keeps it gathered anyway.
+            module.set_reshard_after_forward(False, recurse=False)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
