@@ -1,12 +1,15 @@
 """Benchmark of an optimizer step (forward, backward, AdamW), compared with the published layout built from open_clip's parts.
 
     python -m benchmarks.step [--peer open_clip] [--sizes s16 b16] [--steps 5] [--json]
+    python -m benchmarks.step --peer open_clip --turns --padding mask --steps 10
     python -m benchmarks.step --profile [--sizes s16]
     python -m benchmarks.step --sizes s16 --batch 512 --chunk 32 --steps 1
 
 S/16 at 112 pixels with batches of 32 and B/16 at 112 pixels with batches of 16, fp32, on the CPU. Captions are as long as in
 Recap-DataComp: web captions about 10 tokens, one sentence about 15, the whole synthetic caption about 60; ids are random.
-Each side runs in a separate process, so that peak memory can be measured, and the sides alternate. Ours computes the hidden
+Each side runs in a separate process, so that peak memory can be measured, one after the other. With `--turns` all sides run at the
+same time and take turns step by step, so that a machine whose speed changes is no matter; ratios are medians over the turns.
+That needs the memory of all: for B/16 give one padding. Ours computes the hidden
 layers of MLPs again in the backward pass, or keeps them (`train.launch.recompute`). `samples_per_s` is the median over the steps
 after two steps of warm-up; gradients are freed after each step, as in training. Memory is the peak of the two
 warm-up steps, in which gradients are kept, minus the memory before the model was created, parameters, gradients and AdamW's two
@@ -80,8 +83,8 @@ def batches(size: str, batch: int, pixels: int = PIXELS) -> Iterator[tuple[Any, 
         number += 1
 
 
-def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
-    """Measure one side in this process."""
+def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, Any]:
+    """Measure one side in this process, whose parent gives a line of standard input for each timed step."""
     import torch
 
     torch.manual_seed(0)
@@ -119,6 +122,9 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
     parameters = sum(p.numel() for p in model.parameters())
     seconds, first, peak = [], math.nan, 0
     for number, inputs in enumerate(batches(size, batch)):
+        if number >= _WARM_UP:
+            print(flush=True)
+            sys.stdin.readline()
         started = time.perf_counter()
         loss = loss_of(*inputs)
         loss.backward()
@@ -132,7 +138,7 @@ def measure(side: str, size: str, batch: int, steps: int, chunk: int | None) -> 
         if number == steps + _WARM_UP - 1:
             break
     return {
-        "seconds": statistics.median(seconds[_WARM_UP:]),
+        "seconds": seconds[_WARM_UP:],
         "first_loss": first,
         "parameters": parameters,
         "activation_gib": max(0, peak - before - _STATE_BYTES * parameters) / 2**30,
@@ -211,11 +217,45 @@ def _now_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _measure_in_process(side: str, size: str, batch: int, steps: int, chunk: int | None) -> dict[str, float]:
-    request = json.dumps([side, size, batch, steps, chunk])
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", request]
-    process = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+class _Side:
+    """The process of one side, which waits before each timed step; the warm-up is done when it has been made."""
+
+    def __init__(self, side: str, size: str, batch: int, steps: int, chunk: int | None) -> None:
+        request = json.dumps([side, size, batch, steps, chunk])
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", request]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._line = self._read()
+
+    def step(self) -> None:
+        """Let it make one step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._line = self._read()
+
+    def result(self) -> dict[str, Any]:
+        """Return what it has measured, after its last step."""
+        self._process.communicate()
+        found: dict[str, Any] = json.loads(self._line)
+        return found
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a side ended with {self._process.wait()}")
+        return line
+
+
+def run_sides(sides: list[str], size: str, batch: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Measure all sides once: in turns, or one after the other."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in [sides] if options.turns else [[side] for side in sides]:
+        running = {side: _Side(side, size, batch, options.steps, options.chunk) for side in group}
+        for _ in range(options.steps):
+            for process in running.values():
+                process.step()
+        found |= {side: process.result() for side, process in running.items()}
     return found
 
 
@@ -224,28 +264,35 @@ def compare_sides(size: str, options: argparse.Namespace) -> dict[str, Any]:
     batch = options.batch or BATCHES[size]
     ours = [padding + kept for padding in options.padding for kept in ("", KEPT)]
     sides = [*ours, *([options.peer] if options.peer else [])]
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(options.repeats):
-        for side in sides:
-            runs[side].append(_measure_in_process(side, size, batch, options.steps, options.chunk))
+    runs = [run_sides(sides, size, batch, options) for _ in range(options.repeats)]
+    seconds = {side: [one for run in runs for one in run[side]["seconds"]] for side in sides}
     peak = matrix_peak()
     found: dict[str, Any] = {"size": size, "batch": batch, "matrix_product_gflops": round(peak / 1e9, 1)}
     for side in sides:
-        seconds = statistics.median(run["seconds"] for run in runs[side])
+        median = statistics.median(seconds[side])
         facts = {
-            "samples_per_s": round(batch / seconds, 2),
-            "activation_gib": round(max(run["activation_gib"] for run in runs[side]), 2),
-            "peak_rss_gib": round(max(run["peak_rss_gib"] for run in runs[side]), 2),
-            "first_loss": runs[side][0]["first_loss"],
+            "samples_per_s": round(batch / median, 2),
+            "activation_gib": round(max(run[side]["activation_gib"] for run in runs), 2),
+            "peak_rss_gib": round(max(run[side]["peak_rss_gib"] for run in runs), 2),
+            "first_loss": runs[0][side]["first_loss"],
         }
         operations = required_operations(size, batch, options.steps, side)
         facts["gflop_per_sample"] = round(operations / batch / 1e9, 1)
-        facts["fraction_of_peak"] = round(operations / seconds / peak, 3)
+        facts["fraction_of_peak"] = round(operations / median / peak, 3)
         found[side] = facts
+
+    def ratio(side: str, other: str) -> float:
+        """Return how many times the samples per second of the other side this one makes."""
+        if options.turns:
+            return round(statistics.median(b / a for a, b in zip(seconds[side], seconds[other], strict=True)), 3)
+        return round(statistics.median(seconds[other]) / statistics.median(seconds[side]), 3)
+
+    for padding in options.padding:
+        found[padding + KEPT]["times_recomputed"] = ratio(padding + KEPT, padding)
     if options.peer:
         peer = found[options.peer]
         for side in ours:
-            found[side]["times_peer"] = round(found[side]["samples_per_s"] / peer["samples_per_s"], 2)
+            found[side]["times_peer"] = ratio(side, options.peer)
             found[side]["memory_of_peer"] = round(found[side]["activation_gib"] / peer["activation_gib"], 3)
         if "attend" in options.padding:
             difference = abs(found["attend"]["first_loss"] - peer["first_loss"])
@@ -266,6 +313,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, help="samples whose activations are held at a time")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each run")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--turns", action="store_true", help="all sides at the same time, each step in turn")
     parser.add_argument("--profile", action="store_true", help="where the time of one step goes")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per size")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
