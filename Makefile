@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # It names the lock that is installed. `make install LOCK=requirements-bounded.lock` chooses the other one; it stays chosen.
 STAMP := $(VENV)/.installed
-LOCK := $(or $(file <$(STAMP)),requirements.lock)
+INSTALLED := $(shell cat $(STAMP) 2>/dev/null)
+LOCK := $(or $(INSTALLED),requirements.lock)
 
 # Settings of the project, not of anybody's shell: no tool sends telemetry, and OpenMP threads sleep instead of spinning
 # while they wait (on a machine with few cores, spinning threads take the time of the loader's workers).
@@ -252,7 +253,7 @@ distclean: clean ## clean, and remove .venv and the environments of other tests 
 # pip installs the same locked set (the lock is complete, so pip need not resolve anything). Both check every hash.
 # Compiled now, because containers often forbid Python to do so later, and then every start compiles 5,000 modules.
 FORCE:
-$(STAMP): pyproject.toml $(LOCK) $(if $(filter $(LOCK),$(file <$(STAMP))),,FORCE)
+$(STAMP): pyproject.toml $(LOCK) $(if $(filter $(LOCK),$(INSTALLED)),,FORCE)
 	@if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
 	  for candidate in $$(type -aP python3.11 python3 python); do \
 	    case "$$candidate" in "$(CURDIR)/$(VENV)/"*) continue;; esac; \

@@ -39,7 +39,7 @@ def train(spec_file: Path, samples: int | None, threads: int | None, side: str) 
     history: dict[str, list[float]] = {}
     begin, epoch, done = time.perf_counter(), 0, 0
     while done < config.steps:
-        run.loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        run.loader.dataset.set_epoch(epoch)
         for batch in run.loader:
             run.model.step = done
             with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():

@@ -24,14 +24,15 @@ import math
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.step_sides import run_sides
+
 PIXELS = 112
-BATCHES = {"s16": 32, "b16": 16, "l16": 8, "tiny": 64}
+BATCHES = {"s16": 32, "b16": 16, "l16": 8, "ti16": 64}
 PADDINGS = ("mask", "attend")
 KEPT = ", hidden layers kept"
 """Second side of each padding: what `recompute: auto` does where memory allows. The first computes hidden layers again."""
@@ -217,54 +218,13 @@ def _now_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class _Side:
-    """The process of one side, which waits before each timed step; the warm-up is done when it has been made."""
-
-    def __init__(self, side: str, size: str, batch: int, steps: int, chunk: int | None) -> None:
-        request = json.dumps([side, size, batch, steps, chunk])
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step", "--measure", request]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._line = self._read()
-
-    def step(self) -> None:
-        """Let it make one step."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        self._line = self._read()
-
-    def result(self) -> dict[str, Any]:
-        """Return what it has measured, after its last step."""
-        self._process.communicate()
-        found: dict[str, Any] = json.loads(self._line)
-        return found
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a side ended with {self._process.wait()}")
-        return line
-
-
-def run_sides(sides: list[str], size: str, batch: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Measure all sides once: in turns, or one after the other."""
-    found: dict[str, dict[str, Any]] = {}
-    for group in [sides] if options.turns else [[side] for side in sides]:
-        running = {side: _Side(side, size, batch, options.steps, options.chunk) for side in group}
-        for _ in range(options.steps):
-            for process in running.values():
-                process.step()
-        found |= {side: process.result() for side, process in running.items()}
-    return found
-
-
 def compare_sides(size: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure all sides of one size."""
     batch = options.batch or BATCHES[size]
     ours = [padding + kept for padding in options.padding for kept in ("", KEPT)]
     sides = [*ours, *([options.peer] if options.peer else [])]
-    runs = [run_sides(sides, size, batch, options) for _ in range(options.repeats)]
+    requests = {side: (side, size, batch, options.steps, options.chunk) for side in sides}
+    runs = [run_sides(requests, options.steps, in_turns=options.turns) for _ in range(options.repeats)]
     seconds = {side: [one for run in runs for one in run[side]["seconds"]] for side in sides}
     peak = matrix_peak()
     found: dict[str, Any] = {"size": size, "batch": batch, "matrix_product_gflops": round(peak / 1e9, 1)}
