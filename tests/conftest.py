@@ -1,12 +1,14 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tests.kedro_project import copy_tracked
 
 from clips_pipeline.data.shards import unexpected
 from clips_pipeline.io import redact
@@ -55,6 +57,22 @@ def fixtures_dir() -> Path:
 def golden_dir(fixtures_dir: Path) -> Path:
     """Numbers computed with the authors' JAX code."""
     return fixtures_dir / "golden"
+
+
+@pytest.fixture(scope="module")
+def module_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the tests of one file, deleted after them unless one failed: a trained project takes a gigabyte."""
+    before = request.session.testsfailed
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    if request.session.testsfailed == before:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path, module_folder: Path) -> Path:
+    """Only the tracked files, as in a clone."""
+    return copy_tracked(repository, module_folder / "project")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.kedro_project import copy_tracked
 
 from clips_pipeline import formats
 from kedro_dvc_sync.project import Project
@@ -47,11 +47,7 @@ def test_dvc_yaml_is_up_to_date(repository: Path) -> None:
 def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files with a placeholder at every out, committed to DVC, in place of a run, which takes minutes."""
     copy = tmp_path_factory.mktemp("project")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (repository / name).is_file() and name.split("/")[0] in (".dvc", ".dvcignore", "conf", "dvc.yaml", "src"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, copy / name)
+    copy_tracked(repository, copy, lambda name: name.split("/")[0] in (".dvc", ".dvcignore", "conf", "dvc.yaml", "src"))
     for stage in yaml.safe_load((copy / "dvc.yaml").read_text())["stages"].values():
         for out in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
             path = copy / (next(iter(out)) if isinstance(out, dict) else out)

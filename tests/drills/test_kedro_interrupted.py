@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from tests.integration.test_pipelines import client, kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import client, kedro
 from tests.servers import wait_for
 
 from clips_pipeline.training.events.event_log import read_all

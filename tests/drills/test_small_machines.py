@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.test_pipelines import client
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import client
 from tests.servers import wait_for
 
 pytestmark = [

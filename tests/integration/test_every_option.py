@@ -12,8 +12,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.integration.test_pipelines import kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import kedro
 
 from clips_pipeline import load
 from clips_pipeline.config import flatten

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.integration.test_pipelines import client, kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import client, kedro
 
 pytestmark = [
     pytest.mark.slow,

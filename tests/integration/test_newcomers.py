@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.kedro_project import copy_tracked
 
 FOLDER = (
     "--params=prepare.source.kind=folder,prepare.source.folder.images={0}/pictures,prepare.source.folder.captions={0}/"
@@ -71,16 +72,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.fixture(scope="module")
-def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
+def project(repository: Path, module_folder: Path) -> Path:
+    folder = module_folder / "project"
+    folder.mkdir()
     for name in ("conf", "data", "mlruns", "pyproject.toml", ".telemetry", "Makefile", ".ci"):
         if (repository / name).is_dir():
             (folder / name).mkdir(exist_ok=True)
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if not name.startswith(("docs/", "tests/", "notebooks/")) and (repository / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, folder / name)
+    copy_tracked(repository, folder, lambda name: not name.startswith(("docs/", "tests/", "notebooks/")))
     (folder / "conf" / "tabs").mkdir()
     (folder / "conf" / "tabs" / "parameters.yml").write_text("train:\n\tsamples: 3\n")
     return folder

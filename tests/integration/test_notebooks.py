@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.kedro_project import copy_tracked
 
 SHORTER = {
     '"train": 4096': '"train": 128',
@@ -43,11 +43,7 @@ def outputs(notebook: Any) -> list[Any]:
 @pytest.mark.slow
 def test_every_cell_runs_without_warnings(repository: Path, executor: ModuleType, tmp_path: Path) -> None:
     project = tmp_path / "project"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (repository / name).is_file() and not name.startswith(("docs/", "tests/")):
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, project / name)
+    copy_tracked(repository, project, lambda name: not name.startswith(("docs/", "tests/")))
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     subprocess.run(["git", "add", "-A"], cwd=project, check=True)
     first = project / "notebooks" / f"{executor.NAMES[0]}.ipynb"

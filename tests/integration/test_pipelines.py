@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import optuna
 import pytest
 import yaml
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
+from tests.kedro_project import client, kedro
 from tests.unit.interop.published import save_published
 
 import clips_pipeline
@@ -25,31 +24,6 @@ pytestmark = [
     # MLflow uses SQLAlchemy in a way that the locked version deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Only the tracked files, as in a clone."""
-    copy = tmp_path_factory.mktemp("project")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (repository / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, copy / name)
-    return copy
-
-
-def kedro(project: Path, *arguments: str, command: str = "run") -> str:
-    """Run `kedro run`, or another command, and return its output."""
-    environment = {**os.environ, "COLUMNS": "240", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    line = [sys.executable, "-m", "kedro", command, *arguments]
-    done = subprocess.run(line, cwd=project, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def client(project: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
 
 
 def children(project: Path) -> list[Run]:

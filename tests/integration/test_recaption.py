@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.integration.test_pipelines import kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import kedro
 
 from clips_pipeline.data.shards.reader import eval_samples
 

@@ -20,7 +20,6 @@ import yaml
 from ruamel.yaml import YAML
 from tests import recaption_replicas as replicas
 from tests.hub_server import HubServer, hub_server
-from tests.integration.test_pipelines import project as project
 from tests.servers import S3Server, s3_server
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.kedro_project import copy_tracked
 from tests.servers import HttpServer, S3Server, http_server, postgresql_server, s3_server
 
 from clips_pipeline.data.prepare.run import prepare
@@ -107,11 +108,9 @@ def servers(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def planted(
-    repository: Path, servers: tuple[S3Server, HttpServer, str], tmp_path_factory: pytest.TempPathFactory
-) -> Planted:
+def planted(repository: Path, servers: tuple[S3Server, HttpServer, str], module_folder: Path) -> Planted:
     s3, http, url = servers
-    root = tmp_path_factory.mktemp("planted")
+    root = module_folder
     for folder in ("project", "home", "tmp"):
         (root / folder).mkdir()
     psycopg = pytest.importorskip("psycopg")
@@ -130,11 +129,7 @@ def planted(
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     found = Planted(root, environment, (url, studies))
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (repository / name).is_file() and not name.startswith(("tests/", "docs/")):
-            (found.project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, found.project / name)
+    copy_tracked(repository, found.project, lambda name: not name.startswith(("tests/", "docs/")))
     found.write("conf/planted/globals.yml", {"data_root": "data/planted", "results_root": "data/planted"})
     parameters = yaml.safe_load((repository / "conf/smoke/parameters.yml").read_text())
     parameters["prepare"]["source"] = {

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.hub_server import TOKEN, HubServer, hub_server
-from tests.integration.test_pipelines import kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import kedro
 from tests.unit.data.sources.test_join_tables import LONG, write_cc3m_wds, write_dreamlip
 from tests.unit.data.sources.test_parquet import CAPTION, write_recap
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 from tests import suite_replicas as replicas
-from tests.integration.test_pipelines import client, kedro
-from tests.integration.test_pipelines import project as project
+from tests.kedro_project import client, kedro
 from tests.small_model import small_model
 from tests.unit.evaluation.metrics.peer_model import save_peer
 

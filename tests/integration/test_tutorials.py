@@ -24,7 +24,6 @@ from docs.tools import screenshots
 from PIL import Image
 from tests import recaption_replicas as replicas
 from tests.hub_server import HubServer, hub_server
-from tests.integration.test_pipelines import project as project
 from tests.integration.test_reproduce import read_yaml, write_yaml
 
 pytestmark = pytest.mark.slow

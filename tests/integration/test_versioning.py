@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from tests.kedro_project import copy_tracked
 from tests.servers import s3_server
 
 pytestmark = [
@@ -50,17 +51,12 @@ def versions(project: Path) -> dict[int, Any]:
 
 
 @pytest.fixture(scope="module")
-def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(repository: Path, module_folder: Path) -> Path:
     """A separate repository with stages for the smoke environment, and three versions:
 
     1 from a commit; 2 with a command-line parameter and uncommitted changes; 3 by `dvc repro`.
     """
-    copy = tmp_path_factory.mktemp("project")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True, text=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        if (repository / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, copy / name)
+    copy = copy_tracked(repository, module_folder / "project")
     run(copy, "git", "init", "-q", "-b", "main")
     run(copy, "kedro", "dvc", "sync", "--env", "smoke")
     run(copy, "kedro", "dvc", "check")
