@@ -17,7 +17,7 @@ def main(rank: int, ranks: int, store: str, output: str) -> None:
     os.sched_setaffinity(0, {first} if rank == 0 else {first, second})
     join(rank, ranks, store)
 
-    from clips_pipeline.training.loader_workers import own_cores
+    from clips_pipeline.training.machine.cores import own_cores
 
     Path(output).write_text(json.dumps(own_cores()))
     dist.barrier()

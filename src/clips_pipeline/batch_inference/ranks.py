@@ -1,7 +1,6 @@
 """N processes with a copy of the model each, which share the parts of the work; and its estimated cost."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from joblib import cpu_count
 
 from clips_pipeline.batch_inference.inputs import Item
 from clips_pipeline.batch_inference.parts import ImageReader, Part
@@ -113,7 +113,7 @@ def run_rank(job: RankJob) -> None:
     """Do the parts of one process."""
     device = device_of_rank(job.device, job.rank)
     if job.ranks > 1 and device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
+        torch.set_num_threads(max(1, cpu_count() // job.ranks))
     embedder = open_model(job.work.model, device, job.work.batch_size)
     for part in job.parts:
         if not part.is_done:

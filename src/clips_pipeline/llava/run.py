@@ -2,11 +2,12 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from joblib import cpu_count
 
 from clips_pipeline.config import ConfigError, digest_mapping
 from clips_pipeline.data.scenes.source import ScenesConfig
@@ -132,7 +133,7 @@ def run_probes(
     """
     require_transformers()
     jobs = plan_probes(towers, setup, folder)
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu_count()
     parallel = min(setup.config.parallel_runs or cores, len(jobs))
     waiting = []
     for job in jobs:

@@ -159,7 +159,7 @@ class LaunchConfig:
             loader. The same changes are drawn; pixels differ by at most 1 of 255.
         background_checkpoints: whether steps go on while a checkpoint is written, which needs memory for a copy of weights and
             optimizer state on rank 0; false: the step waits.
-        threads: torch threads of each rank; None divides the cores evenly.
+        threads: torch threads of each rank; None: as many as it has cores for itself.
         stall_warning_s: seconds of waiting for one batch after which to warn.
         on_change: what to do if parameters or data differ from those of an unfinished training: "refuse", or "restart" in
             another run folder.

@@ -4,7 +4,6 @@ Reads one JSON object from standard input (`train`, `vocab_size`, `rows`) and wr
 """
 
 import json
-import os
 import resource
 import sys
 import time
@@ -14,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from clips_pipeline.config import from_mapping
 from clips_pipeline.io.free_memory import free_memory
@@ -27,7 +27,7 @@ from clips_pipeline.models.rows.layout import step_layout
 from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.estimate import samples_at_once
-from clips_pipeline.training.hidden_layers import keeps_hidden_layers
+from clips_pipeline.training.machine.hidden_layers import keeps_hidden_layers
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import fragment_lengths, model_config
 
@@ -61,7 +61,7 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
     resolved = model_config(config, vocab_size)
     on_gpu = config.launch.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     torch.set_num_threads(config.launch.threads or max(1, cores // (1 if on_gpu else config.launch.processes)))
     captions = config.captions
     fragments = fragment_lengths(config)

@@ -37,8 +37,9 @@ from clips_pipeline.training.callbacks.moving_average import EMA
 from clips_pipeline.training.communication import feature_dtype
 from clips_pipeline.training.composer_model import ComposerClips
 from clips_pipeline.training.events.event_log import EventWriter
-from clips_pipeline.training.hidden_layers import keeps_hidden_layers
-from clips_pipeline.training.loader_workers import resolve_workers
+from clips_pipeline.training.machine.cores import threads_of_rank
+from clips_pipeline.training.machine.hidden_layers import keeps_hidden_layers
+from clips_pipeline.training.machine.loader_workers import resolve_workers
 from clips_pipeline.training.optimizer import make_optimizer
 from clips_pipeline.training.resolve import check_captioners, image_config, model_config
 from clips_pipeline.training.resume import run_folder
@@ -65,12 +66,12 @@ class TrainingRun:
         config = spec.train
         self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
         self.world_size = dist.get_world_size()
-        torch.set_num_threads(config.launch.threads or max(1, (os.cpu_count() or 1) // dist.get_local_world_size()))
         self.index = load_index(Path(spec.shards))
         self.timeout_s = _collective_timeout_s(spec, self.index)
         if self.world_size > 1:
             # With a process group of one rank, Composer would run several all-reduces in every step.
             dist.initialize_dist(get_device(self.device), self.timeout_s)
+        torch.set_num_threads(config.launch.threads or threads_of_rank())
         torch.manual_seed(config.seed)
         self.tokenizer: Tokenizer = load_tokenizer(Path(spec.tokenizer))
         self.images: ImageConfig = image_config(config)

@@ -6,7 +6,6 @@ into its memory. A table that is copied is not read again after a kill.
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
@@ -147,7 +147,7 @@ def duckdb_configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
     return {
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spilled"),
-        "threads": min(_MAX_THREADS, os.cpu_count() or 1),
+        "threads": min(_MAX_THREADS, cpu_count()),
         # Everything it needs is built in; nothing is fetched.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

@@ -5,7 +5,6 @@ released when its process ends, even if it is killed, so several machines with o
 """
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.executor import map_jobs
@@ -215,7 +215,7 @@ def run_rank(job: SuiteRank) -> None:
     """Compute results until all exist; wait for those that other processes hold."""
     device = device_of_rank(job.device, job.rank)
     if job.ranks > 1 and device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.ranks))
+        torch.set_num_threads(max(1, cpu_count() // job.ranks))
     while not job.is_done:
         if not any(_try_task(job, task, device) for task in job.tasks if not task.is_done):
             time.sleep(_WAIT_S)
@@ -234,7 +234,7 @@ def _try_task(job: SuiteRank, task: Task, device: torch.device) -> bool:
 def _run_task(job: SuiteRank, task: Task, device: torch.device) -> None:
     opened = reopen(task.set_name, task.config, job.storage)
     # A GPU waits for images; on a CPU the towers use all cores themselves.
-    threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // job.ranks)) if device.type == "cuda" else 1
+    threads = max(1, min(_MOST_THREADS, cpu_count() // job.ranks)) if device.type == "cuda" else 1
     embedder = open_embedder(task.model, device, job.batch_size, job.precision, threads)
     model = task.model.digest if job.precision == FP32 else f"{task.model.digest} {job.precision}"
     cache = EmbeddingCache(job.cache, model, device.type, opened.identity)

@@ -1,38 +1,17 @@
 """`train.launch.loader_workers: auto`: as many loader workers as the images call for and the cores of this rank allow."""
 
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
-
-from composer.utils import dist
 
 from clips_pipeline.data.loading.shared_memory import fitting_workers
 from clips_pipeline.data.shards.index import ShardEntry
+from clips_pipeline.training.machine.cores import own_cores
 
 SMALL_SAMPLE_BYTES = 16_384
 """Mean bytes of a sample in its shard, up to which its image is small: those of the embedded data have 5,700, photos 80,000."""
 MOST_WORKERS = 14
 """A worker makes about 350 samples a second of photos, and no GPU is predicted to train more than 5,000."""
 MOST_WORKERS_OF_SMALL_IMAGES = 2
-
-
-def cores_of_rank(mine: Collection[int], on_machine: Sequence[Collection[int]]) -> float:
-    """Return how many cores this rank has for itself: a core that k ranks may use counts as 1 / k of a core.
-
-    So it does not matter whether the starter has given each rank cores of its own, or all ranks may use all cores.
-
-    Args:
-        mine: cores that this rank may use.
-        on_machine: the same of each rank on this machine, this one included.
-    """
-    return sum(1 / sum(core in cores for cores in on_machine) for core in mine)
-
-
-def own_cores() -> float:
-    """Return `cores_of_rank` of this rank. A collective operation: every rank must call it."""
-    machine, mine = dist.get_node_rank(), os.sched_getaffinity(0)
-    found: list[tuple[int, set[int]]] = dist.all_gather_object((machine, mine))
-    return cores_of_rank(mine, [cores for other, cores in found if other == machine])
 
 
 def choose_workers(cores: float, sample_bytes: float, *, on_gpu: bool) -> int:

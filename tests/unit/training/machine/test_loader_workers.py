@@ -1,34 +1,18 @@
 """`train.launch.loader_workers: auto`."""
 
-import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.distributed.ranks import run_ranks
 
 from clips_pipeline.config import ConfigError, from_mapping
 from clips_pipeline.data.loading import shared_memory
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.training.config import LaunchConfig
-from clips_pipeline.training.loader_workers import choose_workers, cores_of_rank, resolve_workers
+from clips_pipeline.training.machine.loader_workers import choose_workers, resolve_workers
 
 PHOTOS, SMALL = ([ShardEntry(f"{size}.tar", 10, 10 * size, "0" * 64, "0" * 64)] for size in (80_000, 5_700))
-
-
-@pytest.mark.parametrize(
-    ("mine", "others", "cores"),
-    [
-        (range(8), [], 8),
-        (range(8), [range(8)] * 3, 2),  # all ranks may use all cores
-        (range(2), [range(2, 4), range(4, 8)], 2),  # each has cores of its own
-        (range(4), [range(2, 6)], 3),  # two of them are shared
-        (range(3), [range(3)] * 2, 1),
-    ],
-)
-def test_a_shared_core_is_shared_evenly(mine: range, others: list[range], cores: float) -> None:
-    assert cores_of_rank(mine, [mine, *others]) == pytest.approx(cores)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +52,6 @@ def test_auto_leaves_workers_out_that_have_no_room(monkeypatch: pytest.MonkeyPat
     assert [shared_memory.fitting_workers(wanted, 64, 224) for wanted in (0, 2, 3, 14)] == [0, 2, 3, 3]
     assert shared_memory.fitting_prefetch(3, 1, 64, 224) == 1
     assert shared_memory.fitting_workers(14, 640, 224) == 0
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_ranks_of_a_machine_share_its_cores(tmp_path: Path) -> None:
-    worker = Path(__file__).parents[2] / "distributed" / "cores_worker.py"
-    run_ranks(worker, 2, tmp_path / "store", tmp_path / "{rank}.json")
-    # Rank 0 may use one core, rank 1 this and another one.
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [0.5, 1.5]
 
 
 @pytest.mark.parametrize("value", ["many", "3", -1, 1025, 1.5, True, None])

@@ -1,23 +1,19 @@
 """Hidden layers are kept where memory allows, and change nothing but time and memory."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from tests import naive
 
 from clips_pipeline.config import from_mapping
-from clips_pipeline.io.free_memory import free_memory
 from clips_pipeline.losses.total import clips_loss
 from clips_pipeline.models.blocks import keep_hidden_layers
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.sizes import SIZES
-from clips_pipeline.training import hidden_layers
 from clips_pipeline.training.config import TrainConfig
-from clips_pipeline.training.hidden_layers import hidden_bytes, keeps_hidden_layers
+from clips_pipeline.training.machine import hidden_layers
+from clips_pipeline.training.machine.hidden_layers import hidden_bytes, keeps_hidden_layers
 
 
 def config_of(**launch: Any) -> TrainConfig:
@@ -88,24 +84,3 @@ def test_they_are_kept_where_memory_allows(
     config, size = config_of(**launch), SIZES["tiny"]
     monkeypatch.setattr(hidden_layers, "free_memory", lambda: 4 * 64 * hidden_bytes(config, size))
     assert keeps_hidden_layers(config, size, 64, ranks_here=ranks, on_gpu=on_gpu) == kept
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 10_000),
-        ({"memory.max": "max", "memory.current": "70"}, 10_000),
-        ({"memory.max": "5000\n", "memory.current": "70\n"}, 4_930),
-        ({"memory.max": "50", "memory.current": "70"}, 0),
-        ({"memory/memory.limit_in_bytes": "6000", "memory/memory.usage_in_bytes": "1000"}, 5_000),
-        ({"memory.max": "90000", "memory.current": "70"}, 10_000),
-    ],
-)
-def test_free_memory_knows_the_limit_of_a_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
-) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert free_memory(tmp_path) == expected
