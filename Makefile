@@ -85,7 +85,8 @@ repro: $(STAMP) ## the same work as pretrain, by DVC: only stages whose inputs c
 ##@ Look
 # The variable silences an announcement of the theme's successor; pyproject.toml says how long the theme is maintained.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
-STUDY := data/07_model_output/search/study.db
+RESULTS = $(or $(if $(ENV),$(shell sed -n 's/^results_root: *//p' $(wildcard conf/$(ENV)/globals.yml) /dev/null)),data)
+STUDY = $(RESULTS)/07_model_output/search/study.db
 
 .PHONY: viz
 viz: $(STAMP) ## the graph in a browser, with previews of results and the state of the last run (Kedro-Viz) [ENV=...] [PORT=4141]
@@ -98,8 +99,8 @@ mlflow-ui: $(STAMP) ## runs, curves and registered models in a browser (MLflow) 
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --host $(LOOPBACK) --port $(or $(PORT),5000)
 
 .PHONY: dashboard
-dashboard: $(STAMP) ## the Optuna study in a browser, after `make search` [PORT=8080]
-	@test -f $(STUDY) || { echo "no study at $(STUDY) yet: run \`make search\` first" >&2; exit 1; }
+dashboard: $(STAMP) ## the Optuna study in a browser, after `make search` [ENV=...] [PORT=8080]
+	@test -f $(STUDY) || { echo "no study at $(STUDY) yet: run \`make search$(if $(ENV), ENV=$(ENV))\` first" >&2; exit 1; }
 	$(call address,the Optuna dashboard,8080)
 	$(BIN)/optuna-dashboard sqlite:///$(STUDY) --host $(LOOPBACK) --port $(or $(PORT),8080)
 

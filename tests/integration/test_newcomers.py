@@ -68,6 +68,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("make", "--assume-old=.venv/.installed", "dashboard"),
         "no study at data/07_model_output/search/study.db yet: run `make search` first",
     ),
+    "the dashboard of an environment before its search": (
+        ("make", "--assume-old=.venv/.installed", "dashboard", "ENV=photos"),
+        "no study at data/photos/07_model_output/search/study.db yet: run `make search ENV=photos` first",
+    ),
 }
 
 
