@@ -56,7 +56,7 @@ help: ## print this list
 doctor: ## check this machine and say what to do: Python, compiler, disk, memory, GPU, package index, ports
 	@for python in $$(type -P python3.11 python3 python); do \
 	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || continue; \
-	  exec "$$python" .ci/doctor.py; \
+	  exec "$$python" -B .ci/doctor; \
 	done; \
 	echo "error  python           none from 3.8 on PATH: install Python 3.11 with venv (Debian and Ubuntu: python3.11 python3.11-venv)"; \
 	exit 1

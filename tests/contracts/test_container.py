@@ -70,7 +70,7 @@ def test_the_dev_container_fits_the_image(
     assert f"target={workdir}/.venv," in dev_container["mounts"][0]
     users = [rest for name, rest in instructions if name == "RUN" and "useradd" in rest]
     assert re.search(rf"--uid 1000 {dev_container['remoteUser']}\b", users[0])
-    doctor = (repository / ".ci" / "doctor.py").read_text()
-    ports = re.search(r"^PORTS = (.*)$", doctor, re.MULTILINE)
+    space = (repository / ".ci" / "doctor" / "space.py").read_text()
+    ports = re.search(r"^PORTS = (.*)$", space, re.MULTILINE)
     assert ports is not None
     assert set(dev_container["forwardPorts"]) == {int(port) for port in re.findall(r"\((\d+),", ports[1])}

@@ -47,9 +47,8 @@ def busy_port() -> Iterator[int]:
 def clone(repository: Path, tmp_path: Path) -> Path:
     """A checkout without `.venv`."""
     folder = tmp_path / "clone"
-    (folder / ".ci").mkdir(parents=True)
-    for name in (".ci/doctor.py", ".ci/address.py", "Makefile"):
-        shutil.copy2(repository / name, folder / name)
+    shutil.copytree(repository / ".ci", folder / ".ci")
+    shutil.copy2(repository / "Makefile", folder / "Makefile")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     return folder
 
@@ -58,7 +57,7 @@ def doctor(clone: Path, index: str, *arguments: str, **environment: str) -> tupl
     """Run the check and return its exit code and its lines by what they check."""
     unset = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     done = subprocess.run(
-        [sys.executable, ".ci/doctor.py", *arguments],
+        [sys.executable, "-B", ".ci/doctor", *arguments],
         cwd=clone,
         env={**unset, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index, **environment},
         capture_output=True,
@@ -111,7 +110,7 @@ def test_a_small_disk_and_no_index(clone: Path, tmp_path: Path) -> None:
 def test_a_long_tmpdir_another_encoding_and_few_files(clone: Path, index: str, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 80)
     long.mkdir()
-    limited = f"ulimit -n 256; exec {sys.executable} .ci/doctor.py --needs-gb 0.001"
+    limited = f"ulimit -n 256; exec {sys.executable} -B .ci/doctor --needs-gb 0.001"
     done = subprocess.run(
         ["bash", "-c", limited],
         cwd=clone,
@@ -128,9 +127,9 @@ def test_a_long_tmpdir_another_encoding_and_few_files(clone: Path, index: str, t
 
 
 def test_busy_ports_are_warnings(clone: Path, index: str, busy_port: int) -> None:
-    doctored = (clone / ".ci" / "doctor.py").read_text()
+    space = clone / ".ci" / "doctor" / "space.py"
     # The real ports may be used on the machine of this test.
-    (clone / ".ci" / "doctor.py").write_text(doctored.replace("(5000, ", f"({busy_port}, "))
+    space.write_text(space.read_text().replace("(5000, ", f"({busy_port}, "))
     code, lines = doctor(clone, index, "--needs-gb", "0.001")
     assert code == 0
     line = lines[f"port {busy_port}"]
@@ -161,7 +160,10 @@ def test_make_doctor_without_any_python_says_so(clone: Path, bare_path: str) -> 
 
 
 def test_it_reads_as_python_3_8(repository: Path) -> None:
-    ast.parse((repository / ".ci" / "doctor.py").read_text(), feature_version=(3, 8))
+    files = sorted((repository / ".ci" / "doctor").glob("*.py"))
+    assert len(files) > 3
+    for file in files:
+        ast.parse(file.read_text(), feature_version=(3, 8))
 
 
 def test_an_interface_prints_its_address_or_who_has_the_port(repository: Path, busy_port: int) -> None:
