@@ -244,6 +244,12 @@ def test_no_line_of_prose_is_too_long(repository: Path) -> None:
     assert long == []
 
 
+def test_the_documented_layers_are_those_that_are_checked(repository: Path) -> None:
+    contracts = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = "\n".join(contracts[0]["layers"]).replace(" : ", " · ")
+    assert f"```text\n{layers}\n```" in (repository / "docs/explanation/architecture.md").read_text()
+
+
 def test_telemetry_is_off_in_committed_files(repository: Path) -> None:
     assert yaml.safe_load((repository / ".telemetry").read_text()) == {"consent": False}
     dvc = (repository / ".dvc" / "config").read_text()
