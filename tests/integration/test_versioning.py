@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow.tracking import MlflowClient
-from tests.kedro_project import copy_tracked
+from tests.kedro_project import client, copy_tracked
 from tests.servers import s3_server
 
 pytestmark = [
@@ -46,7 +45,7 @@ def is_clean(folder: Path) -> bool:
 
 
 def versions(project: Path) -> dict[int, Any]:
-    found = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}").search_model_versions("name = 'clips-smoke'")
+    found = client(project).search_model_versions("name = 'clips-smoke'")
     return {int(version.version): version for version in found}
 
 
@@ -109,14 +108,14 @@ def test_versions_have_their_lineage(project: Path) -> None:
     text = run(project, "kedro", "lineage", "show", "3", "--env", "smoke")
     assert f"commit       {found[3].tags['git.commit']}" in text
     assert "train.samples = 128" in text
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    mlflow = client(project)
     for version in found.values():
-        model_run = client.get_run(version.run_id)
+        model_run = mlflow.get_run(version.run_id)
         assert model_run.data.tags["git.commit"] == version.tags["git.commit"]
         assert model_run.data.tags["data.data/smoke/03_primary/shards"].endswith(".dir")
         assert model_run.data.params["train.seed"] == ("7" if version.version == 2 else "0")
     # With `dvc repro` too, a run's name has the pipeline, the environment and the method.
-    assert client.get_run(found[3].run_id).info.run_name == "train smoke clips"
+    assert mlflow.get_run(found[3].run_id).info.run_name == "train smoke clips"
 
 
 def test_a_registered_version_is_exported_with_its_card(project: Path) -> None:
@@ -146,8 +145,8 @@ def test_results_of_another_model_go_to_their_own_folder(project: Path) -> None:
     assert sorted(path.name for path in own.iterdir()) == ["evaluation.html", "metrics.json", "retrieval_ranks.png"]
     assert (own / "metrics.json").read_bytes() == (project.parent / "metrics-1.json").read_bytes()
     assert (project / "data/smoke/07_model_output" / folder / "retrieval_per_item.csv").is_file()
-    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
-    (latest,) = client.search_runs([client.get_experiment_by_name("clips").experiment_id], max_results=1)
+    mlflow = client(project)
+    (latest,) = mlflow.search_runs([mlflow.get_experiment_by_name("clips").experiment_id], max_results=1)
     assert latest.info.run_name == "evaluate smoke scenes"
     assert not [tag for tag in latest.data.tags if tag.startswith("data.")]
     # The results of the trained model can still be registered.

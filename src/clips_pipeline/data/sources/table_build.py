@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
 from clips_pipeline.config import ConfigError
@@ -144,6 +143,8 @@ def duckdb_configuration(memory_mib: int, folder: Path) -> dict[str, Any]:
         memory_mib: memory in MiB.
         folder: folder for what does not fit into it.
     """
+    from joblib import cpu_count  # every start of Kedro imports this module
+
     return {
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spilled"),
