@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.distributed.ranks import join
+from tests.distributed.ranks import process_group
 from tests.golden_weights import GOLDEN_CONFIG
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -22,14 +22,12 @@ from clips_pipeline.training.config import LaunchConfig
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
     """Compute everything of the input file and write the results."""
-    join(rank, ranks, store)
-    saved = torch.load(source, weights_only=True)
-    results = {"gather": run_gather(rank, saved["rows"], saved["gradients"])}
-    for name, (wrapping, communication) in saved["cases"].items():
-        results[name] = run_model(rank, ranks, wrapping, communication, saved)
-    torch.save(results, target)
-    dist.barrier()
-    dist.destroy_process_group()
+    with process_group(rank, ranks, store):
+        saved = torch.load(source, weights_only=True)
+        results = {"gather": run_gather(rank, saved["rows"], saved["gradients"])}
+        for name, (wrapping, communication) in saved["cases"].items():
+            results[name] = run_model(rank, ranks, wrapping, communication, saved)
+        torch.save(results, target)
 
 
 def run_gather(rank: int, rows_XBE: list[Tensor], gradients_XGE: list[Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
-from tests.distributed.ranks import join
+from tests.distributed.ranks import process_group
 
 
 def main(rank: int, ranks: int, store: str, output: str) -> None:
@@ -15,13 +14,10 @@ def main(rank: int, ranks: int, store: str, output: str) -> None:
     os.environ.update({name: str(value) for name, value in world.items()})
     first, second, *_ = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {first} if rank == 0 else {first, second})
-    join(rank, ranks, store)
+    with process_group(rank, ranks, store):
+        from clips_pipeline.training.machine.cores import own_cores
 
-    from clips_pipeline.training.machine.cores import own_cores
-
-    Path(output).write_text(json.dumps(own_cores()))
-    dist.barrier()
-    dist.destroy_process_group()
+        Path(output).write_text(json.dumps(own_cores()))
 
 
 if __name__ == "__main__":

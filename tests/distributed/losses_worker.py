@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.distributed.ranks import join
+from tests.distributed.ranks import process_group
 from tests.golden_weights import GOLDEN_CONFIG
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -19,11 +19,9 @@ from clips_pipeline.models.grad_cache import forward_in_chunks
 
 def main(rank: int, ranks: int, store: str, source: str, target: str) -> None:
     """Compute every case of the input file and write the results."""
-    join(rank, ranks, store)
-    cases = torch.load(source, weights_only=True)
-    torch.save({name: run_case(rank, ranks, case) for name, case in cases.items()}, target)
-    dist.barrier()
-    dist.destroy_process_group()
+    with process_group(rank, ranks, store):
+        cases = torch.load(source, weights_only=True)
+        torch.save({name: run_case(rank, ranks, case) for name, case in cases.items()}, target)
 
 
 def run_case(rank: int, ranks: int, saved: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-from tests.distributed.ranks import join
+from tests.distributed.ranks import process_group
 from tests.unit.data.samples import LengthReader
 
 
@@ -19,11 +18,11 @@ def main(rank: int, ranks: int, store: str, folder: str, machines: int, output: 
     local = ranks // machines
     world = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
     os.environ.update({name: str(value) for name, value in world.items()})
-    join(rank, ranks, store)
-    found = {case.name: open_shards(case / str(rank // local), rank, ranks) for case in sorted(Path(folder).iterdir())}
-    Path(output).write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
+    with process_group(rank, ranks, store):
+        found = {
+            case.name: open_shards(case / str(rank // local), rank, ranks) for case in sorted(Path(folder).iterdir())
+        }
+        Path(output).write_text(json.dumps(found))
 
 
 def open_shards(folder: Path, rank: int, ranks: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.distributed.ranks import join
+from tests.distributed.ranks import process_group
 
 from clips_pipeline.data.images.transforms import ImageConfig
 from clips_pipeline.evaluation.inference import training_retrieval
@@ -41,10 +41,11 @@ def run_case(case: dict[str, Any], shards: str, model_folder: str, group: dist.P
 
 def main(rank: int, ranks: int, store: str, cases: str, shards: str, model_folder: str, target: str) -> None:
     """Run all cases and write the results."""
-    join(rank, ranks, store)
-    found = {name: run_case(case, shards, model_folder, dist.group.WORLD) for name, case in json.loads(cases).items()}
-    torch.save(found, target)
-    dist.destroy_process_group()
+    with process_group(rank, ranks, store):
+        found = {
+            name: run_case(case, shards, model_folder, dist.group.WORLD) for name, case in json.loads(cases).items()
+        }
+        torch.save(found, target)
 
 
 if __name__ == "__main__":
