@@ -120,7 +120,7 @@ screenshots: $(STAMP) ## the pictures of docs/images, in a real browser, from th
 
 ##@ Checks
 .PHONY: check
-check: lint types layers stages test drill test-bounded ## everything that CI runs
+check: lint types layers stages test drill test-bounded test-core-latest ## everything that CI runs
 
 .PHONY: lint
 lint: $(STAMP) ## format and style (ruff), spelling (codespell), prose (proselint), Dockerfile (hadolint), changing nothing
@@ -155,11 +155,13 @@ hooks: $(STAMP) ## run lint, types and layers before every commit (pre-commit)
 test-bounded: ## the tests with torch 2.7 and CUDA 12.6, within Composer's bounds, in an environment of its own (6 GB)
 	$(MAKE) --no-print-directory test VENV=.venv-bounded LOCK=requirements-bounded.lock
 
-# Without Composer. torch comes with its GPU libraries: 6 GB.
-CORE := .venv-core/$(notdir $(or $(PYTHON),python3))
+# Without Composer. torch comes with its GPU libraries: 6 GB. The newest Python that runs; pyenv has some on PATH that do not.
+NEWEST_PYTHON = $(or $(PYTHON),$(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip' 2>/dev/null && echo $$python && break; done))
+CORE = .venv-core/$(notdir $(NEWEST_PYTHON))
 .PHONY: test-core-latest
 test-core-latest: ## models, losses, text and data on the newest torch, in an environment of its own [PYTHON=python3.13]
-	$(or $(PYTHON),python3) -m venv $(CORE)
+	$(NEWEST_PYTHON) -m venv $(CORE)
 	$(CORE)/bin/pip install --quiet --upgrade pip
 	$(CORE)/bin/pip install --quiet --upgrade --group core
 	$(CORE)/bin/pip install --quiet --no-deps --ignore-requires-python --editable .
