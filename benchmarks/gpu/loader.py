@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.gpu.setup import Case, Inputs, device, optimizer_of, ours, synchronize, take_step
+from benchmarks.gpu.setup import Case, Inputs, attempt, device, fitting, optimizer_of, ours, synchronize, take_step
 from benchmarks.step import batches
 from clips_pipeline.data.images.transforms import ImageConfig, normalize, train_pixels
 from clips_pipeline.models.rows.layout import StepLayout, step_layout
@@ -49,8 +49,8 @@ class Images(Dataset[tuple[Tensor, tuple[Tensor, ...], StepLayout]]):
 
 
 def measure(*, smoke: bool) -> Iterator[dict[str, Any]]:
-    """Yield one line per number of workers, then one with the share of a step that waits."""
-    case = SMOKE if smoke else CASE
+    """Yield one line per number of workers, then the share of a step that waits, with the model compiled and not."""
+    case = SMOKE if smoke else fitting(CASE)
     files = [_jpeg(seed) for seed in range(4 if smoke else 64)]
     for workers in (1,) if smoke else (1, 4, 8, 14):
         loader = _loader(case, files, workers, count=2 if smoke else 2 * workers)
@@ -61,7 +61,9 @@ def measure(*, smoke: bool) -> Iterator[dict[str, Any]]:
             else:
                 images += len(pixels)
         yield {"workers": workers, "cores": os.cpu_count(), "images_per_s": images / (time.perf_counter() - began)}
-    yield _together(case, files, 1 if smoke else 14, steps=2 if smoke else 20, compiled=not smoke)
+    for compiled in (False,) if smoke else (True, False):
+        run = partial(_together, case, files, 1 if smoke else 14, steps=2 if smoke else 20, compiled=compiled)
+        yield {"case": case.name, "compiled": compiled, **attempt(run)}
 
 
 def _loader(case: Case, files: list[bytes], workers: int, count: int) -> DataLoader[Any]:
@@ -96,7 +98,6 @@ def _together(case: Case, files: list[bytes], workers: int, steps: int, *, compi
     synchronize()
     seconds = time.perf_counter() - began
     return {
-        "case": case.name,
         "workers": workers,
         "samples_per_s": steps * case.batch / seconds,
         "waiting_share": waited / seconds,

@@ -1,8 +1,9 @@
 """What the parts share: cases, models, batches, one optimizer step, and how it is timed."""
 
-import contextlib
+import gc
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -17,12 +18,14 @@ from clips_pipeline.models.blocks import use_implementation
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.models.compiled import compile_blocks
 from clips_pipeline.models.grad_cache import forward_in_chunks
-from clips_pipeline.models.precision import allow_tf32, halve_stream
+from clips_pipeline.models.precision import halve_stream
 from clips_pipeline.models.rows.layout import StepLayout, step_layout
 from clips_pipeline.models.sizes import ClipsConfig
 
 NOMINAL = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 FLOPs per second, from NVIDIA's data sheets (SXM)."""
+LARGE_CARD_GIB = 100
+"""Cards with less memory get half the batch of each case; by estimate, the padded layout needs 80 GB for a full batch."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ CASES = (
     Case("l14", 84, "attend", 256),
     Case("l14", 84, "mask", 256),
     Case("l14", 224, "attend", 96),
-    Case("l14", 84, "attend", 1024, chunk=256),
     Case("b16", 112, "mask", 512),
+    Case("l14", 84, "attend", 1024, chunk=256),
 )
 SMOKE_CASES = (Case("tiny", 64, "attend", 4), Case("tiny", 64, "mask", 4, chunk=2))
 
@@ -70,6 +73,16 @@ Step = Callable[[Inputs], Tensor]
 def device() -> torch.device:
     """Return the GPU, or the CPU for smoke tests."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fitting(case: Case) -> Case:
+    """Return the case with a batch for the memory of this card."""
+    if (
+        not torch.cuda.is_available()
+        or torch.cuda.get_device_properties(device()).total_memory >= LARGE_CARD_GIB * 2**30
+    ):
+        return case
+    return replace(case, batch=case.batch // 2)
 
 
 def inputs_of(case: Case, count: int) -> list[Inputs]:
@@ -103,10 +116,11 @@ def ours(case: Case, *, compiled: bool, bf16_stream: bool = False) -> tuple[nn.M
 
 def peer(case: Case, *, compiled: bool) -> tuple[nn.Module, Step]:
     """Return the published padded layout (`benchmarks.plain`), compiled as a whole or not."""
+    config = case.config()
     with device():
-        config = case.config()
-        layout = PlainLayout(replace(config, text=replace(config.text, padding="attend")))
-        layout.copy_weights(ClipsModel(config))
+        # First the model, so that it draws the numbers that it draws in `ours`.
+        weights = ClipsModel(config)
+        layout = PlainLayout(replace(config, text=replace(config.text, padding="attend"))).copy_weights(weights)
     run: Any = torch.compile(layout) if compiled else layout
 
     def loss(inputs: Inputs) -> Tensor:
@@ -122,15 +136,9 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.2, fused=True)
 
 
-@contextlib.contextmanager
-def bf16() -> Iterator[None]:
-    """Compute as in a training with `amp_bf16`: products in bfloat16, float32 matrices in TF32."""
-    allow_tf32(True)
-    try:
-        with torch.autocast(device().type, torch.bfloat16):
-            yield
-    finally:
-        allow_tf32(False)
+def bf16() -> torch.autocast:
+    """Return the context of a forward pass with `amp_bf16`. TF32 is a setting of the process, for the backward pass too."""
+    return torch.autocast(device().type, torch.bfloat16)
 
 
 def take_step(loss_of: Step, optimizer: torch.optim.Optimizer, inputs: Inputs) -> Tensor:
@@ -147,6 +155,24 @@ def synchronize() -> None:
     """Wait for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def free_memory() -> None:
+    """Give the memory of deleted models back to the device; compiled ones are in reference cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def attempt(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of one measurement, or its error, so that the others of a part go on; its traceback goes to the log."""
+    try:
+        return run()
+    except Exception as error:
+        traceback.print_exception(error)
+        return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+    finally:
+        free_memory()
 
 
 def time_steps(loss_of: Step, model: nn.Module, inputs: list[Inputs], *, warm_up: int, steps: int) -> dict[str, Any]:

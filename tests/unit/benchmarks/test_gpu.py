@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from benchmarks.gpu import equality, profile
 
 BLOCKED = (
     "annotated_types", "composer", "kedro", "mlflow", "open_clip", "optuna", "pandas", "psutil", "pydantic", "rich", "timm",
@@ -59,11 +61,11 @@ def test_the_model_equals_float64(results: list[dict[str, object]]) -> None:
 def test_speed_has_both_sides_and_their_ratio(results: list[dict[str, object]]) -> None:
     lines = of_part(results, "speed:tiny-64-attend")
     assert [line.get("side") for line in lines] == ["ours eager", "plain eager", None]
-    # Of the same size, no more: the sides draw their own weights; `equality` compares with the same ones.
     first = [line["first_loss"] for line in lines[:2]]
     assert first[0] == pytest.approx(first[1], rel=5e-2)
     assert lines[2]["ratio"] == pytest.approx(lines[0]["samples_per_s"] / lines[1]["samples_per_s"])
     assert of_part(results, "speed:tiny-64-mask-chunk2")
+    assert not [line for line in results if "error" in line]
 
 
 def test_every_call_site_and_the_loader_are_there(results: list[dict[str, object]]) -> None:
@@ -76,3 +78,35 @@ def test_every_call_site_and_the_loader_are_there(results: list[dict[str, object
     profiles = of_part(results, "profile")
     assert [line["case"] for line in profiles] == ["tiny-64-attend", "tiny-64-mask-chunk2"]
     assert all(line["ms"]["matrix product"] > 0 for line in profiles)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("void pytorch_flash::flash_bwd_kernel", "attention"),
+        ("nvjet_hsh_128x256_64x4_2x1_v_bz_coopB_NNT", "matrix product"),
+        ("triton_poi_fused_addmm_gelu_1", "elementwise and copy"),
+        ("triton_per_fused_add_addmm_native_layer_norm_view_3", "norm"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+    ],
+)
+def test_kernels_are_told_apart_by_their_names(name: str, kind: str) -> None:
+    assert profile.kind_of(name) == kind
+
+
+@pytest.fixture
+def gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
+@pytest.mark.parametrize("padding", ["attend", "mask"])
+def test_the_host_never_waits_for_a_gpu_in_a_step(gpu: None, padding: str) -> None:
+    """Without a GPU: `test_a_step_on_the_meta_device_never_waits_and_attends_by_flash_alone`."""
+    assert equality.host_waits(padding) == 0
+
+
+def test_the_model_on_a_gpu_equals_float64(gpu: None) -> None:
+    compared = [line for line in equality.measure(smoke=False) if "fp32" in line]
+    assert len(compared) == 8
+    assert all(line["fp32_within"] and line["bf16_within"] for line in compared), compared
