@@ -45,7 +45,7 @@ class EmbedWork:
 
     def run(self, embedder: Embedder, part: Part) -> None:
         """See `ranks.Work`."""
-        reader = ImageReader(part.task, embedder.towers.image_transform)
+        reader = ImageReader(part.task, embedder)
         used = rows = 0
         with write_table(part.table, self.facts, sync=True) as writer:
             for batch in iterate_batches(reader.read(), self.batch_size):

@@ -20,7 +20,7 @@ from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.unexpected import make_skip
-from clips_pipeline.evaluation.inference.embed import ImageTransform, open_image
+from clips_pipeline.evaluation.inference.embed import TowerEmbedder, open_image
 from clips_pipeline.io.atomic import write_text
 from clips_pipeline.io.terminal import safe_text
 
@@ -94,31 +94,34 @@ class ImageReader:
 
     Args:
         task: what is read.
-        transform: image transform of the model.
+        embedder: the model, whose threads decode the images.
     """
 
-    def __init__(self, task: InputTask, transform: ImageTransform) -> None:
-        self._task, self._transform = task, transform
+    def __init__(self, task: InputTask, embedder: TowerEmbedder) -> None:
+        self._task, self._embedder = task, embedder
         self.skipped, self.examples = Counter[str](), list[str]()
 
     def read(self) -> Iterator[tuple[Item, Tensor]]:
         """Yield samples with their transformed images (C, H, W)."""
-        for found in self._task.items():
+        for found in self._embedder.ahead(self._open, self._task.items()):
             if isinstance(found, Skip):
                 self.skip(found)
-                continue
-            key = found.record.key
-            try:
-                key.encode()
-                image_CHW = self._transform(open_image(found.record.image, found.record.limits))
-            except UndecodableImageError as error:
-                self.skip(Skip(error.reason, key, str(error)))
-            except UnicodeEncodeError:
-                self.skip(Skip(records.NOT_UTF8, repr(key), "a key that is not UTF-8"))
-            except Exception as error:
-                self.skip(make_skip(error, key))
             else:
-                yield found, image_CHW
+                yield found
+
+    def _open(self, found: Item | Skip) -> tuple[Item, Tensor] | Skip:
+        if isinstance(found, Skip):
+            return found
+        key = found.record.key
+        try:
+            key.encode()
+            return found, self._embedder.towers.image_transform(open_image(found.record.image, found.record.limits))
+        except UndecodableImageError as error:
+            return Skip(error.reason, key, str(error))
+        except UnicodeEncodeError:
+            return Skip(records.NOT_UTF8, repr(key), "a key that is not UTF-8")
+        except Exception as error:
+            return make_skip(error, key)
 
     def skip(self, skip: Skip) -> None:
         """Count a sample without a result."""

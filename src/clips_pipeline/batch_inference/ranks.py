@@ -14,7 +14,7 @@ from joblib import cpu_count
 from clips_pipeline.batch_inference.inputs import Item
 from clips_pipeline.batch_inference.parts import ImageReader, Part
 from clips_pipeline.data.prepare.executor import map_jobs
-from clips_pipeline.evaluation.inference.embed import Embedder, device_of_rank, iterate_batches
+from clips_pipeline.evaluation.inference.embed import Embedder, decoding_threads, device_of_rank, iterate_batches
 from clips_pipeline.interop.folder import load_model_folder
 from clips_pipeline.io.terminal import duration_text
 from clips_pipeline.progress import Stage, count_finished
@@ -114,26 +114,27 @@ def run_rank(job: RankJob) -> None:
     device = device_of_rank(job.device, job.rank)
     if job.ranks > 1 and device.type == "cpu":
         torch.set_num_threads(max(1, cpu_count() // job.ranks))
-    embedder = open_model(job.work.model, device, job.work.batch_size)
+    embedder = open_model(job.work.model, device, job.work.batch_size, job.ranks)
     for part in job.parts:
         if not part.is_done:
             job.work.run(embedder, part)
 
 
 @lru_cache(maxsize=1)
-def open_model(folder: Path, device: torch.device, batch_size: int) -> Embedder:
-    """Load a model once per process."""
+def open_model(folder: Path, device: torch.device, batch_size: int, ranks: int) -> Embedder:
+    """Load a model once per process, of which there are `ranks`."""
     loaded = load_model_folder(folder)
-    return Embedder(loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=batch_size, device=device)
+    threads = decoding_threads(device, cpu_count() // ranks)
+    return Embedder(
+        loaded.model, loaded.image_transform, loaded.tokenizer, batch_size=batch_size, device=device, threads=threads
+    )
 
 
 def _log_cost(work: Work, pending: Sequence[Part], device: str, ranks: int) -> None:
     """Measure the first batch and log how long all pending parts take, so that a wrong choice is seen at once."""
-    embedder = open_model(work.model, device_of_rank(device, 0), work.batch_size)
+    embedder = open_model(work.model, device_of_rank(device, 0), work.batch_size, ranks)
     started = time.perf_counter()
-    batch = next(
-        iterate_batches(ImageReader(pending[0].task, embedder.towers.image_transform).read(), work.batch_size), None
-    )
+    batch = next(iterate_batches(ImageReader(pending[0].task, embedder).read(), work.batch_size), None)
     if batch is None:
         return  # no usable sample in the first shard; the run counts why
     items, images = [item for item, _ in batch], torch.stack([image for _, image in batch])

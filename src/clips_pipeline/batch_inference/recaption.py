@@ -72,7 +72,7 @@ class CaptionWork:
 
     def run(self, embedder: Embedder, part: Part) -> None:
         """See `ranks.Work`."""
-        reader = ImageReader(part.task, embedder.towers.image_transform)
+        reader = ImageReader(part.task, embedder)
         rows: list[dict[str, str | None]] = []
         samples = self._samples(embedder, reader, rows)
         if self.shards:

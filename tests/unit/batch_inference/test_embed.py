@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.unit.batch_inference.data import StuckTask, inputs_of, kill_at, make_
 from tests.unit.data.samples import record, write_shard
 
 from clips_pipeline import load
+from clips_pipeline.batch_inference import parts, ranks
 from clips_pipeline.batch_inference.config import EmbedConfig
 from clips_pipeline.batch_inference.embed import embed
 from clips_pipeline.batch_inference.inputs import Inputs, prepared_inputs
@@ -24,6 +26,7 @@ from clips_pipeline.data.prepare.run import prepare
 from clips_pipeline.data.scenes.source import ScenesConfig, ScenesSource
 from clips_pipeline.data.shards.reader import eval_samples
 from clips_pipeline.embeddings.table import EmbeddingTable, Rows
+from clips_pipeline.evaluation.inference.embed import open_image
 from clips_pipeline.interop.digest import model_digest
 from clips_pipeline.io.disk_errors import find_disk_error
 
@@ -108,6 +111,26 @@ def test_bad_samples_are_counted_and_too_many_stop_the_run(tmp_path: Path, model
     assert sum(facts.skipped.values()) == 3
     assert "unreadable_shard" in facts.skipped
     assert len(set(rows_of(out).keys)) == 18
+
+
+def test_threads_that_decode_as_for_a_gpu_change_nothing(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_shard(data / "0.tar", [record(0), record(1, image=b"no image"), *(record(n) for n in range(2, 20))], "0.tar")
+    config = replace(CONFIG, max_skipped_fraction=0.6)
+    alone, threads = tmp_path / "alone.parquet", tmp_path / "threads.parquet"
+    embed(inputs_of(data), model, config, alone)
+    monkeypatch.setattr(ranks, "decoding_threads", lambda device, cores: 3)
+    decoding = set()
+    monkeypatch.setattr(parts, "open_image", lambda *of: (decoding.add(threading.current_thread()), open_image(*of))[1])
+    embed(inputs_of(data), model, config, threads)
+    assert decoding
+    assert threading.main_thread() not in decoding
+    assert rows_of(threads).keys == rows_of(alone).keys
+    assert np.array_equal(rows_of(threads).vectors, rows_of(alone).vectors)
+    assert EmbeddingTable(threads).facts.skipped == EmbeddingTable(alone).facts.skipped != {}
 
 
 def test_empty_shards_a_missing_folder_and_other_models(tmp_path: Path, model: Path, shards: Path) -> None:

@@ -5,6 +5,7 @@ Shapes: B images, W hypotheses of each, Q positions, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -29,9 +30,15 @@ class SpecialIds:
 
     def mask(self, log_p: Tensor) -> Tensor:
         """Return log-probabilities (..., V) with minus infinity at ids that are never written."""
-        forbidden = torch.zeros(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
-        forbidden[[self.bos, *self.forbidden]] = True
-        return log_p.masked_fill(forbidden, -torch.inf)
+        return log_p.masked_fill(_flags((self.bos, *self.forbidden), log_p.shape[-1], log_p.device), -torch.inf)
+
+
+@lru_cache(maxsize=8)
+def _flags(ids: tuple[int, ...], vocabulary: int, device: torch.device) -> Tensor:
+    """Return (V,) with True at `ids`, copied to the device once: each copy would wait for it."""
+    flags = torch.zeros(vocabulary, dtype=torch.bool)
+    flags[list(ids)] = True
+    return flags.to(device)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 Shapes: B batch, C H W image, L context length, E embedding width, N all inputs.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images import formats
 from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.limits import DEFAULT_LIMITS, SampleLimits
@@ -25,6 +27,9 @@ from clips_pipeline.progress import track
 from clips_pipeline.text.tokenizers.tokenizer import Tokenizer
 
 T = TypeVar("T")
+R = TypeVar("R")
+MOST_THREADS = 16
+"""Most threads that decode images for one model."""
 ImageTransform = Callable[[Image.Image], Tensor]
 """Maps one image to the (C, H, W) float tensor that `encode_image` takes."""
 
@@ -67,8 +72,26 @@ class TowerEmbedder:
 
     def open_and_stack(self, items: Iterable[T], open_item: Callable[[T], Image.Image]) -> Tensor:
         """Open images, transform them and return them as a batch (B, C, H, W) on the device, in the order of the items."""
-        each = map if self._pool is None else self._pool.map
-        return torch.stack([*each(lambda item: self.towers.image_transform(open_item(item)), items)]).to(self.device)
+        return torch.stack([*self.ahead(lambda item: self.towers.image_transform(open_item(item)), items)]).to(
+            self.device
+        )
+
+    def ahead(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield the results of `function` in order, computed by the threads, up to `batch_size` items ahead; else one by one."""
+        if self._pool is None:
+            yield from map(function, items)
+            return
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(self._pool.submit(function, item))
+                if len(pending) >= self.batch_size:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
     @torch.no_grad()
     def image_batch(self, images_BCHW: Tensor) -> FloatArray:
@@ -90,6 +113,7 @@ class Embedder(TowerEmbedder):
         tokenizer: tokenizer that the model was trained with; rows are as long as the model's context.
         batch_size: inputs per forward pass.
         device: device of the model.
+        threads: as in `TowerEmbedder`.
     """
 
     def __init__(
@@ -100,6 +124,7 @@ class Embedder(TowerEmbedder):
         *,
         batch_size: int = 64,
         device: str | torch.device = "cpu",
+        threads: int = 1,
     ) -> None:
         length = model.config.text.context_length
 
@@ -107,7 +132,7 @@ class Embedder(TowerEmbedder):
             return torch.tensor([tokenizer.encode(text, length) for text in texts])
 
         towers = Towers(model, model.encode_image, model.encode_text, image_transform, rows)
-        super().__init__(towers, batch_size=batch_size, device=device)
+        super().__init__(towers, batch_size=batch_size, device=device, threads=threads)
         self.model, self.tokenizer, self.reads_text = model, tokenizer, model.text is not None
 
 
@@ -147,7 +172,13 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is a GPU if torch finds one, else the CPU."""
+    """Return the device of that name; `auto` is a GPU if torch finds one, else the CPU.
+
+    Raises:
+        ConfigError: a GPU is asked for, and torch finds none.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name!r}, but torch finds no GPU; set it to 'auto' or 'cpu'")
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -159,6 +190,11 @@ def device_of_rank(name: str, rank: int) -> torch.device:
     if device.type == "cuda" and ":" not in name:
         return torch.device("cuda", rank % torch.cuda.device_count())
     return device
+
+
+def decoding_threads(device: torch.device, cores: int) -> int:
+    """Return how many threads decode images for a model: several for a GPU, which waits for them; a CPU is busy with the model."""
+    return max(1, min(MOST_THREADS, cores)) if device.type == "cuda" else 1
 
 
 def iterate_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

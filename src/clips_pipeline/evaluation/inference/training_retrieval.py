@@ -17,11 +17,17 @@ from torch import Tensor
 
 from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
-from clips_pipeline.data.shards.records import Record
+from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.evaluation.inference.caption_decoding import caption_nats
-from clips_pipeline.evaluation.inference.embed import Embedder, evaluation_mode, open_image, retrieval_texts
+from clips_pipeline.evaluation.inference.embed import (
+    Embedder,
+    decoding_threads,
+    evaluation_mode,
+    open_image,
+    retrieval_texts,
+)
 from clips_pipeline.evaluation.metrics.retrieval import FloatArray, IntArray, recall_metrics, retrieval_ranks
 from clips_pipeline.models.clips import ClipsModel
 from clips_pipeline.text.caption_rows import CaptionConfig, CaptionReader
@@ -66,11 +72,10 @@ def measure_retrieval(
     Raises:
         ValueError: on all ranks, if the split is empty or the model returns NaN.
     """
-    device = next(model.parameters()).device
     shards = ShardSet(shards_dir, split, max_open_files=1, remote=remote)
     places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
     with evaluation_mode(model):
-        embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
+        embedder = _embedder(model, images, tokenizer, batch_size)
         image_RE, text_RE, owner_R = _embed(embedder, shards, _batches_of_rank(places, batch_size, group))
     images_of, texts_of, owners_of = (_gather(rows, group) for rows in (image_RE, text_RE, owner_R))
 
@@ -117,15 +122,15 @@ def measure_caption_loss(
     places = range(min(sum(shards.samples), limit if limit is not None else sum(shards.samples)))
     sums_S: list[tuple[float, int]] = []
     with evaluation_mode(model):
-        embedder = Embedder(model, partial(eval_image, config=images), tokenizer, batch_size=batch_size, device=device)
+        embedder = _embedder(model, images, tokenizer, batch_size)
         for batch in _batches_of_rank(places, batch_size, group):
-            records, images_1CHW = _decode(embedder, shards.iterate(batch))
+            records, images_BCHW = _decode(embedder, shards.iterate(batch))
             rows = [
                 reader.read(r.web_captions[:1], r.synthetic_captions[:1], epoch=0, key=r.key).target for r in records
             ]
             if records:
                 target_BT = torch.tensor(rows, device=device)
-                nats_B, tokens_B = caption_nats(model, torch.cat(images_1CHW), target_BT[:, :0], target_BT)
+                nats_B, tokens_B = caption_nats(model, images_BCHW.to(device), target_BT[:, :0], target_BT)
                 sums_S.append((float(nats_B.sum()), int(tokens_B.sum())))
     parts = _gather(np.array(sums_S, np.float64).reshape(-1, 2), group)
 
@@ -136,6 +141,13 @@ def measure_caption_loss(
         return {"caption_loss": float(nats / tokens)}
 
     return _broadcast_result(metrics, group)
+
+
+def _embedder(model: ClipsModel, images: ImageConfig, tokenizer: Tokenizer, batch_size: int) -> Embedder:
+    """Return the model on its device; on a GPU, the threads of this rank decode images."""
+    device, transform = next(model.parameters()).device, partial(eval_image, config=images)
+    threads = decoding_threads(device, torch.get_num_threads())
+    return Embedder(model, transform, tokenizer, batch_size=batch_size, device=device, threads=threads)
 
 
 def _batches_of_rank(places: range, batch_size: int, group: dist.ProcessGroup | None) -> list[range]:
@@ -154,10 +166,10 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
     owner_R: list[int] = []
     images = 0
     for places in batches:
-        records, images_1CHW = _decode(embedder, shards.iterate(places))
+        records, images_BCHW = _decode(embedder, shards.iterate(places))
         if not records:
             continue
-        image_RE.append(embedder.image_batch(torch.cat(images_1CHW)))
+        image_RE.append(embedder.image_batch(images_BCHW))
         texts = [(images + i, text) for i, record in enumerate(records) for text in retrieval_texts(record)]
         images += len(records)
         if texts:
@@ -166,20 +178,26 @@ def _embed(embedder: Embedder, shards: ShardSet, batches: list[range]) -> tuple[
     return np.concatenate(image_RE), np.concatenate(text_RE), np.array(owner_R, np.int64)
 
 
-def _decode(embedder: Embedder, records: Iterable[Record]) -> tuple[list[Record], list[Tensor]]:
+def _decode(embedder: Embedder, records: Iterable[Record]) -> tuple[list[Record], Tensor]:
     """Return the samples with their transformed images; a training does not end for one that cannot be decoded."""
-    kept: list[Record] = []
-    images_1CHW: list[Tensor] = []
-    for record in records:
+
+    def decode(record: Record) -> tuple[Record, Tensor | Skip]:
         try:
-            images_1CHW.append(embedder.stack([open_image(record.image, record.limits)]))
+            return record, embedder.towers.image_transform(open_image(record.image, record.limits))
         except UndecodableImageError as error:
-            log.warning("left out: %s %s: %s", error.reason, record.key, error)
+            return record, Skip(error.reason, record.key, str(error))
         except Exception as error:
-            log.warning("left out: %s %s: %s", make_skip(error, record.key).reason, record.key, error)
+            return record, make_skip(error, record.key)
+
+    kept: list[Record] = []
+    images_CHW: list[Tensor] = []
+    for record, found in embedder.ahead(decode, records):
+        if isinstance(found, Skip):
+            log.warning("left out: %s %s: %s", found.reason, found.key, found.detail)
         else:
             kept.append(record)
-    return kept, images_1CHW
+            images_CHW.append(found)
+    return kept, torch.stack(images_CHW) if images_CHW else torch.empty(0)
 
 
 def _gather(rows_RX: npt.NDArray[Any], group: dist.ProcessGroup | None) -> list[npt.NDArray[Any]]:

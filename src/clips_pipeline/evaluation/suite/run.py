@@ -18,7 +18,7 @@ from clips_pipeline.config import ConfigError
 from clips_pipeline.data.prepare.executor import map_jobs
 from clips_pipeline.data.storage.files import Storage
 from clips_pipeline.evaluation.config import EvaluationConfig
-from clips_pipeline.evaluation.inference.embed import TowerEmbedder, device_of_rank, pick_device
+from clips_pipeline.evaluation.inference.embed import TowerEmbedder, decoding_threads, device_of_rank, pick_device
 from clips_pipeline.evaluation.inference.embedding_cache import EmbeddingCache
 from clips_pipeline.evaluation.model_loading import load_embedder
 from clips_pipeline.evaluation.suite.config import SetConfig, SuiteConfig
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 _WAIT_S = 0.5
 _LOG_INTERVAL_S = 30.0
-_MOST_THREADS = 16
 _MOST_OPENED = 8
 _opened: dict[tuple[str, SetConfig], OpenSet] = {}  # sets of this process
 
@@ -233,8 +232,7 @@ def _try_task(job: SuiteRank, task: Task, device: torch.device) -> bool:
 
 def _run_task(job: SuiteRank, task: Task, device: torch.device) -> None:
     opened = reopen(task.set_name, task.config, job.storage)
-    # A GPU waits for images; on a CPU the towers use all cores themselves.
-    threads = max(1, min(_MOST_THREADS, cpu_count() // job.ranks)) if device.type == "cuda" else 1
+    threads = decoding_threads(device, cpu_count() // job.ranks)
     embedder = open_embedder(task.model, device, job.batch_size, job.precision, threads)
     model = task.model.digest if job.precision == FP32 else f"{task.model.digest} {job.precision}"
     cache = EmbeddingCache(job.cache, model, device.type, opened.identity)

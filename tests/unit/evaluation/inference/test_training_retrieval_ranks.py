@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.unit.evaluation.inference.training_retrieval_worker import run_case
 
 from clips_pipeline.data.shards.index import load_index
 from clips_pipeline.data.shards.reader import ShardSet
+from clips_pipeline.evaluation.inference import training_retrieval
 
 CASES = {
     "uneven": {"split": "validation", "batch_size": 2},
@@ -58,6 +60,23 @@ def test_ranks_equal_one_process(found, damaged, model_folder, case):
     assert len(first) == len(alone["ranked"])
     for together, by_one in zip(first, alone["ranked"], strict=True):
         assert torch.equal(together.nan_to_num(), by_one.nan_to_num())
+
+
+@pytest.mark.parametrize("case", ["uneven", "empty"])
+def test_threads_that_decode_as_for_a_gpu_change_nothing(damaged, model_folder, case, monkeypatch):
+    alone = run_case(CASES[case], str(damaged), str(model_folder), None)
+    monkeypatch.setattr(training_retrieval, "decoding_threads", lambda device, cores: 3)
+    decoding, plain = set(), training_retrieval.open_image
+    monkeypatch.setattr(
+        training_retrieval, "open_image", lambda *of: (decoding.add(threading.current_thread()), plain(*of))[1]
+    )
+    threads = run_case(CASES[case], str(damaged), str(model_folder), None)
+    assert threading.main_thread() not in decoding
+    assert bool(decoding) == (case != "empty")
+    assert threads.get("metrics") == alone.get("metrics")
+    assert threads.get("error") == alone.get("error")
+    for found, expected in zip(threads["ranked"], alone["ranked"], strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_a_bad_sample_is_skipped(shards, damaged):

@@ -1,5 +1,6 @@
 """Models on a suite: values by hand, resume, processes, precision, and models of open_clip."""
 
+import itertools
 import json
 import os
 import signal
@@ -212,6 +213,24 @@ def test_threads_give_the_same_images_in_the_same_order(model):
     assert torch.equal(one.open_and_stack(pictures, open_image), four.open_and_stack(pictures, open_image))
     with pytest.raises(UndecodableImageError):
         four.open_and_stack([*pictures, b"none"], open_image)
+
+
+def test_results_of_threads_come_in_order_up_to_an_error_and_items_are_read_a_batch_ahead(model):
+    embedder = run.open_embedder(model, torch.device("cpu"), 20, "fp32", 4)
+
+    def invert(number):
+        time.sleep(0.01 / (1 + number))  # the later, the sooner
+        return 1 / (50 - number)
+
+    results = embedder.ahead(invert, range(100))
+    assert list(itertools.islice(results, 50)) == [1 / (50 - number) for number in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    items = itertools.count(100)
+    abandoned = embedder.ahead(invert, items)
+    next(abandoned)
+    abandoned.close()
+    assert next(items) == 100 + 20
 
 
 def test_a_wrong_count_that_only_reading_shows(sets, model, tmp_path):
