@@ -64,7 +64,7 @@ class TrainingRun:
         self.code_files = run_folder.code_files()
         self.code = run_folder.code_digest(self.code_files)
         config = spec.train
-        self.device = "gpu" if _use_gpu(config.launch.device) else "cpu"
+        self.device = "gpu" if uses_gpu(config.launch.device) else "cpu"
         self.world_size = dist.get_world_size()
         self.index = load_index(Path(spec.shards))
         self.timeout_s = _collective_timeout_s(spec, self.index)
@@ -99,7 +99,7 @@ class TrainingRun:
         )
         halve_stream(self.clips, config.launch.residual == "bf16")
         if config.launch.compiles(on_gpu=on_gpu):
-            _compile(self.clips)
+            _compile(self.clips, on_gpu=on_gpu)
         image_schedule = ImageSchedule(
             config, self.images.size, self.clips.config.vision.patch_size, dist.get_global_rank()
         )
@@ -135,6 +135,7 @@ class TrainingRun:
             ),
             check=check_shards_together,
             colors_later=config.launch.device_color_jitter,
+            for_gpu=self.device == "gpu",
         )
 
     def evaluated_model(self, state: State) -> ClipsModel:
@@ -197,15 +198,31 @@ def _collective_timeout_s(spec: RunSpec, index: Index) -> float:
     return spec.train.launch.rank_timeout_s + (spec.storage.max_wait_s if remote else 0.0)
 
 
-def _use_gpu(device: str) -> bool:
+def uses_gpu(device: str) -> bool:
+    """Return whether a training with this `train.launch.device` runs on a GPU.
+
+    Raises:
+        ConfigError: there is none, or fewer than ranks on this machine.
+    """
     if device == "gpu" and not torch.cuda.is_available():
         raise ConfigError("train.launch.device: 'gpu', but torch finds none; set it to 'auto' or 'cpu'")
-    return device != "cpu" and torch.cuda.is_available()
+    if device == "cpu" or not torch.cuda.is_available():
+        return False
+    ranks, gpus = dist.get_local_world_size(), torch.cuda.device_count()
+    if ranks > gpus:
+        raise ConfigError(
+            f"train.launch.processes: {ranks} ranks run on this machine, but each sees only {gpus} GPU(s), and rank N uses GPU N; "
+            "start at most one rank per GPU, make all GPUs visible to every rank, or set train.launch.device to 'cpu' "
+            "(torchrun and SLURM set the number of ranks themselves)"
+        )
+    return True
 
 
-def _compile(clips: ClipsModel) -> None:
-    from clips_pipeline.models.compiled import compile_blocks
+def _compile(clips: ClipsModel, *, on_gpu: bool) -> None:
+    from clips_pipeline.models.compiled import compile_blocks, start_backward_threads
 
+    if on_gpu:
+        start_backward_threads()
     try:
         compile_blocks(clips)
     except RuntimeError as error:

@@ -113,13 +113,17 @@ def test_a_second_derivative_of_the_caption_loss_is_refused():
 
 
 def test_no_private_part_of_torch_is_used(repository):
-    """Private parts change without notice. Their names in the files of `torch.save` (in quotes) stay."""
+    """Private parts change without notice. Their names in the files of `torch.save` (in quotes) stay.
+
+    What PyTorch's own messages and pages name, since it has no public name, may be set in one file.
+    """
     private = re.compile(r'(?<!")\btorch\._[A-Za-z]')
+    settings = re.compile(r"torch\._dynamo\.config\.|torch\._C\._dynamo\.eval_frame")
     found = [
         f"{path.name}: {line.strip()}"
         for path in (repository / "src").rglob("*.py")
         for line in path.read_text().splitlines()
-        if private.search(line)
+        if private.search(line) and not (path.name == "compiled.py" and settings.search(line))
     ]
     assert found == []
 

@@ -275,6 +275,9 @@ def test_a_step_on_the_meta_device_never_waits_and_attends_by_flash_alone(paddin
     vision, texts, blocks = len(model.vision.blocks), 2 * len(model.text.blocks), len(model.captioner.blocks)
     # Prefix and queries attend in every captioner block but the last, which has no prefix.
     flash, prefixes = blocks, blocks - 1
+    if padding == "attend":
+        # [CLS] of a fragment, of which the last block computes no more.
+        flash, texts = flash + 1, texts - 1
     if padding == "mask":
         flash, texts = flash + texts, 0
         if reads == "queries":

@@ -3,7 +3,7 @@
 
 | rows | tokens of | PyTorch call |
 | --- | --- | --- |
-| `None` | images, and texts whose PAD is attended to | `scaled_dot_product_attention` without a mask |
+| `None` | images, and texts whose PAD is attended to | `scaled_dot_product_attention` without a mask; flash for a tail |
 | `Packing` | texts without PAD | flash attention for rows of unequal length |
 | `PrefixRows` | captioner, prefixes of equal length | no mask for the prefix; flash, causal to the lower right, for queries |
 | `PackedPrefixRows` | captioner, prefixes without PAD | the two flash calls for rows of unequal length |
@@ -80,7 +80,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
 def attend_tail(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
     """Let the tail attend; `q` has its tokens only (`tail`), `k` and `v` have all."""
     if rows is None:
-        return _everywhere(q, k, v)
+        # One query a row. `scaled_dot_product_attention` may leave it to cuDNN, whose backward pass with one query was reported to
+        # fail (pytorch/pytorch#138529).
+        return _flash(q, k, v, None, None, causal=False) if has_flash(q) else _everywhere(q, k, v)
     if isinstance(rows, Packing):
         # One query a row, which sees all of it.
         offsets_R = torch.arange(len(rows.lengths.offsets_R), dtype=torch.int32, device=q.device)
@@ -146,11 +148,12 @@ def has_flash(q: Tensor) -> bool:
     if q.device.type not in ("cuda", "meta") or q.dtype not in (torch.bfloat16, torch.float16):
         return False
     width = q.shape[-1]
-    return width % 8 == 0 and width <= 256 and (q.device.type == "meta" or _new_enough(q.device))
+    return width % 8 == 0 and width <= 256 and (q.device.type == "meta" or _new_enough(q.device.index))
 
 
-def _new_enough(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device)[0] >= 8
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _new_enough(device_index: int) -> bool:
+    return torch.cuda.get_device_capability(device_index)[0] >= 8
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, queries: Lengths | None, keys: Lengths | None, *, causal: bool) -> Tensor:
