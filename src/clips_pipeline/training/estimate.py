@@ -35,7 +35,8 @@ class Estimate:
         training_flops: FLOPs of one sample, forward and backward, nothing frozen.
         state_bytes: bytes of parameters, gradients, the optimizer's state (AdamW: two moments) and a moving average, in float32,
             on one rank.
-        peak_bytes: expected peak memory of one rank; extrapolated if its batch was not measured.
+        peak_bytes: expected peak memory of one rank; extrapolated if its batch was not measured. On a GPU without what
+            CUDA itself takes.
         sample_seconds: measured seconds per sample on one rank, from the fastest step (in processor time) to the slowest.
         seconds: seconds of the whole run, if ranks do not slow each other down, with the fastest and with the slowest steps.
         device: where the steps were measured.
@@ -100,7 +101,7 @@ def from_measurement(config: TrainConfig, measurement: Mapping[str, Any], load: 
     if len(samples) > 1:
         slope = max(0.0, (measurement["peak_bytes"][-1] - measurement["peak_bytes"][-2]) / (samples[-1] - samples[-2]))
     peak = measurement["peak_bytes"][-1] + slope * (at_once - samples[-1]) - saved_bytes
-    peak += _snapshot_bytes(config, measurement, total)
+    peak += _snapshot_bytes(config, measurement, total) + _unmeasured_bytes(config, measurement)
     return Estimate(
         parameters=dict(measurement["parameters"]),
         forward_flops=dict(measurement["forward_flops"]),
@@ -178,6 +179,13 @@ def _snapshot_bytes(config: TrainConfig, measurement: Mapping[str, Any], total: 
         return 0
     kept = measurement.get("optimizer_numbers", 2 * measurement["trained_parameters"])
     return 4 * (total + int(kept) + (total if config.ema else 0))
+
+
+def _unmeasured_bytes(config: TrainConfig, measurement: Mapping[str, Any]) -> int:
+    """Return the bytes of what one process with one chunk does not hold: DDP's copy of the gradients, and the batch of a rank."""
+    several = config.launch.processes > 1 and config.launch.sharding == "none"
+    others = config.batch_size // config.launch.processes - samples_at_once(config)
+    return 4 * int(measurement["trained_parameters"]) * several + others * int(measurement["kept_sample_bytes"])
 
 
 def _basis(measurement: Mapping[str, Any], at_once: int) -> str:

@@ -24,6 +24,7 @@ from clips_pipeline.models.compiled import compile_blocks
 from clips_pipeline.models.flops import forward_flops_by_part
 from clips_pipeline.models.precision import allow_tf32, halve_stream
 from clips_pipeline.models.rows.layout import step_layout
+from clips_pipeline.models.sizes import ClipsConfig
 from clips_pipeline.text.methods import CONTRASTIVE_METHODS
 from clips_pipeline.training.config import TrainConfig
 from clips_pipeline.training.estimate import samples_at_once
@@ -54,9 +55,9 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
         rows: rows of training samples; None measures with rows without padding, which cost most.
 
     Returns:
-        `parameters` and `forward_flops` by part; `device`; `threads`; `samples`, `seconds` (of each step), `cpu_seconds` and
-        `peak_bytes` of the measured batches, the largest last: that of one rank (with `launch.chunk_size`: one chunk), if time
-        and memory allow it.
+        `parameters` and `forward_flops` by part; `kept_sample_bytes`, of each sample outside the chunk that runs; `device`;
+        `threads`; `samples`, `seconds` (of each step), `cpu_seconds` and `peak_bytes` of the measured batches, the largest last:
+        that of one rank (with `launch.chunk_size`: one chunk), if time and memory allow it.
     """
     resolved = model_config(config, vocab_size)
     on_gpu = config.launch.device != "cpu" and torch.cuda.is_available()
@@ -91,6 +92,7 @@ def measure(config: TrainConfig, vocab_size: int, rows: Rows | None = None) -> d
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "block_parameters": {"all": sum(blocks), "largest": max(blocks)},
         "optimizer_numbers": steps.optimizer_numbers(),
+        "kept_sample_bytes": _kept_sample_bytes(resolved, target),
         "forward_flops": forward_flops_by_part(
             resolved, context, fragments, target - 1, config.model.image_tokens_kept
         ),
@@ -181,6 +183,16 @@ class _StepTimer:
             shape = (count, sizes[0]) if len(sizes) == 1 else (count, len(sizes), sizes[0])
             return torch.randint(3, self.vocab_size, shape, device=self.device)
         return torch.tensor([self.rows[i % len(self.rows)][which] for i in range(count)], device=self.device)
+
+
+def _kept_sample_bytes(config: ClipsConfig, target_length: int) -> int:
+    """Return the bytes that a step in chunks keeps of each sample, at most.
+
+    The image as it came, in float32, and in its chunk's input; the captioner's states at all targets and their gradient.
+    """
+    pixels = 3 * config.vision.image_size**2
+    states = 0 if config.captioner is None else (target_length - 1) * config.captioner.width
+    return (1 + 4 + 4) * pixels + 2 * 4 * states
 
 
 def _scalars(model: ClipsModel) -> dict[str, int]:

@@ -5,7 +5,7 @@ Does not import Kedro, MLflow or Optuna; it reports through the event log.
 
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from composer import Trainer
@@ -171,10 +171,16 @@ def _build_trainer(
         run_name=f"clips-{run.spec.fingerprint}",
         progress_bar=False,
         load_path=str(checkpoint.state) if checkpoint else None,
+        load_ignore_keys=without_scaler,
         load_progress_bar=False,
         seed=config.seed,
         dist_timeout=run.timeout_s,
     )
+
+
+def without_scaler(checkpoint: dict[str, Any]) -> None:
+    """Remove the state of the gradient scaler, which float16 alone needs: without a GPU it is empty, which a GPU's refuses."""
+    checkpoint["state"].pop("scaler", None)
 
 
 def _fit(run: TrainingRun, trainer: Trainer) -> None:

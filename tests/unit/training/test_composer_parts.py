@@ -20,6 +20,7 @@ from composer.core import Time
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerModel
 from composer.optim import CosineAnnealingWithWarmupScheduler
+from torch.cuda.amp import common
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,9 @@ from clips_pipeline.config import from_mapping
 from clips_pipeline.training.callbacks.divergence import DivergenceMonitor, TrainingDivergedError
 from clips_pipeline.training.callbacks.image_schedule import ImageSchedule
 from clips_pipeline.training.config import TrainConfig
+from clips_pipeline.training.resume.checkpoint_callback import force_weights_only_loading
 from clips_pipeline.training.schedule import warmup_cosine
+from clips_pipeline.training.trainer import without_scaler
 
 STEPS, WARMUP, FINAL = 12, 4, 0.25
 
@@ -76,6 +79,30 @@ def test_composers_schedule_is_one_step_late() -> None:
     assert ours == expected[1:]
     assert theirs == pytest.approx(expected[:-1], abs=1e-15)
     assert theirs[0] == 0.0  # the second update would have rate 0 too
+
+
+def test_a_scaler_refuses_the_checkpoint_of_a_machine_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If Composer takes it one day, `without_scaler` can go."""
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "")  # so that it is restored
+    force_weights_only_loading()
+
+    def trainer(**options: Any) -> Trainer:
+        model = Line()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        data = DataLoader(torch.ones(1, 1), batch_size=1)
+        fixed = {"device": "cpu", "progress_bar": False, "load_progress_bar": False, "max_duration": "1ba"}
+        return Trainer(model=model, train_dataloader=data, optimizers=optimizer, **fixed, **options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Composer about itself
+        trainer().save_checkpoint(str(tmp_path / "state.pt"))
+        # Enabled, as where there is a GPU.
+        monkeypatch.setattr(common, "amp_definitely_not_available", lambda: False)
+        with pytest.raises(RuntimeError, match="source state dict is empty"):
+            trainer(load_path=str(tmp_path / "state.pt"))
+        assert trainer(load_path=str(tmp_path / "state.pt"), load_ignore_keys=without_scaler).state.scaler.is_enabled()
 
 
 class Timestamp:

@@ -48,6 +48,7 @@ def train_loader(
     layout: Callable[[Tensor, Tensor, Tensor], StepLayout] | None = None,
     check: Callable[[Sequence[ShardEntry], Path], None] = check_shards,
     colors_later: bool = False,
+    for_gpu: bool = False,
 ) -> DataLoader[ClipsBatch]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
@@ -69,6 +70,7 @@ def train_loader(
         remote: cache for shards that are not on this machine.
         layout: computes a batch's layout from its web, fragment and target ids; None leaves it to the model.
         colors_later: whether batches have the color changes of their images instead of changed images.
+        for_gpu: whether batches are in page-locked memory, from which a GPU copies without waiting.
         check: raises a ConfigError if shards do not match the index. In a training, one rank of each machine looks.
 
     Raises:
@@ -103,7 +105,7 @@ def train_loader(
         collate_fn=_identity,
         num_workers=workers,
         prefetch_factor=fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=for_gpu,
         worker_init_fn=_start_worker,
         # A separate generator: otherwise each epoch would draw from torch's global one.
         generator=torch.Generator().manual_seed(seed),
