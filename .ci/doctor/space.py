@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import socket
@@ -49,12 +50,11 @@ def disk(needs: float | None) -> Iterator[Line]:
         )
     else:
         yield Line(OK, "temporary files", folder)
-    shared = "/dev/shm"  # noqa: S108 - its size is read
-    if os.path.isdir(shared) and shutil.disk_usage(shared).total < 500e6:
+    shared, gpus = "/dev/shm", glob.glob("/dev/nvidia[0-9]*")  # noqa: S108 - its size is read
+    if len(gpus) > 1 and os.path.isdir(shared) and shutil.disk_usage(shared).total < 500e6:
         size = shutil.disk_usage(shared).total / 1e6
-        yield Line(
-            WARN, "shared memory", f"{size:.0f} MB in {shared}", "start the container with --shm-size=1g or more"
-        )
+        remedy = "start the container with --shm-size=1g or more, which NCCL needs between GPUs"
+        yield Line(WARN, "shared memory", f"{size:.0f} MB in {shared}", remedy)
 
 
 def ports() -> Iterator[Line]:

@@ -1,7 +1,7 @@
 """Part `loader`: decoded and augmented images per second by the number of workers, then loader and step together.
 
-Seeded JPEGs of 512 pixels on the short side, the published augmentation, captions as random ids with their layout. Reading shards
-and tokenizing are not included (`benchmarks.loader` measures the whole loader on a CPU).
+The loader of a training, on seeded JPEGs of 512 pixels on the short side with the published augmentation, and captions as random
+ids with their layout. Reading shards and tokenizing are not included (`benchmarks.loader` measures the whole loader on a CPU).
 """
 
 import io
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.gpu.setup import Case, Inputs, attempt, device, fitting, optimizer_of, ours, synchronize, take_step
 from benchmarks.step import batches
-from clips_pipeline.data.images.transforms import ImageConfig, normalize, train_pixels
-from clips_pipeline.models.rows.layout import StepLayout, step_layout
+from clips_pipeline.data.images.transforms import ImageConfig, Pixels, normalize, train_pixels
+from clips_pipeline.data.loading.batch import BatchPart
+from clips_pipeline.data.loading.joint_loader import TrainLoader
+from clips_pipeline.data.loading.rank_samples import RankSamples
+from clips_pipeline.models.rows.layout import step_layout
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CASE, SMOKE = Case("b16", 112, "mask", 512), Case("tiny", 64, "mask", 4)
 
 
-class Images(Dataset[tuple[Tensor, tuple[Tensor, ...], StepLayout]]):
-    """Batches of a case, made in the worker that asks for them."""
+class Images(RankSamples):
+    """Batches of a case, for the loader of a training."""
 
     def __init__(self, case: Case, files: list[bytes], count: int) -> None:
         self.case, self.files, self.count = case, files, count
@@ -35,17 +36,25 @@ class Images(Dataset[tuple[Tensor, tuple[Tensor, ...], StepLayout]]):
             size=case.pixels, color_jitter=0.4, color_jitter_probability=0.8, grayscale_probability=0.2
         )
         _, *ids = next(batches(case.size, case.batch, case.pixels))
-        self.ids = tuple(ids)
+        self.web, self.fragment, self.target = (tensor.numpy().astype(np.int32) for tensor in ids)
+        self.layout = partial(step_layout, case.config())
 
-    def __len__(self) -> int:
-        return self.count
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the images of a batch."""
+        return self.case.batch, 3, self.case.pixels, self.case.pixels
 
-    def __getitem__(self, number: int) -> tuple[Tensor, tuple[Tensor, ...], StepLayout]:
-        pixels = np.empty((self.case.batch, 3, self.case.pixels, self.case.pixels), np.uint8)
-        for row in range(self.case.batch):
-            key = number * self.case.batch + row
-            pixels[row] = train_pixels(self.files[key % len(self.files)], self.images, seed=0, epoch=0, key=str(key))
-        return torch.from_numpy(pixels), self.ids, step_layout(self.case.config(), *self.ids)
+    def positions(self) -> tuple[int, range]:
+        """Return as many batches as were asked for."""
+        return 0, range(self.count)
+
+    def make_part(self, epoch: int, begin: int, rows: range, pixels_RCHW: Pixels) -> BatchPart:
+        """Decode and augment the images of these rows."""
+        keys = [str(begin * self.case.batch + row) for row in rows]
+        for i, key in enumerate(keys):
+            file = self.files[int(key) % len(self.files)]
+            pixels_RCHW[i] = train_pixels(file, self.images, seed=0, epoch=epoch, key=key)
+        return BatchPart((self.web[rows], self.fragment[rows], self.target[rows]), keys, {})
 
 
 def measure(*, smoke: bool) -> Iterator[dict[str, Any]]:
@@ -55,29 +64,20 @@ def measure(*, smoke: bool) -> Iterator[dict[str, Any]]:
     for workers in (1,) if smoke else (1, 4, 8, 14):
         loader = _loader(case, files, workers, count=2 if smoke else 2 * workers)
         began, images = 0.0, 0
-        for number, (pixels, _, _) in enumerate(loader):
+        for number, batch in enumerate(loader):
             if number == 0:
                 began = time.perf_counter()  # the workers have started
             else:
-                images += len(pixels)
+                images += len(batch)
         yield {"workers": workers, "cores": os.cpu_count(), "images_per_s": images / (time.perf_counter() - began)}
     for compiled in (False,) if smoke else (True, False):
         run = partial(_together, case, files, 1 if smoke else 14, steps=2 if smoke else 20, compiled=compiled)
         yield {"case": case.name, "compiled": compiled, **attempt(run)}
 
 
-def _loader(case: Case, files: list[bytes], workers: int, count: int) -> DataLoader[Any]:
-    return DataLoader(
-        Images(case, files, count + 1),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=partial(_one_thread),
-    )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _loader(case: Case, files: list[bytes], workers: int, count: int) -> TrainLoader[Images]:
+    samples = Images(case, files, count + 1)
+    return TrainLoader(samples, workers, prefetch_batches=2, for_gpu=torch.cuda.is_available())
 
 
 def _together(case: Case, files: list[bytes], workers: int, steps: int, *, compiled: bool) -> dict[str, Any]:
@@ -90,11 +90,12 @@ def _together(case: Case, files: list[bytes], workers: int, steps: int, *, compi
             synchronize()
             began, waited = time.perf_counter(), 0.0
         asked = time.perf_counter()
-        pixels, ids, layout = next(loader)
+        batch = next(loader)
         waited += time.perf_counter() - asked
-        images = normalize(pixels.to(device(), non_blocking=True), _MEAN, _STD)
-        moved = tuple(tensor.to(device(), non_blocking=True) for tensor in ids)
-        take_step(loss_of, optimizer, Inputs((images, *moved), layout.to(device(), non_blocking=True)))
+        batch = batch.to(device(), non_blocking=True)
+        images = normalize(batch.images_BCHW, _MEAN, _STD)
+        ids = (batch.web_ids_BL, batch.fragment_ids_BL, batch.target_ids_BT)
+        take_step(loss_of, optimizer, Inputs((images, *ids), batch.layout))
     synchronize()
     seconds = time.perf_counter() - began
     return {

@@ -154,7 +154,7 @@ class LaunchConfig:
         round_lengths_to: computed text columns and caption queries are rounded up to multiples of this. On a GPU, fewer different
             shapes mean fewer plans and compilations; the result is the same.
         loader_workers: loader workers of each rank; 0 prepares batches between the steps; "auto" chooses by cores and images.
-        prefetch_batches: batches that each loader worker prepares ahead.
+        prefetch_batches: batches that the loader workers of a rank prepare ahead.
         device_color_jitter: whether the device applies the color changes of `augment`, to a whole batch at once, instead of the
             loader. The same changes are drawn; pixels differ by at most 1 of 255.
         background_checkpoints: whether steps go on while a checkpoint is written, which needs memory for a copy of weights and

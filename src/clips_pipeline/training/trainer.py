@@ -5,7 +5,7 @@ Does not import Kedro, MLflow or Optuna; it reports through the event log.
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from composer import Trainer
@@ -16,7 +16,6 @@ from composer.utils import dist
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.loading.batch import ClipsBatch
-from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.interop.folder import save_model
 from clips_pipeline.models.precision import allow_tf32
 from clips_pipeline.training import sharding
@@ -90,7 +89,7 @@ def _prepare_resume(run: TrainingRun) -> checkpoint_store.Checkpoint | None:
         facts = start_facts(run.config, run.clips, run.tokenizer.vocab_size, run.spec.shards)
         run_folder.keep_code_files(Path(run.spec.run_folder), run.code_files)
         here = dist.get_local_world_size()
-        around = surroundings(run.device, run.world_size, here, torch.get_num_threads(), run.loader.num_workers)
+        around = surroundings(run.device, run.world_size, here, torch.get_num_threads(), run.loader.workers)
         resumed_from = str(checkpoint.folder) if checkpoint else None
         run.writer.write("start", **facts, resumed_from=resumed_from, code=run.code, **around)
         if checkpoint is not None and changes:
@@ -107,7 +106,7 @@ def _callbacks(run: TrainingRun, trace: SampleTrace, interrupt: Interrupt, is_lo
     """
     config, spec, writer = run.config, run.spec, run.writer
     is_evaluation_step = due_every(config.every.evaluate, config.steps)
-    dataset = cast(TrainDataset, run.loader.dataset)
+    dataset = run.loader.dataset
     folder = Path(spec.run_folder)
     captions = CaptionLog(writer, folder, is_evaluation_step, run.evaluated_model, run.caption_examples)
     interval, keep = f"{config.every.checkpoint}ba", config.every.keep_checkpoints

@@ -12,11 +12,11 @@ import torch
 from composer.core import State
 from composer.utils import dist, get_device
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
-from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.dataset import TrainDataset
+from clips_pipeline.data.loading.joint_loader import TrainLoader
 from clips_pipeline.data.loading.loader import train_loader
 from clips_pipeline.data.shards.index import Index, ShardEntry, check_shards, load_index
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -84,8 +84,6 @@ class TrainingRun:
             config.launch.loader_workers,
             self.index.split("train"),
             on_gpu=self.device == "gpu",
-            samples=config.batch_size // self.world_size,
-            image_size=self.images.size,
         )
         self.loader = self._build_loader()
         clips = ClipsModel(self.resolved)
@@ -111,7 +109,7 @@ class TrainingRun:
         self.schedule = LambdaLR(self.optimizer, warmup_cosine(config.steps, config.warmup_steps, final_fraction))
         self.ema = EMA(half_life=f"{config.ema.half_life_batches}ba", update_interval="1ba") if config.ema else None
 
-    def _build_loader(self) -> DataLoader[ClipsBatch]:
+    def _build_loader(self) -> TrainLoader[TrainDataset]:
         config = self.config
         check_captioners(config.captions, Path(self.spec.shards))
         return train_loader(

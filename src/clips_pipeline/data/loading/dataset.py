@@ -3,25 +3,23 @@
 Epoch e orders all samples in C streams (`order.EpochOrder`). Global batch b of G samples takes the next G / C samples
 of every stream, one stream after the other. Rank r of R takes the r-th of R equal parts of it. So the parts of all
 ranks, in order, are the batch that a single process would read, and each rank reads only few streams. Loader worker w
-of W makes batches w, w + W, …, and torch's DataLoader takes them in turn. All positions are computed, so resuming
-mid-epoch reads no data.
+of W makes rows w, w + W, … of each batch. All positions are computed, so resuming mid-epoch reads no data.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.color import ColorChanges, apply_changes
 from clips_pipeline.data.images.transforms import ImageConfig, Pixels, UndecodableImageError, random_view
-from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.batch import BatchPart
 from clips_pipeline.data.loading.order import EpochOrder
+from clips_pipeline.data.loading.rank_samples import RankSamples
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Skip
@@ -43,7 +41,7 @@ class _Sample(NamedTuple):
     key: str
 
 
-class TrainDataset(IterableDataset[ClipsBatch]):
+class TrainDataset(RankSamples):
     """Iterable dataset of whole batches of one rank, with Composer's protocol for resume. Created by `train_loader`."""
 
     def __init__(
@@ -111,45 +109,47 @@ class TrainDataset(IterableDataset[ClipsBatch]):
                 )
         self.epoch, self.start = int(state["epoch"]), int(state["samples"])
 
-    def __iter__(self) -> Iterator[ClipsBatch]:
-        worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # Captured here, because `set_epoch` may be called before the last batch is requested.
-        epoch, start, per_stream = (
-            self.epoch,
-            self.start // self.order.streams,
-            self.global_batch_size // self.order.streams,
-        )
-        batches = (self.order.stream_length - start) // per_stream
-        return (self._batch(epoch, start + number * per_stream) for number in range(first, batches, step))
+    @property
+    def samples(self) -> int:
+        """Number of samples of this rank in a batch."""
+        return self.global_batch_size // self.world_size
 
-    def _batch(self, epoch: int, start: int) -> ClipsBatch:
-        """Return this rank's part of the global batch that begins at position `start` of every stream."""
-        count = self.global_batch_size // self.world_size
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the images of a batch of this rank."""
+        return self.samples, 3, self.images.size, self.images.size
+
+    def positions(self) -> tuple[int, range]:
+        """Return the epoch of the next iteration, and where in every stream its batches begin."""
         per_stream = self.global_batch_size // self.order.streams
-        size, skipped = self.images.size, Counter[str]()
+        start = self.start // self.order.streams
+        batches = (self.order.stream_length - start) // per_stream
+        return self.epoch, range(start, start + batches * per_stream, per_stream)
+
+    def make_part(self, epoch: int, begin: int, rows: range, pixels_RCHW: Pixels) -> BatchPart:
+        """Make some rows of this rank's part of a global batch, as `RankSamples` says."""
+        first, per_stream = self.rank * self.samples, self.global_batch_size // self.order.streams
+        skipped = Counter[str]()
         if self.shards.remote is not None:
-            self._prefetch_next_window(
-                epoch, start, range(self.rank * count // per_stream, -(-(self.rank + 1) * count // per_stream))
-            )
-        images_BCHW = _shared_images(count, size)
-        pixels_BCHW = images_BCHW.numpy()
-        keys, rows, colors = [], [], []
-        for i in range(count):
-            stream, place = divmod(self.rank * count + i, per_stream)
-            pixels_BCHW[i], changes, row, key = self._sample(epoch, stream, start + place, start, skipped)
+            streams = range(first // per_stream, -(-(first + self.samples) // per_stream))
+            self._prefetch_next_window(epoch, begin, streams)
+        keys, made, colors = [], [], []
+        for i, row in enumerate(rows):
+            stream, place = divmod(first + row, per_stream)
+            pixels_RCHW[i], changes, captions, key = self._sample(epoch, stream, begin + place, begin, skipped)
             colors.append(changes)
-            rows.append(row)
+            made.append(captions)
             keys.append(key)
         ids = (
-            _ids([row.web for row in rows]),
-            # (B, L), or (B, K, L) with several fragments of each image.
-            _ids([[row.fragment, *row.more_fragments] if row.more_fragments else row.fragment for row in rows]),
-            _ids([row.target for row in rows]),
+            np.array([row.web for row in made], np.int32),
+            # (R, L), or (R, K, L) with several fragments of each image.
+            np.array(
+                [[row.fragment, *row.more_fragments] if row.more_fragments else row.fragment for row in made], np.int32
+            ),
+            np.array([row.target for row in made], np.int32),
         )
-        layout = None if self.layout is None else self.layout(*ids)
-        colors_B9 = torch.tensor([changes.to_row() for changes in colors]) if self.colors_later else None
-        return ClipsBatch(images_BCHW, *ids, keys, dict(skipped), layout, colors_B9)
+        colors_R9 = np.array([changes.to_row() for changes in colors], np.float32) if self.colors_later else None
+        return BatchPart(ids, keys, dict(skipped), colors_R9)
 
     def _prefetch_next_window(self, epoch: int, start: int, streams: range) -> None:
         """Start downloading the shards of the next window while this one is read."""
@@ -211,17 +211,3 @@ class TrainDataset(IterableDataset[ClipsBatch]):
             raise BadSampleError(Skip(error.reason, key, str(error))) from None
         except Exception as error:
             raise BadSampleError(make_skip(error, key)) from error
-
-
-def _ids(rows: list[Any]) -> Tensor:
-    # Through NumPy, which converts nested lists four times as fast as torch.
-    return torch.from_numpy(np.array(rows, np.int64))
-
-
-def _shared_images(count: int, size: int) -> Tensor:
-    """Allocate (count, 3, size, size) uint8; in a loader worker, shared memory, so that the trainer copies nothing."""
-    shape = (count, 3, size, size)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(count * 3 * size * size, device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -1,33 +1,21 @@
 """The torch DataLoader of training batches."""
 
-import os
-import signal
-import sys
-import threading
-import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import TypeVar
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.transforms import ImageConfig
-from clips_pipeline.data.loading.batch import ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
+from clips_pipeline.data.loading.joint_loader import TrainLoader
 from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES, EpochOrder, choose_streams
-from clips_pipeline.data.loading.shared_memory import fitting_prefetch
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.index import ShardEntry, check_shards
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.shard_cache import ShardCache
 from clips_pipeline.models.rows.layout import StepLayout
 from clips_pipeline.text.caption_rows import CaptionReader
-
-T = TypeVar("T")
 
 
 def train_loader(
@@ -49,7 +37,7 @@ def train_loader(
     check: Callable[[Sequence[ShardEntry], Path], None] = check_shards,
     colors_later: bool = False,
     for_gpu: bool = False,
-) -> DataLoader[ClipsBatch]:
+) -> TrainLoader[TrainDataset]:
     """Return a torch DataLoader over `TrainDataset` (its `.dataset`); one iteration is one epoch or the rest of one.
 
     Call `.dataset.set_epoch(e)` before every epoch; loader workers are restarted for each epoch and read it then.
@@ -62,11 +50,11 @@ def train_loader(
         global_batch_size: samples of a step over all ranks.
         rank: rank of this process, from 0.
         world_size: number of ranks.
-        workers: number of loader workers, at most the number of batches; 0 makes batches in this process.
+        workers: number of loader workers, at most one for each sample; 0 makes batches in this process.
         seed: seed of order and augmentation.
         window_samples: samples within which the order is shuffled, over all streams together (`order`).
         max_streams: upper bound on the streams of a global batch. More mix better; with fewer, a rank reads fewer shards.
-        prefetch_batches: batches that each worker prepares ahead; fewer if /dev/shm is too small.
+        prefetch_batches: batches that the workers prepare ahead.
         remote: cache for shards that are not on this machine.
         layout: computes a batch's layout from its web, fragment and target ids; None leaves it to the model.
         colors_later: whether batches have the color changes of their images instead of changed images.
@@ -74,8 +62,8 @@ def train_loader(
         check: raises a ConfigError if shards do not match the index. In a training, one rank of each machine looks.
 
     Raises:
-        ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch,
-            the shards do not match the index, or /dev/shm has no room for one batch per loader worker.
+        ConfigError: the global batch is not divisible by the ranks, the split has fewer samples than one global batch, or
+            the shards do not match the index.
     """
     _check(global_batch_size, rank, world_size, workers)
     shards = ShardSet(index_dir, split, remote=remote, check=check)
@@ -98,18 +86,7 @@ def train_loader(
         layout=layout,
         colors_later=colors_later,
     )
-    workers = min(workers, len(dataset))
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        collate_fn=_identity,
-        num_workers=workers,
-        prefetch_factor=fitting_prefetch(workers, prefetch_batches, global_batch_size // world_size, image_config.size),
-        pin_memory=for_gpu,
-        worker_init_fn=_start_worker,
-        # A separate generator: otherwise each epoch would draw from torch's global one.
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return TrainLoader(dataset, min(workers, dataset.samples), prefetch_batches, for_gpu=for_gpu)
 
 
 def _check(global_batch_size: int, rank: int, world_size: int, workers: int) -> None:
@@ -127,38 +104,3 @@ def _check_total(samples: int, global_batch_size: int, split: str, index_dir: Pa
             f"split {split!r} in {index_dir} has {samples} samples, fewer than one global batch of "
             f"{global_batch_size}; lower the batch size or give more data"
         )
-
-
-def _identity(batch: T) -> T:
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    _ignore_foreign_sigterm()
-    # Otherwise Python drops a batch that cannot be sent, and the trainer waits for it for ever.
-    Queue._on_queue_feeder_error = staticmethod(_exit_on_unsent_batch)  # type: ignore[attr-defined]
-
-
-def _exit_on_unsent_batch(error: Exception, batch: object) -> None:
-    """End the process, which torch then reports. Causes are a limit of memory, of open files or of threads."""
-    traceback.print_exception(error)
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _ignore_foreign_sigterm() -> None:
-    """Ignore a SIGTERM that does not come from the trainer.
-
-    Cluster managers send SIGTERM to every process of a job. The trainer then finishes its step and saves a checkpoint,
-    and needs its batches until then. (If the trainer dies, torch ends its loader workers within seconds.)
-    """
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True, name="sigterm").start()
-
-
-def _exit_on_sigterm_from(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)

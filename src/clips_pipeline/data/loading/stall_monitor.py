@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import get_worker_info
+
+from clips_pipeline.data.loading.anonymous_memory import AnonymousMemory
+
+_ROW_BYTES = 16
 
 
 class ReadClock:
@@ -24,12 +26,8 @@ class ReadClock:
     """
 
     def __init__(self, workers: int) -> None:
-        # float64 holds any shard number exactly. The monotonic clock is the same for all processes of a machine.
-        reads = torch.full((max(workers, 1), 2), -1.0, dtype=torch.float64)
-        self._reads: Tensor = reads.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __getstate__(self) -> dict[str, Tensor]:
-        return {"_reads": self._reads}
+        self._memory = AnonymousMemory(max(workers, 1) * _ROW_BYTES)
+        self._reads()[:] = -1.0
 
     def begin(self, shard: int) -> None:
         """Record that this worker starts to read from `shard`."""
@@ -44,14 +42,18 @@ class ReadClock:
         now = time.monotonic()
         return [
             (worker, int(shard), now - since)
-            for worker, (shard, since) in enumerate(self._reads.tolist())
+            for worker, (shard, since) in enumerate(self._reads().tolist())
             if shard >= 0
         ]
 
     def _own_row(self) -> NDArray[np.float64]:
         worker = get_worker_info()
-        mine: NDArray[np.float64] = self._reads.numpy()[0 if worker is None else worker.id]
+        mine: NDArray[np.float64] = self._reads()[0 if worker is None else worker.id]
         return mine
+
+    def _reads(self) -> NDArray[np.float64]:
+        # float64 holds any shard number exactly. The monotonic clock is the same for all processes of a machine.
+        return np.frombuffer(self._memory.buffer, np.float64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)

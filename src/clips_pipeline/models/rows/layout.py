@@ -1,5 +1,5 @@
 # ruff: noqa: N815  (fields carry shape suffixes in capitals)
-"""Layout of a batch: which tokens are computed, and where they are. Computed on the CPU, in the loader's worker.
+"""Layout of a batch: which tokens are computed, and where they are. Computed on the CPU, by the loader.
 
 Lengths, positions and indices follow from the ids alone. If the model found them on a GPU, each would make the host wait for the
 device. A layout therefore travels with its batch: all its indices in one tensor, and its sizes as numbers of the host.

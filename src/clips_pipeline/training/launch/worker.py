@@ -10,7 +10,6 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.loading import shared_memory
 from clips_pipeline.data.storage.files import StorageError
 from clips_pipeline.io.disk_errors import CannotWriteError, DiskReserve
 from clips_pipeline.io.redact import redact
@@ -122,17 +121,7 @@ def error_message(error: Exception) -> str:
     text = redact(_without_loader_traceback(error))
     if known:
         return text
-    # torch gives the cause to the rank's log alone.
-    full = f"; {shared_memory.FOLDER} is full: {shared_memory.REMEDIES}" if _is_shared_memory_full(error) else ""
-    return f"{type(error).__name__}: {text}{full}"
-
-
-def _is_shared_memory_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if "Bus error" in str(error) or "shared memory" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return f"{type(error).__name__}: {text}"
 
 
 def _without_loader_traceback(error: Exception) -> str:

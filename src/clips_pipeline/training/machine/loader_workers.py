@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from clips_pipeline.data.loading.shared_memory import fitting_workers
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.training.machine.cores import own_cores
 
@@ -33,20 +32,15 @@ def choose_workers(cores: float, sample_bytes: float, *, on_gpu: bool) -> int:
     return max(1, min(spare, MOST_WORKERS_OF_SMALL_IMAGES if small else MOST_WORKERS))
 
 
-def resolve_workers(
-    configured: int | Literal["auto"], shards: Sequence[ShardEntry], *, on_gpu: bool, samples: int, image_size: int
-) -> int:
+def resolve_workers(configured: int | Literal["auto"], shards: Sequence[ShardEntry], *, on_gpu: bool) -> int:
     """Return the number of loader workers of this rank. A collective operation for "auto".
 
     Args:
         configured: `train.launch.loader_workers`.
         shards: the training shards.
         on_gpu: whether this rank trains on a GPU.
-        samples: samples of this rank in a batch.
-        image_size: pixels per side.
     """
     if configured != "auto":
         return configured
     total = sum(shard.samples for shard in shards)
-    wanted = choose_workers(own_cores(), sum(shard.bytes for shard in shards) / max(total, 1), on_gpu=on_gpu)
-    return fitting_workers(wanted, samples, image_size)
+    return choose_workers(own_cores(), sum(shard.bytes for shard in shards) / max(total, 1), on_gpu=on_gpu)

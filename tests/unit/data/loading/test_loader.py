@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.data.samples import LengthReader, ListSource, record
+from torch.utils.data import get_worker_info
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.color_batch import change_colors
 from clips_pipeline.data.images.transforms import ImageConfig
-from clips_pipeline.data.loading.batch import ClipsBatch
+from clips_pipeline.data.loading.batch import BatchPart, ClipsBatch
 from clips_pipeline.data.loading.dataset import TrainDataset
 from clips_pipeline.data.loading.loader import train_loader
 from clips_pipeline.data.loading.order import MAX_STREAMS, WINDOW_SAMPLES
@@ -90,7 +92,7 @@ def test_the_device_may_change_the_colors(shards: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_the_layout_of_a_batch_comes_with_it(shards: Path, workers: int, chunk: int | None) -> None:
-    """The worker computes it, `to` moves it, and a copy of the batch, which Composer makes, is the batch itself."""
+    """`to` moves it, and a copy of the batch, which Composer makes, is the batch itself."""
     named = SIZES["tiny"]
     config = replace(named, text=replace(named.text, padding="mask", context_length=2))
     layout = partial(step_layout, config, chunk=chunk)
@@ -135,7 +137,8 @@ def test_batch_contents(shards: Path) -> None:
     assert batch.to("meta").keys == batch.keys
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_same_global_batches_for_any_ranks_and_workers(shards: Path, world_size: int, workers: int) -> None:
     wanted = _epoch(_loader(shards), 1)
@@ -323,10 +326,10 @@ def test_shards_that_differ_from_the_index_are_refused(tmp_path: Path) -> None:
         _loader(tmp_path)
 
 
-def test_more_workers_than_batches(shards: Path) -> None:
-    loader = _loader(shards, global_batch_size=COUNT, workers=2)
-    assert loader.num_workers == 1
-    assert len(_epoch(loader)) == 1
+def test_more_workers_than_samples(shards: Path) -> None:
+    loader = _loader(shards, global_batch_size=2, workers=3)
+    assert loader.workers == 2
+    assert _same(_epoch(loader), _epoch(_loader(shards, global_batch_size=2)))
 
 
 def test_global_random_state_is_unchanged(shards: Path) -> None:
@@ -337,9 +340,55 @@ def test_global_random_state_is_unchanged(shards: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_batches_of_workers_are_in_shared_memory(shards: Path) -> None:
-    for batch in _loader(shards, workers=1):
-        assert batch.images_BCHW.is_shared()
+def test_workers_write_images_where_the_trainer_reads_them(shards: Path) -> None:
+    """No copy is made as long as the trainer lets its batches go; if it holds all, their images stay as they are."""
+    wanted = _epoch(_loader(shards, global_batch_size=4))
+    loader = _loader(shards, global_batch_size=4, workers=2, prefetch_batches=1)
+    addresses = []
+    for batch, whole in zip(loader, wanted, strict=True):
+        addresses.append(batch.images_BCHW.data_ptr())
+        assert torch.equal(batch.images_BCHW, whole.images_BCHW)
+    assert len(addresses) == 11
+    assert len(set(addresses)) <= 3
+    loader.dataset.set_epoch(0)
+    held = list(loader)
+    assert len({batch.images_BCHW.data_ptr() for batch in held}) == 11
+    assert _same(held, wanted)
+
+
+class _WorkerReader(LengthReader):
+    """The first id of a web caption is the number of the worker that read it."""
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        worker = get_worker_info()
+        rows = super().read(*arguments, **options)
+        return rows._replace(web=[-1 if worker is None else worker.id, *rows.web[1:]])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker:UserWarning")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_all_workers_make_each_batch_together(shards: Path, workers: int) -> None:
+    for batch in train_loader(shards, "train", _WorkerReader(), IMAGES, global_batch_size=BATCH, workers=workers):
+        assert batch.web_ids_BL[:, 0].tolist() == [row % workers for row in range(BATCH)]
+
+
+def test_a_loader_for_a_gpu_copies_in_a_thread(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no GPU, the copy is an ordinary one."""
+    threads, gpus = set(), []
+
+    def pin_memory(batch: ClipsBatch) -> ClipsBatch:
+        threads.add(threading.current_thread())
+        return replace(batch, images_BCHW=batch.images_BCHW.clone())
+
+    monkeypatch.setattr(ClipsBatch, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "set_device", gpus.append)
+    wanted = _epoch(_loader(shards), 1)
+    before = torch.get_num_threads()
+    assert _same(_epoch(_loader(shards, workers=2, for_gpu=True), 1), wanted)
+    assert gpus == [5]
+    assert threading.main_thread() not in threads
+    assert torch.get_num_threads() == before
 
 
 def test_dataset_works_in_spawned_workers(shards: Path) -> None:
@@ -377,19 +426,19 @@ def test_with_the_real_caption_reader(shards: Path) -> None:
 
 
 class _Unsendable(LengthReader):
-    """Makes batches that no process can send."""
+    """Makes rows that no process can send."""
 
     def read(self, *arguments: Any, **options: Any) -> Any:
-        ClipsBatch.__reduce_ex__ = _refuse  # type: ignore[assignment, method-assign]
+        BatchPart.__reduce_ex__ = _refuse  # type: ignore[assignment, method-assign]
         return super().read(*arguments, **options)
 
 
-def _refuse(batch: ClipsBatch, protocol: int) -> Any:
+def _refuse(part: BatchPart, protocol: int) -> Any:
     raise OSError(24, "Too many open files")
 
 
-def test_a_batch_that_cannot_be_sent_ends_the_loader(shards: Path) -> None:
-    """Python would drop it, and the trainer would wait for it for ever."""
+def test_rows_that_cannot_be_sent_end_the_loader(shards: Path) -> None:
+    """Python would drop them, and the trainer would wait for it for ever."""
     loader = train_loader(shards, "train", _Unsendable(), IMAGES, global_batch_size=BATCH, workers=1)
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpectedly"):
         next(iter(loader))

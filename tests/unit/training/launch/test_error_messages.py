@@ -30,13 +30,3 @@ def test_known_errors_keep_their_message(error: Exception, message: str) -> None
 def test_a_loader_worker_killed_while_it_sends_a_batch_is_named(error: Exception) -> None:
     assert error_message(error).startswith("DataLoader worker ended while it sent a batch")
     assert type(error).__name__ in error_message(error)
-
-
-def test_a_loader_worker_killed_by_a_bus_error_names_shared_memory_and_the_remedy() -> None:
-    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
-    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that …")
-    assert error_message(error).startswith(
-        "RuntimeError: DataLoader worker (pid(s) 7) exited unexpectedly; /dev/shm is full: "
-    )
-    assert "--shm-size=2g" in error_message(error)
-    assert "prefetch_batches" in error_message(error)

@@ -1,13 +1,10 @@
 """`train.launch.loader_workers: auto`."""
 
 import os
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from clips_pipeline.config import ConfigError, from_mapping
-from clips_pipeline.data.loading import shared_memory
 from clips_pipeline.data.shards.index import ShardEntry
 from clips_pipeline.training.config import LaunchConfig
 from clips_pipeline.training.machine.loader_workers import choose_workers, resolve_workers
@@ -39,19 +36,10 @@ def test_the_number_follows_from_cores_images_and_device(
 
 
 def test_a_given_number_is_kept_and_auto_is_resolved() -> None:
-    assert resolve_workers(5, PHOTOS, on_gpu=True, samples=4, image_size=32) == 5
+    assert resolve_workers(5, PHOTOS, on_gpu=True) == 5
     expected = choose_workers(len(os.sched_getaffinity(0)), 80_000, on_gpu=True)
-    assert resolve_workers("auto", PHOTOS, on_gpu=True, samples=4, image_size=32) == expected
-    assert resolve_workers("auto", SMALL, on_gpu=False, samples=4, image_size=32) == 0
-
-
-def test_auto_leaves_workers_out_that_have_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A batch of 64 images of 224 pixels is 9.7 MiB; the training holds up to two more than its workers."""
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda folder: SimpleNamespace(free=50 << 20))
-    assert [shared_memory.fitting_workers(wanted, 64, 224) for wanted in (0, 2, 3, 14)] == [0, 2, 3, 3]
-    assert shared_memory.fitting_prefetch(3, 1, 64, 224) == 1
-    assert shared_memory.fitting_workers(14, 640, 224) == 0
+    assert resolve_workers("auto", PHOTOS, on_gpu=True) == expected
+    assert resolve_workers("auto", SMALL, on_gpu=False) == 0
 
 
 @pytest.mark.parametrize("value", ["many", "3", -1, 1025, 1.5, True, None])
