@@ -110,13 +110,6 @@ def _heartbeat(spec: RunSpec, rank: int) -> HeartbeatWriter:
 
 def error_message(error: Exception) -> str:
     """Return the redacted message of an error for the event log and the launcher."""
-    if isinstance(error, ConnectionError | EOFError) or "Pin memory thread exited unexpectedly" in str(error):
-        # A loader worker was killed while it sent a batch; with a GPU, a thread of torch takes batches, and ends. If it is killed
-        # at another moment, torch notices and reports it.
-        return (
-            "DataLoader worker ended while it sent a batch, as when the system kills it because memory runs out "
-            f"({type(error).__name__}: {redact(str(error))})"
-        )
     known = isinstance(error, ConfigError | StorageError | TrainingDivergedError | CannotWriteError)
     text = redact(_without_loader_traceback(error))
     if known:

@@ -2,7 +2,9 @@
 
 import copy
 import multiprocessing
+import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -442,6 +444,29 @@ def test_rows_that_cannot_be_sent_end_the_loader(shards: Path) -> None:
     loader = train_loader(shards, "train", _Unsendable(), IMAGES, global_batch_size=BATCH, workers=1)
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpectedly"):
         next(iter(loader))
+
+
+class _LongReader(LengthReader):
+    """Makes rows that do not fit into the buffer of a pipe."""
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        row = list(range(30_000))
+        return super().read(*arguments, **options)._replace(web=row, fragment=row, target=row)
+
+
+@pytest.mark.parametrize("for_gpu", [False, True])
+def test_the_death_of_a_worker_ends_the_loader(shards: Path, monkeypatch: pytest.MonkeyPatch, *, for_gpu: bool) -> None:
+    """Also while it sends, when it has the lock of the queue and a part of its rows has arrived."""
+    monkeypatch.setattr(ClipsBatch, "pin_memory", lambda batch: batch)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    options: dict[str, Any] = {"global_batch_size": BATCH, "workers": 2, "for_gpu": for_gpu}
+    before = set(multiprocessing.active_children())
+    batches = iter(train_loader(shards, "train", _LongReader(), IMAGES, **options))
+    next(batches)
+    os.kill(next(iter(set(multiprocessing.active_children()) - before)).pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        list(batches)
 
 
 @pytest.fixture(scope="module")
