@@ -41,7 +41,7 @@ def test_hostile_data_is_used_or_skipped_and_harms_nothing(
     part: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    # Short, because loader workers open a socket there.
+    # Short, because processes that share data may open a socket there.
     temporary = Path(tempfile.mkdtemp(prefix="hostile-"))
     (temporary / "victim.txt").write_text("unchanged")
     for name in ("data", "home", "cwd"):

@@ -54,7 +54,7 @@ def start_backward_threads() -> None:
     """Start the threads that run backward passes on GPUs, so that their number of CPU threads is that of the caller.
 
     Dynamo compiles again where that number differs. The threads start with the first backward pass, with the number that was set
-    last in any thread: 1, by the DataLoader's thread for page-locked memory. Call it on the rank's GPU, before the loader starts.
+    last in any thread: 1, by the loader's thread for page-locked memory. Call it on the rank's GPU, before the loader starts.
     """
     torch.zeros((), device="cuda", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 

@@ -1,5 +1,6 @@
 """Taking batches in a thread while the last one is trained on."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _POLL_S = 0.2
+_JOIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,38 @@ def taken_ahead(items: Iterator[S], convert: Callable[[S], T], start: Callable[[
     def run() -> None:
         try:
             start()
-            for item in map(convert, items):
-                put(item)
+            for item in items:
                 if closed.is_set():
                     return
+                taken = convert(item)
+                del item  # so that nothing is held while the next one is awaited
+                put(taken)
+                del taken
         except BaseException as error:
             put(_End(error))
         else:
             put(_End())
 
     # A daemon: a read that hangs must not keep the process from ending.
-    threading.Thread(target=run, daemon=True, name="batches").start()
+    thread = threading.Thread(target=run, daemon=True, name="batches")
+
+    def close() -> None:
+        closed.set()
+        with suppress(queue.Empty):
+            ready.get_nowait()
+        # A thread that computes while the interpreter ends aborts the process.
+        thread.join(_JOIN_S)
+
+    atexit.register(close)
+    thread.start()
+    taken: T | _End | None = None
     try:
         while not isinstance(taken := ready.get(), _End):
             yield taken
-            del taken
+            taken = None
         if taken.error is not None:
             raise taken.error
     finally:
-        closed.set()
+        taken = None  # otherwise the traceback of its error would hold it, and so the items
+        close()
+        atexit.unregister(close)

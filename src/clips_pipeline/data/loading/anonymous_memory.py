@@ -7,6 +7,7 @@ container by default, is not used.
 import mmap
 import os
 import tempfile
+import weakref
 from multiprocessing import reduction
 from typing import Any
 
@@ -19,19 +20,17 @@ class AnonymousMemory:
     """
 
     def __init__(self, size: int) -> None:
-        file = _new_file()
-        os.ftruncate(file, size)
-        self._map(file, size)
+        self._open(_new_file())
+        os.ftruncate(self._file, size)
+        self.buffer = mmap.mmap(self._file, size)
 
     def __reduce__(self) -> Any:
         # For a process that does not start as a copy of this one. The file stays open for it.
         return _attach, (reduction.DupFd(self._file), len(self.buffer))
 
-    def __del__(self) -> None:
-        os.close(self._file)
-
-    def _map(self, file: int, size: int) -> None:
-        self._file, self.buffer = file, mmap.mmap(file, size)
+    def _open(self, file: int) -> None:
+        self._file = file
+        weakref.finalize(self, os.close, file)
 
 
 def _new_file() -> int:
@@ -43,5 +42,6 @@ def _new_file() -> int:
 
 def _attach(handle: Any, size: int) -> AnonymousMemory:
     memory = AnonymousMemory.__new__(AnonymousMemory)
-    memory._map(handle.detach(), size)
+    memory._open(handle.detach())
+    memory.buffer = mmap.mmap(memory._file, size)
     return memory

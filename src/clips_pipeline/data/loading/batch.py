@@ -55,7 +55,7 @@ class ClipsBatch:
         return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors().items()})
 
     def pin_memory(self) -> "ClipsBatch":
-        """Return the same batch in page-locked memory; called by torch's DataLoader."""
+        """Return the same batch in page-locked memory."""
         return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Any]:

@@ -80,8 +80,8 @@ class TrainLoader(DataLoader[ClipsBatch], Generic[S]):
         def join(first: BatchPart) -> ClipsBatch:
             return join_parts(images.popleft(), [first, *islice(parts, self.workers - 1)], samples.layout)
 
-        # Holds no batch that it has handed over.
-        return map(join, parts)
+        # Holds no batch that it has handed over, and ends with the first error.
+        return (join(first) for first in parts)
 
 
 def _identity(made: T) -> T:

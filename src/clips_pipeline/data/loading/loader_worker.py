@@ -34,7 +34,7 @@ class PartTask(NamedTuple):
 
 
 class PartMaker(Dataset[BatchPart]):
-    """Makes rows `part`, `part + parts`, … of a rank's batch, so that every part has rows of all streams.
+    """Makes rows `part`, `part + parts`, … of a rank's batch, so that every part has rows of many streams.
 
     Args:
         samples: the training samples of this rank.

@@ -1,5 +1,6 @@
 """Memory of batches: used again when nobody holds it, for processes started in any way, and none of /dev/shm or TMPDIR."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from tests.unit.data.samples import source
 
+from clips_pipeline.data.loading.anonymous_memory import AnonymousMemory
 from clips_pipeline.data.loading.batch_memory import BatchMemory
 from clips_pipeline.data.prepare.run import prepare
 
@@ -44,6 +46,17 @@ def test_batches_live_longer_than_their_memory() -> None:
     assert taken[1][1, 2].flatten().tolist() == list(range(16))
 
 
+def test_an_error_in_making_memory_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, size: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Cannot allocate"):
+        AnonymousMemory(10)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 LOADER = """
 import sys
 from pathlib import Path
@@ -58,7 +71,7 @@ def main():
     options = {"global_batch_size": 16, "prefetch_batches": 4}
     found, wanted = (
         list(train_loader(Path(sys.argv[1]), "train", LengthReader(), ImageConfig(size=int(sys.argv[2])), workers=n, **options))
-        for n in (2, 0)
+        for n in (int(sys.argv[4]), 0)
     )
     assert [batch.keys for batch in found] == [batch.keys for batch in wanted]
     assert all(torch.equal(one.images_BCHW, other.images_BCHW) for one, other in zip(found, wanted, strict=True))
@@ -71,7 +84,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compares the batches of two loader workers with those of none: `python loader.py SHARDS SIZE START_METHOD`."""
+    """Compares the batches of loader workers with those of none: `python loader.py SHARDS SIZE START_METHOD WORKERS`."""
     folder = tmp_path_factory.mktemp("loader")
     prepare(source(64, tasks=1), folder / "shards")
     (folder / "loader.py").write_text(LOADER)
@@ -85,7 +98,7 @@ def _environment(repository: Path) -> dict[str, str]:
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_that_do_not_start_as_a_copy(script: Path, repository: Path, method: str) -> None:
     done = subprocess.run(
-        [sys.executable, script, script.parent / "shards", "8", method],
+        [sys.executable, script, script.parent / "shards", "8", method, "2"],
         env=_environment(repository),
         capture_output=True,
         text=True,
@@ -95,11 +108,11 @@ def test_workers_that_do_not_start_as_a_copy(script: Path, repository: Path, met
     assert done.stdout == "64\n", done.stderr
 
 
-def test_none_of_a_small_dev_shm_is_needed(script: Path, repository: Path) -> None:
-    """A batch of 16 images of 448 pixels has 9.3 MiB."""
-    run = f'exec "{sys.executable}" {script} {script.parent / "shards"} 448 default'
+def test_a_small_dev_shm_is_enough(script: Path, repository: Path) -> None:
+    """A batch of 16 images of 448 pixels has 9.3 MiB. Locks of Python's queues are in /dev/shm."""
+    run = f'exec "{sys.executable}" {script} {script.parent / "shards"} 448 default 14'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=64k tmpfs /dev/shm && {run}"],
+        ["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=1m tmpfs /dev/shm && {run}"],
         env=_environment(repository),
         capture_output=True,
         text=True,
@@ -117,7 +130,7 @@ def test_a_long_path_for_temporary_files(script: Path, repository: Path) -> None
         folder = Path(short) / ("x" * 90)
         folder.mkdir()
         done = subprocess.run(
-            [sys.executable, script, script.parent / "shards", "8", "default"],
+            [sys.executable, script, script.parent / "shards", "8", "default", "2"],
             env={**os.environ, **_environment(repository), "TMPDIR": str(folder)},
             capture_output=True,
             text=True,

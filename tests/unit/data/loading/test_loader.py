@@ -440,7 +440,7 @@ def _refuse(part: BatchPart, protocol: int) -> Any:
 
 
 def test_rows_that_cannot_be_sent_end_the_loader(shards: Path) -> None:
-    """Python would drop them, and the trainer would wait for it for ever."""
+    """Python would drop them, and the trainer would wait for them for ever."""
     loader = train_loader(shards, "train", _Unsendable(), IMAGES, global_batch_size=BATCH, workers=1)
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) \d+\) exited unexpectedly"):
         next(iter(loader))
@@ -467,6 +467,24 @@ def test_the_death_of_a_worker_ends_the_loader(shards: Path, monkeypatch: pytest
     os.kill(next(iter(set(multiprocessing.active_children()) - before)).pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
         list(batches)
+
+
+def test_an_error_in_a_worker_ends_the_iteration(shards: Path) -> None:
+    """Parts of the next batches, if they were taken, would be those of different ones."""
+    loader = _loader(shards, workers=2)
+    loader.dataset.make_part = partial(_fail_in_the_second_batch, loader.dataset.make_part)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+    assert list(batches) == []
+
+
+def _fail_in_the_second_batch(make_part: Any, epoch: int, begin: int, rows: range, pixels: Any) -> BatchPart:
+    if begin and rows.start == 0:
+        raise ZeroDivisionError
+    part: BatchPart = make_part(epoch, begin, rows, pixels)
+    return part
 
 
 @pytest.fixture(scope="module")
