@@ -95,7 +95,7 @@ def _environment(repository: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{repository / 'src'}:{repository}", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_workers_that_do_not_start_as_a_copy(script: Path, repository: Path, method: str) -> None:
     done = subprocess.run(
         [sys.executable, script, script.parent / "shards", "8", method, "2"],
