@@ -20,7 +20,7 @@ from clips_pipeline.training.run_spec import RunSpec
 pytestmark = pytest.mark.slow
 
 CHANGES = {
-    "samples": 24 * 8,
+    "samples": 48 * 8,
     "launch": {"processes": 2, "rank_timeout_s": 8.0, "loader_workers": 1},
     "every": {"checkpoint": 3, "evaluate": 1_000},
 }
@@ -48,9 +48,16 @@ def loaders_of(heartbeat: Heartbeat) -> list[int]:
 
 
 def kill_loader_of(heartbeat: Heartbeat) -> None:
-    """Kill the loader workers of a rank, as the system does when memory runs out."""
-    for loader in loaders_of(heartbeat):
-        os.kill(loader, signal.SIGKILL)
+    """Kill the loader workers of a rank, as the system does when memory runs out; between two epochs it has none."""
+    rank, killed = psutil.Process(heartbeat.pid), False
+    while not killed:
+        rank.suspend()
+        for loader in rank.children():
+            if loader.status() != psutil.STATUS_ZOMBIE:
+                loader.kill()
+                killed = True
+        rank.resume()
+        time.sleep(0.01)
 
 
 def kill_with_stopped_loader(heartbeat: Heartbeat) -> None:
