@@ -16,7 +16,6 @@ from torch import Tensor
 
 from clips_pipeline.batch_inference.inputs import InputTask, Item
 from clips_pipeline.config import ConfigError
-from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards import records
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.unexpected import make_skip
@@ -116,8 +115,6 @@ class ImageReader:
         try:
             key.encode()
             return found, self._embedder.towers.image_transform(open_image(found.record.image, found.record.limits))
-        except UndecodableImageError as error:
-            return Skip(error.reason, key, str(error))
         except UnicodeEncodeError:
             return Skip(records.NOT_UTF8, repr(key), "a key that is not UTF-8")
         except Exception as error:

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from clips_pipeline.config import ConfigError
 from clips_pipeline.data.images.color import ColorChanges, apply_changes
-from clips_pipeline.data.images.transforms import ImageConfig, Pixels, UndecodableImageError, random_view
+from clips_pipeline.data.images.transforms import ImageConfig, Pixels, random_view
 from clips_pipeline.data.loading.batch import BatchPart
 from clips_pipeline.data.loading.order import EpochOrder
 from clips_pipeline.data.loading.rank_samples import RankSamples
 from clips_pipeline.data.loading.stall_monitor import ReadClock
 from clips_pipeline.data.shards.reader import ShardSet
-from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.shards.unexpected import make_skip
 from clips_pipeline.models.rows.layout import StepLayout
@@ -110,14 +109,14 @@ class TrainDataset(RankSamples):
         self.epoch, self.start = int(state["epoch"]), int(state["samples"])
 
     @property
-    def samples(self) -> int:
+    def rank_batch_size(self) -> int:
         """Number of samples of this rank in a batch."""
         return self.global_batch_size // self.world_size
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
         """Shape of the images of a batch of this rank."""
-        return self.samples, 3, self.images.size, self.images.size
+        return self.rank_batch_size, 3, self.images.size, self.images.size
 
     def positions(self) -> tuple[int, range]:
         """Return the epoch of the next iteration, and where in every stream its batches begin."""
@@ -128,10 +127,10 @@ class TrainDataset(RankSamples):
 
     def make_part(self, epoch: int, begin: int, rows: range, pixels_RCHW: Pixels) -> BatchPart:
         """Make some rows of this rank's part of a global batch, as `RankSamples` says."""
-        first, per_stream = self.rank * self.samples, self.global_batch_size // self.order.streams
+        first, per_stream = self.rank * self.rank_batch_size, self.global_batch_size // self.order.streams
         skipped = Counter[str]()
         if self.shards.remote is not None:
-            streams = range(first // per_stream, -(-(first + self.samples) // per_stream))
+            streams = range(first // per_stream, -(-(first + self.rank_batch_size) // per_stream))
             self._prefetch_next_window(epoch, begin, streams)
         keys, made, colors = [], [], []
         for i, row in enumerate(rows):
@@ -207,7 +206,5 @@ class TrainDataset(RankSamples):
                 pixels = apply_changes(pixels, colors)
             rows = self.captions.read(record.web_captions, record.synthetic_captions, epoch=epoch, key=key)
             return _Sample(pixels, colors, rows, key)
-        except UndecodableImageError as error:
-            raise BadSampleError(Skip(error.reason, key, str(error))) from None
         except Exception as error:
             raise BadSampleError(make_skip(error, key)) from error

@@ -86,7 +86,7 @@ def train_loader(
         layout=layout,
         colors_later=colors_later,
     )
-    return TrainLoader(dataset, min(workers, dataset.samples), prefetch_batches, for_gpu=for_gpu)
+    return TrainLoader(dataset, min(workers, dataset.rank_batch_size), prefetch_batches, for_gpu=for_gpu)
 
 
 def _check(global_batch_size: int, rank: int, world_size: int, workers: int) -> None:

@@ -4,6 +4,7 @@ import errno
 import logging
 
 from clips_pipeline.config import ConfigError
+from clips_pipeline.data.images.transforms import UndecodableImageError
 from clips_pipeline.data.shards.records import Skip
 from clips_pipeline.data.shards.tar_file import BadSampleError
 from clips_pipeline.data.storage.retry import DISK_FULL, StorageError
@@ -19,7 +20,7 @@ _logged: set[type[Exception]] = set()
 
 
 def make_skip(error: Exception, key: str) -> Skip:
-    """Return the skip for what a sample raised, whatever that was: `unexpected: TYPE` if nobody foresaw it.
+    """Return the skip for what a sample raised: with its reason if that is known, else `unexpected: TYPE`.
 
     Args:
         error: the error, which is being handled.
@@ -30,6 +31,8 @@ def make_skip(error: Exception, key: str) -> Skip:
     """
     if isinstance(error, BadSampleError):
         return error.skip
+    if isinstance(error, UndecodableImageError):
+        return Skip(error.reason, key, str(error))
     if isinstance(error, ConfigError | StorageError):
         raise error
     if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from clips_pipeline.data.images.transforms import ImageConfig, UndecodableImageError, eval_image
+from clips_pipeline.data.images.transforms import ImageConfig, eval_image
 from clips_pipeline.data.shards.reader import ShardSet
 from clips_pipeline.data.shards.records import Record, Skip
 from clips_pipeline.data.shards.shard_cache import ShardCache
@@ -184,8 +184,6 @@ def _decode(embedder: Embedder, records: Iterable[Record]) -> tuple[list[Record]
     def decode(record: Record) -> tuple[Record, Tensor | Skip]:
         try:
             return record, embedder.towers.image_transform(open_image(record.image, record.limits))
-        except UndecodableImageError as error:
-            return record, Skip(error.reason, record.key, str(error))
         except Exception as error:
             return record, make_skip(error, record.key)
 

@@ -245,6 +245,14 @@ def test_a_source_that_breaks_its_promise_ends_the_run(tmp_path: Path) -> None:
         prepare(made, tmp_path / "shards")
 
 
+def test_an_image_that_is_not_decoded_has_its_own_reason(caplog: pytest.LogCaptureFixture) -> None:
+    error = UndecodableImageError("cut")
+    error.reason = "too_large_image"
+    with caplog.at_level(logging.DEBUG, unexpected.__name__):
+        assert make_skip(error, "k") == Skip("too_large_image", "k", "cut")
+    assert not caplog.records
+
+
 def test_tracebacks_are_logged_once_per_type(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unexpected, "_logged", set())
     with caplog.at_level(logging.DEBUG, unexpected.__name__):
